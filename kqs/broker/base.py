@@ -1,0 +1,58 @@
+"""The broker port: which jobs are ready, and in what order. A hint, never the only copy.
+
+A broker may lose, repeat or reorder entries; the queue puts again what is missing and the store's claim refuses repeats.
+Within a type, lower (prio, order) comes first. Between types, `reserve` takes fair turns in proportion to weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from kqs.job import Entry
+
+#: asks the store for ready jobs of a type: (type, after rank or None, limit) -> entries in rank order
+Refill = Callable[[str, tuple[int, int] | None, int], Awaitable[list[Entry]]]
+
+
+class Broker(Protocol):
+    """See the module docstring. `tests/contract/broker_contract.py` states every promise as a test."""
+
+    #: jobs due within this many seconds are worth putting early (0: only ready ones)
+    horizon_s: float
+
+    async def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
+        """Begin. `waiting`: how many ready jobs the store may hold per type; the broker fetches them when it needs them."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what is held and end. Idempotent; tolerates never started."""
+        ...
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Offer ready jobs. The store has them already (that is what makes dropping them safe)."""
+        ...
+
+    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+        """Take up to `count` entries of the types in `weights`, in fair turns; [] when none is ready now."""
+        ...
+
+    async def wait_ready(self, types: frozenset[str]) -> None:
+        """Return when an entry of one of `types` may have become ready since the last empty `reserve`."""
+        ...
+
+    async def delete(self, entries: Sequence[Entry]) -> None:
+        """Forget reserved entries: their runs ended, or the store refused the claim."""
+        ...
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Give reserved entries back as ready."""
+        ...
+
+    async def generation(self) -> str:
+        """Return a name that changes when the broker may have forgotten entries (restart, wipe, replacement)."""
+        ...
+
+    def backlog(self, type_: str) -> bool:
+        """Tell whether an entry of this type is known to be waiting (then a new job must queue behind it)."""
+        ...

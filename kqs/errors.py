@@ -1,0 +1,134 @@
+"""Everything that can go wrong, as one tree.
+
+Each class has a stable `code`, which is what a peer sees on the wire; `ERROR_CODES` below is the closed list that
+docs/protocol.md prints. Two branches matter to a connection:
+
+    KqsError
+    ├── CallError        one call was refused: answer it, keep the connection
+    ├── ProtocolError    the peer can no longer be understood: answer if possible, close
+    ├── StartupError     the daemon cannot start: one line on stderr and `exit_code`
+    └── StoreError, BrokerError, JournalError ...   local trouble, translated at the edge that meets it
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+#: code -> (what it means, may the refused insert have been kept?). `unknown` marks "it may run all the same".
+ERROR_CODES: dict[str, str] = {
+    "bad_json": "the line is not JSON (UTF-8, no NaN, no lone surrogates, at most 64 levels deep)",
+    "bad_call": "the line is JSON but no call, or its argument does not fit the call",
+    "unknown_call": "no call has this name",
+    "bad_job": "a job was refused; the message names the field and, in an array, the job",
+    "too_large": "the line is longer than max_line_bytes",
+    "busy": "a limit of the server was reached; try again later",
+    "draining": "the server is stopping and takes no new jobs",
+    "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
+    "journal_failed": "writing the journal failed; the job may or may not run: insert it again under the same id",
+    "not_found": "there is no such job",
+    "stale": "the report names an attempt that is over; nothing was changed",
+    "timeout": "the time given with the call is over",
+    "unauthorized": "this call needs a token",
+    "forbidden": "the token does not allow this call",
+    "unsupported": "the field or call is known, but not by this version",
+    "internal": "a fault of the server; its log has the details under the id in the message",
+}
+
+
+class KqsError(Exception):
+    """Root of every error KQS raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+
+
+class CallError(KqsError):
+    """One call is refused with `code` and a message meant for the peer; nothing else is affected."""
+
+    def __init__(self, message: str, code: str = "bad_call") -> None:
+        assert code in ERROR_CODES, code
+        super().__init__(message)
+        self.call_code = code
+
+
+class ProtocolError(KqsError):
+    """The byte stream can no longer be trusted; the connection ends."""
+
+    code = "bad_call"
+
+
+class StartupError(KqsError):
+    """The daemon cannot start. The message is one line for stderr; `exit_code` follows sysexits(3).
+
+    2 usage · 65 journal or store damaged, or of a newer version · 69 port or socket in use · 73 cannot create ·
+    74 journal cannot be written · 75 another server has the journal · 78 configuration
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class JournalError(KqsError):
+    """Any trouble with the journal."""
+
+    code = "journal_failed"
+
+
+class JournalFailedError(JournalError):
+    """A write or flush failed after it began: the record may or may not survive."""
+
+    code = "journal_failed"
+
+
+class NoSpaceError(JournalError):
+    """Refused before anything was written: the disk is below its low-water mark."""
+
+    code = "no_space"
+
+
+class JournalClosedError(JournalError):
+    """Refused: the journal is closing or closed."""
+
+    code = "draining"
+
+
+class JournalCorruptError(JournalError):
+    """Damage that no power cut explains. The message begins with `file:offset`."""
+
+    code = "journal_failed"
+
+
+class JournalVersionError(JournalError):
+    """A segment was written by a newer major version; nothing was touched."""
+
+    code = "journal_failed"
+
+
+class JournalLockedError(JournalError):
+    """Another live process holds the journal directory."""
+
+    code = "journal_failed"
+
+
+class StoreError(KqsError):
+    """The store could not do a batch; nothing of that batch was done."""
+
+    code = "internal"
+
+
+class StoreUnavailableError(StoreError):
+    """Passing trouble (disk full, locked, away): the same batch may succeed later."""
+
+    code = "busy"
+
+
+class StoreCorruptError(StoreError):
+    """The store's file is damaged, belongs to another journal, or is of a newer version."""
+
+    code = "internal"
+
+
+class BrokerError(KqsError):
+    """The broker could not do a batch; the store still knows everything."""
+
+    code = "internal"

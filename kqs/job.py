@@ -1,0 +1,221 @@
+"""What a job is: its states, the one table of transitions, and the values that travel between the floors.
+
+Two rules. Every change of state goes through `next_state`. This file does not know who stores or runs a job.
+
+               accept                claim                      ok
+    (journal) ───────▶ new|delayed ───────▶ processing ────────────────▶ success
+                          ▲  retry|ghost ──▶   │  │  final, expire, out of tries
+                          │       ▲  ▲         │  └────────────────────▶ fail ──┐
+                          │       │  └── ghost─┤                                │ retry (by hand)
+                          │       └─── again/fail                               │
+                          └──────── interrupt ─┘◀────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class State(IntEnum):
+    """A job's state. The numbers are stored: never renumber, only add."""
+
+    NEW = 0
+    DELAYED = 1
+    PROCESSING = 2
+    RETRY = 3
+    GHOST = 4
+    SUCCESS = 5
+    FAIL = 6
+    CANCELLED = 7
+
+    @property
+    def word(self) -> str:
+        """Return the state's name on the wire."""
+        return self.name.lower()
+
+
+WAITING = frozenset({State.NEW, State.DELAYED, State.RETRY, State.GHOST})
+ENDED = frozenset({State.SUCCESS, State.FAIL, State.CANCELLED})
+STATES_BY_WORD = {state.word: state for state in State}
+
+
+class Event(IntEnum):
+    """What can happen to a job."""
+
+    CLAIM = 0  # a run starts
+    OK = 1  # the handler succeeded
+    AGAIN = 2  # the handler asked for another run, at no cost
+    RETRY = 3  # the handler failed and tries are left
+    FAIL = 4  # the handler failed for good, or no tries are left
+    GHOST = 5  # nobody reported before ttr, or the worker died; ghost runs are left
+    GHOSTED_OUT = 6  # as above, but none is left
+    INTERRUPT = 7  # a stopping worker gave it back, at no cost
+    EXPIRE = 8  # `expire` ran out while it waited
+    CANCEL = 9  # its owner called it off
+    REVIVE = 10  # its owner asked for a full new set of tries
+
+
+_FROM_WAITING = {
+    Event.CLAIM: State.PROCESSING,
+    Event.EXPIRE: State.FAIL,
+    Event.CANCEL: State.CANCELLED,
+}
+
+#: The only table of transitions; whatever is not in it is illegal.
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.NEW: _FROM_WAITING,
+    State.DELAYED: _FROM_WAITING,
+    State.RETRY: _FROM_WAITING,
+    State.GHOST: _FROM_WAITING,
+    State.PROCESSING: {
+        Event.OK: State.SUCCESS,
+        Event.AGAIN: State.RETRY,
+        Event.RETRY: State.RETRY,
+        Event.FAIL: State.FAIL,
+        Event.GHOST: State.GHOST,
+        Event.GHOSTED_OUT: State.FAIL,
+        Event.INTERRUPT: State.RETRY,
+        Event.EXPIRE: State.FAIL,
+        Event.CANCEL: State.CANCELLED,
+    },
+    State.SUCCESS: {},
+    State.FAIL: {Event.REVIVE: State.RETRY},
+    State.CANCELLED: {Event.REVIVE: State.RETRY},
+}
+
+
+class IllegalTransitionError(AssertionError):
+    """A bug: an event that the table does not allow in that state."""
+
+
+def next_state(state: State, event: Event) -> State:
+    """Return the state that `event` leads to from `state`.
+
+    Raises: IllegalTransitionError: the table has no such step.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalTransitionError(f"{event.name} is illegal for a job that is {state.word}") from None
+
+
+class Accepted(msgspec.Struct, gc=False):
+    """A journaled job on its way into the store.
+
+    order: microseconds since 1970, unique and growing on one server: acceptance time and age in one number.
+    given_id: the client chose `id`; otherwise `id` is `Ids.of(order)`.
+    due_at: Unix seconds before which it may not run; 0.0 means at once. expire_at: Unix seconds, or None.
+    options: JSON of the option fields the client sent (no type, data, id), or None when it sent none.
+    claimed: store it as already claimed, attempt 1 (it meets an idle lane).
+    """
+
+    order: int
+    id: str
+    given_id: bool
+    type: str
+    prio: int
+    due_at: float
+    expire_at: float | None
+    data: bytes
+    options: bytes | None
+    claimed: bool = False
+
+
+class Entry(msgspec.Struct, gc=False):
+    """A ready job as the broker knows it: enough to order it, and to ask the store for its claim."""
+
+    order: int
+    id: str
+    type: str
+    prio: int
+    handle: object = None  # the broker's own, e.g. (server, beanstalkd job id)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return the key that orders ready jobs of one type: priority, then age."""
+        return (self.prio, self.order)
+
+
+class Claim(msgspec.Struct, gc=False, frozen=True):
+    """The fence. The store granted attempt `attempt` of this job in boot `epoch`; any other report is stale."""
+
+    order: int
+    id: str
+    attempt: int
+    epoch: int
+
+
+class Run(msgspec.Struct, gc=False):
+    """A claimed job, with all that running it and judging its outcome needs."""
+
+    claim: Claim
+    type: str
+    prio: int
+    data: bytes
+    options: bytes | None
+    failures: int = 0
+    ghosts: int = 0
+    interrupted: int = 0
+    started_at: float = 0.0
+    expire_at: float | None = None
+    handle: object = None  # as Entry.handle
+
+
+class Report(msgspec.Struct, gc=False):
+    """How one run ended, as the store records it. The queue's rules made it; the store only applies it.
+
+    state: SUCCESS, FAIL or CANCELLED end the job (`drop_at` then says when its record may go: Unix seconds, None for
+    never); RETRY and GHOST let it wait until `due_at` (0.0: at once).
+    run_state: the word kept for this run in `runs` (success, again, fail, ghost, interrupted, cancelled).
+    failures, ghosts, interrupted: the counters' new values.
+    """
+
+    claim: Claim
+    type: str
+    state: State
+    run_state: str
+    ended_at: float
+    due_at: float = 0.0
+    drop_at: float | None = None
+    result: bytes | None = None
+    error: str | None = None
+    failures: int = 0
+    ghosts: int = 0
+    interrupted: int = 0
+
+
+class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):
+    """One run as `job` shows it."""
+
+    attempt: int
+    worker: str
+    started_at: float
+    ended_at: float | None = None
+    state: str = "processing"
+    error: str | None = None
+
+
+class JobRecord(msgspec.Struct, gc=False):
+    """All the store knows of one job."""
+
+    order: int
+    id: str
+    type: str
+    state: State
+    prio: int
+    due_at: float
+    expire_at: float | None
+    data: bytes
+    options: bytes | None
+    attempt: int
+    failures: int
+    ghosts: int
+    interrupted: int
+    accepted_at: float
+    ended_at: float | None
+    drop_at: float | None
+    result: bytes | None
+    error: str | None
+    runs: list[RunRecord]

@@ -1,0 +1,34 @@
+"""The contract of everything that runs in the background, and the real clock.
+
+`start` does the set-up, raises what is wrong with it, and leaves the work to tasks it owns; `stop` is idempotent, tolerates
+never started, is bounded in time, and returns when all is stopped. A task that dies unasked makes `failed` resolve.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Service(Protocol):
+    """See the module docstring."""
+
+    async def start(self) -> None:
+        """Set up, then background the work. Raises what prevents it; nothing is left running then."""
+        ...
+
+    async def stop(self) -> None:
+        """End, in bounded time. Idempotent."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> float:
+        """Return Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back."""
+        return time.monotonic()

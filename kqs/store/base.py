@@ -1,0 +1,131 @@
+"""The store port: one record per job, the truth about it from the journal to the end of its retention.
+
+Every operation takes a batch and is atomic as a whole; an engine may join operations that wait at the same time in one
+commit. All methods are called from the loop thread; results come in the order the operations were asked for, so a record
+stored before `ready` was called is seen by it. Every failure is a StoreError after which nothing of that operation was done:
+StoreUnavailableError may pass (full, locked, away; the engine has not given up and takes the next call),
+StoreCorruptError will not. Cancelling a caller does not withdraw the operation.
+
+A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
+
+
+class StoreInfo(msgspec.Struct, frozen=True):
+    """What `open` found. fed_seq: the journal seq up to which (exclusive) this store has everything; 0 when new.
+
+    epoch: this boot's number, durable before `open` returns, greater than every earlier one.
+    last_order: the highest order ever stored, 0 when none.
+    """
+
+    epoch: int
+    fed_seq: int
+    last_order: int
+
+
+class Store(Protocol):
+    """See the module docstring. `tests/contract/store_contract.py` states every promise as a test."""
+
+    async def open(self, journal_id: str, node: str) -> StoreInfo:
+        """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
+
+        Raises: StoreCorruptError: damaged, newer version, or bound to another journal id.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked, make it durable, close. Idempotent; tolerates never opened."""
+        ...
+
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+        """Store new jobs, and in the same commit that the journal is fed up to `fed_seq` (exclusive).
+
+        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing. Jobs with
+        `claimed` are stored as attempt 1, running since `now` by `worker`. `jobs` may be empty (only fed_seq moves).
+        Returns: the orders of `jobs` that were already known, so not stored; [] as a rule.
+        """
+        ...
+
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+        """Claim each ready job for a new attempt (attempt + 1, this epoch); return the runs granted, in entry order.
+
+        Entries that are not ready any more (running, ended, later, gone) or are expired are passed over.
+        Need only survive a crash of the process. Run.handle is taken over from the entry.
+        """
+        ...
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """Apply the ends of runs; durable before it returns.
+
+        Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if stale.
+        A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
+        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to ready or later by `due_at`.
+        """
+        ...
+
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+        """Return up to `limit` ready jobs of a type by (prio, order), beginning after the rank `after`."""
+        ...
+
+    async def wake(self, before: float, limit: int) -> list[Entry]:
+        """Move up to `limit` waiting jobs with due_at <= before from later to ready, earliest first; return them."""
+        ...
+
+    async def next_due_at(self) -> float | None:
+        """Return the earliest due_at among later jobs, or None."""
+        ...
+
+    async def expire(self, now: float, limit: int, drop_after_s: float | None) -> list[str]:
+        """End up to `limit` waiting jobs with expire_at <= now as fail, error `expired`; return their ids.
+
+        drop_after_s: their retention from now, None for ever (a job's own `keep` is applied by the caller's rules elsewhere).
+        """
+        ...
+
+    async def next_expire_at(self) -> float | None:
+        """Return the earliest expire_at among waiting jobs, or None."""
+        ...
+
+    async def orphans(self, limit: int) -> list[Run]:
+        """Return up to `limit` runs claimed in an earlier epoch: their worker is dead. `report` accepts their claims."""
+        ...
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """Return one record, or None when there is none or its drop_at has come (`now` is the store's clock)."""
+        ...
+
+    async def jobs(
+        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
+    ) -> list[JobRecord]:
+        """Return records by order, beginning after order `after`; filters are optional."""
+        ...
+
+    async def counts(self) -> dict[str, dict[State, int]]:
+        """Return {type: {state: how many}}; zero counts may be left out. Cost must not grow with the number of jobs."""
+        ...
+
+    async def sweep(self, now: float, limit: int, before_order: int) -> int:
+        """Delete up to `limit` ended records whose drop_at <= now and order < before_order; return how many.
+
+        `before_order`: nothing at or above it may go, since its journal segment still stands and could be replayed.
+        """
+        ...
+
+    async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
+        """Delete the oldest ended successes beyond the newest `keep_count`, at most `limit`; as `sweep` otherwise."""
+        ...
+
+    async def sync(self) -> int:
+        """Make everything committed so far survive a power cut; return the fed_seq that is durable."""
+        ...
+
+
+__all__ = ["Claim", "Store", "StoreInfo"]
