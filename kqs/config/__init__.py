@@ -1,0 +1,27 @@
+"""The settings of a server: `Config` and its sections, and `load_config`, which reads them."""
+
+from kqs.config.load import EXIT_CONFIG, find_config, load_config
+from kqs.config.sections import (
+    BrokerSection,
+    Config,
+    JournalSection,
+    LogSection,
+    ServerSection,
+    StoreSection,
+    WorkerSection,
+    is_loopback,
+)
+
+__all__ = [
+    "EXIT_CONFIG",
+    "BrokerSection",
+    "Config",
+    "JournalSection",
+    "LogSection",
+    "ServerSection",
+    "StoreSection",
+    "WorkerSection",
+    "find_config",
+    "is_loopback",
+    "load_config",
+]

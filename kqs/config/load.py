@@ -1,0 +1,214 @@
+"""How a TOML file and the environment become a Config.
+
+Later wins: the defaults -> the file -> `KQS_SECTION__KEY` in the environment. Everything wrong is one StartupError with exit
+code 78, whose line names the place, what was found and what was expected.
+
+The environment is read here and not by pydantic-settings: that one takes `KQS_SERVER` (the command line's server address) for
+the section `server`, lower-cases job types, and passes over misspelt names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from kqs.config.sections import SECTIONS, Config, Section
+from kqs.errors import StartupError
+from kqs.options import OptionFields
+
+EXIT_CONFIG = 78
+ENV_CONFIG = "KQS_CONFIG"
+DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
+
+_ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
+_TOP_LEVEL = (*SECTIONS, "defaults", "types")
+_MAX_TYPE_BYTES = 200
+_WORDS = {
+    "integer": "an integer",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list of text",
+}
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the settings of `path` (None: see `find_config`) with the environment laid over them.
+
+    Raises: StartupError: exit code 78; the message is one line.
+    """
+    found = path or find_config(environ)
+    values = _read_toml(found) if found else {}
+    source = str(found) if found else "environment"
+    origins = _overlay(values, environ)
+    return _Reader(source, origins).config(values)
+
+
+def find_config(environ: Mapping[str, str]) -> Path | None:
+    """Return $KQS_CONFIG, else the first of `DEFAULT_PATHS` that exists, else None."""
+    if environ.get(ENV_CONFIG):
+        return Path(environ[ENV_CONFIG])
+    return next((path for path in DEFAULT_PATHS if path.is_file()), None)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+        return tomllib.loads(text)
+    except OSError as exc:
+        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", EXIT_CONFIG) from exc
+    except UnicodeDecodeError as exc:
+        raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", EXIT_CONFIG) from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", EXIT_CONFIG) from exc
+
+
+def _toml_trouble(message: str, text: str) -> str:
+    """Return the parser's message with its place, which it names at the end, in front."""
+    what, _, where = message.rpartition(" (at ")
+    place = _place(text) if where.startswith("end of") else where.rstrip(")")
+    return f"{place}: {what[:1].lower()}{what[1:]}"
+
+
+def _place(text: str) -> str:
+    return f"line {text.count(chr(10)) + 1}, column {len(text) - text.rfind(chr(10))}"
+
+
+def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Lay the environment's settings over `values`; return which variable each came from, by its key."""
+    origins = {}
+    for variable, text in sorted(environ.items()):
+        match = _ENV_KEY.fullmatch(variable)
+        if not match:
+            continue
+        key = _key_of(match, values)
+        place = values
+        for step in key[:-1]:
+            inner = place.setdefault(step, {})
+            if not isinstance(inner, dict):
+                break
+            place = inner
+        else:
+            place[key[-1]] = _value_of(key, text)
+            origins[key] = variable
+    return origins
+
+
+def _key_of(match: re.Match[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key that a variable names. Shells like capitals: a TYPE in capitals is the file's, else lower case."""
+    section = match[1].lower()
+    if section != "types":
+        return (section, match[2].lower())
+    name, _, option = match[2].rpartition("__")
+    if name.isupper():
+        name = next((known for known in values.get("types", {}) if known.upper() == name), name.lower())
+    return (section, name, option.lower())
+
+
+def _value_of(key: tuple[str, ...], text: str) -> Any:
+    """Return a variable's value: text where the setting is text, else what its JSON says."""
+    section = SECTIONS.get(key[0])
+    field = section.model_fields.get(key[1]) if section else None
+    if field and field.annotation not in (int, float, bool, list[str]):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _Reader:
+    """Checks values and words what is wrong with them; `origins` as `_overlay` returns it."""
+
+    def __init__(self, source: str, origins: Mapping[tuple[str, ...], str]) -> None:
+        self._source = source
+        self._origins = origins
+
+    def config(self, values: dict[str, Any]) -> Config:
+        for name, value in values.items():
+            if name not in _TOP_LEVEL:
+                raise self._unknown((name,), _TOP_LEVEL, "section")
+            if not isinstance(value, dict):
+                raise self._wrong((name,), value, f"a section, [{name}]")
+        types = {name: self._type(name, value) for name, value in values.get("types", {}).items()}
+        checked: dict[str, Any] = {name: self._section(name, model, values.get(name, {})) for name, model in SECTIONS.items()}
+        checked["defaults"] = self._options(("defaults",), values.get("defaults", {}))
+        checked["types"] = {name: options for name, (options, _) in types.items()}
+        checked["weights"] = {name: weight for name, (_, weight) in types.items()}
+        return Config(**checked)
+
+    def _section(self, name: str, model: type[Section], values: dict[str, Any]) -> Section:
+        for key in values:
+            if key not in model.model_fields:
+                raise self._unknown((name, key), model.model_fields)
+        try:
+            return model(**values)
+        except ValidationError as exc:
+            error = exc.errors()[0]
+            if not error["loc"]:
+                raise StartupError(f"{self._source}: {name}: {error['ctx']['error']}", EXIT_CONFIG) from exc
+            key = str(error["loc"][0])
+            raise self._wrong((name, key), values[key], expected(model, key)) from exc
+
+    def _type(self, name: str, values: Any) -> tuple[dict[str, Any], int]:
+        key = ("types", name)
+        if not isinstance(values, dict):
+            raise self._wrong(key, values, f"a section, [types.{name}]")
+        if not 1 <= len(name.encode()) <= _MAX_TYPE_BYTES or not name.isprintable():
+            raise self._wrong(key, name, f"a type of 1 to {_MAX_TYPE_BYTES} bytes of printable text")
+        weight = values.get("weight", 1)
+        if type(weight) is not int or weight < 1:
+            raise self._wrong((*key, "weight"), weight, "an integer >= 1")
+        return self._options(key, {k: v for k, v in values.items() if k != "weight"}, ("weight",)), weight
+
+    def _options(self, key: tuple[str, ...], values: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
+        for name, value in values.items():
+            if name not in OptionFields.__struct_fields__:
+                raise self._unknown((*key, name), (*OptionFields.__struct_fields__, *also))
+            try:
+                msgspec.convert({name: value}, OptionFields)
+            except msgspec.ValidationError as exc:
+                raise self._wrong((*key, name), value, _expected_by_msgspec(exc)) from exc
+        return values
+
+    def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
+        near = difflib.get_close_matches(key[-1], known, 1, cutoff=0)
+        return StartupError(f"{self._at(key)}: unknown {what}, did you mean {near[0]}?", EXIT_CONFIG)
+
+    def _wrong(self, key: tuple[str, ...], got: object, wanted: str) -> StartupError:
+        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", EXIT_CONFIG)
+
+    def _at(self, key: tuple[str, ...]) -> str:
+        origin = self._origins.get(key)
+        return f"{self._source if origin is None else f'environment {origin}'}: {'.'.join(key)}"
+
+
+def expected(model: type[Section], key: str) -> str:
+    """Return in words what a setting may be: its type and range."""
+    schema = model.model_json_schema()["properties"][key]
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f'"{word}"' for word in schema.get("enum", [schema.get("const")]))
+    return _WORDS[schema["type"]] + _bounds(schema)
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    if least is not None:
+        return f" >= {least}"
+    length = {"minLength": "at least {} long", "maxLength": "at most {} bytes long"}
+    return "".join(f", {text.format(schema[name])}" for name, text in length.items() if name in schema)
+
+
+def _expected_by_msgspec(error: msgspec.ValidationError) -> str:
+    """Return what msgspec wanted, without its path and what it got."""
+    return str(error).removeprefix("Expected ").split(" - at ")[0].split(", got ")[0].replace("`", "")

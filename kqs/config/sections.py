@@ -1,0 +1,153 @@
+"""Every setting: its type, range, unit and default. One frozen model a section."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether nobody beyond this machine reaches `host`. A name other than localhost counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(BaseModel):
+    """A frozen section; types are strict, since "14151" for a port is a slip."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ServerSection(Section):
+    """[server]: where calls come in, and what one connection may ask for."""
+
+    host: str = Field(
+        default="localhost", min_length=1, description="name or address to listen on; localhost is 127.0.0.1 and ::1"
+    )
+    port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
+    max_line_bytes: int = Field(default=16 * MIB, ge=1 * KIB, le=1 * GIB, description="longest line accepted, in bytes")
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
+    max_in_flight: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="calls of one connection that wait for their answers before it is read no further",
+    )
+    allow_public: bool = Field(
+        default=False, description="listen beyond loopback, where anybody who reaches the port may use it"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_public_by_accident(self) -> Self:
+        if not self.allow_public and not is_loopback(self.host):
+            raise ValueError(f"{self.host!r} is reachable from outside: set server.allow_public = true if that is meant")
+        return self
+
+
+class JournalSection(Section):
+    """[journal]: where accepted jobs are flushed before they are answered."""
+
+    dir: Path = Field(
+        default=Path("journal"), strict=False, description="folder of the journal, relative to the working directory"
+    )
+    segment_bytes: int = Field(
+        default=64 * MIB, ge=64 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
+    )
+    min_free_bytes: int = Field(
+        default=256 * MIB, ge=0, description="free disk space below which inserts are refused, in bytes"
+    )
+    batch_bytes: int = Field(default=1 * MIB, ge=1 * KIB, le=256 * MIB, description="most bytes in one flush")
+    batch_records: int = Field(default=1000, ge=1, le=100_000, description="most records in one flush")
+
+
+class StoreSection(Section):
+    """[store]: what is known about each job, and for how long."""
+
+    kind: Literal["sqlite"] = Field(default="sqlite", description="the engine")
+    uri: str = Field(default="", description="path of its file; empty: store.sqlite in the journal's folder")
+    bulk_bytes: int = Field(
+        default=64 * KIB, ge=1 * KIB, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
+    )
+    keep_success_s: float = Field(
+        default=3600, ge=-1, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
+    )
+    keep_success_count: int = Field(default=1_000_000, ge=0, description="most succeeded jobs kept; the oldest go first")
+    keep_fail_s: float = Field(
+        default=-1, ge=-1, description="how long a failed job's record is kept, in seconds; -1: for ever"
+    )
+    cache_bytes: int = Field(default=32 * MIB, ge=1 * MIB, le=64 * GIB, description="page cache of the engine, in bytes")
+
+
+class BrokerSection(Section):
+    """[broker]: which jobs are ready, and in what order."""
+
+    kind: Literal["memory"] = Field(default="memory", description="the engine")
+    max_entries: int = Field(
+        default=10_000, ge=100, le=10_000_000, description="ready jobs held in memory per type; the rest wait in the store"
+    )
+
+
+class WorkerSection(Section):
+    """[worker]: who runs jobs in this process."""
+
+    modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
+    concurrency: int = Field(default=100, ge=0, le=100_000, description="jobs that run at a time; 0: only accept")
+    grace_s: float = Field(
+        default=10, ge=-1, description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes"
+    )
+
+
+class LogSection(Section):
+    """[log]: what is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level written")
+    format: Literal["text", "json"] = Field(default="text", description="lines for people, or one JSON object a line")
+
+
+class Config(Section):
+    """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
+
+    types: {TYPE: options}; weights: {TYPE: share of turns}, which the file gives beside them in [types.TYPE].
+    """
+
+    server: ServerSection = Field(default=ServerSection())
+    journal: JournalSection = Field(default=JournalSection())
+    store: StoreSection = Field(default=StoreSection())
+    broker: BrokerSection = Field(default=BrokerSection())
+    worker: WorkerSection = Field(default=WorkerSection())
+    log: LogSection = Field(default=LogSection())
+    defaults: dict[str, Any] = Field(default={})
+    types: dict[str, dict[str, Any]] = Field(default={})
+    weights: dict[str, int] = Field(default={})
+
+    def weight(self, type_: str) -> int:
+        """Return a type's share of turns beside the others, >= 1."""
+        return self.weights.get(type_, 1)
+
+    @property
+    def store_path(self) -> Path:
+        """Return where the SQLite store lives."""
+        return Path(self.store.uri) if self.store.uri else self.journal.dir / "store.sqlite"
+
+
+#: the sections that are models, by name
+SECTIONS: dict[str, type[Section]] = {
+    "server": ServerSection,
+    "journal": JournalSection,
+    "store": StoreSection,
+    "broker": BrokerSection,
+    "worker": WorkerSection,
+    "log": LogSection,
+}
