@@ -31,6 +31,12 @@ DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
 _MAX_TYPE_BYTES = 200
+_BOUNDS = {
+    "minimum": " >= {}",
+    "exclusiveMinimum": " > {}",
+    "minLength": ", at least {} long",
+    "maxLength": ", at most {} long",
+}
 _WORDS = {
     "integer": "an integer",
     "number": "a number",
@@ -107,7 +113,9 @@ def _key_of(match: re.Match[str], values: Mapping[str, Any]) -> tuple[str, ...]:
     section = match[1].lower()
     if section != "types":
         return (section, match[2].lower())
-    name, _, option = match[2].rpartition("__")
+    name, separator, option = match[2].rpartition("__")
+    if not separator:
+        return (section, option)
     if name.isupper():
         name = next((known for known in values.get("types", {}) if known.upper() == name), name.lower())
     return (section, name, option.lower())
@@ -176,7 +184,7 @@ class _Reader:
             try:
                 msgspec.convert({name: value}, OptionFields)
             except msgspec.ValidationError as exc:
-                raise self._wrong((*key, name), value, _expected_by_msgspec(exc)) from exc
+                raise self._wrong((*key, name), value, _expected_option(name)) from exc
         return values
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
@@ -187,15 +195,29 @@ class _Reader:
         return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", EXIT_CONFIG)
 
     def _at(self, key: tuple[str, ...]) -> str:
-        origin = self._origins.get(key)
-        return f"{self._source if origin is None else f'environment {origin}'}: {'.'.join(key)}"
+        origin = next((variable for known, variable in self._origins.items() if known[: len(key)] == key), None)
+        return f"{self._source if origin is None else f'environment {origin}'}: {'.'.join(map(_shown, key))}"
+
+
+def _shown(word: str) -> str:
+    return word if word.isprintable() else json.dumps(word)
 
 
 def expected(model: type[Section], key: str) -> str:
     """Return in words what a setting may be: its type and range."""
-    schema = model.model_json_schema()["properties"][key]
+    return _in_words(model.model_json_schema()["properties"][key])
+
+
+def _expected_option(name: str) -> str:
+    _, components = msgspec.json.schema_components([OptionFields])
+    return _in_words(components["OptionFields"]["properties"][name])
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_in_words(one) for one in schema["anyOf"] if one != {"type": "null"})
     if "enum" in schema or "const" in schema:
-        return " or ".join(f'"{word}"' for word in schema.get("enum", [schema.get("const")]))
+        return " or ".join(json.dumps(word) for word in schema.get("enum", [schema.get("const")]) if word is not None)
     return _WORDS[schema["type"]] + _bounds(schema)
 
 
@@ -203,12 +225,4 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
         return f" from {least} to {most}"
-    if least is not None:
-        return f" >= {least}"
-    length = {"minLength": "at least {} long", "maxLength": "at most {} bytes long"}
-    return "".join(f", {text.format(schema[name])}" for name, text in length.items() if name in schema)
-
-
-def _expected_by_msgspec(error: msgspec.ValidationError) -> str:
-    """Return what msgspec wanted, without its path and what it got."""
-    return str(error).removeprefix("Expected ").split(" - at ")[0].split(", got ")[0].replace("`", "")
+    return "".join(text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema)

@@ -37,7 +37,7 @@ class ServerSection(Section):
     )
     port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
     socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
-    max_line_bytes: int = Field(default=16 * MIB, ge=1 * KIB, le=1 * GIB, description="longest line accepted, in bytes")
+    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=1 * GIB, description="longest line accepted, in bytes")
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
     max_in_flight: int = Field(
         default=4096,
@@ -63,12 +63,12 @@ class JournalSection(Section):
         default=Path("journal"), strict=False, description="folder of the journal, relative to the working directory"
     )
     segment_bytes: int = Field(
-        default=64 * MIB, ge=64 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
+        default=64 * MIB, ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
     )
     min_free_bytes: int = Field(
         default=256 * MIB, ge=0, description="free disk space below which inserts are refused, in bytes"
     )
-    batch_bytes: int = Field(default=1 * MIB, ge=1 * KIB, le=256 * MIB, description="most bytes in one flush")
+    batch_bytes: int = Field(default=1 * MIB, ge=1, le=256 * MIB, description="most bytes in one flush")
     batch_records: int = Field(default=1000, ge=1, le=100_000, description="most records in one flush")
 
 
@@ -78,14 +78,14 @@ class StoreSection(Section):
     kind: Literal["sqlite"] = Field(default="sqlite", description="the engine")
     uri: str = Field(default="", description="path of its file; empty: store.sqlite in the journal's folder")
     bulk_bytes: int = Field(
-        default=64 * KIB, ge=1 * KIB, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
+        default=64 * KIB, ge=0, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
     )
     keep_success_s: float = Field(
-        default=3600, ge=-1, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
+        default=3600.0, ge=-1, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
     )
     keep_success_count: int = Field(default=1_000_000, ge=0, description="most succeeded jobs kept; the oldest go first")
     keep_fail_s: float = Field(
-        default=-1, ge=-1, description="how long a failed job's record is kept, in seconds; -1: for ever"
+        default=-1.0, ge=-1, description="how long a failed job's record is kept, in seconds; -1: for ever"
     )
     cache_bytes: int = Field(default=32 * MIB, ge=1 * MIB, le=64 * GIB, description="page cache of the engine, in bytes")
 
@@ -95,7 +95,7 @@ class BrokerSection(Section):
 
     kind: Literal["memory"] = Field(default="memory", description="the engine")
     max_entries: int = Field(
-        default=10_000, ge=100, le=10_000_000, description="ready jobs held in memory per type; the rest wait in the store"
+        default=10_000, ge=1, le=10_000_000, description="ready jobs held in memory per type; the rest wait in the store"
     )
 
 
@@ -105,7 +105,7 @@ class WorkerSection(Section):
     modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
     concurrency: int = Field(default=100, ge=0, le=100_000, description="jobs that run at a time; 0: only accept")
     grace_s: float = Field(
-        default=10, ge=-1, description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes"
+        default=10.0, ge=-1, description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes"
     )
 
 

@@ -1,0 +1,206 @@
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kqs.config import EXIT_CONFIG, Config, ServerSection, find_config, is_loopback, load_config
+from kqs.config.sections import SECTIONS
+from kqs.errors import StartupError
+from kqs.options import Cascade, OptionFields, Options
+
+SHIPPED = Path(__file__).parents[2] / "config" / "kqs.toml"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(toml="", **environ):
+        path = tmp_path / "kqs.toml"
+        path.write_text(toml)
+        return load_config(path, environ)
+
+    return load
+
+
+@pytest.fixture
+def trouble(load, tmp_path):
+    def trouble(toml="", **environ):
+        with pytest.raises(StartupError) as caught:
+            load(toml, **environ)
+        assert caught.value.exit_code == EXIT_CONFIG
+        assert "\n" not in str(caught.value)
+        return str(caught.value).replace(f"{tmp_path}/", "")
+
+    return trouble
+
+
+def test_shipped_file_equals_the_defaults():
+    shipped, built_in = load_config(SHIPPED, {}), Config()
+    assert shipped.model_dump(exclude={"defaults"}) == built_in.model_dump(exclude={"defaults"})
+    assert Cascade(shipped.defaults, {}).for_type("any") == Options()
+
+
+def test_shipped_file_states_every_setting():
+    values = tomllib.loads(SHIPPED.read_text())
+    assert {name: set(values[name]) for name in SECTIONS} == {name: set(model.model_fields) for name, model in SECTIONS.items()}
+    without_value = {name for name in OptionFields.__struct_fields__ if getattr(Options(), name) is None}
+    assert set(values["defaults"]) == set(OptionFields.__struct_fields__) - without_value
+    assert all(re.search(rf"^# {name} = ", SHIPPED.read_text(), re.M) for name in without_value)
+
+
+def test_every_setting_is_described():
+    assert all(field.description for model in SECTIONS.values() for field in model.model_fields.values())
+
+
+def test_file_overrides_the_defaults(load):
+    assert load("[server]\nport = 1").server == ServerSection(port=1)
+
+
+def test_environment_overrides_the_file(load):
+    assert load("[server]\nport = 1", KQS_SERVER__PORT="2").server.port == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("KQS_SERVER__HOST", "127.0.0.1", "server.host", "127.0.0.1"),
+        ("KQS_SERVER__ALLOW_PUBLIC", "true", "server.allow_public", True),
+        ("KQS_JOURNAL__DIR", "7", "journal.dir", Path("7")),
+        ("KQS_STORE__KEEP_FAIL_S", "0.5", "store.keep_fail_s", 0.5),
+        ("KQS_WORKER__MODULES", '["a", "b"]', "worker.modules", ["a", "b"]),
+        ("KQS_LOG__LEVEL", "debug", "log.level", "debug"),
+        ("KQS_DEFAULTS__PRIO", "high", "defaults", {"prio": "high"}),
+        ("KQS_TYPES__RESIZE__TTR", "5", "types", {"resize": {"ttr": 5}}),
+        ("KQS_TYPES__Resize__TTR", "5", "types", {"Resize": {"ttr": 5}}),
+        ("KQS_TYPES__a__b__TTR", "5", "types", {"a__b": {"ttr": 5}}),
+        ("KQS_TYPES__resize", '{"ttr": 5}', "types", {"resize": {"ttr": 5}}),
+        ("KQS_TYPES__RESIZE__WEIGHT", "3", "weights", {"resize": 3}),
+    ],
+)
+def test_environment_sets_any_key(load, variable, text, key, value):
+    found = load(**{variable: text})
+    for step in key.split("."):
+        found = getattr(found, step)
+    assert found == value
+
+
+def test_type_in_capitals_means_the_type_of_the_file(load):
+    assert load("[types.ReSize]\nttr = 1", KQS_TYPES__RESIZE__TTR="2").types == {"ReSize": {"ttr": 2}}
+
+
+def test_server_address_of_the_command_line_is_no_section(load):
+    assert load(KQS_SERVER="localhost:1", KQS_CONFIG="x", PATH="/bin") == Config()
+
+
+def test_types_give_options_and_weights(load):
+    config = load("[types.a]\nttr = 5\nweight = 3\n[types.b]\nretries = 0")
+    assert config.types == {"a": {"ttr": 5}, "b": {"retries": 0}}
+    assert [config.weight(name) for name in "abc"] == [3, 1, 1]
+    assert Cascade(config.defaults, config.types).for_type("a").ttr == 5
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[server]\nport = 70000", "kqs.toml: server.port: got 70000, expected an integer from 0 to 65535"),
+        ('[server]\nport = "1"', 'kqs.toml: server.port: got "1", expected an integer from 0 to 65535'),
+        ("[server]\nallow_public = 1", "kqs.toml: server.allow_public: got 1, expected true or false"),
+        ('[server]\nhost = ""', 'kqs.toml: server.host: got "", expected text, at least 1 long'),
+        ("[server]\nprot = 1", "kqs.toml: server.prot: unknown setting, did you mean port?"),
+        ("[sever]", "kqs.toml: sever: unknown section, did you mean server?"),
+        ("weights = {}", "kqs.toml: weights: unknown section, did you mean defaults?"),
+        ("server = 3", "kqs.toml: server: got 3, expected a section, [server]"),
+        ("[journal]\ndir = 3", "kqs.toml: journal.dir: got 3, expected text"),
+        ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite"'),
+        ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number >= -1"),
+        ('[worker]\nmodules = "a"', 'kqs.toml: worker.modules: got "a", expected a list of text'),
+        ("[defaults]\nttl = 1", "kqs.toml: defaults.ttl: unknown setting, did you mean ttr?"),
+        ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number from 0.1 to 2147483648"),
+        ("[defaults]\ntime_limit = 0", "kqs.toml: defaults.time_limit: got 0, expected a number > 0"),
+        ('[types.x]\nbackoff = "no"', 'kqs.toml: types.x.backoff: got "no", expected "constant" or "exponential"'),
+        ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer >= 1"),
+        ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
+        ('[types."a\\tb"]', 'kqs.toml: types."a\\tb": got "a\\tb", expected a type of 1 to 200 bytes of printable text'),
+        (
+            '[server]\nhost = "::"',
+            "kqs.toml: server: '::' is reachable from outside: set server.allow_public = true if that is meant",
+        ),
+        ("[server\n", "kqs.toml: line 1, column 8: expected ']' at the end of a table declaration"),
+        ('[server]\nhost = "abc', "kqs.toml: line 2, column 12: unterminated string"),
+        ("[server]\nhost =", "kqs.toml: line 2, column 7: invalid value"),
+    ],
+)
+def test_mistake_in_the_file_is_one_clear_line(trouble, toml, line):
+    assert trouble(toml) == line
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "line"),
+    [
+        ("KQS_SERVER__PORT", "a", 'environment KQS_SERVER__PORT: server.port: got "a", expected an integer from 0 to 65535'),
+        ("KQS_SERVER__PROT", "1", "environment KQS_SERVER__PROT: server.prot: unknown setting, did you mean port?"),
+        ("KQS_SEVER__PORT", "1", "environment KQS_SEVER__PORT: sever: unknown section, did you mean server?"),
+        ("KQS_TYPES__X", "0", "environment KQS_TYPES__X: types.X: got 0, expected a section, [types.X]"),
+    ],
+)
+def test_mistake_in_the_environment_names_the_variable(trouble, variable, text, line):
+    assert trouble(**{variable: text}) == line
+
+
+def test_section_that_is_no_table_is_told_despite_the_environment(trouble):
+    assert trouble("server = 1", KQS_SERVER__PORT="1").endswith("got 1, expected a section, [server]")
+
+
+def test_file_that_is_missing_or_a_folder_or_binary_is_told(tmp_path):
+    (tmp_path / "binary").write_bytes(b"[server]\n\xff")
+    for name, reason in [
+        ("none", "no such file or directory"),
+        ("", "is a directory"),
+        ("binary", "line 2, column 1: not UTF-8"),
+    ]:
+        with pytest.raises(StartupError, match=reason):
+            load_config(tmp_path / name, {})
+
+
+def test_public_address_needs_consent(load):
+    assert load('[server]\nhost = "0.0.0.0"\nallow_public = true').server.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "told"), [("localhost", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("a.b", False)]
+)
+def test_loopback_is_recognised(host, told):
+    assert is_loopback(host) is told
+
+
+def test_file_is_found_by_environment_then_beside_then_in_etc(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kqs.config.load.DEFAULT_PATHS", (Path("config/kqs.toml"), tmp_path / "etc.toml"))
+    assert find_config({}) is None
+    (tmp_path / "etc.toml").touch()
+    assert find_config({}) == tmp_path / "etc.toml"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "kqs.toml").touch()
+    assert find_config({}) == Path("config/kqs.toml")
+    assert find_config({"KQS_CONFIG": "mine.toml"}) == Path("mine.toml")
+
+
+def test_without_any_file_the_defaults_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kqs.config.load.DEFAULT_PATHS", ())
+    assert load_config(None, {}) == Config()
+
+
+def test_store_lies_beside_the_journal_unless_told(load):
+    assert load('[journal]\ndir = "j"').store_path == Path("j/store.sqlite")
+    assert load('[store]\nuri = "s.db"').store_path == Path("s.db")
+
+
+def test_sections_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().server.port = 1
+
+
+def test_options_of_config_and_job_are_the_same():
+    assert set(OptionFields.__struct_fields__) == {field.name for field in msgspec.structs.fields(Options)}
