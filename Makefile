@@ -1,0 +1,86 @@
+# Everything a checkout needs; `make help` lists the targets. Needs git, make and Python 3.11 or later.
+
+PYTHON ?= python3
+WORKERS ?= 2
+N ?= 1000
+
+VENV := .venv
+BIN := $(VENV)/bin
+STATE := .cache
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INTEROP := $(STATE)/interop
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' --upgrade
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run test lint types bench image torture lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STATE)/runtime.stamp ## set up .venv with kqs and what it needs to run
+
+run: install ## serve on localhost:14151, settings from config/kqs.toml
+	@exec $(BIN)/kqs serve --config config/kqs.toml
+
+test: lint types tests-ready ## check style, types and floors, then run every test with its coverage gates
+	@rm -rf $(STATE)/coverage && mkdir -p $(STATE)/coverage
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/coverage report --fail-under=95 --skip-covered --skip-empty
+	$(BIN)/coverage report --fail-under=100 --skip-covered --include='kqs/wire/*,kqs/journal/*'
+
+lint: $(STATE)/dev.stamp ## check style and floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --cache-dir $(STATE)/import-linter
+
+types: $(STATE)/dev.stamp ## check types
+	$(BIN)/mypy
+
+bench: $(STATE)/dev.stamp ## measure a real server over TCP; writes bench/results.json
+	$(BIN)/python -m bench.run $(ARGS)
+
+image: ## build the container image kqs
+	@docker info >/dev/null 2>&1 || { echo "make image needs a running docker engine: 'docker info' cannot reach one" >&2; exit 1; }
+	docker build --tag kqs .
+
+torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000) and look for lost jobs
+	KQS_TORTURE_ROUNDS=$(N) $(BIN)/python -m pytest tests/crash/test_kill.py -p no:cacheprovider
+
+lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
+	$(COMPILE) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --output-file requirements-dev.lock --extra dev --constraint requirements.lock pyproject.toml
+	printf '%s\n' hatchling editables | $(COMPILE) --output-file requirements-build.lock -
+
+clean: ## remove what these targets made; journal/ stays
+	rm -rf $(VENV) $(STATE) build dist bench/bin .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: tests-ready
+tests-ready: $(STATE)/dev.stamp $(INTEROP)/stamp
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kqs needs Python 3.11 or later")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/tools.sh venv
+	$(PYTHON) -m venv $(VENV)
+
+$(STATE)/runtime.stamp: $(BIN)/python requirements.lock requirements-build.lock pyproject.toml
+	@mkdir -p $(STATE)
+	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
+	$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(STATE)/tools.stamp: tests/tools.sh
+	@mkdir -p $(STATE)
+	tests/tools.sh nc node npm systemd-analyze
+	@touch $@
+
+$(INTEROP)/stamp: $(STATE)/tools.stamp tests/interop/package.json tests/interop/package-lock.json
+	@mkdir -p $(INTEROP)
+	cp tests/interop/package.json tests/interop/package-lock.json $(INTEROP)/
+	@if command -v npm >/dev/null; then cd $(INTEROP) && npm ci --silent --ignore-scripts; fi
+	@touch $@
