@@ -1,0 +1,103 @@
+"""A real `kqs serve` in a process of its own, known to be ready by its sd_notify message."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+READY_WITHIN_S = 60
+STOPPED_WITHIN_S = 30
+
+#: the server as the tests' own interpreter runs it, from any folder
+SERVE = (sys.executable, "-m", "kqs", "serve")
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Served:
+    """A running server.
+
+    log: where its stdout and stderr go.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.log = log
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal; return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(STOPPED_WITHIN_S)
+
+    def ask(self, *lines: str) -> list[str]:
+        """Send `lines` on a connection of their own; return what is answered before the server closes it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as peer:
+            peer.sendall("".join(line + "\n" for line in lines).encode())
+            peer.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: peer.recv(65536), b"")).decode().splitlines()
+
+
+@contextmanager
+def serving(
+    folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = os.environ, **settings: str
+) -> Iterator[Served]:
+    """Run `command` in `folder` on a free port until the block ends, whatever happens.
+
+    settings: SECTION__KEY of the configuration, as in KQS_SECTION__KEY.
+    """
+    port = free_port()
+    log = folder / f"server-{port}.log"
+    notify = f"kqs-test-{secrets.token_hex(8)}"
+    overrides = {"SERVER__HOST": "127.0.0.1", "SERVER__PORT": str(port)} | settings
+    variables = {f"KQS_{key}": value for key, value in overrides.items()} | {"NOTIFY_SOCKET": f"@{notify}"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("wb") as output:
+        manager.bind("\0" + notify)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT), **environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _await_ready(manager, process, log)
+            yield Served(process, port, log)
+        finally:
+            _end(process)
+
+
+def _await_ready(manager: socket.socket, process: subprocess.Popen[bytes], log: Path) -> None:
+    ended = os.pidfd_open(process.pid)
+    try:
+        while True:
+            events, _, _ = select.select([manager, ended], [], [], READY_WITHIN_S)
+            if manager not in events:
+                raise AssertionError(f"the server {'ended' if events else 'is not ready'}; it said:\n{log.read_text()}")
+            if b"READY=1" in manager.recv(4096).splitlines():
+                return
+    finally:
+        os.close(ended)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the whole session of the server, so that nothing it started lives on."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
