@@ -1,0 +1,5 @@
+"""The heart: store and broker joined, and every rule of a job's life.
+
+`rules.py` judges (pure), `leases.py` knows when a run is lost, `alarm.py` wakes what is due, `dispatch.py` brings ready jobs to
+those who asked, `reports.py` carries the ends of runs to the store, `queue.py` joins them.
+"""

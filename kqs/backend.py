@@ -1,0 +1,122 @@
+"""What the server's calls are answered from: the journal, the feeder, the queue and the workers, seen as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from kqs.clock import Clock
+from kqs.feeder import Feeder
+from kqs.ids import Ids
+from kqs.job import JobRecord, State
+from kqs.journal import Journal
+from kqs.queue.queue import Queue
+from kqs.server.parameters import JobsQuery
+from kqs.worker import Worker
+
+#: `health` names this many types without a handler; `stats` counts them all
+MAX_TYPES_NAMED = 5
+
+
+class ServerBackend:
+    """Implements `kqs.server.backend.Backend`. Call from the loop thread."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        feeder: Feeder,
+        queue: Queue,
+        worker: Worker,
+        ids: Ids,
+        clock: Clock,
+        request_stop: Callable[[], None],
+    ) -> None:
+        self.journal = journal
+        self.ids = ids
+        self.request_stop = request_stop
+        self._feeder = feeder
+        self._queue = queue
+        self._worker = worker
+        self._clock = clock
+        self._started = clock.monotonic()
+
+    async def stats(self) -> dict[str, int | float]:
+        """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet."""
+        counts = await self._queue.counts()
+        stats: dict[str, int | float] = {"uptime_s": round(self._clock.monotonic() - self._started, 3)}
+        for state in State:
+            stats[f"jobs_{state.word}"] = sum(states.get(state, 0) for states in counts.values())
+        stats["jobs_without_handler"] = sum(self._unhandled(counts).values())
+        stats["types"] = len(counts)
+        stats["running"] = self._queue.running_count
+        stats["lanes_busy"] = self._worker.busy_count
+        stats["runs_done"] = self._worker.done_count
+        stats["runs_failed"] = self._worker.failed_count
+        stats["runs_stale"] = self._queue.stale_count
+        stats["runs_ghost"] = self._queue.ghost_count
+        stats["journal_unfed_records"] = self._feeder.lag_records
+        stats.update({f"journal_{name}": value for name, value in self.journal.stats().items()})
+        return stats
+
+    async def health(self) -> dict[str, Any]:
+        """Return `{"ok", "verdict", "problems", "notes"}`.
+
+        verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
+        """
+        problems = [*self.journal.problems(), *self._feeder.problems(), *self._queue.problems()]
+        counts = await self._queue.counts()
+        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in self._unhandled(counts).items()]
+        del notes[MAX_TYPES_NAMED:]
+        failed = sum(states.get(State.FAIL, 0) for states in counts.values())
+        if failed:
+            notes.append(f"{failed} jobs failed for good and are kept")
+        verdict = "failing" if not self.journal.accepting else "degraded" if problems else "ok"
+        return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
+
+    def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
+        waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
+        return {type_: n for type_, n in waiting.items() if n and not self._queue.is_handled(type_)}
+
+    async def job(self, job_id: str) -> dict[str, Any] | None:
+        """Return all that is known of a job, also of one that is accepted but not fed yet."""
+        record = await self._queue.job(job_id)
+        if record is None and self._feeder.lag_records:
+            await self._feeder.catch_up()
+            record = await self._queue.job(job_id)
+        return None if record is None else self._shown(record)
+
+    async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
+        """Return up to `query.limit` jobs in order of acceptance, beginning after the job `query.after`."""
+        await self._feeder.catch_up()
+        after = None
+        if query.after is not None:
+            after = self.ids.order_of(query.after)
+            if after is None and (record := await self._queue.job(query.after)) is not None:
+                after = record.order
+        records = await self._queue.jobs(query.type, query.state, after, query.limit)
+        return [self._shown(record) for record in records]
+
+    def _shown(self, record: JobRecord) -> dict[str, Any]:
+        options = self._queue.cascade.resolve(record.type, record.options)
+        return {
+            "id": record.id,
+            "type": record.type,
+            "state": record.state.word,
+            "data": Raw(record.data),
+            "options": msgspec.structs.asdict(options) | {"prio": record.prio},
+            "accepted_at": record.accepted_at,
+            "due_at": record.due_at or None,
+            "expire_at": record.expire_at,
+            "ended_at": record.ended_at,
+            "drop_at": record.drop_at,
+            "attempt": record.attempt,
+            "failures": record.failures,
+            "ghosts": record.ghosts,
+            "interrupted": record.interrupted,
+            "result": None if record.result is None else Raw(record.result),
+            "error": record.error,
+            "runs": record.runs,
+        }

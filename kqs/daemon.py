@@ -1,0 +1,212 @@
+"""The daemon: the only place that names concrete engines, and the order in which everything starts and stops.
+
+Start: journal (replay), store, queue, workers, feeder, listener, then `ready`. Stop, each step bounded: refuse new jobs,
+let runs finish, answer what was asked, put the last reports into the store, close the store, close the journal. A service
+that dies stops the daemon; nothing limps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack
+
+import structlog
+import uvloop
+
+from kqs import log as logs
+from kqs.backend import ServerBackend
+from kqs.broker.memory import MemoryBroker
+from kqs.config import Config
+from kqs.errors import (
+    JournalCorruptError,
+    JournalError,
+    JournalLockedError,
+    JournalVersionError,
+    StartupError,
+    StoreCorruptError,
+    StoreError,
+)
+from kqs.executor import Executor
+from kqs.feeder import Feeder
+from kqs.handlers import Registry, load_modules
+from kqs.ids import Ids
+from kqs.journal import Journal, Record, Recovery
+from kqs.notify import Notifier
+from kqs.options import Cascade
+from kqs.queue.queue import Queue, QueueSettings
+from kqs.queue.rules import Retention
+from kqs.server.server import Server
+from kqs.service import SystemClock
+from kqs.store.base import StoreInfo
+from kqs.store.sqlite import SqliteStore
+from kqs.worker import Worker
+
+log = structlog.get_logger("kqs")
+
+EX_DATAERR, EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL = 65, 70, 74, 75
+#: how much longer than the workers' grace a stop may take, in s: what systemd is told
+STOP_MARGIN_S = 30.0
+
+
+class StopSwitch:
+    """Turned by a signal, `quit`, or a service that died. A second request ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.cause: BaseException | None = None
+
+    def request(self) -> None:
+        """Begin the orderly stop; called again, exit now: what runs goes back at the next start."""
+        if self._event.is_set():
+            log.warning("stopping at once")
+            os._exit(0)
+        self._event.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop because a service died of `error`."""
+        log.error("a service died, stopping", exc_info=error)
+        self.cause = self.cause or error
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return when the stop was requested."""
+        await self._event.wait()
+
+    def listen(self) -> None:
+        """Let SIGTERM and SIGINT request the stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request)
+
+
+class Daemon:
+    """One server over the configured engines."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._notifier = Notifier(os.environ)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def run(self) -> int:
+        """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
+        stop = StopSwitch()
+        stop.listen()
+        registry = load_modules(self._config.worker.modules)
+        async with AsyncExitStack() as stack:
+            server = await self._start(stack, stop, registry)
+            for host, port in server.addresses:
+                log.info("listening", host=host, port=port)
+            watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
+            self._notifier.ready()
+            await stop.wait()
+            self._notifier.stopping()
+            self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
+            log.info("stopping")
+            watchdog.cancel()
+        log.info("stopped")
+        return _exit_code(stop.cause)
+
+    async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
+        config = self._config
+
+        def committed(records: list[Record]) -> None:
+            feeder.committed(records)
+
+        journal = Journal(config.journal, self._clock, on_commit=committed)
+        stack.push_async_callback(journal.stop)
+        recovery = await _open_journal(journal)
+        store = SqliteStore(config.store_path, config.store, self._clock)
+        stack.push_async_callback(store.close)
+        info = await _open_store(store, recovery)
+        ids = Ids(recovery.node, max(recovery.last_order, info.last_order))
+        cascade = self._cascade(registry)
+        settings = QueueSettings(
+            self._name, Retention(config.store.keep_success_s, config.store.keep_fail_s), config.store.keep_success_count
+        )
+        queue = Queue(store, MemoryBroker(config.broker), cascade, self._clock, settings, lambda: journal.oldest_order)
+        feeder = Feeder(journal, queue, store, ids, cascade)
+        executor = Executor(registry, max(1, config.worker.concurrency))
+        worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
+        backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
+        server = Server(config.server, backend, self._clock)
+        for service in (queue, feeder, worker):
+            service.on_task_death = stop.fail
+        stack.push_async_callback(queue.stop)
+        await queue.start(info)
+        stack.push_async_callback(feeder.stop)
+        stack.push_async_callback(server.stop)
+        stack.push_async_callback(worker.stop)
+        await worker.start()
+        await feeder.start(info.fed_seq)
+        stack.callback(server.drain)
+        await server.start()
+        return server
+
+    def _cascade(self, registry: Registry) -> Cascade:
+        cascade = Cascade(self._config.defaults, self._config.types)
+        for type_, options in registry.options.items():
+            cascade.set_handler_options(type_, options)
+        return cascade
+
+    async def _watch(self) -> None:
+        """Tell systemd that the loop turns, as often as it asks for."""
+        while (interval_s := self._notifier.watchdog_interval_s) is not None:
+            self._notifier.watchdog()
+            await asyncio.sleep(interval_s)
+
+
+async def _open_journal(journal: Journal) -> Recovery:
+    try:
+        return await journal.start()
+    except JournalLockedError as error:
+        raise StartupError(str(error), EX_TEMPFAIL) from error
+    except (JournalCorruptError, JournalVersionError) as error:
+        raise StartupError(str(error), EX_DATAERR) from error
+    except JournalError as error:
+        raise StartupError(str(error), EX_IOERR) from error
+
+
+async def _open_store(store: SqliteStore, recovery: Recovery) -> StoreInfo:
+    """Open the store and make sure that it belongs to what the journal says.
+
+    Raises: StartupError: 65 damaged, older than the journal's checkpoint, or ahead of the journal; 74 cannot be opened.
+    """
+    try:
+        info = await store.open(recovery.journal_id, recovery.node)
+    except StoreCorruptError as error:
+        raise StartupError(str(error), EX_DATAERR) from error
+    except StoreError as error:
+        raise StartupError(str(error), EX_IOERR) from error
+    if info.fed_seq < recovery.checkpoint_seq:
+        raise StartupError(
+            f"the store ends at record {info.fed_seq}, but the journal was cut up to {recovery.checkpoint_seq}: "
+            "the store is missing or older than its journal; restore both together",
+            EX_DATAERR,
+        )
+    if info.fed_seq > recovery.next_seq:
+        raise StartupError(
+            f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
+            "the journal is missing or older than its store; restore both together",
+            EX_DATAERR,
+        )
+    return info
+
+
+def _exit_code(cause: BaseException | None) -> int:
+    if cause is None:
+        return 0
+    return EX_DATAERR if isinstance(cause, StoreCorruptError) else EX_SOFTWARE
+
+
+def serve(config: Config) -> int:
+    """Run a server until it is stopped; return its exit code.
+
+    Raises: StartupError: it could not start; the message is one line for stderr.
+    """
+    logs.configure(config.log)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Daemon(config).run())

@@ -1,0 +1,207 @@
+"""How ready jobs reach those who run them.
+
+A `Taker` is whoever runs jobs: it says which types it takes, with which weights, and how many runs it has room for now.
+Each taker is served by one task, which sleeps until there is room and something ready; while a claim is being committed,
+what becomes ready and free gathers for the next one. New jobs may skip the broker (`direct`): stored and claimed in one
+commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from kqs.broker.base import Broker
+from kqs.clock import Clock
+from kqs.errors import KqsError
+from kqs.job import Accepted, Claim, Entry, Run
+from kqs.store.base import Store
+
+log = structlog.get_logger("kqs.queue")
+
+#: how long to wait before asking a store or broker that failed again, in s
+RETRY_WAIT_S = 0.2
+
+
+class Taker:
+    """Somebody who runs jobs. `deliver` is called with claimed runs, never more than `room` in all."""
+
+    def __init__(self, worker: str, weights: Mapping[str, int], room: int, deliver: Callable[[list[Run]], None]) -> None:
+        self.worker = worker
+        self.weights = weights
+        self.types = frozenset(weights)
+        self.deliver = deliver
+        self._room = room
+        self._has_room = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.stopped = False
+        if room:
+            self._has_room.set()
+
+    @property
+    def room(self) -> int:
+        """Return how many more runs it can take now."""
+        return 0 if self.stopped else self._room
+
+    def take(self, count: int) -> None:
+        """Count `count` runs as on their way."""
+        self._room -= count
+        if self._room <= 0:
+            self._has_room.clear()
+
+    def free(self, count: int = 1) -> None:
+        """Make room again: `count` runs ended, or were not granted."""
+        self._room += count
+        if self._room > 0:
+            self._has_room.set()
+
+    async def wait_room(self) -> None:
+        """Return when there is room."""
+        await self._has_room.wait()
+
+    async def stop(self) -> None:
+        """Take no more; return when the claims under way have been delivered."""
+        self.stopped = True
+        await self._settled.wait()
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Mark the time in which a claim may be granted that must still be delivered."""
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._settled.set()
+
+
+class Dispatcher:
+    """Serves every taker."""
+
+    def __init__(self, store: Store, broker: Broker, clock: Clock, on_hungry: Callable[[], None]) -> None:
+        """Args: on_hungry: called when a taker has room and nothing is ready, so that whoever holds new jobs back lets go."""
+        self._store = store
+        self._broker = broker
+        self._clock = clock
+        self._on_hungry = on_hungry
+        self._takers: list[Taker] = []
+
+    @property
+    def takers(self) -> Sequence[Taker]:
+        """Return those who take jobs now."""
+        return self._takers
+
+    def wants(self, type_: str) -> bool:
+        """Tell whether somebody has room for a job of this type now."""
+        return any(taker.room > 0 and type_ in taker.types for taker in self._takers)
+
+    def is_handled(self, type_: str) -> bool:
+        """Tell whether anybody takes this type at all."""
+        return any(type_ in taker.types for taker in self._takers)
+
+    async def serve(self, taker: Taker) -> None:
+        """Bring `taker` jobs until it stops. The body of a task."""
+        self._takers.append(taker)
+        try:
+            while not taker.stopped:
+                await taker.wait_room()
+                try:
+                    await self._bring(taker)
+                except KqsError as error:
+                    log.warning("cannot reserve, trying again", error=str(error))
+                    await asyncio.sleep(RETRY_WAIT_S)
+        finally:
+            self._takers.remove(taker)
+
+    async def _bring(self, taker: Taker) -> None:
+        room = taker.room
+        if room <= 0:
+            return
+        entries = await self._broker.reserve(taker.weights, room)
+        if not entries:
+            self._on_hungry()
+            await self._broker.wait_ready(taker.types)
+            return
+        taker.take(len(entries))
+        with taker.claiming():
+            runs = await self._claim(taker, entries)
+            if runs:
+                taker.deliver(runs)
+
+    async def _claim(self, taker: Taker, entries: list[Entry]) -> list[Run]:
+        try:
+            runs = await self._store.claim(entries, taker.worker, self._clock.now())
+        except KqsError:
+            taker.free(len(entries))
+            await self._broker.release(entries)
+            raise
+        if len(runs) < len(entries):
+            granted = {run.claim.order for run in runs}
+            refused = [entry for entry in entries if entry.order not in granted]
+            taker.free(len(refused))
+            await self._broker.delete(refused)
+        return runs
+
+    def pick_direct(self, jobs: Sequence[Accepted]) -> list[tuple[Taker, Accepted]]:
+        """Choose the new jobs that meet an idle lane, mark them as claimed and count them with their taker.
+
+        None is chosen of a type that has jobs waiting: a new job queues behind those, or would overtake them.
+        """
+        picked: list[tuple[Taker, Accepted]] = []
+        for taker in self._takers:
+            if taker.room <= 0:
+                continue
+            behind = {type_ for type_ in taker.types if self._broker.backlog(type_)}
+            for job in _by_rank(jobs):
+                if taker.room <= 0:
+                    break
+                if job.type in taker.types and job.type not in behind and not job.due_at and not job.claimed:
+                    job.claimed = True
+                    taker.take(1)
+                    picked.append((taker, job))
+        return picked
+
+    def deliver_direct(self, picked: list[tuple[Taker, Accepted]], known: frozenset[int], epoch: int, now: float) -> None:
+        """Hand over the picked jobs that were stored; `known` are the orders that were not, being there already."""
+        by_taker: dict[int, tuple[Taker, list[Run]]] = {}
+        for taker, job in picked:
+            if job.order in known:
+                taker.free(1)
+                continue
+            by_taker.setdefault(id(taker), (taker, []))[1].append(_first_run(job, epoch, now))
+        for taker, runs in by_taker.values():
+            taker.deliver(runs)
+
+    @staticmethod
+    def undo_direct(picked: list[tuple[Taker, Accepted]]) -> None:
+        """Take back `pick_direct`: the jobs could not be stored."""
+        for taker, job in picked:
+            job.claimed = False
+            taker.free(1)
+
+
+def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
+    first = jobs[0].prio
+    if all(job.prio == first for job in jobs):
+        return jobs
+    return sorted(jobs, key=lambda job: (job.prio, job.order))
+
+
+def _first_run(job: Accepted, epoch: int, now: float) -> Run:
+    return Run(
+        Claim(job.order, job.id, 1, epoch),
+        job.type,
+        job.prio,
+        job.data,
+        job.options,
+        started_at=now,
+        expire_at=job.expire_at,
+    )
+
+
+def entry_of(job: Accepted) -> Entry:
+    """Return what the broker is told of a job."""
+    return Entry(job.order, job.id, job.type, job.prio)

@@ -1,0 +1,119 @@
+"""When a run is lost: every deadline of every run in progress, on one timer.
+
+Deadlines are gathered in slots of `SLOT_S`; a lease sits in the slot of a deadline it had and moves only when that slot comes
+due, so that starting and ending a run cost a dictionary access each, and a touch one store. Call from the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import Callable
+
+from kqs.clock import Clock
+from kqs.handlers import JobContext
+from kqs.job import Run
+from kqs.options import Options
+
+#: a run is found lost at most this long after its deadline; a fifth of the least ttr
+SLOT_S = 0.02
+
+
+class Lease:
+    """One run in progress. `context` is what its handler is given; deadlines are on the monotonic clock, in s."""
+
+    __slots__ = ("context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
+
+    def __init__(self, run: Run, options: Options, clock: Clock, on_lost: Callable[[Lease], None]) -> None:
+        now = clock.monotonic()
+        self.run = run
+        self.options = options
+        self.on_lost = on_lost
+        self.context = JobContext(run, options, clock.monotonic)
+        # who touches for the handler dies with this process, and a dead process's claims go back at the next start
+        self.deadline = math.inf if options.auto_touch else now + options.ttr
+        self.limit_deadline = math.inf if options.time_limit is None else now + options.time_limit
+        self.slot = -1
+
+    @property
+    def next_deadline(self) -> float:
+        """Return the deadline that comes first, touches counted."""
+        return min(max(self.deadline, self.context.touched_at + self.options.ttr), self.limit_deadline)
+
+
+class Leases:
+    """All runs in progress. `expired` is called with each lease whose deadline passed, after it left the table."""
+
+    def __init__(self, clock: Clock, expired: Callable[[Lease], None]) -> None:
+        self._clock = clock
+        self._expired = expired
+        self._slots: dict[int, dict[int, Lease]] = {}
+        self._heap: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_slot = 0
+        self._forever: dict[int, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._forever) + sum(len(slot) for slot in self._slots.values())
+
+    def add(self, lease: Lease) -> None:
+        """Watch over a run that begins."""
+        deadline = lease.next_deadline
+        if deadline == math.inf:
+            lease.slot = 0
+            self._forever[lease.run.claim.order] = lease
+            return
+        number = int(deadline / SLOT_S) + 1
+        lease.slot = number
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = {}
+            heapq.heappush(self._heap, number)
+            self._arm()
+        slot[lease.run.claim.order] = lease
+
+    def end(self, lease: Lease) -> bool:
+        """Forget a run that is over; False if it had been lost or ended before."""
+        number, lease.slot = lease.slot, -1
+        if number < 0:
+            return False
+        lease.context.end()
+        if number == 0:
+            del self._forever[lease.run.claim.order]
+            return True
+        del self._slots[number][lease.run.claim.order]
+        return True
+
+    def all(self) -> list[Lease]:
+        """Return every run in progress."""
+        return [*self._forever.values(), *(lease for slot in self._slots.values() for lease in slot.values())]
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def check(self) -> None:
+        """Let go of the runs whose deadline has passed; called by the timer."""
+        now = self._clock.monotonic()
+        while self._heap and self._heap[0] * SLOT_S <= now:
+            slot = self._slots.pop(heapq.heappop(self._heap))
+            for lease in slot.values():
+                if lease.next_deadline > now:
+                    self.add(lease)
+                else:
+                    lease.slot = -1
+                    lease.context.end()
+                    self._expired(lease)
+        self._timer_slot = 0
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._heap or (self._timer_slot and self._timer_slot <= self._heap[0]):
+            return
+        self.close()
+        self._timer_slot = self._heap[0]
+        wait_s = max(0.0, self._timer_slot * SLOT_S - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self.check)

@@ -1,0 +1,326 @@
+"""The queue: store and broker as one, for the feeder that brings jobs and for those who run them.
+
+All methods are called from the loop thread. Every wait ends with the queue's `stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from kqs.broker.base import Broker
+from kqs.clock import Clock
+from kqs.errors import StoreUnavailableError
+from kqs.handlers import Failed, Outcome
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.options import Cascade
+from kqs.queue.alarm import Alarm
+from kqs.queue.dispatch import Dispatcher, Taker, entry_of
+from kqs.queue.leases import Lease, Leases
+from kqs.queue.reports import Reporter
+from kqs.queue.rules import Judge, Retention
+from kqs.store.base import Store, StoreInfo
+
+log = structlog.get_logger("kqs.queue")
+
+#: how many records one store operation touches at most, so that no other waits long behind it
+SLICE = 1000
+#: retention is not urgent: ended records are looked at this often, in s
+HOUSEKEEPING_S = 5.0
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """What the queue needs of the configuration."""
+
+    worker: str
+    retention: Retention
+    keep_success_count: int
+
+
+class Queue:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        cascade: Cascade,
+        clock: Clock,
+        settings: QueueSettings,
+        oldest_order: Callable[[], int],
+    ) -> None:
+        """Args: oldest_order: the first order that a replay of the journal could bring back."""
+        self._store = store
+        self._broker = broker
+        self._clock = clock
+        self._settings = settings
+        self._oldest_order = oldest_order
+        self._judge = Judge(settings.retention)
+        self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._reporter = Reporter(store, self._reports_applied)
+        self._leases = Leases(clock, self._lease_expired)
+        self._due = Alarm(clock, self._wake_due)
+        self._expiring = Alarm(clock, self._expire)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taker_tasks: dict[Taker, asyncio.Task[None]] = {}
+        self._epoch = 0
+        self.cascade = cascade
+        self.on_hungry: Callable[[], None] = _nobody
+        self.on_task_death: Callable[[BaseException], None] = _ignore
+        self.stale_count = 0
+        self.ghost_count = 0
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, info: StoreInfo) -> None:
+        """Give back what the last boot left claimed, learn what waits, and begin to wake it."""
+        self._epoch = info.epoch
+        await self._recover_orphans()
+        counts = await self._store.counts()
+        waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
+        await self._broker.start(self._store.ready, {type_: n for type_, n in waiting.items() if n})
+        await self._note_next()
+        for body, name in (
+            (self._reporter.run(), "queue-reports"),
+            (self._due.run(), "queue-due"),
+            (self._expiring.run(), "queue-expire"),
+            (self._keep_house(), "queue-housekeeping"),
+        ):
+            self._own(body, name)
+
+    async def stop(self) -> None:
+        """Put every report into the store, then end. Takers must have been removed before."""
+        if self._tasks:
+            await self._reporter.settle()
+        for task in [*self._tasks, *self._taker_tasks.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._taker_tasks.values(), return_exceptions=True)
+        self._leases.close()
+        await self._broker.close()
+
+    def _own(self, body: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(body, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_task_death(error)
+
+    async def _recover_orphans(self) -> None:
+        while orphans := await self._store.orphans(SLICE):
+            now = self._clock.now()
+            reports = [
+                self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
+                for run in orphans
+            ]
+            await self._store.report(reports)
+            log.info("gave back runs of a server that died", count=len(orphans))
+
+    # -- from the feeder ----------------------------------------------------------------------------------------------
+
+    async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
+        """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
+
+        Raises: StoreError: nothing of it was done.
+        """
+        now = self._clock.now()
+        for job in jobs:
+            if job.due_at and job.due_at <= now:
+                job.due_at = 0.0
+        picked = self._dispatcher.pick_direct(jobs) if jobs else []
+        try:
+            known = frozenset(await self._store.insert(jobs, fed_seq, self._settings.worker, now))
+        except BaseException:
+            self._dispatcher.undo_direct(picked)
+            raise
+        self._dispatcher.deliver_direct(picked, known, self._epoch, now)
+        await self._offer(jobs, known)
+
+    async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
+        entries: list[Entry] = []
+        for job in jobs:
+            if job.expire_at is not None:
+                self._expiring.note(job.expire_at)
+            if job.order in known or job.claimed:
+                continue
+            if job.due_at:
+                self._due.note(job.due_at)
+            else:
+                entries.append(entry_of(job))
+        if entries:
+            await self._broker.put(entries)
+
+    def wants(self, type_: str) -> bool:
+        """Tell whether somebody has room for a job of this type now."""
+        return self._dispatcher.wants(type_)
+
+    def is_handled(self, type_: str) -> bool:
+        """Tell whether anybody takes this type at all."""
+        return self._dispatcher.is_handled(type_)
+
+    def _hungry(self) -> None:
+        self.on_hungry()
+
+    # -- to and from those who run jobs -------------------------------------------------------------------------------
+
+    def add_taker(self, taker: Taker) -> None:
+        """Begin to deliver jobs to `taker`."""
+        task = asyncio.get_running_loop().create_task(self._dispatcher.serve(taker), name=f"taker-{taker.worker}")
+        self._taker_tasks[taker] = task
+        task.add_done_callback(self._task_done)
+
+    async def remove_taker(self, taker: Taker) -> None:
+        """Deliver nothing more to `taker`; what was being claimed for it has been delivered when this returns."""
+        await taker.stop()
+        task = self._taker_tasks.pop(taker)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease:
+        """Start a delivered run's clock. `on_lost` is called if its deadline passes; the run is judged by then."""
+        lease = Lease(run, self.cascade.resolve(run.type, run.options), self._clock, on_lost)
+        self._leases.add(lease)
+        return lease
+
+    def report(self, lease: Lease, outcome: Outcome) -> bool:
+        """Take a handler's report; False if the run was lost before (the report is stale and changes nothing)."""
+        if not self._leases.end(lease):
+            self.stale_count += 1
+            return False
+        run = lease.run
+        judged = self._judge.outcome(run, lease.options, outcome, self._clock.now(), random.random())  # noqa: S311 jitter
+        self._reporter.add(run, judged)
+        return True
+
+    def interrupt(self, lease: Lease) -> None:
+        """Give back a run that is not going to end; it costs the job nothing."""
+        if self._leases.end(lease):
+            self.give_back(lease.run)
+
+    def give_back(self, run: Run) -> None:
+        """Give back a delivered run that never began."""
+        self._reporter.add(run, self._judge.interrupted(run, self._clock.now()))
+
+    async def settle(self) -> None:
+        """Return when every report taken so far is in the store."""
+        await self._reporter.settle()
+
+    def _lease_expired(self, lease: Lease) -> None:
+        now = self._clock.now()
+        if lease.limit_deadline <= lease.deadline:
+            reason = f"time_limit of {lease.options.time_limit:g} s reached"
+            judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now, random.random())  # noqa: S311
+        else:
+            self.ghost_count += 1
+            reason = f"no report within ttr of {lease.options.ttr:g} s"
+            judged = self._judge.ghost(lease.run, lease.options, now, reason)
+        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.claim.attempt, reason=reason)
+        self._reporter.add(lease.run, judged)
+        lease.on_lost(lease)
+
+    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
+        ready: list[Entry] = []
+        held: list[Entry] = []
+        for (run, report), ok in zip(batch, accepted, strict=True):
+            if run.handle is not None:
+                held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))
+            if not ok:
+                self.stale_count += 1
+            elif report.state <= State.GHOST:
+                if report.due_at:
+                    self._due.note(report.due_at)
+                else:
+                    ready.append(Entry(run.claim.order, run.claim.id, run.type, run.prio))
+                if run.expire_at is not None:
+                    self._expiring.note(run.expire_at)
+        if held:
+            await self._broker.delete(held)
+        if ready:
+            await self._broker.put(ready)
+
+    # -- what is due --------------------------------------------------------------------------------------------------
+
+    async def _wake_due(self) -> float | None:
+        try:
+            while entries := await self._store.wake(self._clock.now() + self._broker.horizon_s, SLICE):
+                await self._broker.put(entries)
+            return await self._store.next_due_at()
+        except StoreUnavailableError as error:
+            log.warning("cannot wake what is due, trying again", error=str(error))
+            return self._clock.now() + 1.0
+
+    async def _expire(self) -> float | None:
+        retention = self._settings.retention
+        try:
+            while ended := await self._store.expire(
+                self._clock.now(), SLICE, None if retention.fail_s < 0 else retention.fail_s
+            ):
+                log.info("jobs expired", count=len(ended))
+            return await self._store.next_expire_at()
+        except StoreUnavailableError as error:
+            log.warning("cannot end what expired, trying again", error=str(error))
+            return self._clock.now() + 1.0
+
+    async def _note_next(self) -> None:
+        if (due_at := await self._store.next_due_at()) is not None:
+            self._due.note(due_at)
+        if (expire_at := await self._store.next_expire_at()) is not None:
+            self._expiring.note(expire_at)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await self.sweep()
+            except StoreUnavailableError as error:
+                log.warning("cannot sweep, trying again", error=str(error))
+
+    async def sweep(self) -> int:
+        """Drop the records whose retention is over; return how many went."""
+        before, swept = self._oldest_order(), 0
+        while gone := await self._store.sweep(self._clock.now(), SLICE, before):
+            swept += gone
+        while gone := await self._store.trim_successes(self._settings.keep_success_count, SLICE, before):
+            swept += gone
+        return swept
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """Return what the store knows of a job."""
+        return await self._store.job(job_id)
+
+    async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
+        """Return records by age, oldest first, beginning after order `after`."""
+        return await self._store.jobs(type_=type_, state=state, after=after, limit=limit)
+
+    async def counts(self) -> dict[str, dict[State, int]]:
+        """Return {type: {state: how many}}."""
+        return await self._store.counts()
+
+    @property
+    def running_count(self) -> int:
+        """Return how many runs are in progress here."""
+        return len(self._leases)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        trouble = self._reporter.trouble
+        return [f"the store refuses reports: {trouble}"] if trouble else []
+
+
+def _nobody() -> None:
+    return None
+
+
+def _ignore(_error: BaseException) -> None:
+    return None

@@ -1,0 +1,67 @@
+"""The way of a run's end into the store: reports gather while one commit is under way, and none is ever dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from kqs.errors import StoreUnavailableError
+from kqs.job import Report, Run
+from kqs.store.base import Store
+
+log = structlog.get_logger("kqs.queue")
+
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 5.0
+
+
+class Reporter:
+    """Owns the reports between the handler's end and the store's commit. `run` is the body of its task."""
+
+    def __init__(self, store: Store, applied: Callable[[list[tuple[Run, Report]], list[bool]], Awaitable[None]]) -> None:
+        """Args: applied: told of every committed batch, with which of its reports were accepted."""
+        self._store = store
+        self._applied = applied
+        self._pending: list[tuple[Run, Report]] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.trouble: str | None = None
+
+    def add(self, run: Run, report: Report) -> None:
+        """Take a report; it is committed with whatever else has gathered."""
+        self._pending.append((run, report))
+        self._idle.clear()
+        self._wake.set()
+
+    async def settle(self) -> None:
+        """Return when every report taken so far is in the store."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit what gathers, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._pending = self._pending, []
+            if batch:
+                accepted = await self._commit([report for _, report in batch])
+                await self._applied(batch, accepted)
+            if not self._pending:
+                self._idle.set()
+
+    async def _commit(self, reports: list[Report]) -> list[bool]:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                accepted = await self._store.report(reports)
+            except StoreUnavailableError as error:
+                self.trouble = str(error)
+                log.warning("the store refuses reports, trying again", error=str(error), count=len(reports))
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            else:
+                self.trouble = None
+                return accepted

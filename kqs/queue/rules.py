@@ -1,0 +1,151 @@
+"""What follows from what: the rules of a job's life as pure functions.
+
+Nothing here knows the time, a store or a loop; whoever calls says when it is. Every state comes from the table in `job.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import Accepted, Event, Report, Run, State, next_state
+from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
+from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
+
+#: longer reasons are cut, so that a handler's error text cannot swell its record without bound
+MAX_ERROR_CHARS = 4000
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long a record outlives its end when the job's own `keep` does not say, in s; -1 for ever."""
+
+    success_s: float
+    fail_s: float
+
+    def drop_at(self, state: State, keep: float | None, ended_at: float) -> float | None:
+        """Return when the record of a job that ended in `state` may go; None for never."""
+        keep_s = keep if keep is not None else (self.success_s if state is State.SUCCESS else self.fail_s)
+        return None if keep_s < 0 else ended_at + keep_s
+
+
+def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> Accepted:
+    """Return what the store keeps of a job that set no options; `defaults` are its type's."""
+    at = order / 1_000_000
+    return Accepted(
+        order,
+        job_id,
+        job.id is not None,
+        job.type,
+        defaults.prio,
+        at + defaults.delay if defaults.delay else 0.0,
+        at + defaults.expire if defaults.expire is not None else None,
+        bytes(job.data),
+        None,
+    )
+
+
+def accept(job: Job, order: int, job_id: str, defaults: Options, at_s: float | None) -> Accepted:
+    """Return what the store keeps of a job.
+
+    Args: at_s: the job's `at` in Unix seconds, or None when it has none. defaults: the settings of its type.
+    """
+    if isinstance(job, PlainJob):
+        return accept_plain(job, order, job_id, defaults)
+    accepted_at = order / 1_000_000
+    delay = defaults.delay if job.delay is None else job.delay
+    due_at = at_s if at_s is not None else accepted_at + delay
+    expire = defaults.expire if job.expire is None else job.expire
+    return Accepted(
+        order,
+        job_id,
+        job.id is not None,
+        job.type,
+        _prio(job, defaults),
+        due_at if due_at > accepted_at else 0.0,
+        accepted_at + expire if expire is not None else None,
+        bytes(job.data),
+        own_options(job),
+    )
+
+
+def _prio(job: JobFields, defaults: Options) -> int:
+    if job.prio is None:
+        return defaults.prio
+    return PRIORITIES[job.prio] if isinstance(job.prio, str) else job.prio
+
+
+class Judge:
+    """Turns the end of a run into the report that the store applies."""
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+
+    def outcome(self, run: Run, options: Options, outcome: Outcome, now: float, jitter: float) -> Report:
+        """Judge what a handler reported. `jitter` is a random number in [0, 1)."""
+        if isinstance(outcome, Ok):
+            report = self._ended(run, options, Event.OK, "success", now)
+            report.result = outcome.result
+            return report
+        if isinstance(outcome, Again):
+            return _waiting(run, Event.AGAIN, "again", now, outcome.delay_s or 0.0)
+        return self._failed(run, options, outcome, now, jitter)
+
+    def ghost(self, run: Run, options: Options, now: float, reason: str) -> Report:
+        """Judge a run that nobody reported: its ttr ran out, or its worker died."""
+        ghosts = run.ghosts + 1
+        if may_ghost(options, ghosts) and not _expired(run, now):
+            report = _waiting(run, Event.GHOST, "ghost", now, ghost_delay_s(options, ghosts))
+        else:
+            report = self._ended(run, options, Event.GHOSTED_OUT, "ghost", now)
+        report.ghosts = ghosts
+        report.error = reason
+        return report
+
+    def interrupted(self, run: Run, now: float) -> Report:
+        """Judge a run that a stopping worker gave back: it costs the job nothing."""
+        report = _waiting(run, Event.INTERRUPT, "interrupted", now, 0.0)
+        report.interrupted = run.interrupted + 1
+        return report
+
+    def _failed(self, run: Run, options: Options, outcome: Failed, now: float, jitter: float) -> Report:
+        failures = run.failures + 1
+        if not outcome.final and may_retry(options, failures) and not _expired(run, now):
+            report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, jitter))
+        else:
+            report = self._ended(run, options, Event.FAIL, "fail", now)
+        report.failures = failures
+        report.error = outcome.reason[:MAX_ERROR_CHARS]
+        return report
+
+    def _ended(self, run: Run, options: Options, event: Event, run_state: str, now: float) -> Report:
+        state = next_state(State.PROCESSING, event)
+        return Report(
+            claim=run.claim,
+            type=run.type,
+            state=state,
+            run_state=run_state,
+            ended_at=now,
+            drop_at=self._retention.drop_at(state, options.keep, now),
+            failures=run.failures,
+            ghosts=run.ghosts,
+            interrupted=run.interrupted,
+        )
+
+
+def _expired(run: Run, now: float) -> bool:
+    return run.expire_at is not None and run.expire_at <= now
+
+
+def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float) -> Report:
+    return Report(
+        claim=run.claim,
+        type=run.type,
+        state=next_state(State.PROCESSING, event),
+        run_state=run_state,
+        ended_at=now,
+        due_at=now + delay_s if delay_s > 0 else 0.0,
+        failures=run.failures,
+        ghosts=run.ghosts,
+        interrupted=run.interrupted,
+    )

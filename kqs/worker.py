@@ -1,0 +1,172 @@
+"""The worker in the server: a number of lanes that run jobs.
+
+A lane is one long-lived task that awaits handlers one after the other. The worker is a taker of the queue: it has room
+for as many runs as it has free lanes. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is
+refused by the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from kqs.config import WorkerSection
+from kqs.executor import Executor
+from kqs.handlers import Failed, Outcome, Registry
+from kqs.job import Run
+from kqs.queue.dispatch import Taker
+from kqs.queue.leases import Lease
+from kqs.queue.queue import Queue
+
+log = structlog.get_logger("kqs.worker")
+
+#: after grace is over, cancelled handlers get this long to clean up, in s
+CANCEL_WAIT_S = 1.0
+
+
+class Lane:
+    """One run at a time. Owned by its worker."""
+
+    __slots__ = ("lease", "lost", "task", "waiter")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.lease: Lease | None = None
+        self.lost = False
+
+
+class Worker:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(
+        self, queue: Queue, registry: Registry, executor: Executor, settings: WorkerSection, name: str, weights: dict[str, int]
+    ) -> None:
+        """Args: name: who runs the jobs, as their records say. weights: shares of turns by type; 1 where none is given."""
+        self._queue = queue
+        self._registry = registry
+        self._executor = executor
+        self._settings = settings
+        self._runs: deque[Run] = deque()
+        self._idle: list[Lane] = []
+        self._lanes: list[Lane] = []
+        self._drained = asyncio.Event()
+        self._stopping = False
+        self._taker = Taker(
+            name, {type_: weights.get(type_, 1) for type_ in registry.types}, settings.concurrency, self._deliver
+        )
+        self.on_task_death: Callable[[BaseException], None] = lambda error: None
+        self.done_count = 0
+        self.failed_count = 0
+
+    @property
+    def busy_count(self) -> int:
+        """Return how many lanes run a job now."""
+        return sum(lane.lease is not None for lane in self._lanes)
+
+    async def start(self) -> None:
+        """Open the lanes."""
+        if not self._settings.concurrency:
+            return
+        loop = asyncio.get_running_loop()
+        for number in range(self._settings.concurrency):
+            lane = Lane()
+            lane.task = loop.create_task(self._serve(lane), name=f"lane-{number}")
+            lane.task.add_done_callback(self._lane_done)
+            self._lanes.append(lane)
+        self._queue.add_taker(self._taker)
+
+    async def stop(self) -> None:
+        """Take no more; let runs finish for `grace_s`; give the rest back; return when all reports are in the store."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._lanes:
+            await self._queue.remove_taker(self._taker)
+        self._give_back_unstarted()
+        if self.busy_count:
+            await self._grace()
+        for lane in self._lanes:
+            if lane.lease is not None:
+                self._queue.interrupt(lane.lease)
+            if lane.task is not None:
+                lane.task.cancel()
+        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
+            if stuck:
+                log.warning("handlers ignore their cancellation", count=len(stuck))
+        self._executor.close()
+
+    async def _grace(self) -> None:
+        grace_s = None if self._settings.grace_s < 0 else self._settings.grace_s
+        log.info("waiting for runs to finish", count=self.busy_count, grace_s=grace_s)
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._drained.wait()
+        except TimeoutError:
+            log.warning("grace is over, giving runs back", count=self.busy_count)
+
+    def _give_back_unstarted(self) -> None:
+        while self._runs:
+            self._queue.give_back(self._runs.popleft())
+
+    def _deliver(self, runs: list[Run]) -> None:
+        self._runs.extend(runs)
+        if self._stopping:
+            self._give_back_unstarted()
+        for _ in range(min(len(self._runs), len(self._idle))):
+            waiter = self._idle.pop().waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    async def _serve(self, lane: Lane) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._runs:
+                lane.waiter = loop.create_future()
+                self._idle.append(lane)
+                await lane.waiter
+            run = self._runs.popleft()
+            await self._run(lane, run)
+            self._taker.free()
+            if self._stopping and not self.busy_count:
+                self._drained.set()
+
+    async def _run(self, lane: Lane, run: Run) -> None:
+        lane.lease = lease = self._queue.begin(run, self._lose)
+        lane.lost = False
+        handler = self._registry.get(run.type)
+        try:
+            if handler is None:
+                outcome: Outcome = Failed(f"no handler for type {run.type!r}", final=False)
+            else:
+                outcome = await self._executor.execute(run, handler, lease.context)
+            if self._queue.report(lease, outcome):
+                self._count(outcome)
+        except asyncio.CancelledError:
+            if not lane.lost:
+                raise
+        finally:
+            lane.lease = None
+            if lane.lost and lane.task is not None:
+                lane.task.uncancel()
+
+    def _count(self, outcome: Outcome) -> None:
+        self.done_count += 1
+        if isinstance(outcome, Failed):
+            self.failed_count += 1
+
+    def _lose(self, lease: Lease) -> None:
+        for lane in self._lanes:
+            if lane.lease is lease and lane.task is not None:
+                lane.lost = True
+                lane.task.cancel()
+                return
+
+    def _lane_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_task_death(error)
