@@ -1,0 +1,20 @@
+"""A small asyncio client: pipelined calls, inserts that survive a lost connection.
+
+async with kqs.client.connect("localhost", 14151) as kqs:
+    job_id = await kqs.insert("resize", {"path": "a.png"}, prio="high")
+    stats = await kqs.call("stats")
+"""
+
+from kqs.client.address import DEFAULT_PORT, Address, parse_address
+from kqs.client.client import CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+
+__all__ = [
+    "DEFAULT_PORT",
+    "Address",
+    "CallTimeoutError",
+    "Client",
+    "ConnectionLostError",
+    "UnreachableError",
+    "connect",
+    "parse_address",
+]

@@ -1,0 +1,38 @@
+"""Where a server listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 14151
+
+
+class Address(NamedTuple):
+    """A TCP address, or a UNIX socket when `socket` is not empty."""
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    socket: str = ""
+
+    def __str__(self) -> str:
+        if self.socket:
+            return f"unix:{self.socket}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Return the address that `text` names; host and port may each be left out.
+
+    Raises: ValueError: the port is no number from 1 to 65535, or the path is empty.
+    """
+    if text.startswith("unix:"):
+        if text == "unix:":
+            raise ValueError("unix: needs the path of a socket")
+        return Address(socket=text.removeprefix("unix:"))
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, ""
+    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"{text!r}: the port must be a number from 1 to 65535")
+    return Address(host.strip("[]") or DEFAULT_HOST, int(port or DEFAULT_PORT))

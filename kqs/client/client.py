@@ -1,0 +1,259 @@
+"""The client: which calls are in flight, what becomes of them when the connection is lost, and how it comes back.
+
+Three rules. A call that may have been sent fails when the connection is lost, since nobody knows whether it was done; an
+insert is sent again, since it carries an id and inserting an id twice has no effect. A call made while there is no
+connection waits for the next one. No call outlives its timeout, so no wait is without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
+from kqs.client.ids import ClientIds
+from kqs.client.lines import Answer, call_line
+from kqs.client.link import Link
+from kqs.errors import CallError, KqsError
+
+#: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
+DEFAULT_IN_FLIGHT = 1000
+DEFAULT_TIMEOUT_S = 30.0
+#: the server's default (server.max_line_bytes); a longer line would only be read to be refused
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+_FIRST_BACKOFF_S = 0.05
+_LONGEST_BACKOFF_S = 5.0
+# timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
+_TICK_S = 0.1
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class ConnectionLostError(KqsError):
+    """The connection ended before the answer came; whether the call was done is unknown."""
+
+
+class UnreachableError(ConnectionLostError):
+    """Nobody listens at the address; nothing was sent."""
+
+
+class CallTimeoutError(KqsError, TimeoutError):
+    """No answer in time; whether the call was or will be done is unknown."""
+
+    code = "timeout"
+
+
+class _Pending(msgspec.Struct, gc=False):
+    """A call without an answer. repeatable: sending it twice does no harm."""
+
+    line: bytes
+    answer: asyncio.Future[msgspec.Raw]
+    repeatable: bool
+    deadline: float | None
+    sent: bool = False
+
+
+def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str = "", **settings: Any) -> Client:
+    """Return a client for `async with`. socket: path of a UNIX socket, used instead. settings: as Client takes them."""
+    return Client(Address(host, port, socket), **settings)
+
+
+class Client:
+    """A connection that comes back. Call from one loop.
+
+    timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
+    beyond which a new one waits.
+    """
+
+    def __init__(
+        self,
+        address: Address | None = None,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> None:
+        self.address = address or Address()
+        self._timeout_s = timeout_s
+        self._max_line_bytes = max_line_bytes
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._ids = ClientIds()
+        self._number = 0
+        self._pending: dict[int, _Pending] = {}
+        self._link: Link | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect for the first time, trying once.
+
+        Raises: UnreachableError: nobody answers there; `open` may be tried again.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._link = await Link.open(self.address, self._on_answer, self._on_lost)
+        except OSError as exc:
+            raise UnreachableError(f"{self.address}: {_reason(exc)}") from exc
+        self._is_open = True
+        if self._link.lost.done():
+            self._on_lost("the server closed the connection")
+
+    async def close(self) -> None:
+        """Close; calls without an answer fail with ConnectionLostError. Idempotent."""
+        self._is_open = False
+        if self._reconnecting:
+            self._reconnecting.cancel()
+        if self._ticking:
+            self._ticking.cancel()
+        for number in list(self._pending):
+            self._fail(number, ConnectionLostError("the client was closed"))
+        if self._link:
+            link, self._link = self._link, None
+            await link.close()
+
+    async def call(self, name: str, arg: Any = None, *, timeout_s: float | None = None) -> Any:
+        """Call `name` and return its result. timeout_s: for this call.
+
+        Raises: CallError: the server refused it, for the reason in `call_code`.
+                ConnectionLostError, CallTimeoutError: whether it was done is unknown.
+        """
+        return _decode(await (await self.start(name, _encode(arg), timeout_s=timeout_s)))
+
+    async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002
+        """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
+
+        Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
+        """
+        job = {"type": type, "data": data, "id": self._ids.take()} | fields
+        return str(_decode(await (await self.start("insert", _encode(job), repeatable=True))))
+
+    async def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Insert all jobs or none, in one line; return their ids in order. Raises: as `insert`."""
+        named = [job if job.get("id") is not None else {**job, "id": self._ids.take()} for job in jobs]
+        ids: list[str] = _decode(await (await self.start("insert", _encode(named), repeatable=True)))
+        return ids
+
+    async def start(
+        self, name: str, arg: bytes, *, repeatable: bool = False, timeout_s: float | None = None
+    ) -> asyncio.Future[msgspec.Raw]:
+        """Wait for a free place, send a call, and return the future of its result as JSON: the way to pipeline from one task.
+
+        Args:   arg: JSON without a newline. repeatable: send it again after a lost connection.
+        Raises: CallError: the line is too long. ConnectionLostError: the client is not open.
+        """
+        self._number = number = self._number + 1
+        line = call_line(number, _encode(name), arg)
+        if len(line) > self._max_line_bytes:
+            raise CallError(f"the call takes {len(line)} bytes, a line at most {self._max_line_bytes}", "too_large")
+        await self._slots.acquire()
+        if not self._is_open:
+            self._slots.release()
+            raise ConnectionLostError("the client is not open")
+        return self._send(number, line, repeatable, timeout_s if timeout_s is not None else self._timeout_s)
+
+    def _send(self, number: int, line: bytes, repeatable: bool, timeout_s: float | None) -> asyncio.Future[msgspec.Raw]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[msgspec.Raw] = loop.create_future()
+        pending = _Pending(line, answer, repeatable, None if timeout_s is None else loop.time() + timeout_s)
+        self._pending[number] = pending
+        if self._link:
+            pending.sent = True
+            self._link.send(line)
+        if pending.deadline is not None and self._ticking is None:
+            self._ticking = loop.call_later(_TICK_S, self._end_late_calls)
+        return answer
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.s == "ok":
+            return
+        if answer.id is None:
+            self._fail_unnamed(answer)
+        elif answer.e is not None:
+            self._fail(answer.id, answer.e.error())
+        elif pending := self._take(answer.id):
+            pending.set_result(answer.m)
+
+    def _take(self, number: int) -> asyncio.Future[msgspec.Raw] | None:
+        """Forget a call that is over; return its future unless nobody waits for it any more."""
+        pending = self._pending.pop(number, None)
+        if pending is None:
+            return None
+        self._slots.release()
+        return None if pending.answer.done() else pending.answer
+
+    def _fail(self, number: int, error: Exception) -> None:
+        if answer := self._take(number):
+            answer.set_exception(error)
+
+    def _fail_unnamed(self, answer: Answer) -> None:
+        """End the calls that an error without an id may mean.
+
+        For `too_large` that is the longest: if any line is over the limit, the longest is, and each such line is
+        answered once. Anything else may mean every call in flight.
+        """
+        error = answer.e.error() if answer.e else CallError("an answer without an id", "internal")
+        numbers = list(self._pending)
+        if error.call_code == "too_large" and numbers:
+            numbers = [max(numbers, key=lambda number: len(self._pending[number].line))]
+        for number in numbers:
+            self._fail(number, error)
+
+    def _end_late_calls(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        late = [number for number, pending in self._pending.items() if pending.deadline is not None and pending.deadline <= now]
+        for number in late:
+            self._fail(number, CallTimeoutError(f"no answer from {self.address} in time"))
+        self._ticking = loop.call_later(_TICK_S, self._end_late_calls) if self._pending else None
+
+    def _on_lost(self, reason: str) -> None:
+        if self._link is None:  # it went before `open` or `_reconnect` took it over, and they look for that
+            return
+        self._link = None
+        for number, pending in list(self._pending.items()):
+            if pending.answer.done() or (pending.sent and not pending.repeatable):
+                self._fail(number, ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
+            pending.sent = False
+        if self._is_open:
+            self._reconnecting = asyncio.create_task(self._reconnect(), name="kqs-client-reconnect")
+
+    async def _reconnect(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            # a random share, so that the clients of a server that restarts do not come back all at once
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
+            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+            try:
+                link = await Link.open(self.address, self._on_answer, self._on_lost)
+            except OSError:
+                continue
+            if link.lost.done():
+                continue
+            self._link = link
+            for pending in self._pending.values():
+                pending.sent = True
+                link.send(pending.line)
+            return
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()

@@ -1,0 +1,94 @@
+"""One connection to a server: the thin asyncio shell around `AnswerReader`. Call from the loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from kqs.client.address import Address
+from kqs.client.lines import Answer, AnswerReader
+
+_CLOSE_S = 1.0
+
+
+class Link(asyncio.Protocol):
+    """Writes what gathered in one tick at once, and holds it back while the server does not read."""
+
+    def __init__(self, on_answer: Callable[[Answer], None], on_lost: Callable[[str], None]) -> None:
+        """Args: on_lost: told once, with the reason, when the connection is gone."""
+        self._loop = asyncio.get_running_loop()
+        self._on_answer = on_answer
+        self._on_lost = on_lost
+        self._reader = AnswerReader()
+        self._out: list[bytes] = []
+        self._paused = False
+        self._reason = "the server closed the connection"
+        self._transport: asyncio.Transport
+        self.lost = self._loop.create_future()
+
+    @classmethod
+    async def open(cls, address: Address, on_answer: Callable[[Answer], None], on_lost: Callable[[str], None]) -> Link:
+        """Connect. Raises: OSError."""
+        loop = asyncio.get_running_loop()
+
+        def link() -> Link:
+            return cls(on_answer, on_lost)
+
+        if address.socket:
+            return (await loop.create_unix_connection(link, address.socket))[1]
+        return (await loop.create_connection(link, address.host, address.port))[1]
+
+    def send(self, line: bytes) -> None:
+        """Write `line` with the others of this tick."""
+        if not self._out and not self._paused:
+            self._loop.call_soon(self._flush)
+        self._out.append(line)
+
+    async def close(self) -> None:
+        """Write what is left and close; a server that does not read it within a second is left alone."""
+        self._flush()
+        self._transport.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.shield(self.lost)
+        except TimeoutError:
+            self._transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection; `on_lost` is told `reason`."""
+        self._reason = reason
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._out and not self._paused:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on the answers that are complete."""
+        try:
+            for answer in self._reader.receive_data(data):
+                self._on_answer(answer)
+        except msgspec.MsgspecError as exc:
+            self.abort(f"the server sent what is no answer: {exc}")
+
+    def pause_writing(self) -> None:
+        """Hold lines back."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Write what was held back."""
+        self._paused = False
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell why."""
+        self.lost.set_result(None)
+        self._on_lost(str(exc) if exc else self._reason)
