@@ -1,0 +1,1 @@
+"""Which jobs are ready, and in what order."""

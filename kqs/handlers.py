@@ -1,0 +1,295 @@
+"""Handlers: the functions that run jobs, what they are given, and how their run ended.
+
+`handler` registers a function for a type in `default_registry`; `load_modules` imports the modules that do so. A handler
+ends a run by returning (ok), or by raising `kqs.Again`, `kqs.Fail` or anything else (kqs.verdicts). Nothing here runs a
+handler: that is kqs.executor. The registry is filled at start-up, by one thread.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+
+from kqs.errors import KqsError, StartupError
+from kqs.job import Run
+from kqs.options import OptionFields, Options
+
+MAX_TYPE_BYTES = 200
+_CONFIG_EXIT_CODE = 78
+
+_decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
+
+
+class HandlerError(KqsError):
+    """A handler is declared wrongly; the message names its type, its place and the fault."""
+
+
+class Ok(msgspec.Struct, frozen=True, gc=False):
+    """The run succeeded. result: JSON, or None when the handler returned None."""
+
+    result: bytes | None = None
+
+
+class Again(msgspec.Struct, frozen=True, gc=False):
+    """The handler wants another run, at no cost. delay_s: not before this many seconds; None leaves it to the queue."""
+
+    delay_s: float | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, gc=False):
+    """The run failed. reason: one text for people. final: no retry can help."""
+
+    reason: str
+    final: bool = False
+
+
+Outcome = Ok | Again | Failed
+
+
+class JobContext(msgspec.Struct, gc=False, eq=False):
+    """What a handler may know of its run, and how it says that it is alive. Safe to use from any thread.
+
+    Whoever watches the run reads `touched_at` (on `monotonic`'s clock, s) when the ttr seems to be over, and calls `end`
+    when the run is: a touch is one store, without a lock, a timer or a hop to the loop.
+    """
+
+    run: Run
+    options: Options
+    monotonic: Callable[[], float]
+    touched_at: float = -math.inf
+    is_over: bool = False
+
+    @property
+    def id(self) -> str:
+        """Return the job's id."""
+        return self.run.claim.id
+
+    @property
+    def type(self) -> str:
+        """Return the job's type."""
+        return self.run.type
+
+    @property
+    def attempt(self) -> int:
+        """Return which run of the job this is, from 1."""
+        return self.run.claim.attempt
+
+    @property
+    def failures(self) -> int:
+        """Return how many runs of the job have failed before."""
+        return self.run.failures
+
+    @property
+    def ghosts(self) -> int:
+        """Return how many runs of the job have vanished before, without a report."""
+        return self.run.ghosts
+
+    def touch(self) -> bool:
+        """Give the run another `ttr` seconds from now; False when it is over already, and its report will be refused."""
+        if self.is_over:
+            return False
+        self.touched_at = self.monotonic()
+        return True
+
+    def end(self) -> None:
+        """Make every later `touch` return False. For the run's owner, not for handlers."""
+        self.is_over = True
+
+
+class Handler(msgspec.Struct, frozen=True, eq=False):
+    """A registered function.
+
+    decode: turns the job's data (JSON bytes) into the first argument; raises msgspec.DecodeError or pydantic's
+    ValidationError when it does not fit. wants_job: it takes a JobContext as second argument.
+    options: names of OptionFields and checked values. place: "file:line".
+    """
+
+    type: str
+    function: Callable[..., Any]
+    decode: Callable[[bytes], Any]
+    is_async: bool
+    wants_job: bool
+    options: dict[str, Any]
+    place: str
+
+
+class Registry:
+    """Handlers by type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, type_: str, function: Callable[..., Any], options: Mapping[str, Any] | None = None) -> Handler:
+        """Register `function` for `type_`, with the handler's own `options` (names of OptionFields, seconds).
+
+        Raises: HandlerError: bad type, function, annotation or option, or the type is taken; nothing was registered.
+        """
+        place = _place(function)
+        try:
+            handler = _handler(type_, function, options or {}, place)
+        except (TypeError, ValueError) as fault:
+            raise HandlerError(f"handler {type_!r} ({place}): {fault}") from fault
+        known = self._handlers.get(type_)
+        if known is not None and known.place != place:  # the same place again is a module that was reloaded
+            raise HandlerError(f"two handlers for type {type_!r}: {known.place} and {place}")
+        self._handlers[type_] = handler
+        return handler
+
+    def get(self, type_: str) -> Handler | None:
+        """Return the handler of a type, or None."""
+        return self._handlers.get(type_)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Return the types that have a handler."""
+        return frozenset(self._handlers)
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Return {type: the handler's own options}, as `Cascade.set_handler_options` takes them."""
+        return {handler.type: dict(handler.options) for handler in self._handlers.values()}
+
+
+default_registry = Registry()
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
+    """Register the decorated `async def` or plain `def` for jobs of type `type_`; it stays as it is.
+
+    It takes `(data)` or `(data, job)`, where `job` is a JobContext. A pydantic model as annotation of the first parameter
+    has the data checked and built as such; `msgspec.Raw` there gets the JSON as the client sent it. `options` are the
+    handler's own defaults for its jobs (docs/handlers.md).
+
+    Raises: HandlerError: as Registry.add.
+    """
+
+    def register(function: _Function) -> _Function:
+        default_registry.add(type_, function, options)
+        return function
+
+    return register
+
+
+def load_modules(names: Iterable[str]) -> Registry:
+    """Import modules, as `python -m` would find them, and return the registry that their decorators filled.
+
+    Raises: StartupError: (78) a module cannot be imported; the message names it and the fault.
+    """
+    if not sys.flags.safe_path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as fault:
+            message = f"[worker] modules: cannot load {name!r}: {_describe(fault)}"
+            raise StartupError(message, _CONFIG_EXIT_CODE) from fault
+    return default_registry
+
+
+def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any], place: str) -> Handler:
+    _check_type(type_)
+    wants_job = _wants_job(function)
+    return Handler(
+        type=type_,
+        function=function,
+        decode=_decoder(function),
+        is_async=inspect.iscoroutinefunction(function),
+        wants_job=wants_job,
+        options=_checked_options(options),
+        place=place,
+    )
+
+
+def _check_type(type_: object) -> None:
+    if not isinstance(type_, str):
+        raise TypeError(f"the type must be text, got {type_!r}; write @kqs.handler('name')")
+    if not 1 <= len(type_.encode()) <= MAX_TYPE_BYTES or not type_.isprintable():
+        raise ValueError(f"a type is 1 to {MAX_TYPE_BYTES} bytes of printable text")
+
+
+def _wants_job(function: Callable[..., Any]) -> bool:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError("a handler returns its result; it cannot yield")
+    signature = inspect.signature(function)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = min(2, max(1, sum(parameter.kind in kinds for parameter in signature.parameters.values())))
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        raise TypeError(f"a handler takes (data) or (data, job), not {signature}") from None
+    return count == 2
+
+
+def _decoder(function: Callable[..., Any]) -> Callable[[bytes], Any]:
+    annotation = _first_annotation(function)
+    if annotation is msgspec.Raw:
+        return msgspec.Raw
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _model_decoder(annotation)
+    return _decode_json
+
+
+def _model_decoder(model: type[BaseModel]) -> Callable[[bytes], BaseModel]:
+    def decode(data: bytes) -> BaseModel:
+        _decode_json(data)  # refuses a number out of range, which pydantic would take for infinity
+        return model.model_validate_json(data)
+
+    return decode
+
+
+def _first_annotation(function: Callable[..., Any]) -> Any:
+    parameter = next(iter(inspect.signature(function).parameters.values()))
+    annotation = parameter.annotation
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, inspect.unwrap(function).__globals__)  # noqa: S307 - the module's own text
+    except Exception as fault:
+        raise TypeError(f"cannot resolve the annotation {annotation!r} of {parameter.name!r} at run time: {fault}") from fault
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        if name not in OptionFields.__struct_fields__:
+            near = difflib.get_close_matches(name, OptionFields.__struct_fields__, n=1)
+            known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(OptionFields.__struct_fields__)}"
+            raise ValueError(f"unknown option {name!r}; {known}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"option {name!r}: expected a finite number, got {value}")
+        try:
+            msgspec.convert({name: value}, OptionFields)
+        except msgspec.ValidationError as fault:
+            reason = str(fault).partition(" - at ")[0]
+            raise ValueError(f"option {name!r}: {reason[:1].lower()}{reason[1:]}, got {value!r}") from None
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    if code is None:
+        return repr(function)
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _describe(fault: BaseException) -> str:
+    """Return one line: what went wrong, and the line of the user's code where it did."""
+    text = f"{type(fault).__name__}: {fault}".replace("\n", " ")
+    if isinstance(fault, HandlerError):
+        return str(fault)
+    frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "importlib" not in frame.filename]
+    if len(frames) < 2:  # only load_modules itself: the module was not found, or did not compile
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
