@@ -1,0 +1,23 @@
+"""Jobs and runs to test with."""
+
+from __future__ import annotations
+
+from kqs.job import Accepted, Claim, Run
+
+NOW = 1_800_000_000.0
+ORDER = int(NOW * 1_000_000)
+
+
+def an_accepted(
+    number: int = 0, type_: str = "mail", prio: int = 10_000, due_at: float = 0.0, data: bytes = b"null"
+) -> Accepted:
+    """A job with a server-made id, the `number`th of its server."""
+    order = ORDER + number
+    return Accepted(order, f"{order:013x}-0000beef", False, type_, prio, due_at, None, data, None)
+
+
+def a_run(number: int = 0, type_: str = "mail", attempt: int = 1, options: bytes | None = None, **counters: int) -> Run:
+    """A claimed job."""
+    order = ORDER + number
+    claim = Claim(order, f"{order:013x}-0000beef", attempt, 1)
+    return Run(claim, type_, 10_000, b"null", options, started_at=NOW, **counters)

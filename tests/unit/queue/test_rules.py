@@ -1,0 +1,92 @@
+import pytest
+
+from kqs.handlers import Again, Failed, Ok
+from kqs.job import State
+from kqs.options import JobFields, Options, PlainJob
+from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept
+from tests.support.jobs import NOW, ORDER, a_run
+
+KEEP = Retention(success_s=3600, fail_s=-1)
+judge = Judge(KEEP)
+
+
+def test_a_plain_job_is_ready_at_once_with_its_types_settings() -> None:
+    job = accept(PlainJob("mail"), ORDER, "x", Options(prio=7), None)
+    assert (job.prio, job.due_at, job.expire_at, job.options, job.data) == (7, 0.0, None, None, b"null")
+
+
+def test_a_types_delay_and_expire_hold_for_plain_jobs() -> None:
+    job = accept(PlainJob("mail"), ORDER, "x", Options(delay=5, expire=9), None)
+    assert (job.due_at, job.expire_at) == (NOW + 5, NOW + 9)
+
+
+def test_a_jobs_own_fields_win() -> None:
+    fields = JobFields(type="mail", prio="urgent", delay=2, expire=3)
+    job = accept(fields, ORDER, "x", Options(delay=5, expire=9, prio=1), None)
+    assert (job.prio, job.due_at, job.expire_at) == (8000, NOW + 2, NOW + 3)
+
+
+def test_a_past_at_is_now() -> None:
+    assert accept(JobFields(type="mail", at=1), ORDER, "x", Options(), 1.0).due_at == 0.0
+
+
+def test_an_at_to_come_beats_the_types_delay() -> None:
+    assert accept(JobFields(type="mail", at=NOW + 60), ORDER, "x", Options(delay=5), NOW + 60).due_at == NOW + 60
+
+
+def test_ok_ends_the_job_with_its_result() -> None:
+    report = judge.outcome(a_run(), Options(), Ok(b"7"), NOW, 0.0)
+    assert (report.state, report.run_state, report.result, report.drop_at) == (State.SUCCESS, "success", b"7", NOW + 3600)
+
+
+def test_again_costs_nothing() -> None:
+    report = judge.outcome(a_run(failures=2), Options(retries=0), Again(5), NOW, 0.0)
+    assert (report.state, report.due_at, report.failures) == (State.RETRY, NOW + 5, 2)
+
+
+def test_a_failure_is_retried_after_its_delay() -> None:
+    report = judge.outcome(a_run(), Options(retry_delay=30), Failed("no"), NOW, 0.0)
+    assert (report.state, report.due_at, report.failures, report.error) == (State.RETRY, NOW + 30, 1, "no")
+
+
+def test_a_job_out_of_retries_fails_and_is_kept_for_ever() -> None:
+    report = judge.outcome(a_run(failures=2), Options(retries=2), Failed("no"), NOW, 0.0)
+    assert (report.state, report.failures, report.drop_at) == (State.FAIL, 3, None)
+
+
+def test_a_final_failure_is_not_retried() -> None:
+    assert judge.outcome(a_run(), Options(), Failed("no", final=True), NOW, 0.0).state is State.FAIL
+
+
+def test_an_expired_job_is_not_retried() -> None:
+    run = a_run()
+    run.expire_at = NOW
+    assert judge.outcome(run, Options(), Failed("no"), NOW, 0.0).state is State.FAIL
+    assert judge.ghost(run, Options(), NOW, "gone").state is State.FAIL
+
+
+def test_the_first_ghost_runs_again_at_once() -> None:
+    report = judge.ghost(a_run(), Options(), NOW, "gone")
+    assert (report.state, report.due_at, report.ghosts, report.failures) == (State.GHOST, 0.0, 1, 0)
+
+
+def test_a_job_that_always_kills_its_worker_fails_in_the_end() -> None:
+    report = judge.ghost(a_run(ghosts=10), Options(), NOW, "gone")
+    assert (report.state, report.ghosts, report.error) == (State.FAIL, 11, "gone")
+
+
+def test_an_interrupted_run_is_free_and_waits_no_time() -> None:
+    report = judge.interrupted(a_run(failures=1, ghosts=2), NOW)
+    assert (report.state, report.due_at) == (State.RETRY, 0.0)
+    assert (report.failures, report.ghosts, report.interrupted) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("keep", "drop_at"), [(0, NOW), (-1, None), (5, NOW + 5), (None, NOW + 3600)])
+def test_a_jobs_own_keep_beats_the_stores(keep: float | None, drop_at: float | None) -> None:
+    assert judge.outcome(a_run(), Options(keep=keep), Ok(), NOW, 0.0).drop_at == drop_at
+
+
+def test_an_endless_reason_is_cut() -> None:
+    report = judge.outcome(a_run(), Options(), Failed("x" * 10**6), NOW, 0.0)
+    assert report.error is not None
+    assert len(report.error) == MAX_ERROR_CHARS

@@ -1,0 +1,37 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kqs.ids import Ids
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(1e9, 4e9)), min_size=1))
+def test_orders_only_grow_whatever_the_clock_does(takes: list[tuple[int, float]]) -> None:
+    ids, last = Ids("0123abcd"), -1
+    for count, now in takes:
+        first = ids.take(count, now)
+        assert first > last
+        last = first + count - 1
+    assert ids.last_order == last
+
+
+def test_orders_go_on_after_the_last_of_an_earlier_boot() -> None:
+    assert Ids("0123abcd", last_order=2_000_000_000_000_000).take(1, 1_800_000_000.0) == 2_000_000_000_000_001
+
+
+@given(st.lists(st.integers(10**15, 2**51), min_size=2, unique=True))
+def test_sorting_ids_sorts_orders(orders: list[int]) -> None:
+    ids = Ids("0123abcd")
+    assert [ids.order_of(text) for text in sorted(map(ids.of, orders))] == sorted(orders)
+
+
+def test_an_id_of_another_server_or_of_a_client_has_no_order() -> None:
+    ids = Ids("0123abcd")
+    assert ids.order_of(Ids("ffffffff").of(10**15)) is None
+    assert ids.order_of("order-7") is None
+
+
+def test_a_client_id_that_a_server_has_yet_to_make_is_recognised() -> None:
+    ids = Ids("0123abcd", last_order=10**15)
+    assert ids.could_be_ours_later(ids.of(10**15 + 1))
+    assert not ids.could_be_ours_later(ids.of(10**15))
+    assert not ids.could_be_ours_later("order-7")
