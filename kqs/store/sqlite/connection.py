@@ -1,0 +1,92 @@
+"""Opening the store's file, and what SQLite's error codes mean to us.
+
+The connection locks the file for itself (`locking_mode=exclusive`), so a second process is refused when it opens, nobody can
+lock us out later, and the WAL index needs no shared memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+
+PAGE_BYTES = 4096
+#: the WAL is copied into the file when it has this many pages (16 MiB): larger stalls a commit for longer, smaller copies
+#: hot pages more often
+WAL_PAGES = 4000
+#: only `open` can meet somebody else's lock
+BUSY_TIMEOUT_S = 1.0
+_CACHED_STATEMENTS = 256
+
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+_LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB})
+#: after these, what the connection believes about the file may be wrong
+_BREAKING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM})
+
+
+def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
+    """Open or create the file (mode 0600) in WAL mode, transactions left to the caller.
+
+    Raises: sqlite3.Error, OSError: see `translated`.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False
+    )
+    try:
+        _configure(db, cache_bytes)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
+    db.execute("pragma locking_mode = exclusive")
+    db.execute(f"pragma page_size = {PAGE_BYTES}")
+    (mode,) = db.execute("pragma journal_mode = wal").fetchone()
+    if mode != "wal":
+        raise StoreError(f"the file system does not support SQLite's WAL mode (got {mode})")
+    db.execute("pragma synchronous = normal")
+    db.execute(f"pragma cache_size = -{max(cache_bytes // 1024, 1024)}")
+    db.execute("pragma mmap_size = 0")
+    db.execute("pragma temp_store = memory")
+    db.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
+    db.execute(f"pragma journal_size_limit = {4 * WAL_PAGES * PAGE_BYTES}")
+
+
+def translated(error: Exception) -> Exception:
+    """Return `error` in the port's words: sqlite3 and OS errors become StoreErrors, others stay what they are."""
+    if isinstance(error, sqlite3.Error):
+        code = _primary_code(error)
+        if code in _PASSING:
+            return StoreUnavailableError(f"the store cannot be used now: {error}")
+        if code in _LASTING:
+            return StoreCorruptError(f"the store is damaged: {error}")
+        return StoreError(f"the store failed: {error}")
+    if isinstance(error, OSError):
+        return StoreUnavailableError(f"the store cannot be used now: {error}")
+    return error
+
+
+def breaks_connection(error: Exception) -> bool:
+    """Tell whether the connection must be opened anew after this error."""
+    return isinstance(error, sqlite3.Error) and _primary_code(error) in _BREAKING
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # errors made by the module itself, not by the library, carry no code
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

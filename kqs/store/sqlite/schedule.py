@@ -1,0 +1,107 @@
+"""Waiting jobs: which are ready, whose time has come, and who waited too long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from kqs.job import Entry, Event, State, next_state
+from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.schema import Place
+from kqs.store.sqlite.session import Session
+
+_ENTRY = "json_group_array(json_array(ord, id, type, prio))"
+_READY = f"""
+select {_ENTRY} from (
+  select ord, id, type, prio from jobs indexed by ready
+  where place = {Place.READY:d} and type = ? and (prio, ord) > (?, ?) order by prio, ord limit ?)
+"""
+_DUE = f"""
+select {_ENTRY} from (
+  select ord, id, type, prio from jobs indexed by later
+  where place = {Place.LATER:d} and due_at <= ? order by due_at limit ?)
+"""
+_WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
+_NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
+_NEXT_EXPIRE = "select min(expire_at) from jobs indexed by expiring where place < 2 and expire_at is not null"
+_EXPIRED = """
+select ord, id, type, state, options from jobs indexed by expiring
+where place < 2 and expire_at is not null and expire_at <= ? order by expire_at limit ?
+"""
+_END_EXPIRED = f"""
+update jobs set place = {Place.ENDED:d}, state = ?, error = 'expired', ended_at = ?, drop_at = ? where ord = ?
+"""
+
+
+class _Waiting(NamedTuple):
+    order: int
+    id: str | None
+    type: str
+    prio: int
+
+
+class _OwnKeep(msgspec.Struct):
+    keep: float | None = None
+
+
+_decode_waiting = msgspec.json.Decoder(list[_Waiting]).decode
+_decode_keep = msgspec.json.Decoder(_OwnKeep).decode
+
+
+def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    """See Store.ready."""
+    prio, order = after or (-1, -1)
+    (packed,) = session.db.execute(_READY, (type_, prio, order, limit)).fetchone()
+    return _entries(session, packed)
+
+
+def wake(session: Session, before: float, limit: int) -> list[Entry]:
+    """See Store.wake."""
+    (packed,) = session.db.execute(_DUE, (before, limit)).fetchone()
+    entries = _entries(session, packed)
+    if entries:
+        session.db.execute(_WAKE, (json_list(entry.order for entry in entries),))
+    return entries
+
+
+def _entries(session: Session, packed: str) -> list[Entry]:
+    made_id = session.ids.of
+    return [Entry(order, id_ or made_id(order), type_, prio) for order, id_, type_, prio in _decode_waiting(packed)]
+
+
+def next_due_at(session: Session) -> float | None:
+    """See Store.next_due_at."""
+    (due_at,) = session.db.execute(_NEXT_DUE).fetchone()
+    return due_at  # type: ignore[no-any-return]
+
+
+def next_expire_at(session: Session) -> float | None:
+    """See Store.next_expire_at."""
+    (expire_at,) = session.db.execute(_NEXT_EXPIRE).fetchone()
+    return expire_at  # type: ignore[no-any-return]
+
+
+def expire(
+    session: Session, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None]
+) -> list[str]:
+    """See Store.expire."""
+    expired = session.db.execute(_EXPIRED, (now, limit)).fetchall()
+    ends: list[tuple[State, float, float | None, int]] = []
+    for order, _, type_, state, options in expired:
+        end = next_state(State(state), Event.EXPIRE)
+        keep_s = _own_keep_s(options, by_type.get(type_, drop_after_s))
+        ends.append((end, now, None if keep_s is None else now + keep_s, order))
+        session.count(type_, State(state), -1)
+        session.count(type_, end, 1)
+    session.db.executemany(_END_EXPIRED, ends)
+    return [id_ or session.ids.of(order) for order, id_, *_ in expired]
+
+
+def _own_keep_s(options: bytes | None, otherwise: float | None) -> float | None:
+    """Return how long to keep a record in s, None for ever: as the job says itself, else `otherwise`."""
+    own = None if options is None else _decode_keep(options).keep
+    if own is None:
+        return otherwise
+    return None if own < 0 else own

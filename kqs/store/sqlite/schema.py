@@ -1,0 +1,146 @@
+"""The store's tables, and whose they are.
+
+`jobs` holds one row per job. `ord` is Accepted.order, so new rows go to the right edge of the tree and a server-made id needs no
+index. Long columns stand last: SQLite need not walk their overflow pages to read the short ones. Every index is partial, so that
+a row stands in one of them at a time and ended rows are out of the way of ready ones.
+
+A change of the tables raises SCHEMA_VERSION and adds the step from the version before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from enum import IntEnum
+
+import msgspec
+
+from kqs.errors import StoreCorruptError
+
+SCHEMA_VERSION = 1
+#: "KQSs": tells our files from other SQLite files
+APPLICATION_ID = 0x4B515373
+
+
+class Place(IntEnum):
+    """Where a job stands. The numbers are stored and written out in the indexes."""
+
+    READY = 0
+    LATER = 1
+    RUNNING = 2
+    ENDED = 3
+
+
+_TABLES = """
+create table jobs (
+  ord integer primary key,
+  place integer not null default 0,
+  state integer not null default 0,
+  type text not null,
+  prio integer not null,
+  attempt integer not null default 0,
+  epoch integer,
+  failures integer not null default 0,
+  ghosts integer not null default 0,
+  interrupted integer not null default 0,
+  started_at real,
+  ended_at real,
+  due_at real,
+  drop_at real,
+  expire_at real,
+  worker text,
+  id text,        -- only when the client gave it
+  run_state text, -- of the run that ended the job, where it is not the word of `state`
+  options blob,
+  error text,
+  result blob,
+  runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
+  data blob       -- null: in `bulk`
+);
+create unique index ids on jobs (id) where id is not null;
+create index ready on jobs (type, prio, ord) where place = 0;
+create index later on jobs (due_at) where place = 1;
+create index running on jobs (epoch) where place = 2;
+create index ended on jobs (state, drop_at) where place = 3;
+create index expiring on jobs (expire_at) where place < 2 and expire_at is not null;
+
+create table bulk (ord integer primary key, crc32c integer not null, data blob not null);
+
+create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
+
+create table meta (
+  one integer primary key check (one = 1),
+  journal_id text not null,
+  node text not null,
+  epoch integer not null,
+  fed_seq integer not null,
+  last_order integer not null
+);
+"""
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """The one row of `meta`."""
+
+    journal_id: str
+    node: str
+    epoch: int
+    fed_seq: int
+    last_order: int
+
+
+def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
+    """Create what is missing, begin a new epoch, and return `meta`; durable when it returns.
+
+    Raises: StoreCorruptError: no store of ours, of a newer version, or of another journal; nothing was changed.
+    """
+    db.execute("pragma synchronous = full")
+    db.execute("begin immediate")
+    try:
+        if _is_empty(db):
+            _create(db, journal_id, node)
+        _check_version(db)
+        db.execute("update meta set epoch = epoch + 1")
+        meta = read_meta(db)
+        if (meta.journal_id, meta.node) != (journal_id, node):
+            raise StoreCorruptError(f"the store belongs to journal {meta.journal_id}, expected {journal_id}")
+        db.execute("commit")
+    finally:
+        if db.in_transaction:
+            db.execute("rollback")
+    db.execute("pragma synchronous = normal")
+    return meta
+
+
+def read_meta(db: sqlite3.Connection) -> Meta:
+    """Return `meta` as committed."""
+    row = db.execute("select journal_id, node, epoch, fed_seq, last_order from meta").fetchone()
+    if row is None:
+        raise StoreCorruptError("the store has lost its own description")
+    return Meta(*row)
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    (tables,) = db.execute("select count(*) from sqlite_schema").fetchone()
+    return tables == 0 and _pragma(db, "user_version") == 0 and _pragma(db, "application_id") in (0, APPLICATION_ID)
+
+
+def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute("insert into meta values (1, ?, ?, 0, 0, 0)", (journal_id, node))
+    db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+    db.execute(f"pragma application_id = {APPLICATION_ID}")
+
+
+def _check_version(db: sqlite3.Connection) -> None:
+    if _pragma(db, "application_id") != APPLICATION_ID:
+        raise StoreCorruptError("the file is a database, but no KQS store")
+    version = _pragma(db, "user_version")
+    if version > SCHEMA_VERSION:
+        raise StoreCorruptError(f"the store is of version {version}, this server knows versions up to {SCHEMA_VERSION}")
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    (value,) = db.execute(f"pragma {name}").fetchone()
+    return int(value)

@@ -1,0 +1,166 @@
+"""One connection, its transaction, and what is written once per commit instead of once per job. Store thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from kqs.errors import StoreCorruptError, StoreError
+from kqs.ids import Ids
+from kqs.job import State
+from kqs.store.sqlite import connection, schema
+
+_ADD_TALLY = """
+insert into tallies (type, state, n) values (?, ?, ?) on conflict do update set n = n + excluded.n
+"""
+
+
+class Session:
+    """What an operation works with: `db` inside an open transaction, the epoch, and the pending totals."""
+
+    def __init__(self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float]) -> None:
+        """Args: now: wall time in Unix seconds, safe to call from this thread."""
+        self.bulk_bytes = bulk_bytes
+        self.now = now
+        self.epoch = 0
+        self.fed_seq = 0
+        self.last_order = 0
+        self._path = path
+        self._cache_bytes = cache_bytes
+        self._db: sqlite3.Connection | None = None
+        self._ids: Ids | None = None
+        self._tallies: Counter[tuple[str, State]] = Counter()
+        self._committed = (0, 0)
+        self._changes = 0
+        self._is_full = False
+        self._has_unsynced = False
+        self._has_uncopied = False
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, inside the transaction."""
+        assert self._db is not None
+        return self._db
+
+    @property
+    def ids(self) -> Ids:
+        """How this journal's ids are made."""
+        assert self._ids is not None
+        return self._ids
+
+    @property
+    def is_idle_work_left(self) -> bool:
+        """Tell whether `tidy` has something to do."""
+        return self._has_uncopied
+
+    def open(self, journal_id: str, node: str) -> schema.Meta:
+        """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
+        self._db = connection.connect(self._path, self._cache_bytes)
+        meta = schema.prepare(self._db, journal_id, node)
+        self._ids = Ids(node)
+        self.epoch = meta.epoch
+        self.fed_seq, self.last_order = self._committed = (meta.fed_seq, meta.last_order)
+        return meta
+
+    def close(self) -> None:
+        """Close the connection; SQLite copies the WAL into the file and flushes both."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def begin(self, *, durable: bool) -> None:
+        """Begin a transaction whose commit will survive a power cut if `durable`."""
+        if self._db is None:
+            self._reopen()
+        db = self.db
+        if durable is not self._is_full:
+            db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
+            self._is_full = durable
+        db.execute("begin")
+        self._changes = db.total_changes
+
+    def commit(self) -> None:
+        """Write what is pending and commit."""
+        self.flush()
+        self.db.execute("commit")
+        self._committed = (self.fed_seq, self.last_order)
+        if self.db.total_changes != self._changes:
+            self._has_uncopied = True
+            self._has_unsynced = not self._is_full
+
+    def rollback(self, error: Exception) -> None:
+        """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
+        self._tallies.clear()
+        self.fed_seq, self.last_order = self._committed
+        with contextlib.suppress(sqlite3.Error):
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("rollback")
+        if connection.breaks_connection(error):
+            self._abandon()
+
+    def fed_to(self, fed_seq: int) -> None:
+        """Note that the journal is fed up to `fed_seq`; it never goes back."""
+        self.fed_seq = max(self.fed_seq, fed_seq)
+
+    def count(self, type_: str, state: State, change: int) -> None:
+        """Note that `change` more jobs of a type are in this state."""
+        self._tallies[type_, state] += change
+
+    def flush(self) -> None:
+        """Write the pending totals into the transaction."""
+        if self._tallies:
+            rows = [(type_, state, n) for (type_, state), n in self._tallies.items() if n]
+            self.db.executemany(_ADD_TALLY, rows)
+            self._tallies.clear()
+        if (self.fed_seq, self.last_order) != self._committed:
+            self._write_progress()
+
+    def sync(self) -> int:
+        """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
+        assert self._is_full, "sync needs a durable transaction"
+        if self._has_unsynced:
+            # a commit that changes nothing flushes nothing
+            self._write_progress()
+        return self.fed_seq
+
+    def tidy(self) -> None:
+        """Copy the WAL into the file now that nobody waits, so that a commit need not."""
+        self._has_uncopied = False
+        try:
+            self.db.execute("pragma wal_checkpoint(passive)").fetchall()
+        except sqlite3.Error as error:
+            self.rollback(error)
+
+    def _write_progress(self) -> None:
+        self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
+
+    def _abandon(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+
+    def _reopen(self) -> None:
+        """Connect again after trouble with the file.
+
+        A page whose flush failed counts as clean in the kernel, and the next flush would succeed without it. Copying the WAL
+        into the file writes every page again, flushed by its own flush. What was committed must still be there.
+        """
+        db = connection.connect(self._path, self._cache_bytes)
+        try:
+            meta = schema.read_meta(db)
+            if meta.epoch != self.epoch or (meta.fed_seq, meta.last_order) < self._committed:
+                raise StoreCorruptError("the store lost committed changes in an I/O error; restart to replay the journal")
+            db.execute("pragma synchronous = full")
+            (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
+            if busy:
+                raise StoreError("the store's WAL could not be copied into its file")
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        self._is_full = True
+        self._has_unsynced = False

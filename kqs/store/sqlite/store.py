@@ -1,0 +1,109 @@
+"""SqliteStore: the store port on one SQLite file. Each method hands its operation to the store's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from kqs.clock import Clock
+from kqs.config import StoreSection
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.store.base import StoreInfo
+from kqs.store.sqlite import claim, insert, records, report, retention, schedule
+from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.thread import StoreThread
+
+
+class SqliteStore:
+    """See kqs.store.base.Store."""
+
+    def __init__(self, path: Path, settings: StoreSection, clock: Clock) -> None:
+        """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
+        self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now)
+        self._thread = StoreThread(self._session)
+
+    async def open(self, journal_id: str, node: str) -> StoreInfo:
+        """See Store.open."""
+        meta = await self._thread.start(lambda session: session.open(journal_id, node))
+        return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order)
+
+    async def close(self) -> None:
+        """See Store.close."""
+        await self._thread.stop()
+
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+        """See Store.insert."""
+        return await self._thread.call(partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now))
+
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+        """See Store.claim."""
+        return await self._thread.call(partial(claim.claim, entries=entries, worker=worker, now=now))
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """See Store.report."""
+        return await self._thread.call(partial(report.report, reports=reports), durable=True)
+
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+        """See Store.ready."""
+        return await self._thread.call(partial(schedule.ready, type_=type_, after=after, limit=limit))
+
+    async def wake(self, before: float, limit: int) -> list[Entry]:
+        """See Store.wake."""
+        return await self._thread.call(partial(schedule.wake, before=before, limit=limit))
+
+    async def next_due_at(self) -> float | None:
+        """See Store.next_due_at."""
+        return await self._thread.call(schedule.next_due_at)
+
+    async def expire(
+        self, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> list[str]:
+        """See Store.expire."""
+        return await self._thread.call(
+            partial(schedule.expire, now=now, limit=limit, drop_after_s=drop_after_s, by_type=by_type or {})
+        )
+
+    async def next_expire_at(self) -> float | None:
+        """See Store.next_expire_at."""
+        return await self._thread.call(schedule.next_expire_at)
+
+    async def orphans(self, limit: int) -> list[Run]:
+        """See Store.orphans."""
+        return await self._thread.call(partial(claim.orphans, limit=limit))
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """See Store.job."""
+        return await self._thread.call(partial(records.job, job_id=job_id))
+
+    async def jobs(
+        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
+    ) -> list[JobRecord]:
+        """See Store.jobs."""
+        wanted = records.Filter(type_, state, newest_first)
+        found: list[JobRecord] = []
+        while len(found) < limit:
+            page = await self._thread.call(partial(records.page, wanted=wanted, after=after, limit=limit - len(found)))
+            found += page.records
+            after = page.next_after
+            if after is None:
+                break
+        return found
+
+    async def counts(self) -> dict[str, dict[State, int]]:
+        """See Store.counts."""
+        return await self._thread.call(records.counts)
+
+    async def sweep(self, now: float, limit: int, before_order: int) -> int:
+        """See Store.sweep."""
+        return await self._thread.call(partial(retention.sweep, now=now, limit=limit, before_order=before_order))
+
+    async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
+        """See Store.trim_successes."""
+        return await self._thread.call(
+            partial(retention.trim_successes, keep_count=keep_count, limit=limit, before_order=before_order)
+        )
+
+    async def sync(self) -> int:
+        """See Store.sync."""
+        return await self._thread.call(Session.sync, durable=True)
