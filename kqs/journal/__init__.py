@@ -1,0 +1,8 @@
+"""The journal: what makes an answered insert durable. Format and promises: docs/journal-format.md."""
+
+from kqs.journal.files import Files, OsFiles
+from kqs.journal.format import Kind, Record
+from kqs.journal.journal import Journal, Recovery
+from kqs.journal.kept import NO_ORDER
+
+__all__ = ["NO_ORDER", "Files", "Journal", "Kind", "OsFiles", "Record", "Recovery"]

@@ -1,0 +1,312 @@
+"""Group commit: records become batches, batches become durable, and everybody hears of it.
+
+Call from the loop thread, which owns every attribute; one writer operation is in flight at a time. A batch is what was
+appended before its flush began. Invariants:
+1. `done(None)` is called only after the flush of the record's batch returned, in the order of append.
+2. After a failed write, flush or roll every record not yet settled fails, and nothing is accepted until a new segment is
+   durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from kqs.clock import Clock
+from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
+from kqs.journal.files import Files
+from kqs.journal.flusher import Flusher
+from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, RECORD_BYTES, Record
+from kqs.journal.kept import KeptSegments
+from kqs.journal.segment import Segment
+from kqs.journal.settings import JournalSettings
+from kqs.journal.space import SpaceGauge
+from kqs.journal.writer import Flushed, Writer
+
+#: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
+_INLINE_FLUSH_S = 0.001
+
+#: a flush of more bytes says nothing about the flush of one record
+_SMALL_BATCH_BYTES = 16384
+
+#: free space is measured after so many bytes or seconds: a batch of one record must not pay for it each time
+_MEASURE_BYTES = 1 << 20
+_MEASURE_S = 1.0
+
+_log = structlog.get_logger("kqs.journal")
+
+_News = TypeVar("_News")
+
+
+class Condition(StrEnum):
+    """What the journal is doing, in the word `health` uses."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    NO_SPACE = "no_space"
+    FAILED = "failed"
+
+
+class GroupCommit:
+    """See the module docstring. on_commit: called with the records of each durable batch, in order."""
+
+    #: waits before attempts at a new segment after a failure, in s: the first, doubling to the longest
+    REOPEN_FIRST_S = 0.1
+    REOPEN_LAST_S = 5.0
+
+    def __init__(
+        self,
+        settings: JournalSettings,
+        clock: Clock,
+        files: Files,
+        kept: KeptSegments,
+        on_commit: Callable[[list[Record]], None],
+    ) -> None:
+        self._settings = settings
+        self._directory = Path(settings.dir)
+        self._clock = clock
+        self._files = files
+        self._kept = kept
+        self._on_commit = on_commit
+        self._batch: list[Record] = []
+        self._batch_bytes = FRAME_BYTES
+        self._full: deque[tuple[list[Record], int]] = deque()
+        self._ticking = False
+        self._busy = False
+        self._began_at = 0.0
+        self._flush_s = 0.0
+        self._unmeasured_bytes = 0
+        self._measured_at = 0.0
+        self._reopen_s = self.REOPEN_FIRST_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._appended = 0
+        self._settled = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.condition = Condition.CLOSED
+        self.failure = ""
+        self.space = SpaceGauge(settings.min_free_bytes)
+        self.batches = 0
+        self.records = 0
+        self.bytes = 0
+        self.failures = 0
+
+    def start(self, writer: Writer) -> None:
+        """Begin to accept; `writer` has an open segment."""
+        self._loop = asyncio.get_running_loop()
+        self._writer = writer
+        self._flusher = Flusher()
+        self.condition = Condition.OPEN
+        self._measure_space()
+
+    def append(self, record: Record) -> None:
+        """Let `record` join the open batch.
+
+        Raises: NoSpaceError, JournalFailedError, JournalClosedError: it was not kept, and `done` will not be called.
+        """
+        if self.condition is not Condition.OPEN:
+            raise self._refusal()
+        size = RECORD_BYTES + len(record.payload)
+        batch = self._batch
+        if batch and (len(batch) >= self._settings.batch_records or self._batch_bytes + size > self._settings.batch_bytes):
+            self._full.append((batch, self._batch_bytes))
+            batch = self._batch = []
+            self._batch_bytes = FRAME_BYTES
+        assert size <= MAX_PAYLOAD_BYTES, "a record longer than any frame"
+        batch.append(record)
+        self._batch_bytes += size
+        self._appended += 1
+        if not self._busy and not self._ticking:
+            self._ticking = True
+            self._loop.call_soon(self._end_tick)
+
+    async def flush(self) -> None:
+        """Return when every record appended before has been settled, durable or failed."""
+        if self._settled < self._appended:
+            waiter = self._loop.create_future()
+            self._waiters.append((self._appended, waiter))
+            await waiter
+
+    async def stop(self) -> None:
+        """Refuse new records, settle those that were appended, close the segment."""
+        self.condition = Condition.CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.flush()
+        await self._flusher.stop()
+        await asyncio.to_thread(self._writer.close)
+
+    @property
+    def unsettled(self) -> int:
+        """Return how many records were appended and are not settled."""
+        return self._appended - self._settled
+
+    def problems(self) -> list[str]:
+        """Return what keeps new records out, one sentence each."""
+        if self.condition in (Condition.OPEN, Condition.CLOSED):
+            return []
+        return [str(self._refusal())]
+
+    def _refusal(self) -> JournalError:
+        if self.condition is Condition.NO_SPACE:
+            return NoSpaceError(f"{self.space.free_bytes} bytes are free on the journal's disk, which is too few")
+        if self.condition is Condition.FAILED:
+            return JournalFailedError(f"the journal failed and is trying a new segment: {self.failure}")
+        return JournalClosedError("the journal is closed")
+
+    def _end_tick(self) -> None:
+        """Start a flush of what this tick of the loop brought."""
+        self._ticking = False
+        if not self._busy and self._batch:
+            self._flush_next()
+
+    def _flush_next(self) -> None:
+        """Take the oldest batch: to a new segment if need be, on the loop if it is a lone record and flushes are quick."""
+        batch, size = self._full.popleft() if self._full else (self._batch, self._batch_bytes)
+        if batch is self._batch:
+            self._batch = []
+            self._batch_bytes = FRAME_BYTES
+        if not self._writer.fits(size):
+            self._busy = True
+            self._flusher.submit(self._writer.roll, lambda segment, error: self._rolled(batch, segment, error))
+        elif len(batch) == 1 and not self._batch and self._flush_s < _INLINE_FLUSH_S and size < _SMALL_BATCH_BYTES:
+            self._flush_here(batch)
+        else:
+            self._flush_there(batch)
+
+    def _flush_here(self, batch: list[Record]) -> None:
+        self._began_at = self._clock.monotonic()
+        try:
+            flushed = self._writer.commit(batch)
+        except Exception as error:
+            self._fail(batch, error)
+        else:
+            self._settle(batch, flushed)
+
+    def _flush_there(self, batch: list[Record]) -> None:
+        self._busy = True
+        self._began_at = self._clock.monotonic()
+        self._flusher.submit(lambda: self._writer.commit(batch), lambda done, error: self._flushed(batch, done, error))
+
+    def _rolled(self, batch: list[Record], segment: Segment | None, error: BaseException | None) -> None:
+        if segment is None:
+            self._busy = False
+            self._fail(batch, error)
+            return
+        self._kept.add(segment)
+        self._flush_there(batch)
+
+    def _flushed(self, batch: list[Record], flushed: Flushed | None, error: BaseException | None) -> None:
+        """Settle a batch that the thread flushed. What arrived meanwhile is the next one, except that a lone record
+        waits for the end of the tick, which may bring it company."""
+        if flushed is None:
+            self._busy = False
+            self._fail(batch, error)
+            return
+        self._settle(batch, flushed)
+        self._busy = False
+        if self._full or len(self._batch) > 1:
+            self._flush_next()
+        elif self._batch and not self._ticking:
+            self._ticking = True
+            self._loop.call_soon(self._end_tick)
+
+    def _settle(self, batch: list[Record], flushed: Flushed) -> None:
+        now = self._clock.monotonic()
+        size = FRAME_BYTES + flushed.frame.length
+        if size < _SMALL_BATCH_BYTES:
+            self._flush_s += 0.2 * (now - self._began_at - self._flush_s)
+        self._kept.current.grow(flushed.frame, flushed.end)
+        self.batches += 1
+        self.records += len(batch)
+        self.bytes += size
+        self._unmeasured_bytes += size
+        seq = flushed.frame.first_seq
+        for record in batch:
+            record.seq = seq
+            seq += 1
+            if record.done is not None:
+                _tell(record.done, None)
+        _tell(self._on_commit, batch)
+        self._count_settled(len(batch))
+        if self._unmeasured_bytes >= _MEASURE_BYTES or now - self._measured_at >= _MEASURE_S:
+            self._measure_space()
+
+    def _fail(self, batch: list[Record], error: BaseException | None) -> None:
+        """Fail every record that is not settled, and begin to try new segments."""
+        failed = [*batch, *(record for full, _ in self._full for record in full), *self._batch]
+        self._full.clear()
+        self._batch = []
+        self._batch_bytes = FRAME_BYTES
+        self.failures += 1
+        self.failure = f"{type(error).__name__}: {error}"
+        _log.error("journal failed", segment=self._kept.current.name, records=len(failed), error=self.failure)
+        if self.condition is not Condition.CLOSED:
+            self.condition = Condition.FAILED
+            self._try_later(self._reopen, self._reopen_s)
+        told = JournalFailedError(f"writing the journal failed: {self.failure}")
+        for record in failed:
+            if record.done is not None:
+                _tell(record.done, told)
+        self._count_settled(len(failed))
+
+    def _reopen(self) -> None:
+        self._flusher.submit(self._writer.roll, self._reopened)
+
+    def _reopened(self, segment: Segment | None, error: BaseException | None) -> None:
+        if segment is not None:
+            self._kept.add(segment)
+        if self.condition is Condition.CLOSED:
+            return
+        if segment is None:
+            self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
+            self.failure = f"{type(error).__name__}: {error}"
+            _log.error("journal cannot begin a new segment", error=self.failure, retry_s=self._reopen_s)
+            self._try_later(self._reopen, self._reopen_s)
+            return
+        self._reopen_s = self.REOPEN_FIRST_S
+        self.condition = Condition.OPEN
+        _log.info("journal works again", segment=segment.name)
+        self._measure_space()
+
+    def _measure_space(self) -> None:
+        """Refuse, or accept again, by the space that is left. A measurement that fails says nothing."""
+        self._unmeasured_bytes = 0
+        self._measured_at = self._clock.monotonic()
+        try:
+            self.space.update(self._files.free_bytes(self._directory), self._kept.backlog_bytes)
+        except OSError as error:
+            _log.warning("free space of the journal's disk is unknown", error=str(error))
+        if self.space.is_low and self.condition is Condition.OPEN:
+            self.condition = Condition.NO_SPACE
+            _log.error("journal refuses new jobs: the disk is nearly full", free_bytes=self.space.free_bytes)
+        elif self.condition is Condition.NO_SPACE and not self.space.is_low:
+            self.condition = Condition.OPEN
+            _log.info("journal accepts jobs again", free_bytes=self.space.free_bytes)
+        if self.condition is Condition.NO_SPACE:
+            self._try_later(self._measure_space, _MEASURE_S)
+
+    def _try_later(self, action: Callable[[], None], delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, action)
+
+    def _count_settled(self, count: int) -> None:
+        self._settled += count
+        while self._waiters and self._waiters[0][0] <= self._settled:
+            waiter = self._waiters.popleft()[1]
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _tell(callback: Callable[[_News], None], news: _News) -> None:
+    """Call back; one listener's fault must not keep the news from the others."""
+    try:
+        callback(news)
+    except Exception:
+        _log.exception("a journal callback failed")

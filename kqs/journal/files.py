@@ -1,0 +1,219 @@
+"""The one seam between the journal and the disk: every access of every journal file goes through `Files`.
+
+A handle is an int that `open` gave. Every call may raise OSError and is then taken as failed, whatever it has done. Nothing
+here retries, buffers or orders; `flush` makes a file's bytes and size durable, `flush_dir` the names in a directory, and
+nothing else does. All calls are safe from several threads on different handles.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from kqs.errors import JournalError, JournalLockedError
+
+_DIR_MODE = 0o700
+_FILE_MODE = 0o600
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Files(Protocol):
+    """See the module docstring."""
+
+    def make_dir(self, path: Path) -> None:
+        """Make `path` (0700) if it is missing and flush its parent. Raises JournalError if it is not ours alone."""
+        ...
+
+    def list(self, path: Path) -> list[str]:
+        """Return the names of the regular files in a directory, sorted."""
+        ...
+
+    def create(self, path: Path) -> int:
+        """Open an empty file (0600) to read and write, in place of any that had the name."""
+        ...
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        """Open an existing file; a symbolic link is refused."""
+        ...
+
+    def size(self, handle: int) -> int:
+        """Return a file's size in bytes."""
+        ...
+
+    def write(self, handle: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Write at `offset`; return how many bytes were taken, which may be fewer than given."""
+        ...
+
+    def read(self, handle: int, count: int, offset: int) -> bytes:
+        """Return up to `count` bytes from `offset`; b"" at or beyond the end."""
+        ...
+
+    def flush(self, handle: int) -> None:
+        """Make everything written to this file, its size included, survive a power cut."""
+        ...
+
+    def allocate(self, handle: int, count: int) -> None:
+        """Reserve space so that the file is `count` bytes long, the new ones zero. Raises OSError ENOSPC."""
+        ...
+
+    def truncate(self, handle: int, count: int) -> None:
+        """Cut a file to `count` bytes."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Give a handle back; it is gone even if this raises."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name in its directory, in place of any that had it."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away."""
+        ...
+
+    def flush_dir(self, path: Path) -> None:
+        """Make creations, renames and unlinks in a directory survive a power cut."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """Return the bytes this process may still take on the directory's file system."""
+        ...
+
+    def lock(self, path: Path, text: str) -> int:
+        """Take the lock file for life, with `text` in it; the handle holds it. Raises JournalLockedError."""
+        ...
+
+
+class OsFiles:
+    """The real disk."""
+
+    def make_dir(self, path: Path) -> None:
+        """See Files."""
+        if not path.is_dir():
+            path.mkdir(_DIR_MODE, parents=True)
+            self.flush_dir(path.parent)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise JournalError(f"{path} belongs to uid {found.st_uid}, not to {os.geteuid()}")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise JournalError(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):o}); use 0700")
+
+    def list(self, path: Path) -> list[str]:
+        """See Files."""
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+
+    def create(self, path: Path) -> int:
+        """See Files."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        """See Files."""
+        return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _FLAGS)
+
+    def size(self, handle: int) -> int:
+        """See Files."""
+        return os.fstat(handle).st_size
+
+    def write(self, handle: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """See Files."""
+        return os.pwrite(handle, data, offset)
+
+    def read(self, handle: int, count: int, offset: int) -> bytes:
+        """See Files."""
+        return os.pread(handle, count, offset)
+
+    def flush(self, handle: int) -> None:
+        """See Files."""
+        os.fdatasync(handle)
+
+    def allocate(self, handle: int, count: int) -> None:
+        """See Files."""
+        os.posix_fallocate(handle, 0, count)
+
+    def truncate(self, handle: int, count: int) -> None:
+        """See Files."""
+        os.ftruncate(handle, count)
+
+    def close(self, handle: int) -> None:
+        """See Files."""
+        os.close(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """See Files."""
+        old.rename(new)
+
+    def unlink(self, path: Path) -> None:
+        """See Files."""
+        path.unlink()
+
+    def flush_dir(self, path: Path) -> None:
+        """See Files."""
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def free_bytes(self, path: Path) -> int:
+        """See Files."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def lock(self, path: Path, text: str) -> int:
+        """See Files."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise JournalLockedError(f"{path.parent} is in use by process {holder or '?'}") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+        return handle
+
+
+def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:
+    """Write every byte of `data` at `offset`, however few a call takes. Raises: OSError: some may have been written."""
+    done = 0
+    with memoryview(data) as view:
+        while done < len(data):
+            try:
+                count = files.write(handle, view[done:] if done else data, offset + done)
+            except InterruptedError:
+                continue
+            if count <= 0:
+                raise OSError(errno.EIO, "a write took no bytes")
+            done += count
+
+
+def read_all(files: Files, handle: int, count: int, offset: int) -> bytes:
+    """Return `count` bytes from `offset`, fewer only at the end of the file."""
+    parts = []
+    while count and (part := files.read(handle, count, offset)):
+        parts.append(part)
+        count -= len(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def write_whole(files: Files, path: Path, data: bytes) -> None:
+    """Put a file with exactly `data` in place of `path`, durably: written aside, flushed, renamed, directory flushed.
+
+    Raises: OSError: `path` holds either the old content or the new.
+    """
+    aside = path.with_name(path.name + ".new")
+    handle = files.create(aside)
+    try:
+        write_all(files, handle, data, 0)
+        files.flush(handle)
+    finally:
+        files.close(handle)
+    files.rename(aside, path)
+    files.flush_dir(path.parent)

@@ -1,0 +1,219 @@
+"""The bytes of format 1.0: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
+
+    segment = header (128 bytes), frame*, zeros          one frame = one flush = one batch
+    frame   = frame header (48 bytes), record*
+    record  = record header (20 bytes), payload as the client sent it
+
+Every integer is little-endian. Each checksum is a CRC-32C that begins with the segment's random id (its salt), so bytes of
+another segment, or of a payload that imitates a frame, never look intact.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+from crc32c import crc32c
+
+from kqs.errors import JournalError, JournalVersionError
+from kqs.options import Job
+
+MAGIC = b"KQSJRNL\n"
+MAJOR = 1
+MINOR = 0
+
+#: frame mark; not zero, so a preallocated tail is the end of the log, and no byte of UTF-8 text begins it
+SYNC = b"\xffKQ\xf1"
+
+#: record flag: a reader that does not know the kind may pass the record over
+IGNORABLE = 1
+
+#: a frame's length is 32 bits; one record may fill one
+MAX_PAYLOAD_BYTES = 0x7FFF_FFFF
+
+# magic, major, minor, node, number, segment id, journal id, first seq, previous id, previous end; 36 zero bytes; crc
+_HEADER = struct.Struct("<8sHH4sQ16s16sQ16sQ36x")
+# sync, payload length, first seq, record count, payload crc, first order, last order, flags; crc of these
+_FRAME = struct.Struct("<4sIQIIQQI")
+# kind, flags, zero, job count, payload length, first order
+_RECORD = struct.Struct("<BBHIIQ")
+_CRC = struct.Struct("<I")
+_VERSION = struct.Struct("<8sH")
+
+HEADER_BYTES = _HEADER.size + _CRC.size
+FRAME_BYTES = _FRAME.size + _CRC.size
+RECORD_BYTES = _RECORD.size
+_FRAME_PLACE = bytes(FRAME_BYTES)
+
+
+class Kind(IntEnum):
+    """What a record's payload is. The numbers are stored: never renumber, only add."""
+
+    CALLS = 1  # newline-terminated qrpc insert lines as received, one job a line; blank lines are possible
+    JOBS = 2  # one JSON job object, or a JSON array of them, as received
+
+
+class Record(msgspec.Struct, gc=False):
+    """Jobs that were accepted together; always whole, in one batch.
+
+    count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
+    jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
+    seq: the record's number, dense from 0; -1 until it is durable.
+    """
+
+    kind: Kind
+    count: int
+    first_order: int
+    payload: bytes
+    jobs: list[Job] | None = None
+    done: Callable[[JournalError | None], None] | None = None
+    seq: int = -1
+
+    @property
+    def last_order(self) -> int:
+        """Return the order of the last job."""
+        return self.first_order + self.count - 1
+
+
+class SegmentHeader(NamedTuple):
+    """The first 128 bytes of a segment.
+
+    number: dense from 1. id, journal_id: 16 random bytes. node: 4 random bytes, drawn with the journal.
+    first_seq: the seq of its first record. previous_id: the segment before it (zeros: none).
+    previous_end: byte offset up to which that one was flushed; what stands behind it was never acknowledged.
+    """
+
+    number: int
+    id: bytes
+    journal_id: bytes
+    node: bytes
+    first_seq: int
+    previous_id: bytes
+    previous_end: int
+    minor: int = MINOR
+
+
+class FrameHeader(NamedTuple):
+    """The first 48 bytes of a frame. length: bytes after them. records: how many."""
+
+    length: int
+    first_seq: int
+    records: int
+    payload_crc: int
+    first_order: int
+    last_order: int
+
+    @property
+    def end_seq(self) -> int:
+        """Return the seq after the last record."""
+        return self.first_seq + self.records
+
+
+class MalformedError(Exception):
+    """These bytes are not what they should be; the caller knows the file and offset."""
+
+
+def salt_of(segment_id: bytes) -> int:
+    """Return the value every checksum of a segment begins with."""
+    return crc32c(segment_id)
+
+
+def encode_header(header: SegmentHeader) -> bytes:
+    """Return the 128 bytes that open a segment."""
+    number, id_, journal_id, node, first_seq, previous_id, previous_end, minor = header
+    fields = _HEADER.pack(MAGIC, MAJOR, minor, node, number, id_, journal_id, first_seq, previous_id, previous_end)
+    return fields + _CRC.pack(crc32c(fields))
+
+
+def decode_header(data: bytes) -> SegmentHeader:
+    """Read the 128 bytes that open a segment.
+
+    Raises: MalformedError: not a segment, or damaged. JournalVersionError: written by a newer major version.
+    """
+    if len(data) >= _VERSION.size:
+        magic, major = _VERSION.unpack_from(data)
+        if magic == MAGIC and major > MAJOR:
+            raise JournalVersionError(f"journal format {major} is newer than {MAJOR}")
+    if len(data) < HEADER_BYTES:
+        raise MalformedError(f"segment header cut off after {len(data)} bytes")
+    magic, _, minor, node, number, id_, journal_id, first_seq, previous_id, previous_end = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise MalformedError("not a journal segment")
+    if crc32c(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
+        raise MalformedError("segment header checksum differs")
+    return SegmentHeader(number, id_, journal_id, node, first_seq, previous_id, previous_end, minor)
+
+
+def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[FrameHeader, bytearray]:
+    """Return one frame that holds `records`, numbered from `first_seq`, and its header."""
+    parts = [_FRAME_PLACE]
+    pack = _RECORD.pack
+    first_order, last_order = records[0].first_order, 0
+    for record in records:
+        payload = record.payload
+        order = record.first_order
+        parts.append(pack(record.kind, 0, 0, record.count, len(payload), order))
+        parts.append(payload)
+        first_order = min(first_order, order)
+        last_order = max(last_order, order + record.count - 1)
+    header = FrameHeader(0, first_seq, len(records), 0, first_order, last_order)
+    return _seal_frame(bytearray().join(parts), header, salt)
+
+
+def reseal_frame(header: FrameHeader, payload: bytes, salt: int) -> tuple[FrameHeader, bytearray]:
+    """Return an intact frame again, with the checksums of another segment."""
+    return _seal_frame(bytearray().join((_FRAME_PLACE, payload)), header, salt)
+
+
+def _seal_frame(frame: bytearray, header: FrameHeader, salt: int) -> tuple[FrameHeader, bytearray]:
+    """Fill in the header's place in `frame`; of `header`, length and checksum are made here."""
+    with memoryview(frame) as view:
+        header = header._replace(length=len(frame) - FRAME_BYTES, payload_crc=crc32c(view[FRAME_BYTES:], salt))
+        _FRAME.pack_into(frame, 0, SYNC, *header, 0)
+        _CRC.pack_into(frame, _FRAME.size, crc32c(view[: _FRAME.size], salt))
+    return header, frame
+
+
+def decode_frame_header(data: bytes, at: int, salt: int) -> FrameHeader | None:
+    """Read the frame header at `at`; None when no intact one stands there."""
+    if len(data) - at < FRAME_BYTES or not data.startswith(SYNC, at):
+        return None
+    if crc32c(data[at : at + _FRAME.size], salt) != _CRC.unpack_from(data, at + _FRAME.size)[0]:
+        return None
+    _, length, first_seq, count, payload_crc, first_order, last_order, _ = _FRAME.unpack_from(data, at)
+    return FrameHeader(length, first_seq, count, payload_crc, first_order, last_order)
+
+
+def payload_is_intact(header: FrameHeader, payload: bytes, salt: int) -> bool:
+    """Tell whether `payload` is what the frame was written with."""
+    return len(payload) == header.length and crc32c(payload, salt) == header.payload_crc
+
+
+def decode_records(header: FrameHeader, payload: bytes) -> list[Record]:
+    """Return the records of an intact frame; unknown ones that a newer minor version marked ignorable are left out.
+
+    Raises: MalformedError: the lengths do not add up. JournalVersionError: a kind this version must not pass over.
+    """
+    records = []
+    at = 0
+    for seq in range(header.first_seq, header.end_seq):
+        if len(payload) - at < RECORD_BYTES:
+            raise MalformedError(f"record {seq} is cut off")
+        kind, flags, _, count, length, first_order = _RECORD.unpack_from(payload, at)
+        at += RECORD_BYTES
+        if length > len(payload) - at:
+            raise MalformedError(f"record {seq} is longer than its frame")
+        if kind in _KINDS:
+            records.append(Record(_KINDS[kind], count, first_order, payload[at : at + length], seq=seq))
+        elif not flags & IGNORABLE:
+            raise JournalVersionError(f"record {seq} is of kind {kind}, which this version does not know")
+        at += length
+    if at != len(payload):
+        raise MalformedError(f"{len(payload) - at} bytes after the last record")
+    return records
+
+
+_KINDS = {int(kind): kind for kind in Kind}

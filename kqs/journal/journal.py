@@ -1,0 +1,236 @@
+"""The journal as the server sees it: start, append, read back, checkpoint, stop.
+
+Call from the loop thread. What is promised, and the bytes on disk: docs/journal-format.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from kqs.clock import Clock
+from kqs.errors import JournalClosedError, JournalError
+from kqs.journal.commit import Condition, GroupCommit
+from kqs.journal.files import Files, OsFiles
+from kqs.journal.format import Record, SegmentHeader
+from kqs.journal.kept import KeptSegments
+from kqs.journal.recovery import Found, mend, scan
+from kqs.journal.segment import Segment
+from kqs.journal.settings import JournalSettings
+from kqs.journal.writer import Writer
+
+LOCK_NAME = "lock"
+
+_log = structlog.get_logger("kqs.journal")
+
+
+class Recovery(NamedTuple):
+    """What `start` found.
+
+    journal_id: 32 hex digits; node: 8, the end of every id this server makes. last_order: the highest order in any segment, 0
+    when there is none. checkpoint_seq: records below it are in the store. oldest_order: the first order a replay could bring
+    back. torn: file and number of bytes of an unacknowledged batch that was set aside.
+    """
+
+    journal_id: str
+    node: str
+    next_seq: int
+    last_order: int
+    checkpoint_seq: int
+    oldest_order: int
+    torn: tuple[str, int] | None
+
+
+class Journal:
+    """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`."""
+
+    def __init__(
+        self,
+        settings: JournalSettings,
+        clock: Clock,
+        files: Files | None = None,
+        *,
+        on_commit: Callable[[list[Record]], None] = lambda _records: None,
+    ) -> None:
+        self._settings = settings
+        self._directory = Path(settings.dir)
+        self._files: Files = OsFiles() if files is None else files
+        self._kept = KeptSegments(self._files, self._directory)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit)
+        self._lock: int | None = None
+        self._header: SegmentHeader | None = None
+        self._torn: tuple[str, int] | None = None
+
+    async def start(self) -> Recovery:
+        """Lock the directory, recover what it holds, open a new segment; nothing is held if this raises.
+
+        Raises: JournalLockedError: another server has it. JournalVersionError: of a newer version; nothing was touched.
+            JournalCorruptError: "file:offset reason"; nothing was touched. JournalError: not ours, or the disk refused.
+        """
+        assert self._lock is None, "started twice"
+        try:
+            found, writer, segment = await asyncio.to_thread(self._recover)
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError):
+                raise JournalError(f"the journal in {self._directory} cannot be used: {error}") from error
+            raise
+        self._header = segment.header
+        self._kept.load([*found.segments, segment], found.checkpoint_seq)
+        self._commit.start(writer)
+        if found.torn is not None:
+            self._torn = (found.torn.name, found.torn.end - found.torn.start)
+            _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
+        return Recovery(
+            self.journal_id,
+            self.node,
+            self.next_seq,
+            self._kept.last_order,
+            self._kept.checkpoint_seq,
+            self.oldest_order,
+            self._torn,
+        )
+
+    async def stop(self) -> None:
+        """Settle what was appended, close, unlock. Idempotent; tolerates never started."""
+        if self._lock is None or self._commit.condition is Condition.CLOSED:
+            return
+        await self._commit.stop()
+        await self._kept.settle()
+        self._unlock()
+
+    def append(self, record: Record) -> None:
+        """Let `record` join the open batch; `record.done` is called when it is durable or has failed.
+
+        Raises: NoSpaceError, JournalFailedError, JournalClosedError: it was not kept, and `done` will not be called.
+        """
+        self._commit.append(record)
+
+    async def append_wait(self, record: Record) -> None:
+        """Append `record` and return when it is durable; its `done` is taken.
+
+        Raises: what `append` raises. JournalFailedError: it may or may not survive.
+        Cancelling the caller does not withdraw the record.
+        """
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: JournalError | None) -> None:
+            if settled.done():
+                return
+            if error is None:
+                settled.set_result(None)
+            else:
+                settled.set_exception(error)
+
+        record.done = done
+        self._commit.append(record)
+        await settled
+
+    async def flush(self) -> None:
+        """Return when every record appended before has been settled, durable or failed."""
+        await self._commit.flush()
+
+    def read(self, from_seq: int) -> AsyncIterator[list[Record]]:
+        """Yield the durable records from `from_seq` on, in order, about a MiB at a time; end at the durable end.
+
+        They have payload and seq, but no jobs. Below the oldest segment it begins with that.
+        Raises: JournalCorruptError: "file:offset" of damage that came after the start. JournalError: the disk refused.
+        """
+        return self._kept.read(from_seq)
+
+    async def checkpoint(self, fed_seq: int) -> None:
+        """Take in that the store durably has every record below `fed_seq`, and unlink the segments nobody needs now.
+
+        Raises: JournalClosedError. JournalError: the checkpoint may not have moved, or segments are left for the next one.
+        """
+        if self._lock is None:
+            raise JournalClosedError("the journal is closed")
+        await self._kept.checkpoint(self._identity.journal_id, fed_seq)
+
+    @property
+    def journal_id(self) -> str:
+        """Return the journal's id, 32 hex digits, drawn with its first segment."""
+        return self._identity.journal_id.hex()
+
+    @property
+    def node(self) -> str:
+        """Return the end of every id this server makes, 8 hex digits."""
+        return self._identity.node.hex()
+
+    @property
+    def durable_seq(self) -> int:
+        """Return the seq after the last durable record."""
+        return self._kept.durable_seq
+
+    @property
+    def next_seq(self) -> int:
+        """Return the seq the next record will get if everything appended before becomes durable."""
+        return self._kept.durable_seq + self._commit.unsettled
+
+    @property
+    def oldest_order(self) -> int:
+        """Return the first order any kept segment may hold; NO_ORDER when none holds a job."""
+        return self._kept.oldest_order
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Return the bytes of records not below the checkpoint, overcounted by a MiB at most."""
+        return self._kept.backlog_bytes
+
+    @property
+    def accepting(self) -> bool:
+        """Tell whether `append` would take a record."""
+        return self._commit.condition is Condition.OPEN
+
+    @property
+    def state(self) -> str:
+        """Return `open`, `no_space`, `failed` or `closed`."""
+        return str(self._commit.condition)
+
+    def stats(self) -> dict[str, int]:
+        """Return plain numbers: this process' counts, and what stands on disk."""
+        commit = self._commit
+        return {
+            "records": commit.records,
+            "batches": commit.batches,
+            "bytes": commit.bytes,
+            "failures": commit.failures,
+            "segments": self._kept.count,
+            "durable_seq": self.durable_seq,
+            "checkpoint_seq": self._kept.checkpoint_seq,
+            "backlog_bytes": self.backlog_bytes,
+            "free_bytes": commit.space.free_bytes,
+            "torn_bytes": self._torn[1] if self._torn else 0,
+        }
+
+    def problems(self) -> list[str]:
+        """Return what is wrong now, one sentence each; [] when all is well."""
+        return self._commit.problems()
+
+    @property
+    def _identity(self) -> SegmentHeader:
+        assert self._header is not None, "not started"
+        return self._header
+
+    def _recover(self) -> tuple[Found, Writer, Segment]:
+        """Do the disk's part of `start`; runs in a thread."""
+        files, directory = self._files, self._directory
+        files.make_dir(directory)
+        self._lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+        found = scan(files, directory)
+        mend(files, directory, found.torn)
+        writer = Writer(files, directory, self._settings.segment_bytes)
+        segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame)
+        return found, writer, segment
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            with suppress(OSError):
+                self._files.close(self._lock)
+            self._lock = None

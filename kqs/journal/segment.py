@@ -1,0 +1,109 @@
+"""One segment: its name, what is known of it, how it is born.
+
+A segment gets its name only when it is whole: header (and, at a start, the batch that is flushed again) are written to
+NAME.new and flushed, the file is renamed, the directory flushed. So a legal power cut never leaves a torn header.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from kqs.journal.files import Files, write_all
+from kqs.journal.format import HEADER_BYTES, FrameHeader, SegmentHeader, encode_header, salt_of
+
+_NAME = re.compile(r"([0-9]{12})\.kqj\Z")
+_LEFTOVER = re.compile(r".*\.new\Z")
+
+#: a mark every so many bytes lets a reader begin in the middle of a segment
+_MARK_BYTES = 1 << 20
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment; names sort as numbers do."""
+    return f"{number:012d}.kqj"
+
+
+def segment_number(name: str) -> int | None:
+    """Return the number in a segment's name, or None for any other name."""
+    match = _NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a file was being written aside when the server died."""
+    return bool(_LEFTOVER.match(name))
+
+
+class Segment(msgspec.Struct):
+    """What is durable in one segment.
+
+    end: byte offset after the last flushed frame. end_seq: seq after its last record.
+    first_order, last_order: of its jobs; first_order is None while it holds none.
+    marks: (first seq, offset) of some frames, at least a MiB apart, in order.
+    """
+
+    header: SegmentHeader
+    salt: int
+    end: int
+    end_seq: int
+    first_order: int | None = None
+    last_order: int = 0
+    marks: list[tuple[int, int]] = msgspec.field(default_factory=list)
+
+    @classmethod
+    def empty(cls, header: SegmentHeader) -> Segment:
+        """Return a segment that holds its header only."""
+        return cls(header, salt_of(header.id), HEADER_BYTES, header.first_seq)
+
+    @property
+    def name(self) -> str:
+        """Return the file's name."""
+        return segment_name(self.header.number)
+
+    def grow(self, frame: FrameHeader, end: int) -> None:
+        """Take in a flushed frame that ends at byte offset `end`."""
+        if not self.marks or self.end - self.marks[-1][1] >= _MARK_BYTES:
+            self.marks.append((frame.first_seq, self.end))
+        self.end = end
+        self.end_seq = frame.end_seq
+        if self.first_order is None or frame.first_order < self.first_order:
+            self.first_order = frame.first_order
+        self.last_order = max(self.last_order, frame.last_order)
+
+    def seek(self, seq: int) -> tuple[int, int]:
+        """Return (first seq, offset) of a frame at or before the one that holds record `seq`."""
+        found = (self.header.first_seq, HEADER_BYTES)
+        for mark in self.marks:
+            if mark[0] > seq:
+                break
+            found = mark
+        return found
+
+    def bytes_from(self, seq: int) -> int:
+        """Return how many flushed bytes hold records at or above `seq`, overcounted by a MiB at most."""
+        return self.end - self.seek(seq)[1] if seq < self.end_seq else 0
+
+
+def create_segment(files: Files, directory: Path, header: SegmentHeader, capacity: int, frame: bytes | bytearray = b"") -> int:
+    """Make a segment of `capacity` bytes that holds `header` and `frame`, durably, and return its handle.
+
+    Raises: OSError: the name may exist or not, with nothing acknowledged in it; try again with the same number.
+    """
+    path = directory / segment_name(header.number)
+    aside = path.with_name(path.name + ".new")
+    handle = files.create(aside)
+    try:
+        files.allocate(handle, max(capacity, HEADER_BYTES + len(frame)))
+        write_all(files, handle, encode_header(header) + frame, 0)
+        files.flush(handle)
+        files.rename(aside, path)
+        files.flush_dir(directory)
+    except BaseException:
+        with suppress(OSError):
+            files.close(handle)
+        raise
+    return handle

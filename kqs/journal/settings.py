@@ -1,0 +1,39 @@
+"""What the journal reads of the [journal] section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class JournalSettings(Protocol):
+    """`kqs.config` provides it.
+
+    segment_bytes: preallocated length of a segment. min_free_bytes: what must stay free on the disk beyond the backlog.
+    batch_bytes, batch_records: a batch takes no further record above either; a longer record is a batch of its own.
+    """
+
+    @property
+    def dir(self) -> Path:
+        """Return the directory."""
+        ...
+
+    @property
+    def segment_bytes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def min_free_bytes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def batch_bytes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def batch_records(self) -> int:
+        """See the class."""
+        ...

@@ -1,0 +1,128 @@
+"""Frames onto the disk: commit, roll to a new segment, abandon one that failed.
+
+One user at a time: the flush thread, or the loop thread while no flush is in flight. Invariants:
+1. Nothing is written behind a frame before that frame was flushed.
+2. After a failed write or flush the handle is closed and never used again; only `roll` leads on.
+3. A number is used up only when its segment is durable, so a creation that failed half-way leaves no gap.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from kqs.journal.files import Files, write_all
+from kqs.journal.format import FrameHeader, Record, SegmentHeader, encode_frame, reseal_frame
+from kqs.journal.reader import Frame
+from kqs.journal.segment import Segment, create_segment
+
+_NO_SEGMENT = bytes(16)
+
+
+class Flushed(NamedTuple):
+    """A batch that is durable; `end` is the byte offset after it."""
+
+    frame: FrameHeader
+    end: int
+
+
+class Writer:
+    """Owns the segment that is being written. See the module docstring."""
+
+    def __init__(self, files: Files, directory: Path, segment_bytes: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._handle: int | None = None
+        self._header: SegmentHeader | None = None
+        self._salt = 0
+        self._end = 0
+        self._seq = 0
+
+    def start(self, previous: Segment | None, last_frame: Frame | None) -> Segment:
+        """Open a segment after `previous` (None: the first of a new journal), and flush `last_frame` again in it.
+
+        Whether that batch was flushed before is not known; its old place counts no more, so `previous` ends before it.
+        Raises: OSError: for the next start, nothing has changed.
+        """
+        if previous is None:
+            header = SegmentHeader(1, _random_id(), _random_id(), secrets.token_bytes(4), 0, _NO_SEGMENT, 0)
+        else:
+            if last_frame is not None:
+                previous.end, previous.end_seq = last_frame.offset, last_frame.header.first_seq
+            header = _follower(previous.header, previous.end_seq, previous.end)
+        return self._create(header, last_frame)
+
+    def fits(self, size: int) -> bool:
+        """Tell whether a batch of `size` bytes may join the current segment; an empty one takes any."""
+        assert self._header is not None
+        return self._end + size <= self._segment_bytes or self._seq == self._header.first_seq
+
+    def commit(self, records: list[Record]) -> Flushed:
+        """Write one batch and flush it.
+
+        Raises: OSError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
+        """
+        assert self._handle is not None, "commit on an abandoned segment"
+        try:
+            header, frame = encode_frame(records, self._seq, self._salt)
+            write_all(self._files, self._handle, frame, self._end)
+            self._files.flush(self._handle)
+        except BaseException:
+            self._let_go()
+            raise
+        self._end += len(frame)
+        self._seq = header.end_seq
+        return Flushed(header, self._end)
+
+    def roll(self) -> Segment:
+        """Begin the next segment; the current one, unless it failed, is cut to its length.
+
+        Raises: OSError: the current segment, if it had not failed, still takes batches.
+        """
+        assert self._header is not None
+        old_handle, old_end = self._handle, self._end
+        segment = self._create(_follower(self._header, self._seq, self._end), None)
+        if old_handle is not None:
+            self._seal(old_handle, old_end)
+        return segment
+
+    def close(self) -> None:
+        """Cut the current segment to its length and close it. Every batch was flushed before, so nothing can be lost."""
+        if self._handle is not None:
+            self._seal(self._handle, self._end)
+            self._handle = None
+
+    def _create(self, header: SegmentHeader, last_frame: Frame | None) -> Segment:
+        segment = Segment.empty(header)
+        frame = bytearray()
+        if last_frame is not None:
+            frame_header, frame = reseal_frame(last_frame.header, last_frame.payload, segment.salt)
+            segment.grow(frame_header, segment.end + len(frame))
+        self._handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
+        self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
+        return segment
+
+    def _seal(self, handle: int, end: int) -> None:
+        """Give back preallocated space; if that fails the segment is merely longer."""
+        with suppress(OSError):
+            self._files.truncate(handle, end)
+        with suppress(OSError):
+            self._files.close(handle)
+
+    def _let_go(self) -> None:
+        """Close without flushing: a second flush could succeed after the kernel dropped the pages."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with suppress(OSError):
+                self._files.close(handle)
+
+
+def _follower(header: SegmentHeader, seq: int, end: int) -> SegmentHeader:
+    return SegmentHeader(header.number + 1, _random_id(), header.journal_id, header.node, seq, header.id, end)
+
+
+def _random_id() -> bytes:
+    return secrets.token_bytes(16)
