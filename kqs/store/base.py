@@ -7,11 +7,14 @@ StoreUnavailableError may pass (full, locked, away; the engine has not given up 
 StoreCorruptError will not. Cancelling a caller does not withdraw the operation.
 
 A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
+
+Data whose checksum is wrong is never run: `claim` ends that job as fail with an error that says so and passes it over; `job`
+and `jobs` show `null` in its place, and that error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -48,9 +51,11 @@ class Store(Protocol):
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """Store new jobs, and in the same commit that the journal is fed up to `fed_seq` (exclusive).
 
-        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing. Jobs with
-        `claimed` are stored as attempt 1, running since `now` by `worker`. `jobs` may be empty (only fed_seq moves).
-        Returns: the orders of `jobs` that were already known, so not stored; [] as a rule.
+        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
+        whose given id is the id made for another job. Jobs with `claimed` are stored as attempt 1, running since `now` by
+        `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
+        moves), and fed_seq never goes back. Survives a crash of the process at once, of the machine after `sync` or `report`.
+        Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
 
@@ -65,9 +70,10 @@ class Store(Protocol):
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """Apply the ends of runs; durable before it returns.
 
-        Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if stale.
-        A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
-        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to ready or later by `due_at`.
+        Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
+        stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
+        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if due_at > ended_at, else
+        to ready. Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...
 
@@ -83,10 +89,13 @@ class Store(Protocol):
         """Return the earliest due_at among later jobs, or None."""
         ...
 
-    async def expire(self, now: float, limit: int, drop_after_s: float | None) -> list[str]:
+    async def expire(
+        self, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> list[str]:
         """End up to `limit` waiting jobs with expire_at <= now as fail, error `expired`; return their ids.
 
-        drop_after_s: their retention from now, None for ever (a job's own `keep` is applied by the caller's rules elsewhere).
+        Their retention, in s from now, None for ever: the `keep` in the job's own options (-1: for ever), else what
+        `by_type` says for its type, else `drop_after_s`.
         """
         ...
 
@@ -105,7 +114,10 @@ class Store(Protocol):
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
-        """Return records by order, beginning after order `after`; filters are optional."""
+        """Return up to `limit` records by order (descending if `newest_first`), beginning after order `after`.
+
+        Filters are optional. Looking through many records to find few takes long, but holds nobody else up.
+        """
         ...
 
     async def counts(self) -> dict[str, dict[State, int]]:
@@ -120,7 +132,10 @@ class Store(Protocol):
         ...
 
     async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
-        """Delete the oldest ended successes beyond the newest `keep_count`, at most `limit`; as `sweep` otherwise."""
+        """Delete ended successes beyond `keep_count`, at most `limit`; as `sweep` otherwise.
+
+        Those nearest their drop_at go first, then, oldest first, those without one.
+        """
         ...
 
     async def sync(self) -> int:

@@ -56,7 +56,14 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     step, direction = ("<", "desc") if wanted.newest_first else (">", "asc")
     beyond = f"{'' if after is None else f'ord {step} :after'}"
     where = f"where {beyond}" if beyond else ""
-    values = {"after": after, "slice": SLICE - 1, "now": session.now(), "limit": limit, "type": wanted.type_, "state": wanted.state}
+    values = {
+        "after": after,
+        "slice": SLICE - 1,
+        "now": session.now(),
+        "limit": limit,
+        "type": wanted.type_,
+        "state": wanted.state,
+    }
     edge = session.db.execute(f"select ord from jobs {where} order by ord {direction} limit 1 offset :slice", values).fetchone()
     conditions = [_IS_THERE]
     if beyond:
@@ -118,7 +125,13 @@ def _earlier_runs(runs: str | None) -> list[RunRecord]:
 
 
 def _last_run(
-    state: State, attempt: int, worker: str, started_at: float | None, ended_at: float | None, word: str | None, error: str | None
+    state: State,
+    attempt: int,
+    worker: str,
+    started_at: float | None,
+    ended_at: float | None,
+    word: str | None,
+    error: str | None,
 ) -> list[RunRecord]:
     if started_at is None:
         return []

@@ -1,8 +1,8 @@
 """The store's tables, and whose they are.
 
-`jobs` holds one row per job. `ord` is Accepted.order, so new rows go to the right edge of the tree and a server-made id needs no
-index. Long columns stand last: SQLite need not walk their overflow pages to read the short ones. Every index is partial, so that
-a row stands in one of them at a time and ended rows are out of the way of ready ones.
+`jobs` holds one row per job. `ord` is Accepted.order, so new rows go to the right edge of the tree and a server-made id needs
+no index. Long columns stand last: SQLite need not walk their overflow pages to read the short ones. Every index is partial, so
+that a plain row stands in one of them at a time and ended rows are out of the way of ready ones.
 
 A change of the tables raises SCHEMA_VERSION and adds the step from the version before.
 """

@@ -1,8 +1,8 @@
 """The store's one thread, and group commit.
 
 Operations asked for while a commit is under way wait in a queue; the thread takes all of them, does them in order in one
-transaction, and hands every result back in one call to the loop. One that raises must not fail its neighbours: the transaction is
-rolled back and each operation of the group is done again in a transaction of its own.
+transaction, and hands every result back in one call to the loop. One that raises must not fail its neighbours: the transaction
+is rolled back and each operation of the group is done again in a transaction of its own.
 """
 
 from __future__ import annotations
