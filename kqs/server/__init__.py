@@ -1,0 +1,1 @@
+"""The TCP and UNIX-socket face of KQS: bytes in, calls run, answers out."""

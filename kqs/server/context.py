@@ -1,0 +1,43 @@
+"""What all connections of one server share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from kqs.server.backend import Backend
+from kqs.server.counters import Counters
+
+#: Accepted but unflushed bytes over all connections, beyond which nobody is read. It bounds what a stalled disk can
+#: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
+MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
+
+
+class Context:
+    """Shared state of the connections. Owned by the loop thread.
+
+    clock: wall time in Unix seconds. trace: log every line (level debug); checked before a log call is made, since a
+    filtered-out call still costs more than a job. draining: the server stops, inserts are refused.
+    """
+
+    def __init__(self, backend: Backend, clock: Callable[[], float], max_in_flight: int, trace: bool = False) -> None:
+        self.backend = backend
+        self.clock = clock
+        self.counters = Counters()
+        self.max_in_flight = max_in_flight
+        self.trace = trace
+        self.draining = False
+        self.unflushed_bytes = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_flooded(self) -> bool:
+        """Tell whether so much waits for its flush that reading must rest."""
+        return self.unflushed_bytes > MAX_UNFLUSHED_BYTES
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run one call's work in a task that the server owns until it ends. The work must not raise."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

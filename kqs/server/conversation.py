@@ -1,0 +1,186 @@
+"""One peer's side of the talk: lines in, calls started in their order, answers out. No I/O.
+
+`receive_data` only buffers; `proceed` runs what was received until there is nothing left or the peer has had enough for
+now (`is_full`); `data_to_send` takes the answers. Whoever owns the transport calls these, and stops reading while
+`is_full`. What was received in one piece is decoded in one piece when all its lines are of one plain kind; a conversation
+remembers which kind came last and tries that first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from msgspec import Raw
+
+from kqs.journal.format import Record
+from kqs.server.calls import CALLS
+from kqs.server.context import Context
+from kqs.server.inserts import insert_lines
+from kqs.wire import jsonrpc, qrpc, strict
+from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.lines import LineBuffer, TooLong
+
+log = structlog.get_logger("kqs.server")
+
+#: Answers are handed to the transport in pieces of about this size, so that its high-water mark is seen in time: a call
+#: of 13 bytes may have an answer of thousands.
+_OUT_BYTES = 64 * 1024
+_TRACED_BYTES = 200
+
+
+class Conversation:
+    """See the module docstring. `changed` is called when a deferred call was answered."""
+
+    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[], None]) -> None:
+        self.context = context
+        self.newest_record: Record | None = None
+        self.in_flight = 0
+        self._max_line_bytes = max_line_bytes
+        self._lines = LineBuffer(max_line_bytes)
+        self._held: deque[bytes | TooLong | Sequence[Call | BadLine]] = deque()
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._changed = changed
+        self._dialect = Dialect.QRPC
+        self._inserts_came_last = True
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether this peer must wait: too many calls unanswered, or the journal is behind."""
+        return self.in_flight >= self.context.max_in_flight or self.context.is_flooded
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether everything that was asked has been answered."""
+        return not self.in_flight and not self._held
+
+    def receive_data(self, data: bytes) -> None:
+        """Buffer what arrived."""
+        self._held.extend(self._lines.receive_data(data))
+
+    def proceed(self) -> bool:
+        """Run what was received; True if answers should be taken and `proceed` called again."""
+        while self._held and not self.is_full:
+            if self._out_bytes > _OUT_BYTES:
+                return True
+            piece = self._held.popleft()
+            if type(piece) is bytes:
+                self._run_chunk(piece)
+            elif not isinstance(piece, TooLong):
+                self._run_calls(piece)
+            else:
+                self._run(BadLine("too_large", f"line: expected at most {self._max_line_bytes} bytes", dialect=self._dialect))
+        return False
+
+    def data_to_send(self) -> bytes:
+        """Take the answers that are ready."""
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._out_bytes = 0
+        return data
+
+    def send(self, answers: bytes) -> None:
+        """Queue whole answers, already encoded."""
+        self._out.append(answers)
+        self._out_bytes += len(answers)
+
+    def answer(self, call: Call, result: bytes | Raw) -> None:
+        """Answer `call` with a result in JSON."""
+        if call.dialect is Dialect.QRPC:
+            self.send(qrpc.end(call.id, result))
+        elif not call.notification:
+            self._send_jsonrpc(call, jsonrpc.result(call.id, result))
+
+    def answer_blob(self, call: Call, blob: bytes) -> None:
+        """Answer `call` with binary data, which only qrpc can carry."""
+        self.send(qrpc.end_blob(call.id, blob))
+
+    def refuse(self, call: Call | BadLine, code: str, message: str) -> None:
+        """Answer `call` with an error."""
+        self.context.counters.error(code)
+        if self.context.trace:
+            log.debug("!", code=code, message=message)
+        if call.dialect is Dialect.QRPC:
+            self.send(qrpc.error(call.id, code, message))
+        elif isinstance(call, BadLine) or not call.notification:
+            self._send_jsonrpc(call, jsonrpc.error(call.id, code, message))
+
+    def defer(self, count: int = 1) -> None:
+        """Note that `count` calls will be answered later."""
+        self.in_flight += count
+
+    def settle(self, count: int = 1) -> None:
+        """Note that `count` deferred calls have just been answered."""
+        self.in_flight -= count
+        self._changed()
+
+    def _run_chunk(self, chunk: bytes) -> None:
+        """Run a chunk of complete lines by the first way that fits all of them."""
+        if self.context.trace:
+            log.debug("<", lines=chunk[:_TRACED_BYTES], size=len(chunk))
+        if self._inserts_came_last:
+            done = self._run_inserts(chunk) or self._run_plain_calls(chunk)
+        else:
+            done = self._run_plain_calls(chunk) or self._run_inserts(chunk)
+        if not done:
+            self._run_lines(chunk)
+
+    def _run_inserts(self, chunk: bytes) -> bool:
+        inserts = qrpc.decode_inserts(chunk)
+        if inserts is None or not insert_lines(self, chunk, inserts):
+            return False
+        self.context.counters.call("insert", len(inserts.jobs))
+        self._dialect = Dialect.QRPC
+        self._inserts_came_last = True
+        return True
+
+    def _run_plain_calls(self, chunk: bytes) -> bool:
+        calls = qrpc.decode_calls(chunk)
+        if calls is None:
+            return False
+        self._dialect = Dialect.QRPC
+        self._inserts_came_last = False
+        self._run_calls(calls)
+        return True
+
+    def _run_lines(self, chunk: bytes) -> None:
+        """Run a chunk of anything, line by line."""
+        calls: list[Call | BadLine] = []
+        for line in chunk.split(b"\n"):
+            decoded = decode_any(line, self._dialect)
+            if decoded:
+                self._dialect = decoded[-1].dialect
+                calls += decoded
+        self._run_calls(calls)
+
+    def _run_calls(self, calls: Sequence[Call | BadLine]) -> None:
+        """Run calls in order; if the peer has had enough on the way, hold the rest."""
+        out = self._out.append
+        echoes = 0
+        for index, call in enumerate(calls):
+            if type(call) is Call and call.name == "echo" and call.dialect is Dialect.QRPC and call.blob is None:
+                out(qrpc.end(call.id, call.arg))
+                echoes += 1
+                continue
+            self._run(call)
+            if self.is_full or self._out_bytes > _OUT_BYTES:
+                if index + 1 < len(calls):
+                    self._held.appendleft(calls[index + 1 :])
+                break
+        if echoes:
+            self.context.counters.call("echo", echoes)
+
+    def _run(self, call: Call | BadLine) -> None:
+        if isinstance(call, BadLine):
+            self.refuse(call, call.code, call.message)
+            return
+        spec = CALLS.get(call.name)
+        if spec is None:
+            self.refuse(call, "unknown_call", strict.unknown_key("call", call.name, CALLS))
+            return
+        self.context.counters.call(call.name)
+        spec.run(self, call)
+

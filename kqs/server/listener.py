@@ -1,0 +1,190 @@
+"""The listening sockets: where they are bound, that they are safe to bind, and that none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from kqs.config import ServerSection
+from kqs.errors import StartupError
+
+#: Connections the kernel holds until they are accepted; a thousand clients may start at once.
+BACKLOG = 1024
+#: How often another port is tried when port 0 gave one that the other address family has in use.
+_PORT_ATTEMPTS = 20
+_NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+EXIT_IN_USE = 69
+EXIT_CANNOT_CREATE = 73
+EXIT_CONFIG = 78
+
+
+class Listener:
+    """Binds what `settings` name and hands each connection to `make_connection`.
+
+    `localhost` is 127.0.0.1 and ::1, whichever there are, on one port.
+    """
+
+    def __init__(self, settings: ServerSection, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._settings = settings
+        self._make_connection = make_connection
+        self._servers: list[asyncio.AbstractServer] = []
+        self._socket_inode: int | None = None
+        self.addresses: list[tuple[str, int]] = []
+
+    async def start(self) -> None:
+        """Bind and listen.
+
+        Raises: StartupError: 69 a port or socket is in use, 73 a socket cannot be made, 78 a host is unknown or not
+            allowed. Nothing is left bound then.
+        """
+        sockets: list[socket.socket] = []
+        try:
+            sockets += await self._bind_tcp()
+            self.addresses = [bound.getsockname()[:2] for bound in sockets]
+            if self._settings.socket:
+                sockets.append(self._bind_unix(Path(self._settings.socket)))
+            while sockets:
+                self._servers.append(await self._serve(sockets[0]))
+                sockets.pop(0)
+        except BaseException:
+            for bound in sockets:
+                bound.close()
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop listening, and take the UNIX socket's name away if it is still ours. Idempotent."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._socket_inode is not None:
+            path = Path(self._settings.socket)
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_ino == self._socket_inode:
+                    path.unlink()
+            self._socket_inode = None
+
+    async def _serve(self, bound: socket.socket) -> asyncio.AbstractServer:
+        loop = asyncio.get_running_loop()
+        if bound.family == socket.AF_UNIX:
+            return await loop.create_unix_server(self._make_connection, sock=bound, backlog=BACKLOG)
+        return await loop.create_server(self._make_connection, sock=bound, backlog=BACKLOG)
+
+    async def _bind_tcp(self) -> list[socket.socket]:
+        hosts = await self._hosts()
+        for attempt in range(_PORT_ATTEMPTS):
+            try:
+                return _bind_all(hosts, self._settings.port)
+            except OSError as error:
+                if self._settings.port == 0 and error.errno == errno.EADDRINUSE and attempt + 1 < _PORT_ATTEMPTS:
+                    continue
+                raise _bind_error(error, f"port {self._settings.port} of {self._settings.host}") from None
+        raise AssertionError("unreachable")
+
+    async def _hosts(self) -> list[str]:
+        host = self._settings.host
+        if host == "localhost":
+            return ["127.0.0.1", "::1"]
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except (OSError, UnicodeError):
+            raise StartupError(f"[server] host {host!r} is unknown", EXIT_CONFIG) from None
+        hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        public = [found for found in hosts if not ipaddress.ip_address(found.partition("%")[0]).is_loopback]
+        if public and not self._settings.allow_public:
+            raise StartupError(
+                f"[server] host {host!r} ({public[0]}) is open to other machines: set allow_public = true if you mean it",
+                EXIT_CONFIG,
+            )
+        return hosts
+
+    def _bind_unix(self, path: Path) -> socket.socket:
+        _remove_stale(path)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        previous = os.umask(0o177)  # 0600 from the first moment: a chmod after the bind would leave a gap
+        try:
+            bound.bind(os.fspath(path))
+        except OSError as error:
+            bound.close()
+            raise _bind_error(error, f"socket {path}") from None
+        finally:
+            os.umask(previous)
+        self._socket_inode = path.lstat().st_ino
+        return bound
+
+
+def _bind_all(hosts: list[str], port: int) -> list[socket.socket]:
+    """Bind every host that this machine has to one port. Raises OSError; nothing stays bound then."""
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            try:
+                bound = _bind(host, port)
+            except OSError as error:
+                if error.errno in _NO_SUCH_FAMILY and (sockets or host != hosts[-1]):
+                    continue
+                raise
+            sockets.append(bound)
+            port = bound.getsockname()[1]
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+        bound.listen(BACKLOG)  # two sockets may be bound to one port with SO_REUSEADDR; only one may listen
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _remove_stale(path: Path) -> None:
+    """Unlink a socket nobody answers on.
+
+    Raises: StartupError: somebody answers, or it is no socket.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _bind_error(error, f"socket {path}") from None
+    if not stat.S_ISSOCK(mode):
+        raise StartupError(f"[server] socket {path} exists and is no socket", EXIT_CANNOT_CREATE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise _bind_error(error, f"socket {path}") from None
+    raise StartupError(f"[server] socket {path} is in use by another server", EXIT_IN_USE)
+
+
+def _bind_error(error: OSError, what: str) -> StartupError:
+    if error.errno == errno.EADDRINUSE:
+        return StartupError(f"[server] {what} is in use by another server", EXIT_IN_USE)
+    reason = (error.strerror or str(error)).lower()
+    return StartupError(f"[server] {what} cannot be bound: {reason}", EXIT_CANNOT_CREATE)

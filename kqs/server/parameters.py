@@ -1,0 +1,90 @@
+"""The arguments of the calls that are not on the hot path, as models whose messages name the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Raw
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from kqs.errors import CallError
+from kqs.job import STATES_BY_WORD, State
+from kqs.wire import strict
+
+_MAX_SHOWN = 60  # characters of a peer's own text that go back to it in a message
+
+
+class Parameters(BaseModel):
+    """Base of all argument models: unknown fields are refused, and nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _state(word: object) -> object:
+    if word is None or isinstance(word, State):
+        return word
+    if isinstance(word, str) and word in STATES_BY_WORD:
+        return STATES_BY_WORD[word]
+    raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
+
+
+class JobQuery(Parameters):
+    """Argument of `job`: the id as a string, or an object with `id`."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+
+class JobsQuery(Parameters):
+    """Argument of `jobs`. `after`: the id of the last job already seen; `limit`: 1..1000 jobs."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    state: Annotated[State | None, BeforeValidator(_state)] = None
+    after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class HelpQuery(Parameters):
+    """Argument of `help`: a call's name as a string, or nothing."""
+
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+AnyParameters = TypeVar("AnyParameters", bound=Parameters)
+
+
+def parse(model: type[AnyParameters], argument: Raw) -> AnyParameters:
+    """Return `argument` as `model`; null is an empty object.
+
+    Raises: CallError: `bad_call`, with every field that does not fit.
+    """
+    raw = bytes(argument)
+    try:
+        return model.model_validate_json(b"{}" if raw == b"null" else raw)
+    except ValidationError as error:
+        raise CallError("; ".join(_describe(model, detail) for detail in error.errors(include_url=False))) from None
+
+
+def _describe(model: type[Parameters], detail: Any) -> str:
+    field = ".".join(str(part) for part in detail["loc"])[:_MAX_SHOWN]
+    if detail["type"] == "extra_forbidden":
+        return strict.unknown_key("field", field, model.model_fields)
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if detail["type"] == "missing":
+        return f"{field}: {message}"
+    return f"{field or 'argument'}: {message}, got {_shown(detail['input'])}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

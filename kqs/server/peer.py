@@ -1,0 +1,62 @@
+"""A connection as the calls see it, and what a peer is told of an error."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+import structlog
+from msgspec import Raw
+
+from kqs.errors import ERROR_CODES, CallError, KqsError
+from kqs.journal.format import Record
+from kqs.server.context import Context
+from kqs.wire.call import Call
+
+log = structlog.get_logger("kqs.server")
+
+
+class Peer(Protocol):
+    """The connection, as a call sees it."""
+
+    context: Context
+    newest_record: Record | None  # of this connection's inserts, while it is not flushed
+
+    def send(self, answers: bytes) -> None:
+        """Send whole answers, already encoded."""
+        ...
+
+    def answer(self, call: Call, result: bytes | Raw) -> None:
+        """Answer `call` with a result in JSON."""
+        ...
+
+    def answer_blob(self, call: Call, blob: bytes) -> None:
+        """Answer `call` with binary data."""
+        ...
+
+    def refuse(self, call: Call, code: str, message: str) -> None:
+        """Answer `call` with an error."""
+        ...
+
+    def defer(self, count: int = 1) -> None:
+        """Note that `count` calls will be answered later."""
+        ...
+
+    def settle(self, count: int = 1) -> None:
+        """Note that `count` deferred calls have just been answered; what was answered is written this tick."""
+        ...
+
+
+def translate(error: Exception) -> tuple[str, str]:
+    """Return the code and message that a peer gets for `error`.
+
+    Only a CallError's own words were written for the peer. Any other text may hold paths or data: a known kind of error
+    is told by its code's meaning, and an unexpected one is logged under a random id, which is all the peer gets.
+    """
+    if isinstance(error, CallError):
+        return error.call_code, str(error)
+    if isinstance(error, KqsError) and error.code != "internal":
+        return error.code, ERROR_CODES[error.code]
+    fault = secrets.token_hex(8)
+    log.error("! unexpected error in a call", fault=fault, exc_info=error)
+    return "internal", f"internal error {fault}"

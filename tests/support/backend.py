@@ -1,0 +1,70 @@
+"""A server's backend in memory: a journal that flushes when it is told to, and jobs that never run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from kqs.errors import JournalError, JournalFailedError
+from kqs.ids import Ids
+from kqs.job import State
+from kqs.journal.format import Record
+from kqs.server.parameters import JobsQuery
+
+
+class MemoryJournal:
+    """`append` schedules a flush for the next tick unless `held`; then `flush` does it. `failure` is what goes wrong."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.held = False
+        self.failure: JournalError | None = None
+        self._open: list[Record] = []
+
+    def append(self, record: Record) -> None:
+        if self.failure is not None and not isinstance(self.failure, JournalFailedError):
+            raise self.failure
+        self._open.append(record)
+        if not self.held and len(self._open) == 1:
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        batch, self._open = self._open, []
+        if self.failure is None:
+            self.records += batch
+        for record in batch:
+            assert record.done is not None
+            record.done(self.failure)
+
+
+class MemoryBackend:
+    """Satisfies kqs.server.backend.Backend."""
+
+    def __init__(self) -> None:
+        self.ids = Ids("0000cafe")
+        self.journal = MemoryJournal()
+        self.stop_requested = asyncio.Event()
+
+    async def stats(self) -> dict[str, int | float]:
+        return {"jobs_new": len(self._rows())}
+
+    async def health(self) -> dict[str, Any]:
+        return {"verdict": "ok", "problems": []}
+
+    async def job(self, job_id: str) -> dict[str, Any] | None:
+        return next((row for row in self._rows() if row["id"] == job_id), None)
+
+    async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
+        rows = [row for row in self._rows() if query.type in (None, row["type"]) and query.state in (None, State.NEW)]
+        seen = next((place for place, row in enumerate(rows, 1) if row["id"] == query.after), 0)
+        return rows[seen : seen + query.limit]
+
+    def request_stop(self) -> None:
+        self.stop_requested.set()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"id": job.id or self.ids.of(order), "type": job.type, "state": "new", "data": job.data}
+            for record in self.journal.records
+            for order, job in enumerate(record.jobs or [], record.first_order)
+        ]

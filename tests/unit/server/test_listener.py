@@ -1,0 +1,151 @@
+"""Where the server listens, and what it refuses to listen on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.config import ServerSection
+from kqs.errors import StartupError
+from kqs.server.listener import Listener
+
+
+class HangUp(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def a_listener(**settings: Any) -> Listener:
+    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)), HangUp)
+
+
+@asynccontextmanager
+async def listening(**settings: Any) -> AsyncIterator[Listener]:
+    listener = a_listener(**settings)
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+async def refusal(**settings: Any) -> StartupError:
+    with pytest.raises(StartupError) as caught:
+        await a_listener(**settings).start()
+    return caught.value
+
+
+async def connects(path: Path) -> bool:
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def test_localhost_is_both_families_on_one_port() -> None:
+    async with listening(host="localhost") as listener:
+        hosts, ports = zip(*listener.addresses, strict=True)
+        assert hosts == ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1",)
+        assert len(set(ports)) == 1
+
+
+async def test_a_busy_port_is_exit_69() -> None:
+    async with listening(host="127.0.0.1") as listener:
+        port = listener.addresses[0][1]
+        error = await refusal(host="127.0.0.1", port=port)
+    assert error.exit_code == 69
+    assert str(port) in str(error)
+
+
+async def test_a_closed_listener_frees_its_port() -> None:
+    async with listening(host="127.0.0.1") as listener:
+        port = listener.addresses[0][1]
+    async with listening(host="127.0.0.1", port=port) as again:
+        assert again.addresses == [("127.0.0.1", port)]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+async def test_a_public_host_is_exit_78_unless_allowed(host: str) -> None:
+    error = await refusal(host=host)
+    assert error.exit_code == 78
+    assert "allow_public" in str(error)
+
+
+async def test_a_public_host_may_be_allowed() -> None:
+    async with listening(host="0.0.0.0", allow_public=True) as listener:
+        assert listener.addresses[0][0] == "0.0.0.0"
+
+
+async def test_a_host_that_is_not_of_this_machine_is_exit_73() -> None:
+    assert (await refusal(host="192.0.2.1", allow_public=True)).exit_code == 73
+
+
+async def test_an_unknown_host_is_exit_78() -> None:
+    assert (await refusal(host="no such host")).exit_code == 78
+
+
+async def test_the_unix_socket_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    async with listening(socket=str(path)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert await connects(path)
+    assert not path.exists()
+
+
+async def test_a_stale_unix_socket_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with listening(socket=str(path)):
+        assert await connects(path)
+
+
+async def test_a_unix_socket_that_answers_is_exit_69_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    async with listening(socket=str(path)):
+        assert (await refusal(socket=str(path))).exit_code == 69
+        assert await connects(path)
+
+
+async def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    assert (await refusal(socket=str(path))).exit_code == 73
+    assert path.read_text() == "data"
+
+
+async def test_a_socket_in_a_missing_folder_is_exit_73_and_frees_the_port(tmp_path: Path) -> None:
+    listener = a_listener(host="127.0.0.1", socket=str(tmp_path / "missing" / "kqs.sock"))
+    with pytest.raises(StartupError) as caught:
+        await listener.start()
+    assert caught.value.exit_code == 73
+    async with listening(host="127.0.0.1", port=listener.addresses[0][1]):
+        pass
+
+
+async def test_another_servers_socket_is_not_unlinked(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    async with listening(socket=str(path)):
+        path.unlink()
+        path.write_text("not ours")
+    assert path.read_text() == "not ours"
