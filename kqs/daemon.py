@@ -127,12 +127,12 @@ class Daemon:
         settings = QueueSettings(
             self._name, Retention(config.store.keep_success_s, config.store.keep_fail_s), config.store.keep_success_count
         )
-        queue = Queue(store, MemoryBroker(config.broker), cascade, self._clock, settings, lambda: journal.oldest_order)
+        queue = Queue(store, MemoryBroker(config.broker.max_entries), cascade, self._clock, settings, lambda: feeder.checkpointed_order)
         feeder = Feeder(journal, queue, store, ids, cascade)
-        executor = Executor(registry, max(1, config.worker.concurrency))
+        executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
-        server = Server(config.server, backend, self._clock)
+        server = Server(config.server, backend, clock=self._clock.now, trace=config.log.level == "debug")
         for service in (queue, feeder, worker):
             service.on_task_death = stop.fail
         stack.push_async_callback(queue.stop)
@@ -141,7 +141,7 @@ class Daemon:
         stack.push_async_callback(server.stop)
         stack.push_async_callback(worker.stop)
         await worker.start()
-        await feeder.start(info.fed_seq)
+        await feeder.start(info)
         stack.callback(server.drain)
         await server.start()
         return server

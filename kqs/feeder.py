@@ -21,7 +21,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.options import Cascade, JobFields, PlainJob
 from kqs.queue.queue import Queue
 from kqs.queue.rules import accept, accept_plain
-from kqs.store.base import Store
+from kqs.store.base import Store, StoreInfo
 from kqs.wire.jobs import at_seconds
 from kqs.wire.qrpc import replay_calls, replay_jobs
 
@@ -59,15 +59,19 @@ class Feeder:
         self._hurried = 0
         self._uncheckpointed_bytes = 0
         self._checkpointed_seq = 0
+        self._next_order = 0
         self._task: asyncio.Task[None] | None = None
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
+        #: no replay can bring back a job with an order below this one
+        self.checkpointed_order = 0
         self.fed_seq = 0
         self.trouble: str | None = None
 
-    async def start(self, fed_seq: int) -> None:
+    async def start(self, info: StoreInfo) -> None:
         """Begin after what the store has already; the rest is read from the journal."""
-        self.fed_seq = self._checkpointed_seq = fed_seq
-        self._behind = fed_seq < self._journal.durable_seq
+        self.fed_seq = self._checkpointed_seq = info.fed_seq
+        self._next_order = self.checkpointed_order = info.last_order + 1
+        self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
         self._queue.on_hungry = self._let_go.set
         self._task = asyncio.get_running_loop().create_task(self._run(), name="feeder")
@@ -200,6 +204,8 @@ class Feeder:
                 break
         self.trouble = None
         self.fed_seq = fed_seq
+        if batch:
+            self._next_order = batch[-1].order + 1
         self._moved.set()
         self._uncheckpointed_bytes += size
         if self._uncheckpointed_bytes >= CHECKPOINT_BYTES:
@@ -209,6 +215,7 @@ class Feeder:
         if self.fed_seq <= self._checkpointed_seq:
             return
         self._uncheckpointed_bytes = 0
+        next_order = self._next_order
         try:
             durable_seq = await self._store.sync()
         except StoreError as error:
@@ -216,6 +223,7 @@ class Feeder:
             return
         await self._journal.checkpoint(durable_seq)
         self._checkpointed_seq = durable_seq
+        self.checkpointed_order = next_order
 
     def _accepted(self, record: Record) -> list[Accepted]:
         jobs = record.jobs

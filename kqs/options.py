@@ -53,6 +53,8 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     data: Raw = Raw(b"null")
     id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     at: float | str | None = None
+    wait: None = None  # known, but only its default is supported yet
+    resource: None = None  # as wait
 
 
 Job = PlainJob | JobFields
@@ -95,7 +97,7 @@ class Cascade:
 
     def __init__(self, defaults: dict[str, Any], types: dict[str, dict[str, Any]]) -> None:
         """Args: defaults, types: the [defaults] and [types.NAME] sections, option names only, already checked."""
-        self._base = _merge(Options(), defaults)
+        self.base = _merge(Options(), defaults)
         self._types = types
         self._handlers: dict[str, dict[str, Any]] = {}
         self._cache: dict[str, Options] = {}
@@ -109,12 +111,17 @@ class Cascade:
         """Return what a job of this type gets when it sets nothing itself."""
         found = self._cache.get(type_)
         if found is None:
-            found = _merge(self._base, self._handlers.get(type_, {}))
+            found = _merge(self.base, self._handlers.get(type_, {}))
             found = _merge(found, self._types.get(type_, {}))
             if len(self._cache) >= _MAX_CACHED_TYPES:
                 self._cache.clear()
             self._cache[type_] = found
         return found
+
+    def keep_by_type(self) -> dict[str, float | None]:
+        """Return the retention of types that set `keep` somewhere, in s; None for ever."""
+        keeps = {type_: self.for_type(type_).keep for type_ in {*self._handlers, *self._types}}
+        return {type_: None if keep < 0 else keep for type_, keep in keeps.items() if keep is not None}
 
     def resolve(self, type_: str, own: bytes | None) -> Options:
         """Return a job's settings; `own` is what `own_options` made of its fields."""

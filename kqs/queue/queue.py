@@ -53,14 +53,14 @@ class Queue:
         cascade: Cascade,
         clock: Clock,
         settings: QueueSettings,
-        oldest_order: Callable[[], int],
+        replayable_order: Callable[[], int],
     ) -> None:
-        """Args: oldest_order: the first order that a replay of the journal could bring back."""
+        """Args: replayable_order: the first order that a replay of the journal could bring back."""
         self._store = store
         self._broker = broker
         self._clock = clock
         self._settings = settings
-        self._oldest_order = oldest_order
+        self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
         self._reporter = Reporter(store, self._reports_applied)
@@ -197,7 +197,7 @@ class Queue:
             self.stale_count += 1
             return False
         run = lease.run
-        judged = self._judge.outcome(run, lease.options, outcome, self._clock.now(), random.random())  # noqa: S311 jitter
+        judged = self._judge.outcome(run, lease.options, outcome, self._now(), random.random())  # noqa: S311 jitter
         self._reporter.add(run, judged)
         return True
 
@@ -208,14 +208,18 @@ class Queue:
 
     def give_back(self, run: Run) -> None:
         """Give back a delivered run that never began."""
-        self._reporter.add(run, self._judge.interrupted(run, self._clock.now()))
+        self._reporter.add(run, self._judge.interrupted(run, self._now()))
 
     async def settle(self) -> None:
         """Return when every report taken so far is in the store."""
         await self._reporter.settle()
 
+    def _now(self) -> float:
+        """Return wall time in whole ms: what ends in the same ms is stored by one statement."""
+        return int(self._clock.now() * 1000) / 1000
+
     def _lease_expired(self, lease: Lease) -> None:
-        now = self._clock.now()
+        now = self._now()
         if lease.limit_deadline <= lease.deadline:
             reason = f"time_limit of {lease.options.time_limit:g} s reached"
             judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now, random.random())  # noqa: S311
@@ -259,11 +263,11 @@ class Queue:
             return self._clock.now() + 1.0
 
     async def _expire(self) -> float | None:
-        retention = self._settings.retention
+        keep = self.cascade.base.keep
+        drop_after_s = self._settings.retention.drop_at(State.FAIL, keep, 0.0)
+        by_type = self.cascade.keep_by_type()
         try:
-            while ended := await self._store.expire(
-                self._clock.now(), SLICE, None if retention.fail_s < 0 else retention.fail_s
-            ):
+            while ended := await self._store.expire(self._now(), SLICE, drop_after_s, by_type):
                 log.info("jobs expired", count=len(ended))
             return await self._store.next_expire_at()
         except StoreUnavailableError as error:
@@ -286,7 +290,7 @@ class Queue:
 
     async def sweep(self) -> int:
         """Drop the records whose retention is over; return how many went."""
-        before, swept = self._oldest_order(), 0
+        before, swept = self._replayable_order(), 0
         while gone := await self._store.sweep(self._clock.now(), SLICE, before):
             swept += gone
         while gone := await self._store.trim_successes(self._settings.keep_success_count, SLICE, before):

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kqs.broker.memory import MemoryBroker
+from kqs.config import StoreSection
+from kqs.handlers import Ok, Outcome
+from kqs.job import Accepted, JobRecord, Run, State
+from kqs.options import Cascade
+from kqs.queue.dispatch import Taker
+from kqs.queue.leases import Lease
+from kqs.queue.queue import Queue, QueueSettings
+from kqs.queue.rules import Retention
+from kqs.store.sqlite import SqliteStore
+from tests.support.clock import FakeClock
+from tests.support.jobs import ORDER
+
+JOURNAL_ID = "ab" * 16
+
+
+class Hand:
+    """A taker that a test holds: runs arrive in `runs`, and end when the test says so."""
+
+    def __init__(self, queue: Queue, room: int, *types: str) -> None:
+        self.queue = queue
+        self.runs: asyncio.Queue[Run] = asyncio.Queue()
+        self.lost: list[Lease] = []
+        self.leases: dict[str, Lease] = {}
+        self.taker = Taker("hand", dict.fromkeys(types or ("mail",), 1), room, self._deliver)
+        queue.add_taker(self.taker)
+
+    def _deliver(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.leases[run.claim.id] = self.queue.begin(run, self.lost.append)
+            self.runs.put_nowait(run)
+
+    async def take(self) -> Run:
+        async with asyncio.timeout(10):
+            return await self.runs.get()
+
+    async def end(self, run: Run, outcome: Outcome | None = None) -> bool:
+        accepted = self.queue.report(self.leases[run.claim.id], outcome or Ok())
+        self.taker.free()
+        await self.queue.settle()
+        return accepted
+
+
+class Rig:
+    """A queue over the real store and broker, and a clock that the test owns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.replayable_order = 2**62
+        self.cascade = Cascade({}, {})
+        self.hungry = 0
+        self.fed_seq = 0
+
+    async def start(self) -> None:
+        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock)
+        info = await self.store.open(JOURNAL_ID, "0000beef")
+        settings = QueueSettings("test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000)
+        self.broker = MemoryBroker(100)
+        self.queue = Queue(self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order)
+        await self.queue.start(info)
+        self.hands: list[Hand] = []
+
+    def hand(self, room: int, *types: str) -> Hand:
+        self.hands.append(Hand(self.queue, room, *types))
+        return self.hands[-1]
+
+    async def stop(self) -> None:
+        for hand in self.hands:
+            await self.queue.remove_taker(hand.taker)
+        await self.queue.stop()
+        await self.store.close()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def accept(self, *jobs: Accepted) -> None:
+        self.fed_seq += 1
+        await self.queue.accept(jobs, self.fed_seq)
+
+    async def record(self, run_or_number: Run | int) -> JobRecord:
+        order = ORDER + run_or_number if isinstance(run_or_number, int) else run_or_number.claim.order
+        record = await self.queue.job(f"{order:013x}-0000beef")
+        assert record is not None
+        return record
+
+    async def until(self, number: int, state: State) -> JobRecord:
+        """Wait for what a background service of the queue does; it has no event that a test could await."""
+        async with asyncio.timeout(10):
+            while (record := await self.record(number)).state is not state:  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0)
+            return record
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    await rig.start()
+    try:
+        yield rig
+    finally:
+        await rig.stop()

@@ -1,0 +1,241 @@
+import asyncio
+
+import pytest
+
+from kqs.errors import StoreUnavailableError
+from kqs.handlers import Again, Failed, Ok
+from kqs.job import State
+from kqs.queue.dispatch import entry_of
+from kqs.queue.leases import SLOT_S
+from tests.support.jobs import NOW, ORDER, an_accepted
+from tests.unit.queue.conftest import Rig
+
+
+async def test_a_new_job_that_meets_an_idle_lane_is_stored_as_claimed(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1, data=b'{"a":1}'))
+    run = await hand.take()
+    assert (run.claim.attempt, run.data) == (1, b'{"a":1}')
+    assert (await rig.record(run)).state is State.PROCESSING
+
+
+async def test_a_job_that_waits_is_taken_when_there_is_room(rig: Rig) -> None:
+    await rig.accept(an_accepted(1))
+    assert (await rig.record(1)).state is State.NEW
+    assert (await rig.hand(1).take()).claim.order == ORDER + 1
+
+
+async def test_a_finished_job_is_a_success_with_its_result(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    assert await hand.end(await hand.take(), Ok(b"[7]"))
+    record = await rig.record(1)
+    assert (record.state, record.result, [run.state for run in record.runs]) == (State.SUCCESS, b"[7]", ["success"])
+
+
+async def test_waiting_jobs_come_by_priority_then_age(rig: Rig) -> None:
+    await rig.accept(an_accepted(1), an_accepted(2, prio=8000), an_accepted(3), an_accepted(4, prio=8000))
+    hand = rig.hand(4)
+    orders = [(await hand.take()).claim.order - ORDER for _ in range(4)]
+    assert orders == [2, 4, 1, 3]
+
+
+async def test_of_new_jobs_the_most_urgent_meets_the_idle_lane(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1), an_accepted(2, prio=1))
+    assert (await hand.take()).claim.order == ORDER + 2
+
+
+async def test_a_new_job_does_not_overtake_those_that_wait(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    first = await hand.take()
+    await rig.accept(an_accepted(3))
+    await hand.end(first)
+    assert (await hand.take()).claim.order == ORDER + 2
+
+
+async def test_a_lone_type_gets_its_turn_beside_a_thousand_of_another(rig: Rig) -> None:
+    await rig.accept(*(an_accepted(n) for n in range(1000)), an_accepted(1000, "lone"))
+    hand = rig.hand(2, "mail", "lone")
+    assert {(await hand.take()).type for _ in range(2)} == {"mail", "lone"}
+
+
+async def test_the_same_job_again_changes_nothing_and_gives_the_lane_back(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take())
+    await rig.accept(an_accepted(1))
+    assert (await rig.record(1)).state is State.SUCCESS
+    await rig.accept(an_accepted(2))
+    assert (await hand.take()).claim.order == ORDER + 2
+
+
+async def test_a_failure_waits_and_runs_again_with_the_next_attempt(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Failed("no"))
+    record = await rig.record(1)
+    assert (record.state, record.failures, record.due_at) == (State.RETRY, 1, NOW + 30)
+    rig.clock.advance(31)
+    rig.queue._due.note(0.0)
+    run = await hand.take()
+    assert (run.claim.attempt, run.failures) == (2, 1)
+
+
+async def test_a_delayed_job_is_taken_when_it_is_due(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1, due_at=NOW + 0.05))
+    assert (await rig.record(1)).state is State.DELAYED
+    rig.clock.advance(0.05)
+    assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_again_without_a_delay_runs_again_at_once_and_costs_nothing(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Again())
+    run = await hand.take()
+    assert (run.claim.attempt, run.failures, run.ghosts) == (2, 0, 0)
+
+
+async def test_a_lost_run_becomes_a_ghost_and_its_late_report_is_stale(rig: Rig) -> None:
+    hand = rig.hand(2)
+    await rig.accept(an_accepted(1))
+    lost = await hand.take()
+    rig.clock.advance(30 + 2 * SLOT_S)
+    lease = hand.leases[lost.claim.id]
+    rig.queue._leases.check()
+    assert hand.lost == [lease]
+    assert not rig.queue.report(lease, Ok())
+    again = await hand.take()
+    assert (again.claim.attempt, again.ghosts) == (2, 1)
+    assert await hand.end(again)
+    assert [run.state for run in (await rig.record(1)).runs] == ["ghost", "success"]
+
+
+async def test_a_run_over_its_time_limit_is_a_failure(rig: Rig) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = b'{"time_limit":5,"retries":0}'
+    await rig.accept(job)
+    await hand.take()
+    rig.clock.advance(6)
+    rig.queue._leases.check()
+    await rig.queue.settle()
+    record = await rig.record(1)
+    assert (record.state, record.error, record.ghosts) == (State.FAIL, "time_limit of 5 s reached", 0)
+
+
+async def test_an_interrupted_run_is_free_and_runs_again(rig: Rig) -> None:
+    hand = rig.hand(2)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.queue.interrupt(hand.leases[run.claim.id])
+    again = await hand.take()
+    assert (again.interrupted, again.failures, again.ghosts) == (1, 0, 0)
+
+
+async def test_what_a_dead_server_left_claimed_runs_again_at_once(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.take()
+    await rig.restart()
+    record = await rig.record(1)
+    assert (record.state, record.ghosts, record.runs[-1].state) == (State.GHOST, 1, "ghost")
+    run = await rig.hand(1).take()
+    assert run.claim.attempt == 2
+
+
+async def test_waiting_and_delayed_jobs_outlive_a_restart(rig: Rig) -> None:
+    await rig.accept(an_accepted(1), an_accepted(2, due_at=NOW + 60))
+    await rig.restart()
+    hand = rig.hand(2)
+    assert (await hand.take()).claim.order == ORDER + 1
+    rig.clock.advance(61)
+    rig.queue._due.note(0.0)
+    assert (await hand.take()).claim.order == ORDER + 2
+
+
+async def test_a_job_that_expires_while_it_waits_fails(rig: Rig) -> None:
+    job = an_accepted(1)
+    job.expire_at = NOW
+    await rig.accept(job)
+    record = await rig.until(1, State.FAIL)
+    assert (record.error, record.drop_at) == ("expired", None)
+
+
+async def test_records_go_when_their_retention_is_over_and_no_replay_could_bring_them_back(rig: Rig) -> None:
+    hand = rig.hand(2)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    for _ in range(2):
+        await hand.end(await hand.take())
+    rig.replayable_order = ORDER + 2
+    assert await rig.queue.sweep() == 0
+    rig.clock.advance(3601)
+    assert await rig.queue.sweep() == 1
+    rig.replayable_order = 2**62
+    assert await rig.queue.sweep() == 1
+
+
+async def test_hunger_is_told_when_there_is_room_and_nothing_ready(rig: Rig) -> None:
+    told = asyncio.Event()
+    rig.queue.on_hungry = told.set
+    rig.hand(1)
+    async with asyncio.timeout(10):
+        await told.wait()
+
+
+async def test_a_store_that_refuses_new_jobs_leaves_the_lane_free(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = rig.hand(1)
+
+    async def refuse(*_: object) -> list[int]:
+        raise StoreUnavailableError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store, "insert", refuse)
+        with pytest.raises(StoreUnavailableError):
+            await rig.accept(an_accepted(1))
+    await rig.accept(an_accepted(1))
+    assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_reports_wait_for_a_store_that_refuses_them(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    report, refusals = rig.store.report, [1]
+
+    async def refuse_once(reports: object) -> list[bool]:
+        if refusals.pop() > 0:
+            refusals.append(0)
+            raise StoreUnavailableError("full")
+        return await report(reports)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.store, "report", refuse_once)
+    await hand.end(run)
+    assert (await rig.record(1)).state is State.SUCCESS
+    assert rig.queue.problems() == []
+
+
+async def test_claims_that_the_store_refuses_are_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.accept(an_accepted(1))
+    claim, refusals = rig.store.claim, [1]
+
+    async def refuse_once(*args: object) -> object:
+        if refusals:
+            refusals.pop()
+            raise StoreUnavailableError("full")
+        return await claim(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.store, "claim", refuse_once)
+    assert (await rig.hand(1).take()).claim.order == ORDER + 1
+
+
+async def test_a_job_that_ended_elsewhere_is_refused_by_the_fence(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take())
+    await rig.broker.put([entry_of(an_accepted(1)), entry_of(an_accepted(2))])
+    await rig.accept(an_accepted(2))
+    assert (await hand.take()).claim.order == ORDER + 2
