@@ -37,7 +37,7 @@ lint: $(STATE)/dev.stamp ## check style and floors
 types: $(STATE)/dev.stamp ## check types
 	$(BIN)/mypy
 
-bench: $(STATE)/dev.stamp ## measure a real server over TCP; writes bench/results.json
+bench: $(STATE)/dev.stamp ## measure a real server over TCP; writes .cache/bench.json
 	$(BIN)/python -m bench.run $(ARGS)
 
 image: ## build the container image kqs

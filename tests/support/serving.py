@@ -87,8 +87,8 @@ def _await_ready(manager: socket.socket, process: subprocess.Popen[bytes], log: 
     ended = os.pidfd_open(process.pid)
     try:
         while True:
-            events, _, _ = select.select([manager, ended], [], [], READY_WITHIN_S)
-            if manager not in events:
+            events, _, _ = select.select([manager.fileno(), ended], [], [], READY_WITHIN_S)
+            if manager.fileno() not in events:
                 raise AssertionError(f"the server {'ended' if events else 'is not ready'}; it said:\n{log.read_text()}")
             if b"READY=1" in manager.recv(4096).splitlines():
                 return

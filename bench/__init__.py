@@ -1,0 +1,1 @@
+"""Measures a real server over TCP, with the load from another process on another core. `make bench` runs it."""

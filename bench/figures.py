@@ -1,0 +1,176 @@
+"""The figures of docs/benchmarks.md, each by a function that returns its numbers by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.tools import Figure, Subject, bare_fsync, beanstalkd, load, subject
+
+MILLION = 1_000_000
+JOB_BYTES = 200
+ECHO_BYTES = 40
+HANDLERS = ("kqs.builtin", "bench.handlers")
+UNTAKEN = "untaken"
+
+
+def load_8x125(mode: str, port: int, total: int, type_: str = "-") -> Figure:
+    """Send `total` jobs of 200 B with 125 in flight on each of 8 connections."""
+    return load(mode, port, connections=8, in_flight=125, total=total, size_bytes=JOB_BYTES, type_=type_)
+
+
+class Bench:
+    """One run: where its files go, and which cores the server has. scale: 1.0 is the size that the figures name."""
+
+    def __init__(self, parent: Path, cores: str, scale: float) -> None:
+        self._parent = parent
+        self.cores = cores
+        self._scale = scale
+
+    def count(self, full: int) -> int:
+        """Return `full` calls or jobs at this run's scale, at least 1,000."""
+        return max(1000, int(full * self._scale))
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Give a new folder, removed afterwards."""
+        with tempfile.TemporaryDirectory(dir=self._parent, prefix="bench-") as name:
+            yield Path(name)
+
+    @contextmanager
+    def server(self, modules: tuple[str, ...] = HANDLERS[:1], **environ: str) -> Iterator[Subject]:
+        """Give a server with an empty journal."""
+        with self.folder() as folder, subject(folder, self.cores, modules, **environ) as server:
+            yield server
+
+
+def echo(bench: Bench) -> Figure:
+    """Echo, 1,000 in flight on one connection."""
+    with bench.server() as server:
+        done = load("echo", server.port, connections=1, in_flight=1000, total=bench.count(MILLION), size_bytes=ECHO_BYTES)
+    return {"echoes_per_s": done["rate"], "p99_us": done["p99_us"]}
+
+
+def insert(bench: Bench) -> Figure:
+    """Flushed inserts, 8 x 125 in flight, of a type that no handler takes; then the feeder; memory; a restart; a kill -9."""
+    total = bench.count(MILLION)
+    with bench.folder() as folder:
+        with subject(folder, bench.cores) as server:
+            figure = {"rss_at_rest_mb": server.rss_mb()}
+            done = load_8x125("insert", server.port, total, UNTAKEN)
+            stored = server.wait_stored()
+            figure |= {"inserts_per_s": done["rate"], "p99_us": done["p99_us"]}
+            figure |= {"stored_after_s": stored - done["ended_ns"] / 1e9, "rss_with_all_waiting_mb": server.rss_mb()}
+            assert server.stats()["jobs_new"] == total
+            server.served.stop()
+        figure["start_after_stop_s"] = _start_s(bench, folder)
+    return figure
+
+
+def start_after_kill(bench: Bench) -> Figure:
+    """The time to ready after a kill -9 at the last answer, while the feeder still lags."""
+    total = bench.count(MILLION)
+    with bench.folder() as folder:
+        with subject(folder, bench.cores) as server:
+            load_8x125("insert", server.port, total, UNTAKEN)
+            unfed = server.stats()["journal_unfed_records"]
+            server.served.stop(signal.SIGKILL)
+        return {"start_after_kill_s": _start_s(bench, folder), "unfed_records_at_kill": unfed}
+
+
+def _start_s(bench: Bench, folder: Path) -> float:
+    before = time.monotonic()
+    with subject(folder, bench.cores):
+        return time.monotonic() - before
+
+
+def beanstalk(bench: Bench) -> Figure:
+    """The same load as `insert`, as puts to a beanstalkd that flushes each."""
+    total = bench.count(50_000)
+    with bench.folder() as folder, beanstalkd(folder, bench.cores) as port:
+        return {"beanstalkd_puts_per_s": load_8x125("put", port, total)["rate"]}
+
+
+def serial(bench: Bench) -> Figure:
+    """One insert at a time, against the bare append+fdatasync rate before and after it."""
+    total = bench.count(20_000)
+    with bench.folder() as folder, subject(folder, bench.cores) as server:
+        before = bare_fsync(folder, total, JOB_BYTES)["rate"]
+        done = load("insert", server.port, connections=1, in_flight=1, total=total, size_bytes=JOB_BYTES, type_=UNTAKEN)
+        bare = statistics.mean([before, bare_fsync(folder, total, JOB_BYTES)["rate"]])
+    return {"serial_inserts_per_s": done["rate"], "bare_flushes_per_s": bare, "share_of_bare": done["rate"] / bare}
+
+
+def end_to_end(bench: Bench) -> Figure:
+    """No-op jobs, inserted over TCP and run by 100 lanes to a stored finish."""
+    total = bench.count(100_000)
+    with bench.server(HANDLERS) as server:
+        done = load_8x125("insert", server.port, total, "noop")
+        finished = server.wait(lambda stats: stats["jobs_success"] >= total)
+    return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9)}
+
+
+def latency(bench: Bench) -> Figure:
+    """An idle server, one job at a time: from the insert call's send to the handler's first line."""
+    with bench.folder() as folder:
+        fifo = folder / "stamps"
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDWR)  # open for both, so that neither side waits for the other to open
+        try:
+            with subject(folder, bench.cores, HANDLERS, KQS_BENCH_STAMPS=str(fifo)) as server:
+                took = sorted(_latencies_ms(server.port, reader, bench.count(2000)))
+        finally:
+            os.close(reader)
+    return {"p50_ms": took[len(took) // 2], "p99_ms": took[len(took) * 99 // 100]}
+
+
+def _latencies_ms(port: int, reader: int, count: int) -> Iterator[float]:
+    call = b'{"v":1,"id":1,"n":"insert","m":{"type":"stamp"}}\n'
+    with socket.create_connection(("127.0.0.1", port)) as peer, os.fdopen(os.dup(reader), "rb") as stamps:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = peer.makefile("rb")
+        for _ in range(count):
+            sent = time.monotonic_ns()
+            peer.sendall(call)
+            assert b'"s":"end"' in answers.readline()
+            yield (int(stamps.readline()) - sent) / 1e6
+            time.sleep(0.002)  # let the finish be stored, so that the next job too finds an idle server
+
+
+def backlog(bench: Bench, waiting: int) -> Figure:
+    """What inserts and runs cost while `waiting` jobs of the same type wait, and the memory that these take."""
+    probe = bench.count(50_000)
+    with bench.folder() as folder:
+        with subject(folder, bench.cores) as server:
+            load_8x125("insert", server.port, waiting, "noop")
+            server.wait_stored()
+            figure = {"waiting": float(waiting), "rss_mb": server.rss_mb()}
+            inserted = load_8x125("insert", server.port, probe, "noop")
+            figure["inserts_per_s"] = inserted["rate"]
+            server.wait_stored()
+            server.served.stop()
+        before = time.monotonic()
+        with subject(folder, bench.cores, HANDLERS) as server:
+            figure["start_s"] = time.monotonic() - before
+            figure["jobs_per_s"] = _run_rate(server, min(waiting, probe))
+    return figure
+
+
+def _run_rate(server: Subject, count: int) -> float:
+    """Return how many jobs a second are run, over the next `count`."""
+    first, before = server.stats()["jobs_success"], time.monotonic()
+    reached = {"jobs_success": first}
+
+    def enough(stats: dict[str, float]) -> bool:
+        reached.update(stats)
+        return stats["jobs_success"] >= count
+
+    after = server.wait(enough)
+    return (reached["jobs_success"] - first) / (after - before)

@@ -1,0 +1,23 @@
+"""The handlers that the benchmarks run: one that does nothing, one that says when it began."""
+
+import os
+import time
+
+import kqs
+
+#: a FIFO that `stamp` writes CLOCK_MONOTONIC to, in ns, a line a run
+STAMPS = os.environ.get("KQS_BENCH_STAMPS", "")
+
+
+@kqs.handler("noop")
+async def noop(data: object) -> None:
+    """Do nothing."""
+
+
+if STAMPS:
+    _stamps = os.open(STAMPS, os.O_WRONLY)
+
+    @kqs.handler("stamp")
+    async def stamp(data: object) -> None:
+        """Write the time of the handler's first line."""
+        os.write(_stamps, b"%d\n" % time.monotonic_ns())

@@ -1,0 +1,122 @@
+"""What the figures are made with: the C programs, a server on its own core, and looks at that server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.serving import SERVE, Served, free_port, serving
+
+HERE = Path(__file__).parent
+BINARIES = HERE / "bin"
+COMPILE = ("-O2", "-Wall", "-Wextra", "-Werror")
+LOAD_CORE = max(os.sched_getaffinity(0))
+KIB_PER_MB = 1000 * 1000 / 1024
+
+Figure = dict[str, float]
+
+
+def compile_programs() -> None:
+    """Build bench/*.c into bench/bin where they are newer."""
+    BINARIES.mkdir(exist_ok=True)
+    for source in HERE.glob("*.c"):
+        binary = BINARIES / source.stem
+        if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["gcc", *COMPILE, "-o", binary, source], check=True)
+
+
+def _run(program: str, *arguments: object) -> Figure:
+    argv = [str(BINARIES / program), *map(str, arguments)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=900)
+    figure: Figure = json.loads(done.stdout)
+    return figure
+
+
+def load(mode: str, port: int, *, connections: int, in_flight: int, total: int, size_bytes: int, type_: str = "-") -> Figure:
+    """Run bench/load.c; `in_flight` counts per connection."""
+    return _run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_)
+
+
+def bare_fsync(folder: Path, count: int, size_bytes: int) -> Figure:
+    """Run bench/bare_fsync.c."""
+    return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE)
+
+
+class Subject:
+    """The server that is measured."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.port = served.port
+
+    def stats(self) -> dict[str, float]:
+        """Return what `stats` answers."""
+        (line,) = self.served.ask('{"n":"stats"}')
+        answer: dict[str, Any] = json.loads(line)
+        stats: dict[str, float] = answer["m"]
+        return stats
+
+    def rss_mb(self) -> float:
+        """Return its resident memory in MB (10^6 bytes)."""
+        status = Path(f"/proc/{self.served.process.pid}/status").read_text()
+        return round(int(status.partition("VmRSS:")[2].split()[0]) / KIB_PER_MB, 1)
+
+    def wait(self, reached: Callable[[dict[str, float]], bool], limit_s: float = 300, every_s: float = 0.02) -> float:
+        """Ask for `stats` until `reached`; return time.monotonic() then. Raises TimeoutError."""
+        deadline = time.monotonic() + limit_s
+        while not reached(self.stats()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not reached in {limit_s} s: {self.stats()}")
+            time.sleep(every_s)
+        return time.monotonic()
+
+    def wait_stored(self) -> float:
+        """Wait until the store has everything that was journaled; return time.monotonic() then."""
+        return self.wait(lambda stats: stats["journal_unfed_records"] == 0)
+
+
+@contextmanager
+def subject(folder: Path, cores: str, modules: tuple[str, ...] = ("kqs.builtin",), **environ: str) -> Iterator[Subject]:
+    """Run a server whose journal is in `folder`, on `cores` (as taskset counts them), as long as the block lasts."""
+    command = ("taskset", "--cpu-list", cores, *SERVE)
+    settings = {"WORKER__MODULES": json.dumps(modules), "LOG__LEVEL": "warning"}
+    with serving(folder, command, os.environ | environ, **settings) as served:
+        yield Subject(served)
+
+
+@contextmanager
+def beanstalkd(folder: Path, cores: str) -> Iterator[int]:
+    """Run `beanstalkd -b FOLDER -f0`; give its port. Raises FileNotFoundError where it is not installed."""
+    program = shutil.which("beanstalkd")
+    if program is None:
+        raise FileNotFoundError("beanstalkd is not installed")
+    port = free_port()
+    argv = ["taskset", "--cpu-list", cores, program, "-l", "127.0.0.1", "-p", str(port), "-b", str(folder), "-f0"]
+    process = subprocess.Popen(argv)
+    try:
+        _await_port(port)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _await_port(port: int, limit_s: float = 10) -> None:
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
