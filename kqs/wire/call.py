@@ -25,7 +25,8 @@ class Call(msgspec.Struct, gc=False):
 
     name: which call. arg: its argument as JSON, as sent (null when there was none). id: the caller's id as JSON, as sent, or
     None when there was none. blob: the decoded binary argument, or None (then `arg` counts).
-    notification: JSON-RPC without id; it is never answered. batch: index of the JSON-RPC batch it came in on its connection, or -1.
+    notification: JSON-RPC without id; it is never answered.
+    batch: index of the JSON-RPC batch it came in on its connection, or -1.
     """
 
     name: str
@@ -38,9 +39,10 @@ class Call(msgspec.Struct, gc=False):
 
 
 class BadLine(msgspec.Struct, gc=False):
-    """A line that is no call; answered as an error, after which the connection goes on."""
+    """A line that is no call; answered as an error, after which the connection goes on. batch: as Call.batch."""
 
     code: str
     message: str
     id: Raw | None = None
     dialect: Dialect = Dialect.QRPC
+    batch: int = -1

@@ -1,0 +1,235 @@
+"""The native dialect: `{"v":1,"id":ID,"n":NAME,"m":ARG}` and its answers, as the npm package qrpc 1.1.6 speaks it.
+
+    answer         {"v":1,"id":ID,"e":null,"s":"end","m":RESULT}      `m` last: that client cuts it off by position
+    intermediate   {"v":1,"id":ID,"e":null,"s":"ok","m":RESULT}
+    error          {"v":1,"id":ID,"e":{"_isError__":1,"name":…,"message":…,"code":…},"s":"err"}
+    blob           {"v":1,"b":LENGTH,"id":ID,"e":null,"s":"end","b":"BASE64"}
+
+`id` and `e` are left out when the call had no id. Without `"e":null` that client's callback gets undefined.
+
+Two fast ways take a whole chunk of lines at once, with counts over all its bytes in place of work per line; they answer
+None on the slightest doubt. `decode_line` is exact.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Raw
+
+from kqs.errors import CallError
+from kqs.options import Job, JobFields, PlainJob
+from kqs.wire import envelope, jobs, strict
+from kqs.wire.call import NULL, BadLine, Call
+
+_VERSION = Raw(b"1")
+_NO_ID = Raw()
+_KEYS = ("v", "id", "n", "m", "b")
+_ONCE = ("v", "id", "n", "m")  # `b` may stand twice: first its length, last the text
+
+_IDS = re.compile(rb'(?:"[^"\\\n]{0,198}"\n|-?[0-9][0-9.eE+-]{0,198}\n)*+')
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Inserts(msgspec.Struct, gc=False):
+    """A chunk of inserts of one job each: the jobs, and the id of each call as JSON (None: it has none), in line order."""
+
+    jobs: Sequence[Job]
+    ids: list[Raw | None]
+
+
+class _PlainInsert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    n: Literal["insert"]
+    m: PlainJob
+    id: Raw = _NO_ID
+    v: Literal[1] = 1
+
+
+class _Insert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    n: Literal["insert"]
+    m: JobFields
+    id: Raw = _NO_ID
+    v: Literal[1] = 1
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    n: str
+    m: Raw = NULL
+    id: Raw = _NO_ID
+    v: Literal[1] = 1
+
+
+_decode_plain_inserts = msgspec.json.Decoder(_PlainInsert).decode_lines
+_decode_full_inserts = msgspec.json.Decoder(_Insert).decode_lines
+_decode_lines = msgspec.json.Decoder(_Line).decode_lines
+
+
+def decode_inserts(chunk: bytes) -> Inserts | None:
+    """Decode whole lines, if each is an insert of one job that decode_line and jobs.decode_job would take as it is.
+
+    Returns: None when one is not, or is in doubt; nothing is known of any line then.
+    """
+    try:
+        calls = _decode_inserts(chunk)
+    except (ValueError, RecursionError):
+        return None
+    accepted: list[Job] = [call.m for call in calls]
+    ids = [None if call.id is _NO_ID else call.id for call in calls]
+    count = len(calls)
+    given = sum(job.id is not None for job in accepted)
+    keys = {b'"n"': count, b'"m"': count, b'"type"': count, b'"id"': count - ids.count(None) + given}
+    clean = count and _is_clean(chunk, count, keys, ids, [job.data for job in accepted], 2) and jobs.are_clean(accepted)
+    return Inserts(accepted, ids) if clean else None
+
+
+def replay_calls(payload: bytes) -> list[Job]:
+    """Decode again the jobs of lines that decode_inserts once accepted, without its checks.
+
+    Raises: msgspec.DecodeError: it never did.
+    """
+    return [call.m for call in _decode_inserts(payload)]
+
+
+def replay_jobs(payload: bytes) -> list[Job]:
+    """Decode again a job or array of jobs that jobs.decode_jobs once accepted: see there."""
+    return jobs.replay_jobs(payload)
+
+
+def decode_calls(chunk: bytes) -> list[Call] | None:
+    """Decode whole lines of plain calls of any name; blank lines are nothing.
+
+    Returns: None when one is bad, has a blob, speaks JSON-RPC, or is in doubt; nothing is known of any line then.
+    """
+    try:
+        lines: list[_Line] = _decode_lines(chunk)
+    except (ValueError, RecursionError):
+        return None
+    args = [line.m for line in lines]
+    ids = [None if line.id is _NO_ID else line.id for line in lines]
+    count = len(lines)
+    given = sum(arg is not NULL for arg in args)
+    keys = {b'"n"': count, b'"m"': given, b'"id"': count - ids.count(None)}
+    if not _is_clean(chunk, count, keys, ids, args, 1):
+        return None
+    return [Call(line.n, arg, call_id) for line, arg, call_id in zip(lines, args, ids, strict=True)]
+
+
+def decode_line(line: bytes) -> Call | BadLine:
+    """Decode one line, exactly; what is wrong with it is said in full."""
+    call_id = None
+    try:
+        found = envelope.read(line)
+        call_id = _id_of(found)
+        envelope.check_keys(line, found, _KEYS, _ONCE)
+        if found.get("v", _VERSION) != _VERSION:
+            raise CallError(f"v: expected 1, got {strict.shown(found['v'])}")
+        return Call(envelope.name_of("n", found), found.get("m", NULL), call_id, _blob_of(found))
+    except CallError as error:
+        return BadLine(error.call_code, str(error), call_id)
+
+
+def end(call_id: Raw | None, result: Raw | bytes) -> bytes:
+    """Return the last answer to a call. Args: result: JSON."""
+    if call_id is None:
+        return b'{"v":1,"s":"end","m":%b}\n' % result
+    return b'{"v":1,"id":%b,"e":null,"s":"end","m":%b}\n' % (call_id, result)
+
+
+def progress(call_id: Raw | None, result: Raw | bytes) -> bytes:
+    """Return an intermediate answer. Args: result: JSON."""
+    if call_id is None:
+        return b'{"v":1,"s":"ok","m":%b}\n' % result
+    return b'{"v":1,"id":%b,"e":null,"s":"ok","m":%b}\n' % (call_id, result)
+
+
+def end_blob(call_id: Raw | None, blob: bytes) -> bytes:
+    """Return the last answer to a call whose result is binary; an empty one goes as null, or that client never calls back."""
+    if not blob:
+        return end(call_id, NULL)
+    text = b2a_base64(blob, newline=False)
+    head = b"" if call_id is None else b'"id":%b,"e":null,' % call_id
+    return b'{"v":1,"b":%d,%b"s":"end","b":"%b"}\n' % (len(text), head, text)
+
+
+def error(call_id: Raw | None, code: str, message: str) -> bytes:
+    """Return the answer to a call that was refused or failed. Args: code: of errors.ERROR_CODES."""
+    head = b"" if call_id is None else b'"id":%b,' % call_id
+    fault = _encode({"_isError__": 1, "name": "Error", "message": message, "code": code})
+    return b'{"v":1,%b"e":%b,"s":"err"}\n' % (head, fault)
+
+
+def insert_answers(ids: Sequence[Raw | None], first_order: int, suffix: str, jobs: Sequence[Job] | None = None) -> bytes:
+    """Return the joined answers to the inserts of one job each.
+
+    Args: ids: of the calls, in order. first_order, suffix: what kqs.ids.Ids names the jobs by. jobs: given when some may
+    have an id of their own, which is answered instead.
+    """
+    orders = range(first_order, first_order + len(ids))
+    has_own_ids = jobs is not None and any(job.id is not None for job in jobs)
+    if None not in ids and not has_own_ids:
+        answer = b'{"v":1,"id":%b,"e":null,"s":"end","m":"%013x' + suffix.encode() + b'"}\n'
+        return b"".join([answer % pair for pair in zip(ids, orders, strict=True)])
+    own_ids = [job.id for job in jobs] if jobs is not None else [None] * len(ids)
+    names = [own or f"{order:013x}{suffix}" for own, order in zip(own_ids, orders, strict=True)]
+    return b"".join([end(call_id, b'"%b"' % name.encode()) for call_id, name in zip(ids, names, strict=True)])
+
+
+def _decode_inserts(chunk: bytes) -> Sequence[_PlainInsert | _Insert]:
+    try:
+        return _decode_plain_inserts(chunk)
+    except msgspec.ValidationError as error:
+        if "].m" not in str(error):  # it is not the job that has more than PlainJob knows
+            raise
+    return _decode_full_inserts(chunk)
+
+
+def _is_clean(
+    chunk: bytes, count: int, keys: dict[bytes, int], ids: Sequence[Raw | None], values: Sequence[Raw], level: int
+) -> bool:
+    """Tell whether what msgspec decoded from `chunk` is beyond doubt.
+
+    Args: count: of decoded lines. keys: how often each key of ours should stand in it, outside `values`. ids: of the
+    calls. values: what was kept raw. level: of nesting at which they stand.
+    """
+    if not strict.is_clean_text(chunk) or strict.may_hide_key(chunk) or not _has_one_a_line(chunk, count):
+        return False
+    kept = b"\n".join(values)
+    if any(strict.is_repeated(key, chunk, kept, expected) for key, expected in keys.items()):
+        return False
+    if not _IDS.fullmatch(b"".join([b"%b\n" % call_id for call_id in ids if call_id is not None])):
+        return False
+    return not strict.is_any_deeper(values, strict.MAX_DEPTH - level)
+
+
+def _has_one_a_line(chunk: bytes, count: int) -> bool:
+    """Tell whether the `count` objects that decode_lines found stand one a line; it also takes two on one, or one on two.
+
+    Inside an object no newline stands between a closing and an opening brace, so where one does, an object ends.
+    """
+    if not chunk.endswith(b"\n"):
+        return False
+    if chunk.count(b"\n") == count and chunk.count(b"}\n{") == count - 1:
+        return True
+    lines = [line for line in map(bytes.strip, chunk.split(b"\n")) if line]
+    return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
+
+
+def _id_of(found: dict[str, Raw]) -> Raw | None:
+    raw = found.get("id", NULL)
+    return None if raw == NULL else envelope.check_id(raw)
+
+
+def _blob_of(found: dict[str, Raw]) -> bytes | None:
+    raw = found.get("b", NULL)
+    if raw == NULL:
+        return None
+    try:
+        return a2b_base64(envelope.text_of("b", raw).encode(), strict_mode=True)
+    except Base64Error as error:
+        raise CallError(f"b: expected base64, got {strict.shown(raw)}: {error}") from None

@@ -1,0 +1,155 @@
+r"""What KQS asks of JSON beyond what msgspec checks, and where the members of an object stand in its bytes.
+
+msgspec checks the grammar of everything, but skips over what it keeps as `Raw`: invalid UTF-8 passes there, depth is only
+bounded by the interpreter's recursion limit, and of a repeated key the last one wins in silence. Numbers are nobody's
+business here: they stay the bytes that were sent.
+
+Each check begins with a cheap test that errs only on the side of suspicion; the exact scan runs on what it stops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from kqs.errors import CallError
+
+#: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
+#: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.
+MAX_DEPTH = 64
+
+_SHOWN_CHARS = 60  # of a peer's own text in a message to it
+
+# the order matters: a whole pair is eaten before its first half can look lonely
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+
+_encode = msgspec.json.Encoder().encode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def is_clean_text(text: bytes) -> bool:
+    """Tell whether `text` is UTF-8 without escapes of lone surrogates."""
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return False
+    return b"\\" not in text or not _has_lone_surrogate(text)
+
+
+def _has_lone_surrogate(text: bytes) -> bool:
+    if b"\\ud" not in text and b"\\uD" not in text:
+        return False
+    return any(match[1] for match in _ESCAPE.finditer(text))
+
+
+def may_hide_key(text: bytes) -> bool:
+    r"""Tell whether `text` may spell an ASCII letter as an escape (\u0061 … \u007a), and so hide a key from a byte search."""
+    return b"\\" in text and (b"\\u006" in text or b"\\u007" in text)
+
+
+def is_deeper(text: bytes, limit: int) -> bool:
+    """Tell whether the JSON in `text` nests deeper than `limit` levels."""
+    if text.count(b"[") + text.count(b"{") <= limit:
+        return False
+    brackets = _STRING.sub(b"", text).translate(_TO_SQUARE, _NOT_A_BRACKET)
+    for _ in range(limit):
+        brackets = brackets.replace(b"[]", b"")  # takes away the innermost level, and no more
+    return bool(brackets)
+
+
+def is_any_deeper(values: Iterable[Raw], limit: int) -> bool:
+    """Tell whether one of the JSON `values` nests deeper than `limit` levels."""
+    # one level more than allowed takes at least so many brackets
+    return any(len(value) > 2 * limit + 1 and is_deeper(bytes(value), limit) for value in values)
+
+
+def check_text(text: bytes) -> None:
+    """Refuse what msgspec does not, in JSON that it accepted.
+
+    Raises: CallError: bad_json; not UTF-8, a lone surrogate, or more than MAX_DEPTH levels.
+    """
+    if not is_clean_text(text):
+        raise bad_text()
+    if is_deeper(text, MAX_DEPTH):
+        raise too_deep()
+
+
+def bad_text() -> CallError:
+    """Return the error for text that is no Unicode."""
+    return CallError("not JSON: invalid UTF-8, or half of a surrogate pair", "bad_json")
+
+
+def too_deep() -> CallError:
+    """Return the error for too many levels."""
+    return CallError(f"more than {MAX_DEPTH} levels of arrays and objects", "bad_json")
+
+
+def not_json(text: bytes, error: ValueError | RecursionError) -> CallError:
+    """Return the error a peer gets when a msgspec decoder raised `error` over malformed `text`."""
+    if isinstance(error, RecursionError):
+        return too_deep()
+    if not is_clean_text(text):
+        return bad_text()
+    return CallError(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}", "bad_json")
+
+
+class Member(NamedTuple):
+    """One key and its value: `text[start:end]`, in object number `owner` of those at its level, from 0."""
+
+    owner: int
+    key: str
+    start: int
+    end: int
+
+
+def members(text: bytes, level: int = 1) -> Iterator[Member]:
+    """Yield the members of all objects at nesting `level` of valid JSON (1: it is the outermost), as they stand.
+
+    A loop over every token: for the rare line that is suspect.
+    """
+    depth, owner, last, key = 0, -1, None, None
+    for token in _TOKEN.finditer(text):
+        mark = text[token.start() : token.start() + 1]
+        if mark in b"[{":
+            depth += 1
+            owner += depth == level
+        elif depth == level and mark == b'"':
+            last = token
+        elif depth == level and mark == b":":
+            key = last
+        elif mark in b",]}":
+            if depth == level and key is not None:
+                yield Member(owner, _decode_text(key[0]), key.start(), token.start())
+                key = None
+            depth -= mark != b","
+
+
+def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
+    """Tell whether `key` (with its quotes) may stand more than `expected` times in `text`, outside the raw values `kept`.
+
+    Sound as long as `text` hides no key: each real key is one occurrence, so none is left for a second one.
+    """
+    found = text.count(key)
+    return found != expected and found - kept.count(key) != expected
+
+
+def shown(value: bytes | Raw) -> str:
+    """Return JSON as text for a message, cut short."""
+    text = bytes(value).decode(errors="replace")
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def unknown_key(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown key, with the nearest known one."""
+    nearest = get_close_matches(name[:_SHOWN_CHARS], list(known), n=1, cutoff=0.0)[0]
+    return f"unknown {kind} {shown(_encode(name))}; the nearest known one is {shown(_encode(nearest))}"
