@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.serving import SERVE, Served, free_port, serving
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
 
 HERE = Path(__file__).parent
 BINARIES = HERE / "bin"
@@ -88,7 +88,7 @@ def subject(folder: Path, cores: str, modules: tuple[str, ...] = ("kqs.builtin",
     """Run a server whose journal is in `folder`, on `cores` (as taskset counts them), as long as the block lasts."""
     command = ("taskset", "--cpu-list", cores, *SERVE)
     settings = {"WORKER__MODULES": json.dumps(modules), "LOG__LEVEL": "warning"}
-    with serving(folder, command, os.environ | environ, **settings) as served:
+    with serving(folder, command, SERVE_ENVIRON | environ, **settings) as served:
         yield Subject(served)
 
 

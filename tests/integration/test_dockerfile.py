@@ -55,6 +55,6 @@ def test_the_built_server_serves_and_ends_well_on_sigterm(image: Image) -> None:
     with serving(image.workdir, image.argv, image.environ) as served:
         assert served.ask('{"n":"ping"}') == ['{"v":1,"e":null,"s":"end","m":"pong"}']
         health = json.loads(image.settings["HEALTHCHECK"].partition(" CMD ")[2])
-        environ = image.environ | {"KQS_SERVER__PORT": str(served.port)}
+        environ = image.environ | {"KQS_SERVER": f"localhost:{served.port}"}
         assert run(health, env=environ, capture_output=True, timeout=30).returncode == 0
         assert served.stop() == 0

@@ -1,6 +1,5 @@
 """deploy/kqs.service: what systemd makes of it, and its own command line run as it would run it."""
 
-import os
 import shlex
 import shutil
 import sys
@@ -12,7 +11,7 @@ from subprocess import CompletedProcess, run
 import pytest
 
 from tests.support.require import require
-from tests.support.serving import ROOT, SERVE, serving
+from tests.support.serving import ROOT, SERVE, SERVE_ENVIRON, serving
 
 UNIT = ROOT / "deploy/kqs.service"
 BINARY = "/opt/kqs/bin/kqs"
@@ -54,6 +53,6 @@ def test_the_units_command_says_ready_and_stops_on_sigterm(service: Mapping[str,
     binary, *arguments = shlex.split(service["ExecStart"].replace("/etc/kqs", str(ROOT / "config")))
     variables: list[list[str]] = [pair.split("=", 1) for pair in service["Environment"].replace("%S", str(tmp_path)).split()]
     assert binary == BINARY
-    with serving(state, [*SERVE[:-1], *arguments], os.environ | dict(variables)) as served:
+    with serving(state, [*SERVE[:-1], *arguments], SERVE_ENVIRON | dict(variables)) as served:
         assert (state / "journal").is_dir()
         assert served.stop() == 0

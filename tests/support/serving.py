@@ -16,9 +16,10 @@ from pathlib import Path
 READY_WITHIN_S = 60
 STOPPED_WITHIN_S = 30
 
-#: the server as the tests' own interpreter runs it, from any folder
-SERVE = (sys.executable, "-m", "kqs", "serve")
 ROOT = Path(__file__).parents[2]
+#: the server as the tests' own interpreter runs it, from any folder, and the environment that it needs to
+SERVE = (sys.executable, "-m", "kqs", "serve")
+SERVE_ENVIRON = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def free_port() -> int:
@@ -54,7 +55,7 @@ class Served:
 
 @contextmanager
 def serving(
-    folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = os.environ, **settings: str
+    folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = SERVE_ENVIRON, **settings: str
 ) -> Iterator[Served]:
     """Run `command` in `folder` on a free port until the block ends, whatever happens.
 
@@ -70,7 +71,7 @@ def serving(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={"PYTHONPATH": str(ROOT), **environ, **variables},
+            env={**environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
