@@ -18,13 +18,12 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from kqs.config.sections import LogSection
+from kqs.printable import printable
 
 #: longest value and longest message, in characters: a payload of 16 MiB is no log line
 MAX_VALUE_CHARS = 200
 MAX_EVENT_CHARS = 1000
 
-# C0, C1 and DEL move a terminal's cursor or break lines, U+2028/2029 break lines for some readers, surrogates are no UTF-8
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BARE = re.compile(r"[^\s\"=]+")
 _FIRST = ("timestamp", "level", "logger", "event", "exception")
 
@@ -81,11 +80,11 @@ def render_json(_logger: object, _method: str, event: EventDict) -> str:
 
 def render_text(_logger: object, _method: str, event: EventDict) -> str:
     """Return `TIME LEVEL LOGGER: MESSAGE key=value ...`, and a traceback on indented lines below."""
-    pairs = "".join(f" {_safe(key)}={_value(value)}" for key, value in event.items() if key not in _FIRST)
-    message = _safe(_cut(event.get("event", ""), MAX_EVENT_CHARS))
+    pairs = "".join(f" {printable(str(key))}={_value(value)}" for key, value in event.items() if key not in _FIRST)
+    message = printable(str(_cut(event.get("event", ""), MAX_EVENT_CHARS)))
     line = f"{event['timestamp']} {event['level']:7} {event['logger']}: {message}{pairs}"
     trace = event.get("exception", "")
-    return "\n    ".join([line, *map(_safe, trace.splitlines())])
+    return "\n    ".join([line, *map(printable, trace.splitlines())])
 
 
 def _ordered(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -94,7 +93,7 @@ def _ordered(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _value(value: object) -> str:
-    text = _safe(_cut(value if isinstance(value, str) else _text(value), MAX_VALUE_CHARS))
+    text = printable(_cut(value if isinstance(value, str) else _text(value), MAX_VALUE_CHARS))
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
@@ -108,7 +107,3 @@ def _cut(value: Any, most: int) -> Any:
         return value
     text = _text(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
-
-
-def _safe(text: object) -> str:
-    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], str(text))

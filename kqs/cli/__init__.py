@@ -1,0 +1,68 @@
+"""The `kqs` command. Each family of commands is a module of its own, imported when one of its commands is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+#: command -> module that has it, under the command's own name or with `_command` at its end
+COMMANDS = {
+    "serve": "serve",
+    "insert": "insert",
+    "call": "calls",
+    "stats": "calls",
+    "health": "calls",
+    "jobs": "jobs",
+    "job": "jobs",
+    "makerpc": "makerpc",
+    "journal": "journal",
+    "bench": "bench",
+    "version": "about",
+    "completion": "about",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed, so that `kqs makerpc` starts at once."""
+
+    def __init__(self, modules: Mapping[str, str], help: str) -> None:  # noqa: A002
+        super().__init__("kqs", help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, or None."""
+        if cmd_name not in self._modules:
+            return None
+        module = importlib.import_module(f"kqs.cli.{self._modules[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+cli = LazyGroup(COMMANDS, help="KQS: a durable job queue you talk to in lines of JSON.")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code. What went wrong is one line on stderr."""
+    from kqs.cli.exits import exit_code_of
+
+    try:
+        code = cli.main(list(arguments), prog_name="kqs", standalone_mode=False)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code_of(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Run the command of this process's arguments and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+__all__ = ["cli", "main", "run"]

@@ -17,9 +17,9 @@ import msgspec
 
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
-from kqs.client.lines import Answer, call_line
 from kqs.client.link import Link
 from kqs.errors import CallError, KqsError
+from kqs.wire.calling import Answer, call_line
 
 #: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
 DEFAULT_IN_FLIGHT = 1000

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from kqs.client.address import Address
-from kqs.client.lines import Answer, AnswerReader
+from kqs.wire.calling import Answer, AnswerReader
 
 _CLOSE_S = 1.0
 
@@ -69,7 +69,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand on the answers that are complete."""

@@ -1,0 +1,87 @@
+"""What commands take: JSON from a person's keyboard, and the server's address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from kqs.client import Address
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def as_json(text: str) -> bytes:
+    """Return `text` as one line of JSON: JSON as it stands, JSON5 translated, anything else as a string.
+
+    Raises: click.UsageError: it has a value that JSON cannot express.
+    """
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("the argument is not UTF-8") from None
+    try:
+        return msgspec.json.format(raw, indent=-1) if _is_json(raw) else _from_json5(text)
+    except RecursionError:
+        raise click.UsageError("the argument is nested too deeply") from None
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _from_json5(text: str) -> bytes:
+    import json5
+
+    try:
+        value = json5.loads(text)
+    except ValueError:
+        value = text
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as exc:
+        raise click.UsageError(f"the argument cannot be sent as JSON: {exc}") from None
+
+
+class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """`HOST:PORT`, `HOST`, `:PORT` or `unix:PATH`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Return the Address, or fail as click does."""
+        from kqs.client import parse_address
+
+        if not isinstance(value, str):
+            found: Address = value
+            return found
+        try:
+            return parse_address(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def server_option(command: AnyFunction) -> AnyFunction:
+    """Give a command --server, passed as `server: Address`."""
+    return click.option(
+        "--server",
+        type=ServerAddress(),
+        envvar="KQS_SERVER",
+        default="localhost:14151",
+        show_default=True,
+        show_envvar=True,
+        help="HOST:PORT or unix:PATH of the server.",
+    )(command)
+
+
+def json_option(command: AnyFunction) -> AnyFunction:
+    """Give a command --json, passed as `as_lines`."""
+    return click.option("--json", "as_lines", is_flag=True, help="Print JSON lines, for programs.")(command)

@@ -1,0 +1,121 @@
+"""`kqs insert`: one job, or a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from kqs.cli.arguments import as_json, json_option, server_option
+from kqs.options import PRIORITIES
+
+if TYPE_CHECKING:
+    from kqs.client import Address, Client
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+class _NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number stays one: `--prio 500` and `--prio high`, `--at 1767225600` and `--at 2026-01-01T00:00:00Z`."""
+
+    name = "number or text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return int(value) if str(value).lstrip("-").isdecimal() else float(value)
+        except ValueError:
+            return value
+
+
+#: field of a job -> (type, help); the server checks the values
+FIELDS: dict[str, tuple[Any, str]] = {
+    "id": (str, "Your own id; inserting it again has no effect."),
+    "prio": (_NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
+    "delay": (float, "Seconds before it may run."),
+    "at": (_NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
+    "ttr": (float, "Seconds a run may go without a report or a touch."),
+    "auto_touch": (bool, "Touch for the handler as long as it lives."),
+    "time_limit": (float, "Hard limit of one run, in seconds."),
+    "retries": (int, "Failures that are retried; -1: until it succeeds."),
+    "retry_delay": (float, "Seconds before the first retry."),
+    "backoff": (click.Choice(["constant", "exponential"]), "How that wait grows."),
+    "max_retry_delay": (float, "Longest wait before a retry, in seconds."),
+    "ghosts": (int, "Vanished runs that are run again; -1: without end."),
+    "ghost_delay": (float, "Seconds before a vanished run is run again, doubling."),
+    "expire": (float, "Seconds after which it fails unless it has succeeded."),
+    "keep": (float, "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
+}
+
+
+def field_options(command: AnyFunction) -> AnyFunction:
+    """Give a command one option a field of `FIELDS`, each None unless given."""
+    for name, (type_, help_) in reversed(FIELDS.items()):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=type_, help=help_)(command)
+    return command
+
+
+@click.command("insert")
+@click.argument("type_", metavar="TYPE", required=False)
+@click.argument("json", metavar="[JSON]", required=False)
+@field_options
+@click.option(
+    "--file", "path", type=click.Path(allow_dash=True), help="Insert a file of jobs, one JSON object a line; - is stdin."
+)
+@click.option("--run", "run_name", default="", help="With --file: a name that makes the same file new jobs.")
+@click.option("--progress/--no-progress", default=None, help="With --file: a progress bar on stderr. Default: on a terminal.")
+@json_option
+@server_option
+def insert_command(
+    type_: str | None,
+    json: str | None,
+    path: str | None,
+    run_name: str,
+    progress: bool | None,
+    as_lines: bool,
+    server: Address,
+    **fields: Any,
+) -> int:
+    """Insert a job of TYPE with JSON as its data, and print its id.
+
+    JSON may be JSON5 ({a:1}); what is neither is sent as a string.
+
+    With --file, each line is a job; TYPE and options hold for the lines that do not say otherwise. Each job gets an id made
+    of the file's content, its line and --run, so that the same command can be repeated after an interruption: what is in
+    stays in, once, as long as the server remembers it (`keep`).
+    """
+    job = {name: value for name, value in fields.items() if value is not None}
+    if type_ is not None:
+        job["type"] = type_
+    if path is not None:
+        return _insert_file(server, path, json, job, run_name, progress, as_lines)
+    if type_ is None:
+        raise click.UsageError("TYPE is missing (or --file)")
+    data = as_json(json) if json is not None else b"null"
+    _insert_one(server, job | {"data": msgspec.Raw(data)}, as_lines)
+    return 0
+
+
+def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
+    from kqs.cli.connection import with_client
+    from kqs.cli.output import print_line
+
+    async def work(client: Client) -> str:
+        return await client.insert(**job)
+
+    job_id: str = with_client(server, work)
+    if as_lines:
+        print_line({"id": job_id})
+    else:
+        click.echo(job_id)
+
+
+def _insert_file(
+    server: Address, path: str, json: str | None, defaults: dict[str, Any], run_name: str, progress: bool | None, as_lines: bool
+) -> int:
+    from kqs.cli.insertfile import insert_file
+
+    if json is not None or "id" in defaults:
+        raise click.UsageError("JSON and --id belong to one job, not to a file of them")
+    return insert_file(server, path, defaults, run_name, progress=progress, as_lines=as_lines)

@@ -1,0 +1,94 @@
+"""`kqs jobs` and `kqs job`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from kqs.cli.arguments import json_option, server_option
+from kqs.job import STATES_BY_WORD
+
+if TYPE_CHECKING:
+    from kqs.client import Address, Client
+
+#: most jobs that one call answers
+PAGE = 1000
+
+_COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
+_TIMES = ("accepted_at", "due_at", "expire_at", "started_at", "ended_at", "drop_at")
+
+
+class _Listed(msgspec.Struct):
+    """What paging needs of a job."""
+
+    id: str
+
+
+@click.command("jobs")
+@click.option("--type", "type_", help="Only jobs of this type.")
+@click.option("--state", type=click.Choice(list(STATES_BY_WORD)), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most jobs shown.")
+@click.option("--after", help="Begin after the job with this id.")
+@json_option
+@server_option
+def jobs_command(type_: str | None, state: str | None, limit: int, after: str | None, as_lines: bool, server: Address) -> None:
+    """List jobs in the order they were accepted."""
+    from kqs.cli.connection import with_client
+    from kqs.cli.output import print_line, print_table, shown_time
+
+    query = {name: value for name, value in (("type", type_), ("state", state), ("after", after)) if value is not None}
+
+    async def work(client: Client) -> None:
+        if as_lines:
+            async for job in _pages(client, query, limit):
+                print_line(job)
+            return
+        found: list[dict[str, Any]] = [msgspec.json.decode(job) async for job in _pages(client, query, limit)]
+        rows = [
+            [job["id"], job["type"], job["state"], str(job["options"]["prio"]), job["attempt"]]
+            + [shown_time(job[name]) for name in ("accepted_at", "due_at", "ended_at")]
+            + [job["error"]]
+            for job in found
+        ]
+        print_table(_COLUMNS, rows, numbers=("prio", "attempt"))
+
+    with_client(server, work)
+
+
+async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIterator[msgspec.Raw]:
+    """Yield up to `limit` jobs as JSON, asking for a page at a time."""
+    while limit > 0:
+        page = min(limit, PAGE)
+        answer = await (await client.start("jobs", msgspec.json.encode({**query, "limit": page})))
+        jobs = msgspec.json.decode(answer, type=list[msgspec.Raw])
+        for job in jobs:
+            yield job
+        if len(jobs) < page:
+            return
+        limit -= page
+        query = {**query, "after": msgspec.json.decode(jobs[-1], type=_Listed).id}
+
+
+@click.command("job")
+@click.argument("id_", metavar="ID")
+@json_option
+@server_option
+def job_command(id_: str, as_lines: bool, server: Address) -> None:
+    """Show all that is known of one job."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line, print_pairs, print_table, shown_time
+
+    result = call(server, "job", msgspec.json.encode(id_))
+    if as_lines:
+        print_line(result)
+        return
+    job: dict[str, Any] = msgspec.json.decode(result)
+    runs = job.pop("runs")
+    print_pairs((name, shown_time(value) if name in _TIMES else value) for name, value in job.items())
+    if runs:
+        click.echo()
+        rows = [[shown_time(value) if name in _TIMES else value for name, value in run.items()] for run in runs]
+        print_table(list(runs[0]), rows, numbers=("attempt",))

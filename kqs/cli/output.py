@@ -1,0 +1,83 @@
+"""What commands print: tables for people, JSON lines for programs. Nothing of a job's text reaches the terminal raw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import msgspec
+
+from kqs.printable import printable, printable_json
+
+
+def print_line(value: Any) -> None:
+    """Print a value, or JSON that is `Raw`, as one line of JSON."""
+    click.echo(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=-1).decode()))
+
+
+def print_pretty(value: Any) -> None:
+    """Print a value, or JSON that is `Raw`, as indented JSON."""
+    click.echo(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> None:
+    """Print rows under their headings. numbers: headings of the columns that are flush right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        right = heading in numbers
+        table.add_column(heading, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    _print(table)
+
+
+def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values in two columns."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(printable(name), shown(value))
+    _print(table)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    # into a file or pipe nothing is folded: whoever reads it there has no width
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, emoji=False, highlight=False, width=10_000)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def shown(value: object) -> str:
+    """Return a cell's text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, str):
+        return printable(value)
+    return printable(msgspec.json.encode(value).decode())
+
+
+def shown_time(at: float | None) -> str | None:
+    """Return Unix seconds as local time, to the second."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
