@@ -20,6 +20,7 @@ from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
 from kqs.wire import jsonrpc, qrpc, strict
 from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.dialect import decode_any
 from kqs.wire.lines import LineBuffer, TooLong
 
 log = structlog.get_logger("kqs.server")
@@ -27,6 +28,8 @@ log = structlog.get_logger("kqs.server")
 #: Answers are handed to the transport in pieces of about this size, so that its high-water mark is seen in time: a call
 #: of 13 bytes may have an answer of thousands.
 _OUT_BYTES = 64 * 1024
+#: Calls of one JSON-RPC batch: its answers can only leave together, so their number bounds what must be held.
+MAX_BATCH_CALLS = 10_000
 _TRACED_BYTES = 200
 
 
@@ -39,12 +42,14 @@ class Conversation:
         self.in_flight = 0
         self._max_line_bytes = max_line_bytes
         self._lines = LineBuffer(max_line_bytes)
-        self._held: deque[bytes | TooLong | Sequence[Call | BadLine]] = deque()
+        self._held: deque[bytes | TooLong | list[Call | BadLine]] = deque()
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._changed = changed
         self._dialect = Dialect.QRPC
         self._inserts_came_last = True
+        self._batch_number = 0
+        self._batches: dict[int, jsonrpc.Batch] = {}
 
     @property
     def is_full(self) -> bool:
@@ -66,9 +71,9 @@ class Conversation:
             if self._out_bytes > _OUT_BYTES:
                 return True
             piece = self._held.popleft()
-            if type(piece) is bytes:
+            if isinstance(piece, bytes):
                 self._run_chunk(piece)
-            elif not isinstance(piece, TooLong):
+            elif isinstance(piece, list):
                 self._run_calls(piece)
             else:
                 self._run(BadLine("too_large", f"line: expected at most {self._max_line_bytes} bytes", dialect=self._dialect))
@@ -92,7 +97,7 @@ class Conversation:
         if call.dialect is Dialect.QRPC:
             self.send(qrpc.end(call.id, result))
         elif not call.notification:
-            self._send_jsonrpc(call, jsonrpc.result(call.id, result))
+            self._send_jsonrpc(call.batch, jsonrpc.result(call.id, result))
 
     def answer_blob(self, call: Call, blob: bytes) -> None:
         """Answer `call` with binary data, which only qrpc can carry."""
@@ -105,8 +110,10 @@ class Conversation:
             log.debug("!", code=code, message=message)
         if call.dialect is Dialect.QRPC:
             self.send(qrpc.error(call.id, code, message))
-        elif isinstance(call, BadLine) or not call.notification:
-            self._send_jsonrpc(call, jsonrpc.error(call.id, code, message))
+        elif isinstance(call, BadLine):
+            self._send_jsonrpc(call.batch, jsonrpc.error(call.id, code, message))
+        elif not call.notification:
+            self._send_jsonrpc(call.batch, jsonrpc.error(call.id, code, message, of_argument=True))
 
     def defer(self, count: int = 1) -> None:
         """Note that `count` calls will be answered later."""
@@ -116,6 +123,13 @@ class Conversation:
         """Note that `count` deferred calls have just been answered."""
         self.in_flight -= count
         self._changed()
+
+    def _send_jsonrpc(self, batch: int, answer: bytes) -> None:
+        if batch < 0:
+            self.send(answer)
+        elif (gathered := self._batches[batch].add(answer)) is not None:
+            del self._batches[batch]
+            self.send(gathered)
 
     def _run_chunk(self, chunk: bytes) -> None:
         """Run a chunk of complete lines by the first way that fits all of them."""
@@ -150,11 +164,21 @@ class Conversation:
         """Run a chunk of anything, line by line."""
         calls: list[Call | BadLine] = []
         for line in chunk.split(b"\n"):
-            decoded = decode_any(line, self._dialect)
-            if decoded:
-                self._dialect = decoded[-1].dialect
-                calls += decoded
+            calls += self._decode_line(line)
         self._run_calls(calls)
+
+    def _decode_line(self, line: bytes) -> list[Call | BadLine]:
+        self._batch_number += 1
+        members = decode_any(line, self._dialect, self._batch_number)
+        if not members:
+            return []
+        self._dialect = members[0].dialect
+        if len(members) > MAX_BATCH_CALLS:
+            return [BadLine("too_large", f"batch: expected at most {MAX_BATCH_CALLS} calls", dialect=self._dialect)]
+        batch = members[0].batch
+        if batch >= 0 and any(isinstance(member, BadLine) or not member.notification for member in members):
+            self._batches[batch] = jsonrpc.Batch(members)
+        return members
 
     def _run_calls(self, calls: Sequence[Call | BadLine]) -> None:
         """Run calls in order; if the peer has had enough on the way, hold the rest."""
@@ -168,7 +192,7 @@ class Conversation:
             self._run(call)
             if self.is_full or self._out_bytes > _OUT_BYTES:
                 if index + 1 < len(calls):
-                    self._held.appendleft(calls[index + 1 :])
+                    self._held.appendleft(list(calls[index + 1 :]))
                 break
         if echoes:
             self.context.counters.call("echo", echoes)
@@ -183,4 +207,3 @@ class Conversation:
             return
         self.context.counters.call(call.name)
         spec.run(self, call)
-

@@ -29,8 +29,10 @@ _NO_IDS = Raw(b"[]")
 def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     """Keep every job of `chunk`, which is one plain insert a line; False, with nothing done, if one must be refused."""
     context = peer.context
-    jobs, count = inserts.jobs, len(inserts.jobs)
-    if context.draining or any(_is_unmade(context, job) for job in jobs):
+    jobs = list(inserts.jobs)
+    count = len(jobs)
+    given_ids = [job.id for job in jobs if job.id is not None]
+    if context.draining or any(map(context.backend.ids.could_be_ours_later, given_ids)):
         return False
     ids = context.backend.ids
     first_order = ids.take(count, context.clock())
@@ -38,7 +40,7 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     def answer(error: JournalError | None) -> None:
         if error is None:
             context.counters.jobs_inserted += count
-            peer.send(qrpc.insert_answers(inserts, first_order, ids.suffix))
+            peer.send(qrpc.insert_answers(inserts.ids, first_order, ids.suffix, jobs if given_ids else None))
         else:
             _refuse_lines(peer, inserts, error)
 
@@ -129,13 +131,9 @@ def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> Non
 
 def _refuse_unmade(context: Context, jobs: Sequence[Job]) -> None:
     for index, job in enumerate(jobs):
-        if _is_unmade(context, job):
+        if job.id is not None and context.backend.ids.could_be_ours_later(job.id):
             where = f"job {index}: " if len(jobs) > 1 else ""
             raise CallError(f"{where}id {job.id!r} has the form of an id that a server has yet to make", "bad_job")
-
-
-def _is_unmade(context: Context, job: Job) -> bool:
-    return job.id is not None and context.backend.ids.could_be_ours_later(job.id)
 
 
 def _ids(context: Context, jobs: Sequence[Job], first_order: int) -> list[str]:
