@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
@@ -100,13 +101,17 @@ def _own_server() -> Iterator[Address]:
         )
         try:
             assert process.stderr is not None
-            yield Address("127.0.0.1", _port_told(process.stderr))
+            port = _port_told(process.stderr)
+            # a full pipe would stop the server
+            threading.Thread(target=process.stderr.read, name="bench-server-log", daemon=True).start()
+            yield Address("127.0.0.1", port)
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=_STOP_WITHIN_S)
+                process.wait(_STOP_WITHIN_S)
             finally:
                 process.kill()
+                process.wait()
 
 
 def _port_told(log: IO[str]) -> int:

@@ -1,4 +1,4 @@
-"""What `kqs bench` measures: a load generator over TCP in one Python process, so its figures are a floor of what the server can do.
+"""What `kqs bench` measures: one Python process loads a server over TCP, so its figures are a floor of what that can do.
 
 Every measure asks the real server through the same client that users have, and checks what came back.
 """
@@ -145,5 +145,5 @@ async def _timed(work: Any) -> float:
 
 async def _until(client: Client, reached: Callable[[dict[str, Any]], bool]) -> None:
     async with asyncio.timeout(_TIMEOUT_S):
-        while not reached(await client.call("stats")):
+        while not reached(await client.call("stats")):  # noqa: ASYNC110  # the event is in another process
             await asyncio.sleep(_POLL_S)
