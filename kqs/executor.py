@@ -22,7 +22,7 @@ from kqs import verdicts
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
 from kqs.job import Run
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("kqs.executor")
 _OK = Ok()
 
 

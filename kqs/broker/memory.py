@@ -22,7 +22,7 @@ import structlog
 from kqs.broker.base import Refill
 from kqs.broker.turns import Turns
 from kqs.broker.waiting import NOTHING, WHOLE, Waiting
-from kqs.errors import BrokerError, StoreError
+from kqs.errors import StoreError
 from kqs.job import Entry
 
 BACKOFF_FIRST_S = 0.1
@@ -30,7 +30,7 @@ BACKOFF_LAST_S = 5.0
 _MAX_COLD = 10_000  # names; beyond it every unknown type is taken to be waiting in the store
 _MAX_LINES = 1_000  # types asked for, before those that nobody asks for any more are forgotten
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("kqs.broker")
 _type_of = attrgetter("type")
 
 
@@ -104,7 +104,7 @@ class MemoryBroker:
         """Take up to `count` entries of the types in `weights`, in fair turns.
 
         When nothing is at hand but a refill is under way, it is awaited; cancelling meanwhile takes nothing.
-        Raises: BrokerError: a refill met an error that is none of the store's; nothing was taken.
+        Raises: whatever a refill met that is no StoreError: a bug, for the caller to die of. Nothing was taken.
         """
         while True:
             types = self._ask(weights)
@@ -160,7 +160,7 @@ class MemoryBroker:
     def _ask(self, weights: Mapping[str, int]) -> list[str]:
         """Make lines for types that are asked for the first time; return those that may have entries, refills begun."""
         if self._fault is not None:
-            raise BrokerError(f"a refill from the store failed: {self._fault!r}") from self._fault
+            raise self._fault
         if not weights.keys() <= self._lines.keys():
             for type_ in weights.keys() - self._lines.keys():
                 self._open_line(type_)
