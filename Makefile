@@ -74,13 +74,11 @@ $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
 	$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(STATE)/tools.stamp: tests/tools.sh
-	@mkdir -p $(STATE)
-	tests/tools.sh nc node npm systemd-analyze
-	@touch $@
+.PHONY: tools
+tools:
+	@tests/tools.sh nc node npm systemd-analyze
 
-$(INTEROP)/stamp: $(STATE)/tools.stamp tests/interop/package.json tests/interop/package-lock.json
+$(INTEROP)/stamp: tests/interop/package.json tests/interop/package-lock.json | tools
 	@mkdir -p $(INTEROP)
 	cp tests/interop/package.json tests/interop/package-lock.json $(INTEROP)/
-	@if command -v npm >/dev/null; then cd $(INTEROP) && npm ci --silent --ignore-scripts; fi
-	@touch $@
+	@if command -v npm >/dev/null; then cd $(INTEROP) && npm ci --silent --ignore-scripts && touch stamp; fi

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-READY_WITHIN_S = 60
+READY_WITHIN_S = 120
 STOPPED_WITHIN_S = 30
 
 ROOT = Path(__file__).parents[2]
@@ -57,11 +57,11 @@ class Served:
 def serving(
     folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = SERVE_ENVIRON, **settings: str
 ) -> Iterator[Served]:
-    """Run `command` in `folder` on a free port until the block ends, whatever happens.
+    """Run `command` in `folder`, on a free port if the settings name none, until the block ends, whatever happens.
 
     settings: SECTION__KEY of the configuration, as in KQS_SECTION__KEY.
     """
-    port = free_port()
+    port = int(settings.get("SERVER__PORT", 0)) or free_port()
     log = folder / f"server-{port}.log"
     notify = f"kqs-test-{secrets.token_hex(8)}"
     overrides = {"SERVER__HOST": "127.0.0.1", "SERVER__PORT": str(port)} | settings
