@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -37,7 +36,7 @@ from jobs indexed by running where place = {Place.RUNNING:d} and epoch < ? limit
 """
 
 
-class _Ready(NamedTuple):
+class _Ready(msgspec.Struct, array_like=True, gc=False):
     order: int
     state: int
     type: str
@@ -65,9 +64,8 @@ def claim(session: Session, entries: Sequence[Entry], worker: str, now: float) -
         _add_bulk(session, rows, data, now)
     session.db.execute(_CLAIM, (session.epoch, worker, now, json_list(rows)))
     runs = _runs(session.epoch, entries, rows, data, now)
-    for row in rows.values():
-        session.count(row.type, State(row.state), -1)
-        session.count(row.type, State.PROCESSING, 1)
+    session.tallies.remove([(row.type, row.state) for row in rows.values()])
+    session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
     _add_expire_at(session, runs, rows)
     return runs
 
@@ -91,8 +89,8 @@ def _add_bulk(session: Session, rows: dict[int, _Ready], data: dict[int, bytes],
         session.db.execute(_END_DAMAGED, (now, json_list(damaged)))
     for order in damaged:
         row = rows.pop(order)
-        session.count(row.type, State(row.state), -1)
-        session.count(row.type, State.FAIL, 1)
+        session.tallies.remove([(row.type, row.state)])
+        session.tallies.add([(row.type, State.FAIL)])
 
 
 def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, _Ready], data: dict[int, bytes], now: float) -> list[Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from kqs.job import Accepted, State
@@ -84,7 +83,7 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
         extend((job.order, job.type, job.prio, job.data))
     stored = _PLAIN.execute(session.db, values)
     assert stored == len(jobs), "orders were checked and no id was given"
-    _count(session, State.NEW, jobs)
+    session.tallies.add([(job.type, State.NEW) for job in jobs])
 
 
 def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> None:
@@ -95,7 +94,7 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str, now
         extend((job.order, job.type, job.prio, job.data, epoch, worker, now))
     stored = _CLAIMED.execute(session.db, values)
     assert stored == len(jobs), "orders were checked and no id was given"
-    _count(session, State.PROCESSING, jobs)
+    session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
 
 
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
@@ -110,8 +109,7 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
         known += [job.order for job in fresh if job.order not in stored]
         fresh = [job for job in fresh if job.order in stored]
     bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
-    for job in fresh:
-        session.count(job.type, _first_state(job, now), 1)
+    session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
     return known
 
 
@@ -134,8 +132,3 @@ def _first_state(job: Accepted, now: float) -> State:
     if job.claimed:
         return State.PROCESSING
     return State.DELAYED if job.due_at > now else State.NEW
-
-
-def _count(session: Session, state: State, jobs: Sequence[Accepted]) -> None:
-    for type_, n in Counter([job.type for job in jobs]).items():
-        session.count(type_, state, n)

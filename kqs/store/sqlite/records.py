@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,13 +13,40 @@ from kqs.store.sqlite.session import Session
 
 #: records a filtered listing looks at in one go; the thread commits for others between two of them
 SLICE = 20_000
+#: above every order
+MAX_ORDER = 2**63 - 1
 
-_COLUMNS = """ord, id, type, state, prio, due_at, expire_at, data, options, attempt, failures, ghosts, interrupted,
-ended_at, drop_at, result, error, runs, worker, started_at, run_state"""
+
+class _Row(NamedTuple):
+    """The columns a record is made of."""
+
+    ord: int
+    id: str | None
+    type: str
+    state: int
+    prio: int
+    due_at: float | None
+    expire_at: float | None
+    data: bytes | None
+    options: bytes | None
+    attempt: int
+    failures: int
+    ghosts: int
+    interrupted: int
+    started_at: float | None
+    ended_at: float | None
+    drop_at: float | None
+    worker: str
+    run_state: str | None
+    result: bytes | None
+    error: str | None
+    runs: str | None
+
+
+_COLUMNS = ", ".join(_Row._fields)
 _IS_THERE = "(drop_at is null or drop_at > :now)"
 _BY_ORDER = f"select {_COLUMNS} from jobs where ord = :order and id is null and {_IS_THERE}"
 _BY_ID = f"select {_COLUMNS} from jobs indexed by ids where id = :id and {_IS_THERE}"
-_COUNTS = "select type, state, n from tallies where n > 0"
 
 _decode_run = msgspec.json.Decoder(tuple[int, str, float, float, str, str | None]).decode
 
@@ -54,27 +81,18 @@ def job(session: Session, job_id: str) -> JobRecord | None:
 def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Page:
     """Return up to `limit` records out of the next SLICE records after the order `after`."""
     step, direction = ("<", "desc") if wanted.newest_first else (">", "asc")
-    beyond = f"{'' if after is None else f'ord {step} :after'}"
-    where = f"where {beyond}" if beyond else ""
-    values = {
-        "after": after,
-        "slice": SLICE - 1,
-        "now": session.now(),
-        "limit": limit,
-        "type": wanted.type_,
-        "state": wanted.state,
-    }
-    edge = session.db.execute(f"select ord from jobs {where} order by ord {direction} limit 1 offset :slice", values).fetchone()
-    conditions = [_IS_THERE]
-    if beyond:
-        conditions.append(beyond)
+    if after is None:
+        after = MAX_ORDER if wanted.newest_first else -1
+    edge = session.db.execute(
+        f"select ord from jobs where ord {step} ? order by ord {direction} limit 1 offset ?", (after, SLICE - 1)
+    ).fetchone()
+    values = {"after": after, "now": session.now(), "limit": limit, "type": wanted.type_, "state": wanted.state}
+    conditions = [_IS_THERE, f"ord {step} :after"]
     if edge is not None:
         values["edge"] = edge[0]
         conditions.append(f"ord {step}= :edge")
-    if wanted.type_ is not None:
-        conditions.append("+type = :type")
-    if wanted.state is not None:
-        conditions.append("+state = :state")
+    # the plus keeps the planner from an index that would have to be sorted by order
+    conditions += [f"+{name} = :{name}" for name in ("type", "state") if values[name] is not None]
     rows = session.db.execute(
         f"select {_COLUMNS} from jobs where {' and '.join(conditions)} order by ord {direction} limit :limit", values
     ).fetchall()
@@ -83,40 +101,40 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
 
 def counts(session: Session) -> dict[str, dict[State, int]]:
     """See Store.counts."""
-    session.flush()
     found: defaultdict[str, dict[State, int]] = defaultdict(dict)
-    for type_, state, n in session.db.execute(_COUNTS):
-        found[type_][State(state)] = n
+    for type_, state, n in session.tallies.read(session.db):
+        found[type_][state] = n
     return dict(found)
 
 
-def _records(session: Session, rows: list[Any]) -> list[JobRecord]:
-    data = bulk.get(session.db, [row[0] for row in rows if row[7] is None])
-    return [_record(session, row, data) for row in rows]
+def _records(session: Session, found: list[Any]) -> list[JobRecord]:
+    rows = [_Row._make(values) for values in found]
+    data = bulk.get(session.db, [row.ord for row in rows if row.data is None])
+    return [_record(row, row.id or session.ids.of(row.ord), data) for row in rows]
 
 
-def _record(session: Session, row: tuple[Any, ...], bulk_data: dict[int, bytes]) -> JobRecord:
-    order, id_, type_, state, prio, due_at, expire_at, data, options, *counters = row[:13]
-    ended_at, drop_at, result, error, runs, worker, started_at, run_state = row[13:]
-    if data is None and (data := bulk_data.get(order)) is None:
-        data, error = b"null", bulk.DAMAGED
+def _record(row: _Row, job_id: str, bulk_data: dict[int, bytes]) -> JobRecord:
+    data = row.data if row.data is not None else bulk_data.get(row.ord)
     return JobRecord(
-        order,
-        id_ or session.ids.of(order),
-        type_,
-        State(state),
-        prio,
-        due_at or 0.0,
-        expire_at,
-        data,
-        options,
-        *counters,
-        order / 1_000_000,
-        ended_at,
-        drop_at,
-        result,
-        error,
-        _earlier_runs(runs) + _last_run(State(state), counters[0], worker, started_at, ended_at, run_state, error),
+        order=row.ord,
+        id=job_id,
+        type=row.type,
+        state=State(row.state),
+        prio=row.prio,
+        due_at=row.due_at or 0.0,
+        expire_at=row.expire_at,
+        data=b"null" if data is None else data,
+        options=row.options,
+        attempt=row.attempt,
+        failures=row.failures,
+        ghosts=row.ghosts,
+        interrupted=row.interrupted,
+        accepted_at=row.ord / 1_000_000,
+        ended_at=row.ended_at,
+        drop_at=row.drop_at,
+        result=row.result,
+        error=bulk.DAMAGED if data is None else row.error,
+        runs=_earlier_runs(row.runs) + _last_run(row),
     )
 
 
@@ -124,17 +142,10 @@ def _earlier_runs(runs: str | None) -> list[RunRecord]:
     return [] if runs is None else [RunRecord(*_decode_run(line)) for line in runs.split("\n")]
 
 
-def _last_run(
-    state: State,
-    attempt: int,
-    worker: str,
-    started_at: float | None,
-    ended_at: float | None,
-    word: str | None,
-    error: str | None,
-) -> list[RunRecord]:
-    if started_at is None:
+def _last_run(row: _Row) -> list[RunRecord]:
+    if row.started_at is None:
         return []
+    state = State(row.state)
     if state not in ENDED:
-        return [RunRecord(attempt, worker, started_at)]
-    return [RunRecord(attempt, worker, started_at, ended_at, word or state.word, error)]
+        return [RunRecord(row.attempt, row.worker, row.started_at)]
+    return [RunRecord(row.attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]

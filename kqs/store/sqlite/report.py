@@ -5,11 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
-from kqs.job import ENDED, Report, State
+from kqs.job import ENDED, Claim, Report, State
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -46,45 +45,49 @@ _WAIT = ManyRows(
 _RUNS = "select ord, worker, started_at, runs from jobs where ord in (select value from json_each(?))"
 
 
-class _Fence(NamedTuple):
-    order: int
-    place: int
-    attempt: int
-    epoch: int | None
-
+#: order, place, attempt, epoch
+_Fence = tuple[int, int, int, int | None]
 
 _decode_fences = msgspec.json.Decoder(list[_Fence]).decode
+
+#: by State
+_IS_END = [state in ENDED for state in sorted(State)]
+_WORDS = [state.word for state in sorted(State)]
 
 
 def report(session: Session, reports: Sequence[Report]) -> list[bool]:
     """See Store.report."""
-    fences = _read_fences(session.db, reports)
+    (packed,) = session.db.execute(_FENCES, (json_list([one.claim.order for one in reports]),)).fetchone()
+    fences = {fence[0]: fence for fence in _decode_fences(packed)}
+    granted = [_granted(one.claim) for one in reports]
+    if len(fences) == len(reports) and fences == {fence[0]: fence for fence in granted}:
+        _apply(session, reports)
+        return [True] * len(reports)
+    return _report_some(session, reports, granted, fences)
+
+
+def _granted(claim: Claim) -> _Fence:
+    """Return the fence of a run that may still be reported."""
+    return (claim.order, Place.RUNNING, claim.attempt, claim.epoch)
+
+
+def _report_some(
+    session: Session, reports: Sequence[Report], granted: Sequence[_Fence], fences: dict[int, _Fence]
+) -> list[bool]:
+    """Apply those that the fences let through; `fences` moves on, since one batch may report a job twice."""
     verdicts: list[bool] = []
     taken: list[Report] = []
-    for one in reports:
-        fence = fences.get(one.claim.order)
-        is_own = fence is not None and (fence.attempt, fence.epoch) == (one.claim.attempt, one.claim.epoch)
-        if is_own and fence is not None and fence.place == Place.RUNNING:
+    for one, running in zip(reports, granted, strict=True):
+        order, _, attempt, epoch = running
+        ended = (order, Place.ENDED, attempt, epoch)
+        is_end = _IS_END[one.state]
+        is_taken = fences.get(order) == running
+        verdicts.append(is_taken or (is_end and fences.get(order) == ended))
+        if is_taken:
             taken.append(one)
-            fences[one.claim.order] = _after(fence, one)
-            verdicts.append(True)
-        else:
-            is_repeated = is_own and fence is not None and fence.place == Place.ENDED and one.state in ENDED
-            verdicts.append(is_repeated)
+            fences[order] = ended if is_end else (order, Place.READY, attempt, None)
     _apply(session, taken)
     return verdicts
-
-
-def _read_fences(db: sqlite3.Connection, reports: Sequence[Report]) -> dict[int, _Fence]:
-    (packed,) = db.execute(_FENCES, (json_list(one.claim.order for one in reports),)).fetchone()
-    return {fence.order: fence for fence in _decode_fences(packed)}
-
-
-def _after(fence: _Fence, one: Report) -> _Fence:
-    """Return the fence that a later report of the same batch meets."""
-    if one.state in ENDED:
-        return fence._replace(place=Place.ENDED)
-    return fence._replace(place=Place.READY, epoch=None)
 
 
 def _apply(session: Session, reports: Sequence[Report]) -> None:
@@ -92,25 +95,23 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
     ends: list[object] = []
     waits: list[Report] = []
     for one in reports:
-        session.count(one.type, State.PROCESSING, -1)
-        session.count(one.type, one.state, 1)
-        if one.state not in ENDED:
+        if not _IS_END[one.state]:
             waits.append(one)
-            continue
-        key = _end_columns(one)
-        if one.result is None and one.error is None:
-            alike[key].append(one.claim.order)
+        elif one.result is None and one.error is None:
+            alike[_end_columns(one)].append(one.claim.order)
         else:
-            ends += (one.claim.order, *key, one.result, one.error)
-    for key, orders in alike.items():
-        session.db.execute(_END_ALIKE, (*key, json_list(orders)))
+            ends += (one.claim.order, *_end_columns(one), one.result, one.error)
+    for columns, orders in alike.items():
+        session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
     _END.execute(session.db, ends)
     if waits:
         _WAIT.execute(session.db, _wait_rows(session.db, waits))
+    session.tallies.remove([(one.type, State.PROCESSING) for one in reports])
+    session.tallies.add([(one.type, one.state) for one in reports])
 
 
 def _end_columns(one: Report) -> tuple[object, ...]:
-    run_state = None if one.run_state == one.state.word else one.run_state
+    run_state = None if one.run_state == _WORDS[one.state] else one.run_state
     return (one.state, run_state, one.ended_at, one.drop_at, one.failures, one.ghosts, one.interrupted)
 
 

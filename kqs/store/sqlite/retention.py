@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kqs.job import ENDED, State
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.rows import decode_orders, json_list
@@ -21,10 +23,10 @@ select json_group_array(ord) from (
 """
 _TO_BE_DROPPED = _OLDEST_SUCCESSES.format("is not null")
 _KEPT_FOR_EVER = _OLDEST_SUCCESSES.format("is null")
-_SUCCESSES = f"select coalesce(sum(n), 0) from tallies where state = {State.SUCCESS:d}"
-_TALLIES = "select type, state, count(*) from jobs where ord in (select value from json_each(?)) group by type, state"
+_KINDS = "select json_group_array(json_array(type, state)) from jobs where ord in (select value from json_each(?))"
 _DELETE = "delete from jobs where ord in (select value from json_each(?))"
-_FORGET_TYPE = "delete from tallies where type = ? and n = 0"
+
+_decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 
 def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
@@ -34,8 +36,7 @@ def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
 
 def trim_successes(session: Session, keep_count: int, limit: int, before_order: int) -> int:
     """See Store.trim_successes."""
-    session.flush()
-    (successes,) = session.db.execute(_SUCCESSES).fetchone()
+    successes = sum(n for _, state, n in session.tallies.read(session.db) if state is State.SUCCESS)
     excess = min(successes - keep_count, limit)
     if excess <= 0:
         return 0
@@ -54,12 +55,10 @@ def _delete(session: Session, orders: list[int]) -> int:
     if not orders:
         return 0
     packed = json_list(orders)
-    tallies = session.db.execute(_TALLIES, (packed,)).fetchall()
-    for type_, state, n in tallies:
-        session.count(type_, State(state), -n)
+    (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
+    kinds = _decode_kinds(found)
+    session.tallies.remove(kinds)
     bulk.delete(session.db, packed)
     session.db.execute(_DELETE, (packed,))
-    session.flush()
-    # types are the clients' to invent: one that has no record left must not leave a row behind
-    session.db.executemany(_FORGET_TYPE, sorted({(type_,) for type_, _, _ in tallies}))
+    session.tallies.forget(session.db, {type_ for type_, _ in kinds})
     return len(orders)

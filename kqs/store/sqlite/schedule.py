@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -35,7 +34,7 @@ update jobs set place = {Place.ENDED:d}, state = ?, error = 'expired', ended_at 
 """
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, array_like=True, gc=False):
     order: int
     id: str | None
     type: str
@@ -68,7 +67,7 @@ def wake(session: Session, before: float, limit: int) -> list[Entry]:
 
 def _entries(session: Session, packed: str) -> list[Entry]:
     made_id = session.ids.of
-    return [Entry(order, id_ or made_id(order), type_, prio) for order, id_, type_, prio in _decode_waiting(packed)]
+    return [Entry(row.order, row.id or made_id(row.order), row.type, row.prio) for row in _decode_waiting(packed)]
 
 
 def next_due_at(session: Session) -> float | None:
@@ -93,8 +92,8 @@ def expire(
         end = next_state(State(state), Event.EXPIRE)
         keep_s = _own_keep_s(options, by_type.get(type_, drop_after_s))
         ends.append((end, now, None if keep_s is None else now + keep_s, order))
-        session.count(type_, State(state), -1)
-        session.count(type_, end, 1)
+        session.tallies.remove([(type_, state)])
+        session.tallies.add([(type_, end)])
     session.db.executemany(_END_EXPIRED, ends)
     return [id_ or session.ids.of(order) for order, id_, *_ in expired]
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from kqs.errors import StoreCorruptError, StoreError
 from kqs.ids import Ids
-from kqs.job import State
 from kqs.store.sqlite import connection, schema
-
-_ADD_TALLY = """
-insert into tallies (type, state, n) values (?, ?, ?) on conflict do update set n = n + excluded.n
-"""
+from kqs.store.sqlite.tallies import Tallies
 
 
 class Session:
@@ -28,11 +23,11 @@ class Session:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
+        self.tallies = Tallies()
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
         self._ids: Ids | None = None
-        self._tallies: Counter[tuple[str, State]] = Counter()
         self._committed = (0, 0)
         self._changes = 0
         self._is_full = False
@@ -84,7 +79,9 @@ class Session:
 
     def commit(self) -> None:
         """Write what is pending and commit."""
-        self.flush()
+        self.tallies.write(self.db)
+        if (self.fed_seq, self.last_order) != self._committed:
+            self._write_progress()
         self.db.execute("commit")
         self._committed = (self.fed_seq, self.last_order)
         if self.db.total_changes != self._changes:
@@ -93,7 +90,7 @@ class Session:
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
-        self._tallies.clear()
+        self.tallies.clear()
         self.fed_seq, self.last_order = self._committed
         with contextlib.suppress(sqlite3.Error):
             if self._db is not None and self._db.in_transaction:
@@ -104,19 +101,6 @@ class Session:
     def fed_to(self, fed_seq: int) -> None:
         """Note that the journal is fed up to `fed_seq`; it never goes back."""
         self.fed_seq = max(self.fed_seq, fed_seq)
-
-    def count(self, type_: str, state: State, change: int) -> None:
-        """Note that `change` more jobs of a type are in this state."""
-        self._tallies[type_, state] += change
-
-    def flush(self) -> None:
-        """Write the pending totals into the transaction."""
-        if self._tallies:
-            rows = [(type_, state, n) for (type_, state), n in self._tallies.items() if n]
-            self.db.executemany(_ADD_TALLY, rows)
-            self._tallies.clear()
-        if (self.fed_seq, self.last_order) != self._committed:
-            self._write_progress()
 
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""

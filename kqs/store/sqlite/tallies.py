@@ -1,0 +1,55 @@
+"""How many jobs of each type are in each state, kept by what a commit changed, so that nothing ever counts rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+
+from kqs.job import State
+
+#: a job's type and its State
+Kind = tuple[str, int]
+
+_ADD = "insert into tallies (type, state, n) values (?, ?, ?) on conflict do update set n = n + excluded.n"
+_READ = "select type, state, n from tallies where n > 0"
+_FORGET = "delete from tallies where type = ? and n = 0"
+
+
+class Tallies:
+    """The pending changes of one transaction, and the table they go to."""
+
+    def __init__(self) -> None:
+        self._came: Counter[Kind] = Counter()
+        self._went: Counter[Kind] = Counter()
+
+    def add(self, kinds: Iterable[Kind]) -> None:
+        """Note jobs that came into a state, one item a job."""
+        self._came.update(kinds)
+
+    def remove(self, kinds: Iterable[Kind]) -> None:
+        """Note jobs that left a state, one item a job."""
+        self._went.update(kinds)
+
+    def clear(self) -> None:
+        """Forget what is pending: the transaction is undone."""
+        self._came.clear()
+        self._went.clear()
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Write what is pending."""
+        if not self._came and not self._went:
+            return
+        self._came.subtract(self._went)
+        db.executemany(_ADD, [(type_, state, n) for (type_, state), n in self._came.items() if n])
+        self.clear()
+
+    def read(self, db: sqlite3.Connection) -> list[tuple[str, State, int]]:
+        """Return (type, state, how many), what is pending included."""
+        self.write(db)
+        return [(type_, State(state), n) for type_, state, n in db.execute(_READ)]
+
+    def forget(self, db: sqlite3.Connection, types: Iterable[str]) -> None:
+        """Delete the zeros of these types. They are the clients' to invent: one without jobs must not leave rows behind."""
+        self.write(db)
+        db.executemany(_FORGET, [(type_,) for type_ in types])
