@@ -120,6 +120,7 @@ class Client:
         self._is_open = False
         if self._reconnecting:
             self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting])
         if self._ticking:
             self._ticking.cancel()
         for number in list(self._pending):

@@ -1,0 +1,287 @@
+import asyncio
+
+import pytest
+
+from kqs.client import Address, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect, parse_address
+from kqs.client.ids import ClientIds
+from kqs.errors import CallError
+from kqs.ids import ID_PATTERN, Ids
+from tests.support.line_server import LineServer
+
+
+def echo(line):
+    return line["m"]
+
+
+def refuse(line):
+    return {"e": {"_isError__": 1, "message": "no such call", "code": "unknown_call"}}
+
+
+@pytest.fixture
+async def server():
+    async with LineServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server):
+    async with Client(server.address) as client:
+        yield client
+
+
+async def task(work):
+    """Start `work` and let it come to its first wait."""
+    started = asyncio.ensure_future(work)
+    await asyncio.sleep(0)
+    return started
+
+
+async def test_call_returns_its_result():
+    async with LineServer(echo) as server, connect(*server.address[:2]) as client:
+        assert await client.call("echo", {"a": [1, None]}) == {"a": [1, None]}
+
+
+async def test_refused_call_raises_its_code():
+    async with LineServer(refuse) as server, Client(server.address) as client:
+        with pytest.raises(CallError, match="no such call") as caught:
+            await client.call("nope")
+        assert caught.value.call_code == "unknown_call"
+
+
+async def test_unix_socket_serves_as_well(tmp_path):
+    path = str(tmp_path / "kqs.sock")
+    async with LineServer(echo, socket=path), connect(socket=path) as client:
+        assert await client.call("echo", 1) == 1
+
+
+async def test_answers_may_come_in_any_order(server, client):
+    calls = [await task(client.call("echo", number)) for number in range(3)]
+    await server.got(3)
+    for index in (2, 0, 1):
+        server.answer(index, f"answer {index}")
+    assert await asyncio.gather(*calls) == ["answer 0", "answer 1", "answer 2"]
+
+
+async def test_calls_of_one_tick_are_one_write(server, client):
+    for number in range(100):
+        await client.start("echo", b"%d" % number)
+    await server.got(100)
+    assert server.reads == [100]
+
+
+async def test_intermediate_answers_are_not_the_end(server, client):
+    call = await task(client.call("insert", {}))
+    await server.got(1)
+    peer, line = server.calls[0]
+    peer.send({"v": 1, "id": line["id"], "e": None, "s": "ok", "m": "id"})
+    server.answer(0, "done")
+    assert await call == "done"
+
+
+async def test_more_calls_than_allowed_wait_for_a_free_place(server):
+    async with Client(server.address, max_in_flight=2) as client:
+        calls = [await task(client.call("echo", number)) for number in range(3)]
+        assert len(await server.got(2)) == 2
+        server.answer(0, "x")
+        assert await calls[0] == "x"
+        assert (await server.got(3))[2]["m"] == 2
+
+
+async def test_insert_carries_an_id_of_its_own(server, client):
+    call = await task(client.insert("mail", {"to": "me"}, prio="high"))
+    [line] = await server.got(1)
+    job_id = line["m"].pop("id")
+    assert (line["n"], line["m"]) == ("insert", {"type": "mail", "data": {"to": "me"}, "prio": "high"})
+    server.answer(0, job_id)
+    assert await call == job_id
+
+
+async def test_insert_keeps_the_callers_id():
+    async with LineServer(lambda line: line["m"]["id"]) as server, Client(server.address) as client:
+        assert await client.insert("mail", id="mine") == "mine"
+
+
+async def test_insert_many_is_one_array_with_ids():
+    async with LineServer(lambda line: [job["id"] for job in line["m"]]) as server, Client(server.address) as client:
+        first, second = await client.insert_many([{"type": "a", "id": "mine"}, {"type": "b"}])
+        assert first == "mine"
+        assert second.startswith("x")
+        assert len(server.calls) == 1
+
+
+async def test_lost_connection_fails_the_calls_in_flight(server, client):
+    call = await task(client.call("quit"))
+    await server.got(1)
+    server.drop()
+    with pytest.raises(ConnectionLostError, match="lost"):
+        await call
+
+
+async def test_lost_insert_is_sent_again_under_its_id(server, client):
+    call = await task(client.insert("mail"))
+    await server.got(1)
+    server.drop()
+    first, second = await server.got(2)
+    assert first == second
+    server.answer(1, second["m"]["id"])
+    assert await call == second["m"]["id"]
+
+
+async def test_inserts_survive_a_server_that_is_away_for_a_while(server, client):
+    calls = [await task(client.insert("mail", number)) for number in range(3)]
+    await server.got(3)
+    server.stop()
+    assert not any(call.done() for call in calls)
+    await server.listen()
+    lines = await server.got(6)
+    assert [line["m"]["data"] for line in lines[3:]] == [0, 1, 2]
+    for index in (3, 4, 5):
+        server.answer(index, "id")
+    assert await asyncio.gather(*calls) == ["id"] * 3
+
+
+async def test_call_made_without_connection_waits_for_the_next(server, client):
+    lost = await task(client.call("ping"))
+    await server.got(1)
+    server.drop()
+    with pytest.raises(ConnectionLostError):
+        await lost
+    call = await task(client.call("echo", "later"))
+    await server.got(2)
+    server.answer(1, "pong")
+    assert await call == "pong"
+
+
+async def test_call_without_answer_times_out(server, client):
+    with pytest.raises(CallTimeoutError, match="in time"):
+        await client.call("ping", timeout_s=0.01)
+
+
+async def test_late_answer_is_nobodys(server, client):
+    with pytest.raises(CallTimeoutError):
+        await client.call("ping", timeout_s=0.01)
+    call = await task(client.call("ping"))
+    await server.got(2)
+    server.answer(0, "late")
+    server.answer(1, "pong")
+    assert await call == "pong"
+
+
+async def test_cancelled_call_leaves_the_others_alone(server, client):
+    cancelled, call = await task(client.call("a")), await task(client.call("b"))
+    await server.got(2)
+    cancelled.cancel()
+    server.answer(0, 0)
+    server.answer(1, 1)
+    assert await call == 1
+
+
+async def test_too_long_line_is_refused_before_it_is_sent(server):
+    async with Client(server.address, max_line_bytes=1000) as client:
+        with pytest.raises(CallError) as caught:
+            await client.call("echo", "x" * 1000)
+        assert caught.value.call_code == "too_large"
+        assert not server.calls
+
+
+async def test_unnamed_too_large_means_the_longest_line(server, client):
+    short, long = await task(client.call("echo", "x")), await task(client.call("echo", "x" * 100))
+    await server.got(2)
+    server.calls[0][0].send({"v": 1, "id": None, "e": {"message": "line too long", "code": "too_large"}, "s": "err"})
+    server.answer(0, "x")
+    assert await short == "x"
+    with pytest.raises(CallError, match="too long"):
+        await long
+
+
+async def test_other_unnamed_errors_may_mean_any_call(server, client):
+    calls = [await task(client.call("echo", number)) for number in range(2)]
+    await server.got(2)
+    server.calls[0][0].send({"v": 1, "id": None, "e": {"message": "what?", "code": "bad_json"}, "s": "err"})
+    for call in calls:
+        with pytest.raises(CallError, match="what"):
+            await call
+
+
+async def test_server_that_speaks_otherwise_is_left(server, client):
+    call = await task(client.call("ping"))
+    await server.got(1)
+    server.peers[0].transport.write(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(ConnectionLostError, match="no answer"):
+        await call
+
+
+async def test_long_answers_arrive_whole():
+    async with LineServer(echo) as server, Client(server.address) as client:
+        assert await client.call("echo", "x" * 1_000_000) == "x" * 1_000_000
+
+
+async def test_nobody_listening_is_told_at_once():
+    async with LineServer() as server:
+        address = server.address
+    with pytest.raises(UnreachableError, match=rf"{address.port}: connection refused"):
+        await Client(address).open()
+
+
+async def test_missing_socket_is_told(tmp_path):
+    with pytest.raises(UnreachableError, match="no such file"):
+        await connect(socket=str(tmp_path / "none")).open()
+
+
+async def test_closing_fails_what_is_in_flight(server):
+    async with Client(server.address) as client:
+        call = await task(client.insert("mail"))
+    with pytest.raises(ConnectionLostError, match="closed"):
+        await call
+
+
+async def test_closed_client_refuses_calls(server):
+    async with Client(server.address) as client:
+        pass
+    with pytest.raises(ConnectionLostError, match="not open"):
+        await client.call("ping")
+    await client.close()
+
+
+async def test_closing_ends_the_reconnecting(server):
+    async with Client(server.address) as client:
+        lost = await task(client.call("ping"))
+        await server.got(1)
+        server.stop()
+        with pytest.raises(ConnectionLostError):
+            await lost
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_ids_grow_and_are_none_that_a_server_makes():
+    ids, server_ids = ClientIds(), Ids("0123abcd")
+    made = [ids.take() for _ in range(1000)]
+    assert made == sorted(set(made))
+    assert all(ID_PATTERN.match(one) and not server_ids.could_be_ours_later(one) for one in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost:14151", Address("localhost", 14151)),
+        ("example.org", Address("example.org", 14151)),
+        (":7", Address("localhost", 7)),
+        ("", Address("localhost", 14151)),
+        ("[::1]:7", Address("::1", 7)),
+        ("[::1]", Address("::1", 14151)),
+        ("unix:/run/kqs.sock", Address(socket="/run/kqs.sock")),
+    ],
+)
+def test_address_is_parsed(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:0", "a:65536", "a:-1", "unix:"])
+def test_wrong_address_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["localhost:1", "[::1]:2", "unix:/x"])
+def test_address_is_shown_as_it_is_written(text):
+    assert str(parse_address(text)) == text
