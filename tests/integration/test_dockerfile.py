@@ -53,7 +53,7 @@ def test_the_build_context_holds_all_that_is_copied_and_no_more() -> None:
 @pytest.mark.slow
 def test_the_built_server_serves_and_ends_well_on_sigterm(image: Image) -> None:
     with serving(image.workdir, image.argv, image.environ) as served:
-        assert served.ask('{"n":"ping"}') == ['{"v":1,"e":null,"s":"end","m":"pong"}']
+        assert [json.loads(answer)["m"] for answer in served.ask('{"n":"ping"}')] == ["pong"]
         health = json.loads(image.settings["HEALTHCHECK"].partition(" CMD ")[2])
         environ = image.environ | {"KQS_SERVER": f"localhost:{served.port}"}
         assert run(health, env=environ, capture_output=True, timeout=30).returncode == 0
