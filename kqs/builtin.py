@@ -8,13 +8,14 @@ import time
 from msgspec import Raw
 
 import kqs
+from kqs.printable import printable_json
 
 
 @kqs.handler("ping")
 async def ping(data: Raw, job: kqs.JobContext) -> None:
     """Print the job's payload, as the client sent it, in one line on stdout."""
-    line = f"{time.strftime('%H:%M:%S')} {job.id} ping running, payload = {bytes(data).decode()}\n"
-    sys.stdout.write(line)
+    payload = printable_json(bytes(data).decode())
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {job.id} ping running, payload = {payload}\n")
     sys.stdout.flush()
 
 

@@ -268,12 +268,12 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(OptionFields.__struct_fields__)}"
             raise ValueError(f"unknown option {name!r}; {known}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"option {name!r}: expected a finite number, got {value}")
+            raise ValueError(f"option {name!r} = {value!r}: expected a finite number")
         try:
             msgspec.convert({name: value}, OptionFields)
         except msgspec.ValidationError as fault:
             reason = str(fault).partition(" - at ")[0]
-            raise ValueError(f"option {name!r}: {reason[:1].lower()}{reason[1:]}, got {value!r}") from None
+            raise ValueError(f"option {name!r} = {value!r}: {reason[:1].lower()}{reason[1:]}") from None
     return {name: value for name, value in options.items() if value is not None}
 
 

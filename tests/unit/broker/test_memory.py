@@ -101,10 +101,12 @@ class HeldStore(ReadyJobs):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_asked = asyncio.Event()
         self.let_go = asyncio.Event()
 
     async def refill(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
         found = await super().refill(type_, after, limit)
+        self.is_asked.set()
         await self.let_go.wait()
         return found
 
@@ -115,8 +117,7 @@ async def held(*entries: Entry, max_entries: int = 10) -> tuple[MemoryBroker, He
     broker = MemoryBroker(max_entries)
     await broker.start(store.refill, store.waiting)
     reserving = asyncio.ensure_future(broker.reserve(MAIL, 2))
-    while not store.asked:
-        await asyncio.sleep(0)
+    await store.is_asked.wait()
     return broker, store, reserving
 
 

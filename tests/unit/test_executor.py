@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from structlog.testing import capture_logs
+
+import kqs
+from kqs.executor import Executor
+from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
+from kqs.job import Claim, Run
+from kqs.options import Options
+
+
+class Size(BaseModel):
+    width: int
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[Executor]:
+    executor = Executor(thread_count=2)
+    yield executor
+    executor.close()
+
+
+async def execute(executor: Executor, function: Callable[..., Any], data: bytes = b"null") -> Outcome:
+    run = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, data, None)
+    return await executor.execute(run, Registry().add("resize", function), JobContext(run, Options(), lambda: 0.0))
+
+
+def both(body: Callable[[Any], Any]) -> list[Callable[..., Any]]:
+    """The same handler as plain def and as async def."""
+
+    def plain(data: Any) -> Any:
+        return body(data)
+
+    async def coroutine(data: Any) -> Any:
+        return body(data)
+
+    return [plain, coroutine]
+
+
+def raising(fault: BaseException) -> Callable[[Any], Any]:
+    def body(data: Any) -> Any:
+        raise fault
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (lambda data: None, Ok(None)),
+        (lambda data: {"twice": data["n"] * 2}, Ok(b'{"twice":6}')),
+        (lambda data: Size(width=3), Ok(b'{"width":3}')),
+        (raising(kqs.Again()), Again(None)),
+        (raising(kqs.Again(2.5)), Again(2.5)),
+        (raising(kqs.Fail("no such user")), Failed("no such user", final=True)),
+        (raising(kqs.Fail("busy", final=False)), Failed("busy", final=False)),
+        (raising(OSError("disk on fire")), Failed("OSError: disk on fire")),
+        (raising(KeyError()), Failed("KeyError")),
+        (raising(SystemExit(1)), Failed("SystemExit: 1")),
+        (lambda data: object(), Failed("the handler's result cannot be written as JSON: object is no JSON type", final=True)),
+    ],
+)
+async def test_what_a_handler_does_is_its_outcome(executor: Executor, body: Callable[[Any], Any], outcome: Outcome) -> None:
+    for function in both(body):
+        assert await execute(executor, function, b'{"n":3}') == outcome
+
+
+def typed(size: Size) -> int:
+    return size.width
+
+
+async def typed_async(size: Size) -> int:
+    return size.width
+
+
+@pytest.mark.parametrize("function", [typed, typed_async])
+async def test_data_that_does_not_fit_the_model_fails_for_good(executor: Executor, function: Callable[..., Any]) -> None:
+    assert await execute(executor, function, b'{"width":3}') == Ok(b"3")
+    outcome = await execute(executor, function, b'{"width":"wide"}')
+    assert isinstance(outcome, Failed)
+    assert outcome.final
+    assert outcome.reason.startswith("data does not fit: 1 validation error for Size\nwidth\n")
+
+
+async def test_a_number_out_of_range_fails_for_good(executor: Executor) -> None:
+    for function in both(lambda data: data):
+        assert await execute(executor, function, b"1e400") == Failed("data: number out of range", final=True)
+
+
+async def test_the_job_is_handed_over_to_those_who_want_it(executor: Executor) -> None:
+    def plain(data: Any, job: kqs.JobContext) -> Any:
+        return [job.id, job.attempt, job.touch(), threading.current_thread() is threading.main_thread()]
+
+    async def coroutine(data: Any, job: kqs.JobContext) -> Any:
+        return plain(data, job)
+
+    assert await execute(executor, plain) == Ok(b'["id-1",2,true,false]')
+    assert await execute(executor, coroutine) == Ok(b'["id-1",2,true,true]')
+
+
+async def test_a_failure_is_logged_with_its_trace(executor: Executor) -> None:
+    for function in both(lambda data: 1 / 0):
+        with capture_logs() as lines:
+            await execute(executor, function)
+        assert [(line["job"], type(line["exc_info"])) for line in lines] == [("id-1", ZeroDivisionError)]
+
+
+async def test_a_forgotten_await_is_explained(executor: Executor) -> None:
+    async def inner() -> None: ...
+
+    outcome = await execute(executor, lambda data: inner())
+    assert isinstance(outcome, Failed)
+    assert "make the handler an `async def`" in outcome.reason
+
+
+async def test_cancelling_the_caller_cancels_the_handler(executor: Executor) -> None:
+    started = asyncio.Event()
+
+    async def endless(data: Any) -> None:
+        started.set()
+        await asyncio.Future()
+
+    task = asyncio.ensure_future(execute(executor, endless))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_handler_whose_own_task_was_cancelled_has_failed(executor: Executor) -> None:
+    async def awaits_the_cancelled(data: Any) -> None:
+        inner = asyncio.ensure_future(asyncio.sleep(0))
+        inner.cancel()
+        await inner
+
+    assert await execute(executor, awaits_the_cancelled) == Failed("CancelledError")
+
+
+async def test_plain_handlers_run_side_by_side(executor: Executor) -> None:
+    meeting = threading.Barrier(2)
+    outcomes = await asyncio.gather(*(execute(executor, lambda data: meeting.wait(10) >= 0) for _ in range(2)))
+    assert outcomes == [Ok(b"true"), Ok(b"true")]
+
+
+async def test_a_thread_past_its_time_goes_on_unheard_and_is_replaced(executor: Executor) -> None:
+    gate, started = threading.Event(), threading.Barrier(3)
+
+    def stuck(data: Any) -> None:
+        started.wait(10)
+        gate.wait(10)
+
+    lost = [asyncio.ensure_future(execute(executor, stuck)) for _ in range(2)]
+    await asyncio.to_thread(started.wait, 10)
+    for task in lost:
+        task.cancel()
+    assert await execute(executor, lambda data: 1) == Ok(b"1")
+    gate.set()
+    assert await execute(executor, lambda data: 2) == Ok(b"2")
+    assert all(task.cancelled() for task in lost)
+
+
+async def test_a_call_cancelled_before_its_thread_never_runs(executor: Executor) -> None:
+    ran: list[int] = []
+    task = asyncio.ensure_future(execute(executor, lambda data: ran.append(1)))
+    executor._threads._max_count = 0  # no thread takes it yet
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    executor._threads._max_count = 1
+    assert await execute(executor, lambda data: 2) == Ok(b"2")
+    assert not ran
+
+
+async def test_threads_do_not_hold_up_the_end_of_the_process(executor: Executor) -> None:
+    assert await execute(executor, lambda data: threading.current_thread().daemon) == Ok(b"true")
+
+
+def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
+    gate, started = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def stuck(data: Any) -> None:
+        threads.append(threading.current_thread())
+        started.set()
+        gate.wait(10)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(execute(Executor(1), stuck))
+        await asyncio.to_thread(started.wait, 10)
+        task.cancel()
+
+    asyncio.run(main())
+    gate.set()
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+
+
+def test_a_delay_that_is_no_wait_is_refused() -> None:
+    with pytest.raises(ValueError, match="delay: expected seconds >= 0, got -1"):
+        kqs.Again(-1)

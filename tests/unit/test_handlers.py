@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import BaseModel, ValidationError
+
+import kqs
+from kqs import handlers
+from kqs.errors import StartupError
+from kqs.handlers import HandlerError, JobContext, Registry, load_modules
+from kqs.job import Claim, Run
+from kqs.options import Options
+
+
+class Size(BaseModel):
+    width: int
+    scale: float = 1.0
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    fresh = Registry()
+    monkeypatch.setattr(handlers, "default_registry", fresh)
+    return fresh
+
+
+def test_the_decorator_registers_and_leaves_the_function_as_it_is(registry: Registry) -> None:
+    @kqs.handler("resize", ttr=5, prio="high")
+    async def resize(data: Any) -> None: ...
+
+    found = registry.get("resize")
+    assert found is not None
+    assert (found.function, found.is_async, found.wants_job) == (resize, True, False)
+    assert registry.types == {"resize"}
+    assert registry.options == {"resize": {"ttr": 5, "prio": "high"}}
+    assert registry.get("other") is None
+
+
+def test_a_plain_def_may_take_the_job_too(registry: Registry) -> None:
+    def resize(data: Any, job: JobContext) -> None: ...
+
+    found = registry.add("resize", resize)
+    assert (found.is_async, found.wants_job) == (False, True)
+
+
+def test_an_option_that_is_none_leaves_the_default(registry: Registry) -> None:
+    assert registry.add("a", lambda data: None, {"ttr": None}).options == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"tttr": 5}, "unknown option 'tttr'; did you mean 'ttr'?"),
+        ({"zzzz": 5}, "unknown option 'zzzz'; known are prio, delay"),
+        ({"ttr": "5"}, "option 'ttr' = '5': expected `float | null`, got `str`"),
+        ({"ttr": 0}, "option 'ttr' = 0: expected `float` >= 0.1"),
+        ({"expire": float("inf")}, "option 'expire' = inf: expected a finite number"),
+        ({"prio": "soon"}, "option 'prio' = 'soon': invalid enum value 'soon'"),
+    ],
+)
+def test_a_wrong_option_is_named(registry: Registry, options: dict[str, Any], fault: str) -> None:
+    with pytest.raises(HandlerError) as caught:
+        registry.add("resize", lambda data: None, options)
+    assert str(caught.value).startswith(f"handler 'resize' ({__file__}:")
+    assert fault in str(caught.value)
+    assert not registry.types
+
+
+def no_arguments() -> None: ...
+def three_arguments(data: Any, job: Any, more: Any) -> None: ...
+def needs_keyword(data: Any, *, more: Any) -> None: ...
+def yields(data: Any) -> Iterator[int]:
+    yield 1
+
+
+async def yields_async(data: Any) -> Any:
+    yield 1
+
+
+def unresolvable(data: Nowhere) -> None: ...  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (no_arguments, "a handler takes (data) or (data, job), not ()"),
+        (three_arguments, "a handler takes (data) or (data, job)"),
+        (needs_keyword, "a handler takes (data) or (data, job)"),
+        (yields, "it cannot yield"),
+        (yields_async, "it cannot yield"),
+        (unresolvable, "cannot resolve the annotation 'Nowhere' of 'data'"),
+        (5, "5 is not a callable object"),
+    ],
+)
+def test_a_function_that_is_no_handler_is_refused(registry: Registry, function: Any, fault: str) -> None:
+    with pytest.raises(HandlerError, match="handler 'resize'") as caught:
+        registry.add("resize", function)
+    assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize("type_", ["", "a\nb", "é" * 101, no_arguments])
+def test_a_type_that_no_job_can_have_is_refused(registry: Registry, type_: Any) -> None:
+    with pytest.raises(HandlerError):
+        registry.add(type_, lambda data: None)
+
+
+def test_two_handlers_for_one_type_are_an_error_naming_both_places(registry: Registry) -> None:
+    def first(data: Any) -> None: ...
+
+    def second(data: Any) -> None: ...
+
+    places = [f"{__file__}:{function.__code__.co_firstlineno}" for function in (first, second)]
+    registry.add("resize", first)
+    with pytest.raises(HandlerError) as caught:
+        registry.add("resize", second)
+    assert str(caught.value) == f"two handlers for type 'resize': {places[0]} and {places[1]}"
+
+
+def decoded(registry: Registry, function: Any, data: bytes) -> Any:
+    return registry.add("resize", function).decode(data)
+
+
+def test_data_is_decoded_json_with_every_digit_of_an_integer(registry: Registry) -> None:
+    assert decoded(registry, lambda data: None, b'{"n":123456789012345678901}') == {"n": 123456789012345678901}
+
+
+def takes_size(size: Size) -> None: ...
+def takes_raw(data: msgspec.Raw) -> None: ...
+
+
+def test_a_model_gets_validated_data(registry: Registry) -> None:
+    assert decoded(registry, takes_size, b'{"width":3}') == Size(width=3)
+    with pytest.raises(ValidationError, match="width"):
+        decoded(registry, takes_size, b'{"width":"wide"}')
+
+
+def test_raw_gets_the_bytes_as_sent(registry: Registry) -> None:
+    assert bytes(decoded(registry, takes_raw, b'{"a":1.0e2}')) == b'{"a":1.0e2}'
+
+
+@pytest.mark.parametrize("function", [takes_size, no_arguments])
+def test_a_number_out_of_range_is_refused_never_made_infinite(registry: Registry, function: Any) -> None:
+    function = function if function is takes_size else lambda data: None
+    with pytest.raises(msgspec.DecodeError, match="out of range"):
+        decoded(registry, function, b'{"width":1,"scale":1e400}')
+
+
+def test_a_context_tells_of_the_run_and_writes_touches_down() -> None:
+    time = [5.0]
+    context = JobContext(Run(Claim(7, "id-7", 3, 1), "resize", 1, b"", None, 1, 2), Options(), lambda: time[0])
+    assert (context.id, context.type, context.attempt, context.failures, context.ghosts) == ("id-7", "resize", 3, 1, 2)
+    assert context.touch()
+    assert context.touched_at == 5.0
+    time[0] = 6.0
+    context.end()
+    assert not context.touch()
+    assert context.touched_at == 5.0
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+def test_a_module_in_the_current_directory_is_found(here: Path, registry: Registry) -> None:
+    (here / "shop_found.py").write_text("import kqs\n@kqs.handler('order')\ndef order(data): ...\n")
+    assert load_modules(["shop_found"]) is registry
+    assert registry.types == {"order"}
+
+
+def test_loading_twice_is_loading_once(here: Path, registry: Registry) -> None:
+    (here / "shop_twice.py").write_text("import kqs\n@kqs.handler('order')\ndef order(data): ...\n")
+    load_modules(["shop_twice"])
+    del sys.modules["shop_twice"]
+    load_modules(["shop_twice", "shop_twice"])
+    assert registry.types == {"order"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "ModuleNotFoundError: No module named '{name}'"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all' ({path}:1)"),
+        ("x = 1\n1 / 0", "ZeroDivisionError: division by zero ({path}:2)"),
+        ("def broken(:", "SyntaxError: invalid syntax ({name}.py, line 1)"),
+        ("raise SystemExit(3)", "SystemExit: 3 ({path}:1)"),
+        ("import kqs\nkqs.handler('a', ttl=1)(print)", "unknown option 'ttl'; did you mean 'ttr'?"),
+    ],
+)
+def test_a_module_that_cannot_be_loaded_is_one_line_and_exit_78(here: Path, text: str | None, fault: str, request: Any) -> None:
+    name = f"shop_{abs(hash(fault))}"
+    path = here / f"{name}.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StartupError) as caught:
+        load_modules([name])
+    assert caught.value.exit_code == 78
+    assert str(caught.value).startswith(f"[worker] modules: cannot load {name!r}: ")
+    assert fault.format(name=name, path=path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_kqs_exports_what_handlers_need_and_nothing_unknown() -> None:
+    assert [getattr(kqs, name) for name in kqs.__all__]
+    with pytest.raises(AttributeError):
+        _ = kqs.nothing  # type: ignore[attr-defined]
