@@ -68,7 +68,8 @@ class GroupCommit:
         kept: KeptSegments,
         on_commit: Callable[[list[Record]], None],
     ) -> None:
-        self._settings = settings
+        self._max_records = settings.batch_records
+        self._max_bytes = settings.batch_bytes
         self._directory = Path(settings.dir)
         self._clock = clock
         self._files = files
@@ -112,12 +113,12 @@ class GroupCommit:
         if self.condition is not Condition.OPEN:
             raise self._refusal()
         size = RECORD_BYTES + len(record.payload)
+        assert size <= MAX_PAYLOAD_BYTES, "a record longer than any frame"
         batch = self._batch
-        if batch and (len(batch) >= self._settings.batch_records or self._batch_bytes + size > self._settings.batch_bytes):
+        if batch and (len(batch) >= self._max_records or self._batch_bytes + size > self._max_bytes):
             self._full.append((batch, self._batch_bytes))
             batch = self._batch = []
             self._batch_bytes = FRAME_BYTES
-        assert size <= MAX_PAYLOAD_BYTES, "a record longer than any frame"
         batch.append(record)
         self._batch_bytes += size
         self._appended += 1

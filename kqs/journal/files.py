@@ -94,9 +94,9 @@ class OsFiles:
 
     def make_dir(self, path: Path) -> None:
         """See Files."""
-        if not path.is_dir():
-            path.mkdir(_DIR_MODE, parents=True)
-            self.flush_dir(path.parent)
+        for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
+            missing.mkdir(_DIR_MODE)
+            self.flush_dir(missing.parent)
         found = path.stat()
         if found.st_uid != os.geteuid():
             raise JournalError(f"{path} belongs to uid {found.st_uid}, not to {os.geteuid()}")

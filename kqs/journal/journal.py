@@ -20,7 +20,7 @@ from kqs.journal.commit import Condition, GroupCommit
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
-from kqs.journal.recovery import Found, mend, scan
+from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
@@ -64,6 +64,7 @@ class Journal:
         self._kept = KeptSegments(self._files, self._directory)
         self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit)
         self._lock: int | None = None
+        self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
 
@@ -99,11 +100,11 @@ class Journal:
 
     async def stop(self) -> None:
         """Settle what was appended, close, unlock. Idempotent; tolerates never started."""
-        if self._lock is None or self._commit.condition is Condition.CLOSED:
-            return
-        await self._commit.stop()
-        await self._kept.settle()
-        self._unlock()
+        async with self._stopping:
+            if self._lock is not None:
+                await self._commit.stop()
+                await self._kept.settle()
+                self._unlock()
 
     def append(self, record: Record) -> None:
         """Let `record` join the open batch; `record.done` is called when it is durable or has failed.
@@ -223,11 +224,7 @@ class Journal:
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
-        found = scan(files, directory)
-        mend(files, directory, found.torn)
-        writer = Writer(files, directory, self._settings.segment_bytes)
-        segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame)
-        return found, writer, segment
+        return recover(files, directory, self._settings.segment_bytes)
 
     def _unlock(self) -> None:
         if self._lock is not None:

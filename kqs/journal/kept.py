@@ -60,7 +60,7 @@ class KeptSegments:
     @property
     def backlog_bytes(self) -> int:
         """Return the bytes that hold records not below the checkpoint, overcounted by a MiB at most."""
-        return sum(segment.bytes_from(self.checkpoint_seq) for segment in reversed(self._segments))
+        return sum(segment.bytes_from(self.checkpoint_seq) for segment in self._segments)
 
     @property
     def oldest_order(self) -> int:

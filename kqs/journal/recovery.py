@@ -1,8 +1,8 @@
 """What a start finds on disk, and what it mends. Blocking; call from a thread while the lock is held.
 
 `scan` only reads: it either says what stands in the journal or refuses (JournalCorruptError, JournalVersionError).
-`mend` then sets a torn tail aside. Torn or corrupt? At most one flush is in flight, so only the last batch of the last
-segment can be torn; an intact frame after a damaged one, or any damage elsewhere, is corruption.
+`mend` then sets a torn tail aside, `recover` does both and goes on. Torn or corrupt? At most one flush is in flight, so only
+the last batch of the last segment can be torn; an intact frame after a damaged one, or any damage elsewhere, is corruption.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kqs.journal.files import Files, read_all, write_whole
 from kqs.journal.format import HEADER_BYTES, MINOR, MalformedError, SegmentHeader, decode_header
 from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
 from kqs.journal.segment import Segment, is_leftover, segment_name, segment_number
+from kqs.journal.writer import Writer
 
 
 class TornTail(NamedTuple):
@@ -46,6 +47,8 @@ def scan(files: Files, directory: Path) -> Found:
     if not headers:
         if checkpoint.NAME in names:
             raise corrupt(directory, checkpoint.NAME, 0, "there is a checkpoint but no segment")
+        if torn is not None and torn.name != segment_name(1):
+            raise corrupt(directory, torn.name, 0, "no intact segment stands before this empty one")
         return Found([], None, None, torn)
     segments = []
     for header, follower in pairwise(headers):
@@ -58,20 +61,28 @@ def scan(files: Files, directory: Path) -> Found:
     return Found(segments, checkpoint_seq, frame, tail or torn)
 
 
-def mend(files: Files, directory: Path, torn: TornTail | None) -> None:
-    """Copy a torn tail to NAME.torn and cut it off, durably; take away files that were being written aside."""
-    if torn is not None:
-        handle = files.open(directory / torn.name, writable=True)
-        try:
-            data = read_all(files, handle, torn.end - torn.start, torn.start)
-            write_whole(files, directory / (torn.name + ".torn"), data)
-            files.truncate(handle, torn.start)
-            files.flush(handle)
-        finally:
-            files.close(handle)
+def mend(files: Files, directory: Path, found: Found) -> None:
+    """Copy a torn tail to NAME.torn and cut it off, durably; take away what else a killed server left behind."""
+    if found.torn is not None:
+        _set_aside(files, directory, found.torn)
+    elif found.segments:
+        last = found.segments[-1]
+        _cut(files, directory / last.name, last.end)
     for name in files.list(directory):
         if is_leftover(name):
             files.unlink(directory / name)
+
+
+def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, Writer, Segment]:
+    """Scan, mend, and open a new segment, in which the last batch is flushed again.
+
+    Raises: what `scan` raises; then nothing was touched. OSError: the next start begins anew.
+    """
+    found = scan(files, directory)
+    mend(files, directory, found)
+    writer = Writer(files, directory, segment_bytes)
+    segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame)
+    return found, writer, segment
 
 
 def corrupt(directory: Path, name: str, offset: int, reason: str) -> JournalCorruptError:
@@ -95,6 +106,26 @@ def read_header(files: Files, directory: Path, name: str) -> SegmentHeader:
     if segment_name(header.number) != name:
         raise corrupt(directory, name, 0, f"this is segment {header.number} under another name")
     return header
+
+
+def _set_aside(files: Files, directory: Path, torn: TornTail) -> None:
+    handle = files.open(directory / torn.name, writable=True)
+    try:
+        data = read_all(files, handle, torn.end - torn.start, torn.start)
+        write_whole(files, directory / (torn.name + ".torn"), data)
+        files.truncate(handle, torn.start)
+        files.flush(handle)
+    finally:
+        files.close(handle)
+
+
+def _cut(files: Files, path: Path, end: int) -> None:
+    """Give back preallocated space behind the end of the log; nothing depends on it, so it is not flushed."""
+    handle = files.open(path, writable=True)
+    try:
+        files.truncate(handle, end)
+    finally:
+        files.close(handle)
 
 
 def _read_headers(files: Files, directory: Path, names: list[str]) -> tuple[list[SegmentHeader], TornTail | None]:

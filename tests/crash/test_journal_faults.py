@@ -1,0 +1,207 @@
+"""Each file operation of a journal's life fails: once and for good, with EIO, with ENOSPC, and as a short write.
+
+Oracle: no hang; acknowledged ⊆ recovered ⊆ attempted whatever the disk kept; a refused record never comes back; after a
+failure that passes, the journal accepts again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+from collections.abc import Callable
+
+import pytest
+
+from kqs.errors import JournalError, JournalFailedError, NoSpaceError
+from kqs.journal.commit import GroupCommit
+from tests.support.clock import FakeClock
+from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
+from tests.support.journal import DIR, Told, a_journal, a_record, all_records, recovered, until_accepting
+
+SEGMENT_BYTES = 1500
+Fault = OSError | str
+
+
+@pytest.fixture(autouse=True)
+def _quick_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0005)
+
+
+class Life:
+    """One journal on a disk that may fail; keeps account of what it was told."""
+
+    def __init__(self) -> None:
+        self.disk = PowerLossFiles()
+        self.files = FaultyFiles(self.disk)
+        self.journal = a_journal(self.files, segment_bytes=SEGMENT_BYTES)
+        self.told = Told()
+        self.refused: list[bytes] = []
+        self.attempted: list[bytes] = []
+
+    async def live(self) -> None:
+        """Start, insert over three segments, checkpoint, stop; every refusal is taken as it comes."""
+        try:
+            await self.journal.start()
+        except JournalError:
+            return
+        await self.insert(10)
+        await self.insert(600, 5)
+        await self.insert(1000)
+        await self.checkpoint()
+        await self.insert(1200, 3)
+        await self.insert(7)
+        await self.journal.stop()
+
+    async def insert(self, *sizes: int) -> None:
+        for size in sizes:
+            record = self.told.of(a_record(f"{len(self.attempted)}:{'x' * size}"))
+            self.attempted.append(record.payload)
+            try:
+                self.journal.append(record)
+            except JournalError:
+                self.refused.append(record.payload)
+        await self.journal.flush()
+
+    async def checkpoint(self) -> None:
+        try:
+            await self.journal.checkpoint(0)
+        except JournalError:
+            return
+
+    async def accepts_again(self) -> bool:
+        await until_accepting(self.journal)
+        await self.insert(1)
+        return self.told.acknowledged[-1:] == self.attempted[-1:]
+
+    def check(self) -> None:
+        """Compare the account with every state the disk may be in now."""
+        disk = Disk()
+        for op in self.disk.ops:
+            disk.take(op)
+        assert len(self.told.news) + len(self.refused) == len(self.attempted)
+        for state in [*disk.states(random.Random(1), 4), self.disk.snapshot()]:
+            payloads = [record.payload for record in recovered(MemoryFiles(state), SEGMENT_BYTES)]
+            assert set(self.told.acknowledged) <= set(payloads) <= set(self.attempted) - set(self.refused)
+            assert payloads == sorted(payloads, key=self.attempted.index)
+
+
+def at(index: int, fault: Fault) -> Callable[[int, str], Fault | None]:
+    return lambda call, _name: fault if call == index else None
+
+
+def from_on(index: int, fault: Fault, calls: list[str]) -> Callable[[int, str], Fault | None]:
+    return lambda call, name: fault if call >= index and name == calls[index] else None
+
+
+async def calls_of_a_life() -> list[str]:
+    life = Life()
+    await life.live()
+    return life.files.calls
+
+
+FAULTS = [OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ENOSPC)]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "short"], ids=["EIO", "ENOSPC", "short"])
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for_good"])
+async def test_no_failing_call_leads_to_a_false_answer_or_a_hang(fault: Fault, for_good: bool) -> None:
+    calls = await calls_of_a_life()
+    for index in range(len(calls)):
+        life = Life()
+        life.files.plan = from_on(index, fault, calls) if for_good else at(index, fault)
+        async with asyncio.timeout(10):
+            await life.live()
+        life.check()
+
+
+@pytest.mark.parametrize("name", ["write", "flush", "create", "allocate", "rename", "flush_dir"])
+async def test_after_a_failure_that_passes_inserts_work_again(name: str) -> None:
+    life = Life()
+    await life.journal.start()
+    failing = iter([OSError(errno.EIO, "gone")])
+    life.files.plan = lambda _call, called: next(failing, None) if called == name else None
+    for size in (1000, 1000, 1000):
+        await life.insert(size)
+    assert await life.accepts_again()
+    await life.journal.stop()
+    life.check()
+
+
+async def test_a_failed_file_is_never_touched_again() -> None:
+    life = Life()
+    await life.journal.start()
+    await life.insert(10)
+    life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    touched = len(life.files.calls)
+    await life.insert(20)
+    assert life.files.calls[touched:] == ["write", "flush", "close"]
+    life.files.plan = lambda _call, _name: None
+    assert await life.accepts_again()
+    assert life.journal.stats()["segments"] == 2
+    await life.journal.stop()
+
+
+async def test_while_failed_it_refuses_and_says_so() -> None:
+    life = Life()
+    await life.journal.start()
+    life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name in ("flush", "allocate") else None
+    await life.insert(20, 30)
+    assert life.told.failed == life.attempted
+    with pytest.raises(JournalFailedError, match="gone"):
+        life.journal.append(a_record())
+    assert (life.journal.state, life.journal.accepting) == ("failed", False)
+    assert "gone" in life.journal.problems()[0]
+    await life.journal.stop()
+
+
+async def test_what_waits_behind_a_failed_flush_fails_too() -> None:
+    life = Life()
+    await life.journal.start()
+    life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    for text in ("first", "second"):
+        life.journal.append(life.told.of(a_record(text)))
+    await asyncio.sleep(0)
+    life.journal.append(life.told.of(a_record("while the flush runs")))
+    await life.journal.flush()
+    assert len(life.told.failed) == 3
+    await life.journal.stop()
+
+
+async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.journal.commit._MEASURE_S", 0.0)
+    files = MemoryFiles()
+    files.free = 999
+    journal = a_journal(files, min_free_bytes=1000)
+    await journal.start()
+    with pytest.raises(NoSpaceError):
+        journal.append(a_record())
+    assert journal.state == "no_space"
+    assert journal.problems()
+    files.free = 1 << 20
+    await until_accepting(journal)
+    await journal.append_wait(a_record())
+    await journal.stop()
+
+
+async def test_the_backlog_counts_against_the_free_space() -> None:
+    files = MemoryFiles()
+    files.free = 3000
+    journal = a_journal(files, clock := FakeClock(), min_free_bytes=2500)
+    await journal.start()
+    clock.advance(2)
+    await journal.append_wait(a_record("x" * 600))
+    assert journal.state == "no_space"
+    await journal.stop()
+
+
+async def test_an_unknown_free_space_changes_nothing() -> None:
+    files = FaultyFiles(MemoryFiles())
+    files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "free_bytes" else None
+    journal = a_journal(files, min_free_bytes=1000)
+    await journal.start()
+    await journal.append_wait(a_record())
+    assert [record.seq for record in await all_records(journal)] == [0]
+    await journal.stop()
+    assert DIR / "lock" in files.inner.names

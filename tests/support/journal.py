@@ -1,0 +1,92 @@
+"""Pieces for tests of the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kqs.journal import Journal, Kind, Record
+from kqs.journal.reader import FrameReader
+from kqs.journal.recovery import Found, recover, scan
+from tests.support.clock import FakeClock
+from tests.support.files import MemoryFiles
+
+DIR = Path("/journal")
+
+
+class Settings(NamedTuple):
+    dir: Path = DIR
+    segment_bytes: int = 4096
+    min_free_bytes: int = 0
+    batch_bytes: int = 1 << 20
+    batch_records: int = 1000
+
+
+def a_record(text: str = "x", first_order: int = 1, count: int = 1) -> Record:
+    return Record(Kind.JOBS, count, first_order, text.encode())
+
+
+class Told:
+    """Collects what `done` was told, by payload."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[bytes, Exception | None]] = []
+
+    def of(self, record: Record) -> Record:
+        record.done = lambda error: self.news.append((record.payload, error))
+        return record
+
+    @property
+    def acknowledged(self) -> list[bytes]:
+        return [payload for payload, error in self.news if error is None]
+
+    @property
+    def failed(self) -> list[bytes]:
+        return [payload for payload, error in self.news if error is not None]
+
+
+def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
+    on_commit = settings.pop("on_commit", lambda _records: None)
+    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit)
+
+
+async def until_accepting(journal: Journal) -> None:
+    """Return once `append` would take a record; the journal tells nobody, so this asks on every turn of the loop."""
+    async with asyncio.timeout(10):
+        while not journal.accepting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def all_records(journal: Journal, from_seq: int = 0) -> list[Record]:
+    return [record async for records in journal.read(from_seq) for record in records]
+
+
+def records_in(files: Any, found: Found) -> list[Record]:
+    """Return every record a scan found, through the frames themselves."""
+    records = []
+    for segment in found.segments:
+        handle = files.open(DIR / segment.name)
+        reader = FrameReader(files, handle, segment.salt, 128, segment.end, segment.header.first_seq)
+        records += reader.take(1 << 30)
+    return records
+
+
+def recovered(files: Any, segment_bytes: int = 4096) -> list[Record]:
+    """Recover what is on `files`, as a start would, and return every record of it."""
+    recover(files, DIR, segment_bytes)
+    return records_in(files, scan(files, DIR))
+
+
+async def a_disk_with(*batches: list[str], **settings: Any) -> MemoryFiles:
+    """Return a disk on which a journal wrote these batches and was then killed."""
+    files = MemoryFiles()
+    journal = a_journal(files, **settings)
+    await journal.start()
+    for batch in batches:
+        for text in batch:
+            journal.append(a_record(text))
+        await journal.flush()
+    names = files.snapshot()
+    await journal.stop()
+    return MemoryFiles({path: data for path, data in names.items() if path.name != "lock"})
