@@ -81,7 +81,7 @@ class Sender:
             return
         try:
             while True:
-                while len(self._waiting) < IN_FLIGHT:
+                while len(self._waiting) < IN_FLIGHT and not writer.is_closing():
                     writer.write(self._next_call())
                 line = await reader.readline()
                 if not line.endswith(b"\n"):

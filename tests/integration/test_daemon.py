@@ -1,0 +1,280 @@
+"""A real `kqs serve`: how it starts, what it refuses, how it stops, what it finds again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.serving import ROOT, Served, serving
+
+INSERT = '{"n":"insert","m":{"type":"%s","data":%s}}'
+SLOW = """
+import asyncio
+import kqs
+
+@kqs.handler("slow")
+async def slow(data, job):
+    print("begun", job.id, flush=True)
+    await asyncio.sleep(data)
+    print("ended", job.id, flush=True)
+    return data
+
+@kqs.handler("deadly")
+def deadly(data):
+    import os
+    os._exit(9)
+"""
+
+
+def ask(server: Served, line: str) -> object:
+    """Return the result of one call."""
+    answer = json.loads(server.ask(line)[0])
+    assert answer["s"] == "end", answer
+    return answer["m"]
+
+
+def stats(server: Served) -> dict[str, float]:
+    found = ask(server, '{"n":"stats"}')
+    assert isinstance(found, dict)
+    return found
+
+
+def until(server: Served, **wanted: float) -> dict[str, float]:
+    """Ask for stats until they are as wanted; the wire has no event to wait for."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        seen = stats(server)
+        if all(seen[name] == value for name, value in wanted.items()):
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"wanted {wanted}, got {seen}")
+
+
+def until_said(server: Served, text: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if text in server.log.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"never said {text!r}:\n{server.log.read_text()}")
+
+
+def refused(folder: Path, *args: str, **settings: str) -> tuple[int, str]:
+    """Run a server that must not start; return its exit code and stderr."""
+    variables = {f"KQS_{key}": value for key, value in settings.items()}
+    result = subprocess.run(
+        [sys.executable, "-m", "kqs", "serve", *args],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return result.returncode, result.stderr
+
+
+def names(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "lock"}
+
+
+def test_an_inserted_ping_runs_with_no_code_written(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        job_id = ask(server, INSERT % ("ping", '{"a":1}'))
+        until(server, jobs_success=1)
+        record = ask(server, json.dumps({"n": "job", "m": job_id}))
+        assert isinstance(record, dict)
+        assert (record["state"], record["data"], record["failures"]) == ("success", {"a": 1}, 0)
+        assert 'ping running, payload = {"a":1}' in server.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path) as server:
+        ask(server, INSERT % ("ping", "1"))
+        assert server.stop(number) == 0
+
+
+def test_quit_answers_and_stops(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert '"s":"end"' in server.ask('{"n":"quit"}')[0]
+        assert server.process.wait(30) == 0
+
+
+def test_a_run_in_progress_may_finish_within_the_grace(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
+        ask(server, INSERT % ("slow", "0.5"))
+        until_said(server, "begun")
+        assert server.stop() == 0
+        assert "ended" in server.log.read_text()
+    with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
+        assert stats(server)["jobs_success"] == 1
+
+
+def test_a_run_beyond_the_grace_is_given_back_for_free(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="0.1") as server:
+        job_id = ask(server, INSERT % ("slow", "60"))
+        until_said(server, "begun")
+        assert server.stop() == 0
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        record = ask(server, json.dumps({"n": "job", "m": job_id}))
+        assert isinstance(record, dict)
+        assert (record["state"], record["interrupted"], record["ghosts"]) == ("retry", 1, 0)
+        assert [run["state"] for run in record["runs"]] == ["interrupted"]
+
+
+def test_a_second_signal_stops_it_now(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="-1") as server:
+        ask(server, INSERT % ("slow", "600"))
+        until_said(server, "begun")
+        server.process.send_signal(signal.SIGTERM)
+        until_said(server, "waiting for runs to finish")
+        assert server.stop() == 0
+
+
+def test_a_stopping_server_takes_no_new_jobs(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with (
+        serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="60") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer,
+    ):
+        lines = peer.makefile("rwb", buffering=0)
+        lines.write(INSERT.encode() % (b"slow", b"1") + b"\n")
+        lines.readline()
+        until_said(server, "begun")
+        server.process.send_signal(signal.SIGTERM)
+        until_said(server, "waiting for runs to finish")
+        lines.write(INSERT.encode() % (b"slow", b"1") + b"\n")
+        assert json.loads(lines.readline())["e"]["code"] == "draining"
+        assert server.process.wait(30) == 0
+
+
+def test_after_kill_9_every_accepted_job_is_there(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ids = ask(server, json.dumps({"n": "insert", "m": [{"type": "ping", "data": n} for n in range(100)]}))
+        server.stop(signal.SIGKILL)
+    with serving(tmp_path) as server:
+        until(server, jobs_success=100)
+        assert isinstance(ids, list)
+        record = ask(server, json.dumps({"n": "job", "m": ids[42]}))
+        assert isinstance(record, dict)
+        assert record["data"] == 42
+
+
+def test_a_job_that_kills_the_server_each_time_ends_as_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    job_id: object = None
+    for number in range(3):
+        with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
+            if number == 0:
+                job_id = ask(server, '{"n":"insert","m":{"type":"deadly","ghosts":2,"ghost_delay":0}}')
+            assert server.process.wait(30) == 9
+    with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
+        record = ask(server, json.dumps({"n": "job", "m": job_id}))
+        assert isinstance(record, dict)
+        assert (record["state"], record["ghosts"], record["failures"]) == ("fail", 3, 0)
+
+
+def test_concurrency_0_only_accepts(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ask(server, INSERT % ("ping", "1"))
+        assert until(server, jobs_new=1)["jobs_without_handler"] == 1
+        health = ask(server, '{"n":"health"}')
+        assert isinstance(health, dict)
+        assert health["notes"] == ["1 jobs of type 'ping' wait, and no handler takes them"]
+
+
+def test_a_second_server_on_the_same_journal_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        code, said = refused(tmp_path, SERVER__PORT="0")
+        assert (code, said.count("\n")) == (75, 1), said
+        assert str(server.process.pid) in said
+
+
+def test_a_busy_port_is_one_clear_line_and_nothing_is_left_running(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, said = refused(tmp_path, SERVER__PORT=port)
+    assert (code, said.count("\n")) == (69, 1), said
+    assert port in said
+
+
+@pytest.mark.parametrize(
+    ("text", "clue"),
+    [
+        ("[server]\nprot = 1\n", "port"),
+        ("[server]\nport = 'x'\n", "server.port"),
+        ("[server]\nport = 70000\n", "server.port"),
+        ("[server\nport = 1", "line"),
+        ("[worker]\nmodules = ['no_such_module']\n", "no_such_module"),
+        ("[server]\nhost = '0.0.0.0'\n", "allow_public"),
+    ],
+)
+def test_a_wrong_config_is_one_clear_line_and_touches_nothing(tmp_path: Path, text: str, clue: str) -> None:
+    (tmp_path / "kqs.toml").write_text(text)
+    code, said = refused(tmp_path, "--config", "kqs.toml")
+    assert (code, said.count("\n")) == (78, 1), said
+    assert clue in said
+    assert not (tmp_path / "journal").exists()
+
+
+def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ask(server, INSERT % ("ping", "1"))
+        server.stop()
+    segment = max((tmp_path / "journal").glob("*.kqj"))
+    content = bytearray(segment.read_bytes())
+    content[8:10] = (99).to_bytes(2, "little")
+    segment.write_bytes(content)
+    before = names(tmp_path / "journal")
+    code, said = refused(tmp_path, SERVER__PORT="0")
+    assert code == 65, said
+    assert segment.name in said
+    assert names(tmp_path / "journal") == before
+
+
+def test_a_journal_whose_store_is_gone_is_fed_again_from_its_start(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ask(server, INSERT % ("ping", "1"))
+        server.stop(signal.SIGKILL)
+    for path in (tmp_path / "journal").glob("store.sqlite*"):
+        path.unlink()
+    with serving(tmp_path) as server:
+        until(server, jobs_success=1)
+
+
+def test_a_missing_store_beside_a_later_checkpoint_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ask(server, INSERT % ("ping", "1"))
+        until(server, jobs_new=1)
+        assert server.stop() == 0
+    for path in (tmp_path / "journal").glob("store.sqlite*"):
+        path.unlink()
+    code, said = refused(tmp_path, SERVER__PORT="0")
+    assert code == 65, said
+    assert "store" in said
+
+
+def test_a_store_without_its_journal_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        ask(server, INSERT % ("ping", "1"))
+        until(server, jobs_new=1)
+        assert server.stop() == 0
+    for path in (tmp_path / "journal").glob("*"):
+        if not path.name.startswith("store"):
+            path.unlink()
+    code, said = refused(tmp_path, SERVER__PORT="0")
+    assert code == 65, said
+    assert "journal" in said
