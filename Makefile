@@ -45,7 +45,7 @@ image: ## build the container image kqs
 	docker build --tag kqs .
 
 torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000) and look for lost jobs
-	KQS_TORTURE_ROUNDS=$(N) $(BIN)/python -m pytest tests/crash/test_kill.py -p no:cacheprovider
+	$(BIN)/python -m tests.crash.torture $(N)
 
 lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml
