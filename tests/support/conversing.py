@@ -1,0 +1,54 @@
+"""A conversation with no socket: bytes in, answers out, over a backend in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from kqs.server.context import Context
+from kqs.server.conversation import Conversation
+from tests.support.backend import MemoryBackend
+from tests.support.clock import FakeClock
+
+
+class Conversing:
+    """`hear` feeds bytes and returns what was answered at once; `settled` lets deferred calls finish, and returns theirs."""
+
+    def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096) -> None:
+        self.backend = MemoryBackend()
+        self.context = Context(self.backend, FakeClock().now, max_in_flight)
+        self.conversation = Conversation(self.context, max_line_bytes, lambda: None)
+        self._said: list[bytes] = []
+
+    def hear(self, *pieces: bytes) -> list[dict[str, Any]]:
+        for piece in pieces:
+            self.conversation.receive_data(piece)
+            self.proceed()
+        return self.answers()
+
+    def proceed(self) -> None:
+        while self.conversation.proceed():
+            self._said.append(self.conversation.data_to_send())
+
+    def answers(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(line) for line in self.bytes_said().splitlines()]
+
+    def bytes_said(self) -> bytes:
+        said = b"".join([*self._said, self.conversation.data_to_send()])
+        self._said.clear()
+        return said
+
+    async def settled(self, *pieces: bytes) -> list[dict[str, Any]]:
+        answers = self.hear(*pieces)
+        while not self.conversation.is_idle:
+            await asyncio.sleep(0)
+            self.proceed()
+            answers += self.answers()
+        return answers
+
+
+def codes(answers: list[dict[str, Any]]) -> list[str]:
+    """The error codes among qrpc answers, `ok` for the others."""
+    return [answer["e"]["code"] if answer.get("e") else "ok" for answer in answers]

@@ -1,0 +1,107 @@
+"""The table of calls, and what each answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.errors import ERROR_CODES, StoreUnavailableError
+from kqs.server.calls import CALLS
+from tests.support.conversing import Conversing, codes
+
+PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
+
+
+async def ask(talk: Conversing, name: str, argument: str = "null") -> Any:
+    (answer,) = await talk.settled(f'{{"id":1,"n":"{name}","m":{argument}}}\n'.encode())
+    return answer["m"] if answer.get("e") is None else answer["e"]
+
+
+async def test_ping_answers_pong() -> None:
+    assert await ask(Conversing(), "ping") == "pong"
+
+
+async def test_help_shows_the_whole_table_or_one_row() -> None:
+    shown = await ask(Conversing(), "help")
+    assert [row["name"] for row in shown] == list(CALLS)
+    assert [row["name"] for row in await ask(Conversing(), "help", '"jobs"')] == ["jobs"]
+
+
+async def test_help_for_an_unknown_call_is_an_error() -> None:
+    assert (await ask(Conversing(), "help", '"nope"'))["code"] == "unknown_call"
+
+
+async def test_quit_answers_and_asks_for_the_stop() -> None:
+    talk = Conversing()
+    assert await ask(talk, "quit") == "stopping"
+    assert talk.backend.stop_requested.is_set()
+
+
+async def test_stats_are_plain_numbers_of_backend_and_server() -> None:
+    stats = await ask(Conversing(), "stats")
+    assert {"jobs_new", "connections", "calls_stats"} <= stats.keys()
+    assert all(isinstance(value, int | float) for value in stats.values())
+
+
+async def test_health_is_the_backends_verdict() -> None:
+    assert (await ask(Conversing(), "health"))["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("argument", ['"mine"', '{"id":"mine"}'])
+async def test_job_shows_one_job_with_its_data_as_sent(argument: str) -> None:
+    talk = Conversing()
+    await talk.settled(b'{"n":"insert","m":{"type":"x","id":"mine","data":[1]}}\n')
+    assert (await ask(talk, "job", argument))["data"] == [1]
+
+
+async def test_an_unknown_job_is_not_found() -> None:
+    assert (await ask(Conversing(), "job", '"nobody"'))["code"] == "not_found"
+
+
+async def test_jobs_goes_on_after_the_last_one_seen() -> None:
+    talk = Conversing()
+    await talk.settled(b'{"n":"insert","m":[{"type":"x","id":"a"},{"type":"y","id":"b"},{"type":"x","id":"c"}]}\n')
+    assert [job["id"] for job in await ask(talk, "jobs")] == ["a", "b", "c"]
+    assert [job["id"] for job in await ask(talk, "jobs", '{"type":"x","state":"new","after":"a","limit":1}')] == ["c"]
+
+
+async def test_an_unexpected_exception_tells_the_peer_only_an_id(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = Conversing()
+
+    async def broken() -> dict[str, int | float]:
+        raise RuntimeError("/secret/path")
+
+    talk.backend.stats = broken  # type: ignore[method-assign]
+    error = await ask(talk, "stats")
+    fault = re.fullmatch(r"internal error ([0-9a-f]{16})", error["message"])
+    assert error["code"] == "internal"
+    assert fault
+    assert fault[1] in capsys.readouterr().out
+
+
+async def test_a_known_kind_of_trouble_tells_its_code_and_no_more() -> None:
+    talk = Conversing()
+
+    async def away() -> dict[str, int | float]:
+        raise StoreUnavailableError("/secret/path is locked")
+
+    talk.backend.stats = away  # type: ignore[method-assign]
+    error = await ask(talk, "stats")
+    assert (error["code"], error["message"]) == ("busy", ERROR_CODES["busy"])
+
+
+async def test_errors_are_counted_by_code() -> None:
+    talk = Conversing()
+    assert codes(talk.hear(b'{"n":"nope"}\n?\n?\n')) == ["unknown_call", "bad_json", "bad_json"]
+    assert talk.context.counters.errors == {"unknown_call": 1, "bad_json": 2}
+
+
+def test_the_manual_names_every_call_and_every_error_code() -> None:
+    text = PROTOCOL.read_text()
+    calls = re.findall(r"^\| `(\w+)` \| (?:any|insert|read|admin) \|", text, re.MULTILINE)
+    errors = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("## Error codes")[2], re.MULTILINE))
+    assert sorted(calls) == sorted(CALLS)
+    assert errors == ERROR_CODES

@@ -1,0 +1,152 @@
+"""From lines to answers: which way a line takes, in which order calls start, and when a peer must wait."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kqs.server import context as context_module
+from kqs.server.conversation import MAX_BATCH_CALLS
+from tests.support.conversing import Conversing, codes
+
+TRANSCRIPT = (
+    b'{"n":"ping"}\n{"v":1,"id":1,"n":"echo","m":{"a":[1.50,"\xc3\xa9"]}}\r\n\n'
+    b'{"id":2,"n":"insert","m":{"type":"x","id":"a"}}\n{"id":3,"n":"insert","m":[{"type":"x","id":"b"},{"type":"y","id":"c"}]}\n'
+    b'nonsense\n{"id":4,"n":"nope"}\n{"jsonrpc":"2.0","id":5,"method":"echo","params":[1]}\nnonsense\n'
+    b'[{"jsonrpc":"2.0","id":6,"method":"ping"},{"jsonrpc":"2.0","id":7,"method":"insert","params":{"type":"x","id":"d"}}]\n'
+    b'{"id":8,"n":"echo","b":"aGVsbG8="}\n{"id":9,"n":"insert","m":{"type":"x","nope":1}}\n'
+)
+CALLS_ASIDE = b'{"id":"last","n":"insert","m":{"type":"never"}}'  # cut short by the end of input
+
+
+async def test_a_call_is_answered_in_the_dialect_it_was_spoken_in() -> None:
+    answers = Conversing().hear(b'{"id":1,"n":"ping"}\n{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+    assert answers == [{"v": 1, "id": 1, "e": None, "s": "end", "m": "pong"}, {"jsonrpc": "2.0", "id": 1, "result": "pong"}]
+
+
+async def test_no_json_is_answered_in_the_dialect_last_spoken() -> None:
+    answers = Conversing().hear(b"?\n", b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n?\n', b'{"n":"ping"}\n?\n')
+    assert [("jsonrpc" in answer, "e" in answer) for answer in answers] == [
+        (False, True), (True, False), (True, False), (False, False), (False, True),
+    ]  # fmt: skip
+
+
+async def test_echo_gives_back_the_very_bytes() -> None:
+    talk = Conversing()
+    talk.conversation.receive_data(b'{"id":1,"n":"echo","m":{"x" : 18446744073709551616, "y":1e400}}\n')
+    talk.proceed()
+    assert b'"m":{"x" : 18446744073709551616, "y":1e400}}\n' in talk.bytes_said()
+
+
+async def test_echo_gives_back_binary_data_as_binary_data() -> None:
+    (answer,) = Conversing().hear(b'{"id":1,"n":"echo","b":"aGVsbG8="}\n')
+    assert answer["b"] == "aGVsbG8="
+
+
+async def test_every_two_way_split_gives_the_same_answers() -> None:
+    whole = await Conversing().settled(TRANSCRIPT + CALLS_ASIDE)
+    for at in range(1, len(TRANSCRIPT)):
+        halves = await Conversing().settled(TRANSCRIPT[:at], TRANSCRIPT[at:] + CALLS_ASIDE)
+        assert sorted(map(repr, halves)) == sorted(map(repr, whole)), at
+
+
+async def test_byte_by_byte_gives_the_same_answers() -> None:
+    whole = await Conversing().settled(TRANSCRIPT)
+    dripped = await Conversing().settled(*(TRANSCRIPT[at : at + 1] for at in range(len(TRANSCRIPT))))
+    assert sorted(map(repr, dripped)) == sorted(map(repr, whole))
+
+
+async def test_a_line_cut_short_by_the_end_of_input_is_no_call() -> None:
+    talk = Conversing()
+    assert await talk.settled(CALLS_ASIDE) == []
+    assert not talk.backend.journal.records
+
+
+async def test_a_too_long_line_is_an_error_and_its_neighbours_are_answered() -> None:
+    answers = Conversing(max_line_bytes=100).hear(b'{"n":"ping"}\n' + b"x" * 500 + b'\n{"n":"ping"}\n')
+    assert codes(answers) == ["ok", "too_large", "ok"]
+
+
+async def test_an_unknown_call_names_the_nearest_known_one() -> None:
+    (answer,) = Conversing().hear(b'{"n":"pong"}\n')
+    assert answer["e"]["code"] == "unknown_call"
+    assert "ping" in answer["e"]["message"]
+
+
+async def test_a_batch_is_answered_as_one_array_when_all_of_it_is_answered() -> None:
+    talk = Conversing()
+    talk.backend.journal.held = True
+    line = (
+        b'[{"jsonrpc":"2.0","id":1,"method":"insert","params":{"type":"x","id":"a"}},'
+        b'{"jsonrpc":"2.0","id":2,"method":"ping"},{"jsonrpc":"2.0","method":"ping"}]\n'
+    )
+    assert talk.hear(line) == []
+    talk.backend.journal.flush()
+    (batch,) = talk.answers()
+    assert sorted((answer["id"], answer["result"]) for answer in batch) == [(1, "a"), (2, "pong")]
+
+
+async def test_a_batch_of_notifications_is_not_answered() -> None:
+    line = b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","method":"insert","params":{"type":"x"}}]\n'
+    talk = Conversing()
+    assert await talk.settled(line) == []
+    assert len(talk.backend.journal.records) == 1
+
+
+async def test_a_batch_of_too_many_calls_is_refused_whole() -> None:
+    member = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    (answer,) = Conversing(max_line_bytes=10**7).hear(b"[" + b",".join([member] * (MAX_BATCH_CALLS + 1)) + b"]\n")
+    assert answer["error"]["data"]["code"] == "too_large"
+
+
+async def test_a_peer_with_too_many_calls_unanswered_is_full_until_they_are() -> None:
+    talk = Conversing(max_in_flight=2)
+    talk.backend.journal.held = True
+    talk.hear(b'{"id":1,"n":"insert","m":[{"type":"x"}]}\n{"id":2,"n":"insert","m":[{"type":"x"}]}\n{"id":3,"n":"ping"}\n')
+    assert talk.conversation.is_full
+    talk.backend.journal.flush()
+    talk.proceed()
+    assert [answer["id"] for answer in talk.answers()] == [1, 2, 3]
+    assert talk.conversation.is_idle
+
+
+async def test_all_peers_are_full_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context_module, "MAX_UNFLUSHED_BYTES", 10)
+    talk = Conversing()
+    talk.backend.journal.held = True
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    assert talk.conversation.is_full
+    talk.backend.journal.flush()
+    assert not talk.conversation.is_full
+
+
+async def test_long_answers_are_taken_in_pieces() -> None:
+    talk = Conversing()
+    talk.conversation.receive_data(b'{"n":"help"}\n' * 1000)
+    pieces = 0
+    while talk.conversation.proceed():
+        assert len(talk.conversation.data_to_send()) < 100_000
+        pieces += 1
+    assert pieces > 10
+
+
+async def test_calls_of_one_chunk_that_differ_start_in_order() -> None:
+    talk = Conversing()
+    answers = await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"a"}}\n{"id":2,"n":"job","m":"a"}\n{"id":3,"n":"ping"}\n')
+    assert {answer["id"] for answer in answers} == {1, 2, 3}
+    assert talk.context.counters.calls == {"insert": 1, "job": 1, "ping": 1}
+
+
+@pytest.mark.parametrize("line", [b"[1,2]", b"[]", b"{}", b"1", b'"x"', b"null", b'{"n":5}', b'{"n":"echo","q":1}', b'{"n":"ping","n":"quit"}'])
+async def test_json_that_is_no_call_is_bad_call(line: bytes) -> None:
+    answers = Conversing().hear(line + b"\n")
+    decoded = answers[0] if isinstance(answers[0], list) else answers
+    assert {a["e"]["code"] if "e" in a else a["error"]["data"]["code"] for a in decoded} == {"bad_call"}
+
+
+async def test_an_answer_is_one_line_of_json_whatever_was_asked() -> None:
+    talk = Conversing()
+    talk.conversation.receive_data(TRANSCRIPT)
+    talk.proceed()
+    for line in talk.bytes_said().splitlines():
+        assert msgspec.json.decode(line)

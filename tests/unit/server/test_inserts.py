@@ -1,0 +1,119 @@
+"""What an insert hands to the journal, and when it is answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from kqs.errors import ERROR_CODES, JournalFailedError, NoSpaceError
+from kqs.journal.format import Kind
+from tests.support.conversing import Conversing, codes
+
+PLAIN = b'{"id":1,"n":"insert","m":{"type":"x","data":{"n":18446744073709551616}}}\n{"id":2,"n":"insert","m":{"type":"y"}}\n'
+UNMADE = b"fffffffffffff-0000cafe"
+
+
+async def test_plain_inserts_are_journaled_as_one_record_with_the_bytes_received() -> None:
+    talk = Conversing()
+    await talk.settled(PLAIN)
+    (record,) = talk.backend.journal.records
+    assert (record.kind, record.count, record.payload) == (Kind.CALLS, 2, PLAIN)
+
+
+async def test_an_array_is_journaled_as_one_record_of_its_bytes() -> None:
+    talk = Conversing()
+    (answer,) = await talk.settled(b'{"id":1,"n":"insert","m":[{"type":"x"}, {"type":"y","id":"mine"}]}\n')
+    (record,) = talk.backend.journal.records
+    assert (record.kind, record.count, record.payload) == (Kind.JOBS, 2, b'[{"type":"x"}, {"type":"y","id":"mine"}]')
+    assert answer["m"] == [talk.backend.ids.of(record.first_order), "mine"]
+
+
+async def test_the_answers_name_the_jobs_in_order() -> None:
+    talk = Conversing()
+    answers = await talk.settled(PLAIN)
+    (record,) = talk.backend.journal.records
+    ids = talk.backend.ids
+    assert [answer["m"] for answer in answers] == [ids.of(record.first_order), ids.of(record.first_order + 1)]
+
+
+async def test_nothing_is_answered_before_the_flush() -> None:
+    talk = Conversing()
+    talk.backend.journal.held = True
+    assert talk.hear(PLAIN) == []
+    talk.backend.journal.flush()
+    assert [answer["id"] for answer in talk.answers()] == [1, 2]
+
+
+async def test_a_given_id_is_answered_back() -> None:
+    answers = await Conversing().settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"a:1"}}\n' * 2)
+    assert [answer["m"] for answer in answers] == ["a:1", "a:1"]
+
+
+async def test_auth_never_reaches_the_journal() -> None:
+    talk = Conversing()
+    await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","auth":{"user":"me","pass":"secret"},"data":1}}\n')
+    (record,) = talk.backend.journal.records
+    assert record.payload == b'{"type":"x","data":1}'
+
+
+async def test_one_bad_job_refuses_the_whole_array_and_is_named() -> None:
+    talk = Conversing()
+    (answer,) = await talk.settled(b'{"id":1,"n":"insert","m":[{"type":"x"},{"type":5}]}\n')
+    assert answer["e"]["code"] == "bad_job"
+    assert answer["e"]["message"].startswith("job 1: type")
+    assert not talk.backend.journal.records
+
+
+async def test_a_bad_job_does_not_fail_its_neighbours() -> None:
+    talk = Conversing()
+    answers = await talk.settled(PLAIN + b'{"id":3,"n":"insert","m":{"type":""}}\n' + PLAIN)
+    assert sorted(codes(answers)) == ["bad_job", "ok", "ok", "ok", "ok"]
+    assert sum(record.count for record in talk.backend.journal.records) == 4
+
+
+@pytest.mark.parametrize("job", [b'{"type":"x","id":"%b"}' % UNMADE, b'[{"type":"x"},{"type":"x","id":"%b"}]' % UNMADE])
+async def test_an_id_that_a_server_may_yet_make_is_refused(job: bytes) -> None:
+    talk = Conversing()
+    assert codes(await talk.settled(b'{"id":1,"n":"insert","m":%b}\n' % job)) == ["bad_job"]
+    assert not talk.backend.journal.records
+
+
+async def test_an_empty_array_is_answered_with_an_empty_one() -> None:
+    (answer,) = await Conversing().settled(b'{"id":1,"n":"insert","m":[]}\n')
+    assert answer["m"] == []
+
+
+async def test_an_empty_array_is_not_answered_before_earlier_inserts_are_flushed() -> None:
+    talk = Conversing()
+    talk.backend.journal.held = True
+    assert talk.hear(PLAIN, b'{"id":3,"n":"insert","m":[]}\n') == []
+    talk.backend.journal.flush()
+    assert [answer["id"] for answer in talk.answers()] == [1, 2, 3]
+    assert talk.conversation.is_idle
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("/secret/path is full"), JournalFailedError("/secret/path: EIO")])
+async def test_every_insert_is_told_why_the_journal_refused_and_no_path(error: NoSpaceError | JournalFailedError) -> None:
+    talk = Conversing()
+    talk.backend.journal.failure = error
+    answers = await talk.settled(PLAIN, b'{"id":3,"n":"insert","m":[{"type":"x"}]}\n')
+    assert codes(answers) == [error.code] * 3
+    assert {answer["e"]["message"] for answer in answers} == {ERROR_CODES[error.code]}
+    assert talk.context.unflushed_bytes == 0
+
+
+async def test_a_draining_server_refuses_inserts_and_answers_the_rest() -> None:
+    talk = Conversing()
+    talk.context.draining = True
+    answers = await talk.settled(PLAIN, b'{"id":3,"n":"insert","m":[{"type":"x"}]}\n{"n":"ping"}\n')
+    assert codes(answers) == ["draining"] * 3 + ["ok"]
+
+
+async def test_binary_data_is_no_job() -> None:
+    assert codes(Conversing().hear(b'{"id":1,"n":"insert","b":"aGVsbG8="}\n')) == ["bad_job"]
+
+
+async def test_inserted_jobs_are_counted() -> None:
+    talk = Conversing()
+    await talk.settled(PLAIN, b'{"id":3,"n":"insert","m":[{"type":"x"},{"type":"x"},{"type":"x"}]}\n')
+    assert talk.context.counters.jobs_inserted == 5
+    assert talk.context.counters.calls == {"insert": 3}
