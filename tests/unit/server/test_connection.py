@@ -1,0 +1,236 @@
+"""One connection over a transport that records: when it writes, reads, rests and closes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kqs.errors import CallError
+from kqs.server import connection as connection_module
+from kqs.server.connection import Connection
+from kqs.server.context import Context
+from tests.support.backend import MemoryBackend
+from tests.support.clock import FakeClock
+
+INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
+PING = b'{"n":"ping"}\n'
+PONG = b'{"v":1,"s":"end","m":"pong"}\n'
+
+
+class RecordingTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.untaken = 0
+        self.is_read = True
+        self.is_closed = False
+        self.is_aborted = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.is_closed:
+            raise RuntimeError("closed")  # as uvloop does
+        self.writes.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        assert self.is_read
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        assert not self.is_read
+        self.is_read = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+
+class StubOwner:
+    """Wakes when `turn` is called, in place of the end of the tick."""
+
+    def __init__(self, max_in_flight: int = 100) -> None:
+        self.backend = MemoryBackend()
+        self.backend.journal.held = True
+        self.context = Context(self.backend, FakeClock().now, max_in_flight)
+        self.refusal: CallError | None = None
+        self.to_wake: set[Connection] = set()
+        self.lost: list[Connection] = []
+
+    def admit(self, connection: Connection) -> CallError | None:
+        return self.refusal
+
+    def dismiss(self, connection: Connection) -> None:
+        self.lost.append(connection)
+
+    def wake_later(self, connection: Connection) -> None:
+        self.to_wake.add(connection)
+
+    def wake_when_flushed(self, connection: Connection) -> None:
+        self.to_wake.add(connection)
+
+    def turn(self) -> None:
+        woken, self.to_wake = self.to_wake, set()
+        for connection in woken:
+            connection.wake()
+
+    def flush(self) -> None:
+        self.backend.journal.flush()
+        self.turn()
+
+
+def connected(owner: StubOwner) -> tuple[Connection, RecordingTransport]:
+    connection, transport = Connection(owner, 10_000), RecordingTransport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+async def test_what_one_piece_of_input_answers_is_one_write() -> None:
+    connection, transport = connected(StubOwner())
+    connection.data_received(PING * 50)
+    assert transport.writes == [PONG * 50]
+
+
+async def test_what_one_flush_answers_is_one_write() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.data_received(INSERT)
+    connection.data_received(INSERT)
+    owner.flush()
+    assert len(transport.writes) == 1
+    assert transport.writes[0].count(b"\n") == 2
+
+
+async def test_everything_asked_before_the_end_of_input_is_answered_before_the_close() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.data_received(INSERT)
+    assert connection.eof_received() is True
+    assert not transport.is_closed
+    owner.flush()
+    assert transport.writes
+    assert transport.is_closed
+
+
+async def test_the_end_of_input_closes_a_connection_that_owes_nothing() -> None:
+    connection, transport = connected(StubOwner())
+    connection.eof_received()
+    assert transport.is_closed
+
+
+async def test_a_peer_with_too_much_in_flight_is_not_read_until_it_is_answered() -> None:
+    owner = StubOwner(max_in_flight=2)
+    connection, transport = connected(owner)
+    connection.data_received(INSERT * 2)
+    assert not transport.is_read
+    owner.flush()
+    assert transport.is_read
+
+
+async def test_a_peer_that_does_not_take_its_answers_is_not_read() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.pause_writing()
+    assert not transport.is_read
+    connection.resume_writing()
+    owner.turn()
+    assert transport.is_read
+
+
+async def test_input_that_came_before_the_rest_is_held_and_run_after_it() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.pause_writing()
+    connection.data_received(PING)
+    assert not transport.writes
+    connection.resume_writing()
+    owner.turn()
+    assert transport.writes == [PONG]
+
+
+async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    connection, transport = connected(StubOwner())
+    connection.pause_writing()
+    while not transport.is_aborted:
+        await asyncio.sleep(0)
+
+
+async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    connection, transport = connected(StubOwner())
+    connection.data_received(PING * 100)
+    transport.untaken = 100
+    connection.pause_writing()
+    for _ in range(50):
+        transport.untaken -= 1
+        await asyncio.sleep(0)
+    assert not transport.is_aborted
+    connection.connection_lost(None)
+
+
+async def test_answers_that_nobody_takes_do_not_keep_a_closing_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    connection, transport = connected(StubOwner())
+    transport.untaken = 10
+    connection.eof_received()
+    assert transport.is_closed
+    while not transport.is_aborted:
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_to_a_peer_that_is_gone_is_dropped() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.data_received(INSERT)
+    connection.connection_lost(ConnectionResetError())
+    owner.flush()
+    assert not transport.writes
+    assert owner.lost == [connection]
+
+
+async def test_an_answer_to_a_transport_that_is_closing_is_dropped() -> None:
+    owner = StubOwner()
+    connection, transport = connected(owner)
+    connection.data_received(INSERT)
+    transport.close()
+    owner.flush()
+    assert not transport.writes
+
+
+async def test_a_connection_too_many_is_told_so_and_closed() -> None:
+    owner = StubOwner()
+    owner.refusal = CallError("too many", "busy")
+    connection, transport = connected(owner)
+    connection.data_received(PING)
+    assert transport.is_closed
+    (answer,) = transport.writes
+    assert b'"busy"' in answer
+
+
+async def test_a_flooded_server_reads_nobody_until_the_journal_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = StubOwner()
+    (inserting, inserted), (pinging, pinged) = connected(owner), connected(owner)
+    monkeypatch.setattr("kqs.server.context.MAX_UNFLUSHED_BYTES", 10)
+    inserting.data_received(INSERT)
+    pinging.data_received(PING)
+    assert not inserted.is_read
+    assert not pinged.is_read
+    owner.flush()
+    assert inserted.is_read
+    assert pinged.is_read
+    assert pinged.writes == [PONG]

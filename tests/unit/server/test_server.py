@@ -1,0 +1,115 @@
+"""The server over real sockets: how many, how long, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import msgspec
+import pytest
+
+from tests.support.talking import LOOPS, Talk, talking
+
+INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_calls_are_answered(loop: str) -> None:
+    with talking(loop) as talk:
+        assert talk.ask(b'{"n":"ping"}\n') == b'{"v":1,"s":"end","m":"pong"}\n'
+
+
+def test_one_connection_more_than_allowed_is_busy(loop: str) -> None:
+    with talking(loop, max_connections=1) as talk:
+
+        async def exceed() -> tuple[bytes, bytes]:
+            _, first = await talk.connect()
+            first_reply = await ask_on(talk, b"")
+            first.close()
+            await first.wait_closed()
+            while talk.server.counters.connections_open:
+                await asyncio.sleep(0)
+            return first_reply, await ask_on(talk, b'{"n":"ping"}\n')
+
+        refused, accepted = talk.run(exceed())
+    assert b'"busy"' in refused
+    assert b'"pong"' in accepted
+
+
+async def ask_on(talk: Talk, data: bytes) -> bytes:
+    reader, writer = await talk.connect()
+    writer.write(data)
+    writer.write_eof()
+    reply = await reader.read()
+    writer.close()
+    return reply
+
+
+def test_stop_answers_what_was_asked_and_closes(loop: str) -> None:
+    with talking(loop) as talk:
+        talk.backend.journal.held = True
+
+        async def stop_in_between() -> bytes:
+            reader, writer = await talk.connect()
+            writer.write(INSERT)
+            while not talk.server.context.unflushed_bytes:
+                await asyncio.sleep(0)
+            stopping = asyncio.get_running_loop().create_task(talk.server.stop())
+            await asyncio.sleep(0)
+            talk.backend.journal.flush()
+            await stopping
+            reply = await reader.read()
+            writer.close()
+            return reply
+
+        assert msgspec.json.decode(talk.run(stop_in_between()))["id"] == 1
+
+
+def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None:
+    with talking(loop, stop_s=0.01) as talk:
+        talk.backend.journal.held = True
+
+        async def stop_without_a_flush() -> None:
+            _, writer = await talk.connect()
+            writer.write(INSERT)
+            while not talk.server.context.unflushed_bytes:
+                await asyncio.sleep(0)
+            await talk.server.stop()
+            writer.close()
+
+        talk.run(stop_without_a_flush())
+        assert talk.server.counters.connections_open == 0
+
+
+def test_stop_is_idempotent_and_stops_accepting(loop: str) -> None:
+    with talking(loop) as talk:
+        host, port = talk.server.addresses[0]
+        talk.run(talk.server.stop())
+        talk.run(talk.server.stop())
+        talk.run(asyncio.sleep(0))
+        with socket.socket() as probe:
+            assert probe.connect_ex((host, port)) != 0
+
+
+def test_a_vanished_client_does_not_keep_the_others_answers(loop: str) -> None:
+    with talking(loop) as talk:
+        talk.backend.journal.held = True
+
+        async def vanish() -> bytes:
+            reader, writer = await talk.connect()
+            _, vanishing = await talk.connect()
+            vanishing.write(INSERT)
+            writer.write(INSERT)
+            while talk.server.context.unflushed_bytes < 2 * len(INSERT) - 2:
+                await asyncio.sleep(0)
+            vanishing.transport.abort()
+            talk.backend.journal.flush()
+            reply = await reader.readline()
+            writer.close()
+            return reply
+
+        assert b'"end"' in talk.run(vanish())
