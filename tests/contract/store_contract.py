@@ -1,0 +1,506 @@
+"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the `open_store` fixture only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.ids import Ids
+from kqs.job import Accepted, Claim, Entry, Report, Run, State
+from kqs.store.base import Store, StoreInfo
+from tests.support.clock import FakeClock
+
+JOURNAL = "0123456789abcdef" * 2
+NODE = "abcdef12"
+IDS = Ids(NODE)
+#: the order of job 0
+FIRST = 1_700_000_000_000_000
+BULK_BYTES = 1000
+
+#: makes a store on the test's own data, not yet opened; called again, one on the same data
+MakeStore = Callable[[], Store]
+
+
+def a_job(n: int, *, id: str | None = None, due_at: float = 0.0, expire_at: float | None = None, **changes: object) -> Accepted:  # noqa: A002
+    job = Accepted(FIRST + n, id or IDS.of(FIRST + n), id is not None, "mail", 10000, due_at, expire_at, b'{"n":%d}' % n, None)
+    for name, value in changes.items():
+        setattr(job, name, value)
+    return job
+
+
+def some_jobs(count: int, **changes: object) -> list[Accepted]:
+    return [a_job(n, **changes) for n in range(count)]  # type: ignore[arg-type]
+
+
+def an_entry(n: int, **changes: object) -> Entry:
+    entry = Entry(FIRST + n, IDS.of(FIRST + n), "mail", 10000)
+    for name, value in changes.items():
+        setattr(entry, name, value)
+    return entry
+
+
+def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *, at: float, **changes: object) -> Report:
+    report = Report(claim, "mail", state, run_state or state.word, at)
+    for name, value in changes.items():
+        setattr(report, name, value)
+    return report
+
+
+def numbers(found: list[Entry] | list[Run]) -> list[int]:
+    return [(one.order if isinstance(one, Entry) else one.claim.order) - FIRST for one in found]
+
+
+class StoreContract:
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    async def store(self, make_store: MakeStore) -> Store:
+        store = make_store()
+        await store.open(JOURNAL, NODE)
+        return store
+
+    @pytest.fixture
+    def now(self, clock: FakeClock) -> float:
+        return clock.now()
+
+    @pytest.fixture
+    def reopen(self, store: Store, make_store: MakeStore) -> Callable[[], Awaitable[tuple[Store, StoreInfo]]]:
+        async def reopen() -> tuple[Store, StoreInfo]:
+            await store.close()
+            again = make_store()
+            return again, await again.open(JOURNAL, NODE)
+
+        return reopen
+
+    @pytest.fixture
+    def insert(self, store: Store, now: float) -> Callable[..., Awaitable[list[int]]]:
+        async def insert(*jobs: Accepted, fed_seq: int = 0) -> list[int]:
+            return await store.insert(jobs, fed_seq, "w1", now)
+
+        return insert
+
+    @pytest.fixture
+    def run_one(self, store: Store, insert, now: float) -> Callable[..., Awaitable[Run]]:
+        async def run_one(n: int = 0, **changes: object) -> Run:
+            await insert(a_job(n, **changes))
+            (run,) = await store.claim([an_entry(n)], "w1", now)
+            return run
+
+        return run_one
+
+    async def test_new_store_knows_nothing(self, make_store: MakeStore) -> None:
+        assert await make_store().open(JOURNAL, NODE) == StoreInfo(epoch=1, fed_seq=0, last_order=0)
+
+    async def test_reopened_store_has_a_later_epoch_and_the_same_progress(self, insert, reopen) -> None:
+        await insert(*some_jobs(3), fed_seq=7)
+        _, info = await reopen()
+        assert info == StoreInfo(epoch=2, fed_seq=7, last_order=FIRST + 2)
+
+    async def test_last_order_outlives_its_record(self, store: Store, run_one, reopen, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, at=now, drop_at=now)])
+        await store.sweep(now, 10, FIRST + 1)
+        _, info = await reopen()
+        assert info.last_order == FIRST
+
+    async def test_store_of_another_journal_is_refused(self, store: Store, make_store: MakeStore) -> None:
+        await store.close()
+        with pytest.raises(StoreCorruptError, match="belongs to journal"):
+            await make_store().open("f" * 32, NODE)
+
+    async def test_records_survive_reopening(self, store: Store, insert, reopen) -> None:
+        await insert(a_job(0, expire_at=5e9, options=b'{"retries":3}'))
+        before = await store.job(IDS.of(FIRST))
+        again, _ = await reopen()
+        assert await again.job(IDS.of(FIRST)) == before
+
+    async def test_close_is_idempotent_and_tolerates_never_opened(self, store: Store, make_store: MakeStore) -> None:
+        await make_store().close()
+        await store.close()
+        await store.close()
+
+    async def test_closed_store_refuses(self, store: Store) -> None:
+        await store.close()
+        with pytest.raises(StoreUnavailableError):
+            await store.counts()
+
+    async def test_close_finishes_what_was_asked(self, store: Store, make_store: MakeStore, now: float) -> None:
+        asked = asyncio.ensure_future(store.insert(some_jobs(5), 1, "w1", now))
+        await asyncio.sleep(0)
+        await store.close()
+        assert await asked == []
+
+    async def test_plain_job_is_new_and_keeps_its_bytes(self, store: Store, insert) -> None:
+        assert await insert(a_job(0, data=b' {"a" : "\xc3\xa9"}')) == []
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.data, record.attempt, record.runs) == (State.NEW, b' {"a" : "\xc3\xa9"}', 0, [])
+        assert (record.accepted_at, record.due_at, record.prio) == (FIRST / 1e6, 0.0, 10000)
+
+    async def test_every_field_is_kept(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, id="mine", due_at=now + 0.123456, expire_at=now + 9.654321, options=b'{"ttr":5}', prio=2**32 - 1))
+        record = await store.job("mine")
+        assert record is not None
+        assert (record.due_at, record.expire_at, record.prio) == (now + 0.123456, now + 9.654321, 2**32 - 1)
+        assert (record.options, record.state, record.id) == (b'{"ttr":5}', State.DELAYED, "mine")
+
+    @pytest.mark.parametrize("count", [1, 5, 255, 256, 257, 1000])
+    async def test_batches_of_any_size_are_stored_whole(self, store: Store, insert, count: int) -> None:
+        await insert(*some_jobs(count), *[a_job(2000 + n, id=f"id-{n}") for n in range(count)])
+        assert await store.counts() == {"mail": {State.NEW: 2 * count}}
+        assert len(await store.ready("mail", None, 5000)) == 2 * count
+
+    async def test_known_order_changes_nothing(self, store: Store, insert) -> None:
+        await insert(a_job(0), a_job(1))
+        assert await insert(a_job(1, data=b"2"), a_job(2)) == [FIRST + 1]
+        record = await store.job(IDS.of(FIRST + 1))
+        assert record is not None
+        assert record.data == b'{"n":1}'
+        assert await store.counts() == {"mail": {State.NEW: 3}}
+
+    async def test_known_id_changes_nothing(self, store: Store, insert) -> None:
+        await insert(a_job(0, id="mine"))
+        assert await insert(a_job(1, id="mine"), a_job(2, id="other")) == [FIRST + 1]
+        assert numbers(await store.ready("mail", None, 9)) == [0, 2]
+
+    async def test_same_id_twice_in_a_batch_is_stored_once(self, store: Store, insert) -> None:
+        assert await insert(a_job(0, id="mine"), a_job(1, id="mine"), a_job(2)) == [FIRST + 1]
+        assert await store.counts() == {"mail": {State.NEW: 2}}
+
+    async def test_same_order_twice_in_a_batch_is_stored_once(self, store: Store, insert) -> None:
+        assert await insert(a_job(0), a_job(0)) == [FIRST]
+        assert await store.counts() == {"mail": {State.NEW: 1}}
+
+    async def test_given_id_that_was_made_for_another_job_is_known(self, store: Store, insert) -> None:
+        assert await insert(a_job(0), a_job(1, id=IDS.of(FIRST))) == [FIRST + 1]
+        assert await insert(a_job(2, id=IDS.of(FIRST))) == [FIRST + 2]
+        assert await insert(a_job(3, id=IDS.of(FIRST + 77))) == []
+
+    async def test_given_id_hides_the_made_one(self, store: Store, insert) -> None:
+        await insert(a_job(0, id="mine"))
+        assert await store.job(IDS.of(FIRST)) is None
+
+    async def test_ended_job_is_still_known(self, store: Store, insert, run_one, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, at=now, drop_at=now)])
+        assert await store.job(run.claim.id) is None
+        assert await insert(a_job(0)) == [FIRST]
+
+    async def test_claimed_job_is_stored_running(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, claimed=True), a_job(1, id="mine", claimed=True, expire_at=now + 5))
+        record = await store.job("mine")
+        assert record is not None
+        assert (record.state, record.attempt, record.runs[0].worker, record.runs[0].started_at) == (
+            State.PROCESSING,
+            1,
+            "w1",
+            now,
+        )
+        assert await store.report([a_report(Claim(FIRST + n, "x", 1, 1), at=now) for n in (0, 1)]) == [True, True]
+
+    async def test_fed_seq_moves_with_the_rows_and_never_back(self, store: Store, insert, reopen) -> None:
+        await insert(a_job(0), fed_seq=9)
+        await insert(fed_seq=11)
+        await insert(a_job(1), fed_seq=4)
+        assert await store.sync() == 11
+        assert (await reopen())[1].fed_seq == 11
+
+    async def test_bulk_data_comes_back_whole(self, store: Store, insert, now: float) -> None:
+        big = bytes(range(256)) * 40
+        await insert(a_job(0), a_job(1, data=big), a_job(2, data=b"x" * BULK_BYTES), a_job(3, data=big[::-1], claimed=True))
+        record = await store.job(IDS.of(FIRST + 3))
+        assert record is not None
+        assert record.data == big[::-1]
+        runs = await store.claim([an_entry(2), an_entry(1), an_entry(0)], "w1", now)
+        assert [run.data for run in runs] == [b"x" * BULK_BYTES, big, b'{"n":0}']
+
+    async def test_bulk_data_of_a_known_id_is_not_stored(self, store: Store, insert) -> None:
+        await insert(a_job(0, id="mine", data=b"1" * 2000))
+        assert await insert(a_job(1, id="mine", data=b"2" * 2000)) == [FIRST + 1]
+        record = await store.job("mine")
+        assert record is not None
+        assert record.data == b"1" * 2000
+
+    async def test_claim_grants_ready_jobs_in_entry_order(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(3, options=b'{"ttr":1}'))
+        runs = await store.claim([an_entry(2, handle="h"), an_entry(0)], "w1", now)
+        assert numbers(runs) == [2, 0]
+        assert runs[0] == Run(
+            Claim(FIRST + 2, IDS.of(FIRST + 2), 1, 1), "mail", 10000, b'{"n":2}', b'{"ttr":1}', started_at=now, handle="h"
+        )
+
+    async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, claimed=True), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
+        assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 3, 99)], "w1", now)) == [3]
+
+    async def test_job_is_granted_once(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0))
+        granted = await asyncio.gather(*(store.claim([an_entry(0), an_entry(0)], "w1", now) for _ in range(3)))
+        assert [len(runs) for runs in granted] == [1, 0, 0]
+
+    async def test_run_carries_counters_and_expiry(self, store: Store, run_one, now: float) -> None:
+        run = await run_one(expire_at=now + 100.123456)
+        waiting = a_report(run.claim, State.RETRY, "fail", at=now, failures=2, ghosts=3, interrupted=4)
+        await store.report([waiting])
+        (again,) = await store.claim([an_entry(0)], "w2", now + 1)
+        assert (again.claim.attempt, again.failures, again.ghosts, again.interrupted) == (2, 2, 3, 4)
+        assert (again.expire_at, again.started_at) == (now + 100.123456, now + 1)
+
+    async def test_record_inserted_before_is_seen_by_ready(self, store: Store, now: float) -> None:
+        _, found = await asyncio.gather(store.insert(some_jobs(2), 1, "w1", now), store.ready("mail", None, 9))
+        assert numbers(found) == [0, 1]
+
+    async def test_success_ends_the_job(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        assert await store.report([a_report(run.claim, at=now + 1, drop_at=now + 9, result=b'{"r":1}')]) == [True]
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.state, record.result, record.ended_at, record.drop_at) == (State.SUCCESS, b'{"r":1}', now + 1, now + 9)
+        assert [(one.attempt, one.worker, one.state, one.ended_at) for one in record.runs] == [(1, "w1", "success", now + 1)]
+
+    async def test_final_failure_keeps_its_reason_and_the_runs_own_word(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, State.FAIL, "ghost", at=now, error="gone", ghosts=11)])
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.state, record.error, record.ghosts, record.drop_at) == (State.FAIL, "gone", 11, None)
+        assert (record.runs[0].state, record.runs[0].error) == ("ghost", "gone")
+
+    async def test_many_equal_and_unequal_reports_in_one_batch(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(700, claimed=True))
+        reports = [a_report(Claim(FIRST + n, "x", 1, 1), at=now) for n in range(600)]
+        for n in range(0, 600, 2):
+            reports[n].result = b"%d" % n
+        reports += [a_report(Claim(FIRST + n, "x", 1, 1), State.RETRY, "fail", at=now, due_at=now + n) for n in range(600, 700)]
+        assert await store.report(reports) == [True] * 700
+        assert await store.counts() == {"mail": {State.SUCCESS: 600, State.RETRY: 100}}
+        record = await store.job(IDS.of(FIRST + 598))
+        assert record is not None
+        assert record.result == b"598"
+        assert await store.next_due_at() == now + 600
+
+    async def test_repeated_final_report_is_true_and_changes_nothing(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, at=now)])
+        assert await store.report([a_report(run.claim, State.FAIL, at=now + 5, error="late")]) == [True]
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.state, record.ended_at, record.error) == (State.SUCCESS, now, None)
+        assert await store.counts() == {"mail": {State.SUCCESS: 1}}
+
+    async def test_same_report_twice_in_a_batch_counts_once(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        final, waiting = a_report(run.claim, at=now), a_report(run.claim, State.RETRY, "again", at=now)
+        assert await store.report([final, final, waiting]) == [True, True, False]
+        assert await store.counts() == {"mail": {State.SUCCESS: 1}}
+
+    async def test_report_after_giving_back_is_stale(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        waiting = a_report(run.claim, State.RETRY, "again", at=now)
+        assert await store.report([waiting, waiting, a_report(run.claim, at=now)]) == [True, False, False]
+
+    @pytest.mark.parametrize("fence", [(0, 1), (2, 1), (1, 0), (1, 2)])
+    async def test_other_attempts_and_epochs_are_stale(self, store: Store, run_one, now: float, fence: tuple[int, int]) -> None:
+        run = await run_one()
+        stale = Claim(run.claim.order, run.claim.id, *fence)
+        assert await store.report([a_report(stale, at=now)]) == [False]
+        assert await store.counts() == {"mail": {State.PROCESSING: 1}}
+
+    async def test_stale_report_does_not_hold_up_its_neighbours(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(3, claimed=True))
+        claims = [Claim(FIRST, "x", 1, 1), Claim(FIRST + 1, "x", 7, 1), Claim(FIRST + 2, "x", 1, 1), Claim(5, "x", 1, 1)]
+        assert await store.report([a_report(claim, at=now) for claim in claims]) == [True, False, True, False]
+        assert await store.counts() == {"mail": {State.SUCCESS: 2, State.PROCESSING: 1}}
+
+    async def test_waiting_job_goes_to_ready_or_later(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(2, claimed=True))
+        claims = [Claim(FIRST + n, "x", 1, 1) for n in (0, 1)]
+        await store.report(
+            [
+                a_report(claim, State.RETRY, "fail", at=now, due_at=due)
+                for claim, due in zip(claims, (0.0, now + 9), strict=True)
+            ]
+        )
+        assert numbers(await store.ready("mail", None, 9)) == [0]
+        assert await store.next_due_at() == now + 9
+
+    async def test_earlier_runs_are_kept_with_their_errors(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 1, error='a "b"\nc')])
+        (second,) = await store.claim([an_entry(0)], "w2", now + 2)
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert [(one.attempt, one.worker, one.state, one.error) for one in record.runs] == [
+            (1, "w1", "fail", 'a "b"\nc'),
+            (2, "w2", "processing", None),
+        ]
+        await store.report([a_report(second.claim, at=now + 3)])
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.error, record.runs[1].state) == (None, "success")
+
+    async def test_newest_hundred_runs_are_kept(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        for _ in range(120):
+            await store.report([a_report(run.claim, State.RETRY, "again", at=now)])
+            (run,) = await store.claim([an_entry(0)], "w1", now)
+        await store.report([a_report(run.claim, at=now)])
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert [one.attempt for one in record.runs] == list(range(22, 122))
+
+    async def test_ready_is_in_order_of_priority_then_age(self, store: Store, insert) -> None:
+        await insert(a_job(0), a_job(1, prio=5), a_job(2), a_job(3, prio=20000), a_job(4, type="other", prio=0))
+        assert numbers(await store.ready("mail", None, 9)) == [1, 0, 2, 3]
+        assert numbers(await store.ready("mail", (10000, FIRST), 2)) == [2, 3]
+        assert numbers(await store.ready("mail", None, 1)) == [1]
+
+    async def test_ready_names_given_ids(self, store: Store, insert) -> None:
+        await insert(a_job(0, id="mine"), a_job(1))
+        assert [entry.id for entry in await store.ready("mail", None, 9)] == ["mine", IDS.of(FIRST + 1)]
+
+    async def test_wake_moves_what_is_due_earliest_first(self, store: Store, insert, now: float) -> None:
+        await insert(*(a_job(n, due_at=now + 10 - n) for n in range(5)))
+        assert await store.next_due_at() == now + 6
+        assert numbers(await store.wake(now + 9, 2)) == [4, 3]
+        assert numbers(await store.wake(now + 9, 9)) == [2, 1]
+        assert numbers(await store.ready("mail", None, 9)) == [1, 2, 3, 4]
+        assert await store.next_due_at() == now + 10
+
+    async def test_nothing_later_is_due_never(self, store: Store) -> None:
+        assert await store.next_due_at() is None
+        assert await store.next_expire_at() is None
+
+    async def test_expire_ends_waiting_jobs_only(self, store: Store, insert, now: float) -> None:
+        await insert(
+            a_job(0, expire_at=now + 1), a_job(1, due_at=now + 50, expire_at=now + 2, id="mine"), a_job(2, expire_at=now + 9)
+        )
+        await insert(a_job(3, expire_at=now + 1, claimed=True))
+        assert await store.next_expire_at() == now + 1
+        assert await store.expire(now + 5, 9, 60.0) == [IDS.of(FIRST), "mine"]
+        record = await store.job("mine")
+        assert record is not None
+        assert (record.state, record.error, record.ended_at, record.drop_at) == (State.FAIL, "expired", now + 5, now + 65)
+        assert record.runs == []
+        assert await store.next_expire_at() == now + 9
+
+    async def test_expired_job_is_kept_as_it_says_itself_then_its_type_then_all(self, store: Store, insert, now: float) -> None:
+        own = {0: b'{"keep":7}', 1: b'{"keep":-1}', 2: b'{"ttr":1}', 3: None}
+        await insert(
+            *(a_job(n, expire_at=now + n, options=options) for n, options in own.items()), a_job(4, expire_at=now, type="b")
+        )
+        await store.expire(now + 5, 9, None, {"b": 3.0, "mail": 2.0})
+        drops = [record.drop_at for record in await store.jobs(type_=None, state=None, after=None, limit=9)]
+        assert drops == [now + 12, None, now + 7, now + 7, now + 8]
+
+    async def test_own_runs_are_no_orphans(self, store: Store, run_one) -> None:
+        await run_one()
+        assert await store.orphans(9) == []
+
+    async def test_runs_of_an_earlier_epoch_are_orphans_and_can_be_reported(
+        self, store: Store, run_one, reopen, now: float
+    ) -> None:
+        run = await run_one(data=b"x" * 3000)
+        again, _ = await reopen()
+        assert await again.orphans(9) == [run]
+        assert await again.report([a_report(run.claim, State.GHOST, "ghost", at=now, ghosts=1)]) == [True]
+        assert await again.orphans(9) == []
+        (granted,) = await again.claim([an_entry(0)], "w2", now)
+        assert (granted.claim.attempt, granted.claim.epoch) == (2, 2)
+        assert await again.report([a_report(run.claim, at=now)]) == [False]
+
+    async def test_unknown_job_is_none(self, store: Store) -> None:
+        assert await store.job("nobody") is None
+        assert await store.job(IDS.of(5)) is None
+
+    async def test_record_is_gone_at_its_drop_at(self, store: Store, run_one, clock: FakeClock, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, at=now, drop_at=now + 5)])
+        assert await store.job(run.claim.id) is not None
+        clock.advance(5)
+        assert await store.job(run.claim.id) is None
+        assert await store.jobs(type_=None, state=None, after=None, limit=9) == []
+
+    async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert) -> None:
+        await insert(*some_jobs(5))
+        first = await store.jobs(type_=None, state=None, after=None, limit=2)
+        then = await store.jobs(type_=None, state=None, after=first[-1].order, limit=9)
+        assert [record.order - FIRST for record in first + then] == [0, 1, 2, 3, 4]
+        newest = await store.jobs(type_=None, state=None, after=FIRST + 3, limit=2, newest_first=True)
+        assert [record.order - FIRST for record in newest] == [2, 1]
+
+    async def test_jobs_are_filtered_by_type_and_state(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0), a_job(1, type="b"), a_job(2, due_at=now + 9), a_job(3, type="b", due_at=now + 9))
+        for type_, state, wanted in [
+            ("b", None, [1, 3]),
+            (None, State.DELAYED, [2, 3]),
+            ("b", State.NEW, [1]),
+            ("c", None, []),
+        ]:
+            found = await store.jobs(type_=type_, state=state, after=None, limit=9)
+            assert [record.order - FIRST for record in found] == wanted
+
+    async def test_counts_follow_every_change(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed=True))
+        await store.claim([an_entry(0)], "w1", now)
+        await store.report([a_report(Claim(FIRST, "x", 1, 1), at=now)])
+        counts = await store.counts()
+        assert {state: n for state, n in counts["mail"].items() if n} == {State.NEW: 3, State.PROCESSING: 1, State.SUCCESS: 1}
+        assert counts["b"] == {State.DELAYED: 1}
+
+    async def _end(self, store: Store, now: float, **drop_at: float | None) -> None:
+        """End jobs 0, 1, … with these drop_at."""
+        await store.insert(some_jobs(len(drop_at), claimed=True), 1, "w1", now)
+        reports = [a_report(Claim(FIRST + n, "x", 1, 1), at=now, drop_at=at) for n, at in enumerate(drop_at.values())]
+        await store.report(reports)
+
+    async def _left(self, store: Store) -> list[int]:
+        return [record.order - FIRST for record in await store.jobs(type_=None, state=None, after=None, limit=99)]
+
+    async def test_sweep_deletes_what_is_over(self, store: Store, insert, now: float) -> None:
+        await self._end(store, now, a=now + 1, b=now + 2, c=None, d=now + 9)
+        await insert(a_job(4))
+        assert await store.sweep(now + 5, 9, FIRST + 99) == 2
+        assert await self._left(store) == [2, 3, 4]
+        assert await insert(a_job(0)) == []
+
+    async def test_sweep_spares_what_the_journal_may_replay(self, store: Store, now: float) -> None:
+        await self._end(store, now, a=now + 1, b=now + 1, c=now + 1)
+        assert await store.sweep(now + 5, 9, FIRST + 1) == 1
+        assert await self._left(store) == [1, 2]
+
+    async def test_sweep_stops_at_its_limit(self, store: Store, now: float) -> None:
+        await self._end(store, now, a=now, b=now, c=now)
+        assert [await store.sweep(now, 2, FIRST + 9) for _ in range(3)] == [2, 1, 0]
+
+    async def test_trim_keeps_the_newest_successes(self, store: Store, insert, now: float) -> None:
+        await self._end(store, now, a=now + 9, b=now + 8, c=None, d=now + 7)
+        await insert(a_job(9))
+        assert await store.trim_successes(2, 99, FIRST + 99) == 2
+        assert await self._left(store) == [0, 2, 9]
+        assert await store.trim_successes(2, 99, FIRST + 99) == 0
+        assert await store.trim_successes(0, 1, FIRST + 99) == 1
+        assert await store.trim_successes(0, 99, FIRST + 99) == 1
+
+    async def test_trim_spares_failures_and_what_may_be_replayed(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(3, claimed=True))
+        states = [State.FAIL, State.SUCCESS, State.SUCCESS]
+        await store.report([a_report(Claim(FIRST + n, "x", 1, 1), state, at=now) for n, state in enumerate(states)])
+        assert await store.trim_successes(0, 99, FIRST + 2) == 1
+        assert await self._left(store) == [0, 2]
+
+    async def test_cancelled_caller_does_not_withdraw_its_operation(self, store: Store, now: float) -> None:
+        asked = asyncio.ensure_future(store.insert(some_jobs(3), 1, "w1", now))
+        await asyncio.sleep(0)
+        asked.cancel()
+        assert len(await store.ready("mail", None, 9)) == 3
+
+    async def test_sync_answers_the_durable_fed_seq(self, store: Store, insert) -> None:
+        assert await store.sync() == 0
+        await insert(a_job(0), fed_seq=3)
+        assert [await store.sync(), await store.sync()] == [3, 3]

@@ -1,0 +1,308 @@
+"""A full disk, a locked or damaged file, a killed process: the store says so, and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.config import StoreSection
+from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.job import Claim, State
+from kqs.store.sqlite import SqliteStore, connection
+from kqs.store.sqlite.session import Session
+from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, some_jobs
+from tests.support.clock import FakeClock
+
+NOW = FakeClock().now()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
+    made: list[SqliteStore] = []
+
+    def make() -> SqliteStore:
+        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture
+async def store(make_store: Callable[[], SqliteStore]) -> SqliteStore:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    return store
+
+
+async def on_thread(store: SqliteStore, run: Callable[[Session], Any]) -> Any:
+    return await store._thread.call(run)
+
+
+async def limit_pages(store: SqliteStore, beyond_now: int) -> None:
+    def limit(session: Session) -> None:
+        (pages,) = session.db.execute("pragma page_count").fetchone()
+        session.db.execute(f"pragma max_page_count = {pages + beyond_now}")
+
+    await on_thread(store, limit)
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def copied(path: Path) -> Callable[[], None]:
+    """Copy the file and its WAL; the answer puts them back."""
+    files = {file: file.read_bytes() for file in (path, path.with_name(path.name + "-wal"))}
+
+    def put_back() -> None:
+        for file, old in files.items():
+            file.write_bytes(old)
+
+    return put_back
+
+
+class FailingConnection:
+    """A connection whose next statement that begins with `prefix` fails as the disk would make it fail."""
+
+    def __init__(self, db: sqlite3.Connection, prefix: str, code: int) -> None:
+        self._db = db
+        self._prefix: str | None = prefix
+        self._code = code
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if self._prefix is not None and sql.startswith(self._prefix):
+            self._prefix = None
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = self._code
+            raise error
+        return self._db.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+def fail_next(store: SqliteStore, prefix: str, code: int = sqlite3.SQLITE_IOERR_FSYNC) -> None:
+    session = store._session
+    session._db = FailingConnection(session.db, prefix, code)  # type: ignore[assignment]
+
+
+async def test_full_disk_refuses_whole_batches_and_passes(store: SqliteStore) -> None:
+    await store.insert([a_job(0, claimed=True)], 1, "w", NOW)
+    await limit_pages(store, 2)
+    with pytest.raises(StoreUnavailableError, match="full"):
+        await store.insert([a_job(n, data=b"x" * 900) for n in range(1, 100)], 2, "w", NOW)
+    assert await store.counts() == {"mail": {State.PROCESSING: 1}}
+    assert await store.sync() == 1
+    await limit_pages(store, 1000)
+    assert await store.insert(some_jobs(100), 2, "w", NOW) == [FIRST]
+    assert await store.sync() == 2
+
+
+async def test_running_jobs_finish_on_a_full_disk_beside_refused_inserts(store: SqliteStore) -> None:
+    await store.insert(some_jobs(3, claimed=True), 1, "w", NOW)
+    await limit_pages(store, 2)
+    refused, reported, found = await asyncio.gather(
+        store.insert([a_job(n, data=b"x" * 900) for n in range(10, 100)], 2, "w", NOW),
+        store.report([a_report(Claim(FIRST, "x", 1, 1), at=NOW)]),
+        store.job(IDS.of(FIRST + 1)),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, StoreUnavailableError)
+    assert reported == [True]
+    assert found is not None
+    assert await store.counts() == {"mail": {State.PROCESSING: 2, State.SUCCESS: 1}}
+
+
+async def test_one_bad_operation_does_not_fail_its_neighbours(store: SqliteStore) -> None:
+    def bad(session: Session) -> None:
+        session.db.execute("update meta set fed_seq = 99")
+        raise ZeroDivisionError
+
+    outcomes = await asyncio.gather(
+        store.insert(some_jobs(2), 1, "w", NOW),
+        store._thread.call(bad),
+        store.claim([an_entry(0)], "w", NOW),
+        return_exceptions=True,
+    )
+    assert outcomes[0] == []
+    assert isinstance(outcomes[1], ZeroDivisionError)
+    assert len(outcomes[2]) == 1  # type: ignore[arg-type]
+    assert await store.sync() == 1
+
+
+@pytest.mark.parametrize("statement", ["begin", "insert into jobs", "commit"])
+async def test_io_error_opens_the_file_anew(store: SqliteStore, statement: str) -> None:
+    await store.insert(some_jobs(2), 1, "w", NOW)
+    fail_next(store, statement)
+    with pytest.raises(StoreUnavailableError, match="I/O"):
+        await store.insert([a_job(2)], 2, "w", NOW)
+    assert await store.insert([a_job(2)], 2, "w", NOW) == []
+    assert await store.counts() == {"mail": {State.NEW: 3}}
+    assert await store.sync() == 2
+
+
+async def test_lost_commits_after_an_io_error_are_not_overlooked(store: SqliteStore, path: Path) -> None:
+    await store.sync()
+    put_back = copied(path)
+    await store.insert(some_jobs(2), 1, "w", NOW)
+    fail_next(store, "begin")
+    with pytest.raises(StoreUnavailableError):
+        await store.counts()
+    put_back()
+    with pytest.raises(StoreCorruptError, match="lost committed changes"):
+        await store.counts()
+
+
+async def test_failed_checkpoint_while_idle_is_survived(store: SqliteStore) -> None:
+    await store.insert(some_jobs(2), 1, "w", NOW)
+    fail_next(store, "pragma wal_checkpoint")
+    store._session.tidy()
+    assert await store.counts() == {"mail": {State.NEW: 2}}
+
+
+async def test_second_store_on_the_same_file_is_refused(
+    store: SqliteStore, make_store: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.01)
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await make_store().open(JOURNAL, NODE)
+    assert await store.insert([a_job(0)], 1, "w", NOW) == []
+
+
+async def test_store_locked_by_somebody_else_opens_when_it_is_free(
+    path: Path, make_store: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.01)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin exclusive")
+    store = make_store()
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await store.open(JOURNAL, NODE)
+    other.close()
+    assert (await store.open(JOURNAL, NODE)).epoch == 1
+
+
+async def test_missing_directory_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="No such file"):
+        await SqliteStore(tmp_path / "no" / "store.sqlite", StoreSection(), FakeClock()).open(JOURNAL, NODE)
+
+
+async def test_file_is_private(store: SqliteStore, path: Path) -> None:
+    await store.sync()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == {"store.sqlite": 0o600, "store.sqlite-wal": 0o600}
+
+
+async def test_what_is_no_database_is_refused_and_left_alone(path: Path, make_store: Callable[[], SqliteStore]) -> None:
+    write(path, b"not a database, surely" * 1000)
+    with pytest.raises(StoreCorruptError):
+        await make_store().open(JOURNAL, NODE)
+    assert content(path) == b"not a database, surely" * 1000
+
+
+async def test_other_peoples_database_is_refused(path: Path, make_store: Callable[[], SqliteStore]) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("create table t (x)")
+    db.close()
+    with pytest.raises(StoreCorruptError, match="no KQS store"):
+        await make_store().open(JOURNAL, NODE)
+
+
+async def test_newer_version_is_refused(store: SqliteStore, path: Path, make_store: Callable[[], SqliteStore]) -> None:
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("pragma user_version = 99")
+    db.close()
+    with pytest.raises(StoreCorruptError, match="version 99"):
+        await make_store().open(JOURNAL, NODE)
+
+
+async def test_damaged_page_is_an_error_and_no_altered_job(
+    store: SqliteStore, path: Path, make_store: Callable[[], SqliteStore]
+) -> None:
+    await store.insert(some_jobs(2000), 1, "w", NOW)
+    await store.close()
+    pages = bytearray(content(path))
+    for start in range(4096 * 12, len(pages), 4096):
+        pages[start : start + 200] = b"\xff" * 200
+    write(path, pages)
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    with pytest.raises(StoreCorruptError):
+        await again.jobs(type_=None, state=None, after=None, limit=5000)
+
+
+async def test_job_with_damaged_data_never_runs(store: SqliteStore) -> None:
+    await store.insert([a_job(0), a_job(1, data=b"1" * 5000), a_job(2, data=b"2" * 5000)], 1, "w", NOW)
+    await on_thread(store, lambda session: session.db.execute("update bulk set data = zeroblob(5000) where ord % 10 = 1"))
+    runs = await store.claim([an_entry(n) for n in range(3)], "w", NOW)
+    assert [run.data for run in runs] == [b'{"n":0}', b"2" * 5000]
+    record = await store.job(IDS.of(FIRST + 1))
+    assert record is not None
+    assert (record.state, record.data) == (State.FAIL, b"null")
+    assert "damaged" in str(record.error)
+    assert await store.counts() == {"mail": {State.PROCESSING: 2, State.FAIL: 1}}
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from kqs.config import StoreSection
+from kqs.store.sqlite import SqliteStore
+from tests.contract.store_contract import JOURNAL, NODE, a_job
+from tests.support.clock import FakeClock
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]), StoreSection(), FakeClock())
+    await store.open(JOURNAL, NODE)
+    for batch in range(10**6):
+        await store.insert([a_job(100 * batch + n) for n in range(100)], batch + 1, "w", 1.0)
+        print(batch + 1, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def killed_after(path: Path, commits: int) -> int:
+    """Kill a process that inserts, once it has told so many commits; return the last one it told."""
+    command, env = [sys.executable, "-c", KILLED, str(path)], {**os.environ, "PYTHONPATH": "."}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        told = [int(process.stdout.readline()) for _ in range(commits)]
+        process.send_signal(signal.SIGKILL)
+        return max([*told, *map(int, process.stdout.read().split())])
+
+
+@pytest.mark.parametrize("commits", [1, 7, 40])
+async def test_killed_process_leaves_whole_batches(path: Path, make_store: Callable[[], SqliteStore], commits: int) -> None:
+    fed = killed_after(path, commits)
+    store = make_store()
+    info = await store.open(JOURNAL, NODE)
+    assert info.fed_seq in (fed, fed + 1)
+    assert await store.counts() == {"mail": {State.NEW: 100 * info.fed_seq}}
+    assert len(await store.ready("mail", None, 10**6)) == 100 * info.fed_seq
+
+
+async def test_other_errors_keep_their_own_class() -> None:
+    assert isinstance(connection.translated(sqlite3.ProgrammingError("closed")), StoreError)
+    assert isinstance(connection.translated(PermissionError(13, "denied")), StoreUnavailableError)

@@ -1,0 +1,221 @@
+"""The SQLite store against a dictionary: whatever is done in whatever order, both tell the same story, and no count drifts."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kqs.config import StoreSection
+from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, JobRecord, Report, State
+from kqs.store.sqlite import SqliteStore
+from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
+from tests.support.clock import FakeClock
+
+TYPES = st.sampled_from(["mail", "resize"])
+GIVEN_IDS = st.sampled_from([None, None, "a", "b", "c"])
+DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
+KEEPS = st.sampled_from([None, 0.0, 3.0, 9.0])
+WAYS = st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL, State.RETRY, State.GHOST])
+
+
+class Known:
+    """What the oracle knows of one job."""
+
+    def __init__(self, job: Accepted, now: float, epoch: int) -> None:
+        self.job = job
+        self.state = State.PROCESSING if job.claimed else State.DELAYED if job.due_at > now else State.NEW
+        self.is_ready = self.state is State.NEW
+        self.due_at = job.due_at
+        self.drop_at: float | None = None
+        self.attempt = 1 if job.claimed else 0
+        self.epoch = epoch if job.claimed else None
+        self.ended_by: tuple[int, int | None] | None = None
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.job.order, self.job.id, self.job.type, self.job.prio)
+
+    def is_gone(self, now: float) -> bool:
+        return self.drop_at is not None and self.drop_at <= now
+
+
+class StoreMachine(RuleBasedStateMachine):
+    @initialize()
+    def open(self) -> None:
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        self.clock = FakeClock()
+        self.known: dict[int, Known] = {}
+        self.next_order = FIRST
+        self.fed_seq = self.epoch = 0
+        self.claims: list[tuple[Claim, str]] = []
+        self._open()
+
+    def _open(self) -> None:
+        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=30), self.clock)
+        info = self.runner.run(self.store.open(JOURNAL, NODE))
+        self.epoch += 1
+        assert (info.epoch, info.fed_seq) == (self.epoch, self.fed_seq)
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    @rule(
+        jobs=st.lists(
+            st.tuples(TYPES, GIVEN_IDS, st.integers(0, 3), DELAYS, DELAYS, st.booleans(), st.integers(0, 60)), max_size=9
+        )
+    )
+    def insert(self, jobs: list[tuple[str, str | None, int, float, float, bool, int]]) -> None:
+        now, batch, refused = self.clock.now(), [], []
+        for type_, given, prio, delay, expire, claimed, size in jobs:
+            order, self.next_order = self.next_order, self.next_order + 1
+            due_at = now + delay if delay else 0.0
+            job = Accepted(
+                order, given or IDS.of(order), given is not None, type_, prio, due_at, now + expire if expire else None,
+                b"%060d" % order + b"x" * size if size > 30 else b"1", None, claimed,
+            )  # fmt: skip
+            batch.append(job)
+            if given and any(one.job.id == given for one in self.known.values()):
+                refused.append(order)
+            else:
+                self.known[order] = Known(job, now, self.epoch)
+                if claimed:
+                    self.claims.append((Claim(order, job.id, 1, self.epoch), type_))
+        self.fed_seq += 1
+        assert sorted(self.runner.run(self.store.insert(batch, self.fed_seq, "w", now))) == refused
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def insert_again(self, data: st.DataObject) -> None:
+        again = data.draw(st.lists(st.sampled_from(sorted(self.known)), unique=True))
+        jobs = [self.known[order].job for order in again]
+        assert sorted(self.runner.run(self.store.insert(jobs, self.fed_seq, "w", self.clock.now()))) == sorted(again)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        now = self.clock.now()
+        wanted = [self.known[order] for order in data.draw(st.lists(st.sampled_from(sorted(self.known))))]
+        granted = self.runner.run(self.store.claim([one.entry for one in wanted], "w", now))
+        expected = []
+        for one in wanted:
+            if one.is_ready and (one.job.expire_at is None or one.job.expire_at > now):
+                one.is_ready, one.state, one.attempt, one.epoch = False, State.PROCESSING, one.attempt + 1, self.epoch
+                expected.append((Claim(one.job.order, one.job.id, one.attempt, self.epoch), one.job.data))
+        assert [(run.claim, run.data) for run in granted] == expected
+        self.claims += [(run.claim, run.type) for run in granted]
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), ways=st.lists(st.tuples(WAYS, DELAYS, KEEPS, st.sampled_from([None, b"r"])), max_size=9))
+    def report(self, data: st.DataObject, ways: list[tuple[State, float, float | None, bytes | None]]) -> None:
+        now, reports, expected = self.clock.now(), [], []
+        for state, delay, keep, result in ways:
+            claim, type_ = data.draw(st.sampled_from(self.claims))
+            report = Report(claim, type_, state, state.word, now)
+            if state in ENDED:
+                report.drop_at, report.result = None if keep is None else now + keep, result
+            else:
+                report.due_at = now + delay
+            reports.append(report)
+            expected.append(self._apply(report))
+        assert self.runner.run(self.store.report(reports)) == expected
+
+    def _apply(self, report: Report) -> bool:
+        one = self.known.get(report.claim.order)
+        fence = (report.claim.attempt, report.claim.epoch)
+        if one is None or one.state is not State.PROCESSING or (one.attempt, one.epoch) != fence:
+            return one is not None and one.ended_by == fence and report.state in ENDED
+        one.state = report.state
+        if report.state in ENDED:
+            one.drop_at, one.ended_by = report.drop_at, fence
+        else:
+            one.due_at, one.is_ready = report.due_at, report.due_at <= report.ended_at
+        return True
+
+    @rule(seconds=st.sampled_from([1.0, 4.0]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def wake(self) -> None:
+        now = self.clock.now()
+        due = [one for one in self._waiting() if not one.is_ready and one.due_at <= now]
+        woken = self.runner.run(self.store.wake(now, 999))
+        assert {entry.order for entry in woken} == {one.job.order for one in due}
+        for one in due:
+            one.is_ready = True
+
+    @rule(keep=KEEPS)
+    def expire(self, keep: float | None) -> None:
+        now = self.clock.now()
+        over = [one for one in self._waiting() if one.job.expire_at is not None and one.job.expire_at <= now]
+        assert sorted(self.runner.run(self.store.expire(now, 999, keep))) == sorted(one.job.id for one in over)
+        for one in over:
+            one.state, one.is_ready, one.drop_at = State.FAIL, False, None if keep is None else now + keep
+
+    @rule(share=st.sampled_from([0.5, 1.0]))
+    def sweep(self, share: float) -> None:
+        before = FIRST + int((self.next_order - FIRST) * share)
+        over = [one.job.order for one in self.known.values() if one.is_gone(self.clock.now()) and one.job.order < before]
+        assert self.runner.run(self.store.sweep(self.clock.now(), 999, before)) == len(over)
+        for order in over:
+            del self.known[order]
+
+    @rule()
+    def reopen(self) -> None:
+        self.runner.run(self.store.close())
+        self._open()
+        orphans = self.runner.run(self.store.orphans(999))
+        assert {run.claim.order for run in orphans} == {
+            one.job.order for one in self.known.values() if one.state is State.PROCESSING
+        }
+
+    def _waiting(self) -> list[Known]:
+        return [one for one in self.known.values() if one.state in WAITING]
+
+    @invariant()
+    def tells_the_same(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        records = self.runner.run(self.store.jobs(type_=None, state=None, after=None, limit=9999))
+        there = [one for one in self.known.values() if not one.is_gone(self.clock.now())]
+        assert [_told(record) for record in records] == [_expected(one) for one in there]
+        ready = [entry.order for type_ in ("mail", "resize") for entry in self.runner.run(self.store.ready(type_, None, 9999))]
+        wanted = sorted((one for one in self.known.values() if one.is_ready), key=lambda one: (one.job.type, *one.entry.rank))
+        assert ready == [one.job.order for one in wanted]
+        counts = self.runner.run(self.store.counts())
+        kinds = Counter((one.job.type, one.state) for one in self.known.values())
+        assert {(type_, state): n for type_, states in counts.items() for state, n in states.items()} == kinds
+
+    @invariant()
+    def bulk_rows_have_their_jobs(self) -> None:
+        if hasattr(self, "store"):
+            big = sum(len(one.job.data) > 30 for one in self.known.values())
+            rows: list[sqlite3.Row] = self.runner.run(_count_bulk(self.store))
+            assert rows == [(big,)]
+
+
+def _told(record: JobRecord) -> tuple[object, ...]:
+    return (record.order, record.id, record.state, record.attempt, record.data, record.drop_at)
+
+
+def _expected(one: Known) -> tuple[object, ...]:
+    return (one.job.order, one.job.id, one.state, one.attempt, one.job.data, one.drop_at)
+
+
+async def _count_bulk(store: SqliteStore) -> list[sqlite3.Row]:
+    return await store._thread.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
+
+
+StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestStore = StoreMachine.TestCase
