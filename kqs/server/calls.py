@@ -18,6 +18,7 @@ from kqs.server.context import Context
 from kqs.server.inserts import insert
 from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, parse
 from kqs.server.peer import Peer, translate
+from kqs.wire import strict
 from kqs.wire.call import Call
 
 _encode = msgspec.json.Encoder().encode
@@ -88,7 +89,7 @@ def _ping(_context: Context, _call: Call) -> Raw:
 def _help(_context: Context, call: Call) -> bytes:
     name = parse(HelpQuery, call.arg).name
     if name is not None and name not in CALLS:
-        raise CallError(f"no call is named {name!r:.60}", "unknown_call")
+        raise CallError(strict.unknown_key("call", name, CALLS), "unknown_call")
     shown = [spec for spec in CALLS.values() if name in (None, spec.name)]
     return _encode([{"name": s.name, "role": s.role, "parameters": s.parameters, "help": s.help} for s in shown])
 
@@ -110,7 +111,7 @@ async def _job(context: Context, call: Call) -> dict[str, Any]:
     job_id = parse(JobQuery, call.arg).id
     found = await context.backend.job(job_id)
     if found is None:
-        raise CallError(f"no job has the id {job_id!r:.210}", "not_found")
+        raise CallError(f"no job has the id {strict.shown(_encode(job_id))}", "not_found")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, TypeVar
 
 from msgspec import Raw
@@ -10,8 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kqs.errors import CallError
 from kqs.job import STATES_BY_WORD, State
 from kqs.wire import strict
-
-_MAX_SHOWN = 60  # characters of a peer's own text that go back to it in a message
 
 
 class Parameters(BaseModel):
@@ -75,16 +74,11 @@ def parse(model: type[AnyParameters], argument: Raw) -> AnyParameters:
 
 
 def _describe(model: type[Parameters], detail: Any) -> str:
-    field = ".".join(str(part) for part in detail["loc"])[:_MAX_SHOWN]
+    field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return strict.unknown_key("field", field, model.model_fields)
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":
         return f"{field}: {message}"
-    return f"{field or 'argument'}: {message}, got {_shown(detail['input'])}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    return f"{field or 'argument'}: {message}, got {strict.shown(json.dumps(detail['input'], ensure_ascii=False).encode())}"

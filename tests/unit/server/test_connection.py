@@ -13,6 +13,7 @@ from kqs.server.connection import Connection
 from kqs.server.context import Context
 from tests.support.backend import MemoryBackend
 from tests.support.clock import FakeClock
+from tests.support.talking import until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
 PING = b'{"n":"ping"}\n'
@@ -166,8 +167,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
     connection, transport = connected(StubOwner())
     connection.pause_writing()
-    while not transport.is_aborted:
-        await asyncio.sleep(0)
+    await until(lambda: transport.is_aborted)
 
 
 async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +189,7 @@ async def test_answers_that_nobody_takes_do_not_keep_a_closing_connection(monkey
     transport.untaken = 10
     connection.eof_received()
     assert transport.is_closed
-    while not transport.is_aborted:
-        await asyncio.sleep(0)
+    await until(lambda: transport.is_aborted)
 
 
 async def test_an_answer_to_a_peer_that_is_gone_is_dropped() -> None:

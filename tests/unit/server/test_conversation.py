@@ -132,12 +132,19 @@ async def test_long_answers_are_taken_in_pieces() -> None:
 
 async def test_calls_of_one_chunk_that_differ_start_in_order() -> None:
     talk = Conversing()
-    answers = await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"a"}}\n{"id":2,"n":"job","m":"a"}\n{"id":3,"n":"ping"}\n')
+    answers = await talk.settled(
+        b'{"id":1,"n":"insert","m":{"type":"x","id":"a"}}\n{"id":2,"n":"job","m":"a"}\n{"id":3,"n":"ping"}\n'
+    )
     assert {answer["id"] for answer in answers} == {1, 2, 3}
     assert talk.context.counters.calls == {"insert": 1, "job": 1, "ping": 1}
 
 
-@pytest.mark.parametrize("line", [b"[1,2]", b"[]", b"{}", b"1", b'"x"', b"null", b'{"n":5}', b'{"n":"echo","q":1}', b'{"n":"ping","n":"quit"}'])
+NO_CALLS = [
+    b"[1,2]", b"[]", b"{}", b"1", b'"x"', b"null", b'{"n":5}', b'{"n":"echo","q":1}', b'{"n":"ping","n":"quit"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NO_CALLS)
 async def test_json_that_is_no_call_is_bad_call(line: bytes) -> None:
     answers = Conversing().hear(line + b"\n")
     decoded = answers[0] if isinstance(answers[0], list) else answers

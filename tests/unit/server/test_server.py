@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from tests.support.talking import LOOPS, Talk, talking
+from tests.support.talking import LOOPS, Talk, talking, until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
 
@@ -31,8 +31,7 @@ def test_one_connection_more_than_allowed_is_busy(loop: str) -> None:
             first_reply = await ask_on(talk, b"")
             first.close()
             await first.wait_closed()
-            while talk.server.counters.connections_open:
-                await asyncio.sleep(0)
+            await until(lambda: not talk.server.counters.connections_open)
             return first_reply, await ask_on(talk, b'{"n":"ping"}\n')
 
         refused, accepted = talk.run(exceed())
@@ -56,8 +55,7 @@ def test_stop_answers_what_was_asked_and_closes(loop: str) -> None:
         async def stop_in_between() -> bytes:
             reader, writer = await talk.connect()
             writer.write(INSERT)
-            while not talk.server.context.unflushed_bytes:
-                await asyncio.sleep(0)
+            await until(lambda: talk.server.context.unflushed_bytes > 0)
             stopping = asyncio.get_running_loop().create_task(talk.server.stop())
             await asyncio.sleep(0)
             talk.backend.journal.flush()
@@ -76,8 +74,7 @@ def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None
         async def stop_without_a_flush() -> None:
             _, writer = await talk.connect()
             writer.write(INSERT)
-            while not talk.server.context.unflushed_bytes:
-                await asyncio.sleep(0)
+            await until(lambda: talk.server.context.unflushed_bytes > 0)
             await talk.server.stop()
             writer.close()
 
@@ -104,8 +101,7 @@ def test_a_vanished_client_does_not_keep_the_others_answers(loop: str) -> None:
             _, vanishing = await talk.connect()
             vanishing.write(INSERT)
             writer.write(INSERT)
-            while talk.server.context.unflushed_bytes < 2 * len(INSERT) - 2:
-                await asyncio.sleep(0)
+            await until(lambda: talk.server.context.unflushed_bytes > len(INSERT))
             vanishing.transport.abort()
             talk.backend.journal.flush()
             reply = await reader.readline()
