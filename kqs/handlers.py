@@ -41,7 +41,7 @@ class Ok(msgspec.Struct, frozen=True, gc=False):
 
 
 class Again(msgspec.Struct, frozen=True, gc=False):
-    """The handler wants another run, at no cost. delay_s: not before this many seconds; None leaves it to the queue."""
+    """The handler wants another run, at no cost. delay_s: not before this many seconds; None: at once."""
 
     delay_s: float | None = None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 class Again(Exception):  # noqa: N818 - a verdict is no error, and is written `raise kqs.Again`
     """Run the job again, at no cost: neither `failures` nor any limit counts it.
 
-    delay: not before this many seconds; None leaves it to the job's `retry_delay`.
+    delay: not before this many seconds from now; None: at once.
     """
 
     def __init__(self, delay: float | None = None) -> None:

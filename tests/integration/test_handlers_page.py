@@ -1,0 +1,111 @@
+"""docs/handlers.md does what it says: its modules load, its runs end as written, its first example runs on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import kqs
+from kqs import handlers
+from kqs.executor import Executor
+from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry, load_modules
+from kqs.job import Claim, Run
+from kqs.options import Options
+from tests.support.serving import ROOT, SERVE_ENVIRON, serving
+
+PAGE = (ROOT / "docs" / "handlers.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass
+class Example:
+    module: str
+    ends: list[tuple[bytes, str]] = field(default_factory=list)
+
+
+def examples() -> list[Example]:
+    found: list[Example] = []
+    for language, text in BLOCK.findall(PAGE):
+        if language == "python":
+            found.append(Example(text))
+        elif language == "text":
+            lines = [line.split(" → ") for line in text.splitlines()]
+            found[-1].ends += [(data.encode(), end) for data, end in lines]
+    return found
+
+
+def block(language: str) -> str:
+    return next(text for found, text in BLOCK.findall(PAGE) if found == language)
+
+
+def in_words(outcome: Outcome) -> str:
+    match outcome:
+        case Ok(result):
+            return f"ok {(result or b'null').decode()}"
+        case Again(delay_s):
+            return f"again in {delay_s} s"
+        case Failed(reason, final):
+            return f"fail{' for good' if final else ''}: {reason.splitlines()[0]}"
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_an_example_loads_and_its_runs_end_as_written(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example, name = examples()[number], f"handlers_page_{number}"
+    (tmp_path / f"{name}.py").write_text(example.module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(handlers, "default_registry", Registry())
+    registry = load_modules([name])
+    (type_,) = registry.types
+    for data, end in example.ends:
+        assert in_words(asyncio.run(outcome_of(registry, type_, data))) == end
+
+
+async def outcome_of(registry: Registry, type_: str, data: bytes) -> Outcome:
+    handler, executor = registry.get(type_), Executor(1)
+    assert handler is not None
+    run = Run(Claim(1, "id-1", 1, 1), type_, 10_000, data, None)
+    try:
+        return await executor.execute(run, handler, JobContext(run, Options(), lambda: 0.0))
+    finally:
+        executor.close()
+
+
+def test_the_table_of_options_is_complete() -> None:
+    table = PAGE[PAGE.index("| option |") :]
+    first_cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == set(Options.__struct_fields__)
+
+
+def test_what_the_page_says_of_a_job_is_there() -> None:
+    for name in re.findall(r"`job\.(\w+)", PAGE):
+        assert hasattr(kqs.JobContext, name)
+
+
+def test_the_first_example_runs_on_a_real_server(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(block("python"))
+    (tmp_path / "kqs.toml").write_text(block("toml"))
+    serve, insert, show = (shlex.split(line.removesuffix("&")) for line in block("sh").splitlines())
+    with serving(tmp_path, on_this_python(serve)) as served:
+
+        def run(command: list[str]) -> str:
+            environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}"}
+            return subprocess.check_output(on_this_python(command), cwd=tmp_path, env=environ, text=True, timeout=60)
+
+        assert run(insert).strip() == "first"
+        while "success" not in (record := run([*show, "--json"])):
+            assert json.loads(record)["state"] in ("new", "processing")
+        assert json.loads(record)["result"] == "hello Ann"
+
+
+def on_this_python(command: list[str]) -> list[str]:
+    assert command[0] == "kqs"
+    return [sys.executable, "-m", *command]
