@@ -47,7 +47,7 @@ def main() -> int:
         results["figures"][name] = _measure(console, name, partial(figure, bench))
     if not arguments.only or "backlog" in arguments.only:
         for waiting in (*BACKLOGS, *([FULL_BACKLOG] if arguments.full else [])):
-            found = _measure(console, f"backlog {waiting:,}", partial(figures.backlog, bench, waiting))
+            found = _measure(console, f"backlog {waiting:,}", partial(figures.backlog, bench, bench.count(waiting)))
             results["backlog"].append(found)
     console.print(_table(results))
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
