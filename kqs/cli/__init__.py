@@ -44,6 +44,17 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. A broken pipe or Ctrl-C ends it here, since click would make other codes of them."""
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except (BrokenPipeError, KeyboardInterrupt) as error:
+            from kqs.cli.exits import exit_code_of
+
+            raise click.exceptions.Exit(exit_code_of(error)) from None
+        return result
+
 
 cli = LazyGroup(COMMANDS, help="KQS: a durable job queue you talk to in lines of JSON.")
 
@@ -54,8 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         code = cli.main(list(arguments), prog_name="kqs", standalone_mode=False)
-        sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         return exit_code_of(error)
     return code if isinstance(code, int) else 0
 

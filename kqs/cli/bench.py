@@ -10,10 +10,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
+import kqs
 from kqs.cli.arguments import json_option, server_option
 from kqs.cli.exits import say
 from kqs.errors import StartupError
@@ -89,29 +91,40 @@ def _own_server() -> Iterator[Address]:
 
     settings = {"KQS_CONFIG": os.devnull, "KQS_SERVER__HOST": "127.0.0.1", "KQS_SERVER__PORT": "0", "KQS_LOG__FORMAT": "json"}
     environ = {name: value for name, value in os.environ.items() if not name.startswith("KQS_")} | settings
-    with tempfile.TemporaryDirectory(prefix="kqs-bench-") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kqs", "serve"],
+    # the server runs in another folder, and is to be this same kqs
+    environ["PYTHONPATH"] = os.pathsep.join([str(Path(kqs.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-P", "-m", "kqs", "serve"]
+    with (
+        tempfile.TemporaryDirectory(prefix="kqs-bench-") as folder,
+        subprocess.Popen(  # noqa: S603
+            command,
             cwd=folder,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process,
+    ):
+        assert process.stderr is not None
+        # a full pipe would stop the server
+        drain = threading.Thread(target=process.stderr.read, name="bench-server-log")
         try:
-            assert process.stderr is not None
             port = _port_told(process.stderr)
-            # a full pipe would stop the server
-            threading.Thread(target=process.stderr.read, name="bench-server-log", daemon=True).start()
+            drain.start()
             yield Address("127.0.0.1", port)
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_WITHIN_S)
-            finally:
-                process.kill()
-                process.wait()
+            _stop(process)
+            if drain.ident is not None:
+                drain.join()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_WITHIN_S)
+    finally:
+        process.kill()
 
 
 def _port_told(log: IO[str]) -> int:

@@ -1,0 +1,85 @@
+"""`kqs journal verify|dump|repair`: what an operator does about a journal. A server that runs holds on to its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from kqs.cli.arguments import json_option
+from kqs.cli.exits import DATA_DAMAGED, OK
+
+if TYPE_CHECKING:
+    from kqs.journal import Report
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group("journal")
+def journal_command() -> None:
+    """Verify, show or repair the journal in a folder."""
+
+
+@journal_command.command("verify")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@json_option
+def verify_command(folder: Path, as_lines: bool) -> int:
+    """Check every byte and change nothing; exit 65 if a server would refuse to start.
+
+    A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
+    """
+    from kqs import journal
+
+    return _tell(journal.verify(folder), folder, as_lines)
+
+
+@journal_command.command("dump")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+def dump_command(folder: Path) -> None:
+    """Print every segment, batch and record, and what is damaged."""
+    from kqs import journal
+    from kqs.printable import printable
+
+    for line in journal.dump(folder):
+        click.echo(printable(line))
+
+
+@journal_command.command("repair")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@json_option
+def repair_command(folder: Path, as_lines: bool) -> int:
+    """Salvage what is intact and list what is lost, so that a server starts again.
+
+    The server must be stopped. What is damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
+    """
+    from kqs import journal
+
+    return _tell(journal.repair(folder), folder, as_lines)
+
+
+def _tell(report: Report, folder: Path, as_lines: bool) -> int:
+    from kqs.cli.output import print_line, print_pairs
+
+    if not report.segments and not report.problems:
+        raise click.UsageError(f"there is no journal in {folder}")
+    if as_lines:
+        print_line(report)
+    else:
+        print_pairs(_pairs(report))
+    return DATA_DAMAGED if report.problems else OK
+
+
+def _pairs(report: Report) -> list[tuple[str, object]]:
+    counts = msgspec.structs.asdict(report)
+    pairs = [
+        (name, counts[name]) for name in ("segments", "batches", "records", "bytes", "first_seq", "end_seq", "checkpoint_seq")
+    ]
+    if report.torn is not None:
+        name, count = report.torn
+        pairs.append(("torn tail", f"{name}, {count} bytes: an unacknowledged batch, set aside at the next start"))
+    pairs += [("problem", problem) for problem in report.problems]
+    pairs += [("lost", f"records {first} .. {end - 1}") for first, end in report.lost]
+    pairs += [("set aside", name) for name in report.set_aside]
+    return [*pairs, ("verdict", "damaged" if report.problems else "intact")]

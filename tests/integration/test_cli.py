@@ -1,0 +1,231 @@
+"""The command line against a real server."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from kqs.cli import run
+from tests.support.serving import ROOT, Served, serving
+
+KQS = (sys.executable, "-m", "kqs")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("cli"), SERVER__SOCKET="cli.sock") as served:
+        yield served
+
+
+@pytest.fixture
+def kqs(served, monkeypatch, capsys):
+    """Return a function that runs a command in this process and gives (exit code, stdout, stderr)."""
+    monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
+
+    def kqs(*arguments):
+        code = run(arguments)
+        return (code, *capsys.readouterr())
+
+    return kqs
+
+
+def popen(*arguments):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*KQS, *arguments],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_call_prints_its_result(kqs):
+    assert kqs("call", "ping") == (0, '"pong"\n', "")
+    assert kqs("call", "echo", "{a:1}", "--json") == (0, '{"a":1}\n', "")
+
+
+def test_refused_call_says_why(kqs):
+    code, out, err = kqs("call", "pnig")
+    assert (code, out) == (1, "")
+    assert err.startswith("kqs: unknown_call: ")
+
+
+def test_inserted_job_can_be_seen(kqs):
+    code, out, _ = kqs("insert", "untaken", "{a:[1,2]}", "--prio", "high", "--id", "seen", "--ttr", "5", "--retries", "3")
+    assert (code, out) == (0, "seen\n")
+    job = json.loads(kqs("job", "seen", "--json")[1])
+    assert (job["type"], job["state"], job["data"]) == ("untaken", "new", {"a": [1, 2]})
+    assert (job["options"]["prio"], job["options"]["ttr"], job["options"]["retries"]) == (9000, 5, 3)
+    assert "untaken" in kqs("job", "seen")[1]
+
+
+def test_insert_makes_an_id(kqs):
+    job_id = json.loads(kqs("insert", "untaken", "--json")[1])["id"]
+    assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--prio", "500"), ("--at", "2031-01-01T00:00:00Z"), ("--at", "1767225600"), ("--delay", "0.5")]
+)
+def test_insert_takes_numbers_and_names(kqs, option, value):
+    assert kqs("insert", "untaken", option, value)[0] == 0
+
+
+def test_refused_insert_names_the_field(kqs):
+    code, _, err = kqs("insert", "untaken", "--ttr", "0.01")
+    assert code == 1
+    assert "bad_job" in err
+    assert "ttr" in err
+
+
+def test_insert_wants_a_type(kqs):
+    assert kqs("insert")[0] == 2
+
+
+def test_makerpc_speaks_to_the_server(kqs, served):
+    _, line, _ = kqs("makerpc", "echo", "{a:1}", "--id", "7")
+    assert json.loads(served.ask(line.rstrip("\n"))[0]) == {"v": 1, "id": 7, "e": None, "s": "end", "m": {"a": 1}}
+
+
+def test_file_is_inserted_once_however_often(kqs, tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("".join(f'{{"data":{number}}}\n' for number in range(2500)))
+    for _ in range(2):
+        assert kqs("insert", "filed", "--file", str(file)) == (0, "2,500 inserted\n", "")
+    code, out, _ = kqs("jobs", "--type", "filed", "--limit", "9999", "--json")
+    assert (code, [json.loads(line)["data"] for line in out.splitlines()]) == (0, list(range(2500)))
+
+
+def test_file_under_another_run_is_new(kqs, tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type":"rerun"}\n')
+    for name in ("", "monday", "monday"):
+        kqs("insert", "--file", str(file), "--run", name)
+    assert len(kqs("jobs", "--type", "rerun", "--json")[1].splitlines()) == 2
+
+
+def test_stdin_is_a_file_as_well(kqs, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"type":"piped","id":"p1"}\n')))
+    code, out, err = kqs("insert", "--file", "-", "--json")
+    assert (code, json.loads(out), err) == (0, {"line": 1, "id": "p1"}, "1 inserted\n")
+
+
+def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type":"part"}\n{"tpye":"part"}\n{"type":"part"}\n')
+    code, out, err = kqs("insert", "--file", str(file))
+    assert (code, out) == (1, "2 inserted, 1 refused\n")
+    assert "line 2" in err
+    assert "tpye" in err
+
+
+def test_progress_is_shown_when_asked(kqs, tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type":"bar"}\n')
+    assert "inserting" in kqs("insert", "--file", str(file), "--progress")[2]
+
+
+def test_missing_file_is_told(kqs):
+    assert kqs("insert", "--file", "none.jsonl") == (74, "", "kqs: none.jsonl: no such file or directory\n")
+
+
+def test_jobs_can_be_chosen(kqs):
+    ids = [kqs("insert", "chosen")[1].strip() for _ in range(3)]
+    assert [
+        json.loads(line)["id"] for line in kqs("jobs", "--type", "chosen", "--after", ids[0], "--json")[1].splitlines()
+    ] == ids[1:]
+    assert kqs("jobs", "--type", "chosen", "--state", "fail", "--json")[1] == ""
+    table = kqs("jobs", "--type", "chosen", "--limit", "2")[1]
+    assert (ids[1] in table, ids[2] in table) == (True, False)
+
+
+def test_stats_and_health_are_tables_or_json(kqs):
+    assert json.loads(kqs("stats", "--json")[1])["connections"] >= 1
+    assert "jobs_new" in kqs("stats")[1]
+    code, out, _ = kqs("health")
+    assert (code, "ok" in out) == (0, True)
+    assert json.loads(kqs("health", "--json")[1])["verdict"] == "ok"
+
+
+def test_unknown_job_is_refused(kqs):
+    assert kqs("job", "nobody")[0] == 1
+
+
+def test_unix_socket_is_an_address(kqs, served):
+    assert kqs("call", "ping", "--server", f"unix:{served.log.parent / 'cli.sock'}")[:2] == (0, '"pong"\n')
+
+
+def test_no_server_is_unavailable(kqs, tmp_path):
+    code, _, err = kqs("stats", "--server", f"unix:{tmp_path / 'none'}")
+    assert code == 69
+    assert "no such file" in err
+
+
+def test_answer_that_does_not_come_is_temporary(kqs):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert kqs("call", "ping", "--timeout", "0.01", "--server", address)[0] == 75
+
+
+def test_interrupt_is_clean():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = popen("call", "ping", "--server", f"127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1000)
+            command.send_signal(signal.SIGINT)
+            assert command.communicate(timeout=30) == ("", "")
+    assert command.returncode == 130
+
+
+def test_reader_that_goes_away_is_no_trouble(kqs, served, tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type":"long"}\n' * 1000)
+    kqs("insert", "--file", str(file))
+    command = popen("jobs", "--json", "--server", f"127.0.0.1:{served.port}", "--limit", "1000")
+    assert command.stdout.readline()
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    command.stderr.close()
+    assert command.wait(30) == 141
+
+
+def test_wrong_configuration_stops_the_start(kqs, tmp_path):
+    (tmp_path / "kqs.toml").write_text("[server]\nprot = 1\n")
+    code, _, err = kqs("serve", "--config", str(tmp_path / "kqs.toml"))
+    assert (code, err) == (78, f"kqs: {tmp_path}/kqs.toml: server.prot: unknown setting, did you mean port?\n")
+
+
+def test_busy_port_stops_the_start(served, tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "KQS_SERVER__HOST": "127.0.0.1", "KQS_SERVER__PORT": str(served.port)}
+    done = subprocess.run([*KQS, "serve"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 69
+    assert str(served.port) in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_bench_measures_a_server_of_its_own(kqs):
+    code, out, _ = kqs("bench", "--count", "16", "--json")
+    assert code == 0
+    assert {json.loads(line)["name"].split(",")[0] for line in out.splitlines()} == {
+        "echo", "insert", "run", "insert to run"
+    }  # fmt: skip
+
+
+def test_journal_of_a_server_can_be_verified_and_read(kqs, served):
+    kqs("insert", "untaken", '"look for me"')
+    folder = str(served.log.parent / "journal")
+    assert json.loads(kqs("journal", "verify", folder, "--json")[1])["problems"] == []
+    assert "look for me" in kqs("journal", "dump", folder)[1]
+
+
+def test_journal_of_a_running_server_cannot_be_repaired(kqs, served):
+    assert kqs("journal", "repair", str(served.log.parent / "journal"))[0] == 75

@@ -1,0 +1,41 @@
+import json
+
+import click
+import pytest
+
+from kqs.cli.arguments import as_json
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ('{"a":1}', b'{"a":1}'),
+        ('{"a" : [1,\n 2]}', b'{"a":[1,2]}'),
+        ('{type:"ping",data:{a:1}}', b'{"type":"ping","data":{"a":1}}'),
+        ("{a:'x',}", b'{"a":"x"}'),
+        ("0x10", b"16"),
+        ("12", b"12"),
+        ("1e400", b"1e400"),
+        ("18446744073709551616", b"18446744073709551616"),
+        ("null", b"null"),
+        ('"a"', b'"a"'),
+        ("hello", b'"hello"'),
+        ("two words", b'"two words"'),
+        ("{half", b'"{half"'),
+        ("", b'""'),
+        ("ä", '"ä"'.encode()),
+    ],
+)
+def test_json_and_json5_and_text_are_sent(text, sent):
+    assert as_json(text) == sent
+
+
+def test_argument_is_always_one_line():
+    assert json.loads(as_json("a\nb")) == "a\nb"
+    assert b"\n" not in as_json("a\nb")
+
+
+@pytest.mark.parametrize("text", ["NaN", "{a:Infinity}", "a\udcff", "[" * 100_000])
+def test_what_json_cannot_say_is_refused(text):
+    with pytest.raises(click.UsageError):
+        as_json(text)

@@ -1,0 +1,103 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kqs.cli import COMMANDS, cli, run
+from kqs.cli.insert import FIELDS
+from kqs.config import Config
+from kqs.errors import StartupError
+from kqs.options import JobFields
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert run([name, "--help"]) == 0
+    assert f"Usage: kqs {name}" in capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys):
+    assert run(["--help"]) == 0
+    assert re.findall(r"^  ([a-z]+)  ", capsys.readouterr().out, re.M) == list(COMMANDS)
+
+
+def test_the_manual_has_every_command():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert {name for name in COMMANDS if f"kqs {name}" not in page} == set()
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["job"], ["call", "ping", "1", "2"], ["stats", "--server", "a:b"]])
+def test_wrong_usage_is_exit_code_two(arguments, capsys):
+    assert run(arguments) == 2
+    assert "Error:" in capsys.readouterr().err
+
+
+def test_insert_offers_every_field_of_a_job():
+    assert set(FIELDS) == set(JobFields.__struct_fields__) - {"type", "data", "wait", "resource"}
+
+
+def test_makerpc_prints_the_line_of_a_call(capsys):
+    assert run(["makerpc", "insert", '{type:"ping",data:{a:1}}', "--id", "7"]) == 0
+    assert capsys.readouterr().out == '{"v":1,"id":7,"n":"insert","m":{"type":"ping","data":{"a":1}}}\n'
+
+
+def test_makerpc_without_argument_sends_null(capsys):
+    assert run(["makerpc", "stats"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["n"], line["m"]) == ("stats", None)
+    assert line["id"] > 0
+
+
+def test_makerpc_names_anything_safely(capsys):
+    assert run(["makerpc", 'a"\n']) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 'a"\n'
+
+
+def test_version_is_told(capsys):
+    assert run(["version"]) == 0
+    assert run(["version", "--json"]) == 0
+    text, line = capsys.readouterr().out.splitlines()
+    assert text == f"kqs {json.loads(line)['version']}"
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(shell, capsys):
+    assert run(["completion", shell]) == 0
+    assert "_KQS_COMPLETE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["makerpc", "insert", "{a:1}"], ["version"]])
+def test_small_commands_import_no_more_than_they_need(arguments):
+    program = f"import sys; from kqs.cli import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert loaded.isdisjoint({"asyncio", "uvloop", "motor", "pydantic", "structlog", "sqlite3"})
+    assert not any(name.startswith("rich") for name in loaded)
+
+
+def test_serve_gives_the_daemon_its_settings(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("kqs.daemon.serve", lambda config: given.append(config) or 0)
+    (tmp_path / "a.toml").write_text("[server]\nport = 1")
+    assert run(["serve", "--config", str(tmp_path / "a.toml")]) == 0
+    assert given == [Config.model_validate({"server": {"port": 1}})]
+
+
+def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_path):
+    def serve(_config):
+        raise StartupError("port 14151 is in use", 69)
+
+    monkeypatch.setattr("kqs.daemon.serve", serve)
+    monkeypatch.chdir(tmp_path)
+    assert run(["serve"]) == 69
+    assert capsys.readouterr().err == "kqs: port 14151 is in use\n"
+
+
+def test_the_table_names_commands_that_are_there():
+    context = cli.make_context("kqs", ["version"])
+    assert [name for name in COMMANDS if cli.get_command(context, name).name != name] == []

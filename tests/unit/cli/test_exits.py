@@ -1,0 +1,67 @@
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from kqs.cli.exits import EXIT_CODES, exit_code_of
+from kqs.client import CallTimeoutError, ConnectionLostError, UnreachableError
+from kqs.errors import (
+    ERROR_CODES,
+    CallError,
+    JournalCorruptError,
+    JournalFailedError,
+    JournalLockedError,
+    JournalVersionError,
+    StartupError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CallError("no", "bad_job"), 1),
+        (CallError("full", "no_space"), 75),
+        (CallError("?", "journal_failed"), 74),
+        (click.UsageError("what?"), 2),
+        (click.exceptions.Exit(0), 0),
+        (KeyboardInterrupt(), 130),
+        (click.Abort(), 130),
+        (StartupError("config", 78), 78),
+        (JournalCorruptError("0.kqj:12 rot"), 65),
+        (JournalVersionError("newer"), 65),
+        (JournalLockedError("held"), 75),
+        (JournalFailedError("eio"), 74),
+        (UnreachableError("nobody"), 69),
+        (ConnectionLostError("gone"), 69),
+        (CallTimeoutError("late"), 75),
+        (FileNotFoundError(2, "No such file or directory", "x"), 74),
+    ],
+)
+def test_each_trouble_has_its_exit_code(error, code):
+    assert exit_code_of(error) == code
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_every_refusal_ends_with_a_documented_code(code):
+    assert exit_code_of(CallError("x", code)) in EXIT_CODES
+
+
+def test_trouble_is_one_safe_line_on_stderr(capsys):
+    exit_code_of(CallError("a\nb\x1b[2J", "bad_job"))
+    assert capsys.readouterr().err == "kqs: bad_job: a\\nb\\x1b[2J\n"
+
+
+def test_missing_file_is_named(capsys):
+    exit_code_of(FileNotFoundError(2, "No such file or directory", "x.jsonl"))
+    assert capsys.readouterr().err == "kqs: x.jsonl: no such file or directory\n"
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(ZeroDivisionError())
+
+
+def test_the_manual_has_the_same_table():
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+    assert {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.*) \|$", page, re.M)} == EXIT_CODES

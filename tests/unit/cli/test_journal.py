@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from kqs.cli import run
+from kqs.errors import JournalLockedError, JournalVersionError
+from kqs.journal import Report
+
+INTACT = Report(segments=1, batches=2, records=3, bytes=400, end_seq=3, checkpoint_seq=1, torn=("1.kqj", 12))
+DAMAGED = Report(segments=1, problems=["j/1.kqj:64 rot"], lost=[(3, 5)], set_aside=["1.kqj.64.damaged"])
+
+
+@pytest.fixture
+def journal(monkeypatch, tmp_path, capsys):
+    """Return a function that runs a journal command whose work gives `result`: (exit code, stdout, stderr)."""
+
+    def journal(command, result, *options):
+        def work(_folder):
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(f"kqs.journal.{command}", work)
+        return (run(["journal", command, str(tmp_path), *options]), *capsys.readouterr())
+
+    return journal
+
+
+def test_intact_journal_is_told(journal):
+    code, out, _ = journal("verify", INTACT)
+    assert code == 0
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith(("records", "verdict"))] == ["3", "intact"]
+    assert "1.kqj, 12 bytes" in out
+
+
+def test_damage_is_exit_code_65_with_its_place(journal):
+    code, out, _ = journal("verify", DAMAGED)
+    assert code == 65
+    assert "j/1.kqj:64 rot" in out
+
+
+def test_repair_lists_what_is_lost(journal):
+    code, out, _ = journal("repair", Report(segments=1, lost=[(3, 5)], set_aside=["1.kqj.64.damaged"]))
+    assert code == 0
+    assert "records 3 .. 4" in out
+    assert "1.kqj.64.damaged" in out
+
+
+def test_report_is_one_line_for_programs(journal):
+    code, out, _ = journal("repair", DAMAGED, "--json")
+    assert code == 65
+    assert json.loads(out)["lost"] == [[3, 5]]
+
+
+def test_dump_shows_each_line_safely(journal):
+    assert journal("dump", iter(["segment 1", "  record 0 \x1b[2J"])) == (0, "segment 1\n  record 0 \\x1b[2J\n", "")
+
+
+def test_running_server_keeps_its_journal(journal):
+    assert journal("repair", JournalLockedError("a server holds it"))[::2] == (75, "kqs: a server holds it\n")
+
+
+def test_newer_journal_is_left_alone(journal):
+    assert journal("repair", JournalVersionError("newer"))[0] == 65
+
+
+def test_folder_without_journal_is_wrong_usage(tmp_path, capsys):
+    assert run(["journal", "verify", str(tmp_path)]) == 2
+    assert "there is no journal" in capsys.readouterr().err
+    assert run(["journal", "verify", str(tmp_path / "none")]) == 2

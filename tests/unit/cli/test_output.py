@@ -1,0 +1,54 @@
+import json
+
+import msgspec
+import pytest
+
+from kqs.cli.output import print_line, print_pairs, print_pretty, print_table, shown, shown_time
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (12345, "12,345"),
+        (1.5, "1.5"),
+        (2.0, "2"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ({"a": [1]}, '{"a":[1]}'),
+    ],
+)
+def test_cells_are_shown_for_people(value, text):
+    assert shown(value) == text
+
+
+def test_table_has_headings_and_rows(capsys):
+    print_table(("id", "count"), [("a", 1), ("[red]b", 20)], numbers=("count",))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["id", "count"]
+    assert [line.split() for line in lines[2:]] == [["a", "1"], ["[red]b", "20"]]
+
+
+def test_nothing_is_folded_into_a_pipe(capsys):
+    print_table(("id", "data"), [("a", "x" * 500)])
+    print_pairs([("data", "y" * 500)])
+    out = capsys.readouterr().out
+    assert "x" * 500 in out
+    assert "y" * 500 in out
+
+
+def test_json_lines_are_what_the_server_said(capsys):
+    print_line(msgspec.Raw(b'{ "a" : 1e400, "b":18446744073709551616}'))
+    assert capsys.readouterr().out == '{"a":1e400,"b":18446744073709551616}\n'
+
+
+def test_json_keeps_control_characters_from_the_terminal(capsys):
+    print_pretty({"a": "\x1b\x9b\u2028"})
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out) == {"a": "\x1b\x9b\u2028"}
+
+
+def test_no_time_is_no_text():
+    assert shown_time(None) is None
+    assert shown_time(0.0) is not None
