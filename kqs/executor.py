@@ -140,19 +140,28 @@ def _execute_here(run: Run, handler: Handler, context: JobContext) -> Outcome:
 
 
 def _misfit(fault: Exception) -> Failed:
+    text = _text(fault)
     if isinstance(fault, ValidationError):
-        return Failed(f"data does not fit: {fault}", final=True)
-    return Failed(f"data: {str(fault)[:1].lower()}{str(fault)[1:]}", final=True)
+        return Failed(f"data does not fit: {text}", final=True)
+    return Failed(f"data: {text[:1].lower()}{text[1:]}", final=True)
 
 
 def _judge(fault: BaseException, run: Run) -> Outcome:
     if isinstance(fault, verdicts.Again):
         return Again(fault.delay)
     if isinstance(fault, verdicts.Fail):
-        return Failed(fault.reason, fault.final)
+        return Failed(_text(fault.reason), bool(fault.final))
     _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.claim.attempt, exc_info=fault)
-    text = str(fault)
+    text = _text(fault)
     return Failed(f"{type(fault).__name__}: {text}" if text else type(fault).__name__)
+
+
+def _text(value: object) -> str:
+    """Return `str(value)` as text that every store takes: an author's `__str__` may raise, file names bring lone surrogates."""
+    try:
+        return str(value).encode(errors="backslashreplace").decode()
+    except Exception:
+        return "(cannot be shown)"
 
 
 def _encode_other(value: Any) -> Any:
@@ -171,4 +180,4 @@ def _encoded(result: object) -> Outcome:
     try:
         return Ok(_encode_json(result))
     except Exception as fault:  # whatever a handler returned
-        return Failed(f"the handler's result cannot be written as JSON: {fault}", final=True)
+        return Failed(f"the handler's result cannot be written as JSON: {_text(fault)}", final=True)

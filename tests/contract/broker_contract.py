@@ -93,6 +93,10 @@ class BrokerContract:
     async def test_wait_ready_does_not_wait_for_what_is_there(self, broker: Broker, store: ReadyJobs) -> None:
         await self.put(broker, store, 1)
         await broker.wait_ready(MAIL)
+        store.claim(await broker.reserve({"mail": 1}, 2))
+        await broker.reserve({"mail": 1}, 2)
+        await self.put(broker, store, 2)
+        await broker.wait_ready(MAIL)
 
     async def test_a_cancelled_waiter_leaves_nothing_behind(self, broker: Broker, store: ReadyJobs) -> None:
         await broker.reserve({"mail": 1}, 1)

@@ -85,6 +85,11 @@ class BrokerMachine(RuleBasedStateMachine):
     def insert(self, jobs: list[tuple[str, int]]) -> None:
         self.run(self.broker.put(self.store.add(*(self.new_entry(*job) for job in jobs))))
 
+    @rule(type_=st.sampled_from(TYPES), prio=PRIOS)
+    def flood(self, type_: str, prio: int) -> None:
+        """More at once than is kept, so that the worst of what is held must go."""
+        self.insert([(type_, prio)] * 10)
+
     @rule(types=st.sets(st.sampled_from(TYPES), min_size=1), count=st.integers(1, 6))
     def reserve(self, types: set[str], count: int) -> None:
         async def begin() -> None:
@@ -147,4 +152,4 @@ class BrokerMachine(RuleBasedStateMachine):
 
 
 TestBrokerMachine = BrokerMachine.TestCase
-TestBrokerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBrokerMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

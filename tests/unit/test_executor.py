@@ -20,6 +20,11 @@ class Size(BaseModel):
     width: int
 
 
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 @pytest.fixture
 async def executor() -> AsyncIterator[Executor]:
     executor = Executor(thread_count=2)
@@ -63,6 +68,9 @@ def raising(fault: BaseException) -> Callable[[Any], Any]:
         (raising(kqs.Fail("busy", final=False)), Failed("busy", final=False)),
         (raising(OSError("disk on fire")), Failed("OSError: disk on fire")),
         (raising(KeyError()), Failed("KeyError")),
+        (raising(OSError("caf\udce9")), Failed("OSError: caf\\udce9")),
+        (raising(UnspeakableError()), Failed("UnspeakableError: (cannot be shown)")),
+        (raising(kqs.Fail(OSError("gone"))), Failed("gone", final=True)),  # type: ignore[arg-type]
         (raising(SystemExit(1)), Failed("SystemExit: 1")),
         (lambda data: object(), Failed("the handler's result cannot be written as JSON: object is no JSON type", final=True)),
     ],

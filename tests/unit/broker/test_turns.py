@@ -56,3 +56,9 @@ def test_types_without_end_take_no_memory_without_end() -> None:
     for number in range(3 * turns._MAX_REMEMBERED):
         sharing.share({f"type-{number}": 1, "other": 1}, {f"type-{number}": 1, "other": 1}, 2)
     assert len(sharing._debts) <= turns._MAX_REMEMBERED + 2
+
+
+def test_too_many_debts_at_once_are_dropped() -> None:
+    sharing, waiting = Turns(), {f"type-{number}": 1 for number in range(turns._MAX_REMEMBERED + 1)}
+    sharing.share(waiting, waiting, len(waiting))
+    assert not sharing._debts
