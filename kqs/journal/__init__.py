@@ -4,5 +4,7 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
+from kqs.journal.repair import repair
+from kqs.journal.survey import Report, dump, verify
 
-__all__ = ["NO_ORDER", "Files", "Journal", "Kind", "OsFiles", "Record", "Recovery"]
+__all__ = ["NO_ORDER", "Files", "Journal", "Kind", "OsFiles", "Record", "Recovery", "Report", "dump", "repair", "verify"]

@@ -31,6 +31,9 @@ SYNC = b"\xffKQ\xf1"
 #: record flag: a reader that does not know the kind may pass the record over
 IGNORABLE = 1
 
+#: frame flag: written by repair over damage; its records are lost, its payload means nothing, their seqs stay taken
+VOID = 1
+
 #: a frame's length is 32 bits; one record may fill one
 MAX_PAYLOAD_BYTES = 0x7FFF_FFFF
 
@@ -97,7 +100,7 @@ class SegmentHeader(NamedTuple):
 
 
 class FrameHeader(NamedTuple):
-    """The first 48 bytes of a frame. length: bytes after them. records: how many."""
+    """The first 48 bytes of a frame. length: bytes after them. records: how many. flags: 0 or VOID."""
 
     length: int
     first_seq: int
@@ -105,6 +108,7 @@ class FrameHeader(NamedTuple):
     payload_crc: int
     first_order: int
     last_order: int
+    flags: int = 0
 
     @property
     def end_seq(self) -> int:
@@ -139,11 +143,16 @@ def decode_header(data: bytes) -> SegmentHeader:
             raise JournalVersionError(f"journal format {major} is newer than {MAJOR}")
     if len(data) < HEADER_BYTES:
         raise MalformedError(f"segment header cut off after {len(data)} bytes")
-    magic, _, minor, node, number, id_, journal_id, first_seq, previous_id, previous_end = _HEADER.unpack_from(data)
-    if magic != MAGIC:
+    if not data.startswith(MAGIC):
         raise MalformedError("not a journal segment")
     if crc32c(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
         raise MalformedError("segment header checksum differs")
+    return parse_header(data)
+
+
+def parse_header(data: bytes) -> SegmentHeader:
+    """Read the fields of a header without a look at magic, version and checksum: for salvage."""
+    _, _, minor, node, number, id_, journal_id, first_seq, previous_id, previous_end = _HEADER.unpack_from(data)
     return SegmentHeader(number, id_, journal_id, node, first_seq, previous_id, previous_end, minor)
 
 
@@ -168,23 +177,36 @@ def reseal_frame(header: FrameHeader, payload: bytes, salt: int) -> tuple[FrameH
     return _seal_frame(bytearray().join((_FRAME_PLACE, payload)), header, salt)
 
 
+def encode_void(first_seq: int, end_seq: int, size: int, salt: int) -> bytearray:
+    """Return a frame of exactly `size` bytes that says that records first_seq .. end_seq (exclusive) are lost."""
+    header = FrameHeader(0, first_seq, end_seq - first_seq, 0, 0, 0, VOID)
+    return _seal_frame(bytearray(size), header, salt)[1]
+
+
 def _seal_frame(frame: bytearray, header: FrameHeader, salt: int) -> tuple[FrameHeader, bytearray]:
     """Fill in the header's place in `frame`; of `header`, length and checksum are made here."""
     with memoryview(frame) as view:
         header = header._replace(length=len(frame) - FRAME_BYTES, payload_crc=crc32c(view[FRAME_BYTES:], salt))
-        _FRAME.pack_into(frame, 0, SYNC, *header, 0)
+        _FRAME.pack_into(frame, 0, SYNC, *header)
         _CRC.pack_into(frame, _FRAME.size, crc32c(view[: _FRAME.size], salt))
     return header, frame
 
 
 def decode_frame_header(data: bytes, at: int, salt: int) -> FrameHeader | None:
-    """Read the frame header at `at`; None when no intact one stands there."""
+    """Read the frame header at `at`; None when no intact one stands there.
+
+    Raises: JournalVersionError: it is intact, but has a flag this version does not know.
+    """
     if len(data) - at < FRAME_BYTES or not data.startswith(SYNC, at):
         return None
     if crc32c(data[at : at + _FRAME.size], salt) != _CRC.unpack_from(data, at + _FRAME.size)[0]:
         return None
-    _, length, first_seq, count, payload_crc, first_order, last_order, _ = _FRAME.unpack_from(data, at)
-    return FrameHeader(length, first_seq, count, payload_crc, first_order, last_order)
+    header = FrameHeader(*_FRAME.unpack_from(data, at)[1:])
+    if header.flags & ~VOID:
+        raise JournalVersionError(
+            f"batch of record {header.first_seq} has flags {header.flags:#x}, which this version does not know"
+        )
+    return header
 
 
 def payload_is_intact(header: FrameHeader, payload: bytes, salt: int) -> bool:
@@ -197,7 +219,9 @@ def decode_records(header: FrameHeader, payload: bytes) -> list[Record]:
 
     Raises: MalformedError: the lengths do not add up. JournalVersionError: a kind this version must not pass over.
     """
-    records = []
+    records: list[Record] = []
+    if header.flags & VOID:
+        return records
     at = 0
     for seq in range(header.first_seq, header.end_seq):
         if len(payload) - at < RECORD_BYTES:

@@ -22,10 +22,8 @@ from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
-from kqs.journal.settings import JournalSettings
+from kqs.journal.settings import LOCK_NAME, JournalSettings
 from kqs.journal.writer import Writer
-
-LOCK_NAME = "lock"
 
 _log = structlog.get_logger("kqs.journal")
 

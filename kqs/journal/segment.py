@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kqs.journal.files import Files, write_all
-from kqs.journal.format import HEADER_BYTES, FrameHeader, SegmentHeader, encode_header, salt_of
+from kqs.journal.format import HEADER_BYTES, VOID, FrameHeader, SegmentHeader, encode_header, salt_of
 
 _NAME = re.compile(r"([0-9]{12})\.kqj\Z")
 _LEFTOVER = re.compile(r".*\.new\Z")
@@ -70,6 +70,8 @@ class Segment(msgspec.Struct):
             self.marks.append((frame.first_seq, self.end))
         self.end = end
         self.end_seq = frame.end_seq
+        if frame.flags & VOID:
+            return
         if self.first_order is None or frame.first_order < self.first_order:
             self.first_order = frame.first_order
         self.last_order = max(self.last_order, frame.last_order)

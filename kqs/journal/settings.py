@@ -1,9 +1,12 @@
-"""What the journal reads of the [journal] section."""
+"""What the journal reads of the [journal] section, and where its lock is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
+
+#: held with flock for as long as a server lives; the holder's pid is its content
+LOCK_NAME = "lock"
 
 
 class JournalSettings(Protocol):

@@ -1,0 +1,184 @@
+"""Salvaging a damaged journal. Blocking; takes the lock.
+
+An intact batch is never moved: damaged bytes are copied aside, then overwritten in place by a void frame of the same
+length that holds the seqs of the lost records; headers are rebuilt from their neighbours. It can be run again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from itertools import pairwise
+from pathlib import Path
+
+from kqs.errors import JournalCorruptError
+from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
+from kqs.journal.files import Files, OsFiles, read_all, write_all, write_whole
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, SegmentHeader, encode_header, encode_void, parse_header, salt_of
+from kqs.journal.reader import Frame, find_frame
+from kqs.journal.recovery import corrupt, read_header
+from kqs.journal.segment import create_segment, segment_name, segment_number
+from kqs.journal.settings import LOCK_NAME
+from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
+
+
+def repair(directory: Path, files: Files | None = None) -> Report:
+    """Make a damaged journal one that a server starts with, and say what is lost.
+
+    Raises: JournalLockedError: a server is running. JournalVersionError. JournalCorruptError: there is nothing to salvage
+        from. OSError. Whatever is raised, every intact batch still stands where it stood.
+    """
+    files = files or OsFiles()
+    lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+    try:
+        mender = _Mender(files, directory)
+        mender.restore_headers()
+        mender.fill_missing()
+        mender.fill_gaps()
+        mender.join_checkpoint()
+        report = verify(directory, files)
+        report.lost = mender.lost
+        report.set_aside = mender.set_aside
+        return report
+    finally:
+        files.close(lock)
+
+
+class _Mender:
+    """The steps of `repair`, in order; each leaves the journal no worse."""
+
+    def __init__(self, files: Files, directory: Path) -> None:
+        self._files = files
+        self._directory = directory
+        self._headers: list[SegmentHeader] = []
+        self.lost: list[tuple[int, int]] = []
+        self.set_aside: list[str] = []
+
+    def restore_headers(self) -> None:
+        """Read every header; rebuild the damaged ones from the raw bytes and the neighbours."""
+        names = segment_names(self._files, self._directory)
+        intact: dict[str, SegmentHeader] = {}
+        for name in names:
+            try:
+                intact[name] = read_header(self._files, self._directory, name)
+            except JournalCorruptError:
+                continue
+        for before, name, after in zip([None, *names], names, [*names[1:], None], strict=False):
+            if name not in intact:
+                rebuilt = self._rebuild(name, intact.get(before or ""), intact.get(after or ""))
+                if rebuilt is None:
+                    continue
+                intact[name] = rebuilt
+            self._headers.append(intact[name])
+        if not self._headers:
+            raise JournalCorruptError(f"{self._directory}:0 holds no segment that could be salvaged")
+
+    def fill_missing(self) -> None:
+        """Put a segment of lost records in each place where some are missing."""
+        for before, after in list(pairwise(self._headers)):
+            if after.number > before.number + 1:
+                self._fill_between(before, after)
+        self._headers.sort()
+
+    def fill_gaps(self) -> None:
+        """Overwrite what is damaged between intact batches."""
+        for header, follower in zip(self._headers, [*self._headers[1:], None], strict=True):
+            with opened(self._files, self._directory / segment_name(header.number)) as handle:
+                end = self._files.size(handle) if follower is None else follower.previous_end
+                parts = list(walk(self._files, handle, salt_of(header.id), end, header.first_seq))
+            for gap in [part for part in parts if isinstance(part, Gap)]:
+                end_seq = follower.first_seq if gap.end_seq is None and follower is not None else gap.end_seq
+                if end_seq is not None:
+                    self._void(header, gap.start, gap.end, gap.first_seq, end_seq)
+
+    def join_checkpoint(self) -> None:
+        """Close what is missing between the checkpoint and either end of the journal."""
+        first, last = self._headers[0], self._headers[-1]
+        seq = load_checkpoint(self._files, self._directory, last.journal_id)
+        if seq is None:
+            return
+        if first.first_seq > seq:
+            self.lost.append((seq, first.first_seq))
+            write_checkpoint(self._files, self._directory, last.journal_id, first.first_seq)
+        end, end_seq = self._intact_end(last, None)
+        if end_seq < seq:
+            self._void(last, end, end + FRAME_BYTES, end_seq, seq, cut=True)
+
+    def _rebuild(self, name: str, before: SegmentHeader | None, after: SegmentHeader | None) -> SegmentHeader | None:
+        """Return the header of a segment whose own is damaged, after writing it; None (set aside) if its id is lost."""
+        with opened(self._files, self._directory / name) as handle:
+            raw = parse_header(read_all(self._files, handle, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"))
+            id_ = after.previous_id if after is not None else raw.id
+            found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, self._files.size(handle))
+        if found is None:
+            self._copy_aside(name, 0, None)
+            self._files.unlink(self._directory / name)
+            self._files.flush_dir(self._directory)
+            return None
+        neighbour = before or after or raw
+        first_seq = found[1].first_seq if found[0] == HEADER_BYTES else raw.first_seq
+        previous_id, previous_end = raw.previous_id, raw.previous_end
+        if before is not None:
+            previous_id = before.id
+            previous_end, end_seq = self._intact_end(before, found[1].first_seq)
+            first_seq = first_seq if found[0] == HEADER_BYTES else end_seq
+        number = segment_number(name)
+        assert number is not None
+        header = SegmentHeader(number, id_, neighbour.journal_id, neighbour.node, first_seq, previous_id, previous_end)
+        self._copy_aside(name, 0, HEADER_BYTES)
+        self._overwrite(name, 0, encode_header(header))
+        return header
+
+    def _fill_between(self, before: SegmentHeader, after: SegmentHeader) -> None:
+        end, seq = self._intact_end(before, after.first_seq)
+        size = after.previous_end - HEADER_BYTES
+        if seq < after.first_seq and size < FRAME_BYTES:
+            raise corrupt(
+                self._directory, segment_name(after.number), 0, f"records {seq} .. {after.first_seq - 1} have no place"
+            )
+        previous_id, previous_end = before.id, end
+        for number in range(before.number + 1, after.number):
+            is_last = number == after.number - 1
+            id_ = after.previous_id if is_last else secrets.token_bytes(16)
+            header = SegmentHeader(number, id_, after.journal_id, after.node, seq, previous_id, previous_end)
+            frame = encode_void(seq, after.first_seq, size, salt_of(id_)) if is_last and size else b""
+            self._files.close(create_segment(self._files, self._directory, header, 0, frame))
+            self._headers.append(header)
+            previous_id, previous_end = id_, HEADER_BYTES
+        if seq < after.first_seq:
+            self.lost.append((seq, after.first_seq))
+
+    def _intact_end(self, header: SegmentHeader, before_seq: int | None) -> tuple[int, int]:
+        """Return (offset, seq) after the last intact frame of a segment, of those that end at or below `before_seq`."""
+        found = (HEADER_BYTES, header.first_seq)
+        with opened(self._files, self._directory / segment_name(header.number)) as handle:
+            for part in walk(self._files, handle, salt_of(header.id), self._files.size(handle), header.first_seq):
+                if isinstance(part, Frame) and (before_seq is None or part.header.end_seq <= before_seq):
+                    found = (part.end, part.header.end_seq)
+        return found
+
+    def _void(self, header: SegmentHeader, start: int, end: int, first_seq: int, end_seq: int, *, cut: bool = False) -> None:
+        """Replace bytes start .. end by the statement that these records are lost; `cut`: what is behind goes aside too."""
+        name = segment_name(header.number)
+        if end - start < FRAME_BYTES:
+            raise corrupt(self._directory, name, start, f"records {first_seq} .. {end_seq - 1} have no place")
+        self._copy_aside(name, start, None if cut else end - start)
+        self._overwrite(name, start, encode_void(first_seq, end_seq, end - start, salt_of(header.id)), cut=cut)
+        self.lost.append((first_seq, end_seq))
+
+    def _overwrite(self, name: str, start: int, data: bytes | bytearray, *, cut: bool = False) -> None:
+        with opened(self._files, self._directory / name, writable=True) as handle:
+            if cut:
+                self._files.truncate(handle, start)
+            write_all(self._files, handle, data, start)
+            self._files.flush(handle)
+
+    def _copy_aside(self, name: str, start: int, count: int | None) -> None:
+        """Keep the damaged bytes as NAME.OFFSET.damaged; a copy from an earlier run is the true one."""
+        aside = f"{name}.{start}.damaged"
+        self.set_aside.append(aside)
+        if aside in self._files.list(self._directory):
+            return
+        with opened(self._files, self._directory / name) as handle:
+            data = read_all(self._files, handle, self._files.size(handle) - start if count is None else count, start)
+        write_whole(self._files, self._directory / aside, data)

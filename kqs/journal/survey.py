@@ -1,0 +1,184 @@
+"""Looking into a journal: verify it, print it, find what is damaged. Blocking; only reads.
+
+May be used beside a running server, whose last batch may then look torn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from kqs.errors import JournalCorruptError, JournalError
+from kqs.journal.files import Files, OsFiles
+from kqs.journal.format import HEADER_BYTES, VOID, MalformedError, salt_of
+from kqs.journal.reader import Frame, FrameReader, find_frame
+from kqs.journal.recovery import read_header, scan
+from kqs.journal.segment import segment_name, segment_number
+
+
+class Report(msgspec.Struct):
+    """What stands in a journal.
+
+    problems: one sentence each, "file:offset ..." where there is a place; [] when a server would start.
+    lost: ranges (first seq, end seq exclusive) of records that are gone. set_aside: files with bytes that were replaced.
+    torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
+    """
+
+    segments: int = 0
+    batches: int = 0
+    records: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    end_seq: int = 0
+    checkpoint_seq: int | None = None
+    torn: tuple[str, int] | None = None
+    problems: list[str] = msgspec.field(default_factory=list)
+    lost: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    set_aside: list[str] = msgspec.field(default_factory=list)
+
+
+class Gap(NamedTuple):
+    """Bytes start .. end without an intact frame; records first_seq .. end_seq stood there (None: not known how many)."""
+
+    start: int
+    end: int
+    first_seq: int
+    end_seq: int | None
+    reason: str
+
+
+def verify(directory: Path, files: Files | None = None) -> Report:
+    """Check every byte of a journal, change nothing. Raises: JournalVersionError, OSError."""
+    files = files or OsFiles()
+    report = Report()
+    try:
+        found = scan(files, directory)
+        report.checkpoint_seq = found.checkpoint_seq
+        if found.torn is not None:
+            report.torn = (found.torn.name, found.torn.end - found.torn.start)
+    except JournalCorruptError as error:
+        report.problems.append(str(error))
+    _count(files, directory, report)
+    return report
+
+
+def dump(directory: Path, files: Files | None = None) -> Iterator[str]:
+    """Yield a journal as lines for people: each segment, batch and record, and each gap. Raises: OSError."""
+    files = files or OsFiles()
+    for name in segment_names(files, directory):
+        try:
+            header = read_header(files, directory, name)
+        except JournalError as error:
+            yield f"{name} DAMAGED {error}"
+            continue
+        yield (
+            f"{name} segment {header.number} id {header.id.hex()} journal {header.journal_id.hex()} node {header.node.hex()} "
+            f"first record {header.first_seq} after {header.previous_id.hex()} up to {header.previous_end}"
+        )
+        with opened(files, directory / name) as handle:
+            for part in walk(files, handle, salt_of(header.id), files.size(handle), header.first_seq):
+                yield from _lines(name, part)
+
+
+def walk(files: Files, handle: int, salt: int, end: int, seq: int, start: int = HEADER_BYTES) -> Iterator[Frame | Gap]:
+    """Yield the intact frames of a segment in order, and what stands between them."""
+    while True:
+        reader = FrameReader(files, handle, salt, start, end, seq)
+        try:
+            yield from reader
+            return
+        except MalformedError as error:
+            intact = _next_intact(files, handle, salt, reader, end)
+            if intact is None:
+                yield Gap(reader.offset, end, reader.seq, None, str(error))
+                return
+            yield Gap(reader.offset, intact.offset, reader.seq, intact.header.first_seq, str(error))
+            start, seq = intact.offset, intact.header.first_seq
+
+
+def _next_intact(files: Files, handle: int, salt: int, reader: FrameReader, end: int) -> Frame | None:
+    """Return the first wholly intact frame at or behind the reader's place whose seq is not lower than expected."""
+    at = reader.offset
+    while (found := find_frame(files, handle, salt, at, end)) is not None:
+        at, header = found
+        if header.first_seq >= reader.seq:
+            try:
+                return FrameReader(files, handle, salt, at, end, header.first_seq).next()
+            except MalformedError:
+                pass
+        at += 1
+    return None
+
+
+def segment_names(files: Files, directory: Path) -> list[str]:
+    """Return the names of the segments in a directory, in order."""
+    return [name for name in files.list(directory) if segment_number(name) is not None]
+
+
+@contextmanager
+def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]:
+    """Open a file for a while."""
+    handle = files.open(path, writable=writable)
+    try:
+        yield handle
+    finally:
+        files.close(handle)
+
+
+def _count(files: Files, directory: Path, report: Report) -> None:
+    """Fill in what stands in the segments, as far as their headers can be read."""
+    names = segment_names(files, directory)
+    headers = []
+    for name in names:
+        try:
+            headers.append(read_header(files, directory, name))
+        except JournalCorruptError as error:
+            if str(error) not in report.problems:
+                report.problems.append(str(error))
+    ends = {header.previous_id: header for header in headers}
+    for header in headers:
+        report.segments += 1
+        follower = ends.get(header.id)
+        name = segment_name(header.number)
+        with opened(files, directory / name) as handle:
+            end = files.size(handle) if follower is None else follower.previous_end
+            for part in walk(files, handle, salt_of(header.id), end, header.first_seq):
+                _count_part(report, directory / name, part, is_last=follower is None)
+    report.first_seq = headers[0].first_seq if headers else 0
+
+
+def _count_part(report: Report, path: Path, part: Frame | Gap, *, is_last: bool) -> None:
+    if isinstance(part, Gap):
+        if part.end_seq is None and is_last:
+            return
+        problem = (
+            f"{path}:{part.start} {part.reason}; {part.end - part.start} bytes from record {part.first_seq} on are damaged"
+        )
+        report.problems.append(problem)
+        return
+    report.end_seq = part.header.end_seq
+    if part.header.flags & VOID:
+        return
+    report.batches += 1
+    report.records += part.header.records
+    report.bytes += part.end - part.offset
+
+
+def _lines(name: str, part: Frame | Gap) -> Iterator[str]:
+    if isinstance(part, Gap):
+        if part.end_seq is not None or part.end > part.start:
+            yield f"{name}:{part.start} no batch up to {part.end}: {part.reason}"
+        return
+    header = part.header
+    if header.flags & VOID:
+        yield f"{name}:{part.offset} lost records {header.first_seq} .. {header.end_seq - 1}"
+        return
+    yield f"{name}:{part.offset} batch of {header.records} records, {header.length} bytes"
+    for record in part.records():
+        text = record.payload.decode("utf-8", "backslashreplace").rstrip("\r\n")
+        orders = f"{record.first_order:x} .. {record.last_order:x}"
+        yield f"  record {record.seq} {record.kind.name.lower()} jobs {record.count} orders {orders}: {text!r}"

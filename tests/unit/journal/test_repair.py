@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kqs.errors import JournalCorruptError, JournalLockedError
+from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES
+from kqs.journal.recovery import scan
+from kqs.journal.repair import repair
+from kqs.journal.survey import dump, verify
+from tests.support.files import MemoryFiles
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, records_in
+
+#: a batch of one one-byte record
+BATCH_BYTES = FRAME_BYTES + RECORD_BYTES + 1
+
+
+def segment(number: int) -> Path:
+    return DIR / f"{number:012d}.kqj"
+
+
+async def a_disk() -> MemoryFiles:
+    """Records 0 .. 8 in three segments of three batches each."""
+    return await a_disk_with(*([str(index)] for index in range(9)), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
+
+
+def damage(disk: MemoryFiles, path: Path, start: int, count: int = 4) -> None:
+    data = bytearray(disk.data(path))
+    data[start : start + count] = b"\xaa" * count
+    disk.put(path, bytes(data))
+
+
+def salvaged(disk: MemoryFiles) -> list[int]:
+    """Return the payloads of a repaired journal, checked against their seqs."""
+    records = records_in(disk, scan(disk, DIR))
+    assert all(record.payload == str(record.seq).encode() for record in records)
+    return [record.seq for record in records]
+
+
+async def test_a_healthy_journal_is_left_alone() -> None:
+    disk = await a_disk()
+    before = disk.snapshot()
+    report = repair(DIR, disk)
+    assert (report.problems, report.lost, report.set_aside) == ([], [], [])
+    assert (report.segments, report.batches, report.records, report.first_seq, report.end_seq) == (3, 9, 9, 0, 9)
+    assert {path: data for path, data in disk.snapshot().items() if path.name != "lock"} == before
+
+
+async def test_a_damaged_batch_is_replaced_by_a_hole_of_the_same_size() -> None:
+    disk = await a_disk()
+    damage(disk, segment(2), HEADER_BYTES + BATCH_BYTES + 60)
+    assert "damaged" in verify(DIR, disk).problems[1]
+    report = repair(DIR, disk)
+    assert (report.lost, report.problems) == ([(4, 5)], [])
+    assert salvaged(disk) == [0, 1, 2, 3, 5, 6, 7, 8]
+    aside = disk.data(DIR / report.set_aside[0])
+    assert len(aside) == BATCH_BYTES
+    assert b"\xaa" in aside
+
+
+async def test_a_repaired_journal_starts_and_goes_on() -> None:
+    disk = await a_disk()
+    damage(disk, segment(1), HEADER_BYTES)
+    repair(DIR, disk)
+    journal = a_journal(disk)
+    assert (await journal.start()).next_seq == 9
+    await journal.append_wait(a_record("9"))
+    assert [record.seq for record in await all_records(journal)] == [*range(1, 10)]
+    await journal.stop()
+
+
+async def test_damage_at_the_end_of_an_earlier_segment_is_filled_up_to_the_next() -> None:
+    disk = await a_disk()
+    damage(disk, segment(1), HEADER_BYTES + 2 * BATCH_BYTES)
+    assert repair(DIR, disk).lost == [(2, 3)]
+    assert salvaged(disk) == [0, 1, *range(3, 9)]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_a_damaged_header_is_rebuilt(number: int) -> None:
+    disk = await a_disk()
+    damage(disk, segment(number), 100)
+    report = repair(DIR, disk)
+    assert (report.lost, report.problems) == ([], [])
+    assert salvaged(disk) == [*range(9)]
+
+
+async def test_a_wholly_lost_header_is_rebuilt_from_its_neighbours() -> None:
+    disk = await a_disk()
+    damage(disk, segment(2), 0, HEADER_BYTES)
+    assert repair(DIR, disk).lost == []
+    assert salvaged(disk) == [*range(9)]
+
+
+async def test_a_lost_header_and_first_batch_are_rebuilt() -> None:
+    disk = await a_disk()
+    damage(disk, segment(2), 0, HEADER_BYTES + 20)
+    assert repair(DIR, disk).lost == [(3, 4)]
+    assert salvaged(disk) == [0, 1, 2, *range(4, 9)]
+
+
+async def test_a_last_segment_without_a_header_is_set_aside() -> None:
+    disk = await a_disk()
+    damage(disk, segment(3), 0, 64)
+    report = repair(DIR, disk)
+    assert report.set_aside == ["000000000003.kqj.0.damaged"]
+    assert salvaged(disk) == [*range(6)]
+
+
+@pytest.mark.parametrize("missing", [[2], [2, 3]])
+async def test_missing_segments_become_holes(missing: list[int]) -> None:
+    disk = await a_disk_with(*([str(index)] for index in range(12)), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
+    for number in missing:
+        disk.unlink(segment(number))
+    end = 3 + 3 * len(missing)
+    assert repair(DIR, disk).lost == [(3, end)]
+    assert salvaged(disk) == [0, 1, 2, *range(end, 12)]
+
+
+async def test_a_missing_segment_without_records_is_made_again() -> None:
+    disk = await a_disk_with(["0"])
+    for _ in range(2):
+        disk.locked.clear()
+        journal = a_journal(disk)
+        await journal.start()
+        await journal.stop()
+    names = disk.snapshot()
+    assert len([name for name in names if name.suffix == ".kqj"]) == 3
+    disk.unlink(segment(2))
+    assert repair(DIR, disk).lost == []
+    assert salvaged(disk) == [0]
+
+
+async def test_records_before_the_checkpoint_need_not_be_there_but_those_after_are_lost() -> None:
+    disk = await a_disk()
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 2))
+    disk.unlink(segment(1))
+    assert repair(DIR, disk).lost == [(2, 3)]
+    assert load_checkpoint(disk, DIR, scan(disk, DIR).segments[0].header.journal_id) == 3
+
+
+async def test_a_journal_that_ends_before_its_checkpoint_is_filled_up() -> None:
+    disk = await a_disk()
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 8))
+    disk.unlink(segment(3))
+    assert repair(DIR, disk).lost == [(6, 8)]
+    found = scan(disk, DIR)
+    assert (found.segments[-1].end_seq, found.checkpoint_seq) == (8, 8)
+
+
+async def test_a_repair_that_is_run_again_keeps_the_first_copy() -> None:
+    disk = await a_disk()
+    damage(disk, segment(2), HEADER_BYTES + 60)
+    repair(DIR, disk)
+    first = disk.data(DIR / f"000000000002.kqj.{HEADER_BYTES}.damaged")
+    damage(disk, segment(2), HEADER_BYTES + 60, 2)
+    repair(DIR, disk)
+    assert disk.data(DIR / f"000000000002.kqj.{HEADER_BYTES}.damaged") == first
+
+
+async def test_repair_refuses_while_a_server_runs() -> None:
+    disk = await a_disk()
+    journal = a_journal(disk)
+    await journal.start()
+    with pytest.raises(JournalLockedError):
+        repair(DIR, disk)
+    assert verify(DIR, disk).problems == []
+    await journal.stop()
+
+
+async def test_nothing_to_salvage_says_so() -> None:
+    disk = await a_disk_with(["0"])
+    damage(disk, segment(1), 0, HEADER_BYTES)
+    with pytest.raises(JournalCorruptError, match="no segment that could be salvaged"):
+        repair(DIR, disk)
+
+
+async def test_records_without_a_place_are_refused() -> None:
+    disk = await a_disk()
+    taken = disk.data(segment(1))
+    disk.put(segment(1), taken[: HEADER_BYTES + BATCH_BYTES] + taken[HEADER_BYTES + 2 * BATCH_BYTES :])
+    with pytest.raises(JournalCorruptError, match="have no place"):
+        repair(DIR, disk)
+
+
+async def test_verify_tells_a_torn_tail_apart() -> None:
+    disk = await a_disk()
+    damage(disk, segment(3), HEADER_BYTES + 2 * BATCH_BYTES + 60)
+    report = verify(DIR, disk)
+    assert report.torn == ("000000000003.kqj", BATCH_BYTES)
+    assert (report.problems, report.end_seq) == ([], 8)
+
+
+async def test_verify_of_an_empty_directory_finds_nothing() -> None:
+    report = verify(DIR, MemoryFiles())
+    assert (report.segments, report.problems) == (0, [])
+
+
+async def test_verify_names_a_damaged_header() -> None:
+    disk = await a_disk()
+    damage(disk, segment(1), 100)
+    damage(disk, segment(2), 100)
+    assert [problem.split()[0] for problem in verify(DIR, disk).problems] == [f"{segment(1)}:0", f"{segment(2)}:0"]
+
+
+async def test_dump_prints_every_segment_batch_and_record() -> None:
+    disk = await a_disk()
+    lines = list(dump(DIR, disk))
+    assert len(lines) == 3 + 2 * 9
+    assert lines[0].startswith("000000000001.kqj segment 1 id ")
+    assert lines[2] == "  record 0 jobs jobs 1 orders 1 .. 1: '0'"
+
+
+async def test_dump_prints_damage_and_lost_records() -> None:
+    disk = await a_disk()
+    damage(disk, segment(1), HEADER_BYTES)
+    repair(DIR, disk)
+    damage(disk, segment(2), HEADER_BYTES)
+    damage(disk, segment(3), 0)
+    text = "\n".join(dump(DIR, disk))
+    assert "lost records 0 .. 0" in text
+    assert f"000000000002.kqj:{HEADER_BYTES} no batch up to {HEADER_BYTES + BATCH_BYTES}" in text
+    assert "000000000003.kqj DAMAGED" in text
