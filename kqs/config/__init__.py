@@ -9,7 +9,6 @@ from kqs.config.sections import (
     ServerSection,
     StoreSection,
     WorkerSection,
-    is_loopback,
 )
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "StoreSection",
     "WorkerSection",
     "find_config",
-    "is_loopback",
     "load_config",
 ]

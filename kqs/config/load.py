@@ -161,8 +161,6 @@ class _Reader:
             return model(**values)
         except ValidationError as exc:
             error = exc.errors()[0]
-            if not error["loc"]:
-                raise StartupError(f"{self._source}: {name}: {error['ctx']['error']}", EXIT_CONFIG) from exc
             key = str(error["loc"][0])
             raise self._wrong((name, key), values[key], expected(model, key)) from exc
 

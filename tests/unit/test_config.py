@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kqs.config import EXIT_CONFIG, Config, ServerSection, find_config, is_loopback, load_config
+from kqs.config import EXIT_CONFIG, Config, ServerSection, find_config, load_config
 from kqs.config.sections import SECTIONS
 from kqs.errors import StartupError
 from kqs.options import Cascade, OptionFields, Options
@@ -122,10 +122,6 @@ def test_types_give_options_and_weights(load):
         ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer >= 1"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
         ('[types."a\\tb"]', 'kqs.toml: types."a\\tb": got "a\\tb", expected a type of 1 to 200 bytes of printable text'),
-        (
-            '[server]\nhost = "::"',
-            "kqs.toml: server: '::' is reachable from outside: set server.allow_public = true if that is meant",
-        ),
         ("[server\n", "kqs.toml: line 1, column 8: expected ']' at the end of a table declaration"),
         ('[server]\nhost = "abc', "kqs.toml: line 2, column 12: unterminated string"),
         ("[server]\nhost =", "kqs.toml: line 2, column 7: invalid value"),
@@ -161,17 +157,6 @@ def test_file_that_is_missing_or_a_folder_or_binary_is_told(tmp_path):
     ]:
         with pytest.raises(StartupError, match=reason):
             load_config(tmp_path / name, {})
-
-
-def test_public_address_needs_consent(load):
-    assert load('[server]\nhost = "0.0.0.0"\nallow_public = true').server.host == "0.0.0.0"
-
-
-@pytest.mark.parametrize(
-    ("host", "told"), [("localhost", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("a.b", False)]
-)
-def test_loopback_is_recognised(host, told):
-    assert is_loopback(host) is told
 
 
 def test_file_is_found_by_environment_then_beside_then_in_etc(tmp_path, monkeypatch):
