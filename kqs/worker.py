@@ -1,13 +1,15 @@
 """The worker in the server: a number of lanes that run jobs.
 
 A lane is one long-lived task that awaits handlers one after the other. The worker is a taker of the queue: it has room
-for as many runs as it has free lanes. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is
-refused by the queue.
+for as many runs as it has free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need
+not wait for a commit each time. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by
+the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -25,6 +27,14 @@ log = structlog.get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
+#: short runs are claimed this far ahead: about two commits of the store
+AHEAD_S = 0.005
+MAX_AHEAD_PER_LANE = 4
+#: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
+STUCK_S = 0.1
+#: how often the length of a run is looked at again, in runs; and the weight of what was seen since
+TUNE_EVERY = 64
+TUNE_WEIGHT = 0.25
 
 
 class Lane:
@@ -50,9 +60,16 @@ class Worker:
         self._registry = registry
         self._executor = executor
         self._settings = settings
+        self._monotonic = queue.clock.monotonic
         self._runs: deque[Run] = deque()
         self._idle: list[Lane] = []
         self._lanes: list[Lane] = []
+        self._ahead = 0
+        self._begun_count = 0
+        self._tuned_at = 0
+        self._busy_s = 0.0
+        self._mean_run_s = math.inf
+        self._stuck_timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._stopping = False
         self._taker = Taker(
@@ -86,6 +103,8 @@ class Worker:
         self._stopping = True
         if self._lanes:
             await self._queue.remove_taker(self._taker)
+        if self._stuck_timer is not None:
+            self._stuck_timer.cancel()
         self._give_back_unstarted()
         if self.busy_count:
             await self._grace()
@@ -122,6 +141,41 @@ class Worker:
             waiter = self._idle.pop().waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+        if self._ahead and self._stuck_timer is None:
+            self._watch_unstarted()
+
+    def _watch_unstarted(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stuck_timer = loop.call_later(STUCK_S, self._check_unstarted, self._begun_count + len(self._runs))
+
+    def _check_unstarted(self, due_count: int) -> None:
+        """Give back what was claimed ahead if not all of it has begun since."""
+        self._stuck_timer = None
+        if self._begun_count < due_count and self._runs:
+            count = len(self._runs)
+            self._give_back_unstarted()
+            self._taker.free(count)
+            self._mean_run_s = 1.0
+            self._reach(0)
+        elif self._runs:
+            self._watch_unstarted()
+
+    def _tune(self) -> None:
+        """Set how far ahead runs are claimed by how long they have taken lately."""
+        seen_s = self._busy_s / (self._begun_count - self._tuned_at)
+        if self._mean_run_s == math.inf:
+            self._mean_run_s = seen_s
+        self._mean_run_s += TUNE_WEIGHT * (seen_s - self._mean_run_s)
+        self._busy_s, self._tuned_at = 0.0, self._begun_count
+        lanes = self._settings.concurrency
+        self._reach(min(int(lanes * AHEAD_S / max(self._mean_run_s, 1e-6)), lanes * MAX_AHEAD_PER_LANE))
+
+    def _reach(self, ahead: int) -> None:
+        change, self._ahead = ahead - self._ahead, ahead
+        if change > 0:
+            self._taker.free(change)
+        elif change < 0:
+            self._taker.take(-change)
 
     async def _serve(self, lane: Lane) -> None:
         loop = asyncio.get_running_loop()
@@ -131,8 +185,11 @@ class Worker:
                 self._idle.append(lane)
                 await lane.waiter
             run = self._runs.popleft()
+            self._begun_count += 1
             await self._run(lane, run)
             self._taker.free()
+            if self._begun_count - self._tuned_at >= TUNE_EVERY:
+                self._tune()
             if self._stopping and not self.busy_count:
                 self._drained.set()
 
@@ -151,6 +208,7 @@ class Worker:
             if not lane.lost:
                 raise
         finally:
+            self._busy_s += self._monotonic() - lease.began_at
             lane.lease = None
             if lane.lost and lane.task is not None:
                 lane.task.uncancel()

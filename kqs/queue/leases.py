@@ -23,10 +23,11 @@ SLOT_S = 0.02
 class Lease:
     """One run in progress. `context` is what its handler is given; deadlines are on the monotonic clock, in s."""
 
-    __slots__ = ("context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
+    __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
 
     def __init__(self, run: Run, options: Options, clock: Clock, on_lost: Callable[[Lease], None]) -> None:
         now = clock.monotonic()
+        self.began_at = now
         self.run = run
         self.options = options
         self.on_lost = on_lost

@@ -58,7 +58,7 @@ class Queue:
         """Args: replayable_order: the first order that a replay of the journal could bring back."""
         self._store = store
         self._broker = broker
-        self._clock = clock
+        self.clock = clock
         self._settings = settings
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
@@ -117,7 +117,7 @@ class Queue:
 
     async def _recover_orphans(self) -> None:
         while orphans := await self._store.orphans(SLICE):
-            now = self._clock.now()
+            now = self.clock.now()
             reports = [
                 self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
                 for run in orphans
@@ -132,7 +132,7 @@ class Queue:
 
         Raises: StoreError: nothing of it was done.
         """
-        now = self._clock.now()
+        now = self.clock.now()
         for job in jobs:
             if job.due_at and job.due_at <= now:
                 job.due_at = 0.0
@@ -187,7 +187,7 @@ class Queue:
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease:
         """Start a delivered run's clock. `on_lost` is called if its deadline passes; the run is judged by then."""
-        lease = Lease(run, self.cascade.resolve(run.type, run.options), self._clock, on_lost)
+        lease = Lease(run, self.cascade.resolve(run.type, run.options), self.clock, on_lost)
         self._leases.add(lease)
         return lease
 
@@ -216,7 +216,7 @@ class Queue:
 
     def _now(self) -> float:
         """Return wall time in whole ms: what ends in the same ms is stored by one statement."""
-        return int(self._clock.now() * 1000) / 1000
+        return int(self.clock.now() * 1000) / 1000
 
     def _lease_expired(self, lease: Lease) -> None:
         now = self._now()
@@ -255,12 +255,12 @@ class Queue:
 
     async def _wake_due(self) -> float | None:
         try:
-            while entries := await self._store.wake(self._clock.now() + self._broker.horizon_s, SLICE):
+            while entries := await self._store.wake(self.clock.now() + self._broker.horizon_s, SLICE):
                 await self._broker.put(entries)
             return await self._store.next_due_at()
         except StoreUnavailableError as error:
             log.warning("cannot wake what is due, trying again", error=str(error))
-            return self._clock.now() + 1.0
+            return self.clock.now() + 1.0
 
     async def _expire(self) -> float | None:
         keep = self.cascade.base.keep
@@ -272,7 +272,7 @@ class Queue:
             return await self._store.next_expire_at()
         except StoreUnavailableError as error:
             log.warning("cannot end what expired, trying again", error=str(error))
-            return self._clock.now() + 1.0
+            return self.clock.now() + 1.0
 
     async def _note_next(self) -> None:
         if (due_at := await self._store.next_due_at()) is not None:
@@ -291,7 +291,7 @@ class Queue:
     async def sweep(self) -> int:
         """Drop the records whose retention is over; return how many went."""
         before, swept = self._replayable_order(), 0
-        while gone := await self._store.sweep(self._clock.now(), SLICE, before):
+        while gone := await self._store.sweep(self.clock.now(), SLICE, before):
             swept += gone
         while gone := await self._store.trim_successes(self._settings.keep_success_count, SLICE, before):
             swept += gone

@@ -8,7 +8,7 @@ from kqs.job import State
 from kqs.queue.dispatch import entry_of
 from kqs.queue.leases import SLOT_S
 from tests.support.jobs import NOW, ORDER, an_accepted
-from tests.unit.queue.conftest import Rig
+from tests.support.queueing import Rig
 
 
 async def test_a_new_job_that_meets_an_idle_lane_is_stored_as_claimed(rig: Rig) -> None:

@@ -1,10 +1,9 @@
+"""A queue over the real store and broker, with hands that take jobs."""
+
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from kqs.broker.memory import MemoryBroker
 from kqs.config import StoreSection
@@ -99,13 +98,3 @@ class Rig:
             while (record := await self.record(number)).state is not state:  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0)
             return record
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.start()
-    try:
-        yield rig
-    finally:
-        await rig.stop()

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import kqs
+import kqs.worker
+from kqs.config import WorkerSection
+from kqs.executor import Executor
+from kqs.handlers import JobContext, Registry
+from kqs.job import State
+from kqs.worker import Worker
+from tests.support.jobs import an_accepted
+from tests.support.queueing import Rig
+
+
+class Works:
+    """A worker over a real queue, with handlers that the test gives."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.registry = Registry()
+        self.workers: list[Worker] = []
+
+    def handle(self, type_: str, function: Callable[..., Any], **options: Any) -> None:
+        handler = self.registry.add(type_, function, options)
+        self.rig.cascade.set_handler_options(type_, handler.options)
+
+    async def start(self, concurrency: int = 1, grace_s: float = 10) -> Worker:
+        settings = WorkerSection(concurrency=concurrency, grace_s=grace_s)
+        worker = Worker(self.rig.queue, self.registry, Executor(max(1, concurrency)), settings, "test", {})
+        await worker.start()
+        self.workers.append(worker)
+        return worker
+
+    async def ended(self, number: int, state: State = State.SUCCESS) -> Any:
+        return await self.rig.until(number, state)
+
+
+@pytest.fixture
+async def works(rig: Rig) -> AsyncIterator[Works]:
+    works = Works(rig)
+    yield works
+    for worker in works.workers:
+        await worker.stop()
+
+
+async def within(event: asyncio.Event) -> None:
+    async with asyncio.timeout(10):
+        await event.wait()
+
+
+async def test_an_async_handler_runs_and_its_result_is_kept(works: Works) -> None:
+    async def double(data: int) -> int:
+        return 2 * data
+
+    works.handle("mail", double)
+    await works.start()
+    await works.rig.accept(an_accepted(1, data=b"21"))
+    assert (await works.ended(1)).result == b"42"
+
+
+async def test_a_plain_handler_runs_in_a_thread(works: Works) -> None:
+    works.handle("mail", lambda data: threading.current_thread() is threading.main_thread())
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    assert (await works.ended(1)).result == b"false"
+
+
+async def test_jobs_that_waited_before_the_worker_came_are_run(works: Works) -> None:
+    async def nothing(data: object) -> None: ...
+
+    await works.rig.accept(*(an_accepted(n) for n in range(300)))
+    works.handle("mail", nothing)
+    worker = await works.start(concurrency=3)
+    for number in range(300):
+        await works.ended(number)
+    assert (worker.done_count, worker.failed_count) == (300, 0)
+
+
+async def test_no_more_run_at_a_time_than_there_are_lanes(works: Works) -> None:
+    running, most = 0, 0
+
+    async def count(data: object) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    works.handle("mail", count)
+    await works.start(concurrency=4)
+    await works.rig.accept(*(an_accepted(n) for n in range(500)))
+    for number in range(500):
+        await works.ended(number)
+    assert most == 4
+
+
+async def test_a_handler_that_raises_is_a_failure_with_its_words(works: Works) -> None:
+    async def bad(data: object) -> None:
+        raise ValueError("no good")
+
+    works.handle("mail", bad, retries=0)
+    worker = await works.start()
+    await works.rig.accept(an_accepted(1))
+    assert (await works.ended(1, State.FAIL)).error == "ValueError: no good"
+    assert worker.failed_count == 1
+
+
+async def test_again_and_fail_are_heard(works: Works) -> None:
+    async def picky(data: int, job: JobContext) -> None:
+        if data:
+            raise kqs.Fail("never", final=True)
+        if job.attempt == 1:
+            raise kqs.Again
+
+    works.handle("mail", picky)
+    await works.start()
+    await works.rig.accept(an_accepted(1, data=b"0"), an_accepted(2, data=b"1"))
+    assert [run.state for run in (await works.ended(1)).runs] == ["again", "success"]
+    assert (await works.ended(2, State.FAIL)).error == "never"
+
+
+async def test_a_run_over_its_ttr_is_cancelled_and_its_lane_goes_on(works: Works) -> None:
+    cancelled, begun = asyncio.Event(), asyncio.Event()
+
+    async def hang_once(data: object, job: JobContext) -> None:
+        if job.attempt == 1:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+    works.handle("mail", hang_once, ttr=5.0)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    await within(begun)
+    works.rig.clock.advance(6)
+    works.rig.queue._leases.check()
+    await within(cancelled)
+    record = await works.ended(1)
+    assert (record.ghosts, [run.state for run in record.runs]) == (1, ["ghost", "success"])
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_refused_as_stale(works: Works) -> None:
+    begun = asyncio.Event()
+
+    async def stubborn(data: object, job: JobContext) -> str:
+        begun.set()
+        if job.attempt == 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "late"
+        return "in time"
+
+    works.handle("mail", stubborn, ttr=5.0)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    await within(begun)
+    works.rig.clock.advance(6)
+    works.rig.queue._leases.check()
+    assert (await works.ended(1)).result == b'"in time"'
+    assert works.rig.queue.stale_count == 1
+
+
+async def test_a_stopping_worker_lets_runs_finish(works: Works) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def wait(data: object) -> None:
+        begun.set()
+        await may_end.wait()
+
+    works.handle("mail", wait)
+    worker = await works.start()
+    await works.rig.accept(an_accepted(1))
+    await within(begun)
+    stopping = asyncio.create_task(worker.stop())
+    await asyncio.sleep(0)
+    may_end.set()
+    await stopping
+    await works.rig.queue.settle()
+    assert (await works.rig.record(1)).state is State.SUCCESS
+
+
+async def test_what_outlasts_the_grace_is_given_back(works: Works) -> None:
+    begun = asyncio.Event()
+
+    async def hang(data: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    works.handle("mail", hang)
+    worker = await works.start(grace_s=0)
+    await works.rig.accept(an_accepted(1), an_accepted(2))
+    await within(begun)
+    await worker.stop()
+    await works.rig.queue.settle()
+    assert (await works.rig.record(1)).interrupted == 1
+    assert (await works.rig.record(2)).state is State.NEW
+
+
+async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.worker, "STUCK_S", 0.01)
+    may_end = asyncio.Event()
+
+    async def quick_or_slow(data: bool) -> None:
+        if data:
+            await may_end.wait()
+
+    works.handle("mail", quick_or_slow)
+    worker = await works.start(concurrency=2)
+    await works.rig.accept(*(an_accepted(n, data=b"false") for n in range(500)))
+    for number in range(500):
+        await works.ended(number)
+    assert worker._ahead > 0
+    await works.rig.accept(*(an_accepted(n, data=b"true") for n in range(500, 510)))
+    given_back = await works.ended(509, State.RETRY)
+    assert (given_back.interrupted, given_back.failures) == (1, 0)
+    assert worker._ahead == 0
+    may_end.set()
+    for number in range(500, 510):
+        await works.ended(number)
+
+
+async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
+    async def nothing(data: object) -> None: ...
+
+    works.handle("mail", nothing)
+    await works.start(concurrency=0)
+    await works.rig.accept(an_accepted(1))
+    assert (await works.rig.record(1)).state is State.NEW
+    assert not works.rig.queue.is_handled("mail")
