@@ -17,7 +17,7 @@ _READY = f"""
 select json_group_array(json_array(ord, state, type, attempt, failures, ghosts, interrupted, expire_at is not null,
                                    length(data), cast(options as text))),
        cast(group_concat(data, '') as blob)
-from jobs
+from jobs not indexed
 where ord in (select value from json_each(?)) and place = {Place.READY:d} and (expire_at is null or expire_at > ?)
 """
 _CLAIM = f"""

@@ -6,6 +6,7 @@ lock us out later, and the WAL index needs no shared memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -42,7 +43,7 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
 
     Raises: sqlite3.Error, OSError: see `translated`.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _create_private(path)
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False
     )
@@ -52,6 +53,12 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _create_private(path: Path) -> None:
+    # never opens a file that is there: closing it would drop the locks that this process holds on it
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:

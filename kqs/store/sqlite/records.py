@@ -80,7 +80,7 @@ def job(session: Session, job_id: str) -> JobRecord | None:
 
 def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Page:
     """Return up to `limit` records out of the next SLICE records after the order `after`."""
-    step, direction = ("<", "desc") if wanted.newest_first else (">", "asc")
+    step, back, direction = ("<", ">=", "desc") if wanted.newest_first else (">", "<=", "asc")
     if after is None:
         after = MAX_ORDER if wanted.newest_first else -1
     edge = session.db.execute(
@@ -90,7 +90,7 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     conditions = [_IS_THERE, f"ord {step} :after"]
     if edge is not None:
         values["edge"] = edge[0]
-        conditions.append(f"ord {step}= :edge")
+        conditions.append(f"ord {back} :edge")
     # the plus keeps the planner from an index that would have to be sorted by order
     conditions += [f"+{name} = :{name}" for name in ("type", "state") if values[name] is not None]
     rows = session.db.execute(

@@ -12,10 +12,17 @@ from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
 _ENTRY = "json_group_array(json_array(ord, id, type, prio))"
-_READY = f"""
+# two statements, since SQLite cannot begin a search in an index at a pair that ends in the rowid: `(prio, ord) > (?, ?)` would
+# walk all jobs of that priority from the first
+_READY_OF_PRIO = f"""
 select {_ENTRY} from (
   select ord, id, type, prio from jobs indexed by ready
-  where place = {Place.READY:d} and type = ? and (prio, ord) > (?, ?) order by prio, ord limit ?)
+  where place = {Place.READY:d} and type = ? and prio = ? and ord > ? order by ord limit ?)
+"""
+_READY_BEYOND_PRIO = f"""
+select {_ENTRY} from (
+  select ord, id, type, prio from jobs indexed by ready
+  where place = {Place.READY:d} and type = ? and prio > ? order by prio, ord limit ?)
 """
 _DUE = f"""
 select {_ENTRY} from (
@@ -51,9 +58,15 @@ _decode_keep = msgspec.json.Decoder(_OwnKeep).decode
 
 def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
     """See Store.ready."""
-    prio, order = after or (-1, -1)
-    (packed,) = session.db.execute(_READY, (type_, prio, order, limit)).fetchone()
-    return _entries(session, packed)
+    prio, entries = -1, []
+    if after is not None:
+        prio, order = after
+        (packed,) = session.db.execute(_READY_OF_PRIO, (type_, prio, order, limit)).fetchone()
+        entries = _entries(session, packed)
+    if len(entries) < limit:
+        (packed,) = session.db.execute(_READY_BEYOND_PRIO, (type_, prio, limit - len(entries))).fetchone()
+        entries += _entries(session, packed)
+    return entries
 
 
 def wake(session: Session, before: float, limit: int) -> list[Entry]:

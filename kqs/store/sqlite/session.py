@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from kqs.errors import StoreCorruptError, StoreError
+from kqs.errors import StoreCorruptError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
@@ -140,8 +140,7 @@ class Session:
                 raise StoreCorruptError("the store lost committed changes in an I/O error; restart to replay the journal")
             db.execute("pragma synchronous = full")
             (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
-            if busy:
-                raise StoreError("the store's WAL could not be copied into its file")
+            assert not busy, "nobody else can hold the file"
         except BaseException:
             db.close()
             raise

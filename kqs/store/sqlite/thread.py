@@ -50,6 +50,7 @@ class StoreThread:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
         assert self._thread is None, "started twice"
         self._loop = asyncio.get_running_loop()
+        self._queue = SimpleQueue()
         opening = Operation(open_session, self._loop.create_future(), durable=True)
         self._thread = threading.Thread(target=self._main, args=(opening,), name="kqs-store", daemon=True)
         self._thread.start()

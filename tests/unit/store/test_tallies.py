@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from kqs.job import State
+from kqs.store.sqlite import schema
+from kqs.store.sqlite.tallies import Tallies
+
+
+@pytest.fixture
+def db() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    schema.prepare(db, "0" * 32, "abcdef12")
+    return db
+
+
+def test_changes_add_up_over_writes(db: sqlite3.Connection) -> None:
+    tallies = Tallies()
+    tallies.add([("mail", State.NEW)] * 3)
+    tallies.write(db)
+    tallies.remove([("mail", State.NEW)])
+    tallies.add([("mail", State.PROCESSING)])
+    assert sorted(tallies.read(db)) == [("mail", State.NEW, 2), ("mail", State.PROCESSING, 1)]
+
+
+def test_cleared_changes_are_never_written(db: sqlite3.Connection) -> None:
+    tallies = Tallies()
+    tallies.add([("mail", State.NEW)])
+    tallies.clear()
+    assert tallies.read(db) == []
+
+
+def test_type_without_jobs_leaves_no_row(db: sqlite3.Connection) -> None:
+    tallies = Tallies()
+    tallies.add([("mail", State.SUCCESS), ("other", State.NEW)])
+    tallies.write(db)
+    tallies.remove([("mail", State.SUCCESS)])
+    tallies.forget(db, ["mail", "other"])
+    assert db.execute("select type, state, n from tallies").fetchall() == [("other", State.NEW, 1)]

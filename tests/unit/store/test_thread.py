@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.store.sqlite import thread
+from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.thread import StoreThread
+
+
+class CountingSession(Session):
+    """Notes what is begun, committed and undone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 1 << 20, 1000, lambda: 1.0)
+        self.log: list[str] = []
+        self.tidied = threading.Event()
+
+    def begin(self, *, durable: bool) -> None:
+        self.log.append("durable" if durable else "begin")
+        super().begin(durable=durable)
+
+    def commit(self) -> None:
+        super().commit()
+        self.log.append("commit")
+
+    def rollback(self, error: Exception) -> None:
+        super().rollback(error)
+        self.log.append("rollback")
+
+    def tidy(self) -> None:
+        super().tidy()
+        self.tidied.set()
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> CountingSession:
+    return CountingSession(tmp_path / "store.sqlite")
+
+
+@pytest.fixture
+async def store(session: CountingSession) -> AsyncIterator[StoreThread]:
+    store = StoreThread(session)
+    await store.start(lambda session: session.open("0" * 32, "abcdef12"))
+    yield store
+    await store.stop()
+
+
+@pytest.fixture
+async def gate(store: StoreThread) -> AsyncIterator[threading.Event]:
+    """Keeps the thread busy until it is set, so that what is asked meanwhile gathers."""
+    opened, entered = threading.Event(), threading.Event()
+
+    def wait(_: Session) -> None:
+        entered.set()
+        assert opened.wait(5)
+
+    blocked = store.call(wait)
+    await asyncio.to_thread(entered.wait)
+    yield opened
+    opened.set()
+    await blocked
+
+
+def write(value: int) -> Any:
+    return lambda session: session.db.execute("update meta set last_order = ?", (value,)).rowcount
+
+
+async def test_operations_that_gathered_share_a_commit(
+    store: StoreThread, session: CountingSession, gate: threading.Event
+) -> None:
+    asked = [store.call(write(n)) for n in range(5)]
+    gate.set()
+    assert await asyncio.gather(*asked) == [1] * 5
+    assert session.log == ["begin", "commit"] * 2
+
+
+async def test_one_durable_operation_makes_the_commit_durable(
+    store: StoreThread, session: CountingSession, gate: threading.Event
+) -> None:
+    asked = [store.call(write(1)), store.call(Session.sync, durable=True)]
+    gate.set()
+    await asyncio.gather(*asked)
+    assert session.log[2:] == ["durable", "commit"]
+
+
+async def test_results_come_in_the_order_asked(store: StoreThread, gate: threading.Event) -> None:
+    told: list[int] = []
+    asked = [store.call(write(n)) for n in range(5)]
+    for n, future in enumerate(asked):
+        future.add_done_callback(lambda _, n=n: told.append(n))
+    gate.set()
+    await asyncio.gather(*asked)
+    assert told == [0, 1, 2, 3, 4]
+
+
+async def test_only_the_guilty_operation_fails(store: StoreThread, session: CountingSession, gate: threading.Event) -> None:
+    asked = [store.call(write(1)), store.call(lambda _: 1 / 0), store.call(write(2))]
+    gate.set()
+    first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+    assert (first, type(second), third) == (1, ZeroDivisionError, 1)
+    assert session.log[2:] == ["begin", "rollback", "begin", "commit", "begin", "rollback", "begin", "commit"]
+
+
+async def test_idle_thread_copies_the_wal_into_the_file(
+    store: StoreThread, session: CountingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "_IDLE_S", 0.001)
+    await store.call(write(1))
+    assert await asyncio.to_thread(session.tidied.wait, 5)
+    assert await store.call(lambda session: session.is_idle_work_left) is False
+
+
+async def test_failed_start_leaves_nothing_and_can_be_repeated(session: CountingSession) -> None:
+    store = StoreThread(session)
+    with pytest.raises(ZeroDivisionError):
+        await store.start(lambda _: 1 / 0)
+    assert not [one for one in threading.enumerate() if one.name == "kqs-store"]
+    await store.start(lambda session: session.open("0" * 32, "abcdef12"))
+    assert [await store.call(write(n)) for n in range(2)] == [1, 1]
+    await store.stop()
