@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from crc32c import crc32c
+
+from kqs.errors import JournalVersionError
+from kqs.journal.format import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    IGNORABLE,
+    RECORD_BYTES,
+    FrameHeader,
+    Kind,
+    MalformedError,
+    Record,
+    SegmentHeader,
+    decode_frame_header,
+    decode_header,
+    decode_records,
+    encode_frame,
+    encode_header,
+    encode_void,
+    salt_of,
+)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "journal" / "1.0.kqj"
+HEADER = SegmentHeader(7, bytes(range(16)), bytes(range(16, 32)), b"node", 40, bytes(range(32, 48)), 4711)
+RECORDS = [
+    Record(Kind.JOBS, 1, 0x6000000000001, b'[{"type":"ping"}]'),
+    Record(Kind.CALLS, 2, 0x6000000000002, b'{"n":"insert","m":{"type":"a"}}\n\n{"n":"insert","m":{"type":"b"}}\n'),
+]
+
+
+def golden_bytes() -> bytes:
+    """Return the segment of tests/golden/journal, written by this version."""
+    salt = salt_of(HEADER.id)
+    first, second = encode_frame(RECORDS, 40, salt)[1], encode_frame(RECORDS[:1], 42, salt)[1]
+    return encode_header(HEADER) + first + second + encode_void(43, 45, 60, salt) + bytes(64)
+
+
+def test_the_bytes_of_format_1_0_never_change() -> None:
+    assert golden_bytes() == GOLDEN.read_bytes()
+
+
+def test_the_golden_segment_is_read() -> None:
+    data = GOLDEN.read_bytes()
+    assert decode_header(data) == HEADER
+    header = decode_frame_header(data, HEADER_BYTES, salt_of(HEADER.id))
+    assert header is not None
+    start = HEADER_BYTES + FRAME_BYTES
+    records = decode_records(header, data[start : start + header.length])
+    assert [(r.seq, r.kind, r.count, r.payload) for r in records] == [
+        (40, Kind.JOBS, 1, RECORDS[0].payload),
+        (41, Kind.CALLS, 2, RECORDS[1].payload),
+    ]
+    assert records[1].last_order == 0x6000000000003
+
+
+def with_version(major: int, minor: int) -> bytes:
+    fields = bytearray(encode_header(HEADER)[:-4])
+    struct.pack_into("<HH", fields, 8, major, minor)
+    return bytes(fields) + struct.pack("<I", crc32c(fields))
+
+
+def test_a_newer_major_is_refused_whatever_follows() -> None:
+    with pytest.raises(JournalVersionError):
+        decode_header(with_version(2, 0)[:20])
+
+
+def test_a_newer_minor_is_read() -> None:
+    assert decode_header(with_version(1, 9)).minor == 9
+
+
+@pytest.mark.parametrize("data", [b"", b"KQSJRNL\n", b"X" * HEADER_BYTES, bytes(HEADER_BYTES), b"KQSJRNL\n\1\0" + bytes(200)])
+def test_what_is_no_header_is_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode_header(data)
+
+
+def test_zeros_are_no_frame() -> None:
+    assert decode_frame_header(bytes(FRAME_BYTES), 0, 0) is None
+
+
+def test_a_frame_of_another_segment_is_no_frame() -> None:
+    frame = bytes(encode_frame(RECORDS, 0, salt_of(b"one"))[1])
+    assert decode_frame_header(frame, 0, salt_of(b"other")) is None
+
+
+def test_an_unknown_frame_flag_is_refused() -> None:
+    frame = bytearray(encode_frame(RECORDS, 0, 5)[1])
+    struct.pack_into("<I", frame, 40, 6)
+    struct.pack_into("<I", frame, 44, crc32c(bytes(frame[:44]), 5))
+    with pytest.raises(JournalVersionError):
+        decode_frame_header(bytes(frame), 0, 5)
+
+
+def payload_of_kind(kind: int, flags: int) -> bytes:
+    return struct.pack("<BBHIIQ", kind, flags, 0, 1, 2, 9) + b"{}"
+
+
+def test_an_unknown_ignorable_record_is_passed_over() -> None:
+    payload = payload_of_kind(77, IGNORABLE) + payload_of_kind(2, 0)
+    records = decode_records(FrameHeader(len(payload), 5, 2, 0, 9, 9), payload)
+    assert [record.seq for record in records] == [6]
+
+
+def test_an_unknown_record_is_refused() -> None:
+    with pytest.raises(JournalVersionError, match="kind 77"):
+        decode_records(FrameHeader(RECORD_BYTES + 2, 5, 1, 0, 9, 9), payload_of_kind(77, 0))
+
+
+@pytest.mark.parametrize(
+    ("payload", "count", "complaint"),
+    [(b"", 1, "cut off"), (payload_of_kind(2, 0)[:-1], 1, "longer"), (payload_of_kind(2, 0) + b"!", 1, "after the last")],
+)
+def test_lengths_that_do_not_add_up_are_malformed(payload: bytes, count: int, complaint: str) -> None:
+    with pytest.raises(MalformedError, match=complaint):
+        decode_records(FrameHeader(len(payload), 5, count, 0, 9, 9), payload)
