@@ -66,6 +66,17 @@ def test_inserted_job_can_be_seen(kqs):
     assert "untaken" in kqs("job", "seen")[1]
 
 
+def test_runs_of_a_job_are_shown(kqs):
+    kqs("insert", "echo", '"x"', "--id", "ran")
+    while json.loads(kqs("job", "ran", "--json")[1])["state"] != "success":
+        pass
+    out = kqs("job", "ran")[1]
+    assert [line.split() for line in out.splitlines() if line.startswith("attempt")] == [
+        ["attempt", "1"],
+        ["attempt", "worker", "started_at", "ended_at", "state", "error"],
+    ]
+
+
 def test_insert_makes_an_id(kqs):
     job_id = json.loads(kqs("insert", "untaken", "--json")[1])["id"]
     assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None

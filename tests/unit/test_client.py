@@ -4,6 +4,7 @@ import pytest
 
 from kqs.client import Address, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect, parse_address
 from kqs.client.ids import ClientIds
+from kqs.client.link import Link
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
 from tests.support.line_server import LineServer
@@ -251,6 +252,67 @@ async def test_closing_ends_the_reconnecting(server):
         with pytest.raises(ConnectionLostError):
             await lost
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_client_tries_again_until_the_server_is_back(server, client, monkeypatch):
+    true_open, attempts = Link.open, []
+
+    async def open_the_third_time(*arguments):
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionRefusedError
+        link = await true_open(*arguments)
+        if len(attempts) == 2:
+            link.abort("gone at once")
+            await link.lost
+        return link
+
+    monkeypatch.setattr(Link, "open", open_the_third_time)
+    call = await task(client.insert("mail"))
+    await server.got(1)
+    server.drop()
+    await server.got(2)
+    server.answer(1, "id")
+    assert (await call, len(attempts)) == ("id", 3)
+
+
+async def test_connection_that_ends_at_once_is_opened_again(server, monkeypatch):
+    true_open, links = Link.open, []
+
+    async def open_and_lose_the_first(*arguments):
+        links.append(await true_open(*arguments))
+        if len(links) == 1:
+            links[0].abort("gone at once")
+            await links[0].lost
+        return links[-1]
+
+    monkeypatch.setattr(Link, "open", open_and_lose_the_first)
+    async with Client(server.address) as client:
+        call = await task(client.call("ping"))
+        await server.got(1)
+        server.answer(0, "pong")
+        assert await call == "pong"
+
+
+async def test_lines_wait_while_the_server_does_not_read(server, client):
+    client._link.pause_writing()
+    calls = [await task(client.call("echo", number)) for number in range(2)]
+    client._link.resume_writing()
+    await server.got(2)
+    assert server.reads == [2]
+    for index, call in enumerate(calls):
+        server.answer(index, index)
+        assert await call == index
+
+
+async def test_closing_does_not_wait_for_a_server_that_reads_nothing(server, monkeypatch):
+    monkeypatch.setattr("kqs.client.link._CLOSE_S", 0.01)
+    async with Client(server.address) as client:
+        await client.start("ping", b"null")
+        await server.got(1)
+        server.peers[0].transport.pause_reading()
+        lost = await client.start("echo", b'"' + b"x" * 15_000_000 + b'"')
+    assert isinstance(lost.exception(), ConnectionLostError)
 
 
 def test_ids_grow_and_are_none_that_a_server_makes():
