@@ -92,6 +92,7 @@ def _journal(peer: Peer, record: Record, calls: int, answer: Callable[[JournalEr
     context, size = peer.context, len(record.payload)
 
     def done(error: JournalError | None) -> None:
+        record.done = None  # records are not seen by the garbage collector: this cycle would keep the payload for ever
         context.unflushed_bytes -= size
         if peer.newest_record is record:
             peer.newest_record = None

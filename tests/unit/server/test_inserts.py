@@ -43,6 +43,12 @@ async def test_nothing_is_answered_before_the_flush() -> None:
     assert [answer["id"] for answer in talk.answers()] == [1, 2]
 
 
+async def test_an_answered_record_no_longer_holds_its_answer() -> None:
+    talk = Conversing()
+    await talk.settled(PLAIN)
+    assert [record.done for record in talk.backend.journal.records] == [None]
+
+
 async def test_a_given_id_is_answered_back() -> None:
     answers = await Conversing().settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"a:1"}}\n' * 2)
     assert [answer["m"] for answer in answers] == ["a:1", "a:1"]
