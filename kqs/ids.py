@@ -41,4 +41,4 @@ class Ids:
     def could_be_ours_later(self, job_id: str) -> bool:
         """Tell whether a client's `job_id` has the form of an id that some server has yet to make."""
         match = _MADE.match(job_id)
-        return bool(match) and int(match[1], 16) > self.last_order
+        return match is not None and int(match[1], 16) > self.last_order

@@ -10,5 +10,5 @@ The fast ways never judge: on the slightest doubt they answer None, and the slow
 refuse; what they take, it would have taken with the same values (tests/property/test_wire.py).
 
 `strict` holds what KQS asks of JSON beyond what msgspec checks, `envelope` what the two dialects share, `jobs` turns an
-insert's argument into jobs, `call` is the one form of a call whatever its dialect.
+insert's argument into jobs, `call` is the one form of a call whatever its dialect. `calling` is the asking side of qrpc.
 """

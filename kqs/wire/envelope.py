@@ -27,7 +27,7 @@ def read(text: bytes) -> dict[str, Raw]:
     try:
         found: dict[str, Raw] = _decode_object(text)
     except msgspec.ValidationError:
-        strict.check_text(text)
+        strict.check_json(text)
         raise CallError(f"expected a call as a JSON object, got {strict.shown(text.strip())}") from None
     except (ValueError, RecursionError) as error:
         raise strict.not_json(text, error) from None

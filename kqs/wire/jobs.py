@@ -55,7 +55,6 @@ _decode_jobs = msgspec.json.Decoder(list[JobFields]).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 
-_T = TypeVar("_T")
 _P = TypeVar("_P")
 _F = TypeVar("_F")
 
@@ -153,13 +152,13 @@ def are_clean(jobs: Sequence[Job]) -> bool:
         return False
     if not _ID_CHARACTERS.match("".join([job.id for job in jobs if job.id is not None])):
         return False
-    return all(_time_fault(job) is None for job in jobs if isinstance(job, JobFields))
+    return not any(_time_fault(job) for job in jobs if isinstance(job, JobFields))
 
 
 def hides_or_repeats_key(text: bytes, jobs: Sequence[Job]) -> bool:
     """Tell whether `type` or `id` may stand twice in one of the jobs that were decoded from `text`."""
     data = b"\n".join([job.data for job in jobs])
-    given_ids = sum(job.id is not None for job in jobs)
+    given_ids = len(jobs) - [job.id for job in jobs].count(None)
     return (
         strict.may_hide_key(text)
         or strict.is_repeated(b'"type"', text, data, len(jobs))
@@ -213,7 +212,10 @@ def _place(text: bytes, index: int | str) -> str:
 
 
 def _check(text: bytes, jobs: Sequence[Job]) -> None:
-    strict.check_text(text)
+    if not strict.is_clean_text(text):
+        raise strict.bad_text()
+    if strict.is_any_deeper([job.data for job in jobs], strict.MAX_DEPTH - _level_of(text)):
+        raise strict.too_deep()
     if hides_or_repeats_key(text, jobs):
         _refuse_repeats(text, strict.members(text, _level_of(text)), ("type", "id"))
     if not are_clean(jobs):
@@ -230,28 +232,20 @@ def _refuse_repeats(text: bytes, found: Iterable[strict.Member], keys: tuple[str
             seen.add((member.owner, member.key))
 
 
-def _decode(decoder: Callable[[bytes], _T], text: bytes) -> _T:
-    try:
-        return decoder(text)
-    except msgspec.ValidationError as error:
-        raise _explain(text, str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise strict.not_json(text, error) from None
-
-
 def _explain(text: bytes, problem: str) -> CallError:
     """Return what msgspec found wrong, in the words of the manual. Every path here is of one of its few forms."""
+    strict.check_json(text)
     unknown = _UNKNOWN_FIELD.match(problem)
     if unknown:
         return CallError(_place(text, unknown[2] or 0) + strict.unknown_key("field", unknown[1], _FIELDS), "bad_job")
     path = _PATH.search(problem)
     index, field = path.groups() if path else (None, None)
-    job = _decode(_decode_array, text)[int(index)] if index else Raw(text)
+    job = _decode_array(text)[int(index)] if index else Raw(text)
     place = _place(text, index or 0)
     if field in _UNSUPPORTED:
         return CallError(f"{place}{field}: not supported by this version", "unsupported")
     if field:
-        got = strict.shown(_decode(_decode_object, bytes(job))[field])
+        got = strict.shown(_decode_object(job)[field])
         return CallError(f"{place}{field}: expected {_EXPECTED[field]}, got {got}", "bad_job")
     if problem.startswith("Object missing"):
         return CallError(f"{place}type: missing, expected {_EXPECTED['type']}", "bad_job")

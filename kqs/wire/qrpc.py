@@ -32,7 +32,7 @@ _NO_ID = Raw()
 _KEYS = ("v", "id", "n", "m", "b")
 _ONCE = ("v", "id", "n", "m")  # `b` may stand twice: first its length, last the text
 
-_IDS = re.compile(rb'(?:"[^"\\\n]{0,198}"\n|-?[0-9][0-9.eE+-]{0,198}\n)*+')
+_IDS = re.compile(rb'(?:(?:"[^"\\\n]{0,198}"|-?[0-9][0-9.eE+-]{0,198})(?:\n|\Z))*+')
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,7 +40,7 @@ _encode = msgspec.json.Encoder().encode
 class Inserts(msgspec.Struct, gc=False):
     """A chunk of inserts of one job each: the jobs, and the id of each call as JSON (None: it has none), in line order."""
 
-    jobs: Sequence[Job]
+    jobs: list[Job]
     ids: list[Raw | None]
 
 
@@ -82,7 +82,7 @@ def decode_inserts(chunk: bytes) -> Inserts | None:
     accepted: list[Job] = [call.m for call in calls]
     ids = [None if call.id is _NO_ID else call.id for call in calls]
     count = len(calls)
-    given = sum(job.id is not None for job in accepted)
+    given = count - [job.id for job in accepted].count(None)
     keys = {b'"n"': count, b'"m"': count, b'"type"': count, b'"id"': count - ids.count(None) + given}
     clean = count and _is_clean(chunk, count, keys, ids, [job.data for job in accepted], 2) and jobs.are_clean(accepted)
     return Inserts(accepted, ids) if clean else None
@@ -113,7 +113,7 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
     args = [line.m for line in lines]
     ids = [None if line.id is _NO_ID else line.id for line in lines]
     count = len(lines)
-    given = sum(arg is not NULL for arg in args)
+    given = len([arg for arg in args if arg is not NULL])
     keys = {b'"n"': count, b'"m"': given, b'"id"': count - ids.count(None)}
     if not _is_clean(chunk, count, keys, ids, args, 1):
         return None
@@ -202,7 +202,7 @@ def _is_clean(
     kept = b"\n".join(values)
     if any(strict.is_repeated(key, chunk, kept, expected) for key, expected in keys.items()):
         return False
-    if not _IDS.fullmatch(b"".join([b"%b\n" % call_id for call_id in ids if call_id is not None])):
+    if not _IDS.fullmatch(b"\n".join([call_id for call_id in ids if call_id is not None])):
         return False
     return not strict.is_any_deeper(values, strict.MAX_DEPTH - level)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -27,13 +28,15 @@ _SHOWN_CHARS = 60  # of a peer's own text in a message to it
 
 # the order matters: a whole pair is eaten before its first half can look lonely
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
+_NO_STEP = bytes(set(range(256)) - set(b'[{]}"'))
+
+_QUOTE, _COLON, _COMMA = b'":,'
 
 _encode = msgspec.json.Encoder().encode
 _decode_text = msgspec.json.Decoder(str).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
 
 
 def is_clean_text(text: bytes) -> bool:
@@ -61,16 +64,16 @@ def is_deeper(text: bytes, limit: int) -> bool:
     """Tell whether the JSON in `text` nests deeper than `limit` levels."""
     if text.count(b"[") + text.count(b"{") <= limit:
         return False
-    brackets = _STRING.sub(b"", text).translate(_TO_SQUARE, _NOT_A_BRACKET)
-    for _ in range(limit):
-        brackets = brackets.replace(b"[]", b"")  # takes away the innermost level, and no more
-    return bool(brackets)
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # in this order, every quote left opens or closes a string
+    outside_strings = text.translate(_STEPS, _NO_STEP).split(b'"')[::2]
+    return max(accumulate(memoryview(b"".join(outside_strings)).cast("b")), default=0) > limit
 
 
 def is_any_deeper(values: Iterable[Raw], limit: int) -> bool:
     """Tell whether one of the JSON `values` nests deeper than `limit` levels."""
-    # one level more than allowed takes at least so many brackets
-    return any(len(value) > 2 * limit + 1 and is_deeper(bytes(value), limit) for value in values)
+    fewest_bytes = 2 * (limit + 1)  # of a value that does: one bracket to open each level, one to close it
+    return any(is_deeper(bytes(value), limit) for value in values if len(value) >= fewest_bytes)
 
 
 def check_text(text: bytes) -> None:
@@ -82,6 +85,18 @@ def check_text(text: bytes) -> None:
         raise bad_text()
     if is_deeper(text, MAX_DEPTH):
         raise too_deep()
+
+
+def check_json(text: bytes) -> None:
+    """Refuse what is no JSON, whatever it was meant to be.
+
+    Raises: CallError: bad_json.
+    """
+    try:
+        _decode_raw(text)
+    except (ValueError, RecursionError) as error:
+        raise not_json(text, error) from None
+    check_text(text)
 
 
 def bad_text() -> CallError:
@@ -117,21 +132,24 @@ def members(text: bytes, level: int = 1) -> Iterator[Member]:
 
     A loop over every token: for the rare line that is suspect.
     """
-    depth, owner, last, key = 0, -1, None, None
+    depth, owner = 0, -1
+    last = key = None
     for token in _TOKEN.finditer(text):
-        mark = text[token.start() : token.start() + 1]
-        if mark in b"[{":
+        mark = text[token.start()]
+        if mark == _QUOTE:
+            last = token
+        elif mark in b"[{":
             depth += 1
             owner += depth == level
-        elif depth == level and mark == b'"':
-            last = token
-        elif depth == level and mark == b":":
+        elif depth != level:
+            depth -= mark in b"]}"
+        elif mark == _COLON:
             key = last
-        elif mark in b",]}":
-            if depth == level and key is not None:
+        else:
+            if key is not None:
                 yield Member(owner, _decode_text(key[0]), key.start(), token.start())
                 key = None
-            depth -= mark != b","
+            depth -= mark != _COMMA
 
 
 def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
@@ -150,6 +168,7 @@ def shown(value: bytes | Raw) -> str:
 
 
 def unknown_key(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown key, with the nearest known one."""
-    nearest = get_close_matches(name[:_SHOWN_CHARS], list(known), n=1, cutoff=0.0)[0]
-    return f"unknown {kind} {shown(_encode(name))}; the nearest known one is {shown(_encode(nearest))}"
+    """Return the message for an unknown key, with the nearest known one, if any is known."""
+    message = f"unknown {kind} {shown(_encode(name))}"
+    nearest = get_close_matches(name[:_SHOWN_CHARS], list(known), n=1, cutoff=0.0)
+    return f"{message}; the nearest known one is {shown(_encode(nearest[0]))}" if nearest else message

@@ -1,0 +1,230 @@
+"""The wire's codecs against each other, against json, and against whatever bytes may come."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from kqs.errors import CallError
+from kqs.options import Job, JobFields
+from kqs.wire import jsonrpc, qrpc
+from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.dialect import decode_any
+from kqs.wire.jobs import decode_job, decode_jobs, replay_jobs, strip_auth
+from kqs.wire.lines import TOO_LONG, LineBuffer
+
+LIMIT = 8
+UNTIMED = settings(deadline=None)  # other tests run beside these
+
+text = st.text(st.characters(codec="utf-8"), max_size=8)
+control_names = st.sampled_from(["id", "type", "n", "m", "v", "b", "auth", "data", "jsonrpc", "insert", "2.0"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text | control_names
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text | control_names, inner, max_size=4)
+)
+call_ids = st.integers() | text
+
+
+@st.composite
+def as_json(draw: st.DrawFn, value: Any) -> bytes:
+    """One of the ways to write `value`: with or without spaces, with or without escapes."""
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    return json.dumps(value, ensure_ascii=draw(st.booleans()), separators=separators).encode()
+
+
+json_texts = values.flatmap(as_json)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.from_regex(r"[A-Za-z0-9._:-]{1,9}", fullmatch=True) | st.none() | text,
+        "prio": st.sampled_from(["urgent", "bulk", "soon"]) | st.integers(-1, 2**32),
+        "delay": st.floats(0, 10) | text,
+        "at": st.floats(0, 10) | st.just("2026-01-02T03:04:05Z") | text,
+        "auth": values,
+        "wait": st.none() | st.integers(0, 9),
+        "colour": scalars,
+    },
+)
+job_values = st.builds(lambda type_, data, rest: {"type": type_, "data": data, **rest}, text | control_names, values, options)
+mutations = st.sampled_from(
+    [(b'"data"', b'"type"'), (b'"prio"', b'"id"'), (b'"n"', b'"m"'), (b"}", b"}}"), (b"i", b"\\u0069"), (b",", b",\n")]
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    """A line that is, or nearly is, an insert or another call."""
+    argument = draw(job_values | values)
+    envelope = {"v": 1, "id": draw(call_ids), "n": draw(st.sampled_from(["insert", "insert", "echo"])), "m": argument}
+    for key in draw(st.sets(st.sampled_from(["v", "id", "n", "m"]), max_size=1)):
+        del envelope[key]
+    line = draw(as_json(envelope))
+    if draw(st.booleans()):
+        line = line.replace(*draw(mutations), 1)
+    return line + draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\n"]))
+
+
+chunks = st.lists(lines(), min_size=1, max_size=3).map(b"".join)
+
+
+def flat(events: list[Any]) -> list[Any]:
+    """Events with chunks cut into their lines."""
+    return [line for event in events for line in ([event] if event is TOO_LONG else event.splitlines(keepends=True))]
+
+
+@UNTIMED
+@given(st.lists(st.sampled_from([b"", b"a", b"\r", b"\n", b"ab\n", b"x" * 7, b"x" * 8, b"x" * 9])), st.data())
+def test_every_split_of_a_transcript_gives_the_same_lines(pieces: list[bytes], data: st.DataObject) -> None:
+    transcript = b"".join(pieces)
+    cuts = sorted({0, len(transcript), *data.draw(st.lists(st.integers(0, len(transcript))))})
+    whole, split = LineBuffer(LIMIT), LineBuffer(LIMIT)
+    wanted = flat(whole.receive_data(transcript))
+    assert flat([event for start, end in pairwise(cuts) for event in split.receive_data(transcript[start:end])]) == wanted
+    assert split.buffered_bytes == whole.buffered_bytes <= LIMIT + 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(chunks)
+def test_every_two_way_split_of_calls_gives_the_same_calls(transcript: bytes) -> None:
+    def decoded(*pieces: bytes) -> list[Call | BadLine]:
+        buffer = LineBuffer(10**6)
+        return [call for piece in pieces for line in flat(buffer.receive_data(piece)) for call in decode_any(line)]
+
+    wanted = decoded(transcript)
+    assert all(decoded(transcript[:cut], transcript[cut:]) == wanted for cut in range(len(transcript)))
+
+
+@UNTIMED
+@given(st.binary() | chunks)
+@example(b"[" * 100_000)
+def test_any_bytes_give_calls_or_bad_lines(junk: bytes) -> None:
+    assert isinstance(qrpc.decode_line(junk), Call | BadLine)
+    assert jsonrpc.decode_line(junk)
+    for dialect in Dialect:
+        assert all(isinstance(found, Call | BadLine) for found in decode_any(junk, dialect))
+    qrpc.decode_inserts(junk)
+    qrpc.decode_calls(junk)
+
+
+@UNTIMED
+@given(st.binary() | json_texts | job_values.flatmap(as_json))
+def test_any_bytes_give_jobs_or_an_error_for_the_peer(junk: bytes) -> None:
+    for decode in (decode_job, decode_jobs, strip_auth):
+        refused = refusal(decode, junk)
+        assert refused is None or refused.call_code in ("bad_json", "bad_job", "unsupported")
+        assert len(str(refused)) < 500
+
+
+def refusal(decode: Callable[[bytes], object], text: bytes) -> CallError | None:
+    try:
+        decode(text)
+    except CallError as refused:
+        return refused
+    return None
+
+
+def fields(job: Job) -> list[Any]:
+    """All a job says, whichever struct says it."""
+    return [getattr(job, name, None) for name in JobFields.__struct_fields__]
+
+
+def slowly(chunk: bytes) -> list[tuple[Job, Raw | None]] | None:
+    """What the exact way makes of a chunk of inserts of one job each; None when a line is something else."""
+    found = []
+    for line in chunk.split(b"\n"):
+        call = qrpc.decode_line(line) if line.strip() else None
+        if isinstance(call, BadLine) or (call is not None and call.name != "insert"):
+            return None
+        if call is not None:
+            try:
+                found.append((decode_job(call.arg), call.id))
+            except CallError:
+                return None
+    return found
+
+
+@UNTIMED
+@given(chunks)
+def test_the_fast_way_of_inserts_agrees_with_the_exact_one(chunk: bytes) -> None:
+    fast = qrpc.decode_inserts(chunk)
+    if fast is not None:
+        exact = slowly(chunk)
+        assert exact is not None
+        assert list(map(fields, fast.jobs)) == [fields(job) for job, _ in exact]
+        assert fast.ids == [call_id for _, call_id in exact]
+        assert qrpc.replay_calls(chunk) == fast.jobs
+
+
+@UNTIMED
+@given(
+    st.lists(
+        st.builds(
+            lambda id_, data: {"v": 1, "id": id_, "n": "insert", "m": {"type": "a", "data": data}}, st.integers(), scalars
+        ),
+        min_size=1,
+    )
+)
+def test_plain_inserts_take_the_fast_way(calls: list[dict[str, Any]]) -> None:
+    chunk = b"".join(json.dumps(call, ensure_ascii=False).encode() + b"\n" for call in calls)
+    found = qrpc.decode_inserts(chunk)
+    assert found is not None
+    assert [json.loads(bytes(job.data)) for job in found.jobs] == [call["m"]["data"] for call in calls]
+
+
+@UNTIMED
+@given(chunks)
+def test_the_fast_way_of_calls_agrees_with_the_exact_one(chunk: bytes) -> None:
+    fast = qrpc.decode_calls(chunk)
+    if fast is not None:
+        assert fast == [qrpc.decode_line(line) for line in chunk.split(b"\n") if line.strip()]
+
+
+@UNTIMED
+@given(text, json_texts, call_ids.flatmap(as_json))
+def test_a_call_comes_out_as_it_went_in(name: str, arg: bytes, call_id: bytes) -> None:
+    line = b'{"v":1,"id":%b,"n":%b,"m":%b}\n' % (call_id, msgspec.json.encode(name), arg)
+    assert qrpc.decode_line(line) == Call(name, Raw(arg), Raw(call_id))
+    line = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}\n' % (call_id, msgspec.json.encode(name), arg)
+    assert jsonrpc.decode_line(line) == [Call(name, Raw(arg), Raw(call_id), dialect=Dialect.JSONRPC)]
+
+
+@UNTIMED
+@given(call_ids.flatmap(as_json), json_texts, text, st.binary())
+def test_every_answer_is_one_line_of_json_with_the_id_as_it_came(id_: bytes, result: bytes, message: str, blob: bytes) -> None:
+    call_id = Raw(id_)
+    answers = [
+        qrpc.end(call_id, result),
+        qrpc.progress(call_id, result),
+        qrpc.error(call_id, "bad_job", message),
+        qrpc.end_blob(call_id, blob),
+        jsonrpc.result(call_id, result),
+        jsonrpc.error(call_id, "stale", message),
+    ]
+    for answer in answers:
+        assert answer.index(b"\n") == len(answer) - 1
+        assert json.loads(answer)["id"] == json.loads(id_)
+    assert json.loads(answers[0])["m"] == json.loads(result)
+    assert json.loads(answers[2])["e"]["message"] == message
+
+
+@UNTIMED
+@given(st.dictionaries(text, values, max_size=4), values, st.integers(0, 4), st.data())
+def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int, data: st.DataObject) -> None:
+    job.pop("auth", None)
+    items = list(job.items())
+    items.insert(at, ("auth", auth))
+    raw = data.draw(as_json([dict(items), {"data": {"auth": 1}}]))
+    assert json.loads(strip_auth(raw)) == [job, {"data": {"auth": 1}}]
+    assert json.loads(strip_auth(data.draw(as_json(dict(items))))) == job
+
+
+@UNTIMED
+@given(st.lists(job_values, max_size=3).flatmap(as_json))
+def test_accepted_jobs_replay_alike(raw: bytes) -> None:
+    if refusal(decode_jobs, raw) is None:
+        assert replay_jobs(raw) == decode_jobs(raw)

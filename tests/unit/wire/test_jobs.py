@@ -1,0 +1,273 @@
+from typing import Any
+
+import pytest
+
+from kqs.errors import CallError
+from kqs.options import JobFields, PlainJob
+from kqs.wire import jobs
+from kqs.wire.jobs import at_seconds, decode_job, decode_jobs, replay_jobs, strip_auth
+
+
+def refused(text: bytes | str, code: str = "bad_job") -> str:
+    with pytest.raises(CallError) as caught:
+        decode_jobs(text if isinstance(text, bytes) else text.encode())
+    assert caught.value.call_code == code
+    return str(caught.value)
+
+
+def test_a_plain_job_keeps_its_data_byte_for_byte() -> None:
+    job = decode_job(b'{"type":"mail","data": {"a" : 1.0} }')
+    assert isinstance(job, PlainJob)
+    assert (job.type, bytes(job.data), job.id) == ("mail", b'{"a" : 1.0}', None)
+
+
+@pytest.mark.parametrize("number", [b"18446744073709551616", b"1e400", b"-0.0", b"1" * 4301])
+def test_numbers_of_any_size_pass_untouched(number: bytes) -> None:
+    assert bytes(decode_job(b'{"type":"a","data":' + number + b"}").data) == number
+
+
+def test_a_job_with_options_is_decoded_in_full() -> None:
+    job = decode_job(b'{"type":"a","prio":"high","delay":0.5,"id":"x:1"}')
+    assert isinstance(job, JobFields)
+    assert (job.prio, job.delay, job.id) == ("high", 0.5, "x:1")
+
+
+NULLABLE = [name for name in JobFields.__struct_fields__ if name not in ("type", "data")]
+
+
+@pytest.mark.parametrize("field", NULLABLE)
+def test_null_means_the_default(field: str) -> None:
+    assert getattr(decode_job(f'{{"type":"a","{field}":null}}'.encode()), field) is None
+
+
+def test_data_may_be_absent_or_null() -> None:
+    assert bytes(decode_job(b'{"type":"a"}').data) == bytes(decode_job(b'{"type":"a","data":null}').data) == b"null"
+
+
+def test_an_object_is_one_job_and_an_array_many() -> None:
+    assert [job.type for job in decode_jobs(b'{"type":"a"}')] == ["a"]
+    assert [job.type for job in decode_jobs(b' [{"type":"a"},{"type":"b","ttr":5}]')] == ["a", "b"]
+    assert decode_jobs(b"[]") == []
+
+
+def test_one_job_is_no_array() -> None:
+    with pytest.raises(CallError, match="expected a job object"):
+        decode_job(b'[{"type":"a"}]')
+
+
+def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:
+    assert refused('{"type":"a","pri":1}') == 'unknown field "pri"; the nearest known one is "prio"'
+    assert refused('[{"type":"a"},{"type":"a","dely":1}]') == 'job 1: unknown field "dely"; the nearest known one is "delay"'
+
+
+def test_an_error_in_an_array_names_the_job() -> None:
+    assert refused('[{"type":"a"},{"type":"a"},{"type":"a"},{"type":"a","ttr":0}]').startswith("job 3: ttr: expected a number")
+    assert refused('[{"type":"a"},{"type":"\\t"}]').startswith("job 1: type: expected a text")
+    assert refused('[{"type":"a"},7]') == "job 1: expected a job object, got 7"
+
+
+@pytest.mark.parametrize("text", ["7", "null", '"a"', "true"])
+def test_what_is_no_object_is_refused(text: str) -> None:
+    assert refused(text) == f"expected a job object, got {text}"
+
+
+def test_a_type_is_required() -> None:
+    assert refused("{}").startswith("type: missing")
+    assert refused('[{"type":"a"},{}]').startswith("job 1: type: missing")
+
+
+@pytest.mark.parametrize("value", ["null", "1", '""', '"\\u0000"', '"a\\nb"', '"\\u2028"', f'"{"x" * 201}"', f'"{"é" * 101}"'])
+def test_a_type_is_short_printable_text(value: str) -> None:
+    assert refused(f'{{"type":{value}}}').startswith("type: expected a text of 1 to 200 bytes")
+
+
+@pytest.mark.parametrize("value", ["a", "x" * 200, "é" * 100, "send mail/now"])
+def test_a_type_of_up_to_200_bytes_passes(value: str) -> None:
+    assert decode_job(f'{{"type":"{value}"}}'.encode()).type == value
+
+
+@pytest.mark.parametrize("value", ["1", '""', '"a b"', '"a\\n"', f'"{"x" * 201}"', '"é"'])
+def test_an_id_keeps_to_its_pattern(value: str) -> None:
+    assert refused(f'{{"type":"a","id":{value}}}').startswith("id: expected 1 to 200 of")
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("prio", '"sooner"'),
+    ("prio", "-1"),
+    ("prio", "4294967296"),
+    ("prio", "true"),
+    ("prio", "1.5"),
+    ("delay", '"5"'),
+    ("delay", "-1"),
+    ("delay", "true"),
+    ("delay", "1e400"),
+    ("ttr", "0.01"),
+    ("auto_touch", "1"),
+    ("time_limit", "0"),
+    ("retries", "-2"),
+    ("retries", "2.5"),
+    ("backoff", '"linear"'),
+    ("ghosts", "{}"),
+    ("expire", "0"),
+    ("keep", "-2"),
+    ("at", "true"),
+    ("at", "[]"),
+    ("at", '"tomorrow"'),
+    ("at", '"2026-01-02"'),
+    ("at", '"2026-01-02T03:04:05"'),
+    ("at", "1e300"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_wrong_value_is_refused_with_what_was_expected_and_what_came(field: str, value: str) -> None:
+    message = refused(f'{{"type":"a","{field}":{value}}}')
+    assert message.startswith(f"{field}: expected ")
+    assert message.endswith(f"got {value}") or field == "at"
+
+
+def test_a_long_value_is_cut_short_in_the_message() -> None:
+    assert len(refused(f'{{"type":"a","delay":"{"x" * 10_000}"}}')) < 200
+
+
+def test_delay_and_at_exclude_each_other() -> None:
+    assert refused('{"type":"a","delay":1,"at":5}') == "delay and at: expected one of them, got both"
+    assert decode_job(b'{"type":"a","delay":null,"at":5}').type == "a"
+
+
+@pytest.mark.parametrize("field", ["wait", "resource"])
+def test_a_field_of_a_later_version_is_unsupported(field: str) -> None:
+    assert refused(f'{{"type":"a","{field}":1}}', "unsupported").startswith(f"{field}: not supported")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'{"type":"a","type":"b"}',
+        rb'{"type":"a","id":"a","id":"b"}',
+        rb'{"type":"a","id":"a","\u0069d":null}',
+        rb'{"t\u0079pe":"a","type":"b"}',
+    ],
+)
+def test_control_fields_stand_once(text: bytes) -> None:
+    assert refused(text).endswith("stands twice")
+    assert refused(b'[{"type":"x"},' + text + b"]").startswith("job 1: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type":"id","id":"type"}',
+        b'{"type":"a","data":{"type":1,"id":2}}',
+        b'{"type":"a","data":{"a":1,"a":2}}',
+        b'{"type":"a","id":null}',
+        rb'{"type":"a","data":"\u0069d"}',
+    ],
+)
+def test_the_names_of_control_fields_may_stand_elsewhere(text: bytes) -> None:
+    assert len(decode_jobs(b"[" + text + b"," + text + b"]")) == 2
+
+
+def test_levels_are_limited() -> None:
+    def job(levels: int) -> bytes:
+        return b'{"type":"a","data":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+
+    assert decode_job(job(64)).type == "a"
+    assert "64 levels" in refused(job(65), "bad_json")
+    assert "64 levels" in refused(b"[" * 1_000_000, "bad_json")
+    assert "64 levels" in refused(job(100_000), "bad_json")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"NaN",
+        b"Infinity",
+        b'"\xff"',
+        b'"\xc0\xaf"',
+        b'"\xed\xa0\x80"',
+        rb'"\ud800"',
+        rb'"\ud800abcdef"',
+        rb'"\udc00"',
+        b"[1,]",
+        b'"\t"',
+        b"01",
+    ],
+)
+def test_what_is_no_json_is_refused(data: bytes) -> None:
+    refused(b'{"type":"a","data":' + data + b"}", "bad_json")
+    refused(b'{"ttr":1,"type":"a","data":' + data + b"}", "bad_json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "﻿{}".encode(),
+        '{"type":"a"}'.encode("utf-16"),
+        '{"type":"a"}'.encode("utf-32"),
+        b'{"type":"\xff"}',
+        b'{"type":"a","\xff":1}',
+        b"",
+    ],
+)
+def test_other_encodings_are_refused(text: bytes) -> None:
+    refused(text, "bad_json")
+
+
+def test_a_wrong_field_before_the_end_of_json_is_still_no_json() -> None:
+    refused(b'{"type":"a","ttr":"x",', "bad_json")
+    refused(b'[{"type":"a","ttr":"x"},', "bad_json")
+    refused(b'{"colour":1,', "bad_json")
+    refused(b"5x", "bad_json")
+
+
+def test_text_outside_data_is_checked_too() -> None:
+    refused(b'{"colour":"\xff"}', "bad_json")
+
+
+def test_nul_is_allowed_in_data() -> None:
+    assert bytes(decode_job(rb'{"type":"a","data":"\u0000"}').data) == rb'"\u0000"'
+
+
+def test_replay_gives_the_same_jobs() -> None:
+    for text in (b'{"type":"a","data":1}', b'[{"type":"a"},{"type":"b","at":5}]', b'{"type":"a","keep":0}'):
+        assert replay_jobs(text) == decode_jobs(text)
+
+
+def test_good_types_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_MAX_KNOWN_TYPES", 3)
+    monkeypatch.setattr(jobs, "_known_types", set())
+    for number in range(10):
+        decode_job(b'{"type":"t%d"}' % number)
+    assert len(jobs._known_types) <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (b'{"auth":{"user":"u"},"type":"a"}', b'{"type":"a"}'),
+        (b'{"type":"a" , "auth" : {"user":"}"} }', b'{"type":"a" }'),
+        (b'{"type":"a","auth":1,"data":{"auth":2}}', b'{"type":"a","data":{"auth":2}}'),
+        (b'{"auth":1}', b"{}"),
+        (rb'{"\u0061uth":1,"type":"a"}', b'{"type":"a"}'),
+        (b'[{"auth":1},{"type":"a","auth":2}, {"type":"b"}]', b'[{},{"type":"a"}, {"type":"b"}]'),
+        (b'{"type":"auth","data":"\\"auth\\":"}', b'{"type":"auth","data":"\\"auth\\":"}'),
+        (b'"auth"', b'"auth"'),
+        (b'{"type":"a"}', b'{"type":"a"}'),
+    ],
+)
+def test_auth_is_taken_out_and_nothing_else(text: bytes, left: bytes) -> None:
+    assert strip_auth(text) == left
+
+
+def test_auth_twice_is_refused() -> None:
+    with pytest.raises(CallError, match="job 1: auth: stands twice"):
+        strip_auth(b'[{"auth":1},{"auth":1,"auth":2}]')
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(5, 5.0), (-1.5, -1.5), ("1970-01-01T00:00:10Z", 10.0), ("1970-01-01t01:00:00.25+01:00", 0.25)],
+)
+def test_at_is_a_time_or_unix_seconds(value: float | str, seconds: float) -> None:
+    assert at_seconds(value) == seconds

@@ -1,0 +1,120 @@
+import msgspec
+import pytest
+from msgspec import Raw
+
+from kqs.errors import CallError
+from kqs.wire import strict
+
+
+@pytest.mark.parametrize(
+    "text", [b'"a"', '"é\U0001f600"'.encode(), rb'"\\ud800"', rb'"\ud83d\ude00"', rb'"\uD83D\uDE00\n"', rb'"\u00e9"']
+)
+def test_unicode_text_is_clean(text: bytes) -> None:
+    assert strict.is_clean_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'"\xff"',
+        b'"\xc0\xaf"',
+        b'"\xed\xa0\x80"',
+        rb'"\ud800"',
+        rb'"\uDC00"',
+        rb'"\ud83dx\ude00"',
+        rb'"\ude00\ud83d"',
+        rb'"\\\ud800"',
+    ],
+)
+def test_bytes_and_escapes_that_are_no_unicode_are_not_clean(text: bytes) -> None:
+    assert not strict.is_clean_text(text)
+
+
+def closed(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize("levels", [1, 63, 64])
+def test_up_to_the_limit_is_not_deeper(levels: int) -> None:
+    assert not strict.is_deeper(closed(levels), 64)
+
+
+def test_one_level_more_is_deeper() -> None:
+    assert strict.is_deeper(closed(65), 64)
+    assert strict.is_deeper(b'{"a":' * 65 + b"1" + b"}" * 65, 64)
+
+
+def test_brackets_in_strings_and_side_by_side_are_no_levels() -> None:
+    assert not strict.is_deeper(b'["' + b"[" * 99 + b'\\"{"' + b",[]" * 99 + b"]", 64)
+
+
+def test_brackets_in_strings_do_not_make_up_for_levels() -> None:
+    assert strict.is_deeper(b'["]",' * 65 + b'"x"' + b',"["]' * 65, 64)
+
+
+def test_one_deep_value_among_many_is_found() -> None:
+    values = [Raw(b"1"), Raw(closed(64)), Raw(b'"' + b"x" * 999 + b'"')]
+    assert not strict.is_any_deeper(values, 64)
+    assert strict.is_any_deeper([*values, Raw(closed(65))], 64)
+
+
+def test_text_and_depth_are_refused_with_their_reason() -> None:
+    strict.check_text(closed(64))
+    with pytest.raises(CallError, match="levels"):
+        strict.check_text(closed(65))
+    with pytest.raises(CallError, match="UTF-8"):
+        strict.check_text(b'"\xff"')
+
+
+def test_malformed_input_is_told_apart() -> None:
+    assert "levels" in str(strict.not_json(b"[", RecursionError()))
+    assert "UTF-8" in str(strict.not_json(b'"\xff', ValueError("x")))
+    assert str(strict.not_json(b"[", msgspec.DecodeError("JSON is malformed: oh"))) == "not JSON: oh"
+
+
+def test_members_are_found_where_they_stand() -> None:
+    text = rb' { "a" : [1,{"x":2}] ,"\u0062":"{,\":}" }'
+    found = [(member.key, text[member.start : member.end]) for member in strict.members(text)]
+    assert found == [("a", b'"a" : [1,{"x":2}] '), ("b", rb'"\u0062":"{,\":}" ')]
+
+
+def test_members_of_an_array_name_their_object() -> None:
+    found = [(member.owner, member.key) for member in strict.members(b'[{"a":1},{},{"b":{"c":1}}]', level=2)]
+    assert found == [(0, "a"), (2, "b")]
+
+
+def test_a_key_is_repeated_only_outside_what_was_kept() -> None:
+    assert not strict.is_repeated(b'"id"', b'{"id":1}', b"1", 1)
+    assert not strict.is_repeated(b'"id"', b'{"id":{"id":1}}', b'{"id":1}', 1)
+    assert strict.is_repeated(b'"id"', b'{"id":1,"id":2}', b"2", 1)
+
+
+@pytest.mark.parametrize("text", [rb'{"i\u0064":1}', rb'{"\u0074ype":1}'])
+def test_an_escaped_letter_may_hide_a_key(text: bytes) -> None:
+    assert strict.may_hide_key(text)
+    assert not strict.may_hide_key(rb'{"type":"\u00e9\n"}')
+
+
+def test_what_is_shown_is_cut_short() -> None:
+    assert strict.shown(b'"abc"') == '"abc"'
+    assert len(strict.shown(b'"' + b"x" * 1000)) == 61
+    assert strict.shown(b"\xff") == "�"
+
+
+def test_an_unknown_key_is_named_with_the_nearest() -> None:
+    assert strict.unknown_key("field", "pri", ("prio", "ttr")) == 'unknown field "pri"; the nearest known one is "prio"'
+
+
+def test_where_nothing_is_known_nothing_is_near() -> None:
+    assert strict.unknown_key("field", "pri", ()) == 'unknown field "pri"'
+
+
+def test_brackets_only_in_a_string_are_no_levels() -> None:
+    assert not strict.is_deeper(b'"' + b"[" * 99 + b'"', 64)
+
+
+@pytest.mark.parametrize("text", [b"[1", b"5x", b'"\xff"', b"[" * 65 + b"]" * 65, b""])
+def test_all_that_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(CallError) as caught:
+        strict.check_json(text)
+    assert caught.value.call_code == "bad_json"
