@@ -17,7 +17,8 @@ class Counters:
 
     def call(self, name: str, count: int = 1) -> None:
         """Count calls. `name` must be of the closed list of calls, or peers could grow the table."""
-        self.calls[name] = self.calls.get(name, 0) + count
+        if count:
+            self.calls[name] = self.calls.get(name, 0) + count
 
     def error(self, code: str, count: int = 1) -> None:
         """Count error answers by code."""
