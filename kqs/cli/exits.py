@@ -21,6 +21,8 @@ REFUSED = 1
 USAGE = 2
 DATA_DAMAGED = 65
 UNAVAILABLE = 69
+SOFTWARE = 70
+CANNOT_CREATE = 73
 IO_FAILED = 74
 TEMPORARY = 75
 CONFIG = 78
@@ -33,6 +35,8 @@ EXIT_CODES = {
     USAGE: "the command line cannot be understood",
     DATA_DAMAGED: "the journal or the store is damaged, or of a newer version",
     UNAVAILABLE: "no server answers, or the port is in use",
+    SOFTWARE: "the server stopped because a part of it died; its log says why",
+    CANNOT_CREATE: "the server cannot create its port or socket",
     IO_FAILED: "a file cannot be read or written",
     TEMPORARY: "not now: the server is busy, full or stopping, or did not answer in time, or another one has the journal",
     CONFIG: "the configuration is wrong",

@@ -31,7 +31,7 @@ def parse_address(text: str) -> Address:
             raise ValueError("unix: needs the path of a socket")
         return Address(socket=text.removeprefix("unix:"))
     host, colon, port = text.rpartition(":")
-    if not colon or port.endswith("]"):
+    if not colon or port.endswith("]") or (":" in host and not host.endswith("]")):  # no port, or a bare IPv6 address
         host, port = text, ""
     if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise ValueError(f"{text!r}: the port must be a number from 1 to 65535")

@@ -331,6 +331,7 @@ def test_ids_grow_and_are_none_that_a_server_makes():
         ("", Address("localhost", 14151)),
         ("[::1]:7", Address("::1", 7)),
         ("[::1]", Address("::1", 14151)),
+        ("::1", Address("::1", 14151)),
         ("unix:/run/kqs.sock", Address(socket="/run/kqs.sock")),
     ],
 )
