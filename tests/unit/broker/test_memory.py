@@ -174,7 +174,7 @@ async def test_closing_ends_a_refill_under_way() -> None:
 
 
 async def test_a_store_that_refuses_is_asked_again_after_a_back_off(store: ReadyJobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr(memory, "BACKOFF_FIRST_S", 0.1)
     store.add(an_entry(1))
     broker = MemoryBroker()
     await broker.start(store.refill, store.waiting)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import kqs.feeder
+from kqs.config import JournalSection
+from kqs.errors import StoreUnavailableError
+from kqs.feeder import Feeder
+from kqs.ids import Ids
+from kqs.job import State
+from kqs.journal import Journal, Kind, Record
+from kqs.store.base import StoreInfo
+from kqs.wire.jobs import decode_jobs
+from tests.support.queueing import Rig
+
+
+class Feeding:
+    """A real journal, fed into a real queue."""
+
+    def __init__(self, rig: Rig, folder: Path) -> None:
+        self.rig = rig
+        self.folder = folder
+        self.feeder: Feeder | None = None
+
+    async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
+        settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
+        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed)
+        recovery = await self.journal.start()
+        self.ids = Ids("0000beef", max(recovery.last_order, last_order))
+        self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
+        await self.feeder.start(StoreInfo(epoch=1, fed_seq=fed_seq, last_order=last_order))
+        return self.feeder
+
+    def _committed(self, records: list[Record]) -> None:
+        assert self.feeder is not None
+        self.feeder.committed(records)
+
+    async def stop(self) -> None:
+        if self.feeder is not None:
+            await self.feeder.stop()
+            await self.journal.stop()
+
+    def append(self, *lines: bytes) -> int:
+        """Journal jobs, a record each, with their decoded form; return the last order."""
+        for line in lines:
+            order = self.ids.take(1, self.rig.clock.now())
+            self.journal.append(Record(Kind.JOBS, 1, order, line, decode_jobs(line)))
+        return self.ids.last_order
+
+    async def insert(self, *lines: bytes) -> int:
+        order = self.append(*lines)
+        await self.journal.flush()
+        return order
+
+    async def state(self, order: int) -> State:
+        record = await self.rig.queue.job(self.ids.of(order))
+        assert record is not None
+        return record.state
+
+
+@pytest.fixture
+async def feeding(rig: Rig, tmp_path: Path) -> AsyncIterator[Feeding]:
+    feeding = Feeding(rig, tmp_path)
+    yield feeding
+    await feeding.stop()
+
+
+async def caught_up(feeder: Feeder) -> None:
+    async with asyncio.timeout(10):
+        await feeder.catch_up()
+
+
+async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail","data":[1,  2]}')
+    await caught_up(feeder)
+    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    assert record is not None
+    assert (record.data, record.accepted_at) == (b"[1,  2]", order / 1e6)
+    assert feeder.lag_records == 0
+
+
+async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    await feeding.insert(b'{"type":"mail"}')
+    assert (await hand.take()).claim.attempt == 1
+
+
+async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    feeder = await feeding.start()
+    for _ in range(5):
+        await feeding.insert(b'{"type":"mail"}')
+    assert (feeder.fed_seq, feeder.lag_records) == (0, 5)
+    await caught_up(feeder)
+    assert feeder.fed_seq == 5
+
+
+async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Feeding) -> None:
+    await feeding.start()
+    assert feeding.feeder is not None
+    await feeding.feeder.stop()
+    first = feeding.append(b'{"type":"mail","data":1}', b'{"type":"mail","data":2}')
+    await feeding.journal.flush()
+    await feeding.journal.stop()
+    feeder = await feeding.start()
+    await caught_up(feeder)
+    assert await feeding.state(first) is State.NEW
+    assert await feeding.state(first - 1) is State.NEW
+
+
+async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder, "MAX_HELD_JOBS", 3)
+    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    feeder = await feeding.start()
+    for number in range(50):
+        await feeding.insert(b'{"type":"mail","data":%d}' % number)
+    await caught_up(feeder)
+    assert feeder.fed_seq == 50
+    records = await feeding.rig.queue.jobs("mail", None, None, 100)
+    assert [int(record.data) for record in records] == list(range(50))
+
+
+async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, refused = feeding.rig.store.insert, asyncio.Event()
+    monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
+
+    async def refuse_once(*args: object) -> object:
+        if not refused.is_set():
+            refused.set()
+            raise StoreUnavailableError("database is full")
+        return await insert(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(feeding.rig.store, "insert", refuse_once)
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail"}')
+    async with asyncio.timeout(10):
+        await refused.wait()
+    assert feeder.problems() == ["the store refuses new jobs, which wait in the journal: database is full"]
+    await caught_up(feeder)
+    assert await feeding.state(order) is State.NEW
+    assert feeder.problems() == []
+
+
+async def test_the_checkpoint_follows_when_all_is_quiet(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_IDLE_S", 0.001)
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail"}')
+    async with asyncio.timeout(10):
+        while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
+            await asyncio.sleep(0)
+    assert feeding.journal.stats()["checkpoint_seq"] == 1
+
+
+async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_BYTES", 1)
+    feeder = await feeding.start()
+    for _ in range(20):
+        await feeding.insert(b'{"type":"mail","data":"%s"}' % (b"x" * 10_000))
+    await caught_up(feeder)
+    await feeder.stop()
+    assert feeding.journal.stats()["segments"] == 1
+
+
+async def test_what_was_not_fed_at_the_stop_stays_in_the_journal(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail"}')
+    await feeder.stop()
+    assert await feeding.rig.queue.job(feeding.ids.of(order)) is None
+    await feeding.journal.stop()
+    await caught_up(await feeding.start())
+    assert await feeding.state(order) is State.NEW
+
+
+async def test_an_at_and_own_options_are_kept(feeding: Feeding) -> None:
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail","at":"2030-01-01T00:00:00Z","ttr":7}')
+    await caught_up(feeder)
+    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    assert record is not None
+    assert (record.state, record.due_at, record.options) == (State.DELAYED, 1893456000.0, b'{"ttr":7.0}')
