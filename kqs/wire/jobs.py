@@ -42,7 +42,7 @@ _EXPECTED = {
     "keep": "a number of seconds, or -1 for ever",
 }
 _UNSUPPORTED = ("wait", "resource")
-_FIELDS = ("type", "data", "id", *(name for name in _EXPECTED if name not in ("type", "id")), *_UNSUPPORTED)
+_FIELDS = (*_EXPECTED, "data")
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\[(\d+)\]`)?\Z", re.DOTALL)
 _PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(?:\.(\w+))?`\Z")

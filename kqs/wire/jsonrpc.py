@@ -20,6 +20,9 @@ _KEYS = ("jsonrpc", "id", "method", "params")
 
 #: our code -> the standard's number. `bad_call` of an argument is -32602, see `error`.
 NUMBERS = {"bad_json": -32700, "bad_call": -32600, "unknown_call": -32601, "bad_job": -32602, "internal": -32603}
+#: Calls in one batch. It bounds how long one line can hold the loop: 16 MB of `[1,1,…]` are 8 million bad calls.
+MAX_BATCH_CALLS = 10_000
+
 _BAD_ARGUMENT = -32602
 _OTHER = -32000
 
@@ -55,7 +58,11 @@ def decode_line(line: bytes, batch: int = 0) -> list[Call | BadLine]:
         return [_bad(refused)]
     except (ValueError, RecursionError) as malformed:
         return [_bad(strict.not_json(line, malformed))]
-    return [_decode_one(bytes(member), batch) for member in members] or [_bad(CallError("expected calls, got an empty batch"))]
+    if not members:
+        return [_bad(CallError("expected calls, got an empty batch"))]
+    if len(members) > MAX_BATCH_CALLS:
+        return [_bad(CallError(f"batch: expected at most {MAX_BATCH_CALLS} calls, got {len(members)}", "too_large"))]
+    return [_decode_one(bytes(member), batch) for member in members]
 
 
 def result(call_id: Raw | None, value: Raw | bytes) -> bytes:

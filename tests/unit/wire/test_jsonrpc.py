@@ -82,6 +82,11 @@ def test_a_batch_gives_its_members_in_order() -> None:
     assert third == call("b", b"[]", None, batch=3)
 
 
+def test_the_calls_of_a_batch_are_counted_before_they_are_read() -> None:
+    assert len(decode_line(b"[" + b"1," * 9_999 + b"1]")) == 10_000
+    assert bad(b"[" + b"1," * 10_000 + b"1]", "too_large").message == "batch: expected at most 10000 calls, got 10001"
+
+
 def test_answers() -> None:
     assert jsonrpc.result(ONE, b'"pong"') == b'{"jsonrpc":"2.0","id":1,"result":"pong"}\n'
     assert jsonrpc.result(NULL, NULL) == b'{"jsonrpc":"2.0","id":null,"result":null}\n'
