@@ -149,8 +149,11 @@ def insert_file(
                 inserter = FileInserter(client, lines, shown, as_lines)
                 try:
                     await inserter.run()
-                finally:
+                except BaseException:
                     _report(inserter, as_lines)
+                    say("not all were inserted: repeat the command to go on, nothing is inserted twice")
+                    raise
+            _report(inserter, as_lines)
             return inserter
 
         inserter = with_client(server, work, max_in_flight=IN_FLIGHT)
@@ -160,8 +163,6 @@ def insert_file(
 def _report(inserter: FileInserter, as_lines: bool) -> None:
     refused = f", {inserter.refused:,} refused" if inserter.refused else ""
     click.echo(f"{inserter.inserted:,} inserted{refused}", err=as_lines)
-    if inserter.stopped:
-        say("not all were inserted: repeat the command to go on, nothing is inserted twice")
 
 
 @contextmanager

@@ -196,6 +196,21 @@ def test_interrupt_is_clean():
     assert command.returncode == 130
 
 
+def test_interrupted_file_says_how_to_go_on(tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"type":"a"}\n')
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = popen("insert", "--file", str(file), "--server", f"127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1000)
+            command.send_signal(signal.SIGINT)
+            out, err = command.communicate(timeout=30)
+    assert (command.returncode, out) == (130, "0 inserted\n")
+    assert "repeat the command" in err
+    assert "Traceback" not in err
+
+
 def test_reader_that_goes_away_is_no_trouble(kqs, served, tmp_path):
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"long"}\n' * 1000)
