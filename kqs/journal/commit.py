@@ -122,9 +122,8 @@ class GroupCommit:
         batch.append(record)
         self._batch_bytes += size
         self._appended += 1
-        if not self._busy and not self._ticking:
-            self._ticking = True
-            self._loop.call_soon(self._end_tick)
+        if not self._busy:
+            self._ask_for_tick()
 
     async def flush(self) -> None:
         """Return when every record appended before has been settled, durable or failed."""
@@ -163,8 +162,8 @@ class GroupCommit:
     def _end_tick(self) -> None:
         """Start a flush of what this tick of the loop brought."""
         self._ticking = False
-        if not self._busy and self._batch:
-            self._flush_next()
+        assert not self._busy, "ticks are not asked for while a flush runs"
+        self._flush_next()
 
     def _flush_next(self) -> None:
         """Take the oldest batch: to a new segment if need be, on the loop if it is a lone record and flushes are quick."""
@@ -213,7 +212,11 @@ class GroupCommit:
         self._busy = False
         if self._full or len(self._batch) > 1:
             self._flush_next()
-        elif self._batch and not self._ticking:
+        elif self._batch:
+            self._ask_for_tick()
+
+    def _ask_for_tick(self) -> None:
+        if not self._ticking:
             self._ticking = True
             self._loop.call_soon(self._end_tick)
 
@@ -222,6 +225,7 @@ class GroupCommit:
         size = FRAME_BYTES + flushed.frame.length
         if size < _SMALL_BATCH_BYTES:
             self._flush_s += 0.2 * (now - self._began_at - self._flush_s)
+        self._reopen_s = self.REOPEN_FIRST_S
         self._kept.current.grow(flushed.frame, flushed.end)
         self.batches += 1
         self.records += len(batch)
@@ -249,15 +253,17 @@ class GroupCommit:
         _log.error("journal failed", segment=self._kept.current.name, records=len(failed), error=self.failure)
         if self.condition is not Condition.CLOSED:
             self.condition = Condition.FAILED
-            self._try_later(self._reopen, self._reopen_s)
+            self._try_to_reopen()
         told = JournalFailedError(f"writing the journal failed: {self.failure}")
         for record in failed:
             if record.done is not None:
                 _tell(record.done, told)
         self._count_settled(len(failed))
 
-    def _reopen(self) -> None:
-        self._flusher.submit(self._writer.roll, self._reopened)
+    def _try_to_reopen(self) -> None:
+        """Try a new segment after the back-off, which only a flush that succeeds ends."""
+        self._try_later(lambda: self._flusher.submit(self._writer.roll, self._reopened), self._reopen_s)
+        self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
 
     def _reopened(self, segment: Segment | None, error: BaseException | None) -> None:
         if segment is not None:
@@ -265,12 +271,10 @@ class GroupCommit:
         if self.condition is Condition.CLOSED:
             return
         if segment is None:
-            self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
             self.failure = f"{type(error).__name__}: {error}"
             _log.error("journal cannot begin a new segment", error=self.failure, retry_s=self._reopen_s)
-            self._try_later(self._reopen, self._reopen_s)
+            self._try_to_reopen()
             return
-        self._reopen_s = self.REOPEN_FIRST_S
         self.condition = Condition.OPEN
         _log.info("journal works again", segment=segment.name)
         self._measure_space()

@@ -170,9 +170,11 @@ class OsFiles:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
             os.close(handle)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise JournalLockedError(f"{path.parent} is in use by process {holder or '?'}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)

@@ -39,7 +39,9 @@ class KeptSegments:
         self.checkpoint_seq = segments[0].header.first_seq if checkpoint_seq is None else checkpoint_seq
 
     def add(self, segment: Segment) -> None:
-        """Take in a segment that was just begun."""
+        """Take in a segment that was just begun; it may stand in place of an empty one of its number."""
+        if self._segments[-1].header.number == segment.header.number:
+            del self._segments[-1]
         self._segments.append(segment)
 
     @property

@@ -170,8 +170,7 @@ def _count_part(report: Report, path: Path, part: Frame | Gap, *, is_last: bool)
 
 def _lines(name: str, part: Frame | Gap) -> Iterator[str]:
     if isinstance(part, Gap):
-        if part.end_seq is not None or part.end > part.start:
-            yield f"{name}:{part.start} no batch up to {part.end}: {part.reason}"
+        yield f"{name}:{part.start} no batch up to {part.end}: {part.reason}"
         return
     header = part.header
     if header.flags & VOID:

@@ -65,13 +65,14 @@ class Writer:
 
         Raises: OSError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
-        assert self._handle is not None, "commit on an abandoned segment"
+        handle = self._handle
+        assert handle is not None, "commit on an abandoned segment"
         try:
             header, frame = encode_frame(records, self._seq, self._salt)
-            write_all(self._files, self._handle, frame, self._end)
-            self._files.flush(self._handle)
+            write_all(self._files, handle, frame, self._end)
+            self._files.flush(handle)
         except BaseException:
-            self._let_go()
+            self._let_go(handle)
             raise
         self._end += len(frame)
         self._seq = header.end_seq
@@ -80,11 +81,16 @@ class Writer:
     def roll(self) -> Segment:
         """Begin the next segment; the current one, unless it failed, is cut to its length.
 
+        A current one that never took a batch is replaced, under its number: a disk that fails every flush is not filled.
         Raises: OSError: the current segment, if it had not failed, still takes batches.
         """
         assert self._header is not None
         old_handle, old_end = self._handle, self._end
-        segment = self._create(_follower(self._header, self._seq, self._end), None)
+        if self._seq == self._header.first_seq:
+            header = self._header._replace(id=_random_id())
+        else:
+            header = _follower(self._header, self._seq, self._end)
+        segment = self._create(header, None)
         if old_handle is not None:
             self._seal(old_handle, old_end)
         return segment
@@ -112,12 +118,11 @@ class Writer:
         with suppress(OSError):
             self._files.close(handle)
 
-    def _let_go(self) -> None:
+    def _let_go(self, handle: int) -> None:
         """Close without flushing: a second flush could succeed after the kernel dropped the pages."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            with suppress(OSError):
-                self._files.close(handle)
+        self._handle = None
+        with suppress(OSError):
+            self._files.close(handle)
 
 
 def _follower(header: SegmentHeader, seq: int, end: int) -> SegmentHeader:

@@ -117,8 +117,9 @@ class JournalMachine(RuleBasedStateMachine):
         self.run(self.journal.checkpoint(seq))
         self.start_seq = max(self.start_seq, seq)
 
-    @rule(rng=st.randoms(use_true_random=False))
-    def lose_power(self, rng: random.Random) -> None:
+    @rule(seed=st.integers(0, 2**32))
+    def lose_power(self, seed: int) -> None:
+        rng = random.Random(seed)
         ops = list(self.files.ops)
         self.run(self.journal.stop())
         disk = Disk()

@@ -6,8 +6,8 @@ import pytest
 
 from kqs.errors import JournalCorruptError, JournalLockedError
 from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
-from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES
-from kqs.journal.recovery import scan
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
+from kqs.journal.recovery import read_header, scan
 from kqs.journal.repair import repair
 from kqs.journal.survey import dump, verify
 from tests.support.files import MemoryFiles
@@ -62,12 +62,12 @@ async def test_a_damaged_batch_is_replaced_by_a_hole_of_the_same_size() -> None:
 
 async def test_a_repaired_journal_starts_and_goes_on() -> None:
     disk = await a_disk()
-    damage(disk, segment(1), HEADER_BYTES)
+    disk.unlink(segment(2))
     repair(DIR, disk)
     journal = a_journal(disk)
     assert (await journal.start()).next_seq == 9
     await journal.append_wait(a_record("9"))
-    assert [record.seq for record in await all_records(journal)] == [*range(1, 10)]
+    assert [record.seq for record in await all_records(journal)] == [0, 1, 2, *range(6, 10)]
     await journal.stop()
 
 
@@ -223,3 +223,21 @@ async def test_dump_prints_damage_and_lost_records() -> None:
     assert "lost records 0 .. 0" in text
     assert f"000000000002.kqj:{HEADER_BYTES} no batch up to {HEADER_BYTES + BATCH_BYTES}" in text
     assert "000000000003.kqj DAMAGED" in text
+
+
+async def test_a_batch_that_stands_twice_is_taken_once() -> None:
+    disk = await a_disk()
+    data = bytearray(disk.data(segment(2)))
+    data[HEADER_BYTES + BATCH_BYTES : HEADER_BYTES + 2 * BATCH_BYTES] = data[HEADER_BYTES : HEADER_BYTES + BATCH_BYTES]
+    disk.put(segment(2), bytes(data))
+    assert repair(DIR, disk).lost == [(4, 5)]
+    assert salvaged(disk) == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+async def test_a_missing_segment_that_was_too_short_for_its_records_is_refused() -> None:
+    disk = await a_disk()
+    disk.unlink(segment(2))
+    header = read_header(disk, DIR, segment(3).name)
+    disk.put(segment(3), encode_header(header._replace(previous_end=HEADER_BYTES)) + disk.data(segment(3))[HEADER_BYTES:])
+    with pytest.raises(JournalCorruptError, match="have no place"):
+        repair(DIR, disk)

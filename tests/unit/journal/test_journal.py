@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.errors import (
+    JournalClosedError,
+    JournalCorruptError,
+    JournalError,
+    JournalFailedError,
+    JournalLockedError,
+    JournalVersionError,
+)
+from kqs.journal import NO_ORDER, Journal
+from kqs.journal.commit import GroupCommit
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
+from kqs.journal.recovery import read_header, scan
+from kqs.service import SystemClock
+from tests.support.clock import FakeClock
+from tests.support.files import FaultyFiles, MemoryFiles
+from tests.support.journal import (
+    DIR,
+    Settings,
+    Told,
+    a_disk_with,
+    a_journal,
+    a_record,
+    all_records,
+    recovered,
+    until_accepting,
+)
+
+FIRST = DIR / "000000000001.kqj"
+
+
+async def a_started(files: Any = None, **settings: Any) -> Journal:
+    journal = a_journal(files if files is not None else MemoryFiles(), **settings)
+    await journal.start()
+    return journal
+
+
+async def test_a_real_directory_is_made_written_and_read_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "journal", segment_bytes=1 << 16)
+    journal = Journal(settings, SystemClock())
+    first = await journal.start()
+    for order in range(1, 4):
+        await journal.append_wait(a_record("x" * 30_000, order * 10, 2))
+    with pytest.raises(JournalLockedError, match=f"process {os.getpid()}"):
+        await Journal(settings, SystemClock()).start()
+    await journal.stop()
+    journal = Journal(settings, SystemClock())
+    again = await journal.start()
+    assert (again.journal_id, again.node) == (first.journal_id, first.node)
+    assert (again.next_seq, again.last_order, again.oldest_order, again.torn) == (3, 31, 10, None)
+    assert [len(record.payload) for record in await all_records(journal)] == [30_000] * 3
+    await journal.stop()
+
+
+async def test_a_new_journal_holds_nothing() -> None:
+    journal = a_journal(MemoryFiles())
+    recovery = await journal.start()
+    assert (recovery.next_seq, recovery.last_order, recovery.checkpoint_seq) == (0, 0, 0)
+    assert recovery.oldest_order == NO_ORDER
+    assert (len(recovery.journal_id), len(recovery.node)) == (32, 8)
+    assert await all_records(journal) == []
+    await journal.stop()
+
+
+async def test_a_directory_that_cannot_be_used_says_so() -> None:
+    files = FaultyFiles(MemoryFiles())
+    files.plan = lambda _index, name: OSError(errno.EROFS, "read-only") if name == "create" else None
+    with pytest.raises(JournalError, match="read-only"):
+        await a_journal(files).start()
+    files.plan = lambda _index, _name: None
+    await (await a_started(files)).stop()
+
+
+async def test_stop_is_idempotent_and_tolerates_never_started() -> None:
+    journal = a_journal(MemoryFiles())
+    await journal.stop()
+    await journal.start()
+    journal.append(told := Told().of(a_record()))
+    await asyncio.gather(journal.stop(), journal.stop())
+    assert told.seq == 0
+    assert (journal.state, journal.problems()) == ("closed", [])
+
+
+async def test_a_closed_journal_refuses() -> None:
+    journal = await a_started()
+    await journal.stop()
+    with pytest.raises(JournalClosedError):
+        journal.append(a_record())
+    with pytest.raises(JournalClosedError):
+        await journal.checkpoint(0)
+
+
+async def test_records_are_acknowledged_in_order_and_committed_by_batch() -> None:
+    batches: list[list[int]] = []
+    journal = await a_started(on_commit=lambda records: batches.append([record.seq for record in records]))
+    told = Told()
+    for text in "abc":
+        journal.append(told.of(a_record(text)))
+    assert (journal.next_seq, journal.durable_seq) == (3, 0)
+    await journal.flush()
+    await journal.append_wait(a_record("d"))
+    assert told.acknowledged == [b"a", b"b", b"c"]
+    assert batches == [[0, 1, 2], [3]]
+    assert journal.stats()["batches"] == 2
+    await journal.stop()
+
+
+async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
+    batches: list[int] = []
+    journal = await a_started(on_commit=lambda records: batches.append(len(records)))
+    for _ in range(2):
+        journal.append(a_record())
+    await asyncio.sleep(0)
+    for _ in range(3):
+        journal.append(a_record())
+    await journal.flush()
+    assert batches == [2, 3]
+    await journal.stop()
+
+
+async def test_a_lone_record_that_arrives_during_a_flush_waits_for_the_tick() -> None:
+    batches: list[int] = []
+    journal = await a_started(on_commit=lambda records: batches.append(len(records)))
+    for _ in range(2):
+        journal.append(a_record())
+    await asyncio.sleep(0)
+    journal.append(a_record())
+    await journal.flush()
+    assert batches == [2, 1]
+    await journal.stop()
+
+
+async def test_batches_are_capped_by_records_and_bytes_but_take_any_single_record() -> None:
+    batches: list[int] = []
+    journal = await a_started(on_commit=lambda records: batches.append(len(records)), batch_records=3, batch_bytes=500)
+    for size in (1, 1, 1, 1, 300, 2000, 300):
+        journal.append(a_record("x" * size))
+    await journal.flush()
+    assert batches == [3, 2, 1, 1]
+    await journal.stop()
+
+
+async def test_a_record_may_be_appended_while_another_is_acknowledged() -> None:
+    journal = await a_started()
+    told = Told()
+    record = a_record("first")
+    record.done = lambda _error: journal.append(told.of(a_record("second")))
+    journal.append(record)
+    await journal.flush()
+    await journal.flush()
+    assert told.acknowledged == [b"second"]
+    await journal.stop()
+
+
+async def test_a_callback_that_raises_stops_no_other() -> None:
+    def fail(_news: Any) -> None:
+        raise ValueError("a listener's fault")
+
+    journal = await a_started(on_commit=fail)
+    told = Told()
+    bad = a_record("bad")
+    bad.done = fail
+    for record in (bad, told.of(a_record("good"))):
+        journal.append(record)
+    await journal.flush()
+    assert told.acknowledged == [b"good"]
+    assert journal.accepting
+    await journal.stop()
+
+
+async def test_slow_flushes_leave_the_loop() -> None:
+    clock = FakeClock()
+    files = FaultyFiles(MemoryFiles())
+    threads = []
+    journal = a_journal(files, clock)
+    await journal.start()
+
+    def slow(_index: int, name: str) -> None:
+        if name == "flush":
+            threads.append(asyncio._get_running_loop() is None)
+            clock.advance(0.02)
+
+    files.plan = slow
+    for _ in range(3):
+        await journal.append_wait(a_record())
+    assert threads == [False, True, True]
+    await journal.stop()
+
+
+async def test_a_full_segment_is_followed_by_another_and_cut_to_its_length() -> None:
+    journal = await a_started(files := MemoryFiles(), segment_bytes=300)
+    for index in range(4):
+        await journal.append_wait(a_record(str(index)))
+    assert journal.stats()["segments"] == 2
+    assert len(files.data(FIRST)) == HEADER_BYTES + 2 * (FRAME_BYTES + RECORD_BYTES + 1)
+    assert [record.seq for record in await all_records(journal, 1)] == [1, 2, 3]
+    await journal.stop()
+
+
+async def test_reading_ends_at_the_durable_end_and_may_begin_anywhere() -> None:
+    journal = await a_started(segment_bytes=5 << 20)
+    for index in range(5):
+        await journal.append_wait(a_record(str(index) * 700_000))
+    for start in range(6):
+        assert [record.seq for record in await all_records(journal, start)] == [*range(start, 5)]
+    await journal.stop()
+
+
+async def test_damage_met_while_reading_is_named() -> None:
+    journal = await a_started(files := MemoryFiles())
+    await journal.append_wait(a_record("abc"))
+    files.nodes[files.names[FIRST]][HEADER_BYTES + FRAME_BYTES + RECORD_BYTES] ^= 1
+    with pytest.raises(JournalCorruptError, match=rf"^{FIRST}:{HEADER_BYTES} batch checksum differs"):
+        await all_records(journal)
+    await journal.stop()
+
+
+async def test_a_disk_that_refuses_to_be_read_says_so() -> None:
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    await journal.append_wait(a_record("abc"))
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "read" else None
+    with pytest.raises(JournalError, match="gone"):
+        await all_records(journal)
+    await journal.stop()
+
+
+async def test_a_checkpoint_lets_whole_segments_go_but_never_the_last() -> None:
+    journal = await a_started(files := MemoryFiles(), segment_bytes=300)
+    for index in range(6):
+        await journal.append_wait(a_record("x", 10 + index))
+    await journal.checkpoint(3)
+    assert (journal.stats()["segments"], journal.oldest_order) == (2, 12)
+    assert journal.backlog_bytes > 0
+    await journal.checkpoint(6)
+    assert (journal.stats()["segments"], journal.oldest_order, journal.backlog_bytes) == (1, 14, 0)
+    await journal.checkpoint(6)
+    await journal.stop()
+    recovery = await (journal := a_journal(files)).start()
+    assert (recovery.checkpoint_seq, recovery.next_seq) == (6, 6)
+    await journal.stop()
+
+
+async def test_a_checkpoint_that_fails_can_be_tried_again() -> None:
+    journal = await a_started(files := FaultyFiles(MemoryFiles()), segment_bytes=300)
+    for _ in range(4):
+        await journal.append_wait(a_record())
+    flushes = iter([None, OSError(errno.EIO, "gone")])
+    files.plan = lambda _index, name: next(flushes, None) if name == "flush_dir" else None
+    with pytest.raises(JournalError, match="gone"):
+        await journal.checkpoint(4)
+    assert journal.stats()["segments"] == 2
+    await journal.checkpoint(4)
+    assert journal.stats()["segments"] == 1
+    await journal.stop()
+
+
+async def test_a_torn_tail_is_reported() -> None:
+    disk = await a_disk_with(["one"], ["two"])
+    found = scan(disk, DIR)
+    assert found.last_frame is not None
+    disk.put(FIRST, disk.data(FIRST)[: found.last_frame.end - 1])
+    journal = a_journal(disk)
+    recovery = await journal.start()
+    assert recovery.torn == (FIRST.name, FRAME_BYTES + RECORD_BYTES + 2)
+    assert journal.stats()["torn_bytes"] == FRAME_BYTES + RECORD_BYTES + 2
+    await journal.stop()
+
+
+async def test_the_last_batch_is_flushed_again_in_the_new_segment() -> None:
+    disk = await a_disk_with(["one"], ["two"])
+    journal = await a_started(disk)
+    second = read_header(disk, DIR, "000000000002.kqj")
+    assert second.first_seq == 1
+    assert b"two" in disk.data(DIR / "000000000002.kqj")
+    assert [record.payload for record in await all_records(journal)] == [b"one", b"two"]
+    await journal.stop()
+
+
+async def test_leftovers_of_a_killed_server_are_taken_away() -> None:
+    disk = await a_disk_with(["one"])
+    disk.put(DIR / "000000000002.kqj.new", b"half")
+    disk.put(DIR / "notes.txt", b"mine")
+    await (await a_started(disk)).stop()
+    assert disk.list(DIR) == ["000000000001.kqj", "000000000002.kqj", "lock", "notes.txt"]
+
+
+async def test_a_newer_major_version_refuses_and_touches_nothing() -> None:
+    disk = await a_disk_with(["one"])
+    data = bytearray(disk.data(FIRST))
+    struct.pack_into("<H", data, 8, 2)
+    disk.put(FIRST, bytes(data))
+    before = disk.snapshot()
+    with pytest.raises(JournalVersionError, match="newer than 1"):
+        await a_journal(disk).start()
+    disk.unlink(DIR / "lock")
+    assert disk.snapshot() == before
+
+
+async def test_a_newer_minor_version_is_read_if_its_records_can_be() -> None:
+    disk = await a_disk_with(["one"])
+    header = read_header(disk, DIR, FIRST.name)
+    disk.put(FIRST, encode_header(header._replace(minor=1)) + disk.data(FIRST)[HEADER_BYTES:])
+    assert [record.payload for record in recovered(disk)] == [b"one"]
+
+
+async def test_a_follower_of_another_segment_refuses() -> None:
+    disk = await a_disk_with(*([str(index)] for index in range(4)), segment_bytes=300)
+    second = DIR / "000000000002.kqj"
+    header = read_header(disk, DIR, second.name)
+    disk.put(second, encode_header(header._replace(previous_id=b"?" * 16)) + disk.data(second)[HEADER_BYTES:])
+    with pytest.raises(JournalCorruptError, match="follows another segment 1"):
+        recovered(disk)
+
+
+async def test_a_gap_between_segments_refuses() -> None:
+    disk = await a_disk_with(*([str(index)] for index in range(4)), segment_bytes=300)
+    second = DIR / "000000000002.kqj"
+    header = read_header(disk, DIR, second.name)
+    disk.put(second, encode_header(header._replace(first_seq=9)) + disk.data(second)[HEADER_BYTES:])
+    with pytest.raises(JournalCorruptError, match="sequence gap before record 9"):
+        recovered(disk)
+
+
+async def test_a_waiting_append_is_told_of_failure() -> None:
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    with pytest.raises(JournalFailedError, match="gone"):
+        await journal.append_wait(a_record())
+    await journal.stop()
+
+
+async def test_a_cancelled_waiter_does_not_withdraw_its_record() -> None:
+    journal = await a_started()
+    waiting = [asyncio.create_task(journal.append_wait(a_record())), asyncio.create_task(journal.append_wait(a_record()))]
+    flushing = asyncio.create_task(journal.flush())
+    await asyncio.sleep(0)
+    for task in (*waiting, flushing):
+        task.cancel()
+    await asyncio.wait([*waiting, flushing])
+    await journal.flush()
+    assert journal.durable_seq == 2
+    await journal.stop()
+
+
+async def test_a_failure_of_records_nobody_waits_for_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0)
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    failing = iter([OSError(errno.EIO, "gone")])
+    files.plan = lambda _index, name: next(failing, None) if name == "flush" else None
+    journal.append(a_record())
+    await journal.flush()
+    await until_accepting(journal)
+    assert journal.problems() == []
+    await journal.stop()
+
+
+async def test_a_disk_that_fails_every_flush_is_not_filled_with_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0)
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    for _ in range(4):
+        files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
+        journal.append(a_record())
+        await journal.flush()
+        files.plan = lambda _index, _name: None
+        await until_accepting(journal)
+    await journal.append_wait(a_record("at last"))
+    assert journal.stats()["segments"] == 1
+    await journal.stop()
+    assert [record.payload for record in recovered(files.inner)] == [b"at last"]
+
+
+async def test_stopping_while_a_new_segment_is_tried_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0)
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
+    journal.append(a_record())
+    await journal.flush()
+    await asyncio.sleep(0)
+    await asyncio.wait_for(journal.stop(), 10)
+    assert journal.state == "closed"
+
+
+async def test_a_segment_that_cannot_be_begun_is_tried_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0)
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    failing = iter([OSError(errno.EIO, "gone")] * 5)
+    files.plan = lambda _index, name: next(failing, None) if name in ("write", "create") else None
+    journal.append(a_record())
+    await journal.flush()
+    await until_accepting(journal)
+    assert files.calls.count("create") == 1 + 4 + 1
+    await journal.stop()
+
+
+async def test_a_flush_that_fails_while_stopping_is_told() -> None:
+    journal = await a_started(files := FaultyFiles(MemoryFiles()))
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    told = Told()
+    journal.append(told.of(a_record()))
+    await journal.stop()
+    assert (told.failed, journal.state) == ([b"x"], "closed")
