@@ -39,7 +39,7 @@ class Owner(Protocol):
         ...
 
     def wake_later(self, connection: Connection) -> None:
-        """Call `connection.wake` once at the end of this tick."""
+        """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""
         ...
 
     def wake_when_flushed(self, connection: Connection) -> None:

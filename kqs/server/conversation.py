@@ -82,6 +82,8 @@ class Conversation:
     def data_to_send(self) -> bytes:
         """Take the answers that are ready."""
         out = self._out
+        if not out:
+            return b""
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0

@@ -42,7 +42,7 @@ class Server:
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._to_wake: set[Connection] = set()
-        self._to_wake_when_flushed: set[Connection] = set()
+        self._resting: set[Connection] = set()
         self._is_stopping = False
 
     @property
@@ -98,26 +98,26 @@ class Server:
     def dismiss(self, connection: Connection) -> None:
         """Forget a connection that is lost."""
         self._connections.discard(connection)
-        self._to_wake_when_flushed.discard(connection)
+        self._resting.discard(connection)
         self.context.counters.connections_open -= 1
         if not self._connections:
             self._all_gone.set()
 
     def wake_later(self, connection: Connection) -> None:
-        """Call `connection.wake` once at the end of this tick."""
+        """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""
         if not self._to_wake:
             asyncio.get_running_loop().call_soon(self._wake)
         self._to_wake.add(connection)
 
     def wake_when_flushed(self, connection: Connection) -> None:
         """Call `connection.wake` once when the journal has caught up."""
-        self._to_wake_when_flushed.add(connection)
+        self._resting.add(connection)
 
     def _wake(self) -> None:
         connections, self._to_wake = self._to_wake, set()
-        if self._to_wake_when_flushed and not self.context.is_flooded:
-            connections |= self._to_wake_when_flushed
-            self._to_wake_when_flushed.clear()
+        if self._resting and not self.context.is_flooded:
+            connections |= self._resting
+            self._resting.clear()
         for connection in connections:
             try:
                 connection.wake()
