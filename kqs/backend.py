@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.clock import Clock
+from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.job import JobRecord, State
@@ -19,6 +21,8 @@ from kqs.worker import Worker
 
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
+#: `health` does not wait longer than this for the store
+ANSWERS_WITHIN_S = 2.0
 
 
 class ServerBackend:
@@ -67,7 +71,12 @@ class ServerBackend:
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
         problems = [*self.journal.problems(), *self._feeder.problems(), *self._queue.problems()]
-        counts = await self._queue.counts()
+        counts: dict[str, dict[State, int]] = {}
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                counts = await self._queue.counts()
+        except (StoreUnavailableError, TimeoutError) as error:
+            problems.append(str(error) or f"the store has not answered for {ANSWERS_WITHIN_S:g} s")
         notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in self._unhandled(counts).items()]
         del notes[MAX_TYPES_NAMED:]
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
@@ -84,13 +93,13 @@ class ServerBackend:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
         record = await self._queue.job(job_id)
         if record is None and self._feeder.lag_records:
-            await self._feeder.catch_up()
+            await self._catch_up()
             record = await self._queue.job(job_id)
         return None if record is None else self._shown(record)
 
     async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
         """Return up to `query.limit` jobs in order of acceptance, beginning after the job `query.after`."""
-        await self._feeder.catch_up()
+        await self._catch_up()
         after = None
         if query.after is not None:
             after = self.ids.order_of(query.after)
@@ -98,6 +107,13 @@ class ServerBackend:
                 after = record.order
         records = await self._queue.jobs(query.type, query.state, after, query.limit)
         return [self._shown(record) for record in records]
+
+    async def _catch_up(self) -> None:
+        """Let the store take what is journaled. Raises: CallError: it does not, so nobody knows yet."""
+        try:
+            await self._feeder.catch_up()
+        except StoreUnavailableError:
+            raise CallError("the store is behind the journal, try again later", "busy") from None
 
     def _shown(self, record: JobRecord) -> dict[str, Any]:
         options = self._queue.cascade.resolve(record.type, record.options)

@@ -8,7 +8,9 @@ that dies stops the daemon; nothing limps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -19,7 +21,7 @@ import uvloop
 from kqs import log as logs
 from kqs.backend import ServerBackend
 from kqs.broker.memory import MemoryBroker
-from kqs.config import Config
+from kqs.config import Config, ServerSection
 from kqs.errors import (
     JournalCorruptError,
     JournalError,
@@ -49,6 +51,10 @@ log = structlog.get_logger("kqs")
 EX_DATAERR, EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL = 65, 70, 74, 75
 #: how much longer than the workers' grace a stop may take, in s: what systemd is told
 STOP_MARGIN_S = 30.0
+#: how long tasks that handlers left behind may take to heed their cancellation, in s
+LEFTOVER_WAIT_S = 1.0
+#: open files that connections must leave to the journal, the store, the loop and handlers
+SPARE_FILES = 64
 
 
 class StopSwitch:
@@ -107,8 +113,10 @@ class Daemon:
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
             log.info("stopping")
             watchdog.cancel()
+        code = _exit_code(stop.cause)
         log.info("stopped")
-        return _exit_code(stop.cause)
+        await _end_leftovers(code)
+        return code
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
@@ -127,16 +135,18 @@ class Daemon:
         settings = QueueSettings(
             self._name, Retention(config.store.keep_success_s, config.store.keep_fail_s), config.store.keep_success_count
         )
-        queue = Queue(store, MemoryBroker(config.broker.max_entries), cascade, self._clock, settings, lambda: feeder.checkpointed_order)
+        queue = Queue(
+            store, MemoryBroker(config.broker.max_entries), cascade, self._clock, settings, lambda: feeder.checkpointed_order
+        )
         feeder = Feeder(journal, queue, store, ids, cascade)
         executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
-        server = Server(config.server, backend, clock=self._clock.now, trace=config.log.level == "debug")
+        server = Server(_spare_files(config.server), backend, clock=self._clock.now, trace=config.log.level == "debug")
         for service in (queue, feeder, worker):
             service.on_task_death = stop.fail
         stack.push_async_callback(queue.stop)
-        await queue.start(info)
+        await _start_queue(queue, info)
         stack.push_async_callback(feeder.stop)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(worker.stop)
@@ -196,10 +206,50 @@ async def _open_store(store: SqliteStore, recovery: Recovery) -> StoreInfo:
     return info
 
 
+async def _start_queue(queue: Queue, info: StoreInfo) -> None:
+    """Start the queue. Raises: StartupError: 65 the store is damaged, 74 it refuses."""
+    try:
+        await queue.start(info)
+    except StoreCorruptError as error:
+        raise StartupError(str(error), EX_DATAERR) from error
+    except StoreError as error:
+        raise StartupError(str(error), EX_IOERR) from error
+
+
 def _exit_code(cause: BaseException | None) -> int:
     if cause is None:
         return 0
-    return EX_DATAERR if isinstance(cause, StoreCorruptError) else EX_SOFTWARE
+    return EX_DATAERR if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else EX_SOFTWARE
+
+
+async def _end_leftovers(code: int) -> None:
+    """Cancel the tasks that handlers left behind; exit at once if they do not heed it.
+
+    The loop's own end would wait for them for ever. Everything of ours is closed by now.
+    """
+    leftovers = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in leftovers:
+        task.cancel()
+    if leftovers and (await asyncio.wait(leftovers, timeout=LEFTOVER_WAIT_S))[1]:
+        log.warning("tasks of handlers ignore their cancellation, exiting without them")
+        os._exit(code)
+
+
+def _spare_files(section: ServerSection) -> ServerSection:
+    """Allow this process as many open files as it may have, and leave some to the journal and the store.
+
+    Connections beyond that are refused as `busy`; without a reserve they could keep a segment from being begun.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY or section.max_connections <= soft - SPARE_FILES:
+        return section
+    most = max(1, soft - SPARE_FILES)
+    log.warning("fewer connections than max_connections: too few open files are allowed", most=most, open_files=soft)
+    return section.model_copy(update={"max_connections": most})
 
 
 def serve(config: Config) -> int:

@@ -1,9 +1,9 @@
 """The feeder: brings journaled jobs into the queue, in order, and tells the journal how far.
 
 Rules. Nothing is skipped: a store that refuses is asked again until it takes the batch. The checkpoint never passes
-what the store has made durable. The journal is the buffer: while nobody waits for the jobs that come in, the feeder
-rests `REST_S` between batches, so that it commits few large batches and leaves the machine to the inserts; a taker with
-room wakes it at once. What does not fit the bounded hand-over list is read back from the journal later.
+what the store has made durable. The journal is the buffer: while jobs pour in that nobody waits for, the feeder rests
+between batches, so that it commits few large ones and leaves the machine to the inserts; a taker with room wakes it at
+once. What does not fit the bounded hand-over list is read back from the journal later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kqs.errors import StoreError, StoreUnavailableError
+from kqs.errors import JournalCorruptError, JournalError, StoreError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted
 from kqs.journal import Journal, Kind, Record
@@ -29,7 +29,10 @@ log = structlog.get_logger("kqs.feeder")
 
 #: a batch is at least worth its commit: COSTS puts the knee near a thousand rows
 BATCH_JOBS = 4000
+#: while inserts pour in that nobody waits for, it rests at least so long, and this many times as long as the last batch took
 REST_S = 0.01
+REST_SHARE = 3.0
+MAX_REST_S = 0.25
 #: hand-over list: beyond either, records are forgotten here and read back from the journal
 MAX_HELD_JOBS = 50_000
 MAX_HELD_BYTES = 32 * 1024 * 1024
@@ -38,6 +41,10 @@ CHECKPOINT_BYTES = 64 * 1024 * 1024
 CHECKPOINT_IDLE_S = 2.0
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
+#: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop
+CATCH_UP_S = 5.0
+#: how long a stop waits for the batch that the store has in hand
+STOP_WAIT_S = 5.0
 
 
 class Feeder:
@@ -56,7 +63,11 @@ class Feeder:
         self._wake = asyncio.Event()
         self._let_go = asyncio.Event()
         self._moved = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._hurried = 0
+        self._monotonic = queue.clock.monotonic
+        self._seen_seq = 0
+        self._fed_in_s = 0.0
         self._uncheckpointed_bytes = 0
         self._checkpointed_seq = 0
         self._next_order = 0
@@ -78,11 +89,18 @@ class Feeder:
         self._task.add_done_callback(self._task_done)
 
     async def stop(self) -> None:
-        """End between two batches. What was not fed stays in the journal, for the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """End between two batches. What was not fed stays in the journal, for the next start.
+
+        A batch in the store's hands is waited for, within bounds: it may hold claimed jobs, whose lanes must hear of it.
+        """
+        task, self._task = self._task, None
+        if task is not None:
+            self._stopping.set()
+            self._wake.set()
+            self._let_go.set()
+            await asyncio.wait([task], timeout=STOP_WAIT_S)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             await self._checkpoint()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -108,16 +126,22 @@ class Feeder:
                 self._let_go.set()
 
     async def catch_up(self) -> None:
-        """Return when all that was flushed before this call is in the store."""
+        """Return when all that was flushed before this call is in the store.
+
+        Raises: StoreUnavailableError: it is not there after `CATCH_UP_S`.
+        """
         wanted = self._journal.durable_seq
         if self.fed_seq >= wanted:
             return
         self._hurried += 1
         self._let_go.set()
         try:
-            while self.fed_seq < wanted:
-                self._moved.clear()
-                await self._moved.wait()
+            async with asyncio.timeout(CATCH_UP_S):
+                while self.fed_seq < wanted:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            raise StoreUnavailableError(f"the store is {self.lag_records} records behind the journal") from None
         finally:
             self._hurried -= 1
 
@@ -128,22 +152,22 @@ class Feeder:
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
-        return [f"the store refuses new jobs, which wait in the journal: {self.trouble}"] if self.trouble else []
+        return [self.trouble] if self.trouble else []
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._wait_for_work()
-            while self._held or self._behind:
+            while (self._held or self._behind) and not self._stopping.is_set():
                 if self._held:
                     await self._rest()
                     await self._feed_held()
                 else:
-                    await self._feed_from_disk()
+                    await self._catch_up_from_disk()
 
     async def _wait_for_work(self) -> None:
-        self._wake.clear()
-        if self._held or self._behind:
+        if self._held or self._behind or self._stopping.is_set():
             return
+        self._wake.clear()
         try:
             idle_s = CHECKPOINT_IDLE_S if self.fed_seq > self._checkpointed_seq else None
             async with asyncio.timeout(idle_s):
@@ -152,14 +176,15 @@ class Feeder:
             await self._checkpoint()
 
     async def _rest(self) -> None:
-        """Let more gather, unless somebody waits for these jobs."""
-        if self._held_jobs < BATCH_JOBS and not self._hurried and not self._let_go.is_set():
+        """Let more gather while inserts pour in, unless somebody waits for these jobs."""
+        if self._journal.durable_seq > self._seen_seq and not self._hurried and not self._let_go.is_set():
             try:
-                async with asyncio.timeout(REST_S):
+                async with asyncio.timeout(min(max(REST_S, REST_SHARE * self._fed_in_s), MAX_REST_S)):
                     await self._let_go.wait()
             except TimeoutError:
                 pass
         self._let_go.clear()
+        self._seen_seq = self._journal.durable_seq
 
     async def _feed_held(self) -> None:
         batch: list[Accepted] = []
@@ -172,6 +197,30 @@ class Feeder:
         self._held_bytes -= size
         await self._feed(batch, record.seq + 1, size)
 
+    async def _catch_up_from_disk(self) -> None:
+        """Feed from disk; a disk that cannot be read now (no free file descriptor, EIO) is read again."""
+        wait_s = FIRST_WAIT_S
+        while self._behind and not self._stopping.is_set():
+            fed_seq = self.fed_seq
+            try:
+                await self._feed_from_disk()
+            except JournalCorruptError:
+                raise
+            except JournalError as error:
+                wait_s = FIRST_WAIT_S if self.fed_seq > fed_seq else wait_s
+                await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    async def _pause(self, trouble: str, wait_s: float) -> None:
+        """Wait before the next attempt; a stop ends the wait."""
+        self.trouble = trouble
+        log.warning(f"{trouble}; trying again", retry_s=wait_s)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
     async def _feed_from_disk(self) -> None:
         """Read what is not held, batch by batch, until the list and the disk meet."""
         batch: list[Accepted] = []
@@ -182,26 +231,34 @@ class Feeder:
                 size += len(record.payload)
                 seq = record.seq + 1
                 if len(batch) >= BATCH_JOBS:
+                    await self._rest()
                     await self._feed(batch, seq, size)
                     batch, size = [], 0
+                if self._stopping.is_set():
+                    return
             await asyncio.sleep(0)
         if seq > self.fed_seq:
             await self._feed(batch, seq, size)
         if self.fed_seq >= self._journal.durable_seq:
             self._behind = False
+            self.trouble = None
 
     async def _feed(self, batch: list[Accepted], fed_seq: int, size: int) -> None:
+        """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
         wait_s = FIRST_WAIT_S
-        while True:
+        while not self._stopping.is_set():
+            began = self._monotonic()
             try:
                 await self._queue.accept(batch, fed_seq)
             except StoreUnavailableError as error:
-                self.trouble = str(error)
-                log.warning("the store refuses new jobs, trying again", error=str(error), count=len(batch))
-                await asyncio.sleep(wait_s)
+                await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
-                break
+                self._fed_in_s = self._monotonic() - began
+                await self._note_fed(batch, fed_seq, size)
+                return
+
+    async def _note_fed(self, batch: list[Accepted], fed_seq: int, size: int) -> None:
         self.trouble = None
         self.fed_seq = fed_seq
         if batch:
@@ -221,7 +278,11 @@ class Feeder:
         except StoreError as error:
             log.warning("the store cannot be made durable, no checkpoint yet", error=str(error))
             return
-        await self._journal.checkpoint(durable_seq)
+        try:
+            await self._journal.checkpoint(durable_seq)
+        except JournalError as error:
+            log.warning("the checkpoint cannot be written, trying again later", error=str(error))
+            return
         self._checkpointed_seq = durable_seq
         self.checkpointed_order = next_order
 

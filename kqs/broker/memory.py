@@ -22,7 +22,7 @@ import structlog
 from kqs.broker.base import Refill
 from kqs.broker.turns import Turns
 from kqs.broker.waiting import NOTHING, WHOLE, Waiting
-from kqs.errors import StoreError
+from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 
 BACKOFF_FIRST_S = 0.1
@@ -104,7 +104,7 @@ class MemoryBroker:
         """Take up to `count` entries of the types in `weights`, in fair turns.
 
         When nothing is at hand but a refill is under way, it is awaited; cancelling meanwhile takes nothing.
-        Raises: whatever a refill met that is no StoreError: a bug, for the caller to die of. Nothing was taken.
+        Raises: whatever a refill met that does not pass: damage or a bug, for the caller to die of. Nothing was taken.
         """
         while True:
             types = self._ask(weights)
@@ -245,9 +245,9 @@ class MemoryBroker:
         assert self._refill is not None, "not started"
         try:
             found = await self._refill(type_, None if after is NOTHING else after, self._refill_count)
-        except StoreError as fault:
+        except StoreUnavailableError as fault:
             self._block(type_, line, fault)
-        except Exception as fault:  # a bug; the next reserve raises it to a task that is supervised
+        except Exception as fault:  # damage or a bug; the next reserve raises it to a task that is supervised
             self._fault = fault
         else:
             self._join(line, found, is_all=len(found) < self._refill_count, was=after)
@@ -274,7 +274,7 @@ class MemoryBroker:
         known = {entry.order for entry in found}
         line.waiting.add(entry for entry in aside.take(len(aside)) if entry.order not in known)
 
-    def _block(self, type_: str, line: _Line, fault: StoreError) -> None:
+    def _block(self, type_: str, line: _Line, fault: StoreUnavailableError) -> None:
         """Leave the type as it is, and its refill for later."""
         _log.warning("refill failed", type=type_, error=str(fault), retry_in_s=line.backoff_s)
         line.is_blocked = True

@@ -16,7 +16,7 @@ import structlog
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
-from kqs.errors import KqsError
+from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, Run
 from kqs.store.base import Store
 
@@ -103,14 +103,14 @@ class Dispatcher:
         return any(type_ in taker.types for taker in self._takers)
 
     async def serve(self, taker: Taker) -> None:
-        """Bring `taker` jobs until it stops. The body of a task."""
+        """Bring `taker` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
         self._takers.append(taker)
         try:
             while not taker.stopped:
                 await taker.wait_room()
                 try:
                     await self._bring(taker)
-                except KqsError as error:
+                except (StoreUnavailableError, BrokerError) as error:
                     log.warning("cannot reserve, trying again", error=str(error))
                     await asyncio.sleep(RETRY_WAIT_S)
         finally:
@@ -151,8 +151,9 @@ class Dispatcher:
         None is chosen of a type that has jobs waiting: a new job queues behind those, or would overtake them.
         """
         picked: list[tuple[Taker, Accepted]] = []
+        types = {job.type for job in jobs}
         for taker in self._takers:
-            if taker.room <= 0:
+            if taker.room <= 0 or taker.types.isdisjoint(types):
                 continue
             behind = {type_ for type_ in taker.types if self._broker.backlog(type_)}
             for job in _by_rank(jobs):

@@ -32,6 +32,8 @@ log = structlog.get_logger("kqs.queue")
 SLICE = 1000
 #: retention is not urgent: ended records are looked at this often, in s
 HOUSEKEEPING_S = 5.0
+#: how long a stop waits for a store that refuses the last reports
+SETTLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,12 @@ class Queue:
             self._own(body, name)
 
     async def stop(self) -> None:
-        """Put every report into the store, then end. Takers must have been removed before."""
-        if self._tasks:
-            await self._reporter.settle()
+        """Put every report into the store, then end. Takers must have been removed before.
+
+        A store that has not taken them within `SETTLE_S` goes without: those runs count as ghosts at the next start.
+        """
+        if self._tasks and not await self._reporter.settle(SETTLE_S):
+            log.error("stopping without the last reports: the store does not take them", count=self._reporter.count)
         for task in [*self._tasks, *self._taker_tasks.values()]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._taker_tasks.values(), return_exceptions=True)
@@ -212,7 +217,7 @@ class Queue:
 
     async def settle(self) -> None:
         """Return when every report taken so far is in the store."""
-        await self._reporter.settle()
+        await self._reporter.settle(None)
 
     def _now(self) -> float:
         """Return wall time in whole ms: what ends in the same ms is stored by one statement."""

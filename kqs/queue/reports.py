@@ -25,6 +25,7 @@ class Reporter:
         self._store = store
         self._applied = applied
         self._pending: list[tuple[Run, Report]] = []
+        self._committing: list[tuple[Run, Report]] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -36,9 +37,19 @@ class Reporter:
         self._idle.clear()
         self._wake.set()
 
-    async def settle(self) -> None:
-        """Return when every report taken so far is in the store."""
-        await self._idle.wait()
+    @property
+    def count(self) -> int:
+        """Return how many reports are not in the store."""
+        return len(self._pending) + len(self._committing)
+
+    async def settle(self, within_s: float | None) -> bool:
+        """Return True when every report taken so far is in the store, False if it is not after `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Commit what gathers, for ever."""
@@ -47,8 +58,10 @@ class Reporter:
             self._wake.clear()
             batch, self._pending = self._pending, []
             if batch:
+                self._committing = batch
                 accepted = await self._commit([report for _, report in batch])
                 await self._applied(batch, accepted)
+                self._committing = []
             if not self._pending:
                 self._idle.set()
 
