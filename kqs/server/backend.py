@@ -23,8 +23,15 @@ class JournalPort(Protocol):
 class Backend(Protocol):
     """See the module docstring. Everything is called from the loop thread."""
 
-    ids: Ids
-    journal: JournalPort
+    @property
+    def ids(self) -> Ids:
+        """Return what makes the server's ids."""
+        ...
+
+    @property
+    def journal(self) -> JournalPort:
+        """Return the journal."""
+        ...
 
     async def stats(self) -> dict[str, int | float]:
         """Return plain numbers by name; the server adds its own counters."""
