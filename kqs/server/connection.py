@@ -68,15 +68,17 @@ class Connection(asyncio.Protocol):
         if refusal is None:
             _tune(transport.get_extra_info("socket"))
         else:
-            self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
-            self.finish()
+            self._turn_away(refusal)
 
     def data_received(self, data: bytes) -> None:
         """Run what arrived and write what that answered."""
         if self._is_ending:
             return
         self._conversation.receive_data(data)
-        self._advance()
+        if self._conversation.is_hoarding:
+            self._turn_away(CallError("too many long lines at once, try again later", "busy"))
+        else:
+            self._advance()
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
@@ -101,7 +103,12 @@ class Connection(asyncio.Protocol):
         self._is_ending = True
         self._transport = None
         self._stop_watching()
+        self._conversation.forget()
         self._owner.dismiss(self)
+
+    def _turn_away(self, refusal: CallError) -> None:
+        self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
+        self.finish()
 
     def pause_writing(self) -> None:
         """Rest a peer that does not take its answers."""

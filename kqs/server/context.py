@@ -13,6 +13,10 @@ from kqs.server.counters import Counters
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
 
+#: Bytes of unfinished lines over all connections, beyond which a connection with a long one is turned away. Without it,
+#: max_connections times max_line_bytes could be asked of the server's memory.
+MAX_OPEN_BYTES = 256 * 1024 * 1024
+
 
 class Context:
     """Shared state of the connections. Owned by the loop thread.
@@ -29,12 +33,18 @@ class Context:
         self.trace = trace
         self.draining = False
         self.unflushed_bytes = 0
+        self.open_bytes = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_flooded(self) -> bool:
         """Tell whether so much waits for its flush that reading must rest."""
         return self.unflushed_bytes > MAX_UNFLUSHED_BYTES
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Tell whether unfinished lines take more memory than all of them together may."""
+        return self.open_bytes > MAX_OPEN_BYTES
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""

@@ -30,6 +30,7 @@ log = structlog.get_logger("kqs.server")
 _OUT_BYTES = 64 * 1024
 #: Calls of one JSON-RPC batch: its answers can only leave together, so their number bounds what must be held.
 MAX_BATCH_CALLS = 10_000
+_LONG_LINE_BYTES = 256 * 1024  # as much as one read; a shorter unfinished line is everybody's right
 _TRACED_BYTES = 200
 
 
@@ -42,6 +43,7 @@ class Conversation:
         self.in_flight = 0
         self._max_line_bytes = max_line_bytes
         self._lines = LineBuffer(max_line_bytes)
+        self._open_bytes = 0
         self._held: deque[bytes | TooLong | list[Call | BadLine]] = deque()
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -64,6 +66,23 @@ class Conversation:
     def receive_data(self, data: bytes) -> None:
         """Buffer what arrived."""
         self._held.extend(self._lines.receive_data(data))
+        self._count_open_bytes()
+
+    @property
+    def is_hoarding(self) -> bool:
+        """Tell whether this peer's unfinished line is one of those that take too much memory together."""
+        return self._open_bytes > _LONG_LINE_BYTES and self.context.is_overloaded
+
+    def forget(self) -> None:
+        """Let go of what was received and not yet run; the peer is gone."""
+        self._held.clear()
+        self._lines = LineBuffer(self._max_line_bytes)
+        self._count_open_bytes()
+
+    def _count_open_bytes(self) -> None:
+        open_bytes = self._lines.buffered_bytes
+        self.context.open_bytes += open_bytes - self._open_bytes
+        self._open_bytes = open_bytes
 
     def proceed(self) -> bool:
         """Run what was received; True if answers should be taken and `proceed` called again."""

@@ -233,3 +233,17 @@ async def test_a_flooded_server_reads_nobody_until_the_journal_has_caught_up(mon
     assert inserted.is_read
     assert pinged.is_read
     assert pinged.writes == [PONG]
+
+
+async def test_long_unfinished_lines_are_turned_away_when_they_take_too_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.server.context.MAX_OPEN_BYTES", 500_000)
+    owner = StubOwner()
+    peers = [(Connection(owner, 10**6), RecordingTransport()) for _ in range(2)]
+    for connection, transport in peers:
+        connection.connection_made(transport)
+        connection.data_received(b"x" * 300_000)
+    assert [transport.is_closed for _, transport in peers] == [False, True]
+    assert b'"busy"' in peers[1][1].writes[0]
+    for connection, _ in peers:
+        connection.connection_lost(None)
+    assert owner.context.open_bytes == 0

@@ -8,6 +8,7 @@ import socket
 import msgspec
 import pytest
 
+from kqs.server.connection import Connection
 from tests.support.talking import LOOPS, Talk, talking, until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
@@ -109,3 +110,26 @@ def test_a_vanished_client_does_not_keep_the_others_answers(loop: str) -> None:
             return reply
 
         assert b'"end"' in talk.run(vanish())
+
+
+def test_one_connections_fault_does_not_keep_the_others_answers(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with talking(loop) as talk:
+        wake = Connection.wake
+        broken: list[Connection] = []
+
+        def break_the_first(connection: Connection) -> None:
+            broken.append(connection)
+            if connection is broken[0]:
+                raise RuntimeError("a bug")
+            wake(connection)
+
+        monkeypatch.setattr(Connection, "wake", break_the_first)
+        talk.ask(INSERT)
+        assert talk.server.counters.connections_aborted == 1
+        assert b'"end"' in talk.ask(INSERT)
+
+
+def test_a_connection_that_comes_while_the_server_stops_is_told_so(loop: str) -> None:
+    with talking(loop) as talk:
+        talk.server._is_stopping = True
+        assert b'"draining"' in talk.run(ask_on(talk, b""))
