@@ -82,24 +82,26 @@ class Writer:
         """Begin the next segment; the current one, unless it failed, is cut to its length.
 
         A current one that never took a batch is replaced, under its number: a disk that fails every flush is not filled.
-        Raises: OSError: the current segment, if it had not failed, still takes batches.
+        Raises: OSError: no batch can be committed before a roll succeeds, since the new name may stand on the disk already
+            and say where the current segment ends.
         """
         assert self._header is not None
-        old_handle, old_end = self._handle, self._end
+        self.close()
         if self._seq == self._header.first_seq:
             header = self._header._replace(id=_random_id())
         else:
             header = _follower(self._header, self._seq, self._end)
-        segment = self._create(header, None)
-        if old_handle is not None:
-            self._seal(old_handle, old_end)
-        return segment
+        return self._create(header, None)
 
     def close(self) -> None:
         """Cut the current segment to its length and close it. Every batch was flushed before, so nothing can be lost."""
-        if self._handle is not None:
-            self._seal(self._handle, self._end)
-            self._handle = None
+        if self._handle is None:
+            return
+        handle, self._handle = self._handle, None
+        with suppress(OSError):  # it is merely longer then
+            self._files.truncate(handle, self._end)
+        with suppress(OSError):
+            self._files.close(handle)
 
     def _create(self, header: SegmentHeader, last_frame: Frame | None) -> Segment:
         segment = Segment.empty(header)
@@ -110,13 +112,6 @@ class Writer:
         self._handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
         self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
         return segment
-
-    def _seal(self, handle: int, end: int) -> None:
-        """Give back preallocated space; if that fails the segment is merely longer."""
-        with suppress(OSError):
-            self._files.truncate(handle, end)
-        with suppress(OSError):
-            self._files.close(handle)
 
     def _let_go(self, handle: int) -> None:
         """Close without flushing: a second flush could succeed after the kernel dropped the pages."""

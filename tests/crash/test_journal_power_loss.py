@@ -87,6 +87,7 @@ class Life:
         self.files = files
         self.journal: Journal = a_journal(files, segment_bytes=SEGMENT_BYTES)
         self.count = 0
+        self.fed_seq = 0
 
     async def restart(self) -> None:
         await self.journal.stop()
@@ -103,7 +104,8 @@ class Life:
         await self.journal.flush()
 
     async def feed(self, seq: int) -> None:
-        self.files.mark(("fed", seq))
+        self.fed_seq = max(self.fed_seq, seq)
+        self.files.mark(("fed", self.fed_seq))
         await self.journal.checkpoint(seq)
 
 
@@ -130,6 +132,27 @@ async def a_life(files: PowerLossFiles) -> list[Op]:
 async def test_no_power_cut_loses_alters_or_invents_a_record() -> None:
     ops = await a_life(PowerLossFiles())
     assert list(complaints(ops)) == []
+
+
+async def a_random_life(files: PowerLossFiles, rng: random.Random) -> list[Op]:
+    life = Life(files)
+    await life.journal.start()
+    for _ in range(12):
+        match rng.randrange(6):
+            case 0:
+                await life.restart()
+            case 1:
+                await life.feed(rng.randrange(life.journal.durable_seq + 1))
+            case _:
+                await life.insert(*(rng.choice((1, 50, 500, 1600)) for _ in range(rng.randrange(1, 4))))
+    await life.journal.stop()
+    return files.ops
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_power_cut_in_a_random_life_does_either(seed: int) -> None:
+    ops = await a_random_life(PowerLossFiles(), random.Random(seed))
+    assert list(complaints(ops, random_count=4)) == []
 
 
 class NoFlush(PowerLossFiles):
