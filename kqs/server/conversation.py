@@ -106,6 +106,8 @@ class Conversation:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
+        if self.context.trace:
+            log.debug(">", lines=data[:_TRACED_BYTES], size=len(data))
         return data
 
     def send(self, answers: bytes) -> None:
