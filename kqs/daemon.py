@@ -23,6 +23,7 @@ from kqs.backend import ServerBackend
 from kqs.broker.memory import MemoryBroker
 from kqs.config import Config, ServerSection
 from kqs.errors import (
+    ExitCode,
     JournalCorruptError,
     JournalError,
     JournalLockedError,
@@ -48,7 +49,6 @@ from kqs.worker import Worker
 
 log = structlog.get_logger("kqs")
 
-EX_DATAERR, EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL = 65, 70, 74, 75
 #: how much longer than the workers' grace a stop may take, in s: what systemd is told
 STOP_MARGIN_S = 30.0
 #: how long tasks that handlers left behind may take to heed their cancellation, in s
@@ -97,7 +97,7 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
-    async def run(self) -> int:
+    async def run(self) -> ExitCode:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
         stop = StopSwitch()
         stop.listen()
@@ -173,11 +173,11 @@ async def _open_journal(journal: Journal) -> Recovery:
     try:
         return await journal.start()
     except JournalLockedError as error:
-        raise StartupError(str(error), EX_TEMPFAIL) from error
+        raise StartupError(str(error), ExitCode.TEMPORARY) from error
     except (JournalCorruptError, JournalVersionError) as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except JournalError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
 async def _open_store(store: SqliteStore, recovery: Recovery) -> StoreInfo:
@@ -188,20 +188,20 @@ async def _open_store(store: SqliteStore, recovery: Recovery) -> StoreInfo:
     try:
         info = await store.open(recovery.journal_id, recovery.node)
     except StoreCorruptError as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except StoreError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
     if info.fed_seq < recovery.checkpoint_seq:
         raise StartupError(
             f"the store ends at record {info.fed_seq}, but the journal was cut up to {recovery.checkpoint_seq}: "
             "the store is missing or older than its journal; restore both together",
-            EX_DATAERR,
+            ExitCode.DATA_DAMAGED,
         )
     if info.fed_seq > recovery.next_seq:
         raise StartupError(
             f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
             "the journal is missing or older than its store; restore both together",
-            EX_DATAERR,
+            ExitCode.DATA_DAMAGED,
         )
     return info
 
@@ -211,18 +211,18 @@ async def _start_queue(queue: Queue, info: StoreInfo) -> None:
     try:
         await queue.start(info)
     except StoreCorruptError as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except StoreError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
-def _exit_code(cause: BaseException | None) -> int:
+def _exit_code(cause: BaseException | None) -> ExitCode:
     if cause is None:
-        return 0
-    return EX_DATAERR if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else EX_SOFTWARE
+        return ExitCode.OK
+    return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 
-async def _end_leftovers(code: int) -> None:
+async def _end_leftovers(code: ExitCode) -> None:
     """Cancel the tasks that handlers left behind; exit at once if they do not heed it.
 
     The loop's own end would wait for them for ever. Everything of ours is closed by now.
@@ -252,7 +252,7 @@ def _spare_files(section: ServerSection) -> ServerSection:
     return section.model_copy(update={"max_connections": most})
 
 
-def serve(config: Config) -> int:
+def serve(config: Config) -> ExitCode:
     """Run a server until it is stopped; return its exit code.
 
     Raises: StartupError: it could not start; the message is one line for stderr.

@@ -20,12 +20,11 @@ from typing import Any, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from kqs.errors import KqsError, StartupError
+from kqs.errors import ExitCode, KqsError, StartupError
 from kqs.job import Run
 from kqs.options import OptionFields, Options
 
 MAX_TYPE_BYTES = 200
-_CONFIG_EXIT_CODE = 78
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 
@@ -195,7 +194,7 @@ def load_modules(names: Iterable[str]) -> Registry:
             importlib.import_module(name)
         except (Exception, SystemExit) as fault:
             message = f"[worker] modules: cannot load {name!r}: {_describe(fault)}"
-            raise StartupError(message, _CONFIG_EXIT_CODE) from fault
+            raise StartupError(message, ExitCode.CONFIG) from fault
     return default_registry
 
 

@@ -22,10 +22,10 @@ import click
 import msgspec
 
 from kqs.cli.connection import with_client
-from kqs.cli.exits import OK, REFUSED, say
+from kqs.cli.exits import say
 from kqs.cli.output import print_line
 from kqs.client import Address, Client
-from kqs.errors import CallError
+from kqs.errors import CallError, ExitCode
 
 IN_FLIGHT = 1000
 #: refused for what the server is in and not for what the job is: the rest would be refused too
@@ -136,7 +136,7 @@ class FileInserter:
 
 def insert_file(
     server: Address, path: str, defaults: dict[str, Any], run_name: str, *, progress: bool | None, as_lines: bool
-) -> int:
+) -> ExitCode:
     """Insert the jobs of `path` (`-`: stdin) and return the exit code.
 
     Raises: what stopped it, after saying how far it came.
@@ -157,7 +157,7 @@ def insert_file(
             return inserter
 
         inserter = with_client(server, work, max_in_flight=IN_FLIGHT)
-    return REFUSED if inserter.refused else OK
+    return ExitCode.REFUSED if inserter.refused else ExitCode.OK
 
 
 def _report(inserter: FileInserter, as_lines: bool) -> None:

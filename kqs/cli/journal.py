@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import json_option
-from kqs.cli.exits import DATA_DAMAGED, OK
+from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
     from kqs.journal import Report
@@ -25,7 +25,7 @@ def journal_command() -> None:
 @journal_command.command("verify")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @json_option
-def verify_command(folder: Path, as_lines: bool) -> int:
+def verify_command(folder: Path, as_lines: bool) -> ExitCode:
     """Check every byte and change nothing; exit 65 if a server would refuse to start.
 
     A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
@@ -49,7 +49,7 @@ def dump_command(folder: Path) -> None:
 @journal_command.command("repair")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @json_option
-def repair_command(folder: Path, as_lines: bool) -> int:
+def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     """Salvage what is intact and list what is lost, so that a server starts again.
 
     The server must be stopped. What is damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
@@ -59,7 +59,7 @@ def repair_command(folder: Path, as_lines: bool) -> int:
     return _tell(journal.repair(folder), folder, as_lines)
 
 
-def _tell(report: Report, folder: Path, as_lines: bool) -> int:
+def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
     from kqs.cli.output import print_line, print_pairs
 
     if not report.segments and not report.problems:
@@ -68,7 +68,7 @@ def _tell(report: Report, folder: Path, as_lines: bool) -> int:
         print_line(report)
     else:
         print_pairs(_pairs(report))
-    return DATA_DAMAGED if report.problems else OK
+    return ExitCode.DATA_DAMAGED if report.problems else ExitCode.OK
 
 
 def _pairs(report: Report) -> list[tuple[str, object]]:

@@ -21,10 +21,9 @@ import msgspec
 from pydantic import ValidationError
 
 from kqs.config.sections import SECTIONS, Config, Section
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 from kqs.options import OptionFields
 
-EXIT_CONFIG = 78
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 
@@ -70,11 +69,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         return tomllib.loads(text)
     except OSError as exc:
-        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", ExitCode.CONFIG) from exc
     except UnicodeDecodeError as exc:
-        raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", ExitCode.CONFIG) from exc
     except tomllib.TOMLDecodeError as exc:
-        raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", ExitCode.CONFIG) from exc
 
 
 def _toml_trouble(message: str, text: str) -> str:
@@ -187,10 +186,10 @@ class _Reader:
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
         near = difflib.get_close_matches(key[-1], known, 1, cutoff=0)
-        return StartupError(f"{self._at(key)}: unknown {what}, did you mean {near[0]}?", EXIT_CONFIG)
+        return StartupError(f"{self._at(key)}: unknown {what}, did you mean {near[0]}?", ExitCode.CONFIG)
 
     def _wrong(self, key: tuple[str, ...], got: object, wanted: str) -> StartupError:
-        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", EXIT_CONFIG)
+        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", ExitCode.CONFIG)
 
     def _at(self, key: tuple[str, ...]) -> str:
         origin = next((variable for known, variable in self._origins.items() if known[: len(key)] == key), None)

@@ -13,17 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kqs.config import ServerSection
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 
 #: Connections the kernel holds until they are accepted; a thousand clients may start at once.
 BACKLOG = 1024
 #: How often another port is tried when port 0 gave one that the other address family has in use.
 _PORT_ATTEMPTS = 20
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-
-EXIT_IN_USE = 69
-EXIT_CANNOT_CREATE = 73
-EXIT_CONFIG = 78
 
 
 class Listener:
@@ -98,13 +94,13 @@ class Listener:
                 host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
         except (OSError, UnicodeError):
-            raise StartupError(f"[server] host {host!r} is unknown", EXIT_CONFIG) from None
+            raise StartupError(f"[server] host {host!r} is unknown", ExitCode.CONFIG) from None
         hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
         public = [found for found in hosts if not ipaddress.ip_address(found.partition("%")[0]).is_loopback]
         if public and not self._settings.allow_public:
             raise StartupError(
                 f"[server] host {host!r} ({public[0]}) is open to other machines: set allow_public = true if you mean it",
-                EXIT_CONFIG,
+                ExitCode.CONFIG,
             )
         return hosts
 
@@ -170,7 +166,7 @@ def _remove_stale(path: Path) -> None:
     except OSError as error:
         raise _bind_error(error, f"socket {path}") from None
     if not stat.S_ISSOCK(mode):
-        raise StartupError(f"[server] socket {path} exists and is no socket", EXIT_CANNOT_CREATE)
+        raise StartupError(f"[server] socket {path} exists and is no socket", ExitCode.CANNOT_CREATE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
@@ -180,11 +176,11 @@ def _remove_stale(path: Path) -> None:
             return
         except OSError as error:
             raise _bind_error(error, f"socket {path}") from None
-    raise StartupError(f"[server] socket {path} is in use by another server", EXIT_IN_USE)
+    raise StartupError(f"[server] socket {path} is in use by another server", ExitCode.UNAVAILABLE)
 
 
 def _bind_error(error: OSError, what: str) -> StartupError:
     if error.errno == errno.EADDRINUSE:
-        return StartupError(f"[server] {what} is in use by another server", EXIT_IN_USE)
+        return StartupError(f"[server] {what} is in use by another server", ExitCode.UNAVAILABLE)
     reason = (error.strerror or str(error)).lower()
-    return StartupError(f"[server] {what} cannot be bound: {reason}", EXIT_CANNOT_CREATE)
+    return StartupError(f"[server] {what} cannot be bound: {reason}", ExitCode.CANNOT_CREATE)

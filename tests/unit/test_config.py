@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kqs.config import EXIT_CONFIG, Config, ServerSection, find_config, load_config
+from kqs.config import Config, ServerSection, find_config, load_config
 from kqs.config.sections import SECTIONS
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
 
 SHIPPED = Path(__file__).parents[2] / "config" / "kqs.toml"
@@ -28,7 +28,7 @@ def trouble(load, tmp_path):
     def trouble(toml="", **environ):
         with pytest.raises(StartupError) as caught:
             load(toml, **environ)
-        assert caught.value.exit_code == EXIT_CONFIG
+        assert caught.value.exit_code is ExitCode.CONFIG
         assert "\n" not in str(caught.value)
         return str(caught.value).replace(f"{tmp_path}/", "")
 
