@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Raw
 
 from kqs.clock import Clock
-from kqs.errors import CallError
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
