@@ -9,7 +9,6 @@ the section `server`, lower-cases job types, and passes over misspelt names.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -22,14 +21,14 @@ from pydantic import ValidationError
 
 from kqs.config.sections import SECTIONS, Config, Section
 from kqs.errors import ExitCode, StartupError
-from kqs.options import OptionFields
+from kqs.nearest import unknown_name
+from kqs.options import TYPE_RULE, OptionFields, is_type
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
-_MAX_TYPE_BYTES = 200
 _BOUNDS = {
     "minimum": " >= {}",
     "exclusiveMinimum": " > {}",
@@ -167,8 +166,8 @@ class _Reader:
         key = ("types", name)
         if not isinstance(values, dict):
             raise self._wrong(key, values, f"a section, [types.{name}]")
-        if not 1 <= len(name.encode()) <= _MAX_TYPE_BYTES or not name.isprintable():
-            raise self._wrong(key, name, f"a type of 1 to {_MAX_TYPE_BYTES} bytes of printable text")
+        if not is_type(name):
+            raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         weight = values.get("weight", 1)
         if type(weight) is not int or weight < 1:
             raise self._wrong((*key, "weight"), weight, "an integer >= 1")
@@ -185,8 +184,7 @@ class _Reader:
         return values
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
-        near = difflib.get_close_matches(key[-1], known, 1, cutoff=0)
-        return StartupError(f"{self._at(key)}: unknown {what}, did you mean {near[0]}?", ExitCode.CONFIG)
+        return StartupError(f"{self._at(key)}: {unknown_name(what, key[-1], known)}", ExitCode.CONFIG)
 
     def _wrong(self, key: tuple[str, ...], got: object, wanted: str) -> StartupError:
         return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", ExitCode.CONFIG)

@@ -15,10 +15,11 @@ import structlog
 from msgspec import Raw
 
 from kqs.journal.format import Record
+from kqs.nearest import unknown_name
 from kqs.server.calls import CALLS, PONG
 from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
-from kqs.wire import jsonrpc, qrpc, strict
+from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
 from kqs.wire.dialect import decode_any
 from kqs.wire.lines import LineBuffer, TooLong
@@ -237,7 +238,7 @@ class Conversation:
             return
         spec = CALLS.get(call.name)
         if spec is None:
-            self.refuse(call, "unknown_call", strict.unknown_key("call", call.name, CALLS))
+            self.refuse(call, "unknown_call", unknown_name("call", call.name, CALLS))
             return
         self.context.counters.call(call.name)
         spec.run(self, call)

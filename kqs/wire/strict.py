@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,12 +18,11 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
+from kqs.printable import shortened
 
 #: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
 #: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.
 MAX_DEPTH = 64
-
-_SHOWN_CHARS = 60  # of a peer's own text in a message to it
 
 # the order matters: a whole pair is eaten before its first half can look lonely
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
@@ -34,7 +32,6 @@ _NO_STEP = bytes(set(range(256)) - set(b'[{]}"'))
 
 _QUOTE, _COLON, _COMMA = b'":,'
 
-_encode = msgspec.json.Encoder().encode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
 
@@ -163,12 +160,4 @@ def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
 
 def shown(value: bytes | Raw) -> str:
     """Return JSON as text for a message, cut short."""
-    text = bytes(value).decode(errors="replace")
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-
-
-def unknown_key(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown key, with the nearest known one, if any is known."""
-    message = f"unknown {kind} {shown(_encode(name))}"
-    nearest = get_close_matches(name[:_SHOWN_CHARS], list(known), n=1, cutoff=0.0)
-    return f"{message}; the nearest known one is {shown(_encode(nearest[0]))}" if nearest else message
+    return shortened(bytes(value).decode(errors="replace"))
