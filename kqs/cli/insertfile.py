@@ -20,6 +20,8 @@ from typing import Any, Protocol, cast
 
 import click
 import msgspec
+from aiofiles.threadpool import wrap
+from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 from kqs.cli.connection import with_client
 from kqs.cli.exits import say
@@ -28,6 +30,8 @@ from kqs.client import Address, Client
 from kqs.errors import CallError, ExitCode
 
 IN_FLIGHT = 1000
+#: of the file, read at a time: a hop to a thread and back costs as much as some ten inserts
+SLICE_BYTES = 1 << 20
 #: refused for what the server is in and not for what the job is: the rest would be refused too
 PASSING = frozenset({"busy", "draining", "no_space", "journal_failed"})
 
@@ -44,18 +48,24 @@ class Progress(Protocol):
 
 
 class JobLines:
-    """The jobs of an open file, each with the id that it will always have."""
+    """The jobs of an open file, each with the id that it will always have. Made off the loop: the whole file is read for it."""
 
     def __init__(self, file: BufferedReader, defaults: dict[str, Any], run_name: str) -> None:
-        self._file = file
         self._defaults = defaults
         self._seed = hashlib.blake2b(hashlib.file_digest(file, "sha256").digest() + _encode(run_name), digest_size=16)
         self.size_bytes = file.tell()
+        file.seek(0)
+        self._reader: AsyncBufferedIOBase = wrap(file)
+        self._count = 0
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (number from 1, line) of each line that is not blank."""
-        self._file.seek(0)
-        return ((number, line) for number, line in enumerate(self._file, 1) if not line.isspace())
+    async def read(self) -> list[tuple[int, bytes]]:
+        """Return (number from 1, line) of the next lines that are not blank, about SLICE_BYTES of them; [] at the end."""
+        while lines := await self._reader.readlines(SLICE_BYTES):
+            numbered = enumerate(lines, self._count + 1)
+            self._count += len(lines)
+            if found := [(number, line) for number, line in numbered if not line.isspace()]:
+                return found
+        return []
 
     def job(self, number: int, line: bytes) -> bytes:
         """Return the job of a line as JSON, its values as they stand in the file.
@@ -88,19 +98,23 @@ class FileInserter:
 
     async def run(self) -> None:
         """Insert all lines, or those before trouble that would meet the others as well, which is raised in the end."""
-        for number, line in self._lines:
-            if self.stopped:
-                break
-            try:
-                job = self._lines.job(number, line)
-                answer = await self._client.start("insert", job, repeatable=True)
-            except (msgspec.DecodeError, CallError) as error:
-                self._refuse(number, error)
-            else:
-                self._await(answer, number, len(line))
+        while not self.stopped and (lines := await self._lines.read()):
+            for number, line in lines:
+                if self.stopped:
+                    break
+                await self._start(number, line)
         await self._idle.wait()
         if self.stopped:
             raise self.stopped
+
+    async def _start(self, number: int, line: bytes) -> None:
+        try:
+            job = self._lines.job(number, line)
+            answer = await self._client.start("insert", job, repeatable=True)
+        except (msgspec.DecodeError, CallError) as error:
+            self._refuse(number, error)
+        else:
+            self._await(answer, number, len(line))
 
     def _await(self, answer: asyncio.Future[msgspec.Raw], number: int, size_bytes: int) -> None:
         self._open.add(answer)
