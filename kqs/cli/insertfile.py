@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import click
 import msgspec
@@ -26,6 +26,7 @@ from aiofiles.threadpool.binary import AsyncBufferedIOBase
 from kqs.cli.connection import with_client
 from kqs.cli.exits import say
 from kqs.cli.output import print_line
+from kqs.cli.progress import Progress, shown_progress
 from kqs.client import Address, Client
 from kqs.errors import CallError, ExitCode
 
@@ -37,14 +38,6 @@ PASSING = frozenset({"busy", "draining", "no_space", "journal_failed"})
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
-
-
-class Progress(Protocol):
-    """Where progress is shown."""
-
-    def advance(self, count: int) -> None:
-        """Say that `count` more bytes of the file are done."""
-        ...
 
 
 class JobLines:
@@ -159,7 +152,7 @@ def insert_file(
         lines = JobLines(file, defaults, run_name)
 
         async def work(client: Client) -> FileInserter:
-            with _shown_progress(lines.size_bytes, progress) as shown:
+            with shown_progress("inserting", lines.size_bytes, progress) as shown:
                 inserter = FileInserter(client, lines, shown, as_lines)
                 try:
                     await inserter.run()
@@ -189,29 +182,3 @@ def _opened(path: str) -> Iterator[BufferedReader]:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.seek(0)
         yield cast("BufferedReader", copy)
-
-
-class _NoProgress:
-    def advance(self, count: int) -> None:
-        pass
-
-
-@contextmanager
-def _shown_progress(total_bytes: int, wanted: bool | None) -> Iterator[Progress]:
-    """Show a bar on stderr if it is wanted; None: if stderr is a terminal."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield _NoProgress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True, force_terminal=True if wanted else None)
-    with Bars("inserting", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bars:
-        task = bars.add_task("insert", total=total_bytes)
-
-        class Bar:
-            def advance(self, count: int) -> None:
-                bars.advance(task, count)
-
-        yield Bar()

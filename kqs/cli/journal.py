@@ -14,6 +14,9 @@ from kqs.errors import ExitCode
 if TYPE_CHECKING:
     from kqs.journal import Report
 
+#: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
+_VERIFY_READS, _REPAIR_READS = 2, 3
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -31,8 +34,9 @@ def verify_command(folder: Path, as_lines: bool) -> ExitCode:
     A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
     """
     from kqs import journal
+    from kqs.cli.watched import watched
 
-    return _tell(journal.verify(folder), folder, as_lines)
+    return _tell(watched("verifying", journal.verify, folder, _VERIFY_READS), folder, as_lines)
 
 
 @journal_command.command("dump")
@@ -55,8 +59,9 @@ def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     The server must be stopped. What is damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
     """
     from kqs import journal
+    from kqs.cli.watched import watched
 
-    return _tell(journal.repair(folder), folder, as_lines)
+    return _tell(watched("repairing", journal.repair, folder, _REPAIR_READS), folder, as_lines)
 
 
 def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
