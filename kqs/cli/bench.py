@@ -96,7 +96,7 @@ def _own_server() -> Iterator[Address]:
     command = [sys.executable, "-P", "-m", "kqs", "serve"]
     with (
         tempfile.TemporaryDirectory(prefix="kqs-bench-") as folder,
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(  # noqa: S603 - a command of ours
             command,
             cwd=folder,
             env=environ,

@@ -81,7 +81,7 @@ async def yields_async(data: Any) -> Any:
     yield 1
 
 
-def unresolvable(data: Nowhere) -> None: ...  # noqa: F821
+def unresolvable(data: Nowhere) -> None: ...  # noqa: F821 - the test is that nobody knows it
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,12 @@ class StoreThread:
         assert self._thread is None, "started twice"
         self._loop = asyncio.get_running_loop()
         self._queue = SimpleQueue()
-        opening = Operation(open_session, self._loop.create_future(), durable=True)
+        opened: asyncio.Future[T] = self._loop.create_future()
+        opening = Operation(open_session, opened, durable=True)
         self._thread = threading.Thread(target=self._main, args=(opening,), name="kqs-store", daemon=True)
         self._thread.start()
         try:
-            return await opening.future  # type: ignore[no-any-return]
+            return await opened
         except BaseException:
             await self.stop()
             raise
