@@ -1,6 +1,6 @@
 """The daemon: the only place that names concrete engines, and the order in which everything starts and stops.
 
-Start: journal (replay), store, queue, workers, feeder, listener, then `ready`. Stop, each step bounded: refuse new jobs,
+Start: bind, journal (replay), store, queue, workers, feeder, accept, then `ready`. Stop, each step bounded: refuse new jobs,
 let runs finish, answer what was asked, put the last reports into the store, close the store, close the journal. A service
 that dies stops the daemon; nothing limps.
 """
@@ -41,6 +41,7 @@ from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
+from kqs.server.listener import Listener
 from kqs.server.server import Server
 from kqs.service import SystemClock
 from kqs.store.base import StoreInfo
@@ -120,6 +121,10 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
+        section = _spare_files(config.server)
+        listener = Listener(section)
+        stack.callback(listener.close)
+        await listener.bind()
 
         def committed(records: list[Record]) -> None:
             feeder.committed(records)
@@ -142,7 +147,7 @@ class Daemon:
         executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
-        server = Server(_spare_files(config.server), backend, clock=self._clock.now, trace=config.log.level == "debug")
+        server = Server(section, backend, clock=self._clock.now, listener=listener, trace=config.log.level == "debug")
         for service in (queue, feeder, worker):
             service.on_task_death = stop.fail
         stack.push_async_callback(queue.stop)

@@ -23,36 +23,44 @@ _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class Listener:
-    """Binds what `settings` name and hands each connection to `make_connection`.
+    """Binds what `settings` name, and hands each connection to whom `start` is given.
 
+    Binding comes first, so that a busy port is known before anything else is touched; who connects meanwhile waits.
     `localhost` is 127.0.0.1 and ::1, whichever there are, on one port.
     """
 
-    def __init__(self, settings: ServerSection, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, settings: ServerSection) -> None:
         self._settings = settings
-        self._make_connection = make_connection
+        self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
 
-    async def start(self) -> None:
-        """Bind and listen.
+    async def bind(self) -> None:
+        """Bind, unless that was done before.
 
         Raises: StartupError: 69 a port or socket is in use, 73 a socket cannot be made, 78 a host is unknown or not
             allowed. Nothing is left bound then.
         """
-        sockets: list[socket.socket] = []
+        if self._sockets:
+            return
         try:
-            sockets += await self._bind_tcp()
-            self.addresses = [bound.getsockname()[:2] for bound in sockets]
+            self._sockets += await self._bind_tcp()
+            self.addresses = [bound.getsockname()[:2] for bound in self._sockets]
             if self._settings.socket:
-                sockets.append(self._bind_unix(Path(self._settings.socket)))
-            while sockets:
-                self._servers.append(await self._serve(sockets[0]))
-                sockets.pop(0)
+                self._sockets.append(self._bind_unix(Path(self._settings.socket)))
         except BaseException:
-            for bound in sockets:
-                bound.close()
+            self.close()
+            raise
+
+    async def start(self, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see `bind`."""
+        await self.bind()
+        try:
+            while self._sockets:
+                self._servers.append(await _serve(self._sockets[0], make_connection))
+                self._sockets.pop(0)
+        except BaseException:
             self.close()
             raise
 
@@ -60,19 +68,16 @@ class Listener:
         """Stop listening, and take the UNIX socket's name away if it is still ours. Idempotent."""
         for server in self._servers:
             server.close()
+        for bound in self._sockets:
+            bound.close()
         self._servers.clear()
+        self._sockets.clear()
         if self._socket_inode is not None:
             path = Path(self._settings.socket)
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_ino == self._socket_inode:
                     path.unlink()
             self._socket_inode = None
-
-    async def _serve(self, bound: socket.socket) -> asyncio.AbstractServer:
-        loop = asyncio.get_running_loop()
-        if bound.family == socket.AF_UNIX:
-            return await loop.create_unix_server(self._make_connection, sock=bound, backlog=BACKLOG)
-        return await loop.create_server(self._make_connection, sock=bound, backlog=BACKLOG)
 
     async def _bind_tcp(self) -> list[socket.socket]:
         hosts = await self._hosts()
@@ -110,6 +115,7 @@ class Listener:
         previous = os.umask(0o177)  # 0600 from the first moment: a chmod after the bind would leave a gap
         try:
             bound.bind(os.fspath(path))
+            bound.listen(BACKLOG)  # one that nobody listens on looks stale to another server
         except OSError as error:
             bound.close()
             raise _bind_error(error, f"socket {path}") from None
@@ -117,6 +123,13 @@ class Listener:
             os.umask(previous)
         self._socket_inode = path.lstat().st_ino
         return bound
+
+
+async def _serve(bound: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+    loop = asyncio.get_running_loop()
+    if bound.family == socket.AF_UNIX:
+        return await loop.create_unix_server(make_connection, sock=bound, backlog=BACKLOG)
+    return await loop.create_server(make_connection, sock=bound, backlog=BACKLOG)
 
 
 def _bind_all(hosts: list[str], port: int) -> list[socket.socket]:
