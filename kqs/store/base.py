@@ -119,9 +119,9 @@ class Store(Protocol):
     ) -> list[JobRecord]:
         """Return up to `limit` records by order (descending if `newest_first`), beginning after order `after`.
 
-        For an overview, so that a page stays small: data and results over LISTED_BYTES, and bulk data, are left out (None), and of the
-        runs there is only the last. Filters are optional; looking through many records to find few takes long, but holds
-        nobody else up.
+        For an overview, so that a page stays small: data and results over LISTED_BYTES, and bulk data, are left out (None),
+        and of the runs there is only the last. Filters are optional; looking through many records to find few takes long, but
+        holds nobody else up.
         """
         ...
 
