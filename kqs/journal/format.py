@@ -64,7 +64,7 @@ class Record(msgspec.Struct, gc=False):
 
     count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
-    seq: the record's number, dense from 0; -1 until it is durable.
+    seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
     """
 
     kind: Kind
@@ -74,6 +74,7 @@ class Record(msgspec.Struct, gc=False):
     jobs: list[Job] | None = None
     done: Callable[[JournalError | None], None] | None = None
     seq: int = -1
+    alone: bool = False
 
     @property
     def last_order(self) -> int:

@@ -36,9 +36,12 @@ _TRACED_BYTES = 200
 
 
 class Conversation:
-    """See the module docstring. `changed` is called when a deferred call was answered."""
+    """See the module docstring.
 
-    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[], None]) -> None:
+    changed: called when a deferred call was answered, with True if its answer should be written at once.
+    """
+
+    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[bool], None]) -> None:
         self.context = context
         self.newest_record: Record | None = None
         self.in_flight = 0
@@ -143,10 +146,10 @@ class Conversation:
         """Note that `count` calls will be answered later."""
         self.in_flight += count
 
-    def settle(self, count: int = 1) -> None:
-        """Note that `count` deferred calls have just been answered."""
+    def settle(self, count: int = 1, *, at_once: bool = False) -> None:
+        """Note that `count` deferred calls have just been answered; at_once: no more answers are due in this tick."""
         self.in_flight -= count
-        self._changed()
+        self._changed(at_once)
 
     def _send_jsonrpc(self, batch: int, answer: bytes) -> None:
         if batch < 0:

@@ -111,6 +111,14 @@ class Server:
             asyncio.get_running_loop().call_soon(self._wake)
         self._to_wake.add(connection)
 
+    def wake_now(self, connection: Connection) -> None:
+        """Wake one connection, without the turn of the loop that gathering answers would take."""
+        try:
+            connection.wake()
+        except Exception:  # one connection's fault must not keep the others' acknowledgements
+            log.exception("! a connection failed")
+            connection.abort()
+
     def wake_when_flushed(self, connection: Connection) -> None:
         """Call `connection.wake` once when the journal has caught up."""
         self._resting.add(connection)
@@ -121,11 +129,7 @@ class Server:
             connections |= self._resting
             self._resting.clear()
         for connection in connections:
-            try:
-                connection.wake()
-            except Exception:  # one connection's fault must not keep the others' acknowledgements
-                log.exception("! a connection failed")
-                connection.abort()
+            self.wake_now(connection)
 
     def _make_connection(self) -> Connection:
         return Connection(self, self._settings.max_line_bytes)
