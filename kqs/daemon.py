@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack
 
 import structlog
@@ -50,6 +51,8 @@ from kqs.worker import Worker
 
 log = structlog.get_logger("kqs")
 
+#: how long one thread may keep the interpreter from another, in s
+SWITCH_INTERVAL_S = 0.001
 #: how much longer than the workers' grace a stop may take, in s: what systemd is told
 STOP_MARGIN_S = 30.0
 #: how long tasks that handlers left behind may take to heed their cancellation, in s
@@ -263,5 +266,7 @@ def serve(config: Config) -> ExitCode:
     Raises: StartupError: it could not start; the message is one line for stderr.
     """
     logs.configure(config.log)
+    # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).run())

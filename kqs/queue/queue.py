@@ -167,8 +167,13 @@ class Queue:
             await self._broker.put(entries)
 
     def wants(self, type_: str) -> bool:
-        """Tell whether somebody has room for a job of this type now."""
+        """Tell whether somebody has room for a new job of this type now, and none waits before it."""
         return self._dispatcher.wants(type_)
+
+    @property
+    def room(self) -> int:
+        """Return how many runs those who run jobs can take now."""
+        return sum(taker.room for taker in self._dispatcher.takers)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
