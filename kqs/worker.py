@@ -204,7 +204,8 @@ class Worker:
             else:
                 outcome = await self._executor.execute(run, handler, lease.context)
             if self._queue.report(lease, outcome):
-                self._count(outcome)
+                self.done_count += 1
+                self.failed_count += type(outcome) is Failed
         except asyncio.CancelledError:
             if not lane.lost:
                 raise
@@ -213,11 +214,6 @@ class Worker:
             lane.lease = None
             if lane.lost and lane.task is not None:
                 lane.task.uncancel()
-
-    def _count(self, outcome: Outcome) -> None:
-        self.done_count += 1
-        if isinstance(outcome, Failed):
-            self.failed_count += 1
 
     def _lose(self, lease: Lease) -> None:
         for lane in self._lanes:

@@ -59,11 +59,12 @@ class Taker:
 
     def free(self, count: int = 1) -> None:
         """Make room again: `count` runs ended, or were not granted."""
-        self._room += count
-        if self._room > 0:
+        room = self._room
+        self._room = room + count
+        if room <= 0 < room + count:
             self._has_room.set()
-            if self.on_room is not None and self._room >= self.worth:
-                self.on_room()
+        if room < self.worth <= room + count and self.on_room is not None:
+            self.on_room()
 
     async def wait_room(self) -> None:
         """Return when there is room."""

@@ -62,7 +62,10 @@ class Leases:
 
     def add(self, lease: Lease) -> None:
         """Watch over a run that begins."""
-        deadline = lease.next_deadline
+        deadline = lease.deadline if lease.deadline < lease.limit_deadline else lease.limit_deadline
+        self._put(lease, deadline)
+
+    def _put(self, lease: Lease, deadline: float) -> None:
         if deadline == math.inf:
             lease.slot = 0
             self._forever[lease.run.claim.order] = lease
@@ -104,8 +107,8 @@ class Leases:
         while self._heap and self._heap[0] * SLOT_S <= now:
             slot = self._slots.pop(heapq.heappop(self._heap))
             for lease in slot.values():
-                if lease.next_deadline > now:
-                    self.add(lease)
+                if (deadline := lease.next_deadline) > now:
+                    self._put(lease, deadline)
                 else:
                     lease.slot = -1
                     lease.context.end()
