@@ -47,9 +47,9 @@ def load(mode: str, port: int, *, connections: int, in_flight: int, total: int, 
     return _run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_)
 
 
-def bare_fsync(folder: Path, count: int, size_bytes: int) -> Figure:
-    """Run bench/bare_fsync.c."""
-    return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE)
+def bare_fsync(folder: Path, count: int, size_bytes: int, how: str) -> Figure:
+    """Run bench/bare_fsync.c. how: `append` to a file that grows, or `allocated` before."""
+    return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE, how)
 
 
 class Subject:
