@@ -33,7 +33,7 @@ log = structlog.get_logger("kqs.feeder")
 #: a batch is at least worth its commit: COSTS puts the knee near a thousand rows
 BATCH_JOBS = 4000
 #: while inserts pour in that nobody waits for, it rests at least so long, and this many times as long as the last batch took
-REST_S = 0.01
+REST_S = 0.1
 REST_SHARE = 3.0
 MAX_REST_S = 0.25
 #: held jobs that are all alike go straight to lanes that have room: stored and claimed in one commit, at two thirds of the
@@ -152,13 +152,13 @@ class Feeder:
             self._held_jobs += record.count
             self._held_bytes += len(record.payload)
             if record.jobs:
-                self._is_uniform = self._is_uniform and self._is_alike(record.jobs)
-                if wants(record.jobs[0].type):
+                types = {job.type for job in record.jobs}
+                self._is_uniform = self._is_uniform and self._is_alike(types, record.jobs)
+                if any(map(wants, types)):
                     self._let_go.set()
 
-    def _is_alike(self, jobs: list[Job]) -> bool:
+    def _is_alike(self, types: set[str], jobs: list[Job]) -> bool:
         """Tell whether these jobs, and those held, are of one type and set no options: first come is then first served."""
-        types = {job.type for job in jobs}
         if self._held_type is None:
             self._held_type = jobs[0].type
         return types == {self._held_type} and {type(job) for job in jobs} == {PlainJob}
