@@ -95,7 +95,7 @@ class BrokerSection(Section):
         json_schema_extra={"expected": "a list of at least one HOST:PORT or unix:PATH"},
     )
     max_server_entries: int = Field(
-        default=1_000_000, ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold"
+        default=200_000, ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold"
     )
 
     @field_validator("servers")

@@ -166,6 +166,15 @@ async def test_jobs_that_others_put_are_found(beanstalkd: Beanstalkd, store: Rea
         assert len(waiting.result()) == 50
 
 
+async def test_room_that_others_make_is_filled(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
+    async with (
+        broker_on(store, beanstalkd.address, max_entries=10) as accepting,
+        broker_on(ReadyJobs(), beanstalkd.address) as working,
+    ):
+        await put(accepting, store, range(100))
+        assert len(await take_all(working, store, within_s=20)) == 100
+
+
 async def test_what_is_not_ours_is_set_aside(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     async with broker_on(store, beanstalkd.address) as broker:
         beanstalkd.talk(b"use kq-mail\r\nput 0 0 60 5\r\nhello\r\n")

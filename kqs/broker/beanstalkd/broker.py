@@ -42,7 +42,7 @@ class BeanstalkdBroker(Listener):
         self,
         servers: Sequence[str],
         max_entries: int = 10_000,
-        max_server_entries: int = 1_000_000,
+        max_server_entries: int = 200_000,
         namespace: str = "",
         ttr_of: Callable[[str], float] = lambda type_: 30.0,
     ) -> None:
@@ -206,6 +206,14 @@ class BeanstalkdBroker(Listener):
         """Have put again what the store still holds."""
         for type_ in list(types):
             self._supply.recheck(type_)
+
+    def made_room(self, type_: str) -> None:
+        """Put what waited for room."""
+        self._supply.refill(type_)
+
+    def is_partial(self, type_: str) -> bool:
+        """Tell whether jobs of a type wait in the store."""
+        return self._supply.is_partial(type_)
 
     def answered(self) -> None:
         """Wake those for whom there may be something now."""

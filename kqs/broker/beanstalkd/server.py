@@ -87,12 +87,20 @@ class Listener:
         """Whatever of these types the server held is not to be counted on any more."""
         raise NotImplementedError
 
+    def made_room(self, type_: str) -> None:
+        """Others have taken jobs of this type."""
+        raise NotImplementedError
+
     def answered(self) -> None:
-        """A server has answered, and may be asked again."""
+        """The server has answered, and may be asked again."""
         raise NotImplementedError
 
     def came_up(self) -> None:
         """The server takes jobs again."""
+        raise NotImplementedError
+
+    def is_partial(self, type_: str) -> bool:
+        """Tell whether more jobs of a type wait for room here."""
         raise NotImplementedError
 
     def wanted(self) -> Iterable[str]:
@@ -276,19 +284,38 @@ class Server:
         replies = [*await puts.ask(Stats()), *await takes.ask(Stats())]
         for link, reply in zip((puts, takes), replies, strict=True):
             self._take_stats(link, reply)
-        for shelf in [shelf for shelf in self._shelves.values() if shelf.vanished]:
-            await self._look_for(shelf)
+        for shelf in list(self._shelves.values()):
+            if shelf.vanished:
+                await self._look_for(shelf)
+            elif shelf.known and self._listener.is_partial(shelf.type):
+                await self._count(shelf)
 
     async def _look_for(self, shelf: Shelf) -> None:
         """Find out what became of jobs that we had put and that are not to be had."""
-        (reply,) = await self._takes.ask(StatsTube(shelf.tube))
-        stats = reply.stats() if isinstance(reply, Ok) else {}
-        if int(stats.get("current-jobs-ready", 0)) >= len(shelf.vanished):
-            shelf.asleep_until = self._loop.time() + int(stats.get("pause-time-left", 0))
+        ready_count, paused_s = await self._ask_about(shelf)
+        if ready_count >= len(shelf.vanished):
+            shelf.asleep_until = self._loop.time() + paused_s
             shelf.restore()
         else:
             shelf.vanished.clear()
             self._listener.forgotten([shelf.type])
+
+    async def _count(self, shelf: Shelf) -> None:
+        """Find out whether others have made room, by taking jobs that we had put."""
+        ready_count, _ = await self._ask_about(shelf)
+        if not shelf.is_settled or ready_count >= len(shelf.known) // 2:
+            return
+        shelf.keep_last(ready_count)
+        if ready_count:
+            self._listener.made_room(shelf.type)
+        else:
+            self._listener.forgotten([shelf.type])
+
+    async def _ask_about(self, shelf: Shelf) -> tuple[int, int]:
+        """Return how many jobs are ready in its tube, and for how many seconds that is paused."""
+        (reply,) = await self._takes.ask(StatsTube(shelf.tube))
+        stats = reply.stats() if isinstance(reply, Ok) else {}
+        return int(stats.get("current-jobs-ready", 0)), int(stats.get("pause-time-left", 0))
 
     # -- jobs in --------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,10 @@ class Shelf:
             self.vanished |= self.known
             self.known.clear()
 
+    def keep_last(self, count: int) -> None:
+        """Note that others have taken all but so many: the foremost, so the youngest are kept."""
+        self.known = set(sorted(self.known)[len(self.known) - count :])
+
     def restore(self) -> None:
         """Take back that jobs have vanished: they are still here."""
         self.known |= self.vanished

@@ -9,6 +9,7 @@ twice all the same, the store's claim refuses.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 
 RETRY_S = 1.0
+#: at a time, so that thousands of types do not all ask the store at once
+MAX_REFILLS = 8
 _MAX_LINES = 10_000  # types, before those of which nothing waits are forgotten
 
 _log = structlog.get_logger("kqs.broker")
@@ -73,6 +76,8 @@ class Supply:
         self._refill: Refill | None = None
         self._lines: dict[str, _Line] = {}
         self._partial: set[str] = set()
+        self._queued: deque[str] = deque()  # partial types, to be looked at when a refill ends
+        self._refill_count = 0
         self._loop = asyncio.get_running_loop()
         self.fault: Exception | None = None
 
@@ -144,11 +149,15 @@ class Supply:
 
     def refill_all(self) -> None:
         """Begin every refill that is due; forget types of which nothing waits when they are many."""
-        for type_ in list(self._partial):
-            self.refill(type_)
+        self._queued = deque(self._partial)
+        self._refill_queued()
         if len(self._lines) > _MAX_LINES:
             self._lines = {type_: self._lines[type_] for type_ in self._partial}
             self._pool.forget_idle_shelves()
+
+    def _refill_queued(self) -> None:
+        while self._queued and self._refill_count < MAX_REFILLS:
+            self.refill(self._queued.popleft())
 
     def refill(self, type_: str) -> None:
         """Begin a refill of this type if it is due."""
@@ -156,11 +165,13 @@ class Supply:
             return
         line = self._lines[type_]
         line.lowered = WHOLE
+        self._refill_count += 1
         line.refill = self._loop.create_task(self._run_refill(type_, line), name=f"refill {type_}")
 
     def _is_due(self, line: _Line, type_: str) -> bool:
         return (
             line.refill is None
+            and self._refill_count < MAX_REFILLS
             and self._refill is not None
             and self._pool.takes_puts
             and line.not_before <= self._loop.time()
@@ -182,7 +193,9 @@ class Supply:
             self._take_in(type_, line, found)
         finally:
             line.refill = None
+            self._refill_count -= 1
         self.refill(type_)
+        self._refill_queued()
 
     def _take_in(self, type_: str, line: _Line, found: list[Entry]) -> None:
         """Place what a refill found. What was left while it was under way may be missing from it."""
