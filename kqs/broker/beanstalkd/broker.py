@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from kqs.broker.base import Refill
 from kqs.broker.beanstalkd.hand import Hand
 from kqs.broker.beanstalkd.pool import Pool
-from kqs.broker.beanstalkd.server import MIN_TTR_S, Listener
 from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
 from kqs.job import Entry
 from kqs.wire.beanstalk.commands import MAX_U32
 
 TICK_S = 0.5
+#: in the last second of a ttr a server answers DEADLINE_SOON; and it takes 0 for 1
+MIN_TTR_S = 10
 #: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
 PUT_WITHIN_S = 0.1
 #: how long the answers of slower servers are waited for, in s: what comes together is handed out by rank
@@ -33,7 +34,7 @@ STRAGGLE_S = 0.02
 WANTED_S = 2.0
 
 
-class BeanstalkdBroker(Listener):
+class BeanstalkdBroker:
     """See the module docstring. Call from the loop thread."""
 
     horizon_s = 0.0
@@ -64,6 +65,7 @@ class BeanstalkdBroker(Listener):
         self._hand = Hand(sorts=len(servers) > 1)
         self._asked: dict[str, float] = {}  # types, and until when they count as wanted
         self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
+        self._fault: BaseException | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._pool: Pool
         self._supply: Supply
@@ -79,6 +81,7 @@ class BeanstalkdBroker(Listener):
         await self._pool.start()
         self._supply.start(refill, waiting)
         self._tick_task = self._loop.create_task(self._tick(), name="beanstalkd-tick")
+        self._tick_task.add_done_callback(self._tick_done)
 
     async def close(self) -> None:
         """Disconnect; the servers make ready what was reserved."""
@@ -97,6 +100,10 @@ class BeanstalkdBroker(Listener):
         """Return what is wrong, in words."""
         return self._pool.problems()
 
+    def _tick_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed(error)
+
     def _ttr_s(self, type_: str) -> int:
         return min(max(MIN_TTR_S, math.ceil(self._ttr_of(type_))), MAX_U32)
 
@@ -112,7 +119,11 @@ class BeanstalkdBroker(Listener):
     # -- the port -------------------------------------------------------------------------------------------------------
 
     async def put(self, entries: Sequence[Entry]) -> None:
-        """Offer ready jobs; return when the servers have them, or after `PUT_WITHIN_S`."""
+        """Offer ready jobs; return when the servers have them, or after `PUT_WITHIN_S`.
+
+        Raises: as `reserve`.
+        """
+        self._raise_fault()
         groups = by_type(entries)
         for type_, group in groups.items():
             self._supply.offer(type_, group)
@@ -127,8 +138,7 @@ class BeanstalkdBroker(Listener):
 
         Raises: whatever a refill met that does not pass: damage or a bug, for the caller to die of. Nothing was taken.
         """
-        if self._supply.fault is not None:
-            raise self._supply.fault
+        self._raise_fault()
         self._asked.update(dict.fromkeys(weights, self._loop.time() + WANTED_S))
         types = frozenset(weights)
         has_asked = False
@@ -191,6 +201,10 @@ class BeanstalkdBroker(Listener):
         """Tell whether an entry of this type is believed to be waiting, on a server or in the store."""
         return type_ in self._hand or self._supply.is_partial(type_) or self._pool.count(type_) > 0
 
+    def _raise_fault(self) -> None:
+        if (fault := self._supply.fault or self._fault) is not None:
+            raise fault
+
     # -- from the servers -----------------------------------------------------------------------------------------------
 
     def taken(self, entry: Entry) -> None:
@@ -200,12 +214,20 @@ class BeanstalkdBroker(Listener):
 
     def refused(self, entries: Sequence[Entry]) -> None:
         """Leave jobs in the store that a server did not take."""
-        self._supply.leave(entries[0].type, min(entries, key=lambda entry: entry.rank))
+        for type_, group in by_type(entries).items():
+            self._supply.leave(type_, min(group, key=lambda entry: entry.rank))
 
     def forgotten(self, types: Iterable[str]) -> None:
         """Have put again what the store still holds."""
         for type_ in list(types):
             self._supply.recheck(type_)
+
+    def failed(self, error: BaseException) -> None:
+        """Remember what a task died of, for the next caller to die of."""
+        self._fault = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def made_room(self, type_: str) -> None:
         """Put what waited for room."""

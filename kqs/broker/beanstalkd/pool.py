@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
-from kqs.broker.beanstalkd.server import Handle, Listener, Server
+from kqs.broker.beanstalkd.listener import Listener
+from kqs.broker.beanstalkd.server import Server
+from kqs.broker.beanstalkd.session import Handle
 from kqs.job import Entry
 
 #: a start waits so long for servers to be reached, in s; those that are not join later
@@ -20,21 +22,28 @@ class Pool:
 
     def __init__(self, addresses: Sequence[str], namespace: str, max_jobs: int, listener: Listener) -> None:
         """Args: max_jobs: how many ready jobs each server may hold."""
-        self._servers = [Server(address, namespace, max_jobs, listener) for address in addresses]
+        self._servers = [Server(address, namespace, max_jobs, listener) for address in dict.fromkeys(addresses)]
         self._loop = asyncio.get_running_loop()
+        self._listener = listener
         self._tasks: list[asyncio.Task[None]] = []
         self._turn = 0
 
     async def start(self) -> None:
         """Begin to connect; return when every server has been reached or found to be away, or after `FIRST_TRY_S`."""
         for server in self._servers:
-            self._tasks.append(self._loop.create_task(server.run(), name=f"beanstalkd {server.address}"))
+            task = self._loop.create_task(server.run(), name=f"beanstalkd {server.address}")
+            task.add_done_callback(self._task_done)
+            self._tasks.append(task)
         try:
             async with asyncio.timeout(FIRST_TRY_S):
                 for server in self._servers:
                     await server.tried()
         except TimeoutError:
             pass
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._listener.failed(error)
 
     async def stop(self) -> None:
         """Disconnect, which gives back all that is reserved. Idempotent."""
@@ -56,11 +65,11 @@ class Pool:
 
     def count(self, type_: str) -> int:
         """Return how many jobs of a type they are believed to hold."""
-        return sum(shelf.count for server in self._servers if (shelf := server.shelf(type_)))
+        return sum(shelf.count for server in self._servers if (shelf := server.shelves.get(type_)))
 
     def knows(self, type_: str, order: int) -> bool:
         """Tell whether one of them is believed to hold this job."""
-        shelves = (server.shelf(type_) for server in self._servers)
+        shelves = (server.shelves.get(type_) for server in self._servers)
         return any(shelf is not None and (order in shelf.known or order in shelf.vanished) for shelf in shelves)
 
     def waiting(self, types: Iterable[str], count: int) -> dict[str, int]:
@@ -74,13 +83,13 @@ class Pool:
         return [
             (server, count if shelf.is_hinted else min(len(shelf.known), count))
             for server in self._servers
-            if server.is_up and not server.is_asked and (shelf := server.shelf(type_)) and shelf.may_have(now)
+            if server.can_be_asked and (shelf := server.shelves.get(type_)) and shelf.may_have(now)
         ]
 
     def forget_idle_shelves(self) -> None:
         """Let go of types of which nothing is held."""
         for server in self._servers:
-            server.forget_idle_shelves()
+            server.shelves.forget_idle()
 
     # -- jobs in and out ------------------------------------------------------------------------------------------------
 
@@ -130,7 +139,7 @@ class Pool:
 
         Args: only_resting: only those that an empty answer has to be asked for again after.
         """
-        shelves = (server.shelf(type_) for server in self._servers if server.is_up for type_ in types)
+        shelves = (server.shelves.get(type_) for server in self._servers if server.is_up for type_ in types)
         return [
             put
             for shelf in shelves
@@ -140,24 +149,22 @@ class Pool:
 
     def delete(self, entries: Iterable[Entry]) -> None:
         """Delete reserved jobs."""
-        for server, own in _by_server(entries):
+        for server, own in self._by_server(entries):
             server.delete(own)
 
     def release(self, entries: Iterable[Entry]) -> None:
         """Give back reserved jobs."""
-        for server, own in _by_server(entries):
+        for server, own in self._by_server(entries):
             server.release(own)
+
+    def _by_server(self, entries: Iterable[Entry]) -> list[tuple[Server, list[Entry]]]:
+        own: dict[str, list[Entry]] = {}
+        for entry in entries:
+            assert isinstance(entry.handle, Handle), entry
+            own.setdefault(entry.handle.server, []).append(entry)
+        return [(server, own[server.address]) for server in self._servers if server.address in own]
 
     def wake_watches(self) -> None:
         """Have every server look again at which types are wanted."""
         for server in self._servers:
-            server.wake_watch.set()
-
-
-def _by_server(entries: Iterable[Entry]) -> list[tuple[Server, list[Entry]]]:
-    by_server: dict[Server, list[Entry]] = {}
-    for entry in entries:
-        handle = entry.handle
-        assert isinstance(handle, Handle), handle
-        by_server.setdefault(handle.server, []).append(entry)
-    return list(by_server.items())
+            server.wake_watch()

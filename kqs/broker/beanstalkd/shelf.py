@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kqs.job import Entry
+from kqs.wire.beanstalk.tubes import tube_of
 
 
 class Shelf:
@@ -91,3 +92,36 @@ class Shelf:
         """Take back that jobs have vanished: they are still here."""
         self.known |= self.vanished
         self.vanished.clear()
+
+
+class Shelves:
+    """The shelves of one server, by type."""
+
+    def __init__(self, namespace: str) -> None:
+        """Args: namespace: stands in the names of tubes."""
+        self._namespace = namespace
+        self._shelves: dict[str, Shelf] = {}
+
+    def __iter__(self) -> Iterator[Shelf]:
+        return iter(list(self._shelves.values()))
+
+    def get(self, type_: str) -> Shelf | None:
+        """Return what is believed of a type, or None when nothing was ever put, asked or seen."""
+        return self._shelves.get(type_)
+
+    def of(self, type_: str) -> Shelf:
+        """Return the shelf of a type, a new one if need be."""
+        shelf = self._shelves.get(type_)
+        if shelf is None:
+            shelf = self._shelves[type_] = Shelf(type_, tube_of(type_, self._namespace))
+        return shelf
+
+    def clear(self) -> list[str]:
+        """Count on nothing any more; return the types that there were."""
+        types = list(self._shelves)
+        self._shelves.clear()
+        return types
+
+    def forget_idle(self) -> None:
+        """Let go of types of which nothing is here."""
+        self._shelves = {shelf.type: shelf for shelf in self if shelf.count or not shelf.is_settled}
