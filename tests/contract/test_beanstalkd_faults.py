@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -293,3 +295,83 @@ async def test_answers_cut_at_any_byte_lose_nothing(beanstalkd: Beanstalkd, stor
             await broker.delete(taken)
             proxy.spoil = fault_proxy.untouched
         await take_all(broker, store, within_s=20)
+
+
+def instead_of(said: bytes, answer: bytes) -> fault_proxy.Spoil:
+    """Say something else wherever the server says `said` and an id."""
+    return lambda data: re.sub(said + rb" \d+\r\n", answer + b"\r\n", data)
+
+
+@pytest.mark.parametrize("answer", [b"BURIED 9", b"OUT_OF_MEMORY", b"JOB_TOO_BIG"])
+async def test_a_put_that_is_refused_stays_in_the_store(proxy: FaultProxy, store: ReadyJobs, answer: bytes) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        proxy.spoil = instead_of(b"INSERTED", answer)
+        await put(broker, store, range(5))
+        await until(lambda: "it refuses jobs" in "".join(broker.problems()))
+        proxy.spoil = fault_proxy.untouched
+        assert len(await take_all(broker, store)) == 5
+
+
+@pytest.mark.parametrize("answer", [b"INTERNAL_ERROR", b"UNKNOWN_COMMAND", b"EXPECTED_CRLF", b"BAD_FORMAT"])
+async def test_a_put_that_is_not_understood_ends_the_connection(proxy: FaultProxy, store: ReadyJobs, answer: bytes) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        proxy.spoil = instead_of(b"INSERTED", answer)
+        await put(broker, store, range(5))
+        await until(lambda: "away" in "".join(broker.problems()))
+        proxy.spoil = fault_proxy.untouched
+        assert len(await take_all(broker, store)) == 5
+
+
+@pytest.mark.parametrize("answer", [b"OUT_OF_MEMORY", b"INTERNAL_ERROR"])
+async def test_a_reserve_that_fails_ends_the_connection(proxy: FaultProxy, store: ReadyJobs, answer: bytes) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        await put(broker, store, range(5))
+        proxy.spoil = lambda data: re.sub(rb"RESERVED .*\r\n.*\r\n", answer + b"\r\n", data)
+        assert await broker.reserve(MAIL, 5) == []
+        await until(lambda: "away" in "".join(broker.problems()))
+        proxy.spoil = fault_proxy.untouched
+        assert len(await take_all(broker, store)) == 5
+
+
+async def test_a_watch_that_fails_ends_the_connection(proxy: FaultProxy, store: ReadyJobs) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        waiting = asyncio.ensure_future(broker.wait_ready(frozenset(MAIL)))
+        proxy.spoil = lambda data: data.replace(b"TIMED_OUT", b"INTERNAL_ERROR")
+        await until(lambda: "INTERNAL_ERROR" in "".join(broker.problems()))
+        waiting.cancel()
+
+
+async def test_the_end_of_a_ttr_costs_no_more_than_a_pause(proxy: FaultProxy, store: ReadyJobs) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        proxy.spoil = lambda data: data.replace(b"TIMED_OUT", b"DEADLINE_SOON")
+        waiting = asyncio.ensure_future(take_all(broker, store))
+        await put(broker, store, range(5))
+        assert len(await waiting) == 5
+        assert broker.problems() == []
+
+
+async def test_a_stranger_is_no_server(proxy: FaultProxy, store: ReadyJobs) -> None:
+    proxy.spoil = lambda data: b"UNKNOWN_COMMAND\r\n"
+    async with broker_on(store, proxy.address) as broker:
+        assert "UNKNOWN_COMMAND" in broker.problems()[0]
+        proxy.spoil = lambda data: b"OK 4\r\n---\n\r\n"
+        await until(lambda: "no id" in broker.problems()[0])
+
+
+async def test_connections_that_lead_to_different_servers_are_refused(proxy: FaultProxy, store: ReadyJobs) -> None:
+    lives = itertools.count(1)
+    proxy.spoil = lambda data: re.sub(rb"\nid: [0-9a-f]{16}", b"\nid: %016d" % next(lives), data)
+    async with broker_on(store, proxy.address) as broker:
+        assert "different servers" in broker.problems()[0]
+
+
+async def test_a_server_that_is_full_of_others_jobs_is_given_none(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
+    beanstalkd.talk(b"put 0 0 60 0\r\n\r\n" * 5)
+    broker = BeanstalkdBroker([beanstalkd.address], max_server_entries=5)
+    await broker.start(store.refill, store.waiting)
+    await put(broker, store, range(5))
+    assert broker.backlog("mail")
+    assert await broker.reserve(MAIL, 5) == []
+    beanstalkd.talk(b"".join(b"delete %d\r\n" % number for number in range(1, 6)))
+    assert len(await take_all(broker, store)) == 5
+    await broker.close()
