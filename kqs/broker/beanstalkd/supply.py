@@ -173,6 +173,7 @@ class Supply:
             line.refill is None
             and self._refill_count < MAX_REFILLS
             and self._refill is not None
+            and self.fault is None
             and self._pool.takes_puts
             and line.not_before <= self._loop.time()
             and self._pool.count(type_) <= self._page
@@ -200,6 +201,8 @@ class Supply:
     def _take_in(self, type_: str, line: _Line, found: list[Entry]) -> None:
         """Place what a refill found. What was left while it was under way may be missing from it."""
         fresh = [entry for entry in found if not self._pool.knows(type_, entry.order)]
+        if self._pool.count(type_) + len(fresh) > 2 * self._max_entries:
+            return  # urgent jobs have come meanwhile; what was found is found again when there is room
         if fresh and not self._place(type_, fresh):
             line.not_before = self._loop.time() + RETRY_S
             return
