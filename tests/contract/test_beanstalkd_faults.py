@@ -7,10 +7,11 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from kqs.broker.beanstalkd import BeanstalkdBroker, link, server
+from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
 from kqs.job import Entry
 from tests.support import fault_proxy
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, signal
@@ -375,3 +376,65 @@ async def test_a_server_that_is_full_of_others_jobs_is_given_none(beanstalkd: Be
     beanstalkd.talk(b"".join(b"delete %d\r\n" % number for number in range(1, 6)))
     assert len(await take_all(broker, store)) == 5
     await broker.close()
+
+
+async def test_what_was_reserved_on_a_lost_connection_is_deleted_on_the_next(
+    beanstalkd: Beanstalkd, proxy: FaultProxy, store: ReadyJobs
+) -> None:
+    async with broker_on(store, proxy.address) as broker:
+        await put(broker, store, range(3))
+        taken = await broker.reserve(MAIL, 3)
+        proxy.drop()
+        await until(broker.problems)
+        await until(lambda: not broker.problems())
+        await broker.delete(taken)
+        await until(lambda: b"current-jobs-ready: 0\n" in beanstalkd.talk(b"stats\r\n"))
+
+
+async def test_a_job_of_another_life_is_never_deleted(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
+    async with broker_on(store, beanstalkd.address) as broker:
+        await put(broker, store, range(1))
+        (old,) = await broker.reserve(MAIL, 1)
+        store.claim([old])
+        beanstalkd.restart()
+        await until(broker.problems)
+        await until(lambda: not broker.problems())
+        await put(broker, store, range(1, 2))
+        await broker.delete([old])
+        assert len(await take_all(broker, store)) == 1
+        await until(lambda: b"cmd-delete: 0\n" not in beanstalkd.talk(b"stats\r\n"))
+        assert b"cmd-delete: 1\n" in beanstalkd.talk(b"stats\r\n")
+
+
+async def test_a_bug_is_for_the_next_caller_to_die_of(
+    beanstalkd: Beanstalkd, store: ReadyJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def poll(*_args: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with broker_on(store, beanstalkd.address) as broker:
+        monkeypatch.setattr(server.Server, "_poll", poll)
+        await broker.wait_ready(frozenset(MAIL))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await broker.reserve(MAIL, 1)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await put(broker, store, range(1))
+
+
+async def test_a_start_does_not_wait_long_for_a_server_that_hangs(
+    beanstalkd: Beanstalkd, store: ReadyJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "FIRST_TRY_S", 0.1)
+    beanstalkd.signal(signal.SIGSTOP)
+    async with asyncio.timeout(0.4), broker_on(store, beanstalkd.address) as broker:
+        assert broker.problems()
+    beanstalkd.signal(signal.SIGCONT)
+
+
+async def test_a_server_may_be_reached_by_its_socket(tmp_path: Path, store: ReadyJobs) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with running_beanstalkd(listen=address):
+        async with broker_on(store, address) as broker:
+            await put(broker, store, range(3))
+            assert await broker.reserve(MAIL, 0) == []
+            assert len(await take_all(broker, store)) == 3

@@ -20,9 +20,10 @@ READY_WITHIN_S = 10
 class Beanstalkd:
     """`start` and `stop` as often as a test likes; the port stays."""
 
-    def __init__(self, *options: str) -> None:
-        """Args: options: of the command line, besides the address, e.g. -b FOLDER."""
+    def __init__(self, *options: str, listen: str = "127.0.0.1") -> None:
+        """Args: options: of the command line, besides the address, e.g. -b FOLDER. listen: an IP address or unix:PATH."""
         self._command = require("beanstalkd")
+        self._listen = listen
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -33,16 +34,28 @@ class Beanstalkd:
 
     def start(self) -> None:
         """Start, and wait until it listens."""
-        command = [self._command, "-l", "127.0.0.1", "-p", str(self.port), *self._options]
+        command = [self._command, "-l", self._listen, "-p", str(self.port), *self._options]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
             try:
-                return socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return self._connect().close()
             except OSError:
                 assert self._process.poll() is None, "beanstalkd ended"
                 assert time.monotonic() < deadline, "beanstalkd does not listen"
                 time.sleep(0.01)
+
+    def _connect(self) -> socket.socket:
+        if not self._listen.startswith("unix:"):
+            return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        peer = socket.socket(socket.AF_UNIX)
+        try:
+            peer.settimeout(10)
+            peer.connect(self._listen.removeprefix("unix:"))
+        except OSError:
+            peer.close()
+            raise
+        return peer
 
     def signal(self, number: int) -> None:
         """Send a signal: SIGUSR1 drains it, SIGSTOP holds it."""
@@ -63,15 +76,15 @@ class Beanstalkd:
 
     def talk(self, sent: bytes) -> bytes:
         """Send bytes on a connection of their own; return all that is answered."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as peer:
+        with self._connect() as peer:
             peer.sendall(sent + b"quit\r\n")
             return b"".join(iter(lambda: peer.recv(65536), b""))
 
 
 @contextmanager
-def running_beanstalkd(*options: str) -> Iterator[Beanstalkd]:
+def running_beanstalkd(*options: str, listen: str = "127.0.0.1") -> Iterator[Beanstalkd]:
     """Run a server until the block ends."""
-    server = Beanstalkd(*options)
+    server = Beanstalkd(*options, listen=listen)
     server.start()
     try:
         yield server
