@@ -65,3 +65,17 @@ def test_an_operator_finds_the_jobs_of_a_type_in_its_tube(tmp_path: Path) -> Non
         assert '"type":"resize"' in found
         assert "pri: 9000\n" in found
         assert "ttr: 77\n" in found
+
+
+def test_a_server_that_is_killed_finds_its_jobs_again_in_beanstalkd_or_not(tmp_path: Path) -> None:
+    with running_beanstalkd() as beanstalkd:
+        settings = configured(tmp_path, beanstalkd)
+        with serving(tmp_path, **settings) as server:
+            insert(server, range(500))
+            until(server, "jobs_success", 100)
+            server.process.kill()
+            server.process.wait()
+        with serving(tmp_path, **settings) as server:
+            seen = until(server, "jobs_success", 500)
+            assert seen["jobs_fail"] == 0
+            assert set(map(int, (tmp_path / "ran").read_text().split())) == set(range(500))
