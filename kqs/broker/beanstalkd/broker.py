@@ -1,9 +1,12 @@
 """The broker port over a pool of beanstalkds.
 
-What is put is offered to the servers (`supply`), and what they do not take stays in the store. What is
-reserved, by a reserve that asks or by a watch that waits in a server, is laid by (`hand`) until a caller takes it, so nothing
-depends on the caller still being there. A reserved job stays reserved in its beanstalkd while it runs, for an operator to see,
-and is deleted when its run ends; the store decides whether a job may run, so a reservation that is lost costs nothing.
+What is put is offered to the servers (`supply`), and what they do not take stays in the store. What is reserved, by a reserve
+that asks or by a watch that waits in a server, is laid by (`hand`) until a caller takes it, so nothing depends on the caller
+still being there. A reserved job stays reserved in its beanstalkd while it runs, for an operator to see, and is deleted when
+its run ends; the store decides whether a job may run, so a reservation that is lost costs nothing.
+
+Order holds within one server; between several it is as near as what they answer together. Nothing is put before it is due, so
+`horizon_s` is 0: a beanstalkd counts whole seconds, the store does not.
 
 Some things are noticed late, and looked at every `TICK_S`: jobs laid by that nobody fetched, tubes that are no longer paused,
 types that may be refilled again.
@@ -209,8 +212,10 @@ class BeanstalkdBroker:
 
     def taken(self, entry: Entry) -> None:
         """Lay a reserved job by, and wake who may want it."""
+        is_first = entry.type not in self._hand
         self._hand.add(entry, self._loop.time())
-        self._wake(entry.type)
+        if is_first:
+            self._wake(entry.type)
 
     def refused(self, entries: Sequence[Entry]) -> None:
         """Leave jobs in the store that a server did not take."""
