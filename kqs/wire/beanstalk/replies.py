@@ -39,6 +39,8 @@ _NUMBERED: dict[bytes, Callable[[int], Reply]] = {
     b"WATCHING": Watching,
     b"KICKED": Kicked,
 }
+#: replies that name what they are about
+_NAMING = frozenset({Reserved, Found, Using})
 _JOBS: dict[bytes, type[Reserved] | type[Found]] = {b"RESERVED": Reserved, b"FOUND": Found}
 
 
@@ -114,8 +116,12 @@ class ReplyReader:
     def _check(self, reply: Reply, line: bytes) -> None:
         command = self._expected[0]
         kind = reply if isinstance(reply, Word) else type(reply)
-        if not ((kind in command.answers and command.fits(reply)) or reply in ANYTIME):
-            raise ProtocolError(f"{type(command).__name__} answered by {line!r}")
+        if kind in command.answers:
+            if kind not in _NAMING or command.fits(reply):
+                return
+        elif kind in ANYTIME:
+            return
+        raise ProtocolError(f"{type(command).__name__} answered by {line!r}")
 
     def _parse(self, line: bytes) -> tuple[Reply, int | None]:
         """Return the reply that a line is, and the size of the body that follows, or None for none."""
