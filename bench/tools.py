@@ -26,7 +26,9 @@ Figure = dict[str, float]
 
 
 def compile_programs() -> None:
-    """Build bench/*.c into bench/bin where they are newer."""
+    """Build bench/*.c into bench/bin where they are newer. Ends the program where there is no compiler."""
+    if shutil.which("gcc") is None:
+        raise SystemExit("the load generator is in C: install gcc")
     BINARIES.mkdir(exist_ok=True)
     for source in HERE.glob("*.c"):
         binary = BINARIES / source.stem
