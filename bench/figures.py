@@ -127,15 +127,16 @@ def beanstalkd_puts(bench: Bench) -> Figure:
 
 
 def end_to_end_by_beanstalkd(bench: Bench) -> Figure:
-    """As `end_to_end` and `insert`, with the jobs waiting in a beanstalkd that flushes nothing."""
+    """Inserts of jobs that wait in a beanstalkd, which flushes nothing; then, all of them having come by it, their runs."""
     total = bench.count(100_000)
-    with beanstalkd(str(LOAD_CORE)) as port:
+    with beanstalkd(str(LOAD_CORE)) as port, bench.folder() as folder:
         environ = {"KQS_BROKER__KIND": "beanstalkd", "KQS_BROKER__SERVERS": f'["127.0.0.1:{port}"]'}
-        with bench.server(HANDLERS, **environ) as server:
-            done = load_8x125("insert", server.port, total, "noop")
-            finished = server.wait(lambda stats: stats["jobs_success"] >= total)
-            inserted = load_8x125("insert", server.port, bench.count(MILLION), UNTAKEN)["rate"]
-    return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9), "inserts_per_s": inserted}
+        with subject(folder, bench.cores, HANDLERS[:1], **environ) as server:
+            inserted = load_8x125("insert", server.port, total, "noop")["rate"]
+            server.wait_stored()
+            server.served.stop()
+        with subject(folder, bench.cores, HANDLERS, **environ) as server:
+            return {"inserts_per_s": inserted, "jobs_per_s": _run_rate(server, total)}
 
 
 def latency(bench: Bench) -> Figure:

@@ -84,7 +84,7 @@ class Link(asyncio.Protocol):
             raise LinkLostError(self._reason)
         if not self._out and not self._is_paused:
             self._loop.call_soon(self._flush)
-        self._out.extend([command.encode() for command in commands])
+        self._out.extend(_encoded(commands))
         self._reader.expect(commands)
         self._batches.append(_Batch(len(commands), done, self._loop.time()))
         if self._timer is None:
@@ -180,3 +180,15 @@ class Link(asyncio.Protocol):
             self.abort(f"no reply within {REPLY_WITHIN_S:g} s")
         else:
             self._timer = self._loop.call_later(left_s, self._check_late)
+
+
+def _encoded(commands: Sequence[Command]) -> list[bytes]:
+    """Encode each; one that stands many times in a row, as reserves do, only once."""
+    encoded: list[bytes] = []
+    last: Command | None = None
+    data = b""
+    for command in commands:
+        if command is not last:
+            last, data = command, command.encode()
+        encoded.append(data)
+    return encoded

@@ -117,6 +117,10 @@ class Delete(Command, frozen=True, gc=False):
     verb: ClassVar[bytes] = b"delete"
     answers: ClassVar[Kinds] = frozenset({Word.DELETED, Word.NOT_FOUND})
 
+    def encode(self) -> bytes:
+        """See Command.encode."""
+        return b"delete %b\r\n" % _id(self.id)
+
 
 class Release(Command, frozen=True, gc=False):
     """Give back a job reserved here, to be ready after `delay_s`."""
