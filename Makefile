@@ -76,7 +76,7 @@ $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
 
 .PHONY: tools
 tools:
-	@tests/tools.sh nc node npm systemd-analyze
+	@tests/tools.sh beanstalkd nc node npm systemd-analyze
 
 $(INTEROP)/stamp: tests/interop/package.json tests/interop/package-lock.json | tools
 	@mkdir -p $(INTEROP)

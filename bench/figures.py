@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.tools import Figure, Subject, bare_fsync, beanstalkd, load, subject
+from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, beanstalkd, broker_puts, load, subject
 
 MILLION = 1_000_000
 JOB_BYTES = 200
@@ -94,7 +94,7 @@ def _start_s(bench: Bench, folder: Path) -> float:
 def beanstalk(bench: Bench) -> Figure:
     """The same load as `insert`, as puts to a beanstalkd that flushes each."""
     total = bench.count(50_000)
-    with bench.folder() as folder, beanstalkd(folder, bench.cores) as port:
+    with bench.folder() as folder, beanstalkd(bench.cores, "-b", folder, "-f0") as port:
         return {"beanstalkd_puts_per_s": load_8x125("put", port, total)["rate"]}
 
 
@@ -129,6 +129,28 @@ def end_to_end(bench: Bench) -> Figure:
         done = load_8x125("insert", server.port, total, "noop")
         finished = server.wait(lambda stats: stats["jobs_success"] >= total)
     return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9)}
+
+
+def beanstalkd_puts(bench: Bench) -> Figure:
+    """Pipelined puts to a beanstalkd that flushes nothing: by the broker's own connection, and by a bare client in C."""
+    total = bench.count(200_000)
+    with beanstalkd(bench.cores) as port:
+        bare = load("put", port, connections=1, in_flight=1000, total=total, size_bytes=JOB_BYTES)["rate"]
+        own = broker_puts(port, total, 1000, JOB_BYTES)["rate"]
+    return {"puts_per_s": own, "bare_puts_per_s": bare, "share_of_bare": own / bare}
+
+
+def end_to_end_by_beanstalkd(bench: Bench) -> Figure:
+    """Inserts of jobs that wait in a beanstalkd, which flushes nothing; then, all of them having come by it, their runs."""
+    total = bench.count(100_000)
+    with beanstalkd(str(LOAD_CORE)) as port, bench.folder() as folder:
+        environ = {"KQS_BROKER__KIND": "beanstalkd", "KQS_BROKER__SERVERS": f'["127.0.0.1:{port}"]'}
+        with subject(folder, bench.cores, HANDLERS[:1], **environ) as server:
+            inserted = load_8x125("insert", server.port, total, "noop")["rate"]
+            server.wait_stored()
+            server.served.stop()
+        with subject(folder, bench.cores, HANDLERS, **environ) as server:
+            return {"inserts_per_s": inserted, "jobs_per_s": _run_rate(server, total)}
 
 
 def latency(bench: Bench) -> Figure:

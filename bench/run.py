@@ -27,6 +27,8 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "beanstalkd": figures.beanstalk,
     "serial": figures.serial,
     "end to end": figures.end_to_end,
+    "beanstalkd puts": figures.beanstalkd_puts,
+    "end to end by beanstalkd": figures.end_to_end_by_beanstalkd,
     "latency": figures.latency,
     "start after kill": figures.start_after_kill,
 }

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,14 @@ def bare_fsync(folder: Path, count: int, size_bytes: int, how: str) -> Figure:
     return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE, how)
 
 
+def broker_puts(port: int, total: int, in_flight: int, size_bytes: int) -> Figure:
+    """Run bench/puts.py, on the core that bench/load.c has."""
+    argv = [sys.executable, "-m", "bench.puts", *map(str, (port, total, in_flight, size_bytes, LOAD_CORE))]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=900, cwd=HERE.parent)
+    figure: Figure = json.loads(done.stdout)
+    return figure
+
+
 class Subject:
     """The server that is measured."""
 
@@ -95,13 +104,13 @@ def subject(folder: Path, cores: str, modules: tuple[str, ...] = ("kqs.builtin",
 
 
 @contextmanager
-def beanstalkd(folder: Path, cores: str) -> Iterator[int]:
-    """Run `beanstalkd -b FOLDER -f0`; give its port. Raises FileNotFoundError where it is not installed."""
+def beanstalkd(cores: str, *options: object) -> Iterator[int]:
+    """Run beanstalkd with these options; give its port. Raises FileNotFoundError where it is not installed."""
     program = shutil.which("beanstalkd")
     if program is None:
         raise FileNotFoundError("beanstalkd is not installed")
     port = free_port()
-    argv = ["taskset", "--cpu-list", cores, program, "-l", "127.0.0.1", "-p", str(port), "-b", str(folder), "-f0"]
+    argv = ["taskset", "--cpu-list", cores, program, "-l", "127.0.0.1", "-p", str(port), *map(str, options)]
     process = subprocess.Popen(argv)
     try:
         _await_port(port)

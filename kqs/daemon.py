@@ -21,6 +21,8 @@ import uvloop
 
 from kqs import log as logs
 from kqs.backend import ServerBackend
+from kqs.broker.base import Broker
+from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
 from kqs.config import Config, ServerSection
 from kqs.errors import (
@@ -143,9 +145,8 @@ class Daemon:
         settings = QueueSettings(
             self._name, Retention(config.store.keep_success_s, config.store.keep_fail_s), config.store.keep_success_count
         )
-        queue = Queue(
-            store, MemoryBroker(config.broker.max_entries), cascade, self._clock, settings, lambda: feeder.checkpointed_order
-        )
+        broker = _make_broker(config, cascade)
+        queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order)
         feeder = Feeder(journal, queue, store, ids, cascade)
         executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
@@ -175,6 +176,19 @@ class Daemon:
         while (interval_s := self._notifier.watchdog_interval_s) is not None:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s)
+
+
+def _make_broker(config: Config, cascade: Cascade) -> Broker:
+    section = config.broker
+    if section.kind == "memory":
+        return MemoryBroker(section.max_entries)
+    return BeanstalkdBroker(
+        section.servers,
+        section.max_entries,
+        section.max_server_entries,
+        config.server.namespace,
+        lambda type_: cascade.for_type(type_).ttr,
+    )
 
 
 async def _open_journal(journal: Journal) -> Recovery:

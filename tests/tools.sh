@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (nc node npm systemd-analyze venv).
+# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd nc node npm systemd-analyze venv).
 # Only root on a Debian can be helped; anybody else is told what is missing, and the tests that need it are skipped.
 set -eu
 

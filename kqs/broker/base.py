@@ -53,6 +53,10 @@ class Broker(Protocol):
         """Return a name that changes when the broker may have forgotten entries (restart, wipe, replacement)."""
         ...
 
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words; [] when all is well."""
+        ...
+
     def backlog(self, type_: str) -> bool:
         """Tell whether an entry of this type is known to be waiting (then a new job must queue behind it)."""
         ...

@@ -137,6 +137,10 @@ class MemoryBroker:
         """Return this broker's name; it forgets nothing in its life."""
         return self._generation
 
+    def problems(self) -> list[str]:
+        """Return nothing: a store that refuses tells of itself."""
+        return []
+
     def backlog(self, type_: str) -> bool:
         """Tell whether an entry of this type is waiting, or may be waiting in the store."""
         return type_ in self._ready or (type_ not in self._lines and self._is_cold(type_))

@@ -209,6 +209,8 @@ def _expected_option(name: str) -> str:
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:
+    if "expected" in schema:
+        return str(schema["expected"])
     if "anyOf" in schema:
         return " or ".join(_in_words(one) for one in schema["anyOf"] if one != {"type": "null"})
     if "enum" in schema or "const" in schema:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+_BEANSTALKD = re.compile(r"unix:/\S+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 class Section(BaseModel):
@@ -33,6 +36,12 @@ class ServerSection(Section):
         ge=1,
         le=1_000_000,
         description="calls of one connection that wait for their answers before it is read no further",
+    )
+    namespace: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,32}$",
+        description="stands in the names of what is shared with other fleets",
+        json_schema_extra={"expected": "at most 32 letters, digits, '.', '_' or '-'"},
     )
     allow_public: bool = Field(
         default=False, description="listen beyond loopback, where anybody who reaches the port may use it"
@@ -76,10 +85,25 @@ class StoreSection(Section):
 class BrokerSection(Section):
     """[broker]: which jobs are ready, and in what order."""
 
-    kind: Literal["memory"] = Field(default="memory", description="the engine")
+    kind: Literal["memory", "beanstalkd"] = Field(default="memory", description="the engine")
     max_entries: int = Field(
-        default=10_000, ge=1, le=10_000_000, description="ready jobs held in memory per type; the rest wait in the store"
+        default=10_000, ge=1, le=10_000_000, description="ready jobs held per type; the rest wait in the store"
     )
+    servers: list[str] = Field(
+        default=["127.0.0.1:11300"],
+        description="the beanstalkds",
+        json_schema_extra={"expected": "a list of at least one HOST:PORT or unix:PATH"},
+    )
+    max_server_entries: int = Field(
+        default=200_000, ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold"
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, servers: list[str]) -> list[str]:
+        if not servers or not all(_BEANSTALKD.fullmatch(server) for server in servers):
+            raise ValueError("not addresses")
+        return servers
 
 
 class WorkerSection(Section):

@@ -339,7 +339,7 @@ class Queue:
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
         trouble = self._reporter.trouble
-        return [f"the store refuses reports: {trouble}"] if trouble else []
+        return [*([f"the store refuses reports: {trouble}"] if trouble else []), *self._broker.problems()]
 
 
 def _nobody() -> None:

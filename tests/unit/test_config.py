@@ -69,6 +69,7 @@ def test_environment_overrides_the_file(load):
         ("KQS_JOURNAL__DIR", "7", "journal.dir", Path("7")),
         ("KQS_STORE__KEEP_FAIL_S", "0.5", "store.keep_fail_s", 0.5),
         ("KQS_WORKER__MODULES", '["a", "b"]', "worker.modules", ["a", "b"]),
+        ("KQS_BROKER__SERVERS", '["[::1]:1", "unix:/a"]', "broker.servers", ["[::1]:1", "unix:/a"]),
         ("KQS_LOG__LEVEL", "debug", "log.level", "debug"),
         ("KQS_DEFAULTS__PRIO", "high", "defaults", {"prio": "high"}),
         ("KQS_TYPES__RESIZE__TTR", "5", "types", {"resize": {"ttr": 5}}),
@@ -115,6 +116,15 @@ def test_types_give_options_and_weights(load):
         ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite"'),
         ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number >= -1"),
         ('[worker]\nmodules = "a"', 'kqs.toml: worker.modules: got "a", expected a list of text'),
+        ("[broker]\nservers = []", "kqs.toml: broker.servers: got [], expected a list of at least one HOST:PORT or unix:PATH"),
+        (
+            '[broker]\nservers = ["a"]',
+            'kqs.toml: broker.servers: got ["a"], expected a list of at least one HOST:PORT or unix:PATH',
+        ),
+        (
+            '[server]\nnamespace = "a;"',
+            "kqs.toml: server.namespace: got \"a;\", expected at most 32 letters, digits, '.', '_' or '-'",
+        ),
         ("[defaults]\nttl = 1", 'kqs.toml: defaults.ttl: unknown setting "ttl"; the nearest known one is "ttr"'),
         ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number from 0.1 to 2147483648"),
         ("[defaults]\ntime_limit = 0", "kqs.toml: defaults.time_limit: got 0, expected a number > 0"),

@@ -1,0 +1,269 @@
+"""The broker port over a pool of beanstalkds.
+
+What is put is offered to the servers (`supply`), and what they do not take stays in the store. What is reserved, by a reserve
+that asks or by a watch that waits in a server, is laid by (`hand`) until a caller takes it, so nothing depends on the caller
+still being there. A reserved job stays reserved in its beanstalkd while it runs, for an operator to see, and is deleted when
+its run ends; the store decides whether a job may run, so a reservation that is lost costs nothing.
+
+Order holds within one server; between several it is as near as what they answer together. Nothing is put before it is due, so
+`horizon_s` is 0: a beanstalkd counts whole seconds, the store does not.
+
+Some things are noticed late, and looked at every `TICK_S`: jobs laid by that nobody fetched, tubes that are no longer paused,
+types that may be refilled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from kqs.broker.base import Refill
+from kqs.broker.beanstalkd.hand import Hand
+from kqs.broker.beanstalkd.pool import Pool
+from kqs.broker.beanstalkd.supply import Supply, by_type
+from kqs.broker.turns import Turns
+from kqs.job import Entry
+from kqs.wire.beanstalk.commands import MAX_U32
+
+TICK_S = 0.5
+#: in the last second of a ttr a server answers DEADLINE_SOON; and it takes 0 for 1
+MIN_TTR_S = 10
+#: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
+PUT_WITHIN_S = 0.1
+#: how long the answers of slower servers are waited for, in s: what comes together is handed out by rank
+STRAGGLE_S = 0.02
+#: a type that was asked for is watched for so long, in s
+WANTED_S = 2.0
+
+
+class BeanstalkdBroker:
+    """See the module docstring. Call from the loop thread."""
+
+    horizon_s = 0.0
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        max_entries: int = 10_000,
+        max_server_entries: int = 200_000,
+        namespace: str = "",
+        ttr_of: Callable[[str], float] = lambda type_: 30.0,
+    ) -> None:
+        """Args:
+
+        servers: HOST:PORT or unix:PATH, at least one.
+        max_entries: ready jobs of one type on the servers; the rest wait in the store.
+        max_server_entries: ready jobs of all types on one server.
+        namespace: stands in the names of tubes.
+        ttr_of: a type's ttr in s, so that an operator sees it.
+        """
+        assert servers
+        self._servers = servers
+        self._max_entries = max_entries
+        self._max_server_entries = max_server_entries
+        self._namespace = namespace
+        self._ttr_of = ttr_of
+        self._turns = Turns()
+        self._hand = Hand(sorts=len(servers) > 1)
+        self._asked: dict[str, float] = {}  # types, and until when they count as wanted
+        self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
+        self._fault: BaseException | None = None
+        self._tick_task: asyncio.Task[None] | None = None
+        self._pool: Pool
+        self._supply: Supply
+        self._loop: asyncio.AbstractEventLoop
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    async def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
+        """Begin; servers that are away join when they are back."""
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, self)
+        self._supply = Supply(self._pool, self._max_entries, self._ttr_s, self._wake)
+        await self._pool.start()
+        self._supply.start(refill, waiting)
+        self._tick_task = self._loop.create_task(self._tick(), name="beanstalkd-tick")
+        self._tick_task.add_done_callback(self._tick_done)
+
+    async def close(self) -> None:
+        """Disconnect; the servers make ready what was reserved."""
+        task, self._tick_task = self._tick_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._supply.stop()
+            await self._pool.stop()
+
+    async def generation(self) -> str:
+        """Return the lives of all servers."""
+        return self._pool.generation
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        return self._pool.problems()
+
+    def _tick_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed(error)
+
+    def _ttr_s(self, type_: str) -> int:
+        return min(max(MIN_TTR_S, math.ceil(self._ttr_of(type_))), MAX_U32)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if stale := self._hand.take_stale(self._loop.time()):
+                await self.release(stale)
+            self._supply.refill_all()
+            self.answered()
+            self._pool.wake_watches()
+
+    # -- the port -------------------------------------------------------------------------------------------------------
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Offer ready jobs; return when the servers have them, or after `PUT_WITHIN_S`.
+
+        Raises: as `reserve`.
+        """
+        self._raise_fault()
+        groups = by_type(entries)
+        for type_, group in groups.items():
+            self._supply.offer(type_, group)
+        await self._await_puts(groups)
+
+    async def _await_puts(self, types: Iterable[str]) -> None:
+        if unanswered := self._pool.unanswered_puts(types):
+            await asyncio.wait(unanswered, timeout=PUT_WITHIN_S)
+
+    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+        """Take up to `count` entries of the types in `weights`, in fair turns. Cancelling takes nothing.
+
+        Raises: whatever a refill met that does not pass: damage or a bug, for the caller to die of. Nothing was taken.
+        """
+        self._raise_fault()
+        self._asked.update(dict.fromkeys(weights, self._loop.time() + WANTED_S))
+        types = frozenset(weights)
+        has_asked = False
+        while count > 0:
+            missing = count - self._hand.count(types)
+            waiting = {} if missing <= 0 or (has_asked and missing < count) else self._pool.waiting(types, missing)
+            if not waiting and missing < count:
+                return self._handed_out(self._hand.take(types, count))
+            if waiting:
+                answers = self._pool.take(self._turns.share(waiting, weights, missing))
+            elif not (answers := self._pool.unanswered_puts(types, only_resting=True)):
+                break
+            has_asked = True
+            if len(answers) > 1:
+                await asyncio.wait(answers, timeout=STRAGGLE_S)
+            if not any(answer.done() for answer in answers):
+                await self._first_of(answers, types)
+        return []
+
+    async def _first_of(self, answers: Iterable[asyncio.Future[None]], types: frozenset[str]) -> None:
+        """Return when the first of the answers is there, or something of these types from elsewhere."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters[waiter] = types
+        try:
+            await asyncio.wait([*answers, waiter], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._waiters[waiter]
+
+    def _handed_out(self, taken: list[Entry]) -> list[Entry]:
+        for type_ in {entry.type for entry in taken}:
+            self._supply.refill(type_)
+        self._pool.wake_watches()
+        return taken
+
+    async def wait_ready(self, types: frozenset[str]) -> None:
+        """Return when an entry of one of `types` may have become ready, put by whomever."""
+        if self._may_have(types):
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters[waiter] = types
+        self._pool.wake_watches()
+        try:
+            await waiter
+        finally:
+            del self._waiters[waiter]
+
+    async def delete(self, entries: Sequence[Entry]) -> None:
+        """Forget reserved entries, without waiting for the servers."""
+        self._pool.delete(entries)
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Give reserved entries back, in their old places."""
+        self._pool.release(entries)
+        types = {entry.type for entry in entries}
+        for type_ in types:
+            self._wake(type_)
+        await self._await_puts(types)
+
+    def backlog(self, type_: str) -> bool:
+        """Tell whether an entry of this type is believed to be waiting, on a server or in the store."""
+        return type_ in self._hand or self._supply.is_partial(type_) or self._pool.count(type_) > 0
+
+    def _raise_fault(self) -> None:
+        if (fault := self._supply.fault or self._fault) is not None:
+            raise fault
+
+    # -- from the servers -----------------------------------------------------------------------------------------------
+
+    def taken(self, entry: Entry) -> None:
+        """Lay a reserved job by, and wake who may want it."""
+        is_first = entry.type not in self._hand
+        self._hand.add(entry, self._loop.time())
+        if is_first:
+            self._wake(entry.type)
+
+    def refused(self, entries: Sequence[Entry]) -> None:
+        """Leave jobs in the store that a server did not take."""
+        for type_, group in by_type(entries).items():
+            self._supply.leave(type_, min(group, key=lambda entry: entry.rank))
+
+    def forgotten(self, types: Iterable[str]) -> None:
+        """Have put again what the store still holds."""
+        for type_ in list(types):
+            self._supply.recheck(type_)
+
+    def failed(self, error: BaseException) -> None:
+        """Remember what a task died of, for the next caller to die of."""
+        self._fault = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def made_room(self, type_: str) -> None:
+        """Put what waited for room."""
+        self._supply.refill(type_)
+
+    def is_partial(self, type_: str) -> bool:
+        """Tell whether jobs of a type wait in the store."""
+        return self._supply.is_partial(type_)
+
+    def answered(self) -> None:
+        """Wake those for whom there may be something now."""
+        for waiter, types in self._waiters.items():
+            if not waiter.done() and self._may_have(types):
+                waiter.set_result(None)
+
+    def came_up(self) -> None:
+        """Use a server that is back."""
+        self._supply.refill_all()
+        self.answered()
+
+    def wanted(self) -> Iterable[str]:
+        """Return the types that somebody would take jobs of, unless a job lies by already."""
+        now = self._loop.time()
+        self._asked = {type_: until for type_, until in self._asked.items() if until > now}
+        wanted = set(self._asked).union(*self._waiters.values())
+        return [type_ for type_ in wanted if type_ not in self._hand]
+
+    def _may_have(self, types: Iterable[str]) -> bool:
+        return any(type_ in self._hand or self._pool.waiting((type_,), 1) for type_ in types)
+
+    def _wake(self, type_: str) -> None:
+        for waiter, types in self._waiters.items():
+            if not waiter.done() and type_ in types:
+                waiter.set_result(None)

@@ -1,0 +1,224 @@
+"""Which ready jobs are offered to the servers, and which stay in the store for now.
+
+Invariant, per type: every ready job of rank <= `horizon` has been placed on a server and not been seen again, or is on its way
+there; those beyond may be only in the store. `WHOLE` means that nothing was left out. Whatever goes wrong lowers the horizon,
+to `NOTHING` if need be; a refill from the store raises it again, passing over what a server is believed to hold. What is placed
+twice all the same, the store's claim refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from kqs.broker.base import Refill
+from kqs.broker.waiting import NOTHING, WHOLE, Rank
+from kqs.errors import StoreUnavailableError
+from kqs.job import Entry
+
+RETRY_S = 1.0
+#: at a time, so that thousands of types do not all ask the store at once
+MAX_REFILLS = 8
+_MAX_LINES = 10_000  # types, before those of which nothing waits are forgotten
+
+_log = structlog.get_logger("kqs.broker")
+
+
+class Place(Protocol):
+    """Where jobs are put; the pool."""
+
+    @property
+    def takes_puts(self) -> bool:
+        """Tell whether any job can be placed now."""
+        ...
+
+    def place(self, type_: str, entries: Sequence[Entry], ttr_s: int) -> bool:
+        """Place jobs of one type, in rank order; False when that cannot be done now."""
+        ...
+
+    def count(self, type_: str) -> int:
+        """Return how many jobs of a type are placed."""
+        ...
+
+    def knows(self, type_: str, order: int) -> bool:
+        """Tell whether this job is placed."""
+        ...
+
+    def forget_idle_shelves(self) -> None:
+        """Let go of types of which nothing is placed."""
+        ...
+
+
+class _Line:
+    __slots__ = ("horizon", "lowered", "not_before", "refill")
+
+    def __init__(self, horizon: Rank) -> None:
+        self.horizon = horizon
+        self.lowered = WHOLE  # the least horizon asked for since the refill under way began
+        self.refill: asyncio.Task[None] | None = None
+        self.not_before = 0.0  # loop time
+
+
+class Supply:
+    """See the module docstring. Call from the loop thread. fault: what a refill met that does not pass, or None."""
+
+    def __init__(self, pool: Place, max_entries: int, ttr_of: Callable[[str], int], placed: Callable[[str], None]) -> None:
+        """Args: max_entries: jobs placed per type, twice as many if urgent ones come. placed: told of types with new jobs."""
+        self._pool = pool
+        self._max_entries = max_entries
+        self._page = max(1, max_entries // 2)
+        self._ttr_of = ttr_of
+        self._placed = placed
+        self._refill: Refill | None = None
+        self._lines: dict[str, _Line] = {}
+        self._partial: set[str] = set()
+        self._queued: deque[str] = deque()  # partial types, to be looked at when a refill ends
+        self._refill_count = 0
+        self._loop = asyncio.get_running_loop()
+        self.fault: Exception | None = None
+
+    def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
+        """Begin with types of which the store holds ready jobs."""
+        self._refill = refill
+        for type_, count in waiting.items():
+            if count > 0:
+                self.recheck(type_)
+
+    async def stop(self) -> None:
+        """End the refills under way."""
+        self._refill = None
+        refills = [line.refill for line in self._lines.values() if line.refill is not None]
+        for task in refills:
+            task.cancel()
+        await asyncio.gather(*refills, return_exceptions=True)
+
+    def is_partial(self, type_: str) -> bool:
+        """Tell whether the store may hold ready jobs of a type that are not placed."""
+        return type_ in self._partial
+
+    # -- jobs -----------------------------------------------------------------------------------------------------------
+
+    def offer(self, type_: str, entries: list[Entry]) -> None:
+        """Place ready jobs of one type, or leave them in the store."""
+        line = self._line(type_)
+        entries.sort(key=_rank_of)
+        if entries[-1].rank > line.horizon:
+            within = [entry for entry in entries if entry.rank <= line.horizon]
+            self.leave(type_, entries[len(within)])
+        else:
+            within = entries
+        limit = self._max_entries if line.horizon is WHOLE else 2 * self._max_entries
+        room = max(0, limit - self._pool.count(type_))
+        if room and within and not self._place(type_, within[:room]):
+            room = 0
+        if room < len(within):
+            self.leave(type_, within[room])
+
+    def leave(self, type_: str, first: Entry) -> None:
+        """Note that a ready job, and maybe others of its type and of later rank, are only in the store."""
+        prio, order = first.rank
+        self._lower(type_, self._line(type_), (prio, order - 1))
+
+    def recheck(self, type_: str) -> None:
+        """Note that any ready job of a type may be only in the store."""
+        self._lower(type_, self._line(type_), NOTHING)
+
+    def _lower(self, type_: str, line: _Line, horizon: Rank) -> None:
+        line.horizon = min(line.horizon, horizon)
+        line.lowered = min(line.lowered, horizon)
+        self._partial.add(type_)
+        self.refill(type_)
+
+    def _line(self, type_: str) -> _Line:
+        line = self._lines.get(type_)
+        if line is None:
+            line = self._lines[type_] = _Line(WHOLE)
+        return line
+
+    def _place(self, type_: str, entries: Sequence[Entry]) -> bool:
+        if not self._pool.place(type_, entries, self._ttr_of(type_)):
+            return False
+        self._placed(type_)
+        return True
+
+    # -- refills --------------------------------------------------------------------------------------------------------
+
+    def refill_all(self) -> None:
+        """Begin every refill that is due; forget types of which nothing waits when they are many."""
+        self._queued = deque(self._partial)
+        self._refill_queued()
+        if len(self._lines) > _MAX_LINES:
+            self._lines = {type_: self._lines[type_] for type_ in self._partial}
+            self._pool.forget_idle_shelves()
+
+    def _refill_queued(self) -> None:
+        while self._queued and self._refill_count < MAX_REFILLS:
+            self.refill(self._queued.popleft())
+
+    def refill(self, type_: str) -> None:
+        """Begin a refill of this type if it is due."""
+        if type_ not in self._partial or not self._is_due(self._lines[type_], type_):
+            return
+        line = self._lines[type_]
+        line.lowered = WHOLE
+        self._refill_count += 1
+        line.refill = self._loop.create_task(self._run_refill(type_, line), name=f"refill {type_}")
+
+    def _is_due(self, line: _Line, type_: str) -> bool:
+        return (
+            line.refill is None
+            and self._refill_count < MAX_REFILLS
+            and self._refill is not None
+            and self.fault is None
+            and self._pool.takes_puts
+            and line.not_before <= self._loop.time()
+            and self._pool.count(type_) <= self._page
+        )
+
+    async def _run_refill(self, type_: str, line: _Line) -> None:
+        after = line.horizon
+        refill = self._refill
+        assert refill is not None, "not started"
+        try:
+            found = await refill(type_, None if after <= NOTHING else after, self._page)
+        except StoreUnavailableError as fault:
+            _log.warning("refill failed", type=type_, error=str(fault), retry_in_s=RETRY_S)
+            line.not_before = self._loop.time() + RETRY_S
+        except Exception as fault:  # damage or a bug; the next reserve raises it to a task that is supervised
+            self.fault = fault
+        else:
+            self._take_in(type_, line, found)
+        finally:
+            line.refill = None
+            self._refill_count -= 1
+        self.refill(type_)
+        self._refill_queued()
+
+    def _take_in(self, type_: str, line: _Line, found: list[Entry]) -> None:
+        """Place what a refill found. What was left while it was under way may be missing from it."""
+        fresh = [entry for entry in found if not self._pool.knows(type_, entry.order)]
+        if self._pool.count(type_) + len(fresh) > 2 * self._max_entries:
+            return  # urgent jobs have come meanwhile; what was found is found again when there is room
+        if fresh and not self._place(type_, fresh):
+            line.not_before = self._loop.time() + RETRY_S
+            return
+        reached = found[-1].rank if len(found) >= self._page else WHOLE
+        line.horizon = min(reached, line.lowered)
+        if line.horizon is WHOLE:
+            self._partial.discard(type_)
+
+
+def _rank_of(entry: Entry) -> Rank:
+    return (entry.prio, entry.order)
+
+
+def by_type(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return the entries of each type."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.type, []).append(entry)
+    return groups

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from kqs.broker.beanstalkd import BeanstalkdBroker
+from tests.contract.broker_contract import BrokerContract
+from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
+from tests.support.ready_jobs import ReadyJobs
+
+
+@pytest.fixture(params=[1, 2], ids=["one", "two"])
+def servers(request: pytest.FixtureRequest) -> Iterator[list[Beanstalkd]]:
+    with running_beanstalkd() as first, running_beanstalkd() as second:
+        yield [first, second][: request.param]
+
+
+@pytest.fixture
+def store() -> ReadyJobs:
+    return ReadyJobs()
+
+
+@pytest.fixture
+async def broker(store: ReadyJobs, servers: list[Beanstalkd]) -> AsyncIterator[BeanstalkdBroker]:
+    broker = BeanstalkdBroker([server.address for server in servers], max_entries=2000)
+    await broker.start(store.refill, store.waiting)
+    yield broker
+    await broker.close()
+
+
+@pytest.mark.slow
+class TestBeanstalkdBroker(BrokerContract):
+    async def test_close_tolerates_never_started(self) -> None:
+        await BeanstalkdBroker(["127.0.0.1:1"]).close()

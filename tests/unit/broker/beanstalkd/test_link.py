@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kqs.broker.beanstalkd import link as link_module
+from kqs.broker.beanstalkd.link import Link, LinkLostError
+from kqs.wire.beanstalk.commands import Delete, Stats
+from kqs.wire.beanstalk.values import Word
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Ends:
+    """A connected link, its wire, and why it was lost."""
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+        self.wire = Wire()
+        self.link = Link(self.lost.append)
+        self.link.connection_made(self.wire)
+
+    async def ask(self, *ids: int) -> asyncio.Task[list[object]]:
+        """Ask for deletes; return when they have been written."""
+        task = asyncio.ensure_future(self.link.ask(*(Delete(number) for number in ids)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return task
+
+
+@pytest.fixture
+async def ends() -> Ends:
+    return Ends()
+
+
+async def test_what_is_asked_in_one_tick_is_written_at_once(ends: Ends) -> None:
+    first = asyncio.ensure_future(ends.link.ask(Delete(1)))
+    second = asyncio.ensure_future(ends.link.ask(Delete(2), Delete(3)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ends.wire.writes == [b"delete 1\r\ndelete 2\r\ndelete 3\r\n"]
+    ends.link.data_received(b"DELETED\r\nNOT_FOUND\r\nDELETED\r\n")
+    assert (await first, await second) == ([Word.DELETED], [Word.NOT_FOUND, Word.DELETED])
+    assert ends.link.in_flight == 0
+
+
+async def test_replies_may_come_in_pieces(ends: Ends) -> None:
+    asked = await ends.ask(1, 2)
+    ends.link.data_received(b"DELETED\r\nNOT_")
+    ends.link.data_received(b"FOUND\r\n")
+    assert await asked == [Word.DELETED, Word.NOT_FOUND]
+
+
+async def test_nothing_is_written_while_the_server_does_not_read(ends: Ends) -> None:
+    ends.link.pause_writing()
+    await ends.ask(1)
+    assert ends.wire.writes == []
+    ends.link.resume_writing()
+    assert ends.wire.writes == [b"delete 1\r\n"]
+
+
+async def test_a_lost_connection_fails_what_is_unanswered(ends: Ends) -> None:
+    asked = await ends.ask(1)
+    ends.link.connection_lost(ConnectionResetError("reset"))
+    with pytest.raises(LinkLostError, match="reset"):
+        await asked
+    with pytest.raises(LinkLostError, match="reset"):
+        await ends.link.ask(Stats())
+    assert ends.lost == ["reset"]
+
+
+async def test_an_impossible_reply_ends_the_connection_once(ends: Ends) -> None:
+    asked = await ends.ask(1, 2)
+    ends.link.data_received(b"DELETED\r\nINSERTED 1\r\n")
+    with pytest.raises(LinkLostError, match="answered by"):
+        await asked
+    assert ends.wire.is_aborted
+    ends.link.data_received(b"DELETED\r\n")
+    ends.link.abort("again")
+    ends.link.connection_lost(None)
+    assert len(ends.lost) == 1
+
+
+async def test_a_reply_that_is_late_ends_the_connection(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "REPLY_WITHIN_S", 0.05)
+    (await ends.ask(1)).cancel()
+    ends.link.data_received(b"DELETED\r\n")
+    await asyncio.sleep(0.02)
+    asked = await ends.ask(2)
+    with pytest.raises(LinkLostError, match=r"no reply within 0\.05 s"):
+        await asked
+
+
+async def test_an_idle_connection_is_never_late(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "REPLY_WITHIN_S", 0.01)
+    asked = await ends.ask(1)
+    ends.link.data_received(b"DELETED\r\n")
+    await asked
+    await asyncio.sleep(0.03)
+    assert ends.link.is_open
+
+
+async def test_who_gave_up_waiting_disturbs_nobody(ends: Ends) -> None:
+    (await ends.ask(1)).cancel()
+    asked = await ends.ask(2)
+    ends.link.data_received(b"NOT_FOUND\r\nDELETED\r\n")
+    assert await asked == [Word.DELETED]
+
+
+async def test_commands_held_back_are_dropped_with_the_connection(ends: Ends) -> None:
+    ends.link.pause_writing()
+    asked = await ends.ask(1)
+    ends.link.abort("enough")
+    ends.link.resume_writing()
+    assert ends.wire.writes == []
+    with pytest.raises(LinkLostError, match="enough"):
+        await asked
