@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kqs.job import ENDED, JobRecord, RunRecord, State
+from kqs.store.base import DAMAGED
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
 
@@ -133,7 +134,7 @@ def _record(row: _Row, job_id: str, bulk_data: dict[int, bytes]) -> JobRecord:
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
-        error=bulk.DAMAGED if data is None else row.error,
+        error=DAMAGED if data is None else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
     )
 
