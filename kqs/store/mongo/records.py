@@ -1,0 +1,53 @@
+"""Looking at records: one, or a page of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kqs.job import JobRecord, State
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import Place, record_of
+from kqs.store.mongo.session import Session
+
+
+async def job(session: Session, job_id: str) -> JobRecord | None:
+    """See Store.job."""
+    document = await session.jobs.find_one({"_id": job_id, **_is_there(session)})
+    return None if document is None else await _record(session, document)
+
+
+async def jobs(
+    session: Session, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool
+) -> list[JobRecord]:
+    """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
+    conditions = _is_there(session)
+    if type_ is not None:
+        conditions["type"] = type_
+    if state is not None:
+        conditions |= _is_in(state)
+    found = await _page(session, conditions, after, limit, newest_first)
+    if len(found) == limit and found:
+        ids = [document["_id"] for document in found if document["order"] == found[-1]["order"]]
+        found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}).to_list(None)
+    return [await _record(session, document) for document in found]
+
+
+async def _page(session: Session, conditions: Document, after: int | None, limit: int, newest_first: bool) -> list[Any]:
+    if after is not None:
+        conditions = {**conditions, "order": {"$lt" if newest_first else "$gt": after}}
+    return await session.jobs.find(conditions).sort("order", -1 if newest_first else 1).limit(limit).to_list(None)
+
+
+def _is_there(session: Session) -> Document:
+    return {"drop_at": {"$not": {"$lte": session.now()}}}
+
+
+def _is_in(state: State) -> Document:
+    """Return the condition for a state; a job that runs keeps the one that it waited in."""
+    if state is State.PROCESSING:
+        return {"place": int(Place.RUNNING)}
+    return {"state": int(state), "place": {"$ne": int(Place.RUNNING)}}
+
+
+async def _record(session: Session, document: Any) -> JobRecord:
+    return record_of(document, await session.bulk.get("data", document), await session.bulk.get("result", document))
