@@ -238,6 +238,9 @@ class StoreContract:
             Claim(FIRST + 2, IDS.of(FIRST + 2), 1, 1), "mail", 10000, b'{"n":2}', b'{"ttr":1}', started_at=now, handle="h"
         )
 
+    async def test_nothing_asked_is_nothing_done(self, store: Store, now: float) -> None:
+        assert (await store.claim([], "w1", now), await store.report([]), await store.insert([], 0, "w1", now)) == ([], [], [])
+
     async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0, claimed=True), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
         assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 3, 99)], "w1", now)) == [3]

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from kqs.errors import StoreCorruptError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
-from kqs.store.mongo import MongoStore
+from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
@@ -220,3 +220,30 @@ async def test_two_servers_may_create_the_database_together(make_mongo_store: Ma
     stores = [make_mongo_store(), make_mongo_store()]
     infos = await asyncio.gather(stores[0].open(JOURNAL, NODE), stores[1].open(OTHER_JOURNAL, OTHER_NODE))
     assert sorted(info.epoch for info in infos) == [1, 2]
+
+
+async def test_a_killed_server_leaves_no_wrong_counts(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
+    await ours.insert([a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed=True)], 1, "w", now)
+    again = make_mongo_store()
+    await again.open(JOURNAL, NODE)
+    assert await again.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.PROCESSING: 1}}
+
+
+async def test_a_type_without_jobs_is_not_remembered(uri: str, ours: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, claimed=True), a_job(1, type="b")], 1, "w", now)
+    await ours.counts()
+    await ours.report([a_report(a_claim(0), at=now, drop_at=now)])
+    await ours.sweep(now, 9, FIRST + 9)
+    assert await ours.counts() == {"b": {State.NEW: 1}}
+    with MongoClient(uri) as client:
+        assert [tally["_id"] for tally in client.get_default_database().tallies.find()] == ["b"]
+
+
+async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    monkeypatch.setattr(slices, "SLICE", 3)
+    await ours.insert([a_job(n, type="ab"[n % 2]) for n in range(10)], 1, "w", now)
+    for newest_first, wanted in ((False, [3, 5, 7, 9]), (True, [1])):
+        found = await ours.jobs(type_="b", state=None, after=FIRST + 2, limit=9, newest_first=newest_first)
+        assert [record.order - FIRST for record in found] == wanted
+    await ours._there.session.tallies.recount()
+    assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}

@@ -23,6 +23,5 @@ public final class MongoServerProcess {
         MongoServer server = new MongoServer(backend.version(new FiveOh()));
         server.bind("127.0.0.1", Integer.parseInt(args[1]));
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
-        System.out.println("listening " + server.getLocalAddress().getPort());
     }
 }

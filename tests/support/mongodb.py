@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,15 @@ class MongoServer:
         return f"mongodb://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command, ready = _command(self._folder, self.port)
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-        assert self._process.stdout is not None
-        with self._process.stdout as said:
-            _await_line(said.fileno(), ready)
+        """Start it, and return when it listens."""
+        with (self._folder / "server.log").open("ab") as log:
+            command = _command(self._folder, self.port)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not _listens(self.port):
+            assert self._process.poll() is None, (self._folder / "server.log").read_text()
+            assert time.monotonic() < deadline, "the MongoDB server does not listen"
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """End it with SIGTERM: the Java server loses its last second otherwise."""
@@ -47,25 +52,20 @@ class MongoServer:
             process.wait(STOPPED_WITHIN_S)
 
 
-def _command(folder: Path, port: int) -> tuple[Sequence[str], bytes]:
-    """Return the command line, and what it says when it listens."""
+def _command(folder: Path, port: int) -> Sequence[str]:
     if (mongod := shutil.which("mongod")) is not None:
-        return [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"], b"Waiting for connections"
+        return [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
     java = shutil.which("java")
     if java is None or not (_BUILT / "stamp").exists():
         missing("mongodb")
     classes = f"{_BUILT}/classes:{_BUILT}/lib/*"
     options = ["-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-    return [java, *options, "-cp", classes, "MongoServerProcess", str(folder / "store.h2"), str(port)], b"listening"
+    return [java, *options, "-cp", classes, "MongoServerProcess", str(folder / "store.h2"), str(port)]
 
 
-def _await_line(output: int, wanted: bytes) -> None:
-    said = b""
-    while wanted not in said:
-        readable, _, _ = select.select([output], [], [], READY_WITHIN_S)
-        chunk = os.read(output, 65536) if readable else b""
-        assert chunk, f"the MongoDB server is not ready; it said:\n{said.decode()}"
-        said += chunk
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class Claimer:
     async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
         """See Store.claim. What fails half way is undone by `take_back`."""
         session, ids = self._session, list({entry.id for entry in entries})
+        if not ids:
+            return []
         async with session.marking(self._doubt) as mark:
             granted = await session.jobs.update_many(
                 {"_id": {"$in": ids}, "place": Place.READY, "expire_at": {"$not": {"$lte": now}}},

@@ -8,6 +8,7 @@ from kqs.job import JobRecord, State
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, record_of
 from kqs.store.mongo.session import Session
+from kqs.store.mongo.slices import slices
 
 
 async def job(session: Session, job_id: str) -> JobRecord | None:
@@ -25,17 +26,16 @@ async def jobs(
         conditions["type"] = type_
     if state is not None:
         conditions |= _is_in(state)
-    found = await _page(session, conditions, after, limit, newest_first)
-    if len(found) == limit and found:
+    found: list[Any] = []
+    async for part in slices(session.jobs, after, newest_first=newest_first):
+        wanted = session.jobs.find({**conditions, **part}).sort("order", -1 if newest_first else 1)
+        found += await wanted.limit(limit - len(found)).to_list(None)
+        if len(found) == limit:
+            break
+    if found:
         ids = [document["_id"] for document in found if document["order"] == found[-1]["order"]]
         found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}).to_list(None)
     return [await _record(session, document) for document in found]
-
-
-async def _page(session: Session, conditions: Document, after: int | None, limit: int, newest_first: bool) -> list[Any]:
-    if after is not None:
-        conditions = {**conditions, "order": {"$lt" if newest_first else "$gt": after}}
-    return await session.jobs.find(conditions).sort("order", -1 if newest_first else 1).limit(limit).to_list(None)
 
 
 def _is_there(session: Session) -> Document:

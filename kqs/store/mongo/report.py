@@ -25,6 +25,8 @@ class Reporter:
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report. A batch that failed is repeated with the same reports, first or alone."""
+        if not reports:
+            return []
         first = {_fence(one.claim): one for one in reversed(reports)}
         async with self._session.marking(self._doubted.add) as mark:
             results = await self._with_bulk_results(list(first.values()))

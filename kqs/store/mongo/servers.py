@@ -88,7 +88,7 @@ class Servers:
         fed_seq = self.fed_seq
         done = await self._servers.update_one(
             {"_id": self._journal_id, "epoch": self.epoch},
-            {"$inc": {"beat": 1}, "$max": {"fed_seq": fed_seq, "last_order": self.last_order}, "$set": {"is_open": True}},
+            {"$inc": {"beat": 1}, "$max": {"fed_seq": fed_seq, "last_order": self.last_order}},
         )
         if not done.matched_count:
             raise StoreCorruptError(f"another server was started with a copy of journal {self._journal_id}")

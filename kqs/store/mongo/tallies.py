@@ -19,11 +19,13 @@ from pymongo.errors import PyMongoError
 from kqs.job import State
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import state_of
+from kqs.store.mongo.slices import slices
 
 #: a job's type and its state
 Kind = tuple[str, int]
 
-_COUNT = [{"$group": {"_id": {"type": "$type", "state": "$state", "place": "$place"}, "n": {"$sum": 1}}}]
+_COUNT = {"$group": {"_id": {"type": "$type", "state": "$state", "place": "$place"}, "n": {"$sum": 1}}}
+_ALL_ZERO: Document = {f"n.{int(state)}": {"$in": [0, None]} for state in State}
 
 
 class Tallies:
@@ -68,18 +70,24 @@ class Tallies:
         """Return {type: {state: how many}}."""
         await self.flush()
         found: dict[str, dict[State, int]] = {}
+        zeros: list[str] = []
         async for tally in self._tallies.find():
             states = {State(int(state)): n for state, n in tally["n"].items() if n > 0}
             if states:
                 found[tally["_id"]] = states
+            elif not any(tally["n"].values()):
+                zeros.append(tally["_id"])
+        if zeros:  # types are the clients' to invent: one without jobs must not be remembered
+            await self._tallies.delete_many({"_id": {"$in": zeros}, **_ALL_ZERO})
         return found
 
     async def recount(self) -> None:
         """Count the jobs. No operation of this server that changes any may be under way."""
         self._pending.clear()
         counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        async for group in self._jobs.aggregate(_COUNT):
-            counted[group["_id"]["type"]][str(int(state_of(group["_id"])))] += group["n"]
+        async for part in slices(self._jobs):
+            async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
+                counted[group["_id"]["type"]][str(int(state_of(group["_id"])))] += group["n"]
         await self._tallies.delete_many({"_id": {"$nin": list(counted)}})
         if counted:
             updates = [UpdateOne({"_id": type_}, {"$set": {"n": dict(n)}}, upsert=True) for type_, n in counted.items()]
