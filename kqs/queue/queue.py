@@ -291,13 +291,17 @@ class Queue:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
-                await self._recover_orphans()
-                await self._note_next()
-                if self._settings.seeks:
-                    await self._seek()
-                await self.sweep()
+                await self.keep_house()
             except StoreUnavailableError as error:
                 log.warning("cannot keep house, trying again", error=str(error))
+
+    async def keep_house(self) -> None:
+        """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
+        await self._recover_orphans()
+        await self._note_next()
+        if self._settings.seeks:
+            await self._seek()
+        await self.sweep()
 
     async def _seek(self) -> None:
         """Offer ready jobs that other servers stored: our broker knows of none but our own."""

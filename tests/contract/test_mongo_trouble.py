@@ -11,6 +11,7 @@ import pytest
 from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
+from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_claim, a_job, a_report, an_entry, numbers, some_jobs
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
@@ -131,8 +132,7 @@ async def test_a_claim_whose_answer_was_lost_is_due_again(
     proxy.lose_answer(command)
     with pytest.raises(StoreUnavailableError):
         await store.claim([an_entry(0)], "w1", now)
-    assert store._open is not None
-    await store._open._beat(is_sweeping=False)
+    await store._there._beat(is_sweeping=False)
     assert await store.next_due_at() == 0.0
     assert numbers(await store.wake(now, 9)) == [0]
     (run,) = await store.claim([an_entry(0)], "w2", now)
@@ -142,12 +142,14 @@ async def test_a_claim_whose_answer_was_lost_is_due_again(
     assert [(one.worker, one.state) for one in record.runs] == [("w2", "success")]
 
 
-async def test_counts_are_right_again_after_lost_answers(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+async def test_counts_are_right_again_after_lost_answers(
+    store: MongoStore, proxy: MongoProxy, clock: FakeClock, now: float
+) -> None:
     proxy.lose_answer("insert")
     with pytest.raises(StoreUnavailableError):
         await store.insert(some_jobs(3), 1, "w1", now)
-    assert store._open is not None
-    await store._open._beat(is_sweeping=False)
+    clock.advance(RECOUNT_S)
+    await store._there._beat(is_sweeping=False)
     assert await store.counts() == {"mail": {State.NEW: 3}}
 
 

@@ -43,9 +43,10 @@ async def _delete(session: Session, documents: list[Any]) -> int:
         return 0
     ids = [document["_id"] for document in documents]
     deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "place": int(Place.ENDED)})
-    if deleted.deleted_count == len(ids):
-        session.tallies.remove([(document["type"], document["state"]) for document in documents])
-    else:
+    kinds = [(document["type"], document["state"]) for document in documents]
+    if deleted.deleted_count == len(ids) or len(set(kinds)) == 1:
+        session.tallies.remove(kinds[: deleted.deleted_count])
+    elif deleted.deleted_count:
         session.tallies.doubt()  # another server deleted some of them, and counted those
     await session.bulk.delete(documents)
     return deleted.deleted_count

@@ -14,6 +14,7 @@ from typing import Any
 from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo.errors import PyMongoError
 
+from kqs.clock import Clock
 from kqs.store.mongo.bulk import Bulk
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.tallies import Tallies
@@ -25,14 +26,14 @@ _MARK_BITS = 40
 class Session:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], epoch: int, bulk_bytes: int, now: Callable[[], float]) -> None:
+    def __init__(self, db: AsyncIOMotorDatabase[Document], epoch: int, bulk_bytes: int, clock: Clock) -> None:
         """Args: epoch: this boot's number, which no other boot of any server has."""
         self.jobs: AsyncIOMotorCollection[Document] = db.jobs
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes
         self.bulk = Bulk(db)
-        self.tallies = Tallies(db)
-        self.now = now
+        self.tallies = Tallies(db, clock.monotonic)
+        self.now = clock.now
         self._last_mark = epoch << _MARK_BITS
 
     @asynccontextmanager

@@ -54,7 +54,7 @@ class MongoStore:
             epoch = await schema.prepare(db)
             servers = Servers(db, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
-            session = Session(db, epoch, self._bulk_bytes, self._clock.now)
+            session = Session(db, epoch, self._bulk_bytes, self._clock)
             await session.tallies.recount()
         except BaseException as error:
             connection.close()
@@ -207,7 +207,7 @@ class _Open:
             self._fault = error
             return
         await self.lanes.write(Lane.CLAIM, self.claimer.take_back)
-        if self.session.tallies.is_doubtful:
+        if self.session.tallies.needs_recount:
             await self.lanes.alone(self.session.tallies.recount)
         else:
             await self.lanes.look(self.session.tallies.flush)

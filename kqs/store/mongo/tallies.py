@@ -10,7 +10,7 @@ but how much is trimmed and which types a broker looks for.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import UpdateOne
@@ -20,6 +20,9 @@ from kqs.job import State
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import state_of
 from kqs.store.mongo.slices import slices
+
+#: a count reads every job: between two of them there is at least so much time, in s
+RECOUNT_S = 60.0
 
 #: a job's type and its state
 Kind = tuple[str, int]
@@ -31,11 +34,18 @@ _ALL_ZERO: Document = {f"n.{int(state)}": {"$in": [0, None]} for state in State}
 class Tallies:
     """The changes not written yet, and the collection they go to."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document]) -> None:
+    def __init__(self, db: AsyncIOMotorDatabase[Document], monotonic: Callable[[], float]) -> None:
         self._tallies = db.tallies
         self._jobs = db.jobs
         self._pending: Counter[Kind] = Counter()
-        self.is_doubtful = True
+        self._monotonic = monotonic
+        self._counted_at = 0.0
+        self._is_doubtful = True
+
+    @property
+    def needs_recount(self) -> bool:
+        """Tell whether the numbers may be wrong, and the last count is long enough ago."""
+        return self._is_doubtful and self._monotonic() - self._counted_at >= RECOUNT_S
 
     def add(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that came into a state, one item a job."""
@@ -47,7 +57,7 @@ class Tallies:
 
     def doubt(self) -> None:
         """Note that a write may have changed something nobody knows of."""
-        self.is_doubtful = True
+        self._is_doubtful = True
 
     async def flush(self) -> None:
         """Write what is pending."""
@@ -84,6 +94,7 @@ class Tallies:
     async def recount(self) -> None:
         """Count the jobs. No operation of this server that changes any may be under way."""
         self._pending.clear()
+        self._counted_at = self._monotonic()
         counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         async for part in slices(self._jobs):
             async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
@@ -92,4 +103,4 @@ class Tallies:
         if counted:
             updates = [UpdateOne({"_id": type_}, {"$set": {"n": dict(n)}}, upsert=True) for type_, n in counted.items()]
             await self._tallies.bulk_write(updates, ordered=False)
-        self.is_doubtful = False
+        self._is_doubtful = False
