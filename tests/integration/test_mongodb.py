@@ -19,8 +19,7 @@ import kqs
 
 @kqs.handler("slow", ghosts=3, ghost_delay=0)
 async def slow(data, job):
-    print("begun", job.id, flush=True)
-    await asyncio.sleep(data)
+    await asyncio.sleep(data if job.attempt == 1 else 0)
 """
 
 
@@ -125,14 +124,27 @@ def test_any_server_runs_what_any_accepted(tmp_path: Path, settings: dict[str, s
 
 
 @pytest.mark.slow
-def test_a_killed_servers_jobs_go_on_elsewhere(tmp_path: Path, settings: dict[str, str]) -> None:
-    (tmp_path / "b").mkdir()
-    for folder in (tmp_path, tmp_path / "b"):
+def test_jobs_of_a_killed_and_of_a_cut_off_server_go_on_elsewhere(tmp_path: Path, settings: dict[str, str]) -> None:
+    folders = [tmp_path / name for name in ("dies", "hangs", "lives")]
+    for folder in folders:
+        folder.mkdir()
         (folder / "slow.py").write_text(SLOW)
     settings |= {"WORKER__MODULES": '["slow"]'}
-    with serving(tmp_path, **settings) as dies, serving(tmp_path / "b", **settings) as lives:
-        ask(dies, "insert", [{"type": "slow", "data": 600, "ttr": 900}, {"type": "slow", "data": 0, "delay": 8}])
-        until(dies, running=1)
-        until(lives, jobs_processing=1, jobs_delayed=1)
+    with (
+        serving(folders[0], **settings) as dies,
+        serving(folders[1], **settings) as hangs,
+        serving(folders[2], **settings) as lives,
+    ):
+        lost = ask(dies, "insert", {"type": "slow", "data": 600, "ttr": 900})
+        held = ask(hangs, "insert", {"type": "slow", "data": 40, "ttr": 900})
+        ask(dies, "insert", {"type": "slow", "data": 0, "delay": 8})
+        until(lives, jobs_processing=2, jobs_delayed=1)
         dies.stop(signal.SIGKILL)
-        until(lives, within_s=75, jobs_success=1, running=1)
+        hangs.process.send_signal(signal.SIGSTOP)
+        until(lives, within_s=75, jobs_success=3)
+        hangs.process.send_signal(signal.SIGCONT)
+        until(hangs, runs_stale=1)
+        for job_id in (lost, held):
+            record = ask(hangs, "job", job_id)
+            assert isinstance(record, dict)
+            assert [run["state"] for run in record["runs"]] == ["ghost", "success"]
