@@ -6,9 +6,9 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import Phase, settings
@@ -17,15 +17,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pymongo import MongoClient
 
 from kqs.config import StoreSection
+from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, JobRecord, Report, State
 from kqs.store.base import Store
 from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, mongodb
 
 BULK_BYTES = 30
+LONG_AFTER = 5e9
 TYPES = st.sampled_from(["mail", "resize"])
 GIVEN_IDS = st.sampled_from([None, None, "a", "b", "c"])
 DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
@@ -258,14 +261,84 @@ class MongoMachine(StoreMachine):
             client.drop_database(client.get_default_database())
 
 
+class Repeating:
+    """A store behind a line that loses answers, and a caller who asks again, as the feeder and the reporter do."""
+
+    def __init__(self, store: MongoStore, proxy: MongoProxy) -> None:
+        self._store = store
+        self._proxy = proxy
+        self.loses_next = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def insert(self, *args: Any) -> list[int]:
+        return await self._until_answered("insert", self._store.insert, *args)
+
+    async def report(self, *args: Any) -> list[bool]:
+        return await self._until_answered("update", self._store.report, *args)
+
+    async def _until_answered(self, command: str, operation: Callable[..., Any], *args: Any) -> Any:
+        self._proxy.lose_answer(command if self.loses_next else None)
+        self.loses_next = False
+        while True:
+            try:
+                answer = await operation(*args)
+            except StoreUnavailableError:
+                continue
+            self._proxy.lose_answer(None)
+            await self._store._there.session.tallies.recount()
+            await self._store.sweep_bulk(LONG_AFTER)
+            return answer
+
+
+class LosingMachine(MongoMachine):
+    """As above; now and then the answer to an insert or a report is lost, whatever it did."""
+
+    store: Repeating
+
+    def make_store(self) -> Repeating:
+        self.proxy = MongoProxy(self.uri)
+        self.runner.run(self.proxy.start())
+        return Repeating(MongoStore(StoreSection(uri=self.proxy.uri, bulk_bytes=BULK_BYTES), self.clock), self.proxy)
+
+    @precondition(lambda self: not self.store.loses_next)
+    @rule()
+    def lose(self) -> None:
+        self.store.loses_next = True
+
+    @rule()
+    def reopen(self) -> None:
+        old = self.proxy
+        super().reopen()
+        self.runner.run(old.cut())
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.run(self.proxy.cut())
+        super().teardown()
+
+
 SqliteMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 TestSqliteStore = SqliteMachine.TestCase
 # a server takes a second for what takes SQLite ten milliseconds: too slow for shrinking
-MongoMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=25, deadline=None, phases=[Phase.generate])
+MongoMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None, phases=[Phase.generate])
 
 
+LosingMachine.TestCase.settings = MongoMachine.TestCase.settings
+
+
+@pytest.fixture
+def mongo_server(tmp_path: Path) -> Iterator[None]:
+    with mongodb(tmp_path) as MongoMachine.server_uri:
+        yield
+
+
+@pytest.mark.usefixtures("mongo_server")
 class TestMongoStore(MongoMachine.TestCase):
-    @pytest.fixture(autouse=True)
-    def server(self, tmp_path: Path) -> Iterator[None]:
-        with mongodb(tmp_path) as MongoMachine.server_uri:
-            yield
+    pass
+
+
+@pytest.mark.usefixtures("mongo_server")
+class TestMongoStoreThatLosesAnswers(LosingMachine.TestCase):
+    pass

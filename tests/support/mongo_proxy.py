@@ -23,7 +23,7 @@ class MongoProxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
-        self._lost: str | None = None
+        self._lost: tuple[str, str] | None = None
         self.commands: Counter[str] = Counter()
         self.sent_bytes = 0
         self.answered_bytes = 0
@@ -44,9 +44,9 @@ class MongoProxy:
             writer.transport.abort()
         await asyncio.sleep(0)
 
-    def lose_answer(self, command: str) -> None:
-        """Let the next such command reach the server, and close its connection instead of bringing the answer."""
-        self._lost = command
+    def lose_answer(self, command: str | None) -> None:
+        """Let the next such command on `jobs` reach the server, and close the connection instead of answering. None: none."""
+        self._lost = None if command is None else (command, "jobs")
 
     def forget(self) -> None:
         self.commands.clear()
@@ -73,8 +73,8 @@ class MongoProxy:
         while True:
             size = await reader.readexactly(4)
             message = size + await reader.readexactly(int.from_bytes(size, "little") - 4)
-            command = _command(message)
-            is_lost = command == self._lost
+            command, collection = _command(message)
+            is_lost = (command, collection) == self._lost
             if is_lost:
                 self._lost = None
                 answers.cancel()
@@ -97,7 +97,9 @@ class MongoProxy:
             writer.transport.abort()
 
 
-def _command(message: bytes) -> str:
-    """Return the name of an OP_MSG's command: the first key of the document after the header, the flags and a kind."""
+def _command(message: bytes) -> tuple[str, str]:
+    """Return an OP_MSG's command and its collection: the first element of the document after header, flags and kind."""
     start = _HEADER_BYTES + 4 + 1 + 4 + 1
-    return message[start : message.index(0, start)].decode(errors="replace")
+    end = message.index(0, start)
+    value = message[end + 1 + 4 : message.find(0, end + 1 + 4)]
+    return message[start:end].decode(errors="replace"), value.decode(errors="replace")
