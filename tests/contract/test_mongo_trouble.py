@@ -11,6 +11,7 @@ import pytest
 from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
+from kqs.store.mongo.lanes import Lane
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_claim, a_job, a_report, an_entry, numbers, some_jobs
 from tests.support.clock import FakeClock
@@ -171,3 +172,16 @@ async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStor
     await store.insert(some_jobs(100, claimed=True), 1, "w1", now)
     assert await store.report([a_report(a_claim(n), at=now) for n in range(100)]) == [True] * 100
     assert dict(proxy.commands) == {"insert": 1, "update": 1}
+
+
+async def test_a_write_that_takes_long_does_not_hold_up_the_heartbeat(store: MongoStore, proxy: MongoProxy) -> None:
+    there, release = store._there, asyncio.Event()
+    writing = asyncio.ensure_future(there.write(Lane.INSERT, release.wait))
+    proxy.forget()
+    beating = asyncio.ensure_future(there._beat(is_sweeping=False))
+    async with asyncio.timeout(10):
+        while not proxy.commands["find"]:  # noqa: ASYNC110 - the proxy has no event
+            await asyncio.sleep(0.01)
+    assert dict(proxy.commands) == {"update": 1, "find": 1}
+    release.set()
+    await asyncio.gather(writing, beating)

@@ -105,7 +105,7 @@ class MongoStore:
         return await self._look(schedule.next_expire_at)
 
     async def orphans(self, limit: int) -> list[Run]:
-        """See Store.orphans. Called every few seconds, it notices other servers' deaths."""
+        """See Store.orphans."""
         return await self._there.lanes.look(partial(self._there.claimer.orphans, limit))
 
     async def job(self, job_id: str) -> JobRecord | None:
@@ -200,12 +200,18 @@ class _Open:
             except StoreError as error:
                 log.warning("no heartbeat", error=str(error))
 
-    async def _beat(self, *, is_sweeping: bool) -> None:
+    async def _say_alive(self) -> None:
+        """Beat, and look who else does, however seldom somebody asks for orphans. A long write must not delay either."""
         try:
-            await self.lanes.look(self.servers.beat)
+            await self.servers.beat()
+            await self.servers.living()
         except StoreCorruptError as error:
             self._fault = error
-            return
+        except PyMongoError as error:
+            raise client.translated(error) from error
+
+    async def _beat(self, *, is_sweeping: bool) -> None:
+        await self._say_alive()
         await self.lanes.write(Lane.CLAIM, self.claimer.take_back)
         if self.session.tallies.needs_recount:
             await self.lanes.alone(self.session.tallies.recount)
