@@ -1,8 +1,9 @@
 /* What the disk gives to one writer that flushes each record: the bound of serial inserts.
  *
- *   bare_fsync FOLDER COUNT BYTES CORE
+ *   bare_fsync FOLDER COUNT BYTES CORE append|allocated
  *
- * Appends COUNT records of BYTES to a preallocated file in FOLDER, fdatasync after each. Prints one JSON object. */
+ * Appends COUNT records of BYTES to a file in FOLDER, one that grows or one that was allocated before, fdatasync after each.
+ * Prints one JSON object. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,8 +33,8 @@ static int by_size(const void *left, const void *right) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) {
-        fprintf(stderr, "usage: bare_fsync FOLDER COUNT BYTES CORE\n");
+    if (argc != 6) {
+        fprintf(stderr, "usage: bare_fsync FOLDER COUNT BYTES CORE append|allocated\n");
         return 2;
     }
     long count = atol(argv[2]), bytes = atol(argv[3]);
@@ -48,7 +49,8 @@ int main(int argc, char **argv) {
     if (chdir(argv[1])) die(argv[1]);
     int fd = open("bare_fsync.data", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) die("open");
-    if ((errno = posix_fallocate(fd, 0, count * bytes)) || fsync(fd)) die("posix_fallocate");
+    if (!strcmp(argv[5], "allocated") && (errno = posix_fallocate(fd, 0, count * bytes))) die("posix_fallocate");
+    if (fsync(fd)) die("fsync");
 
     double start = now_s(), before = start;
     for (long i = 0; i < count; i++) {

@@ -102,10 +102,24 @@ def serial(bench: Bench) -> Figure:
     """One insert at a time, against the bare append+fdatasync rate before and after it."""
     total = bench.count(20_000)
     with bench.folder() as folder, subject(folder, bench.cores) as server:
-        before = bare_fsync(folder, total, JOB_BYTES)["rate"]
+        before = _bare_rates(folder, total)
         done = load("insert", server.port, connections=1, in_flight=1, total=total, size_bytes=JOB_BYTES, type_=UNTAKEN)
-        bare = statistics.mean([before, bare_fsync(folder, total, JOB_BYTES)["rate"]])
-    return {"serial_inserts_per_s": done["rate"], "bare_flushes_per_s": bare, "share_of_bare": done["rate"] / bare}
+        after = _bare_rates(folder, total)
+    append, allocated = (statistics.mean(pair) for pair in zip(before, after, strict=True))
+    return {
+        "serial_inserts_per_s": done["rate"],
+        "bare_appends_per_s": append,
+        "share_of_bare": done["rate"] / append,
+        "bare_writes_to_allocated_per_s": allocated,
+        "share_of_allocated": done["rate"] / allocated,
+    }
+
+
+def _bare_rates(folder: Path, total: int) -> tuple[float, float]:
+    return (
+        bare_fsync(folder, total, JOB_BYTES, "append")["rate"],
+        bare_fsync(folder, total, JOB_BYTES, "allocated")["rate"],
+    )
 
 
 def end_to_end(bench: Bench) -> Figure:

@@ -69,6 +69,8 @@ def _measure(console: Console, name: str, figure: Callable[[], Figure]) -> dict[
     console.print(f"{name} …", style="dim")
     try:
         return dict(figure())
+    except FileNotFoundError as absence:
+        return {"not measured": str(absence)}
     except (AssertionError, OSError, subprocess.SubprocessError) as fault:
         return {"failed": str(fault)}
 

@@ -25,7 +25,9 @@ Figure = dict[str, float]
 
 
 def compile_programs() -> None:
-    """Build bench/*.c into bench/bin where they are newer."""
+    """Build bench/*.c into bench/bin where they are newer. Ends the program where there is no compiler."""
+    if shutil.which("gcc") is None:
+        raise SystemExit("the load generator is in C: install gcc")
     BINARIES.mkdir(exist_ok=True)
     for source in HERE.glob("*.c"):
         binary = BINARIES / source.stem
@@ -45,9 +47,9 @@ def load(mode: str, port: int, *, connections: int, in_flight: int, total: int, 
     return _run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_)
 
 
-def bare_fsync(folder: Path, count: int, size_bytes: int) -> Figure:
-    """Run bench/bare_fsync.c."""
-    return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE)
+def bare_fsync(folder: Path, count: int, size_bytes: int, how: str) -> Figure:
+    """Run bench/bare_fsync.c. how: `append` to a file that grows, or `allocated` before."""
+    return _run("bare_fsync", folder, count, size_bytes, LOAD_CORE, how)
 
 
 class Subject:

@@ -102,9 +102,7 @@ class ServerBackend:
         await self._catch_up()
         after = None
         if query.after is not None:
-            after = self.ids.order_of(query.after)
-            if after is None and (record := await self._queue.job(query.after)) is not None:
-                after = record.order
+            after = await self._order_of(query.after)
         records = await self._queue.jobs(query.type, query.state, after, query.limit)
         return [self._shown(record) for record in records]
 
@@ -115,13 +113,22 @@ class ServerBackend:
         except StoreUnavailableError:
             raise CallError("the store is behind the journal, try again later", "busy") from None
 
+    async def _order_of(self, job_id: str) -> int:
+        order = self.ids.order_of(job_id)
+        if order is None:
+            record = await self._queue.job(job_id)
+            if record is None:
+                raise CallError(f"after: no job has the id {job_id!r}", "not_found")
+            order = record.order
+        return order
+
     def _shown(self, record: JobRecord) -> dict[str, Any]:
         options = self._queue.cascade.resolve(record.type, record.options)
         return {
             "id": record.id,
             "type": record.type,
             "state": record.state.word,
-            "data": Raw(record.data),
+            "data": None if record.data is None else Raw(record.data),
             "options": msgspec.structs.asdict(options) | {"prio": record.prio},
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,

@@ -1,6 +1,6 @@
 """The daemon: the only place that names concrete engines, and the order in which everything starts and stops.
 
-Start: journal (replay), store, queue, workers, feeder, listener, then `ready`. Stop, each step bounded: refuse new jobs,
+Start: bind, journal (replay), store, queue, workers, feeder, accept, then `ready`. Stop, each step bounded: refuse new jobs,
 let runs finish, answer what was asked, put the last reports into the store, close the store, close the journal. A service
 that dies stops the daemon; nothing limps.
 """
@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack
 
 import structlog
@@ -23,6 +24,7 @@ from kqs.backend import ServerBackend
 from kqs.broker.memory import MemoryBroker
 from kqs.config import Config, ServerSection
 from kqs.errors import (
+    ExitCode,
     JournalCorruptError,
     JournalError,
     JournalLockedError,
@@ -40,6 +42,7 @@ from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
+from kqs.server.listener import Listener
 from kqs.server.server import Server
 from kqs.service import SystemClock
 from kqs.store.base import Store, StoreInfo
@@ -48,7 +51,8 @@ from kqs.worker import Worker
 
 log = structlog.get_logger("kqs")
 
-EX_DATAERR, EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL = 65, 70, 74, 75
+#: how long one thread may keep the interpreter from another, in s
+SWITCH_INTERVAL_S = 0.001
 #: how much longer than the workers' grace a stop may take, in s: what systemd is told
 STOP_MARGIN_S = 30.0
 #: how long tasks that handlers left behind may take to heed their cancellation, in s
@@ -97,7 +101,7 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
-    async def run(self) -> int:
+    async def run(self) -> ExitCode:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
         stop = StopSwitch()
         stop.listen()
@@ -120,6 +124,10 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
+        section = _spare_files(config.server)
+        listener = Listener(section)
+        stack.callback(listener.close)
+        await listener.bind()
 
         def committed(records: list[Record]) -> None:
             feeder.committed(records)
@@ -145,7 +153,7 @@ class Daemon:
         executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
-        server = Server(_spare_files(config.server), backend, clock=self._clock.now, trace=config.log.level == "debug")
+        server = Server(section, backend, clock=self._clock.now, listener=listener, trace=config.log.level == "debug")
         for service in (queue, feeder, worker):
             service.on_task_death = stop.fail
         stack.push_async_callback(queue.stop)
@@ -183,11 +191,11 @@ async def _open_journal(journal: Journal) -> Recovery:
     try:
         return await journal.start()
     except JournalLockedError as error:
-        raise StartupError(str(error), EX_TEMPFAIL) from error
+        raise StartupError(str(error), ExitCode.TEMPORARY) from error
     except (JournalCorruptError, JournalVersionError) as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except JournalError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
 async def _open_store(store: Store, recovery: Recovery) -> StoreInfo:
@@ -198,20 +206,20 @@ async def _open_store(store: Store, recovery: Recovery) -> StoreInfo:
     try:
         info = await store.open(recovery.journal_id, recovery.node)
     except StoreCorruptError as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except StoreError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
     if info.fed_seq < recovery.checkpoint_seq:
         raise StartupError(
             f"the store ends at record {info.fed_seq}, but the journal was cut up to {recovery.checkpoint_seq}: "
             "the store is missing or older than its journal; restore both together",
-            EX_DATAERR,
+            ExitCode.DATA_DAMAGED,
         )
     if info.fed_seq > recovery.next_seq:
         raise StartupError(
             f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
             "the journal is missing or older than its store; restore both together",
-            EX_DATAERR,
+            ExitCode.DATA_DAMAGED,
         )
     return info
 
@@ -221,18 +229,18 @@ async def _start_queue(queue: Queue, info: StoreInfo) -> None:
     try:
         await queue.start(info)
     except StoreCorruptError as error:
-        raise StartupError(str(error), EX_DATAERR) from error
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except StoreError as error:
-        raise StartupError(str(error), EX_IOERR) from error
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
-def _exit_code(cause: BaseException | None) -> int:
+def _exit_code(cause: BaseException | None) -> ExitCode:
     if cause is None:
-        return 0
-    return EX_DATAERR if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else EX_SOFTWARE
+        return ExitCode.OK
+    return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 
-async def _end_leftovers(code: int) -> None:
+async def _end_leftovers(code: ExitCode) -> None:
     """Cancel the tasks that handlers left behind; exit at once if they do not heed it.
 
     The loop's own end would wait for them for ever. Everything of ours is closed by now.
@@ -262,11 +270,13 @@ def _spare_files(section: ServerSection) -> ServerSection:
     return section.model_copy(update={"max_connections": most})
 
 
-def serve(config: Config) -> int:
+def serve(config: Config) -> ExitCode:
     """Run a server until it is stopped; return its exit code.
 
     Raises: StartupError: it could not start; the message is one line for stderr.
     """
     logs.configure(config.log)
+    # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).run())

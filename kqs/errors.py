@@ -12,7 +12,8 @@ docs/protocol.md prints. Two branches matter to a connection:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import IntEnum
+from typing import ClassVar, Self
 
 #: code -> (what it means, may the refused insert have been kept?). `unknown` marks "it may run all the same".
 ERROR_CODES: dict[str, str] = {
@@ -33,6 +34,35 @@ ERROR_CODES: dict[str, str] = {
     "unsupported": "the field or call is known, but not by this version",
     "internal": "a fault of the server; its log has the details under the id in the message",
 }
+
+
+class ExitCode(IntEnum):
+    """What a process of KQS ends with, after sysexits(3). `meaning` is its line in the table of docs/cli.md."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """Make the member of the number `value`."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "it was done"
+    REFUSED = 1, "the call was refused, or `health` found something wrong"
+    USAGE = 2, "the command line cannot be understood"
+    DATA_DAMAGED = 65, "the journal or the store is damaged, or of a newer version"
+    UNAVAILABLE = 69, "no server answers, or the port is in use"
+    SOFTWARE = 70, "the server stopped because a part of it died; its log says why"
+    CANNOT_CREATE = 73, "the server cannot create its port or socket"
+    IO_FAILED = 74, "a file cannot be read or written"
+    TEMPORARY = (
+        75,
+        "not now: the server is busy, full or stopping, or did not answer in time, or another one has the journal",
+    )
+    CONFIG = 78, "the configuration is wrong"
+    INTERRUPTED = 130, "interrupted (Ctrl-C)"  # 128 + SIGINT, as shells say it
+    BROKEN_PIPE = 141, "whoever read the output went away"  # 128 + SIGPIPE
 
 
 class KqsError(Exception):
@@ -57,13 +87,9 @@ class ProtocolError(KqsError):
 
 
 class StartupError(KqsError):
-    """The daemon cannot start. The message is one line for stderr; `exit_code` follows sysexits(3).
+    """The daemon cannot start. The message is one line for stderr, and the process ends with `exit_code`."""
 
-    2 usage · 65 journal or store damaged, or of a newer version · 69 port or socket in use · 73 cannot create ·
-    74 journal cannot be written · 75 another server has the journal · 78 configuration
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 

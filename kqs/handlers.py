@@ -7,7 +7,6 @@ handler: that is kqs.executor. The registry is filled at start-up, by one thread
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -20,12 +19,10 @@ from typing import Any, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from kqs.errors import KqsError, StartupError
+from kqs.errors import ExitCode, KqsError, StartupError
 from kqs.job import Run
-from kqs.options import OptionFields, Options
-
-MAX_TYPE_BYTES = 200
-_CONFIG_EXIT_CODE = 78
+from kqs.nearest import unknown_name
+from kqs.options import TYPE_RULE, OptionFields, Options, is_type
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 
@@ -195,7 +192,7 @@ def load_modules(names: Iterable[str]) -> Registry:
             importlib.import_module(name)
         except (Exception, SystemExit) as fault:
             message = f"[worker] modules: cannot load {name!r}: {_describe(fault)}"
-            raise StartupError(message, _CONFIG_EXIT_CODE) from fault
+            raise StartupError(message, ExitCode.CONFIG) from fault
     return default_registry
 
 
@@ -216,8 +213,8 @@ def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any
 def _check_type(type_: object) -> None:
     if not isinstance(type_, str):
         raise TypeError(f"the type must be text, got {type_!r}; write @kqs.handler('name')")
-    if not 1 <= len(type_.encode()) <= MAX_TYPE_BYTES or not type_.isprintable():
-        raise ValueError(f"a type is 1 to {MAX_TYPE_BYTES} bytes of printable text")
+    if not is_type(type_):
+        raise ValueError(f"a type is {TYPE_RULE}")
 
 
 def _wants_job(function: Callable[..., Any]) -> bool:
@@ -264,9 +261,7 @@ def _first_annotation(function: Callable[..., Any]) -> Any:
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in OptionFields.__struct_fields__:
-            near = difflib.get_close_matches(name, OptionFields.__struct_fields__, n=1)
-            known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(OptionFields.__struct_fields__)}"
-            raise ValueError(f"unknown option {name!r}; {known}")
+            raise ValueError(unknown_name("option", name, OptionFields.__struct_fields__))
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"option {name!r} = {value!r}: expected a finite number")
         try:

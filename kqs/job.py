@@ -198,7 +198,7 @@ class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):
 
 
 class JobRecord(msgspec.Struct, gc=False):
-    """All the store knows of one job."""
+    """All the store knows of one job. data: None where a listing left it out."""
 
     order: int
     id: str
@@ -207,7 +207,7 @@ class JobRecord(msgspec.Struct, gc=False):
     prio: int
     due_at: float
     expire_at: float | None
-    data: bytes
+    data: bytes | None
     options: bytes | None
     attempt: int
     failures: int

@@ -11,19 +11,28 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+MAX_TYPE_BYTES = 200
+TYPE_RULE = f"1 to {MAX_TYPE_BYTES} bytes of printable text"
+
 PRIORITIES = {"urgent": 8000, "high": 9000, "normal": 10000, "low": 11000, "bulk": 12000}
 
 PrioName = Literal["urgent", "high", "normal", "low", "bulk"]
 Prio = Annotated[int, Meta(ge=0, le=2**32 - 1)] | PrioName
 Seconds = Annotated[float, Meta(ge=0, le=10**10)]
 Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+TypeName = Annotated[str, Meta(min_length=1, max_length=MAX_TYPE_BYTES)]  # the rest of the rule is `is_type`
 Ttr = Annotated[float, Meta(ge=0.1, le=2**31)]
+
+
+def is_type(text: str) -> bool:
+    """Tell whether `text` may name a type of jobs: TYPE_RULE."""
+    return text.isprintable() and 0 < len(text.encode()) <= MAX_TYPE_BYTES
 
 
 class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A job that sets nothing but what it is. `data` keeps the client's bytes."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=200)]
+    type: TypeName
     data: Raw = Raw(b"null")
     id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
@@ -49,7 +58,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
     """Every field an insert may carry (DESIGN: A job)."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=200)]
+    type: TypeName
     data: Raw = Raw(b"null")
     id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     at: float | str | None = None
@@ -144,4 +153,16 @@ def _merge(base: Options, changes: dict[str, Any]) -> Options:
     return msgspec.structs.replace(base, **kept)
 
 
-__all__ = ["PRIORITIES", "Cascade", "Job", "JobFields", "OptionFields", "Options", "PlainJob", "UnsetType", "own_options"]
+__all__ = [
+    "PRIORITIES",
+    "TYPE_RULE",
+    "Cascade",
+    "Job",
+    "JobFields",
+    "OptionFields",
+    "Options",
+    "PlainJob",
+    "UnsetType",
+    "is_type",
+    "own_options",
+]

@@ -16,7 +16,7 @@ class Again(Exception):  # noqa: N818 - a verdict is no error, and is written `r
         self.delay = delay
 
 
-class Fail(Exception):  # noqa: N818
+class Fail(Exception):  # noqa: N818 - as Again
     """The run failed, for `reason`. final: no retry can help; else the job's policy decides."""
 
     def __init__(self, reason: str, final: bool = True) -> None:

@@ -28,8 +28,8 @@ log = structlog.get_logger("kqs.worker")
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
 #: short runs are claimed this far ahead: about two commits of the store
-AHEAD_S = 0.005
-MAX_AHEAD_PER_LANE = 4
+AHEAD_S = 0.02
+MAX_AHEAD_PER_LANE = 16
 #: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
 STUCK_S = 0.1
 #: how often the length of a run is looked at again, in runs; and the weight of what was seen since
@@ -172,6 +172,7 @@ class Worker:
 
     def _reach(self, ahead: int) -> None:
         change, self._ahead = ahead - self._ahead, ahead
+        self._taker.worth = 1 + ahead // 4
         if change > 0:
             self._taker.free(change)
         elif change < 0:
@@ -203,7 +204,8 @@ class Worker:
             else:
                 outcome = await self._executor.execute(run, handler, lease.context)
             if self._queue.report(lease, outcome):
-                self._count(outcome)
+                self.done_count += 1
+                self.failed_count += type(outcome) is Failed
         except asyncio.CancelledError:
             if not lane.lost:
                 raise
@@ -212,11 +214,6 @@ class Worker:
             lane.lease = None
             if lane.lost and lane.task is not None:
                 lane.task.uncancel()
-
-    def _count(self, outcome: Outcome) -> None:
-        self.done_count += 1
-        if isinstance(outcome, Failed):
-            self.failed_count += 1
 
     def _lose(self, lease: Lease) -> None:
         for lane in self._lanes:

@@ -28,7 +28,7 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed, so that `kqs makerpc` starts at once."""
 
-    def __init__(self, modules: Mapping[str, str], help: str) -> None:  # noqa: A002
+    def __init__(self, modules: Mapping[str, str], help: str) -> None:  # noqa: A002 - click's own name for it
         super().__init__("kqs", help=help, context_settings={"help_option_names": ["-h", "--help"]})
         self._modules = modules
 

@@ -18,7 +18,7 @@ import click
 import kqs
 from kqs.cli.arguments import json_option, server_option
 from kqs.cli.exits import say
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 
 if TYPE_CHECKING:
     from kqs.cli.measures import Figure
@@ -96,7 +96,7 @@ def _own_server() -> Iterator[Address]:
     command = [sys.executable, "-P", "-m", "kqs", "serve"]
     with (
         tempfile.TemporaryDirectory(prefix="kqs-bench-") as folder,
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(  # noqa: S603 - a command of ours
             command,
             cwd=folder,
             env=environ,
@@ -129,12 +129,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 def _port_told(log: IO[str]) -> int:
     """Return the port that the server's log tells. Raises: StartupError: the log ended before that."""
-    from kqs.cli.exits import UNAVAILABLE
-
     last = ""
     for line in log:
         last = line.strip()
         event = json.loads(line) if line.startswith("{") else {}
         if event.get("event") == "listening":
             return int(event["port"])
-    raise StartupError(f"the server for the measurement did not start: {last}", UNAVAILABLE)
+    raise StartupError(f"the server for the measurement did not start: {last}", ExitCode.UNAVAILABLE)

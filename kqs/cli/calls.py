@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import as_json, json_option, server_option
-from kqs.cli.exits import OK, REFUSED
+from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
     from kqs.client import Address
@@ -52,7 +52,7 @@ def stats_command(as_lines: bool, server: Address) -> None:
 @click.command("health")
 @json_option
 @server_option
-def health_command(as_lines: bool, server: Address) -> int:
+def health_command(as_lines: bool, server: Address) -> ExitCode:
     """Show whether all is well, and what is not; exit 1 if it is not."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line, print_table
@@ -64,4 +64,4 @@ def health_command(as_lines: bool, server: Address) -> int:
     else:
         told = [(name, text) for name in ("problems", "notes") for text in health.get(name, ())]
         print_table(("health", health["verdict"]), [(name.removesuffix("s"), text) for name, text in told])
-    return OK if health["ok"] else REFUSED
+    return ExitCode.OK if health["ok"] else ExitCode.REFUSED

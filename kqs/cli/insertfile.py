@@ -16,18 +16,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import click
 import msgspec
+from aiofiles.threadpool import wrap
+from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 from kqs.cli.connection import with_client
-from kqs.cli.exits import OK, REFUSED, say
+from kqs.cli.exits import say
 from kqs.cli.output import print_line
+from kqs.cli.progress import Progress, shown_progress
 from kqs.client import Address, Client
-from kqs.errors import CallError
+from kqs.errors import CallError, ExitCode
 
 IN_FLIGHT = 1000
+#: of the file, read at a time: a hop to a thread and back costs as much as some ten inserts
+SLICE_BYTES = 1 << 20
 #: refused for what the server is in and not for what the job is: the rest would be refused too
 PASSING = frozenset({"busy", "draining", "no_space", "journal_failed"})
 
@@ -35,27 +40,25 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Progress(Protocol):
-    """Where progress is shown."""
-
-    def advance(self, count: int) -> None:
-        """Say that `count` more bytes of the file are done."""
-        ...
-
-
 class JobLines:
-    """The jobs of an open file, each with the id that it will always have."""
+    """The jobs of an open file, each with the id that it will always have. Made off the loop: the whole file is read for it."""
 
     def __init__(self, file: BufferedReader, defaults: dict[str, Any], run_name: str) -> None:
-        self._file = file
         self._defaults = defaults
         self._seed = hashlib.blake2b(hashlib.file_digest(file, "sha256").digest() + _encode(run_name), digest_size=16)
         self.size_bytes = file.tell()
+        file.seek(0)
+        self._reader: AsyncBufferedIOBase = wrap(file)
+        self._count = 0
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (number from 1, line) of each line that is not blank."""
-        self._file.seek(0)
-        return ((number, line) for number, line in enumerate(self._file, 1) if not line.isspace())
+    async def read(self) -> list[tuple[int, bytes]]:
+        """Return (number from 1, line) of the next lines that are not blank, about SLICE_BYTES of them; [] at the end."""
+        while lines := await self._reader.readlines(SLICE_BYTES):
+            numbered = enumerate(lines, self._count + 1)
+            self._count += len(lines)
+            if found := [(number, line) for number, line in numbered if not line.isspace()]:
+                return found
+        return []
 
     def job(self, number: int, line: bytes) -> bytes:
         """Return the job of a line as JSON, its values as they stand in the file.
@@ -88,19 +91,23 @@ class FileInserter:
 
     async def run(self) -> None:
         """Insert all lines, or those before trouble that would meet the others as well, which is raised in the end."""
-        for number, line in self._lines:
-            if self.stopped:
-                break
-            try:
-                job = self._lines.job(number, line)
-                answer = await self._client.start("insert", job, repeatable=True)
-            except (msgspec.DecodeError, CallError) as error:
-                self._refuse(number, error)
-            else:
-                self._await(answer, number, len(line))
+        while not self.stopped and (lines := await self._lines.read()):
+            for number, line in lines:
+                if self.stopped:
+                    break
+                await self._start(number, line)
         await self._idle.wait()
         if self.stopped:
             raise self.stopped
+
+    async def _start(self, number: int, line: bytes) -> None:
+        try:
+            job = self._lines.job(number, line)
+            answer = await self._client.start("insert", job, repeatable=True)
+        except (msgspec.DecodeError, CallError) as error:
+            self._refuse(number, error)
+        else:
+            self._await(answer, number, len(line))
 
     def _await(self, answer: asyncio.Future[msgspec.Raw], number: int, size_bytes: int) -> None:
         self._open.add(answer)
@@ -136,7 +143,7 @@ class FileInserter:
 
 def insert_file(
     server: Address, path: str, defaults: dict[str, Any], run_name: str, *, progress: bool | None, as_lines: bool
-) -> int:
+) -> ExitCode:
     """Insert the jobs of `path` (`-`: stdin) and return the exit code.
 
     Raises: what stopped it, after saying how far it came.
@@ -145,7 +152,7 @@ def insert_file(
         lines = JobLines(file, defaults, run_name)
 
         async def work(client: Client) -> FileInserter:
-            with _shown_progress(lines.size_bytes, progress) as shown:
+            with shown_progress("inserting", lines.size_bytes, progress) as shown:
                 inserter = FileInserter(client, lines, shown, as_lines)
                 try:
                     await inserter.run()
@@ -157,7 +164,7 @@ def insert_file(
             return inserter
 
         inserter = with_client(server, work, max_in_flight=IN_FLIGHT)
-    return REFUSED if inserter.refused else OK
+    return ExitCode.REFUSED if inserter.refused else ExitCode.OK
 
 
 def _report(inserter: FileInserter, as_lines: bool) -> None:
@@ -175,29 +182,3 @@ def _opened(path: str) -> Iterator[BufferedReader]:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.seek(0)
         yield cast("BufferedReader", copy)
-
-
-class _NoProgress:
-    def advance(self, count: int) -> None:
-        pass
-
-
-@contextmanager
-def _shown_progress(total_bytes: int, wanted: bool | None) -> Iterator[Progress]:
-    """Show a bar on stderr if it is wanted; None: if stderr is a terminal."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield _NoProgress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True, force_terminal=True if wanted else None)
-    with Bars("inserting", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bars:
-        task = bars.add_task("insert", total=total_bytes)
-
-        class Bar:
-            def advance(self, count: int) -> None:
-                bars.advance(task, count)
-
-        yield Bar()

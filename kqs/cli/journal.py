@@ -9,10 +9,13 @@ import click
 import msgspec
 
 from kqs.cli.arguments import json_option
-from kqs.cli.exits import DATA_DAMAGED, OK
+from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
     from kqs.journal import Report
+
+#: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
+_VERIFY_READS, _REPAIR_READS = 2, 3
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -25,14 +28,15 @@ def journal_command() -> None:
 @journal_command.command("verify")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @json_option
-def verify_command(folder: Path, as_lines: bool) -> int:
+def verify_command(folder: Path, as_lines: bool) -> ExitCode:
     """Check every byte and change nothing; exit 65 if a server would refuse to start.
 
     A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
     """
     from kqs import journal
+    from kqs.cli.watched import watched
 
-    return _tell(journal.verify(folder), folder, as_lines)
+    return _tell(watched("verifying", journal.verify, folder, _VERIFY_READS), folder, as_lines)
 
 
 @journal_command.command("dump")
@@ -49,17 +53,18 @@ def dump_command(folder: Path) -> None:
 @journal_command.command("repair")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @json_option
-def repair_command(folder: Path, as_lines: bool) -> int:
+def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     """Salvage what is intact and list what is lost, so that a server starts again.
 
     The server must be stopped. What is damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
     """
     from kqs import journal
+    from kqs.cli.watched import watched
 
-    return _tell(journal.repair(folder), folder, as_lines)
+    return _tell(watched("repairing", journal.repair, folder, _REPAIR_READS), folder, as_lines)
 
 
-def _tell(report: Report, folder: Path, as_lines: bool) -> int:
+def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
     from kqs.cli.output import print_line, print_pairs
 
     if not report.segments and not report.problems:
@@ -68,7 +73,7 @@ def _tell(report: Report, folder: Path, as_lines: bool) -> int:
         print_line(report)
     else:
         print_pairs(_pairs(report))
-    return DATA_DAMAGED if report.problems else OK
+    return ExitCode.DATA_DAMAGED if report.problems else ExitCode.OK
 
 
 def _pairs(report: Report) -> list[tuple[str, object]]:

@@ -33,8 +33,8 @@ def _import_structlog_without_rich() -> None:
     """
     if "rich" in sys.modules:
         return
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    sys.modules["rich"] = None  # type: ignore[assignment]  # typed as modules only
     try:
-        import structlog  # noqa: F401
+        import structlog  # noqa: F401 - for what stays behind in sys.modules
     finally:
         del sys.modules["rich"]

@@ -137,7 +137,7 @@ class Client:
         """
         return _decode(await (await self.start(name, _encode(arg), timeout_s=timeout_s)))
 
-    async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002
+    async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002 - the job's field
         """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
 
         Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
@@ -239,7 +239,7 @@ class Client:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             # a random share, so that the clients of a server that restarts do not come back all at once
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
             try:
                 link = await Link.open(self.address, self._on_answer, self._on_lost)

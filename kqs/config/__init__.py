@@ -1,6 +1,6 @@
 """The settings of a server: `Config` and its sections, and `load_config`, which reads them."""
 
-from kqs.config.load import EXIT_CONFIG, find_config, load_config
+from kqs.config.load import find_config, load_config
 from kqs.config.sections import (
     BrokerSection,
     Config,
@@ -12,7 +12,6 @@ from kqs.config.sections import (
 )
 
 __all__ = [
-    "EXIT_CONFIG",
     "BrokerSection",
     "Config",
     "JournalSection",

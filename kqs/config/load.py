@@ -9,7 +9,6 @@ the section `server`, lower-cases job types, and passes over misspelt names.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -21,16 +20,15 @@ import msgspec
 from pydantic import ValidationError
 
 from kqs.config.sections import SECTIONS, Config, Section
-from kqs.errors import StartupError
-from kqs.options import OptionFields
+from kqs.errors import ExitCode, StartupError
+from kqs.nearest import unknown_name
+from kqs.options import TYPE_RULE, OptionFields, is_type
 
-EXIT_CONFIG = 78
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
-_MAX_TYPE_BYTES = 200
 _BOUNDS = {
     "minimum": " >= {}",
     "exclusiveMinimum": " > {}",
@@ -70,11 +68,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         return tomllib.loads(text)
     except OSError as exc:
-        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", ExitCode.CONFIG) from exc
     except UnicodeDecodeError as exc:
-        raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", ExitCode.CONFIG) from exc
     except tomllib.TOMLDecodeError as exc:
-        raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", EXIT_CONFIG) from exc
+        raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", ExitCode.CONFIG) from exc
 
 
 def _toml_trouble(message: str, text: str) -> str:
@@ -168,8 +166,8 @@ class _Reader:
         key = ("types", name)
         if not isinstance(values, dict):
             raise self._wrong(key, values, f"a section, [types.{name}]")
-        if not 1 <= len(name.encode()) <= _MAX_TYPE_BYTES or not name.isprintable():
-            raise self._wrong(key, name, f"a type of 1 to {_MAX_TYPE_BYTES} bytes of printable text")
+        if not is_type(name):
+            raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         weight = values.get("weight", 1)
         if type(weight) is not int or weight < 1:
             raise self._wrong((*key, "weight"), weight, "an integer >= 1")
@@ -186,11 +184,10 @@ class _Reader:
         return values
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
-        near = difflib.get_close_matches(key[-1], known, 1, cutoff=0)
-        return StartupError(f"{self._at(key)}: unknown {what}, did you mean {near[0]}?", EXIT_CONFIG)
+        return StartupError(f"{self._at(key)}: {unknown_name(what, key[-1], known)}", ExitCode.CONFIG)
 
     def _wrong(self, key: tuple[str, ...], got: object, wanted: str) -> StartupError:
-        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", EXIT_CONFIG)
+        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", ExitCode.CONFIG)
 
     def _at(self, key: tuple[str, ...]) -> str:
         origin = next((variable for known, variable in self._origins.items() if known[: len(key)] == key), None)

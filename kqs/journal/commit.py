@@ -180,6 +180,7 @@ class GroupCommit:
             self._flush_there(batch)
 
     def _flush_here(self, batch: list[Record]) -> None:
+        batch[0].alone = True
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._writer.commit(batch)

@@ -64,7 +64,7 @@ class Record(msgspec.Struct, gc=False):
 
     count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
-    seq: the record's number, dense from 0; -1 until it is durable.
+    seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
     """
 
     kind: Kind
@@ -74,6 +74,7 @@ class Record(msgspec.Struct, gc=False):
     jobs: list[Job] | None = None
     done: Callable[[JournalError | None], None] | None = None
     seq: int = -1
+    alone: bool = False
 
     @property
     def last_order(self) -> int:
@@ -160,36 +161,47 @@ def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[
     """Return one frame that holds `records`, numbered from `first_seq`, and its header."""
     parts = [_FRAME_PLACE]
     pack = _RECORD.pack
-    first_order, last_order = records[0].first_order, 0
+    first_order, end_order = records[0].first_order, 1
     for record in records:
         payload = record.payload
         order = record.first_order
         parts.append(pack(record.kind, 0, 0, record.count, len(payload), order))
         parts.append(payload)
-        first_order = min(first_order, order)
-        last_order = max(last_order, order + record.count - 1)
-    header = FrameHeader(0, first_seq, len(records), 0, first_order, last_order)
-    return _seal_frame(bytearray().join(parts), header, salt)
+        if order < first_order:
+            first_order = order
+        if order + record.count > end_order:
+            end_order = order + record.count
+    return _seal_frame(bytearray().join(parts), first_seq, len(records), first_order, end_order - 1, 0, salt)
 
 
 def reseal_frame(header: FrameHeader, payload: bytes, salt: int) -> tuple[FrameHeader, bytearray]:
     """Return an intact frame again, with the checksums of another segment."""
-    return _seal_frame(bytearray().join((_FRAME_PLACE, payload)), header, salt)
+    frame = bytearray().join((_FRAME_PLACE, payload))
+    return _seal_frame(frame, header.first_seq, header.records, header.first_order, header.last_order, header.flags, salt)
 
 
 def encode_void(first_seq: int, end_seq: int, size: int, salt: int) -> bytearray:
     """Return a frame of exactly `size` bytes that says that records first_seq .. end_seq (exclusive) are lost."""
-    header = FrameHeader(0, first_seq, end_seq - first_seq, 0, 0, 0, VOID)
-    return _seal_frame(bytearray(size), header, salt)[1]
+    return _seal_frame(bytearray(size), first_seq, end_seq - first_seq, 0, 0, VOID, salt)[1]
 
 
-def _seal_frame(frame: bytearray, header: FrameHeader, salt: int) -> tuple[FrameHeader, bytearray]:
-    """Fill in the header's place in `frame`; of `header`, length and checksum are made here."""
+def _seal_frame(
+    frame: bytearray, first_seq: int, records: int, first_order: int, last_order: int, flags: int, salt: int
+) -> tuple[FrameHeader, bytearray]:
+    """Fill in the header's place in `frame`, and return it with its header."""
     with memoryview(frame) as view:
-        header = header._replace(length=len(frame) - FRAME_BYTES, payload_crc=crc32c(view[FRAME_BYTES:], salt))
-        _FRAME.pack_into(frame, 0, SYNC, *header)
+        fields = (
+            len(frame) - FRAME_BYTES,
+            first_seq,
+            records,
+            crc32c(view[FRAME_BYTES:], salt),
+            first_order,
+            last_order,
+            flags,
+        )
+        _FRAME.pack_into(frame, 0, SYNC, *fields)
         _CRC.pack_into(frame, _FRAME.size, crc32c(view[: _FRAME.size], salt))
-    return header, frame
+    return FrameHeader(*fields), frame
 
 
 def decode_frame_header(data: bytes, at: int, salt: int) -> FrameHeader | None:

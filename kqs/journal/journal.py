@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -135,7 +135,7 @@ class Journal:
         """Return when every record appended before has been settled, durable or failed."""
         await self._commit.flush()
 
-    def read(self, from_seq: int) -> AsyncIterator[list[Record]]:
+    def read(self, from_seq: int) -> AsyncGenerator[list[Record], None]:
         """Yield the durable records from `from_seq` on, in order, about a MiB at a time; end at the durable end.
 
         They have payload and seq, but no jobs. Below the oldest segment it begins with that.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class KeptSegments:
         """Return the highest order in any segment, 0 when there is none."""
         return max((segment.last_order for segment in self._segments), default=0)
 
-    async def read(self, from_seq: int) -> AsyncIterator[list[Record]]:
+    async def read(self, from_seq: int) -> AsyncGenerator[list[Record], None]:
         """Yield the durable records from `from_seq` on, in order, a MiB of them at a time; end at the durable end.
 
         Raises: JournalCorruptError: "file:offset" of damage that came after the start. JournalError: the disk refused.

@@ -39,6 +39,10 @@ class Taker:
         self._settled = asyncio.Event()
         self._settled.set()
         self.stopped = False
+        #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
+        self.worth = 1
+        #: called when room is made while nothing is ready for it
+        self.on_room: Callable[[], None] | None = None
         if room:
             self._has_room.set()
 
@@ -55,9 +59,12 @@ class Taker:
 
     def free(self, count: int = 1) -> None:
         """Make room again: `count` runs ended, or were not granted."""
-        self._room += count
-        if self._room > 0:
+        room = self._room
+        self._room = room + count
+        if room <= 0 < room + count:
             self._has_room.set()
+        if room < self.worth <= room + count and self.on_room is not None:
+            self.on_room()
 
     async def wait_room(self) -> None:
         """Return when there is room."""
@@ -95,8 +102,9 @@ class Dispatcher:
         return self._takers
 
     def wants(self, type_: str) -> bool:
-        """Tell whether somebody has room for a job of this type now."""
-        return any(taker.room > 0 and type_ in taker.types for taker in self._takers)
+        """Tell whether somebody has room for a new job of this type now, and none waits before it."""
+        has_room = any(taker.room >= taker.worth and type_ in taker.types for taker in self._takers)
+        return has_room and not self._broker.backlog(type_)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -122,14 +130,21 @@ class Dispatcher:
             return
         entries = await self._broker.reserve(taker.weights, room)
         if not entries:
-            self._on_hungry()
-            await self._broker.wait_ready(taker.types)
+            await self._wait_ready(taker)
             return
         taker.take(len(entries))
         with taker.claiming():
             runs = await self._claim(taker, entries)
             if runs:
                 taker.deliver(runs)
+
+    async def _wait_ready(self, taker: Taker) -> None:
+        self._on_hungry()
+        taker.on_room = self._on_hungry
+        try:
+            await self._broker.wait_ready(taker.types)
+        finally:
+            taker.on_room = None
 
     async def _claim(self, taker: Taker, entries: list[Entry]) -> list[Run]:
         try:

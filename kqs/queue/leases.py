@@ -18,6 +18,8 @@ from kqs.options import Options
 
 #: a run is found lost at most this long after its deadline; a fifth of the least ttr
 SLOT_S = 0.02
+#: a timer that is later than this tells that the loop was held up: who ended in time has not been heard yet
+LATE_S = 0.1
 
 
 class Lease:
@@ -60,7 +62,10 @@ class Leases:
 
     def add(self, lease: Lease) -> None:
         """Watch over a run that begins."""
-        deadline = lease.next_deadline
+        deadline = lease.deadline if lease.deadline < lease.limit_deadline else lease.limit_deadline
+        self._put(lease, deadline)
+
+    def _put(self, lease: Lease, deadline: float) -> None:
         if deadline == math.inf:
             lease.slot = 0
             self._forever[lease.run.claim.id] = lease
@@ -97,13 +102,13 @@ class Leases:
             self._timer = None
 
     def check(self) -> None:
-        """Let go of the runs whose deadline has passed; called by the timer."""
+        """Let go of the runs whose deadline has passed."""
         now = self._clock.monotonic()
         while self._heap and self._heap[0] * SLOT_S <= now:
             slot = self._slots.pop(heapq.heappop(self._heap))
             for lease in slot.values():
-                if lease.next_deadline > now:
-                    self.add(lease)
+                if (deadline := lease.next_deadline) > now:
+                    self._put(lease, deadline)
                 else:
                     lease.slot = -1
                     lease.context.end()
@@ -111,10 +116,17 @@ class Leases:
         self._timer_slot = 0
         self._arm()
 
+    def _ring(self) -> None:
+        """Check; but when the loop was held up, only after it has heard what happened meanwhile."""
+        if self._clock.monotonic() - self._timer_slot * SLOT_S > LATE_S:
+            self._timer = asyncio.get_running_loop().call_later(SLOT_S, self.check)
+        else:
+            self.check()
+
     def _arm(self) -> None:
         if not self._heap or (self._timer_slot and self._timer_slot <= self._heap[0]):
             return
         self.close()
         self._timer_slot = self._heap[0]
         wait_s = max(0.0, self._timer_slot * SLOT_S - self._clock.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self.check)
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._ring)

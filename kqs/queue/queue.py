@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
-from kqs.errors import StoreUnavailableError
+from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.options import Cascade
@@ -27,6 +27,8 @@ from kqs.queue.rules import Judge, Retention
 from kqs.store.base import Store, StoreInfo
 
 log = structlog.get_logger("kqs.queue")
+
+Answer = TypeVar("Answer")
 
 #: how many records one store operation touches at most, so that no other waits long behind it
 SLICE = 1000
@@ -167,8 +169,13 @@ class Queue:
             await self._broker.put(entries)
 
     def wants(self, type_: str) -> bool:
-        """Tell whether somebody has room for a job of this type now."""
+        """Tell whether somebody has room for a new job of this type now, and none waits before it."""
         return self._dispatcher.wants(type_)
+
+    @property
+    def room(self) -> int:
+        """Return how many runs those who run jobs can take now."""
+        return sum(taker.room for taker in self._dispatcher.takers)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -322,15 +329,23 @@ class Queue:
 
     async def job(self, job_id: str) -> JobRecord | None:
         """Return what the store knows of a job."""
-        return await self._store.job(job_id)
+        return await self._told(self._store.job(job_id))
 
     async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
         """Return records by age, oldest first, beginning after order `after`."""
-        return await self._store.jobs(type_=type_, state=state, after=after, limit=limit)
+        return await self._told(self._store.jobs(type_=type_, state=state, after=after, limit=limit))
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""
-        return await self._store.counts()
+        return await self._told(self._store.counts())
+
+    async def _told(self, answer: Awaitable[Answer]) -> Answer:
+        """Return what the store answers. Damage ends the server, whoever meets it first."""
+        try:
+            return await answer
+        except StoreCorruptError as error:
+            self.on_task_death(error)
+            raise
 
     @property
     def running_count(self) -> int:

@@ -33,9 +33,10 @@ class Reporter:
 
     def add(self, run: Run, report: Report) -> None:
         """Take a report; it is committed with whatever else has gathered."""
+        if not self._pending:
+            self._idle.clear()
+            self._wake.set()
         self._pending.append((run, report))
-        self._idle.clear()
-        self._wake.set()
 
     @property
     def count(self) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
+from kqs.nearest import unknown_name
 from kqs.server.context import Context
 from kqs.server.inserts import insert
 from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, parse
@@ -89,7 +90,7 @@ def _ping(_context: Context, _call: Call) -> Raw:
 def _help(_context: Context, call: Call) -> bytes:
     name = parse(HelpQuery, call.arg).name
     if name is not None and name not in CALLS:
-        raise CallError(strict.unknown_key("call", name, CALLS), "unknown_call")
+        raise CallError(unknown_name("call", name, CALLS), "unknown_call")
     shown = [spec for spec in CALLS.values() if name in (None, spec.name)]
     return _encode([{"name": s.name, "role": s.role, "parameters": s.parameters, "help": s.help} for s in shown])
 

@@ -42,6 +42,10 @@ class Owner(Protocol):
         """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""
         ...
 
+    def wake_now(self, connection: Connection) -> None:
+        """Call `connection.wake`; not from within a call of the connection's own."""
+        ...
+
     def wake_when_flushed(self, connection: Connection) -> None:
         """Call `connection.wake` once when the journal has caught up."""
         ...
@@ -52,7 +56,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, max_line_bytes: int) -> None:
         self._owner = owner
-        self._conversation = Conversation(owner.context, max_line_bytes, self._wake_later)
+        self._conversation = Conversation(owner.context, max_line_bytes, self._answered)
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much
@@ -120,15 +124,18 @@ class Connection(asyncio.Protocol):
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
         self._stop_watching()
-        self._wake_later()
+        self._owner.wake_later(self)
 
     def wake(self) -> None:
         """Write what was answered meanwhile and go on with what is held."""
         if self._transport is not None:
             self._advance()
 
-    def _wake_later(self) -> None:
-        self._owner.wake_later(self)
+    def _answered(self, at_once: bool) -> None:
+        if at_once:
+            self._owner.wake_now(self)
+        else:
+            self._owner.wake_later(self)
 
     def _advance(self) -> None:
         """Run what may run, write what is answered, then read on, rest or close."""

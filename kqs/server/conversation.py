@@ -15,10 +15,11 @@ import structlog
 from msgspec import Raw
 
 from kqs.journal.format import Record
+from kqs.nearest import unknown_name
 from kqs.server.calls import CALLS, PONG
 from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
-from kqs.wire import jsonrpc, qrpc, strict
+from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
 from kqs.wire.dialect import decode_any
 from kqs.wire.lines import LineBuffer, TooLong
@@ -35,9 +36,12 @@ _TRACED_BYTES = 200
 
 
 class Conversation:
-    """See the module docstring. `changed` is called when a deferred call was answered."""
+    """See the module docstring.
 
-    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[], None]) -> None:
+    changed: called when a deferred call was answered, with True if its answer should be written at once.
+    """
+
+    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[bool], None]) -> None:
         self.context = context
         self.newest_record: Record | None = None
         self.in_flight = 0
@@ -106,6 +110,8 @@ class Conversation:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
+        if self.context.trace:
+            log.debug(">", lines=data[:_TRACED_BYTES], size=len(data))
         return data
 
     def send(self, answers: bytes) -> None:
@@ -140,10 +146,10 @@ class Conversation:
         """Note that `count` calls will be answered later."""
         self.in_flight += count
 
-    def settle(self, count: int = 1) -> None:
-        """Note that `count` deferred calls have just been answered."""
+    def settle(self, count: int = 1, *, at_once: bool = False) -> None:
+        """Note that `count` deferred calls have just been answered; at_once: no more answers are due in this tick."""
         self.in_flight -= count
-        self._changed()
+        self._changed(at_once)
 
     def _send_jsonrpc(self, batch: int, answer: bytes) -> None:
         if batch < 0:
@@ -235,7 +241,7 @@ class Conversation:
             return
         spec = CALLS.get(call.name)
         if spec is None:
-            self.refuse(call, "unknown_call", strict.unknown_key("call", call.name, CALLS))
+            self.refuse(call, "unknown_call", unknown_name("call", call.name, CALLS))
             return
         self.context.counters.call(call.name)
         spec.run(self, call)

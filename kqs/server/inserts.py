@@ -97,7 +97,7 @@ def _journal(peer: Peer, record: Record, calls: int, answer: Callable[[JournalEr
         if peer.newest_record is record:
             peer.newest_record = None
         answer(error)
-        peer.settle(calls)
+        peer.settle(calls, at_once=record.alone)
 
     record.done = done
     context.backend.journal.append(record)

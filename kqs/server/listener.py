@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kqs.config import ServerSection
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 
 #: Connections the kernel holds until they are accepted; a thousand clients may start at once.
 BACKLOG = 1024
@@ -21,42 +21,46 @@ BACKLOG = 1024
 _PORT_ATTEMPTS = 20
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
-EXIT_IN_USE = 69
-EXIT_CANNOT_CREATE = 73
-EXIT_CONFIG = 78
-
 
 class Listener:
-    """Binds what `settings` name and hands each connection to `make_connection`.
+    """Binds what `settings` name, and hands each connection to whom `start` is given.
 
+    Binding comes first, so that a busy port is known before anything else is touched; who connects meanwhile waits.
     `localhost` is 127.0.0.1 and ::1, whichever there are, on one port.
     """
 
-    def __init__(self, settings: ServerSection, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, settings: ServerSection) -> None:
         self._settings = settings
-        self._make_connection = make_connection
+        self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
 
-    async def start(self) -> None:
-        """Bind and listen.
+    async def bind(self) -> None:
+        """Bind, unless that was done before.
 
         Raises: StartupError: 69 a port or socket is in use, 73 a socket cannot be made, 78 a host is unknown or not
             allowed. Nothing is left bound then.
         """
-        sockets: list[socket.socket] = []
+        if self._sockets:
+            return
         try:
-            sockets += await self._bind_tcp()
-            self.addresses = [bound.getsockname()[:2] for bound in sockets]
+            self._sockets += await self._bind_tcp()
+            self.addresses = [bound.getsockname()[:2] for bound in self._sockets]
             if self._settings.socket:
-                sockets.append(self._bind_unix(Path(self._settings.socket)))
-            while sockets:
-                self._servers.append(await self._serve(sockets[0]))
-                sockets.pop(0)
+                self._sockets.append(self._bind_unix(Path(self._settings.socket)))
         except BaseException:
-            for bound in sockets:
-                bound.close()
+            self.close()
+            raise
+
+    async def start(self, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see `bind`."""
+        await self.bind()
+        try:
+            while self._sockets:
+                self._servers.append(await _serve(self._sockets[0], make_connection))
+                self._sockets.pop(0)
+        except BaseException:
             self.close()
             raise
 
@@ -64,19 +68,16 @@ class Listener:
         """Stop listening, and take the UNIX socket's name away if it is still ours. Idempotent."""
         for server in self._servers:
             server.close()
+        for bound in self._sockets:
+            bound.close()
         self._servers.clear()
+        self._sockets.clear()
         if self._socket_inode is not None:
             path = Path(self._settings.socket)
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_ino == self._socket_inode:
                     path.unlink()
             self._socket_inode = None
-
-    async def _serve(self, bound: socket.socket) -> asyncio.AbstractServer:
-        loop = asyncio.get_running_loop()
-        if bound.family == socket.AF_UNIX:
-            return await loop.create_unix_server(self._make_connection, sock=bound, backlog=BACKLOG)
-        return await loop.create_server(self._make_connection, sock=bound, backlog=BACKLOG)
 
     async def _bind_tcp(self) -> list[socket.socket]:
         hosts = await self._hosts()
@@ -98,13 +99,13 @@ class Listener:
                 host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
         except (OSError, UnicodeError):
-            raise StartupError(f"[server] host {host!r} is unknown", EXIT_CONFIG) from None
+            raise StartupError(f"[server] host {host!r} is unknown", ExitCode.CONFIG) from None
         hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
         public = [found for found in hosts if not ipaddress.ip_address(found.partition("%")[0]).is_loopback]
         if public and not self._settings.allow_public:
             raise StartupError(
                 f"[server] host {host!r} ({public[0]}) is open to other machines: set allow_public = true if you mean it",
-                EXIT_CONFIG,
+                ExitCode.CONFIG,
             )
         return hosts
 
@@ -114,6 +115,7 @@ class Listener:
         previous = os.umask(0o177)  # 0600 from the first moment: a chmod after the bind would leave a gap
         try:
             bound.bind(os.fspath(path))
+            bound.listen(BACKLOG)  # one that nobody listens on looks stale to another server
         except OSError as error:
             bound.close()
             raise _bind_error(error, f"socket {path}") from None
@@ -121,6 +123,13 @@ class Listener:
             os.umask(previous)
         self._socket_inode = path.lstat().st_ino
         return bound
+
+
+async def _serve(bound: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+    loop = asyncio.get_running_loop()
+    if bound.family == socket.AF_UNIX:
+        return await loop.create_unix_server(make_connection, sock=bound, backlog=BACKLOG)
+    return await loop.create_server(make_connection, sock=bound, backlog=BACKLOG)
 
 
 def _bind_all(hosts: list[str], port: int) -> list[socket.socket]:
@@ -170,7 +179,7 @@ def _remove_stale(path: Path) -> None:
     except OSError as error:
         raise _bind_error(error, f"socket {path}") from None
     if not stat.S_ISSOCK(mode):
-        raise StartupError(f"[server] socket {path} exists and is no socket", EXIT_CANNOT_CREATE)
+        raise StartupError(f"[server] socket {path} exists and is no socket", ExitCode.CANNOT_CREATE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
@@ -180,11 +189,11 @@ def _remove_stale(path: Path) -> None:
             return
         except OSError as error:
             raise _bind_error(error, f"socket {path}") from None
-    raise StartupError(f"[server] socket {path} is in use by another server", EXIT_IN_USE)
+    raise StartupError(f"[server] socket {path} is in use by another server", ExitCode.UNAVAILABLE)
 
 
 def _bind_error(error: OSError, what: str) -> StartupError:
     if error.errno == errno.EADDRINUSE:
-        return StartupError(f"[server] {what} is in use by another server", EXIT_IN_USE)
+        return StartupError(f"[server] {what} is in use by another server", ExitCode.UNAVAILABLE)
     reason = (error.strerror or str(error)).lower()
-    return StartupError(f"[server] {what} cannot be bound: {reason}", EXIT_CANNOT_CREATE)
+    return StartupError(f"[server] {what} cannot be bound: {reason}", ExitCode.CANNOT_CREATE)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kqs.errors import CallError
 from kqs.job import STATES_BY_WORD, State
+from kqs.nearest import unknown_name
 from kqs.wire import strict
 
 
@@ -76,7 +77,7 @@ def parse(model: type[AnyParameters], argument: Raw) -> AnyParameters:
 def _describe(model: type[Parameters], detail: Any) -> str:
     field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return strict.unknown_key("field", field, model.model_fields)
+        return unknown_name("field", field, model.model_fields)
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":

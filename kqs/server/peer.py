@@ -42,7 +42,7 @@ class Peer(Protocol):
         """Note that `count` calls will be answered later."""
         ...
 
-    def settle(self, count: int = 1) -> None:
+    def settle(self, count: int = 1, *, at_once: bool = False) -> None:
         """Note that `count` deferred calls have just been answered; what was answered is written this tick."""
         ...
 

@@ -22,6 +22,7 @@ log = structlog.get_logger("kqs.server")
 class Server:
     """A Service (see kqs.service) that takes calls from `settings`' addresses to `backend`.
 
+    listener: one that may be bound already; None: a new one.
     clock: wall time in Unix seconds. stop_s: how long `stop` waits for answers that are due. trace: log every line.
     """
 
@@ -31,13 +32,14 @@ class Server:
         backend: Backend,
         *,
         clock: Callable[[], float],
+        listener: Listener | None = None,
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
         self.context = Context(backend, clock, settings.max_in_flight, trace)
         self._settings = settings
         self._stop_s = stop_s
-        self._listener = Listener(settings, self._make_connection)
+        self._listener = listener or Listener(settings)
         self._connections: set[Connection] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
@@ -57,7 +59,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises StartupError (see Listener.start)."""
-        await self._listener.start()
+        await self._listener.start(self._make_connection)
 
     def drain(self) -> None:
         """Accept no more connections and refuse inserts; everything else goes on. Idempotent."""
@@ -109,6 +111,14 @@ class Server:
             asyncio.get_running_loop().call_soon(self._wake)
         self._to_wake.add(connection)
 
+    def wake_now(self, connection: Connection) -> None:
+        """Wake one connection, without the turn of the loop that gathering answers would take."""
+        try:
+            connection.wake()
+        except Exception:  # one connection's fault must not keep the others' acknowledgements
+            log.exception("! a connection failed")
+            connection.abort()
+
     def wake_when_flushed(self, connection: Connection) -> None:
         """Call `connection.wake` once when the journal has caught up."""
         self._resting.add(connection)
@@ -119,11 +129,7 @@ class Server:
             connections |= self._resting
             self._resting.clear()
         for connection in connections:
-            try:
-                connection.wake()
-            except Exception:  # one connection's fault must not keep the others' acknowledgements
-                log.exception("! a connection failed")
-                connection.abort()
+            self.wake_now(connection)
 
     def _make_connection(self) -> Connection:
         return Connection(self, self._settings.max_line_bytes)

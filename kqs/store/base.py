@@ -15,7 +15,7 @@ its id.
 A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
 
 Data whose checksum is wrong is never run: `claim` ends that job as fail with an error that says so and passes it over; `job`
-and `jobs` show `null` in its place, and that error.
+shows `null` in its place, and that error.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
 
 #: the error of a job whose stored data is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
+#: the longest data or result that a listing shows
+LISTED_BYTES = 1024
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
@@ -132,7 +134,9 @@ class Store(Protocol):
     ) -> list[JobRecord]:
         """Return up to `limit` records by order (descending if `newest_first`), beginning after order `after`.
 
-        Filters are optional. Looking through many records to find few takes long, but holds nobody else up.
+        For an overview, so that a page stays small: data and results over LISTED_BYTES, and bulk data, are left out (None),
+        and of the runs there is only the last. Filters are optional; looking through many records to find few takes long, but
+        holds nobody else up.
         """
         ...
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
+from kqs.nearest import unknown_name
 from kqs.wire import strict
 
 MAX_ID_BYTES = 200  # it is echoed with every answer
@@ -42,7 +43,7 @@ def check_keys(text: bytes, found: dict[str, Raw], known: tuple[str, ...], once:
     """
     for key in found:
         if key not in known:
-            raise CallError(strict.unknown_key("key", key, known))
+            raise CallError(unknown_name("key", key, known))
     values = b"\n".join(found.values())
     if strict.may_hide_key(text) or any(strict.is_repeated(f'"{key}"'.encode(), text, values, key in found) for key in once):
         counts = Counter(member.key for member in strict.members(text))

@@ -16,15 +16,15 @@ from msgspec import Meta, Raw
 
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
-from kqs.options import Job, JobFields, PlainJob
+from kqs.nearest import unknown_name
+from kqs.options import TYPE_RULE, Job, JobFields, PlainJob, is_type
 from kqs.wire import strict
 
-_MAX_TYPE_BYTES = 200
 _MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
 _EXPECTED = {
-    "type": f"a text of 1 to {_MAX_TYPE_BYTES} bytes without control characters",
+    "type": TYPE_RULE,
     "id": "1 to 200 of A-Z a-z 0-9 . _ : -",
     "prio": '"urgent", "high", "normal", "low", "bulk" or a whole number from 0 to 4294967295',
     "delay": "a number of seconds from 0 to 10000000000",
@@ -58,7 +58,7 @@ _decode_array = msgspec.json.Decoder(list[Raw]).decode
 _P = TypeVar("_P")
 _F = TypeVar("_F")
 
-_known_types: set[str] = set()  # that passed `_is_type`
+_known_types: set[str] = set()  # that passed `is_type`
 
 
 def decode_job(raw: bytes | Raw) -> Job:
@@ -148,7 +148,7 @@ def _parse_time(text: str) -> float | None:
 def are_clean(jobs: Sequence[Job]) -> bool:
     """Tell whether every decoded job keeps the rules that its struct cannot say."""
     types = {job.type for job in jobs}
-    if not types <= _known_types and not all(map(_is_type, types)):
+    if not types <= _known_types and not all(map(_admit_type, types)):
         return False
     if not _ID_CHARACTERS.match("".join([job.id for job in jobs if job.id is not None])):
         return False
@@ -174,8 +174,8 @@ def _level_of(text: bytes) -> int:
     return 2 if _is_array(text) else 1
 
 
-def _is_type(text: str) -> bool:
-    if not text.isprintable() or not 0 < len(text.encode()) <= _MAX_TYPE_BYTES:
+def _admit_type(text: str) -> bool:
+    if not is_type(text):
         return False
     if len(_known_types) >= _MAX_KNOWN_TYPES:
         _known_types.clear()
@@ -196,7 +196,7 @@ def _time_fault(job: JobFields) -> str | None:
 
 
 def _fault(job: Job) -> str | None:
-    if not _is_type(job.type):
+    if not is_type(job.type):
         return _mismatch("type", job.type)
     if job.id is not None and not ID_PATTERN.match(job.id):
         return _mismatch("id", job.id)
@@ -237,7 +237,7 @@ def _explain(text: bytes, problem: str) -> CallError:
     strict.check_json(text)
     unknown = _UNKNOWN_FIELD.match(problem)
     if unknown:
-        return CallError(_place(text, unknown[2] or 0) + strict.unknown_key("field", unknown[1], _FIELDS), "bad_job")
+        return CallError(_place(text, unknown[2] or 0) + unknown_name("field", unknown[1], _FIELDS), "bad_job")
     path = _PATH.search(problem)
     index, field = path.groups() if path else (None, None)
     job = _decode_array(text)[int(index)] if index else Raw(text)

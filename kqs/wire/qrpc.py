@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields, PlainJob
@@ -29,10 +29,20 @@ from kqs.wire.call import NULL, BadLine, Call
 
 _VERSION = Raw(b"1")
 _NO_ID = Raw()
+_NO_DATA = PlainJob("").data
 _KEYS = ("v", "id", "n", "m", "b")
 _ONCE = ("v", "id", "n", "m")  # `b` may stand twice: first its length, last the text
 
 _IDS = re.compile(rb'(?:(?:"[^"\\\n]{0,198}"|-?[0-9][0-9.eE+-]{0,198})(?:\n|\Z))*+')
+
+#: the fewest bytes of a line, and what each member that may be left out adds to it beside its value
+_INSERT_BYTES = len(b'{"n":"insert","m":{"type":""}}\n')
+_CALL_BYTES = len(b'{"n":""}\n')
+_V_BYTES = len(b'"v":1,')
+_ID_BYTES = len(b'"id":,')
+_M_BYTES = len(b',"m":')
+_DATA_BYTES = len(b',"data":')
+_JOB_ID_BYTES = len(b',"id":""')
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,21 +58,21 @@ class _PlainInsert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     n: Literal["insert"]
     m: PlainJob
     id: Raw = _NO_ID
-    v: Literal[1] = 1
+    v: Literal[1] | UnsetType = UNSET
 
 
 class _Insert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     n: Literal["insert"]
     m: JobFields
     id: Raw = _NO_ID
-    v: Literal[1] = 1
+    v: Literal[1] | UnsetType = UNSET
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     n: str
     m: Raw = NULL
     id: Raw = _NO_ID
-    v: Literal[1] = 1
+    v: Literal[1] | UnsetType = UNSET
 
 
 _decode_plain_inserts = msgspec.json.Decoder(_PlainInsert).decode_lines
@@ -81,11 +91,32 @@ def decode_inserts(chunk: bytes) -> Inserts | None:
         return None
     accepted: list[Job] = [call.m for call in calls]
     ids = [None if call.id is _NO_ID else call.id for call in calls]
+    data = [job.data for job in accepted]
     count = len(calls)
-    given = count - [job.id for job in accepted].count(None)
-    keys = {b'"n"': count, b'"m"': count, b'"type"': count, b'"id"': count - ids.count(None) + given}
-    clean = count and _is_clean(chunk, count, keys, ids, [job.data for job in accepted], 2) and jobs.are_clean(accepted)
-    return Inserts(accepted, ids) if clean else None
+    if not count or not _is_clean(chunk, count, ids, data, 2):
+        return None
+    if len(chunk) != _fewest_bytes(calls, ids) + _fewest_job_bytes(accepted, data):
+        given = count - [job.id for job in accepted].count(None)
+        keys = {b'"n"': count, b'"m"': count, b'"type"': count, b'"id"': count - ids.count(None) + given}
+        if _may_repeat(keys, chunk, data):
+            return None
+    return Inserts(accepted, ids) if jobs.are_clean(accepted) else None
+
+
+def _fewest_bytes(calls: Sequence[_PlainInsert | _Insert | _Line], ids: list[Raw | None]) -> int:
+    """Return how many bytes the members `v` and `id` of these calls take at least."""
+    given_ids = [call_id for call_id in ids if call_id is not None]
+    versions = len(calls) - [call.v for call in calls].count(UNSET)
+    return versions * _V_BYTES + len(given_ids) * _ID_BYTES + sum(map(len, given_ids))
+
+
+def _fewest_job_bytes(accepted: list[Job], data: list[Raw]) -> int:
+    """Return how many bytes these inserts take at least, without `v` and the calls' ids; less, if a job has options."""
+    given_ids = [job.id for job in accepted if job.id is not None]
+    given_data = len(data) - data.count(_NO_DATA)
+    least = len(data) * _INSERT_BYTES + given_data * _DATA_BYTES + len(given_ids) * _JOB_ID_BYTES
+    left_out = (len(data) - given_data) * len(_NO_DATA)
+    return least + sum(map(len, data)) - left_out + sum([len(job.type) for job in accepted]) + sum(map(len, given_ids))
 
 
 def replay_calls(payload: bytes) -> list[Job]:
@@ -113,10 +144,15 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
     args = [line.m for line in lines]
     ids = [None if line.id is _NO_ID else line.id for line in lines]
     count = len(lines)
-    given = len([arg for arg in args if arg is not NULL])
-    keys = {b'"n"': count, b'"m"': given, b'"id"': count - ids.count(None)}
-    if not _is_clean(chunk, count, keys, ids, args, 1):
+    if not _is_clean(chunk, count, ids, args, 1):
         return None
+    given = len([arg for arg in args if arg is not NULL])
+    shortest = count * _CALL_BYTES + sum([len(line.n) for line in lines]) + _fewest_bytes(lines, ids)
+    shortest += given * _M_BYTES + sum(map(len, args)) - (count - given) * len(NULL)
+    if len(chunk) != shortest:
+        keys = {b'"n"': count, b'"m"': given, b'"id"': count - ids.count(None)}
+        if _may_repeat(keys, chunk, args):
+            return None
     return [Call(line.n, arg, call_id) for line, arg, call_id in zip(lines, args, ids, strict=True)]
 
 
@@ -189,22 +225,25 @@ def _decode_inserts(chunk: bytes) -> Sequence[_PlainInsert | _Insert]:
     return _decode_full_inserts(chunk)
 
 
-def _is_clean(
-    chunk: bytes, count: int, keys: dict[bytes, int], ids: Sequence[Raw | None], values: Sequence[Raw], level: int
-) -> bool:
-    """Tell whether what msgspec decoded from `chunk` is beyond doubt.
+def _is_clean(chunk: bytes, count: int, ids: Sequence[Raw | None], values: Sequence[Raw], level: int) -> bool:
+    """Tell whether `chunk` is whole lines of good text, one object each, with good call ids and values not too deep.
 
-    Args: count: of decoded lines. keys: how often each key of ours should stand in it, outside `values`. ids: of the
-    calls. values: what was kept raw. level: of nesting at which they stand.
+    Args: count: of decoded lines. ids: of the calls. values: what was kept raw. level: of nesting at which they stand.
     """
-    if not strict.is_clean_text(chunk) or strict.may_hide_key(chunk) or not _has_one_a_line(chunk, count):
-        return False
-    kept = b"\n".join(values)
-    if any(strict.is_repeated(key, chunk, kept, expected) for key, expected in keys.items()):
+    if not strict.is_clean_text(chunk) or not _has_one_a_line(chunk, count):
         return False
     if not _IDS.fullmatch(b"\n".join([call_id for call_id in ids if call_id is not None])):
         return False
     return not strict.is_any_deeper(values, strict.MAX_DEPTH - level)
+
+
+def _may_repeat(keys: dict[bytes, int], chunk: bytes, values: Sequence[Raw]) -> bool:
+    """Tell whether one of our keys may stand in `chunk` more often than `keys` says, or in disguise, outside `values`.
+
+    A chunk of just the fewest bytes that hold what was decoded need not be asked: it has no room for either.
+    """
+    kept = b"\n".join(values)
+    return strict.may_hide_key(chunk) or any(strict.is_repeated(key, chunk, kept, expected) for key, expected in keys.items())
 
 
 def _has_one_a_line(chunk: bytes, count: int) -> bool:

@@ -10,8 +10,7 @@ Each check begins with a cheap test that errs only on the side of suspicion; the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,12 +18,14 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
+from kqs.printable import shortened
 
 #: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
 #: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.
 MAX_DEPTH = 64
 
-_SHOWN_CHARS = 60  # of a peer's own text in a message to it
+#: values whose brackets are counted together: few enough that common ones pass, enough that the count costs little
+_GROUP = 12
 
 # the order matters: a whole pair is eaten before its first half can look lonely
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
@@ -34,7 +35,6 @@ _NO_STEP = bytes(set(range(256)) - set(b'[{]}"'))
 
 _QUOTE, _COLON, _COMMA = b'":,'
 
-_encode = msgspec.json.Encoder().encode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
 
@@ -70,10 +70,14 @@ def is_deeper(text: bytes, limit: int) -> bool:
     return max(accumulate(memoryview(b"".join(outside_strings)).cast("b")), default=0) > limit
 
 
-def is_any_deeper(values: Iterable[Raw], limit: int) -> bool:
+def is_any_deeper(values: Sequence[Raw], limit: int) -> bool:
     """Tell whether one of the JSON `values` nests deeper than `limit` levels."""
-    fewest_bytes = 2 * (limit + 1)  # of a value that does: one bracket to open each level, one to close it
-    return any(is_deeper(bytes(value), limit) for value in values if len(value) >= fewest_bytes)
+    for start in range(0, len(values), _GROUP):
+        group = values[start : start + _GROUP]
+        together = b"".join(group)
+        if together.count(b"[") + together.count(b"{") > limit and any(is_deeper(bytes(value), limit) for value in group):
+            return True
+    return False
 
 
 def check_text(text: bytes) -> None:
@@ -163,12 +167,4 @@ def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
 
 def shown(value: bytes | Raw) -> str:
     """Return JSON as text for a message, cut short."""
-    text = bytes(value).decode(errors="replace")
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-
-
-def unknown_key(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown key, with the nearest known one, if any is known."""
-    message = f"unknown {kind} {shown(_encode(name))}"
-    nearest = get_close_matches(name[:_SHOWN_CHARS], list(known), n=1, cutoff=0.0)
-    return f"{message}; the nearest known one is {shown(_encode(nearest[0]))}" if nearest else message
+    return shortened(bytes(value).decode(errors="replace"))

@@ -10,7 +10,7 @@ import pytest
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted, Claim, Entry, Report, Run, State
-from kqs.store.base import Store, StoreInfo
+from kqs.store.base import LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -440,6 +440,19 @@ class StoreContract:
         assert [record.order - FIRST for record in first + then] == [0, 1, 2, 3, 4]
         newest = await store.jobs(type_=None, state=None, after=FIRST + 3, limit=2, newest_first=True)
         assert [record.order - FIRST for record in newest] == [2, 1]
+
+    async def test_a_listing_leaves_long_data_out(self, store: Store, insert) -> None:
+        await insert(a_job(0, data=b"9" * BULK_BYTES), a_job(1, data=b"9" * (LISTED_BYTES + 1)))
+        found = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert [record.data and len(record.data) for record in found] == [BULK_BYTES, None]
+
+    async def test_a_listing_shows_the_last_run_only(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0))
+        for state in (State.RETRY, State.SUCCESS):
+            (run,) = await store.claim([an_entry(0)], "w1", now)
+            await store.report([a_report(run.claim, state, at=now)])
+        (listed,) = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert [(run.attempt, run.state) for run in listed.runs] == [(2, "success")]
 
     async def test_jobs_are_filtered_by_type_and_state(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0), a_job(1, type="b"), a_job(2, due_at=now + 9), a_job(3, type="b", due_at=now + 9))

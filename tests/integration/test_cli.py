@@ -226,7 +226,10 @@ def test_reader_that_goes_away_is_no_trouble(kqs, served, tmp_path):
 def test_wrong_configuration_stops_the_start(kqs, tmp_path):
     (tmp_path / "kqs.toml").write_text("[server]\nprot = 1\n")
     code, _, err = kqs("serve", "--config", str(tmp_path / "kqs.toml"))
-    assert (code, err) == (78, f"kqs: {tmp_path}/kqs.toml: server.prot: unknown setting, did you mean port?\n")
+    assert (code, err) == (
+        78,
+        f'kqs: {tmp_path}/kqs.toml: server.prot: unknown setting "prot"; the nearest known one is "port"\n',
+    )
 
 
 def test_busy_port_stops_the_start(served, tmp_path):

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.asking import until, until_said
 from tests.support.serving import ROOT, Served, serving
 
 INSERT = '{"n":"insert","m":{"type":"%s","data":%s}}'
@@ -44,26 +44,6 @@ def stats(server: Served) -> dict[str, float]:
     found = ask(server, '{"n":"stats"}')
     assert isinstance(found, dict)
     return found
-
-
-def until(server: Served, **wanted: float) -> dict[str, float]:
-    """Ask for stats until they are as wanted; the wire has no event to wait for."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        seen = stats(server)
-        if all(seen[name] == value for name, value in wanted.items()):
-            return seen
-        time.sleep(0.02)
-    raise AssertionError(f"wanted {wanted}, got {seen}")
-
-
-def until_said(server: Served, text: str) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if text in server.log.read_text():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"never said {text!r}:\n{server.log.read_text()}")
 
 
 def refused(folder: Path, *args: str, **settings: str) -> tuple[int, str]:
@@ -209,6 +189,7 @@ def test_a_busy_port_is_one_clear_line_and_nothing_is_left_running(tmp_path: Pat
         code, said = refused(tmp_path, SERVER__PORT=port)
     assert (code, said.count("\n")) == (69, 1), said
     assert port in said
+    assert not (tmp_path / "journal").exists()
 
 
 @pytest.mark.parametrize(

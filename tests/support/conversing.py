@@ -19,7 +19,7 @@ class Conversing:
     def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096) -> None:
         self.backend = MemoryBackend()
         self.context = Context(self.backend, FakeClock().now, max_in_flight)
-        self.conversation = Conversation(self.context, max_line_bytes, lambda: None)
+        self.conversation = Conversation(self.context, max_line_bytes, lambda at_once: None)
         self._said: list[bytes] = []
 
     def hear(self, *pieces: bytes) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kqs.config import EXIT_CONFIG, Config, ServerSection, find_config, load_config
+from kqs.config import Config, ServerSection, find_config, load_config
 from kqs.config.sections import SECTIONS
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
 
 SHIPPED = Path(__file__).parents[2] / "config" / "kqs.toml"
@@ -28,7 +28,7 @@ def trouble(load, tmp_path):
     def trouble(toml="", **environ):
         with pytest.raises(StartupError) as caught:
             load(toml, **environ)
-        assert caught.value.exit_code == EXIT_CONFIG
+        assert caught.value.exit_code is ExitCode.CONFIG
         assert "\n" not in str(caught.value)
         return str(caught.value).replace(f"{tmp_path}/", "")
 
@@ -107,15 +107,15 @@ def test_types_give_options_and_weights(load):
         ('[server]\nport = "1"', 'kqs.toml: server.port: got "1", expected an integer from 0 to 65535'),
         ("[server]\nallow_public = 1", "kqs.toml: server.allow_public: got 1, expected true or false"),
         ('[server]\nhost = ""', 'kqs.toml: server.host: got "", expected text, at least 1 long'),
-        ("[server]\nprot = 1", "kqs.toml: server.prot: unknown setting, did you mean port?"),
-        ("[sever]", "kqs.toml: sever: unknown section, did you mean server?"),
-        ("weights = {}", "kqs.toml: weights: unknown section, did you mean defaults?"),
+        ("[server]\nprot = 1", 'kqs.toml: server.prot: unknown setting "prot"; the nearest known one is "port"'),
+        ("[sever]", 'kqs.toml: sever: unknown section "sever"; the nearest known one is "server"'),
+        ("weights = {}", 'kqs.toml: weights: unknown section "weights"; the nearest known one is "defaults"'),
         ("server = 3", "kqs.toml: server: got 3, expected a section, [server]"),
         ("[journal]\ndir = 3", "kqs.toml: journal.dir: got 3, expected text"),
         ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite" or "mongodb"'),
         ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number >= -1"),
         ('[worker]\nmodules = "a"', 'kqs.toml: worker.modules: got "a", expected a list of text'),
-        ("[defaults]\nttl = 1", "kqs.toml: defaults.ttl: unknown setting, did you mean ttr?"),
+        ("[defaults]\nttl = 1", 'kqs.toml: defaults.ttl: unknown setting "ttl"; the nearest known one is "ttr"'),
         ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number from 0.1 to 2147483648"),
         ("[defaults]\ntime_limit = 0", "kqs.toml: defaults.time_limit: got 0, expected a number > 0"),
         ('[types.x]\nbackoff = "no"', 'kqs.toml: types.x.backoff: got "no", expected "constant" or "exponential"'),
@@ -135,8 +135,16 @@ def test_mistake_in_the_file_is_one_clear_line(trouble, toml, line):
     ("variable", "text", "line"),
     [
         ("KQS_SERVER__PORT", "a", 'environment KQS_SERVER__PORT: server.port: got "a", expected an integer from 0 to 65535'),
-        ("KQS_SERVER__PROT", "1", "environment KQS_SERVER__PROT: server.prot: unknown setting, did you mean port?"),
-        ("KQS_SEVER__PORT", "1", "environment KQS_SEVER__PORT: sever: unknown section, did you mean server?"),
+        (
+            "KQS_SERVER__PROT",
+            "1",
+            'environment KQS_SERVER__PROT: server.prot: unknown setting "prot"; the nearest known one is "port"',
+        ),
+        (
+            "KQS_SEVER__PORT",
+            "1",
+            'environment KQS_SEVER__PORT: sever: unknown section "sever"; the nearest known one is "server"',
+        ),
         ("KQS_TYPES__X", "0", "environment KQS_TYPES__X: types.X: got 0, expected a section, [types.X]"),
     ],
 )

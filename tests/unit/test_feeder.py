@@ -8,7 +8,7 @@ import pytest
 
 import kqs.feeder
 from kqs.config import JournalSection
-from kqs.errors import StoreUnavailableError
+from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.job import State
@@ -190,3 +190,92 @@ async def test_an_at_and_own_options_are_kept(feeding: Feeding) -> None:
     record = await feeding.rig.queue.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.due_at, record.options) == (State.DELAYED, 1893456000.0, b'{"ttr":7.0}')
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_written_later(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_IDLE_S", 0.001)
+    feeder = await feeding.start()
+    checkpoint, refusals = feeding.journal.checkpoint, [JournalError("no space left on device")]
+
+    async def refuse_once(fed_seq: int) -> None:
+        if refusals:
+            raise refusals.pop()
+        await checkpoint(fed_seq)
+
+    monkeypatch.setattr(feeding.journal, "checkpoint", refuse_once)
+    order = await feeding.insert(b'{"type":"mail"}')
+    async with asyncio.timeout(10):
+        while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
+            await asyncio.sleep(0)
+    assert not refusals
+
+
+async def fed_from_a_disk_that_fails_once(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch, failure: JournalError
+) -> tuple[Feeder, int]:
+    """Start a feeder that finds a job in the journal; its first read fails."""
+    monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
+    await (await feeding.start()).stop()
+    order = await feeding.insert(b'{"type":"mail"}')
+    read, failures = Journal.read, [failure]
+
+    async def fail_once(journal: Journal, from_seq: int) -> AsyncIterator[list[Record]]:
+        if failures:
+            raise failures.pop()
+        async for records in read(journal, from_seq):
+            yield records
+
+    monkeypatch.setattr(Journal, "read", fail_once)
+    await feeding.journal.stop()
+    return await feeding.start(), order
+
+
+async def test_a_journal_that_cannot_be_read_now_is_read_again(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder, order = await fed_from_a_disk_that_fails_once(feeding, monkeypatch, JournalError("too many open files"))
+    await caught_up(feeder)
+    assert await feeding.state(order) is State.NEW
+    assert feeder.problems() == []
+
+
+async def test_a_damaged_journal_ends_the_feeder(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder, _ = await fed_from_a_disk_that_fails_once(feeding, monkeypatch, JournalCorruptError("a.kqj:42 bad sum"))
+    died: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    feeder.on_task_death = died.set_result
+    async with asyncio.timeout(10):
+        assert isinstance(await died, JournalCorruptError)
+
+
+async def test_nobody_waits_for_ever_for_a_store_that_is_behind(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.feeder, "CATCH_UP_S", 0.01)
+
+    async def refuse(*_: object) -> list[int]:
+        raise StoreUnavailableError("full")
+
+    monkeypatch.setattr(feeding.rig.store, "insert", refuse)
+    feeder = await feeding.start()
+    await feeding.insert(b'{"type":"mail"}')
+    with pytest.raises(StoreUnavailableError, match="1 records behind"):
+        await feeder.catch_up()
+    async with asyncio.timeout(1):
+        await feeder.stop()
+
+
+async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = feeding.rig.hand(1)
+    insert, begun, may_go_on = feeding.rig.store.insert, asyncio.Event(), asyncio.Event()
+
+    async def dawdle(*args: object) -> object:
+        begun.set()
+        await may_go_on.wait()
+        return await insert(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(feeding.rig.store, "insert", dawdle)
+    feeder = await feeding.start()
+    await feeding.insert(b'{"type":"mail"}')
+    async with asyncio.timeout(10):
+        await begun.wait()
+        stopping = asyncio.ensure_future(feeder.stop())
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await stopping
+    assert hand.runs.get_nowait().claim.attempt == 1

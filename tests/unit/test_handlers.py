@@ -55,8 +55,7 @@ def test_an_option_that_is_none_leaves_the_default(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"tttr": 5}, "unknown option 'tttr'; did you mean 'ttr'?"),
-        ({"zzzz": 5}, "unknown option 'zzzz'; known are prio, delay"),
+        ({"tttr": 5}, 'unknown option "tttr"; the nearest known one is "ttr"'),
         ({"ttr": "5"}, "option 'ttr' = '5': expected `float | null`, got `str`"),
         ({"ttr": 0}, "option 'ttr' = 0: expected `float` >= 0.1"),
         ({"expire": float("inf")}, "option 'expire' = inf: expected a finite number"),
@@ -82,7 +81,7 @@ async def yields_async(data: Any) -> Any:
     yield 1
 
 
-def unresolvable(data: Nowhere) -> None: ...  # noqa: F821
+def unresolvable(data: Nowhere) -> None: ...  # noqa: F821 - the test is that nobody knows it
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,7 @@ def test_loading_twice_is_loading_once(here: Path, registry: Registry) -> None:
         ("x = 1\n1 / 0", "ZeroDivisionError: division by zero ({path}:2)"),
         ("def broken(:", "SyntaxError: invalid syntax ({name}.py, line 1)"),
         ("raise SystemExit(3)", "SystemExit: 3 ({path}:1)"),
-        ("import kqs\nkqs.handler('a', ttl=1)(print)", "unknown option 'ttl'; did you mean 'ttr'?"),
+        ("import kqs\nkqs.handler('a', ttl=1)(print)", 'unknown option "ttl"; the nearest known one is "ttr"'),
     ],
 )
 def test_a_module_that_cannot_be_loaded_is_one_line_and_exit_78(here: Path, text: str | None, fault: str, request: Any) -> None:

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 import kqs.options
-from kqs.options import Cascade, JobFields, OptionFields, Options, own_options
+from kqs.options import Cascade, JobFields, OptionFields, Options, is_type, own_options
 
 
 def a_job(**fields: object) -> JobFields:
@@ -43,3 +43,13 @@ def test_types_without_end_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_option_field_resolves_to_an_option_of_its_name() -> None:
     assert set(OptionFields.__struct_fields__) == set(Options.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ["a", "é" * 100, "a b", "☃"])
+def test_a_type_is_printable_text(name: str) -> None:
+    assert is_type(name)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 201, "é" * 101, "a\tb", "\ud800", "\x7f"])
+def test_no_other_text_is_a_type(name: str) -> None:
+    assert not is_type(name)

@@ -48,7 +48,8 @@ class Bulk:
         """Return what a document says under `field`, wherever it is; None if it is damaged, missing, or was never there."""
         file_id = document.get(f"{field}_bulk")
         if file_id is None:
-            return document.get(field)
+            inline: bytes | None = document.get(field, document.get(f"{field}_long"))
+            return inline
         chunks = self._chunks.find({"files_id": file_id}, ["data"]).sort("n", 1).batch_size(_CHUNKS_PER_ANSWER)
         data = b"".join([chunk["data"] async for chunk in chunks])
         return data if crc32c(data) == document.get(f"{field}_crc32c") else None

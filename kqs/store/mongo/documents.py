@@ -7,7 +7,7 @@
     mark      of the write that stored or claimed it last (see session.py)
     owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
-    data      or `bulk` (a GridFS file) with `crc32c`; likewise result and result_bulk, result_crc32c
+    data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
     begun     [worker, started_at] of the newest attempts, the last of which is `attempt`
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
               another one began without `$` or a pipeline
@@ -22,7 +22,7 @@ from enum import IntEnum
 from typing import Any
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import LISTED_BYTES
 from kqs.store.mongo.client import Document
 
 MAX_RUNS = 100
@@ -67,6 +67,11 @@ def claimed(epoch: int, mark: int) -> Document:
     return {"place": int(Place.RUNNING), "owner": epoch, "epoch": epoch, "mark": mark}
 
 
+def named(field: str, value: bytes) -> Document:
+    """Return `data` or `result` under the name that its length gives it."""
+    return {field if len(value) <= LISTED_BYTES else f"{field}_long": value}
+
+
 def pushed(item: list[Any]) -> Document:
     """Return the operand that appends to a list of runs."""
     return {"$each": [item], "$slice": -MAX_RUNS}
@@ -100,7 +105,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
 
 
 def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | None) -> JobRecord:
-    """Return all that is known of a job. data: None if it is damaged."""
+    """Return all that the document says of a job."""
     return JobRecord(
         order=document["order"],
         id=document["_id"],
@@ -109,7 +114,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         prio=document["prio"],
         due_at=document.get("due_at") or 0.0,
         expire_at=document.get("expire_at"),
-        data=b"null" if data is None else data,
+        data=data,
         options=document.get("options"),
         attempt=document["attempt"],
         failures=document.get("failures", 0),
@@ -119,7 +124,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         ended_at=document.get("ended_at"),
         drop_at=document.get("drop_at"),
         result=result,
-        error=DAMAGED if data is None else document.get("error"),
+        error=document.get("error"),
         runs=_runs(document),
     )
 

@@ -8,7 +8,7 @@ from pymongo.errors import BulkWriteError
 
 from kqs.job import Accepted
 from kqs.store.mongo.client import DUPLICATE_KEY, Document
-from kqs.store.mongo.documents import claimed, new_document, state_of
+from kqs.store.mongo.documents import claimed, named, new_document, state_of
 from kqs.store.mongo.session import Session
 
 
@@ -41,7 +41,7 @@ class Inserter:
         if len(job.data) > self._session.bulk_bytes:
             document |= await self._session.bulk.put("data", job.id, job.data)
         else:
-            document["data"] = job.data
+            document |= named("data", job.data)
         if job.claimed:
             document |= claimed(self._session.epoch, mark) | {"attempt": 1, "begun": [[worker, now]]}
         return document

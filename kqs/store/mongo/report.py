@@ -9,7 +9,7 @@ from pymongo import UpdateMany
 
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, pushed
+from kqs.store.mongo.documents import Place, named, pushed
 from kqs.store.mongo.session import Session
 
 #: what decides over a report: job, attempt, epoch
@@ -114,7 +114,9 @@ def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
     end: dict[str, Any] = {"place": int(Place.ENDED), "ended_at": one.ended_at, "drop_at": one.drop_at}
-    return end | (bulk_result if bulk_result is not None else {"result": one.result})
+    if bulk_result is not None:
+        return end | bulk_result
+    return end if one.result is None else end | named("result", one.result)
 
 
 def _waiting(one: Report) -> dict[str, Any]:

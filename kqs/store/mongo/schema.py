@@ -63,7 +63,8 @@ async def _is_known(db: AsyncIOMotorDatabase[Document]) -> bool:
 
 
 async def _create(db: AsyncIOMotorDatabase[Document]) -> None:
-    if strange := sorted(_OURS.intersection(await db.list_collection_names())):
+    strange = sorted(_OURS.intersection(await db.list_collection_names()))
+    if strange and not await _is_known(db):  # unless another server has created the store just now
         raise StoreCorruptError(f"the database {db.name} has a collection {strange[0]!r}, but is no KQS store")
     with suppress(DuplicateKeyError):  # another server came first
         await db.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0})

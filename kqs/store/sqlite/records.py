@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from kqs.job import ENDED, JobRecord, RunRecord, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
 
@@ -45,6 +45,8 @@ class _Row(NamedTuple):
 
 
 _COLUMNS = ", ".join(_Row._fields)
+_SHORT = {name: f"case when length({name}) <= {LISTED_BYTES} then {name} end" for name in ("data", "result")}
+_LISTED = ", ".join({**_SHORT, "runs": "null"}.get(name, name) for name in _Row._fields)
 _IS_THERE = "(drop_at is null or drop_at > :now)"
 _BY_ORDER = f"select {_COLUMNS} from jobs where ord = :order and id is null and {_IS_THERE}"
 _BY_ID = f"select {_COLUMNS} from jobs indexed by ids where id = :id and {_IS_THERE}"
@@ -76,7 +78,7 @@ def job(session: Session, job_id: str) -> JobRecord | None:
         row = session.db.execute(_BY_ORDER, {"order": order, "now": now}).fetchone()
     if row is None:
         row = session.db.execute(_BY_ID, {"id": job_id, "now": now}).fetchone()
-    return None if row is None else _records(session, [row])[0]
+    return None if row is None else _whole(session, _Row._make(row))
 
 
 def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Page:
@@ -95,9 +97,9 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     # the plus keeps the planner from an index that would have to be sorted by order
     conditions += [f"+{name} = :{name}" for name in ("type", "state") if values[name] is not None]
     rows = session.db.execute(
-        f"select {_COLUMNS} from jobs where {' and '.join(conditions)} order by ord {direction} limit :limit", values
+        f"select {_LISTED} from jobs where {' and '.join(conditions)} order by ord {direction} limit :limit", values
     ).fetchall()
-    return Page(_records(session, rows), None if edge is None else edge[0])
+    return Page([_record(session, _Row._make(row)) for row in rows], None if edge is None else edge[0])
 
 
 def counts(session: Session) -> dict[str, dict[State, int]]:
@@ -108,23 +110,25 @@ def counts(session: Session) -> dict[str, dict[State, int]]:
     return dict(found)
 
 
-def _records(session: Session, found: list[Any]) -> list[JobRecord]:
-    rows = [_Row._make(values) for values in found]
-    data = bulk.get(session.db, [row.ord for row in rows if row.data is None])
-    return [_record(row, row.id or session.ids.of(row.ord), data) for row in rows]
+def _whole(session: Session, row: _Row) -> JobRecord:
+    record = _record(session, row)
+    if record.data is None:
+        record.data = bulk.get(session.db, [row.ord]).get(row.ord)
+    if record.data is None:
+        record.data, record.error = b"null", DAMAGED
+    return record
 
 
-def _record(row: _Row, job_id: str, bulk_data: dict[int, bytes]) -> JobRecord:
-    data = row.data if row.data is not None else bulk_data.get(row.ord)
+def _record(session: Session, row: _Row) -> JobRecord:
     return JobRecord(
         order=row.ord,
-        id=job_id,
+        id=row.id or session.ids.of(row.ord),
         type=row.type,
         state=State(row.state),
         prio=row.prio,
         due_at=row.due_at or 0.0,
         expire_at=row.expire_at,
-        data=b"null" if data is None else data,
+        data=row.data,
         options=row.options,
         attempt=row.attempt,
         failures=row.failures,
@@ -134,7 +138,7 @@ def _record(row: _Row, job_id: str, bulk_data: dict[int, bytes]) -> JobRecord:
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
-        error=DAMAGED if data is None else row.error,
+        error=row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
     )
 

@@ -81,14 +81,14 @@ def _entries(session: Session, packed: str) -> list[Entry]:
 
 def next_due_at(session: Session) -> float | None:
     """See Store.next_due_at."""
-    (due_at,) = session.db.execute(_NEXT_DUE).fetchone()
-    return due_at  # type: ignore[no-any-return]
+    row: tuple[float | None] = session.db.execute(_NEXT_DUE).fetchone()
+    return row[0]
 
 
 def next_expire_at(session: Session) -> float | None:
     """See Store.next_expire_at."""
-    (expire_at,) = session.db.execute(_NEXT_EXPIRE).fetchone()
-    return expire_at  # type: ignore[no-any-return]
+    row: tuple[float | None] = session.db.execute(_NEXT_EXPIRE).fetchone()
+    return row[0]
 
 
 def expire(

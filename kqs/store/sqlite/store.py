@@ -14,6 +14,9 @@ from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 
+#: so few new jobs are stored at once rather than handed to the thread: somebody may wait for them
+_FEW_JOBS = 4
+
 
 class SqliteStore:
     """See kqs.store.base.Store."""
@@ -34,7 +37,8 @@ class SqliteStore:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """See Store.insert."""
-        return await self._thread.call(partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now))
+        operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
+        return await self._thread.call(operation, small=len(jobs) <= _FEW_JOBS)
 
     async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
         """See Store.claim."""

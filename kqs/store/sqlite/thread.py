@@ -3,12 +3,15 @@
 Operations asked for while a commit is under way wait in a queue; the thread takes all of them, does them in order in one
 transaction, and hands every result back in one call to the loop. One that raises must not fail its neighbours: the transaction
 is rolled back and each operation of the group is done again in a transaction of its own.
+
+A small operation that finds nothing before it is done on the loop: two hops between threads cost more than its transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -19,6 +22,9 @@ from kqs.store.sqlite.session import Session
 
 T = TypeVar("T")
 
+#: a small operation that took longer sends the next ones to the thread, in s and operations
+_SLOW_S = 0.002
+_AFTER_SLOW = 100
 #: quiet for so long, the thread copies the WAL into the file
 _IDLE_S = 0.5
 
@@ -45,17 +51,22 @@ class StoreThread:
         self._queue: SimpleQueue[Operation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._session_in_use = threading.Lock()
+        self._unresolved = 0
+        self._to_thread = 0
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
         assert self._thread is None, "started twice"
         self._loop = asyncio.get_running_loop()
         self._queue = SimpleQueue()
-        opening = Operation(open_session, self._loop.create_future(), durable=True)
+        opened: asyncio.Future[T] = self._loop.create_future()
+        opening = Operation(open_session, opened, durable=True)
+        self._unresolved = 1
         self._thread = threading.Thread(target=self._main, args=(opening,), name="kqs-store", daemon=True)
         self._thread.start()
         try:
-            return await opening.future  # type: ignore[no-any-return]
+            return await opened
         except BaseException:
             await self.stop()
             raise
@@ -67,16 +78,35 @@ class StoreThread:
             self._queue.put(None)
             await asyncio.to_thread(thread.join)
 
-    def call(self, run: Callable[[Session], T], *, durable: bool = False) -> asyncio.Future[T]:
-        """Do `run(session)` in the next transaction.
+    def call(self, run: Callable[[Session], T], *, durable: bool = False, small: bool = False) -> asyncio.Future[T]:
+        """Do `run(session)` in the next transaction; a `small` one at once, if nothing is before it.
 
         Raises (from the future): StoreError, after which nothing of this operation was done.
         """
         if self._thread is None or self._loop is None:
             raise StoreUnavailableError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(Operation(run, future, durable))
+        operation = Operation(run, future, durable)
+        if not (small and self._do_here(operation)):
+            self._unresolved += 1
+            self._queue.put(operation)
         return future
+
+    def _do_here(self, operation: Operation) -> bool:
+        """Do an operation on the loop, unless another comes before it or these have been slow lately."""
+        if self._to_thread:
+            self._to_thread -= 1
+            return False
+        if self._unresolved or not self._session_in_use.acquire(blocking=False):
+            return False
+        began = time.monotonic()
+        try:
+            _settle(self._execute([operation]))
+        finally:
+            self._session_in_use.release()
+        if time.monotonic() - began > _SLOW_S:
+            self._to_thread = _AFTER_SLOW
+        return True
 
     def _main(self, opening: Operation) -> None:
         outcome = _attempt(opening, self._session)
@@ -85,7 +115,9 @@ class StoreThread:
         while is_open:
             group, is_open = self._gather()
             if group:
-                self._hand_back(self._execute(group))
+                with self._session_in_use:
+                    outcomes = self._execute(group)
+                self._hand_back(outcomes)
         self._session.close()
 
     def _gather(self) -> tuple[list[Operation], bool]:
@@ -105,7 +137,8 @@ class StoreThread:
             try:
                 return self._queue.get(timeout=_IDLE_S)
             except Empty:
-                self._session.tidy()
+                with self._session_in_use:
+                    self._session.tidy()
         return self._queue.get()
 
     def _execute(self, group: list[Operation]) -> list[Outcome]:
@@ -124,7 +157,11 @@ class StoreThread:
     def _hand_back(self, outcomes: list[Outcome]) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_resolve, outcomes)
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+
+    def _resolve(self, outcomes: list[Outcome]) -> None:
+        self._unresolved -= len(outcomes)
+        _settle(outcomes)
 
 
 def _attempt(operation: Operation, session: Session) -> Outcome:
@@ -134,7 +171,7 @@ def _attempt(operation: Operation, session: Session) -> Outcome:
         return operation, None, translated(error)
 
 
-def _resolve(outcomes: list[Outcome]) -> None:
+def _settle(outcomes: list[Outcome]) -> None:
     for operation, result, error in outcomes:
         if operation.future.done():  # its caller was cancelled
             continue

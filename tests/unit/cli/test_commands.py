@@ -10,7 +10,7 @@ import pytest
 from kqs.cli import COMMANDS, cli, run
 from kqs.cli.insert import FIELDS
 from kqs.config import Config
-from kqs.errors import StartupError
+from kqs.errors import ExitCode, StartupError
 from kqs.options import JobFields
 
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ def test_serve_gives_the_daemon_its_settings(monkeypatch, tmp_path):
 
 def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_path):
     def serve(_config):
-        raise StartupError("port 14151 is in use", 69)
+        raise StartupError("port 14151 is in use", ExitCode.UNAVAILABLE)
 
     monkeypatch.setattr("kqs.daemon.serve", serve)
     monkeypatch.chdir(tmp_path)

@@ -1,8 +1,10 @@
+import asyncio
 import io
 import json
 
 import pytest
 
+from kqs.cli import insertfile
 from kqs.cli.insertfile import FileInserter, JobLines
 from kqs.client import Client
 from kqs.errors import CallError
@@ -24,7 +26,7 @@ class Done:
 
 def jobs(content, run_name="", **defaults):
     lines = JobLines(io.BytesIO(content), defaults, run_name)
-    return [lines.job(number, line) for number, line in lines]
+    return [lines.job(number, line) for number, line in asyncio.run(lines.read())]
 
 
 def ids(content, run_name=""):
@@ -79,6 +81,13 @@ async def test_all_lines_are_inserted_and_progress_reaches_the_end():
     assert (done.inserted, done.refused, progress.bytes) == (3, 0, len(FILE) - 1)
 
 
+async def test_a_file_of_many_slices_keeps_the_numbers_of_its_lines(monkeypatch):
+    monkeypatch.setattr(insertfile, "SLICE_BYTES", 8)
+    lines = JobLines(io.BytesIO(b"{1}\n{2}\n{3}\n" + b"\n" * 99 + b"{103}"), {}, "")
+    assert [await lines.read() for _ in range(3)] == [[(1, b"{1}\n"), (2, b"{2}\n")], [(3, b"{3}\n")], [(103, b"{103}")]]
+    assert await lines.read() == []
+
+
 async def test_refused_and_broken_lines_are_told_and_the_rest_goes_on(capsys):
     def answer(line):
         return {"e": {"message": "no", "code": "bad_job"}} if line["m"]["type"] == "b" else line["m"]["id"]
@@ -108,8 +117,6 @@ async def test_empty_file_is_done_at_once():
 async def test_lost_connection_inserts_nothing_twice():
     async with LineServer() as server, Client(server.address) as client:
         inserter = FileInserter(client, JobLines(io.BytesIO(FILE), {}, ""), Done(), False)
-        import asyncio
-
         running = asyncio.ensure_future(inserter.run())
         first = await server.got(3)
         server.drop()

@@ -15,7 +15,7 @@ def journal(monkeypatch, tmp_path, capsys):
     """Return a function that runs a journal command whose work gives `result`: (exit code, stdout, stderr)."""
 
     def journal(command, result, *options):
-        def work(_folder):
+        def work(_folder, _files=None):
             if isinstance(result, Exception):
                 raise result
             return result

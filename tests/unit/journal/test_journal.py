@@ -20,7 +20,7 @@ from kqs.errors import (
 from kqs.journal import NO_ORDER, Journal
 from kqs.journal.commit import GroupCommit
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
-from kqs.journal.recovery import read_header, scan
+from kqs.journal.recovery import mend, read_header, scan
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.files import FaultyFiles, MemoryFiles
@@ -274,6 +274,17 @@ async def test_a_torn_tail_is_reported() -> None:
     assert recovery.torn == (FIRST.name, FRAME_BYTES + RECORD_BYTES + 2)
     assert journal.stats()["torn_bytes"] == FRAME_BYTES + RECORD_BYTES + 2
     await journal.stop()
+
+
+async def test_a_torn_tail_is_cut_off_only_when_its_copy_is_safe() -> None:
+    disk = await a_disk_with(["one"], ["two"])
+    found = scan(disk, DIR)
+    assert found.last_frame is not None
+    disk.put(FIRST, disk.data(FIRST)[: found.last_frame.end - 1])
+    files = FaultyFiles(disk)
+    mend(files, DIR, scan(disk, DIR))
+    changes = [name for name in files.calls if name not in ("open", "read", "list", "close")]
+    assert changes == ["create", "write", "flush", "rename", "flush_dir", "truncate", "flush"]
 
 
 async def test_the_last_batch_is_flushed_again_in_the_new_segment() -> None:

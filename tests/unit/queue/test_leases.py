@@ -1,7 +1,10 @@
 import asyncio
+import threading
+import time
 
 from kqs.options import Options
-from kqs.queue.leases import SLOT_S, Lease, Leases
+from kqs.queue.leases import LATE_S, SLOT_S, Lease, Leases
+from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.jobs import a_run
 
@@ -90,4 +93,17 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
     async with asyncio.timeout(10):
         await fired.wait()
     assert len(leases) == 1
+    leases.close()
+
+
+async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
+    loop, heard = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+    leases = Leases(SystemClock(), lambda lease: None)
+    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None)
+    leases.add(lease)
+    reporter = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: heard.set_result(leases.end(lease)),))
+    reporter.start()
+    time.sleep(0.1 + 2 * SLOT_S + 2 * LATE_S)  # noqa: ASYNC251 - holding the loop up is the test
+    assert await heard
+    reporter.join()
     leases.close()

@@ -3,7 +3,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from kqs.errors import StoreUnavailableError
+import kqs.queue.queue
+from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.queue.dispatch import entry_of
@@ -240,6 +241,58 @@ async def test_a_job_that_ended_elsewhere_is_refused_by_the_fence(rig: Rig) -> N
     await rig.broker.put([entry_of(an_accepted(1)), entry_of(an_accepted(2))])
     await rig.accept(an_accepted(2))
     assert (await hand.take()).claim.order == ORDER + 2
+
+
+async def test_a_store_that_refuses_reports_does_not_hold_up_the_stop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.queue.queue, "SETTLE_S", 0.01)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+
+    async def refuse(_reports: object) -> list[bool]:
+        raise StoreUnavailableError("full")
+
+    monkeypatch.setattr(rig.store, "report", refuse)
+    rig.queue.report(hand.leases[run.claim.id], Ok())
+    await rig.queue.remove_taker(hand.taker)
+    rig.hands.clear()
+    async with asyncio.timeout(1):
+        await rig.queue.stop()
+
+
+@pytest.mark.parametrize("fault", [StoreCorruptError("damaged"), StoreError("no such table")])
+@pytest.mark.parametrize("operation", ["claim", "ready", "report"])
+async def test_trouble_that_does_not_pass_ends_the_server(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, operation: str, fault: StoreError
+) -> None:
+    monkeypatch.setattr(kqs.queue.queue, "SETTLE_S", 0.01)
+    died: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    rig.queue.on_task_death = died.set_result
+    await rig.accept(an_accepted(1))
+
+    async def fail(*_: object) -> object:
+        raise fault
+
+    monkeypatch.setattr(rig.store, operation, fail)
+    monkeypatch.setattr(rig.broker, "_refill", rig.store.ready)
+    hand = rig.hand(1)
+    if operation == "report":
+        rig.queue.report(hand.leases[(await hand.take()).claim.id], Ok())
+    async with asyncio.timeout(10):
+        assert await died is fault
+
+
+async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[BaseException] = []
+    rig.queue.on_task_death = died.append
+
+    async def fail() -> None:
+        raise StoreCorruptError("damaged")
+
+    monkeypatch.setattr(rig.store, "counts", fail)
+    with pytest.raises(StoreCorruptError):
+        await rig.queue.counts()
+    assert len(died) == 1
 
 
 async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None:

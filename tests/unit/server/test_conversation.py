@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
 from kqs.server.conversation import MAX_BATCH_CALLS
@@ -157,3 +158,11 @@ async def test_an_answer_is_one_line_of_json_whatever_was_asked() -> None:
     talk.proceed()
     for line in talk.bytes_said().splitlines():
         assert msgspec.json.decode(line)
+
+
+async def test_a_traced_conversation_logs_what_goes_in_out_and_wrong() -> None:
+    talk = Conversing()
+    talk.context.trace = True
+    with capture_logs() as logged:
+        talk.hear(b'{"n":"ping"}\n' + b'{"n":"nope"}\n')
+    assert [entry["event"] for entry in logged] == ["<", "!", ">"]

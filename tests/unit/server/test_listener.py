@@ -23,13 +23,13 @@ class HangUp(asyncio.Protocol):
 
 
 def a_listener(**settings: Any) -> Listener:
-    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)), HangUp)
+    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)))
 
 
 @asynccontextmanager
 async def listening(**settings: Any) -> AsyncIterator[Listener]:
     listener = a_listener(**settings)
-    await listener.start()
+    await listener.start(HangUp)
     try:
         yield listener
     finally:
@@ -38,7 +38,7 @@ async def listening(**settings: Any) -> AsyncIterator[Listener]:
 
 async def refusal(**settings: Any) -> StartupError:
     with pytest.raises(StartupError) as caught:
-        await a_listener(**settings).start()
+        await a_listener(**settings).start(HangUp)
     return caught.value
 
 
@@ -137,7 +137,7 @@ async def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -
 async def test_a_socket_in_a_missing_folder_is_exit_73_and_frees_the_port(tmp_path: Path) -> None:
     listener = a_listener(host="127.0.0.1", socket=str(tmp_path / "missing" / "kqs.sock"))
     with pytest.raises(StartupError) as caught:
-        await listener.start()
+        await listener.start(HangUp)
     assert caught.value.exit_code == 73
     async with listening(host="127.0.0.1", port=listener.addresses[0][1]):
         pass
@@ -149,3 +149,22 @@ async def test_another_servers_socket_is_not_unlinked(tmp_path: Path) -> None:
         path.unlink()
         path.write_text("not ours")
     assert path.read_text() == "not ours"
+
+
+async def test_who_connects_to_a_bound_listener_waits_until_it_starts() -> None:
+    listener = a_listener(host="127.0.0.1")
+    await listener.bind()
+    reader, writer = await asyncio.open_connection(*listener.addresses[0])
+    await listener.start(HangUp)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    listener.close()
+
+
+async def test_a_bound_listener_that_never_starts_frees_its_port() -> None:
+    listener = a_listener(host="127.0.0.1")
+    await listener.bind()
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*listener.addresses[0])

@@ -62,7 +62,7 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:
 
 def test_an_error_in_an_array_names_the_job() -> None:
     assert refused('[{"type":"a"},{"type":"a"},{"type":"a"},{"type":"a","ttr":0}]').startswith("job 3: ttr: expected a number")
-    assert refused('[{"type":"a"},{"type":"\\t"}]').startswith("job 1: type: expected a text")
+    assert refused('[{"type":"a"},{"type":"\\t"}]').startswith("job 1: type: expected 1 to 200 bytes of printable text")
     assert refused('[{"type":"a"},7]') == "job 1: expected a job object, got 7"
 
 
@@ -78,7 +78,7 @@ def test_a_type_is_required() -> None:
 
 @pytest.mark.parametrize("value", ["null", "1", '""', '"\\u0000"', '"a\\nb"', '"\\u2028"', f'"{"x" * 201}"', f'"{"é" * 101}"'])
 def test_a_type_is_short_printable_text(value: str) -> None:
-    assert refused(f'{{"type":{value}}}').startswith("type: expected a text of 1 to 200 bytes")
+    assert refused(f'{{"type":{value}}}').startswith("type: expected 1 to 200 bytes of printable text")
 
 
 @pytest.mark.parametrize("value", ["a", "x" * 200, "é" * 100, "send mail/now"])

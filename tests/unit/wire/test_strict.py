@@ -101,14 +101,6 @@ def test_what_is_shown_is_cut_short() -> None:
     assert strict.shown(b"\xff") == "�"
 
 
-def test_an_unknown_key_is_named_with_the_nearest() -> None:
-    assert strict.unknown_key("field", "pri", ("prio", "ttr")) == 'unknown field "pri"; the nearest known one is "prio"'
-
-
-def test_where_nothing_is_known_nothing_is_near() -> None:
-    assert strict.unknown_key("field", "pri", ()) == 'unknown field "pri"'
-
-
 def test_brackets_only_in_a_string_are_no_levels() -> None:
     assert not strict.is_deeper(b'"' + b"[" * 99 + b'"', 64)
 

@@ -1,0 +1,42 @@
+import pytest
+
+from kqs.cli import watched
+from kqs.cli.watched import WatchedFiles
+from kqs.journal import OsFiles, repair, verify
+from tests.support.journal import a_journal, a_record
+
+
+class Done:
+    """A progress that only counts."""
+
+    def __init__(self):
+        self.bytes = 0
+
+    def advance(self, size_bytes):
+        self.bytes += size_bytes
+
+
+@pytest.fixture
+async def folder(tmp_path):
+    """A journal of several segments."""
+    journal = a_journal(OsFiles(), dir=tmp_path, segment_bytes=20_000)
+    await journal.start()
+    for index in range(10):
+        journal.append(a_record("x" * 9_000, first_order=index + 1))
+        await journal.flush()
+    await journal.stop()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("work", "reads"), [(verify, 2), (repair, 3)])
+def test_the_bar_ends_about_where_the_work_does(folder, work, reads):
+    size_bytes = sum(path.stat().st_size for path in folder.glob("*.kqj"))
+    done = Done()
+    assert work(folder, WatchedFiles(done)).problems == []
+    assert 0.9 < done.bytes / (reads * size_bytes) < 1.2
+
+
+def test_a_bar_stands_on_stderr_while_the_work_is_done(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert watched.watched("verifying", verify, folder, 2).records == 10
+    assert "verifying" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import kqs.backend
+from kqs.backend import ServerBackend
+from kqs.errors import CallError, StoreUnavailableError
+from kqs.handlers import Failed
+from kqs.ids import Ids
+from kqs.job import State
+from kqs.server.parameters import JobsQuery
+from tests.support.jobs import an_accepted
+from tests.support.queueing import Rig
+
+
+class Lag:
+    """A feeder whose store is behind, for as long as `records` says so."""
+
+    lag_records = 0
+
+    def problems(self) -> list[str]:
+        return ["the store refuses new jobs"] if self.lag_records else []
+
+    async def catch_up(self) -> None:
+        if self.lag_records:
+            raise StoreUnavailableError("1 records behind")
+
+
+def a_backend(rig: Rig, feeder: Lag, journal: object | None = None) -> ServerBackend:
+    journal = journal or SimpleNamespace(accepting=True, problems=list, stats=dict)
+    worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0)
+    parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker)
+    return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None)
+
+
+async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
+    assert await a_backend(rig, Lag()).health() == {"ok": True, "verdict": "ok", "problems": [], "notes": []}
+
+
+async def test_a_journal_that_takes_nothing_makes_the_verdict_failing(rig: Rig) -> None:
+    journal = SimpleNamespace(accepting=False, problems=lambda: ["too few bytes are free"])
+    health = await a_backend(rig, Lag(), journal).health()
+    assert (health["verdict"], health["problems"]) == ("failing", ["too few bytes are free"])
+
+
+async def test_health_is_told_while_the_store_cannot_be_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> None:
+        raise StoreUnavailableError("disk I/O error")
+
+    monkeypatch.setattr(rig.store, "counts", refuse)
+    health = await a_backend(rig, Lag()).health()
+    assert (health["verdict"], health["problems"]) == ("degraded", ["disk I/O error"])
+
+
+async def test_health_does_not_wait_for_a_store_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.backend, "ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)
+    health = await a_backend(rig, Lag()).health()
+    assert health["problems"] == ["the store has not answered for 0.01 s"]
+
+
+async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Failed("no good", final=True))
+    assert (await a_backend(rig, Lag()).health())["notes"] == ["1 jobs failed for good and are kept"]
+    assert (await rig.until(1, State.FAIL)).error == "no good"
+
+
+async def test_what_the_store_does_not_know_yet_is_refused_as_busy(rig: Rig) -> None:
+    feeder = Lag()
+    feeder.lag_records = 1
+    backend = a_backend(rig, feeder)
+    for asked in (backend.job("none"), backend.jobs(JobsQuery())):
+        with pytest.raises(CallError) as refused:
+            await asked
+        assert refused.value.call_code == "busy"
