@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STATE := .cache
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INTEROP := $(STATE)/interop
+SERVERS := $(STATE)/servers
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' --upgrade
 
 .DEFAULT_GOAL := help
@@ -57,7 +58,7 @@ clean: ## remove what these targets made; journal/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: tests-ready
-tests-ready: $(STATE)/dev.stamp $(INTEROP)/stamp
+tests-ready: $(STATE)/dev.stamp $(INTEROP)/stamp $(SERVERS)/stamp
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kqs needs Python 3.11 or later")'
@@ -76,9 +77,12 @@ $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
 
 .PHONY: tools
 tools:
-	@tests/tools.sh beanstalkd nc node npm systemd-analyze
+	@tests/tools.sh beanstalkd javac mvn nc node npm systemd-analyze
 
 $(INTEROP)/stamp: tests/interop/package.json tests/interop/package-lock.json | tools
 	@mkdir -p $(INTEROP)
 	cp tests/interop/package.json tests/interop/package-lock.json $(INTEROP)/
 	@if command -v npm >/dev/null; then cd $(INTEROP) && npm ci --silent --ignore-scripts && touch stamp; fi
+
+$(SERVERS)/stamp: tests/servers/build.sh tests/servers/pom.xml tests/servers/MongoServerProcess.java | tools
+	@if command -v mvn >/dev/null && command -v javac >/dev/null; then tests/servers/build.sh $(SERVERS); fi

@@ -47,7 +47,7 @@ from kqs.queue.rules import Retention
 from kqs.server.listener import Listener
 from kqs.server.server import Server
 from kqs.service import SystemClock
-from kqs.store.base import StoreInfo
+from kqs.store.base import Store, StoreInfo
 from kqs.store.sqlite import SqliteStore
 from kqs.worker import Worker
 
@@ -137,13 +137,16 @@ class Daemon:
         journal = Journal(config.journal, self._clock, on_commit=committed)
         stack.push_async_callback(journal.stop)
         recovery = await _open_journal(journal)
-        store = SqliteStore(config.store_path, config.store, self._clock)
+        store = self._make_store()
         stack.push_async_callback(store.close)
         info = await _open_store(store, recovery)
         ids = Ids(recovery.node, max(recovery.last_order, info.last_order))
         cascade = self._cascade(registry)
         settings = QueueSettings(
-            self._name, Retention(config.store.keep_success_s, config.store.keep_fail_s), config.store.keep_success_count
+            self._name,
+            Retention(config.store.keep_success_s, config.store.keep_fail_s),
+            config.store.keep_success_count,
+            seeks=config.store.kind == "mongodb" and config.broker.kind == "memory",
         )
         broker = _make_broker(config, cascade)
         queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order)
@@ -164,6 +167,13 @@ class Daemon:
         stack.callback(server.drain)
         await server.start()
         return server
+
+    def _make_store(self) -> Store:
+        if self._config.store.kind == "mongodb":
+            from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
+
+            return MongoStore(self._config.store, self._clock)
+        return SqliteStore(self._config.store_path, self._config.store, self._clock)
 
     def _cascade(self, registry: Registry) -> Cascade:
         cascade = Cascade(self._config.defaults, self._config.types)
@@ -202,7 +212,7 @@ async def _open_journal(journal: Journal) -> Recovery:
         raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
-async def _open_store(store: SqliteStore, recovery: Recovery) -> StoreInfo:
+async def _open_store(store: Store, recovery: Recovery) -> StoreInfo:
     """Open the store and make sure that it belongs to what the journal says.
 
     Raises: StartupError: 65 damaged, older than the journal's checkpoint, or ahead of the journal; 74 cannot be opened.

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd nc node npm systemd-analyze venv).
+# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd javac mvn nc node npm
+# systemd-analyze venv).
 # Only root on a Debian can be helped; anybody else is told what is missing, and the tests that need it are skipped.
 set -eu
 
@@ -12,6 +13,8 @@ has() {
 
 package() {
     case "$1" in
+        javac) echo default-jdk-headless ;;
+        mvn) echo maven ;;
         nc) echo netcat-openbsd ;;
         node) echo nodejs ;;
         systemd-analyze) echo systemd ;;

@@ -275,8 +275,8 @@ class MemoryBroker:
         reached = WHOLE if is_all else found[-1].rank
         line.waiting.horizon = min(reached, aside.horizon)
         line.waiting.add(found)
-        known = {entry.order for entry in found}
-        line.waiting.add(entry for entry in aside.take(len(aside)) if entry.order not in known)
+        known = {entry.id for entry in found}
+        line.waiting.add(entry for entry in aside.take(len(aside)) if entry.id not in known)
 
     def _block(self, type_: str, line: _Line, fault: StoreUnavailableError) -> None:
         """Leave the type as it is, and its refill for later."""

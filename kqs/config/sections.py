@@ -67,8 +67,11 @@ class JournalSection(Section):
 class StoreSection(Section):
     """[store]: what is known about each job, and for how long."""
 
-    kind: Literal["sqlite"] = Field(default="sqlite", description="the engine")
-    uri: str = Field(default="", description="path of its file; empty: store.sqlite in the journal's folder")
+    kind: Literal["sqlite", "mongodb"] = Field(default="sqlite", description="the engine")
+    uri: str = Field(
+        default="",
+        description="sqlite: path of its file, empty: store.sqlite in the journal's folder; mongodb: its URI, empty: mongodb://localhost",
+    )
     bulk_bytes: int = Field(
         default=64 * KIB, ge=0, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
     )

@@ -154,8 +154,8 @@ class Dispatcher:
             await self._broker.release(entries)
             raise
         if len(runs) < len(entries):
-            granted = {run.claim.order for run in runs}
-            refused = [entry for entry in entries if entry.order not in granted]
+            granted = {run.claim.id for run in runs}
+            refused = [entry for entry in entries if entry.id not in granted]
             taker.free(len(refused))
             await self._broker.delete(refused)
         return runs

@@ -51,11 +51,11 @@ class Leases:
     def __init__(self, clock: Clock, expired: Callable[[Lease], None]) -> None:
         self._clock = clock
         self._expired = expired
-        self._slots: dict[int, dict[int, Lease]] = {}
+        self._slots: dict[int, dict[str, Lease]] = {}
         self._heap: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_slot = 0
-        self._forever: dict[int, Lease] = {}
+        self._forever: dict[str, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._forever) + sum(len(slot) for slot in self._slots.values())
@@ -68,7 +68,7 @@ class Leases:
     def _put(self, lease: Lease, deadline: float) -> None:
         if deadline == math.inf:
             lease.slot = 0
-            self._forever[lease.run.claim.order] = lease
+            self._forever[lease.run.claim.id] = lease
             return
         number = int(deadline / SLOT_S) + 1
         lease.slot = number
@@ -77,7 +77,7 @@ class Leases:
             slot = self._slots[number] = {}
             heapq.heappush(self._heap, number)
             self._arm()
-        slot[lease.run.claim.order] = lease
+        slot[lease.run.claim.id] = lease
 
     def end(self, lease: Lease) -> bool:
         """Forget a run that is over; False if it had been lost or ended before."""
@@ -86,9 +86,9 @@ class Leases:
             return False
         lease.context.end()
         if number == 0:
-            del self._forever[lease.run.claim.order]
+            del self._forever[lease.run.claim.id]
             return True
-        del self._slots[number][lease.run.claim.order]
+        del self._slots[number][lease.run.claim.id]
         return True
 
     def all(self) -> list[Lease]:

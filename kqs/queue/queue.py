@@ -40,11 +40,12 @@ SETTLE_S = 5.0
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """What the queue needs of the configuration."""
+    """What the queue needs of the configuration. seeks: others share the store, but not the broker."""
 
     worker: str
     retention: Retention
     keep_success_count: int
+    seeks: bool = False
 
 
 class Queue:
@@ -85,10 +86,10 @@ class Queue:
     async def start(self, info: StoreInfo) -> None:
         """Give back what the last boot left claimed, learn what waits, and begin to wake it."""
         self._epoch = info.epoch
-        await self._recover_orphans()
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
         await self._broker.start(self._store.ready, {type_: n for type_, n in waiting.items() if n})
+        await self._recover_orphans()
         await self._note_next()
         for body, name in (
             (self._reporter.run(), "queue-reports"),
@@ -129,8 +130,9 @@ class Queue:
                 self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
                 for run in orphans
             ]
-            await self._store.report(reports)
-            log.info("gave back runs of a server that died", count=len(orphans))
+            accepted = await self._store.report(reports)
+            log.info("gave back runs of a server that died", count=sum(accepted))
+            await self._reports_applied(list(zip(orphans, reports, strict=True)), accepted)
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
@@ -296,9 +298,23 @@ class Queue:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
-                await self.sweep()
+                await self.keep_house()
             except StoreUnavailableError as error:
-                log.warning("cannot sweep, trying again", error=str(error))
+                log.warning("cannot keep house, trying again", error=str(error))
+
+    async def keep_house(self) -> None:
+        """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
+        await self._recover_orphans()
+        await self._note_next()
+        if self._settings.seeks:
+            await self._seek()
+        await self.sweep()
+
+    async def _seek(self) -> None:
+        """Offer ready jobs that other servers stored: our broker knows of none but our own."""
+        for type_ in {type_ for taker in self._dispatcher.takers for type_ in taker.types}:
+            if not self._broker.backlog(type_) and (entries := await self._store.ready(type_, None, SLICE)):
+                await self._broker.put(entries)
 
     async def sweep(self) -> int:
         """Drop the records whose retention is over; return how many went."""

@@ -1,10 +1,16 @@
 """The store port: one record per job, the truth about it from the journal to the end of its retention.
 
-Every operation takes a batch and is atomic as a whole; an engine may join operations that wait at the same time in one
-commit. All methods are called from the loop thread; results come in the order the operations were asked for, so a record
-stored before `ready` was called is seen by it. Every failure is a StoreError after which nothing of that operation was done:
-StoreUnavailableError may pass (full, locked, away; the engine has not given up and takes the next call),
-StoreCorruptError will not. Cancelling a caller does not withdraw the operation.
+Every operation takes a batch, and is atomic for each job; an engine may join operations that wait at the same time in one
+commit. All methods are called from the loop thread; `ready`, and whatever else looks at records, sees all that was asked for
+before. Cancelling a caller does not withdraw the operation.
+
+Every failure is a StoreError. A StoreUnavailableError may pass (full, locked, away; the engine has not given up and takes the
+next call). Nothing of the operation was done then, or, where an answer can be lost on its way, nobody knows: the same `insert`
+or `report` asked again recognises what was done, and a lost `claim` is undone by the engine, which makes its jobs due anew. A
+StoreCorruptError does not pass.
+
+One store may serve several servers, each with a journal of its own. An order is unique on one server only; a job is known by
+its id.
 
 A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
 
@@ -21,6 +27,8 @@ import msgspec
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
 
+#: the error of a job whose stored data is damaged
+DAMAGED = "the stored data is damaged: its checksum does not match"
 #: the longest data or result that a listing shows
 LISTED_BYTES = 1024
 
@@ -28,8 +36,8 @@ LISTED_BYTES = 1024
 class StoreInfo(msgspec.Struct, frozen=True):
     """What `open` found. fed_seq: the journal seq up to which (exclusive) this store has everything; 0 when new.
 
-    epoch: this boot's number, durable before `open` returns, greater than every earlier one.
-    last_order: the highest order ever stored, 0 when none.
+    epoch: this boot's number, durable before `open` returns, greater than every earlier one of any server.
+    last_order: the highest order ever stored for this journal, 0 when none.
     """
 
     epoch: int
@@ -43,7 +51,7 @@ class Store(Protocol):
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
 
-        Raises: StoreCorruptError: damaged, newer version, or bound to another journal id.
+        Raises: StoreCorruptError: damaged, newer version, or what has this node belongs to another journal.
         """
         ...
 
@@ -52,12 +60,13 @@ class Store(Protocol):
         ...
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
-        """Store new jobs, and in the same commit that the journal is fed up to `fed_seq` (exclusive).
+        """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
         A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
         whose given id is the id made for another job. Jobs with `claimed` are stored as attempt 1, running since `now` by
         `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
-        moves), and fed_seq never goes back. Survives a crash of the process at once, of the machine after `sync` or `report`.
+        moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
+        `report`; fed_seq is sure to survive after `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -81,7 +90,10 @@ class Store(Protocol):
         ...
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
-        """Return up to `limit` ready jobs of a type by (prio, order), beginning after the rank `after`."""
+        """Return up to `limit` ready jobs of a type by (prio, order), beginning after the rank `after`.
+
+        All jobs of one rank come together, even beyond `limit`.
+        """
         ...
 
     async def wake(self, before: float, limit: int) -> list[Entry]:
@@ -107,7 +119,10 @@ class Store(Protocol):
         ...
 
     async def orphans(self, limit: int) -> list[Run]:
-        """Return up to `limit` runs claimed in an earlier epoch: their worker is dead. `report` accepts their claims."""
+        """Return up to `limit` runs whose worker is dead; `report` accepts their claims.
+
+        They were claimed in an earlier epoch of this server, or by another one whose lease ran out.
+        """
         ...
 
     async def job(self, job_id: str) -> JobRecord | None:
@@ -132,7 +147,7 @@ class Store(Protocol):
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """Delete up to `limit` ended records whose drop_at <= now and order < before_order; return how many.
 
-        `before_order`: nothing at or above it may go, since its journal segment still stands and could be replayed.
+        `before_order`: nothing of this journal at or above it may go, since its segment still stands and could be replayed.
         """
         ...
 
@@ -148,4 +163,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["Claim", "Store", "StoreInfo"]
+__all__ = ["DAMAGED", "Claim", "Store", "StoreInfo"]

@@ -42,6 +42,10 @@ def an_entry(n: int, **changes: object) -> Entry:
     return entry
 
 
+def a_claim(n: int, *, id: str | None = None, attempt: int = 1, epoch: int = 1) -> Claim:  # noqa: A002
+    return Claim(FIRST + n, id or IDS.of(FIRST + n), attempt, epoch)
+
+
 def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *, at: float, **changes: object) -> Report:
     report = Report(claim, "mail", state, run_state or state.word, at)
     for name, value in changes.items():
@@ -108,7 +112,7 @@ class StoreContract:
         _, info = await reopen()
         assert info.last_order == FIRST
 
-    async def test_store_of_another_journal_is_refused(self, store: Store, make_store: MakeStore) -> None:
+    async def test_node_of_another_journal_is_refused(self, store: Store, make_store: MakeStore) -> None:
         await store.close()
         with pytest.raises(StoreCorruptError, match="belongs to journal"):
             await make_store().open("f" * 32, NODE)
@@ -201,7 +205,7 @@ class StoreContract:
             "w1",
             now,
         )
-        assert await store.report([a_report(Claim(FIRST + n, "x", 1, 1), at=now) for n in (0, 1)]) == [True, True]
+        assert await store.report([a_report(a_claim(0), at=now), a_report(a_claim(1, id="mine"), at=now)]) == [True, True]
 
     async def test_fed_seq_moves_with_the_rows_and_never_back(self, store: Store, insert, reopen) -> None:
         await insert(a_job(0), fed_seq=9)
@@ -233,6 +237,9 @@ class StoreContract:
         assert runs[0] == Run(
             Claim(FIRST + 2, IDS.of(FIRST + 2), 1, 1), "mail", 10000, b'{"n":2}', b'{"ttr":1}', started_at=now, handle="h"
         )
+
+    async def test_nothing_asked_is_nothing_done(self, store: Store, now: float) -> None:
+        assert (await store.claim([], "w1", now), await store.report([]), await store.insert([], 0, "w1", now)) == ([], [], [])
 
     async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0, claimed=True), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
@@ -273,10 +280,10 @@ class StoreContract:
 
     async def test_many_equal_and_unequal_reports_in_one_batch(self, store: Store, insert, now: float) -> None:
         await insert(*some_jobs(700, claimed=True))
-        reports = [a_report(Claim(FIRST + n, "x", 1, 1), at=now) for n in range(600)]
+        reports = [a_report(a_claim(n), at=now) for n in range(600)]
         for n in range(0, 600, 2):
             reports[n].result = b"%d" % n
-        reports += [a_report(Claim(FIRST + n, "x", 1, 1), State.RETRY, "fail", at=now, due_at=now + n) for n in range(600, 700)]
+        reports += [a_report(a_claim(n), State.RETRY, "fail", at=now, due_at=now + n) for n in range(600, 700)]
         assert await store.report(reports) == [True] * 700
         assert await store.counts() == {"mail": {State.SUCCESS: 600, State.RETRY: 100}}
         record = await store.job(IDS.of(FIRST + 598))
@@ -313,13 +320,13 @@ class StoreContract:
 
     async def test_stale_report_does_not_hold_up_its_neighbours(self, store: Store, insert, now: float) -> None:
         await insert(*some_jobs(3, claimed=True))
-        claims = [Claim(FIRST, "x", 1, 1), Claim(FIRST + 1, "x", 7, 1), Claim(FIRST + 2, "x", 1, 1), Claim(5, "x", 1, 1)]
+        claims = [a_claim(0), a_claim(1, attempt=7), a_claim(2), a_claim(99)]
         assert await store.report([a_report(claim, at=now) for claim in claims]) == [True, False, True, False]
         assert await store.counts() == {"mail": {State.SUCCESS: 2, State.PROCESSING: 1}}
 
     async def test_waiting_job_goes_to_ready_or_later(self, store: Store, insert, now: float) -> None:
         await insert(*some_jobs(2, claimed=True))
-        claims = [Claim(FIRST + n, "x", 1, 1) for n in (0, 1)]
+        claims = [a_claim(n) for n in (0, 1)]
         await store.report(
             [
                 a_report(claim, State.RETRY, "fail", at=now, due_at=due)
@@ -461,7 +468,7 @@ class StoreContract:
     async def test_counts_follow_every_change(self, store: Store, insert, now: float) -> None:
         await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed=True))
         await store.claim([an_entry(0)], "w1", now)
-        await store.report([a_report(Claim(FIRST, "x", 1, 1), at=now)])
+        await store.report([a_report(a_claim(0), at=now)])
         counts = await store.counts()
         assert {state: n for state, n in counts["mail"].items() if n} == {State.NEW: 3, State.PROCESSING: 1, State.SUCCESS: 1}
         assert counts["b"] == {State.DELAYED: 1}
@@ -469,7 +476,7 @@ class StoreContract:
     async def _end(self, store: Store, now: float, **drop_at: float | None) -> None:
         """End jobs 0, 1, … with these drop_at."""
         await store.insert(some_jobs(len(drop_at), claimed=True), 1, "w1", now)
-        reports = [a_report(Claim(FIRST + n, "x", 1, 1), at=now, drop_at=at) for n, at in enumerate(drop_at.values())]
+        reports = [a_report(a_claim(n), at=now, drop_at=at) for n, at in enumerate(drop_at.values())]
         await store.report(reports)
 
     async def _left(self, store: Store) -> list[int]:
@@ -503,7 +510,7 @@ class StoreContract:
     async def test_trim_spares_failures_and_what_may_be_replayed(self, store: Store, insert, now: float) -> None:
         await insert(*some_jobs(3, claimed=True))
         states = [State.FAIL, State.SUCCESS, State.SUCCESS]
-        await store.report([a_report(Claim(FIRST + n, "x", 1, 1), state, at=now) for n, state in enumerate(states)])
+        await store.report([a_report(a_claim(n), state, at=now) for n, state in enumerate(states)])
         assert await store.trim_successes(0, 99, FIRST + 2) == 1
         assert await self._left(store) == [0, 2]
 

@@ -1,24 +1,34 @@
-"""The SQLite store against a dictionary: whatever is done in whatever order, both tell the same story, and no count drifts."""
+"""Each store against a dictionary: whatever is done in whatever order, both tell the same story, and no count drifts."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pymongo import MongoClient
 
 from kqs.config import StoreSection
+from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, JobRecord, Report, State
+from kqs.store.base import Store
+from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
+from tests.support.mongodb import a_database, mongodb
 
+BULK_BYTES = 30
+LONG_AFTER = 5e9
 TYPES = st.sampled_from(["mail", "resize"])
 GIVEN_IDS = st.sampled_from([None, None, "a", "b", "c"])
 DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
@@ -48,6 +58,14 @@ class Known:
 
 
 class StoreMachine(RuleBasedStateMachine):
+    """An engine's subclass supplies `make_store` and `count_bulk`."""
+
+    def make_store(self) -> Store:
+        raise NotImplementedError
+
+    async def count_bulk(self) -> int:
+        raise NotImplementedError
+
     @initialize()
     def open(self) -> None:
         self.runner = asyncio.Runner()
@@ -60,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=30), self.clock)
+        self.store = self.make_store()
         info = self.runner.run(self.store.open(JOURNAL, NODE))
         self.epoch += 1
         assert (info.epoch, info.fed_seq) == (self.epoch, self.fed_seq)
@@ -82,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
             due_at = now + delay if delay else 0.0
             job = Accepted(
                 order, given or IDS.of(order), given is not None, type_, prio, due_at, now + expire if expire else None,
-                b"%060d" % order + b"x" * size if size > 30 else b"1", None, claimed,
+                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed,
             )  # fmt: skip
             batch.append(job)
             if given and any(one.job.id == given for one in self.known.values()):
@@ -202,9 +220,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def bulk_rows_have_their_jobs(self) -> None:
         if hasattr(self, "store"):
-            big = sum(len(one.job.data) > 30 for one in self.known.values())
-            rows: list[sqlite3.Row] = self.runner.run(_count_bulk(self.store))
-            assert rows == [(big,)]
+            big = sum(len(one.job.data) > BULK_BYTES for one in self.known.values())
+            assert self.runner.run(self.count_bulk()) == big
 
 
 def _told(record: JobRecord) -> tuple[object, ...]:
@@ -215,9 +232,115 @@ def _expected(one: Known) -> tuple[object, ...]:
     return (one.job.order, one.job.id, one.state, one.attempt, one.job.data, one.drop_at)
 
 
-async def _count_bulk(store: SqliteStore) -> list[sqlite3.Row]:
-    return await store._thread.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
+class SqliteMachine(StoreMachine):
+    store: SqliteStore
+
+    def make_store(self) -> SqliteStore:
+        return SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), self.clock)
+
+    async def count_bulk(self) -> int:
+        ((count,),) = await self.store._thread.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
+        return count
 
 
-StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
-TestStore = StoreMachine.TestCase
+class MongoMachine(StoreMachine):
+    server_uri: ClassVar[str]
+    store: MongoStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uri = a_database(self.server_uri)
+
+    def make_store(self) -> MongoStore:
+        return MongoStore(StoreSection(uri=self.uri, bulk_bytes=BULK_BYTES), self.clock)
+
+    async def count_bulk(self) -> int:
+        return await self.store._there.session.bulk._files.count_documents({})
+
+    def teardown(self) -> None:
+        super().teardown()
+        with MongoClient(self.uri) as client:
+            client.drop_database(client.get_default_database())
+
+
+class Repeating:
+    """A store behind a line that loses answers, and a caller who asks again, as the feeder and the reporter do."""
+
+    def __init__(self, store: MongoStore, proxy: MongoProxy) -> None:
+        self._store = store
+        self._proxy = proxy
+        self.loses_next = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def insert(self, *args: Any) -> list[int]:
+        return await self._until_answered("insert", self._store.insert, *args)
+
+    async def report(self, *args: Any) -> list[bool]:
+        return await self._until_answered("update", self._store.report, *args)
+
+    async def _until_answered(self, command: str, operation: Callable[..., Any], *args: Any) -> Any:
+        self._proxy.lose_answer(command if self.loses_next else None)
+        self.loses_next = False
+        while True:
+            try:
+                answer = await operation(*args)
+            except StoreUnavailableError:
+                continue
+            self._proxy.lose_answer(None)
+            await self._store._there.session.tallies.recount()
+            await self._store.sweep_bulk(LONG_AFTER)
+            return answer
+
+
+class LosingMachine(MongoMachine):
+    """As above; now and then the answer to an insert or a report is lost, whatever it did."""
+
+    store: Repeating
+
+    def make_store(self) -> Repeating:
+        self.proxy = MongoProxy(self.uri)
+        self.runner.run(self.proxy.start())
+        return Repeating(MongoStore(StoreSection(uri=self.proxy.uri, bulk_bytes=BULK_BYTES), self.clock), self.proxy)
+
+    @precondition(lambda self: not self.store.loses_next)
+    @rule()
+    def lose(self) -> None:
+        self.store.loses_next = True
+
+    @rule()
+    def reopen(self) -> None:
+        old = self.proxy
+        super().reopen()
+        self.runner.run(old.cut())
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.run(self.proxy.cut())
+        super().teardown()
+
+
+SqliteMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestSqliteStore = SqliteMachine.TestCase
+# a server takes a second for what takes SQLite ten milliseconds: too slow for shrinking
+MongoMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None, phases=[Phase.generate])
+
+
+LosingMachine.TestCase.settings = MongoMachine.TestCase.settings
+
+
+@pytest.fixture
+def mongo_server(tmp_path: Path) -> Iterator[None]:
+    with mongodb(tmp_path) as MongoMachine.server_uri:
+        yield
+
+
+@pytest.mark.usefixtures("mongo_server")
+class TestMongoStore(MongoMachine.TestCase):
+    pass
+
+
+@pytest.mark.usefixtures("mongo_server")
+class TestMongoStoreThatLosesAnswers(LosingMachine.TestCase):
+    pass

@@ -113,7 +113,7 @@ def test_types_give_options_and_weights(load):
         ("weights = {}", 'kqs.toml: weights: unknown section "weights"; the nearest known one is "defaults"'),
         ("server = 3", "kqs.toml: server: got 3, expected a section, [server]"),
         ("[journal]\ndir = 3", "kqs.toml: journal.dir: got 3, expected text"),
-        ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite"'),
+        ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite" or "mongodb"'),
         ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number >= -1"),
         ('[worker]\nmodules = "a"', 'kqs.toml: worker.modules: got "a", expected a list of text'),
         ("[broker]\nservers = []", "kqs.toml: broker.servers: got [], expected a list of at least one HOST:PORT or unix:PATH"),

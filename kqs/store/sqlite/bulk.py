@@ -12,9 +12,6 @@ from crc32c import crc32c
 
 from kqs.store.sqlite.rows import json_list
 
-#: the error that a job with damaged data ends with
-DAMAGED = "the stored data is damaged: its checksum does not match"
-
 _PUT = "insert into bulk (ord, crc32c, data) values (?, ?, ?)"
 _GET = "select ord, crc32c, data from bulk where ord in (select value from json_each(?))"
 _DELETE = "delete from bulk where ord in (select value from json_each(?))"

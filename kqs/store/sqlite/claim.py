@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kqs.job import Claim, Entry, Run, State
+from kqs.store.base import DAMAGED
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.schema import Place
@@ -27,7 +28,7 @@ where ord in (select value from json_each(?))
 """
 _EXPIRE_AT = "select ord, expire_at from jobs where ord in (select value from json_each(?))"
 _END_DAMAGED = f"""
-update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, error = '{bulk.DAMAGED}'
+update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, error = '{DAMAGED}'
 where ord in (select value from json_each(?))
 """
 _ORPHANS = f"""

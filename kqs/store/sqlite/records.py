@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.job import ENDED, JobRecord, RunRecord, State
-from kqs.store.base import LISTED_BYTES
+from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
 
@@ -115,7 +115,7 @@ def _whole(session: Session, row: _Row) -> JobRecord:
     if record.data is None:
         record.data = bulk.get(session.db, [row.ord]).get(row.ord)
     if record.data is None:
-        record.data, record.error = b"null", bulk.DAMAGED
+        record.data, record.error = b"null", DAMAGED
     return record
 
 

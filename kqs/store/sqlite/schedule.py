@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from kqs.job import Entry, Event, State, next_state
+from kqs.store.keep import own_keep_s
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -48,12 +49,7 @@ class _Waiting(msgspec.Struct, array_like=True, gc=False):
     prio: int
 
 
-class _OwnKeep(msgspec.Struct):
-    keep: float | None = None
-
-
 _decode_waiting = msgspec.json.Decoder(list[_Waiting]).decode
-_decode_keep = msgspec.json.Decoder(_OwnKeep).decode
 
 
 def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
@@ -103,17 +99,9 @@ def expire(
     ends: list[tuple[State, float, float | None, int]] = []
     for order, _, type_, state, options in expired:
         end = next_state(State(state), Event.EXPIRE)
-        keep_s = _own_keep_s(options, by_type.get(type_, drop_after_s))
+        keep_s = own_keep_s(options, by_type.get(type_, drop_after_s))
         ends.append((end, now, None if keep_s is None else now + keep_s, order))
         session.tallies.remove([(type_, state)])
         session.tallies.add([(type_, end)])
     session.db.executemany(_END_EXPIRED, ends)
     return [id_ or session.ids.of(order) for order, id_, *_ in expired]
-
-
-def _own_keep_s(options: bytes | None, otherwise: float | None) -> float | None:
-    """Return how long to keep a record in s, None for ever: as the job says itself, else `otherwise`."""
-    own = None if options is None else _decode_keep(options).keep
-    if own is None:
-        return otherwise
-    return None if own < 0 else own

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
@@ -292,3 +293,24 @@ async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatc
     with pytest.raises(StoreCorruptError):
         await rig.queue.counts()
     assert len(died) == 1
+
+
+async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None:
+    rig.seeks = True
+    await rig.restart()
+    hand = rig.hand(2)
+    await rig.store.insert([an_accepted(1), an_accepted(2, type_="other")], 0, "elsewhere", NOW)
+    await rig.queue.keep_house()
+    assert (await hand.take()).claim.order == ORDER + 1
+    await rig.queue.keep_house()
+    assert hand.runs.empty()
+
+
+async def test_runs_of_a_server_that_died_go_on_here(rig: Rig) -> None:
+    rig.cascade.set_handler_options("mail", {"ghost_delay": 0})
+    await rig.store.insert([replace(an_accepted(1), claimed=True)], 0, "elsewhere", NOW)
+    await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
+    hand = rig.hand(1)
+    await rig.queue.keep_house()
+    run = await hand.take()
+    assert (run.claim.attempt, run.ghosts) == (2, 1)

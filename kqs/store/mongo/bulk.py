@@ -1,0 +1,85 @@
+"""Bytes too long for a document: files in GridFS, which documents name.
+
+A file is written before the document that names it and deleted after, so one that nobody names may be left over; `sweep` finds
+those. Its metadata says which job it was written for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from crc32c import crc32c
+from gridfs.errors import NoFile
+from motor.motor_asyncio import AsyncIOMotorDatabase, AsyncIOMotorGridFSBucket
+from pymongo.errors import PyMongoError
+
+from kqs.store.mongo.client import Document
+
+#: eight of GridFS's own, so that 100 MB are 50 writes; a document may have 16 MB
+CHUNK_BYTES = 2 * 1024 * 1024
+#: the driver's own reader leaves it to the server how much it sends at once, and not every server keeps to 48 MB
+_CHUNKS_PER_ANSWER = 8
+#: a file is written moments before its document: one this old without one was left over
+ORPHAN_AGE = timedelta(hours=1)
+#: files looked at in one sweep
+SWEEP_FILES = 1000
+
+
+class Bulk:
+    """The files. `field` is the name under which a document holds the bytes, if they are short: `data` or `result`."""
+
+    def __init__(self, db: AsyncIOMotorDatabase[Document]) -> None:
+        self._bucket = AsyncIOMotorGridFSBucket(db, "bulk", chunk_size_bytes=CHUNK_BYTES)
+        self._files = db["bulk.files"]
+        self._chunks = db["bulk.chunks"]
+        self._jobs = db.jobs
+        self._last_seen: ObjectId | None = None
+
+    async def put(self, field: str, job_id: str, data: bytes) -> Document:
+        """Store `data`; return the fields that name it in its job's document."""
+        file_id = ObjectId()
+        await self._bucket.upload_from_stream_with_id(file_id, field, data, metadata={"job": job_id})
+        return {f"{field}_bulk": file_id, f"{field}_crc32c": crc32c(data)}
+
+    async def get(self, field: str, document: Mapping[str, Any]) -> bytes | None:
+        """Return what a document says under `field`, wherever it is; None if it is damaged, missing, or was never there."""
+        file_id = document.get(f"{field}_bulk")
+        if file_id is None:
+            inline: bytes | None = document.get(field, document.get(f"{field}_long"))
+            return inline
+        chunks = self._chunks.find({"files_id": file_id}, ["data"]).sort("n", 1).batch_size(_CHUNKS_PER_ANSWER)
+        data = b"".join([chunk["data"] async for chunk in chunks])
+        return data if crc32c(data) == document.get(f"{field}_crc32c") else None
+
+    async def delete(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Delete the files that these documents name. One that cannot be deleted now is left to `sweep`."""
+        for document in documents:
+            for file_id in (document.get("data_bulk"), document.get("result_bulk")):
+                if file_id is not None:
+                    await self._delete(file_id)
+
+    async def _delete(self, file_id: ObjectId) -> None:
+        try:
+            await self._bucket.delete(file_id)
+        except (NoFile, PyMongoError):
+            return
+
+    async def sweep(self, now: float) -> int:
+        """Delete old files that no document names, out of the next `SWEEP_FILES`; return how many. `now`: Unix seconds."""
+        found: Document = {"uploadDate": {"$lt": datetime.fromtimestamp(now, UTC) - ORPHAN_AGE}}
+        if self._last_seen is not None:
+            found["_id"] = {"$gt": self._last_seen}
+        files = await self._files.find(found, ["metadata"]).sort("_id", 1).limit(SWEEP_FILES).to_list(None)
+        self._last_seen = files[-1]["_id"] if len(files) == SWEEP_FILES else None
+        jobs = [file["metadata"]["job"] for file in files]
+        fields = ["data_bulk", "result_bulk"]
+        named: set[ObjectId] = set()
+        async for document in self._jobs.find({"_id": {"$in": jobs}}, fields):
+            named.update(document[field] for field in fields if field in document)
+        orphans = [file["_id"] for file in files if file["_id"] not in named]
+        for file_id in orphans:
+            await self._delete(file_id)
+        return len(orphans)

@@ -1,0 +1,142 @@
+"""A job as a document.
+
+    _id       the job's id, whoever made it
+    order     as Accepted.order: unique on one server only
+    node      of the server whose journal holds it
+    place     where it stands; `state` is what it waits as, or ended as: a job that runs keeps the state that it waited in
+    mark      of the write that stored or claimed it last (see session.py)
+    owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
+    wake_at   while it is later: when it is due
+    data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
+    begun     [worker, started_at] of the newest attempts, the last of which is `attempt`
+    done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
+              another one began without `$` or a pipeline
+
+Fields whose value is the usual one (None, 0, []) are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State
+from kqs.store.base import LISTED_BYTES
+from kqs.store.mongo.client import Document
+
+MAX_RUNS = 100
+
+
+class Place(IntEnum):
+    """Where a job stands. The numbers are stored."""
+
+    READY = 0
+    LATER = 1
+    RUNNING = 2
+    ENDED = 3
+
+
+#: the fields of an entry
+ENTRY_FIELDS = ["order", "type", "prio"]
+
+
+def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
+    """Return a new job's document, but for its data and its claim."""
+    is_later = job.due_at > now and not job.claimed
+    document: Document = {
+        "_id": job.id,
+        "order": job.order,
+        "node": node,
+        "place": int(Place.LATER if is_later else Place.READY),
+        "state": int(State.DELAYED if is_later else State.NEW),
+        "type": job.type,
+        "prio": job.prio,
+        "attempt": 0,
+        "mark": mark,
+    }
+    optional = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
+    document.update((name, value) for name, value in optional.items() if value is not None)
+    if is_later:
+        document["wake_at"] = job.due_at
+    return document
+
+
+def claimed(epoch: int, mark: int) -> Document:
+    """Return the fields that a claim sets."""
+    return {"place": int(Place.RUNNING), "owner": epoch, "epoch": epoch, "mark": mark}
+
+
+def named(field: str, value: bytes) -> Document:
+    """Return `data` or `result` under the name that its length gives it."""
+    return {field if len(value) <= LISTED_BYTES else f"{field}_long": value}
+
+
+def pushed(item: list[Any]) -> Document:
+    """Return the operand that appends to a list of runs."""
+    return {"$each": [item], "$slice": -MAX_RUNS}
+
+
+def state_of(document: Mapping[str, Any]) -> State:
+    """Return the state that the port knows."""
+    return State.PROCESSING if document["place"] == Place.RUNNING else State(document["state"])
+
+
+def entry_of(document: Mapping[str, Any]) -> Entry:
+    """Return what the broker is told."""
+    return Entry(document["order"], document["_id"], document["type"], document["prio"])
+
+
+def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> Run:
+    """Return the run that the document says is in progress."""
+    return Run(
+        Claim(document["order"], document["_id"], document["attempt"], document["epoch"]),
+        document["type"],
+        document["prio"],
+        data,
+        document.get("options"),
+        document.get("failures", 0),
+        document.get("ghosts", 0),
+        document.get("interrupted", 0),
+        document["begun"][-1][1],
+        document.get("expire_at"),
+        handle,
+    )
+
+
+def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | None) -> JobRecord:
+    """Return all that the document says of a job."""
+    return JobRecord(
+        order=document["order"],
+        id=document["_id"],
+        type=document["type"],
+        state=state_of(document),
+        prio=document["prio"],
+        due_at=document.get("due_at") or 0.0,
+        expire_at=document.get("expire_at"),
+        data=data,
+        options=document.get("options"),
+        attempt=document["attempt"],
+        failures=document.get("failures", 0),
+        ghosts=document.get("ghosts", 0),
+        interrupted=document.get("interrupted", 0),
+        accepted_at=document["order"] / 1_000_000,
+        ended_at=document.get("ended_at"),
+        drop_at=document.get("drop_at"),
+        result=result,
+        error=document.get("error"),
+        runs=_runs(document),
+    )
+
+
+def _runs(document: Mapping[str, Any]) -> list[RunRecord]:
+    """Join what began with what ended. A run that nobody was told of (its claim's answer was lost) is none."""
+    done = {attempt: rest for attempt, *rest in document.get("done", ())}
+    runs: list[RunRecord] = []
+    begun = document.get("begun", [])
+    for attempt, (worker, started_at) in enumerate(begun, document["attempt"] - len(begun) + 1):
+        if attempt in done:
+            runs.append(RunRecord(attempt, worker, started_at, *done[attempt]))
+        elif document["place"] == Place.RUNNING and attempt == document["attempt"]:
+            runs.append(RunRecord(attempt, worker, started_at))
+    return runs

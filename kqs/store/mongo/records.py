@@ -1,0 +1,67 @@
+"""Looking at records: one, or a page of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kqs.job import JobRecord, State
+from kqs.store.base import DAMAGED
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import Place, record_of
+from kqs.store.mongo.session import Session
+from kqs.store.mongo.slices import slices
+
+#: what a listing leaves out
+_LISTED = {"data_long": 0, "result_long": 0}
+
+
+async def job(session: Session, job_id: str) -> JobRecord | None:
+    """See Store.job."""
+    document = await session.jobs.find_one({"_id": job_id, **_is_there(session)})
+    if document is None:
+        return None
+    data = await session.bulk.get("data", document)
+    record = record_of(document, data, await session.bulk.get("result", document))
+    if data is None:
+        record.data, record.error = b"null", DAMAGED
+    return record
+
+
+async def jobs(
+    session: Session, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool
+) -> list[JobRecord]:
+    """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
+    conditions = _is_there(session)
+    if type_ is not None:
+        conditions["type"] = type_
+    if state is not None:
+        conditions |= _is_in(state)
+    found: list[Any] = []
+    async for part in slices(session.jobs, after, newest_first=newest_first):
+        wanted = session.jobs.find({**conditions, **part}, _LISTED).sort("order", -1 if newest_first else 1)
+        found += await wanted.limit(limit - len(found)).to_list(None)
+        if len(found) == limit:
+            break
+    if found:
+        ids = [document["_id"] for document in found if document["order"] == found[-1]["order"]]
+        found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}, _LISTED).to_list(
+            None
+        )
+    return [_listed(document) for document in found]
+
+
+def _is_there(session: Session) -> Document:
+    return {"drop_at": {"$not": {"$lte": session.now()}}}
+
+
+def _is_in(state: State) -> Document:
+    """Return the condition for a state; a job that runs keeps the one that it waited in."""
+    if state is State.PROCESSING:
+        return {"place": int(Place.RUNNING)}
+    return {"state": int(state), "place": {"$ne": int(Place.RUNNING)}}
+
+
+def _listed(document: Any) -> JobRecord:
+    record = record_of(document, document.get("data"), document.get("result"))
+    del record.runs[:-1]
+    return record

@@ -1,0 +1,128 @@
+"""Recording how runs ended: one bulk write, in which equal ends are one update, and a look when one of them was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from pymongo import UpdateMany
+
+from kqs.job import ENDED, Claim, Report, State
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import Place, named, pushed
+from kqs.store.mongo.session import Session
+
+#: what decides over a report: job, attempt, epoch
+_Fence = tuple[str, int, int]
+
+
+class Reporter:
+    """Applies reports for one server; one batch at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._doubted: set[int] = set()
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """See Store.report. A batch that failed is repeated with the same reports, first or alone."""
+        if not reports:
+            return []
+        first = {_fence(one.claim): one for one in reversed(reports)}
+        async with self._session.marking(self._doubted.add) as mark:
+            results = await self._with_bulk_results(list(first.values()))
+            updates = _updates(list(first.values()), results, mark)
+            written = await self._session.jobs.bulk_write(updates, ordered=False)
+            is_plain = written.matched_count == len(first) == len(reports)
+            taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
+        self._doubted.clear()
+        self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
+        self._session.tallies.add([(one.type, one.state) for one in taken])
+        return verdicts
+
+    async def _with_bulk_results(self, reports: list[Report]) -> dict[str, Document]:
+        """Store long results; return by job id the fields that name them."""
+        bulk, most = self._session.bulk, self._session.bulk_bytes
+        return {
+            one.claim.id: await bulk.put("result", one.claim.id, one.result)
+            for one in reports
+            if one.result is not None and len(one.result) > most
+        }
+
+    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
+        """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
+        marks = {mark, *self._doubted}
+        found = await self._session.find([one.claim.id for one in reports], {}, ["place", "attempt", "epoch", "mark"])
+        documents = {document["_id"]: document for document in found}
+        taken: dict[_Fence, Report] = {}
+        verdicts: list[bool] = []
+        for one in reports:
+            fence, document = _fence(one.claim), documents.get(one.claim.id)
+            is_taken = is_repeated = False
+            if document is not None and fence == (one.claim.id, document["attempt"], document.get("epoch")):
+                is_taken = document["mark"] in marks and fence not in taken
+                is_repeated = one.state in ENDED and document["place"] == Place.ENDED
+            if is_taken:
+                taken[fence] = one
+            verdicts.append(is_taken or is_repeated)
+        return list(taken.values()), verdicts
+
+
+def _fence(claim: Claim) -> _Fence:
+    return (claim.id, claim.attempt, claim.epoch)
+
+
+def _updates(reports: Sequence[Report], results: dict[str, Document], mark: int) -> list[UpdateMany]:
+    """Return one update for all reports that differ in nothing but their job."""
+    alike: dict[Hashable, tuple[Report, list[str]]] = {}
+    for one in reports:
+        alike.setdefault(_content(one, results), (one, []))[1].append(one.claim.id)
+    return [
+        UpdateMany(
+            {"_id": {"$in": ids}, "attempt": one.claim.attempt, "epoch": one.claim.epoch, "place": int(Place.RUNNING)},
+            _change(one, results.get(one.claim.id), mark),
+        )
+        for one, ids in alike.values()
+    ]
+
+
+def _content(one: Report, results: dict[str, Document]) -> Hashable:
+    if one.claim.id in results:
+        return one.claim.id
+    fence = (one.claim.attempt, one.claim.epoch)
+    end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error)
+    return (fence, end, one.failures, one.ghosts, one.interrupted)
+
+
+def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
+    fields: Document = {
+        "state": int(one.state),
+        "mark": mark,
+        "failures": one.failures,
+        "ghosts": one.ghosts,
+        "interrupted": one.interrupted,
+        "owner": None,
+        "error": one.error,
+        **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
+    }
+    change: Document = {
+        "$set": {name: value for name, value in fields.items() if value is not None},
+        "$unset": {name: "" for name, value in fields.items() if value is None},
+        "$push": {"done": pushed([one.claim.attempt, one.ended_at, one.run_state, one.error])},
+    }
+    return change
+
+
+def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
+    end: dict[str, Any] = {"place": int(Place.ENDED), "ended_at": one.ended_at, "drop_at": one.drop_at}
+    if bulk_result is not None:
+        return end | bulk_result
+    return end if one.result is None else end | named("result", one.result)
+
+
+def _waiting(one: Report) -> dict[str, Any]:
+    is_later = one.due_at > one.ended_at
+    return {
+        "place": int(Place.LATER if is_later else Place.READY),
+        "due_at": one.due_at or None,
+        "wake_at": one.due_at if is_later else None,
+    }

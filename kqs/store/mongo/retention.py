@@ -1,0 +1,52 @@
+"""Deleting the records of ended jobs, whichever server stored them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kqs.job import ENDED, State
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import Place
+from kqs.store.mongo.servers import Servers
+from kqs.store.mongo.session import Session
+
+_FIELDS = ["type", "state", "data_bulk", "result_bulk"]
+_ENDED = [int(state) for state in sorted(ENDED)]
+
+
+async def sweep(session: Session, servers: Servers, now: float, limit: int, before_order: int) -> int:
+    """See Store.sweep. Of another server's records, those go that its journal cannot bring back."""
+    over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, "$or": await servers.replay_bounds(before_order)}
+    return await _delete(session, await _found(session, over, "drop_at", limit))
+
+
+async def trim_successes(session: Session, servers: Servers, keep_count: int, limit: int, before_order: int) -> int:
+    """See Store.trim_successes."""
+    counts = await session.tallies.read()
+    excess = min(sum(states.get(State.SUCCESS, 0) for states in counts.values()) - keep_count, limit)
+    if excess <= 0:
+        return 0
+    success: Document = {"state": int(State.SUCCESS), "$or": await servers.replay_bounds(before_order)}
+    documents = await _found(session, {**success, "drop_at": {"$gte": 0.0}}, "drop_at", excess)
+    if len(documents) < excess:
+        documents += await _found(session, {**success, "drop_at": None}, "order", excess - len(documents))
+    return await _delete(session, documents)
+
+
+async def _found(session: Session, conditions: Document, by: str, limit: int) -> list[Any]:
+    cursor = session.jobs.find({"place": int(Place.ENDED), **conditions}, _FIELDS).sort(by, 1)
+    return await cursor.limit(limit).to_list(None)
+
+
+async def _delete(session: Session, documents: list[Any]) -> int:
+    if not documents:
+        return 0
+    ids = [document["_id"] for document in documents]
+    deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "place": int(Place.ENDED)})
+    kinds = [(document["type"], document["state"]) for document in documents]
+    if deleted.deleted_count == len(ids) or len(set(kinds)) == 1:
+        session.tallies.remove(kinds[: deleted.deleted_count])
+    elif deleted.deleted_count:
+        session.tallies.doubt()  # another server deleted some of them, and counted those
+    await session.bulk.delete(documents)
+    return deleted.deleted_count

@@ -1,0 +1,103 @@
+"""Waiting jobs: which are ready, whose time has come, and who waited too long."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from pymongo import UpdateMany
+
+from kqs.job import Entry, Event, State, next_state
+from kqs.store.keep import own_keep_s
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import ENTRY_FIELDS, Place, entry_of
+from kqs.store.mongo.session import Session
+
+#: servers whose jobs may share a rank at the end of a page
+_MAX_TIES = 16
+
+_WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
+
+
+async def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    """See Store.ready. Jobs of one rank, which different servers may make, stay on one page."""
+    found: list[Document] = []
+    wanted = limit + _MAX_TIES
+    if after is not None:
+        prio, order = after
+        found = await _ready(session, {"type": type_, "prio": prio, "order": {"$gt": order}}, wanted)
+    if len(found) < wanted:
+        beyond = {"$gt": after[0]} if after is not None else {"$gte": 0}
+        found += await _ready(session, {"type": type_, "prio": beyond}, wanted - len(found))
+    entries = [entry_of(document) for document in found]
+    return [entry for index, entry in enumerate(entries) if index < limit or entry.rank == entries[limit - 1].rank]
+
+
+async def _ready(session: Session, conditions: Document, limit: int) -> list[Document]:
+    cursor = session.jobs.find({"place": int(Place.READY), **conditions}, ENTRY_FIELDS).sort([("prio", 1), ("order", 1)])
+    return await cursor.limit(limit).to_list(None)
+
+
+async def wake(session: Session, before: float, limit: int) -> list[Entry]:
+    """See Store.wake. What another server wakes at the same time is returned to both."""
+    found = await session.jobs.find({"wake_at": {"$lte": before}}, ENTRY_FIELDS).sort("wake_at", 1).limit(limit).to_list(None)
+    if found:
+        await session.jobs.update_many(
+            {"_id": {"$in": [document["_id"] for document in found]}, "place": int(Place.LATER), "wake_at": {"$lte": before}},
+            {"$set": {"place": int(Place.READY)}, "$unset": {"wake_at": ""}},
+        )
+    return [entry_of(document) for document in found]
+
+
+async def next_due_at(session: Session) -> float | None:
+    """See Store.next_due_at."""
+    found = await session.jobs.find({"wake_at": {"$gte": 0.0}}, ["wake_at"]).sort("wake_at", 1).limit(1).to_list(None)
+    return found[0]["wake_at"] if found else None
+
+
+async def next_expire_at(session: Session) -> float | None:
+    """See Store.next_expire_at."""
+    found = await _expiring(session, {"$gte": 0.0}, ["expire_at"], 1)
+    return min((document["expire_at"] for document in found), default=None)
+
+
+async def expire(
+    session: Session, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None]
+) -> list[str]:
+    """See Store.expire."""
+    found = await _expiring(session, {"$lte": now}, ["type", "state", "options", "expire_at"], limit)
+    if not found:
+        return []
+    alike: defaultdict[float | None, list[str]] = defaultdict(list)
+    for document in found:
+        keep_s = own_keep_s(document.get("options"), by_type.get(document["type"], drop_after_s))
+        alike[None if keep_s is None else now + keep_s].append(document["_id"])
+    async with session.marking() as mark:
+        await session.jobs.bulk_write([_end_expired(ids, drop_at, mark, now) for drop_at, ids in alike.items()], ordered=False)
+        ended = await session.find([document["_id"] for document in found], {"mark": mark}, ["_id"])
+    ended_ids = {document["_id"] for document in ended}
+    gone = [document for document in found if document["_id"] in ended_ids]
+    session.tallies.remove([(document["type"], document["state"]) for document in gone])
+    session.tallies.add([(document["type"], _expired(document["state"])) for document in gone])
+    return [document["_id"] for document in gone]
+
+
+async def _expiring(session: Session, expire_at: Document, fields: list[str], limit: int) -> list[Document]:
+    """Return those of the waiting jobs that expire first, in that order."""
+    found: list[Document] = []
+    for place in (Place.READY, Place.LATER):
+        cursor = session.jobs.find({"place": int(place), "expire_at": expire_at}, fields).sort("expire_at", 1)
+        found += await cursor.limit(limit).to_list(None)
+    return sorted(found, key=lambda document: document["expire_at"])[:limit]
+
+
+def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -> UpdateMany:
+    fields: Document = {"place": int(Place.ENDED), "state": int(State.FAIL), "error": "expired", "ended_at": now, "mark": mark}
+    if drop_at is not None:
+        fields["drop_at"] = drop_at
+    # without an epoch, no report can take this end for its own
+    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": {"wake_at": "", "epoch": ""}})
+
+
+def _expired(state: int) -> State:
+    return next_state(State(state), Event.EXPIRE)

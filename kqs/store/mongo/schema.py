@@ -1,0 +1,70 @@
+"""The database: its version, its indexes, and the number of boots it has seen.
+
+    meta      one document {_id: "kqs", schema, epoch}; epoch counts the boots of all servers
+    servers   one document a journal (servers.py)
+    jobs      one document a job (documents.py)
+    tallies   one document a type (tallies.py)
+    bulk.*    GridFS (bulk.py)
+
+A change of the documents raises SCHEMA_VERSION and adds the step from the version before.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo import IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from kqs.errors import StoreCorruptError
+from kqs.store.mongo.client import Document
+
+SCHEMA_VERSION = 1
+
+_META = "kqs"
+_OURS = frozenset({"jobs", "servers", "tallies", "bulk.files", "bulk.chunks"})
+#: every question is answered from one of these, whatever the number of jobs; each begins with what sets its jobs apart
+_JOB_INDEXES = [
+    IndexModel([("place", 1), ("type", 1), ("prio", 1), ("order", 1)], name="ready"),
+    IndexModel([("wake_at", 1)], name="later", sparse=True),
+    IndexModel([("place", 1), ("expire_at", 1)], name="expiring"),
+    IndexModel([("owner", 1)], name="running", sparse=True),
+    IndexModel([("state", 1), ("drop_at", 1), ("order", 1)], name="ended"),
+    IndexModel([("order", 1)], name="age"),
+]
+_SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
+
+
+async def prepare(db: AsyncIOMotorDatabase[Document]) -> int:
+    """Create what is missing; return the number of a new boot.
+
+    Raises: StoreCorruptError: no store of ours, or of a newer version; nothing was changed.
+    """
+    if not await _is_known(db):
+        await _create(db)
+    await db.jobs.create_indexes(_JOB_INDEXES)
+    await db.servers.create_indexes(_SERVER_INDEXES)
+    meta = await db.meta.find_one_and_update(
+        {"_id": _META, "schema": SCHEMA_VERSION}, {"$inc": {"epoch": 1}}, return_document=ReturnDocument.AFTER
+    )
+    if meta is None:
+        raise StoreCorruptError("the store has lost its own description")
+    return int(meta["epoch"])
+
+
+async def _is_known(db: AsyncIOMotorDatabase[Document]) -> bool:
+    meta = await db.meta.find_one({"_id": _META})
+    if meta is None:
+        return False
+    if meta["schema"] > SCHEMA_VERSION:
+        raise StoreCorruptError(f"the store is of version {meta['schema']}, this server knows versions up to {SCHEMA_VERSION}")
+    return True
+
+
+async def _create(db: AsyncIOMotorDatabase[Document]) -> None:
+    strange = sorted(_OURS.intersection(await db.list_collection_names()))
+    if strange and not await _is_known(db):  # unless another server has created the store just now
+        raise StoreCorruptError(f"the database {db.name} has a collection {strange[0]!r}, but is no KQS store")
+    with suppress(DuplicateKeyError):  # another server came first
+        await db.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0})

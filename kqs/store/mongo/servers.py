@@ -1,0 +1,127 @@
+"""Who uses this database: one document a journal, and which of their boots are alive.
+
+    _id         the journal's id
+    node        the ending of its ids, 8 hex digits
+    epoch       its newest boot
+    is_open     False once that boot ended in good order
+    beat        grows with every heartbeat
+    fed_seq     the journal seq up to which (exclusive) everything is stored
+    last_order  the highest order below it: what is stored up to it can never be replayed
+
+A server is dead when its beat has stood still for LEASE_S on the clock of whoever looks, so that no two machines' clocks are
+ever compared. Only time in which one looks often enough counts: when the database comes back after an hour, nobody is dead yet.
+Declaring a living server dead costs a second run of its jobs, no more: the fence refuses its reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from kqs.errors import StoreCorruptError
+from kqs.store.mongo.client import Document
+
+#: between two heartbeats, in s
+BEAT_S = 5.0
+#: without one for so long, in s, a server's runs are given to others; several beats, and longer than a fail-over takes
+LEASE_S = 30.0
+
+
+class _Sighting:
+    """When a beat was first and last seen, on our monotonic clock in s."""
+
+    __slots__ = ("beat", "first", "last")
+
+    def __init__(self, beat: int, now: float) -> None:
+        self.beat = beat
+        self.first = self.last = now
+
+
+class Servers:
+    """Our own document, and a look at the others'. `fed_seq` and `last_order` are written with `beat`."""
+
+    def __init__(self, db: AsyncIOMotorDatabase[Document], journal_id: str, node: str, monotonic: Callable[[], float]) -> None:
+        self._servers = db.servers
+        self._journal_id = journal_id
+        self._node = node
+        self._monotonic = monotonic
+        self._sightings: dict[int, _Sighting] = {}
+        self.epoch = 0
+        self.fed_seq = 0
+        self.last_order = 0
+
+    async def register(self, epoch: int) -> None:
+        """Announce this boot, and learn how far its journal is fed.
+
+        Raises: StoreCorruptError: another journal has our node; nothing was changed.
+        """
+        try:
+            ours: Document = await self._servers.find_one_and_update(
+                {"_id": self._journal_id, "node": self._node},
+                {"$set": {"epoch": epoch, "is_open": True}, "$inc": {"beat": 1}, "$max": {"fed_seq": 0, "last_order": 0}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            raise StoreCorruptError(await self._clash()) from None
+        self.epoch = epoch
+        self.fed_seq, self.last_order = ours["fed_seq"], ours["last_order"]
+
+    async def _clash(self) -> str:
+        other = await self._servers.find_one({"node": self._node}) or {"_id": "another"}
+        return f"the node {self._node} belongs to journal {other['_id']}, expected {self._journal_id}"
+
+    def fed_to(self, fed_seq: int, last_order: int) -> None:
+        """Note that the journal is fed so far; neither goes back."""
+        self.fed_seq = max(self.fed_seq, fed_seq)
+        self.last_order = max(self.last_order, last_order)
+
+    async def beat(self) -> int:
+        """Say that we live, and how far our journal is fed; return the fed_seq that is durable now.
+
+        Raises: StoreCorruptError: another server was started with our journal.
+        """
+        fed_seq = self.fed_seq
+        done = await self._servers.update_one(
+            {"_id": self._journal_id, "epoch": self.epoch},
+            {"$inc": {"beat": 1}, "$max": {"fed_seq": fed_seq, "last_order": self.last_order}},
+        )
+        if not done.matched_count:
+            raise StoreCorruptError(f"another server was started with a copy of journal {self._journal_id}")
+        return fed_seq
+
+    async def leave(self) -> None:
+        """Say that this boot is over: what it has claimed may be given back at once."""
+        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$set": {"is_open": False}})
+
+    async def living(self) -> set[int]:
+        """Return the epochs of the boots that are alive as far as we know, ours included."""
+        now = self._monotonic()
+        epochs: set[int] = set()
+        seen: dict[int, _Sighting] = {}
+        async for server in self._servers.find():
+            epoch, beat = server["epoch"], server["beat"]
+            sighting = self._sightings.get(epoch)
+            if sighting is None or sighting.beat != beat or now - sighting.last > LEASE_S / 2:
+                sighting = _Sighting(beat, now)
+            sighting.last = now
+            seen[epoch] = sighting
+            if epoch == self.epoch or (server["is_open"] and now - sighting.first < LEASE_S):
+                epochs.add(epoch)
+        self._sightings = seen
+        return epochs
+
+    async def replay_bounds(self, own_order: int) -> list[Document]:
+        """Return conditions, of which a record that no journal can bring back meets one.
+
+        Args: own_order: the first order that our own journal could bring back.
+        """
+        bounds: list[Document] = []
+        async for server in self._servers.find({}, ["node", "last_order"]):
+            order: Any = own_order if server["_id"] == self._journal_id else server["last_order"] + 1
+            bounds.append({"node": server["node"], "order": {"$lt": order}})
+        return bounds

@@ -1,0 +1,53 @@
+"""What the operations share: the database, this boot's epoch, and the marks that tell its writes apart.
+
+There is no transaction, and the answer to a write may be lost: it failed for us, and was done all the same, perhaps later. So
+every write that grants or moves something leaves a mark in the documents, a number that no other write of any boot uses. The
+marks of writes that failed are `doubted`: whoever repeats the operation recognises its own work by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo.errors import PyMongoError
+
+from kqs.clock import Clock
+from kqs.store.mongo.bulk import Bulk
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.tallies import Tallies
+
+#: a mark is the boot's epoch, then this many bits counted from 1
+_MARK_BITS = 40
+
+
+class Session:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(self, db: AsyncIOMotorDatabase[Document], epoch: int, bulk_bytes: int, clock: Clock) -> None:
+        """Args: epoch: this boot's number, which no other boot of any server has."""
+        self.jobs: AsyncIOMotorCollection[Document] = db.jobs
+        self.epoch = epoch
+        self.bulk_bytes = bulk_bytes
+        self.bulk = Bulk(db)
+        self.tallies = Tallies(db, clock.monotonic)
+        self.now = clock.now
+        self._last_mark = epoch << _MARK_BITS
+
+    @asynccontextmanager
+    async def marking(self, doubt: Callable[[int], None] | None = None) -> AsyncIterator[int]:
+        """Yield a new mark for one attempt at a write; `doubt` is given it if nobody can say whether the write was done."""
+        self._last_mark = mark = self._last_mark + 1
+        try:
+            yield mark
+        except (PyMongoError, OSError):
+            if doubt is not None:
+                doubt(mark)
+            self.tallies.doubt()
+            raise
+
+    async def find(self, ids: list[str], conditions: Document, fields: list[str] | None = None) -> list[Any]:
+        """Return the documents of these jobs that meet the conditions."""
+        return await self.jobs.find({"_id": {"$in": ids}, **conditions}, fields).to_list(None)

@@ -1,0 +1,221 @@
+"""MongoStore: the store port on a MongoDB that many servers may share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import PyMongoError
+
+from kqs.clock import Clock
+from kqs.config import StoreSection
+from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.store.base import StoreInfo
+from kqs.store.mongo import client, records, retention, schedule, schema
+from kqs.store.mongo.claim import Claimer
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.insert import Inserter
+from kqs.store.mongo.lanes import Lane, Lanes
+from kqs.store.mongo.report import Reporter
+from kqs.store.mongo.servers import BEAT_S, Servers
+from kqs.store.mongo.session import Session
+
+log = structlog.get_logger("kqs.store")
+
+T = TypeVar("T")
+
+#: a document holds 16 MB, and data and result may both stand in it
+MOST_INLINE_BYTES = 4 * 1024 * 1024
+#: heartbeats between two looks for files that no job names
+_BEATS_PER_SWEEP = 120
+
+
+class MongoStore:
+    """See kqs.store.base.Store. Ordinary work costs per batch: insert 1 round trip, claim 2, report 1."""
+
+    def __init__(self, settings: StoreSection, clock: Clock) -> None:
+        """Args: settings: `uri` names the servers and the database."""
+        self._uri = settings.uri or "mongodb://localhost"
+        self._bulk_bytes = min(settings.bulk_bytes, MOST_INLINE_BYTES)
+        self._clock = clock
+        self._open: _Open | None = None
+
+    async def open(self, journal_id: str, node: str) -> StoreInfo:
+        """See Store.open."""
+        assert self._open is None, "opened twice"
+        connection = client.connect(self._uri)
+        try:
+            db = connection.get_default_database(client.DATABASE)
+            epoch = await schema.prepare(db)
+            servers = Servers(db, journal_id, node, self._clock.monotonic)
+            await servers.register(epoch)
+            session = Session(db, epoch, self._bulk_bytes, self._clock)
+            await session.tallies.recount()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, PyMongoError):
+                raise client.translated(error) from error
+            raise
+        self._open = _Open(connection, session, servers, node)
+        return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order)
+
+    async def close(self) -> None:
+        """See Store.close. A database that is away is not waited for longer than its time-outs."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            await opened.close()
+
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+        """See Store.insert."""
+        return await self._there.write(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
+
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+        """See Store.claim."""
+        return await self._there.write(Lane.CLAIM, partial(self._there.claimer.claim, entries, worker, now))
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """See Store.report."""
+        return await self._there.write(Lane.REPORT, partial(self._there.reporter.report, reports))
+
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+        """See Store.ready."""
+        return await self._look(schedule.ready, type_, after, limit)
+
+    async def wake(self, before: float, limit: int) -> list[Entry]:
+        """See Store.wake."""
+        return await self._keep_house(schedule.wake, before, limit)
+
+    async def next_due_at(self) -> float | None:
+        """See Store.next_due_at."""
+        return await self._look(schedule.next_due_at)
+
+    async def expire(
+        self, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> list[str]:
+        """See Store.expire."""
+        return await self._keep_house(schedule.expire, now, limit, drop_after_s, by_type or {})
+
+    async def next_expire_at(self) -> float | None:
+        """See Store.next_expire_at."""
+        return await self._look(schedule.next_expire_at)
+
+    async def orphans(self, limit: int) -> list[Run]:
+        """See Store.orphans."""
+        return await self._there.lanes.look(partial(self._there.claimer.orphans, limit))
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """See Store.job."""
+        return await self._look(records.job, job_id)
+
+    async def jobs(
+        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
+    ) -> list[JobRecord]:
+        """See Store.jobs."""
+        return await self._look(records.jobs, type_, state, after, limit, newest_first)
+
+    async def counts(self) -> dict[str, dict[State, int]]:
+        """See Store.counts; how exact they are is said in tallies.py."""
+        return await self._there.lanes.look(self._there.session.tallies.read)
+
+    async def sweep(self, now: float, limit: int, before_order: int) -> int:
+        """See Store.sweep."""
+        return await self._keep_house(retention.sweep, self._there.servers, now, limit, before_order)
+
+    async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
+        """See Store.trim_successes."""
+        return await self._keep_house(retention.trim_successes, self._there.servers, keep_count, limit, before_order)
+
+    async def sync(self) -> int:
+        """See Store.sync."""
+        return await self._there.lanes.look(self._there.servers.beat)
+
+    async def sweep_bulk(self, now: float) -> int:
+        """Delete long data that no job names, out of some of it; return how many. The store does so now and then by itself."""
+        return await self._there.lanes.look(partial(self._there.session.bulk.sweep, now))
+
+    @property
+    def _there(self) -> _Open:
+        if self._open is None:
+            raise StoreUnavailableError("the store is closed")
+        return self._open
+
+    def _look(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
+        return self._there.lanes.look(partial(operation, self._there.session, *args))
+
+    def _keep_house(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
+        return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
+
+
+class _Open:
+    """What an open store owns: its connection, its parts, and the task that says it lives."""
+
+    def __init__(self, connection: AsyncIOMotorClient[Document], session: Session, servers: Servers, node: str) -> None:
+        self.session = session
+        self.servers = servers
+        self.lanes = Lanes()
+        self.inserter = Inserter(session, node)
+        self.claimer = Claimer(session, servers)
+        self.reporter = Reporter(session)
+        self._connection = connection
+        self._fault: StoreCorruptError | None = None
+        self._beating = asyncio.get_running_loop().create_task(self._beat_for_ever(), name="store heartbeat")
+
+    def write(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
+        """Run a write in its turn. Raises: StoreCorruptError: this boot is not the journal's newest any more."""
+        if self._fault is not None:
+            raise self._fault
+        return self.lanes.write(lane, operation)
+
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+        """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
+        known = await self.inserter.insert(jobs, worker, now) if jobs else []
+        self.servers.fed_to(fed_seq, max((job.order for job in jobs), default=0))
+        return known
+
+    async def close(self) -> None:
+        """Finish what was asked, say that this boot is over, disconnect."""
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        await self.lanes.close()
+        try:
+            await self.session.tallies.flush()
+            await self.servers.beat()
+            await self.servers.leave()
+        except (PyMongoError, StoreError) as error:
+            log.warning("leaving MongoDB without saying so", error=str(error))
+        self._connection.close()
+
+    async def _beat_for_ever(self) -> None:
+        beats = 0
+        while True:
+            await asyncio.sleep(BEAT_S)
+            beats += 1
+            try:
+                await self._beat(is_sweeping=beats % _BEATS_PER_SWEEP == 0)
+            except StoreError as error:
+                log.warning("no heartbeat", error=str(error))
+
+    async def _say_alive(self) -> None:
+        """Beat, and look who else does, however seldom somebody asks for orphans. A long write must not delay either."""
+        try:
+            await self.servers.beat()
+            await self.servers.living()
+        except StoreCorruptError as error:
+            self._fault = error
+        except PyMongoError as error:
+            raise client.translated(error) from error
+
+    async def _beat(self, *, is_sweeping: bool) -> None:
+        await self._say_alive()
+        await self.lanes.write(Lane.CLAIM, self.claimer.take_back)
+        if self.session.tallies.needs_recount:
+            await self.lanes.alone(self.session.tallies.recount)
+        else:
+            await self.lanes.look(self.session.tallies.flush)
+        if is_sweeping:
+            await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))

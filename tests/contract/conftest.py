@@ -1,0 +1,54 @@
+"""MongoDB for the tests of this folder: one server a process, one database a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from pymongo import MongoClient
+
+from kqs.config import StoreSection
+from kqs.store.mongo import MongoStore
+from tests.contract.store_contract import BULK_BYTES
+from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
+from tests.support.mongodb import a_database, mongodb
+
+MakeMongoStore = Callable[[], MongoStore]
+
+
+@pytest.fixture(scope="session")
+def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def uri(server_uri: str) -> Iterator[str]:
+    """A database of the test's own."""
+    uri = a_database(server_uri)
+    yield uri
+    with MongoClient(uri) as client:
+        client.drop_database(client.get_default_database())
+
+
+@pytest.fixture
+async def proxy(uri: str) -> AsyncIterator[MongoProxy]:
+    proxy = MongoProxy(uri)
+    await proxy.start()
+    yield proxy
+    await proxy.cut()
+
+
+@pytest.fixture
+async def make_mongo_store(uri: str, clock: FakeClock) -> AsyncIterator[Callable[..., MongoStore]]:
+    """Makes stores on the test's own database, not yet opened."""
+    made: list[MongoStore] = []
+
+    def make(at: str = uri) -> MongoStore:
+        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()

@@ -1,0 +1,249 @@
+"""Several servers, each with a journal of its own, on one database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from pymongo import MongoClient
+
+from kqs.errors import StoreCorruptError
+from kqs.ids import Ids
+from kqs.job import Accepted, Entry, Run, State
+from kqs.store.mongo import MongoStore, slices
+from kqs.store.mongo.servers import LEASE_S
+from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
+from tests.support.clock import FakeClock
+
+OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
+OTHER_IDS = Ids(OTHER_NODE)
+
+MakeStore = Callable[..., MongoStore]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def now(clock: FakeClock) -> float:
+    return clock.now()
+
+
+@pytest.fixture
+async def ours(make_mongo_store: MakeStore) -> MongoStore:
+    store = make_mongo_store()
+    await store.open(JOURNAL, NODE)
+    return store
+
+
+@pytest.fixture
+async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
+    store = make_mongo_store()
+    await store.open(OTHER_JOURNAL, OTHER_NODE)
+    return store
+
+
+def their_job(n: int, **changes: object) -> Accepted:
+    job = a_job(n, **changes)  # type: ignore[arg-type]
+    job.id = OTHER_IDS.of(job.order)
+    return job
+
+
+def their_entry(n: int) -> Entry:
+    return an_entry(n, id=OTHER_IDS.of(FIRST + n))
+
+
+def ids(found: list[Entry] | list[Run]) -> list[str]:
+    return [one.id if isinstance(one, Entry) else one.claim.id for one in found]
+
+
+async def test_every_boot_of_every_server_has_its_own_epoch_and_progress(ours: MongoStore, make_mongo_store: MakeStore) -> None:
+    await ours.insert([a_job(5)], 9, "w", 0.0)
+    info = await make_mongo_store().open(OTHER_JOURNAL, OTHER_NODE)
+    assert (info.epoch, info.fed_seq, info.last_order) == (2, 0, 0)
+    await ours.close()
+    info = await make_mongo_store().open(JOURNAL, NODE)
+    assert (info.epoch, info.fed_seq, info.last_order) == (3, 9, FIRST + 5)
+
+
+async def test_jobs_accepted_in_the_same_microsecond_are_two(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    assert await ours.insert([a_job(0)], 1, "w", now) == []
+    assert await theirs.insert([their_job(0)], 1, "w", now) == []
+    assert len(await ours.claim([an_entry(0), their_entry(0)], "w", now)) == 2
+
+
+async def test_jobs_of_one_rank_are_never_parted_by_a_page(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0), a_job(1)], 1, "w", now)
+    await theirs.insert([their_job(0), their_job(1)], 1, "w", now)
+    first = await ours.ready("mail", None, 1)
+    assert len(first) == 2
+    assert len(await ours.ready("mail", first[-1].rank, 1)) == 2
+    records = await ours.jobs(type_=None, state=None, after=None, limit=1)
+    assert [record.order for record in records] == [FIRST, FIRST]
+
+
+async def test_each_runs_what_the_other_stored(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.insert([their_job(1)], 1, "w", now)
+    assert ids(await theirs.ready("mail", None, 9)) == [a_job(0).id, their_job(1).id]
+    (run,) = await theirs.claim([an_entry(0)], "w2", now)
+    assert await theirs.report([a_report(run.claim, at=now)]) == [True]
+    record = await ours.job(run.claim.id)
+    assert record is not None
+    assert (record.state, record.runs[0].worker) == (State.SUCCESS, "w2")
+
+
+async def test_a_known_id_is_known_to_all(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    assert await theirs.insert([a_job(1, id="mine")], 1, "w", now) == [FIRST + 1]
+
+
+async def test_only_one_of_many_claimers_is_granted_the_run(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(n) for n in range(20)], 1, "w", now)
+    entries = [an_entry(n) for n in range(20)]
+    granted = await asyncio.gather(*(store.claim(entries, "w", now) for store in (ours, theirs)))
+    assert sorted(ids([*granted[0], *granted[1]])) == [entry.id for entry in entries]
+
+
+async def test_the_others_reports_do_not_pass_the_fence(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    assert run.claim.epoch == 1
+    assert await theirs.report([a_report(a_claim(0, epoch=2), at=now)]) == [False]
+    assert await theirs.orphans(9) == []
+
+
+async def test_delayed_and_expired_jobs_are_anybodys(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, due_at=now + 5), a_job(1, expire_at=now + 7)], 1, "w", now)
+    assert (await theirs.next_due_at(), await theirs.next_expire_at()) == (now + 5, now + 7)
+    assert ids(await theirs.wake(now + 5, 9)) == [a_job(0).id]
+    assert await theirs.expire(now + 7, 9, None) == [a_job(1).id]
+
+
+async def test_counts_are_of_all_servers(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await ours.counts()
+    await theirs.insert([their_job(1)], 1, "w", now)
+    assert await theirs.counts() == {"mail": {State.NEW: 2}}
+    await theirs.claim([an_entry(0)], "w", now)
+    await theirs.counts()
+    assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
+
+
+async def test_runs_of_a_server_that_left_are_given_back_at_once(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now)
+    assert await ours.orphans(9) == []
+    await theirs.close()
+    assert await ours.orphans(9) == [run]
+
+
+async def test_a_dead_servers_runs_are_given_back_when_its_lease_is_over(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now)
+    steps = int(LEASE_S / 10)
+    for _ in range(steps):
+        assert await ours.orphans(9) == []
+        clock.advance(10)
+    assert await ours.orphans(9) == [run]
+    assert await ours.report([a_report(run.claim, State.GHOST, "ghost", at=now)]) == [True]
+    assert await theirs.report([a_report(run.claim, at=now)]) == [False]
+
+
+async def test_a_server_that_beats_keeps_its_runs(ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.claim([an_entry(0)], "w2", now)
+    for _ in range(9):
+        assert await ours.orphans(9) == []
+        clock.advance(10)
+        await theirs.sync()
+
+
+async def test_who_has_not_looked_for_long_declares_nobody_dead(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.claim([an_entry(0)], "w2", now)
+    assert await ours.orphans(9) == []
+    clock.advance(3600)
+    assert await ours.orphans(9) == []
+
+
+async def test_a_wall_clock_that_jumps_kills_nobody(ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.claim([an_entry(0)], "w2", now)
+    assert await ours.orphans(9) == []
+    clock.jump(7200)
+    assert await ours.orphans(9) == []
+
+
+async def test_what_another_journal_may_replay_is_not_swept(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await theirs.insert([their_job(0, claimed=True)], 1, "w", now)
+    assert await theirs.report([a_report(a_claim(0, id=OTHER_IDS.of(FIRST), epoch=2), at=now, drop_at=now)]) == [True]
+    assert await ours.sweep(now + 1, 9, FIRST + 99) == 0
+    assert await ours.trim_successes(0, 9, FIRST + 99) == 0
+    await theirs.sync()
+    assert await ours.sweep(now + 1, 9, FIRST + 99) == 1
+
+
+async def test_a_second_server_on_a_copied_journal_stops_the_first(ours: MongoStore, make_mongo_store: MakeStore) -> None:
+    await make_mongo_store().open(JOURNAL, NODE)
+    with pytest.raises(StoreCorruptError, match="copy of journal"):
+        await ours.sync()
+
+
+async def test_a_database_of_a_newer_version_is_refused_untouched(uri: str, make_mongo_store: MakeStore) -> None:
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        db.meta.insert_one({"_id": "kqs", "schema": 99, "epoch": 7})
+        with pytest.raises(StoreCorruptError, match="of version 99"):
+            await make_mongo_store().open(JOURNAL, NODE)
+        assert db.list_collection_names() == ["meta"]
+        assert list(db.meta.find()) == [{"_id": "kqs", "schema": 99, "epoch": 7}]
+
+
+async def test_somebody_elses_database_is_refused_untouched(uri: str, make_mongo_store: MakeStore) -> None:
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        db.jobs.insert_one({"_id": 1, "title": "gardener"})
+        with pytest.raises(StoreCorruptError, match="no KQS store"):
+            await make_mongo_store().open(JOURNAL, NODE)
+        assert db.list_collection_names() == ["jobs"]
+
+
+async def test_two_servers_may_create_the_database_together(make_mongo_store: MakeStore) -> None:
+    stores = [make_mongo_store(), make_mongo_store()]
+    infos = await asyncio.gather(stores[0].open(JOURNAL, NODE), stores[1].open(OTHER_JOURNAL, OTHER_NODE))
+    assert sorted(info.epoch for info in infos) == [1, 2]
+
+
+async def test_a_killed_server_leaves_no_wrong_counts(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
+    await ours.insert([a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed=True)], 1, "w", now)
+    again = make_mongo_store()
+    await again.open(JOURNAL, NODE)
+    assert await again.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.PROCESSING: 1}}
+
+
+async def test_a_type_without_jobs_is_not_remembered(uri: str, ours: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, claimed=True), a_job(1, type="b")], 1, "w", now)
+    await ours.counts()
+    await ours.report([a_report(a_claim(0), at=now, drop_at=now)])
+    await ours.sweep(now, 9, FIRST + 9)
+    assert await ours.counts() == {"b": {State.NEW: 1}}
+    with MongoClient(uri) as client:
+        assert [tally["_id"] for tally in client.get_default_database().tallies.find()] == ["b"]
+
+
+async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    monkeypatch.setattr(slices, "SLICE", 3)
+    await ours.insert([a_job(n, type="ab"[n % 2]) for n in range(10)], 1, "w", now)
+    for newest_first, wanted in ((False, [3, 5, 7, 9]), (True, [1])):
+        found = await ours.jobs(type_="b", state=None, after=FIRST + 2, limit=9, newest_first=newest_first)
+        assert [record.order - FIRST for record in found] == wanted
+    await ours._there.session.tallies.recount()
+    assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}

@@ -1,0 +1,187 @@
+"""MongoDB away, and answers that are lost on their way: behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from kqs.errors import StoreError, StoreUnavailableError
+from kqs.job import Run, State
+from kqs.store.mongo import MongoStore
+from kqs.store.mongo.lanes import Lane
+from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_claim, a_job, a_report, an_entry, numbers, some_jobs
+from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
+
+MakeStore = Callable[..., MongoStore]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def now(clock: FakeClock) -> float:
+    return clock.now()
+
+
+@pytest.fixture
+async def store(make_mongo_store: MakeStore, proxy: MongoProxy) -> AsyncIterator[MongoStore]:
+    store = make_mongo_store(proxy.uri)
+    await store.open(JOURNAL, NODE)
+    yield store
+    await store.close()
+
+
+async def claim_one(store: MongoStore, now: float) -> Run:
+    await store.insert([a_job(0)], 1, "w1", now)
+    (run,) = await store.claim([an_entry(0)], "w1", now)
+    return run
+
+
+async def state_of(store: MongoStore, n: int = 0) -> tuple[State, int]:
+    record = await store.job(IDS.of(FIRST + n))
+    assert record is not None
+    return record.state, record.attempt
+
+
+async def test_away_and_back(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+    run = await claim_one(store, now)
+    await proxy.cut()
+    asked = [store.insert([a_job(1)], 2, "w1", now), store.report([a_report(run.claim, at=now)]), store.counts(), store.sync()]
+    refusals = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(refusal) for refusal in refusals} == {StoreUnavailableError}
+    await proxy.start()
+    assert await store.report([a_report(run.claim, at=now)]) == [True]
+    assert await store.insert([a_job(1)], 2, "w1", now) == []
+    assert numbers(await store.ready("mail", None, 9)) == [1]
+
+
+async def test_never_there_is_unavailable_and_nothing_is_left_open(make_mongo_store: MakeStore, proxy: MongoProxy) -> None:
+    await proxy.cut()
+    with pytest.raises(StoreUnavailableError, match="away"):
+        await make_mongo_store(proxy.uri).open(JOURNAL, NODE)
+
+
+async def test_a_stop_without_mongodb_is_bounded(store: MongoStore, proxy: MongoProxy) -> None:
+    await proxy.cut()
+    began = time.monotonic()
+    await store.close()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("uri", ["nonsense", "mongodb://", "mongodb://h/?w=no:such&journal=perhaps"])
+async def test_a_wrong_uri_is_a_clear_error(make_mongo_store: MakeStore, uri: str) -> None:
+    with pytest.raises(StoreError, match="no MongoDB URI"):
+        await make_mongo_store(uri).open(JOURNAL, NODE)
+
+
+async def test_an_insert_whose_answer_was_lost_knows_itself_again(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(some_jobs(3), 1, "w1", now)
+    assert await store.insert(some_jobs(3), 1, "w1", now) == []
+    assert numbers(await store.ready("mail", None, 9)) == [0, 1, 2]
+    assert await store.insert(some_jobs(3), 1, "w1", now) == [FIRST, FIRST + 1, FIRST + 2]
+
+
+async def test_a_repeated_insert_may_claim_other_jobs(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+    due_at = now + 9
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert([a_job(0, claimed=True), a_job(1), a_job(2, due_at=due_at)], 1, "w1", now)
+    assert await store.insert([a_job(0), a_job(1, claimed=True), a_job(2, due_at=due_at)], 1, "w2", now) == []
+    assert [await state_of(store, n) for n in range(3)] == [(State.NEW, 0), (State.PROCESSING, 1), (State.DELAYED, 0)]
+    assert await store.report([a_report(a_claim(n), at=now) for n in (0, 1)]) == [False, True]
+
+
+async def test_a_repeated_insert_leaves_alone_what_others_run_by_now(
+    store: MongoStore, make_mongo_store: MakeStore, proxy: MongoProxy, now: float
+) -> None:
+    other = make_mongo_store()
+    await other.open("f" * 32, "00c0ffee")
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert([a_job(0)], 1, "w1", now)
+    assert numbers(await other.claim([an_entry(0)], "w2", now)) == [0]
+    assert await store.insert([a_job(0, claimed=True)], 1, "w1", now) == [FIRST]
+
+
+@pytest.mark.parametrize(("state", "due_in"), [(State.SUCCESS, 0), (State.RETRY, 0), (State.RETRY, 9)])
+async def test_a_report_whose_answer_was_lost_is_accepted_when_repeated(
+    store: MongoStore, proxy: MongoProxy, now: float, state: State, due_in: int
+) -> None:
+    run = await claim_one(store, now)
+    report = a_report(run.claim, state, at=now, due_at=now + due_in if due_in else 0.0)
+    proxy.lose_answer("update")
+    with pytest.raises(StoreUnavailableError):
+        await store.report([report])
+    assert await store.report([report]) == [True]
+    assert await state_of(store) == (state, 1)
+
+
+@pytest.mark.parametrize("command", ["update", "find"])
+async def test_a_claim_whose_answer_was_lost_is_due_again(
+    store: MongoStore, proxy: MongoProxy, now: float, command: str
+) -> None:
+    await store.insert([a_job(0)], 1, "w1", now)
+    proxy.lose_answer(command)
+    with pytest.raises(StoreUnavailableError):
+        await store.claim([an_entry(0)], "w1", now)
+    await store._there._beat(is_sweeping=False)
+    assert await store.next_due_at() == 0.0
+    assert numbers(await store.wake(now, 9)) == [0]
+    (run,) = await store.claim([an_entry(0)], "w2", now)
+    assert await store.report([a_report(run.claim, at=now)]) == [True]
+    record = await store.job(run.claim.id)
+    assert record is not None
+    assert [(one.worker, one.state) for one in record.runs] == [("w2", "success")]
+
+
+async def test_counts_are_right_again_after_lost_answers(
+    store: MongoStore, proxy: MongoProxy, clock: FakeClock, now: float
+) -> None:
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(some_jobs(3), 1, "w1", now)
+    clock.advance(RECOUNT_S)
+    await store._there._beat(is_sweeping=False)
+    assert await store.counts() == {"mail": {State.NEW: 3}}
+
+
+async def test_a_batch_costs_one_round_trip_to_store_two_to_claim_and_one_to_report(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
+    for n in (1, 100):
+        jobs = [a_job(1000 * n + i) for i in range(n)]
+        proxy.forget()
+        await store.insert(jobs, n, "w1", now)
+        runs = await store.claim([an_entry(1000 * n + i) for i in range(n)], "w1", now)
+        await store.report([a_report(run.claim, at=now) for run in runs])
+        assert dict(proxy.commands) == {"insert": 1, "update": 2, "find": 1}
+        assert (proxy.sent_bytes + proxy.answered_bytes) / n < (2500 if n == 1 else 600)
+
+
+async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+    proxy.forget()
+    await store.insert(some_jobs(100, claimed=True), 1, "w1", now)
+    assert await store.report([a_report(a_claim(n), at=now) for n in range(100)]) == [True] * 100
+    assert dict(proxy.commands) == {"insert": 1, "update": 1}
+
+
+async def test_a_write_that_takes_long_does_not_hold_up_the_heartbeat(store: MongoStore, proxy: MongoProxy) -> None:
+    there, release = store._there, asyncio.Event()
+    writing = asyncio.ensure_future(there.write(Lane.INSERT, release.wait))
+    proxy.forget()
+    beating = asyncio.ensure_future(there._beat(is_sweeping=False))
+    async with asyncio.timeout(10):
+        while not proxy.commands["find"]:  # noqa: ASYNC110 - the proxy has no event
+            await asyncio.sleep(0.01)
+    assert dict(proxy.commands) == {"update": 1, "find": 1}
+    release.set()
+    await asyncio.gather(writing, beating)

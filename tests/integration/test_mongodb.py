@@ -1,0 +1,150 @@
+"""`kqs serve` on MongoDB: one server and several."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mongodb import MongoServer, a_database, mongodb
+from tests.support.serving import Served, serving
+
+SLOW = """
+import asyncio
+import kqs
+
+@kqs.handler("slow", ghosts=3, ghost_delay=0)
+async def slow(data, job):
+    await asyncio.sleep(data if job.attempt == 1 else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def settings(server_uri: str) -> dict[str, str]:
+    return {"STORE__KIND": "mongodb", "STORE__URI": a_database(server_uri)}
+
+
+def ask(server: Served, name: str, argument: object = None) -> object:
+    answer = json.loads(server.ask(json.dumps({"n": name, "m": argument}))[0])
+    assert answer["s"] == "end", answer
+    return answer["m"]
+
+
+def until(server: Served, within_s: float = 30, **wanted: float) -> None:
+    """Ask for stats until they are as wanted; the wire has no event to wait for."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        seen = ask(server, "stats")
+        assert isinstance(seen, dict)
+        if all(seen[name] == value for name, value in wanted.items()):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"wanted {wanted}, got {seen}; the server said:\n{server.log.read_text()}")
+
+
+def some_pings(count: int) -> list[dict[str, object]]:
+    return [{"type": "ping", "data": n} for n in range(count)]
+
+
+def test_jobs_inserted_over_tcp_run_to_a_stored_finish(tmp_path: Path, settings: dict[str, str]) -> None:
+    with serving(tmp_path, **settings) as server:
+        ids = ask(server, "insert", some_pings(100))
+        until(server, jobs_success=100)
+        assert isinstance(ids, list)
+        record = ask(server, "job", ids[42])
+        assert isinstance(record, dict)
+        assert (record["state"], record["data"], record["failures"]) == ("success", 42, 0)
+        assert server.stop() == 0
+
+
+def test_after_kill_9_every_accepted_job_runs_once_more_at_most(tmp_path: Path, settings: dict[str, str]) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    settings |= {"WORKER__MODULES": '["kqs.builtin", "slow"]', "WORKER__CONCURRENCY": "20"}
+    with serving(tmp_path, **settings) as server:
+        slow = ask(server, "insert", [{"type": "slow", "data": 0.2} for _ in range(10)])
+        ask(server, "insert", some_pings(200))
+        until(server, journal_unfed_records=0)
+        ask(server, "insert", some_pings(200))
+        server.stop(signal.SIGKILL)
+    with serving(tmp_path, **settings) as server:
+        until(server, jobs_success=410)
+        assert isinstance(slow, list)
+        records = [ask(server, "job", job_id) for job_id in slow]
+        assert all(isinstance(record, dict) and record["attempt"] == len(record["runs"]) <= 2 for record in records)
+
+
+def test_inserts_go_on_while_mongodb_is_away(tmp_path: Path) -> None:
+    (tmp_path / "mongodb").mkdir()
+    mongo = MongoServer(tmp_path / "mongodb")
+    mongo.start()
+    try:
+        settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=1500"}
+        with serving(tmp_path, **settings) as server:
+            ask(server, "insert", some_pings(10))
+            until(server, jobs_success=10)
+            mongo.stop()
+            for _ in range(3):
+                ask(server, "insert", some_pings(10))
+            health = ask(server, "health")
+            assert isinstance(health, dict)
+            assert not health["ok"]
+            mongo.start()
+            until(server, jobs_success=40)
+    finally:
+        mongo.stop()
+
+
+def test_a_mongodb_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": "mongodb://127.0.0.1:1/kqs?serverSelectionTimeoutMS=200"}
+    said = r"the server ended; it said:\n.*MongoDB is away: 127.0.0.1:1"
+    with pytest.raises(AssertionError, match=said), serving(tmp_path, **settings):
+        pass
+
+
+def test_any_server_runs_what_any_accepted(tmp_path: Path, settings: dict[str, str]) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    with serving(folders[0], **settings, WORKER__CONCURRENCY="0") as accepts, serving(folders[1], **settings) as runs:
+        job_id = ask(accepts, "insert", {"type": "ping", "data": 1})
+        until(runs, jobs_success=1)
+        record = ask(accepts, "job", job_id)
+        assert isinstance(record, dict)
+        assert record["state"] == "success"
+
+
+@pytest.mark.slow
+def test_jobs_of_a_killed_and_of_a_cut_off_server_go_on_elsewhere(tmp_path: Path, settings: dict[str, str]) -> None:
+    folders = [tmp_path / name for name in ("dies", "hangs", "lives")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "slow.py").write_text(SLOW)
+    settings |= {"WORKER__MODULES": '["slow"]'}
+    with (
+        serving(folders[0], **settings) as dies,
+        serving(folders[1], **settings) as hangs,
+        serving(folders[2], **settings) as lives,
+    ):
+        lost = ask(dies, "insert", {"type": "slow", "data": 600, "ttr": 900})
+        held = ask(hangs, "insert", {"type": "slow", "data": 40, "ttr": 900})
+        ask(dies, "insert", {"type": "slow", "data": 0, "delay": 8})
+        until(lives, jobs_processing=2, jobs_delayed=1)
+        dies.stop(signal.SIGKILL)
+        hangs.process.send_signal(signal.SIGSTOP)
+        until(lives, within_s=75, jobs_success=3)
+        hangs.process.send_signal(signal.SIGCONT)
+        until(hangs, runs_stale=1)
+        for job_id in (lost, held):
+            record = ask(hangs, "job", job_id)
+            assert isinstance(record, dict)
+            assert [run["state"] for run in record["runs"]] == ["ghost", "success"]

@@ -1,0 +1,105 @@
+"""Stands between a store and its MongoDB: counts what passes, loses answers, cuts the line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+#: what drivers say by themselves, to see who is there
+_HELLOS = frozenset({"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"})
+_HEADER_BYTES = 16
+
+
+class MongoProxy:
+    """Listens on a port of its own for one server.
+
+    commands: how often each command passed, one round trip each; sent_bytes, answered_bytes: with their headers.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = urlsplit(uri)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._lost: tuple[str, str] | None = None
+        self.commands: Counter[str] = Counter()
+        self.sent_bytes = 0
+        self.answered_bytes = 0
+
+    @property
+    def uri(self) -> str:
+        return self._uri._replace(netloc=f"127.0.0.1:{self._port}").geturl() + "?serverSelectionTimeoutMS=1500"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Close every connection and refuse new ones, until started again."""
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    def lose_answer(self, command: str | None) -> None:
+        """Let the next such command on `jobs` reach the server, and close the connection instead of answering. None: none."""
+        self._lost = None if command is None else (command, "jobs")
+
+    def forget(self) -> None:
+        self.commands.clear()
+        self.sent_bytes = self.answered_bytes = 0
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._uri.hostname, self._uri.port)
+        ends = {writer, there[1]}
+        self._writers |= ends
+        answers = asyncio.ensure_future(self._bring_answers(there[0], writer))
+        with suppress(asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            await self._pass_calls(reader, there, answers)
+        answers.cancel()
+        for end in ends:
+            end.transport.abort()
+        self._writers -= ends
+
+    async def _pass_calls(
+        self,
+        reader: asyncio.StreamReader,
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        answers: asyncio.Future[None],
+    ) -> None:
+        while True:
+            size = await reader.readexactly(4)
+            message = size + await reader.readexactly(int.from_bytes(size, "little") - 4)
+            command, collection = _command(message)
+            is_lost = (command, collection) == self._lost
+            if is_lost:
+                self._lost = None
+                answers.cancel()
+                await asyncio.gather(answers, return_exceptions=True)
+            elif command not in _HELLOS:
+                self.commands[command] += 1
+                self.sent_bytes += len(message)
+            server[1].write(message)
+            await server[1].drain()
+            if is_lost:
+                await server[0].readexactly(1)
+                return
+
+    async def _bring_answers(self, server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await server.read(65536):
+                self.answered_bytes += len(data)
+                writer.write(data)
+                await writer.drain()
+            writer.transport.abort()
+
+
+def _command(message: bytes) -> tuple[str, str]:
+    """Return an OP_MSG's command and its collection: the first element of the document after header, flags and kind."""
+    start = _HEADER_BYTES + 4 + 1 + 4 + 1
+    end = message.index(0, start)
+    value = message[end + 1 + 4 : message.find(0, end + 1 + 4)]
+    return message[start:end].decode(errors="replace"), value.decode(errors="replace")

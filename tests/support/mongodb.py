@@ -1,0 +1,90 @@
+"""A server of MongoDB's protocol: $KQS_TEST_MONGODB_URI, else a `mongod` on the PATH, else the Java server that make built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from tests.support.require import missing
+from tests.support.serving import ROOT, free_port
+
+READY_WITHIN_S = 60
+STOPPED_WITHIN_S = 30
+
+_BUILT = ROOT / ".cache" / "servers"
+
+
+class MongoServer:
+    """A server on a port of its own, with its file in `folder`; started again, it is where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and return when it listens."""
+        with (self._folder / "server.log").open("ab") as log:
+            command = _command(self._folder, self.port)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not _listens(self.port):
+            assert self._process.poll() is None, (self._folder / "server.log").read_text()
+            assert time.monotonic() < deadline, "the MongoDB server does not listen"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it with SIGTERM: the Java server loses its last second otherwise."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            process.wait(STOPPED_WITHIN_S)
+
+
+def _command(folder: Path, port: int) -> Sequence[str]:
+    if (mongod := shutil.which("mongod")) is not None:
+        return [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
+    java = shutil.which("java")
+    if java is None or not (_BUILT / "stamp").exists():
+        missing("mongodb")
+    classes = f"{_BUILT}/classes:{_BUILT}/lib/*"
+    options = ["-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    return [java, *options, "-cp", classes, "MongoServerProcess", str(folder / "store.h2"), str(port)]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def mongodb(folder: Path) -> Iterator[str]:
+    """Yield the URI of a running server, without a database in it."""
+    given = os.environ.get("KQS_TEST_MONGODB_URI")
+    if given:
+        yield given
+        return
+    server = MongoServer(folder)
+    try:
+        server.start()
+        yield server.uri
+    finally:
+        server.stop()
+
+
+def a_database(uri: str) -> str:
+    """Return the URI of a new database on a server, whose URI may have options."""
+    address, _, options = uri.partition("?")
+    scheme, _, hosts = address.rstrip("/").partition("://")
+    return f"{scheme}://{hosts.partition('/')[0]}/kqs-test-{uuid4().hex[:12]}" + (f"?{options}" if options else "")

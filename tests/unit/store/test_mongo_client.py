@@ -1,0 +1,62 @@
+"""What the driver's errors are to the store's callers."""
+
+from __future__ import annotations
+
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WTimeoutError,
+)
+
+from kqs.errors import StoreError, StoreUnavailableError
+from kqs.store.mongo.client import connect, translated
+
+WRITE_CONCERN_ERROR = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}]}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect("gone"),
+        NetworkTimeout("late"),
+        ServerSelectionTimeoutError("nobody"),
+        NotPrimaryError("stepped down"),
+        WaitQueueTimeoutError("no connection is free"),
+        WTimeoutError("not replicated"),
+        OperationFailure("shutting down", 91),
+        OperationFailure("disk full", 14031),
+        BulkWriteError(WRITE_CONCERN_ERROR),
+        BulkWriteError({"writeErrors": [{"index": 0, "code": 189, "errmsg": "stepped down"}], "writeConcernErrors": []}),
+    ],
+)
+def test_what_may_pass_is_unavailable(error: PyMongoError) -> None:
+    assert type(translated(error)) is StoreUnavailableError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OperationFailure("Authentication failed.", 18), "Authentication failed"),
+        (OperationFailure("not authorized on kqs", 13), "not authorized on kqs"),
+        (BulkWriteError({"writeErrors": [{"index": 0, "code": 121, "errmsg": "fails validation"}]}), "fails validation"),
+        (PyMongoError("odd"), "PyMongoError: odd"),
+    ],
+)
+def test_what_does_not_pass_says_why(error: PyMongoError, said: str) -> None:
+    refused = translated(error)
+    assert type(refused) is StoreError
+    assert said in str(refused)
+
+
+async def test_writes_are_acknowledged_by_a_majority_and_journaled_whatever_the_uri_says() -> None:
+    client = connect("mongodb://h/kqs?w=1&journal=false&socketTimeoutMS=77&retryWrites=true")
+    assert client.write_concern.document == {"w": "majority", "j": True, "wtimeout": 10_000}
+    assert (client.options.pool_options.socket_timeout, client.options.retry_writes) == (0.077, False)
+    client.close()
