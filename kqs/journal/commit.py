@@ -32,6 +32,11 @@ from kqs.journal.writer import Flushed, Writer
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
 _INLINE_FLUSH_S = 0.001
 
+#: so many ticks in a row with one record make the next lone ones go without waiting for their tick's end, all but each
+#: `_PROBE_EVERY`th: a second client must be noticed, or every insert of many would have a flush of its own
+_LONE_TICKS = 16
+_PROBE_EVERY = 8
+
 #: a flush of more bytes says nothing about the flush of one record
 _SMALL_BATCH_BYTES = 16384
 
@@ -79,6 +84,7 @@ class GroupCommit:
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
         self._ticking = False
+        self._lone_ticks = 0
         self._busy = False
         self._began_at = 0.0
         self._flush_s = 0.0
@@ -159,11 +165,31 @@ class GroupCommit:
             return JournalFailedError(f"the journal failed and is trying a new segment: {self.failure}")
         return JournalClosedError("the journal is closed")
 
+    def flush_if_alone(self) -> None:
+        """Flush a lone record of one job now, without waiting for the tick to end, if lately no tick brought company.
+
+        For whoever appends, after it has noted what it must about the record: `done` is called before this returns.
+        """
+        batch = self._batch
+        if self._lone_ticks < _LONE_TICKS or self._busy or self._full or len(batch) != 1 or batch[0].count != 1:
+            return
+        self._lone_ticks += 1
+        if self._lone_ticks % _PROBE_EVERY and self._is_quick(batch, self._batch_bytes):
+            self._batch, self._batch_bytes = [], FRAME_BYTES
+            self._flush_here(batch)
+
+    def _is_quick(self, batch: list[Record], size: int) -> bool:
+        """Tell whether to flush on the loop: the hop to the thread would take about as long."""
+        is_small = len(batch) == 1 and size < _SMALL_BATCH_BYTES
+        return is_small and self._flush_s < _INLINE_FLUSH_S and self._writer.fits(size)
+
     def _end_tick(self) -> None:
         """Start a flush of what this tick of the loop brought."""
         self._ticking = False
         assert not self._busy, "ticks are not asked for while a flush runs"
-        self._flush_next()
+        if self._batch:
+            self._lone_ticks = self._lone_ticks + 1 if len(self._batch) == 1 and not self._full else 0
+            self._flush_next()
 
     def _flush_next(self) -> None:
         """Take the oldest batch: to a new segment if need be, on the loop if it is a lone record and flushes are quick."""
@@ -174,7 +200,7 @@ class GroupCommit:
         if not self._writer.fits(size):
             self._busy = True
             self._flusher.submit(self._writer.roll, lambda segment, error: self._rolled(batch, segment, error))
-        elif len(batch) == 1 and not self._batch and self._flush_s < _INLINE_FLUSH_S and size < _SMALL_BATCH_BYTES:
+        elif not self._batch and self._is_quick(batch, size):
             self._flush_here(batch)
         else:
             self._flush_there(batch)

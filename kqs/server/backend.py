@@ -19,6 +19,10 @@ class JournalPort(Protocol):
         """
         ...
 
+    def flush_if_alone(self) -> None:
+        """Flush a lone record now, if that looks best; `record.done` is called before this returns."""
+        ...
+
 
 class Backend(Protocol):
     """See the module docstring. Everything is called from the loop thread."""

@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
             self._turn_away(CallError("too many long lines at once, try again later", "busy"))
         else:
             self._advance()
+            self._owner.context.backend.journal.flush_if_alone()
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""

@@ -28,6 +28,9 @@ class MemoryJournal:
         if not self.held and len(self._open) == 1:
             asyncio.get_running_loop().call_soon(self.flush)
 
+    def flush_if_alone(self) -> None:
+        """Leave it to the end of the tick."""
+
     def flush(self) -> None:
         batch, self._open = self._open, []
         if self.failure is None:

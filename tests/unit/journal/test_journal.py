@@ -420,3 +420,66 @@ async def test_a_flush_that_fails_while_stopping_is_told() -> None:
     journal.append(told.of(a_record()))
     await journal.stop()
     assert (told.failed, journal.state) == ([b"x"], "closed")
+
+
+async def lone_ticks(journal: Journal, count: int) -> None:
+    for number in range(count):
+        await journal.append_wait(a_record(f"lone {number}"))
+
+
+async def test_a_lone_record_goes_without_waiting_once_no_tick_has_brought_company() -> None:
+    journal = a_journal(MemoryFiles(), segment_bytes=1 << 20)
+    await journal.start()
+    told = Told()
+    journal.append(told.of(a_record("early")))
+    journal.flush_if_alone()
+    assert told.acknowledged == []
+    await journal.flush()
+    await lone_ticks(journal, 16)
+    journal.append(told.of(a_record("late")))
+    journal.flush_if_alone()
+    assert told.acknowledged == [b"early", b"late"]
+    await journal.stop()
+
+
+async def test_every_few_lone_records_one_waits_for_company_all_the_same() -> None:
+    journal = a_journal(MemoryFiles(), segment_bytes=1 << 20)
+    await journal.start()
+    await lone_ticks(journal, 16)
+    told, waited = Told(), 0
+    for number in range(16):
+        journal.append(told.of(a_record(f"{number}")))
+        journal.flush_if_alone()
+        waited += len(told.acknowledged) <= number
+        await journal.flush()
+    assert waited == 2
+    await journal.stop()
+
+
+async def test_company_in_a_tick_makes_lone_records_wait_again() -> None:
+    journal = a_journal(MemoryFiles(), segment_bytes=1 << 20)
+    await journal.start()
+    await lone_ticks(journal, 16)
+    told = Told()
+    journal.append(told.of(a_record("one")))
+    journal.append(told.of(a_record("two")))
+    journal.flush_if_alone()
+    assert told.acknowledged == []
+    await journal.flush()
+    journal.append(told.of(a_record("three")))
+    journal.flush_if_alone()
+    assert told.acknowledged == [b"one", b"two"]
+    await journal.stop()
+
+
+async def test_a_lone_record_that_needs_a_new_segment_leaves_it_to_the_tick() -> None:
+    journal = a_journal(MemoryFiles(), segment_bytes=4096)
+    await journal.start()
+    await lone_ticks(journal, 16)
+    told = Told()
+    journal.append(told.of(a_record("x" * 4000)))
+    journal.flush_if_alone()
+    assert told.acknowledged == []
+    await journal.flush()
+    assert told.acknowledged == [b"x" * 4000]
+    await journal.stop()
