@@ -296,7 +296,7 @@ async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatc
 
 
 async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None:
-    rig.seeks = True
+    rig.seek_looks = 1
     await rig.restart()
     hand = rig.hand(2)
     await rig.store.insert([an_accepted(1), an_accepted(2, type_="other")], 0, "elsewhere", NOW)
