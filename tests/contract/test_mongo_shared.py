@@ -13,6 +13,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
+from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
 
@@ -247,3 +248,52 @@ async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.Monkey
         assert [record.order - FIRST for record in found] == wanted
     await ours._there.session.tallies.recount()
     assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}
+
+
+async def counted_anew(store: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
+    clock.advance(RECOUNT_S)
+    await store._there._beat(is_sweeping=False)
+    return await store.counts()
+
+
+async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours._there._beat(is_sweeping=False)
+    await theirs.insert([their_job(0), their_job(1, claimed=True)], 1, "w", now)
+    theirs._there._beating.cancel()
+    for _ in range(int(LEASE_S / 10) + 1):
+        clock.advance(10)
+        assert await ours.counts() == {}
+        await ours.orphans(9)
+    assert await counted_anew(ours, clock) == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
+
+
+async def test_a_count_beside_others_is_repeated_until_it_is_right(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1}}
+    assert await ours.counts() == {"mail": {State.NEW: 2}}
+    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1}}
+    await ours.claim([an_entry(0)], "w", now)
+    await ours.counts()
+    assert await counted_anew(theirs, clock) == {"mail": {State.PROCESSING: 1}}
+    assert not theirs._there.session.tallies.needs_recount
+
+
+async def test_a_server_that_was_held_up_doubts_its_counts(ours: MongoStore, theirs: MongoStore, clock: FakeClock) -> None:
+    await counted_anew(ours, clock)
+    clock.advance(LEASE_S + RECOUNT_S)
+    assert not ours._there.session.tallies.needs_recount
+    await ours.orphans(9)
+    assert ours._there.session.tallies.needs_recount
+
+
+async def test_successes_are_trimmed_by_one_server(ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float) -> None:
+    await theirs.insert([their_job(n, claimed=True) for n in range(3)], 1, "w", now)
+    assert await theirs.report([a_report(a_claim(n, id=their_job(n).id, epoch=2), at=now) for n in range(3)]) == [True] * 3
+    await theirs.sync()
+    assert await counted_anew(ours, clock) == {"mail": {State.SUCCESS: 3}}
+    assert await theirs.trim_successes(1, 9, FIRST + 9) == 0
+    assert await ours.trim_successes(1, 9, FIRST + 9) == 2

@@ -21,7 +21,9 @@ async def sweep(session: Session, servers: Servers, now: float, limit: int, befo
 
 
 async def trim_successes(session: Session, servers: Servers, keep_count: int, limit: int, before_order: int) -> int:
-    """See Store.trim_successes."""
+    """See Store.trim_successes. One server does it: two that saw the same excess would both delete as many."""
+    if not servers.is_eldest:
+        return 0
     counts = await session.tallies.read()
     excess = min(sum(states.get(State.SUCCESS, 0) for states in counts.values()) - keep_count, limit)
     if excess <= 0:
