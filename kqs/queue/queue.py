@@ -133,8 +133,11 @@ class Queue:
                 for run in orphans
             ]
             accepted = await self._store.report(reports)
-            log.info("gave back runs of a server that died", count=sum(accepted))
-            await self._reports_applied(list(zip(orphans, reports, strict=True)), accepted)
+            # other servers look for orphans too: what is stale here was given back by them
+            ours = [(run, report) for run, report, ok in zip(orphans, reports, accepted, strict=True) if ok]
+            if ours:
+                log.info("gave back runs of a server that died", count=len(ours))
+            await self._reports_applied(ours, [True] * len(ours))
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
