@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ from tests.support.fleet import (
     Fleet,
     Line,
     ask,
+    await_calm,
     await_state,
     await_stats,
     await_that,
+    every_record,
     is_known,
     line_to,
     record,
@@ -26,6 +29,7 @@ from tests.support.fleet import (
 )
 from tests.support.fleet_server import LEASE_S
 from tests.support.mongodb import a_database, mongodb
+from tests.support.storm import load_on, members
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +129,7 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
 @pytest.mark.parametrize("how", [Line.swallow, Line.refuse], ids=["black hole", "refused"])
 def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet, how: Callable[[Line], None]) -> None:
     with line_to(fleet.mongo_port) as line, fleet.serving("cut", mongo=line) as cut, fleet.serving("lives") as lives:
-        held = ask(cut, "insert", some("slow", [9, 9]))
+        held = ask(cut, "insert", some("slow", [6, 6]))
         await_stats(lives, jobs_processing=2)
         how(line)
         late = ask(cut, "insert", some("work", [1]))
@@ -167,7 +171,7 @@ def test_a_backlog_outlives_the_server_that_fed_it_to_beanstalkd(fleet: Fleet) -
 
 def test_a_server_that_was_held_up_loses_its_runs_and_nothing_else(fleet: Fleet) -> None:
     with fleet.serving("hangs") as hangs, fleet.serving("lives") as lives:
-        held = ask(hangs, "insert", some("slow", [8] * 4))
+        held = ask(hangs, "insert", some("slow", [6] * 4))
         await_stats(lives, jobs_processing=4)
         hangs.process.send_signal(signal.SIGSTOP)
         for job_id in held:
@@ -195,3 +199,43 @@ def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fl
         await_stats(behind, jobs_processing=1)
         ahead.stop(signal.SIGKILL)
         assert run_states(await_state(behind, left, "success", within_s=4 * LEASE_S)) == ["ghost", "success"]
+
+
+@pytest.mark.parametrize(
+    ("skews_s", "how"),
+    [((0, 50), Line.swallow), ((0, -60, 60), Line.refuse)],
+    ids=["two servers, black hole", "three servers, refused"],
+)
+def test_nothing_is_lost_while_one_is_killed_and_one_cut_off(
+    fleet: Fleet, skews_s: tuple[float, ...], how: Callable[[Line], None]
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with members(fleet, skews_s) as joined, load_on(joined) as clients:
+        for _ in range(2):
+            dies, cut = chance.sample(range(len(joined)), 2)
+            clients[cut].await_accepted(chance.randrange(1, 20))
+            joined[dies].kill()
+            clients[cut].await_accepted(chance.randrange(1, 20))
+            for line in joined[cut].lines:
+                how(line)
+            clients[cut].await_accepted(chance.randrange(1, 80))
+            joined[dies].start()
+            clients[dies].await_accepted(chance.randrange(1, 20))
+            for line in joined[cut].lines:
+                line.mend()
+        for client in clients:
+            client.stop()
+        accepted = {job_id for client in clients for job_id in client.accepted}
+        await_calm([member.served for member in joined])
+        ended = [every_record(member.served) for member in joined]
+        assert ended[0] == ended[1] == ended[-1]
+        assert accepted <= ended[0].keys()
+        for job in ended[0].values():
+            attempts = [run["attempt"] for run in job["runs"]]
+            assert attempts == sorted(set(attempts)), job
+            assert run_states(job).count("success") == 1 == (job["state"] == "success"), job
+            assert run_states(job)[-1] == "success", job
+        for member in joined:
+            await_stats(member.served, jobs_success=len(ended[0]))

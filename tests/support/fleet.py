@@ -46,7 +46,7 @@ async def flaky(data, job):
     if job.attempt <= 3:
         raise ValueError(f"attempt {job.attempt}")
 
-@kqs.handler("vanishing", ttr=0.5, ghosts=5, ghost_delay=0.2)
+@kqs.handler("vanishing", ttr=0.5, ghosts=20, ghost_delay=0.1)
 async def vanishing(data, job):
     ran(data)
     await asyncio.sleep(60 if job.attempt <= 2 else 0)
@@ -196,6 +196,24 @@ def await_stats(server: Served, within_s: float = 30, **wanted: int) -> None:
         lambda: f"wanted {wanted}, got {ask(server, 'stats')}; it said:\n{server.log.read_text()[-3000:]}",
         within_s,
     )
+
+
+def await_calm(servers: Sequence[Served], within_s: float = 60) -> None:
+    """Ask until no job waits or runs anywhere."""
+    zeros = dict.fromkeys(["jobs_new", "jobs_delayed", "jobs_processing", "jobs_retry", "jobs_ghost", "running"], 0)
+    for server in servers:
+        await_stats(server, within_s, journal_unfed_records=0)
+    for server in servers:
+        await_stats(server, within_s, **zeros)
+
+
+def every_record(server: Served) -> dict[str, Record]:
+    """Return all records by id, with all their runs."""
+    ids: list[str] = []
+    while page := ask(server, "jobs", {"limit": 100} | ({"after": ids[-1]} if ids else {})):
+        ids += [job["id"] for job in page]
+    answers = server.ask(*(json.dumps({"id": job_id, "n": "job", "m": job_id}) for job_id in ids))
+    return {answer["id"]: answer["m"] for answer in map(json.loads, answers)}
 
 
 def record(server: Served, job_id: str) -> Record:
