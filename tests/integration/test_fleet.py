@@ -126,12 +126,11 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
             await_state(lives, job_id, "success")
 
 
-@pytest.mark.parametrize("how", [Line.swallow, Line.refuse], ids=["black hole", "refused"])
-def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet, how: Callable[[Line], None]) -> None:
+def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> None:
     with line_to(fleet.mongo_port) as line, fleet.serving("cut", mongo=line) as cut, fleet.serving("lives") as lives:
         held = ask(cut, "insert", some("slow", [6, 6]))
         await_stats(lives, jobs_processing=2)
-        how(line)
+        line.swallow()
         late = ask(cut, "insert", some("work", [1]))
         for job_id in held:
             assert run_states(await_state(lives, job_id, "success")) == ["ghost", "success"]
@@ -188,7 +187,7 @@ def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fl
         began = time.monotonic()
         (early,) = ask(behind, "insert", some("work", ["early"], delay=63))
         (own,) = ask(ahead, "insert", some("work", ["own"], delay=2))
-        held = [*ask(behind, "insert", some("slow", [2 * LEASE_S])), *ask(ahead, "insert", some("slow", [2 * LEASE_S]))]
+        held = [*ask(behind, "insert", some("slow", [1.5 * LEASE_S])), *ask(ahead, "insert", some("slow", [1.5 * LEASE_S]))]
         await_state(behind, own, "success")
         assert 2 <= time.monotonic() - began < 6
         await_state(behind, early, "success")

@@ -55,7 +55,7 @@ class Servers:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
-        #: called when others may have missed what we did, or we what others did: one of them died, or we were held up
+        #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = _nobody
 
     async def register(self, epoch: int) -> None:
@@ -106,6 +106,7 @@ class Servers:
         """Return the epochs of the boots that are alive as far as we know, ours included."""
         now = self._monotonic()
         epochs: set[int] = set()
+        left: set[int] = set()
         seen: dict[int, _Sighting] = {}
         async for server in self._servers.find():
             epoch, beat = server["epoch"], server["beat"]
@@ -116,16 +117,15 @@ class Servers:
             seen[epoch] = sighting
             if epoch == self.epoch or (server["is_open"] and now - sighting.first < LEASE_S):
                 epochs.add(epoch)
+            elif not server["is_open"]:
+                left.add(epoch)
         self._sightings = seen
-        self._note(epochs, now)
-        return epochs
-
-    def _note(self, living: set[int], now: float) -> None:
+        died = self._living - epochs - left
         was_held_up = now - self._looked_at > LEASE_S / 2
-        has_lost = not self._living <= living
-        self._living, self._looked_at = set(living), now
-        if was_held_up or (has_lost and self.is_eldest):
+        self._living, self._looked_at = set(epochs), now
+        if was_held_up or (died and self.is_eldest):
             self.on_lapse()
+        return epochs
 
     @property
     def is_alone(self) -> bool:
