@@ -73,8 +73,7 @@ class Session:
             self._reopen()
         db = self.db
         if durable is not self._is_full:
-            db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._is_full = durable
+            self._set_full(durable)
         db.execute("begin")
         self._changes = db.total_changes
 
@@ -93,6 +92,10 @@ class Session:
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
+        if self._is_full:
+            # here rather than in the next `begin`, which may be one that somebody waits for
+            with contextlib.suppress(sqlite3.Error):
+                self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -123,6 +126,10 @@ class Session:
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
         except sqlite3.Error as error:
             self.rollback(error)
+
+    def _set_full(self, is_full: bool) -> None:
+        self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
+        self._is_full = is_full
 
     def _write_progress(self) -> None:
         self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
