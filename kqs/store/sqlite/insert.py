@@ -33,9 +33,12 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         return []
     fresh, known = _without_replayed(session, jobs)
     plain, claimed, full = _by_shape(fresh, session.bulk_bytes)
-    _insert_plain(session, plain)
-    _insert_claimed(session, claimed, worker, now)
-    known += _insert_full(session, full, worker, now)
+    if plain:
+        _insert_plain(session, plain)
+    if claimed:
+        _insert_claimed(session, claimed, worker, now)
+    if full:
+        known += _insert_full(session, full, worker, now)
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 

@@ -1,4 +1,4 @@
-"""One connection, its transaction, and what is written once per commit instead of once per job. Store thread only."""
+"""One connection, its transaction, and what is written once per commit instead of once per job. One user at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from kqs.errors import StoreCorruptError
+from kqs.errors import StoreCorruptError, StoreDoubtError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
@@ -31,6 +31,7 @@ class Session:
         self._committed = (0, 0)
         self._changes = 0
         self._is_full = False
+        self._is_in_doubt = False
         self._has_unsynced = False
         self._has_uncopied = False
 
@@ -72,8 +73,7 @@ class Session:
             self._reopen()
         db = self.db
         if durable is not self._is_full:
-            db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._is_full = durable
+            self._set_full(durable)
         db.execute("begin")
         self._changes = db.total_changes
 
@@ -82,11 +82,20 @@ class Session:
         self.tallies.write(self.db)
         if (self.fed_seq, self.last_order) != self._committed:
             self._write_progress()
-        self.db.execute("commit")
+        try:
+            self.db.execute("commit")
+        except sqlite3.Error as error:
+            # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
+            self._is_in_doubt = connection.leaves_doubt(error)
+            raise
         self._committed = (self.fed_seq, self.last_order)
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
+        if self._is_full:
+            # here rather than in the next `begin`, which may be one that somebody waits for
+            with contextlib.suppress(sqlite3.Error):
+                self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -118,6 +127,10 @@ class Session:
         except sqlite3.Error as error:
             self.rollback(error)
 
+    def _set_full(self, is_full: bool) -> None:
+        self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
+        self._is_full = is_full
+
     def _write_progress(self) -> None:
         self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
 
@@ -133,6 +146,8 @@ class Session:
         A page whose flush failed counts as clean in the kernel, and the next flush would succeed without it. Copying the WAL
         into the file writes every page again, flushed by its own flush. What was committed must still be there.
         """
+        if self._is_in_doubt:
+            raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
         db = connection.connect(self._path, self._cache_bytes)
         try:
             meta = schema.read_meta(db)

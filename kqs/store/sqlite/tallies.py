@@ -40,7 +40,8 @@ class Tallies:
         """Write what is pending."""
         if not self._came and not self._went:
             return
-        self._came.subtract(self._went)
+        if self._went:
+            self._came.subtract(self._went)
         db.executemany(_ADD, [(type_, state, n) for (type_, state), n in self._came.items() if n])
         self.clear()
 
