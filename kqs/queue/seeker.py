@@ -2,8 +2,8 @@
 
 Its broker may be one of its own; or it shares ours, and died or lost touch before it put the job there. Either way the job
 stays the foremost of its type in the store. One look proves nothing about a shared broker, where the job may stand already: but
-a job that is still foremost at the next look although we had room for it stands nowhere. While we have no room, it may as well
-wait its turn, and is given longer.
+a job that is still foremost at the next look although we had room for it stands nowhere. While we have no room, or others of
+its type to run first, it may as well wait its turn, and is given longer: but not for ever, since such times may never end.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from kqs.broker.base import Broker
 from kqs.queue.dispatch import Taker
 from kqs.store.base import Store
 
-#: looks in a row at which a job must be foremost while nobody here has room
-BUSY_LOOKS = 6
+#: so many times as long, while nobody here would take it at once
+BUSY_FACTOR = 3
 
 
 class Seeker:
@@ -33,13 +33,14 @@ class Seeker:
         """Have the broker fetch what it misses. Raises: StoreError."""
         missing, foremost = [], {}
         for type_, has_room in self._taken_types().items():
-            if self._broker.backlog(type_):
-                continue
+            is_busy = not has_room or self._broker.backlog(type_)
             for first in (await self._store.ready(type_, None, 1))[:1]:
                 job_id, seen = self._foremost.get(type_, ("", 0))
-                foremost[type_] = (first.id, seen + 1 if job_id == first.id else 1)
-                if foremost[type_][1] >= (self._looks if has_room else max(self._looks, BUSY_LOOKS)):
+                seen = seen + 1 if job_id == first.id else 1
+                if seen >= self._looks * (BUSY_FACTOR if is_busy else 1):
                     missing.append(type_)
+                    seen = 0
+                foremost[type_] = (first.id, seen)
         self._foremost = foremost
         if missing:
             await self._broker.recheck(missing)

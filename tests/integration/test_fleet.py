@@ -168,6 +168,16 @@ def test_a_backlog_outlives_the_server_that_fed_it_to_beanstalkd(fleet: Fleet) -
             assert len(fleet.runs()) == 300
 
 
+@pytest.mark.parametrize("fleet", [0], ids=["brokers of their own"], indirect=True)
+def test_a_server_with_work_without_end_runs_what_others_accept(fleet: Fleet) -> None:
+    with fleet.serving("accepts", WORKER__CONCURRENCY="0") as accepts, fleet.serving("works", WORKER__CONCURRENCY="1") as works:
+        ask(works, "insert", some("slow", [0.05] * 1000))
+        await_that(lambda: ask(works, "stats")["running"] == 1, lambda: ask(works, "stats"))
+        (urgent,) = ask(accepts, "insert", some("slow", [0], prio="urgent"))
+        await_state(accepts, urgent, "success")
+        assert ask(works, "stats")["jobs_new"] > 100
+
+
 def test_a_server_that_was_held_up_loses_its_runs_and_nothing_else(fleet: Fleet) -> None:
     with fleet.serving("hangs") as hangs, fleet.serving("lives") as lives:
         held = ask(hangs, "insert", some("slow", [6] * 4))

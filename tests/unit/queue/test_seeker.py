@@ -8,7 +8,7 @@ import pytest
 from kqs.broker.base import Broker
 from kqs.job import Entry
 from kqs.queue.dispatch import Taker
-from kqs.queue.seeker import BUSY_LOOKS, Seeker
+from kqs.queue.seeker import BUSY_FACTOR, Seeker
 from kqs.store.base import Store
 from tests.support.ready_jobs import ReadyJobs, an_entry
 
@@ -64,21 +64,19 @@ async def test_jobs_that_move_on_are_in_the_shared_broker(around: Surroundings) 
     assert around.rechecked == []
 
 
-async def test_without_room_a_job_may_wait_longer(around: Surroundings) -> None:
+@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("has_room", [False, True], ids=["no room", "a backlog"])
+async def test_without_room_or_behind_others_a_job_may_wait_longer(around: Surroundings, looks: int, has_room: bool) -> None:
     around.jobs.add(an_entry(1))
-    around.taker.take(1)
-    seeker = around.seeker(2)
-    await look(seeker, BUSY_LOOKS - 1)
+    if has_room:
+        around.known.add("mail")
+    else:
+        around.taker.take(1)
+    seeker = around.seeker(looks)
+    await look(seeker, looks * BUSY_FACTOR - 1)
     assert around.rechecked == []
-    await seeker.look()
+    await look(seeker, looks * BUSY_FACTOR)
     assert around.rechecked == ["mail"]
-
-
-async def test_what_the_broker_knows_is_not_looked_for(around: Surroundings) -> None:
-    around.jobs.add(an_entry(1))
-    around.known.add("mail")
-    await look(around.seeker(1), 9)
-    assert (around.rechecked, around.jobs.asked) == ([], [])
 
 
 async def test_a_store_of_our_own_is_not_looked_into(around: Surroundings) -> None:
