@@ -48,6 +48,7 @@ def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Seque
     orders = [job.order for job in jobs]
     if min(orders) > session.last_order and len(set(orders)) == len(orders):
         return jobs, []
+    session.pay()
     stored = _stored_orders(session, orders)
     fresh: list[Accepted] = []
     known: list[int] = []
