@@ -21,7 +21,7 @@ from kqs.cli import run
 LEASE_S = 4.0
 BEAT_S = 0.5
 HOUSEKEEPING_S = 0.5
-RECOUNT_S = 2.0
+RECOUNT_S = 1.0
 
 
 def serve(skew_s: float) -> int:
