@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -16,7 +17,9 @@ import kqs
 from kqs.config import Config, load_config
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.dockerfile import instructions
-from tests.support.serving import ROOT
+from tests.support.fleet import ask, await_state, run_states, some
+from tests.support.mongodb import mongodb
+from tests.support.serving import ROOT, serving
 from tests.support.yaml import parse
 
 FOLDER = ROOT / "deploy"
@@ -117,3 +120,31 @@ def test_the_health_check_of_beanstalkd_tells_whether_it_answers() -> None:
         asked = [word.replace("11300", str(beanstalkd.port)) for word in check]
         assert run(asked, capture_output=True, timeout=10).returncode == 0
     assert run(asked, capture_output=True, timeout=10).returncode != 0
+
+
+@pytest.mark.slow
+def test_the_servers_as_they_are_set_up_are_one_queue(fleet: dict[str, Any], servers: dict[str, Any], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        places = {"mongodb:27017": stack.enter_context(mongodb(tmp_path)).removeprefix("mongodb://")}
+        for name in fleet["services"].keys() - servers.keys() - {"mongodb"}:
+            places[f"{name}:11300"] = stack.enter_context(running_beanstalkd()).address
+        first, second = (
+            stack.enter_context(serving(made(tmp_path / name), **settings_of(server, places)))
+            for name, server in servers.items()
+        )
+        (job_id,) = ask(first, "insert", some("ping", [1]))
+        assert run_states(await_state(second, job_id, "success")) == ["success"]
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def settings_of(server: dict[str, Any], places: dict[str, str]) -> dict[str, str]:
+    """Return what a server is told, with real addresses for the names of services."""
+    told = json.dumps({name.removeprefix("KQS_"): value for name, value in server["environment"].items()})
+    for name, place in places.items():
+        told = told.replace(name, place)
+    settings: dict[str, str] = json.loads(told)
+    return settings
