@@ -205,7 +205,7 @@ def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fl
         for job_id in held:
             assert run_states(await_state(behind, job_id, "success")) == ["success"]
         (left,) = ask(ahead, "insert", some("slow", [600]))
-        await_stats(behind, jobs_processing=1)
+        await_state(behind, left, "processing")
         ahead.stop(signal.SIGKILL)
         assert run_states(await_state(behind, left, "success", within_s=4 * LEASE_S)) == ["ghost", "success"]
 
@@ -226,6 +226,7 @@ def test_nothing_is_lost_while_one_is_killed_and_one_cut_off(
             dies, cut = chance.sample(range(len(joined)), 2)
             clients[cut].await_accepted(chance.randrange(1, 20))
             joined[dies].kill()
+            chance.choice(fleet.beanstalkds).restart()
             clients[cut].await_accepted(chance.randrange(1, 20))
             for line in joined[cut].lines:
                 how(line)

@@ -110,7 +110,7 @@ class Fleet:
     def __init__(self, folder: Path, uri: str, beanstalkds: Sequence[Beanstalkd]) -> None:
         self._folder = folder
         self._uri = uri
-        self._beanstalkds = beanstalkds
+        self.beanstalkds = beanstalkds
         self._ran = folder / "ran"
         self._ran.touch()
         (folder / "fleetjobs.py").write_text(HANDLERS)
@@ -123,7 +123,7 @@ class Fleet:
 
     @property
     def beanstalkd_ports(self) -> list[int]:
-        return [one.port for one in self._beanstalkds]
+        return [one.port for one in self.beanstalkds]
 
     @contextmanager
     def serving(
@@ -135,7 +135,7 @@ class Fleet:
         """
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
-        addresses = [f"127.0.0.1:{line.port}" for line in beanstalkds] or [one.address for one in self._beanstalkds]
+        addresses = [f"127.0.0.1:{line.port}" for line in beanstalkds] or [one.address for one in self.beanstalkds]
         own = {
             "STORE__KIND": "mongodb",
             "STORE__URI": self._uri_by(mongo),

@@ -14,7 +14,7 @@ from tests.support.fleet import Fleet, Line, ask, line_to
 from tests.support.serving import Served
 
 #: how long a client rests between two inserts, in s; the Java server takes some 200 jobs a second through their lives
-PAUSE_S = 0.1
+PAUSE_S = 0.06
 #: what every client inserts
 TYPES = (*["work"] * 8, "flaky", "vanishing")
 
