@@ -311,10 +311,11 @@ async def test_a_server_that_was_held_up_doubts_its_counts(ours: MongoStore, the
     assert ours._there.session.tallies.needs_recount
 
 
-async def test_successes_are_trimmed_by_one_server(ours: MongoStore, theirs: MongoStore, now: float) -> None:
-    await theirs.insert([their_job(n, claimed=True) for n in range(3)], 1, "w", now)
-    assert await theirs.report([a_report(a_claim(n, id=their_job(n).id, epoch=2), at=now) for n in range(3)]) == [True] * 3
+async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await theirs.insert([their_job(n, claimed=True) for n in range(4)], 1, "w", now)
+    claims = [a_claim(n, id=their_job(n).id, epoch=2) for n in range(4)]
+    await theirs.report([a_report(claims[0], at=now, drop_at=now), *(a_report(claim, at=now) for claim in claims[1:])])
     await theirs.sync()
-    assert await theirs.counts() == {"mail": {State.SUCCESS: 3}}
-    assert await theirs.trim_successes(1, 9, FIRST + 9) == 0
-    assert await ours.trim_successes(1, 9, FIRST + 9) == 2
+    assert await theirs.counts() == {"mail": {State.SUCCESS: 4}}
+    assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
+    assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)
