@@ -315,7 +315,7 @@ async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs
     await theirs.insert([their_job(n, claimed=True) for n in range(4)], 1, "w", now)
     claims = [a_claim(n, id=their_job(n).id, epoch=2) for n in range(4)]
     await theirs.report([a_report(claims[0], at=now, drop_at=now), *(a_report(claim, at=now) for claim in claims[1:])])
-    await theirs.sync()
     assert await theirs.counts() == {"mail": {State.SUCCESS: 4}}
     assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
+    await theirs.sync()
     assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)
