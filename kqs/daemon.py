@@ -172,7 +172,7 @@ class Daemon:
         if self._config.store.kind == "mongodb":
             from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
 
-            return MongoStore(self._config.store, self._clock)
+            return MongoStore(self._config.store, self._clock, self._config.server.namespace)
         return SqliteStore(self._config.store_path, self._config.store, self._clock)
 
     def _cascade(self, registry: Registry) -> Cascade:

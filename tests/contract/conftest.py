@@ -45,8 +45,8 @@ async def make_mongo_store(uri: str, clock: FakeClock) -> AsyncIterator[Callable
     """Makes stores on the test's own database, not yet opened."""
     made: list[MongoStore] = []
 
-    def make(at: str = uri) -> MongoStore:
-        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock))
+    def make(at: str = uri, namespace: str = "") -> MongoStore:
+        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock, namespace))
         return made[-1]
 
     yield make

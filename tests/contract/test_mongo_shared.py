@@ -13,7 +13,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
-from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
+from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
 
 OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
@@ -220,6 +220,21 @@ async def test_two_servers_may_create_the_database_together(make_mongo_store: Ma
     stores = [make_mongo_store(), make_mongo_store()]
     infos = await asyncio.gather(stores[0].open(JOURNAL, NODE), stores[1].open(OTHER_JOURNAL, OTHER_NODE))
     assert sorted(info.epoch for info in infos) == [1, 2]
+
+
+async def test_two_fleets_share_a_database_and_nothing_else(uri: str, make_mongo_store: MakeStore, now: float) -> None:
+    fleets = [make_mongo_store(namespace=name) for name in ("", "eu", "eu.west")]
+    infos = [await fleet.open(JOURNAL, NODE) for fleet in fleets]
+    assert [info.epoch for info in infos] == [1, 1, 1]
+    for fleet, data in zip(fleets, (b"1", b'"' + b"2" * BULK_BYTES + b'"', b"3"), strict=True):
+        assert await fleet.insert([a_job(0, data=data)], 1, "w", now) == []
+        (run,) = await fleet.claim([an_entry(0)], "w", now)
+        assert run.data == data
+        assert await fleet.counts() == {"mail": {State.PROCESSING: 1}}
+    with MongoClient(uri) as client:
+        names = set(client.get_default_database().list_collection_names())
+        assert {"jobs", "eu.jobs", "eu.west.jobs", "eu.bulk.chunks"} <= names
+        assert "bulk.chunks" not in names
 
 
 async def test_a_killed_server_leaves_no_wrong_counts(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:

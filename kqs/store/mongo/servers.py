@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 
 #: between two heartbeats, in s
 BEAT_S = 5.0
@@ -44,8 +44,8 @@ class _Sighting:
 class Servers:
     """Our own document, and a look at the others'. `fed_seq` and `last_order` are written with `beat`."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], journal_id: str, node: str, monotonic: Callable[[], float]) -> None:
-        self._servers = db.servers
+    def __init__(self, collections: Collections, journal_id: str, node: str, monotonic: Callable[[], float]) -> None:
+        self._servers = collections.servers
         self._journal_id = journal_id
         self._node = node
         self._monotonic = monotonic

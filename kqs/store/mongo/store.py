@@ -19,6 +19,7 @@ from kqs.store.base import StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
@@ -38,11 +39,12 @@ _BEATS_PER_SWEEP = 120
 class MongoStore:
     """See kqs.store.base.Store. Ordinary work costs per batch: insert 1 round trip, claim 2, report 1."""
 
-    def __init__(self, settings: StoreSection, clock: Clock) -> None:
-        """Args: settings: `uri` names the servers and the database."""
+    def __init__(self, settings: StoreSection, clock: Clock, namespace: str = "") -> None:
+        """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
         self._uri = settings.uri or "mongodb://localhost"
         self._bulk_bytes = min(settings.bulk_bytes, MOST_INLINE_BYTES)
         self._clock = clock
+        self._namespace = namespace
         self._open: _Open | None = None
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
@@ -50,11 +52,11 @@ class MongoStore:
         assert self._open is None, "opened twice"
         connection = client.connect(self._uri)
         try:
-            db = connection.get_default_database(client.DATABASE)
-            epoch = await schema.prepare(db)
-            servers = Servers(db, journal_id, node, self._clock.monotonic)
+            collections = Collections(connection.get_default_database(client.DATABASE), self._namespace)
+            epoch = await schema.prepare(collections)
+            servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
-            session = Session(db, epoch, self._bulk_bytes, self._clock)
+            session = Session(collections, epoch, self._bulk_bytes, self._clock)
             await session.tallies.recount()
         except BaseException as error:
             connection.close()

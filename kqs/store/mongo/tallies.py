@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
 from kqs.job import State
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.documents import state_of
 from kqs.store.mongo.slices import slices
 
@@ -34,9 +34,9 @@ _ALL_ZERO: Document = {f"n.{int(state)}": {"$in": [0, None]} for state in State}
 class Tallies:
     """The changes not written yet, and the collection they go to."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], monotonic: Callable[[], float]) -> None:
-        self._tallies = db.tallies
-        self._jobs = db.jobs
+    def __init__(self, collections: Collections, monotonic: Callable[[], float]) -> None:
+        self._tallies = collections.tallies
+        self._jobs = collections.jobs
         self._pending: Counter[Kind] = Counter()
         self._monotonic = monotonic
         self._counted_at = 0.0
