@@ -143,7 +143,7 @@ class MongoStore:
     @property
     def _there(self) -> _Open:
         if self._open is None:
-            raise StoreUnavailableError("the store is closed")
+            raise StoreUnavailableError("the store is not open")
         return self._open
 
     def _look(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
