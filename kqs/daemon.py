@@ -33,6 +33,7 @@ from kqs.errors import (
     JournalVersionError,
     StartupError,
     StoreCorruptError,
+    StoreDoubtError,
 )
 from kqs.executor import Executor
 from kqs.feeder import Feeder
@@ -213,6 +214,8 @@ def _exit_code(cause: BaseException | None) -> ExitCode:
         return ExitCode.OK
     if isinstance(cause, StartupError):
         return cause.exit_code
+    if isinstance(cause, StoreDoubtError):
+        return ExitCode.IO_FAILED
     return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 
