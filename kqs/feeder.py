@@ -108,8 +108,11 @@ class Feeder:
     async def start(self, info: StoreInfo) -> None:
         """Begin after what the store has already; the rest is read from the journal."""
         self.trouble = None
-        self.fed_seq = self._held_seq = self._checkpointed_seq = info.fed_seq
-        self._next_order = self.checkpointed_order = info.last_order + 1
+        self.fed_seq = self._held_seq = info.fed_seq
+        self._checkpointed_seq = self._journal.checkpoint_seq
+        self._next_order = info.last_order + 1
+        if self._checkpointed_seq == info.fed_seq:
+            self.checkpointed_order = self._next_order
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
         self._queue.on_hungry = self._let_go.set

@@ -188,6 +188,9 @@ async def test_what_another_journal_may_replay_is_not_swept(ours: MongoStore, th
     assert await ours.sweep(now + 1, 9, FIRST + 99) == 0
     assert await ours.trim_successes(0, 9, FIRST + 99) == 0
     await theirs.sync()
+    assert await ours.sweep(now + 1, 9, FIRST + 99) == 0  # stored, but its journal's checkpoint is not known to have passed
+    assert await theirs.sweep(now - 1, 9, FIRST + 1) == 0
+    await theirs.sync()
     assert await ours.sweep(now + 1, 9, FIRST + 99) == 1
 
 

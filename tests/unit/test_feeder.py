@@ -174,6 +174,18 @@ async def test_the_checkpoint_follows_when_all_is_quiet(feeding: Feeding, monkey
     assert feeding.journal.stats()["checkpoint_seq"] == 1
 
 
+async def test_the_checkpoint_follows_a_store_that_had_more(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await feeding.start()).stop()
+    order = await feeding.insert(b'{"type":"mail"}')
+    await feeding.journal.stop()
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
+    feeder = await feeding.start(fed_seq=1, last_order=order)
+    assert feeder.checkpointed_order == 0
+    async with asyncio.timeout(10):
+        while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
+            await asyncio.sleep(0)
+
+
 async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = await feeding.start()
     feeding.append(b'{"type":"mail"}')
