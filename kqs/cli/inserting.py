@@ -18,8 +18,8 @@ from kqs.errors import CallError, ExitCode
 IN_FLIGHT = 1000
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
-#: refused for what the server is in and not for what the job is: the rest would be refused too
-PASSING = frozenset({"busy", "draining", "no_space", "journal_failed"})
+#: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
+NOT_THE_JOBS = frozenset({"busy", "draining", "no_space", "journal_failed", "unknown_call", "unauthorized", "forbidden"})
 
 
 class JobSource(Protocol):
@@ -95,7 +95,7 @@ class Inserter:
             self.inserted += 1
             if self._as_lines:
                 print_line(dict([self._source.named(number)]) | {"id": answer.result()})
-        elif isinstance(error, CallError) and error.call_code not in PASSING:
+        elif isinstance(error, CallError) and error.call_code not in NOT_THE_JOBS:
             self._refuse(number, error)
         elif isinstance(error, Exception):
             self.stopped = self.stopped or error

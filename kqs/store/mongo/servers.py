@@ -17,7 +17,6 @@ Declaring a living server dead costs a second run of its jobs, no more: the fenc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError

@@ -106,9 +106,10 @@ async def test_json_lines_tell_every_line(capsys):
     assert "error" in told[1]
 
 
-async def test_server_that_is_full_ends_it():
-    with pytest.raises(CallError, match="full"):
-        await insert(FILE, lambda line: {"e": {"message": "full", "code": "no_space"}})
+@pytest.mark.parametrize("code", ["no_space", "unknown_call", "forbidden"])
+async def test_server_that_would_refuse_the_others_too_ends_it(code):
+    with pytest.raises(CallError, match="no"):
+        await insert(FILE, lambda line: {"e": {"message": "no", "code": code}})
 
 
 async def test_empty_file_is_done_at_once():
