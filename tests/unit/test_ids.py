@@ -43,3 +43,13 @@ def test_an_id_that_a_server_with_a_slow_clock_may_have_yet_to_make_is_recognise
     assert ids.may_be_unmade(theirs.of((now - 60) * 10**6), now)
     assert not ids.may_be_unmade(theirs.of((now - 121) * 10**6), now)
     assert not ids.is_ours_unmade(theirs.of((now + 60) * 10**6))
+
+
+@given(st.floats(-60, 60), st.floats(0, 1e6), st.floats(-60, 60), st.integers(0, 2**50))
+def test_no_client_gives_an_id_that_a_server_within_a_minutes_skew_makes_later(
+    our_skew_s: float, later_s: float, their_skew_s: float, their_last_order: int
+) -> None:
+    true_time = 1_800_000_000.0
+    theirs = Ids("ffffffff", their_last_order)
+    made = theirs.of(theirs.take(1, true_time + later_s + their_skew_s))
+    assert Ids("0123abcd").may_be_unmade(made, true_time + our_skew_s)
