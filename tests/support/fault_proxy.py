@@ -76,6 +76,8 @@ class FaultProxy:
             down = asyncio.create_task(self._pass_on(far_reader, writer, untouched_by=False))
             try:
                 await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                pass  # asyncio's streams report a cancelled callback as an error
             finally:
                 for side in (up, down):
                     side.cancel()

@@ -13,9 +13,8 @@ from typing import Any
 from bson import ObjectId
 from crc32c import crc32c
 from gridfs.errors import NoFile
-from pymongo.errors import PyMongoError
 
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
 
 #: the driver's own reader leaves it to the server how much it sends at once, and not every server keeps to 48 MB
@@ -62,7 +61,7 @@ class Bulk:
     async def _delete(self, file_id: ObjectId) -> None:
         try:
             await self._bucket.delete(file_id)
-        except (NoFile, PyMongoError):
+        except (NoFile, *DRIVER_ERRORS):
             return
 
     async def sweep(self, now: float) -> int:

@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorCollection
-from pymongo.errors import PyMongoError
 
 from kqs.clock import Clock
 from kqs.store.mongo.bulk import Bulk
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.tallies import Tallies
 
@@ -43,7 +42,7 @@ class Session:
         self._last_mark = mark = self._last_mark + 1
         try:
             yield mark
-        except (PyMongoError, OSError):
+        except (*DRIVER_ERRORS, OSError):
             if doubt is not None:
                 doubt(mark)
             self.tallies.doubt()

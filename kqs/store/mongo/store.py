@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import PyMongoError
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
@@ -60,7 +59,7 @@ class MongoStore:
             await session.tallies.recount()
         except BaseException as error:
             connection.close()
-            if isinstance(error, PyMongoError):
+            if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
         self._open = _Open(connection, session, servers, node)
@@ -188,7 +187,7 @@ class _Open:
             await self.session.tallies.flush()
             await self.servers.beat()
             await self.servers.leave()
-        except (PyMongoError, StoreError) as error:
+        except (*client.DRIVER_ERRORS, StoreError) as error:
             log.warning("leaving MongoDB without saying so", error=str(error))
         self._connection.close()
 
@@ -209,7 +208,7 @@ class _Open:
             await self.servers.living()
         except StoreCorruptError as error:
             self._fault = error
-        except PyMongoError as error:
+        except client.DRIVER_ERRORS as error:
             raise client.translated(error) from error
 
     async def _beat(self, *, is_sweeping: bool) -> None:

@@ -13,10 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from pymongo import UpdateOne
-from pymongo.errors import PyMongoError
 
 from kqs.job import State
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.documents import state_of
 from kqs.store.mongo.slices import slices
@@ -72,7 +71,7 @@ class Tallies:
             await self._tallies.bulk_write(
                 [UpdateOne({"_id": type_}, {"$inc": change}, upsert=True) for type_, change in changes.items()], ordered=False
             )
-        except PyMongoError:
+        except DRIVER_ERRORS:
             self.doubt()
             raise
 
