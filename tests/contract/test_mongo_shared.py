@@ -265,3 +265,10 @@ async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.Monkey
         assert [record.order - FIRST for record in found] == wanted
     await ours._there.session.tallies.recount()
     assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}
+
+
+async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore) -> None:
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        assert set(db.jobs.index_information()) >= {"ready", "later", "expiring", "running", "ended", "age"}
+        assert db.servers.index_information()["nodes"]["unique"]
