@@ -155,6 +155,38 @@ async def test_jobs_get_through_a_bad_network(
     await assert_all_ended_once(direct)
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_store_opens_once_the_network_is_good(
+    uri: str, line: FaultProxy, make_mongo_store: MakeStore, fault: str
+) -> None:
+    passing = asyncio.ensure_future(FAULTS[fault](line))
+    await asyncio.sleep(0)
+    store = make_mongo_store(f"{urlsplit(uri)._replace(netloc=line.address).geturl()}?{_URI_OPTIONS}")
+    async with asyncio.timeout(30):
+        while True:
+            began = time.monotonic()
+            try:
+                await store.open(JOURNAL, NODE)
+                break
+            except StoreUnavailableError:
+                assert time.monotonic() - began < BOUND_S
+                await asyncio.sleep(0.02)
+    await passing
+
+
+async def test_a_stop_on_a_line_that_swallows_everything_is_bounded(
+    uri: str, line: FaultProxy, make_mongo_store: MakeStore, clock: FakeClock
+) -> None:
+    store = make_mongo_store(f"{urlsplit(uri)._replace(netloc=line.address).geturl()}?{_URI_OPTIONS}")
+    await store.open(JOURNAL, NODE)
+    line.is_half_open = True
+    asked = [store.insert(some_jobs(JOBS), 1, "w1", clock.now()), store.sync(), store.counts()]
+    began = time.monotonic()
+    await store.close()
+    assert time.monotonic() - began < BOUND_S
+    assert {type(answer) for answer in await asyncio.gather(*asked, return_exceptions=True)} == {StoreUnavailableError}
+
+
 @pytest.mark.parametrize(
     ("command", "step"), [("insert", "insert"), ("update", "claim"), ("find", "claim"), ("update", "report")]
 )

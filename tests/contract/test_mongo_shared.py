@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from pymongo import MongoClient
 
+from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
@@ -162,6 +163,28 @@ async def test_a_server_that_beats_keeps_its_runs(ours: MongoStore, theirs: Mong
         assert await ours.orphans(9) == []
         clock.advance(10)
         await theirs.sync()
+
+
+async def test_servers_whose_clocks_differ_by_a_minute_see_each_other_alive_and_dead(
+    uri: str, ours: MongoStore, clock: FakeClock, now: float
+) -> None:
+    late = FakeClock(now - 60)
+    late._monotonic = 1e6
+    theirs = MongoStore(StoreSection(uri=uri), late)
+    await theirs.open(OTHER_JOURNAL, OTHER_NODE)
+    try:
+        await ours.insert([a_job(0)], 1, "w", now)
+        (run,) = await theirs.claim([an_entry(0)], "w2", late.now())
+        for is_beating in (True,) * 9 + (False,) * 3:
+            assert await ours.orphans(9) == []
+            clock.advance(10)
+            late.advance(10)
+            if is_beating:
+                await asyncio.gather(theirs.sync(), ours.sync())
+                assert await theirs.orphans(9) == []
+        assert await ours.orphans(9) == [run]
+    finally:
+        await theirs.close()
 
 
 async def test_who_has_not_looked_for_long_declares_nobody_dead(

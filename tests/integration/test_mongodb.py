@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient
 
-from tests.support.asking import RefusedError, ask, until
+from tests.support.asking import RefusedError, ask, eventually, until
 from tests.support.mongodb import MongoServer, a_database, mongodb
 from tests.support.serving import serving
 
@@ -82,6 +82,27 @@ def test_inserts_go_on_while_mongodb_is_away(tmp_path: Path) -> None:
         mongo.stop()
 
 
+def test_a_run_that_ends_while_mongodb_is_away_is_reported_when_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "mongodb").mkdir()
+    (tmp_path / "slow.py").write_text(SLOW)
+    mongo = MongoServer(tmp_path / "mongodb")
+    mongo.start()
+    try:
+        uri = f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"
+        with serving(tmp_path, STORE__KIND="mongodb", STORE__URI=uri, WORKER__MODULES='["slow"]') as server:
+            job_id = ask(server, "insert", {"type": "slow", "data": 2})
+            until(server, jobs_processing=1)
+            mongo.stop()
+            eventually(lambda: ask(server, "health"), lambda health: "the store refuses reports" in str(health["problems"]))
+            mongo.start()
+            until(server, jobs_success=1)
+            record = ask(server, "job", job_id)
+            assert [run["state"] for run in record["runs"]] == ["success"]
+            assert ask(server, "health")["ok"]
+    finally:
+        mongo.stop()
+
+
 def test_a_server_starts_without_mongodb_and_goes_on_when_it_comes(tmp_path: Path) -> None:
     (tmp_path / "mongodb").mkdir()
     mongo = MongoServer(tmp_path / "mongodb")
@@ -116,20 +137,28 @@ def test_a_server_that_waits_for_mongodb_stops_in_good_order(tmp_path: Path, bro
         assert server.stop() == 0
 
 
-def test_a_newer_database_ends_a_server_that_waited_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_newer_database_ends_the_server_untouched(tmp_path: Path, is_there: bool) -> None:
     (tmp_path / "mongodb").mkdir()
     mongo = MongoServer(tmp_path / "mongodb")
+    newer = {"_id": "kqs", "schema": 99, "epoch": 7}
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"}
     try:
         mongo.start()
-        with MongoClient(mongo.uri) as client:
-            client.kqs.meta.insert_one({"_id": "kqs", "schema": 99, "epoch": 7})
-        mongo.stop()
-        settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"}
-        with serving(tmp_path, **settings) as server:
-            ask(server, "insert", {"type": "ping"})
-            mongo.start()
-            assert server.process.wait(30) == 65
-            assert "of version 99" in server.log.read_text()
+        with MongoClient[dict[str, object]](mongo.uri) as client:
+            client.kqs.meta.insert_one(newer)
+            if is_there:
+                with pytest.raises(AssertionError, match="the server ended"), serving(tmp_path, **settings):
+                    pass
+            else:
+                mongo.stop()
+                with serving(tmp_path, **settings) as server:
+                    ask(server, "insert", {"type": "ping"})
+                    mongo.start()
+                    assert server.process.wait(30) == 65
+            assert "of version 99" in next(tmp_path.glob("server-*.log")).read_text()
+            assert client.kqs.list_collection_names() == ["meta"]
+            assert list(client.kqs.meta.find()) == [newer]
     finally:
         mongo.stop()
 
