@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from tests.support.asking import ask, until
 from tests.support.mongodb import MongoServer, a_database
@@ -101,6 +102,28 @@ def test_a_journal_moves_to_a_server_with_a_store_of_its_own(folders: list[Path]
         until(server, jobs_success=1003, journal_unfed_records=0)
         assert ask(server, "job", ids[0])["data"] == 1000
     assert sorted(map(int, notes.read_text().split())) == list(range(1003))
+
+
+def test_a_restored_database_is_refused_by_a_newer_journal_and_takes_it_by_replay(
+    mongo: MongoServer, folders: list[Path], tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    environ = {**SERVE_ENVIRON, "NOTES": str(notes)}
+    uri = a_database(mongo.uri)
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": uri, "WORKER__MODULES": '["jobs"]'}
+    with serving(folders[0], environ=environ, **settings, WORKER__CONCURRENCY="0") as server:
+        ask(server, "insert", noted(0, 20))
+        until(server, jobs_new=20)
+        assert server.stop() == 0
+    with MongoClient[dict[str, object]](uri) as client:
+        client.drop_database(client.get_default_database())
+    with pytest.raises(AssertionError, match="restore both together"), serving(folders[0], environ=environ, **settings):
+        pass
+    old = (folders[0] / "journal").rename(folders[0] / "journal.old")
+    with serving(folders[0], environ=environ, **settings) as server:
+        assert replay(old, server, "--all").returncode == 0
+        until(server, jobs_success=20)
+    assert sorted(map(int, notes.read_text().split())) == list(range(20))
 
 
 def test_a_server_that_cannot_take_them_is_told_once(folders: list[Path]) -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from kqs.cli import run
 from kqs.cli.replay import JournalJobs
-from kqs.errors import JournalError, JournalLockedError
+from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
 from kqs.ids import Ids
-from kqs.journal import Kind, Record, stopped_journal
+from kqs.journal import Kind, OsFiles, Record, stopped_journal
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_journal
 
@@ -84,6 +84,18 @@ async def test_the_journal_is_left_as_it_was_and_held_meanwhile():
     assert {path: data for path, data in files.snapshot().items() if path.name != "lock"} == {
         path: data for path, data in before.items() if path.name != "lock"
     }
+
+
+async def test_of_a_damaged_journal_nothing_is_inserted(tmp_path):
+    journal = a_journal(OsFiles(), dir=tmp_path)
+    await journal.start()
+    for n in range(2):
+        await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"first"}'))
+    await journal.stop()
+    (segment,) = (path for path in tmp_path.iterdir() if b"first" in path.read_bytes())
+    segment.write_bytes(segment.read_bytes().replace(b"first", b"worst", 1))
+    with pytest.raises(JournalCorruptError), stopped_journal(tmp_path):
+        pass
 
 
 async def test_what_is_no_journal_is_said():
