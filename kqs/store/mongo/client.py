@@ -7,6 +7,7 @@ may have been done; session.py says how it is recognised.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from bson.errors import BSONError
@@ -88,4 +89,4 @@ def _translated_bulk(error: BulkWriteError) -> StoreError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].partition(", Timeout:")[0][:300]
+    return re.split(r"\n|, Timeout:| \(configured timeouts:", str(error))[0][:300]

@@ -59,6 +59,13 @@ def test_what_does_not_pass_says_why(error: PyMongoError, said: str) -> None:
     assert said in str(refused)
 
 
+def test_an_error_is_said_without_the_drivers_settings() -> None:
+    error = ServerSelectionTimeoutError(
+        "h:1: refused (configured timeouts: socketTimeoutMS: 3000.0ms), Timeout: 3s, Topology: …"
+    )
+    assert str(translated(error)) == "MongoDB is away: h:1: refused"
+
+
 async def test_writes_are_acknowledged_by_a_majority_and_journaled_whatever_the_uri_says() -> None:
     client = connect("mongodb://h/kqs?w=1&journal=false&socketTimeoutMS=77&retryWrites=true")
     assert client.write_concern.document == {"w": "majority", "j": True, "wtimeout": 10_000}
