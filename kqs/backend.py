@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Raw
 
 from kqs.clock import Clock
@@ -19,9 +20,11 @@ from kqs.queue.queue import Queue
 from kqs.server.parameters import JobsQuery
 from kqs.worker import Worker
 
+log = structlog.get_logger("kqs")
+
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
-#: `health` does not wait longer than this for the store
+#: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
 
 
@@ -48,13 +51,15 @@ class ServerBackend:
         self._started = clock.monotonic()
 
     async def stats(self) -> dict[str, int | float]:
-        """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet."""
-        counts = await self._queue.counts()
+        """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
+
+        What only the store knows is left out while it cannot be asked.
+        """
         stats: dict[str, int | float] = {"uptime_s": round(self._clock.monotonic() - self._started, 3)}
-        for state in State:
-            stats[f"jobs_{state.word}"] = sum(states.get(state, 0) for states in counts.values())
-        stats["jobs_without_handler"] = sum(self._unhandled(counts).values())
-        stats["types"] = len(counts)
+        try:
+            stats |= self._job_stats(await self._counts())
+        except StoreUnavailableError as error:
+            log.warning("stats without the store", error=str(error))
         stats["running"] = self._queue.running_count
         stats["lanes_busy"] = self._worker.busy_count
         stats["runs_done"] = self._worker.done_count
@@ -65,6 +70,20 @@ class ServerBackend:
         stats.update({f"journal_{name}": value for name, value in self.journal.stats().items()})
         return stats
 
+    def _job_stats(self, counts: dict[str, dict[State, int]]) -> dict[str, int | float]:
+        stats: dict[str, int | float] = {
+            f"jobs_{state.word}": sum(states.get(state, 0) for states in counts.values()) for state in State
+        }
+        return stats | {"jobs_without_handler": sum(self._unhandled(counts).values()), "types": len(counts)}
+
+    async def _counts(self) -> dict[str, dict[State, int]]:
+        """Return what the queue counts. Raises: StoreUnavailableError: also if the store takes too long."""
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                return await self._queue.counts()
+        except TimeoutError:
+            raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
+
     async def health(self) -> dict[str, Any]:
         """Return `{"ok", "verdict", "problems", "notes"}`.
 
@@ -73,10 +92,9 @@ class ServerBackend:
         problems = [*self.journal.problems(), *self._feeder.problems(), *self._queue.problems()]
         counts: dict[str, dict[State, int]] = {}
         try:
-            async with asyncio.timeout(ANSWERS_WITHIN_S):
-                counts = await self._queue.counts()
-        except (StoreUnavailableError, TimeoutError) as error:
-            problems.append(str(error) or f"the store has not answered for {ANSWERS_WITHIN_S:g} s")
+            counts = await self._counts()
+        except StoreUnavailableError as error:
+            problems.append(str(error))
         notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in self._unhandled(counts).items()]
         del notes[MAX_TYPES_NAMED:]
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())

@@ -1,8 +1,8 @@
 """The daemon: the only place that names concrete engines, and the order in which everything starts and stops.
 
-Start: bind, journal (replay), store, queue, workers, feeder, accept, then `ready`. Stop, each step bounded: refuse new jobs,
-let runs finish, answer what was asked, put the last reports into the store, close the store, close the journal. A service
-that dies stops the daemon; nothing limps.
+Start: bind, journal (replay), store, queue, workers, feeder (these four: see startup.py), accept, then `ready`. Stop, each step
+bounded: refuse new jobs, let runs finish, answer what was asked, put the last reports into the store, close the store, close
+the journal. A service that dies stops the daemon; nothing limps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from kqs.errors import (
     StartupError,
     StoreCorruptError,
     StoreDoubtError,
-    StoreError,
 )
 from kqs.executor import Executor
 from kqs.feeder import Feeder
@@ -48,7 +47,8 @@ from kqs.queue.rules import Retention
 from kqs.server.listener import Listener
 from kqs.server.server import Server
 from kqs.service import SystemClock
-from kqs.store.base import Store, StoreInfo
+from kqs.startup import Startup
+from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.worker import Worker
 
@@ -140,8 +140,7 @@ class Daemon:
         recovery = await _open_journal(journal)
         store = self._make_store()
         stack.push_async_callback(store.close)
-        info = await _open_store(store, recovery)
-        ids = Ids(recovery.node, max(recovery.last_order, info.last_order))
+        ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)
         settings = QueueSettings(
             self._name,
@@ -156,15 +155,12 @@ class Daemon:
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
         server = Server(section, backend, clock=self._clock.now, listener=listener, trace=config.log.level == "debug")
-        for service in (queue, feeder, worker):
+        startup = Startup(store, recovery, ids, queue, worker, feeder, may_wait=config.store.kind == "mongodb")
+        for service in (queue, feeder, worker, startup):
             service.on_task_death = stop.fail
-        stack.push_async_callback(queue.stop)
-        await _start_queue(queue, info)
-        stack.push_async_callback(feeder.stop)
-        stack.push_async_callback(server.stop)
-        stack.push_async_callback(worker.stop)
-        await worker.start()
-        await feeder.start(info)
+        for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):
+            stack.push_async_callback(stop_service)
+        await startup.start()
         stack.callback(server.drain)
         await server.start()
         return server
@@ -173,7 +169,7 @@ class Daemon:
         if self._config.store.kind == "mongodb":
             from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
 
-            return MongoStore(self._config.store, self._clock)
+            return MongoStore(self._config.store, self._clock, self._config.server.namespace)
         return SqliteStore(self._config.store_path, self._config.store, self._clock)
 
     def _cascade(self, registry: Registry) -> Cascade:
@@ -220,45 +216,11 @@ async def _open_journal(journal: Journal) -> Recovery:
         raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
-async def _open_store(store: Store, recovery: Recovery) -> StoreInfo:
-    """Open the store and make sure that it belongs to what the journal says.
-
-    Raises: StartupError: 65 damaged, older than the journal's checkpoint, or ahead of the journal; 74 cannot be opened.
-    """
-    try:
-        info = await store.open(recovery.journal_id, recovery.node)
-    except StoreCorruptError as error:
-        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
-    except StoreError as error:
-        raise StartupError(str(error), ExitCode.IO_FAILED) from error
-    if info.fed_seq < recovery.checkpoint_seq:
-        raise StartupError(
-            f"the store ends at record {info.fed_seq}, but the journal was cut up to {recovery.checkpoint_seq}: "
-            "the store is missing or older than its journal; restore both together",
-            ExitCode.DATA_DAMAGED,
-        )
-    if info.fed_seq > recovery.next_seq:
-        raise StartupError(
-            f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
-            "the journal is missing or older than its store; restore both together",
-            ExitCode.DATA_DAMAGED,
-        )
-    return info
-
-
-async def _start_queue(queue: Queue, info: StoreInfo) -> None:
-    """Start the queue. Raises: StartupError: 65 the store is damaged, 74 it refuses."""
-    try:
-        await queue.start(info)
-    except StoreCorruptError as error:
-        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
-    except StoreError as error:
-        raise StartupError(str(error), ExitCode.IO_FAILED) from error
-
-
 def _exit_code(cause: BaseException | None) -> ExitCode:
     if cause is None:
         return ExitCode.OK
+    if isinstance(cause, StartupError):
+        return cause.exit_code
     if isinstance(cause, StoreDoubtError):
         return ExitCode.IO_FAILED
     return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE

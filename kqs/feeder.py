@@ -79,7 +79,7 @@ class Feeder:
         self._held_jobs = 0
         self._held_bytes = 0
         self._held_seq = 0  # after the last record that is held, or was
-        self._behind = False
+        self._behind = True  # until `start`, nothing is held
         self._wake = asyncio.Event()
         self._let_go = asyncio.Event()
         self._moved = asyncio.Event()
@@ -107,13 +107,21 @@ class Feeder:
 
     async def start(self, info: StoreInfo) -> None:
         """Begin after what the store has already; the rest is read from the journal."""
-        self.fed_seq = self._held_seq = self._checkpointed_seq = info.fed_seq
-        self._next_order = self.checkpointed_order = info.last_order + 1
+        self.trouble = None
+        self.fed_seq = self._held_seq = info.fed_seq
+        self._checkpointed_seq = self._journal.checkpoint_seq
+        self._next_order = info.last_order + 1
+        if self._checkpointed_seq == info.fed_seq:
+            self.checkpointed_order = self._next_order
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
         self._queue.on_hungry = self._let_go.set
         self._task = asyncio.get_running_loop().create_task(self._run(), name="feeder")
         self._task.add_done_callback(self._task_done)
+
+    def wait_for_store(self, fed_seq: int) -> None:
+        """Take it that the store has the journal up to `fed_seq` (exclusive), until `start` says how far it has."""
+        self.fed_seq = fed_seq
 
     async def stop(self) -> None:
         """End between two batches. What was not fed stays in the journal, for the next start.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,200}\Z")
+#: how far another server's clock may be behind ours, in s: twice what is documented
+MAX_SKEW_S = 120.0
 _MADE = re.compile(r"([0-9a-f]{13})-([0-9a-f]{8})\Z")
 
 
@@ -38,7 +40,14 @@ class Ids:
         match = _MADE.match(job_id)
         return int(match[1], 16) if match and match[2] == self.node else None
 
-    def could_be_ours_later(self, job_id: str) -> bool:
-        """Tell whether a client's `job_id` has the form of an id that some server has yet to make."""
+    def is_ours_unmade(self, job_id: str) -> bool:
+        """Tell whether a client's `job_id` is one that this server has yet to make."""
+        order = self.order_of(job_id)
+        return order is not None and order > self.last_order
+
+    def may_be_unmade(self, job_id: str, now: float) -> bool:
+        """Tell whether a client's `job_id` is one that some server may have yet to make. `now`: wall time in s."""
         match = _MADE.match(job_id)
-        return match is not None and int(match[1], 16) > self.last_order
+        if match is None:
+            return False
+        return int(match[1], 16) > (self.last_order if match[2] == self.node else int((now - MAX_SKEW_S) * 1_000_000))

@@ -1,4 +1,4 @@
-"""`kqs journal verify|dump|repair`: what an operator does about a journal. A server that runs holds on to its own."""
+"""`kqs journal verify|dump|repair|replay`: what an operator does about a journal. A server that runs holds on to its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from kqs.cli.arguments import json_option
+from kqs.cli.arguments import ServerAddress, json_option
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
+    from kqs.client import Address
     from kqs.journal import Report
 
 #: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
@@ -22,7 +23,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group("journal")
 def journal_command() -> None:
-    """Verify, show or repair the journal in a folder."""
+    """Verify, show, repair or replay the journal in a folder."""
 
 
 @journal_command.command("verify")
@@ -62,6 +63,28 @@ def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     from kqs.cli.watched import watched
 
     return _tell(watched("repairing", journal.repair, folder, _REPAIR_READS), folder, as_lines)
+
+
+@journal_command.command("replay")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--to", "server", type=ServerAddress(), required=True, help="Address of the server that takes them.")
+@click.option("--all", "everything", is_flag=True, help="Every job kept, not only those above the checkpoint.")
+@click.option("--progress/--no-progress", default=None, help="A progress bar on stderr. Default: on a terminal.")
+@json_option
+def replay_command(folder: Path, server: Address, everything: bool, progress: bool | None, as_lines: bool) -> ExitCode:
+    """Insert the jobs of a dead server's journal into a running server.
+
+    Those above the checkpoint, which no store may have; each under its own id, so that the command can be repeated: what the
+    server remembers changes nothing. The journal stays as it is.
+    """
+    import time
+
+    from kqs import journal
+    from kqs.cli.inserting import insert_all
+    from kqs.cli.replay import JournalJobs
+
+    with journal.stopped_journal(folder, everything=everything) as held:
+        return insert_all(server, JournalJobs(held, time.time), progress=progress, as_lines=as_lines)
 
 
 def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:

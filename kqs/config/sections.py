@@ -39,9 +39,10 @@ class ServerSection(Section):
     )
     namespace: str = Field(
         default="",
-        pattern=r"^[A-Za-z0-9._-]{0,32}$",
+        max_length=32,
+        pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?$",
         description="stands in the names of what is shared with other fleets",
-        json_schema_extra={"expected": "at most 32 letters, digits, '.', '_' or '-'"},
+        json_schema_extra={"expected": "at most 32 letters, digits, '_', '-', or single '.' inside"},
     )
     allow_public: bool = Field(
         default=False, description="listen beyond loopback, where anybody who reaches the port may use it"

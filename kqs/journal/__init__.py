@@ -5,6 +5,21 @@ from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
 from kqs.journal.repair import repair
+from kqs.journal.stopped import StoppedJournal, stopped_journal
 from kqs.journal.survey import Report, dump, verify
 
-__all__ = ["NO_ORDER", "Files", "Journal", "Kind", "OsFiles", "Record", "Recovery", "Report", "dump", "repair", "verify"]
+__all__ = [
+    "NO_ORDER",
+    "Files",
+    "Journal",
+    "Kind",
+    "OsFiles",
+    "Record",
+    "Recovery",
+    "Report",
+    "StoppedJournal",
+    "dump",
+    "repair",
+    "stopped_journal",
+    "verify",
+]

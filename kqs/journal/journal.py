@@ -157,6 +157,11 @@ class Journal:
         await self._kept.checkpoint(self._identity.journal_id, fed_seq)
 
     @property
+    def checkpoint_seq(self) -> int:
+        """Return the first seq that the store may not have, as far as the disk knows."""
+        return self._kept.checkpoint_seq
+
+    @property
     def journal_id(self) -> str:
         """Return the journal's id, 32 hex digits, drawn with its first segment."""
         return self._identity.journal_id.hex()
@@ -206,7 +211,7 @@ class Journal:
             "failures": commit.failures,
             "segments": self._kept.count,
             "durable_seq": self.durable_seq,
-            "checkpoint_seq": self._kept.checkpoint_seq,
+            "checkpoint_seq": self.checkpoint_seq,
             "backlog_bytes": self.backlog_bytes,
             "free_bytes": commit.space.free_bytes,
             "torn_bytes": self._torn[1] if self._torn else 0,

@@ -86,13 +86,19 @@ class Queue:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self, info: StoreInfo) -> None:
-        """Give back what the last boot left claimed, learn what waits, and begin to wake it."""
+        """Give back what the last boot left claimed, learn what waits, and begin to wake it.
+
+        Raises: StoreUnavailableError: nothing was started; it may be tried again.
+        """
         self._epoch = info.epoch
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
-        await self._broker.start(self._store.ready, {type_: n for type_, n in waiting.items() if n})
-        await self._recover_orphans()
         await self._note_next()
+        await self._broker.start(self._store.ready, {type_: n for type_, n in waiting.items() if n})
+        try:
+            await self._recover_orphans()
+        except StoreUnavailableError as error:
+            log.warning("cannot give back runs yet, trying again", error=str(error))
         for body, name in (
             (self._reporter.run(), "queue-reports"),
             (self._due.run(), "queue-due"),

@@ -16,7 +16,7 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server.context import Context
-from kqs.server.inserts import insert
+from kqs.server.inserts import adopt, insert
 from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, parse
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
@@ -134,6 +134,7 @@ def _table(*specs: CallSpec) -> dict[str, CallSpec]:
 #: Every call there is. docs/protocol.md describes each, and a test holds the two together.
 CALLS = _table(
     CallSpec("insert", Role.INSERT, "job | [job, …]", "keep a job, or all of a list or none; answers its id or theirs", insert),
+    CallSpec("adopt", Role.ADMIN, "job | [job, …]", "insert under ids that a dead server made", adopt),
     CallSpec("job", Role.READ, "id | {id}", "all that is known of one job", _in_a_task(_job)),
     CallSpec(
         "jobs",

@@ -32,10 +32,10 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     jobs = list(inserts.jobs)
     count = len(jobs)
     given_ids = [job.id for job in jobs if job.id is not None]
-    if context.draining or any(map(context.backend.ids.could_be_ours_later, given_ids)):
+    ids, now = context.backend.ids, context.clock()
+    if context.draining or any(ids.may_be_unmade(job_id, now) for job_id in given_ids):
         return False
-    ids = context.backend.ids
-    first_order = ids.take(count, context.clock())
+    first_order = ids.take(count, now)
 
     def answer(error: JournalError | None) -> None:
         if error is None:
@@ -53,6 +53,16 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
 
 def insert(peer: Peer, call: Call) -> None:
     """Keep the job `call` holds, or all jobs of its array or none of them."""
+    now = peer.context.clock()
+    _insert(peer, call, lambda job_id: peer.context.backend.ids.may_be_unmade(job_id, now))
+
+
+def adopt(peer: Peer, call: Call) -> None:
+    """Insert, under ids that another server made, however lately: the caller has made sure that it does not run."""
+    _insert(peer, call, peer.context.backend.ids.is_ours_unmade)
+
+
+def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
     try:
         if peer.context.draining:
             raise CallError("the server is stopping", "draining")
@@ -60,7 +70,7 @@ def insert(peer: Peer, call: Call) -> None:
             raise CallError("insert takes a job, not binary data", "bad_job")
         payload = strip_auth(call.arg)
         jobs = decode_jobs(payload)
-        _refuse_unmade(peer.context, jobs)
+        _refuse_unmade(jobs, is_unmade)
         if jobs:
             _insert_checked(peer, call, bytes(payload), jobs)
         else:
@@ -130,11 +140,11 @@ def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> Non
         peer.refuse(Call("insert", id=call_id), code, message)
 
 
-def _refuse_unmade(context: Context, jobs: Sequence[Job]) -> None:
+def _refuse_unmade(jobs: Sequence[Job], is_unmade: Callable[[str], bool]) -> None:
     for index, job in enumerate(jobs):
-        if job.id is not None and context.backend.ids.could_be_ours_later(job.id):
+        if job.id is not None and is_unmade(job.id):
             where = f"job {index}: " if len(jobs) > 1 else ""
-            raise CallError(f"{where}id {job.id!r} has the form of an id that a server has yet to make", "bad_job")
+            raise CallError(f"{where}id {job.id!r} has the form of an id that a server may have yet to make", "bad_job")
 
 
 def _ids(context: Context, jobs: Sequence[Job], first_order: int) -> list[str]:

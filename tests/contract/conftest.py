@@ -9,8 +9,10 @@ from pymongo import MongoClient
 
 from kqs.config import StoreSection
 from kqs.store.mongo import MongoStore
+from kqs.store.mongo import client as connecting
 from tests.contract.store_contract import BULK_BYTES
 from tests.support.clock import FakeClock
+from tests.support.mongo_commands import Watch
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, mongodb
 
@@ -41,12 +43,21 @@ async def proxy(uri: str) -> AsyncIterator[MongoProxy]:
 
 
 @pytest.fixture
-async def make_mongo_store(uri: str, clock: FakeClock) -> AsyncIterator[Callable[..., MongoStore]]:
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """Sees every command of the stores that the test makes."""
+    watch = Watch()
+    monkeypatch.setitem(connecting._DEFAULTS, "event_listeners", [watch])
+    yield watch
+    assert watch.strange == []
+
+
+@pytest.fixture
+async def make_mongo_store(uri: str, clock: FakeClock, watch: Watch) -> AsyncIterator[Callable[..., MongoStore]]:
     """Makes stores on the test's own database, not yet opened."""
     made: list[MongoStore] = []
 
-    def make(at: str = uri) -> MongoStore:
-        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock))
+    def make(at: str = uri, namespace: str = "") -> MongoStore:
+        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock, namespace))
         return made[-1]
 
     yield make

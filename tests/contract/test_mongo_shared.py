@@ -8,13 +8,14 @@ from collections.abc import Callable
 import pytest
 from pymongo import MongoClient
 
+from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S
-from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
+from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
 
 OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
@@ -165,6 +166,28 @@ async def test_a_server_that_beats_keeps_its_runs(ours: MongoStore, theirs: Mong
         await theirs.sync()
 
 
+async def test_servers_whose_clocks_differ_by_a_minute_see_each_other_alive_and_dead(
+    uri: str, ours: MongoStore, clock: FakeClock, now: float
+) -> None:
+    late = FakeClock(now - 60)
+    late._monotonic = 1e6
+    theirs = MongoStore(StoreSection(uri=uri), late)
+    await theirs.open(OTHER_JOURNAL, OTHER_NODE)
+    try:
+        await ours.insert([a_job(0)], 1, "w", now)
+        (run,) = await theirs.claim([an_entry(0)], "w2", late.now())
+        for is_beating in (True,) * 9 + (False,) * 3:
+            assert await ours.orphans(9) == []
+            clock.advance(10)
+            late.advance(10)
+            if is_beating:
+                await asyncio.gather(theirs.sync(), ours.sync())
+                assert await theirs.orphans(9) == []
+        assert await ours.orphans(9) == [run]
+    finally:
+        await theirs.close()
+
+
 async def test_who_has_not_looked_for_long_declares_nobody_dead(
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
 ) -> None:
@@ -188,6 +211,9 @@ async def test_what_another_journal_may_replay_is_not_swept(ours: MongoStore, th
     assert await theirs.report([a_report(a_claim(0, id=OTHER_IDS.of(FIRST), epoch=2), at=now, drop_at=now)]) == [True]
     assert await ours.sweep(now + 1, 9, FIRST + 99) == 0
     assert await ours.trim_successes(0, 9, FIRST + 99) == 0
+    await theirs.sync()
+    assert await ours.sweep(now + 1, 9, FIRST + 99) == 0  # stored, but its journal's checkpoint is not known to have passed
+    assert await theirs.sweep(now - 1, 9, FIRST + 1) == 0
     await theirs.sync()
     assert await ours.sweep(now + 1, 9, FIRST + 99) == 1
 
@@ -221,6 +247,21 @@ async def test_two_servers_may_create_the_database_together(make_mongo_store: Ma
     stores = [make_mongo_store(), make_mongo_store()]
     infos = await asyncio.gather(stores[0].open(JOURNAL, NODE), stores[1].open(OTHER_JOURNAL, OTHER_NODE))
     assert sorted(info.epoch for info in infos) == [1, 2]
+
+
+async def test_two_fleets_share_a_database_and_nothing_else(uri: str, make_mongo_store: MakeStore, now: float) -> None:
+    fleets = [make_mongo_store(namespace=name) for name in ("", "eu", "eu.west")]
+    infos = [await fleet.open(JOURNAL, NODE) for fleet in fleets]
+    assert [info.epoch for info in infos] == [1, 1, 1]
+    for fleet, data in zip(fleets, (b"1", b'"' + b"2" * BULK_BYTES + b'"', b"3"), strict=True):
+        assert await fleet.insert([a_job(0, data=data)], 1, "w", now) == []
+        (run,) = await fleet.claim([an_entry(0)], "w", now)
+        assert run.data == data
+        assert await fleet.counts() == {"mail": {State.PROCESSING: 1}}
+    with MongoClient(uri) as client:
+        names = set(client.get_default_database().list_collection_names())
+        assert {"jobs", "eu.jobs", "eu.west.jobs", "eu.bulk.chunks"} <= names
+        assert "bulk.chunks" not in names
 
 
 async def test_a_killed_server_leaves_no_wrong_counts(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
@@ -319,3 +360,10 @@ async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs
     assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
     await theirs.sync()
     assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)
+
+
+async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore) -> None:
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        assert set(db.jobs.index_information()) >= {"ready", "later", "expiring", "running", "ended", "age"}
+        assert db.servers.index_information()["nodes"]["unique"]

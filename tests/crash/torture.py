@@ -1,7 +1,7 @@
-"""A real server under load, killed again and again, and the account that must balance afterwards.
+"""Real servers under load, one of which is killed again and again, and the account that must balance afterwards.
 
-Sixteen clients send jobs: single ones under ids of their own or without, arrays, and arrays with a bad job in them. The
-handler writes each run to a file. When the last server has run everything:
+Clients send jobs: single ones under ids of their own or without, arrays, and arrays with a bad job in them. The handler
+writes each run to a file. When everything has run:
 
     acknowledged ⊆ run ⊆ attempted;  nothing refused has run;  an array has run whole or not at all;  every payload is intact.
 
@@ -18,8 +18,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,9 +52,9 @@ class Account:
     arrays: list[list[str]] = field(default_factory=list)
     kills: int = 0
 
-    def check(self, runs: Path) -> None:
-        """Assert that the account balances."""
-        lines = [line.split() for line in runs.read_text().splitlines()]
+    def check(self, runs: Iterable[Path]) -> None:
+        """Assert that the account balances. runs: the files of all servers."""
+        lines = [line.split() for path in runs for line in path.read_text().splitlines()]
         run = {key for key, _ in lines}
         assert not [key for key, verdict in lines if verdict != "intact"], "altered payloads"
         assert not self.acknowledged - run, f"lost {len(self.acknowledged - run)} acknowledged jobs"
@@ -65,24 +65,27 @@ class Account:
 
 
 class Sender:
-    """One client of one round: sends until the server dies."""
+    """One client of one round: sends until the server dies, or the round is over and all is answered."""
 
-    def __init__(self, account: Account, name: str, rng: random.Random) -> None:
+    def __init__(self, account: Account, name: str, rng: random.Random, most_calls: int) -> None:
         self._account = account
+        self._most_calls = most_calls
         self._name = name
         self._rng = rng
         self._count = 0
         self._waiting: dict[int, list[str]] = {}
 
-    async def run(self, port: int) -> None:
+    async def run(self, port: int, is_over: asyncio.Event) -> None:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             return
         try:
             while True:
-                while len(self._waiting) < IN_FLIGHT and not writer.is_closing():
+                while not is_over.is_set() and self._has_more() and not writer.is_closing():
                     writer.write(self._next_call())
+                if not self._waiting:
+                    return
                 line = await reader.readline()
                 if not line.endswith(b"\n"):
                     return
@@ -91,6 +94,9 @@ class Sender:
             return
         finally:
             writer.transport.abort()
+
+    def _has_more(self) -> bool:
+        return len(self._waiting) < IN_FLIGHT and self._count < self._most_calls
 
     def _next_call(self) -> bytes:
         self._count += 1
@@ -127,52 +133,104 @@ class Sender:
             raise AssertionError(f"refused for no reason: {answer}")
 
 
-@contextmanager
-def torture_server(folder: Path) -> Iterator[Served]:
-    with serving(folder, WORKER__MODULES='["torture_handler"]', LOG__LEVEL="warning", JOURNAL__MIN_FREE_BYTES="0") as server:
-        yield server
+class Victim:
+    """A server that is started again in the folder of its journal."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "torture_handler.py").write_text(HANDLER)
+        self.runs = folder / "runs.log"
+        self._folder = folder
+        self._settings = {
+            "WORKER__MODULES": '["torture_handler"]',
+            "LOG__LEVEL": "warning",
+            "JOURNAL__MIN_FREE_BYTES": "0",
+            **settings,
+        }
+        self._stack = ExitStack()
+        self.served: Served
+
+    def start(self) -> None:
+        self.served = self._stack.enter_context(serving(self._folder, **self._settings))
+
+    def kill(self) -> None:
+        self.served.stop(signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
 
 
-async def _load(account: Account, port: int, name: str, rng: random.Random, seconds: float, server: Served) -> None:
-    senders = [asyncio.create_task(Sender(account, f"{name}-{n}", rng).run(port)) for n in range(CLIENTS)]
-    await asyncio.sleep(seconds)
-    server.process.send_signal(signal.SIGKILL)
-    server.process.wait()
+def unfinished_by_stats(servers: Sequence[Served]) -> int:
+    """Return how many jobs wait or run, where one server says so of all."""
+    stats = json.loads(servers[0].ask('{"n":"stats"}')[0])["m"]
+    return sum(stats[f"jobs_{state}"] for state in ("new", "delayed", "processing", "retry", "ghost"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """calls: most that a client sends in a round. unfinished: asked at the end how many of the stored jobs have not ended."""
+
+    rounds: int
+    seed: int
+    servers: int = 1
+    clients: int = CLIENTS
+    calls: int = sys.maxsize
+    settings: dict[str, str] = field(default_factory=dict)
+    unfinished: Callable[[Sequence[Served]], int] = unfinished_by_stats
+
+
+def torture(folder: Path, plan: Plan) -> Account:
+    """Kill servers under load, let what is left finish, check the account and return it."""
+    rng, account = random.Random(plan.seed), Account()
+    victims = [Victim(folder / f"server{number}", plan.settings) for number in range(plan.servers)]
+    with ExitStack() as stack:
+        for victim in victims:
+            stack.callback(victim.close)
+            victim.start()
+        for number in range(plan.rounds):
+            victim = rng.choice(victims)
+            asyncio.run(_load(account, plan, victims, victim, f"r{number}", rng))
+            victim.start()
+        _drain([victim.served for victim in victims], plan.unfinished)
+        for victim in victims:
+            assert victim.served.stop() == 0
+    account.check(victim.runs for victim in victims)
+    return account
+
+
+async def _load(account: Account, plan: Plan, victims: Sequence[Victim], victim: Victim, name: str, rng: random.Random) -> None:
+    is_over = asyncio.Event()
+    senders = []
+    for number in range(plan.clients):
+        sender = Sender(account, f"{name}-{number}", rng, plan.calls)
+        port = victims[number % len(victims)].served.port
+        senders.append(asyncio.create_task(sender.run(port, is_over)))
+    await asyncio.sleep(rng.uniform(0.02, 0.3))
+    victim.kill()
     account.kills += 1
+    is_over.set()
     await asyncio.gather(*senders)
 
 
-def _drain(server: Served) -> None:
+def _drain(servers: Sequence[Served], unfinished: Callable[[Sequence[Served]], int]) -> None:
     """Wait until nothing waits any more; the only wait without an event, since the wire has none to offer."""
     deadline = time.monotonic() + DRAIN_WITHIN_S
-    while time.monotonic() < deadline:
-        stats = json.loads(server.ask('{"n":"stats"}')[0])["m"]
-        waiting = sum(stats[f"jobs_{state}"] for state in ("new", "delayed", "processing", "retry", "ghost"))
-        if not waiting and not stats["journal_unfed_records"]:
-            return
+    while any(_unfed(server) for server in servers) or unfinished(servers):
+        assert time.monotonic() < deadline, f"{unfinished(servers)} jobs have not ended"
         time.sleep(0.05)
-    raise AssertionError(f"still waiting: {stats}")
 
 
-def torture(folder: Path, rounds: int, seed: int) -> Account:
-    """Kill a server `rounds` times under load, let the last one finish, check the account and return it."""
-    (folder / "torture_handler.py").write_text(HANDLER)
-    rng, account = random.Random(seed), Account()
-    for number in range(rounds):
-        with torture_server(folder) as server:
-            asyncio.run(_load(account, server.port, f"r{number}", rng, rng.uniform(0.02, 0.3), server))
-    with torture_server(folder) as server:
-        _drain(server)
-        assert server.stop() == 0
-    account.check(folder / "runs.log")
-    return account
+def _unfed(server: Served) -> int:
+    unfed: int = json.loads(server.ask('{"n":"stats"}')[0])["m"]["journal_unfed_records"]
+    return unfed
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         began = time.monotonic()
         seed = random.SystemRandom().randrange(2**32)
-        result = torture(Path(name), int(sys.argv[1]), seed)
+        result = torture(Path(name), Plan(int(sys.argv[1]), seed))
         print(
             f"seed {seed}: {result.kills} kills in {time.monotonic() - began:.0f} s, {len(result.attempted)} jobs sent, "
             f"{len(result.acknowledged)} acknowledged, none lost, none altered, no array in part"

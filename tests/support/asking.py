@@ -80,12 +80,13 @@ def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool], within_s:
     return seen
 
 
-def until(server: Served, **wanted: float) -> dict[str, float]:
+def until(server: Served, within_s: float = WITHIN_S, **wanted: float) -> dict[str, float]:
     """Ask for stats until they are as wanted."""
     with peer_of(server) as peer:
         found: dict[str, float] = eventually(
             lambda: {**dict.fromkeys(wanted), **peer.call("stats")},
             lambda seen: all(seen[name] == value for name, value in wanted.items()),
+            within_s,
         )
     return found
 

@@ -24,6 +24,7 @@ class MongoProxy:
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._lost: tuple[str, str] | None = None
+        self._passed_bytes = 0
         self.commands: Counter[str] = Counter()
         self.sent_bytes = 0
         self.answered_bytes = 0
@@ -44,9 +45,14 @@ class MongoProxy:
             writer.transport.abort()
         await asyncio.sleep(0)
 
-    def lose_answer(self, command: str | None) -> None:
-        """Let the next such command on `jobs` reach the server, and close the connection instead of answering. None: none."""
+    def lose_answer(self, command: str | None, after_bytes: int = 0) -> None:
+        """Let the next such command on `jobs` reach the server, and close the connection amid its answer. None: none."""
         self._lost = None if command is None else (command, "jobs")
+        self._passed_bytes = after_bytes
+
+    @property
+    def has_lost_answer(self) -> bool:
+        return self._lost is None
 
     def forget(self) -> None:
         self.commands.clear()
@@ -58,7 +64,7 @@ class MongoProxy:
         self._writers |= ends
         answers = asyncio.ensure_future(self._bring_answers(there[0], writer))
         with suppress(asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
-            await self._pass_calls(reader, there, answers)
+            await self._pass_calls(reader, writer, there, answers)
         answers.cancel()
         for end in ends:
             end.transport.abort()
@@ -67,6 +73,7 @@ class MongoProxy:
     async def _pass_calls(
         self,
         reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         answers: asyncio.Future[None],
     ) -> None:
@@ -85,8 +92,15 @@ class MongoProxy:
             server[1].write(message)
             await server[1].drain()
             if is_lost:
-                await server[0].readexactly(1)
+                await self._cut_answer(server[0], writer)
                 return
+
+    async def _cut_answer(self, server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on the beginning of an answer, but never the whole of it."""
+        size = await server.readexactly(4)
+        answer = size + await server.readexactly(int.from_bytes(size, "little") - 4)
+        writer.write(answer[: min(self._passed_bytes, len(answer) - 1)])
+        await writer.drain()
 
     async def _bring_answers(self, server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):

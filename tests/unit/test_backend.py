@@ -63,6 +63,15 @@ async def test_health_does_not_wait_for_a_store_that_hangs(rig: Rig, monkeypatch
     assert health["problems"] == ["the store has not answered for 0.01 s"]
 
 
+async def test_stats_leave_out_what_only_a_store_that_hangs_knows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_names = set(await a_backend(rig, Lag()).stats())
+    monkeypatch.setattr(kqs.backend, "ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)
+    stats = await a_backend(rig, Lag()).stats()
+    assert {name for name in all_names - set(stats) if not name.startswith("jobs_")} == {"types"}
+    assert stats["running"] == 0
+
+
 async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))

@@ -319,7 +319,7 @@ def test_ids_grow_and_are_none_that_a_server_makes():
     ids, server_ids = ClientIds(), Ids("0123abcd")
     made = [ids.take() for _ in range(1000)]
     assert made == sorted(set(made))
-    assert all(ID_PATTERN.match(one) and not server_ids.could_be_ours_later(one) for one in made)
+    assert all(ID_PATTERN.match(one) and not server_ids.may_be_unmade(one, 0.0) for one in made)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_types_give_options_and_weights(load):
         ),
         (
             '[server]\nnamespace = "a;"',
-            "kqs.toml: server.namespace: got \"a;\", expected at most 32 letters, digits, '.', '_' or '-'",
+            "kqs.toml: server.namespace: got \"a;\", expected at most 32 letters, digits, '_', '-', or single '.' inside",
         ),
         ("[defaults]\nttl = 1", 'kqs.toml: defaults.ttl: unknown setting "ttl"; the nearest known one is "ttr"'),
         ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number from 0.1 to 2147483648"),

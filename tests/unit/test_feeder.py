@@ -102,6 +102,18 @@ async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Fee
     assert feeder.fed_seq == 5
 
 
+async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feeding) -> None:
+    await (await feeding.start()).stop()
+    feeding.feeder = Feeder(feeding.journal, feeding.rig.queue, feeding.rig.store, feeding.ids, feeding.rig.cascade)
+    feeding.feeder.wait_for_store(0)
+    for _ in range(5):
+        await feeding.insert(b'{"type":"mail"}')
+    assert (feeding.feeder._held_jobs, feeding.feeder.lag_records) == (0, 5)
+    await feeding.feeder.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
+    await caught_up(feeding.feeder)
+    assert len(await feeding.rig.queue.jobs("mail", None, None, 100)) == 5
+
+
 async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Feeding) -> None:
     await feeding.start()
     assert feeding.feeder is not None
@@ -160,6 +172,18 @@ async def test_the_checkpoint_follows_when_all_is_quiet(feeding: Feeding, monkey
         while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
             await asyncio.sleep(0)
     assert feeding.journal.stats()["checkpoint_seq"] == 1
+
+
+async def test_the_checkpoint_follows_a_store_that_had_more(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await feeding.start()).stop()
+    order = await feeding.insert(b'{"type":"mail"}')
+    await feeding.journal.stop()
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
+    feeder = await feeding.start(fed_seq=1, last_order=order)
+    assert feeder.checkpointed_order == 0
+    async with asyncio.timeout(10):
+        while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
+            await asyncio.sleep(0)
 
 
 async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,26 @@ def test_an_id_of_another_server_or_of_a_client_has_no_order() -> None:
     assert ids.order_of("order-7") is None
 
 
-def test_a_client_id_that_a_server_has_yet_to_make_is_recognised() -> None:
+def test_an_id_of_ours_that_is_not_made_yet_is_recognised() -> None:
     ids = Ids("0123abcd", last_order=10**15)
-    assert ids.could_be_ours_later(ids.of(10**15 + 1))
-    assert not ids.could_be_ours_later(ids.of(10**15))
-    assert not ids.could_be_ours_later("order-7")
+    for is_unmade in (ids.is_ours_unmade, lambda job_id: ids.may_be_unmade(job_id, 10**9)):
+        assert is_unmade(ids.of(10**15 + 1))
+        assert not is_unmade(ids.of(10**15))
+        assert not is_unmade("order-7")
+
+
+def test_an_id_that_a_server_with_a_slow_clock_may_have_yet_to_make_is_recognised() -> None:
+    ids, theirs, now = Ids("0123abcd", last_order=10**15), Ids("ffffffff"), 1_800_000_000
+    assert ids.may_be_unmade(theirs.of((now - 60) * 10**6), now)
+    assert not ids.may_be_unmade(theirs.of((now - 121) * 10**6), now)
+    assert not ids.is_ours_unmade(theirs.of((now + 60) * 10**6))
+
+
+@given(st.floats(-60, 60), st.floats(0, 1e6), st.floats(-60, 60), st.integers(0, 2**50))
+def test_no_client_gives_an_id_that_a_server_within_a_minutes_skew_makes_later(
+    our_skew_s: float, later_s: float, their_skew_s: float, their_last_order: int
+) -> None:
+    true_time = 1_800_000_000.0
+    theirs = Ids("ffffffff", their_last_order)
+    made = theirs.of(theirs.take(1, true_time + later_s + their_skew_s))
+    assert Ids("0123abcd").may_be_unmade(made, true_time + our_skew_s)

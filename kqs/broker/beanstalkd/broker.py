@@ -81,7 +81,11 @@ class BeanstalkdBroker:
         self._loop = asyncio.get_running_loop()
         self._pool = Pool(self._servers, self._namespace, self._max_server_entries, self)
         self._supply = Supply(self._pool, self._max_entries, self._ttr_s, self._wake)
-        await self._pool.start()
+        try:
+            await self._pool.start()
+        except BaseException:
+            await self._pool.stop()
+            raise
         self._supply.start(refill, waiting)
         self._tick_task = self._loop.create_task(self._tick(), name="beanstalkd-tick")
         self._tick_task.add_done_callback(self._tick_done)
@@ -100,8 +104,8 @@ class BeanstalkdBroker:
         return self._pool.generation
 
     def problems(self) -> list[str]:
-        """Return what is wrong, in words."""
-        return self._pool.problems()
+        """Return what is wrong, in words; nothing before the start."""
+        return self._pool.problems() if self._tick_task is not None else []
 
     def _tick_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -13,13 +13,10 @@ from typing import Any
 from bson import ObjectId
 from crc32c import crc32c
 from gridfs.errors import NoFile
-from motor.motor_asyncio import AsyncIOMotorDatabase, AsyncIOMotorGridFSBucket
-from pymongo.errors import PyMongoError
 
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
+from kqs.store.mongo.collections import Collections
 
-#: eight of GridFS's own, so that 100 MB are 50 writes; a document may have 16 MB
-CHUNK_BYTES = 2 * 1024 * 1024
 #: the driver's own reader leaves it to the server how much it sends at once, and not every server keeps to 48 MB
 _CHUNKS_PER_ANSWER = 8
 #: a file is written moments before its document: one this old without one was left over
@@ -31,11 +28,11 @@ SWEEP_FILES = 1000
 class Bulk:
     """The files. `field` is the name under which a document holds the bytes, if they are short: `data` or `result`."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document]) -> None:
-        self._bucket = AsyncIOMotorGridFSBucket(db, "bulk", chunk_size_bytes=CHUNK_BYTES)
-        self._files = db["bulk.files"]
-        self._chunks = db["bulk.chunks"]
-        self._jobs = db.jobs
+    def __init__(self, collections: Collections) -> None:
+        self._bucket = collections.bucket
+        self._files = collections.files
+        self._chunks = collections.chunks
+        self._jobs = collections.jobs
         self._last_seen: ObjectId | None = None
 
     async def put(self, field: str, job_id: str, data: bytes) -> Document:
@@ -64,7 +61,7 @@ class Bulk:
     async def _delete(self, file_id: ObjectId) -> None:
         try:
             await self._bucket.delete(file_id)
-        except (NoFile, PyMongoError):
+        except (NoFile, *DRIVER_ERRORS):
             return
 
     async def sweep(self, now: float) -> int:

@@ -7,9 +7,11 @@ may have been done; session.py says how it is recognised.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from bson.codec_options import TypeDecoder, TypeRegistry
+from bson.errors import BSONError
 from bson.int64 import Int64
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import (
@@ -19,6 +21,7 @@ from pymongo.errors import (
     ExecutionTimeout,
     InvalidURI,
     OperationFailure,
+    ProtocolError,
     PyMongoError,
     WriteConcernError,
 )
@@ -66,6 +69,9 @@ _FIXED: dict[str, Any] = {
 _PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436, 14031})
 DUPLICATE_KEY = 11000
 
+#: whatever an operation of the driver may raise
+DRIVER_ERRORS = (PyMongoError, BSONError)
+
 
 def connect(uri: str) -> AsyncIOMotorClient[Document]:
     """Return a client for `uri`; nothing is sent yet.
@@ -80,12 +86,14 @@ def connect(uri: str) -> AsyncIOMotorClient[Document]:
         raise StoreError(f"the store's uri is no MongoDB URI: {error}") from error
 
 
-def translated(error: PyMongoError) -> StoreError:
-    """Return what an error of the driver is to the store's callers."""
+def translated(error: Exception) -> StoreError:
+    """Return what one of `DRIVER_ERRORS` is to the store's callers."""
     if isinstance(error, BulkWriteError):
         return _translated_bulk(error)
     if isinstance(error, (ConnectionFailure, ExecutionTimeout, WriteConcernError)):
         return StoreUnavailableError(f"MongoDB is away: {_first_line(error)}")
+    if isinstance(error, (ProtocolError, BSONError)):
+        return StoreUnavailableError(f"MongoDB's answer makes no sense: {_first_line(error)}")
     if isinstance(error, OperationFailure):
         passes = error.code in _PASSING_CODES or error.has_error_label("RetryableWriteError")
         return (StoreUnavailableError if passes else StoreError)(f"MongoDB refuses: {_first_line(error)}")
@@ -101,5 +109,5 @@ def _translated_bulk(error: BulkWriteError) -> StoreError:
     return StoreUnavailableError("MongoDB did not confirm the writes")
 
 
-def _first_line(error: PyMongoError) -> str:
-    return str(error).partition("\n")[0].partition(", Timeout:")[0][:300]
+def _first_line(error: Exception) -> str:
+    return re.split(r"\n|, Timeout:| \(configured timeouts:", str(error))[0][:300]

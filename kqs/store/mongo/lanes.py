@@ -10,10 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from pymongo.errors import PyMongoError
-
 from kqs.errors import StoreUnavailableError
-from kqs.store.mongo.client import translated
+from kqs.store.mongo.client import DRIVER_ERRORS, translated
 
 T = TypeVar("T")
 
@@ -75,5 +73,5 @@ async def _run(after: list[asyncio.Task[Any]], operation: Callable[[], Coroutine
         await asyncio.wait(after)
     try:
         return await operation()
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         raise translated(error) from error

@@ -1,4 +1,4 @@
-"""The database: its version, its indexes, and the number of boots it has seen.
+"""The collections: their version, its indexes, and the number of boots it has seen.
 
     meta      one document {_id: "kqs", schema, epoch}; epoch counts the boots of all servers
     servers   one document a journal (servers.py)
@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 
 SCHEMA_VERSION = 1
 
 _META = "kqs"
-_OURS = frozenset({"jobs", "servers", "tallies", "bulk.files", "bulk.chunks"})
 #: every question is answered from one of these, whatever the number of jobs; each begins with what sets its jobs apart
 _JOB_INDEXES = [
     IndexModel([("place", 1), ("type", 1), ("prio", 1), ("order", 1)], name="ready"),
@@ -36,16 +34,16 @@ _JOB_INDEXES = [
 _SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
 
 
-async def prepare(db: AsyncIOMotorDatabase[Document]) -> int:
+async def prepare(collections: Collections) -> int:
     """Create what is missing; return the number of a new boot.
 
     Raises: StoreCorruptError: no store of ours, or of a newer version; nothing was changed.
     """
-    if not await _is_known(db):
-        await _create(db)
-    await db.jobs.create_indexes(_JOB_INDEXES)
-    await db.servers.create_indexes(_SERVER_INDEXES)
-    meta = await db.meta.find_one_and_update(
+    if not await _is_known(collections):
+        await _create(collections)
+    await collections.jobs.create_indexes(_JOB_INDEXES)
+    await collections.servers.create_indexes(_SERVER_INDEXES)
+    meta = await collections.meta.find_one_and_update(
         {"_id": _META, "schema": SCHEMA_VERSION}, {"$inc": {"epoch": 1}}, return_document=ReturnDocument.AFTER
     )
     if meta is None:
@@ -53,8 +51,8 @@ async def prepare(db: AsyncIOMotorDatabase[Document]) -> int:
     return int(meta["epoch"])
 
 
-async def _is_known(db: AsyncIOMotorDatabase[Document]) -> bool:
-    meta = await db.meta.find_one({"_id": _META})
+async def _is_known(collections: Collections) -> bool:
+    meta = await collections.meta.find_one({"_id": _META})
     if meta is None:
         return False
     if meta["schema"] > SCHEMA_VERSION:
@@ -62,9 +60,9 @@ async def _is_known(db: AsyncIOMotorDatabase[Document]) -> bool:
     return True
 
 
-async def _create(db: AsyncIOMotorDatabase[Document]) -> None:
-    strange = sorted(_OURS.intersection(await db.list_collection_names()))
-    if strange and not await _is_known(db):  # unless another server has created the store just now
-        raise StoreCorruptError(f"the database {db.name} has a collection {strange[0]!r}, but is no KQS store")
+async def _create(collections: Collections) -> None:
+    strange = await collections.existing()
+    if strange and not await _is_known(collections):  # unless another server has created the store just now
+        raise StoreCorruptError(f"the database {collections.database} has a collection {strange[0]!r}, but is no KQS store")
     with suppress(DuplicateKeyError):  # another server came first
-        await db.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0})
+        await collections.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0})

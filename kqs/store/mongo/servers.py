@@ -1,12 +1,13 @@
 """Who uses this database: one document a journal, and which of their boots are alive.
 
-    _id         the journal's id
-    node        the ending of its ids, 8 hex digits
-    epoch       its newest boot
-    is_open     False once that boot ended in good order
-    beat        grows with every heartbeat
-    fed_seq     the journal seq up to which (exclusive) everything is stored
-    last_order  the highest order below it: what is stored up to it can never be replayed
+    _id            the journal's id
+    node           the ending of its ids, 8 hex digits
+    epoch          its newest boot
+    is_open        False once that boot ended in good order
+    beat           grows with every heartbeat
+    fed_seq        the journal seq up to which (exclusive) everything is stored
+    last_order     the highest order ever stored
+    journal_order  the first order that its journal could bring back: what it stored before can never be replayed
 
 A server is dead when its beat has stood still for LEASE_S on the clock of whoever looks, so that no two machines' clocks are
 ever compared. Only time in which one looks often enough counts: when the database comes back after an hour, nobody is dead yet.
@@ -16,14 +17,13 @@ Declaring a living server dead costs a second run of its jobs, no more: the fenc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 
 #: between two heartbeats, in s
 BEAT_S = 5.0
@@ -42,10 +42,10 @@ class _Sighting:
 
 
 class Servers:
-    """Our own document, and a look at the others'. `fed_seq` and `last_order` are written with `beat`."""
+    """Our own document, and a look at the others'. How far we are is written with `beat`."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], journal_id: str, node: str, monotonic: Callable[[], float]) -> None:
-        self._servers = db.servers
+    def __init__(self, collections: Collections, journal_id: str, node: str, monotonic: Callable[[], float]) -> None:
+        self._servers = collections.servers
         self._journal_id = journal_id
         self._node = node
         self._monotonic = monotonic
@@ -57,6 +57,7 @@ class Servers:
         self.last_order = 0
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = _nobody
+        self._journal_order = 0
 
     async def register(self, epoch: int) -> None:
         """Announce this boot, and learn how far its journal is fed.
@@ -66,7 +67,7 @@ class Servers:
         try:
             ours: Document = await self._servers.find_one_and_update(
                 {"_id": self._journal_id, "node": self._node},
-                {"$set": {"epoch": epoch, "is_open": True}, "$inc": {"beat": 1}, "$max": {"fed_seq": 0, "last_order": 0}},
+                {"$set": {"epoch": epoch, "is_open": True}, "$inc": {"beat": 1}, "$max": self._reach(0)},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -92,11 +93,14 @@ class Servers:
         fed_seq = self.fed_seq
         done = await self._servers.update_one(
             {"_id": self._journal_id, "epoch": self.epoch},
-            {"$inc": {"beat": 1}, "$max": {"fed_seq": fed_seq, "last_order": self.last_order}},
+            {"$inc": {"beat": 1}, "$max": self._reach(fed_seq)},
         )
         if not done.matched_count:
             raise StoreCorruptError(f"another server was started with a copy of journal {self._journal_id}")
         return fed_seq
+
+    def _reach(self, fed_seq: int) -> Document:
+        return {"fed_seq": fed_seq, "last_order": self.last_order, "journal_order": self._journal_order}
 
     async def leave(self) -> None:
         """Say that this boot is over: what it has claimed may be given back at once."""
@@ -137,15 +141,16 @@ class Servers:
         """Tell whether this boot is to do what one of all is enough for. There may be two for a while."""
         return min(self._living, default=self.epoch) == self.epoch
 
-    async def replay_bounds(self, own_order: int) -> list[Document]:
+    async def replay_bounds(self, journal_order: int) -> list[Document]:
         """Return conditions, of which a record that no journal can bring back meets one.
 
-        Args: own_order: the first order that our own journal could bring back.
+        Args: journal_order: the first order that our own journal could bring back; others learn it with the next beat.
         """
+        self._journal_order = max(self._journal_order, journal_order)
         bounds: list[Document] = []
-        async for server in self._servers.find({}, ["node", "last_order"]):
-            order: Any = own_order if server["_id"] == self._journal_id else server["last_order"] + 1
-            bounds.append({"node": server["node"], "order": {"$lt": order}})
+        async for server in self._servers.find({}, ["node", "journal_order"]):
+            is_ours = server["_id"] == self._journal_id
+            bounds.append({"node": server["node"], "order": {"$lt": journal_order if is_ours else server["journal_order"]}})
         return bounds
 
 

@@ -1,4 +1,4 @@
-"""What the operations share: the database, this boot's epoch, and the marks that tell its writes apart.
+"""What the operations share: the collections, this boot's epoch, and the marks that tell its writes apart.
 
 There is no transaction, and the answer to a write may be lost: it failed for us, and was done all the same, perhaps later. So
 every write that grants or moves something leaves a mark in the documents, a number that no other write of any boot uses. The
@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo.errors import PyMongoError
+from motor.motor_asyncio import AsyncIOMotorCollection
 
 from kqs.clock import Clock
 from kqs.store.mongo.bulk import Bulk
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
+from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.tallies import Tallies
 
 #: a mark is the boot's epoch, then this many bits counted from 1
@@ -26,13 +26,13 @@ _MARK_BITS = 40
 class Session:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], epoch: int, bulk_bytes: int, clock: Clock) -> None:
+    def __init__(self, collections: Collections, epoch: int, bulk_bytes: int, clock: Clock) -> None:
         """Args: epoch: this boot's number, which no other boot of any server has."""
-        self.jobs: AsyncIOMotorCollection[Document] = db.jobs
+        self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes
-        self.bulk = Bulk(db)
-        self.tallies = Tallies(db, clock.monotonic)
+        self.bulk = Bulk(collections)
+        self.tallies = Tallies(collections, clock.monotonic)
         self.now = clock.now
         self._last_mark = epoch << _MARK_BITS
 
@@ -42,7 +42,7 @@ class Session:
         self._last_mark = mark = self._last_mark + 1
         try:
             yield mark
-        except (PyMongoError, OSError):
+        except (*DRIVER_ERRORS, OSError):
             if doubt is not None:
                 doubt(mark)
             self.tallies.doubt()

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import structlog
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import PyMongoError
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
@@ -19,6 +18,7 @@ from kqs.store.base import StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
@@ -38,11 +38,12 @@ _BEATS_PER_SWEEP = 120
 class MongoStore:
     """See kqs.store.base.Store. Ordinary work costs per batch: insert 1 round trip, claim 2, report 1."""
 
-    def __init__(self, settings: StoreSection, clock: Clock) -> None:
-        """Args: settings: `uri` names the servers and the database."""
+    def __init__(self, settings: StoreSection, clock: Clock, namespace: str = "") -> None:
+        """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
         self._uri = settings.uri or "mongodb://localhost"
         self._bulk_bytes = min(settings.bulk_bytes, MOST_INLINE_BYTES)
         self._clock = clock
+        self._namespace = namespace
         self._open: _Open | None = None
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
@@ -50,18 +51,18 @@ class MongoStore:
         assert self._open is None, "opened twice"
         connection = client.connect(self._uri)
         try:
-            db = connection.get_default_database(client.DATABASE)
-            epoch = await schema.prepare(db)
-            servers = Servers(db, journal_id, node, self._clock.monotonic)
+            collections = Collections(connection.get_default_database(client.DATABASE), self._namespace)
+            epoch = await schema.prepare(collections)
+            servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
-            session = Session(db, epoch, self._bulk_bytes, self._clock)
+            session = Session(collections, epoch, self._bulk_bytes, self._clock)
             servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
                 await session.tallies.recount()
         except BaseException as error:
             connection.close()
-            if isinstance(error, PyMongoError):
+            if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
         self._open = _Open(connection, session, servers, node)
@@ -144,7 +145,7 @@ class MongoStore:
     @property
     def _there(self) -> _Open:
         if self._open is None:
-            raise StoreUnavailableError("the store is closed")
+            raise StoreUnavailableError("the store is not open")
         return self._open
 
     def _look(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
@@ -189,7 +190,7 @@ class _Open:
             await self.session.tallies.flush()
             await self.servers.beat()
             await self.servers.leave()
-        except (PyMongoError, StoreError) as error:
+        except (*client.DRIVER_ERRORS, StoreError) as error:
             log.warning("leaving MongoDB without saying so", error=str(error))
         self._connection.close()
 
@@ -210,7 +211,7 @@ class _Open:
             await self.servers.living()
         except StoreCorruptError as error:
             self._fault = error
-        except PyMongoError as error:
+        except client.DRIVER_ERRORS as error:
             raise client.translated(error) from error
 
     async def _beat(self, *, is_sweeping: bool) -> None:

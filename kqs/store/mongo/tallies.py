@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import UpdateOne
-from pymongo.errors import PyMongoError
 
 from kqs.job import State
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
+from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.documents import state_of
 from kqs.store.mongo.slices import slices
 
@@ -41,9 +40,9 @@ _ALL_ZERO: Document = {f"n.{int(state)}": {"$in": [0, None]} for state in State}
 class Tallies:
     """The changes not written yet, and the collection they go to."""
 
-    def __init__(self, db: AsyncIOMotorDatabase[Document], monotonic: Callable[[], float]) -> None:
-        self._tallies = db.tallies
-        self._jobs = db.jobs
+    def __init__(self, collections: Collections, monotonic: Callable[[], float]) -> None:
+        self._tallies = collections.tallies
+        self._jobs = collections.jobs
         self._pending: Counter[Kind] = Counter()
         self._monotonic = monotonic
         self._not_before = 0.0
@@ -80,7 +79,7 @@ class Tallies:
             await self._tallies.bulk_write(
                 [UpdateOne({"_id": type_}, {"$inc": change}, upsert=True) for type_, change in changes.items()], ordered=False
             )
-        except PyMongoError:
+        except DRIVER_ERRORS:
             self.doubt()
             raise
 
@@ -112,7 +111,7 @@ class Tallies:
             if numbers:
                 updates = [UpdateOne({"_id": type_}, {"$set": {"n": states}}, upsert=True) for type_, states in numbers.items()]
                 await self._tallies.bulk_write(updates, ordered=False)
-        except PyMongoError:
+        except DRIVER_ERRORS:
             self.doubt()
             raise
 
@@ -140,7 +139,7 @@ class Tallies:
             async for part in slices(self._jobs):
                 async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
                     counted[group["_id"]["type"], int(state_of(group["_id"]))] += group["n"]
-        except PyMongoError:
+        except DRIVER_ERRORS:
             self.doubt()
             raise
         finally:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kqs.cli import insertfile
-from kqs.cli.insertfile import FileInserter, JobLines
+from kqs.cli.insertfile import JobLines
+from kqs.cli.inserting import Inserter
 from kqs.client import Client
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
@@ -35,7 +36,7 @@ def ids(content, run_name=""):
 
 async def insert(content, answer, progress=None, as_lines=False):
     async with LineServer(answer) as server, Client(server.address) as client:
-        inserter = FileInserter(client, JobLines(io.BytesIO(content), {}, ""), progress or Done(), as_lines)
+        inserter = Inserter(client, JobLines(io.BytesIO(content), {}, ""), progress or Done(), as_lines)
         await inserter.run()
     return inserter
 
@@ -58,7 +59,7 @@ def test_other_files_and_other_runs_are_other_jobs():
 
 
 def test_ids_are_legal_and_none_that_a_server_makes():
-    assert all(ID_PATTERN.match(one) and not Ids("0123abcd").could_be_ours_later(one) for one in ids(FILE))
+    assert all(ID_PATTERN.match(one) and not Ids("0123abcd").may_be_unmade(one, 0.0) for one in ids(FILE))
 
 
 def test_ids_do_not_change_between_versions():
@@ -105,9 +106,10 @@ async def test_json_lines_tell_every_line(capsys):
     assert "error" in told[1]
 
 
-async def test_server_that_is_full_ends_it():
-    with pytest.raises(CallError, match="full"):
-        await insert(FILE, lambda line: {"e": {"message": "full", "code": "no_space"}})
+@pytest.mark.parametrize("code", ["no_space", "unknown_call", "forbidden"])
+async def test_server_that_would_refuse_the_others_too_ends_it(code):
+    with pytest.raises(CallError, match="no"):
+        await insert(FILE, lambda line: {"e": {"message": "no", "code": code}})
 
 
 async def test_empty_file_is_done_at_once():
@@ -116,7 +118,7 @@ async def test_empty_file_is_done_at_once():
 
 async def test_lost_connection_inserts_nothing_twice():
     async with LineServer() as server, Client(server.address) as client:
-        inserter = FileInserter(client, JobLines(io.BytesIO(FILE), {}, ""), Done(), False)
+        inserter = Inserter(client, JobLines(io.BytesIO(FILE), {}, ""), Done(), False)
         running = asyncio.ensure_future(inserter.run())
         first = await server.got(3)
         server.drop()

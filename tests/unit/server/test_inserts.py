@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kqs.errors import ERROR_CODES, JournalFailedError, NoSpaceError
+from kqs.ids import Ids
 from kqs.journal.format import Kind
 from tests.support.conversing import Conversing, codes
 
@@ -123,3 +124,22 @@ async def test_inserted_jobs_are_counted() -> None:
     await talk.settled(PLAIN, b'{"id":3,"n":"insert","m":[{"type":"x"},{"type":"x"},{"type":"x"}]}\n')
     assert talk.context.counters.jobs_inserted == 5
     assert talk.context.counters.calls == {"insert": 3}
+
+
+async def test_an_id_that_another_server_may_yet_make_is_refused_but_adopted_from_a_dead_one() -> None:
+    talk = Conversing()
+    recent = Ids("ffffffff").of(int((talk.context.clock() - 60) * 1_000_000))
+    job = b'{"type":"x","id":"%b"}' % recent.encode()
+    answers = await talk.settled(*(b'{"id":1,"n":"%b","m":%b}\n' % (name, job) for name in (b"insert", b"adopt")))
+    assert codes(answers) == ["bad_job", "ok"]
+    assert answers[1]["m"] == recent
+
+
+async def test_an_id_of_another_server_that_is_old_enough_is_a_clients_to_give() -> None:
+    talk = Conversing()
+    old = Ids("ffffffff").of(int((talk.context.clock() - 180) * 1_000_000))
+    assert codes(await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"%b"}}\n' % old.encode())) == ["ok"]
+
+
+async def test_an_id_that_this_server_has_yet_to_make_is_not_even_adopted() -> None:
+    assert codes(await Conversing().settled(b'{"id":1,"n":"adopt","m":[{"type":"x","id":"%b"}]}\n' % UNMADE)) == ["bad_job"]

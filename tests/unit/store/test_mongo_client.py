@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from bson.errors import InvalidBSON
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
+    ProtocolError,
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
@@ -32,11 +34,13 @@ WRITE_CONCERN_ERROR = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "e
         WTimeoutError("not replicated"),
         OperationFailure("shutting down", 91),
         OperationFailure("disk full", 14031),
+        ProtocolError("Got response id 2 but expected 1"),
+        InvalidBSON("bad eoo"),
         BulkWriteError(WRITE_CONCERN_ERROR),
         BulkWriteError({"writeErrors": [{"index": 0, "code": 189, "errmsg": "stepped down"}], "writeConcernErrors": []}),
     ],
 )
-def test_what_may_pass_is_unavailable(error: PyMongoError) -> None:
+def test_what_may_pass_is_unavailable(error: Exception) -> None:
     assert type(translated(error)) is StoreUnavailableError
 
 
@@ -55,8 +59,23 @@ def test_what_does_not_pass_says_why(error: PyMongoError, said: str) -> None:
     assert said in str(refused)
 
 
+def test_an_error_is_said_without_the_drivers_settings() -> None:
+    error = ServerSelectionTimeoutError(
+        "h:1: refused (configured timeouts: socketTimeoutMS: 3000.0ms), Timeout: 3s, Topology: …"
+    )
+    assert str(translated(error)) == "MongoDB is away: h:1: refused"
+
+
 async def test_writes_are_acknowledged_by_a_majority_and_journaled_whatever_the_uri_says() -> None:
     client = connect("mongodb://h/kqs?w=1&journal=false&socketTimeoutMS=77&retryWrites=true")
     assert client.write_concern.document == {"w": "majority", "j": True, "wtimeout": 10_000}
     assert (client.options.pool_options.socket_timeout, client.options.retry_writes) == (0.077, False)
+    client.close()
+
+
+async def test_connections_and_waits_are_bounded() -> None:
+    client = connect("mongodb://h/kqs?maxPoolSize=3")
+    pool = client.options.pool_options
+    assert (pool.max_pool_size, pool.connect_timeout, pool.socket_timeout, pool.wait_queue_timeout) == (3, 3, 20, 10)
+    assert client.options.server_selection_timeout == 3
     client.close()

@@ -1,0 +1,78 @@
+"""The jobs of a dead server's journal, as another server takes them over.
+
+Each keeps the id that its client was answered, so that what the other server, or a store that both share, knows already changes
+nothing, and the replay can be repeated. What counts from the acceptance (`delay`, `expire`) still does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+from msgspec import Raw
+
+from kqs.ids import Ids
+from kqs.journal import Kind, Record, StoppedJournal
+
+#: what is left, in s, of a time that is over: a job that expired must end as such, with its record
+_LEAST_S = 0.001
+
+
+class _Call(msgspec.Struct):
+    m: Raw
+
+
+_decode_call = msgspec.json.Decoder(_Call).decode
+_decode_jobs = msgspec.json.Decoder(list[Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_number = msgspec.json.Decoder(float).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class JournalJobs:
+    """See JobSource: jobs are numbered by their orders."""
+
+    call = "adopt"
+
+    def __init__(self, journal: StoppedJournal, now: Callable[[], float]) -> None:
+        """Args: now: wall time in Unix seconds."""
+        self._ids = Ids(journal.node)
+        self._records = journal.read()
+        self._now = now
+        self.size_bytes = journal.size_bytes
+
+    async def read(self) -> list[tuple[int, bytes]]:
+        """See JobSource."""
+        async for records in self._records:
+            if found := list(_numbered(records)):
+                return found
+        return []
+
+    def job(self, order: int, text: bytes, /) -> bytes:
+        """See JobSource."""
+        accepted_at = order / 1_000_000
+        fields = {name: value for name, value in _decode_fields(text).items() if name == "data" or bytes(value) != b"null"}
+        fields.setdefault("id", Raw(_encode(self._ids.of(order))))
+        if (delay := fields.pop("delay", None)) is not None:
+            fields["at"] = Raw(_encode(accepted_at + _decode_number(delay)))
+        if (expire := fields.get("expire")) is not None:
+            left_s = accepted_at + _decode_number(expire) - self._now()
+            fields["expire"] = Raw(_encode(max(left_s, _LEAST_S)))
+        return _encode(fields)
+
+    def named(self, order: int) -> tuple[str, str]:
+        """See JobSource."""
+        return "job", self._ids.of(order)
+
+
+def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, bytes]]:
+    for record in records:
+        yield from enumerate(_texts(record), record.first_order)
+
+
+def _texts(record: Record) -> list[bytes]:
+    """Return the JSON of each job of a record."""
+    payload = record.payload
+    if record.kind is Kind.CALLS:
+        return [bytes(_decode_call(line).m) for line in payload.split(b"\n") if line.strip()]
+    return list(map(bytes, _decode_jobs(payload))) if payload.lstrip().startswith(b"[") else [payload]

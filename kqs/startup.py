@@ -1,0 +1,119 @@
+"""The part of a start that needs the store: at once, or later where the store is another machine's and is away.
+
+Until then the journal takes the inserts, and nothing else goes on: no epoch is known, so nothing can be claimed or fed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.feeder import Feeder
+from kqs.ids import Ids
+from kqs.journal import Recovery
+from kqs.queue.queue import Queue
+from kqs.store.base import Store, StoreInfo
+from kqs.worker import Worker
+
+log = structlog.get_logger("kqs")
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 5.0
+
+
+class Startup:
+    """A Service (see kqs.service) that opens the store, and then starts the queue, the worker and the feeder, in this order.
+
+    Whoever owns those stops them, after this, whether they were started or not.
+    """
+
+    def __init__(
+        self, store: Store, recovery: Recovery, ids: Ids, queue: Queue, worker: Worker, feeder: Feeder, *, may_wait: bool
+    ) -> None:
+        """Args: may_wait: a store that is away is waited for in the background, after `start`."""
+        self._store = store
+        self._recovery = recovery
+        self._ids = ids
+        self._queue = queue
+        self._worker = worker
+        self._feeder = feeder
+        self._may_wait = may_wait
+        self._info: StoreInfo | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.on_task_death: Callable[[BaseException], None] = lambda error: None
+
+    async def start(self) -> None:
+        """Start all, or begin to wait for the store.
+
+        Raises: StartupError: 65 the store is damaged, or does not belong to this journal; 74 it refuses.
+        """
+        try:
+            await self._join()
+        except StoreUnavailableError as error:
+            if not self._may_wait:
+                raise StartupError(str(error), ExitCode.IO_FAILED) from error
+            self._feeder.wait_for_store(self._recovery.checkpoint_seq)
+            self._task = asyncio.get_running_loop().create_task(self._wait(error), name="startup")
+            self._task.add_done_callback(self._task_done)
+
+    async def stop(self) -> None:
+        """Wait no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_task_death(error)
+
+    async def _wait(self, error: StoreUnavailableError) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            self._feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
+            log.warning(f"{self._feeder.trouble}; trying again", retry_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            try:
+                await self._join()
+            except StoreUnavailableError as again:
+                error = again
+            else:
+                log.info("the store is there")
+                return
+
+    async def _join(self) -> None:
+        try:
+            if self._info is None:
+                self._info = await self._open()
+            await self._queue.start(self._info)
+        except StoreUnavailableError:
+            raise
+        except StoreCorruptError as error:
+            raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
+        except StoreError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
+        await self._worker.start()
+        await self._feeder.start(self._info)
+
+    async def _open(self) -> StoreInfo:
+        """Open the store and make sure that it belongs to what the journal says. Raises: StoreError, StartupError."""
+        recovery = self._recovery
+        info = await self._store.open(recovery.journal_id, recovery.node)
+        if info.fed_seq < recovery.checkpoint_seq:
+            raise StartupError(
+                f"the store ends at record {info.fed_seq}, but the journal was cut up to {recovery.checkpoint_seq}: "
+                "the store is missing or older than its journal; restore both together",
+                ExitCode.DATA_DAMAGED,
+            )
+        if info.fed_seq > recovery.next_seq:
+            raise StartupError(
+                f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
+                "the journal is missing or older than its store; restore both together",
+                ExitCode.DATA_DAMAGED,
+            )
+        self._ids.last_order = max(self._ids.last_order, info.last_order)
+        return info

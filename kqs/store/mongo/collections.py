@@ -1,0 +1,39 @@
+"""Where one fleet's documents stand in a database that several fleets may share.
+
+jobs, servers, …         without a namespace
+eu.jobs, eu.servers, …   with the namespace `eu`
+"""
+
+from __future__ import annotations
+
+from motor.motor_asyncio import AsyncIOMotorDatabase, AsyncIOMotorGridFSBucket
+
+from kqs.store.mongo.client import Document
+
+#: eight of GridFS's own, so that 100 MB are 50 writes; a document may have 16 MB
+CHUNK_BYTES = 2 * 1024 * 1024
+
+
+class Collections:
+    """The collections of one namespace. What each holds is said in schema.py."""
+
+    def __init__(self, db: AsyncIOMotorDatabase[Document], namespace: str) -> None:
+        prefix = f"{namespace}." if namespace else ""
+        self._db = db
+        self.meta = db[f"{prefix}meta"]
+        self.servers = db[f"{prefix}servers"]
+        self.jobs = db[f"{prefix}jobs"]
+        self.tallies = db[f"{prefix}tallies"]
+        self.files = db[f"{prefix}bulk.files"]
+        self.chunks = db[f"{prefix}bulk.chunks"]
+        self.bucket = AsyncIOMotorGridFSBucket(db, f"{prefix}bulk", chunk_size_bytes=CHUNK_BYTES)
+
+    async def existing(self) -> list[str]:
+        """Return the names of those, but `meta`, that stand in the database."""
+        ours = {one.name for one in (self.servers, self.jobs, self.tallies, self.files, self.chunks)}
+        return sorted(ours.intersection(await self._db.list_collection_names()))
+
+    @property
+    def database(self) -> str:
+        """Return the database's name."""
+        return str(self._db.name)

@@ -1,0 +1,54 @@
+"""Two servers on one MongoDB, of which one or the other is killed again and again under load."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from kqs.job import State
+from kqs.store.mongo.documents import Place
+from tests.crash.torture import Plan, torture
+from tests.support.mongodb import a_database, mongodb
+
+pytestmark = pytest.mark.slow
+
+KILLS = 8
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "mongodb").mkdir()
+    with mongodb(tmp_path / "mongodb") as uri:
+        yield a_database(uri)
+
+
+def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(tmp_path: Path, uri: str) -> None:
+    with MongoClient[dict[str, object]](uri) as client:
+        jobs = client.get_default_database()["jobs"]
+
+        def unfinished(_servers: object) -> int:
+            return jobs.count_documents({"place": {"$ne": int(Place.ENDED)}})
+
+        # the Java server takes some 200 jobs a second through their lives
+        settings = {"STORE__KIND": "mongodb", "STORE__URI": uri}
+        plan = Plan(KILLS, seed=20261123, servers=2, clients=4, calls=25, settings=settings, unfinished=unfinished)
+        account = torture(tmp_path, plan)
+        assert account.kills == KILLS
+        assert len(account.acknowledged) > 10 * KILLS
+        assert_each_ended_once(jobs, account.acknowledged)
+
+
+def assert_each_ended_once(jobs: Collection[dict[str, object]], acknowledged: set[str]) -> None:
+    keys: Counter[str] = Counter()
+    for job in jobs.find():
+        assert job["state"] == State.SUCCESS, job
+        assert [word for _attempt, _at, word, _error in job["done"]].count("success") == 1, job  # type: ignore[attr-defined]
+        keys[json.loads(job["data"])["key"]] += 1  # type: ignore[arg-type]
+    assert set(keys) >= acknowledged
+    assert set(keys.values()) == {1}

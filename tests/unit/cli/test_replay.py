@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from kqs.cli import run
+from kqs.cli.replay import JournalJobs
+from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
+from kqs.ids import Ids
+from kqs.journal import Kind, OsFiles, Record, stopped_journal
+from tests.support.files import MemoryFiles
+from tests.support.journal import DIR, a_journal
+
+ORDER = 1_800_000_000_000_000
+NOW = ORDER / 1_000_000 + 100
+
+CALLS = b'{"n":"insert","m":{"type":"a","data":1e400}}\n\n{"id":2,"v":1,"n":"insert",\r"m":{"type":"a","id":"mine"}}\r\n'
+ARRAY = b'[{"type":"b","delay":30,"id":null},{"type":"b","expire":130,"data":null}]'
+
+
+async def written(files, *records):
+    journal = a_journal(files)
+    await journal.start()
+    for record in records:
+        await journal.append_wait(record)
+    await journal.stop()
+    return Ids(journal.node)
+
+
+async def jobs_of(files, everything=False):
+    """Return {id: job} of all that would be inserted, in order."""
+    with stopped_journal(DIR, files, everything=everything) as held:
+        source = JournalJobs(held, lambda: NOW)
+        found = [json.loads(source.job(*one)) for one in await source.read()]
+        assert await source.read() == []
+    return {job["id"]: job for job in found}
+
+
+async def test_each_job_keeps_its_bytes_and_the_id_that_was_answered():
+    files = MemoryFiles()
+    ids = await written(files, Record(Kind.CALLS, 2, ORDER, CALLS), Record(Kind.JOBS, 1, ORDER + 2, b'{"type":"c"}'))
+    with stopped_journal(DIR, files) as held:
+        source = JournalJobs(held, lambda: NOW)
+        jobs = [source.job(*one) for one in await source.read()]
+    assert jobs == [
+        b'{"type":"a","data":1e400,"id":"%b"}' % ids.of(ORDER).encode(),
+        b'{"type":"a","id":"mine"}',
+        b'{"type":"c","id":"%b"}' % ids.of(ORDER + 2).encode(),
+    ]
+
+
+async def test_times_count_from_the_acceptance():
+    files = MemoryFiles()
+    ids = await written(files, Record(Kind.JOBS, 2, ORDER, ARRAY))
+    jobs = await jobs_of(files)
+    assert jobs[ids.of(ORDER)] == {"type": "b", "id": ids.of(ORDER), "at": ORDER / 1_000_000 + 30}
+    assert jobs[ids.of(ORDER + 1)] == {"type": "b", "id": ids.of(ORDER + 1), "expire": pytest.approx(30), "data": None}
+
+
+async def test_a_job_that_has_expired_still_ends_as_expired():
+    files = MemoryFiles()
+    ids = await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"b","expire":1}'))
+    assert 0 < (await jobs_of(files))[ids.of(ORDER)]["expire"] < 0.01
+
+
+async def test_it_begins_above_the_checkpoint_unless_asked_for_everything():
+    files = MemoryFiles()
+    journal = a_journal(files)
+    await journal.start()
+    for n in range(3):
+        await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"a"}'))
+    await journal.checkpoint(2)
+    await journal.stop()
+    ids = Ids(journal.node)
+    assert list(await jobs_of(files)) == [ids.of(ORDER + 2)]
+    assert list(await jobs_of(files, everything=True)) == [ids.of(ORDER + n) for n in range(3)]
+
+
+async def test_the_journal_is_left_as_it_was_and_held_meanwhile():
+    files = MemoryFiles()
+    await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"a"}'))
+    before = files.snapshot()
+    with stopped_journal(DIR, files), pytest.raises(JournalLockedError):
+        await a_journal(files).start()
+    assert {path: data for path, data in files.snapshot().items() if path.name != "lock"} == {
+        path: data for path, data in before.items() if path.name != "lock"
+    }
+
+
+async def test_of_a_damaged_journal_nothing_is_inserted(tmp_path):
+    journal = a_journal(OsFiles(), dir=tmp_path)
+    await journal.start()
+    for n in range(2):
+        await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"first"}'))
+    await journal.stop()
+    (segment,) = (path for path in tmp_path.iterdir() if b"first" in path.read_bytes())
+    segment.write_bytes(segment.read_bytes().replace(b"first", b"worst", 1))
+    with pytest.raises(JournalCorruptError), stopped_journal(tmp_path):
+        pass
+
+
+async def test_what_is_no_journal_is_said():
+    files = MemoryFiles()
+    files.make_dir(DIR)
+    with pytest.raises(JournalError, match="no journal"), stopped_journal(DIR, files):
+        pass
+
+
+def test_a_folder_without_a_journal_ends_the_command(tmp_path, capsys):
+    assert run(["journal", "replay", str(tmp_path), "--to", "localhost:1"]) == 74
+    assert "there is no journal" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
