@@ -146,7 +146,7 @@ class Daemon:
             self._name,
             Retention(config.store.keep_success_s, config.store.keep_fail_s),
             config.store.keep_success_count,
-            seeks=config.store.kind == "mongodb" and config.broker.kind == "memory",
+            seek_looks=_seek_looks(config),
         )
         broker = _make_broker(config, cascade)
         queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order)
@@ -183,6 +183,13 @@ class Daemon:
         while (interval_s := self._notifier.watchdog_interval_s) is not None:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s)
+
+
+def _seek_looks(config: Config) -> int:
+    """Return how often a ready job must be seen before it counts as unknown to our broker; 0: it knows all there are."""
+    if config.store.kind != "mongodb":
+        return 0
+    return 1 if config.broker.kind == "memory" else 2
 
 
 def _make_broker(config: Config, cascade: Cascade) -> Broker:

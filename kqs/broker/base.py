@@ -6,7 +6,7 @@ Within a type, lower (prio, order) comes first. Between types, `reserve` takes f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from kqs.job import Entry
@@ -31,6 +31,10 @@ class Broker(Protocol):
 
     async def put(self, entries: Sequence[Entry]) -> None:
         """Offer ready jobs. The store has them already (that is what makes dropping them safe)."""
+        ...
+
+    async def recheck(self, types: Collection[str]) -> None:
+        """Look in the store for ready jobs of these types: others may have stored some that were never put."""
         ...
 
     async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -99,6 +99,17 @@ class MemoryBroker:
                 self._put(type_, line, list(group))
         if self._waiters:
             self._wake(types)
+
+    async def recheck(self, types: Collection[str]) -> None:
+        """Count none of these types as whole; what is held of one already is fetched anew before it runs dry."""
+        for type_ in types:
+            line = self._lines.get(type_)
+            if line is None:
+                self._add_cold(type_)
+            elif line.aside is None:
+                line.waiting = Waiting(self._max_entries, NOTHING)
+                self._ready[type_] = line
+        self._wake(set(types))
 
     async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
         """Take up to `count` entries of the types in `weights`, in fair turns.

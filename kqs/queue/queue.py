@@ -24,6 +24,7 @@ from kqs.queue.dispatch import Dispatcher, Taker, entry_of
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention
+from kqs.queue.seeker import Seeker
 from kqs.store.base import Store, StoreInfo
 
 log = structlog.get_logger("kqs.queue")
@@ -40,12 +41,12 @@ SETTLE_S = 5.0
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """What the queue needs of the configuration. seeks: others share the store, but not the broker."""
+    """What the queue needs of the configuration. seek_looks: see `Seeker`; 0 when nobody else uses the store."""
 
     worker: str
     retention: Retention
     keep_success_count: int
-    seeks: bool = False
+    seek_looks: int = 0
 
 
 class Queue:
@@ -68,6 +69,7 @@ class Queue:
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
         self._due = Alarm(clock, self._wake_due)
@@ -137,8 +139,11 @@ class Queue:
                 for run in orphans
             ]
             accepted = await self._store.report(reports)
-            log.info("gave back runs of a server that died", count=sum(accepted))
-            await self._reports_applied(list(zip(orphans, reports, strict=True)), accepted)
+            # other servers look for orphans too: what is stale here was given back by them
+            ours = [(run, report) for run, report, ok in zip(orphans, reports, accepted, strict=True) if ok]
+            if ours:
+                log.info("gave back runs of a server that died", count=len(ours))
+            await self._reports_applied(ours, [True] * len(ours))
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
@@ -312,15 +317,8 @@ class Queue:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
         await self._recover_orphans()
         await self._note_next()
-        if self._settings.seeks:
-            await self._seek()
+        await self._seeker.look()
         await self.sweep()
-
-    async def _seek(self) -> None:
-        """Offer ready jobs that other servers stored: our broker knows of none but our own."""
-        for type_ in {type_ for taker in self._dispatcher.takers for type_ in taker.types}:
-            if not self._broker.backlog(type_) and (entries := await self._store.ready(type_, None, SLICE)):
-                await self._broker.put(entries)
 
     async def sweep(self) -> int:
         """Drop the records whose retention is over; return how many went."""

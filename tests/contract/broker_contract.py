@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kqs.broker.base import Broker
+from kqs.job import Entry
 from tests.support.ready_jobs import ReadyJobs, an_entry, orders
 
 MAIL = frozenset({"mail"})
@@ -81,6 +82,21 @@ class BrokerContract:
         assert not waiter.done()
         await self.put(broker, store, 1)
         await waiter
+
+    async def test_what_others_stored_is_found_by_a_recheck(self, broker: Broker, store: ReadyJobs) -> None:
+        await broker.reserve({"mail": 1}, 1)
+        waiter = asyncio.ensure_future(broker.wait_ready(MAIL))
+        store.add(an_entry(1), an_entry(2), an_entry(3, "video"))
+        await asyncio.sleep(0)
+        assert not waiter.done()
+        await broker.recheck(["mail", "video"])
+        await waiter
+        taken: list[Entry] = []
+        async with asyncio.timeout(10):
+            while len(taken) < 2:
+                await broker.wait_ready(MAIL)
+                taken += await broker.reserve({"mail": 1}, 3)
+        assert sorted(orders(taken)) == [1, 2]
 
     async def test_a_release_wakes_who_waits(self, broker: Broker, store: ReadyJobs) -> None:
         await self.put(broker, store, 1)

@@ -367,6 +367,15 @@ class StoreContract:
         assert numbers(await store.ready("mail", (10000, FIRST), 2)) == [2, 3]
         assert numbers(await store.ready("mail", None, 1)) == [1]
 
+    async def test_numbers_are_plain_however_large(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, prio=2**32 - 1))
+        (entry,) = await store.ready("mail", None, 9)
+        (run,) = await store.claim([entry], "w1", now)
+        record = await store.job(entry.id)
+        assert record is not None
+        seen = [entry.order, entry.prio, run.claim.order, run.claim.epoch, run.prio, record.order, record.prio, record.attempt]
+        assert {type(number) for number in seen} == {int}
+
     async def test_ready_names_given_ids(self, store: Store, insert) -> None:
         await insert(a_job(0, id="mine"), a_job(1))
         assert [entry.id for entry in await store.ready("mail", None, 9)] == ["mine", IDS.of(FIRST + 1)]

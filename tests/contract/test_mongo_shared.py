@@ -14,6 +14,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
+from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
 
@@ -295,3 +296,74 @@ async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore
         db = client.get_default_database()
         assert set(db.jobs.index_information()) >= {"ready", "later", "expiring", "running", "ended", "age"}
         assert db.servers.index_information()["nodes"]["unique"]
+
+
+async def counted_anew(store: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
+    clock.advance(RECOUNT_S)
+    await store._there._beat(is_sweeping=False)
+    return await store.counts()
+
+
+async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours._there._beat(is_sweeping=False)
+    await theirs.insert([their_job(0), their_job(1, claimed=True)], 1, "w", now)
+    theirs._there._beating.cancel()
+    assert await ours.counts() == {}
+    for _ in range(int((LEASE_S + RECOUNT_S) / 10) + 1):
+        clock.advance(10)
+        await ours._there._beat(is_sweeping=False)
+    assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
+
+
+async def test_what_two_counts_beside_others_find_amiss_is_put_right(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0), a_job(1, type="b")], 1, "w", now)
+    await ours.counts()
+    theirs._there.session.tallies.add([("mail", State.NEW), ("ghostly", State.RETRY)])
+    theirs._there.session.tallies.remove([("b", State.NEW)] * 4)
+    theirs._there.session.tallies.doubt()
+    await counted_anew(theirs, clock)
+    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1}, "b": {State.NEW: 1}}
+    assert theirs._there.session.tallies._is_doubtful
+    await counted_anew(theirs, clock)
+    assert not theirs._there.session.tallies._is_doubtful
+
+
+async def test_a_count_beside_others_passes_over_what_they_have_not_written_yet(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0), a_job(1)], 1, "w", now)
+    theirs._there.session.tallies.doubt()
+    assert await counted_anew(theirs, clock) == {}
+    await ours.claim([an_entry(0)], "w", now)
+    assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
+    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
+    assert not theirs._there.session.tallies._is_doubtful
+
+
+async def test_a_server_that_left_in_good_order_leaves_no_doubt(ours: MongoStore, theirs: MongoStore) -> None:
+    await ours.orphans(9)
+    await theirs.close()
+    await ours.orphans(9)
+    assert not ours._there.session.tallies.needs_recount
+
+
+async def test_a_server_that_was_held_up_doubts_its_counts(ours: MongoStore, theirs: MongoStore, clock: FakeClock) -> None:
+    await ours.orphans(9)
+    clock.advance(LEASE_S + RECOUNT_S)
+    assert not ours._there.session.tallies.needs_recount
+    await ours.orphans(9)
+    assert ours._there.session.tallies.needs_recount
+
+
+async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await theirs.insert([their_job(n, claimed=True) for n in range(4)], 1, "w", now)
+    claims = [a_claim(n, id=their_job(n).id, epoch=2) for n in range(4)]
+    await theirs.report([a_report(claims[0], at=now, drop_at=now), *(a_report(claim, at=now) for claim in claims[1:])])
+    assert await theirs.counts() == {"mail": {State.SUCCESS: 4}}
+    assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
+    await theirs.sync()
+    assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)

@@ -58,12 +58,14 @@ class Rig:
         self.cascade = Cascade({}, {})
         self.hungry = 0
         self.fed_seq = 0
-        self.seeks = False
+        self.seek_looks = 0
 
     async def start(self) -> None:
         self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock)
         info = await self.store.open(JOURNAL_ID, "0000beef")
-        settings = QueueSettings("test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000, seeks=self.seeks)
+        settings = QueueSettings(
+            "test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000, seek_looks=self.seek_looks
+        )
         self.broker = MemoryBroker(100)
         self.queue = Queue(self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order)
         await self.queue.start(info)

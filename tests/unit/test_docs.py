@@ -1,16 +1,52 @@
-"""README and docs/: their links lead somewhere."""
+"""README and docs/: their links lead somewhere, and their settings are settings."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from kqs.config import Config, load_config
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+ANCHOR = re.compile(r"\]\(#([^)\s]+)\)")
+TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def settings_of(page: Path, folder: Path) -> list[Config]:
+    """Load every block of settings on a page, each as a file of its own."""
+    file = folder / "kqs.toml"
+    return [load_config(file, {}) for block in TOML.findall(page.read_text()) if file.write_text(block)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = LINK.findall(page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_a_page_leads_to_a_heading(page: Path) -> None:
+    text = page.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line[:1] == "#"
+    }
+    assert set(ANCHOR.findall(text)) <= headings
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_settings_loads(page: Path, tmp_path: Path) -> None:
+    settings_of(page, tmp_path)
+
+
+def test_the_steps_to_a_fleet_change_the_engines_that_they_say(tmp_path: Path) -> None:
+    steps = settings_of(ROOT / "docs" / "fleet.md", tmp_path)
+    engines = [(step.store.kind, step.broker.kind, len(step.broker.servers)) for step in steps]
+    assert engines == [
+        ("sqlite", "memory", 1),
+        ("sqlite", "beanstalkd", 1),
+        ("mongodb", "beanstalkd", 1),
+        ("mongodb", "beanstalkd", 2),
+    ]
+    assert len({step.journal.dir for step in steps if step.store.kind == "mongodb"}) == 1

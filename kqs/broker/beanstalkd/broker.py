@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kqs.broker.base import Refill
 from kqs.broker.beanstalkd.hand import Hand
@@ -139,6 +139,10 @@ class BeanstalkdBroker:
     async def _await_puts(self, types: Iterable[str]) -> None:
         if unanswered := self._pool.unanswered_puts(types):
             await asyncio.wait(unanswered, timeout=PUT_WITHIN_S)
+
+    async def recheck(self, types: Collection[str]) -> None:
+        """Fetch what the store holds of these types; what is on the servers already comes twice, unless we put it there."""
+        self.forgotten(types)
 
     async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
         """Take up to `count` entries of the types in `weights`, in fair turns. Cancelling takes nothing.

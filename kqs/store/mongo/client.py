@@ -10,7 +10,9 @@ import asyncio
 import re
 from typing import Any
 
+from bson.codec_options import TypeDecoder, TypeRegistry
 from bson.errors import BSONError
+from bson.int64 import Int64
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import (
     BulkWriteError,
@@ -41,8 +43,27 @@ _DEFAULTS: dict[str, Any] = {
     "wTimeoutMS": 10_000,
     "appname": "kqs",
 }
+
+
+class _PlainIntegers(TypeDecoder):
+    """The driver marks integers that were stored in 64 bits; its own class for them is no number to an encoder of JSON."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: int) -> int:
+        """Return the number."""
+        return int(value)
+
+
 #: what it may not: an acknowledged write outlives the loss of a machine
-_FIXED: dict[str, Any] = {"w": "majority", "journal": True, "retryWrites": False, "retryReads": False, "tz_aware": True}
+_FIXED: dict[str, Any] = {
+    "w": "majority",
+    "journal": True,
+    "retryWrites": False,
+    "retryReads": False,
+    "tz_aware": True,
+    "type_registry": TypeRegistry([_PlainIntegers()]),
+}
 
 #: codes of a server that is starting, stopping, failing over, full or overloaded: a later try may succeed
 _PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436, 14031})

@@ -1,4 +1,8 @@
-"""Deleting the records of ended jobs, whichever server stored them."""
+"""Deleting the records of ended jobs, whichever server stored them.
+
+The eldest server does it for all. Two at once would find the same records, and neither would know what it has deleted of them;
+and two that saw more successes than may be kept would both delete the excess.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,17 @@ _ENDED = [int(state) for state in sorted(ENDED)]
 
 async def sweep(session: Session, servers: Servers, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep. Of another server's records, those go that its journal cannot bring back."""
-    over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, "$or": await servers.replay_bounds(before_order)}
+    bounds = await servers.replay_bounds(before_order)
+    if not servers.is_eldest:
+        return 0
+    over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, "$or": bounds}
     return await _delete(session, await _found(session, over, "drop_at", limit))
 
 
 async def trim_successes(session: Session, servers: Servers, keep_count: int, limit: int, before_order: int) -> int:
     """See Store.trim_successes."""
+    if not servers.is_eldest:
+        return 0
     counts = await session.tallies.read()
     excess = min(sum(states.get(State.SUCCESS, 0) for states in counts.values()) - keep_count, limit)
     if excess <= 0:

@@ -50,10 +50,14 @@ class Servers:
         self._node = node
         self._monotonic = monotonic
         self._sightings: dict[int, _Sighting] = {}
+        self._living: set[int] = set()
+        self._looked_at = monotonic()
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
         self._journal_order = 0
+        #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
+        self.on_lapse: Callable[[], None] = _nobody
 
     async def register(self, epoch: int) -> None:
         """Announce this boot, and learn how far its journal is fed.
@@ -106,6 +110,7 @@ class Servers:
         """Return the epochs of the boots that are alive as far as we know, ours included."""
         now = self._monotonic()
         epochs: set[int] = set()
+        left: set[int] = set()
         seen: dict[int, _Sighting] = {}
         async for server in self._servers.find():
             epoch, beat = server["epoch"], server["beat"]
@@ -116,8 +121,25 @@ class Servers:
             seen[epoch] = sighting
             if epoch == self.epoch or (server["is_open"] and now - sighting.first < LEASE_S):
                 epochs.add(epoch)
+            elif not server["is_open"]:
+                left.add(epoch)
         self._sightings = seen
+        died = self._living - epochs - left
+        was_held_up = now - self._looked_at > LEASE_S / 2
+        self._living, self._looked_at = set(epochs), now
+        if was_held_up or (died and self.is_eldest):
+            self.on_lapse()
         return epochs
+
+    @property
+    def is_alone(self) -> bool:
+        """Tell whether no other boot was alive when we looked last."""
+        return self._living <= {self.epoch}
+
+    @property
+    def is_eldest(self) -> bool:
+        """Tell whether this boot is to do what one of all is enough for. There may be two for a while."""
+        return min(self._living, default=self.epoch) == self.epoch
 
     async def replay_bounds(self, journal_order: int) -> list[Document]:
         """Return conditions, of which a record that no journal can bring back meets one.
@@ -130,3 +152,7 @@ class Servers:
             is_ours = server["_id"] == self._journal_id
             bounds.append({"node": server["node"], "order": {"$lt": journal_order if is_ours else server["journal_order"]}})
         return bounds
+
+
+def _nobody() -> None:
+    return None

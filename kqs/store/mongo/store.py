@@ -56,7 +56,10 @@ class MongoStore:
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(collections, epoch, self._bulk_bytes, self._clock)
-            await session.tallies.recount()
+            servers.on_lapse = session.tallies.doubt
+            await servers.living()
+            if servers.is_alone:
+                await session.tallies.recount()
         except BaseException as error:
             connection.close()
             if isinstance(error, client.DRIVER_ERRORS):
@@ -215,8 +218,14 @@ class _Open:
         await self._say_alive()
         await self.lanes.write(Lane.CLAIM, self.claimer.take_back)
         if self.session.tallies.needs_recount:
-            await self.lanes.alone(self.session.tallies.recount)
+            await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
         if is_sweeping:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
+
+    async def _recount(self) -> None:
+        if self.servers.is_alone:
+            await self.lanes.alone(self.session.tallies.recount)
+        else:
+            await self.lanes.look(self.session.tallies.verify)

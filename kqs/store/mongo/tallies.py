@@ -1,10 +1,15 @@
 """How many jobs of each type are in each state, without ever counting them when asked.
 
 One document a type; its numbers move by `$inc`. The changes of this server gather in memory and are written when somebody asks
-and with every heartbeat, so they cost no round trip per batch. The promise: `read` is exact while one server uses the database
-and no write's answer is lost. After such a loss, and when a server starts (the last one may have been killed), the jobs are
-counted anew; what other servers change during that count may be missed until the next one. Nothing is decided by these numbers
-but how much is trimmed and which types a broker looks for.
+and with every heartbeat, so they cost no round trip per batch. What a server had not written when it was killed, and a write
+whose answer was lost, leave the numbers in doubt. Then the jobs are counted:
+
+- by a server that is alone while none of its operations is under way, so the promise for one server is: `read` is exact.
+- beside other servers, whose changes may be counted before they are written. So only what two counts find amiss is put right,
+  and the doubt stays until one finds nothing. The promise is: `read` is exact some minutes after a server died, once there is
+  a quiet moment, and until then off by what is done within a few seconds.
+
+Nothing is decided by these numbers but how much is trimmed and which types a broker looks for.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from kqs.store.mongo.slices import slices
 
 #: a count reads every job: between two of them there is at least so much time, in s
 RECOUNT_S = 60.0
+#: and at least so many times what the last one took
+_RECOUNT_SHARE = 50
 
 #: a job's type and its state
 Kind = tuple[str, int]
@@ -38,13 +45,14 @@ class Tallies:
         self._jobs = collections.jobs
         self._pending: Counter[Kind] = Counter()
         self._monotonic = monotonic
-        self._counted_at = 0.0
-        self._is_doubtful = True
+        self._not_before = 0.0
+        self._is_doubtful = False
+        self._amiss: Counter[Kind] = Counter()
 
     @property
     def needs_recount(self) -> bool:
         """Tell whether the numbers may be wrong, and the last count is long enough ago."""
-        return self._is_doubtful and self._monotonic() - self._counted_at >= RECOUNT_S
+        return self._is_doubtful and self._monotonic() >= self._not_before
 
     def add(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that came into a state, one item a job."""
@@ -91,15 +99,50 @@ class Tallies:
         return found
 
     async def recount(self) -> None:
-        """Count the jobs. No operation of this server that changes any may be under way."""
+        """Count the jobs. No operation that changes any may be under way, here or elsewhere."""
         self._pending.clear()
-        self._counted_at = self._monotonic()
-        counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        async for part in slices(self._jobs):
-            async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
-                counted[group["_id"]["type"]][str(int(state_of(group["_id"])))] += group["n"]
-        await self._tallies.delete_many({"_id": {"$nin": list(counted)}})
-        if counted:
-            updates = [UpdateOne({"_id": type_}, {"$set": {"n": dict(n)}}, upsert=True) for type_, n in counted.items()]
-            await self._tallies.bulk_write(updates, ordered=False)
+        self._amiss.clear()
+        counted = await self._count()
+        numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for (type_, state), n in counted.items():
+            numbers[type_][str(state)] = n
+        try:
+            await self._tallies.delete_many({"_id": {"$nin": list(numbers)}})
+            if numbers:
+                updates = [UpdateOne({"_id": type_}, {"$set": {"n": states}}, upsert=True) for type_, states in numbers.items()]
+                await self._tallies.bulk_write(updates, ordered=False)
+        except DRIVER_ERRORS:
+            self.doubt()
+            raise
+
+    async def verify(self) -> None:
+        """Count the jobs beside others who may change them, and put right what was as much amiss at the last count."""
+        await self.flush()
+        amiss = await self._count()
+        async for tally in self._tallies.find():
+            amiss.subtract({(tally["_id"], int(state)): n for state, n in tally["n"].items()})
+        if any(amiss.values()):
+            self.doubt()
+        confirmed = Counter(
+            {kind: min(n, self._amiss[kind], key=abs) for kind, n in amiss.items() if n * self._amiss[kind] > 0}
+        )
+        self._pending.update(confirmed)
+        amiss.subtract(confirmed)
+        self._amiss = amiss
+
+    async def _count(self) -> Counter[Kind]:
+        """Return how many jobs there are of each kind, and let go of the doubts up to now."""
+        began = self._monotonic()
         self._is_doubtful = False
+        counted: Counter[Kind] = Counter()
+        try:
+            async for part in slices(self._jobs):
+                async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
+                    counted[group["_id"]["type"], int(state_of(group["_id"]))] += group["n"]
+        except DRIVER_ERRORS:
+            self.doubt()
+            raise
+        finally:
+            ended = self._monotonic()
+            self._not_before = ended + max(RECOUNT_S, _RECOUNT_SHARE * (ended - began))
+        return counted

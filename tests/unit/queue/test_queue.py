@@ -6,7 +6,7 @@ from msgspec.structs import replace
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
-from kqs.job import State
+from kqs.job import Run, State
 from kqs.queue.dispatch import entry_of
 from kqs.queue.leases import SLOT_S
 from tests.support.jobs import NOW, ORDER, an_accepted
@@ -296,7 +296,7 @@ async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatc
 
 
 async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None:
-    rig.seeks = True
+    rig.seek_looks = 1
     await rig.restart()
     hand = rig.hand(2)
     await rig.store.insert([an_accepted(1), an_accepted(2, type_="other")], 0, "elsewhere", NOW)
@@ -314,3 +314,18 @@ async def test_runs_of_a_server_that_died_go_on_here(rig: Rig) -> None:
     await rig.queue.keep_house()
     run = await hand.take()
     assert (run.claim.attempt, run.ghosts) == (2, 1)
+
+
+async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.store.insert([replace(an_accepted(1), claimed=True)], 0, "elsewhere", NOW)
+    await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
+    looks = [[], await rig.store.orphans(9)]
+    await rig.queue.keep_house()
+
+    async def orphans(_limit: int) -> list[Run]:
+        return looks.pop()
+
+    monkeypatch.setattr(rig.store, "orphans", orphans)
+    await rig.queue.keep_house()
+    assert (await rig.record(1)).ghosts == 1
+    assert rig.queue.stale_count == 0

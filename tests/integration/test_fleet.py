@@ -1,0 +1,251 @@
+"""Many servers as one queue: real ones with workers, on one MongoDB and one pool of real beanstalkds."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.beanstalkd import running_beanstalkd
+from tests.support.fleet import (
+    Fleet,
+    Line,
+    ask,
+    await_calm,
+    await_state,
+    await_stats,
+    await_that,
+    every_record,
+    is_known,
+    line_to,
+    record,
+    run_states,
+    some,
+)
+from tests.support.fleet_server import LEASE_S
+from tests.support.mongodb import a_database, mongodb
+from tests.support.storm import load_on, members
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
+        yield uri
+
+
+@pytest.fixture(params=[2], ids=["two beanstalkds"])
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, server_uri: str) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        beanstalkds = [stack.enter_context(running_beanstalkd()) for _ in range(request.param)]
+        yield Fleet(tmp_path, a_database(server_uri), beanstalkds)
+
+
+@pytest.mark.parametrize("fleet", [0, 1, 2], ids=["brokers of their own", "one beanstalkd", "two beanstalkds"], indirect=True)
+def test_any_client_inserts_anywhere_and_any_worker_runs_anything(fleet: Fleet) -> None:
+    with fleet.serving("a") as a, fleet.serving("b") as b, fleet.serving("c", WORKER__CONCURRENCY="0") as c:
+        ids = [
+            job_id
+            for n, server in enumerate((a, b, c))
+            for job_id in ask(server, "insert", some("work", range(n * 40, n * 40 + 40)))
+        ]
+        assert len(set(ids)) == 120
+        for server in (a, b, c):
+            await_stats(server, jobs_success=120, jobs_new=0, jobs_processing=0)
+        assert sorted(int(data) for _, data in fleet.runs()) == list(range(120))
+        assert fleet.runners().keys() == {"a", "b"}
+        for job_id in ids[::13]:
+            assert record(a, job_id) == record(b, job_id) == record(c, job_id)
+        pages = [ask(server, "jobs", {"limit": 500}) for server in (a, b, c)]
+        assert pages[0] == pages[1] == pages[2]
+        assert {job["id"] for job in pages[0]} == set(ids)
+
+
+def test_a_job_is_known_everywhere_before_and_after_it_ran(fleet: Fleet) -> None:
+    with fleet.serving("a", WORKER__CONCURRENCY="0") as a, fleet.serving("b") as b:
+        (job_id,) = ask(a, "insert", some("work", [1], delay=3))
+        record(a, job_id)
+        assert record(b, job_id)["state"] == "delayed"
+        await_stats(b, jobs_delayed=1)
+        seen = await_state(b, job_id, "success")
+        assert record(a, job_id) == seen
+        assert 0 <= seen["runs"][0]["started_at"] - seen["accepted_at"] - 3 < 2
+        assert fleet.runners().keys() == {"b"}
+
+
+def test_an_id_that_two_servers_are_given_is_one_job(fleet: Fleet) -> None:
+    with fleet.serving("a") as a, fleet.serving("b") as b:
+        for server in (a, b, a):
+            assert ask(server, "insert", some("work", [1], id="mine")) == ["mine"]
+        assert record(a, "mine")["state"] in ("new", "processing", "success")
+        ask(b, "insert", some("work", [2]))
+        await_stats(a, jobs_success=2)
+        await_stats(b, jobs_success=2, journal_unfed_records=0)
+        assert sorted(data for _, data in fleet.runs()) == ["1", "2"]
+
+
+def test_retries_and_ghosts_go_round_the_fleet(fleet: Fleet) -> None:
+    with fleet.serving("a") as a, fleet.serving("b") as b:
+        flaky = ask(a, "insert", some("flaky", range(10)))
+        vanishing = ask(b, "insert", some("vanishing", range(100, 106)))
+        for job_id in flaky:
+            job = await_state(b, job_id, "success")
+            assert (run_states(job), job["failures"]) == (["fail", "fail", "fail", "success"], 3)
+        for job_id in vanishing:
+            job = await_state(a, job_id, "success")
+            assert (run_states(job), job["ghosts"]) == (["ghost", "ghost", "success"], 2)
+        assert fleet.runners().keys() == {"a", "b"}
+
+
+def test_what_a_killed_server_left_goes_on_elsewhere_after_its_lease(fleet: Fleet) -> None:
+    with fleet.serving("dies") as dies, fleet.serving("lives") as lives:
+        (running,) = ask(dies, "insert", some("slow", [600], at="2000-01-01T00:00:00Z"))
+        (delayed,) = ask(dies, "insert", some("work", [1], delay=4))
+        await_stats(lives, jobs_processing=1, jobs_delayed=1)
+        dies.stop(signal.SIGKILL)
+        assert run_states(await_state(lives, delayed, "success")) == ["success"]
+        assert run_states(await_state(lives, running, "success")) == ["ghost", "success"]
+        await_stats(lives, jobs_success=2, jobs_processing=0, jobs_delayed=0)
+
+
+def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> None:
+    with line_to(fleet.mongo_port) as line, fleet.serving("lives") as lives:
+        with fleet.serving("dies", mongo=line) as dies:
+            line.refuse()
+            (job_id,) = ask(dies, "insert", some("work", [1]))
+            dies.stop(signal.SIGKILL)
+        assert not is_known(lives, job_id)
+        line.mend()
+        with fleet.serving("dies", mongo=line):
+            await_state(lives, job_id, "success")
+
+
+def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> None:
+    with line_to(fleet.mongo_port) as line, fleet.serving("cut", mongo=line) as cut, fleet.serving("lives") as lives:
+        held = ask(cut, "insert", some("slow", [6, 6]))
+        await_stats(lives, jobs_processing=2)
+        line.swallow()
+        late = ask(cut, "insert", some("work", [1]))
+        for job_id in held:
+            assert run_states(await_state(lives, job_id, "success")) == ["ghost", "success"]
+        await_that(lambda: not ask(cut, "health")["ok"], lambda: ask(cut, "health"))
+        line.mend()
+        await_state(lives, late[0], "success")
+        await_stats(cut, runs_stale=2, journal_unfed_records=0)
+        assert run_states(record(cut, held[0])) == ["ghost", "success"]
+
+
+def test_jobs_of_a_server_cut_off_from_beanstalkd_run_elsewhere(fleet: Fleet) -> None:
+    with ExitStack() as stack:
+        lines = [stack.enter_context(line_to(port)) for port in fleet.beanstalkd_ports]
+        cut = stack.enter_context(fleet.serving("cut", beanstalkds=lines, WORKER__CONCURRENCY="0"))
+        lives = stack.enter_context(fleet.serving("lives"))
+        for line in lines:
+            line.swallow()
+        ask(cut, "insert", some("work", range(50)))
+        await_stats(lives, jobs_success=50)
+        assert fleet.runners() == {"lives": 50}
+        for line in lines:
+            line.mend()
+        ask(cut, "insert", some("work", range(50, 60)))
+        await_stats(lives, jobs_success=60)
+
+
+def test_a_backlog_outlives_the_server_that_fed_it_to_beanstalkd(fleet: Fleet) -> None:
+    """Most of it was never put: a server keeps no more of a type in beanstalkd than `max_entries`."""
+    with fleet.serving("dies", WORKER__CONCURRENCY="0", BROKER__MAX_ENTRIES="20") as dies:
+        ask(dies, "insert", some("work", range(300)))
+        await_stats(dies, jobs_new=300)
+        with fleet.serving("lives", WORKER__CONCURRENCY="20") as lives:
+            dies.stop(signal.SIGKILL)
+            await_stats(lives, jobs_success=300)
+            assert len(fleet.runs()) == 300
+
+
+@pytest.mark.parametrize("fleet", [0], ids=["brokers of their own"], indirect=True)
+def test_a_server_with_work_without_end_runs_what_others_accept(fleet: Fleet) -> None:
+    with fleet.serving("accepts", WORKER__CONCURRENCY="0") as accepts, fleet.serving("works", WORKER__CONCURRENCY="1") as works:
+        ask(works, "insert", some("slow", [0.05] * 1000))
+        await_that(lambda: ask(works, "stats")["running"] == 1, lambda: ask(works, "stats"))
+        (urgent,) = ask(accepts, "insert", some("slow", [0], prio="urgent"))
+        await_state(accepts, urgent, "success")
+        assert ask(works, "stats")["jobs_new"] > 100
+
+
+def test_a_server_that_was_held_up_loses_its_runs_and_nothing_else(fleet: Fleet) -> None:
+    with fleet.serving("hangs") as hangs, fleet.serving("lives") as lives:
+        held = ask(hangs, "insert", some("slow", [6] * 4))
+        await_stats(lives, jobs_processing=4)
+        hangs.process.send_signal(signal.SIGSTOP)
+        for job_id in held:
+            await_state(lives, job_id, "success")
+        hangs.process.send_signal(signal.SIGCONT)
+        await_stats(hangs, runs_stale=4)
+        assert [run_states(record(hangs, job_id)) for job_id in held] == [["ghost", "success"]] * 4
+        ask(hangs, "insert", some("work", range(20)))
+        await_stats(lives, jobs_success=24)
+
+
+def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fleet) -> None:
+    with fleet.serving("behind") as behind, fleet.serving("ahead", skew_s=60) as ahead:
+        began = time.monotonic()
+        (early,) = ask(behind, "insert", some("work", ["early"], delay=63))
+        (own,) = ask(ahead, "insert", some("work", ["own"], delay=2))
+        held = [*ask(behind, "insert", some("slow", [1.5 * LEASE_S])), *ask(ahead, "insert", some("slow", [1.5 * LEASE_S]))]
+        await_state(behind, own, "success")
+        assert 2 <= time.monotonic() - began < 6
+        await_state(behind, early, "success")
+        assert 3 <= time.monotonic() - began < 8
+        for job_id in held:
+            assert run_states(await_state(behind, job_id, "success")) == ["success"]
+        (left,) = ask(ahead, "insert", some("slow", [600]))
+        await_state(behind, left, "processing")
+        ahead.stop(signal.SIGKILL)
+        assert run_states(await_state(behind, left, "success", within_s=4 * LEASE_S)) == ["ghost", "success"]
+
+
+@pytest.mark.parametrize(
+    ("skews_s", "how"),
+    [((0, 50), Line.swallow), ((0, -60, 60), Line.refuse)],
+    ids=["two servers, black hole", "three servers, refused"],
+)
+def test_nothing_is_lost_while_one_is_killed_and_one_cut_off(
+    fleet: Fleet, skews_s: tuple[float, ...], how: Callable[[Line], None]
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with members(fleet, skews_s) as joined, load_on(joined) as clients:
+        for _ in range(2):
+            dies, cut = chance.sample(range(len(joined)), 2)
+            clients[cut].await_accepted(chance.randrange(1, 20))
+            joined[dies].kill()
+            chance.choice(fleet.beanstalkds).restart()
+            clients[cut].await_accepted(chance.randrange(1, 20))
+            for line in joined[cut].lines:
+                how(line)
+            clients[cut].await_accepted(chance.randrange(1, 80))
+            joined[dies].start()
+            clients[dies].await_accepted(chance.randrange(1, 20))
+            for line in joined[cut].lines:
+                line.mend()
+        for client in clients:
+            client.stop()
+        accepted = {job_id for client in clients for job_id in client.accepted}
+        await_calm([member.served for member in joined])
+        ended = [every_record(member.served) for member in joined]
+        assert ended[0] == ended[1] == ended[-1]
+        assert accepted <= ended[0].keys()
+        for job in ended[0].values():
+            attempts = [run["attempt"] for run in job["runs"]]
+            assert attempts == sorted(set(attempts)), job
+            assert run_states(job).count("success") == 1 == (job["state"] == "success"), job
+            assert run_states(job)[-1] == "success", job
+        for member in joined:
+            await_stats(member.served, jobs_success=len(ended[0]))

@@ -1,0 +1,241 @@
+"""Many real servers on one MongoDB and one pool of beanstalkds, and what they say of the jobs they share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tests.support.beanstalkd import Beanstalkd
+from tests.support.fault_proxy import FaultProxy
+from tests.support.serving import SERVE_ENVIRON, Served, serving
+
+#: how soon a driver gives up on a MongoDB that does not answer, in ms; its defaults are too long for a test
+_URI_OPTIONS = "serverSelectionTimeoutMS=1500&connectTimeoutMS=1500&socketTimeoutMS=3000"
+
+HANDLERS = """
+import asyncio
+import os
+import kqs
+
+def ran(data):
+    with open(os.environ["RAN"], "a") as file:
+        file.write(f"{os.environ['NAME']} {data}\\n")
+
+@kqs.handler("work", ttr=10, ghosts=20, ghost_delay=0.1)
+async def work(data):
+    await asyncio.sleep(0.02)
+    ran(data)
+
+@kqs.handler("slow", ttr=300, ghosts=20, ghost_delay=0.1)
+async def slow(data, job):
+    await asyncio.sleep(data if job.attempt == 1 else 0)
+    ran(data)
+
+@kqs.handler("flaky", retries=5, retry_delay=0.2)
+async def flaky(data, job):
+    ran(data)
+    if job.attempt <= 3:
+        raise ValueError(f"attempt {job.attempt}")
+
+@kqs.handler("vanishing", ttr=0.5, ghosts=20, ghost_delay=0.1)
+async def vanishing(data, job):
+    ran(data)
+    await asyncio.sleep(60 if job.attempt <= 2 else 0)
+"""
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+class Line:
+    """A line to a server that can be cut: everything sent on it vanishes, or its connections are reset and refused."""
+
+    def __init__(self, port: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"line to {port}")
+        self._thread.start()
+        self._proxy = FaultProxy(port)
+        self._do(self._proxy.listen())
+
+    @property
+    def port(self) -> int:
+        return self._proxy.port
+
+    def swallow(self) -> None:
+        """Let nothing through, and tell nobody."""
+        self._proxy.is_half_open = True
+
+    def refuse(self) -> None:
+        """Drop every connection, and take no more."""
+        self._do(self._proxy.refuse())
+
+    def mend(self) -> None:
+        """Be a line again; connections that missed something are dropped."""
+        self._do(self._proxy.refuse())
+        self._proxy.is_half_open = False
+        self._do(self._proxy.listen())
+
+    def close(self) -> None:
+        self._do(self._proxy.refuse())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+@contextmanager
+def line_to(port: int) -> Iterator[Line]:
+    """Yield a line to a port of this machine."""
+    line = Line(port)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+class Fleet:
+    """What the servers share: `uri` names the database, `ran` has a line NAME DATA for every run that got so far."""
+
+    def __init__(self, folder: Path, uri: str, beanstalkds: Sequence[Beanstalkd]) -> None:
+        self._folder = folder
+        self._uri = uri
+        self.beanstalkds = beanstalkds
+        self._ran = folder / "ran"
+        self._ran.touch()
+        (folder / "fleetjobs.py").write_text(HANDLERS)
+
+    @property
+    def mongo_port(self) -> int:
+        port = urlsplit(self._uri).port
+        assert port is not None, self._uri
+        return port
+
+    @property
+    def beanstalkd_ports(self) -> list[int]:
+        return [one.port for one in self.beanstalkds]
+
+    @contextmanager
+    def serving(
+        self, name: str, *, skew_s: float = 0.0, mongo: Line | None = None, beanstalkds: Sequence[Line] = (), **settings: str
+    ) -> Iterator[Served]:
+        """Run a server with a journal of its own, which it has again when its name comes again.
+
+        mongo, beanstalkds: lines to use in place of the straight ones.
+        """
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        addresses = [f"127.0.0.1:{line.port}" for line in beanstalkds] or [one.address for one in self.beanstalkds]
+        own = {
+            "STORE__KIND": "mongodb",
+            "STORE__URI": self._uri_by(mongo),
+            "WORKER__MODULES": '["fleetjobs"]',
+            "WORKER__CONCURRENCY": "4",
+            "WORKER__GRACE_S": "2",
+        }
+        if addresses:
+            own |= {"BROKER__KIND": "beanstalkd", "BROKER__SERVERS": json.dumps(addresses)}
+        command = (sys.executable, "-m", "tests.support.fleet_server", str(skew_s))
+        path = f"{SERVE_ENVIRON['PYTHONPATH']}:{self._folder}"
+        environ = {**SERVE_ENVIRON, "PYTHONPATH": path, "RAN": str(self._ran), "NAME": name}
+        with serving(folder, command, environ, **(own | settings)) as server:
+            yield server
+
+    def _uri_by(self, line: Line | None) -> str:
+        uri = urlsplit(self._uri)
+        if line is not None:
+            uri = uri._replace(netloc=f"127.0.0.1:{line.port}")
+        return uri._replace(query=_URI_OPTIONS).geturl()
+
+    def runs(self) -> list[tuple[str, str]]:
+        """Return (server, data) for every run that got so far, in their order."""
+        return [(name, data) for line in self._ran.read_text().splitlines() for name, data in [line.split(" ", 1)]]
+
+    def runners(self) -> Counter[str]:
+        """Return how many runs each server has had."""
+        return Counter(name for name, _ in self.runs())
+
+
+def ask(server: Served, call: str, argument: object = None) -> Any:
+    """Return what a server answers. Raises: AssertionError: an error; OSError: it is gone."""
+    answers = server.ask(json.dumps({"n": call, "m": argument}))
+    if not answers:
+        raise ConnectionError("closed without an answer")
+    answer = json.loads(answers[0])
+    assert answer["s"] == "end", answer
+    return answer["m"]
+
+
+def some(type_: str, data: Iterable[object], **fields: object) -> list[dict[str, object]]:
+    """Return jobs to insert, one for each item of `data`."""
+    return [{"type": type_, "data": one, **fields} for one in data]
+
+
+def await_that(condition: Callable[[], bool], what: Callable[[], object], within_s: float = 30) -> None:
+    """Look until the condition holds; the wire has no event to wait for. what: says how things are when it does not."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+
+
+def await_stats(server: Served, within_s: float = 30, **wanted: int) -> None:
+    """Ask for stats until they are as wanted."""
+    await_that(
+        lambda: ask(server, "stats").items() >= wanted.items(),
+        lambda: f"wanted {wanted}, got {ask(server, 'stats')}; it said:\n{server.log.read_text()[-3000:]}",
+        within_s,
+    )
+
+
+def await_calm(servers: Sequence[Served], within_s: float = 60) -> None:
+    """Ask until no job waits or runs anywhere."""
+    zeros = dict.fromkeys(["jobs_new", "jobs_delayed", "jobs_processing", "jobs_retry", "jobs_ghost", "running"], 0)
+    for server in servers:
+        await_stats(server, within_s, journal_unfed_records=0)
+    for server in servers:
+        await_stats(server, within_s, **zeros)
+
+
+def every_record(server: Served) -> dict[str, Record]:
+    """Return all records by id, with all their runs."""
+    ids: list[str] = []
+    while page := ask(server, "jobs", {"limit": 100} | ({"after": ids[-1]} if ids else {})):
+        ids += [job["id"] for job in page]
+    answers = server.ask(*(json.dumps({"id": job_id, "n": "job", "m": job_id}) for job_id in ids))
+    return {answer["id"]: answer["m"] for answer in map(json.loads, answers)}
+
+
+def record(server: Served, job_id: str) -> Record:
+    found = ask(server, "job", job_id)
+    assert isinstance(found, dict), (job_id, found)
+    return found
+
+
+def is_known(server: Served, job_id: str) -> bool:
+    """Tell whether a server knows of a job."""
+    return "not_found" not in server.ask(json.dumps({"n": "job", "m": job_id}))[0]
+
+
+def await_state(server: Served, job_id: str, state: str, within_s: float = 30) -> Record:
+    """Ask until the job is in this state, for a server may not know of it yet; return its record."""
+    await_that(
+        lambda: is_known(server, job_id) and record(server, job_id)["state"] == state,
+        lambda: f"wanted {state}: {record(server, job_id)}; it said:\n{server.log.read_text()[-3000:]}",
+        within_s,
+    )
+    return record(server, job_id)
+
+
+def run_states(job: Record) -> list[str]:
+    return [run["state"] for run in job["runs"]]
