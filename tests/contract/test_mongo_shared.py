@@ -291,6 +291,13 @@ async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.Monkey
     assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}
 
 
+async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore) -> None:
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        assert set(db.jobs.index_information()) >= {"ready", "later", "expiring", "running", "ended", "age"}
+        assert db.servers.index_information()["nodes"]["unique"]
+
+
 async def counted_anew(store: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
     clock.advance(RECOUNT_S)
     await store._there._beat(is_sweeping=False)
@@ -360,10 +367,3 @@ async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs
     assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
     await theirs.sync()
     assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)
-
-
-async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore) -> None:
-    with MongoClient(uri) as client:
-        db = client.get_default_database()
-        assert set(db.jobs.index_information()) >= {"ready", "later", "expiring", "running", "ended", "age"}
-        assert db.servers.index_information()["nodes"]["unique"]

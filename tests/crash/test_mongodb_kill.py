@@ -14,6 +14,7 @@ from pymongo.collection import Collection
 from kqs.job import State
 from kqs.store.mongo.documents import Place
 from tests.crash.torture import Plan, torture
+from tests.support.beanstalkd import running_beanstalkd
 from tests.support.mongodb import a_database, mongodb
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,19 @@ def uri(tmp_path: Path) -> Iterator[str]:
         yield a_database(uri)
 
 
-def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(tmp_path: Path, uri: str) -> None:
+@pytest.fixture(params=["memory", "beanstalkd"])
+def settings(request: pytest.FixtureRequest, uri: str) -> Iterator[dict[str, str]]:
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": uri}
+    if request.param == "memory":
+        yield settings
+        return
+    with running_beanstalkd() as beanstalkd:
+        yield settings | {"BROKER__KIND": "beanstalkd", "BROKER__SERVERS": json.dumps([beanstalkd.address])}
+
+
+def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(
+    tmp_path: Path, uri: str, settings: dict[str, str]
+) -> None:
     with MongoClient[dict[str, object]](uri) as client:
         jobs = client.get_default_database()["jobs"]
 
@@ -36,7 +49,6 @@ def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(tmp_path
             return jobs.count_documents({"place": {"$ne": int(Place.ENDED)}})
 
         # the Java server takes some 200 jobs a second through their lives
-        settings = {"STORE__KIND": "mongodb", "STORE__URI": uri}
         plan = Plan(KILLS, seed=20261123, servers=2, clients=4, calls=25, settings=settings, unfinished=unfinished)
         account = torture(tmp_path, plan)
         assert account.kills == KILLS

@@ -55,9 +55,9 @@ class Servers:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
+        self._journal_order = 0
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = _nobody
-        self._journal_order = 0
 
     async def register(self, epoch: int) -> None:
         """Announce this boot, and learn how far its journal is fed.
