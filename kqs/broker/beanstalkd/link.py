@@ -18,7 +18,7 @@ from kqs.wire.beanstalk.values import Reply
 
 #: a reply that takes longer, in s, means that nobody is there; a reserve that waits does so for at most a second
 REPLY_WITHIN_S = 4.0
-#: bodies are a few hundred bytes; one over this is not ours
+#: bodies are a few hundred bytes, and data of `body_bytes`; one over this is not ours
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _UNIX = "unix:"
 

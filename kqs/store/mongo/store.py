@@ -51,7 +51,7 @@ class MongoStore:
         connection = client.connect(self._uri)
         try:
             db = connection.get_default_database(client.DATABASE)
-            epoch = await schema.prepare(db)
+            epoch, store_id = await schema.prepare(db)
             servers = Servers(db, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(db, epoch, self._bulk_bytes, self._clock)
@@ -62,7 +62,7 @@ class MongoStore:
                 raise client.translated(error) from error
             raise
         self._open = _Open(connection, session, servers, node)
-        return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order)
+        return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
         """See Store.close. A database that is away is not waited for longer than its time-outs."""
@@ -82,13 +82,13 @@ class MongoStore:
         """See Store.report."""
         return await self._there.write(Lane.REPORT, partial(self._there.reporter.report, reports))
 
-    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
-        return await self._look(schedule.ready, type_, after, limit)
+        return await self._look(schedule.ready, type_, after, limit, body_bytes)
 
-    async def wake(self, before: float, limit: int) -> list[Entry]:
+    async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
-        return await self._keep_house(schedule.wake, before, limit)
+        return await self._keep_house(schedule.wake, before, limit, body_bytes)
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""
