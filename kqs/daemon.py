@@ -33,6 +33,7 @@ from kqs.errors import (
     JournalVersionError,
     StartupError,
     StoreCorruptError,
+    StoreDoubtError,
     StoreError,
 )
 from kqs.executor import Executor
@@ -252,6 +253,8 @@ async def _start_queue(queue: Queue, info: StoreInfo) -> None:
 def _exit_code(cause: BaseException | None) -> ExitCode:
     if cause is None:
         return ExitCode.OK
+    if isinstance(cause, StoreDoubtError):
+        return ExitCode.IO_FAILED
     return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 

@@ -154,6 +154,12 @@ class StoreCorruptError(StoreError):
     code = "internal"
 
 
+class StoreDoubtError(StoreCorruptError):
+    """An I/O error hit a commit, which may have taken effect or not: only a restart finds out, from journal and store."""
+
+    code = "internal"
+
+
 class BrokerError(KqsError):
     """The broker could not do a batch; the store still knows everything."""
 

@@ -45,7 +45,7 @@ MAX_HELD_JOBS = 50_000
 MAX_HELD_BYTES = 32 * 1024 * 1024
 #: unfed or uncheckpointed bytes that a restart may have to read again
 CHECKPOINT_BYTES = 64 * 1024 * 1024
-CHECKPOINT_IDLE_S = 2.0
+CHECKPOINT_AFTER_S = 2.0
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop
@@ -86,7 +86,8 @@ class Feeder:
         self._stopping = asyncio.Event()
         self._hurried = 0
         self._monotonic = queue.clock.monotonic
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self._checkpoint_timer: asyncio.TimerHandle | None = None
+        self._checkpoint_is_due = False
         self._seen_seq = 0
         self._wanted_at = -math.inf
         self._held_type: str | None = None
@@ -120,6 +121,8 @@ class Feeder:
         A batch in the store's hands is waited for, within bounds: it may hold claimed jobs, whose lanes must hear of it.
         """
         task, self._task = self._task, None
+        if self._checkpoint_timer is not None:
+            self._checkpoint_timer.cancel()
         if task is not None:
             self._stopping.set()
             self._wake.set()
@@ -211,14 +214,20 @@ class Feeder:
     async def _wait_for_work(self) -> None:
         if self._has_work or self._stopping.is_set():
             return
-        self._wake.clear()
-        if self.fed_seq > self._checkpointed_seq and self._idle_timer is None:
-            self._idle_timer = asyncio.get_running_loop().call_later(CHECKPOINT_IDLE_S, self._wake.set)
-        await self._wake.wait()
-        if self._idle_timer is not None and not self._has_work:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        if self._checkpoint_is_due:
+            self._checkpoint_is_due = False
             await self._checkpoint()
+            return
+        self._wake.clear()
+        if self.fed_seq > self._checkpointed_seq and self._checkpoint_timer is None:
+            loop = asyncio.get_running_loop()
+            self._checkpoint_timer = loop.call_later(CHECKPOINT_AFTER_S, self._let_checkpoint)
+        await self._wake.wait()
+
+    def _let_checkpoint(self) -> None:
+        self._checkpoint_timer = None
+        self._checkpoint_is_due = True
+        self._wake.set()
 
     async def _rest(self) -> bool:
         """Let more gather while inserts pour in or lanes get through what they have; True if somebody has room meanwhile."""

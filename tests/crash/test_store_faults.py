@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kqs.config import StoreSection
-from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.errors import StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
 from kqs.job import Claim, State
 from kqs.store.sqlite import SqliteStore, connection
 from kqs.store.sqlite.session import Session
@@ -150,7 +150,20 @@ async def test_one_bad_operation_does_not_fail_its_neighbours(store: SqliteStore
     assert await store.sync() == 1
 
 
-@pytest.mark.parametrize("statement", ["begin", "insert into jobs", "commit"])
+async def test_a_commit_in_doubt_is_settled_by_a_restart(store: SqliteStore, make_store: Callable[[], SqliteStore]) -> None:
+    await store.insert(some_jobs(2), 1, "w", NOW)
+    fail_next(store, "commit")
+    with pytest.raises(StoreUnavailableError, match="I/O"):
+        await store.insert([a_job(2)], 2, "w", NOW)
+    with pytest.raises(StoreDoubtError, match="restart"):
+        await store.insert([a_job(2)], 2, "w", NOW)
+    await store.close()
+    again = make_store()
+    info = await again.open(JOURNAL, NODE)
+    assert await again.insert([a_job(2)], 2, "w", NOW) == ([] if info.fed_seq == 1 else [FIRST + 2])
+
+
+@pytest.mark.parametrize("statement", ["begin", "insert into jobs"])
 async def test_io_error_opens_the_file_anew(store: SqliteStore, statement: str) -> None:
     await store.insert(some_jobs(2), 1, "w", NOW)
     fail_next(store, statement)

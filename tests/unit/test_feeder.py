@@ -153,13 +153,24 @@ async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
 
 
 async def test_the_checkpoint_follows_when_all_is_quiet(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_IDLE_S", 0.001)
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     async with asyncio.timeout(10):
         while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
             await asyncio.sleep(0)
     assert feeding.journal.stats()["checkpoint_seq"] == 1
+
+
+async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = await feeding.start()
+    feeding.append(b'{"type":"mail"}')
+    await feeding.journal.flush()
+    feeder._let_checkpoint()
+    order = await feeding.insert(b'{"type":"mail"}')
+    async with asyncio.timeout(10):
+        while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
+            await asyncio.sleep(0)
 
 
 async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +204,7 @@ async def test_an_at_and_own_options_are_kept(feeding: Feeding) -> None:
 
 
 async def test_a_checkpoint_that_cannot_be_written_is_written_later(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_IDLE_S", 0.001)
+    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
     feeder = await feeding.start()
     checkpoint, refusals = feeding.journal.checkpoint, [JournalError("no space left on device")]
 

@@ -94,6 +94,11 @@ def breaks_connection(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and _primary_code(error) in _BREAKING
 
 
+def leaves_doubt(error: sqlite3.Error) -> bool:
+    """Tell whether a commit that failed so may have taken effect: not if a write failed, since its mark is written last."""
+    return breaks_connection(error) and error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE
+
+
 def _primary_code(error: sqlite3.Error) -> int:
     # errors made by the module itself, not by the library, carry no code
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

@@ -1,4 +1,4 @@
-"""One connection, its transaction, and what is written once per commit instead of once per job. Store thread only."""
+"""One connection, its transaction, and what is written once per commit instead of once per job. One user at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from kqs.errors import StoreCorruptError
+from kqs.errors import StoreCorruptError, StoreDoubtError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
@@ -31,6 +31,7 @@ class Session:
         self._committed = (0, 0)
         self._changes = 0
         self._is_full = False
+        self._is_in_doubt = False
         self._has_unsynced = False
         self._has_uncopied = False
 
@@ -82,7 +83,12 @@ class Session:
         self.tallies.write(self.db)
         if (self.fed_seq, self.last_order) != self._committed:
             self._write_progress()
-        self.db.execute("commit")
+        try:
+            self.db.execute("commit")
+        except sqlite3.Error as error:
+            # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
+            self._is_in_doubt = connection.leaves_doubt(error)
+            raise
         self._committed = (self.fed_seq, self.last_order)
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
@@ -133,6 +139,8 @@ class Session:
         A page whose flush failed counts as clean in the kernel, and the next flush would succeed without it. Copying the WAL
         into the file writes every page again, flushed by its own flush. What was committed must still be there.
         """
+        if self._is_in_doubt:
+            raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
         db = connection.connect(self._path, self._cache_bytes)
         try:
             meta = schema.read_meta(db)
