@@ -67,26 +67,20 @@ async def test_what_a_dead_server_held_is_put_into_another(
         assert beanstalkd.address in broker.problems()[0]
 
 
-def ready_count(server: Beanstalkd) -> int:
-    found = re.search(rb"current-jobs-ready: (\d+)", server.talk(b"stats\r\n"))
-    assert found
-    return int(found[1])
-
-
 async def test_puts_are_spread_over_the_servers_that_are_there(
     beanstalkd: Beanstalkd, second: Beanstalkd, store: ReadyJobs
 ) -> None:
     async with broker_on(store, beanstalkd.address, second.address) as broker:
         await put(broker, store, range(20))
-        assert (ready_count(beanstalkd), ready_count(second)) == (10, 10)
+        assert (beanstalkd.ready_count(), second.ready_count()) == (10, 10)
         second.kill()
         await until(broker.problems)
         await put(broker, store, range(20, 40))
-        await until(lambda: ready_count(beanstalkd) == 40)
+        await until(lambda: beanstalkd.ready_count() == 40)
         second.start()
         await until(lambda: not broker.problems())
         await put(broker, store, range(40, 60))
-        assert (ready_count(beanstalkd), ready_count(second)) == (50, 10)
+        assert (beanstalkd.ready_count(), second.ready_count()) == (50, 10)
 
 
 async def test_one_server_fills_every_lane_while_the_other_is_idle(
@@ -105,7 +99,7 @@ async def test_a_type_that_is_no_longer_asked_for_is_given_back(beanstalkd: Bean
         await other.put([an_entry(1, "suspended")])
         await until(lambda: b"current-jobs-reserved: 0\n" in beanstalkd.talk(b"stats\r\n"))
         assert await broker.reserve(MAIL, 1) == []
-        await until(lambda: ready_count(beanstalkd) == 1)
+        await until(lambda: beanstalkd.ready_count() == 1)
         waiting.cancel()
 
 
@@ -292,6 +286,13 @@ async def test_answers_cut_at_any_byte_lose_nothing(
 def instead_of(said: bytes, answer: bytes) -> fault_proxy.Spoil:
     """Say something else wherever the server says `said` and an id."""
     return lambda data: re.sub(said + rb" \d+\r\n", answer + b"\r\n", data)
+
+
+async def test_a_job_that_comes_damaged_holds_up_no_other(proxy: FaultProxy, store: ReadyJobs) -> None:
+    proxy.spoil = lambda data: re.sub(rb"(RESERVED 2 \d+\r\n[^\r]*)\r\n", rb"\1\0\0", data)
+    async with broker_on(store, proxy.address) as broker:
+        await put(broker, store, range(5))
+        assert sorted(entry.order for entry in await take_all(broker, store)) == list(range(5))
 
 
 @pytest.mark.parametrize("answer", [b"BURIED 9", b"OUT_OF_MEMORY", b"JOB_TOO_BIG"])

@@ -13,7 +13,7 @@ from typing import cast
 
 from kqs.errors import BrokerError
 from kqs.wire.beanstalk.commands import Command
-from kqs.wire.beanstalk.replies import ReplyReader
+from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.values import Reply
 
 #: a reply that takes longer, in s, means that nobody is there; a reserve that waits does so for at most a second
@@ -41,7 +41,10 @@ class _Batch:
 
 
 class Link(asyncio.Protocol):
-    """See the module docstring. instance: which life of which beanstalkd it leads to, once known."""
+    """See the module docstring.
+
+    instance: which life of which beanstalkd it leads to, once known. damaged_id: the job whose body ended the connection.
+    """
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         """Args: on_lost: told once, with the reason, when the connection has ended."""
@@ -56,6 +59,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.is_open = False
         self.instance = ""
+        self.damaged_id: int | None = None
 
     @classmethod
     async def open(cls, address: str, on_lost: Callable[[str], None]) -> Link:
@@ -136,8 +140,10 @@ class Link(asyncio.Protocol):
             if len(batch.replies) == batch.count:
                 self._batches.popleft()
                 batch.done(batch.replies)
-        if self._reader.fault is not None:
-            self.abort(str(self._reader.fault))
+        if (fault := self._reader.fault) is not None:
+            if isinstance(fault, DamagedBodyError):
+                self.damaged_id = fault.job_id
+            self.abort(str(fault))
 
     def pause_writing(self) -> None:
         """Hold commands back while the server does not read."""

@@ -5,6 +5,9 @@ such a job finds out by the store's claim.
 
 Which life of a beanstalkd answers is told by the `id` in its `stats`, new with every start. Job ids are its own and may begin
 anew with each life, so nothing is ever asked about a job on a connection to another life than the one it came from.
+
+A job that it read back damaged from a torn binlog ends the connection that reserves it, and would end the next one too: it is
+deleted first.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ class Server:
         self._max_job_bytes = _DEFAULT_JOB_BYTES
         self._foreign_store = ""
         self._foreign_until = 0.0
+        self._damaged = ("", 0)  # life and id of a job to be deleted, or an empty life
         self._ready_count = 0  # by its own count at the last poll, and what was put since
         self._is_draining = False
         self._trouble = "not reached yet"
@@ -124,6 +128,7 @@ class Server:
                     self._links.append(link)
                     (stats,) = await link.ask(Stats())
                     self._take_stats(link, stats)
+                await self._delete_damaged(link)
                 ready_counts = await self._count_ready(link)
         except (OSError, LinkLostError, ValueError) as error:
             self._be_away(str(error) or f"no answer within {CONNECT_WITHIN_S:g} s")
@@ -160,6 +165,13 @@ class Server:
         self._is_draining = stats.get("draining") == "true"
         self._ready_count = int(stats.get("current-jobs-ready", 0))
         self._max_job_bytes = int(stats.get("max-job-size", _DEFAULT_JOB_BYTES))
+
+    async def _delete_damaged(self, link: Link) -> None:
+        instance, job_id = self._damaged
+        if instance == link.instance:
+            (reply,) = await link.ask(Delete(job_id))
+            _log.warning("deleted a job with a damaged body", server=self.address, job=job_id, answer=str(reply))
+        self._damaged = ("", 0)
 
     async def _count_ready(self, link: Link) -> dict[str, int]:
         """Return how many jobs are ready of the types that have tubes, from an earlier life of ours or from others."""
@@ -198,6 +210,8 @@ class Server:
             self._given_up = self._loop.call_later(GIVE_UP_S, self._forget)
         links, self._links = self._links, []
         for link in links:
+            if link.damaged_id is not None:
+                self._damaged = (link.instance, link.damaged_id)
             link.abort("another connection to this server was lost")
 
     def _link_lost(self, reason: str) -> None:
