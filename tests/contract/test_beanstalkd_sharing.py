@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kqs.broker.beanstalkd import server, session
+from kqs.broker.beanstalkd import server
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
 from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until
 from tests.support.ready_jobs import ReadyJobs, an_entry, orders
@@ -19,8 +19,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "POLL_S", 0.2)
-    for module in (server, session):
-        monkeypatch.setattr(module, "FOREIGN_DELAY_S", 1)
 
 
 @pytest.fixture

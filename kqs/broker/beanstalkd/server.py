@@ -22,7 +22,7 @@ import structlog
 from kqs.broker.beanstalkd.body import Bodies, Foreign
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
-from kqs.broker.beanstalkd.session import FOREIGN_DELAY_S, Handle, Session, send
+from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
 from kqs.wire.beanstalk.commands import Delete, ListTubes, Stats, StatsTube
@@ -41,6 +41,10 @@ POLL_S = 1.0
 REFUSED_S = 2.0
 #: how long after meeting a job of another store that is a problem
 FOREIGN_S = 60.0
+#: a job of another store is put aside so long, in s, for its own server to come by; for a second more with each
+#: `FOREIGN_STEP` met in a minute, since that server may be no more
+FOREIGN_DELAY_S = 1
+FOREIGN_STEP = 1000
 #: tubes that are looked into at a connect; looking takes a server the longer, the more tubes it has
 MAX_TUBES = 1000
 #: what a server takes unless it says otherwise (`-z`)
@@ -70,6 +74,7 @@ class Server:
         self._refusing_until = 0.0
         self._max_job_bytes = _DEFAULT_JOB_BYTES
         self._foreign_store = ""
+        self._foreign_minute = self._foreign_count = 0
         self._foreign_until = 0.0
         self._damaged = ("", 0)  # life and id of a job to be deleted, or an empty life
         self._ready_count = 0  # by its own count at the last poll, and what was put since
@@ -316,11 +321,16 @@ class Server:
         self._trouble = trouble
         self._refusing_until = self._loop.time() + REFUSED_S
 
-    def _met_foreign(self, job: Foreign) -> None:
-        if self._foreign_until <= self._loop.time():
+    def _met_foreign(self, job: Foreign) -> int:
+        now = self._loop.time()
+        if self._foreign_until <= now:
             _log.warning("jobs of another store in our tubes", server=self.address, store=job.store_id)
         self._foreign_store = job.store_id
-        self._foreign_until = self._loop.time() + FOREIGN_S
+        self._foreign_until = now + FOREIGN_S
+        if self._foreign_minute != (minute := int(now // 60)):
+            self._foreign_minute, self._foreign_count = minute, 0
+        self._foreign_count += 1
+        return FOREIGN_DELAY_S + self._foreign_count // FOREIGN_STEP
 
     @property
     def can_be_asked(self) -> bool:

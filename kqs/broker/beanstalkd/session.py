@@ -24,8 +24,6 @@ from kqs.wire.beanstalk.values import Buried, Inserted, Reply, Reserved, Word
 MAX_PUTS_IN_FLIGHT = 20_000
 #: how long a reserve waits in the server; what is watched can change only in between
 WAIT_S = 1
-#: a job of another store is put aside so long, in s, for its own server to come by
-FOREIGN_DELAY_S = 5
 
 _DEFAULT = "default"  # the tube that a connection uses and watches at first
 _RESERVE_NOW = ReserveWithTimeout(0)
@@ -57,14 +55,14 @@ class Session:
         max_job_bytes: int,
         listener: Listener,
         refused: Callable[[Reply], None],
-        met: Callable[[Foreign], None],
+        met: Callable[[Foreign], int],
     ) -> None:
         """Args:
 
         links: three, open.
         max_job_bytes: the longest body that the server takes.
         refused: told how the server answered a put that it did not take.
-        met: told of jobs of other stores.
+        met: told of jobs of other stores; returns for how long to put each aside, in s.
         """
         self._address = address
         self.puts, self.takes, self.waits = links
@@ -173,8 +171,7 @@ class Session:
     def _deliver(self, link: Link, reserved: Reserved) -> None:
         entry = self._bodies.read(reserved.body, Handle(self._address, link, reserved.id))
         if isinstance(entry, Foreign):
-            send(link, [Release(reserved.id, min(entry.prio, MAX_U32), FOREIGN_DELAY_S)])
-            self._met(entry)
+            send(link, [Release(reserved.id, min(entry.prio, MAX_U32), self._met(entry))])
             return
         if entry is None:
             _log.warning("not a job of ours, buried", server=self._address, job=reserved.id)
