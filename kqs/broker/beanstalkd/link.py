@@ -20,6 +20,10 @@ from kqs.wire.beanstalk.values import Reply
 REPLY_WITHIN_S = 4.0
 #: bodies are a few hundred bytes, and data of `body_bytes`; one over this is not ours
 MAX_BODY_BYTES = 16 * 1024 * 1024
+#: with so many replies still to come, the next ones are read after a rest of so many s: a beanstalkd writes each by itself, and
+#: to be woken for every few costs more than what they say
+MANY_REPLIES = 64
+REST_S = 0.001
 _UNIX = "unix:"
 
 #: told the replies of a batch, or None when the connection ended before all of them came
@@ -140,10 +144,17 @@ class Link(asyncio.Protocol):
             if len(batch.replies) == batch.count:
                 self._batches.popleft()
                 batch.done(batch.replies)
+        if self._reader.expected_count >= MANY_REPLIES and self.is_open:
+            self._transport.pause_reading()
+            self._loop.call_later(REST_S, self._read_on)
         if (fault := self._reader.fault) is not None:
             if isinstance(fault, DamagedBodyError):
                 self.damaged_id = fault.job_id
             self.abort(str(fault))
+
+    def _read_on(self) -> None:
+        if self.is_open:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Hold commands back while the server does not read."""
