@@ -1,6 +1,6 @@
 /* What the disk gives to one writer that flushes each record: the bound of serial inserts.
  *
- *   bare_fsync FOLDER COUNT BYTES CORE append|allocated
+ *   bare_fsync FOLDER COUNT BYTES append|allocated
  *
  * Appends COUNT records of BYTES to a file in FOLDER, one that grows or one that was allocated before, fdatasync after each.
  * Prints one JSON object. */
@@ -8,7 +8,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,15 +32,11 @@ static int by_size(const void *left, const void *right) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) {
-        fprintf(stderr, "usage: bare_fsync FOLDER COUNT BYTES CORE append|allocated\n");
+    if (argc != 5) {
+        fprintf(stderr, "usage: bare_fsync FOLDER COUNT BYTES append|allocated\n");
         return 2;
     }
     long count = atol(argv[2]), bytes = atol(argv[3]);
-    cpu_set_t core;
-    CPU_ZERO(&core);
-    CPU_SET((size_t)atoi(argv[4]), &core);
-    if (sched_setaffinity(0, sizeof core, &core)) die("sched_setaffinity");
 
     char *record = malloc((size_t)bytes);
     memset(record, 'x', (size_t)bytes);
@@ -49,7 +44,7 @@ int main(int argc, char **argv) {
     if (chdir(argv[1])) die(argv[1]);
     int fd = open("bare_fsync.data", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) die("open");
-    if (!strcmp(argv[5], "allocated") && (errno = posix_fallocate(fd, 0, count * bytes))) die("posix_fallocate");
+    if (!strcmp(argv[4], "allocated") && (errno = posix_fallocate(fd, 0, count * bytes))) die("posix_fallocate");
     if (fsync(fd)) die("fsync");
 
     double start = now_s(), before = start;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import statistics
 import tempfile
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.tools import Figure, Subject, bare_fsync, beanstalkd, broker_puts, load, subject
+from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, beanstalkd, broker_puts, load, run, subject
 
 MILLION = 1_000_000
 JOB_BYTES = 200
@@ -104,9 +103,9 @@ def serial(bench: Bench) -> Figure:
     """One insert at a time, against the bare append+fdatasync rate before and after it."""
     total = bench.count(20_000)
     with bench.folder() as folder, subject(folder, bench.cores) as server:
-        before = _bare_rates(folder, total)
+        before = _bare_rates(bench, folder, total)
         done = load("insert", server.port, connections=1, in_flight=1, total=total, size_bytes=JOB_BYTES, type_=UNTAKEN)
-        after = _bare_rates(folder, total)
+        after = _bare_rates(bench, folder, total)
     append, allocated = (statistics.mean(pair) for pair in zip(before, after, strict=True))
     return {
         "serial_inserts_per_s": done["rate"],
@@ -117,10 +116,10 @@ def serial(bench: Bench) -> Figure:
     }
 
 
-def _bare_rates(folder: Path, total: int) -> tuple[float, float]:
+def _bare_rates(bench: Bench, folder: Path, total: int) -> tuple[float, float]:
     return (
-        bare_fsync(folder, total, JOB_BYTES, "append")["rate"],
-        bare_fsync(folder, total, JOB_BYTES, "allocated")["rate"],
+        bare_fsync(folder, bench.cores, total, JOB_BYTES, "append")["rate"],
+        bare_fsync(folder, bench.cores, total, JOB_BYTES, "allocated")["rate"],
     )
 
 
@@ -194,26 +193,13 @@ def latency(bench: Bench) -> Figure:
     with bench.folder() as folder:
         fifo = folder / "stamps"
         os.mkfifo(fifo)
-        reader = os.open(fifo, os.O_RDWR)  # open for both, so that neither side waits for the other to open
+        keeper = os.open(fifo, os.O_RDWR)  # a FIFO must have a reader before the server may open it
         try:
             with subject(folder, bench.cores, HANDLERS, KQS_BENCH_STAMPS=str(fifo)) as server:
-                took = sorted(_latencies_ms(server.port, reader, bench.count(2000)))
+                found = run("latency", server.port, fifo, bench.count(2000), LOAD_CORE)
         finally:
-            os.close(reader)
-    return {"p50_ms": took[len(took) // 2], "p99_ms": took[len(took) * 99 // 100]}
-
-
-def _latencies_ms(port: int, reader: int, count: int) -> Iterator[float]:
-    call = b'{"v":1,"id":1,"n":"insert","m":{"type":"stamp"}}\n'
-    with socket.create_connection(("127.0.0.1", port)) as peer, os.fdopen(os.dup(reader), "rb") as stamps:
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        answers = peer.makefile("rb")
-        for _ in range(count):
-            sent = time.monotonic_ns()
-            peer.sendall(call)
-            assert b'"s":"end"' in answers.readline()
-            yield (int(stamps.readline()) - sent) / 1e6
-            time.sleep(0.002)  # let the finish be stored, so that the next job too finds an idle server
+            os.close(keeper)
+    return {"p50_ms": found["p50_us"] / 1e3, "p99_ms": found["p99_us"] / 1e3}
 
 
 def backlog(bench: Bench, waiting: int) -> Figure:

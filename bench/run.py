@@ -63,7 +63,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="also with 10 M jobs waiting (takes minutes and 10 GB of disk)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of each figure's size, for a quick look")
     parser.add_argument("--only", nargs="+", choices=[*FIGURES, "backlog"], default=[], help="only these figures")
-    parser.add_argument("--server-cores", default=str(min(os.sched_getaffinity(0))), help="as taskset counts them")
+    parser.add_argument("--server-cores", default=str(max(os.sched_getaffinity(0))), help="as taskset counts them")
     parser.add_argument("--output", type=Path, default=STATE / "bench.json", help="where the JSON goes")
     return parser.parse_args()
 

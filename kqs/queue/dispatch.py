@@ -170,7 +170,7 @@ class Dispatcher:
         for taker in self._takers:
             if taker.room <= 0 or taker.types.isdisjoint(types):
                 continue
-            behind = {type_ for type_ in taker.types if self._broker.backlog(type_)}
+            behind = {type_ for type_ in types if self._broker.backlog(type_)}
             for job in _by_rank(jobs):
                 if taker.room <= 0:
                     break

@@ -145,6 +145,11 @@ def _parse_time(text: str) -> float | None:
     return when.timestamp()
 
 
+def is_known(type_: str) -> bool:
+    """Tell whether a job of this type was found clean before."""
+    return type_ in _known_types
+
+
 def are_clean(jobs: Sequence[Job]) -> bool:
     """Tell whether every decoded job keeps the rules that its struct cannot say."""
     types = {job.type for job in jobs}

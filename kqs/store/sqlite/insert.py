@@ -33,9 +33,12 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         return []
     fresh, known = _without_replayed(session, jobs)
     plain, claimed, full = _by_shape(fresh, session.bulk_bytes)
-    _insert_plain(session, plain)
-    _insert_claimed(session, claimed, worker, now)
-    known += _insert_full(session, full, worker, now)
+    if plain:
+        _insert_plain(session, plain)
+    if claimed:
+        _insert_claimed(session, claimed, worker, now)
+    if full:
+        known += _insert_full(session, full, worker, now)
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 
@@ -45,6 +48,7 @@ def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Seque
     orders = [job.order for job in jobs]
     if min(orders) > session.last_order and len(set(orders)) == len(orders):
         return jobs, []
+    session.pay()
     stored = _stored_orders(session, orders)
     fresh: list[Accepted] = []
     known: list[int] = []

@@ -7,14 +7,24 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from kqs.errors import StoreCorruptError, StoreDoubtError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
 
+_UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
+_HAS = "select exists (select 1 from jobs where ord = ?)"
+
 
 class Session:
-    """What an operation works with: `db` inside an open transaction, the epoch, and the pending totals."""
+    """What an operation works with: `db` inside an open transaction, the epoch, and the pending totals.
+
+    A commit may owe its totals: `meta` and `tallies` are then written by a later one, as long as all it did was to store jobs
+    of orders above every earlier one. So a file that was left with a debt shows it: what `tallies` lack are just the
+    rows above `meta.last_order`, none of which anything else can have touched.
+    """
 
     def __init__(self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float]) -> None:
         """Args: now: wall time in Unix seconds, safe to call from this thread."""
@@ -28,7 +38,8 @@ class Session:
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
         self._ids: Ids | None = None
-        self._committed = (0, 0)
+        self._committed = self._written = (0, 0)
+        self._may_owe = False
         self._changes = 0
         self._is_full = False
         self._is_in_doubt = False
@@ -58,12 +69,17 @@ class Session:
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch = meta.epoch
-        self.fed_seq, self.last_order = self._committed = (meta.fed_seq, meta.last_order)
-        return meta
+        self._written = (meta.fed_seq, meta.last_order)
+        last_order = self._count_uncounted(meta.last_order)
+        self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
+        return msgspec.structs.replace(meta, last_order=last_order)
 
     def close(self) -> None:
-        """Close the connection; SQLite copies the WAL into the file and flushes both."""
+        """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""
         if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):  # the next start takes in the debt
+                self.begin(durable=False)
+                self.commit()
             self._db.close()
             self._db = None
 
@@ -73,26 +89,34 @@ class Session:
             self._reopen()
         db = self.db
         if durable is not self._is_full:
-            db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._is_full = durable
+            self._set_full(durable)
         db.execute("begin")
         self._changes = db.total_changes
+        self._may_owe = True
 
-    def commit(self) -> None:
-        """Write what is pending and commit."""
-        self.tallies.write(self.db)
-        if (self.fed_seq, self.last_order) != self._committed:
-            self._write_progress()
+    def commit(self, *, owing: bool = False) -> None:
+        """Write what is pending and commit. owing: what a later commit can write is left to it, if that may be."""
+        written = self._written
+        if not (owing and self._may_owe):
+            self.tallies.write(self.db)
+            if (self.fed_seq, self.last_order) != written:
+                self._write_progress()
+                written = (self.fed_seq, self.last_order)
         try:
             self.db.execute("commit")
         except sqlite3.Error as error:
             # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
-        self._committed = (self.fed_seq, self.last_order)
+        self.tallies.settle()
+        self._committed, self._written = (self.fed_seq, self.last_order), written
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
+        if self._is_full:
+            # here rather than in the next `begin`, which may be one that somebody waits for
+            with contextlib.suppress(sqlite3.Error):
+                self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -107,6 +131,10 @@ class Session:
     def fed_to(self, fed_seq: int) -> None:
         """Note that the journal is fed up to `fed_seq`; it never goes back."""
         self.fed_seq = max(self.fed_seq, fed_seq)
+
+    def pay(self) -> None:
+        """Let this transaction owe nothing: it does more than to store jobs of new orders."""
+        self._may_owe = False
 
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
@@ -124,8 +152,25 @@ class Session:
         except sqlite3.Error as error:
             self.rollback(error)
 
+    def _set_full(self, is_full: bool) -> None:
+        self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
+        self._is_full = is_full
+
     def _write_progress(self) -> None:
         self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
+
+    def _count_uncounted(self, last_order: int) -> int:
+        """Take in the debt that the file was left with; return the last order that it holds."""
+        for type_, state, count, last in self.db.execute(_UNCOUNTED, (last_order,)).fetchall():
+            self.tallies.add([(type_, state)] * count)
+            last_order = max(last_order, last)
+        self.tallies.settle()
+        return last_order
+
+    def _has_all(self, db: sqlite3.Connection) -> bool:
+        """Tell whether the last job of those that no total counts yet is there."""
+        last_order = self._committed[1]
+        return last_order == self._written[1] or bool(db.execute(_HAS, (last_order,)).fetchone()[0])
 
     def _abandon(self) -> None:
         db, self._db = self._db, None
@@ -144,7 +189,7 @@ class Session:
         db = connection.connect(self._path, self._cache_bytes)
         try:
             meta = schema.read_meta(db)
-            if meta.epoch != self.epoch or (meta.fed_seq, meta.last_order) < self._committed:
+            if meta.epoch != self.epoch or (meta.fed_seq, meta.last_order) < self._written or not self._has_all(db):
                 raise StoreCorruptError("the store lost committed changes in an I/O error; restart to replay the journal")
             db.execute("pragma synchronous = full")
             (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()

@@ -17,11 +17,13 @@ _FORGET = "delete from tallies where type = ? and n = 0"
 
 
 class Tallies:
-    """The pending changes of one transaction, and the table they go to."""
+    """The pending changes of one transaction, those owed by earlier ones, and the table they go to."""
 
     def __init__(self) -> None:
         self._came: Counter[Kind] = Counter()
         self._went: Counter[Kind] = Counter()
+        self._owed: Counter[Kind] = Counter()
+        self._is_paying = False  # this transaction writes what is owed
 
     def add(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that came into a state, one item a job."""
@@ -35,14 +37,30 @@ class Tallies:
         """Forget what is pending: the transaction is undone."""
         self._came.clear()
         self._went.clear()
+        self._is_paying = False
+
+    def settle(self) -> None:
+        """Note that the transaction is committed; what it did not write is owed."""
+        if self._is_paying:
+            self._owed.clear()
+            self._is_paying = False
+        if self._came or self._went:
+            self._came.subtract(self._went)
+            self._owed.update(self._came)
+            self.clear()
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Write what is pending."""
+        """Write what is pending and what is owed."""
+        if self._owed and not self._is_paying:
+            self._came.update(self._owed)
+            self._is_paying = True
         if not self._came and not self._went:
             return
-        self._came.subtract(self._went)
+        if self._went:
+            self._came.subtract(self._went)
         db.executemany(_ADD, [(type_, state, n) for (type_, state), n in self._came.items() if n])
-        self.clear()
+        self._came.clear()
+        self._went.clear()
 
     def read(self, db: sqlite3.Connection) -> list[tuple[str, State, int]]:
         """Return (type, state, how many), what is pending included."""

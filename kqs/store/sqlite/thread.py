@@ -101,7 +101,7 @@ class StoreThread:
             return False
         began = time.monotonic()
         try:
-            _settle(self._execute([operation]))
+            _settle(self._execute([operation], owing=True))
         finally:
             self._session_in_use.release()
         if time.monotonic() - began > _SLOW_S:
@@ -141,12 +141,12 @@ class StoreThread:
                     self._session.tidy()
         return self._queue.get()
 
-    def _execute(self, group: list[Operation]) -> list[Outcome]:
+    def _execute(self, group: list[Operation], *, owing: bool = False) -> list[Outcome]:
         session = self._session
         try:
             session.begin(durable=any(operation.durable for operation in group))
             outcomes: list[Outcome] = [(operation, operation.run(session), None) for operation in group]
-            session.commit()
+            session.commit(owing=owing)
         except Exception as error:
             session.rollback(error)
             if len(group) == 1:

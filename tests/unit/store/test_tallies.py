@@ -32,6 +32,28 @@ def test_cleared_changes_are_never_written(db: sqlite3.Connection) -> None:
     assert tallies.read(db) == []
 
 
+def test_what_a_commit_did_not_write_is_owed_until_one_does(db: sqlite3.Connection) -> None:
+    tallies = Tallies()
+    tallies.add([("mail", State.NEW)])
+    tallies.settle()
+    tallies.add([("mail", State.NEW)])
+    tallies.write(db)
+    tallies.settle()
+    assert tallies.read(db) == [("mail", State.NEW, 2)]
+
+
+def test_what_was_owed_before_an_undone_transaction_is_owed_after_it(db: sqlite3.Connection) -> None:
+    tallies = Tallies()
+    tallies.add([("mail", State.NEW)])
+    tallies.settle()
+    db.execute("begin")
+    tallies.add([("mail", State.NEW)])
+    tallies.write(db)
+    db.execute("rollback")
+    tallies.clear()
+    assert tallies.read(db) == [("mail", State.NEW, 1)]
+
+
 def test_type_without_jobs_leaves_no_row(db: sqlite3.Connection) -> None:
     tallies = Tallies()
     tallies.add([("mail", State.SUCCESS), ("other", State.NEW)])

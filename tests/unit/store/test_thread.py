@@ -25,8 +25,8 @@ class CountingSession(Session):
         self.log.append("durable" if durable else "begin")
         super().begin(durable=durable)
 
-    def commit(self) -> None:
-        super().commit()
+    def commit(self, *, owing: bool = False) -> None:
+        super().commit(owing=owing)
         self.log.append("commit")
 
     def rollback(self, error: Exception) -> None:

@@ -109,7 +109,8 @@ class TestHostile:
 
     def test_it_takes_no_fast_way(self, data: bytes) -> None:
         assert decode_calls(INSERT + b'{"id":1,"n":"echo","m":' + data + b"}\n") is None
-        assert decode_inserts(INSERT + INSERT.replace(b"[1, 2]", data)) is None
+        line = INSERT.replace(b"[1, 2]", data)
+        assert decode_inserts(line) is decode_inserts(INSERT + line) is None
 
 
 @pytest.mark.parametrize("data", HARMLESS.values(), ids=HARMLESS.keys())
@@ -141,6 +142,13 @@ class TestInserts:
         inserts = decode_inserts(INSERT + b'{"n":"insert","m":{"type":"a","prio":5,"at":1}}\n')
         assert inserts is not None
         assert [type(job) for job in inserts.jobs] == [JobFields, JobFields]
+
+    @pytest.mark.parametrize("data", [b"", b',"data":null', b',"data":"}{"', b',"data":' + b"[" * 63 + b"]" * 63])
+    @pytest.mark.parametrize("head", [b"", b'"v":1,', b'"id":"x",', b'"v":1,"id":-1e9,', b' "id" : 7 , '])
+    def test_a_line_alone_is_decoded_as_among_others(self, head: bytes, data: bytes) -> None:
+        line = b'{%b"n":"insert","m":{"type":"a"%b}}\n' % (head, data)
+        both = decode_inserts(line * 2)
+        assert decode_inserts(line) == (both and qrpc.Inserts(both.jobs[:1], both.ids[:1]))
 
     @pytest.mark.parametrize(
         "chunk",
