@@ -240,7 +240,7 @@ async def test_a_half_open_connection_is_noticed(proxy: FaultProxy, store: Ready
 
 async def test_one_byte_at_a_time_is_too_slow(proxy: FaultProxy, store: ReadyJobs) -> None:
     async with broker_on(store, proxy.address) as broker:
-        proxy.pace_s = 0.2
+        proxy.pace_s = 1.0
         await put(broker, store, range(20))
         await until(broker.problems)
         proxy.pace_s = 0.0
