@@ -18,6 +18,8 @@ JOB_BYTES = 200
 ECHO_BYTES = 40
 HANDLERS = ("kqs.builtin", "bench.handlers")
 UNTAKEN = "untaken"
+#: how often two that are compared are measured, one after the other
+TURNS = 5
 
 
 def load_8x125(mode: str, port: int, total: int, type_: str = "-") -> Figure:
@@ -123,33 +125,67 @@ def _bare_rates(bench: Bench, folder: Path, total: int) -> tuple[float, float]:
 
 def end_to_end(bench: Bench) -> Figure:
     """No-op jobs, inserted over TCP and run by 100 lanes to a stored finish."""
-    total = bench.count(100_000)
-    with bench.server(HANDLERS) as server:
+    return {"jobs_per_s": _end_to_end(bench, bench.count(100_000))}
+
+
+def _end_to_end(bench: Bench, total: int, **environ: str) -> float:
+    with bench.server(HANDLERS, **environ) as server:
         done = load_8x125("insert", server.port, total, "noop")
         finished = server.wait(lambda stats: stats["jobs_success"] >= total)
-    return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9)}
+    return total / (finished - done["started_ns"] / 1e9)
+
+
+# -- with beanstalkd, which flushes nothing -----------------------------------------------------------------------------
 
 
 def beanstalkd_puts(bench: Bench) -> Figure:
-    """Pipelined puts to a beanstalkd that flushes nothing: by the broker's own connection, and by a bare client in C."""
+    """Pipelined puts, in turns: by the broker's own connection, and by a bare client in C."""
     total = bench.count(200_000)
+    bare: list[float] = []
+    own: list[float] = []
     with beanstalkd(bench.cores) as port:
-        bare = load("put", port, connections=1, in_flight=1000, total=total, size_bytes=JOB_BYTES)["rate"]
-        own = broker_puts(port, total, 1000, JOB_BYTES)["rate"]
-    return {"puts_per_s": own, "bare_puts_per_s": bare, "share_of_bare": own / bare}
+        for _ in range(TURNS):
+            bare.append(load("put", port, connections=1, in_flight=1000, total=total, size_bytes=JOB_BYTES)["rate"])
+            own.append(broker_puts(port, total, 1000, JOB_BYTES)["rate"])
+    return _compared(own, bare, "puts_per_s", "bare_puts_per_s")
 
 
-def end_to_end_by_beanstalkd(bench: Bench) -> Figure:
-    """Inserts of jobs that wait in a beanstalkd, which flushes nothing; then, all of them having come by it, their runs."""
+def beanstalkd_inserts(bench: Bench) -> Figure:
+    """Inserts that no handler takes, in turns: by a server whose jobs wait in a beanstalkd, and by one with its own broker."""
+    total = bench.count(300_000)
+    own: list[float] = []
+    memory: list[float] = []
+    for _ in range(TURNS):
+        with beanstalkd(bench.cores) as port, bench.server(HANDLERS[:1], **_by_beanstalkd(port)) as server:
+            own.append(load_8x125("insert", server.port, total, UNTAKEN)["rate"])
+        with bench.server() as server:
+            memory.append(load_8x125("insert", server.port, total, UNTAKEN)["rate"])
+    return _compared(own, memory, "inserts_per_s", "inserts_without_per_s")
+
+
+def beanstalkd_end_to_end(bench: Bench) -> Figure:
+    """As `end_to_end`, where most jobs meet a free lane; then with all jobs in line, page by page, before the first is run."""
     total = bench.count(100_000)
-    with beanstalkd(str(LOAD_CORE)) as port, bench.folder() as folder:
-        environ = {"KQS_BROKER__KIND": "beanstalkd", "KQS_BROKER__SERVERS": f'["127.0.0.1:{port}"]'}
-        with subject(folder, bench.cores, HANDLERS[:1], **environ) as server:
-            inserted = load_8x125("insert", server.port, total, "noop")["rate"]
-            server.wait_stored()
+    with beanstalkd(bench.cores) as port:
+        figure = {"jobs_per_s": _end_to_end(bench, total, **_by_beanstalkd(port))}
+    with beanstalkd(bench.cores) as port, bench.folder() as folder:
+        with subject(folder, bench.cores, HANDLERS[:1], **_by_beanstalkd(port)) as server:
+            done = load_8x125("insert", server.port, total, "noop")
+            waiting_s = server.wait_stored() - done["started_ns"] / 1e9
             server.served.stop()
-        with subject(folder, bench.cores, HANDLERS, **environ) as server:
-            return {"inserts_per_s": inserted, "jobs_per_s": _run_rate(server, total)}
+        with subject(folder, bench.cores, HANDLERS, **_by_beanstalkd(port)) as server:
+            rate = _run_rate(server, total)
+    return figure | {"runs_through_it_per_s": rate, "jobs_through_it_per_s": total / (waiting_s + total / rate)}
+
+
+def _by_beanstalkd(port: int) -> dict[str, str]:
+    return {"KQS_BROKER__KIND": "beanstalkd", "KQS_BROKER__SERVERS": f'["127.0.0.1:{port}"]'}
+
+
+def _compared(own: list[float], other: list[float], name: str, other_name: str) -> Figure:
+    """Return the medians, and the median of the shares, turn by turn."""
+    shares = [ours / theirs for ours, theirs in zip(own, other, strict=True)]
+    return {name: statistics.median(own), other_name: statistics.median(other), "share": statistics.median(shares)}
 
 
 def latency(bench: Bench) -> Figure:

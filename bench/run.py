@@ -28,7 +28,8 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "serial": figures.serial,
     "end to end": figures.end_to_end,
     "beanstalkd puts": figures.beanstalkd_puts,
-    "end to end by beanstalkd": figures.end_to_end_by_beanstalkd,
+    "beanstalkd inserts": figures.beanstalkd_inserts,
+    "beanstalkd end to end": figures.beanstalkd_end_to_end,
     "latency": figures.latency,
     "start after kill": figures.start_after_kill,
 }

@@ -201,7 +201,8 @@ def _make_broker(config: Config, cascade: Cascade) -> Broker:
         section.max_entries,
         section.max_server_entries,
         config.server.namespace,
-        lambda type_: cascade.for_type(type_).ttr,
+        lambda type_, options: cascade.resolve(type_, options).ttr,
+        section.body_bytes,
     )
 
 

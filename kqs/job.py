@@ -124,13 +124,18 @@ class Accepted(msgspec.Struct, gc=False):
 
 
 class Entry(msgspec.Struct, gc=False):
-    """A ready job as the broker knows it: enough to order it, and to ask the store for its claim."""
+    """A ready job as the broker knows it: enough to order it, and to ask the store for its claim.
+
+    options, data: as Accepted's, for a broker that shows them (`Broker.body_bytes`); else None, as is data that is too long.
+    """
 
     order: int
     id: str
     type: str
     prio: int
     handle: object = None  # the broker's own, e.g. (server, beanstalkd job id)
+    options: bytes | None = None
+    data: bytes | None = None
 
     @property
     def rank(self) -> tuple[int, int]:

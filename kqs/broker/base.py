@@ -18,11 +18,14 @@ Refill = Callable[[str, tuple[int, int] | None, int], Awaitable[list[Entry]]]
 class Broker(Protocol):
     """See the module docstring. `tests/contract/broker_contract.py` states every promise as a test."""
 
-    #: jobs due within this many seconds are worth putting early (0: only ready ones)
-    horizon_s: float
+    #: entries come with their options, and with data of up to so many bytes; None: with neither
+    body_bytes: int | None
 
-    async def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
-        """Begin. `waiting`: how many ready jobs the store may hold per type; the broker fetches them when it needs them."""
+    async def start(self, refill: Refill, waiting: Mapping[str, int], store_id: str = "") -> None:
+        """Begin. `waiting`: how many ready jobs the store may hold per type; the broker fetches them when it needs them.
+
+        store_id: of the store whose jobs these are, since others may share the broker's servers.
+        """
         ...
 
     async def close(self) -> None:

@@ -50,7 +50,7 @@ class _Line:
 class MemoryBroker:
     """See the module docstring."""
 
-    horizon_s = 0.0
+    body_bytes: int | None = None
 
     def __init__(self, max_entries: int = 10_000) -> None:
         """Args: max_entries: >= 1, per type; up to twice as many are kept at times."""
@@ -69,7 +69,7 @@ class MemoryBroker:
         self._fault: Exception | None = None
         self._generation = f"memory-{secrets.token_hex(8)}"
 
-    async def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
+    async def start(self, refill: Refill, waiting: Mapping[str, int], store_id: str = "") -> None:
         """Begin, in O(types): nothing is fetched before it is asked for."""
         self._refill = refill
         for type_, count in waiting.items():

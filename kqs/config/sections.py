@@ -101,6 +101,12 @@ class BrokerSection(Section):
     max_server_entries: int = Field(
         default=200_000, ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold"
     )
+    body_bytes: int = Field(
+        default=1 * KIB,
+        ge=0,
+        le=1 * MIB,
+        description="most bytes of a job's data that beanstalkd shows; longer data is left out",
+    )
 
     @field_validator("servers")
     @classmethod

@@ -218,6 +218,20 @@ def _first_run(job: Accepted, epoch: int, now: float) -> Run:
     )
 
 
-def entry_of(job: Accepted) -> Entry:
-    """Return what the broker is told of a job."""
-    return Entry(job.order, job.id, job.type, job.prio)
+def entry_of(job: Accepted, body_bytes: int | None) -> Entry:
+    """Return what a broker with these `body_bytes` is told of a job."""
+    if body_bytes is None:
+        return Entry(job.order, job.id, job.type, job.prio)
+    return Entry(job.order, job.id, job.type, job.prio, None, job.options, _if_short(job.data, body_bytes))
+
+
+def entry_again(run: Run, body_bytes: int | None) -> Entry:
+    """Return what a broker with these `body_bytes` is told of a job that ran and waits again."""
+    claim = run.claim
+    if body_bytes is None:
+        return Entry(claim.order, claim.id, run.type, run.prio)
+    return Entry(claim.order, claim.id, run.type, run.prio, None, run.options, _if_short(run.data, body_bytes))
+
+
+def _if_short(data: bytes, most: int) -> bytes | None:
+    return data if len(data) <= most else None

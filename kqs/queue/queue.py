@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -20,7 +21,7 @@ from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
-from kqs.queue.dispatch import Dispatcher, Taker, entry_of
+from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention
@@ -94,7 +95,8 @@ class Queue:
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
         await self._note_next()
-        await self._broker.start(self._store.ready, {type_: n for type_, n in waiting.items() if n})
+        refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
+        await self._broker.start(refill, {type_: n for type_, n in waiting.items() if n}, info.store_id)
         try:
             await self._recover_orphans()
         except StoreUnavailableError as error:
@@ -175,7 +177,7 @@ class Queue:
             if job.due_at:
                 self._due.note(job.due_at)
             else:
-                entries.append(entry_of(job))
+                entries.append(entry_of(job, self._broker.body_bytes))
         if entries:
             await self._broker.put(entries)
 
@@ -268,7 +270,7 @@ class Queue:
                 if report.due_at:
                     self._due.note(report.due_at)
                 else:
-                    ready.append(Entry(run.claim.order, run.claim.id, run.type, run.prio))
+                    ready.append(entry_again(run, self._broker.body_bytes))
                 if run.expire_at is not None:
                     self._expiring.note(run.expire_at)
         if held:
@@ -280,7 +282,7 @@ class Queue:
 
     async def _wake_due(self) -> float | None:
         try:
-            while entries := await self._store.wake(self.clock.now() + self._broker.horizon_s, SLICE):
+            while entries := await self._store.wake(self.clock.now(), SLICE, self._broker.body_bytes):
                 await self._broker.put(entries)
             return await self._store.next_due_at()
         except StoreUnavailableError as error:

@@ -38,11 +38,13 @@ class StoreInfo(msgspec.Struct, frozen=True):
 
     epoch: this boot's number, durable before `open` returns, greater than every earlier one of any server.
     last_order: the highest order ever stored for this journal, 0 when none.
+    store_id: names this store for ever, to all servers that share it.
     """
 
     epoch: int
     fed_seq: int
     last_order: int
+    store_id: str = ""
 
 
 class Store(Protocol):
@@ -89,15 +91,19 @@ class Store(Protocol):
         """
         ...
 
-    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """Return up to `limit` ready jobs of a type by (prio, order), beginning after the rank `after`.
 
-        All jobs of one rank come together, even beyond `limit`.
+        All jobs of one rank come together, even beyond `limit`. Unless `body_bytes` is None, they come with their options,
+        and with data of up to so many bytes that does not live apart.
         """
         ...
 
-    async def wake(self, before: float, limit: int) -> list[Entry]:
-        """Move up to `limit` waiting jobs with due_at <= before from later to ready, earliest first; return them."""
+    async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
+        """Move up to `limit` waiting jobs with due_at <= before from later to ready, earliest first; return them.
+
+        body_bytes: as for `ready`.
+        """
         ...
 
     async def next_due_at(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from unittest.mock import ANY
 
 import pytest
 
@@ -98,12 +99,12 @@ class StoreContract:
         return run_one
 
     async def test_new_store_knows_nothing(self, make_store: MakeStore) -> None:
-        assert await make_store().open(JOURNAL, NODE) == StoreInfo(epoch=1, fed_seq=0, last_order=0)
+        assert await make_store().open(JOURNAL, NODE) == StoreInfo(epoch=1, fed_seq=0, last_order=0, store_id=ANY)
 
     async def test_reopened_store_has_a_later_epoch_and_the_same_progress(self, insert, reopen) -> None:
         await insert(*some_jobs(3), fed_seq=7)
         _, info = await reopen()
-        assert info == StoreInfo(epoch=2, fed_seq=7, last_order=FIRST + 2)
+        assert info == StoreInfo(epoch=2, fed_seq=7, last_order=FIRST + 2, store_id=ANY)
 
     async def test_last_order_outlives_its_record(self, store: Store, run_one, reopen, now: float) -> None:
         run = await run_one()
@@ -379,6 +380,28 @@ class StoreContract:
     async def test_ready_names_given_ids(self, store: Store, insert) -> None:
         await insert(a_job(0, id="mine"), a_job(1))
         assert [entry.id for entry in await store.ready("mail", None, 9)] == ["mine", IDS.of(FIRST + 1)]
+
+    async def test_ready_and_wake_show_options_and_short_data_on_demand(self, store: Store, insert, now: float) -> None:
+        for due_at, job in ((0.0, 0), (now + 5, 10)):
+            await insert(
+                a_job(job, due_at=due_at, options=b'{"ttr":9}', data=b'"\xc3\xa9"'),
+                a_job(job + 1, due_at=due_at, data=b"2" * 900),
+                a_job(job + 2, due_at=due_at, data=b"3" * (BULK_BYTES + 1)),
+                a_job(job + 3, due_at=due_at, data=b"4"),
+            )
+        shown = [(b'{"ttr":9}', b'"\xc3\xa9"'), (None, None), (None, None), (None, b"4")]
+        found = await store.ready("mail", None, 9, 899)
+        assert [(entry.options, entry.data) for entry in found] == shown
+        found = await store.wake(now + 5, 9, 899)
+        assert [(entry.options, entry.data) for entry in sorted(found, key=lambda entry: entry.order)] == shown
+        assert {(entry.options, entry.data) for entry in await store.ready("mail", None, 9)} == {(None, None)}
+
+    async def test_a_store_has_a_name_for_ever(self, make_store: MakeStore) -> None:
+        names = []
+        for store in (make_store(), make_store()):
+            names.append((await store.open(JOURNAL, NODE)).store_id)
+            await store.close()
+        assert names[0] == names[1] != ""
 
     async def test_wake_moves_what_is_due_earliest_first(self, store: Store, insert, now: float) -> None:
         await insert(*(a_job(n, due_at=now + 10 - n) for n in range(5)))

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
-from kqs.job import Entry
 from tests.support import fault_proxy
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, signal
-from tests.support.fault_proxy import FaultProxy, cut_at
+from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until
+from tests.support.fault_proxy import FaultProxy
 from tests.support.ready_jobs import ReadyJobs, an_entry
 
 pytestmark = pytest.mark.slow
-
-MAIL = {"mail": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -48,44 +45,6 @@ def store() -> ReadyJobs:
     return ReadyJobs()
 
 
-@asynccontextmanager
-async def broker_on(store: ReadyJobs, *addresses: str, max_entries: int = 1000) -> AsyncIterator[BeanstalkdBroker]:
-    broker = BeanstalkdBroker(addresses, max_entries=max_entries)
-    await broker.start(store.refill, store.waiting)
-    try:
-        yield broker
-    finally:
-        await broker.close()
-
-
-async def take_all(broker: BeanstalkdBroker, store: ReadyJobs, within_s: float = 10) -> list[Entry]:
-    """Reserve and claim as the queue does until the store holds nothing ready; return what was granted."""
-    granted: list[Entry] = []
-    async with asyncio.timeout(within_s):
-        while store.entries:
-            taken = await broker.reserve(MAIL, 10)
-            if not taken:
-                await broker.wait_ready(frozenset(MAIL))
-                continue
-            own = [entry for entry in taken if entry.order in store.entries]
-            own = list({entry.order: entry for entry in own}.values())
-            store.claim(own)
-            granted += own
-            await broker.delete(taken)
-    return granted
-
-
-async def put(broker: BeanstalkdBroker, store: ReadyJobs, numbers: range) -> None:
-    await broker.put(store.add(*(an_entry(number) for number in numbers)))
-
-
-async def until(condition: Callable[[], object], within_s: float = 10) -> None:
-    """Wait for what a background task does; it has no event that a test could await."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.01)
-
-
 # -- the server itself ------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +65,42 @@ async def test_what_a_dead_server_held_is_put_into_another(
         beanstalkd.kill()
         assert len(await take_all(broker, store, within_s=5)) == 100
         assert beanstalkd.address in broker.problems()[0]
+
+
+async def test_puts_are_spread_over_the_servers_that_are_there(
+    beanstalkd: Beanstalkd, second: Beanstalkd, store: ReadyJobs
+) -> None:
+    async with broker_on(store, beanstalkd.address, second.address) as broker:
+        await put(broker, store, range(20))
+        assert (beanstalkd.ready_count(), second.ready_count()) == (10, 10)
+        second.kill()
+        await until(broker.problems)
+        await put(broker, store, range(20, 40))
+        await until(lambda: beanstalkd.ready_count() == 40)
+        second.start()
+        await until(lambda: not broker.problems())
+        await put(broker, store, range(40, 60))
+        assert (beanstalkd.ready_count(), second.ready_count()) == (50, 10)
+
+
+async def test_one_server_fills_every_lane_while_the_other_is_idle(
+    beanstalkd: Beanstalkd, second: Beanstalkd, store: ReadyJobs
+) -> None:
+    async with broker_on(store, beanstalkd.address) as alone:
+        await put(alone, store, range(50))
+    async with broker_on(ReadyJobs(), beanstalkd.address, second.address) as broker:
+        assert len(await broker.reserve(MAIL, 50)) == 50
+
+
+async def test_a_type_that_is_no_longer_asked_for_is_given_back(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
+    async with broker_on(store, beanstalkd.address) as broker, broker_on(store, beanstalkd.address) as other:
+        await broker.reserve(MAIL | {"suspended": 1}, 1)
+        waiting = asyncio.ensure_future(broker.wait_ready(frozenset(MAIL)))
+        await other.put([an_entry(1, "suspended")])
+        await until(lambda: b"current-jobs-reserved: 0\n" in beanstalkd.talk(b"stats\r\n"))
+        assert await broker.reserve(MAIL, 1) == []
+        await until(lambda: beanstalkd.ready_count() == 1)
+        waiting.cancel()
 
 
 async def test_a_server_that_returns_is_used_again(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
@@ -156,26 +151,6 @@ async def test_a_paused_tube_is_not_filled_again_and_again(beanstalkd: Beanstalk
         beanstalkd.talk(b"pause-tube kq-mail 1\r\n")
         assert len(await take_all(broker, store)) == 5
         assert b"total-jobs: 5\n" in beanstalkd.talk(b"stats\r\n")
-
-
-async def test_jobs_that_others_put_are_found(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
-    async with (
-        broker_on(store, beanstalkd.address) as broker,
-        broker_on(store, beanstalkd.address) as other,
-    ):
-        waiting = asyncio.create_task(take_all(broker, store))
-        await put(other, store, range(50))
-        await waiting
-        assert len(waiting.result()) == 50
-
-
-async def test_room_that_others_make_is_filled(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
-    async with (
-        broker_on(store, beanstalkd.address, max_entries=10) as accepting,
-        broker_on(ReadyJobs(), beanstalkd.address) as working,
-    ):
-        await put(accepting, store, range(100))
-        assert len(await take_all(working, store, within_s=20)) == 100
 
 
 async def test_what_is_not_ours_is_set_aside(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
@@ -265,12 +240,16 @@ async def test_a_half_open_connection_is_noticed(proxy: FaultProxy, store: Ready
 
 async def test_one_byte_at_a_time_is_too_slow(proxy: FaultProxy, store: ReadyJobs) -> None:
     async with broker_on(store, proxy.address) as broker:
-        proxy.pace_s = 0.2
+        proxy.pace_s = 1.0
         await put(broker, store, range(20))
         await until(broker.problems)
         proxy.pace_s = 0.0
         proxy.drop()
         assert len(await take_all(broker, store)) == 20
+
+
+#: bytes that three puts and two reserves are answered by
+LONGEST_ANSWERS = 250
 
 
 @pytest.mark.parametrize("spoil", [fault_proxy.garbage, fault_proxy.doubled, fault_proxy.first_line_last])
@@ -285,22 +264,35 @@ async def test_answers_that_cannot_be_credit_nothing(proxy: FaultProxy, store: R
         assert all(entry.id == f"id-{entry.order}" for entry in granted)
 
 
-async def test_answers_cut_at_any_byte_lose_nothing(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
-    async with FaultProxy(beanstalkd.port) as proxy, broker_on(store, proxy.address) as broker:
-        for place in range(1, 200, 7):
+@pytest.mark.parametrize("first", range(1, 9))
+async def test_answers_cut_at_any_byte_lose_nothing(
+    proxy: FaultProxy, store: ReadyJobs, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BACKOFF_FIRST_S", 0.01)
+    async with broker_on(store, proxy.address) as broker:
+        for place in range(first, LONGEST_ANSWERS, 8):
+            await until(lambda: not broker.problems())
             store.add(*(an_entry(number) for number in range(place * 10, place * 10 + 3)))
-            proxy.spoil = cut_at(place)
+            proxy.cut_after = place
             await broker.put([an_entry(number) for number in range(place * 10, place * 10 + 3)])
             taken = await broker.reserve(MAIL, 2)
             store.claim([entry for entry in taken if entry.order in store.entries])
             await broker.delete(taken)
-            proxy.spoil = fault_proxy.untouched
+            await until(broker.problems)
+            proxy.cut_after = None
         await take_all(broker, store, within_s=20)
 
 
 def instead_of(said: bytes, answer: bytes) -> fault_proxy.Spoil:
     """Say something else wherever the server says `said` and an id."""
     return lambda data: re.sub(said + rb" \d+\r\n", answer + b"\r\n", data)
+
+
+async def test_a_job_that_comes_damaged_holds_up_no_other(proxy: FaultProxy, store: ReadyJobs) -> None:
+    proxy.spoil = lambda data: re.sub(rb"(RESERVED 2 \d+\r\n[^\r]*)\r\n", rb"\1\0\0", data)
+    async with broker_on(store, proxy.address) as broker:
+        await put(broker, store, range(5))
+        assert sorted(entry.order for entry in await take_all(broker, store)) == list(range(5))
 
 
 @pytest.mark.parametrize("answer", [b"BURIED 9", b"OUT_OF_MEMORY", b"JOB_TOO_BIG"])
@@ -369,7 +361,7 @@ async def test_connections_that_lead_to_different_servers_are_refused(proxy: Fau
 async def test_a_server_that_is_full_of_others_jobs_is_given_none(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     beanstalkd.talk(b"put 0 0 60 0\r\n\r\n" * 5)
     broker = BeanstalkdBroker([beanstalkd.address], max_server_entries=5)
-    await broker.start(store.refill, store.waiting)
+    await broker.start(store.refill, store.waiting, "store")
     await put(broker, store, range(5))
     assert broker.backlog("mail")
     assert await broker.reserve(MAIL, 5) == []

@@ -56,7 +56,7 @@ class SupplyMachine(RuleBasedStateMachine):
         self.run(self.begin)
 
     def begin(self) -> None:
-        self.supply = Supply(self.pool, MAX_ENTRIES, lambda type_: 60, lambda type_: None)
+        self.supply = Supply(self.pool, MAX_ENTRIES, lambda type_: None)
         self.supply.start(self.store.refill, {})
 
     def run(self, act: Callable[[], object]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.support.require import require
 from tests.support.serving import free_port
@@ -26,6 +30,7 @@ class Beanstalkd:
         self._listen = listen
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
         self.port = free_port()
 
     @property
@@ -35,7 +40,11 @@ class Beanstalkd:
     def start(self) -> None:
         """Start, and wait until it listens."""
         command = [self._command, "-l", self._listen, "-p", str(self.port), *self._options]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until it is killed
+        # signals are left as Python has them: SIGXFSZ ignored, so that a write over `limit_files` fails instead
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors, restore_signals=False
+        )
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
             try:
@@ -62,12 +71,37 @@ class Beanstalkd:
         assert self._process is not None
         os.kill(self._process.pid, number)
 
+    def limit_files(self, most_bytes: int) -> None:
+        """Let no file be longer, `complaints` neither, for the rest of this life: a write beyond fails as on a full disk."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    @property
+    def complaints(self) -> bytes:
+        """What this life of it has said on stderr."""
+        assert self._errors is not None
+        return os.pread(self._errors.fileno(), 65536, 0)
+
+    def ready_count(self) -> int:
+        """Return how many jobs are ready in all tubes."""
+        found = re.search(rb"current-jobs-ready: (\d+)", self.talk(b"stats\r\n"))
+        assert found
+        return int(found[1])
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def kill(self) -> None:
         """End it at once, if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
 
     def restart(self) -> None:
         """Kill it and start it anew: empty, unless it has a binlog."""

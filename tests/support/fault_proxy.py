@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-#: given the bytes of a server's answer, what to pass on; None closes both sides after what was passed on before
-Spoil = Callable[[bytes], bytes | None]
+#: given the bytes of a server's answer, what to pass on
+Spoil = Callable[[bytes], bytes]
 
 
 def untouched(data: bytes) -> bytes:
@@ -15,7 +15,10 @@ def untouched(data: bytes) -> bytes:
 
 
 class FaultProxy:
-    """`async with FaultProxy(port)`. Set `spoil` for what is answered from then on, or `pace_s` to pass on bytes one by one."""
+    """`async with FaultProxy(port)`. Set `spoil` for what is answered from then on, or `pace_s` to pass on bytes one by one.
+
+    cut_after: how many bytes of answers are passed on, over all connections, before the one that has more is closed.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -24,6 +27,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.spoil: Spoil = untouched
         self.pace_s = 0.0
+        self.cut_after: int | None = None
         self.is_half_open = False  # whatever comes from either side is swallowed
         self.connection_count = 0
         self.port = 0
@@ -94,10 +98,15 @@ class FaultProxy:
             while data := await reader.read(65536):
                 if self.is_half_open:
                     continue
-                passed = data if untouched_by else self.spoil(data)
-                if passed is None:
-                    return
-                await self._write(writer, passed, 0.0 if untouched_by else self.pace_s)
+                if untouched_by:
+                    await self._write(writer, data, 0.0)
+                    continue
+                passed = self.spoil(data)
+                await self._write(writer, passed[: self.cut_after], self.pace_s)
+                if self.cut_after is not None:
+                    if self.cut_after < len(passed):
+                        return
+                    self.cut_after -= len(passed)
 
     @staticmethod
     async def _write(writer: asyncio.StreamWriter, data: bytes, pace_s: float) -> None:
@@ -108,18 +117,6 @@ class FaultProxy:
             writer.write(data[place : place + 1])
             await asyncio.sleep(pace_s)
         return None
-
-
-def cut_at(count: int) -> Spoil:
-    """Pass on `count` bytes in all, then close."""
-    left = count
-
-    def spoil(data: bytes) -> bytes | None:
-        nonlocal left
-        passed, left = data[:left], left - len(data)
-        return passed or None
-
-    return spoil
 
 
 def garbage(_data: bytes) -> bytes:

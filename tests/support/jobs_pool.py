@@ -15,12 +15,13 @@ class JobsPool:
         self.history: list[int] = []
         self.is_closed = False
         self.forgot = False
+        self.strangers = 0
 
     @property
     def takes_puts(self) -> bool:
         return not self.is_closed
 
-    def place(self, type_: str, entries: Sequence[Entry], ttr_s: int) -> bool:
+    def place(self, type_: str, entries: Sequence[Entry]) -> bool:
         if self.is_closed:
             return False
         self.held.setdefault(type_, {}).update((entry.order, entry) for entry in entries)
@@ -29,6 +30,9 @@ class JobsPool:
 
     def count(self, type_: str) -> int:
         return len(self.held.get(type_, {}))
+
+    def crowd(self, type_: str) -> int:
+        return self.count(type_) + self.strangers
 
     def knows(self, type_: str, order: int) -> bool:
         return order in self.held.get(type_, {})

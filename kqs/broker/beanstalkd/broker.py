@@ -5,8 +5,11 @@ that asks or by a watch that waits in a server, is laid by (`hand`) until a call
 still being there. A reserved job stays reserved in its beanstalkd while it runs, for an operator to see, and is deleted when
 its run ends; the store decides whether a job may run, so a reservation that is lost costs nothing.
 
-Order holds within one server; between several it is as near as what they answer together. Nothing is put before it is due, so
-`horizon_s` is 0: a beanstalkd counts whole seconds, the store does not.
+Order holds within one server; between several it is as near as what they answer together.
+
+Nothing is put before it is due, with a delay of beanstalkd's own. That would run late by up to a second, since a beanstalkd
+counts whole ones; the store's own clock would have to watch over every such job all the same, since beanstalkd may lose it, or
+an operator kick it out early, when the claim would refuse it; and what is cancelled meanwhile would lie there until its time.
 
 Some things are noticed late, and looked at every `TICK_S`: jobs laid by that nobody fetched, tubes that are no longer paused,
 types that may be refilled again.
@@ -15,20 +18,17 @@ types that may be refilled again.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kqs.broker.base import Refill
+from kqs.broker.beanstalkd.body import Bodies
 from kqs.broker.beanstalkd.hand import Hand
 from kqs.broker.beanstalkd.pool import Pool
 from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
 from kqs.job import Entry
-from kqs.wire.beanstalk.commands import MAX_U32
 
 TICK_S = 0.5
-#: in the last second of a ttr a server answers DEADLINE_SOON; and it takes 0 for 1
-MIN_TTR_S = 10
 #: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
 PUT_WITHIN_S = 0.1
 #: how long the answers of slower servers are waited for, in s: what comes together is handed out by rank
@@ -40,15 +40,14 @@ WANTED_S = 2.0
 class BeanstalkdBroker:
     """See the module docstring. Call from the loop thread."""
 
-    horizon_s = 0.0
-
     def __init__(
         self,
         servers: Sequence[str],
         max_entries: int = 10_000,
         max_server_entries: int = 200_000,
         namespace: str = "",
-        ttr_of: Callable[[str], float] = lambda type_: 30.0,
+        ttr_of: Callable[[str, bytes | None], float] = lambda type_, options: 30.0,
+        body_bytes: int = 1024,
     ) -> None:
         """Args:
 
@@ -56,7 +55,8 @@ class BeanstalkdBroker:
         max_entries: ready jobs of one type on the servers; the rest wait in the store.
         max_server_entries: ready jobs of all types on one server.
         namespace: stands in the names of tubes.
-        ttr_of: a type's ttr in s, so that an operator sees it.
+        ttr_of: the ttr in s of jobs of a type, with a job's own options or None, so that an operator sees it.
+        body_bytes: most bytes of a job's data that an operator sees.
         """
         assert servers
         self._servers = servers
@@ -64,6 +64,7 @@ class BeanstalkdBroker:
         self._max_server_entries = max_server_entries
         self._namespace = namespace
         self._ttr_of = ttr_of
+        self.body_bytes: int | None = body_bytes
         self._turns = Turns()
         self._hand = Hand(sorts=len(servers) > 1)
         self._asked: dict[str, float] = {}  # types, and until when they count as wanted
@@ -76,11 +77,12 @@ class BeanstalkdBroker:
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
-    async def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
+    async def start(self, refill: Refill, waiting: Mapping[str, int], store_id: str = "") -> None:
         """Begin; servers that are away join when they are back."""
         self._loop = asyncio.get_running_loop()
-        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, self)
-        self._supply = Supply(self._pool, self._max_entries, self._ttr_s, self._wake)
+        bodies = Bodies(store_id, self._ttr_of)
+        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, bodies, self)
+        self._supply = Supply(self._pool, self._max_entries, self._wake)
         try:
             await self._pool.start()
         except BaseException:
@@ -110,9 +112,6 @@ class BeanstalkdBroker:
     def _tick_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failed(error)
-
-    def _ttr_s(self, type_: str) -> int:
-        return min(max(MIN_TTR_S, math.ceil(self._ttr_of(type_))), MAX_U32)
 
     async def _tick(self) -> None:
         while True:

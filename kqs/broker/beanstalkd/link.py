@@ -13,13 +13,17 @@ from typing import cast
 
 from kqs.errors import BrokerError
 from kqs.wire.beanstalk.commands import Command
-from kqs.wire.beanstalk.replies import ReplyReader
+from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.values import Reply
 
 #: a reply that takes longer, in s, means that nobody is there; a reserve that waits does so for at most a second
 REPLY_WITHIN_S = 4.0
-#: bodies are a few hundred bytes; one over this is not ours
+#: bodies are a few hundred bytes, and data of `body_bytes`; one over this is not ours
 MAX_BODY_BYTES = 16 * 1024 * 1024
+#: with so many replies still to come, the next ones are read after a rest of so many s: a beanstalkd writes each by itself, and
+#: to be woken for every few costs more than what they say
+MANY_REPLIES = 64
+REST_S = 0.001
 _UNIX = "unix:"
 
 #: told the replies of a batch, or None when the connection ended before all of them came
@@ -41,7 +45,10 @@ class _Batch:
 
 
 class Link(asyncio.Protocol):
-    """See the module docstring. instance: which life of which beanstalkd it leads to, once known."""
+    """See the module docstring.
+
+    instance: which life of which beanstalkd it leads to, once known. damaged_id: the job whose body ended the connection.
+    """
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         """Args: on_lost: told once, with the reason, when the connection has ended."""
@@ -56,6 +63,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.is_open = False
         self.instance = ""
+        self.damaged_id: int | None = None
 
     @classmethod
     async def open(cls, address: str, on_lost: Callable[[str], None]) -> Link:
@@ -136,8 +144,17 @@ class Link(asyncio.Protocol):
             if len(batch.replies) == batch.count:
                 self._batches.popleft()
                 batch.done(batch.replies)
-        if self._reader.fault is not None:
-            self.abort(str(self._reader.fault))
+        if self._reader.expected_count >= MANY_REPLIES and self.is_open:
+            self._transport.pause_reading()
+            self._loop.call_later(REST_S, self._read_on)
+        if (fault := self._reader.fault) is not None:
+            if isinstance(fault, DamagedBodyError):
+                self.damaged_id = fault.job_id
+            self.abort(str(fault))
+
+    def _read_on(self) -> None:
+        if self.is_open:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Hold commands back while the server does not read."""

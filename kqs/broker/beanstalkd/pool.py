@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
+from kqs.broker.beanstalkd.body import Bodies
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.server import Server
 from kqs.broker.beanstalkd.session import Handle
@@ -20,9 +21,9 @@ FIRST_TRY_S = 1.0
 class Pool:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, addresses: Sequence[str], namespace: str, max_jobs: int, listener: Listener) -> None:
+    def __init__(self, addresses: Sequence[str], namespace: str, max_jobs: int, bodies: Bodies, listener: Listener) -> None:
         """Args: max_jobs: how many ready jobs each server may hold."""
-        self._servers = [Server(address, namespace, max_jobs, listener) for address in dict.fromkeys(addresses)]
+        self._servers = [Server(address, namespace, max_jobs, bodies, listener) for address in dict.fromkeys(addresses)]
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._tasks: list[asyncio.Task[None]] = []
@@ -67,6 +68,10 @@ class Pool:
         """Return how many jobs of a type they are believed to hold."""
         return sum(shelf.count for server in self._servers if (shelf := server.shelves.get(type_)))
 
+    def crowd(self, type_: str) -> int:
+        """Return how many jobs of a type they hold, counting those that we do not know to have put."""
+        return sum(shelf.count + shelf.strangers for server in self._servers if (shelf := server.shelves.get(type_)))
+
     def knows(self, type_: str, order: int) -> bool:
         """Tell whether one of them is believed to hold this job."""
         shelves = (server.shelves.get(type_) for server in self._servers)
@@ -98,7 +103,7 @@ class Pool:
         """Tell whether any server may be given jobs now."""
         return any(server.takes_puts for server in self._servers)
 
-    def place(self, type_: str, entries: Sequence[Entry], ttr_s: int) -> bool:
+    def place(self, type_: str, entries: Sequence[Entry]) -> bool:
         """Put jobs of one type, in rank order, on the servers that take them; False when none does."""
         servers = [server for server in self._servers if server.takes_puts]
         if not servers:
@@ -107,7 +112,7 @@ class Pool:
         for place, server in enumerate(servers):
             part = entries[(place + self._turn) % count :: count]
             if part:
-                server.put(type_, part, ttr_s)
+                server.put(type_, part)
         self._turn += len(entries)
         return True
 

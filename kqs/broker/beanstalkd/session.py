@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import structlog
 
-from kqs.broker.beanstalkd.body import decode_body, encode_body
+from kqs.broker.beanstalkd.body import Bodies, Foreign
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
-from kqs.wire.beanstalk.commands import MAX_U32, Bury, Command, Delete, Ignore, Put, Release, ReserveWithTimeout, Use, Watch
+from kqs.wire.beanstalk.commands import MAX_U32, Bury, Command, Delete, Ignore, Release, ReserveWithTimeout, Use, Watch
 from kqs.wire.beanstalk.values import Buried, Inserted, Reply, Reserved, Word
 
 #: puts without an answer, beyond which jobs stay in the store
@@ -47,14 +47,31 @@ class Session:
     """See the module docstring. It ends with its connections."""
 
     def __init__(
-        self, address: str, links: Sequence[Link], shelves: Shelves, listener: Listener, refused: Callable[[Reply], None]
+        self,
+        address: str,
+        links: Sequence[Link],
+        shelves: Shelves,
+        bodies: Bodies,
+        max_job_bytes: int,
+        listener: Listener,
+        refused: Callable[[Reply], None],
+        met: Callable[[Foreign], int],
     ) -> None:
-        """Args: links: three, open. refused: told how the server answered a put that it did not take."""
+        """Args:
+
+        links: three, open.
+        max_job_bytes: the longest body that the server takes.
+        refused: told how the server answered a put that it did not take.
+        met: told of jobs of other stores; returns for how long to put each aside, in s.
+        """
         self._address = address
         self.puts, self.takes, self.waits = links
         self._shelves = shelves
+        self._bodies = bodies
+        self._max_job_bytes = max_job_bytes
         self._listener = listener
         self._refused = refused
+        self._met = met
         self._loop = asyncio.get_running_loop()
         self._using = self._taking_from = _DEFAULT
         self._watching = {_DEFAULT}
@@ -68,11 +85,11 @@ class Session:
 
     # -- jobs in --------------------------------------------------------------------------------------------------------
 
-    def put(self, type_: str, entries: Sequence[Entry], ttr_s: int) -> None:
+    def put(self, type_: str, entries: Sequence[Entry]) -> None:
         """Send jobs of one type; those that are refused come back by the listener."""
         shelf = self._shelves.of(type_)
         put = shelf.begin_put(entries)
-        commands: list[Command] = [Put(entry.prio, 0, ttr_s, encode_body(entry)) for entry in entries]
+        commands: list[Command] = [self._bodies.put(entry, self._max_job_bytes) for entry in entries]
         uses = self._using != shelf.tube
         if uses:
             commands.insert(0, Use(shelf.tube))
@@ -152,7 +169,10 @@ class Session:
             begin = end
 
     def _deliver(self, link: Link, reserved: Reserved) -> None:
-        entry = decode_body(reserved.body, Handle(self._address, link, reserved.id))
+        entry = self._bodies.read(reserved.body, Handle(self._address, link, reserved.id))
+        if isinstance(entry, Foreign):
+            send(link, [Release(reserved.id, min(entry.prio, MAX_U32), self._met(entry))])
+            return
         if entry is None:
             _log.warning("not a job of ours, buried", server=self._address, job=reserved.id)
             send(link, [Bury(reserved.id, MAX_U32)])

@@ -10,18 +10,33 @@ from kqs.wire.beanstalk.tubes import tube_of
 
 
 class Shelf:
-    """known: orders that were put and not seen again. is_hinted: a job that we did not put has come from here.
+    """known: orders that were put and not seen again. is_hinted: a job that we did not put has come from here, or may.
+    strangers: ready jobs beside those, by the server's own count at the last look. has_waited: for jobs that others put aside.
 
     It *rests* when it was found empty while puts were under way: asking again is worth it when one of them is answered.
     """
 
-    __slots__ = ("_is_resting", "_puts", "asleep_until", "begun_count", "is_hinted", "known", "tube", "type", "vanished")
+    __slots__ = (
+        "_is_resting",
+        "_puts",
+        "asleep_until",
+        "begun_count",
+        "has_waited",
+        "is_hinted",
+        "known",
+        "strangers",
+        "tube",
+        "type",
+        "vanished",
+    )
 
     def __init__(self, type_: str, tube: str) -> None:
         self.type = type_
         self.tube = tube
         self.known: set[int] = set()
         self.is_hinted = False
+        self.strangers = 0
+        self.has_waited = False
         self.begun_count = 0  # batches of puts that were ever sent
         self._puts: set[asyncio.Future[None]] = set()
         self.vanished: set[int] = set()  # known, yet the tube was found empty: taken by others, deleted, or paused
@@ -69,12 +84,13 @@ class Shelf:
 
     def note_taken(self, order: int) -> None:
         """Note that a job was reserved from here."""
-        if order in self.known:
-            self.known.remove(order)
-        elif order in self.vanished:
-            self.vanished.remove(order)
+        if order in self.known or order in self.vanished:
+            self.known.discard(order)
+            self.vanished.discard(order)
+            self.has_waited = False
         else:
             self.is_hinted = True
+            self.strangers = max(0, self.strangers - 1)
 
     def note_empty(self, begun_count: int | None) -> None:
         """Note that nothing was ready. begun_count: as it was when asked, or None if a put was under way then."""
@@ -83,6 +99,11 @@ class Shelf:
         if begun_count == self.begun_count:
             self.vanished |= self.known
             self.known.clear()
+
+    def note_ready(self, ready_count: int) -> None:
+        """Note how many jobs its tube holds ready."""
+        self.strangers = max(0, ready_count - self.count)
+        self.is_hinted = self.is_hinted or self.strangers > 0
 
     def keep_last(self, count: int) -> None:
         """Note that others have taken all but so many: the foremost, so the youngest are kept."""
@@ -113,8 +134,12 @@ class Shelves:
         """Return the shelf of a type, a new one if need be."""
         shelf = self._shelves.get(type_)
         if shelf is None:
-            shelf = self._shelves[type_] = Shelf(type_, tube_of(type_, self._namespace))
+            shelf = self._shelves[type_] = Shelf(type_, self.tube_of(type_))
         return shelf
+
+    def tube_of(self, type_: str) -> str:
+        """Return the tube of a type."""
+        return tube_of(type_, self._namespace)
 
     def clear(self) -> list[str]:
         """Count on nothing any more; return the types that there were."""
@@ -124,4 +149,4 @@ class Shelves:
 
     def forget_idle(self) -> None:
         """Let go of types of which nothing is here."""
-        self._shelves = {shelf.type: shelf for shelf in self if shelf.count or not shelf.is_settled}
+        self._shelves = {shelf.type: shelf for shelf in self if shelf.count or shelf.strangers or not shelf.is_settled}

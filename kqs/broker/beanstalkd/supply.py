@@ -3,7 +3,8 @@
 Invariant, per type: every ready job of rank <= `horizon` has been placed on a server and not been seen again, or is on its way
 there; those beyond may be only in the store. `WHOLE` means that nothing was left out. Whatever goes wrong lowers the horizon,
 to `NOTHING` if need be; a refill from the store raises it again, passing over what a server is believed to hold. What is placed
-twice all the same, the store's claim refuses.
+twice all the same, the store's claim refuses: after a restart, say, the servers hold jobs that we do not know of. The more of
+those, the less is placed beside them.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ class Place(Protocol):
         """Tell whether any job can be placed now."""
         ...
 
-    def place(self, type_: str, entries: Sequence[Entry], ttr_s: int) -> bool:
+    def place(self, type_: str, entries: Sequence[Entry]) -> bool:
         """Place jobs of one type, in rank order; False when that cannot be done now."""
         ...
 
     def count(self, type_: str) -> int:
         """Return how many jobs of a type are placed."""
+        ...
+
+    def crowd(self, type_: str) -> int:
+        """Return how many jobs of a type are there, counting those that we do not know to have placed."""
         ...
 
     def knows(self, type_: str, order: int) -> bool:
@@ -66,12 +71,11 @@ class _Line:
 class Supply:
     """See the module docstring. Call from the loop thread. fault: what a refill met that does not pass, or None."""
 
-    def __init__(self, pool: Place, max_entries: int, ttr_of: Callable[[str], int], placed: Callable[[str], None]) -> None:
+    def __init__(self, pool: Place, max_entries: int, placed: Callable[[str], None]) -> None:
         """Args: max_entries: jobs placed per type, twice as many if urgent ones come. placed: told of types with new jobs."""
         self._pool = pool
         self._max_entries = max_entries
         self._page = max(1, max_entries // 2)
-        self._ttr_of = ttr_of
         self._placed = placed
         self._refill: Refill | None = None
         self._lines: dict[str, _Line] = {}
@@ -140,7 +144,7 @@ class Supply:
         return line
 
     def _place(self, type_: str, entries: Sequence[Entry]) -> bool:
-        if not self._pool.place(type_, entries, self._ttr_of(type_)):
+        if not self._pool.place(type_, entries):
             return False
         self._placed(type_)
         return True
@@ -177,6 +181,7 @@ class Supply:
             and self._pool.takes_puts
             and line.not_before <= self._loop.time()
             and self._pool.count(type_) <= self._page
+            and self._pool.crowd(type_) <= 2 * self._max_entries - self._page
         )
 
     async def _run_refill(self, type_: str, line: _Line) -> None:

@@ -37,8 +37,7 @@ class Place(IntEnum):
     ENDED = 3
 
 
-#: the fields of an entry
-ENTRY_FIELDS = ["order", "type", "prio"]
+_ENTRY_FIELDS = ["order", "type", "prio"]
 
 
 def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
@@ -82,9 +81,19 @@ def state_of(document: Mapping[str, Any]) -> State:
     return State.PROCESSING if document["place"] == Place.RUNNING else State(document["state"])
 
 
-def entry_of(document: Mapping[str, Any]) -> Entry:
-    """Return what the broker is told."""
-    return Entry(document["order"], document["_id"], document["type"], document["prio"])
+def entry_fields(body_bytes: int | None) -> list[str]:
+    """Return the fields that `entry_of` needs; body_bytes: as for Store.ready."""
+    if body_bytes is None:
+        return _ENTRY_FIELDS
+    return [*_ENTRY_FIELDS, "options", "data", *(["data_long"] if body_bytes > LISTED_BYTES else [])]
+
+
+def entry_of(document: Mapping[str, Any], body_bytes: int | None) -> Entry:
+    """Return what the broker is told; body_bytes: as for Store.ready."""
+    data = document.get("data", document.get("data_long"))
+    if data is not None and (body_bytes is None or len(data) > body_bytes):
+        data = None
+    return Entry(document["order"], document["_id"], document["type"], document["prio"], None, document.get("options"), data)
 
 
 def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> Run:

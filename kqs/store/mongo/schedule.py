@@ -10,7 +10,7 @@ from pymongo import UpdateMany
 from kqs.job import Entry, Event, State, next_state
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import ENTRY_FIELDS, Place, entry_of
+from kqs.store.mongo.documents import Place, entry_fields, entry_of
 from kqs.store.mongo.session import Session
 
 #: servers whose jobs may share a rank at the end of a page
@@ -19,34 +19,35 @@ _MAX_TIES = 16
 _WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
 
 
-async def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+async def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None) -> list[Entry]:
     """See Store.ready. Jobs of one rank, which different servers may make, stay on one page."""
     found: list[Document] = []
-    wanted = limit + _MAX_TIES
+    wanted, fields = limit + _MAX_TIES, entry_fields(body_bytes)
     if after is not None:
         prio, order = after
-        found = await _ready(session, {"type": type_, "prio": prio, "order": {"$gt": order}}, wanted)
+        found = await _ready(session, {"type": type_, "prio": prio, "order": {"$gt": order}}, fields, wanted)
     if len(found) < wanted:
         beyond = {"$gt": after[0]} if after is not None else {"$gte": 0}
-        found += await _ready(session, {"type": type_, "prio": beyond}, wanted - len(found))
-    entries = [entry_of(document) for document in found]
+        found += await _ready(session, {"type": type_, "prio": beyond}, fields, wanted - len(found))
+    entries = [entry_of(document, body_bytes) for document in found]
     return [entry for index, entry in enumerate(entries) if index < limit or entry.rank == entries[limit - 1].rank]
 
 
-async def _ready(session: Session, conditions: Document, limit: int) -> list[Document]:
-    cursor = session.jobs.find({"place": int(Place.READY), **conditions}, ENTRY_FIELDS).sort([("prio", 1), ("order", 1)])
+async def _ready(session: Session, conditions: Document, fields: list[str], limit: int) -> list[Document]:
+    cursor = session.jobs.find({"place": int(Place.READY), **conditions}, fields).sort([("prio", 1), ("order", 1)])
     return await cursor.limit(limit).to_list(None)
 
 
-async def wake(session: Session, before: float, limit: int) -> list[Entry]:
+async def wake(session: Session, before: float, limit: int, body_bytes: int | None) -> list[Entry]:
     """See Store.wake. What another server wakes at the same time is returned to both."""
-    found = await session.jobs.find({"wake_at": {"$lte": before}}, ENTRY_FIELDS).sort("wake_at", 1).limit(limit).to_list(None)
+    due = session.jobs.find({"wake_at": {"$lte": before}}, entry_fields(body_bytes)).sort("wake_at", 1)
+    found = await due.limit(limit).to_list(None)
     if found:
         await session.jobs.update_many(
             {"_id": {"$in": [document["_id"] for document in found]}, "place": int(Place.LATER), "wake_at": {"$lte": before}},
             {"$set": {"place": int(Place.READY)}, "$unset": {"wake_at": ""}},
         )
-    return [entry_of(document) for document in found]
+    return [entry_of(document, body_bytes) for document in found]
 
 
 async def next_due_at(session: Session) -> float | None:

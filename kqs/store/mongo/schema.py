@@ -1,6 +1,6 @@
 """The collections: their version, its indexes, and the number of boots it has seen.
 
-    meta      one document {_id: "kqs", schema, epoch}; epoch counts the boots of all servers
+    meta      one document {_id: "kqs", schema, epoch, store_id}; epoch counts the boots of all servers
     servers   one document a journal (servers.py)
     jobs      one document a job (documents.py)
     tallies   one document a type (tallies.py)
@@ -11,6 +11,7 @@ A change of the documents raises SCHEMA_VERSION and adds the step from the versi
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 
 from pymongo import IndexModel, ReturnDocument
@@ -34,8 +35,8 @@ _JOB_INDEXES = [
 _SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
 
 
-async def prepare(collections: Collections) -> int:
-    """Create what is missing; return the number of a new boot.
+async def prepare(collections: Collections) -> tuple[int, str]:
+    """Create what is missing; return the number of a new boot, and the store's own name.
 
     Raises: StoreCorruptError: no store of ours, or of a newer version; nothing was changed.
     """
@@ -48,7 +49,7 @@ async def prepare(collections: Collections) -> int:
     )
     if meta is None:
         raise StoreCorruptError("the store has lost its own description")
-    return int(meta["epoch"])
+    return int(meta["epoch"]), str(meta.get("store_id", ""))
 
 
 async def _is_known(collections: Collections) -> bool:
@@ -65,4 +66,5 @@ async def _create(collections: Collections) -> None:
     if strange and not await _is_known(collections):  # unless another server has created the store just now
         raise StoreCorruptError(f"the database {collections.database} has a collection {strange[0]!r}, but is no KQS store")
     with suppress(DuplicateKeyError):  # another server came first
-        await collections.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0})
+        store_id = secrets.token_hex(16)
+        await collections.meta.insert_one({"_id": _META, "schema": SCHEMA_VERSION, "epoch": 0, "store_id": store_id})

@@ -52,7 +52,7 @@ class MongoStore:
         connection = client.connect(self._uri)
         try:
             collections = Collections(connection.get_default_database(client.DATABASE), self._namespace)
-            epoch = await schema.prepare(collections)
+            epoch, store_id = await schema.prepare(collections)
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(collections, epoch, self._bulk_bytes, self._clock)
@@ -66,7 +66,7 @@ class MongoStore:
                 raise client.translated(error) from error
             raise
         self._open = _Open(connection, session, servers, node)
-        return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order)
+        return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
         """See Store.close. A database that is away is not waited for longer than its time-outs."""
@@ -86,13 +86,13 @@ class MongoStore:
         """See Store.report."""
         return await self._there.write(Lane.REPORT, partial(self._there.reporter.report, reports))
 
-    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
-        return await self._look(schedule.ready, type_, after, limit)
+        return await self._look(schedule.ready, type_, after, limit, body_bytes)
 
-    async def wake(self, before: float, limit: int) -> list[Entry]:
+    async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
-        return await self._keep_house(schedule.wake, before, limit)
+        return await self._keep_house(schedule.wake, before, limit, body_bytes)
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""

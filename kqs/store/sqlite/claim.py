@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from kqs.job import Claim, Entry, Run, State
 from kqs.store.base import DAMAGED
 from kqs.store.sqlite import bulk
-from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.rows import cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -60,7 +60,8 @@ def claim(session: Session, entries: Sequence[Entry], worker: str, now: float) -
     rows = {row.order: row for row in _decode_ready(packed)}
     if not rows:
         return []
-    data = _cut(rows.values(), joined or b"")
+    pieces = cut(joined or b"", [row.data_bytes for row in rows.values()])
+    data = {order: piece for order, piece in zip(rows, pieces, strict=True) if piece is not None}
     if len(data) < len(rows):
         _add_bulk(session, rows, data, now)
     session.db.execute(_CLAIM, (session.epoch, worker, now, json_list(rows)))
@@ -69,17 +70,6 @@ def claim(session: Session, entries: Sequence[Entry], worker: str, now: float) -
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
     _add_expire_at(session, runs, rows)
     return runs
-
-
-def _cut(rows: Iterable[_Ready], joined: bytes) -> dict[int, bytes]:
-    data: dict[int, bytes] = {}
-    start = 0
-    for row in rows:
-        if row.data_bytes is not None:
-            end = start + row.data_bytes
-            data[row.order] = joined[start:end]
-            start = end
-    return data
 
 
 def _add_bulk(session: Session, rows: dict[int, _Ready], data: dict[int, bytes], now: float) -> None:

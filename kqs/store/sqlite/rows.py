@@ -51,3 +51,13 @@ def json_list(values: Iterable[int]) -> str:
 
 
 decode_orders = msgspec.json.Decoder(list[int]).decode
+
+
+def cut(joined: bytes, lengths: Iterable[int | None]) -> list[bytes | None]:
+    """Cut joined values into pieces of these lengths; None stands for a value that was null."""
+    pieces: list[bytes | None] = []
+    start = 0
+    for length in lengths:
+        pieces.append(None if length is None else joined[start : start + length])
+        start += length or 0
+    return pieces

@@ -8,27 +8,23 @@ import msgspec
 
 from kqs.job import Entry, Event, State, next_state
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.rows import cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-_ENTRY = "json_group_array(json_array(ord, id, type, prio))"
 # two statements, since SQLite cannot begin a search in an index at a pair that ends in the rowid: `(prio, ord) > (?, ?)` would
 # walk all jobs of that priority from the first
 _READY_OF_PRIO = f"""
-select {_ENTRY} from (
-  select ord, id, type, prio from jobs indexed by ready
-  where place = {Place.READY:d} and type = ? and prio = ? and ord > ? order by ord limit ?)
-"""
+from jobs indexed by ready where place = {Place.READY:d} and type = ? and prio = ? and ord > ? order by ord limit ?"""
 _READY_BEYOND_PRIO = f"""
-select {_ENTRY} from (
-  select ord, id, type, prio from jobs indexed by ready
-  where place = {Place.READY:d} and type = ? and prio > ? order by prio, ord limit ?)
-"""
-_DUE = f"""
-select {_ENTRY} from (
-  select ord, id, type, prio from jobs indexed by later
-  where place = {Place.LATER:d} and due_at <= ? order by due_at limit ?)
+from jobs indexed by ready where place = {Place.READY:d} and type = ? and prio > ? order by prio, ord limit ?"""
+_DUE = f"from jobs indexed by later where place = {Place.LATER:d} and due_at <= ? order by due_at limit ?"
+_PLAIN = "select json_group_array(json_array(ord, id, type, prio)), null from (select ord, id, type, prio {})"
+# one row for all jobs (see rows.py): what is short as JSON, all data joined, to be cut by length
+_WITH_DATA = """
+select json_group_array(json_array(ord, id, type, prio, cast(options as text), length(shown))),
+       cast(group_concat(shown, '') as blob)
+from (select ord, id, type, prio, options, case when length(data) <= ? then data end as shown {})
 """
 _WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
 _NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
@@ -47,36 +43,54 @@ class _Waiting(msgspec.Struct, array_like=True, gc=False):
     id: str | None
     type: str
     prio: int
+    options: str | None = None
+    data_bytes: int | None = None
 
 
 _decode_waiting = msgspec.json.Decoder(list[_Waiting]).decode
 
 
-def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+def ready(
+    session: Session, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None
+) -> list[Entry]:
     """See Store.ready."""
     prio, entries = -1, []
     if after is not None:
         prio, order = after
-        (packed,) = session.db.execute(_READY_OF_PRIO, (type_, prio, order, limit)).fetchone()
-        entries = _entries(session, packed)
+        entries = _entries(session, _READY_OF_PRIO, (type_, prio, order, limit), body_bytes)
     if len(entries) < limit:
-        (packed,) = session.db.execute(_READY_BEYOND_PRIO, (type_, prio, limit - len(entries))).fetchone()
-        entries += _entries(session, packed)
+        entries += _entries(session, _READY_BEYOND_PRIO, (type_, prio, limit - len(entries)), body_bytes)
     return entries
 
 
-def wake(session: Session, before: float, limit: int) -> list[Entry]:
+def wake(session: Session, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
     """See Store.wake."""
-    (packed,) = session.db.execute(_DUE, (before, limit)).fetchone()
-    entries = _entries(session, packed)
+    entries = _entries(session, _DUE, (before, limit), body_bytes)
     if entries:
         session.db.execute(_WAKE, (json_list(entry.order for entry in entries),))
     return entries
 
 
-def _entries(session: Session, packed: str) -> list[Entry]:
+def _entries(session: Session, source: str, values: tuple[object, ...], body_bytes: int | None) -> list[Entry]:
+    """Return the jobs of `source`, a `from` clause; body_bytes: as for Store.ready."""
+    if body_bytes is None:
+        packed, joined = session.db.execute(_PLAIN.format(source), values).fetchone()
+    else:
+        packed, joined = session.db.execute(_WITH_DATA.format(source), (body_bytes, *values)).fetchone()
     made_id = session.ids.of
-    return [Entry(row.order, row.id or made_id(row.order), row.type, row.prio) for row in _decode_waiting(packed)]
+    rows = _decode_waiting(packed)
+    return [
+        Entry(
+            row.order,
+            row.id or made_id(row.order),
+            row.type,
+            row.prio,
+            None,
+            row.options.encode() if row.options is not None else None,
+            data,
+        )
+        for row, data in zip(rows, cut(joined or b"", [row.data_bytes for row in rows]), strict=True)
+    ]
 
 
 def next_due_at(session: Session) -> float | None:

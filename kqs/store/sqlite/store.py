@@ -29,7 +29,7 @@ class SqliteStore:
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
         meta = await self._thread.start(lambda session: session.open(journal_id, node))
-        return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order)
+        return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order, store_id=journal_id)
 
     async def close(self) -> None:
         """See Store.close."""
@@ -48,13 +48,13 @@ class SqliteStore:
         """See Store.report."""
         return await self._thread.call(partial(report.report, reports=reports), durable=True)
 
-    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+    async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
-        return await self._thread.call(partial(schedule.ready, type_=type_, after=after, limit=limit))
+        return await self._thread.call(partial(schedule.ready, type_=type_, after=after, limit=limit, body_bytes=body_bytes))
 
-    async def wake(self, before: float, limit: int) -> list[Entry]:
+    async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
-        return await self._thread.call(partial(schedule.wake, before=before, limit=limit))
+        return await self._thread.call(partial(schedule.wake, before=before, limit=limit, body_bytes=body_bytes))
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""

@@ -44,6 +44,18 @@ _NAMING = frozenset({Reserved, Found, Using})
 _JOBS: dict[bytes, type[Reserved] | type[Found]] = {b"RESERVED": Reserved, b"FOUND": Found}
 
 
+class DamagedBodyError(ProtocolError):
+    """A body that does not end where its line says, as of a job that was read back from a torn binlog.
+
+    job_id: the job's, by that line; None when the body is no job's.
+    """
+
+    def __init__(self, line: bytes, job_id: int | None) -> None:
+        """Args: line: the one before the body."""
+        super().__init__(f"a body that does not end where {line!r} says")
+        self.job_id = job_id
+
+
 class ReplyReader:
     """The replies of one connection. `fault`: why nothing more is read, or None."""
 
@@ -103,7 +115,7 @@ class ReplyReader:
                     self._wanted_bytes = after - at
                     return at
                 if data[after - 2 : after] != b"\r\n":
-                    raise ProtocolError(f"a body that does not end after the {size} bytes of {line!r}")
+                    raise DamagedBodyError(line, getattr(reply, "id", None))
                 reply = _with_body(reply, data[begin : after - 2])
             self._check(reply, line)
             expected.popleft()

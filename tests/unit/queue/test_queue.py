@@ -238,7 +238,7 @@ async def test_a_job_that_ended_elsewhere_is_refused_by_the_fence(rig: Rig) -> N
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     await hand.end(await hand.take())
-    await rig.broker.put([entry_of(an_accepted(1)), entry_of(an_accepted(2))])
+    await rig.broker.put([entry_of(an_accepted(1), None), entry_of(an_accepted(2), None)])
     await rig.accept(an_accepted(2))
     assert (await hand.take()).claim.order == ORDER + 2
 

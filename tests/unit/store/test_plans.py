@@ -24,9 +24,9 @@ BY_KEY = [
     bulk._DELETE,
 ]
 BY_INDEX = {
-    schedule._READY_OF_PRIO: "ready (type=? AND prio=? AND ord>?)",
-    schedule._READY_BEYOND_PRIO: "ready (type=? AND prio>?)",
-    schedule._DUE: "later (due_at<?)",
+    f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
+    f"select * {schedule._READY_BEYOND_PRIO}": "ready (type=? AND prio>?)",
+    f"select * {schedule._DUE}": "later (due_at<?)",
     schedule._NEXT_DUE: "later",
     schedule._EXPIRED: "expiring (expire_at>? AND expire_at<?)",
     schedule._NEXT_EXPIRE: "expiring",

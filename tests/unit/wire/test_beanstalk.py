@@ -19,7 +19,7 @@ from kqs.wire.beanstalk.commands import (
     Stats,
     Use,
 )
-from kqs.wire.beanstalk.replies import ReplyReader
+from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.tubes import tube_of, type_of
 from kqs.wire.beanstalk.values import (
     Buried,
@@ -241,6 +241,14 @@ def test_a_body_may_come_in_pieces() -> None:
 
 def test_a_body_must_end_where_it_was_said_to() -> None:
     assert "does not end" in fault_of(b"RESERVED 1 1\r\nxyz", Reserve())
+
+
+@pytest.mark.parametrize(("line", "asked", "job_id"), [(b"RESERVED 7 1", Reserve(), 7), (b"OK 1", Stats(), None)])
+def test_a_damaged_body_tells_whose_it_is(line: bytes, asked: Command, job_id: int | None) -> None:
+    reader = reading(asked)
+    reader.receive_data(line + b"\r\nxyz")
+    assert isinstance(reader.fault, DamagedBodyError)
+    assert reader.fault.job_id == job_id
 
 
 def test_stats_are_names_and_values() -> None:

@@ -17,6 +17,13 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.writes: list[bytes] = []
         self.is_aborted = False
+        self.is_read = True
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
@@ -119,6 +126,29 @@ async def test_who_gave_up_waiting_disturbs_nobody(ends: Ends) -> None:
     asked = await ends.ask(2)
     ends.link.data_received(b"NOT_FOUND\r\nDELETED\r\n")
     assert await asked == [Word.DELETED]
+
+
+async def test_reading_rests_while_many_replies_are_to_come(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "REST_S", 0.0)
+    asked = await ends.ask(*range(link_module.MANY_REPLIES + 1))
+    ends.link.data_received(b"DELETED\r\n")
+    assert not ends.wire.is_read
+    await asyncio.sleep(0.01)
+    assert ends.wire.is_read
+    ends.link.data_received(b"DELETED\r\n" * link_module.MANY_REPLIES)
+    assert ends.wire.is_read
+    assert len(await asked) == link_module.MANY_REPLIES + 1
+
+
+async def test_a_connection_that_ended_in_its_rest_is_left_alone(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "REST_S", 0.0)
+    asked = await ends.ask(*range(link_module.MANY_REPLIES + 1))
+    ends.link.data_received(b"DELETED\r\n")
+    ends.link.abort("enough")
+    await asyncio.sleep(0.01)
+    assert not ends.wire.is_read
+    with pytest.raises(LinkLostError):
+        await asked
 
 
 async def test_commands_held_back_are_dropped_with_the_connection(ends: Ends) -> None:

@@ -19,7 +19,7 @@ class Rig:
         self.store = ReadyJobs()
         self.pool = JobsPool()
         self.placed: list[str] = []
-        self.supply = Supply(self.pool, max_entries, lambda type_: 60, self.placed.append)
+        self.supply = Supply(self.pool, max_entries, self.placed.append)
 
     def start(self) -> None:
         self.supply.start(self.store.refill, self.store.waiting)
