@@ -11,38 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kqs.broker.beanstalkd import supply
 from kqs.broker.beanstalkd.supply import Supply
-from kqs.errors import StoreUnavailableError
-from kqs.job import Entry
 from tests.support.jobs_pool import JobsPool
-from tests.support.ready_jobs import ReadyJobs, an_entry
+from tests.support.ready_jobs import SlowStore, an_entry
 
 MAX_ENTRIES = 4
 PRIOS = st.sampled_from([10_000, 10_000, 10_000, 9_000, 11_000])
-
-
-class SlowStore(ReadyJobs):
-    """A refill first sees the store (`look`), some time after it was asked, and is answered later still (`answer`)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.questions: list[tuple[str, tuple[int, int] | None, int, asyncio.Future[list[Entry]]]] = []
-        self.answers: list[tuple[asyncio.Future[list[Entry]], list[Entry]]] = []
-
-    async def refill(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
-        answer: asyncio.Future[list[Entry]] = asyncio.get_running_loop().create_future()
-        self.questions.append((type_, after, limit, answer))
-        return await answer
-
-    def look(self) -> None:
-        type_, after, limit, answer = self.questions.pop(0)
-        self.answers.append((answer, self.find(type_, after, limit)))
-
-    def answer(self) -> None:
-        answer, found = self.answers.pop(0)
-        answer.set_result(found)
-
-    def refuse(self) -> None:
-        self.questions.pop(0)[3].set_exception(StoreUnavailableError("locked"))
 
 
 class SupplyMachine(RuleBasedStateMachine):

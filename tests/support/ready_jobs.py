@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
+from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 
 
@@ -47,3 +49,28 @@ class ReadyJobs:
         if self.fault is not None:
             raise self.fault
         return self.find(type_, after, limit)
+
+
+class SlowStore(ReadyJobs):
+    """A refill first sees the store (`look`), some time after it was asked, and is answered later still (`answer`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions: list[tuple[str, tuple[int, int] | None, int, asyncio.Future[list[Entry]]]] = []
+        self.answers: list[tuple[asyncio.Future[list[Entry]], list[Entry]]] = []
+
+    async def refill(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
+        answer: asyncio.Future[list[Entry]] = asyncio.get_running_loop().create_future()
+        self.questions.append((type_, after, limit, answer))
+        return await answer
+
+    def look(self) -> None:
+        type_, after, limit, answer = self.questions.pop(0)
+        self.answers.append((answer, self.find(type_, after, limit)))
+
+    def answer(self) -> None:
+        answer, found = self.answers.pop(0)
+        answer.set_result(found)
+
+    def refuse(self) -> None:
+        self.questions.pop(0)[3].set_exception(StoreUnavailableError("locked"))
