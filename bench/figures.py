@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, beanstalkd, broker_puts, load, run, subject
+from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, bare_server, beanstalkd, broker_puts, load, run, subject
 
 MILLION = 1_000_000
 JOB_BYTES = 200
 ECHO_BYTES = 40
 HANDLERS = ("kqs.builtin", "bench.handlers")
 UNTAKEN = "untaken"
+#: between two jobs of an idle server; its finish takes about 300
+RESTS_US = (500, 2000, 10_000)
 #: how often two that are compared are measured, one after the other
 TURNS = 5
 
@@ -189,17 +191,37 @@ def _compared(own: list[float], other: list[float], name: str, other_name: str) 
 
 
 def latency(bench: Bench) -> Figure:
-    """An idle server, one job at a time: from the insert call's send to the handler's first line."""
-    with bench.folder() as folder:
-        fifo = folder / "stamps"
-        os.mkfifo(fifo)
-        keeper = os.open(fifo, os.O_RDWR)  # a FIFO must have a reader before the server may open it
-        try:
-            with subject(folder, bench.cores, HANDLERS, KQS_BENCH_STAMPS=str(fifo)) as server:
-                found = run("latency", server.port, fifo, bench.count(2000), LOAD_CORE)
-        finally:
-            os.close(keeper)
-    return {"p50_ms": found["p50_us"] / 1e3, "p99_ms": found["p99_us"] / 1e3}
+    """An idle server, one job at a time: from the insert call's send to the handler's first line; and the least it can take.
+
+    That is what a server in C takes that only appends, flushes and answers. Both fall asleep between two jobs, and how long
+    the machine takes to wake up depends on how long it has slept.
+    """
+    figure: Figure = {}
+    with bench.folder() as folder, _fifo(folder) as stamps:
+        for rest_us in RESTS_US:
+            with subject(folder, bench.cores, HANDLERS, KQS_BENCH_STAMPS=str(stamps)) as server:
+                found = _latency(bench, server.port, stamps, rest_us)
+            with bare_server(folder, stamps, bench.cores) as port:
+                bare = _latency(bench, port, stamps, rest_us)
+            figure |= {f"p50_ms after {rest_us} us": found["p50_us"] / 1e3, f"p99_ms after {rest_us} us": found["p99_us"] / 1e3}
+            figure |= {f"bare p50_ms after {rest_us} us": bare["p50_us"] / 1e3}
+    return figure
+
+
+@contextmanager
+def _fifo(folder: Path) -> Iterator[Path]:
+    """Give a FIFO that has a reader, without which no writer may open it."""
+    fifo = folder / "stamps"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDWR)
+    try:
+        yield fifo
+    finally:
+        os.close(reader)
+
+
+def _latency(bench: Bench, port: int, stamps: Path, rest_us: int) -> Figure:
+    return run("latency", port, stamps, bench.count(2000), rest_us, LOAD_CORE)
 
 
 def backlog(bench: Bench, waiting: int) -> Figure:

@@ -56,6 +56,18 @@ def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str) 
     return run("bare_fsync", folder, count, size_bytes, how, cores=cores)
 
 
+@contextmanager
+def bare_server(folder: Path, stamps: Path, cores: str) -> Iterator[int]:
+    """Run bench/bare_server.c for one client; give its port."""
+    argv = ["taskset", "--cpu-list", cores, str(BINARIES / "bare_server"), str(folder), str(stamps)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
 def broker_puts(port: int, total: int, in_flight: int, size_bytes: int) -> Figure:
     """Run bench/puts.py, on the core that bench/load.c has."""
     argv = [sys.executable, "-m", "bench.puts", *map(str, (port, total, in_flight, size_bytes, LOAD_CORE))]
