@@ -18,7 +18,7 @@ JOB_BYTES = 200
 ECHO_BYTES = 40
 HANDLERS = ("kqs.builtin", "bench.handlers")
 UNTAKEN = "untaken"
-#: between two jobs of an idle server; its finish takes about 300
+#: between two jobs of an idle server, which takes about 500 to store the finish of the first
 RESTS_US = (500, 2000, 10_000)
 #: how often two that are compared are measured, one after the other
 TURNS = 5
