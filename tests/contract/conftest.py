@@ -1,4 +1,4 @@
-"""MongoDB for the tests of this folder: one server a process, one database a test."""
+"""What the tests of this folder share: a clock, and a MongoDB server a process with a database a test."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, mongodb
 
 MakeMongoStore = Callable[[], MongoStore]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def now(clock: FakeClock) -> float:
+    return clock.now()
 
 
 @pytest.fixture(scope="session")

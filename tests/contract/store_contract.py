@@ -60,18 +60,10 @@ def numbers(found: list[Entry] | list[Run]) -> list[int]:
 
 class StoreContract:
     @pytest.fixture
-    def clock(self) -> FakeClock:
-        return FakeClock()
-
-    @pytest.fixture
     async def store(self, make_store: MakeStore) -> Store:
         store = make_store()
         await store.open(JOURNAL, NODE)
         return store
-
-    @pytest.fixture
-    def now(self, clock: FakeClock) -> float:
-        return clock.now()
 
     @pytest.fixture
     def reopen(self, store: Store, make_store: MakeStore) -> Callable[[], Awaitable[tuple[Store, StoreInfo]]]:

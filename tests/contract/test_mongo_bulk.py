@@ -15,19 +15,8 @@ from kqs.store.base import DAMAGED
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.bulk import ORPHAN_AGE
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry
-from tests.support.clock import FakeClock
 
 BIG = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def now(clock: FakeClock) -> float:
-    return clock.now()
 
 
 @pytest.fixture

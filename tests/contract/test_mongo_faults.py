@@ -40,11 +40,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def line(uri: str) -> AsyncIterator[FaultProxy]:
     async with FaultProxy(urlsplit(uri).port or 27017) as line:
         yield line

@@ -25,16 +25,6 @@ MakeStore = Callable[..., MongoStore]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def now(clock: FakeClock) -> float:
-    return clock.now()
-
-
-@pytest.fixture
 async def ours(make_mongo_store: MakeStore) -> MongoStore:
     store = make_mongo_store()
     await store.open(JOURNAL, NODE)

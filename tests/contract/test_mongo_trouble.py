@@ -21,16 +21,6 @@ MakeStore = Callable[..., MongoStore]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def now(clock: FakeClock) -> float:
-    return clock.now()
-
-
-@pytest.fixture
 async def store(make_mongo_store: MakeStore, proxy: MongoProxy) -> AsyncIterator[MongoStore]:
     store = make_mongo_store(proxy.uri)
     await store.open(JOURNAL, NODE)

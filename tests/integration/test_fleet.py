@@ -137,7 +137,9 @@ def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> 
         await_that(lambda: not ask(cut, "health")["ok"], lambda: ask(cut, "health"))
         line.mend()
         await_state(lives, late[0], "success")
-        await_stats(cut, runs_stale=2, journal_unfed_records=0)
+        await_stats(cut, journal_unfed_records=0)
+        # the late job too may have been run twice, if it was claimed before the other server saw a heartbeat again
+        await_that(lambda: ask(cut, "stats")["runs_stale"] in (2, 3), lambda: ask(cut, "stats"))
         assert run_states(record(cut, held[0])) == ["ghost", "success"]
 
 
