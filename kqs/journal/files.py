@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kqs.errors import JournalError, JournalLockedError
+from kqs.journal.settings import LOCK_NAME
 
 _DIR_MODE = 0o700
 _FILE_MODE = 0o600
@@ -179,6 +180,14 @@ class OsFiles:
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
         return handle
+
+
+def lock_journal(files: Files, directory: Path) -> int:
+    """Keep every other process off the journal in `directory`, until the handle returned is closed.
+
+    Raises: JournalLockedError: another has it. OSError.
+    """
+    return files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
 
 
 def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:

@@ -6,7 +6,6 @@ Call from the loop thread. What is promised, and the bytes on disk: docs/journal
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +16,12 @@ import structlog
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import Condition, GroupCommit
-from kqs.journal.files import Files, OsFiles
+from kqs.journal.files import Files, OsFiles, lock_journal
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
-from kqs.journal.settings import LOCK_NAME, JournalSettings
+from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
 
 _log = structlog.get_logger("kqs.journal")
@@ -230,7 +229,7 @@ class Journal:
         """Do the disk's part of `start`; runs in a thread."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
-        self._lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+        self._lock = lock_journal(files, directory)
         return recover(files, directory, self._settings.segment_bytes)
 
     def _unlock(self) -> None:

@@ -6,19 +6,17 @@ length that holds the seqs of the lost records; headers are rebuilt from their n
 
 from __future__ import annotations
 
-import os
 import secrets
 from itertools import pairwise
 from pathlib import Path
 
 from kqs.errors import JournalCorruptError
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
-from kqs.journal.files import Files, OsFiles, read_all, write_all, write_whole
+from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, SegmentHeader, encode_header, encode_void, parse_header, salt_of
 from kqs.journal.reader import Frame, find_frame
 from kqs.journal.recovery import corrupt, read_header
 from kqs.journal.segment import create_segment, segment_name, segment_number
-from kqs.journal.settings import LOCK_NAME
 from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
 
 
@@ -29,7 +27,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         from. OSError. Whatever is raised, every intact batch still stands where it stood.
     """
     files = files or OsFiles()
-    lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+    lock = lock_journal(files, directory)
     try:
         mender = _Mender(files, directory)
         mender.restore_headers()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kqs.errors import JournalError
-from kqs.journal.files import Files, OsFiles
+from kqs.journal.files import Files, OsFiles, lock_journal
 from kqs.journal.format import Record
 from kqs.journal.kept import KeptSegments
 from kqs.journal.recovery import Found, scan
-from kqs.journal.settings import LOCK_NAME
 from kqs.journal.survey import segment_names
 
 
@@ -48,7 +46,7 @@ def stopped_journal(directory: Path, files: Files | None = None, *, everything: 
     files = files or OsFiles()
     if not segment_names(files, directory):
         raise JournalError(f"there is no journal in {directory}")
-    lock = files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+    lock = lock_journal(files, directory)
     try:
         found = scan(files, directory)
         if not found.segments:

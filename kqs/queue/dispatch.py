@@ -167,10 +167,10 @@ class Dispatcher:
         """
         picked: list[tuple[Taker, Accepted]] = []
         types = {job.type for job in jobs}
+        behind = {type_ for type_ in types if self._broker.backlog(type_)}
         for taker in self._takers:
             if taker.room <= 0 or taker.types.isdisjoint(types):
                 continue
-            behind = {type_ for type_ in types if self._broker.backlog(type_)}
             for job in _by_rank(jobs):
                 if taker.room <= 0:
                     break

@@ -34,13 +34,15 @@ class Seeker:
         missing, foremost = [], {}
         for type_, has_room in self._taken_types().items():
             is_busy = not has_room or self._broker.backlog(type_)
-            for first in (await self._store.ready(type_, None, 1))[:1]:
-                job_id, seen = self._foremost.get(type_, ("", 0))
-                seen = seen + 1 if job_id == first.id else 1
-                if seen >= self._looks * (BUSY_FACTOR if is_busy else 1):
-                    missing.append(type_)
-                    seen = 0
-                foremost[type_] = (first.id, seen)
+            found = await self._store.ready(type_, None, 1)
+            if not found:
+                continue
+            job_id, seen = self._foremost.get(type_, ("", 0))
+            seen = seen + 1 if job_id == found[0].id else 1
+            if seen >= self._looks * (BUSY_FACTOR if is_busy else 1):
+                missing.append(type_)
+                seen = 0
+            foremost[type_] = (found[0].id, seen)
         self._foremost = foremost
         if missing:
             await self._broker.recheck(missing)

@@ -19,24 +19,21 @@ from kqs.wire.beanstalk.commands import MAX_U32, Put
 MIN_TTR_S = 10
 
 
-class _Body(msgspec.Struct, gc=False):
+class _Known(msgspec.Struct, gc=False):
+    """What a job is taken by."""
+
     id: str
     type: str
     prio: int
     order: int
     store: str
+
+
+class _Body(_Known, gc=False):
+    """The whole; the rest is for people."""
+
     options: Raw | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
-
-
-class _Known(msgspec.Struct, gc=False):
-    """What a job is taken by; the rest is for people."""
-
-    id: str
-    type: str
-    prio: int
-    order: int
-    store: str
 
 
 class Foreign(NamedTuple):

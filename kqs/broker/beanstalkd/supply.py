@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 import structlog
@@ -109,7 +110,7 @@ class Supply:
     def offer(self, type_: str, entries: list[Entry]) -> None:
         """Place ready jobs of one type, or leave them in the store."""
         line = self._line(type_)
-        entries.sort(key=_rank_of)
+        entries.sort(key=attrgetter("rank"))
         if entries[-1].rank > line.horizon:
             within = [entry for entry in entries if entry.rank <= line.horizon]
             self.leave(type_, entries[len(within)])
@@ -215,10 +216,6 @@ class Supply:
         line.horizon = min(reached, line.lowered)
         if line.horizon is WHOLE:
             self._partial.discard(type_)
-
-
-def _rank_of(entry: Entry) -> Rank:
-    return (entry.prio, entry.order)
 
 
 def by_type(entries: Iterable[Entry]) -> dict[str, list[Entry]]:

@@ -57,7 +57,7 @@ class Servers:
         self.last_order = 0
         self._journal_order = 0
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
-        self.on_lapse: Callable[[], None] = _nobody
+        self.on_lapse: Callable[[], None] = lambda: None
 
     async def register(self, epoch: int) -> None:
         """Announce this boot, and learn how far its journal is fed.
@@ -152,7 +152,3 @@ class Servers:
             is_ours = server["_id"] == self._journal_id
             bounds.append({"node": server["node"], "order": {"$lt": journal_order if is_ours else server["journal_order"]}})
         return bounds
-
-
-def _nobody() -> None:
-    return None

@@ -96,12 +96,12 @@ class Session:
 
     def commit(self, *, owing: bool = False) -> None:
         """Write what is pending and commit. owing: what a later commit can write is left to it, if that may be."""
-        written = self._written
+        reached, written = (self.fed_seq, self.last_order), self._written
         if not (owing and self._may_owe):
             self.tallies.write(self.db)
-            if (self.fed_seq, self.last_order) != written:
+            if reached != written:
                 self._write_progress()
-                written = (self.fed_seq, self.last_order)
+                written = reached
         try:
             self.db.execute("commit")
         except sqlite3.Error as error:
@@ -109,7 +109,7 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
-        self._committed, self._written = (self.fed_seq, self.last_order), written
+        self._committed, self._written = reached, written
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
