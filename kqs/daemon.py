@@ -135,7 +135,10 @@ class Daemon:
         def committed(records: list[Record]) -> None:
             feeder.committed(records)
 
-        journal = Journal(config.journal, self._clock, on_commit=committed)
+        def claims(record: Record) -> bool:
+            return feeder.claims(record)
+
+        journal = Journal(config.journal, self._clock, on_commit=committed, claims=claims)
         stack.push_async_callback(journal.stop)
         recovery = await _open_journal(journal)
         store = self._make_store()

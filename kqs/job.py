@@ -108,7 +108,7 @@ class Accepted(msgspec.Struct, gc=False):
     given_id: the client chose `id`; otherwise `id` is `Ids.of(order)`.
     due_at: Unix seconds before which it may not run; 0.0 means at once. expire_at: Unix seconds, or None.
     options: JSON of the option fields the client sent (no type, data, id), or None when it sent none.
-    claimed: store it as already claimed, attempt 1 (it meets an idle lane).
+    claimed_at: Unix seconds at which its first run was claimed, attempt 1 (it met an idle lane); 0.0: not claimed.
     """
 
     order: int
@@ -120,7 +120,7 @@ class Accepted(msgspec.Struct, gc=False):
     expire_at: float | None
     data: bytes
     options: bytes | None
-    claimed: bool = False
+    claimed_at: float = 0.0
 
 
 class Entry(msgspec.Struct, gc=False):

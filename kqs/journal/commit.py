@@ -47,6 +47,7 @@ _MEASURE_S = 1.0
 _log = structlog.get_logger("kqs.journal")
 
 _News = TypeVar("_News")
+_Answer = TypeVar("_Answer")
 
 
 class Condition(StrEnum):
@@ -59,7 +60,11 @@ class Condition(StrEnum):
 
 
 class GroupCommit:
-    """See the module docstring. on_commit: called with the records of each durable batch, in order."""
+    """See the module docstring. on_commit: called with the records of each durable batch, in order.
+
+    claims: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
+    nothing but its `done` is called before `on_commit` has it, or it has failed.
+    """
 
     #: waits before attempts at a new segment after a failure, in s: the first, doubling to the longest
     REOPEN_FIRST_S = 0.1
@@ -72,6 +77,7 @@ class GroupCommit:
         files: Files,
         kept: KeptSegments,
         on_commit: Callable[[list[Record]], None],
+        claims: Callable[[Record], bool],
     ) -> None:
         self._max_records = settings.batch_records
         self._max_bytes = settings.batch_bytes
@@ -80,6 +86,7 @@ class GroupCommit:
         self._files = files
         self._kept = kept
         self._on_commit = on_commit
+        self._claims = claims
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
@@ -206,7 +213,9 @@ class GroupCommit:
             self._flush_there(batch)
 
     def _flush_here(self, batch: list[Record]) -> None:
-        batch[0].alone = True
+        record = batch[0]
+        record.alone = True
+        record.claimed = bool(_tell(self._claims, record))
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._writer.commit(batch)
@@ -336,9 +345,10 @@ class GroupCommit:
                 waiter.set_result(None)
 
 
-def _tell(callback: Callable[[_News], None], news: _News) -> None:
-    """Call back; one listener's fault must not keep the news from the others."""
+def _tell(callback: Callable[[_News], _Answer], news: _News) -> _Answer | None:
+    """Call back; one listener's fault, answered by None, must not keep the news from the others."""
     try:
-        callback(news)
+        return callback(news)
     except Exception:
         _log.exception("a journal callback failed")
+        return None

@@ -1,4 +1,4 @@
-"""The bytes of format 1.0: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
+"""The bytes of format 1.1: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
 
     segment = header (128 bytes), frame*, zeros          one frame = one flush = one batch
     frame   = frame header (48 bytes), record*
@@ -23,13 +23,15 @@ from kqs.options import Job
 
 MAGIC = b"KQSJRNL\n"
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 
 #: frame mark; not zero, so a preallocated tail is the end of the log, and no byte of UTF-8 text begins it
 SYNC = b"\xffKQ\xf1"
 
 #: record flag: a reader that does not know the kind may pass the record over
 IGNORABLE = 1
+#: record flag: its job was claimed, for attempt 1, as part of being journaled
+CLAIMED = 2
 
 #: frame flag: written by repair over damage; its records are lost, its payload means nothing, their seqs stay taken
 VOID = 1
@@ -65,6 +67,8 @@ class Record(msgspec.Struct, gc=False):
     count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
     seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
+    claimed: its one job is run as soon as it is durable; who finds it in the journal and not in the store knows that it may
+    have begun.
     """
 
     kind: Kind
@@ -75,6 +79,7 @@ class Record(msgspec.Struct, gc=False):
     done: Callable[[JournalError | None], None] | None = None
     seq: int = -1
     alone: bool = False
+    claimed: bool = False
 
     @property
     def last_order(self) -> int:
@@ -165,7 +170,7 @@ def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[
     for record in records:
         payload = record.payload
         order = record.first_order
-        parts.append(pack(record.kind, 0, 0, record.count, len(payload), order))
+        parts.append(pack(record.kind, CLAIMED if record.claimed else 0, 0, record.count, len(payload), order))
         parts.append(payload)
         if order < first_order:
             first_order = order
@@ -243,7 +248,8 @@ def decode_records(header: FrameHeader, payload: bytes) -> list[Record]:
         if length > len(payload) - at:
             raise MalformedError(f"record {seq} is longer than its frame")
         if kind in _KINDS:
-            records.append(Record(_KINDS[kind], count, first_order, payload[at : at + length], seq=seq))
+            data, claimed = payload[at : at + length], bool(flags & CLAIMED)
+            records.append(Record(_KINDS[kind], count, first_order, data, seq=seq, claimed=claimed))
         elif not flags & IGNORABLE:
             raise JournalVersionError(f"record {seq} is of kind {kind}, which this version does not know")
         at += length

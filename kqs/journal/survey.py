@@ -180,4 +180,5 @@ def _lines(name: str, part: Frame | Gap) -> Iterator[str]:
     for record in part.records():
         text = record.payload.decode("utf-8", "backslashreplace").rstrip("\r\n")
         orders = f"{record.first_order:x} .. {record.last_order:x}"
-        yield f"  record {record.seq} {record.kind.name.lower()} jobs {record.count} orders {orders}: {text!r}"
+        claimed = " claimed" if record.claimed else ""
+        yield f"  record {record.seq} {record.kind.name.lower()} jobs {record.count} orders {orders}{claimed}: {text!r}"

@@ -2,8 +2,8 @@
 
 A `Taker` is whoever runs jobs: it says which types it takes, with which weights, and how many runs it has room for now.
 Each taker is served by one task, which sleeps until there is room and something ready; while a claim is being committed,
-what becomes ready and free gathers for the next one. New jobs may skip the broker (`direct`): stored and claimed in one
-commit.
+what becomes ready and free gathers for the next one. New jobs may skip the broker (`direct`): they are stored and claimed in
+one commit, or claimed as they are journaled.
 """
 
 from __future__ import annotations
@@ -101,10 +101,12 @@ class Dispatcher:
         """Return those who take jobs now."""
         return self._takers
 
-    def wants(self, type_: str) -> bool:
-        """Tell whether somebody has room for a new job of this type now, and none waits before it."""
-        has_room = any(taker.room >= taker.worth and type_ in taker.types for taker in self._takers)
-        return has_room and not self._broker.backlog(type_)
+    def idle_taker(self, type_: str) -> Taker | None:
+        """Return who has room for a new job of this type now, unless others wait before it."""
+        for taker in self._takers:
+            if taker.room >= taker.worth and type_ in taker.types:
+                return None if self._broker.backlog(type_) else taker
+        return None
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -160,8 +162,8 @@ class Dispatcher:
             await self._broker.delete(refused)
         return runs
 
-    def pick_direct(self, jobs: Sequence[Accepted]) -> list[tuple[Taker, Accepted]]:
-        """Choose the new jobs that meet an idle lane, mark them as claimed and count them with their taker.
+    def pick_direct(self, jobs: Sequence[Accepted], now: float) -> list[tuple[Taker, Accepted]]:
+        """Choose the new jobs that meet an idle lane, mark them as claimed now and count them with their taker.
 
         None is chosen of a type that has jobs waiting: a new job queues behind those, or would overtake them.
         """
@@ -174,20 +176,20 @@ class Dispatcher:
             for job in _by_rank(jobs):
                 if taker.room <= 0:
                     break
-                if job.type in taker.types and job.type not in behind and not job.due_at and not job.claimed:
-                    job.claimed = True
+                if job.type in taker.types and job.type not in behind and not job.due_at and not job.claimed_at:
+                    job.claimed_at = now
                     taker.take(1)
                     picked.append((taker, job))
         return picked
 
-    def deliver_direct(self, picked: list[tuple[Taker, Accepted]], known: frozenset[int], epoch: int, now: float) -> None:
+    def deliver_direct(self, picked: list[tuple[Taker, Accepted]], known: frozenset[int], epoch: int) -> None:
         """Hand over the picked jobs that were stored; `known` are the orders that were not, being there already."""
         by_taker: dict[int, tuple[Taker, list[Run]]] = {}
         for taker, job in picked:
             if job.order in known:
                 taker.free(1)
                 continue
-            by_taker.setdefault(id(taker), (taker, []))[1].append(_first_run(job, epoch, now))
+            by_taker.setdefault(id(taker), (taker, []))[1].append(first_run(job, epoch))
         for taker, runs in by_taker.values():
             taker.deliver(runs)
 
@@ -195,7 +197,7 @@ class Dispatcher:
     def undo_direct(picked: list[tuple[Taker, Accepted]]) -> None:
         """Take back `pick_direct`: the jobs could not be stored."""
         for taker, job in picked:
-            job.claimed = False
+            job.claimed_at = 0.0
             taker.free(1)
 
 
@@ -206,14 +208,15 @@ def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
     return sorted(jobs, key=lambda job: (job.prio, job.order))
 
 
-def _first_run(job: Accepted, epoch: int, now: float) -> Run:
+def first_run(job: Accepted, epoch: int) -> Run:
+    """Return the run of a new job that was claimed in boot `epoch`."""
     return Run(
         Claim(job.order, job.id, 1, epoch),
         job.type,
         job.prio,
         job.data,
         job.options,
-        started_at=now,
+        started_at=job.claimed_at,
         expire_at=job.expire_at,
     )
 

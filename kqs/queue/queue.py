@@ -21,7 +21,7 @@ from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
-from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of
+from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention
@@ -136,10 +136,7 @@ class Queue:
     async def _recover_orphans(self) -> None:
         while orphans := await self._store.orphans(SLICE):
             now = self.clock.now()
-            reports = [
-                self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
-                for run in orphans
-            ]
+            reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)
             # other servers look for orphans too: what is stale here was given back by them
             ours = [(run, report) for run, report, ok in zip(orphans, reports, accepted, strict=True) if ok]
@@ -149,30 +146,46 @@ class Queue:
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
+    def run_claimed(self, job: Accepted, taker: Taker) -> None:
+        """Deliver a job that was claimed as it was journaled, to its `idle_taker`; the `accept` that stores it must follow."""
+        self._reporter.wait_for_job(job.order)
+        taker.take(1)
+        taker.deliver([first_run(job, self._epoch)])
+
     async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 
+        A job with `claimed_at` that `run_claimed` did not deliver was claimed by an earlier boot: that run is lost.
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
+        claimed = [job for job in jobs if job.claimed_at]
         for job in jobs:
             if job.due_at and job.due_at <= now:
                 job.due_at = 0.0
-        picked = self._dispatcher.pick_direct(jobs) if jobs else []
+        picked = self._dispatcher.pick_direct(jobs, now) if jobs else []
         try:
             known = frozenset(await self._store.insert(jobs, fed_seq, self._settings.worker, now))
         except BaseException:
             self._dispatcher.undo_direct(picked)
             raise
-        self._dispatcher.deliver_direct(picked, known, self._epoch, now)
+        self._dispatcher.deliver_direct(picked, known, self._epoch)
+        for job in claimed:
+            if not self._reporter.job_is_stored(job.order) and job.order not in known:
+                run = first_run(job, self._epoch)
+                self._reporter.add(run, self._died(run, self._now()))
         await self._offer(jobs, known)
+
+    def _died(self, run: Run, now: float) -> Report:
+        """Judge a run whose server died."""
+        return self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
 
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
         for job in jobs:
             if job.expire_at is not None:
                 self._expiring.note(job.expire_at)
-            if job.order in known or job.claimed:
+            if job.order in known or job.claimed_at:
                 continue
             if job.due_at:
                 self._due.note(job.due_at)
@@ -181,9 +194,9 @@ class Queue:
         if entries:
             await self._broker.put(entries)
 
-    def wants(self, type_: str) -> bool:
-        """Tell whether somebody has room for a new job of this type now, and none waits before it."""
-        return self._dispatcher.wants(type_)
+    def idle_taker(self, type_: str) -> Taker | None:
+        """Return who has room for a new job of this type now, unless others wait before it."""
+        return self._dispatcher.idle_taker(type_)
 
     @property
     def room(self) -> int:

@@ -1,4 +1,7 @@
-"""The way of a run's end into the store: reports gather while one commit is under way, and none is ever dropped."""
+"""The way of a run's end into the store: reports gather while one commit is under way, and none is ever dropped.
+
+A job that was claimed as it was journaled may end before the store has it: its report waits for that.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class Reporter:
         self._applied = applied
         self._pending: list[tuple[Run, Report]] = []
         self._committing: list[tuple[Run, Report]] = []
+        self._unstored: dict[int, list[tuple[Run, Report]]] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -33,15 +37,29 @@ class Reporter:
 
     def add(self, run: Run, report: Report) -> None:
         """Take a report; it is committed with whatever else has gathered."""
-        if not self._pending:
-            self._idle.clear()
-            self._wake.set()
+        self._idle.clear()
+        if self._unstored and (waiting := self._unstored.get(run.claim.order)) is not None:
+            waiting.append((run, report))
+            return
+        self._wake.set()
         self._pending.append((run, report))
+
+    def wait_for_job(self, order: int) -> None:
+        """Keep what is reported of this job until `job_is_stored`."""
+        self._unstored[order] = []
+
+    def job_is_stored(self, order: int) -> bool:
+        """Let go of what was kept back; False if nobody waits for this job."""
+        if (waiting := self._unstored.pop(order, None)) is None:
+            return False
+        for run, report in waiting:
+            self.add(run, report)
+        return True
 
     @property
     def count(self) -> int:
         """Return how many reports are not in the store."""
-        return len(self._pending) + len(self._committing)
+        return len(self._pending) + len(self._committing) + sum(map(len, self._unstored.values()))
 
     async def settle(self, within_s: float | None) -> bool:
         """Return True when every report taken so far is in the store, False if it is not after `within_s`."""
@@ -63,7 +81,7 @@ class Reporter:
                 accepted = await self._commit([report for _, report in batch])
                 await self._applied(batch, accepted)
                 self._committing = []
-            if not self._pending:
+            if not self.count:
                 self._idle.set()
 
     async def _commit(self, reports: list[Report]) -> list[bool]:

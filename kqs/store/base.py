@@ -65,8 +65,8 @@ class Store(Protocol):
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
         A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
-        whose given id is the id made for another job. Jobs with `claimed` are stored as attempt 1, running since `now` by
-        `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
+        whose given id is the id made for another job. Jobs with `claimed_at` are stored as attempt 1, running since then
+        by `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.

@@ -189,7 +189,7 @@ class StoreContract:
         assert await insert(a_job(0)) == [FIRST]
 
     async def test_claimed_job_is_stored_running(self, store: Store, insert, now: float) -> None:
-        await insert(a_job(0, claimed=True), a_job(1, id="mine", claimed=True, expire_at=now + 5))
+        await insert(a_job(0, claimed_at=now), a_job(1, id="mine", claimed_at=now, expire_at=now + 5))
         record = await store.job("mine")
         assert record is not None
         assert (record.state, record.attempt, record.runs[0].worker, record.runs[0].started_at) == (
@@ -209,7 +209,7 @@ class StoreContract:
 
     async def test_bulk_data_comes_back_whole(self, store: Store, insert, now: float) -> None:
         big = bytes(range(256)) * 40
-        await insert(a_job(0), a_job(1, data=big), a_job(2, data=b"x" * BULK_BYTES), a_job(3, data=big[::-1], claimed=True))
+        await insert(a_job(0), a_job(1, data=big), a_job(2, data=b"x" * BULK_BYTES), a_job(3, data=big[::-1], claimed_at=now))
         record = await store.job(IDS.of(FIRST + 3))
         assert record is not None
         assert record.data == big[::-1]
@@ -235,7 +235,7 @@ class StoreContract:
         assert (await store.claim([], "w1", now), await store.report([]), await store.insert([], 0, "w1", now)) == ([], [], [])
 
     async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
-        await insert(a_job(0, claimed=True), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
+        await insert(a_job(0, claimed_at=now), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
         assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 3, 99)], "w1", now)) == [3]
 
     async def test_job_is_granted_once(self, store: Store, insert, now: float) -> None:
@@ -272,7 +272,7 @@ class StoreContract:
         assert (record.runs[0].state, record.runs[0].error) == ("ghost", "gone")
 
     async def test_many_equal_and_unequal_reports_in_one_batch(self, store: Store, insert, now: float) -> None:
-        await insert(*some_jobs(700, claimed=True))
+        await insert(*some_jobs(700, claimed_at=now))
         reports = [a_report(a_claim(n), at=now) for n in range(600)]
         for n in range(0, 600, 2):
             reports[n].result = b"%d" % n
@@ -312,13 +312,13 @@ class StoreContract:
         assert await store.counts() == {"mail": {State.PROCESSING: 1}}
 
     async def test_stale_report_does_not_hold_up_its_neighbours(self, store: Store, insert, now: float) -> None:
-        await insert(*some_jobs(3, claimed=True))
+        await insert(*some_jobs(3, claimed_at=now))
         claims = [a_claim(0), a_claim(1, attempt=7), a_claim(2), a_claim(99)]
         assert await store.report([a_report(claim, at=now) for claim in claims]) == [True, False, True, False]
         assert await store.counts() == {"mail": {State.SUCCESS: 2, State.PROCESSING: 1}}
 
     async def test_waiting_job_goes_to_ready_or_later(self, store: Store, insert, now: float) -> None:
-        await insert(*some_jobs(2, claimed=True))
+        await insert(*some_jobs(2, claimed_at=now))
         claims = [a_claim(n) for n in (0, 1)]
         await store.report(
             [
@@ -411,7 +411,7 @@ class StoreContract:
         await insert(
             a_job(0, expire_at=now + 1), a_job(1, due_at=now + 50, expire_at=now + 2, id="mine"), a_job(2, expire_at=now + 9)
         )
-        await insert(a_job(3, expire_at=now + 1, claimed=True))
+        await insert(a_job(3, expire_at=now + 1, claimed_at=now))
         assert await store.next_expire_at() == now + 1
         assert await store.expire(now + 5, 9, 60.0) == [IDS.of(FIRST), "mine"]
         record = await store.job("mine")
@@ -490,7 +490,7 @@ class StoreContract:
             assert [record.order - FIRST for record in found] == wanted
 
     async def test_counts_follow_every_change(self, store: Store, insert, now: float) -> None:
-        await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed=True))
+        await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed_at=now))
         await store.claim([an_entry(0)], "w1", now)
         await store.report([a_report(a_claim(0), at=now)])
         counts = await store.counts()
@@ -499,7 +499,7 @@ class StoreContract:
 
     async def _end(self, store: Store, now: float, **drop_at: float | None) -> None:
         """End jobs 0, 1, … with these drop_at."""
-        await store.insert(some_jobs(len(drop_at), claimed=True), 1, "w1", now)
+        await store.insert(some_jobs(len(drop_at), claimed_at=now), 1, "w1", now)
         reports = [a_report(a_claim(n), at=now, drop_at=at) for n, at in enumerate(drop_at.values())]
         await store.report(reports)
 
@@ -532,7 +532,7 @@ class StoreContract:
         assert await store.trim_successes(0, 99, FIRST + 99) == 1
 
     async def test_trim_spares_failures_and_what_may_be_replayed(self, store: Store, insert, now: float) -> None:
-        await insert(*some_jobs(3, claimed=True))
+        await insert(*some_jobs(3, claimed_at=now))
         states = [State.FAIL, State.SUCCESS, State.SUCCESS]
         await store.report([a_report(a_claim(n), state, at=now) for n, state in enumerate(states)])
         assert await store.trim_successes(0, 99, FIRST + 2) == 1

@@ -197,7 +197,7 @@ async def test_a_wall_clock_that_jumps_kills_nobody(ours: MongoStore, theirs: Mo
 
 
 async def test_what_another_journal_may_replay_is_not_swept(ours: MongoStore, theirs: MongoStore, now: float) -> None:
-    await theirs.insert([their_job(0, claimed=True)], 1, "w", now)
+    await theirs.insert([their_job(0, claimed_at=now)], 1, "w", now)
     assert await theirs.report([a_report(a_claim(0, id=OTHER_IDS.of(FIRST), epoch=2), at=now, drop_at=now)]) == [True]
     assert await ours.sweep(now + 1, 9, FIRST + 99) == 0
     assert await ours.trim_successes(0, 9, FIRST + 99) == 0
@@ -255,14 +255,14 @@ async def test_two_fleets_share_a_database_and_nothing_else(uri: str, make_mongo
 
 
 async def test_a_killed_server_leaves_no_wrong_counts(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
-    await ours.insert([a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed=True)], 1, "w", now)
+    await ours.insert([a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed_at=now)], 1, "w", now)
     again = make_mongo_store()
     await again.open(JOURNAL, NODE)
     assert await again.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.PROCESSING: 1}}
 
 
 async def test_a_type_without_jobs_is_not_remembered(uri: str, ours: MongoStore, now: float) -> None:
-    await ours.insert([a_job(0, claimed=True), a_job(1, type="b")], 1, "w", now)
+    await ours.insert([a_job(0, claimed_at=now), a_job(1, type="b")], 1, "w", now)
     await ours.counts()
     await ours.report([a_report(a_claim(0), at=now, drop_at=now)])
     await ours.sweep(now, 9, FIRST + 9)
@@ -298,7 +298,7 @@ async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
 ) -> None:
     await ours._there._beat(is_sweeping=False)
-    await theirs.insert([their_job(0), their_job(1, claimed=True)], 1, "w", now)
+    await theirs.insert([their_job(0), their_job(1, claimed_at=now)], 1, "w", now)
     theirs._there._beating.cancel()
     assert await ours.counts() == {}
     for _ in range(int((LEASE_S + RECOUNT_S) / 10) + 1):
@@ -350,7 +350,7 @@ async def test_a_server_that_was_held_up_doubts_its_counts(ours: MongoStore, the
 
 
 async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs: MongoStore, now: float) -> None:
-    await theirs.insert([their_job(n, claimed=True) for n in range(4)], 1, "w", now)
+    await theirs.insert([their_job(n, claimed_at=now) for n in range(4)], 1, "w", now)
     claims = [a_claim(n, id=their_job(n).id, epoch=2) for n in range(4)]
     await theirs.report([a_report(claims[0], at=now, drop_at=now), *(a_report(claim, at=now) for claim in claims[1:])])
     assert await theirs.counts() == {"mail": {State.SUCCESS: 4}}

@@ -84,8 +84,8 @@ async def test_a_repeated_insert_may_claim_other_jobs(store: MongoStore, proxy: 
     due_at = now + 9
     proxy.lose_answer("insert")
     with pytest.raises(StoreUnavailableError):
-        await store.insert([a_job(0, claimed=True), a_job(1), a_job(2, due_at=due_at)], 1, "w1", now)
-    assert await store.insert([a_job(0), a_job(1, claimed=True), a_job(2, due_at=due_at)], 1, "w2", now) == []
+        await store.insert([a_job(0, claimed_at=now), a_job(1), a_job(2, due_at=due_at)], 1, "w1", now)
+    assert await store.insert([a_job(0), a_job(1, claimed_at=now), a_job(2, due_at=due_at)], 1, "w2", now) == []
     assert [await state_of(store, n) for n in range(3)] == [(State.NEW, 0), (State.PROCESSING, 1), (State.DELAYED, 0)]
     assert await store.report([a_report(a_claim(n), at=now) for n in (0, 1)]) == [False, True]
 
@@ -99,7 +99,7 @@ async def test_a_repeated_insert_leaves_alone_what_others_run_by_now(
     with pytest.raises(StoreUnavailableError):
         await store.insert([a_job(0)], 1, "w1", now)
     assert numbers(await other.claim([an_entry(0)], "w2", now)) == [0]
-    assert await store.insert([a_job(0, claimed=True)], 1, "w1", now) == [FIRST]
+    assert await store.insert([a_job(0, claimed_at=now)], 1, "w1", now) == [FIRST]
 
 
 @pytest.mark.parametrize(("state", "due_in"), [(State.SUCCESS, 0), (State.RETRY, 0), (State.RETRY, 9)])
@@ -159,7 +159,7 @@ async def test_a_batch_costs_one_round_trip_to_store_two_to_claim_and_one_to_rep
 
 async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStore, proxy: MongoProxy, now: float) -> None:
     proxy.forget()
-    await store.insert(some_jobs(100, claimed=True), 1, "w1", now)
+    await store.insert(some_jobs(100, claimed_at=now), 1, "w1", now)
     assert await store.report([a_report(a_claim(n), at=now) for n in range(100)]) == [True] * 100
     assert dict(proxy.commands) == {"insert": 1, "update": 1}
 

@@ -107,7 +107,7 @@ def fail_next(store: SqliteStore, prefix: str, code: int = sqlite3.SQLITE_IOERR_
 
 
 async def test_full_disk_refuses_whole_batches_and_passes(store: SqliteStore) -> None:
-    await store.insert([a_job(0, claimed=True)], 1, "w", NOW)
+    await store.insert([a_job(0, claimed_at=NOW)], 1, "w", NOW)
     await limit_pages(store, 2)
     with pytest.raises(StoreUnavailableError, match="full"):
         await store.insert([a_job(n, data=b"x" * 900) for n in range(1, 100)], 2, "w", NOW)
@@ -119,7 +119,7 @@ async def test_full_disk_refuses_whole_batches_and_passes(store: SqliteStore) ->
 
 
 async def test_running_jobs_finish_on_a_full_disk_beside_refused_inserts(store: SqliteStore) -> None:
-    await store.insert(some_jobs(3, claimed=True), 1, "w", NOW)
+    await store.insert(some_jobs(3, claimed_at=NOW), 1, "w", NOW)
     await limit_pages(store, 2)
     refused, reported, found = await asyncio.gather(
         store.insert([a_job(n, data=b"x" * 900) for n in range(10, 100)], 2, "w", NOW),

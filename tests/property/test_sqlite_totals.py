@@ -41,7 +41,9 @@ class Totals(RuleBasedStateMachine):
     def _jobs(self, count: int, claimed: bool) -> list[Accepted]:
         first = self._orders + 1
         self._orders += count
-        return [Accepted(n, "", False, f"t{n % 2}", 1, 0.0, None, b"1", None, claimed) for n in range(first, first + count)]
+        return [
+            Accepted(n, "", False, f"t{n % 2}", 1, 0.0, None, b"1", None, float(claimed)) for n in range(first, first + count)
+        ]
 
     @rule(count=integers(1, 3), claimed=booleans(), owing=booleans())
     def store_jobs(self, count: int, claimed: bool, owing: bool) -> None:

@@ -41,12 +41,12 @@ class Known:
 
     def __init__(self, job: Accepted, now: float, epoch: int) -> None:
         self.job = job
-        self.state = State.PROCESSING if job.claimed else State.DELAYED if job.due_at > now else State.NEW
+        self.state = State.PROCESSING if job.claimed_at else State.DELAYED if job.due_at > now else State.NEW
         self.is_ready = self.state is State.NEW
         self.due_at = job.due_at
         self.drop_at: float | None = None
-        self.attempt = 1 if job.claimed else 0
-        self.epoch = epoch if job.claimed else None
+        self.attempt = 1 if job.claimed_at else 0
+        self.epoch = epoch if job.claimed_at else None
         self.ended_by: tuple[int, int | None] | None = None
 
     @property

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.feeding import Feeding
 from tests.support.queueing import Rig
 
 
@@ -16,3 +17,10 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         yield rig
     finally:
         await rig.stop()
+
+
+@pytest.fixture
+async def feeding(rig: Rig, tmp_path: Path) -> AsyncIterator[Feeding]:
+    feeding = Feeding(rig, tmp_path)
+    yield feeding
+    await feeding.stop()

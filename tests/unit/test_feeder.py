@@ -2,76 +2,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 import kqs.feeder
-from kqs.config import JournalSection
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
-from kqs.ids import Ids
 from kqs.job import State
-from kqs.journal import Journal, Kind, Record
+from kqs.journal import Journal, Record
 from kqs.store.base import StoreInfo
-from kqs.wire.jobs import decode_jobs
-from tests.support.queueing import Rig
-
-
-class Feeding:
-    """A real journal, fed into a real queue."""
-
-    def __init__(self, rig: Rig, folder: Path) -> None:
-        self.rig = rig
-        self.folder = folder
-        self.feeder: Feeder | None = None
-
-    async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
-        settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
-        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed)
-        recovery = await self.journal.start()
-        self.ids = Ids("0000beef", max(recovery.last_order, last_order))
-        self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
-        await self.feeder.start(StoreInfo(epoch=1, fed_seq=fed_seq, last_order=last_order))
-        return self.feeder
-
-    def _committed(self, records: list[Record]) -> None:
-        assert self.feeder is not None
-        self.feeder.committed(records)
-
-    async def stop(self) -> None:
-        if self.feeder is not None:
-            await self.feeder.stop()
-            await self.journal.stop()
-
-    def append(self, *lines: bytes) -> int:
-        """Journal jobs, a record each, with their decoded form; return the last order."""
-        for line in lines:
-            order = self.ids.take(1, self.rig.clock.now())
-            self.journal.append(Record(Kind.JOBS, 1, order, line, decode_jobs(line)))
-        return self.ids.last_order
-
-    async def insert(self, *lines: bytes) -> int:
-        order = self.append(*lines)
-        await self.journal.flush()
-        return order
-
-    async def state(self, order: int) -> State:
-        record = await self.rig.queue.job(self.ids.of(order))
-        assert record is not None
-        return record.state
-
-
-@pytest.fixture
-async def feeding(rig: Rig, tmp_path: Path) -> AsyncIterator[Feeding]:
-    feeding = Feeding(rig, tmp_path)
-    yield feeding
-    await feeding.stop()
-
-
-async def caught_up(feeder: Feeder) -> None:
-    async with asyncio.timeout(10):
-        await feeder.catch_up()
+from tests.support.feeding import Feeding, caught_up
 
 
 async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
@@ -306,7 +246,7 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
 
     monkeypatch.setattr(feeding.rig.store, "insert", dawdle)
     feeder = await feeding.start()
-    await feeding.insert(b'{"type":"mail"}')
+    await feeding.insert(b'{"type":"mail"}', b'{"type":"mail"}')  # a lone one would not wait for the store
     async with asyncio.timeout(10):
         await begun.wait()
         stopping = asyncio.ensure_future(feeder.stop())

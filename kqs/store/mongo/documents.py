@@ -42,7 +42,7 @@ _ENTRY_FIELDS = ["order", "type", "prio"]
 
 def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
     """Return a new job's document, but for its data and its claim."""
-    is_later = job.due_at > now and not job.claimed
+    is_later = job.due_at > now and not job.claimed_at
     document: Document = {
         "_id": job.id,
         "order": job.order,

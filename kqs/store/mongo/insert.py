@@ -42,8 +42,8 @@ class Inserter:
             document |= await self._session.bulk.put("data", job.id, job.data)
         else:
             document |= named("data", job.data)
-        if job.claimed:
-            document |= claimed(self._session.epoch, mark) | {"attempt": 1, "begun": [[worker, now]]}
+        if job.claimed_at:
+            document |= claimed(self._session.epoch, mark) | {"attempt": 1, "begun": [[worker, job.claimed_at]]}
         return document
 
     async def _store(self, documents: list[Document]) -> set[int]:

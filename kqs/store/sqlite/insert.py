@@ -36,7 +36,7 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     if plain:
         _insert_plain(session, plain)
     if claimed:
-        _insert_claimed(session, claimed, worker, now)
+        _insert_claimed(session, claimed, worker)
     if full:
         known += _insert_full(session, full, worker, now)
     session.last_order = max(session.last_order, max(job.order for job in jobs))
@@ -73,7 +73,7 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> tuple[list[Accepted]
     for job in jobs:
         if job.given_id or job.due_at or job.expire_at is not None or job.options is not None or len(job.data) > bulk_bytes:
             full.append(job)
-        elif job.claimed:
+        elif job.claimed_at:
             claimed.append(job)
         else:
             plain.append(job)
@@ -90,12 +90,12 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
 
-def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> None:
+def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> None:
     values: list[object] = []
     extend = values.extend
     epoch = session.epoch
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data, epoch, worker, now))
+        extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
     stored = _CLAIMED.execute(session.db, values)
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
@@ -125,14 +125,14 @@ def _names_a_made_id(session: Session, job: Accepted) -> bool:
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
     state = _first_state(job, now)
     run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None)
-    if job.claimed:
-        run = (Place.RUNNING, state, 1, session.epoch, worker, now)
+    if job.claimed_at:
+        run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
     return (job.order, given_id, job.type, job.prio, data, job.due_at or None, job.expire_at, job.options, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:
-    if job.claimed:
+    if job.claimed_at:
         return State.PROCESSING
     return State.DELAYED if job.due_at > now else State.NEW

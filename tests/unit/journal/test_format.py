@@ -26,7 +26,7 @@ from kqs.journal.format import (
     salt_of,
 )
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "journal" / "1.0.kqj"
+GOLDEN = Path(__file__).parents[2] / "golden" / "journal"
 HEADER = SegmentHeader(7, bytes(range(16)), bytes(range(16, 32)), b"node", 40, bytes(range(32, 48)), 4711)
 RECORDS = [
     Record(Kind.JOBS, 1, 0x6000000000001, b'[{"type":"ping"}]'),
@@ -34,20 +34,24 @@ RECORDS = [
 ]
 
 
+CLAIMED_RECORD = Record(Kind.JOBS, 1, 0x6000000000004, b'{"type":"ping"}', claimed=True)
+
+
 def golden_bytes() -> bytes:
-    """Return the segment of tests/golden/journal, written by this version."""
+    """Return the newest segment of tests/golden/journal, written by this version."""
     salt = salt_of(HEADER.id)
-    first, second = encode_frame(RECORDS, 40, salt)[1], encode_frame(RECORDS[:1], 42, salt)[1]
+    first, second = encode_frame(RECORDS, 40, salt)[1], encode_frame([CLAIMED_RECORD], 42, salt)[1]
     return encode_header(HEADER) + first + second + encode_void(43, 45, 60, salt) + bytes(64)
 
 
-def test_the_bytes_of_format_1_0_never_change() -> None:
-    assert golden_bytes() == GOLDEN.read_bytes()
+def test_the_bytes_of_format_1_1_never_change() -> None:
+    assert golden_bytes() == (GOLDEN / "1.1.kqj").read_bytes()
 
 
-def test_the_golden_segment_is_read() -> None:
-    data = GOLDEN.read_bytes()
-    assert decode_header(data) == HEADER
+@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True)])
+def test_the_golden_segments_are_read(version: str, claimed: bool) -> None:
+    data = (GOLDEN / f"{version}.kqj").read_bytes()
+    assert decode_header(data) == HEADER._replace(minor=int(version[-1]))
     header = decode_frame_header(data, HEADER_BYTES, salt_of(HEADER.id))
     assert header is not None
     start = HEADER_BYTES + FRAME_BYTES
@@ -57,6 +61,12 @@ def test_the_golden_segment_is_read() -> None:
         (41, Kind.CALLS, 2, RECORDS[1].payload),
     ]
     assert records[1].last_order == 0x6000000000003
+    start += header.length
+    second = decode_frame_header(data, start, salt_of(HEADER.id))
+    assert second is not None
+    start += FRAME_BYTES
+    (record,) = decode_records(second, data[start : start + second.length])
+    assert (record.seq, record.kind, record.claimed) == (42, Kind.JOBS, claimed)
 
 
 def with_version(major: int, minor: int) -> bytes:

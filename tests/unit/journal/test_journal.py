@@ -17,7 +17,7 @@ from kqs.errors import (
     JournalLockedError,
     JournalVersionError,
 )
-from kqs.journal import NO_ORDER, Journal
+from kqs.journal import NO_ORDER, Journal, Record
 from kqs.journal.commit import GroupCommit
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
 from kqs.journal.recovery import mend, read_header, scan
@@ -482,4 +482,43 @@ async def test_a_lone_record_that_needs_a_new_segment_leaves_it_to_the_tick() ->
     assert told.acknowledged == []
     await journal.flush()
     assert told.acknowledged == [b"x" * 4000]
+    await journal.stop()
+
+
+async def test_a_lone_record_may_be_claimed_and_says_so_on_the_disk() -> None:
+    files = MemoryFiles()
+    committed: list[bool] = []
+    journal = await a_started(
+        files,
+        claims=lambda record: record.payload == b"yes",
+        on_commit=lambda records: committed.extend(record.claimed for record in records),
+    )
+    for text in ("yes", "no"):
+        await journal.append_wait(a_record(text))
+    journal.append(a_record("yes"))
+    journal.append(a_record("yes"))
+    await journal.stop()
+    assert committed == [True, False, False, False]
+    assert [record.claimed for record in recovered(files)] == committed
+
+
+async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
+    files = FaultyFiles(MemoryFiles())
+    committed: list[Record] = []
+    journal = await a_started(files, claims=lambda _record: True, on_commit=committed.extend)
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    with pytest.raises(JournalFailedError):
+        await journal.append_wait(a_record())
+    assert committed == []
+    files.plan = lambda _index, _name: None
+    await journal.stop()
+
+
+async def test_a_fault_of_who_claims_costs_no_record() -> None:
+    def claims(_record: Record) -> bool:
+        raise RuntimeError("a bug")
+
+    journal = await a_started(claims=claims)
+    await journal.append_wait(a_record())
+    assert [record.claimed for record in await all_records(journal)] == [False]
     await journal.stop()

@@ -15,7 +15,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session = Session(tmp_path / "s", 1 << 20, 10, lambda: 1.0)
     session.open("0" * 32, "abcdef12")
     session.begin(durable=False)
-    jobs = [Accepted(n, "", False, "mail", 1, 0.0, None, b"x" * 100, None, claimed=True) for n in (1, 2)]
+    jobs = [Accepted(n, "", False, "mail", 1, 0.0, None, b"x" * 100, None, claimed_at=1.0) for n in (1, 2)]
     insert.insert(session, jobs, 1, "w", 1.0)
     report.report(session, [Report(Claim(1, "", 1, 1), "mail", State.SUCCESS, "success", 1.0, drop_at=2.0)])
     yield session

@@ -1,0 +1,70 @@
+"""A feeder between a real journal and a real queue."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from kqs.config import JournalSection
+from kqs.feeder import Feeder
+from kqs.ids import Ids
+from kqs.job import State
+from kqs.journal import Journal, Kind, Record
+from kqs.store.base import StoreInfo
+from kqs.wire.jobs import decode_jobs
+from tests.support.queueing import Rig
+
+
+class Feeding:
+    """A real journal, fed into a real queue."""
+
+    def __init__(self, rig: Rig, folder: Path) -> None:
+        self.rig = rig
+        self.folder = folder
+        self.feeder: Feeder | None = None
+
+    async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
+        settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
+        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed, claims=self._claims)
+        recovery = await self.journal.start()
+        self.ids = Ids("0000beef", max(recovery.last_order, last_order))
+        self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
+        await self.feeder.start(StoreInfo(epoch=1, fed_seq=fed_seq, last_order=last_order))
+        return self.feeder
+
+    def _committed(self, records: list[Record]) -> None:
+        assert self.feeder is not None
+        self.feeder.committed(records)
+
+    def _claims(self, record: Record) -> bool:
+        assert self.feeder is not None
+        return self.feeder.claims(record)
+
+    async def stop(self) -> None:
+        if self.feeder is not None:
+            await self.feeder.stop()
+            await self.journal.stop()
+
+    def append(self, *lines: bytes) -> int:
+        """Journal jobs, a record each, with their decoded form; return the last order."""
+        for line in lines:
+            jobs = decode_jobs(line)
+            order = self.ids.take(len(jobs), self.rig.clock.now())
+            self.journal.append(Record(Kind.JOBS, len(jobs), order, line, jobs))
+        return self.ids.last_order
+
+    async def insert(self, *lines: bytes) -> int:
+        order = self.append(*lines)
+        await self.journal.flush()
+        return order
+
+    async def state(self, order: int) -> State:
+        record = await self.rig.queue.job(self.ids.of(order))
+        assert record is not None
+        return record.state
+
+
+async def caught_up(feeder: Feeder) -> None:
+    """Return when the store has what the journal has."""
+    async with asyncio.timeout(10):
+        await feeder.catch_up()

@@ -1,0 +1,184 @@
+"""Jobs that are claimed as they are journaled: they run before the store has them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import kqs.feeder
+from kqs.errors import StoreUnavailableError
+from kqs.handlers import Failed, Ok
+from kqs.job import State
+from tests.support.feeding import Feeding, caught_up
+
+JOB = b'{"type":"mail"}'
+
+
+class Gate:
+    """A store that takes new jobs only while it is open."""
+
+    def __init__(self, feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._insert = feeding.rig.store.insert
+        self.is_open = False
+        monkeypatch.setattr(feeding.rig.store, "insert", self._pass)
+        monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
+        monkeypatch.setattr(kqs.feeder, "LONGEST_WAIT_S", 0.001)
+
+    async def _pass(self, *args: object) -> object:
+        if not self.is_open:
+            raise StoreUnavailableError("database is full")
+        return await self._insert(*args)  # type: ignore[arg-type]
+
+
+async def claimed(feeding: Feeding) -> list[bool]:
+    """Return which records of the journal say that they are claimed."""
+    return [record.claimed async for records in feeding.journal.read(0) for record in records]
+
+
+async def test_a_lone_job_that_meets_a_waiting_lane_runs_before_it_is_stored(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    order = await feeding.insert(JOB)
+    run = hand.runs.get_nowait()
+    assert (run.claim.order, run.claim.attempt, run.started_at) == (order, 1, order / 1e6)
+    assert await feeding.rig.queue.job(run.claim.id) is None
+    gate.is_open = True
+    await caught_up(feeder)
+    assert await feeding.state(order) is State.PROCESSING
+    assert await hand.end(run)
+    assert await feeding.state(order) is State.SUCCESS
+
+
+async def test_a_run_that_ends_before_its_job_is_stored_is_reported_after_it(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    await feeding.start()
+    order = await feeding.insert(JOB)
+    ending = asyncio.ensure_future(hand.end(await hand.take(), Ok(b"[7]")))
+    await asyncio.sleep(0)
+    assert feeding.rig.queue.running_count == 0
+    gate.is_open = True
+    async with asyncio.timeout(10):
+        assert await ending
+    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    assert record is not None
+    assert (record.state, record.result, record.runs[0].started_at) == (State.SUCCESS, b"[7]", order / 1e6)
+
+
+async def test_a_failed_run_of_a_job_that_is_not_stored_yet_is_tried_again(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    await feeding.start()
+    await feeding.insert(b'{"type":"mail","retry_delay":0}')
+    ending = asyncio.ensure_future(hand.end(await hand.take(), Failed("no")))
+    gate.is_open = True
+    async with asyncio.timeout(10):
+        await ending
+    again = await hand.take()
+    assert (again.claim.attempt, again.failures) == (2, 1)
+
+
+async def test_while_one_is_not_stored_the_next_one_waits_for_the_store(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    await feeding.start()
+    await feeding.insert(JOB)
+    await feeding.insert(JOB)
+    assert (await claimed(feeding), hand.runs.qsize()) == ([True, False], 1)
+    gate.is_open = True
+    assert [(await hand.take()).claim.attempt for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"type":"mail","id":"mine"}', b'{"type":"mail","delay":60}', b'{"type":"other"}', b'[{"type":"mail"},{"type":"mail"}]'],
+)
+async def test_what_the_store_must_be_asked_about_is_not_claimed(feeding: Feeding, line: bytes) -> None:
+    feeding.rig.hand(2)
+    feeder = await feeding.start()
+    await feeding.insert(line)
+    await caught_up(feeder)
+    assert await claimed(feeding) == [False]
+
+
+async def test_a_job_does_not_overtake_those_of_its_type_that_wait(feeding: Feeding) -> None:
+    hand = feeding.rig.hand(1)
+    feeder = await feeding.start()
+    first, second = await feeding.insert(JOB), await feeding.insert(JOB)
+    await caught_up(feeder)
+    run = await hand.take()
+    feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
+    hand.taker.free()
+    third = await feeding.insert(JOB)
+    taken = [run.claim.order, (await hand.take()).claim.order]
+    assert (taken, third > second, (await claimed(feeding))[-1]) == ([first, second], True, False)
+
+
+async def test_a_full_lane_or_a_stopping_feeder_claims_nothing(feeding: Feeding) -> None:
+    feeding.rig.hand(1)
+    feeder = await feeding.start()
+    await feeding.insert(JOB)
+    await caught_up(feeder)
+    await feeding.insert(JOB)
+    await caught_up(feeder)
+    feeding.rig.hand(1, "other")
+    await feeder.stop()
+    await feeding.insert(b'{"type":"other"}')
+    assert await claimed(feeding) == [True, False, False]
+
+
+async def lost(feeding: Feeding, monkeypatch: pytest.MonkeyPatch, line: bytes) -> int:
+    """Leave a claimed job in the journal, as a kill during its run would, and start anew; return its order."""
+    with monkeypatch.context() as patches:
+        hand, _ = feeding.rig.hand(1), Gate(feeding, patches)
+        feeder = await feeding.start()
+        order = await feeding.insert(line)
+        await hand.take()
+        await feeder.stop()
+        await feeding.journal.stop()
+    await feeding.rig.restart()
+    await caught_up(await feeding.start())
+    return order
+
+
+async def test_a_run_that_a_kill_cut_off_before_its_job_was_stored_counts_as_a_ghost(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await lost(feeding, monkeypatch, JOB)
+    again = await feeding.rig.hand(1).take()
+    assert (again.claim.order, again.claim.attempt, again.ghosts) == (order, 2, 1)
+    record = await feeding.rig.queue.job(again.claim.id)
+    assert record is not None
+    assert [(run.state, run.error) for run in record.runs] == [
+        ("ghost", "the server died during the run"),
+        ("processing", None),
+    ]
+
+
+async def test_a_job_that_may_not_be_a_ghost_fails_when_its_run_was_cut_off(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await lost(feeding, monkeypatch, b'{"type":"mail","ghosts":0}')
+    await feeding.rig.queue.settle()
+    assert await feeding.state(order) is State.FAIL
+
+
+async def test_a_claimed_job_that_the_store_has_is_left_as_it_is(feeding: Feeding) -> None:
+    hand = feeding.rig.hand(1)
+    feeder = await feeding.start()
+    order = await feeding.insert(JOB)
+    await hand.end(await hand.take())
+    await feeder.stop()
+    await feeding.journal.stop()
+    await feeding.rig.restart()
+    await caught_up(await feeding.start())
+    await feeding.rig.queue.settle()
+    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    assert record is not None
+    assert (record.state, record.attempt, record.ghosts) == (State.SUCCESS, 1, 0)
