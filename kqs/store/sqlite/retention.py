@@ -31,7 +31,10 @@ _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep."""
-    return _delete(session, _orders(session, _DROPPED, (now, before_order, limit)))
+    swept = _delete(session, _orders(session, _DROPPED, (now, before_order, limit)))
+    if not swept:
+        session.shrink_after()
+    return swept
 
 
 def trim_successes(session: Session, keep_count: int, limit: int, before_order: int) -> int:

@@ -17,6 +17,13 @@ from kqs.store.sqlite.tallies import Tallies
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
+#: unused pages that are kept for what comes next: at least so many (16 MiB), and this share of the file
+_SPARE_PAGES = 4096
+_SPARE_SHARE = 0.25
+#: so many of the others go back to the disk at a time: 20 ms of work
+_SHRINK_PAGES = 1024
+_SIZE_PRAGMAS = ("auto_vacuum", "freelist_count", "page_count")
+
 
 class Session:
     """What an operation works with: `db` inside an open transaction, the epoch, and the pending totals.
@@ -45,6 +52,7 @@ class Session:
         self._is_in_doubt = False
         self._has_unsynced = False
         self._has_uncopied = False
+        self._shrinks_after = False
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -61,7 +69,7 @@ class Session:
     @property
     def is_idle_work_left(self) -> bool:
         """Tell whether `tidy` has something to do."""
-        return self._has_uncopied
+        return self._has_uncopied and self._db is not None
 
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
@@ -117,6 +125,12 @@ class Session:
             # here rather than in the next `begin`, which may be one that somebody waits for
             with contextlib.suppress(sqlite3.Error):
                 self._set_full(False)
+        if self._shrinks_after:
+            self._shrinks_after = False
+            try:
+                self._shrink()
+            except sqlite3.Error as error:
+                self.rollback(error)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -145,12 +159,31 @@ class Session:
         return self.fed_seq
 
     def tidy(self) -> None:
-        """Copy the WAL into the file now that nobody waits, so that a commit need not."""
+        """Shrink the file and copy the WAL into it now that nobody waits, so that a commit need not."""
         self._has_uncopied = False
         try:
+            self._has_uncopied = self._shrink()
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
         except sqlite3.Error as error:
             self.rollback(error)
+
+    def shrink_after(self) -> None:
+        """Let this transaction's commit be followed by a `_shrink`, since a store that is never quiet is never tidied."""
+        self._shrinks_after = True
+
+    def _shrink(self) -> bool:
+        """Give pages that nothing uses back to the disk; tell whether there are more. Copying the WAL then cuts the file.
+
+        A file from before this was possible (auto_vacuum 0) stays as long as it is.
+        """
+        kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
+        excess = free - max(_SPARE_PAGES, int(pages * _SPARE_SHARE))
+        if kind == 0 or excess <= 0:
+            return False
+        # as a script: a plain statement would be left at its first page
+        self.db.executescript(f"pragma incremental_vacuum({min(excess, _SHRINK_PAGES)})")
+        self._has_uncopied = True
+        return excess > _SHRINK_PAGES
 
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")

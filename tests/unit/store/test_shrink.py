@@ -1,0 +1,112 @@
+"""Space that dropped jobs took goes back to the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kqs.job import Accepted, Claim, Report, State
+from kqs.store.sqlite import connection, insert, report, retention
+from kqs.store.sqlite import session as sessions
+from kqs.store.sqlite.session import Session
+
+JOBS = 500
+SPARE = 20
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sessions, "_SPARE_PAGES", SPARE)
+    monkeypatch.setattr(sessions, "_SHRINK_PAGES", 50)
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def session(path: Path) -> Iterator[Session]:
+    session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
+    session.open("0" * 32, "abcdef12")
+    yield session
+    session.close()
+
+
+def fill_and_drop(session: Session) -> None:
+    session.begin(durable=False)
+    jobs = [Accepted(n, "", False, "mail", 1, 0.0, None, b"x" * 4000, None, claimed_at=1.0) for n in range(1, JOBS + 1)]
+    insert.insert(session, jobs, 1, "w", 1.0)
+    ends = [Report(Claim(job.order, "", 1, 1), "mail", State.SUCCESS, "success", 1.0, drop_at=2.0) for job in jobs]
+    report.report(session, ends)
+    session.commit()
+    assert sweep(session) == JOBS
+
+
+def sweep(session: Session) -> int:
+    session.begin(durable=False)
+    swept = retention.sweep(session, 5.0, JOBS, JOBS + 1)
+    session.commit()
+    return swept
+
+
+def pages(session: Session, name: str = "page_count") -> int:
+    return int(session.db.execute(f"pragma {name}").fetchone()[0])
+
+
+def test_a_quiet_store_gives_back_what_it_does_not_use(session: Session, path: Path) -> None:
+    fill_and_drop(session)
+    session.tidy()
+    assert path.stat().st_size > JOBS * 4000 / 2
+    while session.is_idle_work_left:
+        session.tidy()
+    assert path.stat().st_size < 50 * 4096
+    assert pages(session, "freelist_count") == SPARE
+
+
+def test_a_busy_store_gives_some_back_whenever_nothing_is_left_to_drop(session: Session) -> None:
+    fill_and_drop(session)
+    before = pages(session)
+    assert sweep(session) == 0
+    assert pages(session) == before - 50
+    assert session.is_idle_work_left
+
+
+def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("create table old (x)")
+        db.execute("drop table old")
+    db.close()
+    monkeypatch.setattr(sessions.schema, "_is_empty", lambda _db: True)
+    session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
+    session.open("0" * 32, "abcdef12")
+    fill_and_drop(session)
+    before = pages(session)
+    session.tidy()
+    assert (pages(session), session.is_idle_work_left) == (before, False)
+    session.close()
+
+
+@pytest.mark.parametrize("by", ["tidy", "sweep"])
+def test_a_file_that_fails_to_shrink_is_opened_anew(session: Session, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    fill_and_drop(session)
+
+    def fail() -> bool:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    with monkeypatch.context() as patches:
+        patches.setattr(session, "_shrink", fail)
+        if by == "tidy":
+            session.tidy()
+        else:
+            sweep(session)
+    assert not session.is_idle_work_left
+    assert sweep(session) == 0
+
+
+def test_new_files_can_shrink(tmp_path: Path) -> None:
+    db = connection.connect(tmp_path / "new", 1 << 20)
+    db.execute("create table t (x)")
+    assert db.execute("pragma auto_vacuum").fetchone() == (2,)
+    db.close()
