@@ -156,6 +156,23 @@ async def test_a_server_that_beats_keeps_its_runs(ours: MongoStore, theirs: Mong
         await theirs.sync()
 
 
+@pytest.mark.parametrize("way", ["claim", "insert"])
+async def test_who_was_taken_for_dead_says_that_it_lives_before_it_claims(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float, way: str
+) -> None:
+    await ours.insert([a_job(0), a_job(1)], 1, "w", now)
+    (held,) = await theirs.claim([an_entry(0)], "w2", now)
+    for _ in range(3):
+        assert await ours.orphans(9) == []
+        clock.advance(10)
+    assert await ours.orphans(9) == [held]
+    if way == "claim":
+        assert await theirs.claim([an_entry(1)], "w2", now)
+    else:
+        await theirs.insert([their_job(2, claimed_at=now)], 1, "w2", now)
+    assert await ours.orphans(9) == []
+
+
 async def test_servers_whose_clocks_differ_by_a_minute_see_each_other_alive_and_dead(
     uri: str, ours: MongoStore, clock: FakeClock, now: float
 ) -> None:

@@ -52,6 +52,7 @@ class Servers:
         self._sightings: dict[int, _Sighting] = {}
         self._living: set[int] = set()
         self._looked_at = monotonic()
+        self._beat_at = monotonic()
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
@@ -73,7 +74,7 @@ class Servers:
             )
         except DuplicateKeyError:
             raise StoreCorruptError(await self._clash()) from None
-        self.epoch = epoch
+        self.epoch, self._beat_at = epoch, self._monotonic()
         self.fed_seq, self.last_order = ours["fed_seq"], ours["last_order"]
 
     async def _clash(self) -> str:
@@ -90,14 +91,20 @@ class Servers:
 
         Raises: StoreCorruptError: another server was started with our journal.
         """
-        fed_seq = self.fed_seq
+        fed_seq, now = self.fed_seq, self._monotonic()
         done = await self._servers.update_one(
             {"_id": self._journal_id, "epoch": self.epoch},
             {"$inc": {"beat": 1}, "$max": self._reach(fed_seq)},
         )
         if not done.matched_count:
             raise StoreCorruptError(f"another server was started with a copy of journal {self._journal_id}")
+        self._beat_at = now
         return fed_seq
+
+    @property
+    def is_overdue(self) -> bool:
+        """Tell whether our last heartbeat was so long ago that others may soon take us for dead, or do."""
+        return self._monotonic() - self._beat_at > LEASE_S / 2
 
     def _reach(self, fed_seq: int) -> Document:
         return {"fed_seq": fed_seq, "last_order": self.last_order, "journal_order": self._journal_order}

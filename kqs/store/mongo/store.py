@@ -76,11 +76,11 @@ class MongoStore:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """See Store.insert."""
-        return await self._there.write(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
+        return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
     async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
         """See Store.claim."""
-        return await self._there.write(Lane.CLAIM, partial(self._there.claimer.claim, entries, worker, now))
+        return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.claim, entries, worker, now))
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""
@@ -174,6 +174,16 @@ class _Open:
         if self._fault is not None:
             raise self._fault
         return self.lanes.write(lane, operation)
+
+    def write_alive(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
+        """As `write`, for what may claim jobs: who was cut off says first that it lives, or others would run them too."""
+
+        async def beat_first() -> T:
+            if self.servers.is_overdue:
+                await self.servers.beat()
+            return await operation()
+
+        return self.write(lane, beat_first)
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
