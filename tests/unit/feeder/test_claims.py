@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-import kqs.feeder
+import kqs.feeder.feeder
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Ok
 from kqs.job import State
@@ -22,8 +22,8 @@ class Gate:
         self._insert = feeding.rig.store.insert
         self.is_open = False
         monkeypatch.setattr(feeding.rig.store, "insert", self._pass)
-        monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
-        monkeypatch.setattr(kqs.feeder, "LONGEST_WAIT_S", 0.001)
+        monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
+        monkeypatch.setattr(kqs.feeder.feeder, "LONGEST_WAIT_S", 0.001)
 
     async def _pass(self, *args: object) -> object:
         if not self.is_open:

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-import kqs.feeder
+import kqs.feeder.checkpoints
+import kqs.feeder.feeder
+import kqs.feeder.held
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.job import State
@@ -25,7 +27,7 @@ async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
 
 
 async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
     hand = feeding.rig.hand(1)
     await feeding.start()
     await feeding.insert(b'{"type":"mail"}')
@@ -33,7 +35,7 @@ async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monk
 
 
 async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
     feeder = await feeding.start()
     for _ in range(5):
         await feeding.insert(b'{"type":"mail"}')
@@ -48,7 +50,7 @@ async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feed
     feeding.feeder.wait_for_store(0)
     for _ in range(5):
         await feeding.insert(b'{"type":"mail"}')
-    assert (feeding.feeder._held_jobs, feeding.feeder.lag_records) == (0, 5)
+    assert (feeding.feeder._held.count, feeding.feeder.lag_records) == (0, 5)
     await feeding.feeder.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
     await caught_up(feeding.feeder)
     assert len(await feeding.rig.queue.jobs("mail", None, None, 100)) == 5
@@ -70,8 +72,8 @@ async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Fe
 async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kqs.feeder, "MAX_HELD_JOBS", 3)
-    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.held, "MAX_JOBS", 3)
+    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
     feeder = await feeding.start()
     for number in range(50):
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
@@ -85,7 +87,7 @@ async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     insert, refused = feeding.rig.store.insert, asyncio.Event()
-    monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
 
     async def refuse_once(*args: object) -> object:
         if not refused.is_set():
@@ -105,7 +107,7 @@ async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
 
 
 async def test_the_checkpoint_follows_when_all_is_quiet(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_S", 0.001)
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     async with asyncio.timeout(10):
@@ -118,7 +120,7 @@ async def test_the_checkpoint_follows_a_store_that_had_more(feeding: Feeding, mo
     await (await feeding.start()).stop()
     order = await feeding.insert(b'{"type":"mail"}')
     await feeding.journal.stop()
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_S", 0.001)
     feeder = await feeding.start(fed_seq=1, last_order=order)
     assert feeder.checkpointed_order == 0
     async with asyncio.timeout(10):
@@ -130,7 +132,7 @@ async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding
     feeder = await feeding.start()
     feeding.append(b'{"type":"mail"}')
     await feeding.journal.flush()
-    feeder._let_checkpoint()
+    feeder._checkpoints._ring()
     order = await feeding.insert(b'{"type":"mail"}')
     async with asyncio.timeout(10):
         while feeder.checkpointed_order <= order:  # noqa: ASYNC110 - no event tells of a checkpoint
@@ -138,7 +140,7 @@ async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding
 
 
 async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_BYTES", 1)
     feeder = await feeding.start()
     for _ in range(20):
         await feeding.insert(b'{"type":"mail","data":"%s"}' % (b"x" * 10_000))
@@ -148,7 +150,7 @@ async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, mon
 
 
 async def test_what_was_not_fed_at_the_stop_stays_in_the_journal(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     await feeder.stop()
@@ -168,7 +170,7 @@ async def test_an_at_and_own_options_are_kept(feeding: Feeding) -> None:
 
 
 async def test_a_checkpoint_that_cannot_be_written_is_written_later(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CHECKPOINT_AFTER_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_S", 0.001)
     feeder = await feeding.start()
     checkpoint, refusals = feeding.journal.checkpoint, [JournalError("no space left on device")]
 
@@ -189,7 +191,7 @@ async def fed_from_a_disk_that_fails_once(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch, failure: JournalError
 ) -> tuple[Feeder, int]:
     """Start a feeder that finds a job in the journal; its first read fails."""
-    monkeypatch.setattr(kqs.feeder, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
     await (await feeding.start()).stop()
     order = await feeding.insert(b'{"type":"mail"}')
     read, failures = Journal.read, [failure]
@@ -221,7 +223,7 @@ async def test_a_damaged_journal_ends_the_feeder(feeding: Feeding, monkeypatch: 
 
 
 async def test_nobody_waits_for_ever_for_a_store_that_is_behind(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder, "CATCH_UP_S", 0.01)
+    monkeypatch.setattr(kqs.feeder.feeder, "CATCH_UP_S", 0.01)
 
     async def refuse(*_: object) -> list[int]:
         raise StoreUnavailableError("full")

@@ -1,0 +1,93 @@
+"""When the journal's checkpoint moves: behind what the store has made durable, now and then.
+
+A restart reads again what stands above the checkpoint, so it moves after so many bytes, and when all has been quiet for a
+moment. One that cannot be written is tried again later; nothing is lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kqs.errors import JournalError, StoreError
+from kqs.feeder.held import Reach
+from kqs.journal import Journal
+from kqs.store.base import Store, StoreInfo
+
+log = structlog.get_logger("kqs.feeder")
+
+#: unfed or uncheckpointed bytes that a restart may have to read again
+AFTER_BYTES = 64 * 1024 * 1024
+AFTER_S = 2.0
+
+
+class Checkpoints:
+    """See the module docstring. Call from the feeder's task."""
+
+    def __init__(self, journal: Journal, store: Store, on_due: Callable[[], None]) -> None:
+        """Args: on_due: called when `is_due` becomes true by itself."""
+        self._journal = journal
+        self._store = store
+        self._on_due = on_due
+        self._reach = Reach(0, 0)
+        self._moved_to = 0
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        #: it should move once all is quiet
+        self.is_due = False
+        #: no replay can bring back a job with an order below this one
+        self.order = 0
+
+    def start(self, info: StoreInfo) -> None:
+        """Begin with what the store has already."""
+        self._reach = Reach(info.fed_seq, info.last_order + 1)
+        self._moved_to = self._journal.checkpoint_seq
+        if self._moved_to == info.fed_seq:
+            self.order = self._reach.order
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def fed(self, reach: Reach, size_bytes: int) -> None:
+        """Note that the store has the journal up to `reach`, which took it `size_bytes` of records."""
+        self._reach = Reach(reach.seq, max(self._reach.order, reach.order))
+        self._bytes += size_bytes
+
+    @property
+    def is_overdue(self) -> bool:
+        """Tell whether so much was fed since that it must move even amid work."""
+        return self._bytes >= AFTER_BYTES
+
+    def arm(self) -> None:
+        """Become due in a while, if there is anything to do; for when all is quiet."""
+        if self._reach.seq > self._moved_to and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(AFTER_S, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.is_due = True
+        self._on_due()
+
+    async def move(self) -> None:
+        """Let the store make durable what it has, and move the checkpoint there."""
+        self.is_due = False
+        if self._reach.seq <= self._moved_to:
+            return
+        self._bytes = 0
+        order = self._reach.order
+        try:
+            durable_seq = await self._store.sync()
+        except StoreError as error:
+            log.warning("the store cannot be made durable, no checkpoint yet", error=str(error))
+            return
+        try:
+            await self._journal.checkpoint(durable_seq)
+        except JournalError as error:
+            log.warning("the checkpoint cannot be written, trying again later", error=str(error))
+            return
+        self._moved_to = durable_seq
+        self.order = order
