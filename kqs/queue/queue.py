@@ -20,20 +20,18 @@ from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.options import Cascade
-from kqs.queue.alarm import Alarm
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
-from kqs.queue.rules import Judge, Retention
+from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
+from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
 
 log = structlog.get_logger("kqs.queue")
 
 Answer = TypeVar("Answer")
 
-#: how many records one store operation touches at most, so that no other waits long behind it
-SLICE = 1000
 #: retention is not urgent: ended records are looked at this often, in s
 HOUSEKEEPING_S = 5.0
 #: how long a stop waits for a store that refuses the last reports
@@ -73,8 +71,7 @@ class Queue:
         self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
-        self._due = Alarm(clock, self._wake_due)
-        self._expiring = Alarm(clock, self._expire)
+        self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker_tasks: dict[Taker, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -94,19 +91,15 @@ class Queue:
         self._epoch = info.epoch
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
-        await self._note_next()
+        await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         await self._broker.start(refill, {type_: n for type_, n in waiting.items() if n}, info.store_id)
         try:
             await self._recover_orphans()
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
-        for body, name in (
-            (self._reporter.run(), "queue-reports"),
-            (self._due.run(), "queue-due"),
-            (self._expiring.run(), "queue-expire"),
-            (self._keep_house(), "queue-housekeeping"),
-        ):
+        services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self._keep_house()}
+        for name, body in (services | self._timetable.services).items():
             self._own(body, name)
 
     async def stop(self) -> None:
@@ -183,13 +176,9 @@ class Queue:
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
         for job in jobs:
-            if job.expire_at is not None:
-                self._expiring.note(job.expire_at)
-            if job.order in known or job.claimed_at:
-                continue
-            if job.due_at:
-                self._due.note(job.due_at)
-            else:
+            if job.due_at or job.expire_at is not None:
+                self._timetable.note(job.due_at, job.expire_at)
+            if not (job.due_at or job.claimed_at or job.order in known):
                 entries.append(entry_of(job, self._broker.body_bytes))
         if entries:
             await self._broker.put(entries)
@@ -255,8 +244,7 @@ class Queue:
         await self._reporter.settle(None)
 
     def _now(self) -> float:
-        """Return wall time in whole ms: what ends in the same ms is stored by one statement."""
-        return int(self.clock.now() * 1000) / 1000
+        return whole_ms(self.clock.now())
 
     def _lease_expired(self, lease: Lease) -> None:
         now = self._now()
@@ -280,45 +268,15 @@ class Queue:
             if not ok:
                 self.stale_count += 1
             elif report.state <= State.GHOST:
-                if report.due_at:
-                    self._due.note(report.due_at)
-                else:
+                self._timetable.note(report.due_at, run.expire_at)
+                if not report.due_at:
                     ready.append(entry_again(run, self._broker.body_bytes))
-                if run.expire_at is not None:
-                    self._expiring.note(run.expire_at)
         if held:
             await self._broker.delete(held)
         if ready:
             await self._broker.put(ready)
 
-    # -- what is due --------------------------------------------------------------------------------------------------
-
-    async def _wake_due(self) -> float | None:
-        try:
-            while entries := await self._store.wake(self.clock.now(), SLICE, self._broker.body_bytes):
-                await self._broker.put(entries)
-            return await self._store.next_due_at()
-        except StoreUnavailableError as error:
-            log.warning("cannot wake what is due, trying again", error=str(error))
-            return self.clock.now() + 1.0
-
-    async def _expire(self) -> float | None:
-        keep = self.cascade.base.keep
-        drop_after_s = self._settings.retention.drop_at(State.FAIL, keep, 0.0)
-        by_type = self.cascade.keep_by_type()
-        try:
-            while ended := await self._store.expire(self._now(), SLICE, drop_after_s, by_type):
-                log.info("jobs expired", count=len(ended))
-            return await self._store.next_expire_at()
-        except StoreUnavailableError as error:
-            log.warning("cannot end what expired, trying again", error=str(error))
-            return self.clock.now() + 1.0
-
-    async def _note_next(self) -> None:
-        if (due_at := await self._store.next_due_at()) is not None:
-            self._due.note(due_at)
-        if (expire_at := await self._store.next_expire_at()) is not None:
-            self._expiring.note(expire_at)
+    # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
         while True:
@@ -331,7 +289,7 @@ class Queue:
     async def keep_house(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
         await self._recover_orphans()
-        await self._note_next()
+        await self._timetable.look()
         await self._seeker.look()
         await self.sweep()
 

@@ -16,6 +16,11 @@ from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 MAX_ERROR_CHARS = 4000
 
 
+def whole_ms(at: float) -> float:
+    """Return an instant in whole ms: what ends in the same ms is stored by one statement."""
+    return int(at * 1000) / 1000
+
+
 @dataclass(frozen=True)
 class Retention:
     """How long a record outlives its end when the job's own `keep` does not say, in s; -1 for ever."""

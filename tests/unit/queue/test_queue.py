@@ -80,7 +80,7 @@ async def test_a_failure_waits_and_runs_again_with_the_next_attempt(rig: Rig) ->
     record = await rig.record(1)
     assert (record.state, record.failures, record.due_at) == (State.RETRY, 1, NOW + 30)
     rig.clock.advance(31)
-    rig.queue._due.note(0.0)
+    rig.queue._timetable._due.note(0.0)
     run = await hand.take()
     assert (run.claim.attempt, run.failures) == (2, 1)
 
@@ -155,7 +155,7 @@ async def test_waiting_and_delayed_jobs_outlive_a_restart(rig: Rig) -> None:
     hand = rig.hand(2)
     assert (await hand.take()).claim.order == ORDER + 1
     rig.clock.advance(61)
-    rig.queue._due.note(0.0)
+    rig.queue._timetable._due.note(0.0)
     assert (await hand.take()).claim.order == ORDER + 2
 
 

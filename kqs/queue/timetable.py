@@ -1,0 +1,74 @@
+"""What happens at an instant: a waiting job comes due, or expires."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from kqs.broker.base import Broker
+from kqs.clock import Clock
+from kqs.errors import StoreUnavailableError
+from kqs.job import State
+from kqs.options import Cascade
+from kqs.queue.alarm import Alarm
+from kqs.queue.rules import Retention, whole_ms
+from kqs.store.base import Store
+
+log = structlog.get_logger("kqs.queue")
+
+#: how many records one store operation touches at most, so that no other waits long behind it
+SLICE = 1000
+#: how long to wait before asking a store that refused again, in s
+RETRY_WAIT_S = 1.0
+
+
+class Timetable:
+    """Moves what is due to the broker, and ends what has expired. Own a task for each of `services`."""
+
+    def __init__(self, store: Store, broker: Broker, cascade: Cascade, clock: Clock, retention: Retention) -> None:
+        self._store = store
+        self._broker = broker
+        self._cascade = cascade
+        self._clock = clock
+        self._retention = retention
+        self._due = Alarm(clock, self._wake_due)
+        self._expiring = Alarm(clock, self._expire)
+
+    @property
+    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return the bodies of the tasks that serve it, by name; they run for ever."""
+        return {"queue-due": self._due.run(), "queue-expire": self._expiring.run()}
+
+    def note(self, due_at: float, expire_at: float | None) -> None:
+        """Take in when a waiting job is due (0.0: it is) and when it expires (None: never), in Unix seconds."""
+        if due_at:
+            self._due.note(due_at)
+        if expire_at is not None:
+            self._expiring.note(expire_at)
+
+    async def look(self) -> None:
+        """Take in what stands in the store. Raises: StoreUnavailableError."""
+        self.note(await self._store.next_due_at() or 0.0, await self._store.next_expire_at())
+
+    async def _wake_due(self) -> float | None:
+        try:
+            while entries := await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes):
+                await self._broker.put(entries)
+            return await self._store.next_due_at()
+        except StoreUnavailableError as error:
+            log.warning("cannot wake what is due, trying again", error=str(error))
+            return self._clock.now() + RETRY_WAIT_S
+
+    async def _expire(self) -> float | None:
+        keep = self._cascade.base.keep
+        drop_after_s = self._retention.drop_at(State.FAIL, keep, 0.0)
+        by_type = self._cascade.keep_by_type()
+        try:
+            while ended := await self._store.expire(whole_ms(self._clock.now()), SLICE, drop_after_s, by_type):
+                log.info("jobs expired", count=len(ended))
+            return await self._store.next_expire_at()
+        except StoreUnavailableError as error:
+            log.warning("cannot end what expired, trying again", error=str(error))
+            return self._clock.now() + RETRY_WAIT_S
