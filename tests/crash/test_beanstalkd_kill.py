@@ -6,14 +6,14 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kqs.broker.beanstalkd.server import GIVE_UP_S
+from tests.support.asking import ask, eventually, until
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, with_binlog
-from tests.support.beanstalkd_jobs import ask, assert_all_ran, configured, insert, stats, until
+from tests.support.beanstalkd_jobs import assert_all_ran, configured, insert
 from tests.support.serving import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -24,15 +24,6 @@ JOBS = 200
 BINLOG_BYTES = 32_768
 PAGE_BYTES = 4096
 AGAIN_WITHIN_S = 5
-
-
-def await_that(condition: Callable[[], bool], within_s: float = 10) -> float:
-    """Wait for what another process does; return how long it took, in s."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within_s, "it has not come about"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 class Fault:
@@ -79,7 +70,7 @@ class BinlogFull(BinlogKept):
 
     def strike(self, beanstalkd: Beanstalkd, server: Served) -> None:
         beanstalkd.limit_files(BINLOG_BYTES - 1)
-        await_that(lambda: "OUT_OF_MEMORY" in str(ask(server, "health")))
+        eventually(lambda: str(ask(server, "health")), lambda health: "OUT_OF_MEMORY" in health)
 
 
 class BinlogFailing(Fault):
@@ -91,7 +82,7 @@ class BinlogFailing(Fault):
 
     def strike(self, beanstalkd: Beanstalkd, server: Served) -> None:
         beanstalkd.limit_files(PAGE_BYTES)
-        await_that(lambda: beanstalkd.has_ended or b"in filewrite: write" in beanstalkd.complaints)
+        eventually(lambda: beanstalkd.complaints, lambda said: beanstalkd.has_ended or b"in filewrite: write" in said)
 
 
 @pytest.mark.parametrize("kind", [NoBinlog, BinlogKept, BinlogFlushedLate, BinlogWiped, BinlogFull, BinlogFailing])
@@ -116,9 +107,9 @@ def test_a_beanstalkd_may_be_killed_at_any_time(tmp_path: Path, kind: type[Fault
             fault.prepare()
             time.sleep(chance.uniform(0.0, 0.1))
             beanstalkd.start()
-        until(server, "jobs_success", 3 * KILLS * JOBS)
+        until(server, within_s=60, jobs_success=3 * KILLS * JOBS)
         assert_all_ran(server, tmp_path, range(3 * KILLS * JOBS))
-        assert stats(server)["runs_stale"] == 0
+        assert ask(server, "stats")["runs_stale"] == 0
 
 
 WAITING = 500
@@ -139,14 +130,14 @@ def test_what_it_held_is_put_again_soon_after_its_return(tmp_path: Path, kind: t
         serving(tmp_path, **accepting_only(tmp_path, beanstalkd)) as server,
     ):
         insert(server, range(WAITING))
-        await_that(lambda: beanstalkd.ready_count() == WAITING)
+        eventually(beanstalkd.ready_count, lambda count: count == WAITING)
         beanstalkd.kill()
-        await_that(lambda: "away" in str(ask(server, "health")))
+        eventually(lambda: str(ask(server, "health")), lambda health: "away" in health)
         time.sleep(3)  # until the attempts to reach it are as rare as they get
         fault.prepare()
         beanstalkd.start()
-        assert await_that(lambda: beanstalkd.ready_count() >= WAITING) < AGAIN_WITHIN_S
-        assert await_that(lambda: ask(server, "health")["verdict"] == "ok") < AGAIN_WITHIN_S
+        eventually(beanstalkd.ready_count, lambda count: count >= WAITING, AGAIN_WITHIN_S)
+        eventually(lambda: ask(server, "health"), lambda health: health["verdict"] == "ok", AGAIN_WITHIN_S)
 
 
 def test_what_it_held_is_put_into_another_soon_after_it_is_given_up(tmp_path: Path) -> None:
@@ -156,10 +147,10 @@ def test_what_it_held_is_put_into_another_soon_after_it_is_given_up(tmp_path: Pa
         serving(tmp_path, **accepting_only(tmp_path, first, second)) as server,
     ):
         insert(server, range(WAITING))
-        await_that(lambda: first.ready_count() + second.ready_count() == WAITING)
+        eventually(lambda: first.ready_count() + second.ready_count(), lambda count: count == WAITING)
         assert first.ready_count()
         first.kill()
-        assert await_that(lambda: second.ready_count() == WAITING) < GIVE_UP_S + AGAIN_WITHIN_S
+        eventually(second.ready_count, lambda count: count == WAITING, GIVE_UP_S + AGAIN_WITHIN_S)
 
 
 def test_a_kqs_that_is_killed_beside_it_doubles_no_more_than_allowed(tmp_path: Path) -> None:
@@ -170,10 +161,10 @@ def test_a_kqs_that_is_killed_beside_it_doubles_no_more_than_allowed(tmp_path: P
                 insert(server, range(number * 100, (number + 1) * 100))
                 assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         with serving(tmp_path, **settings) as server:
-            until(server, "jobs_new", 500)
-            await_that(lambda: beanstalkd.ready_count() >= 100)
+            until(server, jobs_new=500)
+            eventually(beanstalkd.ready_count, lambda count: count >= 100)
             server.stop()
         assert beanstalkd.ready_count() <= 200
         with serving(tmp_path, **configured(tmp_path, beanstalkd)) as server:
-            until(server, "jobs_success", 500)
+            until(server, within_s=60, jobs_success=500)
             assert_all_ran(server, tmp_path, range(500))

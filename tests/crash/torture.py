@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.asking import ask, eventually
 from tests.support.serving import Served, serving
 
 CLIENTS = 16
@@ -163,7 +164,7 @@ class Victim:
 
 def unfinished_by_stats(servers: Sequence[Served]) -> int:
     """Return how many jobs wait or run, where one server says so of all."""
-    stats = json.loads(servers[0].ask('{"n":"stats"}')[0])["m"]
+    stats = ask(servers[0], "stats")
     return sum(stats[f"jobs_{state}"] for state in ("new", "delayed", "processing", "retry", "ghost"))
 
 
@@ -215,15 +216,12 @@ async def _load(account: Account, plan: Plan, victims: Sequence[Victim], victim:
 
 def _drain(servers: Sequence[Served], unfinished: Callable[[Sequence[Served]], int]) -> None:
     """Wait until nothing waits any more; the only wait without an event, since the wire has none to offer."""
-    deadline = time.monotonic() + DRAIN_WITHIN_S
-    while any(_unfed(server) for server in servers) or unfinished(servers):
-        assert time.monotonic() < deadline, f"{unfinished(servers)} jobs have not ended"
-        time.sleep(0.05)
-
-
-def _unfed(server: Served) -> int:
-    unfed: int = json.loads(server.ask('{"n":"stats"}')[0])["m"]["journal_unfed_records"]
-    return unfed
+    eventually(
+        lambda: sum(ask(server, "stats")["journal_unfed_records"] for server in servers) or unfinished(servers),
+        lambda left: left == 0,
+        DRAIN_WITHIN_S,
+        "all fed and ended",
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import pytest
 
 import kqs
 from kqs.config import Config, load_config
+from tests.support.asking import ask
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.dockerfile import instructions
-from tests.support.fleet import ask, await_state, run_states, some
+from tests.support.fleet import await_state, run_states, some
 from tests.support.mongodb import mongodb
 from tests.support.serving import ROOT, serving
 from tests.support.yaml import parse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import until, until_said
+from tests.support.asking import RefusedError, ask, peer_of, until, until_said
 from tests.support.serving import ROOT, Served, serving
 
-INSERT = '{"n":"insert","m":{"type":"%s","data":%s}}'
 SLOW = """
 import asyncio
 import kqs
@@ -33,17 +31,9 @@ def deadly(data):
 """
 
 
-def ask(server: Served, line: str) -> object:
-    """Return the result of one call."""
-    answer = json.loads(server.ask(line)[0])
-    assert answer["s"] == "end", answer
-    return answer["m"]
-
-
-def stats(server: Served) -> dict[str, float]:
-    found = ask(server, '{"n":"stats"}')
-    assert isinstance(found, dict)
-    return found
+def insert(server: Served, type_: str, data: object, **options: object) -> str:
+    with peer_of(server) as peer:
+        return peer.insert(type_, data, **options)
 
 
 def refused(folder: Path, *args: str, **settings: str) -> tuple[int, str]:
@@ -67,18 +57,17 @@ def names(folder: Path) -> dict[str, bytes]:
 
 def test_an_inserted_ping_runs_with_no_code_written(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        job_id = ask(server, INSERT % ("ping", '{"a":1}'))
+        job_id = insert(server, "ping", {"a": 1})
         until(server, jobs_success=1)
-        record = ask(server, json.dumps({"n": "job", "m": job_id}))
-        assert isinstance(record, dict)
+        record = ask(server, "job", job_id)
         assert (record["state"], record["data"], record["failures"]) == ("success", {"a": 1}, 0)
-        assert 'ping running, payload = {"a":1}' in server.log.read_text()
+        assert 'ping running, payload = {"a": 1}' in server.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> None:
     with serving(tmp_path) as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         assert server.stop(number) == 0
 
 
@@ -91,23 +80,22 @@ def test_quit_answers_and_stops(tmp_path: Path) -> None:
 def test_a_run_in_progress_may_finish_within_the_grace(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
-        ask(server, INSERT % ("slow", "0.5"))
+        insert(server, "slow", 0.5)
         until_said(server, "begun")
         assert server.stop() == 0
         assert "ended" in server.log.read_text()
     with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
-        assert stats(server)["jobs_success"] == 1
+        assert ask(server, "stats")["jobs_success"] == 1
 
 
 def test_a_run_beyond_the_grace_is_given_back_for_free(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="0.1") as server:
-        job_id = ask(server, INSERT % ("slow", "60"))
+        job_id = insert(server, "slow", 60)
         until_said(server, "begun")
         assert server.stop() == 0
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        record = ask(server, json.dumps({"n": "job", "m": job_id}))
-        assert isinstance(record, dict)
+        record = ask(server, "job", job_id)
         assert (record["state"], record["interrupted"], record["ghosts"]) == ("retry", 1, 0)
         assert [run["state"] for run in record["runs"]] == ["interrupted"]
 
@@ -115,7 +103,7 @@ def test_a_run_beyond_the_grace_is_given_back_for_free(tmp_path: Path) -> None:
 def test_a_second_signal_stops_it_now(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="-1") as server:
-        ask(server, INSERT % ("slow", "600"))
+        insert(server, "slow", 600)
         until_said(server, "begun")
         server.process.send_signal(signal.SIGTERM)
         until_said(server, "waiting for runs to finish")
@@ -124,30 +112,23 @@ def test_a_second_signal_stops_it_now(tmp_path: Path) -> None:
 
 def test_a_stopping_server_takes_no_new_jobs(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    with (
-        serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="60") as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer,
-    ):
-        lines = peer.makefile("rwb", buffering=0)
-        lines.write(INSERT.encode() % (b"slow", b"1") + b"\n")
-        lines.readline()
+    with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="60") as server, peer_of(server) as peer:
+        peer.insert("slow", 1)
         until_said(server, "begun")
         server.process.send_signal(signal.SIGTERM)
         until_said(server, "waiting for runs to finish")
-        lines.write(INSERT.encode() % (b"slow", b"1") + b"\n")
-        assert json.loads(lines.readline())["e"]["code"] == "draining"
+        with pytest.raises(RefusedError, match="draining"):
+            peer.insert("slow", 1)
         assert server.process.wait(30) == 0
 
 
 def test_after_kill_9_every_accepted_job_is_there(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ids = ask(server, json.dumps({"n": "insert", "m": [{"type": "ping", "data": n} for n in range(100)]}))
+        ids = ask(server, "insert", [{"type": "ping", "data": n} for n in range(100)])
         server.stop(signal.SIGKILL)
     with serving(tmp_path) as server:
         until(server, jobs_success=100)
-        assert isinstance(ids, list)
-        record = ask(server, json.dumps({"n": "job", "m": ids[42]}))
-        assert isinstance(record, dict)
+        record = ask(server, "job", ids[42])
         assert record["data"] == 42
 
 
@@ -157,20 +138,18 @@ def test_a_job_that_kills_the_server_each_time_ends_as_a_failure(tmp_path: Path)
     for number in range(3):
         with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
             if number == 0:
-                job_id = ask(server, '{"n":"insert","m":{"type":"deadly","ghosts":2,"ghost_delay":0}}')
+                job_id = insert(server, "deadly", None, ghosts=2, ghost_delay=0)
             assert server.process.wait(30) == 9
     with serving(tmp_path, WORKER__MODULES='["slow"]') as server:
-        record = ask(server, json.dumps({"n": "job", "m": job_id}))
-        assert isinstance(record, dict)
+        record = ask(server, "job", job_id)
         assert (record["state"], record["ghosts"], record["failures"]) == ("fail", 3, 0)
 
 
 def test_concurrency_0_only_accepts(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         assert until(server, jobs_new=1)["jobs_without_handler"] == 1
-        health = ask(server, '{"n":"health"}')
-        assert isinstance(health, dict)
+        health = ask(server, "health")
         assert health["notes"] == ["1 jobs of type 'ping' wait, and no handler takes them"]
 
 
@@ -213,7 +192,7 @@ def test_a_wrong_config_is_one_clear_line_and_touches_nothing(tmp_path: Path, te
 
 def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         server.stop()
     segment = max((tmp_path / "journal").glob("*.kqj"))
     content = bytearray(segment.read_bytes())
@@ -228,7 +207,7 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> No
 
 def test_a_journal_whose_store_is_gone_is_fed_again_from_its_start(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         server.stop(signal.SIGKILL)
     for path in (tmp_path / "journal").glob("store.sqlite*"):
         path.unlink()
@@ -238,7 +217,7 @@ def test_a_journal_whose_store_is_gone_is_fed_again_from_its_start(tmp_path: Pat
 
 def test_a_missing_store_beside_a_later_checkpoint_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         until(server, jobs_new=1)
         assert server.stop() == 0
     for path in (tmp_path / "journal").glob("store.sqlite*"):
@@ -250,7 +229,7 @@ def test_a_missing_store_beside_a_later_checkpoint_is_refused(tmp_path: Path) ->
 
 def test_a_store_without_its_journal_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
-        ask(server, INSERT % ("ping", "1"))
+        insert(server, "ping", 1)
         until(server, jobs_new=1)
         assert server.stop() == 0
     for path in (tmp_path / "journal").glob("*"):

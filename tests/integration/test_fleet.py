@@ -11,19 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.asking import ask, eventually, until
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.fleet import (
     Fleet,
     Line,
-    ask,
     await_calm,
     await_state,
-    await_stats,
-    await_that,
     every_record,
-    is_known,
     line_to,
     record,
+    record_if_known,
     run_states,
     some,
 )
@@ -57,7 +55,7 @@ def test_any_client_inserts_anywhere_and_any_worker_runs_anything(fleet: Fleet) 
         ]
         assert len(set(ids)) == 120
         for server in (a, b, c):
-            await_stats(server, jobs_success=120, jobs_new=0, jobs_processing=0)
+            until(server, jobs_success=120, jobs_new=0, jobs_processing=0)
         assert sorted(int(data) for _, data in fleet.runs()) == list(range(120))
         assert fleet.runners().keys() == {"a", "b"}
         for job_id in ids[::13]:
@@ -72,7 +70,7 @@ def test_a_job_is_known_everywhere_before_and_after_it_ran(fleet: Fleet) -> None
         (job_id,) = ask(a, "insert", some("work", [1], delay=3))
         record(a, job_id)
         assert record(b, job_id)["state"] == "delayed"
-        await_stats(b, jobs_delayed=1)
+        until(b, jobs_delayed=1)
         seen = await_state(b, job_id, "success")
         assert record(a, job_id) == seen
         assert 0 <= seen["runs"][0]["started_at"] - seen["accepted_at"] - 3 < 2
@@ -85,8 +83,8 @@ def test_an_id_that_two_servers_are_given_is_one_job(fleet: Fleet) -> None:
             assert ask(server, "insert", some("work", [1], id="mine")) == ["mine"]
         assert record(a, "mine")["state"] in ("new", "processing", "success")
         ask(b, "insert", some("work", [2]))
-        await_stats(a, jobs_success=2)
-        await_stats(b, jobs_success=2, journal_unfed_records=0)
+        until(a, jobs_success=2)
+        until(b, jobs_success=2, journal_unfed_records=0)
         assert sorted(data for _, data in fleet.runs()) == ["1", "2"]
 
 
@@ -107,11 +105,11 @@ def test_what_a_killed_server_left_goes_on_elsewhere_after_its_lease(fleet: Flee
     with fleet.serving("dies") as dies, fleet.serving("lives") as lives:
         (running,) = ask(dies, "insert", some("slow", [600], at="2000-01-01T00:00:00Z"))
         (delayed,) = ask(dies, "insert", some("work", [1], delay=4))
-        await_stats(lives, jobs_processing=1, jobs_delayed=1)
+        until(lives, jobs_processing=1, jobs_delayed=1)
         dies.stop(signal.SIGKILL)
         assert run_states(await_state(lives, delayed, "success")) == ["success"]
         assert run_states(await_state(lives, running, "success")) == ["ghost", "success"]
-        await_stats(lives, jobs_success=2, jobs_processing=0, jobs_delayed=0)
+        until(lives, jobs_success=2, jobs_processing=0, jobs_delayed=0)
 
 
 def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> None:
@@ -120,7 +118,7 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
             line.refuse()
             (job_id,) = ask(dies, "insert", some("work", [1]))
             dies.stop(signal.SIGKILL)
-        assert not is_known(lives, job_id)
+        assert record_if_known(lives, job_id) is None
         line.mend()
         with fleet.serving("dies", mongo=line):
             await_state(lives, job_id, "success")
@@ -129,16 +127,16 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
 def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> None:
     with line_to(fleet.mongo_port) as line, fleet.serving("cut", mongo=line) as cut, fleet.serving("lives") as lives:
         held = ask(cut, "insert", some("slow", [6, 6]))
-        await_stats(lives, jobs_processing=2)
+        until(lives, jobs_processing=2)
         line.swallow()
         late = ask(cut, "insert", some("work", [1]))
         for job_id in held:
             assert run_states(await_state(lives, job_id, "success")) == ["ghost", "success"]
-        await_that(lambda: not ask(cut, "health")["ok"], lambda: ask(cut, "health"))
+        eventually(lambda: ask(cut, "health"), lambda health: not health["ok"])
         line.mend()
         await_state(lives, late[0], "success")
-        await_stats(cut, journal_unfed_records=0)
-        await_that(lambda: ask(cut, "stats")["runs_stale"] == 2, lambda: ask(cut, "stats"))
+        until(cut, journal_unfed_records=0)
+        until(cut, runs_stale=2)
         assert run_states(record(cut, late[0])) == ["success"]
         assert run_states(record(cut, held[0])) == ["ghost", "success"]
 
@@ -151,22 +149,22 @@ def test_jobs_of_a_server_cut_off_from_beanstalkd_run_elsewhere(fleet: Fleet) ->
         for line in lines:
             line.swallow()
         ask(cut, "insert", some("work", range(50)))
-        await_stats(lives, jobs_success=50)
+        until(lives, jobs_success=50)
         assert fleet.runners() == {"lives": 50}
         for line in lines:
             line.mend()
         ask(cut, "insert", some("work", range(50, 60)))
-        await_stats(lives, jobs_success=60)
+        until(lives, jobs_success=60)
 
 
 def test_a_backlog_outlives_the_server_that_fed_it_to_beanstalkd(fleet: Fleet) -> None:
     """Most of it was never put: a server keeps no more of a type in beanstalkd than `max_entries`."""
     with fleet.serving("dies", WORKER__CONCURRENCY="0", BROKER__MAX_ENTRIES="20") as dies:
         ask(dies, "insert", some("work", range(300)))
-        await_stats(dies, jobs_new=300)
+        until(dies, jobs_new=300)
         with fleet.serving("lives", WORKER__CONCURRENCY="20") as lives:
             dies.stop(signal.SIGKILL)
-            await_stats(lives, jobs_success=300)
+            until(lives, jobs_success=300)
             assert len(fleet.runs()) == 300
 
 
@@ -174,7 +172,7 @@ def test_a_backlog_outlives_the_server_that_fed_it_to_beanstalkd(fleet: Fleet) -
 def test_a_server_with_work_without_end_runs_what_others_accept(fleet: Fleet) -> None:
     with fleet.serving("accepts", WORKER__CONCURRENCY="0") as accepts, fleet.serving("works", WORKER__CONCURRENCY="1") as works:
         ask(works, "insert", some("slow", [0.05] * 1000))
-        await_that(lambda: ask(works, "stats")["running"] == 1, lambda: ask(works, "stats"))
+        until(works, running=1)
         (urgent,) = ask(accepts, "insert", some("slow", [0], prio="urgent"))
         await_state(accepts, urgent, "success")
         assert ask(works, "stats")["jobs_new"] > 100
@@ -183,15 +181,15 @@ def test_a_server_with_work_without_end_runs_what_others_accept(fleet: Fleet) ->
 def test_a_server_that_was_held_up_loses_its_runs_and_nothing_else(fleet: Fleet) -> None:
     with fleet.serving("hangs") as hangs, fleet.serving("lives") as lives:
         held = ask(hangs, "insert", some("slow", [6] * 4))
-        await_stats(lives, jobs_processing=4)
+        until(lives, jobs_processing=4)
         hangs.process.send_signal(signal.SIGSTOP)
         for job_id in held:
             await_state(lives, job_id, "success")
         hangs.process.send_signal(signal.SIGCONT)
-        await_stats(hangs, runs_stale=4)
+        until(hangs, runs_stale=4)
         assert [run_states(record(hangs, job_id)) for job_id in held] == [["ghost", "success"]] * 4
         ask(hangs, "insert", some("work", range(20)))
-        await_stats(lives, jobs_success=24)
+        until(lives, jobs_success=24)
 
 
 def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fleet) -> None:
@@ -250,4 +248,4 @@ def test_nothing_is_lost_while_one_is_killed_and_one_cut_off(
             assert run_states(job).count("success") == 1 == (job["state"] == "success"), job
             assert run_states(job)[-1] == "success", job
         for member in joined:
-            await_stats(member.served, jobs_success=len(ended[0]))
+            until(member.served, jobs_success=len(ended[0]))

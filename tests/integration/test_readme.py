@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from subprocess import run
 
 import pytest
 
+from tests.support.asking import eventually
 from tests.support.require import require
 from tests.support.serving import ROOT, Served, free_port, serving
 
@@ -43,10 +43,7 @@ class User:
 
 def sees(look: Callable[[], str], text: str) -> None:
     """Look again and again until `text` is there."""
-    deadline = time.monotonic() + LIMIT_S
-    while text not in look():
-        assert time.monotonic() < deadline, look()
-        time.sleep(0.05)
+    eventually(look, lambda seen: text in seen, LIMIT_S)
 
 
 @pytest.fixture

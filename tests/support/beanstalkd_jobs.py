@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
+from tests.support.asking import ask
 from tests.support.beanstalkd import Beanstalkd
 from tests.support.serving import Served
 
@@ -34,33 +34,12 @@ def configured(folder: Path, *servers: Beanstalkd, **more: str) -> dict[str, str
     }
 
 
-def ask(server: Served, call: str, argument: object = None) -> object:
-    answer = json.loads(server.ask(json.dumps({"n": call, "m": argument}))[0])
-    assert answer["s"] == "end", answer
-    return answer["m"]
-
-
-def stats(server: Served) -> dict[str, float]:
-    found = ask(server, "stats")
-    assert isinstance(found, dict)
-    return found
-
-
-def until(server: Served, wanted: str, least: int, within_s: float = 60) -> dict[str, float]:
-    """Ask for stats until `wanted` is at least so much; the wire has no event to wait for."""
-    deadline = time.monotonic() + within_s
-    while (seen := stats(server))[wanted] < least:
-        assert time.monotonic() < deadline, f"wanted {wanted} >= {least}, got {seen}:\n{server.log.read_text()[-3000:]}"
-        time.sleep(0.05)
-    return seen
-
-
 def insert(server: Served, numbers: range) -> None:
     ask(server, "insert", [{"type": "work", "data": number} for number in numbers])
 
 
 def assert_all_ran(server: Served, folder: Path, numbers: range) -> None:
     """Every job ended well, by one accepted end each."""
-    seen = stats(server)
+    seen = ask(server, "stats")
     assert (seen["jobs_success"], seen["runs_done"], seen["jobs_fail"]) == (len(numbers), len(numbers), 0)
     assert sorted(map(int, (folder / "ran").read_text().split())) == list(numbers)

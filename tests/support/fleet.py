@@ -6,14 +6,14 @@ import asyncio
 import json
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tests.support.asking import WITHIN_S, RefusedError, ask, eventually, telling, until
 from tests.support.beanstalkd import Beanstalkd
 from tests.support.fault_proxy import FaultProxy
 from tests.support.serving import SERVE_ENVIRON, Served, serving
@@ -166,45 +166,18 @@ class Fleet:
         return Counter(name for name, _ in self.runs())
 
 
-def ask(server: Served, call: str, argument: object = None) -> Any:
-    """Return what a server answers. Raises: AssertionError: an error; OSError: it is gone."""
-    answers = server.ask(json.dumps({"n": call, "m": argument}))
-    if not answers:
-        raise ConnectionError("closed without an answer")
-    answer = json.loads(answers[0])
-    assert answer["s"] == "end", answer
-    return answer["m"]
-
-
 def some(type_: str, data: Iterable[object], **fields: object) -> list[dict[str, object]]:
     """Return jobs to insert, one for each item of `data`."""
     return [{"type": type_, "data": one, **fields} for one in data]
-
-
-def await_that(condition: Callable[[], bool], what: Callable[[], object], within_s: float = 30) -> None:
-    """Look until the condition holds; the wire has no event to wait for. what: says how things are when it does not."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
-def await_stats(server: Served, within_s: float = 30, **wanted: int) -> None:
-    """Ask for stats until they are as wanted."""
-    await_that(
-        lambda: ask(server, "stats").items() >= wanted.items(),
-        lambda: f"wanted {wanted}, got {ask(server, 'stats')}; it said:\n{server.log.read_text()[-3000:]}",
-        within_s,
-    )
 
 
 def await_calm(servers: Sequence[Served], within_s: float = 60) -> None:
     """Ask until no job waits or runs anywhere."""
     zeros = dict.fromkeys(["jobs_new", "jobs_delayed", "jobs_processing", "jobs_retry", "jobs_ghost", "running"], 0)
     for server in servers:
-        await_stats(server, within_s, journal_unfed_records=0)
+        until(server, within_s, journal_unfed_records=0)
     for server in servers:
-        await_stats(server, within_s, **zeros)
+        until(server, within_s, **zeros)
 
 
 def every_record(server: Served) -> dict[str, Record]:
@@ -217,24 +190,27 @@ def every_record(server: Served) -> dict[str, Record]:
 
 
 def record(server: Served, job_id: str) -> Record:
-    found = ask(server, "job", job_id)
-    assert isinstance(found, dict), (job_id, found)
+    found: Record = ask(server, "job", job_id)
     return found
 
 
-def is_known(server: Served, job_id: str) -> bool:
-    """Tell whether a server knows of a job."""
-    return "not_found" not in server.ask(json.dumps({"n": "job", "m": job_id}))[0]
+def record_if_known(server: Served, job_id: str) -> Record | None:
+    """Return the record of a job, or None if the server does not know of it."""
+    try:
+        return record(server, job_id)
+    except RefusedError as refusal:
+        if refusal.code != "not_found":
+            raise
+        return None
 
 
-def await_state(server: Served, job_id: str, state: str, within_s: float = 30) -> Record:
+def await_state(server: Served, job_id: str, state: str, within_s: float = WITHIN_S) -> Record:
     """Ask until the job is in this state, for a server may not know of it yet; return its record."""
-    await_that(
-        lambda: is_known(server, job_id) and record(server, job_id)["state"] == state,
-        lambda: f"wanted {state}: {record(server, job_id)}; it said:\n{server.log.read_text()[-3000:]}",
-        within_s,
-    )
-    return record(server, job_id)
+    with telling(server):
+        found: Record = eventually(
+            lambda: record_if_known(server, job_id), lambda seen: seen is not None and seen["state"] == state, within_s, state
+        )
+    return found
 
 
 def run_states(job: Record) -> list[str]:

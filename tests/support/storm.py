@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import threading
@@ -10,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.support.fleet import Fleet, Line, ask, line_to
+from tests.support.asking import RefusedError, ask
+from tests.support.fleet import Fleet, Line, line_to
 from tests.support.serving import Served
 
 #: how long a client rests between two inserts, in s; the Java server takes some 200 jobs a second through their lives
 PAUSE_S = 0.06
+#: how long a client waits for an answer before it goes on with other jobs, in s
+GIVE_UP_S = 10
 #: what every client inserts
 TYPES = (*["work"] * 8, "flaky", "vanishing")
 
@@ -83,8 +85,8 @@ class Client:
 
     def _insert(self) -> list[str]:
         try:
-            ids: list[str] = ask(self._member.served, "insert", self._jobs())
-        except (OSError, AssertionError, json.JSONDecodeError):
+            ids: list[str] = ask(self._member.served, "insert", self._jobs(), GIVE_UP_S)
+        except (RefusedError, EOFError, OSError):
             return []
         return ids
 
