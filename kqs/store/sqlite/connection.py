@@ -64,7 +64,8 @@ def _create_private(path: Path) -> None:
 def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
     db.execute("pragma locking_mode = exclusive")
     db.execute(f"pragma page_size = {PAGE_BYTES}")
-    db.execute("pragma auto_vacuum = incremental")  # of a new file only
+    if db.execute("pragma page_count").fetchone() == (0,):
+        db.execute("pragma auto_vacuum = incremental")
     (mode,) = db.execute("pragma journal_mode = wal").fetchone()
     if mode != "wal":
         raise StoreError(f"the file system does not support SQLite's WAL mode (got {mode})")

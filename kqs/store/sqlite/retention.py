@@ -33,7 +33,7 @@ def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep."""
     swept = _delete(session, _orders(session, _DROPPED, (now, before_order, limit)))
     if not swept:
-        session.shrink_after()
+        session.wants_shrink = True
     return swept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,9 @@ _HAS = "select exists (select 1 from jobs where ord = ?)"
 #: unused pages that are kept for what comes next: at least so many (16 MiB), and this share of the file
 _SPARE_PAGES = 4096
 _SPARE_SHARE = 0.25
-#: so many of the others go back to the disk at a time: 20 ms of work
-_SHRINK_PAGES = 1024
+#: the others go back to the disk for so long at a time, a few at once: what one costs grows with their number
+_SHRINK_S = 0.01
+_SHRINK_PAGES = 16
 _SIZE_PRAGMAS = ("auto_vacuum", "freelist_count", "page_count")
 
 
@@ -52,7 +54,8 @@ class Session:
         self._is_in_doubt = False
         self._has_unsynced = False
         self._has_uncopied = False
-        self._shrinks_after = False
+        #: a store that is never quiet is never tidied: `shrink` it when nobody waits for what was done
+        self.wants_shrink = False
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -69,7 +72,7 @@ class Session:
     @property
     def is_idle_work_left(self) -> bool:
         """Tell whether `tidy` has something to do."""
-        return self._has_uncopied and self._db is not None
+        return self._has_uncopied
 
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
@@ -88,8 +91,7 @@ class Session:
             with contextlib.suppress(sqlite3.Error):  # the next start takes in the debt
                 self.begin(durable=False)
                 self.commit()
-            self._db.close()
-            self._db = None
+            self._abandon()
 
     def begin(self, *, durable: bool) -> None:
         """Begin a transaction whose commit will survive a power cut if `durable`."""
@@ -125,12 +127,6 @@ class Session:
             # here rather than in the next `begin`, which may be one that somebody waits for
             with contextlib.suppress(sqlite3.Error):
                 self._set_full(False)
-        if self._shrinks_after:
-            self._shrinks_after = False
-            try:
-                self._shrink()
-            except sqlite3.Error as error:
-                self.rollback(error)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -161,29 +157,37 @@ class Session:
     def tidy(self) -> None:
         """Shrink the file and copy the WAL into it now that nobody waits, so that a commit need not."""
         self._has_uncopied = False
+        if self._db is None:  # the next `begin` opens it anew
+            return
         try:
             self._has_uncopied = self._shrink()
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
         except sqlite3.Error as error:
             self.rollback(error)
 
-    def shrink_after(self) -> None:
-        """Let this transaction's commit be followed by a `_shrink`, since a store that is never quiet is never tidied."""
-        self._shrinks_after = True
+    def shrink(self) -> None:
+        """Give some pages that nothing uses back to the disk; `tidy` then cuts the file."""
+        self.wants_shrink = False
+        if self._db is not None:
+            try:
+                self._has_uncopied |= self._shrink()
+            except sqlite3.Error as error:
+                self.rollback(error)
 
     def _shrink(self) -> bool:
-        """Give pages that nothing uses back to the disk; tell whether there are more. Copying the WAL then cuts the file.
+        """Give back pages for `_SHRINK_S`; tell whether any went.
 
         A file from before this was possible (auto_vacuum 0) stays as long as it is.
         """
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
-        excess = free - max(_SPARE_PAGES, int(pages * _SPARE_SHARE))
-        if kind == 0 or excess <= 0:
-            return False
-        # as a script: a plain statement would be left at its first page
-        self.db.executescript(f"pragma incremental_vacuum({min(excess, _SHRINK_PAGES)})")
-        self._has_uncopied = True
-        return excess > _SHRINK_PAGES
+        excess = free - max(_SPARE_PAGES, int(pages * _SPARE_SHARE)) if kind else 0
+        until = time.monotonic() + _SHRINK_S
+        for begun in range(0, excess, _SHRINK_PAGES):
+            # as a script: a plain statement would be left at its first page
+            self.db.executescript(f"pragma incremental_vacuum({min(_SHRINK_PAGES, excess - begun)})")
+            if time.monotonic() >= until:
+                break
+        return excess > 0
 
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")

@@ -25,8 +25,9 @@ T = TypeVar("T")
 #: a small operation that took longer sends the next ones to the thread, in s and operations
 _SLOW_S = 0.002
 _AFTER_SLOW = 100
-#: quiet for so long, the thread copies the WAL into the file
+#: quiet for so long, the thread copies the WAL into the file and shrinks it; and goes on with that after so long
 _IDLE_S = 0.5
+_STILL_IDLE_S = 0.05
 
 
 class Operation:
@@ -118,6 +119,9 @@ class StoreThread:
                 with self._session_in_use:
                     outcomes = self._execute(group)
                 self._hand_back(outcomes)
+            if self._session.wants_shrink:
+                with self._session_in_use:
+                    self._session.shrink()
         self._session.close()
 
     def _gather(self) -> tuple[list[Operation], bool]:
@@ -133,10 +137,12 @@ class StoreThread:
         return group, False
 
     def _next(self) -> Operation | None:
-        if self._session.is_idle_work_left:
+        quiet_s = _IDLE_S
+        while self._session.is_idle_work_left:
             try:
-                return self._queue.get(timeout=_IDLE_S)
+                return self._queue.get(timeout=quiet_s)
             except Empty:
+                quiet_s = _STILL_IDLE_S
                 with self._session_in_use:
                     self._session.tidy()
         return self._queue.get()

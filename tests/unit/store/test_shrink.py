@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kqs.job import Accepted, Claim, Report, State
 from kqs.store.sqlite import connection, insert, report, retention
 from kqs.store.sqlite import session as sessions
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.thread import StoreThread
 
 JOBS = 500
 SPARE = 20
@@ -21,6 +23,7 @@ SPARE = 20
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sessions, "_SPARE_PAGES", SPARE)
     monkeypatch.setattr(sessions, "_SHRINK_PAGES", 50)
+    monkeypatch.setattr(sessions, "_SHRINK_S", 0.0)
     return tmp_path / "store.sqlite"
 
 
@@ -63,12 +66,33 @@ def test_a_quiet_store_gives_back_what_it_does_not_use(session: Session, path: P
     assert pages(session, "freelist_count") == SPARE
 
 
-def test_a_busy_store_gives_some_back_whenever_nothing_is_left_to_drop(session: Session) -> None:
+def test_a_store_may_shrink_once_nothing_is_left_to_drop(session: Session) -> None:
     fill_and_drop(session)
     before = pages(session)
+    assert not session.wants_shrink
     assert sweep(session) == 0
+    assert session.wants_shrink
+    session.shrink()
     assert pages(session) == before - 50
     assert session.is_idle_work_left
+
+
+def test_it_gives_back_as_much_as_its_time_allows(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_SHRINK_S", 60.0)
+    fill_and_drop(session)
+    before = pages(session)
+    session.shrink()
+    assert pages(session, "freelist_count") == before // 4
+
+
+async def test_a_busy_store_shrinks_between_its_transactions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
+    monkeypatch.setattr(session, "shrink", shrunk := threading.Event().set)
+    store = StoreThread(session)
+    await store.start(lambda session: session.open("0" * 32, "abcdef12"))
+    assert await store.call(lambda session: retention.sweep(session, 5.0, JOBS, JOBS)) == 0
+    await store.stop()
+    assert shrunk.__self__.is_set()  # type: ignore[attr-defined]
 
 
 def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +110,8 @@ def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytes
     session.close()
 
 
-@pytest.mark.parametrize("by", ["tidy", "sweep"])
-def test_a_file_that_fails_to_shrink_is_opened_anew(session: Session, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+@pytest.mark.parametrize("how", ["tidy", "shrink"])
+def test_a_file_that_fails_to_shrink_is_opened_anew(session: Session, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     fill_and_drop(session)
 
     def fail() -> bool:
@@ -97,12 +121,11 @@ def test_a_file_that_fails_to_shrink_is_opened_anew(session: Session, monkeypatc
 
     with monkeypatch.context() as patches:
         patches.setattr(session, "_shrink", fail)
-        if by == "tidy":
-            session.tidy()
-        else:
-            sweep(session)
-    assert not session.is_idle_work_left
+        getattr(session, how)()
+    getattr(session, how)()
     assert sweep(session) == 0
+    session.shrink()
+    assert pages(session, "freelist_count") > SPARE
 
 
 def test_new_files_can_shrink(tmp_path: Path) -> None:

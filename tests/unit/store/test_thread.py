@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kqs.errors import StoreUnavailableError
 from kqs.store.sqlite import thread
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -124,3 +126,19 @@ async def test_failed_start_leaves_nothing_and_can_be_repeated(session: Counting
     await store.start(lambda session: session.open("0" * 32, "abcdef12"))
     assert [await store.call(write(n)) for n in range(2)] == [1, 1]
     await store.stop()
+
+
+async def test_a_connection_given_up_in_a_quiet_moment_ends_nothing(
+    store: StoreThread, session: CountingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Session) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    await store.call(write(1))
+    with pytest.raises(StoreUnavailableError):
+        await store.call(fail, small=True)
+    await asyncio.to_thread(session.tidied.wait, 10)
+    async with asyncio.timeout(10):
+        assert await store.call(write(2)) == 1
