@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.ids import Ids
+from kqs.job import accepted_at
 from kqs.journal import Kind, Record, StoppedJournal
 
 #: what is left, in s, of a time that is over: a job that expired must end as such, with its record
@@ -50,13 +51,13 @@ class JournalJobs:
 
     def job(self, order: int, text: bytes, /) -> bytes:
         """See JobSource."""
-        accepted_at = order / 1_000_000
+        at = accepted_at(order)
         fields = {name: value for name, value in _decode_fields(text).items() if name == "data" or bytes(value) != b"null"}
         fields.setdefault("id", Raw(_encode(self._ids.of(order))))
         if (delay := fields.pop("delay", None)) is not None:
-            fields["at"] = Raw(_encode(accepted_at + _decode_number(delay)))
+            fields["at"] = Raw(_encode(at + _decode_number(delay)))
         if (expire := fields.get("expire")) is not None:
-            left_s = accepted_at + _decode_number(expire) - self._now()
+            left_s = at + _decode_number(expire) - self._now()
             fields["expire"] = Raw(_encode(max(left_s, _LEAST_S)))
         return _encode(fields)
 

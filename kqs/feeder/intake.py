@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kqs.ids import Ids
-from kqs.job import Accepted
+from kqs.job import Accepted, accepted_at
 from kqs.journal import Kind, Record
 from kqs.options import Cascade, Job, JobFields, PlainJob
 from kqs.queue.rules import accept, accept_plain
@@ -30,7 +30,7 @@ class Intake:
         ]
         if record.claimed:
             for one in accepted:
-                one.claimed_at = one.order / 1e6
+                one.claimed_at = accepted_at(one.order)
         return accepted
 
     def _accept_full(self, job: JobFields, order: int) -> Accepted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Accepted, Event, Report, Run, State, next_state
+from kqs.job import Accepted, Event, Report, Run, State, accepted_at, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 
@@ -36,7 +36,7 @@ class Retention:
 
 def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> Accepted:
     """Return what the store keeps of a job that set no options; `defaults` are its type's."""
-    at = order / 1_000_000
+    at = accepted_at(order)
     return Accepted(
         order,
         job_id,
@@ -57,9 +57,9 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at_s: float | N
     """
     if isinstance(job, PlainJob):
         return accept_plain(job, order, job_id, defaults)
-    accepted_at = order / 1_000_000
+    at = accepted_at(order)
     delay = defaults.delay if job.delay is None else job.delay
-    due_at = at_s if at_s is not None else accepted_at + delay
+    due_at = at_s if at_s is not None else at + delay
     expire = defaults.expire if job.expire is None else job.expire
     return Accepted(
         order,
@@ -67,8 +67,8 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at_s: float | N
         job.id is not None,
         job.type,
         _prio(job, defaults),
-        due_at if due_at > accepted_at else 0.0,
-        accepted_at + expire if expire is not None else None,
+        due_at if due_at > at else 0.0,
+        at + expire if expire is not None else None,
         bytes(job.data),
         own_options(job),
     )

@@ -65,7 +65,8 @@ class Lives:
         while len(self._runs) < JOBS:
             await self._again(lambda: self._store.wake(self._now, 9))
             self._runs += await self._again(lambda: self._store.claim([an_entry(n) for n in range(JOBS)], "w1", self._now))
-            await self._again(lambda: self._store._there._beat(is_sweeping=False))
+            await self._again(self._store._there.say_alive)
+            await self._again(self._store._there.keep_up)
 
     async def _report(self) -> None:
         reports = [a_report(run.claim, at=self._now) for run in self._runs]

@@ -307,20 +307,24 @@ async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore
 
 async def counted_anew(store: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
     clock.advance(RECOUNT_S)
-    await store._there._beat(is_sweeping=False)
+    await store._there.say_alive()
+    await store._there.keep_up()
     return await store.counts()
 
 
 async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives(
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
 ) -> None:
-    await ours._there._beat(is_sweeping=False)
+    await ours._there.say_alive()
+    await ours._there.keep_up()
     await theirs.insert([their_job(0), their_job(1, claimed_at=now)], 1, "w", now)
-    theirs._there._beating.cancel()
+    for service in theirs._there._services:
+        service.cancel()
     assert await ours.counts() == {}
     for _ in range(int((LEASE_S + RECOUNT_S) / 10) + 1):
         clock.advance(10)
-        await ours._there._beat(is_sweeping=False)
+        await ours._there.say_alive()
+        await ours._there.keep_up()
     assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
 
 

@@ -123,7 +123,8 @@ async def test_a_claim_whose_answer_was_lost_is_due_again(
     proxy.lose_answer(command)
     with pytest.raises(StoreUnavailableError):
         await store.claim([an_entry(0)], "w1", now)
-    await store._there._beat(is_sweeping=False)
+    await store._there.say_alive()
+    await store._there.keep_up()
     assert await store.next_due_at() == 0.0
     assert numbers(await store.wake(now, 9)) == [0]
     (run,) = await store.claim([an_entry(0)], "w2", now)
@@ -140,7 +141,8 @@ async def test_counts_are_right_again_after_lost_answers(
     with pytest.raises(StoreUnavailableError):
         await store.insert(some_jobs(3), 1, "w1", now)
     clock.advance(RECOUNT_S)
-    await store._there._beat(is_sweeping=False)
+    await store._there.say_alive()
+    await store._there.keep_up()
     assert await store.counts() == {"mail": {State.NEW: 3}}
 
 
@@ -164,14 +166,13 @@ async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStor
     assert dict(proxy.commands) == {"insert": 1, "update": 1}
 
 
-async def test_a_write_that_takes_long_does_not_hold_up_the_heartbeat(store: MongoStore, proxy: MongoProxy) -> None:
+async def test_a_write_that_hangs_holds_up_the_upkeep_but_no_heartbeat(store: MongoStore, proxy: MongoProxy) -> None:
     there, release = store._there, asyncio.Event()
     writing = asyncio.ensure_future(there.write(Lane.INSERT, release.wait))
+    upkeep = asyncio.ensure_future(there.keep_up())
     proxy.forget()
-    beating = asyncio.ensure_future(there._beat(is_sweeping=False))
-    async with asyncio.timeout(10):
-        while not proxy.commands["find"]:  # noqa: ASYNC110 - the proxy has no event
-            await asyncio.sleep(0.01)
-    assert dict(proxy.commands) == {"update": 1, "find": 1}
+    for _ in range(2):
+        await there.say_alive()
+    assert (dict(proxy.commands), upkeep.done()) == ({"update": 2, "find": 2}, False)
     release.set()
-    await asyncio.gather(writing, beating)
+    await asyncio.gather(writing, upkeep)

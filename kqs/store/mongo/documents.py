@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, accepted_at
 from kqs.store.base import LISTED_BYTES
 from kqs.store.mongo.client import Document
 
@@ -129,7 +129,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         failures=document.get("failures", 0),
         ghosts=document.get("ghosts", 0),
         interrupted=document.get("interrupted", 0),
-        accepted_at=document["order"] / 1_000_000,
+        accepted_at=accepted_at(document["order"]),
         ended_at=document.get("ended_at"),
         drop_at=document.get("drop_at"),
         result=result,

@@ -167,7 +167,12 @@ class _Open:
         self.reporter = Reporter(session)
         self._connection = connection
         self._fault: StoreCorruptError | None = None
-        self._beating = asyncio.get_running_loop().create_task(self._beat_for_ever(), name="store heartbeat")
+        self._rounds = 0
+        # apart: a write that hangs holds up the upkeep behind it, and must not make others take us for dead
+        self._services = [
+            asyncio.get_running_loop().create_task(_every_beat(what), name=f"store {name}")
+            for name, what in (("heartbeat", self.say_alive), ("upkeep", self.keep_up))
+        ]
 
     def write(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """Run a write in its turn. Raises: StoreCorruptError: this boot is not the journal's newest any more."""
@@ -193,8 +198,9 @@ class _Open:
 
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""
-        self._beating.cancel()
-        await asyncio.gather(self._beating, return_exceptions=True)
+        for service in self._services:
+            service.cancel()
+        await asyncio.gather(*self._services, return_exceptions=True)
         await self.lanes.close()
         try:
             await self.session.tallies.flush()
@@ -204,18 +210,8 @@ class _Open:
             log.warning("leaving MongoDB without saying so", error=str(error))
         self._connection.close()
 
-    async def _beat_for_ever(self) -> None:
-        beats = 0
-        while True:
-            await asyncio.sleep(BEAT_S)
-            beats += 1
-            try:
-                await self._beat(is_sweeping=beats % _BEATS_PER_SWEEP == 0)
-            except StoreError as error:
-                log.warning("no heartbeat", error=str(error))
-
-    async def _say_alive(self) -> None:
-        """Beat, and look who else does, however seldom somebody asks for orphans. A long write must not delay either."""
+    async def say_alive(self) -> None:
+        """Beat, and look who else does, however seldom somebody asks for orphans."""
         try:
             await self.servers.beat()
             await self.servers.living()
@@ -224,14 +220,15 @@ class _Open:
         except client.DRIVER_ERRORS as error:
             raise client.translated(error) from error
 
-    async def _beat(self, *, is_sweeping: bool) -> None:
-        await self._say_alive()
+    async def keep_up(self) -> None:
+        """Undo claims whose answer was lost, write the totals or count anew, and now and then sweep long data."""
+        self._rounds += 1
         await self.lanes.write(Lane.CLAIM, self.claimer.take_back)
         if self.session.tallies.needs_recount:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
-        if is_sweeping:
+        if self._rounds % _BEATS_PER_SWEEP == 0:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 
     async def _recount(self) -> None:
@@ -239,3 +236,12 @@ class _Open:
             await self.lanes.alone(self.session.tallies.recount)
         else:
             await self.lanes.look(self.session.tallies.verify)
+
+
+async def _every_beat(what: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(BEAT_S)
+        try:
+            await what()
+        except StoreError as error:
+            log.warning("MongoDB is not kept up to date, trying again", error=str(error))

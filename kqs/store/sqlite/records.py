@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kqs.job import ENDED, JobRecord, RunRecord, State
+from kqs.job import ENDED, JobRecord, RunRecord, State, accepted_at
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
@@ -134,7 +134,7 @@ def _record(session: Session, row: _Row) -> JobRecord:
         failures=row.failures,
         ghosts=row.ghosts,
         interrupted=row.interrupted,
-        accepted_at=row.ord / 1_000_000,
+        accepted_at=accepted_at(row.ord),
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
