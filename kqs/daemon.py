@@ -39,7 +39,7 @@ from kqs.executor import Executor
 from kqs.feeder import Feeder
 from kqs.handlers import Registry, load_modules
 from kqs.ids import Ids
-from kqs.journal import Journal, Record, Recovery
+from kqs.journal import Journal, Recovery
 from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
@@ -132,13 +132,12 @@ class Daemon:
         stack.callback(listener.close)
         await listener.bind()
 
-        def committed(records: list[Record]) -> None:
-            feeder.committed(records)
-
-        def claims(record: Record) -> bool:
-            return feeder.claims(record)
-
-        journal = Journal(config.journal, self._clock, on_commit=committed, claims=claims)
+        journal = Journal(
+            config.journal,
+            self._clock,
+            on_commit=lambda records: feeder.committed(records),
+            claim=lambda record: feeder.claim(record),
+        )
         stack.push_async_callback(journal.stop)
         recovery = await _open_journal(journal)
         store = self._make_store()

@@ -97,7 +97,7 @@ class Worker:
         self._queue.add_taker(self._taker)
 
     async def stop(self) -> None:
-        """Take no more; let runs finish for `grace_s`; give the rest back; return when all reports are in the store."""
+        """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
         if self._stopping:
             return
         self._stopping = True

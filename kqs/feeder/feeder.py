@@ -55,11 +55,12 @@ class Feeder:
         self._journal = journal
         self._queue = queue
         self._intake = Intake(ids, cascade)
-        self._held = Held(self._accepted)
+        self._held = Held(self._intake.accepted)
         self._checkpoints = Checkpoints(journal, store, self._wake_up)
         self._held_seq = 0  # after the last record that is held, or was
         self._behind = True  # until `start`, nothing is held
-        self._claimed: tuple[Accepted, Taker] | None = None
+        self._claimed: tuple[Accepted, Taker] | None = None  # by the record that is being flushed
+        self._claimed_seq = 0  # after the last record whose job was claimed with it
         self._wake = asyncio.Event()
         self._let_go = asyncio.Event()
         self._moved = asyncio.Event()
@@ -97,7 +98,8 @@ class Feeder:
     async def stop(self) -> None:
         """End between two batches. What was not fed stays in the journal, for the next start.
 
-        A batch in the store's hands is waited for, within bounds: it may hold claimed jobs, whose lanes must hear of it.
+        A batch in the store's hands is waited for, within bounds: it may hold claimed jobs, whose lanes must hear of it. So
+        is a job that was claimed in the journal, or the end of its run would have no record to stand in.
         """
         task, self._task = self._task, None
         self._checkpoints.close()
@@ -114,10 +116,10 @@ class Feeder:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.on_task_death(error)
 
-    def claims(self, record: Record) -> bool:
-        """Tell whether the job of a record that is about to be flushed is claimed with it, to run before it is stored.
+    def claim(self, record: Record) -> bool:
+        """Claim the job of a record that is about to be flushed, to run before it is stored; tell whether that was done.
 
-        It is if a lane waits for it, the store has all that came before, and no rule has to ask the store about it.
+        It is if a lane waits for it, the store has all that came before, it is due, and its id need not be looked for.
         """
         jobs = record.jobs
         if self._behind or self._stopping.is_set() or self.fed_seq != self._journal.durable_seq:
@@ -130,21 +132,28 @@ class Feeder:
         (job,) = self._intake.accepted(record)
         if job.due_at:
             return False
-        job.claimed_at = job.order / 1e6
         self._claimed = (job, taker)
         return True
 
     def committed(self, records: list[Record]) -> None:
         """Take a flushed batch; the journal calls this after every flush."""
         if not self._behind:
-            if self._held.is_full:
+            if self._held.is_full or records[0].seq != self._held_seq:
                 self._behind = True
+            elif records[0].claimed and self._claimed is not None:
+                self._run_claimed(records[0], *self._claimed)
             else:
-                if records[0].claimed and self._claimed is not None:
-                    self._queue.run_claimed(*self._claimed)
-                    self._let_go.set()
                 self._hold(records)
         self._wake.set()
+
+    def _run_claimed(self, record: Record, job: Accepted, taker: Taker) -> None:
+        self._held.add(record, [job])
+        self._held_seq = self._claimed_seq = record.seq + 1
+        self._let_go.set()
+        try:
+            self._queue.run_claimed(job, taker)
+        except Exception as error:  # it is held, so it is not lost; but nobody runs it
+            self.on_task_death(error)
 
     def _hold(self, records: list[Record]) -> None:
         self._held_seq = records[-1].seq + 1
@@ -186,9 +195,9 @@ class Feeder:
         return [self.trouble] if self.trouble else []
 
     async def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._may_end:
             await self._wait_for_work()
-            while self._has_work and not self._stopping.is_set():
+            while self._has_work and not self._may_end:
                 if self._behind and self._held.count < BATCH_JOBS:
                     await self._read_on()
                 if self._held:
@@ -200,6 +209,10 @@ class Feeder:
     @property
     def _has_work(self) -> bool:
         return bool(self._held) or self._behind or self.fed_seq < self._held_seq
+
+    @property
+    def _may_end(self) -> bool:
+        return self._stopping.is_set() and self.fed_seq >= self._claimed_seq
 
     async def _wait_for_work(self) -> None:
         if self._has_work or self._stopping.is_set():
@@ -214,7 +227,7 @@ class Feeder:
     async def _rest(self) -> bool:
         """Let more gather while inserts pour in or lanes get through what they have; True if somebody has room meanwhile."""
         is_pouring = self._journal.durable_seq > self._seen_seq
-        while not self._let_go.is_set() and not self._hurried and (is_pouring or self._may_hold()):
+        while not (self._let_go.is_set() or self._hurried or self._stopping.is_set()) and (is_pouring or self._may_hold()):
             is_pouring = False
             try:
                 async with asyncio.timeout(min(max(REST_S, REST_SHARE * self._fed_in_s), MAX_REST_S)):
@@ -262,9 +275,12 @@ class Feeder:
         self._behind = self._held_seq < self._journal.durable_seq
 
     async def _pause(self, trouble: str, wait_s: float) -> None:
-        """Wait before the next attempt; a stop ends the wait."""
+        """Wait before the next attempt; a stop ends the wait once."""
         self.trouble = trouble
         log.warning(f"{trouble}; trying again", retry_s=wait_s)
+        if self._stopping.is_set():
+            await asyncio.sleep(wait_s)
+            return
         try:
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()
@@ -274,7 +290,7 @@ class Feeder:
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
         wait_s = FIRST_WAIT_S
-        while not self._stopping.is_set():
+        while not self._may_end:
             began = self._monotonic()
             try:
                 await self._queue.accept(batch.jobs, batch.reach.seq)
@@ -293,9 +309,3 @@ class Feeder:
         self._checkpoints.fed(batch.reach, batch.size_bytes)
         if self._checkpoints.is_overdue:
             await self._checkpoints.move()
-
-    def _accepted(self, record: Record) -> list[Accepted]:
-        if self._claimed is not None and self._claimed[0].order == record.first_order:
-            (job, _), self._claimed = self._claimed, None
-            return [job]
-        return self._intake.accepted(record)

@@ -34,9 +34,9 @@ class Held:
     """Records in journal order; of the first, what is left of its jobs."""
 
     def __init__(self, accepted: Callable[[Record], list[Accepted]]) -> None:
-        """Args: accepted: returns a record's jobs as the store takes them; called once a record."""
+        """Args: accepted: returns a record's jobs as the store takes them."""
         self._accepted = accepted
-        self._records: deque[Record] = deque()
+        self._records: deque[tuple[Record, list[Accepted] | None]] = deque()
         self._last: Record | None = None
         self._rest: list[Accepted] = []  # of `_last`
         self._type: str | None = None
@@ -54,11 +54,14 @@ class Held:
         """Tell whether no more should be added."""
         return self.count > MAX_JOBS or self._bytes > MAX_BYTES
 
-    def add(self, record: Record) -> set[str]:
-        """Keep `record`, which has its `jobs`; return the types of those that wait for a lane."""
+    def add(self, record: Record, accepted: list[Accepted] | None = None) -> set[str]:
+        """Keep `record`, which has its `jobs`; return the types of those that wait for a lane.
+
+        Args: accepted: its jobs as the store takes them, where they are known already.
+        """
         if not self:
             self._type, self.is_uniform = None, True
-        self._records.append(record)
+        self._records.append((record, accepted))
         self.count += record.count
         self._bytes += len(record.payload)
         if not record.jobs or record.claimed:
@@ -77,10 +80,10 @@ class Held:
         batch, self._rest = self._rest[:most], self._rest[most:]
         size = 0
         while self._records and len(batch) < most:
-            record = self._records.popleft()
+            record, accepted = self._records.popleft()
             self.count -= record.count
             size += len(record.payload)
-            jobs = self._accepted(record)
+            jobs = self._accepted(record) if accepted is None else accepted
             room = most - len(batch)
             batch += jobs[:room]
             self._rest = jobs[room:]

@@ -62,7 +62,7 @@ class Condition(StrEnum):
 class GroupCommit:
     """See the module docstring. on_commit: called with the records of each durable batch, in order.
 
-    claims: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
+    claim: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
     nothing but its `done` is called before `on_commit` has it, or it has failed.
     """
 
@@ -77,7 +77,7 @@ class GroupCommit:
         files: Files,
         kept: KeptSegments,
         on_commit: Callable[[list[Record]], None],
-        claims: Callable[[Record], bool],
+        claim: Callable[[Record], bool],
     ) -> None:
         self._max_records = settings.batch_records
         self._max_bytes = settings.batch_bytes
@@ -86,7 +86,7 @@ class GroupCommit:
         self._files = files
         self._kept = kept
         self._on_commit = on_commit
-        self._claims = claims
+        self._claim = claim
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
@@ -215,7 +215,7 @@ class GroupCommit:
     def _flush_here(self, batch: list[Record]) -> None:
         record = batch[0]
         record.alone = True
-        record.claimed = bool(_tell(self._claims, record))
+        record.claimed = bool(_tell(self._claim, record))
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._writer.commit(batch)

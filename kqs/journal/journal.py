@@ -47,7 +47,7 @@ class Recovery(NamedTuple):
 class Journal:
     """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`.
 
-    claims: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`.
+    claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Journal:
         files: Files | None = None,
         *,
         on_commit: Callable[[list[Record]], None] = lambda _records: None,
-        claims: Callable[[Record], bool] = lambda _record: False,
+        claim: Callable[[Record], bool] = lambda _record: False,
     ) -> None:
         self._settings = settings
         self._directory = Path(settings.dir)
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claims)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim)
         self._lock: int | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None

@@ -134,9 +134,18 @@ class Dispatcher:
         if not entries:
             await self._wait_ready(taker)
             return
+        room = max(taker.room, 0)  # new jobs may have taken some of it meanwhile
+        taken, surplus = entries[:room], entries[room:]
+        try:
+            await self._deliver(taker, taken)
+        finally:
+            if surplus:
+                await self._broker.release(surplus)
+
+    async def _deliver(self, taker: Taker, entries: list[Entry]) -> None:
         taker.take(len(entries))
         with taker.claiming():
-            runs = await self._claim(taker, entries)
+            runs = await self._claim(taker, entries) if entries else []
             if runs:
                 taker.deliver(runs)
 

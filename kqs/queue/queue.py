@@ -107,7 +107,7 @@ class Queue:
 
         A store that has not taken them within `SETTLE_S` goes without: those runs count as ghosts at the next start.
         """
-        if self._tasks and not await self._reporter.settle(SETTLE_S):
+        if self._tasks and (not await self._reporter.settle(SETTLE_S) or self._reporter.count):
             log.error("stopping without the last reports: the store does not take them", count=self._reporter.count)
         for task in [*self._tasks, *self._taker_tasks.values()]:
             task.cancel()
@@ -141,7 +141,8 @@ class Queue:
 
     def run_claimed(self, job: Accepted, taker: Taker) -> None:
         """Deliver a job that was claimed as it was journaled, to its `idle_taker`; the `accept` that stores it must follow."""
-        self._reporter.wait_for_job(job.order)
+        job.claimed_at = self.clock.now()
+        self._reporter.keep_back(job.order)
         taker.take(1)
         taker.deliver([first_run(job, self._epoch)])
 
@@ -152,7 +153,7 @@ class Queue:
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
-        claimed = [job for job in jobs if job.claimed_at]
+        claimed = [job for job in jobs if job.claimed_at]  # in the journal; others are here
         for job in jobs:
             if job.due_at and job.due_at <= now:
                 job.due_at = 0.0
@@ -164,7 +165,8 @@ class Queue:
             raise
         self._dispatcher.deliver_direct(picked, known, self._epoch)
         for job in claimed:
-            if not self._reporter.job_is_stored(job.order) and job.order not in known:
+            is_ours = self._reporter.let_go(job.order)
+            if not is_ours and job.order not in known:
                 run = first_run(job, self._epoch)
                 self._reporter.add(run, self._died(run, self._now()))
         await self._offer(jobs, known)
@@ -240,7 +242,7 @@ class Queue:
         self._reporter.add(run, self._judge.interrupted(run, self._now()))
 
     async def settle(self) -> None:
-        """Return when every report taken so far is in the store."""
+        """Return when every report taken so far of a job that is stored is in the store."""
         await self._reporter.settle(None)
 
     def _now(self) -> float:

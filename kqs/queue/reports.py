@@ -37,19 +37,20 @@ class Reporter:
 
     def add(self, run: Run, report: Report) -> None:
         """Take a report; it is committed with whatever else has gathered."""
-        self._idle.clear()
         if self._unstored and (waiting := self._unstored.get(run.claim.order)) is not None:
             waiting.append((run, report))
             return
-        self._wake.set()
+        if not self._pending:
+            self._idle.clear()
+            self._wake.set()
         self._pending.append((run, report))
 
-    def wait_for_job(self, order: int) -> None:
-        """Keep what is reported of this job until `job_is_stored`."""
+    def keep_back(self, order: int) -> None:
+        """Keep what is reported of this job, which is not stored yet, until `let_go`."""
         self._unstored[order] = []
 
-    def job_is_stored(self, order: int) -> bool:
-        """Let go of what was kept back; False if nobody waits for this job."""
+    def let_go(self, order: int) -> bool:
+        """Take what was kept back of this job, now that it is stored; False if it was none of those."""
         if (waiting := self._unstored.pop(order, None)) is None:
             return False
         for run, report in waiting:
@@ -62,7 +63,10 @@ class Reporter:
         return len(self._pending) + len(self._committing) + sum(map(len, self._unstored.values()))
 
     async def settle(self, within_s: float | None) -> bool:
-        """Return True when every report taken so far is in the store, False if it is not after `within_s`."""
+        """Return True when every report taken so far is in the store, False if it is not after `within_s`.
+
+        What is kept back is not waited for.
+        """
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
@@ -81,7 +85,7 @@ class Reporter:
                 accepted = await self._commit([report for _, report in batch])
                 await self._applied(batch, accepted)
                 self._committing = []
-            if not self.count:
+            if not self._pending:
                 self._idle.set()
 
     async def _commit(self, reports: list[Report]) -> list[bool]:

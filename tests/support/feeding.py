@@ -25,7 +25,7 @@ class Feeding:
 
     async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
         settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
-        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed, claims=self._claims)
+        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed, claim=self._claim)
         recovery = await self.journal.start()
         self.ids = Ids("0000beef", max(recovery.last_order, last_order))
         self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
@@ -36,9 +36,9 @@ class Feeding:
         assert self.feeder is not None
         self.feeder.committed(records)
 
-    def _claims(self, record: Record) -> bool:
+    def _claim(self, record: Record) -> bool:
         assert self.feeder is not None
-        return self.feeder.claims(record)
+        return self.feeder.claim(record)
 
     async def stop(self) -> None:
         if self.feeder is not None:

@@ -48,8 +48,8 @@ class Told:
 
 def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
     on_commit = settings.pop("on_commit", lambda _records: None)
-    claims = settings.pop("claims", lambda _record: False)
-    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claims=claims)
+    claim = settings.pop("claim", lambda _record: False)
+    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim)
 
 
 async def until_accepting(journal: Journal) -> None:

@@ -43,7 +43,7 @@ async def test_a_lone_job_that_meets_a_waiting_lane_runs_before_it_is_stored(
     feeder = await feeding.start()
     order = await feeding.insert(JOB)
     run = hand.runs.get_nowait()
-    assert (run.claim.order, run.claim.attempt, run.started_at) == (order, 1, order / 1e6)
+    assert (run.claim.order, run.claim.attempt, run.started_at) == (order, 1, feeding.rig.clock.now())
     assert await feeding.rig.queue.job(run.claim.id) is None
     gate.is_open = True
     await caught_up(feeder)
@@ -56,17 +56,16 @@ async def test_a_run_that_ends_before_its_job_is_stored_is_reported_after_it(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
-    await feeding.start()
+    feeder = await feeding.start()
     order = await feeding.insert(JOB)
-    ending = asyncio.ensure_future(hand.end(await hand.take(), Ok(b"[7]")))
-    await asyncio.sleep(0)
+    assert await hand.end(await hand.take(), Ok(b"[7]"))
     assert feeding.rig.queue.running_count == 0
     gate.is_open = True
-    async with asyncio.timeout(10):
-        assert await ending
+    await caught_up(feeder)
+    await feeding.rig.queue.settle()
     record = await feeding.rig.queue.job(feeding.ids.of(order))
     assert record is not None
-    assert (record.state, record.result, record.runs[0].started_at) == (State.SUCCESS, b"[7]", order / 1e6)
+    assert (record.state, record.result, record.runs[0].started_at) == (State.SUCCESS, b"[7]", feeding.rig.clock.now())
 
 
 async def test_a_failed_run_of_a_job_that_is_not_stored_yet_is_tried_again(
@@ -75,10 +74,8 @@ async def test_a_failed_run_of_a_job_that_is_not_stored_yet_is_tried_again(
     hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
     await feeding.start()
     await feeding.insert(b'{"type":"mail","retry_delay":0}')
-    ending = asyncio.ensure_future(hand.end(await hand.take(), Failed("no")))
+    await hand.end(await hand.take(), Failed("no"))
     gate.is_open = True
-    async with asyncio.timeout(10):
-        await ending
     again = await hand.take()
     assert (again.claim.attempt, again.failures) == (2, 1)
 
@@ -182,3 +179,85 @@ async def test_a_claimed_job_that_the_store_has_is_left_as_it_is(feeding: Feedin
     record = await feeding.rig.queue.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.attempt, record.ghosts) == (State.SUCCESS, 1, 0)
+
+
+async def test_a_stop_stores_what_ended_before_its_job_was_stored(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    order = await feeding.insert(JOB)
+    await hand.end(await hand.take())
+    stopping = asyncio.ensure_future(feeder.stop())
+    await asyncio.sleep(0)
+    gate.is_open = True
+    await stopping
+    await feeding.rig.restart()
+    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    assert record is not None
+    assert (record.state, record.ghosts) == (State.SUCCESS, 0)
+
+
+async def test_a_stop_amid_a_checkpoint_stores_what_was_claimed_meanwhile(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = feeding.rig.hand(1)
+    feeder = await feeding.start()
+    await feeding.insert(JOB)
+    await hand.end(await hand.take())
+    await caught_up(feeder)
+    sync, begun, may_go_on = feeding.rig.store.sync, asyncio.Event(), asyncio.Event()
+
+    async def dawdle() -> int:
+        begun.set()
+        await may_go_on.wait()
+        return await sync()
+
+    monkeypatch.setattr(feeding.rig.store, "sync", dawdle)
+    feeder._checkpoints._ring()
+    async with asyncio.timeout(10):
+        await begun.wait()
+    order = await feeding.insert(JOB)
+    await hand.end(await hand.take())
+    stopping = asyncio.ensure_future(feeder.stop())
+    await asyncio.sleep(0)
+    may_go_on.set()
+    await stopping
+    await feeding.rig.queue.settle()
+    assert await feeding.state(order) is State.SUCCESS
+
+
+async def test_a_store_that_never_takes_the_job_ends_the_stop_all_the_same(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.feeder, "STOP_WAIT_S", 0.05)
+    hand, _ = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    await feeding.insert(JOB)
+    await hand.end(await hand.take())
+    async with asyncio.timeout(10):
+        await feeder.stop()
+        await feeding.rig.queue.stop()
+
+
+async def test_a_taker_that_fails_loses_no_job_and_stops_the_server(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_runs: object) -> None:
+        raise RuntimeError("a bug")
+
+    feeding.rig.hand(1).taker.deliver = fail
+    feeder = await feeding.start()
+    died: list[BaseException] = []
+    feeder.on_task_death = died.append
+    order = await feeding.insert(JOB)
+    await caught_up(feeder)
+    assert [str(error) for error in died] == ["a bug"]
+    assert await feeding.state(order) is State.PROCESSING
+
+
+async def test_a_record_that_was_missed_is_read_back(feeding: Feeding) -> None:
+    feeder = await feeding.start()
+    missed = feeding.append(JOB)
+    committed, feeder.committed = feeder.committed, lambda _records: None  # type: ignore[method-assign]
+    await feeding.journal.flush()
+    feeder.committed = committed  # type: ignore[method-assign]
+    order = await feeding.insert(JOB)
+    await caught_up(feeder)
+    assert [await feeding.state(one) for one in (missed, order)] == [State.NEW, State.NEW]

@@ -490,7 +490,7 @@ async def test_a_lone_record_may_be_claimed_and_says_so_on_the_disk() -> None:
     committed: list[bool] = []
     journal = await a_started(
         files,
-        claims=lambda record: record.payload == b"yes",
+        claim=lambda record: record.payload == b"yes",
         on_commit=lambda records: committed.extend(record.claimed for record in records),
     )
     for text in ("yes", "no"):
@@ -505,7 +505,7 @@ async def test_a_lone_record_may_be_claimed_and_says_so_on_the_disk() -> None:
 async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
     files = FaultyFiles(MemoryFiles())
     committed: list[Record] = []
-    journal = await a_started(files, claims=lambda _record: True, on_commit=committed.extend)
+    journal = await a_started(files, claim=lambda _record: True, on_commit=committed.extend)
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
     with pytest.raises(JournalFailedError):
         await journal.append_wait(a_record())
@@ -514,11 +514,11 @@ async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
     await journal.stop()
 
 
-async def test_a_fault_of_who_claims_costs_no_record() -> None:
-    def claims(_record: Record) -> bool:
+async def test_a_fault_of_who_claim_costs_no_record() -> None:
+    def claim(_record: Record) -> bool:
         raise RuntimeError("a bug")
 
-    journal = await a_started(claims=claims)
+    journal = await a_started(claim=claim)
     await journal.append_wait(a_record())
     assert [record.claimed for record in await all_records(journal)] == [False]
     await journal.stop()

@@ -329,3 +329,24 @@ async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig:
     await rig.queue.keep_house()
     assert (await rig.record(1)).ghosts == 1
     assert rig.queue.stale_count == 0
+
+
+async def test_a_lane_that_a_new_job_took_meanwhile_is_not_filled_twice(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.accept(an_accepted(1))
+    reserve, begun, may_go_on = rig.broker.reserve, asyncio.Event(), asyncio.Event()
+
+    async def dawdle(*args: object) -> object:
+        begun.set()
+        await may_go_on.wait()
+        return await reserve(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.broker, "reserve", dawdle)
+    hand = rig.hand(1, "mail", "other")
+    async with asyncio.timeout(10):
+        await begun.wait()
+    await rig.accept(an_accepted(2, type_="other"))
+    first = await hand.take()
+    may_go_on.set()
+    assert (first.claim.order, hand.runs.empty()) == (ORDER + 2, True)
+    await hand.end(first)
+    assert (await hand.take()).claim.order == ORDER + 1
