@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -21,6 +21,8 @@ from kqs.server.parameters import JobsQuery
 from kqs.worker import Worker
 
 log = structlog.get_logger("kqs")
+
+T = TypeVar("T")
 
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
@@ -84,23 +86,28 @@ class ServerBackend:
         except TimeoutError:
             raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
 
-    async def health(self) -> dict[str, Any]:
-        """Return `{"ok", "verdict", "problems", "notes"}`.
+    async def health(self, *, draining: bool) -> dict[str, Any]:
+        """Return `{"ok", "verdict", "problems", "notes"}`. draining: the server is stopping.
 
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
-        problems = [*self.journal.problems(), *self._feeder.problems(), *self._queue.problems()]
+        parts = (self.journal, self._feeder, self._queue, self._worker)
+        problems = [problem for part in parts for problem in part.problems()]
         counts: dict[str, dict[State, int]] = {}
         try:
             counts = await self._counts()
         except StoreUnavailableError as error:
             problems.append(str(error))
-        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in self._unhandled(counts).items()]
+        unhandled = {} if draining else self._unhandled(counts)  # lanes that stop reserve no type
+        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in unhandled.items()]
         del notes[MAX_TYPES_NAMED:]
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
             notes.append(f"{failed} jobs failed for good and are kept")
-        verdict = "failing" if not self.journal.accepting else "degraded" if problems else "ok"
+        if draining:
+            problems.append("the server is stopping: inserts are refused")
+        is_failing = draining or not self.journal.accepting
+        verdict = "failing" if is_failing else "degraded" if problems else "ok"
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
@@ -109,10 +116,10 @@ class ServerBackend:
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
-        record = await self._queue.job(job_id)
+        record = await _told(self._queue.job(job_id))
         if record is None and self._feeder.lag_records:
             await self._catch_up()
-            record = await self._queue.job(job_id)
+            record = await _told(self._queue.job(job_id))
         return None if record is None else self._shown(record)
 
     async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
@@ -121,7 +128,7 @@ class ServerBackend:
         after = None
         if query.after is not None:
             after = await self._order_of(query.after)
-        records = await self._queue.jobs(query.type, query.state, after, query.limit)
+        records = await _told(self._queue.jobs(query.type, query.state, after, query.limit))
         return [self._shown(record) for record in records]
 
     async def _catch_up(self) -> None:
@@ -134,7 +141,7 @@ class ServerBackend:
     async def _order_of(self, job_id: str) -> int:
         order = self.ids.order_of(job_id)
         if order is None:
-            record = await self._queue.job(job_id)
+            record = await _told(self._queue.job(job_id))
             if record is None:
                 raise CallError(f"after: no job has the id {job_id!r}", "not_found")
             order = record.order
@@ -161,3 +168,11 @@ class ServerBackend:
             "error": record.error,
             "runs": record.runs,
         }
+
+
+async def _told(answer: Awaitable[T]) -> T:
+    """Return what the store answers. Raises: CallError: it cannot be asked."""
+    try:
+        return await answer
+    except StoreUnavailableError:
+        raise CallError("the store cannot be asked now, try again later", "busy") from None

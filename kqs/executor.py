@@ -1,8 +1,9 @@
 """Runs handlers: `async def` in the caller's task, plain `def` in threads of its own.
 
 The caller owns time: it cancels `execute` when a run's ttr is over. A thread cannot be cancelled; it goes on by itself, its
-outcome is dropped, and its place is taken by a new thread, up to twice `thread_count` in all. Threads are daemons: none
-of them holds up the end of the process. Call from the loop thread only.
+outcome is dropped, and its place is taken by a new thread, up to twice `thread_count` in all. When all are held, `admit` waits:
+no run's time begins before its handler can. Threads are daemons: none of them holds up the end of the process. Call from the
+loop thread only.
 """
 
 from __future__ import annotations
@@ -33,8 +34,19 @@ class Executor:
         """Args: thread_count: how many plain `def` handlers run at a time, as many as there are lanes."""
         self._threads = _Threads(thread_count)
 
+    async def admit(self, handler: Handler) -> None:
+        """Return when a run of `handler` can begin at once; `execute` must follow."""
+        if not handler.is_async:
+            await self._threads.room.acquire()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        if self._threads.room.locked():
+            return ["all threads are held by plain handlers, most of them past their ttr: jobs of plain handlers wait"]
+        return []
+
     async def execute(self, run: Run, handler: Handler, context: JobContext) -> Outcome:
-        """Run a claimed job to its outcome. Every exception of the handler becomes a Failed, with its trace in the log.
+        """Run an admitted job to its outcome. Every exception of the handler becomes a Failed, with its trace in the log.
 
         Cancelling ends a coroutine handler; one in a thread goes on unheard, or never starts if it was still waiting.
         Raises: asyncio.CancelledError: the caller was cancelled. A handler that raises it of itself has failed.
@@ -79,11 +91,13 @@ class _Threads:
     """Threads that take calls from one queue, and hand outcomes back to the loop, as many at a time as there are.
 
     Threads start when a call finds none idle. `_unfinished` counts calls whose thread has not reported, cancelled ones
-    included: those are what makes room for more than `thread_count` threads.
+    included: those are what makes room for more than `thread_count` threads. `room` is what a call must acquire before; it is
+    released when its thread has reported.
     """
 
     def __init__(self, thread_count: int) -> None:
         self._max_count = 2 * thread_count
+        self.room = asyncio.Semaphore(self._max_count)
         self._count = 0
         self._unfinished = 0
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
@@ -123,6 +137,7 @@ class _Threads:
         while self._finished:
             call = self._finished.popleft()
             self._unfinished -= 1
+            self.room.release()
             if call.outcome is not None and not call.future.done():
                 call.future.set_result(call.outcome)
 

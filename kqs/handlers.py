@@ -169,8 +169,10 @@ def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
     has the data checked and built as such; `msgspec.Raw` there gets the JSON as the client sent it. `options` are the
     handler's own defaults for its jobs (docs/handlers.md).
 
-    Raises: HandlerError: as Registry.add.
+    Raises: HandlerError: as Registry.add, or used without parentheses.
     """
+    if not isinstance(type_, str):
+        raise HandlerError('@kqs.handler needs the type of its jobs: @kqs.handler("resize")')
 
     def register(function: _Function) -> _Function:
         default_registry.add(type_, function, options)

@@ -17,7 +17,7 @@ import structlog
 
 from kqs.config import WorkerSection
 from kqs.executor import Executor
-from kqs.handlers import Failed, Outcome, Registry
+from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
@@ -195,9 +195,11 @@ class Worker:
                 self._drained.set()
 
     async def _run(self, lane: Lane, run: Run) -> None:
+        handler = self._registry.get(run.type)
+        if handler is not None and not handler.is_async:
+            await self._admit(run, handler)
         lane.lease = lease = self._queue.begin(run, self._lose)
         lane.lost = False
-        handler = self._registry.get(run.type)
         try:
             if handler is None:
                 outcome: Outcome = Failed(f"no handler for type {run.type!r}", final=False)
@@ -214,6 +216,17 @@ class Worker:
             lane.lease = None
             if lane.lost and lane.task is not None:
                 lane.task.uncancel()
+
+    async def _admit(self, run: Run, handler: Handler) -> None:
+        try:
+            await self._executor.admit(handler)
+        except asyncio.CancelledError:
+            self._queue.give_back(run)
+            raise
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        return self._executor.problems()
 
     def _lose(self, lease: Lease) -> None:
         for lane in self._lanes:

@@ -41,7 +41,7 @@ class Backend(Protocol):
         """Return plain numbers by name; the server adds its own counters."""
         ...
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self, *, draining: bool) -> dict[str, Any]:
         """Return a verdict and what is wrong."""
         ...
 

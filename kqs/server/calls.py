@@ -105,7 +105,7 @@ async def _stats(context: Context, _call: Call) -> dict[str, int | float]:
 
 
 async def _health(context: Context, _call: Call) -> dict[str, Any]:
-    return await context.backend.health()
+    return await context.backend.health(draining=context.draining)
 
 
 async def _job(context: Context, call: Call) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class MemoryBackend:
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self, *, draining: bool) -> dict[str, Any]:
         return {"verdict": "ok", "problems": []}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:

@@ -32,19 +32,39 @@ class Lag:
 
 def a_backend(rig: Rig, feeder: Lag, journal: object | None = None) -> ServerBackend:
     journal = journal or SimpleNamespace(accepting=True, problems=list, stats=dict)
-    worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0)
+    worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker)
     return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None)
 
 
 async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
-    assert await a_backend(rig, Lag()).health() == {"ok": True, "verdict": "ok", "problems": [], "notes": []}
+    assert await a_backend(rig, Lag()).health(draining=False) == {"ok": True, "verdict": "ok", "problems": [], "notes": []}
 
 
 async def test_a_journal_that_takes_nothing_makes_the_verdict_failing(rig: Rig) -> None:
     journal = SimpleNamespace(accepting=False, problems=lambda: ["too few bytes are free"])
-    health = await a_backend(rig, Lag(), journal).health()
+    health = await a_backend(rig, Lag(), journal).health(draining=False)
     assert (health["verdict"], health["problems"]) == ("failing", ["too few bytes are free"])
+
+
+async def test_a_server_that_stops_is_failing_and_says_so(rig: Rig) -> None:
+    await rig.accept(an_accepted(1))
+    health = await a_backend(rig, Lag()).health(draining=True)
+    assert (health["verdict"], health["problems"], health["notes"]) == (
+        "failing",
+        ["the server is stopping: inserts are refused"],
+        [],
+    )
+
+
+async def test_who_asks_for_a_job_hears_that_the_store_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailableError("disk I/O error")
+
+    monkeypatch.setattr(rig.store, "job", refuse)
+    with pytest.raises(CallError, match="the store cannot be asked now") as caught:
+        await a_backend(rig, Lag()).job("a")
+    assert caught.value.call_code == "busy"
 
 
 async def test_health_is_told_while_the_store_cannot_be_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +72,14 @@ async def test_health_is_told_while_the_store_cannot_be_asked(rig: Rig, monkeypa
         raise StoreUnavailableError("disk I/O error")
 
     monkeypatch.setattr(rig.store, "counts", refuse)
-    health = await a_backend(rig, Lag()).health()
+    health = await a_backend(rig, Lag()).health(draining=False)
     assert (health["verdict"], health["problems"]) == ("degraded", ["disk I/O error"])
 
 
 async def test_health_does_not_wait_for_a_store_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kqs.backend, "ANSWERS_WITHIN_S", 0.01)
     monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)
-    health = await a_backend(rig, Lag()).health()
+    health = await a_backend(rig, Lag()).health(draining=False)
     assert health["problems"] == ["the store has not answered for 0.01 s"]
 
 
@@ -76,7 +96,7 @@ async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     await hand.end(await hand.take(), Failed("no good", final=True))
-    assert (await a_backend(rig, Lag()).health())["notes"] == ["1 jobs failed for good and are kept"]
+    assert (await a_backend(rig, Lag()).health(draining=False))["notes"] == ["1 jobs failed for good and are kept"]
     assert (await rig.until(1, State.FAIL)).error == "no good"
 
 

@@ -34,7 +34,9 @@ async def executor() -> AsyncIterator[Executor]:
 
 async def execute(executor: Executor, function: Callable[..., Any], data: bytes = b"null") -> Outcome:
     run = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, data, None)
-    return await executor.execute(run, Registry().add("resize", function), JobContext(run, Options(), lambda: 0.0))
+    handler = Registry().add("resize", function)
+    await executor.admit(handler)
+    return await executor.execute(run, handler, JobContext(run, Options(), lambda: 0.0))
 
 
 def both(body: Callable[[Any], Any]) -> list[Callable[..., Any]]:

@@ -238,3 +238,47 @@ async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
     await works.rig.accept(an_accepted(1))
     assert (await works.rig.record(1)).state is State.NEW
     assert not works.rig.queue.is_handled("mail")
+
+
+async def hold_all_threads(works: Works) -> tuple[Worker, threading.Event]:
+    """Start a worker of one lane whose threads are all held by runs past their ttr; a job more is claimed."""
+    gate, loop, begun = threading.Event(), asyncio.get_running_loop(), asyncio.Event()
+
+    def hang(data: object) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(10)
+
+    works.handle("mail", hang, ttr=5.0, ghosts=0)
+    works.handle("quick", lambda data: data, ttr=5.0, ghosts=0)
+    worker = await works.start(grace_s=0)
+    for number in (1, 2):
+        begun.clear()
+        await works.rig.accept(an_accepted(number))
+        await within(begun)
+        works.rig.clock.advance(6)
+        works.rig.queue._leases.check()
+        await works.ended(number, State.FAIL)
+    await works.rig.accept(an_accepted(3, type_="quick"))
+    await works.ended(3, State.PROCESSING)
+    return worker, gate
+
+
+async def test_no_run_is_lost_while_it_waits_for_a_thread(works: Works) -> None:
+    worker, gate = await hold_all_threads(works)
+    assert worker.problems() == [
+        "all threads are held by plain handlers, most of them past their ttr: jobs of plain handlers wait"
+    ]
+    works.rig.clock.advance(60)
+    works.rig.queue._leases.check()
+    gate.set()
+    record = await works.ended(3)
+    assert (record.attempt, record.ghosts, worker.problems()) == (1, 0, [])
+
+
+async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Works) -> None:
+    worker, gate = await hold_all_threads(works)
+    await worker.stop()
+    await works.rig.queue.settle()
+    record = await works.rig.record(3)
+    assert (record.state, record.interrupted, record.ghosts) == (State.RETRY, 1, 0)
+    gate.set()
