@@ -33,7 +33,7 @@ class JobSource(Protocol):
         ...
 
     def job(self, number: int, line: bytes, /) -> bytes:
-        """Return what was read as the JSON of a job. Raises: msgspec.DecodeError: it is none."""
+        """Return what was read as the JSON of a job. Raises: CallError: it is none."""
         ...
 
     def named(self, number: int) -> tuple[str, int | str]:
@@ -71,7 +71,7 @@ class Inserter:
         try:
             job = self._source.job(number, text)
             answer = await self._client.start(self._source.call, job, repeatable=True)
-        except (msgspec.DecodeError, CallError) as error:
+        except CallError as error:
             self._refuse(number, error)
         else:
             self._await(answer, number, len(text))

@@ -137,6 +137,20 @@ def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
     assert "tpye" in err
 
 
+@pytest.mark.parametrize("found_by", ["client", "server"])
+def test_unreadable_lines_are_refused_and_no_others(kqs, tmp_path, monkeypatch, found_by):
+    if found_by == "server":
+        monkeypatch.setattr("kqs.client.client.check_text", lambda _line: None)
+    lines = [b'{"type":"hundred"}\n'] * 100
+    lines[49] = b'{"type":"hundred","data":"\xff"}\n'
+    lines[59] = b'{"type":"hundred","data":' + b"[" * 70 + b"]" * 70 + b"}\n"
+    file = tmp_path / "jobs.jsonl"
+    file.write_bytes(b"".join(lines))
+    code, out, err = kqs("insert", "--file", str(file), "--run", found_by)
+    assert (code, out) == (1, "98 inserted, 2 refused\n")
+    assert [line.split(":")[1] for line in err.splitlines()] == [" line 50", " line 60"]
+
+
 def test_progress_is_shown_when_asked(kqs, tmp_path):
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"bar"}\n')

@@ -98,6 +98,16 @@ async def test_refused_and_broken_lines_are_told_and_the_rest_goes_on(capsys):
     assert [line.split(":")[1] for line in sorted(capsys.readouterr().err.splitlines())] == [" line 1", " line 2", " line 6"]
 
 
+async def test_line_that_no_server_could_answer_by_name_is_told_here(capsys):
+    done = await insert(FILE + b'\n{"data":"\xff"}\n{"data":%b}\nfoo' % (b"[" * 70 + b"]" * 70), accept)
+    assert (done.inserted, done.refused) == (3, 3)
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "kqs: line 5: not JSON: invalid UTF-8, or half of a surrogate pair",
+        "kqs: line 6: more than 64 levels of arrays and objects",
+        "kqs: line 7: not JSON: invalid character (byte 1), got foo",
+    ]
+
+
 async def test_json_lines_tell_every_line(capsys):
     await insert(b'{"type":"a","id":"x"}\nbroken\n', accept, as_lines=True)
     told = sorted(map(json.loads, capsys.readouterr().out.splitlines()), key=lambda one: one["line"])
