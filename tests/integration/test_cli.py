@@ -77,6 +77,16 @@ def test_runs_of_a_job_are_shown(kqs):
     ]
 
 
+def test_data_that_no_number_of_ours_holds_is_shown_as_it_stands(kqs):
+    kqs("insert", "huge", '{"a":[1e400,1.0]}', "--id", "huge")
+    code, out, _ = kqs("job", "huge")
+    assert code == 0
+    assert '{"a":[1e400,1.0]}' in out.split()
+    code, out, _ = kqs("jobs", "--type", "huge")
+    assert code == 0
+    assert "huge" in out
+
+
 def test_insert_makes_an_id(kqs):
     job_id = json.loads(kqs("insert", "untaken", "--json")[1])["id"]
     assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None
