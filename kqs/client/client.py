@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,7 +77,7 @@ class Client:
     """A connection that comes back. Call from one loop.
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
-    beyond which a new one waits.
+    beyond which a new one waits. on_lost: may be set, to be told why a connection was lost that is now tried for again.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Client:
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         self.address = address or Address()
+        self.on_lost: Callable[[str], None] = lambda reason: None
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
         self._slots = asyncio.Semaphore(max_in_flight)
@@ -97,6 +98,7 @@ class Client:
         self._pending: dict[int, _Pending] = {}
         self._suspects: dict[int, None] = {}  # of the pending, to be tried one by one, in order; others wait meanwhile
         self._link: Link | None = None
+        self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._is_open = False
@@ -197,23 +199,23 @@ class Client:
             self._on_unnamed(answer.e.error() if answer.e else CallError("an answer without an id", "internal"))
         elif answer.e is not None:
             self._fail(answer.id, answer.e.error())
-        elif pending := self._take(answer.id):
-            pending.set_result(answer.m)
+        elif pending := self._pending.pop(answer.id, None):
+            if not pending.answer.done():
+                pending.answer.set_result(answer.m)
+            self._end(answer.id)
 
-    def _take(self, number: int) -> asyncio.Future[msgspec.Raw] | None:
-        """Forget a call that is over; return its future unless nobody waits for it any more."""
-        pending = self._pending.pop(number, None)
-        if pending is None:
-            return None
+    def _fail(self, number: int, error: Exception) -> None:
+        if pending := self._pending.pop(number, None):
+            if not pending.answer.done():
+                pending.answer.set_exception(error)
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        """Give the place of a call to the next. After its answer: who waits for a place hears first how the last call ended."""
         self._slots.release()
         if number in self._suspects:
             del self._suspects[number]
             self._send_waiting()
-        return None if pending.answer.done() else pending.answer
-
-    def _fail(self, number: int, error: Exception) -> None:
-        if answer := self._take(number):
-            answer.set_exception(error)
 
     def _fail_each(self, numbers: Iterable[int], error: Exception) -> None:
         for number in list(numbers):
@@ -242,20 +244,31 @@ class Client:
         """Leave `link`, whose answers can no longer be told apart, and send what is in flight again."""
         self._suspects = dict.fromkeys(self._pending)
         if self._suspects:
-            self._on_lost("an error without an id")
+            self._leave("an error without an id")
             link.abort("left")
 
     def _end_late_calls(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         late = [number for number, pending in self._pending.items() if pending.deadline is not None and pending.deadline <= now]
-        self._fail_each(late, CallTimeoutError(f"no answer from {self.address} in time"))
+        self._fail_each(late, self._late_error())
         self._ticking = loop.call_later(_TICK_S, self._end_late_calls) if self._pending else None
+
+    def _late_error(self) -> KqsError:
+        if self._link:
+            return CallTimeoutError(f"no answer from {self.address} in time")
+        return ConnectionLostError(f"{self.address} could not be reached again: {self._trouble}")
 
     def _on_lost(self, reason: str) -> None:
         if self._link is None:  # it went before `open` or `_reconnect` took it over, and they look for that
             return
+        self._leave(reason)
+        self.on_lost(reason)
+
+    def _leave(self, reason: str) -> None:
+        """Do without the connection until there is another; what can be sent again waits for it."""
         self._link = None
+        self._trouble = reason
         for number, pending in list(self._pending.items()):
             if pending.answer.done() or (pending.sent and not pending.repeatable):
                 self._fail(number, ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
@@ -271,7 +284,8 @@ class Client:
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
             try:
                 link = await Link.open(self.address, self._on_answer, self._on_lost)
-            except OSError:
+            except OSError as exc:
+                self._trouble = _reason(exc)
                 continue
             if link.lost.done():
                 continue

@@ -160,6 +160,26 @@ async def test_call_without_answer_times_out(server, client):
         await client.call("ping", timeout_s=0.01)
 
 
+async def test_server_that_stays_away_is_told(server):
+    lost = []
+    async with Client(server.address, timeout_s=0.2) as client:
+        client.on_lost = lost.append
+        call = await task(client.insert("mail"))
+        await server.got(1)
+        server.stop()
+        with pytest.raises(ConnectionLostError, match="could not be reached again: connection refused"):
+            await call
+    assert len(lost) == 1
+
+
+async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server):
+    heard = []
+    async with Client(server.address, max_in_flight=1) as client:
+        (await client.start("echo", b"1", timeout_s=0.01)).add_done_callback(lambda call: heard.append(call.exception()))
+        await client.start("echo", b"2")
+        assert [type(error) for error in heard] == [CallTimeoutError]
+
+
 async def test_late_answer_is_nobodys(server, client):
     with pytest.raises(CallTimeoutError):
         await client.call("ping", timeout_s=0.01)
