@@ -99,6 +99,22 @@ def test_insert_takes_numbers_and_names(kqs, option, value):
     assert kqs("insert", "untaken", option, value)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "touched"),
+    [
+        (("--auto-touch", "untaken"), True),
+        (("untaken", "1", "--auto-touch"), True),
+        (("--auto-touch", "--ttr", "5", "untaken"), True),
+        (("--auto-touch", "False", "untaken"), False),
+        (("--auto-touch=true", "untaken"), True),
+        (("untaken",), False),
+    ],
+)
+def test_auto_touch_needs_no_value(kqs, arguments, touched):
+    job_id = kqs("insert", *arguments)[1].strip()
+    assert json.loads(kqs("job", job_id, "--json")[1])["options"]["auto_touch"] is touched
+
+
 def test_refused_insert_names_the_field(kqs):
     code, _, err = kqs("insert", "untaken", "--ttr", "0.01")
     assert code == 1
