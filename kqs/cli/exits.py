@@ -25,6 +25,9 @@ _BY_CALL_CODE = {
     "journal_failed": ExitCode.IO_FAILED,
 }
 
+#: a group without a command is its help; none in an older click, which prints it itself
+_HELP_INSTEAD: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 def exit_code_of(error: BaseException) -> int:
     """Say on stderr what went wrong, where there is somebody to tell, and return the exit code.
@@ -39,19 +42,31 @@ def exit_code_of(error: BaseException) -> int:
         # the interpreter flushes stdout once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
+    if isinstance(error, click.UsageError):
+        _tell_usage(error)
+        return ExitCode.USAGE
     code, message = _judge(error)
     say(message)
     return code
 
 
-def say(message: str) -> None:
+def say(message: str, command: str = "kqs") -> None:
     """Write one line to stderr."""
     from kqs.printable import printable
 
-    click.echo(f"kqs: {printable(message)}", err=True)
+    click.echo(f"{command}: {printable(message)}", err=True)
+
+
+def _tell_usage(error: click.UsageError) -> None:
+    if isinstance(error, _HELP_INSTEAD):
+        error.show()
+        return
+    message = " ".join(error.format_message().split()).removesuffix(".")  # some list choices, one a line
+    if error.ctx is None:  # which option lacks a value click knows, but not of which command
+        say(message)
+    else:
+        command = error.ctx.command_path
+        say(f"{message} (see {command} --help)", command)
 
 
 def _judge(error: BaseException) -> tuple[ExitCode, str]:

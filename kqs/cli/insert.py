@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,14 +49,38 @@ FIELDS: dict[str, tuple[Any, str]] = {
 }
 
 
+#: what may follow an option that is true without a value; anything else is the next argument
+_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
+
+
+class _InsertCommand(click.Command):
+    """Takes `--auto-touch` alone as true, also before TYPE, where click's own optional values would take TYPE for the value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click.Command."""
+        return super().parse_args(ctx, list(_spelt_out(args)))
+
+
+def _spelt_out(arguments: Sequence[str]) -> Iterator[str]:
+    flags = {_option(name) for name, (type_, _) in FIELDS.items() if type_ is bool}
+    ahead = (*arguments[1:], "")
+    for argument, following in zip(arguments, ahead, strict=False):
+        yield f"{argument}=true" if argument in flags and following.lower() not in _BOOLEANS else argument
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
 def field_options(command: AnyFunction) -> AnyFunction:
     """Give a command one option a field of `FIELDS`, each None unless given."""
     for name, (type_, help_) in reversed(FIELDS.items()):
-        command = click.option(f"--{name.replace('_', '-')}", name, type=type_, help=help_)(command)
+        metavar = "[BOOLEAN]" if type_ is bool else None
+        command = click.option(_option(name), name, type=type_, help=help_, metavar=metavar)(command)
     return command
 
 
-@click.command("insert")
+@click.command("insert", cls=_InsertCommand)
 @click.argument("type_", metavar="TYPE", required=False)
 @click.argument("json", metavar="[JSON]", required=False)
 @field_options

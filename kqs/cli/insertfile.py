@@ -24,11 +24,11 @@ from aiofiles.threadpool.binary import AsyncBufferedIOBase
 from kqs.cli.inserting import insert_all
 from kqs.client import Address
 from kqs.errors import ExitCode
+from kqs.wire.jobs import read_fields
 
 #: of the file, read at a time: a hop to a thread and back costs as much as some ten inserts
 SLICE_BYTES = 1 << 20
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,9 +57,9 @@ class JobLines:
     def job(self, number: int, line: bytes) -> bytes:
         """Return the job of a line as JSON, its values as they stand in the file.
 
-        Raises: msgspec.DecodeError: the line is no JSON object.
+        Raises: CallError: the line is no JSON object.
         """
-        fields = _decode_fields(line)
+        fields = read_fields(line)
         return _encode({**self._defaults, "id": self._id(number, line), **fields})
 
     def named(self, number: int) -> tuple[str, int]:

@@ -16,6 +16,8 @@ from kqs.client import Address, Client
 from kqs.errors import CallError, ExitCode
 
 IN_FLIGHT = 1000
+#: how long an insert may take, and so how long a server that went away is waited for
+TIMEOUT_S = 30.0
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
 #: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
@@ -33,7 +35,7 @@ class JobSource(Protocol):
         ...
 
     def job(self, number: int, line: bytes, /) -> bytes:
-        """Return what was read as the JSON of a job. Raises: msgspec.DecodeError: it is none."""
+        """Return what was read as the JSON of a job. Raises: CallError: it is none."""
         ...
 
     def named(self, number: int) -> tuple[str, int | str]:
@@ -46,12 +48,14 @@ class Inserter:
 
     def __init__(self, client: Client, source: JobSource, progress: Progress, as_lines: bool) -> None:
         self._client = client
+        client.on_lost = self._tell_lost
         self._source = source
         self._progress = progress
         self._as_lines = as_lines
         self._open: set[asyncio.Future[msgspec.Raw]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._told_lost = False
         self.inserted = 0
         self.refused = 0
         self.stopped: Exception | None = None
@@ -63,7 +67,8 @@ class Inserter:
                 if self.stopped:
                     break
                 await self._start(number, text)
-        await self._idle.wait()
+        if self.stopped is None or isinstance(self.stopped, CallError):  # else nobody answers what is still open
+            await self._idle.wait()
         if self.stopped:
             raise self.stopped
 
@@ -71,7 +76,7 @@ class Inserter:
         try:
             job = self._source.job(number, text)
             answer = await self._client.start(self._source.call, job, repeatable=True)
-        except (msgspec.DecodeError, CallError) as error:
+        except CallError as error:
             self._refuse(number, error)
         else:
             self._await(answer, number, len(text))
@@ -93,12 +98,19 @@ class Inserter:
         error = answer.exception()
         if error is None:
             self.inserted += 1
+            self._told_lost = False
             if self._as_lines:
                 print_line(dict([self._source.named(number)]) | {"id": answer.result()})
         elif isinstance(error, CallError) and error.call_code not in NOT_THE_JOBS:
             self._refuse(number, error)
         elif isinstance(error, Exception):
             self.stopped = self.stopped or error
+
+    def _tell_lost(self, reason: str) -> None:
+        """Say it once, until an insert is answered again."""
+        if not self._told_lost:
+            self._told_lost = True
+            say(f"the connection to {self._client.address} was lost: {reason}; trying again for up to {TIMEOUT_S:.0f} s")
 
     def _refuse(self, number: int, error: Exception) -> None:
         self.refused += 1
@@ -127,7 +139,7 @@ def insert_all(server: Address, source: JobSource, *, progress: bool | None, as_
         _report(inserter, as_lines)
         return inserter
 
-    inserter = with_client(server, work, max_in_flight=IN_FLIGHT, max_line_bytes=MAX_LINE_BYTES)
+    inserter = with_client(server, work, timeout_s=TIMEOUT_S, max_in_flight=IN_FLIGHT, max_line_bytes=MAX_LINE_BYTES)
     return ExitCode.REFUSED if inserter.refused else ExitCode.OK
 
 

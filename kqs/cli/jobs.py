@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 _COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
+_AS_THEY_STAND = ("data", "result")
 _TIMES = ("accepted_at", "due_at", "expire_at", "started_at", "ended_at", "drop_at")
+
+
+_decode = msgspec.json.Decoder().decode
+_decode_record = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_runs = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 class _Listed(msgspec.Struct):
@@ -37,7 +43,7 @@ class _Listed(msgspec.Struct):
 def jobs_command(type_: str | None, state: str | None, limit: int, after: str | None, as_lines: bool, server: Address) -> None:
     """List jobs in the order they were accepted."""
     from kqs.cli.connection import with_client
-    from kqs.cli.output import print_line, print_table, shown_time
+    from kqs.cli.output import print_line, print_table
 
     query = {name: value for name, value in (("type", type_), ("state", state), ("after", after)) if value is not None}
 
@@ -46,11 +52,10 @@ def jobs_command(type_: str | None, state: str | None, limit: int, after: str | 
             async for job in _pages(client, query, limit):
                 print_line(job)
             return
-        found: list[dict[str, Any]] = [msgspec.json.decode(job) async for job in _pages(client, query, limit)]
+        found = [_cells(_decode_record(job)) async for job in _pages(client, query, limit)]
         rows = [
             [job["id"], job["type"], job["state"], str(job["options"]["prio"]), job["attempt"]]
-            + [shown_time(job[name]) for name in ("accepted_at", "due_at", "ended_at")]
-            + [job["error"]]
+            + [job[name] for name in ("accepted_at", "due_at", "ended_at", "error")]
             for job in found
         ]
         print_table(_COLUMNS, rows, numbers=("prio", "attempt"))
@@ -79,16 +84,23 @@ async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIter
 def job_command(id_: str, as_lines: bool, server: Address) -> None:
     """Show all that is known of one job."""
     from kqs.cli.connection import call
-    from kqs.cli.output import print_line, print_pairs, print_table, shown_time
+    from kqs.cli.output import print_line, print_pairs, print_table
 
     result = call(server, "job", msgspec.json.encode(id_))
     if as_lines:
         print_line(result)
         return
-    job: dict[str, Any] = msgspec.json.decode(result)
-    runs = job.pop("runs")
-    print_pairs((name, shown_time(value) if name in _TIMES else value) for name, value in job.items())
+    record = _decode_record(result)
+    runs = [_cells(run) for run in _decode_runs(record.pop("runs"))]
+    print_pairs(_cells(record).items())
     if runs:
         click.echo()
-        rows = [[shown_time(value) if name in _TIMES else value for name, value in run.items()] for run in runs]
-        print_table(list(runs[0]), rows, numbers=("attempt",))
+        print_table(list(runs[0]), [list(run.values()) for run in runs], numbers=("attempt",))
+
+
+def _cells(record: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    """Return a record's values for people. What a client or handler made stays JSON: it may hold what nothing here decodes."""
+    from kqs.cli.output import shown_time
+
+    values: dict[str, Any] = {name: value if name in _AS_THEY_STAND else _decode(value) for name, value in record.items()}
+    return values | {name: shown_time(values[name]) for name in _TIMES if name in values}

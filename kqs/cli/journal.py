@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import ServerAddress, json_option
-from kqs.errors import ExitCode
+from kqs.errors import ExitCode, JournalError
 
 if TYPE_CHECKING:
     from kqs.client import Address
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 #: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
 _VERIFY_READS, _REPAIR_READS = 2, 3
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+def _readable(_ctx: click.Context, _param: click.Parameter, folder: Path) -> Path:
+    """Return the folder. Raises: OSError: it is none, or not ours to read; that is no fault of the command line."""
+    with os.scandir(folder):
+        return folder
+
+
+_folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), callback=_readable)
 
 
 @click.group("journal")
@@ -27,7 +35,7 @@ def journal_command() -> None:
 
 
 @journal_command.command("verify")
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@_folder_argument
 @json_option
 def verify_command(folder: Path, as_lines: bool) -> ExitCode:
     """Check every byte and change nothing; exit 65 if a server would refuse to start.
@@ -41,18 +49,22 @@ def verify_command(folder: Path, as_lines: bool) -> ExitCode:
 
 
 @journal_command.command("dump")
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@_folder_argument
 def dump_command(folder: Path) -> None:
     """Print every segment, batch and record, and what is damaged."""
     from kqs import journal
     from kqs.printable import printable
 
+    is_empty = True
     for line in journal.dump(folder):
+        is_empty = False
         click.echo(printable(line))
+    if is_empty:
+        raise _no_journal(folder)
 
 
 @journal_command.command("repair")
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@_folder_argument
 @json_option
 def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     """Salvage what is intact and list what is lost, so that a server starts again.
@@ -66,7 +78,7 @@ def repair_command(folder: Path, as_lines: bool) -> ExitCode:
 
 
 @journal_command.command("replay")
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@_folder_argument
 @click.option("--to", "server", type=ServerAddress(), required=True, help="Address of the server that takes them.")
 @click.option("--all", "everything", is_flag=True, help="Every job kept, not only those above the checkpoint.")
 @click.option("--progress/--no-progress", default=None, help="A progress bar on stderr. Default: on a terminal.")
@@ -87,11 +99,15 @@ def replay_command(folder: Path, server: Address, everything: bool, progress: bo
         return insert_all(server, JournalJobs(held, time.time), progress=progress, as_lines=as_lines)
 
 
+def _no_journal(folder: Path) -> JournalError:
+    return JournalError(f"there is no journal in {folder}")
+
+
 def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
     from kqs.cli.output import print_line, print_pairs
 
     if not report.segments and not report.problems:
-        raise click.UsageError(f"there is no journal in {folder}")
+        raise _no_journal(folder)
     if as_lines:
         print_line(report)
     else:

@@ -18,7 +18,7 @@ def makerpc_command(name: str, json: str | None, call_id: int | None) -> None:
     """Print the line of a call, for netcat.
 
     \b
-    kqs makerpc insert '{type:"ping",data:{a:1}}' | nc localhost 14151
+    kqs makerpc insert '{type:"ping",data:{a:1}}' | nc -N localhost 14151
     """
     from kqs.wire.calling import call_line
 

@@ -62,7 +62,10 @@ def _print(table: Any) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a cell's text."""
+    """Return a cell's text; that of JSON which is `Raw` is the JSON as it stands, since no number of ours may hold it."""
+    if isinstance(value, msgspec.Raw):
+        text = bytes(value).decode(errors="replace")
+        return "-" if text == "null" else printable(text)
     if value is None:
         return "-"
     if isinstance(value, bool):

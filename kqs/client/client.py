@@ -3,13 +3,17 @@
 Three rules. A call that may have been sent fails when the connection is lost, since nobody knows whether it was done; an
 insert is sent again, since it carries an id and inserting an id twice has no effect. A call made while there is no
 connection waits for the next one. No call outlives its timeout, so no wait is without end.
+
+An error without an id means a line that the server could not read at all. Lines are checked before they are sent, so there
+should be none; should there be one all the same, the inserts in flight are tried one by one on a new connection, where it can
+only mean the one that is tried.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +24,7 @@ from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.errors import CallError, KqsError
 from kqs.wire.calling import Answer, call_line
+from kqs.wire.strict import check_text
 
 #: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
 DEFAULT_IN_FLIGHT = 1000
@@ -31,6 +36,9 @@ _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 5.0
 # timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
 _TICK_S = 0.1
+
+# what an error without an id says of some line; any other is about the connection
+_ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -69,7 +77,7 @@ class Client:
     """A connection that comes back. Call from one loop.
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
-    beyond which a new one waits.
+    beyond which a new one waits. on_lost: may be set, to be told why a connection was lost that is now tried for again.
     """
 
     def __init__(
@@ -81,13 +89,16 @@ class Client:
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         self.address = address or Address()
+        self.on_lost: Callable[[str], None] = lambda reason: None
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
         self._slots = asyncio.Semaphore(max_in_flight)
         self._ids = ClientIds()
         self._number = 0
         self._pending: dict[int, _Pending] = {}
+        self._suspects: dict[int, None] = {}  # of the pending, to be tried one by one, in order; others wait meanwhile
         self._link: Link | None = None
+        self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._is_open = False
@@ -123,8 +134,7 @@ class Client:
             await asyncio.wait([self._reconnecting])
         if self._ticking:
             self._ticking.cancel()
-        for number in list(self._pending):
-            self._fail(number, ConnectionLostError("the client was closed"))
+        self._fail_each(self._pending, ConnectionLostError("the client was closed"))
         if self._link:
             link, self._link = self._link, None
             await link.close()
@@ -157,12 +167,13 @@ class Client:
         """Wait for a free place, send a call, and return the future of its result as JSON: the way to pipeline from one task.
 
         Args:   arg: JSON without a newline. repeatable: send it again after a lost connection.
-        Raises: CallError: the line is too long. ConnectionLostError: the client is not open.
+        Raises: CallError: the line is too long, too deep or no Unicode. ConnectionLostError: the client is not open.
         """
         self._number = number = self._number + 1
         line = call_line(number, _encode(name), arg)
         if len(line) > self._max_line_bytes:
             raise CallError(f"the call takes {len(line)} bytes, a line at most {self._max_line_bytes}", "too_large")
+        check_text(line)
         await self._slots.acquire()
         if not self._is_open:
             self._slots.release()
@@ -174,7 +185,7 @@ class Client:
         answer: asyncio.Future[msgspec.Raw] = loop.create_future()
         pending = _Pending(line, answer, repeatable, None if timeout_s is None else loop.time() + timeout_s)
         self._pending[number] = pending
-        if self._link:
+        if self._link and not self._suspects:
             pending.sent = True
             self._link.send(line)
         if pending.deadline is not None and self._ticking is None:
@@ -185,49 +196,79 @@ class Client:
         if answer.s == "ok":
             return
         if answer.id is None:
-            self._fail_unnamed(answer)
+            self._on_unnamed(answer.e.error() if answer.e else CallError("an answer without an id", "internal"))
         elif answer.e is not None:
             self._fail(answer.id, answer.e.error())
-        elif pending := self._take(answer.id):
-            pending.set_result(answer.m)
-
-    def _take(self, number: int) -> asyncio.Future[msgspec.Raw] | None:
-        """Forget a call that is over; return its future unless nobody waits for it any more."""
-        pending = self._pending.pop(number, None)
-        if pending is None:
-            return None
-        self._slots.release()
-        return None if pending.answer.done() else pending.answer
+        elif pending := self._pending.pop(answer.id, None):
+            if not pending.answer.done():
+                pending.answer.set_result(answer.m)
+            self._end(answer.id)
 
     def _fail(self, number: int, error: Exception) -> None:
-        if answer := self._take(number):
-            answer.set_exception(error)
+        if pending := self._pending.pop(number, None):
+            if not pending.answer.done():
+                pending.answer.set_exception(error)
+            self._end(number)
 
-    def _fail_unnamed(self, answer: Answer) -> None:
-        """End the calls that an error without an id may mean.
+    def _end(self, number: int) -> None:
+        """Give the place of a call to the next. After its answer: who waits for a place hears first how the last call ended."""
+        self._slots.release()
+        if number in self._suspects:
+            del self._suspects[number]
+            self._send_waiting()
+
+    def _fail_each(self, numbers: Iterable[int], error: Exception) -> None:
+        for number in list(numbers):
+            self._fail(number, error)
+
+    def _on_unnamed(self, error: CallError) -> None:
+        """End the calls that an error without an id means, or find out which it means.
 
         For `too_large` that is the longest: if any line is over the limit, the longest is, and each such line is
-        answered once. Anything else may mean every call in flight.
+        answered once.
         """
-        error = answer.e.error() if answer.e else CallError("an answer without an id", "internal")
-        numbers = list(self._pending)
-        if error.call_code == "too_large" and numbers:
-            numbers = [max(numbers, key=lambda number: len(self._pending[number].line))]
-        for number in numbers:
-            self._fail(number, error)
+        if self._link is None:  # left for an earlier one
+            return
+        if error.call_code not in _ABOUT_A_LINE:
+            self._suspects.clear()
+            self._fail_each(self._pending, error)
+        elif self._suspects:
+            self._fail(next(iter(self._suspects)), error)
+        elif error.call_code == "too_large" and self._pending:
+            self._fail(max(self._pending, key=lambda number: len(self._pending[number].line)), error)
+        else:
+            self._fail_each([number for number, pending in self._pending.items() if not pending.repeatable], error)
+            self._try_one_by_one(self._link)
+
+    def _try_one_by_one(self, link: Link) -> None:
+        """Leave `link`, whose answers can no longer be told apart, and send what is in flight again."""
+        self._suspects = dict.fromkeys(self._pending)
+        if self._suspects:
+            self._leave("an error without an id")
+            link.abort("left")
 
     def _end_late_calls(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         late = [number for number, pending in self._pending.items() if pending.deadline is not None and pending.deadline <= now]
-        for number in late:
-            self._fail(number, CallTimeoutError(f"no answer from {self.address} in time"))
+        self._fail_each(late, self._late_error())
         self._ticking = loop.call_later(_TICK_S, self._end_late_calls) if self._pending else None
+
+    def _late_error(self) -> KqsError:
+        if self._link:
+            return CallTimeoutError(f"no answer from {self.address} in time")
+        return ConnectionLostError(f"{self.address} could not be reached again: {self._trouble}")
 
     def _on_lost(self, reason: str) -> None:
         if self._link is None:  # it went before `open` or `_reconnect` took it over, and they look for that
             return
+        self._leave(reason)
+        self.on_lost(reason)
+
+    def _leave(self, reason: str) -> None:
+        """Do without the connection until there is another; what can be sent again waits for it."""
         self._link = None
+        self._trouble = reason
         for number, pending in list(self._pending.items()):
             if pending.answer.done() or (pending.sent and not pending.repeatable):
                 self._fail(number, ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
@@ -243,15 +284,24 @@ class Client:
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
             try:
                 link = await Link.open(self.address, self._on_answer, self._on_lost)
-            except OSError:
+            except OSError as exc:
+                self._trouble = _reason(exc)
                 continue
             if link.lost.done():
                 continue
             self._link = link
-            for pending in self._pending.values():
-                pending.sent = True
-                link.send(pending.line)
+            self._send_waiting()
             return
+
+    def _send_waiting(self) -> None:
+        """Send what waits for a connection: all, or the next suspect."""
+        if self._link is None:
+            return
+        numbers = [next(iter(self._suspects))] if self._suspects else self._pending
+        for pending in map(self._pending.__getitem__, numbers):
+            if not pending.sent:
+                pending.sent = True
+                self._link.send(pending.line)
 
 
 def _reason(error: OSError) -> str:

@@ -10,7 +10,8 @@ import secrets
 from itertools import pairwise
 from pathlib import Path
 
-from kqs.errors import JournalCorruptError
+from kqs.errors import JournalCorruptError, JournalError
+from kqs.journal import checkpoint
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
 from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, SegmentHeader, encode_header, encode_void, parse_header, salt_of
@@ -23,10 +24,12 @@ from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
 def repair(directory: Path, files: Files | None = None) -> Report:
     """Make a damaged journal one that a server starts with, and say what is lost.
 
-    Raises: JournalLockedError: a server is running. JournalVersionError. JournalCorruptError: there is nothing to salvage
-        from. OSError. Whatever is raised, every intact batch still stands where it stood.
+    Raises: JournalError: there is none. JournalLockedError: a server is running. JournalVersionError. JournalCorruptError:
+        there is nothing to salvage from. OSError. Whatever is raised, every intact batch still stands where it stood.
     """
     files = files or OsFiles()
+    if not segment_names(files, directory) and checkpoint.NAME not in files.list(directory):
+        raise JournalError(f"there is no journal in {directory}")
     lock = lock_journal(files, directory)
     try:
         mender = _Mender(files, directory)

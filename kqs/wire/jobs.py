@@ -42,6 +42,7 @@ _EXPECTED = {
     "keep": "a number of seconds, or -1 for ever",
 }
 _UNSUPPORTED = ("wait", "resource")
+_ONCE = ("type", "id")
 _FIELDS = (*_EXPECTED, "data")
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\[(\d+)\]`)?\Z", re.DOTALL)
@@ -86,6 +87,24 @@ def decode_jobs(raw: bytes | Raw) -> list[Job]:
         raise strict.not_json(text, error) from None
     _check(text, jobs)
     return jobs
+
+
+def read_fields(text: bytes) -> dict[str, Raw]:
+    """Return the members of one JSON job object as they stand, their values unchecked.
+
+    Raises: CallError: bad_json; or bad_job when it is no object, or names its type or id twice.
+    """
+    try:
+        fields: dict[str, Raw] = _decode_object(text)
+    except msgspec.ValidationError:
+        strict.check_json(text)
+        raise CallError(f"expected a job object, got {strict.shown(text.strip())}", "bad_job") from None
+    except (ValueError, RecursionError) as error:
+        raise strict.not_json(text, error) from None
+    kept = b"\n".join(fields.values())
+    if strict.may_hide_key(text) or any(strict.is_repeated(f'"{key}"'.encode(), text, kept, key in fields) for key in _ONCE):
+        _refuse_repeats(text, strict.members(text), _ONCE)
+    return fields
 
 
 def replay_jobs(payload: bytes) -> list[Job]:
@@ -222,7 +241,7 @@ def _check(text: bytes, jobs: Sequence[Job]) -> None:
     if strict.is_any_deeper([job.data for job in jobs], strict.MAX_DEPTH - _level_of(text)):
         raise strict.too_deep()
     if hides_or_repeats_key(text, jobs):
-        _refuse_repeats(text, strict.members(text, _level_of(text)), ("type", "id"))
+        _refuse_repeats(text, strict.members(text, _level_of(text)), _ONCE)
     if not are_clean(jobs):
         index, fault = next((index, fault) for index, job in enumerate(jobs) if (fault := _fault(job)))
         raise CallError(_place(text, index) + fault, "bad_job")

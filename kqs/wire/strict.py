@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.printable import shortened
+from kqs.printable import SHOWN_CHARS, shortened
 
 #: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
 #: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.
@@ -34,6 +34,9 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one l
 _NO_STEP = bytes(set(range(256)) - set(b'[{]}"'))
 
 _QUOTE, _COLON, _COMMA = b'":,'
+
+_TRUNCATED = "Input data was truncated"
+_LONGEST_WORD = b" " * len("\\ud83d\\ude00")  # that msgspec looks ahead for
 
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
@@ -119,7 +122,19 @@ def not_json(text: bytes, error: ValueError | RecursionError) -> CallError:
         return too_deep()
     if not is_clean_text(text):
         return bad_text()
-    return CallError(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}", "bad_json")
+    reason = _why_malformed(text, error)
+    return CallError(f"not JSON: {reason}, got {shown(text.strip())}", "bad_json")
+
+
+def _why_malformed(text: bytes, error: ValueError) -> str:
+    reason = str(error)
+    if reason == _TRUNCATED:
+        # msgspec also says so of a wrong word with too few bytes after it: `foo` might have become `false`
+        try:
+            _decode_raw(text + _LONGEST_WORD)
+        except ValueError as told_apart:
+            reason = str(told_apart)
+    return "it ends within a value" if reason == _TRUNCATED else reason.removeprefix("JSON is malformed: ")
 
 
 class Member(NamedTuple):
@@ -167,4 +182,4 @@ def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
 
 def shown(value: bytes | Raw) -> str:
     """Return JSON as text for a message, cut short."""
-    return shortened(bytes(value).decode(errors="replace"))
+    return shortened(bytes(value)[: 4 * (SHOWN_CHARS + 1)].decode(errors="replace"))  # a character has at most 4 bytes

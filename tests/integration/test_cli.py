@@ -77,6 +77,16 @@ def test_runs_of_a_job_are_shown(kqs):
     ]
 
 
+def test_data_that_no_number_of_ours_holds_is_shown_as_it_stands(kqs):
+    kqs("insert", "huge", '{"a":[1e400,1.0]}', "--id", "huge")
+    code, out, _ = kqs("job", "huge")
+    assert code == 0
+    assert '{"a":[1e400,1.0]}' in out.split()
+    code, out, _ = kqs("jobs", "--type", "huge")
+    assert code == 0
+    assert "huge" in out
+
+
 def test_insert_makes_an_id(kqs):
     job_id = json.loads(kqs("insert", "untaken", "--json")[1])["id"]
     assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None
@@ -87,6 +97,22 @@ def test_insert_makes_an_id(kqs):
 )
 def test_insert_takes_numbers_and_names(kqs, option, value):
     assert kqs("insert", "untaken", option, value)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "touched"),
+    [
+        (("--auto-touch", "untaken"), True),
+        (("untaken", "1", "--auto-touch"), True),
+        (("--auto-touch", "--ttr", "5", "untaken"), True),
+        (("--auto-touch", "False", "untaken"), False),
+        (("--auto-touch=true", "untaken"), True),
+        (("untaken",), False),
+    ],
+)
+def test_auto_touch_needs_no_value(kqs, arguments, touched):
+    job_id = kqs("insert", *arguments)[1].strip()
+    assert json.loads(kqs("job", job_id, "--json")[1])["options"]["auto_touch"] is touched
 
 
 def test_refused_insert_names_the_field(kqs):
@@ -135,6 +161,20 @@ def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
     assert (code, out) == (1, "2 inserted, 1 refused\n")
     assert "line 2" in err
     assert "tpye" in err
+
+
+@pytest.mark.parametrize("found_by", ["client", "server"])
+def test_unreadable_lines_are_refused_and_no_others(kqs, tmp_path, monkeypatch, found_by):
+    if found_by == "server":
+        monkeypatch.setattr("kqs.client.client.check_text", lambda _line: None)
+    lines = [b'{"type":"hundred"}\n'] * 100
+    lines[49] = b'{"type":"hundred","data":"\xff"}\n'
+    lines[59] = b'{"type":"hundred","data":' + b"[" * 70 + b"]" * 70 + b"}\n"
+    file = tmp_path / "jobs.jsonl"
+    file.write_bytes(b"".join(lines))
+    code, out, err = kqs("insert", "--file", str(file), "--run", found_by)
+    assert (code, out) == (1, "98 inserted, 2 refused\n")
+    assert [line.split(":")[1] for line in err.splitlines()] == [" line 50", " line 60"]
 
 
 def test_progress_is_shown_when_asked(kqs, tmp_path):

@@ -9,6 +9,8 @@ from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
 from tests.support.line_server import LineServer
 
+UNREADABLE = {"v": 1, "e": {"_isError__": 1, "message": "what?", "code": "bad_json"}, "s": "err"}
+
 
 def echo(line):
     return line["m"]
@@ -158,6 +160,26 @@ async def test_call_without_answer_times_out(server, client):
         await client.call("ping", timeout_s=0.01)
 
 
+async def test_server_that_stays_away_is_told(server):
+    lost = []
+    async with Client(server.address, timeout_s=0.2) as client:
+        client.on_lost = lost.append
+        call = await task(client.insert("mail"))
+        await server.got(1)
+        server.stop()
+        with pytest.raises(ConnectionLostError, match="could not be reached again: connection refused"):
+            await call
+    assert len(lost) == 1
+
+
+async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server):
+    heard = []
+    async with Client(server.address, max_in_flight=1) as client:
+        (await client.start("echo", b"1", timeout_s=0.01)).add_done_callback(lambda call: heard.append(call.exception()))
+        await client.start("echo", b"2")
+        assert [type(error) for error in heard] == [CallTimeoutError]
+
+
 async def test_late_answer_is_nobodys(server, client):
     with pytest.raises(CallTimeoutError):
         await client.call("ping", timeout_s=0.01)
@@ -198,10 +220,59 @@ async def test_unnamed_too_large_means_the_longest_line(server, client):
 async def test_other_unnamed_errors_may_mean_any_call(server, client):
     calls = [await task(client.call("echo", number)) for number in range(2)]
     await server.got(2)
-    server.calls[0][0].send({"v": 1, "id": None, "e": {"message": "what?", "code": "bad_json"}, "s": "err"})
+    server.calls[0][0].send(UNREADABLE)
     for call in calls:
         with pytest.raises(CallError, match="what"):
             await call
+
+
+async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other(server, client):
+    inserts = [await task(client.insert("mail", number)) for number in range(3)]
+    await server.got(3)
+    server.answer(2, "in")
+    server.calls[0][0].send(UNREADABLE)
+    server.calls[0][0].send(UNREADABLE)
+    assert (await server.got(4))[3]["m"]["data"] == 0
+    later = await task(client.call("echo", "later"))
+    server.calls[3][0].send(UNREADABLE)
+    with pytest.raises(CallError, match="what"):
+        await inserts[0]
+    assert (await server.got(5))[4]["m"]["data"] == 1
+    server.answer(4, "in")
+    assert await asyncio.gather(*inserts[1:]) == ["in", "in"]
+    await server.got(6)
+    server.answer(5, "later")
+    assert await later == "later"
+
+
+async def test_connection_lost_in_a_trial_is_no_verdict(server, client):
+    inserts = [await task(client.insert("mail", number)) for number in range(2)]
+    await server.got(2)
+    server.calls[0][0].send(UNREADABLE)
+    await server.got(3)
+    server.drop()
+    assert (await server.got(4))[3]["m"]["data"] == 0
+    server.answer(3, "first")
+    await server.got(5)
+    server.answer(4, "second")
+    assert await asyncio.gather(*inserts) == ["first", "second"]
+
+
+async def test_unnamed_error_about_the_connection_means_every_call(server, client):
+    calls = [await task(client.insert("mail")), await task(client.call("ping"))]
+    await server.got(2)
+    server.calls[0][0].send({"v": 1, "e": {"message": "too many connections", "code": "busy"}, "s": "err"})
+    for call in calls:
+        with pytest.raises(CallError, match="too many"):
+            await call
+
+
+@pytest.mark.parametrize("arg", [b'"\xff"', rb'"\ud800"', b"[" * 64 + b"]" * 64])
+async def test_line_that_no_server_reads_is_refused_before_it_is_sent(server, client, arg):
+    with pytest.raises(CallError) as caught:
+        await client.start("echo", arg)
+    assert caught.value.call_code == "bad_json"
+    assert not server.calls
 
 
 async def test_server_that_speaks_otherwise_is_left(server, client):

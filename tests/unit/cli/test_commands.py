@@ -35,7 +35,27 @@ def test_the_manual_has_every_command():
 @pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["job"], ["call", "ping", "1", "2"], ["stats", "--server", "a:b"]])
 def test_wrong_usage_is_exit_code_two(arguments, capsys):
     assert run(arguments) == 2
-    assert "Error:" in capsys.readouterr().err
+    assert re.fullmatch(r"(kqs.*?): .+ \(see \1 --help\)\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["insert"], "kqs insert: TYPE is missing (or --file) (see kqs insert --help)"),
+        (["insert", "a", "--prio"], "kqs: Option '--prio' requires an argument"),
+        (["job"], "kqs job: Missing argument 'ID' (see kqs job --help)"),
+        (["journal", "nope"], "kqs journal: No such command 'nope' (see kqs journal --help)"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(arguments, line, capsys):
+    run(arguments)
+    assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["journal"]])
+def test_a_group_alone_shows_its_commands(arguments, capsys):
+    assert run(arguments) == 2
+    assert "Commands:" in capsys.readouterr().err
 
 
 def test_insert_offers_every_field_of_a_job():

@@ -7,7 +7,7 @@ import pytest
 from kqs.cli import insertfile
 from kqs.cli.insertfile import JobLines
 from kqs.cli.inserting import Inserter
-from kqs.client import Client
+from kqs.client import Address, Client, ConnectionLostError
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
 from tests.support.line_server import LineServer
@@ -98,6 +98,16 @@ async def test_refused_and_broken_lines_are_told_and_the_rest_goes_on(capsys):
     assert [line.split(":")[1] for line in sorted(capsys.readouterr().err.splitlines())] == [" line 1", " line 2", " line 6"]
 
 
+async def test_line_that_no_server_could_answer_by_name_is_told_here(capsys):
+    done = await insert(FILE + b'\n{"data":"\xff"}\n{"data":%b}\nfoo' % (b"[" * 70 + b"]" * 70), accept)
+    assert (done.inserted, done.refused) == (3, 3)
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "kqs: line 5: not JSON: invalid UTF-8, or half of a surrogate pair",
+        "kqs: line 6: more than 64 levels of arrays and objects",
+        "kqs: line 7: not JSON: invalid character (byte 1), got foo",
+    ]
+
+
 async def test_json_lines_tell_every_line(capsys):
     await insert(b'{"type":"a","id":"x"}\nbroken\n', accept, as_lines=True)
     told = sorted(map(json.loads, capsys.readouterr().out.splitlines()), key=lambda one: one["line"])
@@ -114,6 +124,34 @@ async def test_server_that_would_refuse_the_others_too_ends_it(code):
 
 async def test_empty_file_is_done_at_once():
     assert (await insert(b"", accept)).inserted == 0
+
+
+class LostClient:
+    """Never answers; the first call ends because the server stays away."""
+
+    address = Address("away", 1)
+
+    def __init__(self):
+        self.answers = []
+
+    async def start(self, *_call, **_settings):
+        answer = asyncio.get_running_loop().create_future()
+        if not self.answers:
+            self.on_lost("refused")
+            self.on_lost("refused again")
+            answer.set_exception(ConnectionLostError("away:1 could not be reached again"))
+        self.answers.append(answer)
+        await asyncio.sleep(0)
+        return answer
+
+
+async def test_server_that_stays_away_ends_it_at_once_and_is_told_once(capsys):
+    client = LostClient()
+    inserter = Inserter(client, JobLines(io.BytesIO(b"{}\n" * 9), {}, ""), Done(), False)
+    with pytest.raises(ConnectionLostError):
+        await inserter.run()
+    assert len(client.answers) < 9
+    assert capsys.readouterr().err == "kqs: the connection to away:1 was lost: refused; trying again for up to 30 s\n"
 
 
 async def test_lost_connection_inserts_nothing_twice():

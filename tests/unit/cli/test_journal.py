@@ -64,7 +64,21 @@ def test_newer_journal_is_left_alone(journal):
     assert journal("repair", JournalVersionError("newer"))[0] == 65
 
 
-def test_folder_without_journal_is_wrong_usage(tmp_path, capsys):
-    assert run(["journal", "verify", str(tmp_path)]) == 2
-    assert "there is no journal" in capsys.readouterr().err
-    assert run(["journal", "verify", str(tmp_path / "none")]) == 2
+COMMANDS = pytest.mark.parametrize(
+    ("command", "options"), [("verify", []), ("dump", []), ("repair", []), ("replay", ["--to=:1"])]
+)
+
+
+@COMMANDS
+def test_folder_without_journal_is_told(command, options, tmp_path, capsys):
+    assert run(["journal", command, str(tmp_path), *options]) == 74
+    assert capsys.readouterr() == ("", f"kqs: there is no journal in {tmp_path}\n")
+
+
+@COMMANDS
+def test_folder_that_cannot_be_read_is_told(command, options, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for name, fault in (("none", "no such file or directory"), ("file", "not a directory")):
+        assert run(["journal", command, str(tmp_path / name), *options]) == 74
+        assert capsys.readouterr() == ("", f"kqs: {tmp_path}/{name}: {fault}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -16,6 +16,9 @@ from kqs.cli.output import print_line, print_pairs, print_pretty, print_table, s
         (2.0, "2"),
         ("a\x1b[2Jb", "a\\x1b[2Jb"),
         ({"a": [1]}, '{"a":[1]}'),
+        (msgspec.Raw(b'{"a": 1e400}'), '{"a": 1e400}'),
+        (msgspec.Raw(b'"\xc2\x9b"'), '"\\x9b"'),
+        (msgspec.Raw(b"null"), "-"),
     ],
 )
 def test_cells_are_shown_for_people(value, text):

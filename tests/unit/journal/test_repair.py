@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kqs.errors import JournalCorruptError, JournalLockedError
+from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
+from kqs.journal import checkpoint
 from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
 from kqs.journal.recovery import read_header, scan
@@ -175,6 +176,21 @@ async def test_nothing_to_salvage_says_so() -> None:
     damage(disk, segment(1), 0, HEADER_BYTES)
     with pytest.raises(JournalCorruptError, match="no segment that could be salvaged"):
         repair(DIR, disk)
+
+
+def test_checkpoint_alone_is_nothing_to_salvage_from() -> None:
+    disk = MemoryFiles()
+    disk.put(DIR / checkpoint.NAME, b"")
+    with pytest.raises(JournalCorruptError, match="no segment that could be salvaged"):
+        repair(DIR, disk)
+
+
+def test_folder_without_a_journal_is_left_as_it_is() -> None:
+    disk = MemoryFiles()
+    disk.make_dir(DIR)
+    with pytest.raises(JournalError, match="there is no journal"):
+        repair(DIR, disk)
+    assert disk.list(DIR) == []
 
 
 async def test_records_without_a_place_are_refused() -> None:

@@ -5,7 +5,7 @@ import pytest
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob
 from kqs.wire import jobs
-from kqs.wire.jobs import at_seconds, decode_job, decode_jobs, replay_jobs, strip_auth
+from kqs.wire.jobs import at_seconds, decode_job, decode_jobs, read_fields, replay_jobs, strip_auth
 
 
 def refused(text: bytes | str, code: str = "bad_job") -> str:
@@ -271,3 +271,29 @@ def test_auth_twice_is_refused() -> None:
 )
 def test_at_is_a_time_or_unix_seconds(value: float | str, seconds: float) -> None:
     assert at_seconds(value) == seconds
+
+
+def test_fields_are_read_as_they_stand() -> None:
+    fields = read_fields(b'{"type":"a", "data": {"id":1e400,"id":[ ]}, "prio":"?"}')
+    assert {name: bytes(value) for name, value in fields.items()} == {
+        "type": b'"a"',
+        "data": b'{"id":1e400,"id":[ ]}',
+        "prio": b'"?"',
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        (b"foo", "bad_json", "not JSON: invalid character"),
+        (b'{"\xff":1}', "bad_json", "invalid UTF-8"),
+        (b"[" * 100_000, "bad_json", "levels"),
+        (b"[1]\n", "bad_job", r"expected a job object, got \[1\]\Z"),
+        (b'{"type":"a","type":"b"}', "bad_job", "type: stands twice"),
+        (rb'{"id":"a","\u0069d":"b"}', "bad_job", "id: stands twice"),
+    ],
+)
+def test_what_has_no_fields_or_one_twice_is_refused(text: bytes, code: str, message: str) -> None:
+    with pytest.raises(CallError, match=message) as caught:
+        read_fields(text)
+    assert caught.value.call_code == code

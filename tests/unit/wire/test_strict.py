@@ -69,7 +69,23 @@ def test_text_and_depth_are_refused_with_their_reason() -> None:
 def test_malformed_input_is_told_apart() -> None:
     assert "levels" in str(strict.not_json(b"[", RecursionError()))
     assert "UTF-8" in str(strict.not_json(b'"\xff', ValueError("x")))
-    assert str(strict.not_json(b"[", msgspec.DecodeError("JSON is malformed: oh"))) == "not JSON: oh"
+    assert str(strict.not_json(b"[", msgspec.DecodeError("JSON is malformed: oh"))) == "not JSON: oh, got ["
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"foo\n", "invalid character (byte 1), got foo"),
+        (b'{"a":fo}', 'invalid character (byte 6), got {"a":fo}'),
+        (b'{"a":1', 'it ends within a value, got {"a":1'),
+        (b'"' + b"x" * 99, f'it ends within a value, got "{"x" * 59}…'),
+        (rb'{"a":"\ud800"}', "invalid UTF-8, or half of a surrogate pair"),
+    ],
+)
+def test_malformed_text_is_shown_with_what_is_wrong_and_where(text: bytes, reason: str) -> None:
+    with pytest.raises(CallError) as caught:
+        strict.check_json(text)
+    assert str(caught.value) == f"not JSON: {reason}"
 
 
 def test_members_are_found_where_they_stand() -> None:
@@ -110,3 +126,9 @@ def test_all_that_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(CallError) as caught:
         strict.check_json(text)
     assert caught.value.call_code == "bad_json"
+
+
+@pytest.mark.parametrize("text", ["x" * 60, "\U0001f600" * 60])
+def test_what_is_shown_is_cut_after_whole_characters(text: str) -> None:
+    assert strict.shown(text.encode()) == text
+    assert strict.shown((text + text).encode()) == f"{text}…"
