@@ -172,6 +172,17 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from_alone(tmp_path: Path, d
         assert lost(server, kept) == []
 
 
+def test_a_full_disk_gets_back_what_the_store_has(tmp_path: Path, disk: Disk) -> None:
+    settings = on_disk(disk, JOURNAL__MIN_FREE_BYTES="0")
+    with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
+        for _ in range(50):
+            peer.insert("gated", "x" * 50_000)
+        eventually(lambda: peer.call("stats")["journal_unfed_records"], lambda seen: seen == 0)
+        disk.fill()
+        eventually(lambda: peer.call("stats")["journal_segments"], lambda seen: seen == 1)
+        assert disk.free_bytes() >= MIB
+
+
 def test_a_full_disk_does_not_hold_up_the_stop(tmp_path: Path, disk: Disk) -> None:
     settings = on_disk(disk, JOURNAL__MIN_FREE_BYTES="0", WORKER__GRACE_S="0.1")
     with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
