@@ -225,7 +225,7 @@ async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itse
     with pytest.raises(NoSpaceError):
         journal.append(a_record())
     assert journal.state == "no_space"
-    assert journal.problems()
+    assert journal.problems() == ["999 bytes are free on the journal's disk, 1250 are needed"]
     files.free = 1 << 20
     await until_accepting(journal)
     await journal.append_wait(a_record())
