@@ -198,14 +198,16 @@ def test_a_full_disk_does_not_hold_up_the_stop(tmp_path: Path, disk: Disk) -> No
         eventually(lambda: lost(server, kept + more), lambda seen: seen == [])
 
 
-def test_a_full_disk_at_the_start_is_one_clear_line(tmp_path: Path, disk: Disk) -> None:
+@pytest.mark.parametrize(("leave_bytes", "told"), [(0, "No space left"), (MIB // 2, f"a segment of {MIB} bytes")])
+def test_a_full_disk_at_the_start_is_one_clear_line(tmp_path: Path, disk: Disk, leave_bytes: int, told: str) -> None:
     settings = {f"KQS_{key}": value for key, value in on_disk(disk).items()}
-    disk.fill()
+    disk.fill(leave_bytes)
     ended = subprocess.run(
         disk.command(tmp_path), env=SERVE_ENVIRON | settings, capture_output=True, text=True, timeout=30, check=False
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (74, 1), ended.stderr
-    assert "No space left" in ended.stderr
+    assert told in ended.stderr
+    assert not list(disk.seen.glob("*.kqj*"))
 
 
 def test_files_that_may_not_grow_refuse_inserts_until_they_may(tmp_path: Path) -> None:

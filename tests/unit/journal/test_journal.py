@@ -307,6 +307,15 @@ async def test_leftovers_of_a_killed_server_are_taken_away() -> None:
     assert not any(disk.data(DIR / "checkpoint.new"))
 
 
+async def test_a_disk_too_small_for_a_segment_says_how_long_one_is_and_keeps_nothing() -> None:
+    files = FaultyFiles(MemoryFiles())
+    for code, told in ((errno.ENOSPC, "a segment of 4096 bytes .* segment_bytes"), (errno.EIO, "EIO$")):
+        files.plan = lambda _index, name, code=code: OSError(code, "EIO") if name == "allocate" else None
+        with pytest.raises(JournalError, match=told):
+            await a_journal(files).start()
+        assert files.inner.list(DIR) == ["lock"]
+
+
 async def test_a_newer_major_version_refuses_and_touches_nothing() -> None:
     disk = await a_disk_with(["one"])
     data = bytearray(disk.data(FIRST))
