@@ -15,6 +15,7 @@ import msgspec
 from kqs.errors import JournalCorruptError, JournalError
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import HEADER_BYTES, VOID, MalformedError, salt_of
+from kqs.journal.lost import LostJobs
 from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
 from kqs.journal.recovery import read_header, scan
 from kqs.journal.segment import segment_name, segment_number
@@ -24,7 +25,8 @@ class Report(msgspec.Struct):
     """What stands in a journal.
 
     problems: one sentence each, "file:offset ..." where there is a place; [] when a server would start.
-    lost: ranges (first seq, end seq exclusive) of records that are gone. set_aside: files with bytes that were replaced.
+    lost: ranges (first seq, end seq exclusive) of records that are gone. lost_jobs: what is known of the jobs of each.
+    set_aside: files with bytes that were replaced.
     torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
     """
 
@@ -38,6 +40,7 @@ class Report(msgspec.Struct):
     torn: tuple[str, int] | None = None
     problems: list[str] = msgspec.field(default_factory=list)
     lost: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    lost_jobs: list[LostJobs] = msgspec.field(default_factory=list)
     set_aside: list[str] = msgspec.field(default_factory=list)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kqs.errors import JournalCorruptError, JournalLockedError
+from kqs.ids import Ids
 from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
 from kqs.journal.recovery import read_header, scan
@@ -57,6 +58,66 @@ async def test_a_damaged_batch_is_replaced_by_a_hole_of_the_same_size() -> None:
     aside = disk.data(DIR / report.set_aside[0])
     assert len(aside) == BATCH_BYTES
     assert b"\xaa" in aside
+
+
+async def a_disk_of_orders() -> MemoryFiles:
+    """Records 0 .. 5 in two segments of three batches; record `r` holds 10 jobs, with the orders from 100 * r + 1 on."""
+    journal = a_journal(files := MemoryFiles(), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
+    await journal.start()
+    for index in range(6):
+        await journal.append_wait(a_record(str(index), 100 * index + 1, 10))
+    await journal.stop()
+    return files
+
+
+def told(disk: MemoryFiles) -> list[tuple[bool, int | None, list[int | None]]]:
+    """Repair; return of each loss whether it is stored, how many jobs it is at most, and the orders that bound it."""
+
+    def order(job_id: str | None) -> int | None:
+        return None if job_id is None else Ids(job_id[-8:]).order_of(job_id)
+
+    lost = repair(DIR, disk).lost_jobs
+    return [
+        (jobs.is_stored, jobs.at_most, [*map(order, (jobs.first_id, jobs.last_id, jobs.after_id, jobs.before_id))])
+        for jobs in lost
+    ]
+
+
+async def test_a_damaged_batch_whose_header_is_intact_tells_how_many_jobs_are_lost_and_their_ids() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(2), HEADER_BYTES + FRAME_BYTES)
+    damage(disk, segment(2), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    assert told(disk) == [(False, 20, [301, 410, 210, 501])]
+
+
+async def test_a_damaged_batch_whose_header_is_not_tells_between_which_ids_its_jobs_are() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES)
+    damage(disk, segment(2), HEADER_BYTES)
+    assert told(disk) == [(False, None, [None, None, None, 101]), (False, None, [None, None, 210, 401])]
+
+
+async def test_one_intact_header_of_two_tells_nothing() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES + FRAME_BYTES)
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES)
+    assert told(disk) == [(False, None, [None, None, None, 201])]
+
+
+async def test_a_damaged_hole_tells_no_jobs() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES)
+    repair(DIR, disk)
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    assert told(disk) == [(False, None, [None, None, 10, 201])]
+
+
+async def test_lost_records_below_the_checkpoint_are_in_the_store() -> None:
+    disk = await a_disk_of_orders()
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 2))
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    damage(disk, segment(2), HEADER_BYTES + FRAME_BYTES)
+    assert [is_stored for is_stored, _, _ in told(disk)] == [True, False]
 
 
 async def test_a_repaired_journal_starts_and_goes_on() -> None:
