@@ -19,7 +19,7 @@ from kqs.errors import (
 )
 from kqs.journal import NO_ORDER, Journal, Record
 from kqs.journal.commit import GroupCommit
-from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header
 from kqs.journal.recovery import mend, read_header, scan
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
@@ -331,7 +331,7 @@ async def test_a_newer_major_version_refuses_and_touches_nothing() -> None:
 async def test_a_newer_minor_version_is_read_if_its_records_can_be() -> None:
     disk = await a_disk_with(["one"])
     header = read_header(disk, DIR, FIRST.name)
-    disk.put(FIRST, encode_header(header._replace(minor=1)) + disk.data(FIRST)[HEADER_BYTES:])
+    disk.put(FIRST, encode_header(header._replace(minor=MINOR + 1)) + disk.data(FIRST)[HEADER_BYTES:])
     assert [record.payload for record in recovered(disk)] == [b"one"]
 
 
