@@ -114,7 +114,7 @@ def _pairs(report: Report) -> list[tuple[str, object]]:
 
 
 def _told(jobs: LostJobs) -> str:
-    records = f"records {jobs.first_seq} .. {jobs.end_seq - 1}"
+    records = f"records {jobs.first_seq} .. " + ("the end" if jobs.end_seq is None else f"{jobs.end_seq - 1}")
     if jobs.is_stored:
         return f"{records}: the store has their jobs"
     if jobs.at_most is not None:

@@ -6,6 +6,7 @@ lie between those of the jobs that still stand before and after it. An id is mad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,22 +17,25 @@ from kqs.journal.format import FrameHeader
 
 
 class Loss(NamedTuple):
-    """Records first_seq .. end_seq (exclusive) are gone. batches: the headers of theirs, if they are intact, else ()."""
+    """Records first_seq .. end_seq (exclusive; None: to the journal's end, unknown how many) are gone.
+
+    batches: the headers of theirs, if they are intact, else ().
+    """
 
     first_seq: int
-    end_seq: int
+    end_seq: int | None
     batches: Sequence[FrameHeader] = ()
 
 
 class LostJobs(msgspec.Struct):
-    """What is known of the jobs of records first_seq .. end_seq (exclusive).
+    """What is known of the jobs of records first_seq .. end_seq (exclusive; None: to the journal's end, unknown how many).
 
     is_stored: the store has them all. at_most: how many they are at most. first_id, last_id: theirs are in this range.
     after_id, before_id: theirs are behind the one and before the other, which belong to jobs that still stand. None: not known.
     """
 
     first_seq: int
-    end_seq: int
+    end_seq: int | None
     is_stored: bool
     at_most: int | None = None
     first_id: str | None = None
@@ -49,9 +53,10 @@ def lost_jobs(losses: Iterable[Loss], kept: Sequence[FrameHeader], node: str, ch
 
 
 def _jobs_of(loss: Loss, kept: Sequence[FrameHeader], ids: Ids, checkpoint_seq: int) -> LostJobs:
-    jobs = LostJobs(loss.first_seq, loss.end_seq, loss.end_seq <= checkpoint_seq)
+    end_seq = math.inf if loss.end_seq is None else loss.end_seq
+    jobs = LostJobs(loss.first_seq, loss.end_seq, end_seq <= checkpoint_seq)
     before = [batch.last_order for batch in kept if batch.end_seq <= loss.first_seq]
-    after = [batch.first_order for batch in kept if batch.first_seq >= loss.end_seq]
+    after = [batch.first_order for batch in kept if batch.first_seq >= end_seq]
     if before:
         jobs.after_id = ids.of(max(before))
     if after:

@@ -25,7 +25,7 @@ from kqs.journal.format import (
     salt_of,
 )
 from kqs.journal.lost import Loss, LostJobs, lost_jobs
-from kqs.journal.reader import Frame, find_frame
+from kqs.journal.reader import Frame, find_frame, written_end
 from kqs.journal.recovery import corrupt, read_header
 from kqs.journal.segment import create_segment, segment_name, segment_number
 from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
@@ -45,8 +45,9 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         mender.fill_missing()
         mender.fill_gaps()
         mender.join_checkpoint()
+        mender.tell_lost_end()
         report = verify(directory, files)
-        report.lost = [(loss.first_seq, loss.end_seq) for loss in mender.lost]
+        report.lost = [(loss.first_seq, loss.end_seq) for loss in mender.lost if loss.end_seq is not None]
         report.lost_jobs = mender.lost_jobs()
         report.set_aside = mender.set_aside
         return report
@@ -63,6 +64,7 @@ class _Mender:
         self._headers: list[SegmentHeader] = []
         self._kept: list[FrameHeader] = []
         self._checkpoint_seq: int | None = None
+        self._given_up = 0  # the last segment that held something and is only kept aside
         self.lost: list[Loss] = []
         self.set_aside: list[str] = []
 
@@ -121,13 +123,25 @@ class _Mender:
         if end_seq < seq:
             self._void(last, end, end + FRAME_BYTES, end_seq, seq, cut=True)
 
+    def tell_lost_end(self) -> None:
+        """Note that what was behind the last segment is lost, if it was given up; how many records it held is not known."""
+        last = self._headers[-1]
+        if self._given_up > last.number:
+            self.lost.append(Loss(max(self._intact_end(last, None)[1], self._checkpoint_seq or 0), None))
+
     def _rebuild(self, name: str, before: SegmentHeader | None, after: SegmentHeader | None) -> SegmentHeader | None:
         """Return the header of a segment whose own is damaged, after writing it; None (set aside) if its id is lost."""
         with opened(self._files, self._directory / name) as handle:
             raw = parse_header(read_all(self._files, handle, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"))
             id_ = after.previous_id if after is not None else raw.id
-            found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, self._files.size(handle))
+            size = self._files.size(handle)
+            found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, size)
+            is_written = written_end(self._files, handle, HEADER_BYTES, size) > HEADER_BYTES
+        number = segment_number(name)
+        assert number is not None
         if found is None:
+            if is_written:
+                self._given_up = number
             self._copy_aside(name, 0, None)
             self._files.unlink(self._directory / name)
             self._files.flush_dir(self._directory)
@@ -139,8 +153,6 @@ class _Mender:
             previous_id = before.id
             previous_end, end_seq = self._intact_end(before, found[1].first_seq)
             first_seq = first_seq if found[0] == HEADER_BYTES else end_seq
-        number = segment_number(name)
-        assert number is not None
         header = SegmentHeader(number, id_, neighbour.journal_id, neighbour.node, first_seq, previous_id, previous_end)
         self._copy_aside(name, 0, HEADER_BYTES)
         self._overwrite(name, 0, encode_header(header))

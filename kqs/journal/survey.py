@@ -25,7 +25,8 @@ class Report(msgspec.Struct):
     """What stands in a journal.
 
     problems: one sentence each, "file:offset ..." where there is a place; [] when a server would start.
-    lost: ranges (first seq, end seq exclusive) of records that are gone. lost_jobs: what is known of the jobs of each.
+    lost: ranges (first seq, end seq exclusive) of records that are gone. lost_jobs: what is known of the jobs of each, and
+    of those lost at the journal's end, whose range is not known.
     set_aside: files with bytes that were replaced.
     torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
     """

@@ -47,6 +47,7 @@ def test_damage_is_exit_code_65_with_its_place(journal):
         (LostJobs(3, 5, False, after_id="a", before_id="z"), "records 3 .. 4: jobs with ids after a and before z"),
         (LostJobs(3, 5, False, before_id="z"), "records 3 .. 4: jobs with ids before z"),
         (LostJobs(3, 5, False), "records 3 .. 4"),
+        (LostJobs(3, None, False, after_id="a"), "records 3 .. the end: jobs with ids after a"),
     ],
 )
 def test_repair_lists_what_is_lost(journal, jobs, told):

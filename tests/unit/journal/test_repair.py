@@ -169,6 +169,18 @@ async def test_a_last_segment_without_a_header_is_set_aside() -> None:
     assert salvaged(disk) == [*range(6)]
 
 
+async def test_what_a_last_segment_without_a_header_held_is_lost() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(2), 0, 64)
+    assert told(disk) == [(False, None, [None, None, 210, None])]
+
+
+async def test_a_last_segment_that_held_nothing_loses_nothing() -> None:
+    disk = await a_disk_of_orders()
+    disk.put(segment(3), b"KQSJRNL\n" + bytes(600))
+    assert told(disk) == []
+
+
 @pytest.mark.parametrize("missing", [[2], [2, 3]])
 async def test_missing_segments_become_holes(missing: list[int]) -> None:
     disk = await a_disk_with(*([str(index)] for index in range(12)), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
