@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -139,7 +141,7 @@ class Daemon:
             claim=lambda record: feeder.claim(record),
         )
         stack.push_async_callback(journal.stop)
-        recovery = await _open_journal(journal)
+        recovery = await _open_journal(journal, config.journal.dir)
         store = self._make_store()
         stack.push_async_callback(store.close)
         ids = Ids(recovery.node, recovery.last_order)
@@ -208,12 +210,16 @@ def _make_broker(config: Config, cascade: Cascade) -> Broker:
     )
 
 
-async def _open_journal(journal: Journal) -> Recovery:
+async def _open_journal(journal: Journal, folder: Path) -> Recovery:
     try:
         return await journal.start()
     except JournalLockedError as error:
         raise StartupError(str(error), ExitCode.TEMPORARY) from error
-    except (JournalCorruptError, JournalVersionError) as error:
+    except JournalCorruptError as error:
+        where = shlex.quote(str(folder))
+        cure = f"`kqs journal verify {where}` tells more, `kqs journal repair {where}` salvages what is intact"
+        raise StartupError(f"{error}; {cure}", ExitCode.DATA_DAMAGED) from error
+    except JournalVersionError as error:
         raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
     except JournalError as error:
         raise StartupError(str(error), ExitCode.IO_FAILED) from error

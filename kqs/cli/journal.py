@@ -14,7 +14,7 @@ from kqs.errors import ExitCode, JournalError
 
 if TYPE_CHECKING:
     from kqs.client import Address
-    from kqs.journal import Report
+    from kqs.journal import LostJobs, Report
 
 #: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
 _VERIFY_READS, _REPAIR_READS = 2, 3
@@ -124,6 +124,16 @@ def _pairs(report: Report) -> list[tuple[str, object]]:
         name, count = report.torn
         pairs.append(("torn tail", f"{name}, {count} bytes: an unacknowledged batch, set aside at the next start"))
     pairs += [("problem", problem) for problem in report.problems]
-    pairs += [("lost", f"records {first} .. {end - 1}") for first, end in report.lost]
+    pairs += [("lost", _told(jobs)) for jobs in report.lost_jobs]
     pairs += [("set aside", name) for name in report.set_aside]
     return [*pairs, ("verdict", "damaged" if report.problems else "intact")]
+
+
+def _told(jobs: LostJobs) -> str:
+    records = f"records {jobs.first_seq} .. " + ("the end" if jobs.end_seq is None else f"{jobs.end_seq - 1}")
+    if jobs.is_stored:
+        return f"{records}: the store has their jobs"
+    if jobs.at_most is not None:
+        return f"{records}: at most {jobs.at_most:,} jobs, ids {jobs.first_id} .. {jobs.last_id}"
+    bounds = [f"{word} {job_id}" for word, job_id in (("after", jobs.after_id), ("before", jobs.before_id)) if job_id]
+    return f"{records}: jobs with ids {' and '.join(bounds)}" if bounds else records

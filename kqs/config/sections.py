@@ -59,7 +59,9 @@ class JournalSection(Section):
         default=64 * MIB, ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
     )
     min_free_bytes: int = Field(
-        default=256 * MIB, ge=0, description="free disk space below which inserts are refused, in bytes"
+        default=256 * MIB,
+        ge=0,
+        description="free disk space, beyond as much as the store has yet to take, below which inserts are refused, in bytes",
     )
     batch_bytes: int = Field(default=1 * MIB, ge=1, le=256 * MIB, description="most bytes in one flush")
     batch_records: int = Field(default=1000, ge=1, le=100_000, description="most records in one flush")

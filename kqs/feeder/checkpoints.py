@@ -1,7 +1,8 @@
 """When the journal's checkpoint moves: behind what the store has made durable, now and then.
 
 A restart reads again what stands above the checkpoint, so it moves after so many bytes, and when all has been quiet for a
-moment. One that cannot be written is tried again later; nothing is lost meanwhile.
+moment, or the store has refused jobs for as long: on a full disk, room comes from the segments of those it has. One that cannot
+be written is tried again as soon; nothing is lost meanwhile.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ class Checkpoints:
         self._moved_to = 0
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._is_failing = False
         #: it should move once all is quiet
         self.is_due = False
+        #: why the journal keeps what the store has
+        self.trouble: str | None = None
         #: no replay can bring back a job with an order below this one
         self.order = 0
 
@@ -56,14 +60,16 @@ class Checkpoints:
         """Note that the store has the journal up to `reach`, which took it `size_bytes` of records."""
         self._reach = Reach(reach.seq, max(self._reach.order, reach.order))
         self._bytes += size_bytes
+        if self._is_failing:
+            self.arm()
 
     @property
     def is_overdue(self) -> bool:
-        """Tell whether so much was fed since that it must move even amid work."""
-        return self._bytes >= AFTER_BYTES
+        """Tell whether it must move even amid work: so much was fed since, or it should have moved and could not."""
+        return self._bytes >= AFTER_BYTES or (self._is_failing and self.is_due)
 
     def arm(self) -> None:
-        """Become due in a while, if there is anything to do; for when all is quiet."""
+        """Become due in a while, if there is anything to do; for when nothing is being fed."""
         if self._reach.seq > self._moved_to and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(AFTER_S, self._ring)
 
@@ -82,12 +88,23 @@ class Checkpoints:
         try:
             durable_seq = await self._store.sync()
         except StoreError as error:
-            log.warning("the store cannot be made durable, no checkpoint yet", error=str(error))
+            self._fail("the store cannot be made durable, no checkpoint until it can", error)
             return
         try:
             await self._journal.checkpoint(durable_seq)
         except JournalError as error:
-            log.warning("the checkpoint cannot be written, trying again later", error=str(error))
+            self.trouble = f"the journal gives no space back: {error}"
+            self._fail("the checkpoint cannot be written, trying again until it can", error)
             return
         self._moved_to = durable_seq
         self.order = order
+        self.trouble = None
+        if self._is_failing:
+            self._is_failing = False
+            log.info("the checkpoint moves again", seq=durable_seq)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        """Say so once: it may last for days."""
+        if not self._is_failing:
+            self._is_failing = True
+            log.warning(what, error=str(error))

@@ -192,7 +192,7 @@ class Feeder:
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
-        return [self.trouble] if self.trouble else []
+        return [trouble for trouble in (self.trouble, self._checkpoints.trouble) if trouble]
 
     async def _run(self) -> None:
         while not self._may_end:
@@ -295,6 +295,9 @@ class Feeder:
             try:
                 await self._queue.accept(batch.jobs, batch.reach.seq)
             except StoreUnavailableError as error:
+                self._checkpoints.arm()
+                if self._checkpoints.is_due:
+                    await self._checkpoints.move()
                 await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:

@@ -4,6 +4,7 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
+from kqs.journal.lost import LostJobs
 from kqs.journal.repair import repair
 from kqs.journal.stopped import StoppedJournal, stopped_journal
 from kqs.journal.survey import Report, dump, verify
@@ -13,6 +14,7 @@ __all__ = [
     "Files",
     "Journal",
     "Kind",
+    "LostJobs",
     "OsFiles",
     "Record",
     "Recovery",

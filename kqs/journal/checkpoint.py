@@ -1,18 +1,24 @@
 """The checkpoint: "the store has every record below this seq". One line of text, replaced as a whole.
 
 kqs-checkpoint 1 JOURNAL_ID SEQ CRC        CRC: CRC-32C of what stands before it, 8 hex digits
+
+Only a checkpoint gives a full disk its segments back, so its own space is taken beforehand: the next one is written into a
+spare file that is allocated already, and then renamed, none of which needs a block that is still free.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from crc32c import crc32c
 
-from kqs.journal.files import Files, read_all, write_whole
+from kqs.journal.files import Files, read_all, write_all
 
 NAME = "checkpoint"
+#: the next one's file; a name that a start cleans up
+SPARE_NAME = "checkpoint.new"
 _LINE = re.compile(rb"(kqs-checkpoint 1 ([0-9a-f]{32}) ([0-9]{1,19}) )([0-9a-f]{8})\n\Z")
 _MAX_BYTES = 128
 
@@ -32,8 +38,36 @@ def decode_checkpoint(data: bytes, journal_id: bytes) -> int | None:
 
 
 def write_checkpoint(files: Files, directory: Path, journal_id: bytes, seq: int) -> None:
-    """Replace the checkpoint, durably. Raises: OSError: it is the old one or the new one."""
-    write_whole(files, directory / NAME, encode_checkpoint(journal_id, seq))
+    """Replace the checkpoint, durably, by means of the spare if there is one.
+
+    Raises: OSError: it is the old one or the new one.
+    """
+    spare = directory / SPARE_NAME
+    try:
+        handle = files.open(spare, writable=True)
+    except FileNotFoundError:
+        handle = files.create(spare)
+    _fill(files, spare, handle, encode_checkpoint(journal_id, seq))
+    files.rename(spare, directory / NAME)
+    files.flush_dir(directory)
+
+
+def keep_spare(files: Files, directory: Path) -> None:
+    """See to it that the next checkpoint needs no free block; where there is none to take, it is tried the next time.
+
+    Not flushed: a start makes another.
+    """
+    spare = directory / SPARE_NAME
+    with suppress(OSError):
+        if SPARE_NAME in files.list(directory):
+            return
+        handle = files.create(spare)
+        try:
+            files.allocate(handle, _MAX_BYTES)
+        except OSError:
+            files.unlink(spare)
+        finally:
+            files.close(handle)
 
 
 def load_checkpoint(files: Files, directory: Path, journal_id: bytes) -> int | None:
@@ -44,5 +78,19 @@ def load_checkpoint(files: Files, directory: Path, journal_id: bytes) -> int | N
         return None
     try:
         return decode_checkpoint(read_all(files, handle, _MAX_BYTES, 0), journal_id)
+    finally:
+        files.close(handle)
+
+
+def _fill(files: Files, spare: Path, handle: int, data: bytes) -> None:
+    """Let the spare hold exactly `data`, durably, or be gone: what a failed flush left of it is not to be trusted."""
+    try:
+        write_all(files, handle, data, 0)
+        files.truncate(handle, len(data))
+        files.flush(handle)
+    except OSError:
+        with suppress(OSError):
+            files.unlink(spare)
+        raise
     finally:
         files.close(handle)

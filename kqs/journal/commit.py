@@ -167,7 +167,8 @@ class GroupCommit:
 
     def _refusal(self) -> JournalError:
         if self.condition is Condition.NO_SPACE:
-            return NoSpaceError(f"{self.space.free_bytes} bytes are free on the journal's disk, which is too few")
+            free, needed = self.space.free_bytes, self.space.needed_bytes
+            return NoSpaceError(f"{free} bytes are free on the journal's disk, {needed} are needed")
         if self.condition is Condition.FAILED:
             return JournalFailedError(f"the journal failed and is trying a new segment: {self.failure}")
         return JournalClosedError("the journal is closed")
@@ -325,7 +326,11 @@ class GroupCommit:
             _log.warning("free space of the journal's disk is unknown", error=str(error))
         if self.space.is_low and self.condition is Condition.OPEN:
             self.condition = Condition.NO_SPACE
-            _log.error("journal refuses new jobs: the disk is nearly full", free_bytes=self.space.free_bytes)
+            _log.error(
+                "journal refuses new jobs: the disk is nearly full",
+                free_bytes=self.space.free_bytes,
+                needed_bytes=self.space.needed_bytes,
+            )
         elif self.condition is Condition.NO_SPACE and not self.space.is_low:
             self.condition = Condition.OPEN
             _log.info("journal accepts jobs again", free_bytes=self.space.free_bytes)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kqs.errors import JournalError
-from kqs.journal.checkpoint import write_checkpoint
+from kqs.journal.checkpoint import keep_spare, write_checkpoint
 from kqs.journal.files import Files
 from kqs.journal.format import MalformedError, Record
 from kqs.journal.reader import SLICE_BYTES, FrameReader
@@ -114,6 +114,7 @@ class KeptSegments:
                 while len(self._segments) > 1 and self._segments[0].end_seq <= self.checkpoint_seq:
                     await asyncio.to_thread(self._unlink, self._segments[0].name)
                     del self._segments[0]
+                await asyncio.to_thread(keep_spare, self._files, self._directory)
             except OSError as error:
                 raise JournalError(f"the checkpoint in {self._directory} failed: {error}") from error
 

@@ -74,7 +74,7 @@ def mend(files: Files, directory: Path, found: Found) -> None:
 
 
 def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, Writer, Segment]:
-    """Scan, mend, and open a new segment, in which the last batch is flushed again.
+    """Scan, mend, open a new segment, in which the last batch is flushed again, and take the next checkpoint's space.
 
     Raises: what `scan` raises; then nothing was touched. OSError: the next start begins anew.
     """
@@ -82,6 +82,7 @@ def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, W
     mend(files, directory, found)
     writer = Writer(files, directory, segment_bytes)
     segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame)
+    checkpoint.keep_spare(files, directory)
     return found, writer, segment
 
 

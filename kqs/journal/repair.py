@@ -14,8 +14,19 @@ from kqs.errors import JournalCorruptError, JournalError
 from kqs.journal import checkpoint
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
 from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
-from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, SegmentHeader, encode_header, encode_void, parse_header, salt_of
-from kqs.journal.reader import Frame, find_frame
+from kqs.journal.format import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    VOID,
+    FrameHeader,
+    SegmentHeader,
+    encode_header,
+    encode_void,
+    parse_header,
+    salt_of,
+)
+from kqs.journal.lost import Loss, LostJobs, lost_jobs
+from kqs.journal.reader import Frame, find_frame, written_end
 from kqs.journal.recovery import corrupt, read_header
 from kqs.journal.segment import create_segment, segment_name, segment_number
 from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
@@ -37,8 +48,10 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         mender.fill_missing()
         mender.fill_gaps()
         mender.join_checkpoint()
+        mender.tell_lost_end()
         report = verify(directory, files)
-        report.lost = mender.lost
+        report.lost = [(loss.first_seq, loss.end_seq) for loss in mender.lost if loss.end_seq is not None]
+        report.lost_jobs = mender.lost_jobs()
         report.set_aside = mender.set_aside
         return report
     finally:
@@ -52,8 +65,15 @@ class _Mender:
         self._files = files
         self._directory = directory
         self._headers: list[SegmentHeader] = []
-        self.lost: list[tuple[int, int]] = []
+        self._kept: list[FrameHeader] = []
+        self._checkpoint_seq: int | None = None
+        self._given_up = 0  # the last segment that held something and is only kept aside
+        self.lost: list[Loss] = []
         self.set_aside: list[str] = []
+
+    def lost_jobs(self) -> list[LostJobs]:
+        """Return what is known of the jobs that are lost, after all steps."""
+        return lost_jobs(self.lost, self._kept, self._headers[-1].node.hex(), self._checkpoint_seq)
 
     def restore_headers(self) -> None:
         """Read every header; rebuild the damaged ones from the raw bytes and the neighbours."""
@@ -87,6 +107,7 @@ class _Mender:
             with opened(self._files, self._directory / segment_name(header.number)) as handle:
                 end = self._files.size(handle) if follower is None else follower.previous_end
                 parts = list(walk(self._files, handle, salt_of(header.id), end, header.first_seq))
+            self._kept += [part.header for part in parts if isinstance(part, Frame) and not part.header.flags & VOID]
             for gap in [part for part in parts if isinstance(part, Gap)]:
                 end_seq = follower.first_seq if gap.end_seq is None and follower is not None else gap.end_seq
                 if end_seq is not None:
@@ -95,23 +116,35 @@ class _Mender:
     def join_checkpoint(self) -> None:
         """Close what is missing between the checkpoint and either end of the journal."""
         first, last = self._headers[0], self._headers[-1]
-        seq = load_checkpoint(self._files, self._directory, last.journal_id)
+        seq = self._checkpoint_seq = load_checkpoint(self._files, self._directory, last.journal_id)
         if seq is None:
             return
         if first.first_seq > seq:
-            self.lost.append((seq, first.first_seq))
+            self.lost.append(Loss(seq, first.first_seq))
             write_checkpoint(self._files, self._directory, last.journal_id, first.first_seq)
         end, end_seq = self._intact_end(last, None)
         if end_seq < seq:
             self._void(last, end, end + FRAME_BYTES, end_seq, seq, cut=True)
+
+    def tell_lost_end(self) -> None:
+        """Note that what was behind the last segment is lost, if it was given up; how many records it held is not known."""
+        last = self._headers[-1]
+        if self._given_up > last.number:
+            self.lost.append(Loss(max(self._intact_end(last, None)[1], self._checkpoint_seq or 0), None))
 
     def _rebuild(self, name: str, before: SegmentHeader | None, after: SegmentHeader | None) -> SegmentHeader | None:
         """Return the header of a segment whose own is damaged, after writing it; None (set aside) if its id is lost."""
         with opened(self._files, self._directory / name) as handle:
             raw = parse_header(read_all(self._files, handle, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"))
             id_ = after.previous_id if after is not None else raw.id
-            found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, self._files.size(handle))
+            size = self._files.size(handle)
+            found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, size)
+            is_written = written_end(self._files, handle, HEADER_BYTES, size) > HEADER_BYTES
+        number = segment_number(name)
+        assert number is not None
         if found is None:
+            if is_written:
+                self._given_up = number
             self._copy_aside(name, 0, None)
             self._files.unlink(self._directory / name)
             self._files.flush_dir(self._directory)
@@ -123,8 +156,6 @@ class _Mender:
             previous_id = before.id
             previous_end, end_seq = self._intact_end(before, found[1].first_seq)
             first_seq = first_seq if found[0] == HEADER_BYTES else end_seq
-        number = segment_number(name)
-        assert number is not None
         header = SegmentHeader(number, id_, neighbour.journal_id, neighbour.node, first_seq, previous_id, previous_end)
         self._copy_aside(name, 0, HEADER_BYTES)
         self._overwrite(name, 0, encode_header(header))
@@ -147,7 +178,7 @@ class _Mender:
             self._headers.append(header)
             previous_id, previous_end = id_, HEADER_BYTES
         if seq < after.first_seq:
-            self.lost.append((seq, after.first_seq))
+            self.lost.append(Loss(seq, after.first_seq))
 
     def _intact_end(self, header: SegmentHeader, before_seq: int | None) -> tuple[int, int]:
         """Return (offset, seq) after the last intact frame of a segment, of those that end at or below `before_seq`."""
@@ -164,8 +195,21 @@ class _Mender:
         if end - start < FRAME_BYTES:
             raise corrupt(self._directory, name, start, f"records {first_seq} .. {end_seq - 1} have no place")
         self._copy_aside(name, start, None if cut else end - start)
+        self.lost.append(Loss(first_seq, end_seq, self._batches(header, start, first_seq, end_seq)))
         self._overwrite(name, start, encode_void(first_seq, end_seq, end - start, salt_of(header.id)), cut=cut)
-        self.lost.append((first_seq, end_seq))
+
+    def _batches(self, header: SegmentHeader, at: int, seq: int, end_seq: int) -> list[FrameHeader]:
+        """Return the headers of the damaged batches from `at` on that held records seq .. end_seq; [] unless all are intact."""
+        batches: list[FrameHeader] = []
+        with opened(self._files, self._directory / segment_name(header.number)) as handle:
+            while seq < end_seq:
+                found = find_frame(self._files, handle, salt_of(header.id), at, at + FRAME_BYTES)
+                if found is None or found[1].first_seq != seq or found[1].flags & VOID:
+                    return []
+                batches.append(found[1])
+                at += FRAME_BYTES + found[1].length
+                seq = found[1].end_seq
+        return batches if seq == end_seq else []
 
     def _overwrite(self, name: str, start: int, data: bytes | bytearray, *, cut: bool = False) -> None:
         with opened(self._files, self._directory / name, writable=True) as handle:

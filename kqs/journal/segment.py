@@ -6,6 +6,8 @@ NAME.new and flushed, the file is renamed, the directory flushed. So a legal pow
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -93,13 +95,14 @@ class Segment(msgspec.Struct):
 def create_segment(files: Files, directory: Path, header: SegmentHeader, capacity: int, frame: bytes | bytearray = b"") -> int:
     """Make a segment of `capacity` bytes that holds `header` and `frame`, durably, and return its handle.
 
-    Raises: OSError: the name may exist or not, with nothing acknowledged in it; try again with the same number.
+    Raises: OSError: the name may exist or not, with nothing acknowledged in it; try again with the same number. What was
+        written aside is taken away again, if it can be.
     """
     path = directory / segment_name(header.number)
     aside = path.with_name(path.name + ".new")
     handle = files.create(aside)
     try:
-        files.allocate(handle, max(capacity, HEADER_BYTES + len(frame)))
+        _allocate(files, handle, max(capacity, HEADER_BYTES + len(frame)))
         write_all(files, handle, encode_header(header) + frame, 0)
         files.flush(handle)
         files.rename(aside, path)
@@ -107,5 +110,18 @@ def create_segment(files: Files, directory: Path, header: SegmentHeader, capacit
     except BaseException:
         with suppress(OSError):
             files.close(handle)
+        with suppress(OSError):
+            files.unlink(aside)
         raise
     return handle
+
+
+def _allocate(files: Files, handle: int, count: int) -> None:
+    """Reserve a segment's space. Raises: OSError: one for want of space says how much was asked for, and by which setting."""
+    try:
+        files.allocate(handle, count)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        asked = f"a segment of {count} bytes is allocated at a time ([journal] segment_bytes)"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {asked}") from error

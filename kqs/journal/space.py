@@ -16,12 +16,14 @@ class SpaceGauge:
     def __init__(self, min_free_bytes: int) -> None:
         self._min_free_bytes = min_free_bytes
         self.free_bytes = -1
+        #: with fewer free, records are refused; while they are, from so many free on they no longer are
+        self.needed_bytes = min_free_bytes
         self.is_low = False
 
     def update(self, free_bytes: int, backlog_bytes: int) -> None:
         """Take in a new measurement of both."""
         self.free_bytes = free_bytes
-        mark = self._min_free_bytes + backlog_bytes
-        if self.is_low:
-            mark += int(self._min_free_bytes * _HYSTERESIS_SHARE)
-        self.is_low = self._min_free_bytes > 0 and free_bytes < mark
+        low_mark = self._min_free_bytes + backlog_bytes
+        high_mark = low_mark + int(self._min_free_bytes * _HYSTERESIS_SHARE)
+        self.is_low = self._min_free_bytes > 0 and free_bytes < (high_mark if self.is_low else low_mark)
+        self.needed_bytes = high_mark if self.is_low else low_mark

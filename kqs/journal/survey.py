@@ -15,7 +15,8 @@ import msgspec
 from kqs.errors import JournalCorruptError, JournalError
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import HEADER_BYTES, VOID, MalformedError, salt_of
-from kqs.journal.reader import Frame, FrameReader, find_frame
+from kqs.journal.lost import LostJobs
+from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
 from kqs.journal.recovery import read_header, scan
 from kqs.journal.segment import segment_name, segment_number
 
@@ -24,7 +25,9 @@ class Report(msgspec.Struct):
     """What stands in a journal.
 
     problems: one sentence each, "file:offset ..." where there is a place; [] when a server would start.
-    lost: ranges (first seq, end seq exclusive) of records that are gone. set_aside: files with bytes that were replaced.
+    lost: ranges (first seq, end seq exclusive) of records that are gone. lost_jobs: what is known of the jobs of each, and
+    of those lost at the journal's end, whose range is not known.
+    set_aside: files with bytes that were replaced.
     torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
     """
 
@@ -38,6 +41,7 @@ class Report(msgspec.Struct):
     torn: tuple[str, int] | None = None
     problems: list[str] = msgspec.field(default_factory=list)
     lost: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    lost_jobs: list[LostJobs] = msgspec.field(default_factory=list)
     set_aside: list[str] = msgspec.field(default_factory=list)
 
 
@@ -81,7 +85,10 @@ def dump(directory: Path, files: Files | None = None) -> Iterator[str]:
         )
         with opened(files, directory / name) as handle:
             for part in walk(files, handle, salt_of(header.id), files.size(handle), header.first_seq):
-                yield from _lines(name, part)
+                if isinstance(part, Gap):
+                    yield _gap_line(files, handle, name, part)
+                else:
+                    yield from _frame_lines(name, part)
 
 
 def walk(files: Files, handle: int, salt: int, end: int, seq: int, start: int = HEADER_BYTES) -> Iterator[Frame | Gap]:
@@ -155,10 +162,9 @@ def _count_part(report: Report, path: Path, part: Frame | Gap, *, is_last: bool)
     if isinstance(part, Gap):
         if part.end_seq is None and is_last:
             return
-        problem = (
-            f"{path}:{part.start} {part.reason}; {part.end - part.start} bytes from record {part.first_seq} on are damaged"
-        )
-        report.problems.append(problem)
+        place = f"{path}:{part.start} "
+        told = f"{part.reason}; {part.end - part.start} bytes from record {part.first_seq} on are damaged"
+        report.problems = [problem for problem in report.problems if not problem.startswith(place)] + [place + told]
         return
     report.end_seq = part.header.end_seq
     if part.header.flags & VOID:
@@ -168,16 +174,19 @@ def _count_part(report: Report, path: Path, part: Frame | Gap, *, is_last: bool)
     report.bytes += part.end - part.offset
 
 
-def _lines(name: str, part: Frame | Gap) -> Iterator[str]:
-    if isinstance(part, Gap):
-        yield f"{name}:{part.start} no batch up to {part.end}: {part.reason}"
-        return
-    header = part.header
+def _gap_line(files: Files, handle: int, name: str, gap: Gap) -> str:
+    if written_end(files, handle, gap.start, gap.end) == gap.start:
+        return f"{name}:{gap.start} preallocated up to {gap.end}"
+    return f"{name}:{gap.start} no batch up to {gap.end}: {gap.reason}"
+
+
+def _frame_lines(name: str, frame: Frame) -> Iterator[str]:
+    header = frame.header
     if header.flags & VOID:
-        yield f"{name}:{part.offset} lost records {header.first_seq} .. {header.end_seq - 1}"
+        yield f"{name}:{frame.offset} lost records {header.first_seq} .. {header.end_seq - 1}"
         return
-    yield f"{name}:{part.offset} batch of {header.records} records, {header.length} bytes"
-    for record in part.records():
+    yield f"{name}:{frame.offset} batch of {header.records} records, {header.length} bytes"
+    for record in frame.records():
         text = record.payload.decode("utf-8", "backslashreplace").rstrip("\r\n")
         orders = f"{record.first_order:x} .. {record.last_order:x}"
         claimed = " claimed" if record.claimed else ""

@@ -51,10 +51,10 @@ async def test_every_flipped_bit_of_the_last_segment_is_seen(bit: int) -> None:
 async def test_every_flipped_bit_of_an_earlier_segment_refuses() -> None:
     disk = await a_disk_with(["alpha"], ["beta", "gamma"], ["delta"], ["omega"], segment_bytes=300)
     names = disk.snapshot()
-    ends = {FIRST: scan(disk, DIR).segments[0].end}
-    assert len(names) == 2
+    segments = scan(disk, DIR).segments
+    assert len(segments) == 2
     for at in range(len(names[FIRST])):
-        assert judge(flipped(names, FIRST, at, 3)) == ("refused" if at < ends[FIRST] else "identical"), at
+        assert judge(flipped(names, FIRST, at, 3)) == ("refused" if at < segments[0].end else "identical"), at
 
 
 async def test_a_torn_tail_is_set_aside_and_the_rest_recovered() -> None:

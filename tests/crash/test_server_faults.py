@@ -172,6 +172,17 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from_alone(tmp_path: Path, d
         assert lost(server, kept) == []
 
 
+def test_a_full_disk_gets_back_what_the_store_has(tmp_path: Path, disk: Disk) -> None:
+    settings = on_disk(disk, JOURNAL__MIN_FREE_BYTES="0")
+    with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
+        for _ in range(50):
+            peer.insert("gated", "x" * 50_000)
+        eventually(lambda: peer.call("stats")["journal_unfed_records"], lambda seen: seen == 0)
+        disk.fill()
+        eventually(lambda: peer.call("stats")["journal_segments"], lambda seen: seen == 1)
+        assert disk.free_bytes() >= MIB
+
+
 def test_a_full_disk_does_not_hold_up_the_stop(tmp_path: Path, disk: Disk) -> None:
     settings = on_disk(disk, JOURNAL__MIN_FREE_BYTES="0", WORKER__GRACE_S="0.1")
     with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
@@ -187,14 +198,16 @@ def test_a_full_disk_does_not_hold_up_the_stop(tmp_path: Path, disk: Disk) -> No
         eventually(lambda: lost(server, kept + more), lambda seen: seen == [])
 
 
-def test_a_full_disk_at_the_start_is_one_clear_line(tmp_path: Path, disk: Disk) -> None:
+@pytest.mark.parametrize(("leave_bytes", "told"), [(0, "No space left"), (MIB // 2, f"a segment of {MIB} bytes")])
+def test_a_full_disk_at_the_start_is_one_clear_line(tmp_path: Path, disk: Disk, leave_bytes: int, told: str) -> None:
     settings = {f"KQS_{key}": value for key, value in on_disk(disk).items()}
-    disk.fill()
+    disk.fill(leave_bytes)
     ended = subprocess.run(
         disk.command(tmp_path), env=SERVE_ENVIRON | settings, capture_output=True, text=True, timeout=30, check=False
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (74, 1), ended.stderr
-    assert "No space left" in ended.stderr
+    assert told in ended.stderr
+    assert not list(disk.seen.glob("*.kqj*"))
 
 
 def test_files_that_may_not_grow_refuse_inserts_until_they_may(tmp_path: Path) -> None:
@@ -368,6 +381,7 @@ def test_a_flipped_bit_is_refused_by_place_and_repaired_by_hand(tmp_path: Path) 
     ended = run_kqs(tmp_path, "serve", SERVER__PORT="0")
     assert (ended.returncode, ended.stderr.count("\n")) == (65, 1), ended.stderr
     assert re.search(rf"{segment.name}:\d+", ended.stderr)
+    assert "`kqs journal repair journal`" in ended.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "journal").iterdir() if path.name != "lock"} == before
     run_kqs(tmp_path, "journal", "repair", "journal")
     with serving(tmp_path, WORKER__MODULES='["handlers"]') as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -149,6 +150,30 @@ def apply(nodes: dict[int, bytearray], op: Op) -> None:
     if len(data) < end:
         data.extend(bytes(end - len(data)))
     data[op.offset : op.offset + len(op.data)] = op.data
+
+
+class FullFiles(MemoryFiles):
+    """While `is_full`, refuses all that needs a block which is still free."""
+
+    def __init__(self, names: dict[Path, bytes] | None = None) -> None:
+        super().__init__(names)
+        self.is_full = False
+
+    def create(self, path: Path) -> int:
+        self._take(1)
+        return super().create(path)
+
+    def write(self, handle: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        self._take(offset + len(data) - self.size(handle))
+        return super().write(handle, data, offset)
+
+    def allocate(self, handle: int, count: int) -> None:
+        self._take(count - self.size(handle))
+        super().allocate(handle, count)
+
+    def _take(self, count: int) -> None:
+        if self.is_full and count > 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class PowerLossFiles(MemoryFiles):

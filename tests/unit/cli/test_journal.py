@@ -4,7 +4,7 @@ import pytest
 
 from kqs.cli import run
 from kqs.errors import JournalLockedError, JournalVersionError
-from kqs.journal import Report
+from kqs.journal import LostJobs, Report
 
 INTACT = Report(segments=1, batches=2, records=3, bytes=400, end_seq=3, checkpoint_seq=1, torn=("1.kqj", 12))
 DAMAGED = Report(segments=1, problems=["j/1.kqj:64 rot"], lost=[(3, 5)], set_aside=["1.kqj.64.damaged"])
@@ -39,10 +39,21 @@ def test_damage_is_exit_code_65_with_its_place(journal):
     assert "j/1.kqj:64 rot" in out
 
 
-def test_repair_lists_what_is_lost(journal):
-    code, out, _ = journal("repair", Report(segments=1, lost=[(3, 5)], set_aside=["1.kqj.64.damaged"]))
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        (LostJobs(3, 5, True, 9, "a", "z", "0", "zz"), "records 3 .. 4: the store has their jobs"),
+        (LostJobs(3, 5, False, 1000, "a", "z", "0", "zz"), "records 3 .. 4: at most 1,000 jobs, ids a .. z"),
+        (LostJobs(3, 5, False, after_id="a", before_id="z"), "records 3 .. 4: jobs with ids after a and before z"),
+        (LostJobs(3, 5, False, before_id="z"), "records 3 .. 4: jobs with ids before z"),
+        (LostJobs(3, 5, False), "records 3 .. 4"),
+        (LostJobs(3, None, False, after_id="a"), "records 3 .. the end: jobs with ids after a"),
+    ],
+)
+def test_repair_lists_what_is_lost(journal, jobs, told):
+    code, out, _ = journal("repair", Report(segments=1, lost=[(3, 5)], lost_jobs=[jobs], set_aside=["1.kqj.64.damaged"]))
     assert code == 0
-    assert "records 3 .. 4" in out
+    assert [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("lost")] == [told]
     assert "1.kqj.64.damaged" in out
 
 

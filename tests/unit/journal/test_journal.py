@@ -19,7 +19,7 @@ from kqs.errors import (
 )
 from kqs.journal import NO_ORDER, Journal, Record
 from kqs.journal.commit import GroupCommit
-from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header
 from kqs.journal.recovery import mend, read_header, scan
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
@@ -284,7 +284,7 @@ async def test_a_torn_tail_is_cut_off_only_when_its_copy_is_safe() -> None:
     files = FaultyFiles(disk)
     mend(files, DIR, scan(disk, DIR))
     changes = [name for name in files.calls if name not in ("open", "read", "list", "close")]
-    assert changes == ["create", "write", "flush", "rename", "flush_dir", "truncate", "flush"]
+    assert changes == ["create", "write", "flush", "rename", "flush_dir", "truncate", "flush", "unlink"]
 
 
 async def test_the_last_batch_is_flushed_again_in_the_new_segment() -> None:
@@ -300,9 +300,20 @@ async def test_the_last_batch_is_flushed_again_in_the_new_segment() -> None:
 async def test_leftovers_of_a_killed_server_are_taken_away() -> None:
     disk = await a_disk_with(["one"])
     disk.put(DIR / "000000000002.kqj.new", b"half")
+    disk.put(DIR / "checkpoint.new", b"half")
     disk.put(DIR / "notes.txt", b"mine")
     await (await a_started(disk)).stop()
-    assert disk.list(DIR) == ["000000000001.kqj", "000000000002.kqj", "lock", "notes.txt"]
+    assert disk.list(DIR) == ["000000000001.kqj", "000000000002.kqj", "checkpoint.new", "lock", "notes.txt"]
+    assert not any(disk.data(DIR / "checkpoint.new"))
+
+
+async def test_a_disk_too_small_for_a_segment_says_how_long_one_is_and_keeps_nothing() -> None:
+    files = FaultyFiles(MemoryFiles())
+    for code, told in ((errno.ENOSPC, "a segment of 4096 bytes .* segment_bytes"), (errno.EIO, "EIO$")):
+        files.plan = lambda _index, name, code=code: OSError(code, "EIO") if name == "allocate" else None
+        with pytest.raises(JournalError, match=told):
+            await a_journal(files).start()
+        assert files.inner.list(DIR) == ["lock"]
 
 
 async def test_a_newer_major_version_refuses_and_touches_nothing() -> None:
@@ -320,7 +331,7 @@ async def test_a_newer_major_version_refuses_and_touches_nothing() -> None:
 async def test_a_newer_minor_version_is_read_if_its_records_can_be() -> None:
     disk = await a_disk_with(["one"])
     header = read_header(disk, DIR, FIRST.name)
-    disk.put(FIRST, encode_header(header._replace(minor=1)) + disk.data(FIRST)[HEADER_BYTES:])
+    disk.put(FIRST, encode_header(header._replace(minor=MINOR + 1)) + disk.data(FIRST)[HEADER_BYTES:])
     assert [record.payload for record in recovered(disk)] == [b"one"]
 
 
@@ -409,7 +420,7 @@ async def test_a_segment_that_cannot_be_begun_is_tried_until_it_can(monkeypatch:
     journal.append(a_record())
     await journal.flush()
     await until_accepting(journal)
-    assert files.calls.count("create") == 1 + 4 + 1
+    assert files.calls.count("create") == 2 + 4 + 1
     await journal.stop()
 
 

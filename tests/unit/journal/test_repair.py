@@ -52,13 +52,72 @@ async def test_a_healthy_journal_is_left_alone() -> None:
 async def test_a_damaged_batch_is_replaced_by_a_hole_of_the_same_size() -> None:
     disk = await a_disk()
     damage(disk, segment(2), HEADER_BYTES + BATCH_BYTES + 60)
-    assert "damaged" in verify(DIR, disk).problems[1]
     report = repair(DIR, disk)
     assert (report.lost, report.problems) == ([(4, 5)], [])
     assert salvaged(disk) == [0, 1, 2, 3, 5, 6, 7, 8]
     aside = disk.data(DIR / report.set_aside[0])
     assert len(aside) == BATCH_BYTES
     assert b"\xaa" in aside
+
+
+async def a_disk_of_orders() -> MemoryFiles:
+    """Records 0 .. 5 in two segments of three batches; record `r` holds 10 jobs, with the orders from 100 * r + 1 on."""
+    journal = a_journal(files := MemoryFiles(), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
+    await journal.start()
+    for index in range(6):
+        await journal.append_wait(a_record(str(index), 100 * index + 1, 10))
+    await journal.stop()
+    return files
+
+
+def told(disk: MemoryFiles) -> list[tuple[bool, int | None, list[int | None]]]:
+    """Repair; return of each loss whether it is stored, how many jobs it is at most, and the orders that bound it."""
+
+    def order(job_id: str | None) -> int | None:
+        return None if job_id is None else int(job_id[:13], 16)
+
+    lost = repair(DIR, disk).lost_jobs
+    return [
+        (jobs.is_stored, jobs.at_most, [*map(order, (jobs.first_id, jobs.last_id, jobs.after_id, jobs.before_id))])
+        for jobs in lost
+    ]
+
+
+async def test_a_damaged_batch_whose_header_is_intact_tells_how_many_jobs_are_lost_and_their_ids() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(2), HEADER_BYTES + FRAME_BYTES)
+    damage(disk, segment(2), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    assert told(disk) == [(False, 20, [301, 410, 210, 501])]
+
+
+async def test_a_damaged_batch_whose_header_is_not_tells_between_which_ids_its_jobs_are() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES)
+    damage(disk, segment(2), HEADER_BYTES)
+    assert told(disk) == [(False, None, [None, None, None, 101]), (False, None, [None, None, 210, 401])]
+
+
+async def test_one_intact_header_of_two_tells_nothing() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES + FRAME_BYTES)
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES)
+    assert told(disk) == [(False, None, [None, None, None, 201])]
+
+
+async def test_a_damaged_hole_tells_no_jobs() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES)
+    repair(DIR, disk)
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    assert told(disk) == [(False, None, [None, None, 10, 201])]
+
+
+async def test_lost_records_below_the_checkpoint_are_in_the_store() -> None:
+    disk = await a_disk_of_orders()
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 2))
+    damage(disk, segment(1), HEADER_BYTES + BATCH_BYTES + FRAME_BYTES)
+    damage(disk, segment(2), HEADER_BYTES + FRAME_BYTES)
+    assert [is_stored for is_stored, _, _ in told(disk)] == [True, False]
 
 
 async def test_a_repaired_journal_starts_and_goes_on() -> None:
@@ -108,6 +167,18 @@ async def test_a_last_segment_without_a_header_is_set_aside() -> None:
     report = repair(DIR, disk)
     assert report.set_aside == ["000000000003.kqj.0.damaged"]
     assert salvaged(disk) == [*range(6)]
+
+
+async def test_what_a_last_segment_without_a_header_held_is_lost() -> None:
+    disk = await a_disk_of_orders()
+    damage(disk, segment(2), 0, 64)
+    assert told(disk) == [(False, None, [None, None, 210, None])]
+
+
+async def test_a_last_segment_that_held_nothing_loses_nothing() -> None:
+    disk = await a_disk_of_orders()
+    disk.put(segment(3), b"KQSJRNL\n" + bytes(600))
+    assert told(disk) == []
 
 
 @pytest.mark.parametrize("missing", [[2], [2, 3]])
@@ -209,6 +280,16 @@ async def test_verify_tells_a_torn_tail_apart() -> None:
     assert (report.problems, report.end_seq) == ([], 8)
 
 
+async def test_verify_tells_each_damage_once() -> None:
+    disk = await a_disk()
+    damage(disk, segment(2), HEADER_BYTES + BATCH_BYTES + 60)
+    damage(disk, segment(3), HEADER_BYTES + 60)
+    assert verify(DIR, disk).problems == [
+        f"{segment(2)}:{HEADER_BYTES + BATCH_BYTES} batch checksum differs; {BATCH_BYTES} bytes from record 4 on are damaged",
+        f"{segment(3)}:{HEADER_BYTES} batch checksum differs; {BATCH_BYTES} bytes from record 6 on are damaged",
+    ]
+
+
 async def test_verify_of_an_empty_directory_finds_nothing() -> None:
     report = verify(DIR, MemoryFiles())
     assert (report.segments, report.problems) == (0, [])
@@ -227,6 +308,14 @@ async def test_dump_prints_every_segment_batch_and_record() -> None:
     assert len(lines) == 3 + 2 * 9
     assert lines[0].startswith("000000000001.kqj segment 1 id ")
     assert lines[2] == "  record 0 jobs jobs 1 orders 1 .. 1: '0'"
+
+
+async def test_dump_tells_what_is_preallocated_from_what_is_torn() -> None:
+    disk = await a_disk_with(["0"])
+    end = scan(disk, DIR).segments[-1].end
+    assert list(dump(DIR, disk))[-1] == f"000000000001.kqj:{end} preallocated up to 4096"
+    damage(disk, segment(1), end)
+    assert list(dump(DIR, disk))[-1] == f"000000000001.kqj:{end} no batch up to 4096: no intact frame"
 
 
 async def test_dump_prints_damage_and_lost_records() -> None:
