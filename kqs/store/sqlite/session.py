@@ -177,7 +177,7 @@ class Session:
     def _shrink(self) -> bool:
         """Give back pages for `_SHRINK_S`; tell whether any went.
 
-        A file from before this was possible (auto_vacuum 0) stays as long as it is.
+        A file without incremental vacuum (auto_vacuum 0) stays as long as it is.
         """
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
         excess = free - max(_SPARE_PAGES, int(pages * _SPARE_SHARE)) if kind else 0
