@@ -3,9 +3,8 @@
  *   latency PORT FIFO COUNT REST_US CORE
  *
  * Inserts COUNT jobs of type `stamp` (bench/handlers.py), one at a time with REST_US between them, in which the finish is
- * stored and the server falls idle. Sleeps until the handler has
- * begun, so that the server has the machine to itself. Prints one JSON object; times in microseconds, from before the insert's
- * send to the time the handler wrote into FIFO. */
+ * stored and the server falls idle. Sleeps until the handler has begun, so that the server has the machine to itself. Prints
+ * one JSON object; times in microseconds, from before the insert's send to the time the handler wrote into FIFO. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -12,12 +12,10 @@ from kqs.cli.connection import with_client
 from kqs.cli.exits import say
 from kqs.cli.output import print_line
 from kqs.cli.progress import Progress, shown_progress
-from kqs.client import Address, Client
+from kqs.client import DEFAULT_TIMEOUT_S, Address, Client
 from kqs.errors import CallError, ExitCode
 
 IN_FLIGHT = 1000
-#: how long an insert may take, and so how long a server that went away is waited for
-TIMEOUT_S = 30.0
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
 #: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
@@ -110,7 +108,9 @@ class Inserter:
         """Say it once, until an insert is answered again."""
         if not self._told_lost:
             self._told_lost = True
-            say(f"the connection to {self._client.address} was lost: {reason}; trying again for up to {TIMEOUT_S:.0f} s")
+            say(
+                f"the connection to {self._client.address} was lost: {reason}; trying again for up to {DEFAULT_TIMEOUT_S:.0f} s"
+            )
 
     def _refuse(self, number: int, error: Exception) -> None:
         self.refused += 1
@@ -139,7 +139,7 @@ def insert_all(server: Address, source: JobSource, *, progress: bool | None, as_
         _report(inserter, as_lines)
         return inserter
 
-    inserter = with_client(server, work, timeout_s=TIMEOUT_S, max_in_flight=IN_FLIGHT, max_line_bytes=MAX_LINE_BYTES)
+    inserter = with_client(server, work, max_in_flight=IN_FLIGHT, max_line_bytes=MAX_LINE_BYTES)
     return ExitCode.REFUSED if inserter.refused else ExitCode.OK
 
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import ServerAddress, json_option
-from kqs.errors import ExitCode, JournalError
+from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
     from kqs.client import Address
@@ -60,7 +60,7 @@ def dump_command(folder: Path) -> None:
         is_empty = False
         click.echo(printable(line))
     if is_empty:
-        raise _no_journal(folder)
+        raise journal.absent(folder)
 
 
 @journal_command.command("repair")
@@ -99,15 +99,12 @@ def replay_command(folder: Path, server: Address, everything: bool, progress: bo
         return insert_all(server, JournalJobs(held, time.time), progress=progress, as_lines=as_lines)
 
 
-def _no_journal(folder: Path) -> JournalError:
-    return JournalError(f"there is no journal in {folder}")
-
-
 def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
+    from kqs import journal
     from kqs.cli.output import print_line, print_pairs
 
     if not report.segments and not report.problems:
-        raise _no_journal(folder)
+        raise journal.absent(folder)
     if as_lines:
         print_line(report)
     else:

@@ -6,10 +6,11 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 """
 
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
-from kqs.client.client import CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
 
 __all__ = [
     "DEFAULT_PORT",
+    "DEFAULT_TIMEOUT_S",
     "Address",
     "CallTimeoutError",
     "Client",

@@ -56,12 +56,12 @@ class Feeder:
         self._queue = queue
         self._intake = Intake(ids, cascade)
         self._held = Held(self._intake.accepted)
-        self._checkpoints = Checkpoints(journal, store, self._wake_up)
+        self._wake = asyncio.Event()
+        self._checkpoints = Checkpoints(journal, store, self._wake.set)
         self._held_seq = 0  # after the last record that is held, or was
         self._behind = True  # until `start`, nothing is held
         self._claimed: tuple[Accepted, Taker] | None = None  # by the record that is being flushed
         self._claimed_seq = 0  # after the last record whose job was claimed with it
-        self._wake = asyncio.Event()
         self._let_go = asyncio.Event()
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -161,9 +161,6 @@ class Feeder:
         for record in records:
             if any(map(idle_taker, self._held.add(record))):
                 self._let_go.set()
-
-    def _wake_up(self) -> None:
-        self._wake.set()
 
     async def catch_up(self) -> None:
         """Return when all that was flushed before this call is in the store.

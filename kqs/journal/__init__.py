@@ -5,6 +5,7 @@ from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
 from kqs.journal.lost import LostJobs
+from kqs.journal.recovery import absent
 from kqs.journal.repair import repair
 from kqs.journal.stopped import StoppedJournal, stopped_journal
 from kqs.journal.survey import Report, dump, verify
@@ -20,6 +21,7 @@ __all__ = [
     "Recovery",
     "Report",
     "StoppedJournal",
+    "absent",
     "dump",
     "repair",
     "stopped_journal",

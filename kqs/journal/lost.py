@@ -49,7 +49,8 @@ def lost_jobs(losses: Iterable[Loss], kept: Sequence[FrameHeader], node: str, ch
 
     Args: kept: the batches that still stand. node: of the journal, 8 hex digits. checkpoint_seq: the store has all below.
     """
-    return [_jobs_of(loss, kept, Ids(node), checkpoint_seq or 0) for loss in losses]
+    ids = Ids(node)
+    return [_jobs_of(loss, kept, ids, checkpoint_seq or 0) for loss in losses]
 
 
 def _jobs_of(loss: Loss, kept: Sequence[FrameHeader], ids: Ids, checkpoint_seq: int) -> LostJobs:

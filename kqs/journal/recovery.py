@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from kqs.errors import JournalCorruptError, JournalVersionError
+from kqs.errors import JournalCorruptError, JournalError, JournalVersionError
 from kqs.journal import checkpoint
 from kqs.journal.files import Files, read_all, write_whole
 from kqs.journal.format import HEADER_BYTES, MINOR, MalformedError, SegmentHeader, decode_header
@@ -89,6 +89,11 @@ def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, W
 def corrupt(directory: Path, name: str, offset: int, reason: str) -> JournalCorruptError:
     """Return the error for damage at `offset` of a file."""
     return JournalCorruptError(f"{directory / name}:{offset} {reason}")
+
+
+def absent(directory: Path) -> JournalError:
+    """Return the error for a folder that holds no journal."""
+    return JournalError(f"there is no journal in {directory}")
 
 
 def read_header(files: Files, directory: Path, name: str) -> SegmentHeader:

@@ -10,7 +10,7 @@ import secrets
 from itertools import pairwise
 from pathlib import Path
 
-from kqs.errors import JournalCorruptError, JournalError
+from kqs.errors import JournalCorruptError
 from kqs.journal import checkpoint
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
 from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
@@ -27,7 +27,7 @@ from kqs.journal.format import (
 )
 from kqs.journal.lost import Loss, LostJobs, lost_jobs
 from kqs.journal.reader import Frame, find_frame, written_end
-from kqs.journal.recovery import corrupt, read_header
+from kqs.journal.recovery import absent, corrupt, read_header
 from kqs.journal.segment import create_segment, segment_name, segment_number
 from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
 
@@ -40,7 +40,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
     """
     files = files or OsFiles()
     if not segment_names(files, directory) and checkpoint.NAME not in files.list(directory):
-        raise JournalError(f"there is no journal in {directory}")
+        raise absent(directory)
     lock = lock_journal(files, directory)
     try:
         mender = _Mender(files, directory)

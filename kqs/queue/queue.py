@@ -99,7 +99,7 @@ class Queue:
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
         services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self._keep_house()}
-        for name, body in (services | self._timetable.services).items():
+        for name, body in (services | self._timetable.services()).items():
             self._own(body, name)
 
     async def stop(self) -> None:

@@ -25,7 +25,7 @@ RETRY_WAIT_S = 1.0
 
 
 class Timetable:
-    """Moves what is due to the broker, and ends what has expired. Own a task for each of `services`."""
+    """Moves what is due to the broker, and ends what has expired. Own a task for each of its `services`."""
 
     def __init__(self, store: Store, broker: Broker, cascade: Cascade, clock: Clock, retention: Retention) -> None:
         self._store = store
@@ -36,7 +36,6 @@ class Timetable:
         self._due = Alarm(clock, self._wake_due)
         self._expiring = Alarm(clock, self._expire)
 
-    @property
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the bodies of the tasks that serve it, by name; they run for ever."""
         return {"queue-due": self._due.run(), "queue-expire": self._expiring.run()}

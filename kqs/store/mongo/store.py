@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 #: a document holds 16 MB, and data and result may both stand in it
 MOST_INLINE_BYTES = 4 * 1024 * 1024
-#: heartbeats between two looks for files that no job names
-_BEATS_PER_SWEEP = 120
+#: rounds of upkeep between two looks for files that no job names
+_ROUNDS_PER_SWEEP = 120
 
 
 class MongoStore:
@@ -228,7 +228,7 @@ class _Open:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
-        if self._rounds % _BEATS_PER_SWEEP == 0:
+        if self._rounds % _ROUNDS_PER_SWEEP == 0:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 
     async def _recount(self) -> None:
