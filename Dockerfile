@@ -3,13 +3,14 @@ FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
+ && /opt/build/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements-build.lock \
  && python -m venv /opt/kqs \
- && /opt/kqs/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+ && /opt/kqs/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY kqs ./kqs
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
  && /opt/kqs/bin/pip install --no-cache-dir --no-deps /opt/wheels/*.whl \
+ && /opt/kqs/bin/pip check \
  && mkdir -m 0700 /state
 
 FROM python:3.11-slim-bookworm

@@ -7,7 +7,9 @@ N ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 STATE := .cache
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A lock names every package there is to install: nothing is resolved here, so that no later release can change what is installed.
+INSTALL := $(PIP) install --quiet --no-deps
 INTEROP := $(STATE)/interop
 SERVERS := $(STATE)/servers
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' --upgrade
@@ -67,12 +69,14 @@ $(BIN)/python:
 
 $(STATE)/runtime.stamp: $(BIN)/python requirements.lock requirements-build.lock pyproject.toml
 	@mkdir -p $(STATE)
-	$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
-	$(PIP) --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes -r requirements.lock -r requirements-build.lock
+	$(INSTALL) --no-build-isolation --editable .
+	$(PIP) check
 	@touch $@
 
 $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
-	$(PIP) --require-hashes -r requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(PIP) check
 	@touch $@
 
 .PHONY: tools
