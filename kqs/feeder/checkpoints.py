@@ -88,6 +88,7 @@ class Checkpoints:
         try:
             durable_seq = await self._store.sync()
         except StoreError as error:
+            self.trouble = f"the journal keeps what the store has: {error}"
             self._fail("the store cannot be made durable, no checkpoint until it can", error)
             return
         try:

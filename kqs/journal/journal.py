@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,10 @@ import structlog
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import Condition, GroupCommit
-from kqs.journal.files import Files, OsFiles, lock_journal
+from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
+from kqs.journal.lock import JournalLock
 from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
@@ -64,7 +64,7 @@ class Journal:
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
         self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim)
-        self._lock: int | None = None
+        self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
@@ -77,7 +77,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            found, writer, segment = await asyncio.to_thread(self._recover)
+            lock, found, writer, segment = await asyncio.to_thread(self._recover)
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -85,7 +85,7 @@ class Journal:
             raise
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(writer)
+        self._commit.start(writer, lock)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
@@ -157,6 +157,10 @@ class Journal:
         """
         if self._lock is None:
             raise JournalClosedError("the journal is closed")
+        try:
+            self._lock.check()
+        except OSError as error:
+            raise JournalError(f"the journal in {self._directory} cannot be looked at: {error}") from error
         await self._kept.checkpoint(self._identity.journal_id, fed_seq)
 
     @property
@@ -229,15 +233,14 @@ class Journal:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[Found, Writer, Segment]:
+    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment]:
         """Do the disk's part of `start`; runs in a thread."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
-        self._lock = lock_journal(files, directory)
-        return recover(files, directory, self._settings.segment_bytes)
+        self._lock = JournalLock(files, directory)
+        return self._lock, *recover(files, directory, self._settings.segment_bytes)
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            with suppress(OSError):
-                self._files.close(self._lock)
+            self._lock.release()
             self._lock = None

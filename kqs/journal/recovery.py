@@ -11,12 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from kqs.errors import JournalCorruptError, JournalError, JournalVersionError
+from kqs.errors import JournalError
 from kqs.journal import checkpoint
 from kqs.journal.files import Files, read_all, write_whole
-from kqs.journal.format import HEADER_BYTES, MINOR, MalformedError, SegmentHeader, decode_header
+from kqs.journal.format import HEADER_BYTES, MINOR, MalformedError, SegmentHeader
 from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
-from kqs.journal.segment import Segment, is_leftover, segment_name, segment_number
+from kqs.journal.segment import Segment, corrupt, is_leftover, read_header, segment_name, segment_number
 from kqs.journal.writer import Writer
 
 
@@ -86,32 +86,9 @@ def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, W
     return found, writer, segment
 
 
-def corrupt(directory: Path, name: str, offset: int, reason: str) -> JournalCorruptError:
-    """Return the error for damage at `offset` of a file."""
-    return JournalCorruptError(f"{directory / name}:{offset} {reason}")
-
-
 def absent(directory: Path) -> JournalError:
     """Return the error for a folder that holds no journal."""
     return JournalError(f"there is no journal in {directory}")
-
-
-def read_header(files: Files, directory: Path, name: str) -> SegmentHeader:
-    """Return a segment's header. Raises: JournalCorruptError, JournalVersionError, OSError."""
-    handle = files.open(directory / name)
-    try:
-        data = read_all(files, handle, HEADER_BYTES, 0)
-    finally:
-        files.close(handle)
-    try:
-        header = decode_header(data)
-    except MalformedError as error:
-        raise corrupt(directory, name, 0, str(error)) from None
-    except JournalVersionError as error:
-        raise JournalVersionError(f"{directory / name}: {error}") from None
-    if segment_name(header.number) != name:
-        raise corrupt(directory, name, 0, f"this is segment {header.number} under another name")
-    return header
 
 
 def _set_aside(files: Files, directory: Path, torn: TornTail) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from kqs.errors import JournalCorruptError
 from kqs.journal import checkpoint
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
-from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
+from kqs.journal.files import Files, OsFiles, read_all, write_all, write_whole
 from kqs.journal.format import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -25,10 +25,11 @@ from kqs.journal.format import (
     parse_header,
     salt_of,
 )
+from kqs.journal.lock import JournalLock
 from kqs.journal.lost import Loss, LostJobs, lost_jobs
 from kqs.journal.reader import Frame, find_frame, written_end
-from kqs.journal.recovery import absent, corrupt, read_header
-from kqs.journal.segment import create_segment, segment_name, segment_number
+from kqs.journal.recovery import absent
+from kqs.journal.segment import corrupt, create_segment, read_header, segment_name, segment_number
 from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
 
 
@@ -41,7 +42,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
     files = files or OsFiles()
     if not segment_names(files, directory) and checkpoint.NAME not in files.list(directory):
         raise absent(directory)
-    lock = lock_journal(files, directory)
+    lock = JournalLock(files, directory)
     try:
         mender = _Mender(files, directory)
         mender.restore_headers()
@@ -55,7 +56,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         report.set_aside = mender.set_aside
         return report
     finally:
-        files.close(lock)
+        lock.release()
 
 
 class _Mender:

@@ -17,8 +17,8 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import HEADER_BYTES, VOID, MalformedError, salt_of
 from kqs.journal.lost import LostJobs
 from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
-from kqs.journal.recovery import read_header, scan
-from kqs.journal.segment import segment_name, segment_number
+from kqs.journal.recovery import scan
+from kqs.journal.segment import read_header, segment_name, segment_number
 
 
 class Report(msgspec.Struct):

@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from kqs.journal.files import Files, write_all
+from kqs.errors import JournalError
+from kqs.journal.files import Files, Identity, write_all
 from kqs.journal.format import FrameHeader, Record, SegmentHeader, encode_frame, reseal_frame
 from kqs.journal.reader import Frame
-from kqs.journal.segment import Segment, create_segment
+from kqs.journal.segment import Segment, create_segment, read_header, segment_number
 
 _NO_SEGMENT = bytes(16)
 
@@ -40,6 +41,9 @@ class Writer:
         self._salt = 0
         self._end = 0
         self._seq = 0
+        self._path = directory
+        self._identity: Identity | None = None
+        self._drawn: set[bytes] = set()
 
     def start(self, previous: Segment | None, last_frame: Frame | None) -> Segment:
         """Open a segment after `previous` (None: the first of a new journal), and flush `last_frame` again in it.
@@ -61,9 +65,9 @@ class Writer:
         return self._end + size <= self._segment_bytes or self._seq == self._header.first_seq
 
     def commit(self, records: list[Record]) -> Flushed:
-        """Write one batch and flush it.
+        """Write one batch and flush it, and see to it that a start would find it.
 
-        Raises: OSError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
+        Raises: OSError, JournalError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
         handle = self._handle
         assert handle is not None, "commit on an abandoned segment"
@@ -71,6 +75,7 @@ class Writer:
             header, frame = encode_frame(records, self._seq, self._salt)
             write_all(self._files, handle, frame, self._end)
             self._files.flush(handle)
+            self.check()
         except BaseException:
             self._let_go(handle)
             raise
@@ -93,6 +98,30 @@ class Writer:
             header = _follower(self._header, self._seq, self._end)
         return self._create(header, None)
 
+    def check(self) -> None:
+        """Raises: JournalError: the current segment has lost its name, so that no start would find it. OSError."""
+        if self._files.identity_of(self._path) != self._identity:
+            raise JournalError(f"the segment {self._path} was removed or replaced")
+
+    def check_unless_stored(self, stored_seq: int) -> None:
+        """As `check`, unless nobody needs the current segment: the store has all below `stored_seq`."""
+        assert self._header is not None
+        if self._seq > max(stored_seq, self._header.first_seq):
+            self.check()
+
+    def check_alone(self) -> None:
+        """Raises: JournalError: a segment that we did not write stands behind the current one. OSError."""
+        assert self._header is not None
+        for name in self._files.list(self._directory):
+            is_later = (segment_number(name) or 0) > self._header.number
+            if is_later and read_header(self._files, self._directory, name).id not in self._drawn:
+                raise JournalError(f"another server has written {self._directory / name}; start this one again")
+
+    def abandon(self) -> None:
+        """Never write to the current segment again; only `roll` leads on."""
+        if self._handle is not None:
+            self._let_go(self._handle)
+
     def close(self) -> None:
         """Cut the current segment to its length and close it. Every batch was flushed before, so nothing can be lost."""
         if self._handle is None:
@@ -109,7 +138,15 @@ class Writer:
         if last_frame is not None:
             frame_header, frame = reseal_frame(last_frame.header, last_frame.payload, segment.salt)
             segment.grow(frame_header, segment.end + len(frame))
-        self._handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
+        self._drawn.add(header.id)
+        handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
+        try:
+            self._identity = self._files.identity(handle)
+        except OSError:
+            self._let_go(handle)
+            raise
+        self._handle, self._drawn = handle, {header.id}
+        self._path = self._directory / segment.name
         self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
         return segment
 
