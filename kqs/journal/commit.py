@@ -128,6 +128,18 @@ class GroupCommit:
         self._watch = self._loop.call_later(_CHECK_S, self._check_in_quiet)
         self._measure_space()
 
+    def skip_to(self, seq: int) -> bool:
+        """See `Journal.skip_to`."""
+        if self._appended or self.condition is Condition.CLOSED:
+            return False
+        try:
+            for flushed in self._writer.skip_to(seq):
+                self._kept.current.grow(flushed.frame, flushed.end)
+        except OSError as error:
+            self._fail([], error)
+            raise JournalFailedError(self.failure) from error
+        return True
+
     def append(self, record: Record) -> None:
         """Let `record` join the open batch.
 

@@ -11,6 +11,8 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -219,6 +221,16 @@ class OsFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_dev, found.st_ino
+
+
+@contextmanager
+def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]:
+    """Open a file for a while."""
+    handle = files.open(path, writable=writable)
+    try:
+        yield handle
+    finally:
+        files.close(handle)
 
 
 def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:

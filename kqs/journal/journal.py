@@ -19,7 +19,8 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
-from kqs.journal.recovery import Found, recover
+from kqs.journal.recovery import recover
+from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
@@ -32,7 +33,8 @@ class Recovery(NamedTuple):
 
     journal_id: 32 hex digits; node: 8, the end of every id this server makes. last_order: the highest order in any segment, 0
     when there is none. checkpoint_seq: records below it are in the store. oldest_order: the first order a replay could bring
-    back. torn: file and number of bytes of an unacknowledged batch that was set aside.
+    back. torn: file and number of bytes of an unacknowledged batch that was set aside. is_cut: its end is damaged, so that a
+    store may have more than it. is_as_stopped: a stop left it, with all of it in the store.
     """
 
     journal_id: str
@@ -42,6 +44,8 @@ class Recovery(NamedTuple):
     checkpoint_seq: int
     oldest_order: int
     torn: tuple[str, int] | None
+    is_cut: bool = False
+    is_as_stopped: bool = False
 
 
 class Journal:
@@ -89,6 +93,8 @@ class Journal:
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
+        for damage in found.harmless:
+            _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
         return Recovery(
             self.journal_id,
             self.node,
@@ -97,6 +103,8 @@ class Journal:
             self._kept.checkpoint_seq,
             self.oldest_order,
             self._torn,
+            is_cut=found.next_seq > found.end_seq,
+            is_as_stopped=found.next_seq == found.end_seq == found.checkpoint_seq,
         )
 
     async def stop(self) -> None:
@@ -106,6 +114,13 @@ class Journal:
                 await self._commit.stop()
                 await self._kept.settle()
                 self._unlock()
+
+    def skip_to(self, seq: int) -> bool:
+        """Let the next record be `seq`, where the store has all below it; blocks for a flush. False: something was appended.
+
+        Raises: JournalError: the disk refused.
+        """
+        return self._commit.skip_to(seq)
 
     def append(self, record: Record) -> None:
         """Let `record` join the open batch; `record.done` is called when it is durable or has failed.

@@ -111,6 +111,11 @@ class Segment(msgspec.Struct):
             self.first_order = frame.first_order
         self.last_order = max(self.last_order, frame.last_order)
 
+    def skip(self, end: int, end_seq: int) -> None:
+        """Pass over what is damaged and not needed, up to `end`, where record `end_seq` stands."""
+        self.end, self.end_seq = end, end_seq
+        self.marks.append((end_seq, end))
+
     def seek(self, seq: int) -> tuple[int, int]:
         """Return (first seq, offset) of a frame at or before the one that holds record `seq`."""
         found = (self.header.first_seq, HEADER_BYTES)

@@ -10,7 +10,8 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
-from kqs.journal.recovery import Found, absent, scan
+from kqs.journal.recovery import absent
+from kqs.journal.scan import Found, scan
 from kqs.journal.survey import segment_names
 
 
@@ -48,7 +49,7 @@ def stopped_journal(directory: Path, files: Files | None = None, *, everything: 
         raise absent(directory)
     lock = JournalLock(files, directory)
     try:
-        found = scan(files, directory)
+        found = scan(files, directory, everything=everything)
         if not found.segments:
             raise absent(directory)
         yield StoppedJournal(files, directory, found, everything=everything)

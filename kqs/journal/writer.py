@@ -9,13 +9,23 @@ One user at a time: the flush thread, or the loop thread while no flush is in fl
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from kqs.errors import JournalError
 from kqs.journal.files import Files, Identity, write_all
-from kqs.journal.format import FrameHeader, Record, SegmentHeader, encode_frame, reseal_frame
+from kqs.journal.format import (
+    FRAME_BYTES,
+    MAX_FRAME_RECORDS,
+    FrameHeader,
+    Record,
+    SegmentHeader,
+    encode_frame,
+    reseal_frame,
+    seal_void,
+)
 from kqs.journal.reader import Frame
 from kqs.journal.segment import Segment, create_segment, read_header, segment_number
 
@@ -45,10 +55,11 @@ class Writer:
         self._identity: Identity | None = None
         self._drawn: set[bytes] = set()
 
-    def start(self, previous: Segment | None, last_frame: Frame | None) -> Segment:
+    def start(self, previous: Segment | None, last_frame: Frame | None, next_seq: int = 0) -> Segment:
         """Open a segment after `previous` (None: the first of a new journal), and flush `last_frame` again in it.
 
         Whether that batch was flushed before is not known; its old place counts no more, so `previous` ends before it.
+        next_seq: of the first record to come; those before it that are not here are void.
         Raises: OSError: for the next start, nothing has changed.
         """
         if previous is None:
@@ -57,7 +68,14 @@ class Writer:
             if last_frame is not None:
                 previous.end, previous.end_seq = last_frame.offset, last_frame.header.first_seq
             header = _follower(previous.header, previous.end_seq, previous.end)
-        return self._create(header, last_frame)
+        return self._create(header, last_frame, next_seq)
+
+    def skip_to(self, next_seq: int) -> list[Flushed]:
+        """Void the records up to `next_seq`, which are not here, so that no new one gets their numbers.
+
+        Raises: as `commit`.
+        """
+        return [self._append(header, frame) for header, frame in _voids(self._seq, next_seq, self._salt)]
 
     def fits(self, size: int) -> bool:
         """Tell whether a batch of `size` bytes may join the current segment; an empty one takes any."""
@@ -69,10 +87,12 @@ class Writer:
 
         Raises: OSError, JournalError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
+        return self._append(*encode_frame(records, self._seq, self._salt))
+
+    def _append(self, header: FrameHeader, frame: bytearray) -> Flushed:
         handle = self._handle
         assert handle is not None, "commit on an abandoned segment"
         try:
-            header, frame = encode_frame(records, self._seq, self._salt)
             write_all(self._files, handle, frame, self._end)
             self._files.flush(handle)
             self.check()
@@ -96,7 +116,7 @@ class Writer:
             header = self._header._replace(id=_random_id())
         else:
             header = _follower(self._header, self._seq, self._end)
-        return self._create(header, None)
+        return self._create(header)
 
     def check(self) -> None:
         """Raises: JournalError: the current segment has lost its name, so that no start would find it. OSError."""
@@ -132,14 +152,18 @@ class Writer:
         with suppress(OSError):
             self._files.close(handle)
 
-    def _create(self, header: SegmentHeader, last_frame: Frame | None) -> Segment:
+    def _create(self, header: SegmentHeader, last_frame: Frame | None = None, next_seq: int = 0) -> Segment:
         segment = Segment.empty(header)
-        frame = bytearray()
+        data = bytearray()
         if last_frame is not None:
             frame_header, frame = reseal_frame(last_frame.header, last_frame.payload, segment.salt)
             segment.grow(frame_header, segment.end + len(frame))
+            data += frame
+        for frame_header, frame in _voids(segment.end_seq, next_seq, segment.salt):
+            segment.grow(frame_header, segment.end + len(frame))
+            data += frame
         self._drawn.add(header.id)
-        handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
+        handle = create_segment(self._files, self._directory, header, self._segment_bytes, data)
         try:
             self._identity = self._files.identity(handle)
         except OSError:
@@ -159,6 +183,14 @@ class Writer:
 
 def _follower(header: SegmentHeader, seq: int, end: int) -> SegmentHeader:
     return SegmentHeader(header.number + 1, _random_id(), header.journal_id, header.node, seq, header.id, end)
+
+
+def _voids(seq: int, end_seq: int, salt: int) -> Iterator[tuple[FrameHeader, bytearray]]:
+    """Yield frames that say that records seq .. end_seq (exclusive) are not here; none if there are no such."""
+    while seq < end_seq:
+        part_end_seq = min(end_seq, seq + MAX_FRAME_RECORDS)
+        yield seal_void(seq, part_end_seq, FRAME_BYTES, salt)
+        seq = part_end_seq
 
 
 def _random_id() -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from kqs.errors import JournalError, JournalFailedError
 from kqs.journal import Journal
 from kqs.journal.commit import GroupCommit
-from kqs.journal.recovery import scan
+from kqs.journal.scan import scan
 from kqs.service import SystemClock
 from tests.support.files import FaultyFiles, MemoryFiles
 from tests.support.journal import DIR, Settings, a_disk_with, a_record, all_records, until_accepting
