@@ -127,6 +127,7 @@ def _pairs(report: Report) -> list[tuple[str, object]]:
     pairs += [("harmless", damage) for damage in report.harmless]
     pairs += [("lost", _told(jobs)) for jobs in report.lost_jobs]
     pairs += [("set aside", name) for name in report.set_aside]
+    pairs += [("kept", f"{name}, {count} bytes") for name, count in report.kept_aside if name not in report.set_aside]
     return [*pairs, ("verdict", "damaged" if report.problems else "intact")]
 
 

@@ -19,7 +19,7 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
-from kqs.journal.recovery import recover
+from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
@@ -72,6 +72,7 @@ class Journal:
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
+        self._torn_files: list[tuple[str, int]] = []
 
     async def start(self) -> Recovery:
         """Lock the directory, recover what it holds, open a new segment; nothing is held if this raises.
@@ -81,7 +82,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            lock, found, writer, segment = await asyncio.to_thread(self._recover)
+            lock, found, writer, segment, self._torn_files = await asyncio.to_thread(self._recover)
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -93,6 +94,8 @@ class Journal:
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
+        if self._torn_files:
+            _log.info("torn tails are kept", files=self._torn_names(), bytes=self._torn_bytes())
         for damage in found.harmless:
             _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
         return Recovery(
@@ -243,17 +246,30 @@ class Journal:
         """Return what is wrong now, one sentence each; [] when all is well."""
         return self._commit.problems()
 
+    def notes(self) -> list[str]:
+        """Return what is worth a look and no trouble, one sentence each."""
+        if not self._torn_files:
+            return []
+        return [f"torn tails of {self._torn_bytes()} bytes are kept in {self._directory}: {self._torn_names()}"]
+
+    def _torn_names(self) -> str:
+        return ", ".join(name for name, _ in self._torn_files)
+
+    def _torn_bytes(self) -> int:
+        return sum(size for _, size in self._torn_files)
+
     @property
     def _identity(self) -> SegmentHeader:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment]:
+    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, list[tuple[str, int]]]:
         """Do the disk's part of `start`; runs in a thread."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        return self._lock, *recover(files, directory, self._settings.segment_bytes)
+        recovered = recover(files, directory, self._settings.segment_bytes)
+        return self._lock, *recovered, kept_aside(files, directory, TORN)
 
     def _unlock(self) -> None:
         if self._lock is not None:

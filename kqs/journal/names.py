@@ -19,7 +19,8 @@ from kqs.journal.format import HEADER_BYTES, MalformedError, SegmentHeader, deco
 from kqs.journal.reader import Frame, walk
 from kqs.journal.segment import segment_name, segment_number
 
-_STRAY = ".stray"
+#: what the names of what was set aside here end in, but for a number
+STRAY = ".stray"
 #: of these, none is a segment that was moved
 _NEVER = (".new", ".torn", ".damaged")
 
@@ -191,10 +192,10 @@ class _Names:
 
     def _free(self, name: str) -> str:
         """Return a name for what cannot have `name`, and take it."""
-        count, free = 1, name + _STRAY
+        count, free = 1, name + STRAY
         while free in self._taken:
             count += 1
-            free = f"{name}{_STRAY}{count}"
+            free = f"{name}{STRAY}{count}"
         self._taken.add(free)
         return free
 

@@ -6,14 +6,22 @@ from pathlib import Path
 
 from kqs.errors import JournalError
 from kqs.journal import checkpoint
-from kqs.journal.files import Files, read_all, write_whole
+from kqs.journal.files import Files, opened, read_all, write_whole
 from kqs.journal.scan import Found, TornTail, scan
 from kqs.journal.segment import Segment, is_leftover
 from kqs.journal.writer import Writer
 
+#: what the names of torn tails end in, and how many of them, of how many bytes, a start keeps
+TORN = ".torn"
+MAX_TORN_FILES = 8
+MAX_TORN_BYTES = 64 * 1024 * 1024
+
 
 def mend(files: Files, directory: Path, found: Found) -> None:
-    """Copy a torn tail to NAME.torn and cut it off, durably; take away what else a killed server left behind."""
+    """Copy a torn tail to NAME.torn and cut it off, durably; take away what else a killed server left behind.
+
+    Of the copies the newest stay.
+    """
     if found.torn is not None:
         _set_aside(files, directory, found.torn)
     elif found.segments:
@@ -22,6 +30,7 @@ def mend(files: Files, directory: Path, found: Found) -> None:
     for name in files.list(directory):
         if is_leftover(name):
             files.unlink(directory / name)
+    _forget_old_torn(files, directory)
 
 
 def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Found, Writer, Segment]:
@@ -42,11 +51,30 @@ def absent(directory: Path) -> JournalError:
     return JournalError(f"there is no journal in {directory}")
 
 
+def kept_aside(files: Files, directory: Path, *suffixes: str) -> list[tuple[str, int]]:
+    """Return name and size of the files that were set aside, those of the oldest segments first."""
+    kept = []
+    for name in files.list(directory):
+        if name.rstrip("0123456789").endswith(suffixes):
+            with opened(files, directory / name) as handle:
+                kept.append((name, files.size(handle)))
+    return kept
+
+
+def _forget_old_torn(files: Files, directory: Path) -> None:
+    """Delete all but the newest torn tails: nobody was promised what is in them. The very newest stays, however long it is."""
+    total = 0
+    for count, (name, size) in enumerate(reversed(kept_aside(files, directory, TORN)), 1):
+        total += size
+        if count > MAX_TORN_FILES or (count > 1 and total > MAX_TORN_BYTES):
+            files.unlink(directory / name)
+
+
 def _set_aside(files: Files, directory: Path, torn: TornTail) -> None:
     handle = files.open(directory / torn.name, writable=True)
     try:
         data = read_all(files, handle, torn.end - torn.start, torn.start)
-        write_whole(files, directory / (torn.name + ".torn"), data)
+        write_whole(files, directory / (torn.name + TORN), data)
         files.truncate(handle, torn.start)
         files.flush(handle)
     finally:

@@ -14,7 +14,9 @@ from kqs.errors import JournalCorruptError, JournalError
 from kqs.journal.files import Files, OsFiles, opened
 from kqs.journal.format import VOID, salt_of
 from kqs.journal.lost import LostJobs
+from kqs.journal.names import STRAY
 from kqs.journal.reader import Frame, Gap, walk, written_end
+from kqs.journal.recovery import TORN, kept_aside
 from kqs.journal.scan import scan
 from kqs.journal.segment import read_header, segment_name, segment_number
 
@@ -28,6 +30,7 @@ class Report(msgspec.Struct):
     of those lost at the journal's end, whose range is not known.
     set_aside: files with bytes that were replaced.
     torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
+    kept_aside: files and bytes of what starts and repairs set aside, this one included.
     """
 
     segments: int = 0
@@ -43,12 +46,13 @@ class Report(msgspec.Struct):
     lost: list[tuple[int, int]] = msgspec.field(default_factory=list)
     lost_jobs: list[LostJobs] = msgspec.field(default_factory=list)
     set_aside: list[str] = msgspec.field(default_factory=list)
+    kept_aside: list[tuple[str, int]] = msgspec.field(default_factory=list)
 
 
 def verify(directory: Path, files: Files | None = None) -> Report:
     """Check every byte of a journal, change nothing. Raises: JournalVersionError, OSError."""
     files = files or OsFiles()
-    report = Report()
+    report = Report(kept_aside=kept_aside(files, directory, TORN, ".damaged", STRAY))
     try:
         found = scan(files, directory)
         report.checkpoint_seq = found.checkpoint_seq
