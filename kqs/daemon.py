@@ -134,15 +134,17 @@ class Daemon:
         stack.callback(listener.close)
         await listener.bind()
 
+        store = self._make_store()
         journal = Journal(
             config.journal,
             self._clock,
             on_commit=lambda records: feeder.committed(records),
             claim=lambda record: feeder.claim(record),
+            on_low=store.give_back,
+            owed=store.owed_bytes,
         )
         stack.push_async_callback(journal.stop)
         recovery = await _open_journal(journal, config.journal.dir)
-        store = self._make_store()
         stack.push_async_callback(store.close)
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)

@@ -15,6 +15,10 @@ MAX_JOBS = 50_000
 MAX_BYTES = 32 * 1024 * 1024
 
 
+#: a batch is about so many bytes of records, since the store has it in its WAL and in its file at a time
+BATCH_BYTES = 1024 * 1024
+
+
 class Reach(NamedTuple):
     """How far the store has the journal: records below `seq`, and with them jobs below `order`."""
 
@@ -76,15 +80,17 @@ class Held:
         return types == {self._type} and {type(job) for job in jobs} == {PlainJob}
 
     def take(self, most: int) -> Batch:
-        """Take up to `most` jobs of those held; the rest of a record that has more comes first the next time."""
+        """Take up to `most` jobs of those held, and about `BATCH_BYTES` of them; what a record has more comes the next time."""
+        if self._rest and self._last is not None:
+            most = min(most, _share(self._last, BATCH_BYTES))
         batch, self._rest = self._rest[:most], self._rest[most:]
         size = 0
-        while self._records and len(batch) < most:
+        while self._records and len(batch) < most and size < BATCH_BYTES:
             record, accepted = self._records.popleft()
             self.count -= record.count
             size += len(record.payload)
             jobs = self._accepted(record) if accepted is None else accepted
-            room = most - len(batch)
+            room = min(most - len(batch), _share(record, BATCH_BYTES))
             batch += jobs[:room]
             self._rest = jobs[room:]
             self._last = record
@@ -94,3 +100,8 @@ class Held:
         if self._rest:  # a replay would begin with the whole of this record
             return Batch(batch, Reach(last.seq, last.first_order), size)
         return Batch(batch, Reach(last.seq + 1, last.last_order + 1), size)
+
+
+def _share(record: Record, size: int) -> int:
+    """Return how many of a record's jobs have about `size` bytes, at least one."""
+    return max(1, record.count * size // max(1, len(record.payload)))

@@ -10,6 +10,7 @@ appended before its flush began. Invariants:
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -25,9 +26,10 @@ from kqs.journal.flusher import Flusher
 from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, RECORD_BYTES, Record
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
+from kqs.journal.reserve import RESERVE_BYTES, keep_reserve
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
-from kqs.journal.space import SpaceGauge
+from kqs.journal.space import LEAST_FREE_BYTES, SpaceGauge
 from kqs.journal.writer import Flushed, Writer
 
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
@@ -45,7 +47,7 @@ _SMALL_BATCH_BYTES = 16384
 _CHECK_S = 1.0
 
 #: free space is measured after so many bytes or seconds: a batch of one record must not pay for it each time
-_MEASURE_BYTES = 1 << 20
+_MEASURE_BYTES = 1 << 17
 _MEASURE_S = 1.0
 
 _log = structlog.get_logger("kqs.journal")
@@ -82,6 +84,8 @@ class GroupCommit:
         kept: KeptSegments,
         on_commit: Callable[[list[Record]], None],
         claim: Callable[[Record], bool],
+        on_low: Callable[[], None],
+        owed: Callable[[], int],
     ) -> None:
         self._max_records = settings.batch_records
         self._max_bytes = settings.batch_bytes
@@ -91,6 +95,10 @@ class GroupCommit:
         self._kept = kept
         self._on_commit = on_commit
         self._claim = claim
+        self._on_low = on_low
+        self._owed = owed
+        self._reserve_bytes = min(RESERVE_BYTES, 4 * settings.segment_bytes)
+        self._has_reserve = False
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
@@ -382,6 +390,8 @@ class GroupCommit:
         if segment is None:
             self.failure = _told(error)
             _log.error("journal cannot begin a new segment", error=self.failure, retry_s=self._reopen_s)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                self._ask_for_space()
             self._try_to_reopen()
             return
         self.condition = Condition.OPEN
@@ -393,7 +403,7 @@ class GroupCommit:
         self._unmeasured_bytes = 0
         self._measured_at = self._clock.monotonic()
         try:
-            self.space.update(self._files.free_bytes(self._directory), self._kept.backlog_bytes)
+            self.space.update(self._files.free_bytes(self._directory), self._kept.backlog_bytes, self._owed())
         except OSError as error:
             _log.warning("free space of the journal's disk is unknown", error=str(error))
         if self.space.is_low and self.condition is Condition.OPEN:
@@ -407,7 +417,19 @@ class GroupCommit:
             self.condition = Condition.OPEN
             _log.info("journal accepts jobs again", free_bytes=self.space.free_bytes)
         if self.condition is Condition.NO_SPACE:
+            self._ask_for_space()
             self._try_later(self._measure_space, _MEASURE_S)
+        if not self._has_reserve and self.space.free_bytes >= LEAST_FREE_BYTES + self._reserve_bytes:
+            self._has_reserve = True
+            self._flusher.submit(
+                lambda: keep_reserve(self._files, self._directory, self._reserve_bytes), lambda _result, _error: None
+            )
+
+    def _ask_for_space(self) -> None:
+        try:
+            self._on_low()
+        except Exception:
+            _log.exception("a journal callback failed")
 
     def _try_later(self, action: Callable[[], None], delay_s: float) -> None:
         if self._timer is not None:

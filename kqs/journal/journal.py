@@ -23,6 +23,7 @@ from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
+from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 
 _log = structlog.get_logger("kqs.journal")
@@ -51,7 +52,9 @@ class Recovery(NamedTuple):
 class Journal:
     """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`.
 
-    claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`.
+    claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`. on_low: called each
+    second while the disk is too full to accept more, for whoever can give something back. owed: asked how many bytes of the
+    disk must be left for what was accepted and fed.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Journal:
         *,
         on_commit: Callable[[list[Record]], None] = lambda _records: None,
         claim: Callable[[Record], bool] = lambda _record: False,
+        on_low: Callable[[], None] = lambda: None,
+        owed: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settings = settings
         self._directory = Path(settings.dir)
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_low, owed)
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -268,7 +273,9 @@ class Journal:
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        recovered = recover(files, directory, self._settings.segment_bytes)
+        recovered = recover(
+            files, directory, self._settings.segment_bytes, max(self._settings.min_free_bytes, LEAST_FREE_BYTES)
+        )
         return self._lock, *recovered, kept_aside(files, directory, TORN)
 
     def _unlock(self) -> None:

@@ -12,7 +12,7 @@ LOCK_NAME = "lock"
 class JournalSettings(Protocol):
     """`kqs.config` provides it.
 
-    segment_bytes: preallocated length of a segment. min_free_bytes: what must stay free on the disk beyond the backlog's size.
+    segment_bytes: preallocated length of a segment. min_free_bytes: what must stay free beyond what the backlog takes.
     batch_bytes, batch_records: a batch takes no further record above either; a longer record is a batch of its own.
     """
 

@@ -31,6 +31,9 @@ from kqs.journal.segment import Segment, create_segment, read_header, segment_nu
 
 _NO_SEGMENT = bytes(16)
 
+#: on a full disk a segment is no longer than this and what it must hold
+_SHORTEST_BYTES = 16 * 1024
+
 
 class Flushed(NamedTuple):
     """A batch that is durable; `end` is the byte offset after it."""
@@ -42,10 +45,13 @@ class Flushed(NamedTuple):
 class Writer:
     """Owns the segment that is being written. See the module docstring."""
 
-    def __init__(self, files: Files, directory: Path, segment_bytes: int) -> None:
+    def __init__(self, files: Files, directory: Path, segment_bytes: int, spare_bytes: int = 0) -> None:
+        """Args: spare_bytes: what a segment leaves free of its disk, if need be by being shorter than `segment_bytes`."""
         self._files = files
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._spare_bytes = spare_bytes
+        self._capacity = segment_bytes
         self._handle: int | None = None
         self._header: SegmentHeader | None = None
         self._salt = 0
@@ -80,7 +86,7 @@ class Writer:
     def fits(self, size: int) -> bool:
         """Tell whether a batch of `size` bytes may join the current segment; an empty one takes any."""
         assert self._header is not None
-        return self._end + size <= self._segment_bytes or self._seq == self._header.first_seq
+        return self._end + size <= self._capacity or self._seq == self._header.first_seq
 
     def commit(self, records: list[Record]) -> Flushed:
         """Write one batch and flush it, and see to it that a start would find it.
@@ -163,7 +169,8 @@ class Writer:
             segment.grow(frame_header, segment.end + len(frame))
             data += frame
         self._drawn.add(header.id)
-        handle = create_segment(self._files, self._directory, header, self._segment_bytes, data)
+        self._capacity = self._affordable()
+        handle = create_segment(self._files, self._directory, header, self._capacity, data)
         try:
             self._identity = self._files.identity(handle)
         except OSError:
@@ -173,6 +180,14 @@ class Writer:
         self._path = self._directory / segment.name
         self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
         return segment
+
+    def _affordable(self) -> int:
+        """Return how long a segment may be without taking the disk's last room."""
+        try:
+            free = self._files.free_bytes(self._directory)
+        except OSError:
+            return self._segment_bytes
+        return min(self._segment_bytes, max(_SHORTEST_BYTES, free - self._spare_bytes))
 
     def _let_go(self, handle: int) -> None:
         """Close without flushing: a second flush could succeed after the kernel dropped the pages."""

@@ -168,5 +168,13 @@ class Store(Protocol):
         """Make everything committed so far survive a power cut; return the fed_seq that is durable."""
         ...
 
+    def owed_bytes(self) -> int:
+        """Return how much more of the disk it may need until all that it holds has ended; cheap, and 0 if it is on none."""
+        ...
+
+    def give_back(self) -> None:
+        """Give the disk what the store holds of it and does not need, soon; for when inserts are refused for want of room."""
+        ...
+
 
 __all__ = ["DAMAGED", "Claim", "Store", "StoreInfo"]

@@ -18,6 +18,7 @@ import pytest
 
 from kqs.errors import JournalError, JournalFailedError, NoSpaceError
 from kqs.journal.commit import GroupCommit
+from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
 from tests.support.journal import DIR, Told, a_journal, a_record, all_records, recovered, until_accepting
@@ -219,14 +220,16 @@ async def test_what_waits_behind_a_failed_flush_fails_too() -> None:
 async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kqs.journal.commit._MEASURE_S", 0.0)
     files = MemoryFiles()
-    files.free = 999
-    journal = a_journal(files, min_free_bytes=1000)
+    files.free = 4_000_000 - 1
+    asked: list[int] = []
+    journal = a_journal(files, min_free_bytes=4_000_000, on_low=lambda: asked.append(files.free))
     await journal.start()
     with pytest.raises(NoSpaceError):
         journal.append(a_record())
     assert journal.state == "no_space"
-    assert journal.problems() == ["999 bytes are free on the journal's disk, 1250 are needed"]
-    files.free = 1 << 20
+    assert journal.problems() == ["3999999 bytes are free on the journal's disk, 5000000 are needed"]
+    assert asked == [3_999_999]
+    files.free = 1 << 30
     await until_accepting(journal)
     await journal.append_wait(a_record())
     await journal.stop()
@@ -234,13 +237,60 @@ async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itse
 
 async def test_the_backlog_counts_against_the_free_space() -> None:
     files = MemoryFiles()
-    files.free = 3000
-    journal = a_journal(files, clock := FakeClock(), min_free_bytes=2500)
+    files.free = 4_000_000 + 3 * 700 - 1
+    journal = a_journal(files, clock := FakeClock(), min_free_bytes=4_000_000)
     await journal.start()
     clock.advance(2)
-    await journal.append_wait(a_record("x" * 600))
+    await journal.append_wait(a_record("x" * 632))
     assert journal.state == "no_space"
     await journal.stop()
+
+
+async def test_what_the_store_owes_counts_against_the_free_space() -> None:
+    files = MemoryFiles()
+    files.free = 5_000_000
+    journal = a_journal(files, min_free_bytes=4_000_000, owed=lambda: 1_000_001)
+    await journal.start()
+    assert journal.state == "no_space"
+    await journal.stop()
+
+
+async def test_a_fault_of_who_gives_space_back_is_no_fault_of_the_journal() -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    files = MemoryFiles()
+    files.free = 0
+    journal = a_journal(files, on_low=fail)
+    await journal.start()
+    assert journal.state == "no_space"
+    await journal.stop()
+
+
+async def test_space_is_asked_for_when_none_is_left_for_a_segment() -> None:
+    asked = asyncio.Event()
+    files = FaultyFiles(MemoryFiles())
+    journal = a_journal(files, segment_bytes=300, on_low=asked.set)
+    await journal.start()
+    await journal.append_wait(a_record("x" * 200))
+    files.plan = lambda _call, name: OSError(errno.ENOSPC, "full") if name == "allocate" else None
+    with pytest.raises(JournalFailedError, match="No space left"):
+        await journal.append_wait(a_record("x" * 200))
+    async with asyncio.timeout(10):
+        await asked.wait()
+    await journal.stop()
+
+
+async def test_a_segment_is_short_where_a_long_one_would_take_the_last_room() -> None:
+    files = MemoryFiles()
+    files.free = LEAST_FREE_BYTES + 100_000
+    for length in (100_000, 16_384):
+        journal = a_journal(files, segment_bytes=1 << 20)
+        await journal.start()
+        name = max(path for path in files.names if path.suffix == ".kqj")
+        assert len(files.data(name)) == length
+        await journal.stop()
+        files.free = 0
 
 
 async def test_an_unknown_free_space_changes_nothing() -> None:

@@ -50,7 +50,11 @@ class Told:
 def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
     on_commit = settings.pop("on_commit", lambda _records: None)
     claim = settings.pop("claim", lambda _record: False)
-    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim)
+    on_low = settings.pop("on_low", lambda: None)
+    owed = settings.pop("owed", lambda: 0)
+    return Journal(
+        Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim, on_low=on_low, owed=owed
+    )
 
 
 async def until_accepting(journal: Journal) -> None:

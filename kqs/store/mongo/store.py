@@ -138,6 +138,13 @@ class MongoStore:
         """See Store.sync."""
         return await self._there.lanes.look(self._there.servers.beat)
 
+    def owed_bytes(self) -> int:
+        """See Store.owed_bytes: it is on no disk of ours."""
+        return 0
+
+    def give_back(self) -> None:
+        """See Store.give_back: it is on no disk of ours."""
+
     async def sweep_bulk(self, now: float) -> int:
         """Delete long data that no job names, out of some of it; return how many. The store does so now and then by itself."""
         return await self._there.lanes.look(partial(self._there.session.bulk.sweep, now))

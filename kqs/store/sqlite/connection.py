@@ -17,6 +17,13 @@ PAGE_BYTES = 4096
 #: the WAL is copied into the file when it has this many pages (16 MiB): larger stalls a commit for longer, smaller copies
 #: hot pages more often
 WAL_PAGES = 4000
+#: but no more than this share of the disk: what stands in the WAL takes as much again in the file
+_UNUSED_SHARE = 1 / 64
+_FEWEST_PAGES = 64
+#: a disk is small below so many bytes; there, payloads from so many bytes on live apart from the record: to claim or end a job
+#: writes all of its record, and there must always be room for that
+_SMALL_DISK_BYTES = 1024 * 1024 * 1024
+_SMALL_DISK_BULK_BYTES = 256
 #: only `open` can meet somebody else's lock
 BUSY_TIMEOUT_S = 1.0
 _CACHED_STATEMENTS = 256
@@ -48,7 +55,7 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False
     )
     try:
-        _configure(db, cache_bytes)
+        _configure(db, cache_bytes, fitting_pages(path, WAL_PAGES))
     except BaseException:
         db.close()
         raise
@@ -61,7 +68,22 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
+def fitting_bulk_bytes(path: Path, bulk_bytes: int) -> int:
+    """Return above how many bytes payloads live apart, on this disk. Raises: OSError."""
+    return min(bulk_bytes, _SMALL_DISK_BULK_BYTES) if _disk_bytes(path) < _SMALL_DISK_BYTES else bulk_bytes
+
+
+def fitting_pages(path: Path, pages: int) -> int:
+    """Return how many pages may lie about unused on this disk, where so many would on a large one. Raises: OSError."""
+    return min(pages, max(_FEWEST_PAGES, int(_disk_bytes(path) * _UNUSED_SHARE / PAGE_BYTES)))
+
+
+def _disk_bytes(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_blocks * disk.f_frsize
+
+
+def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None:
     db.execute("pragma locking_mode = exclusive")
     db.execute(f"pragma page_size = {PAGE_BYTES}")
     if db.execute("pragma page_count").fetchone() == (0,):
@@ -73,8 +95,8 @@ def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
     db.execute(f"pragma cache_size = -{max(cache_bytes // 1024, 1024)}")
     db.execute("pragma mmap_size = 0")
     db.execute("pragma temp_store = memory")
-    db.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
-    db.execute(f"pragma journal_size_limit = {4 * WAL_PAGES * PAGE_BYTES}")
+    db.execute(f"pragma wal_autocheckpoint = {wal_pages}")
+    db.execute(f"pragma journal_size_limit = {4 * wal_pages * PAGE_BYTES}")
 
 
 def translated(error: Exception) -> Exception:
@@ -94,6 +116,11 @@ def translated(error: Exception) -> Exception:
 def breaks_connection(error: Exception) -> bool:
     """Tell whether the connection must be opened anew after this error."""
     return isinstance(error, sqlite3.Error) and _primary_code(error) in _BREAKING
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether the disk had no room."""
+    return isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_FULL
 
 
 def leaves_doubt(error: sqlite3.Error) -> bool:

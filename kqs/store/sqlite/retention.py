@@ -31,7 +31,7 @@ _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep."""
-    swept = _delete(session, _orders(session, _DROPPED, (now, before_order, limit)))
+    swept = _delete(session, _orders(session, _DROPPED, (now, before_order, min(limit, session.most_dropped))))
     if not swept:
         session.wants_shrink = True
     return swept
@@ -40,7 +40,7 @@ def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
 def trim_successes(session: Session, keep_count: int, limit: int, before_order: int) -> int:
     """See Store.trim_successes."""
     successes = sum(n for _, state, n in session.tallies.read(session.db) if state is State.SUCCESS)
-    excess = min(successes - keep_count, limit)
+    excess = min(successes - keep_count, limit, session.most_dropped)
     if excess <= 0:
         return 0
     orders = _orders(session, _TO_BE_DROPPED, (before_order, excess))
@@ -57,6 +57,7 @@ def _orders(session: Session, query: str, values: tuple[float | int, ...]) -> li
 def _delete(session: Session, orders: list[int]) -> int:
     if not orders:
         return 0
+    session.dropped = len(orders)
     packed = json_list(orders)
     (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
     kinds = _decode_kinds(found)

@@ -19,12 +19,16 @@ from kqs.store.sqlite.tallies import Tallies
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
-#: unused pages that are kept for what comes next: at least so many (16 MiB), and this share of the file
+#: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
 _SPARE_PAGES = 4096
 _SPARE_SHARE = 0.25
 #: the others go back to the disk for so long at a time, a few at once: what one costs grows with their number
 _SHRINK_S = 0.01
 _SHRINK_PAGES = 16
+#: or for so long, while inserts are refused for want of it
+_GIVE_BACK_S = 0.1
+#: no bound for records deleted in a transaction, but what the caller says
+_MOST_DROPPED = 1 << 30
 _SIZE_PRAGMAS = ("auto_vacuum", "freelist_count", "page_count")
 
 
@@ -58,6 +62,12 @@ class Session:
         self._has_uncopied = False
         #: a store that is never quiet is never tidied: `shrink` it when nobody waits for what was done
         self.wants_shrink = False
+        #: how many records this transaction deletes, and how many the next one may: what they took is written once more, and a
+        #: full disk that has no room for many may have it for some
+        self.dropped = 0
+        self.most_dropped = _MOST_DROPPED
+        #: the disk is short of space: `give_back` what can be spared, when nobody waits
+        self.wants_room = False
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -79,6 +89,7 @@ class Session:
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
         self._db = connection.connect(self._path, self._cache_bytes)
+        self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch = meta.epoch
@@ -122,6 +133,9 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
+        if self.dropped:
+            self.most_dropped = max(self.most_dropped, 2 * self.dropped)
+            self.dropped = 0
         self._committed, self._written = reached, written
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
@@ -140,6 +154,11 @@ class Session:
                 self._db.execute("rollback")
         if connection.breaks_connection(error):
             self._abandon()
+        elif connection.is_full(error):
+            if self.dropped:
+                self.most_dropped = max(1, self.dropped // 4)
+            self._empty_wal()
+        self.dropped = 0
 
     def fed_to(self, fed_seq: int) -> None:
         """Note that the journal is fed up to `fed_seq`; it never goes back."""
@@ -169,7 +188,7 @@ class Session:
         try:
             self._has_uncopied = self._shrink()
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self.rollback(error)
 
     def shrink(self) -> None:
@@ -178,17 +197,39 @@ class Session:
         if self._db is not None:
             try:
                 self._has_uncopied |= self._shrink()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self.rollback(error)
 
+    def give_back(self) -> None:
+        """Give the disk what nothing uses now, the WAL and spare pages, for `_GIVE_BACK_S`; the rest when asked again."""
+        self.wants_room = False
+        if self._db is None:
+            return
+        try:
+            self._empty_wal()
+            self._cut(0, 0.0, _GIVE_BACK_S)
+        except sqlite3.Error as error:
+            self.rollback(error)
+        self._empty_wal()
+
+    def _empty_wal(self) -> None:
+        """Copy the WAL into the file and cut it to nothing, as far as the disk has room for that."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._db is not None:
+                self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
+
     def _shrink(self) -> bool:
-        """Give back pages for `_SHRINK_S`; tell whether any went.
+        """Give back pages for `_SHRINK_S`, but for some to spare; tell whether any went. Raises: sqlite3.Error, OSError."""
+        return self._cut(connection.fitting_pages(self._path, _SPARE_PAGES), _SPARE_SHARE, _SHRINK_S)
+
+    def _cut(self, spare_pages: int, spare_share: float, within_s: float) -> bool:
+        """Give back unused pages for a while, all but so many, or that share of the file; tell whether any went.
 
         A file without incremental vacuum (auto_vacuum 0) stays as long as it is.
         """
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
-        excess = free - max(_SPARE_PAGES, int(pages * _SPARE_SHARE)) if kind else 0
-        until = time.monotonic() + _SHRINK_S
+        excess = free - max(spare_pages, int(pages * spare_share)) if kind else 0
+        until = time.monotonic() + within_s
         for begun in range(0, excess, _SHRINK_PAGES):
             # as a script: a plain statement would be left at its first page
             self.db.executescript(f"pragma incremental_vacuum({min(_SHRINK_PAGES, excess - begun)})")

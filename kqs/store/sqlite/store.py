@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
+from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.store.base import StoreInfo
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
@@ -16,6 +18,9 @@ from kqs.store.sqlite.thread import StoreThread
 
 #: so few new jobs are stored at once rather than handed to the thread: somebody may wait for them
 _FEW_JOBS = 4
+#: by how much of itself the file may grow when all its jobs run: who ran them, when, how it ended; large disks have that anyway
+_GROWTH_SHARE = 0.25
+_MOST_OWED_BYTES = 64 * 1024 * 1024
 
 
 class SqliteStore:
@@ -25,6 +30,7 @@ class SqliteStore:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
         self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now)
         self._thread = StoreThread(self._session)
+        self._path = path
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -34,6 +40,22 @@ class SqliteStore:
     async def close(self) -> None:
         """See Store.close."""
         await self._thread.stop()
+
+    def owed_bytes(self) -> int:
+        """See Store.owed_bytes."""
+        try:
+            return min(int(self._path.stat().st_size * _GROWTH_SHARE), _MOST_OWED_BYTES)
+        except OSError:
+            return 0
+
+    def give_back(self) -> None:
+        """Give the disk what the file and its WAL hold and do not need, soon; where nobody waits for what was done."""
+
+        def ask(session: Session) -> None:
+            session.wants_room = True
+
+        with suppress(StoreUnavailableError):
+            self._thread.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """See Store.insert."""

@@ -122,6 +122,9 @@ class StoreThread:
             if self._session.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()
+            if self._session.wants_room:
+                with self._session_in_use:
+                    self._session.give_back()
         self._session.close()
 
     def _gather(self) -> tuple[list[Operation], bool]:

@@ -305,7 +305,7 @@ async def test_leftovers_of_a_killed_server_are_taken_away() -> None:
     disk.put(DIR / "checkpoint.new", b"half")
     disk.put(DIR / "notes.txt", b"mine")
     await (await a_started(disk)).stop()
-    assert disk.list(DIR) == ["000000000001.kqj", "000000000002.kqj", "checkpoint.new", "lock", "notes.txt"]
+    assert disk.list(DIR) == ["000000000001.kqj", "000000000002.kqj", "checkpoint.new", "lock", "notes.txt", "reserve"]
     assert not any(disk.data(DIR / "checkpoint.new"))
 
 

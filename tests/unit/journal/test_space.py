@@ -1,33 +1,41 @@
 from __future__ import annotations
 
-from kqs.journal.space import SpaceGauge
+import pytest
+
+from kqs.journal.space import LEAST_FREE_BYTES, SpaceGauge
+
+MIB = 1 << 20
+MIN = 4 * MIB
 
 
 def test_it_refuses_below_the_low_mark_and_accepts_above_the_high_one() -> None:
-    gauge = SpaceGauge(1000)
+    gauge = SpaceGauge(MIN)
     seen = []
-    for free in (1000, 999, 1000, 1249, 1250, 1000):
+    for free in (MIN, MIN - 1, MIN, 5 * MIB - 1, 5 * MIB, MIN):
         gauge.update(free, 0)
         seen.append(gauge.is_low)
     assert seen == [False, True, True, True, False, False]
 
 
 def test_it_says_how_many_bytes_would_do() -> None:
-    gauge = SpaceGauge(1000)
+    gauge = SpaceGauge(MIN)
     needed = []
-    for free in (1500, 1499, 1749, 1750, 1500):
-        gauge.update(free, 500)
-        needed.append(gauge.needed_bytes)
-    assert needed == [1500, 1750, 1750, 1500, 1500]
+    for free in (7 * MIB, 7 * MIB - 1, 8 * MIB - 1, 8 * MIB, 7 * MIB):
+        gauge.update(free, MIB)
+        needed.append(gauge.needed_bytes // MIB)
+    assert needed == [7, 8, 8, 7, 7]
 
 
-def test_every_byte_of_the_backlog_needs_another_in_the_store() -> None:
-    gauge = SpaceGauge(1000)
-    gauge.update(1500, 501)
+def test_what_the_store_will_need_counts_too() -> None:
+    gauge = SpaceGauge(MIN)
+    gauge.update(7 * MIB, MIB, 1)
     assert gauge.is_low
 
 
-def test_no_minimum_never_refuses() -> None:
-    gauge = SpaceGauge(0)
-    gauge.update(0, 1 << 30)
+@pytest.mark.parametrize("minimum", [0, 1, LEAST_FREE_BYTES])
+def test_the_least_that_works_is_always_kept(minimum: int) -> None:
+    gauge = SpaceGauge(minimum)
+    gauge.update(LEAST_FREE_BYTES, 0)
     assert not gauge.is_low
+    gauge.update(LEAST_FREE_BYTES - 1, 0)
+    assert gauge.is_low

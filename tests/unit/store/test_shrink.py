@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from kqs.config import StoreSection
 from kqs.job import Accepted, Claim, Report, State
 from kqs.store.sqlite import connection, insert, report, retention
 from kqs.store.sqlite import session as sessions
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.store import SqliteStore
 from kqs.store.sqlite.thread import StoreThread
+from tests.support.clock import FakeClock
 
 JOBS = 500
 SPARE = 20
@@ -36,13 +40,17 @@ def session(path: Path) -> Iterator[Session]:
 
 
 def fill_and_drop(session: Session) -> None:
+    fill(session)
+    assert sweep(session) == JOBS
+
+
+def fill(session: Session) -> None:
     session.begin(durable=False)
     jobs = [Accepted(n, "", False, "mail", 1, 0.0, None, b"x" * 4000, None, claimed_at=1.0) for n in range(1, JOBS + 1)]
     insert.insert(session, jobs, 1, "w", 1.0)
     ends = [Report(Claim(job.order, "", 1, 1), "mail", State.SUCCESS, "success", 1.0, drop_at=2.0) for job in jobs]
     report.report(session, ends)
     session.commit()
-    assert sweep(session) == JOBS
 
 
 def sweep(session: Session) -> int:
@@ -133,3 +141,75 @@ def test_new_files_can_shrink(tmp_path: Path) -> None:
     db.execute("create table t (x)")
     assert db.execute("pragma auto_vacuum").fetchone() == (2,)
     db.close()
+
+
+def test_short_of_space_it_gives_back_everything_it_can_spare(
+    session: Session, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_GIVE_BACK_S", 60.0)
+    fill_and_drop(session)
+    session.wants_room = True
+    session.give_back()
+    assert not session.wants_room
+    assert pages(session, "freelist_count") == 0
+    assert path.with_name("store.sqlite-wal").stat().st_size == 0
+    assert path.stat().st_size < SPARE * connection.PAGE_BYTES
+
+
+def test_what_cannot_be_given_back_now_is_let_be(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_and_drop(session)
+
+    def fail(*_args: object) -> bool:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patches:
+        patches.setattr(session, "_cut", fail)
+        session.give_back()
+    session.close()
+    session.give_back()
+
+
+async def test_a_store_gives_back_when_it_is_asked_to(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock())
+    store.give_back()
+    assert store.owed_bytes() == 0
+    await store.open("0" * 32, "abcdef12")
+    given = threading.Event()
+    store._session.give_back = given.set  # type: ignore[method-assign]
+    store.give_back()
+    await store.sync()
+    assert await asyncio.to_thread(given.wait, 10)
+    assert 0 < store.owed_bytes() < (tmp_path / "store.sqlite").stat().st_size
+    store._session.wants_room = False
+    await store.close()
+
+
+def test_a_full_disk_is_asked_for_fewer_deletions_at_a_time(session: Session) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    fill(session)
+    dropped = []
+    for _ in range(3):
+        session.begin(durable=False)
+        dropped.append(retention.sweep(session, 5.0, JOBS, JOBS + 1))
+        session.rollback(full)
+    assert dropped == [JOBS, JOBS // 4, JOBS // 16]
+    session.begin(durable=False)
+    assert retention.sweep(session, 5.0, JOBS, JOBS + 1) == JOBS // 64
+    session.commit()
+    assert sweep(session) == 2 * (JOBS // 64)
+    session.begin(durable=False)
+    session.rollback(full)
+    assert session.most_dropped == 4 * (JOBS // 64)
+
+
+def test_a_small_disk_has_less_lie_about(session: Session, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connection.fitting_bulk_bytes(path, 5000) == 5000
+    assert connection.fitting_pages(path, 4000) == 4000
+    monkeypatch.setattr(connection, "_disk_bytes", lambda _path: 64 << 20)
+    assert connection.fitting_bulk_bytes(path, 5000) == 256
+    assert connection.fitting_bulk_bytes(path, 0) == 0
+    assert connection.fitting_pages(path, 4000) == 256
+    assert connection.fitting_pages(path, 10) == 10
