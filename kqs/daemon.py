@@ -18,7 +18,6 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import structlog
 import uvloop
 
 from kqs import log as logs
@@ -39,9 +38,11 @@ from kqs.errors import (
 )
 from kqs.executor import Executor
 from kqs.feeder import Feeder
-from kqs.handlers import Registry, load_modules
+from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.journal import Journal, Recovery
+from kqs.log import get_logger
+from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
@@ -54,7 +55,7 @@ from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 #: how long one thread may keep the interpreter from another, in s
 SWITCH_INTERVAL_S = 0.001

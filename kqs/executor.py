@@ -16,14 +16,14 @@ from queue import SimpleQueue
 from typing import Any
 
 import msgspec
-import structlog
 from pydantic import BaseModel, ValidationError
 
 from kqs import verdicts
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
 from kqs.job import Run
+from kqs.log import get_logger
 
-_log = structlog.get_logger("kqs.executor")
+_log = get_logger("kqs.executor")
 _OK = Ok()
 
 

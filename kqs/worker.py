@@ -13,17 +13,16 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-import structlog
-
 from kqs.config import WorkerSection
 from kqs.executor import Executor
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
+from kqs.log import get_logger
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 
-log = structlog.get_logger("kqs.worker")
+log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0

@@ -6,7 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+import structlog
 import uvloop
+
+from kqs.log import PROCESSORS
+
+# where structlog.testing.capture_logs looks for what to replace
+structlog.configure(processors=PROCESSORS)
 
 
 @pytest.hookimpl(tryfirst=True)

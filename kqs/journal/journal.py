@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import Condition, GroupCommit
@@ -23,8 +21,9 @@ from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
+from kqs.log import get_logger
 
-_log = structlog.get_logger("kqs.journal")
+_log = get_logger("kqs.journal")
 
 
 class Recovery(NamedTuple):

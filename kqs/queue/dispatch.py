@@ -12,15 +12,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, Run
+from kqs.log import get_logger
 from kqs.store.base import Store
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 #: how long to wait before asking a store or broker that failed again, in s
 RETRY_WAIT_S = 0.2

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
 from kqs.queue.leases import Lease, Leases
@@ -28,7 +27,7 @@ from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 Answer = TypeVar("Answer")
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from kqs.errors import StoreUnavailableError
 from kqs.job import Report, Run
+from kqs.log import get_logger
 from kqs.store.base import Store
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0

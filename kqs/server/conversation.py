@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import structlog
 from msgspec import Raw
 
 from kqs.journal.format import Record
+from kqs.log import get_logger
 from kqs.nearest import unknown_name
 from kqs.server.calls import CALLS, PONG
 from kqs.server.context import Context
@@ -24,7 +24,7 @@ from kqs.wire.call import BadLine, Call, Dialect
 from kqs.wire.dialect import decode_any
 from kqs.wire.lines import LineBuffer, TooLong
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 #: Answers are handed to the transport in pieces of about this size, so that its high-water mark is seen in time: a call
 #: of 13 bytes may have an answer of thousands.

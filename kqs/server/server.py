@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from kqs.config import ServerSection
 from kqs.errors import CallError
+from kqs.log import get_logger
 from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from kqs.server.counters import Counters
 from kqs.server.listener import Listener
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 
 class Server:

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.log import get_logger
 from kqs.store.base import StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
@@ -25,7 +25,7 @@ from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
 
-log = structlog.get_logger("kqs.store")
+log = get_logger("kqs.store")
 
 T = TypeVar("T")
 
