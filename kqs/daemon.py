@@ -26,7 +26,7 @@ from kqs.backend import ServerBackend
 from kqs.broker.base import Broker
 from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
-from kqs.config import Config, ServerSection
+from kqs.config import Config, ServerSection, anchored
 from kqs.errors import (
     ExitCode,
     JournalCorruptError,
@@ -270,6 +270,7 @@ def serve(config: Config) -> ExitCode:
 
     Raises: StartupError: it could not start; the message is one line for stderr.
     """
+    config = anchored(config, Path.cwd())
     logs.configure(config.log)
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
