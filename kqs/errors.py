@@ -53,7 +53,7 @@ class ExitCode(IntEnum):
     USAGE = 2, "the command line cannot be understood"
     DATA_DAMAGED = 65, "the journal or the store is damaged, or of a newer version"
     UNAVAILABLE = 69, "no server answers, or the port is in use"
-    SOFTWARE = 70, "the server stopped because a part of it died; its log says why"
+    SOFTWARE = 70, "the server stopped because a part of it died, or could not stop in good order; its log says why"
     CANNOT_CREATE = 73, "the server cannot create its port or socket"
     IO_FAILED = 74, "a file or journal is not there, or cannot be read or written"
     TEMPORARY = (

@@ -53,7 +53,9 @@ class JournalSection(Section):
     """[journal]: where accepted jobs are flushed before they are answered."""
 
     dir: Path = Field(
-        default=Path("journal"), strict=False, description="folder of the journal, relative to the working directory"
+        default=Path("journal"),
+        strict=False,
+        description="folder of the journal, relative to the working directory of the start",
     )
     segment_bytes: int = Field(
         default=64 * MIB, ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"

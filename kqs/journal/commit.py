@@ -27,6 +27,7 @@ from kqs.journal.settings import JournalSettings
 from kqs.journal.space import SpaceGauge
 from kqs.journal.writer import Flushed, Writer
 from kqs.log import get_logger
+from kqs.process.threads import in_thread
 
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
 _INLINE_FLUSH_S = 0.001
@@ -151,7 +152,7 @@ class GroupCommit:
             self._timer.cancel()
         await self.flush()
         await self._flusher.stop()
-        await asyncio.to_thread(self._writer.close)
+        await in_thread(self._writer.close)
 
     @property
     def unsettled(self) -> int:

@@ -58,7 +58,10 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
 def _create_private(path: Path) -> None:
     # never opens a file that is there: closing it would drop the locks that this process holds on it
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):
+            os.fchmod(handle, 0o600)  # whatever umask a handler has set; SQLite gives its other files the same mode
+        os.close(handle)
 
 
 def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
