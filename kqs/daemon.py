@@ -287,6 +287,8 @@ def serve(config: Config) -> ExitCode:
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     forks.install()
+    if (written_to := logs.descriptor()) is not None:
+        forks.own(written_to)
     sentry = Sentry(config.worker.grace_s)
     sentry.start()
     code = ExitCode.SOFTWARE

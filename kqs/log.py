@@ -92,6 +92,11 @@ def configure(section: LogSection, stream: TextIO | None = None) -> None:
     _adopt_logging(level, render)
 
 
+def descriptor() -> int | None:
+    """Return the descriptor that is ours alone, or None."""
+    return None if _settings.writer is None else _settings.writer.descriptor
+
+
 def flush(within_s: float) -> None:
     """Return when every line is written, or after `within_s`."""
     if _settings.writer is not None:

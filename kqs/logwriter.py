@@ -1,7 +1,8 @@
 """Writes log lines where somebody may not be reading: a thread of its own waits for the reader, and nobody else does.
 
 What waits is bounded; lines beyond that are dropped, counted, and told of when the reader takes lines again. `write` may be
-called from any thread, and from a signal handler. A forked child has no such thread: its lines are written at once.
+called from any thread, and from a signal handler. A forked child has no such thread, and the duplicate may be closed there: its
+lines are written at once, to the original.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class LineWriter:
 
     def __init__(self, descriptor: int, told: Callable[[int], str]) -> None:
         """Args: told: makes the line that says how many were dropped."""
-        self._descriptor = os.dup(descriptor)
+        self._original = descriptor
+        self.descriptor = os.dup(descriptor)
         self._told = told
         self._pid = os.getpid()
         self._lock = threading.RLock()  # a signal handler may log while its thread is in here
@@ -40,7 +42,7 @@ class LineWriter:
             data = data[:MAX_LINE_BYTES] + b"... (%d bytes)" % len(data)
         data += b"\n"
         if os.getpid() != self._pid:
-            self._put(data)
+            _put(self._original, data)
             return
         with self._lock:
             if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
@@ -65,7 +67,7 @@ class LineWriter:
                 lines, self._waiting = self._waiting, []
             if lines:
                 data = b"".join(lines)
-                self._put(data)
+                _put(self.descriptor, data)
                 self._took(len(data))
             if wake is not None:
                 wake.set()
@@ -75,15 +77,18 @@ class LineWriter:
             self._waiting_bytes -= count_bytes
             dropped_count, self._dropped_count = self._dropped_count, 0
         if dropped_count:
-            self._put(self._told(dropped_count).encode() + b"\n")
+            _put(self.descriptor, self._told(dropped_count).encode() + b"\n")
 
-    def _put(self, data: bytes) -> None:
-        """Write all of it. A reader that is gone is no reason to stop a server."""
-        try:
-            while data:
-                try:
-                    data = data[os.write(self._descriptor, data) :]
-                except BlockingIOError:  # some other process that shares the pipe made it so
-                    select.select([], [self._descriptor], [])
-        except OSError:
-            return
+
+def _put(descriptor: int, data: bytes) -> None:
+    """Write all of it. A reader that is gone is no reason to stop a server."""
+    try:
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # some other process that shares the pipe made it so
+                poll = select.poll()
+                poll.register(descriptor, select.POLLOUT)
+                poll.poll()
+    except OSError:
+        return

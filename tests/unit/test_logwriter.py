@@ -96,6 +96,7 @@ def test_a_forked_child_writes_by_itself(pipe, monkeypatch):
     reader, writer = pipe
     lines = LineWriter(writer, told)
     monkeypatch.setattr(lines, "_pid", 1)
+    os.close(lines.descriptor)
     before = threading.active_count()
     lines.write("child")
     lines.flush(10)
