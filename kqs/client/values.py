@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from types import NoneType
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
 from kqs.errors import CallError
 
 _encode = msgspec.json.Encoder().encode
+
+#: what holds no number, and what the encoder makes text of
+_PLAIN_TYPES = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
+_PLAIN = (*_PLAIN_TYPES, str, int, NoneType, memoryview, msgspec.Raw, Enum)
 
 
 def encode(value: Any, code: str) -> bytes:
@@ -20,7 +29,7 @@ def encode(value: Any, code: str) -> bytes:
             TypeError: it is nothing that JSON can say.
     """
     text = _encode(value)
-    if b"null" in text and (found := next(_unspeakable(msgspec.to_builtins(value)), None)) is not None:
+    if b"null" in text and (found := next(_unspeakable(value), None)) is not None:
         where, number = found
         raise CallError(f"{where or 'argument'}: expected a finite number, got {number}", code)
     return text
@@ -42,6 +51,8 @@ def _unspeakable(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(value, dict):
         for key, member in value.items():
             yield from _unspeakable(member, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset):
         for index, member in enumerate(value):
             yield from _unspeakable(member, f"{where}[{index}]")
+    elif not isinstance(value, _PLAIN):
+        yield from _unspeakable(msgspec.to_builtins(value, builtin_types=_PLAIN_TYPES), where)

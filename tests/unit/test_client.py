@@ -1,5 +1,10 @@
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from kqs.client import Address, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect, parse_address
@@ -421,6 +426,12 @@ def test_address_is_shown_as_it_is_written(text):
     assert str(parse_address(text)) == text
 
 
+@dataclass
+class Shop:
+    delay: float
+    owner: str | None = None
+
+
 def inserted(line):
     return line["m"]["id"]
 
@@ -437,9 +448,18 @@ async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field
         client.insert_many([{"type": "t"}, {"type": "t", "delay": number}]),
         client.call("echo", {"delay": number}),
         client.insert("t", {"delay": (None, number)}),
+        client.insert("t", Shop(number)),
+        client.insert("t", [msgspec.Raw(b"null"), {"delay": {number}}]),
     ):
-        with pytest.raises(CallError, match=r"delay(\[1\])?: expected a finite number, got (-?inf|nan)"):
+        with pytest.raises(CallError, match=r"delay(\[[01]\])?: expected a finite number, got (-?inf|nan)"):
             await work
+
+
+@pytest.mark.parametrize(
+    "value", [msgspec.Raw(b"null"), [None, b"x", UUID(int=0), datetime(2026, 1, 1), Decimal(1)], (None, 2**70)]
+)
+async def test_what_no_number_can_hide_in_is_sent(client, server, value):
+    (await task(client.insert("t", value))).cancel()
 
 
 async def test_null_is_still_a_value():
