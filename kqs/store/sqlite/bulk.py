@@ -10,17 +10,20 @@ from collections.abc import Iterable, Sequence
 
 from crc32c import crc32c
 
-from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.rows import ManyRows, json_list
 
-_PUT = "insert into bulk (ord, crc32c, data) values (?, ?, ?)"
+_PUT = ManyRows("insert into bulk (ord, crc32c, data)", "(?,?,?)", "on conflict do nothing")
 _GET = "select ord, crc32c, data from bulk where ord in (select value from json_each(?))"
 _DELETE = "delete from bulk where ord in (select value from json_each(?))"
 
 
 def put(db: sqlite3.Connection, blobs: Sequence[tuple[int, bytes]]) -> None:
     """Store (order, data) pairs."""
-    if blobs:
-        db.executemany(_PUT, [(order, crc32c(data), data) for order, data in blobs])
+    values: list[object] = []
+    for order, data in blobs:
+        values += (order, crc32c(data), data)
+    stored = _PUT.execute(db, values, [len(data) for _, data in blobs])
+    assert stored == len(blobs), "each stands beside a job that was just stored"
 
 
 def get(db: sqlite3.Connection, orders: Iterable[int]) -> dict[int, bytes]:

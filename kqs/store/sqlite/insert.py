@@ -23,7 +23,7 @@ _FULL = ManyRows(
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
-_IS_MADE_ID_TAKEN = "select exists (select 1 from jobs where ord = ? and id is null)"
+_WITH_MADE_ID = f"{_STORED} and id is null"
 
 
 def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
@@ -61,8 +61,8 @@ def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Seque
     return fresh, known
 
 
-def _stored_orders(session: Session, orders: Iterable[int]) -> set[int]:
-    (found,) = session.db.execute(_STORED, (json_list(orders),)).fetchone()
+def _stored_orders(session: Session, orders: Iterable[int], query: str = _STORED) -> set[int]:
+    (found,) = session.db.execute(query, (json_list(orders),)).fetchone()
     return set(decode_orders(found))
 
 
@@ -85,7 +85,7 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     extend = values.extend
     for job in jobs:
         extend((job.order, job.type, job.prio, job.data))
-    stored = _PLAIN.execute(session.db, values)
+    stored = _PLAIN.execute(session.db, values, [len(job.data) for job in jobs])
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
@@ -96,19 +96,19 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
     epoch = session.epoch
     for job in jobs:
         extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
-    stored = _CLAIMED.execute(session.db, values)
+    stored = _CLAIMED.execute(session.db, values, [len(job.data) for job in jobs])
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
 
 
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
     """Store jobs of any kind; return the orders of those whose given id is known."""
-    known = [job.order for job in jobs if _names_a_made_id(session, job)]
+    known = _naming_made_ids(session, jobs)
     fresh = [job for job in jobs if job.order not in known] if known else jobs
     values: list[object] = []
     for job in fresh:
         values += _full_row(session, job, worker, now)
-    if _FULL.execute(session.db, values) < len(fresh):
+    if _FULL.execute(session.db, values, [len(job.data) for job in fresh]) < len(fresh):
         stored = _stored_orders(session, (job.order for job in fresh))
         known += [job.order for job in fresh if job.order not in stored]
         fresh = [job for job in fresh if job.order in stored]
@@ -117,9 +117,13 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     return known
 
 
-def _names_a_made_id(session: Session, job: Accepted) -> bool:
-    order = session.ids.order_of(job.id) if job.given_id else None
-    return order is not None and bool(session.db.execute(_IS_MADE_ID_TAKEN, (order,)).fetchone()[0])
+def _naming_made_ids(session: Session, jobs: Sequence[Accepted]) -> list[int]:
+    """Return the orders of those whose given id was made for another job, which is stored."""
+    orders = [session.ids.order_of(job.id) if job.given_id else None for job in jobs]
+    if all(order is None for order in orders):
+        return []
+    taken = _stored_orders(session, (order for order in orders if order is not None), _WITH_MADE_ID)
+    return [job.order for job, order in zip(jobs, orders, strict=True) if order in taken]
 
 
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ import msgspec
 
 from kqs.job import Entry, Event, State, next_state
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite.rows import cut, json_list
+from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -30,12 +30,18 @@ _WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value fro
 _NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
 _NEXT_EXPIRE = "select min(expire_at) from jobs indexed by expiring where place < 2 and expire_at is not null"
 _EXPIRED = """
-select ord, id, type, state, options from jobs indexed by expiring
-where place < 2 and expire_at is not null and expire_at <= ? order by expire_at limit ?
+select json_group_array(json_array(ord, id, type, state, cast(options as text))) from (
+  select ord, id, type, state, options from jobs indexed by expiring
+  where place < 2 and expire_at is not null and expire_at <= ? order by expire_at limit ?)
 """
-_END_EXPIRED = f"""
-update jobs set place = {Place.ENDED:d}, state = ?, error = 'expired', ended_at = ?, drop_at = ? where ord = ?
-"""
+# an upsert, as in report.py
+_END_EXPIRED = ManyRows(
+    "insert into jobs (type, prio, ord, state, ended_at, drop_at)",
+    "('',0,?,?,?,?)",
+    f"""on conflict (ord) do update set place = {Place.ENDED:d}, state = excluded.state, error = 'expired',
+    ended_at = excluded.ended_at, drop_at = excluded.drop_at
+    where place < 2""",
+)
 
 
 class _Waiting(msgspec.Struct, array_like=True, gc=False):
@@ -48,6 +54,7 @@ class _Waiting(msgspec.Struct, array_like=True, gc=False):
 
 
 _decode_waiting = msgspec.json.Decoder(list[_Waiting]).decode
+_decode_expired = msgspec.json.Decoder(list[tuple[int, str | None, str, State, str | None]]).decode
 
 
 def ready(
@@ -109,13 +116,13 @@ def expire(
     session: Session, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None]
 ) -> list[str]:
     """See Store.expire."""
-    expired = session.db.execute(_EXPIRED, (now, limit)).fetchall()
-    ends: list[tuple[State, float, float | None, int]] = []
+    (packed,) = session.db.execute(_EXPIRED, (now, limit)).fetchone()
+    expired = _decode_expired(packed)
+    values: list[object] = []
     for order, _, type_, state, options in expired:
-        end = next_state(State(state), Event.EXPIRE)
         keep_s = own_keep_s(options, by_type.get(type_, drop_after_s))
-        ends.append((end, now, None if keep_s is None else now + keep_s, order))
-        session.tallies.remove([(type_, state)])
-        session.tallies.add([(type_, end)])
-    session.db.executemany(_END_EXPIRED, ends)
+        values += (order, next_state(state, Event.EXPIRE), now, None if keep_s is None else now + keep_s)
+    _END_EXPIRED.execute(session.db, values)
+    session.tallies.remove([(type_, state) for _, _, type_, state, _ in expired])
+    session.tallies.add([(type_, next_state(state, Event.EXPIRE)) for _, _, type_, state, _ in expired])
     return [id_ or session.ids.of(order) for order, id_, *_ in expired]

@@ -6,14 +6,22 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
+
 from kqs.job import State
+from kqs.store.sqlite.rows import ManyRows, encode_json
 
 #: a job's type and its State
 Kind = tuple[str, int]
 
-_ADD = "insert into tallies (type, state, n) values (?, ?, ?) on conflict do update set n = n + excluded.n"
-_READ = "select type, state, n from tallies where n > 0"
-_FORGET = "delete from tallies where type = ? and n = 0"
+_ADD = ManyRows("insert into tallies (type, state, n)", "(?,?,?)", "on conflict do update set n = n + excluded.n")
+#: so few changes are quicker one by one
+_FEW = 4
+_ADD_ONE = "insert into tallies values (?, ?, ?) on conflict do update set n = n + excluded.n"
+_READ = "select json_group_array(json_array(type, state, n)) from tallies where n > 0"
+_FORGET = "delete from tallies where n = 0 and type in (select value from json_each(?))"
+
+_decode_counts = msgspec.json.Decoder(list[tuple[str, State, int]]).decode
 
 
 class Tallies:
@@ -58,16 +66,21 @@ class Tallies:
             return
         if self._went:
             self._came.subtract(self._went)
-        db.executemany(_ADD, [(type_, state, n) for (type_, state), n in self._came.items() if n])
+        changes = [(type_, state, n) for (type_, state), n in self._came.items() if n]
+        if len(changes) <= _FEW:
+            db.executemany(_ADD_ONE, changes)
+        else:
+            _ADD.execute(db, [value for change in changes for value in change], filler=(*changes[-1][:2], 0))
         self._came.clear()
         self._went.clear()
 
     def read(self, db: sqlite3.Connection) -> list[tuple[str, State, int]]:
         """Return (type, state, how many), what is pending included."""
         self.write(db)
-        return [(type_, State(state), n) for type_, state, n in db.execute(_READ)]
+        (packed,) = db.execute(_READ).fetchone()
+        return _decode_counts(packed)
 
     def forget(self, db: sqlite3.Connection, types: Iterable[str]) -> None:
         """Delete the zeros of these types. They are the clients' to invent: one without jobs must not leave rows behind."""
         self.write(db)
-        db.executemany(_FORGET, [(type_,) for type_ in types])
+        db.execute(_FORGET, (encode_json(list(types)).decode(),))

@@ -19,7 +19,6 @@ BY_KEY = [
     retention._KINDS,
     retention._DELETE,
     schedule._WAKE,
-    schedule._END_EXPIRED,
     bulk._GET,
     bulk._DELETE,
 ]
