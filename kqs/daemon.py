@@ -33,6 +33,7 @@ from kqs.errors import (
     JournalError,
     JournalLockedError,
     JournalVersionError,
+    KqsError,
     StartupError,
     StoreCorruptError,
     StoreDoubtError,
@@ -81,8 +82,11 @@ class StopSwitch:
         self._event.set()
 
     def fail(self, error: BaseException) -> None:
-        """Stop because a service died of `error`."""
-        log.error("a service died, stopping", exc_info=error)
+        """Stop because a service died of `error`. One that was foreseen needs no traceback, nor to be told of each service."""
+        if not isinstance(error, KqsError):
+            log.error("a service died, stopping", exc_info=error)
+        elif self.cause is None:
+            log.error(f"stopping, for {error}", exit_code=int(_exit_code(error)))
         self.cause = self.cause or error
         self._event.set()
 

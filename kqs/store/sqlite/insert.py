@@ -39,6 +39,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, worker)
     if full:
         known += _insert_full(session, full, worker, now)
+    if known:
+        session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from kqs.errors import StoreCorruptError, StoreDoubtError
+from kqs.errors import StoreDoubtError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
@@ -32,7 +32,7 @@ class Session:
 
     A commit may owe its totals: `meta` and `tallies` are then written by a later one, as long as all it did was to store jobs
     of orders above every earlier one. So a file that was left with a debt shows it: what `tallies` lack are just the
-    rows above `meta.last_order`, none of which anything else can have touched.
+    rows above `meta.last_order`, none of which anything else can have touched, and the last of them is of the highest order.
     """
 
     def __init__(self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float]) -> None:
@@ -88,7 +88,7 @@ class Session:
     def close(self) -> None:
         """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""
         if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):  # the next start takes in the debt
+            with contextlib.suppress(*connection.SQLITE_ERRORS):  # the next start takes in the debt
                 self.begin(durable=False)
                 self.commit()
             self._abandon()
@@ -114,7 +114,7 @@ class Session:
                 written = reached
         try:
             self.db.execute("commit")
-        except sqlite3.Error as error:
+        except connection.SQLITE_ERRORS as error:
             # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
@@ -125,17 +125,20 @@ class Session:
             self._has_unsynced = not self._is_full
         if self._is_full:
             # here rather than in the next `begin`, which may be one that somebody waits for
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*connection.SQLITE_ERRORS):
                 self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
         self.fed_seq, self.last_order = self._committed
-        with contextlib.suppress(sqlite3.Error):
+        is_broken = connection.breaks_connection(error)
+        try:
             if self._db is not None and self._db.in_transaction:
                 self._db.execute("rollback")
-        if connection.breaks_connection(error):
+        except connection.SQLITE_ERRORS:
+            is_broken = True
+        if is_broken:
             self._abandon()
 
     def fed_to(self, fed_seq: int) -> None:
@@ -162,7 +165,7 @@ class Session:
         try:
             self._has_uncopied = self._shrink()
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
-        except sqlite3.Error as error:
+        except connection.SQLITE_ERRORS as error:
             self.rollback(error)
 
     def shrink(self) -> None:
@@ -171,7 +174,7 @@ class Session:
         if self._db is not None:
             try:
                 self._has_uncopied |= self._shrink()
-            except sqlite3.Error as error:
+            except connection.SQLITE_ERRORS as error:
                 self.rollback(error)
 
     def _shrink(self) -> bool:
@@ -212,14 +215,15 @@ class Session:
     def _abandon(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*connection.SQLITE_ERRORS):
                 db.close()
 
     def _reopen(self) -> None:
         """Connect again after trouble with the file.
 
         A page whose flush failed counts as clean in the kernel, and the next flush would succeed without it. Copying the WAL
-        into the file writes every page again, flushed by its own flush. What was committed must still be there.
+        into the file writes every page again, flushed by its own flush. What was committed must still be there; if it is
+        not, or nobody knows, a new start takes the store as it is and goes on from the journal.
         """
         if self._is_in_doubt:
             raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
@@ -227,7 +231,7 @@ class Session:
         try:
             meta = schema.read_meta(db)
             if meta.epoch != self.epoch or (meta.fed_seq, meta.last_order) < self._written or not self._has_all(db):
-                raise StoreCorruptError("the store lost committed changes in an I/O error; restart to replay the journal")
+                raise StoreDoubtError("the store lost committed changes in an I/O error; a restart goes on from the journal")
             db.execute("pragma synchronous = full")
             (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
             assert not busy, "nobody else can hold the file"
