@@ -18,6 +18,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import structlog
 import uvloop
 
@@ -209,9 +210,17 @@ def _make_broker(config: Config, cascade: Cascade) -> Broker:
         section.max_entries,
         section.max_server_entries,
         config.server.namespace,
-        lambda type_, options: cascade.resolve(type_, options).ttr,
+        lambda type_, options: _ttr_s(cascade, type_, options),
         section.body_bytes,
     )
+
+
+def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
+    """Return a waiting job's ttr. Its options may be damaged in the store, which is found when it is claimed."""
+    try:
+        return cascade.resolve(type_, options).ttr
+    except (msgspec.DecodeError, ValueError):
+        return cascade.resolve(type_, None).ttr
 
 
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:

@@ -361,6 +361,27 @@ def test_a_write_that_fails_after_a_repeated_insert_passes(tmp_path: Path, faili
         assert server.stop() == 0
 
 
+def test_a_job_whose_record_was_altered_fails_and_the_others_run(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        ids = [peer.insert("later", {"n": n}) for n in range(5)]
+        until(server, jobs_new=5)
+        assert server.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "journal/store.sqlite", isolation_level=None)) as db:
+        db.execute("update jobs set type = 'exits' where ord = (select min(ord) from jobs)")
+        db.execute("""update jobs set data = cast('{"n":7}' as blob) where ord = (select max(ord) from jobs)""")
+    with serving(tmp_path, WORKER__MODULES='["handlers"]', STORE__KEEP_FAIL_S="3600") as server:
+        until(server, jobs_success=3, jobs_fail=2)
+        for job_id in (ids[0], ids[-1]):
+            record = ask(server, "job", job_id)
+            assert (record["state"], record["data"]) == ("fail", None)
+            assert "damaged" in record["error"]
+            assert record["runs"] == []
+        assert "stored jobs are damaged" in server.log.read_text()
+    with closing(sqlite3.connect(tmp_path / "journal/store.sqlite")) as db:
+        kept = db.execute("select drop_at - ended_at from jobs where state = 6").fetchall()
+    assert kept == [(3600.0,)] * 2
+
+
 def insert_until_closed(peer: Peer, type_: str) -> list[str]:
     """Return the ids that were answered before the server closed the connection or refused."""
     ids: list[str] = []

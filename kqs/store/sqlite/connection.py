@@ -65,6 +65,7 @@ def _create_private(path: Path) -> None:
 
 
 def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
+    db.text_factory = _text
     db.execute("pragma locking_mode = exclusive")
     db.execute(f"pragma page_size = {PAGE_BYTES}")
     if db.execute("pragma page_count").fetchone() == (0,):
@@ -78,6 +79,11 @@ def _configure(db: sqlite3.Connection, cache_bytes: int) -> None:
     db.execute("pragma temp_store = memory")
     db.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
     db.execute(f"pragma journal_size_limit = {4 * WAL_PAGES * PAGE_BYTES}")
+
+
+def _text(stored: bytes) -> str:
+    # damage must reach the checksum, rather than fail the statement that reads it among others
+    return str(stored, "utf-8", "replace")
 
 
 def translated(error: Exception) -> Exception:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kqs.job import Accepted, State
+from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.sqlite import bulk
-from kqs.store.sqlite.rows import ManyRows, decode_orders, json_list
+from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-_PLAIN = ManyRows("insert into jobs (ord, type, prio, data)", "(?,?,?,?)", "on conflict do nothing")
+_PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(
-    "insert into jobs (place, state, attempt, ord, type, prio, data, epoch, worker, started_at)",
-    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?)",
+    "insert into jobs (place, state, attempt, ord, type, prio, data, crc32c, epoch, worker, started_at)",
+    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _FULL = ManyRows(
     """insert into jobs
-    (ord, id, type, prio, data, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    (ord, id, type, prio, data, crc32c, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -86,8 +87,9 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     values: list[object] = []
     extend = values.extend
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data))
-    stored = _PLAIN.execute(session.db, values, [len(job.data) for job in jobs])
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data)))
+    stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
@@ -97,10 +99,18 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
     extend = values.extend
     epoch = session.epoch
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
-    stored = _CLAIMED.execute(session.db, values, [len(job.data) for job in jobs])
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend(
+            (order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), epoch, worker, job.claimed_at)
+        )
+    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
+
+
+def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
+    """Return how long data is, if that must be looked at."""
+    return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
 
 
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
@@ -110,7 +120,7 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     values: list[object] = []
     for job in fresh:
         values += _full_row(session, job, worker, now)
-    if _FULL.execute(session.db, values, [len(job.data) for job in fresh]) < len(fresh):
+    if _FULL.execute(session.db, values, _lengths(session, fresh)) < len(fresh):
         stored = _stored_orders(session, (job.order for job in fresh))
         known += [job.order for job in fresh if job.order not in stored]
         fresh = [job for job in fresh if job.order in stored]
@@ -135,7 +145,8 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    return (job.order, given_id, job.type, job.prio, data, job.due_at or None, job.expire_at, job.options, *run)
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
+    return (job.order, given_id, job.type, job.prio, data, total, job.due_at or None, job.expire_at, job.options, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:

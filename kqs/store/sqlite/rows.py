@@ -18,6 +18,8 @@ import msgspec
 MOST_BYTES = 16 * 1024 * 1024
 #: rows per statement; steps of at most a half, so that few statements need compiling and few rows are repeated
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+#: rows of which none is longer need no looking at
+MOST_ROW_BYTES = MOST_BYTES // _SIZES[-1]
 
 encode_json = msgspec.json.Encoder().encode
 

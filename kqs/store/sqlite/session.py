@@ -16,6 +16,14 @@ from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
+# one search in the index a type, however many jobs are ready
+_READY_TYPES = """
+with recursive kinds (type) as (
+  select min(type) from jobs indexed by ready where place = 0
+  union all
+  select (select min(type) from jobs indexed by ready where place = 0 and type > kinds.type) from kinds where type is not null)
+select json_group_array(cast(type as text)) from kinds where type is not null
+"""
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB), and this share of the file
@@ -42,6 +50,7 @@ class Session:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
+        self.unchecked_to = 0
         self.tallies = Tallies()
         self._path = path
         self._cache_bytes = cache_bytes
@@ -79,10 +88,11 @@ class Session:
         self._db = connection.connect(self._path, self._cache_bytes)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
-        self.epoch = meta.epoch
+        self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
+        self._doubt_totals()
         return msgspec.structs.replace(meta, last_order=last_order)
 
     def close(self) -> None:
@@ -206,6 +216,14 @@ class Session:
             last_order = max(last_order, last)
         self.tallies.settle()
         return last_order
+
+    def _doubt_totals(self) -> None:
+        """Count anew if jobs are ready of a type that is said to have none: nobody would ever look for them."""
+        (packed,) = self.db.execute(_READY_TYPES).fetchone()
+        if not self.tallies.has(self.db, msgspec.json.decode(packed)):
+            self.begin(durable=False)
+            self.tallies.recount(self.db)
+            self.commit()
 
     def _has_all(self, db: sqlite3.Connection) -> bool:
         """Tell whether the last job of those that no total counts yet is there."""
