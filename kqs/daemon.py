@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from kqs import log as logs
@@ -32,6 +33,7 @@ from kqs.errors import (
     JournalError,
     JournalLockedError,
     JournalVersionError,
+    KqsError,
     StartupError,
     StoreCorruptError,
     StoreDoubtError,
@@ -79,8 +81,11 @@ class StopSwitch:
         self._event.set()
 
     def fail(self, error: BaseException) -> None:
-        """Stop because a service died of `error`."""
-        log.error("a service died, stopping", exc_info=error)
+        """Stop because a service died of `error`. One that was foreseen needs no traceback, nor to be told of each service."""
+        if not isinstance(error, KqsError):
+            log.error("a service died, stopping", exc_info=error)
+        elif self.cause is None:
+            log.error(f"stopping, for {error}", exit_code=int(_exit_code(error)))
         self.cause = self.cause or error
         self.request()
 
@@ -230,9 +235,17 @@ def _make_broker(config: Config, cascade: Cascade) -> Broker:
         section.max_entries,
         section.max_server_entries,
         config.server.namespace,
-        lambda type_, options: cascade.resolve(type_, options).ttr,
+        lambda type_, options: _ttr_s(cascade, type_, options),
         section.body_bytes,
     )
+
+
+def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
+    """Return a waiting job's ttr. Its options may be damaged in the store, which is found when it is claimed."""
+    try:
+        return cascade.resolve(type_, options).ttr
+    except (msgspec.DecodeError, ValueError):
+        return cascade.resolve(type_, None).ttr
 
 
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:

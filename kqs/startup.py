@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.journal import Recovery
@@ -91,6 +91,8 @@ class Startup:
             await self._queue.start(self._info)
         except StoreUnavailableError:
             raise
+        except StoreDoubtError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
         except StoreCorruptError as error:
             raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
         except StoreError as error:

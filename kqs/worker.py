@@ -130,10 +130,13 @@ class Worker:
 
     def _give_back_unstarted(self) -> None:
         while self._runs:
-            self._queue.give_back(self._runs.popleft())
+            run = self._runs.popleft()
+            self._taker.begin(run)
+            self._queue.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
+        self._taker.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
         for _ in range(min(len(self._runs), len(self._idle))):
@@ -185,6 +188,7 @@ class Worker:
                 self._idle.append(lane)
                 await lane.waiter
             run = self._runs.popleft()
+            self._taker.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
             self._taker.free()

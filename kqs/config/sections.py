@@ -29,7 +29,7 @@ class ServerSection(Section):
     )
     port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
     socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
-    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=1 * GIB, description="longest line accepted, in bytes")
+    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=512 * MIB, description="longest line accepted, in bytes")
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
     max_in_flight: int = Field(
         default=4096,

@@ -66,7 +66,8 @@ class Queue:
         self._settings = settings
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
-        self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
+        self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
         self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
@@ -126,7 +127,7 @@ class Queue:
             self.on_task_death(error)
 
     async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE):
+        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
             now = self.clock.now()
             reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)
