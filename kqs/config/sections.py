@@ -39,6 +39,7 @@ class ServerSection(Section):
         le=1_000_000,
         description="calls of one connection that wait for their answers before it is read no further",
     )
+    max_insert_jobs: int = Field(default=100_000, ge=1, le=1_000_000, description="jobs in the array of one insert")
     namespace: str = Field(
         default="",
         max_length=32,
