@@ -12,12 +12,14 @@ from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.wire import strict
 from kqs.wire.members import Reader, walking
+from kqs.wire.scan import SHORT_BYTES
 from kqs.wire.steps import Steps
 
 MAX_ID_BYTES = 200  # it is echoed with every answer
 
 _ID = re.compile(rb'"|-?[0-9]')
 
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
@@ -35,6 +37,8 @@ def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: b
     `text` is a part.
     Raises: CallError: bad_json, or bad_call when it is JSON but no object.
     """
+    if (found := _read_at_once(text, reader, once)) is not None:
+        return Envelope(found)
     if not is_checked:
         yield from strict.checking_json(text)
     if not text.lstrip().startswith(b"{"):
@@ -51,6 +55,22 @@ def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: b
         else:
             seen.add(member.key)
     return envelope
+
+
+def _read_at_once(text: bytes, reader: Reader, once: tuple[str, ...]) -> dict[str, Raw] | None:
+    """Return the values of a short object that is beyond doubt."""
+    if len(text) > SHORT_BYTES or strict.may_hide_key(text) or text.count(b"[") + text.count(b"{") > strict.MAX_DEPTH:
+        return None
+    try:
+        found: dict[str, Raw] = _decode_object(text)
+    except (ValueError, RecursionError):
+        return None
+    if not strict.is_clean_text(text) or not all(key in reader.keys for key in found):
+        return None
+    values = b"\n".join(found.values())
+    if any(strict.is_repeated(b'"%b"' % key.encode(), text, values, key in found) for key in once):
+        return None
+    return found
 
 
 def name_of(key: str, found: Mapping[str, Raw]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from kqs.wire.scan import end_of_value, runs
+from kqs.wire.scan import SHORT_BYTES, end_of_value, runs
 
 _ABSENT = Raw()
 
@@ -29,7 +29,8 @@ _COLON = re.compile(_SPACE + b":" + _SPACE)
 _SPACES = re.compile(_SPACE)
 _COMMA = re.compile(b"," + _SPACE)
 _BRACE = b"}"[0]
-_ENDS = frozenset(b" \t\r\n,}")
+_SPACE_BYTES = frozenset(b" \t\r\n")
+_ENDS = _SPACE_BYTES | frozenset(b",}")
 
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -71,29 +72,32 @@ def walking(text: bytes, reader: Reader, found: dict[str, Raw]) -> Generator[Mem
     Raises: as Reader.read.
     """
     for run in runs(text):
-        yield None
-        if run is not None:
+        if run is None:
+            yield None
+        else:
             offset, part = run
             values = reader.read(part)
             found.update(values)
+            if len(part) > SHORT_BYTES:
+                yield None
             for member in _members(part, values):
                 yield member.moved(offset) if member is not None and offset else member
 
 
 def _members(text: bytes, found: Mapping[str, Raw]) -> Generator[Member | None, None, None]:
     """Walk one run. A value that stands in `found` and where it is looked for is passed at once, however long it is."""
-    at = 0
-    at = _end(_BEGIN, text, at)
+    at = _end(_BEGIN, text, 0)
     count = 0
     while text[at] != _BRACE:
         start = at
         key = _KEY.match(text, at)
         if key is not None:
-            name, at = _text(key[1]), key.end()
+            at = key.end()
+            name = key[1].decode() if b"\\" not in key[1] else _decode_text(b'"%b"' % key[1])
         else:
             head = _LONG_KEY.match(text, at)
             assert head is not None, "it matches the beginning of any key"
-            name = _text(head[1].decode(errors="ignore").encode())
+            name = _decode_text(b'"%b"' % head[1].decode(errors="ignore").encode())
             at = _end(_COLON, text, (yield from end_of_value(text, at)))
         value_start = at
         known = found.get(name)
@@ -101,7 +105,8 @@ def _members(text: bytes, found: Mapping[str, Raw]) -> Generator[Member | None, 
             at += len(known)
         else:
             at = yield from end_of_value(text, at)
-        at = _end(_SPACES, text, at)
+        if text[at] in _SPACE_BYTES:
+            at = _end(_SPACES, text, at)
         yield Member(name, start, value_start, at)
         if text[at] == _BRACE:
             return
@@ -115,7 +120,3 @@ def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
     match = pattern.match(text, at)
     assert match is not None, "the grammar was checked"
     return match.end()
-
-
-def _text(key: bytes) -> str:
-    return key.decode() if b"\\" not in key else _decode_text(b'"%b"' % key)

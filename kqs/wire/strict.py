@@ -41,9 +41,13 @@ _decode_raw = msgspec.json.Decoder(Raw).decode
 
 def is_clean_text(text: bytes) -> bool:
     """Tell whether `text` is UTF-8 without escapes of lone surrogates."""
-    if text.isascii() and b"\\" not in text:
-        return True
-    return finish(_cleaning_text(text))
+    if b"\\" in text or len(text) > SHORT_BYTES:
+        return finish(_cleaning_text(text))
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _cleaning_text(text: bytes) -> Steps[bool]:
