@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from kqs.errors import KqsError
 from kqs.job import Run
 from kqs.nearest import unknown_name
-from kqs.options import TYPE_RULE, OptionFields, Options, is_type
+from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
+from kqs.printable import shortened
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 
@@ -243,13 +244,8 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in OptionFields.__struct_fields__:
             raise ValueError(unknown_name("option", name, OptionFields.__struct_fields__))
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"option {name!r} = {value!r}: expected a finite number")
-        try:
-            msgspec.convert({name: value}, OptionFields)
-        except msgspec.ValidationError as fault:
-            reason = str(fault).partition(" - at ")[0]
-            raise ValueError(f"option {name!r} = {value!r}: {reason[:1].lower()}{reason[1:]}") from None
+        if not is_option(name, value):
+            raise ValueError(f"option {name!r} = {shortened(repr(value))}: expected {expected(OptionFields, name)}")
     return {name: value for name, value in options.items() if value is not None}
 
 

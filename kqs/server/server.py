@@ -35,7 +35,7 @@ class Server:
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
-        self.context = Context(backend, clock, settings.max_in_flight, trace)
+        self.context = Context(backend, clock, settings.max_in_flight, trace, settings.max_insert_jobs)
         self._settings = settings
         self._stop_s = stop_s
         self._listener = listener or Listener(settings)

@@ -53,10 +53,12 @@ def test_an_option_that_is_none_leaves_the_default(registry: Registry) -> None:
     ("options", "fault"),
     [
         ({"tttr": 5}, 'unknown option "tttr"; the nearest known one is "ttr"'),
-        ({"ttr": "5"}, "option 'ttr' = '5': expected `float | null`, got `str`"),
-        ({"ttr": 0}, "option 'ttr' = 0: expected `float` >= 0.1"),
-        ({"expire": float("inf")}, "option 'expire' = inf: expected a finite number"),
-        ({"prio": "soon"}, "option 'prio' = 'soon': invalid enum value 'soon'"),
+        ({"ttr": "5"}, "option 'ttr' = '5': expected a number of seconds from 0.1 to 2147483648"),
+        ({"ttr": 0}, "option 'ttr' = 0: expected a number of seconds from 0.1 to 2147483648"),
+        ({"expire": float("inf")}, "option 'expire' = inf: expected a number of seconds > 0 and <= 10000000000"),
+        ({"keep": float("nan")}, "option 'keep' = nan: expected a number of seconds from 0 to 10000000000, or -1 for ever"),
+        ({"time_limit": 1e308}, "option 'time_limit' = 1e+308: expected a number of seconds > 0 and <= 10000000000"),
+        ({"prio": "soon"}, "option 'prio' = 'soon': expected an integer from 0 to 4294967295 or \"bulk\" or"),
     ],
 )
 def test_a_wrong_option_is_named(registry: Registry, options: dict[str, Any], fault: str) -> None:
