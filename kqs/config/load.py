@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from kqs.config.sections import SECTIONS, Config, Section
+from kqs.config.sections import MAX_WEIGHT, SECTIONS, Config, Section
 from kqs.errors import ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, is_type
@@ -169,8 +169,8 @@ class _Reader:
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         weight = values.get("weight", 1)
-        if type(weight) is not int or weight < 1:
-            raise self._wrong((*key, "weight"), weight, "an integer >= 1")
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {MAX_WEIGHT}")
         return self._options(key, {k: v for k, v in values.items() if k != "weight"}, ("weight",)), weight
 
     def _options(self, key: tuple[str, ...], values: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
