@@ -19,6 +19,7 @@ from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, Run
 from kqs.store.base import Store
+from kqs.trouble import Trouble
 
 log = structlog.get_logger("kqs.queue")
 
@@ -115,14 +116,17 @@ class Dispatcher:
     async def serve(self, taker: Taker) -> None:
         """Bring `taker` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
         self._takers.append(taker)
+        trouble = Trouble(log, "cannot reserve, trying again", "reserves again", self._clock.monotonic)
         try:
             while not taker.stopped:
                 await taker.wait_room()
                 try:
                     await self._bring(taker)
                 except (StoreUnavailableError, BrokerError) as error:
-                    log.warning("cannot reserve, trying again", error=str(error))
+                    trouble.met(error=str(error))
                     await asyncio.sleep(RETRY_WAIT_S)
+                else:
+                    trouble.over()
         finally:
             self._takers.remove(taker)
 
