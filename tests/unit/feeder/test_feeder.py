@@ -257,3 +257,24 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
         may_go_on.set()
         await stopping
     assert hand.runs.get_nowait().claim.attempt == 1
+
+
+async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_before_it_in_the_journal(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "BATCH_JOBS", 100)
+    await (await feeding.start()).stop()
+    plain = [b'{"type":"mail","data":"%s"}' % (b"x" * 1000)] * 300
+    for _ in range(4):
+        await feeding.insert(*plain)
+    urgent = await feeding.insert(b'{"type":"mail","prio":"urgent"}')
+    later = await feeding.insert(*plain)
+    await feeding.journal.stop()
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    runs = [await hand.take()]
+    while runs[-1].claim.order != urgent:
+        await hand.end(runs[-1])
+        runs.append(await hand.take())
+    assert max(run.claim.order for run in runs) <= urgent < later
+    assert len(runs) < 300
