@@ -14,7 +14,7 @@ import resource
 import shlex
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -159,12 +159,13 @@ class Daemon:
             self._clock,
             on_commit=lambda records: feeder.committed(records),
             claim=lambda record: feeder.claim(record),
+            on_fault=stop.fail,
         )
-        stack.push_async_callback(journal.stop)
+        stack.push_async_callback(_end, journal.stop, stop)
         recovery = await _open_journal(journal, config.journal.dir)
         self._own_files()
         store = self._make_store()
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(_end, store.close, stop)
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)
         settings = QueueSettings(
@@ -184,7 +185,7 @@ class Daemon:
         for service in (queue, feeder, worker, startup):
             service.on_task_death = stop.fail
         for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):
-            stack.push_async_callback(stop_service)
+            stack.push_async_callback(_end, stop_service, stop)
         await startup.start()
         self._sentry.serving()
         stack.callback(server.drain)
@@ -246,6 +247,14 @@ def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
         return cascade.resolve(type_, options).ttr
     except (msgspec.DecodeError, ValueError):
         return cascade.resolve(type_, None).ttr
+
+
+async def _end(end: Callable[[], Awaitable[None]], stop: StopSwitch) -> None:
+    """Stop a service. An error in that is told like its death, and keeps no other from its end."""
+    try:
+        await end()
+    except Exception as error:
+        stop.fail(error)
 
 
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:

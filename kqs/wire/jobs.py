@@ -149,6 +149,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = allowed(name, _decode_any(value))
         elif name in ("type", "id", "data", "at"):
             fields[name] = value if name == "data" else _decode_any(value)
+    if not isinstance(fields.get("type"), str):
+        raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)
 
 
