@@ -42,6 +42,7 @@ from kqs.feeder import Feeder
 from kqs.handlers import Registry, load_modules
 from kqs.ids import Ids
 from kqs.journal import Journal, Recovery
+from kqs.loop import run_to_end
 from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
@@ -274,4 +275,4 @@ def serve(config: Config) -> ExitCode:
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Daemon(config).run())
+        return run_to_end(runner.get_loop(), Daemon(config).run())
