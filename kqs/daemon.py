@@ -44,6 +44,7 @@ from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.log import get_logger
+from kqs.loop import run_to_end
 from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
@@ -316,7 +317,7 @@ def serve(config: Config) -> ExitCode:
     code = ExitCode.SOFTWARE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            code = runner.run(Daemon(config, sentry).run())
+            code = run_to_end(runner.get_loop(), Daemon(config, sentry).run(), sentry.attach)
         except StartupError as error:
             code = error.exit_code
             raise
