@@ -108,6 +108,7 @@ class ServerBackend:
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
             notes.append(f"{failed} jobs failed for good and are kept")
+        notes += self.journal.notes()
         if draining:
             problems.append("the server is stopping: inserts are refused")
         is_failing = draining or not self.journal.accepting

@@ -182,7 +182,8 @@ class Daemon:
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
         server = Server(section, backend, clock=self._clock.now, listener=listener, trace=config.log.level == "debug")
-        startup = Startup(store, recovery, ids, queue, worker, feeder, may_wait=config.store.kind == "mongodb")
+        may_wait = config.store.kind == "mongodb"
+        startup = Startup(store, recovery, ids, queue, worker, feeder, may_wait=may_wait, skip_to=journal.skip_to)
         for service in (queue, feeder, worker, startup):
             service.on_task_death = stop.fail
         for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):

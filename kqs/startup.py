@@ -8,7 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
+from kqs.errors import (
+    ExitCode,
+    JournalError,
+    StartupError,
+    StoreCorruptError,
+    StoreDoubtError,
+    StoreError,
+    StoreUnavailableError,
+)
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.journal import Recovery
@@ -31,9 +39,18 @@ class Startup:
     """
 
     def __init__(
-        self, store: Store, recovery: Recovery, ids: Ids, queue: Queue, worker: Worker, feeder: Feeder, *, may_wait: bool
+        self,
+        store: Store,
+        recovery: Recovery,
+        ids: Ids,
+        queue: Queue,
+        worker: Worker,
+        feeder: Feeder,
+        *,
+        may_wait: bool,
+        skip_to: Callable[[int], bool] = lambda _seq: False,
     ) -> None:
-        """Args: may_wait: a store that is away is waited for in the background, after `start`."""
+        """Args: may_wait: a store that is away is waited for in the background, after `start`. skip_to: the journal's."""
         self._store = store
         self._recovery = recovery
         self._ids = ids
@@ -41,6 +58,7 @@ class Startup:
         self._worker = worker
         self._feeder = feeder
         self._may_wait = may_wait
+        self._journal_skip_to = skip_to
         self._info: StoreInfo | None = None
         self._task: asyncio.Task[None] | None = None
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
@@ -113,10 +131,23 @@ class Startup:
                 ExitCode.DATA_DAMAGED,
             )
         if info.fed_seq > recovery.next_seq:
+            self._skip_to(info.fed_seq)
+        self._ids.last_order = max(self._ids.last_order, info.last_order)
+        return info
+
+    def _skip_to(self, fed_seq: int) -> None:
+        """Go on behind what the store has of a journal that lost its end. Raises: StartupError: it may be an older journal."""
+        recovery = self._recovery
+        # while a store is away, records may have got numbers that it knows already: only damage that was seen is a reason then
+        has_lost = recovery.is_cut or not (self._may_wait or recovery.is_as_stopped)
+        try:
+            is_done = has_lost and self._journal_skip_to(fed_seq)
+        except JournalError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
+        if not is_done:
             raise StartupError(
-                f"the journal ends at record {recovery.next_seq}, but the store has {info.fed_seq}: "
+                f"the journal ends at record {recovery.next_seq}, but the store has {fed_seq}: "
                 "the journal is missing or older than its store; restore both together",
                 ExitCode.DATA_DAMAGED,
             )
-        self._ids.last_order = max(self._ids.last_order, info.last_order)
-        return info
+        log.error("the journal has lost its end, which the store has", journal_end=recovery.next_seq, store_end=fed_seq)

@@ -40,6 +40,8 @@ def journal_command() -> None:
 def verify_command(folder: Path, as_lines: bool) -> ExitCode:
     """Check every byte and change nothing; exit 65 if a server would refuse to start.
 
+    Damage to what the store has already is listed as harmless.
+
     A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
     """
     from kqs import journal
@@ -69,7 +71,8 @@ def dump_command(folder: Path) -> None:
 def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     """Salvage what is intact and list what is lost, so that a server starts again.
 
-    The server must be stopped. What is damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
+    The server must be stopped. Segments get their names back; what is not the journal's is renamed to NAME.stray. What is
+    damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
     """
     from kqs import journal
     from kqs.cli.watched import watched
@@ -121,8 +124,10 @@ def _pairs(report: Report) -> list[tuple[str, object]]:
         name, count = report.torn
         pairs.append(("torn tail", f"{name}, {count} bytes: an unacknowledged batch, set aside at the next start"))
     pairs += [("problem", problem) for problem in report.problems]
+    pairs += [("harmless", damage) for damage in report.harmless]
     pairs += [("lost", _told(jobs)) for jobs in report.lost_jobs]
     pairs += [("set aside", name) for name in report.set_aside]
+    pairs += [("kept", f"{name}, {count} bytes") for name, count in report.kept_aside if name not in report.set_aside]
     return [*pairs, ("verdict", "damaged" if report.problems else "intact")]
 
 

@@ -88,6 +88,7 @@ class Checkpoints:
         try:
             durable_seq = await self._store.sync()
         except StoreError as error:
+            self.trouble = f"the journal keeps what the store has: {error}"
             self._lasting.met(error=f"the store cannot be made durable: {error}")
             return
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -29,12 +30,24 @@ def encode_checkpoint(journal_id: bytes, seq: int) -> bytes:
     return body + b"%08x\n" % crc32c(body)
 
 
+class Checkpoint(NamedTuple):
+    """The store has every record of the journal below `seq`."""
+
+    journal_id: bytes
+    seq: int
+
+
+def parse_checkpoint(data: bytes) -> Checkpoint | None:
+    """Return what it says, or None if the content is damaged."""
+    match = _LINE.match(data)
+    if match is None or int(match[4], 16) != crc32c(match[1]):
+        return None
+    return Checkpoint(bytes.fromhex(match[2].decode()), int(match[3]))
+
+
 def decode_checkpoint(data: bytes, journal_id: bytes) -> int | None:
     """Return the seq, or None if the content is damaged or of another journal: then everything is replayed, harmlessly."""
-    match = _LINE.match(data)
-    if match is None or int(match[4], 16) != crc32c(match[1]) or bytes.fromhex(match[2].decode()) != journal_id:
-        return None
-    return int(match[3])
+    return _seq_of(parse_checkpoint(data), journal_id)
 
 
 def write_checkpoint(files: Files, directory: Path, journal_id: bytes, seq: int) -> None:
@@ -70,16 +83,25 @@ def keep_spare(files: Files, directory: Path) -> None:
             files.close(handle)
 
 
-def load_checkpoint(files: Files, directory: Path, journal_id: bytes) -> int | None:
-    """Return the seq of the checkpoint; None if there is none that counts."""
+def read_checkpoint(files: Files, directory: Path) -> Checkpoint | None:
+    """Return the checkpoint of whatever journal; None if there is none, or a damaged one."""
     try:
         handle = files.open(directory / NAME)
     except FileNotFoundError:
         return None
     try:
-        return decode_checkpoint(read_all(files, handle, _MAX_BYTES, 0), journal_id)
+        return parse_checkpoint(read_all(files, handle, _MAX_BYTES, 0))
     finally:
         files.close(handle)
+
+
+def load_checkpoint(files: Files, directory: Path, journal_id: bytes) -> int | None:
+    """Return the seq of the checkpoint; None if there is none that counts."""
+    return _seq_of(read_checkpoint(files, directory), journal_id)
+
+
+def _seq_of(found: Checkpoint | None, journal_id: bytes) -> int | None:
+    return None if found is None or found.journal_id != journal_id else found.seq
 
 
 def _fill(files: Files, spare: Path, handle: int, data: bytes) -> None:

@@ -25,6 +25,7 @@ from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
 from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, RECORD_BYTES, Record
 from kqs.journal.kept import KeptSegments
+from kqs.journal.lock import JournalLock
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.space import SpaceGauge
@@ -43,6 +44,9 @@ _PROBE_EVERY = 8
 
 #: a flush of more bytes says nothing about the flush of one record
 _SMALL_BATCH_BYTES = 16384
+
+#: that folder and lock are still ours is seen to so often; that the segment has its name, before each answer
+_CHECK_S = 1.0
 
 #: free space is measured after so many bytes or seconds: a batch of one record must not pay for it each time
 _MEASURE_BYTES = 1 << 20
@@ -101,6 +105,9 @@ class GroupCommit:
         self._flush_s = 0.0
         self._unmeasured_bytes = 0
         self._measured_at = 0.0
+        self._checked_at = 0.0
+        self._is_alone = True
+        self._watch: asyncio.TimerHandle | None = None
         self._reopen_s = self.REOPEN_FIRST_S
         self._timer: asyncio.TimerHandle | None = None
         self._appended = 0
@@ -120,13 +127,28 @@ class GroupCommit:
         self.bytes = 0
         self.failures = 0
 
-    def start(self, writer: Writer) -> None:
-        """Begin to accept; `writer` has an open segment."""
+    def start(self, writer: Writer, lock: JournalLock) -> None:
+        """Begin to accept; `writer` has an open segment, in the folder of `lock`."""
         self._loop = asyncio.get_running_loop()
         self._writer = writer
+        self._lock = lock
         self._flusher = Flusher()
         self.condition = Condition.OPEN
+        self._checked_at = self._clock.monotonic()
+        self._watch = self._loop.call_later(_CHECK_S, self._guard, self._check_in_quiet)
         self._measure_space()
+
+    def skip_to(self, seq: int) -> bool:
+        """See `Journal.skip_to`."""
+        if self._appended or self.condition is Condition.CLOSED:
+            return False
+        try:
+            for flushed in self._writer.skip_to(seq):
+                self._kept.current.grow(flushed.frame, flushed.end)
+        except OSError as error:
+            self._fail([], error)
+            raise JournalFailedError(self.failure) from error
+        return True
 
     def append(self, record: Record) -> None:
         """Let `record` join the open batch.
@@ -157,10 +179,14 @@ class GroupCommit:
 
     async def stop(self) -> None:
         """Refuse new records, settle those that were appended, close the segment."""
+        was_failed = self.condition is Condition.FAILED
         self.condition = Condition.CLOSED
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._watch):
+            if timer is not None:
+                timer.cancel()
         await self.flush()
+        if was_failed:  # what it waited for may have come: the store has what was lost
+            self._flusher.submit(self._reopen, partial(self._guard, self._reopened))
         await self._flusher.stop()
         await in_thread(self._writer.close)
 
@@ -217,7 +243,7 @@ class GroupCommit:
             self._batch_bytes = FRAME_BYTES
         if not self._writer.fits(size):
             self._busy = True
-            self._flusher.submit(self._writer.roll, lambda segment, error: self._guard(self._rolled, batch, segment, error))
+            self._flusher.submit(self._roll, lambda segment, error: self._guard(self._rolled, batch, segment, error))
         elif not self._batch and self._is_quick(batch, size):
             self._flush_here(batch)
         else:
@@ -232,7 +258,7 @@ class GroupCommit:
             self._on_fault(error)
         self._began_at = self._clock.monotonic()
         try:
-            flushed = self._writer.commit(batch)
+            flushed = self._write(batch)
         except Exception as error:
             self._fail(batch, error)
         else:
@@ -241,9 +267,36 @@ class GroupCommit:
     def _flush_there(self, batch: list[Record]) -> None:
         self._busy = True
         self._began_at = self._clock.monotonic()
-        self._flusher.submit(
-            lambda: self._writer.commit(batch), lambda done, error: self._guard(self._flushed, batch, done, error)
-        )
+        self._flusher.submit(lambda: self._write(batch), lambda done, error: self._guard(self._flushed, batch, done, error))
+
+    def _write(self, batch: list[Record]) -> Flushed:
+        """Flush a batch where a start will find it; called in either thread. Raises: as `Writer.commit`. JournalError."""
+        if self._clock.monotonic() - self._checked_at >= _CHECK_S:
+            self._check()
+        return self._writer.commit(batch)
+
+    def _check(self) -> None:
+        """See to it that folder, lock and segment stand under their names.
+
+        Raises: JournalError, OSError: one does not, and the segment is abandoned.
+        """
+        try:
+            self._lock.check()
+            self._writer.check()
+        except BaseException:
+            self._writer.abandon()
+            raise
+        self._checked_at = self._clock.monotonic()
+
+    def _check_in_quiet(self) -> None:
+        """Notice a journal that is gone before somebody inserts."""
+        self._watch = self._loop.call_later(_CHECK_S, self._guard, self._check_in_quiet)
+        if self._busy or self.condition not in (Condition.OPEN, Condition.NO_SPACE):
+            return
+        try:
+            self._check()
+        except Exception as error:
+            self._fail([], error)
 
     def _rolled(self, batch: list[Record], segment: Segment | None, error: BaseException | None) -> None:
         if segment is None:
@@ -304,7 +357,7 @@ class GroupCommit:
         self._batch = []
         self._batch_bytes = FRAME_BYTES
         self.failures += 1
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure = _told(error)
         _log.error("journal failed", segment=self._kept.current.name, records=len(failed), error=self.failure)
         if self.condition is not Condition.CLOSED:
             self.condition = Condition.FAILED
@@ -318,8 +371,25 @@ class GroupCommit:
     def _try_to_reopen(self) -> None:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
         reopened = partial(self._guard, self._reopened)
-        self._try_later(lambda: self._flusher.submit(self._writer.roll, reopened), self._reopen_s)
+        self._try_later(lambda: self._flusher.submit(self._reopen, reopened), self._reopen_s)
         self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
+
+    def _roll(self) -> Segment:
+        self._check()
+        return self._writer.roll()
+
+    def _reopen(self) -> Segment:
+        """Begin a new segment, if the folder is ours and nothing that is needed is missing from it.
+
+        Raises: JournalError, OSError.
+        """
+        if self._lock.regain():
+            self._is_alone = False
+        if not self._is_alone:
+            self._writer.check_alone()
+            self._is_alone = True
+        self._writer.check_unless_stored(self._kept.checkpoint_seq)
+        return self._writer.roll()
 
     def _reopened(self, segment: Segment | None, error: BaseException | None) -> None:
         if segment is not None:
@@ -327,7 +397,7 @@ class GroupCommit:
         if self.condition is Condition.CLOSED:
             return
         if segment is None:
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = _told(error)
             self._no_segment.met(error=self.failure)
             self._try_to_reopen()
             return
@@ -383,6 +453,10 @@ class GroupCommit:
             waiter = self._waiters.popleft()[1]
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _told(error: BaseException | None) -> str:
+    return str(error) if isinstance(error, JournalError) else f"{type(error).__name__}: {error}"
 
 
 def _tell(done: Callable[[JournalError | None], None], news: JournalError | None) -> None:

@@ -11,12 +11,15 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from kqs.errors import JournalError, JournalLockedError
-from kqs.journal.settings import LOCK_NAME
+
+#: (device, inode)
+Identity = tuple[int, int]
 
 _DIR_MODE = 0o700
 _FILE_MODE = 0o600
@@ -88,6 +91,18 @@ class Files(Protocol):
 
     def lock(self, path: Path, text: str) -> int:
         """Take the lock file for life, with `text` in it; the handle holds it. Raises JournalLockedError."""
+        ...
+
+    def lock_dir(self, path: Path) -> int:
+        """Lock a directory for life, where its file system can; the handle holds it. Raises JournalLockedError."""
+        ...
+
+    def identity(self, handle: int) -> Identity:
+        """Return which file or directory this is, whatever its name."""
+        ...
+
+    def identity_of(self, path: Path) -> Identity | None:
+        """Return which file or directory has this name; None if none has."""
         ...
 
 
@@ -186,6 +201,31 @@ class OsFiles:
         os.pwrite(handle, text.encode(), 0)
         return handle
 
+    def lock_dir(self, path: Path) -> int:
+        """See Files."""
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise JournalLockedError(f"{path} is in use") from None
+        except OSError:  # a file system that locks files only; the lock file is there for it
+            pass
+        return handle
+
+    def identity(self, handle: int) -> Identity:
+        """See Files."""
+        found = os.fstat(handle)
+        return found.st_dev, found.st_ino
+
+    def identity_of(self, path: Path) -> Identity | None:
+        """See Files."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 - half the time, and it is asked many times a second
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
 
 def _set_mode(handle: int) -> None:
     """Make a file what it should be whatever umask a handler has set. Some file systems have no modes, which is no harm."""
@@ -193,12 +233,14 @@ def _set_mode(handle: int) -> None:
         os.fchmod(handle, _FILE_MODE)
 
 
-def lock_journal(files: Files, directory: Path) -> int:
-    """Keep every other process off the journal in `directory`, until the handle returned is closed.
-
-    Raises: JournalLockedError: another has it. OSError.
-    """
-    return files.lock(directory / LOCK_NAME, f"{os.getpid()}\n")
+@contextmanager
+def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]:
+    """Open a file for a while."""
+    handle = files.open(path, writable=writable)
+    try:
+        yield handle
+    finally:
+        files.close(handle)
 
 
 def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:

@@ -36,6 +36,9 @@ CLAIMED = 2
 #: frame flag: written by repair over damage; its records are lost, its payload means nothing, their seqs stay taken
 VOID = 1
 
+#: so many records fit the number in a frame
+MAX_FRAME_RECORDS = 0xFFFF_FFFF
+
 #: a frame's length is 32 bits; one record may fill one
 MAX_PAYLOAD_BYTES = 0x7FFF_FFFF
 
@@ -145,7 +148,7 @@ def decode_header(data: bytes) -> SegmentHeader:
     """
     if len(data) >= _VERSION.size:
         magic, major = _VERSION.unpack_from(data)
-        if magic == MAGIC and major > MAJOR:
+        if magic == MAGIC and major > MAJOR and mended_header(data) is None:
             raise JournalVersionError(f"journal format {major} is newer than {MAJOR}")
     if len(data) < HEADER_BYTES:
         raise MalformedError(f"segment header cut off after {len(data)} bytes")
@@ -154,6 +157,24 @@ def decode_header(data: bytes) -> SegmentHeader:
     if crc32c(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
         raise MalformedError("segment header checksum differs")
     return parse_header(data)
+
+
+def mended_header(data: bytes) -> SegmentHeader | None:
+    """Return the header that these bytes were before one bit of them flipped; None if they are no such."""
+    if len(data) < HEADER_BYTES:
+        return None
+    bits = bytearray(data[:HEADER_BYTES])
+    for at in range(8 * HEADER_BYTES):
+        bits[at >> 3] ^= 1 << (at & 7)
+        if crc32c(memoryview(bits)[: _HEADER.size]) == _CRC.unpack_from(bits, _HEADER.size)[0] and _is_ours(bits):
+            return parse_header(bytes(bits))
+        bits[at >> 3] ^= 1 << (at & 7)
+    return None
+
+
+def _is_ours(data: bytes | bytearray) -> bool:
+    magic, major = _VERSION.unpack_from(data)
+    return bool(magic == MAGIC and major <= MAJOR)
 
 
 def parse_header(data: bytes) -> SegmentHeader:
@@ -187,7 +208,12 @@ def reseal_frame(header: FrameHeader, payload: bytes, salt: int) -> tuple[FrameH
 
 def encode_void(first_seq: int, end_seq: int, size: int, salt: int) -> bytearray:
     """Return a frame of exactly `size` bytes that says that records first_seq .. end_seq (exclusive) are lost."""
-    return _seal_frame(bytearray(size), first_seq, end_seq - first_seq, 0, 0, VOID, salt)[1]
+    return seal_void(first_seq, end_seq, size, salt)[1]
+
+
+def seal_void(first_seq: int, end_seq: int, size: int, salt: int) -> tuple[FrameHeader, bytearray]:
+    """As `encode_void`, with its header."""
+    return _seal_frame(bytearray(size), first_seq, end_seq - first_seq, 0, 0, VOID, salt)
 
 
 def _seal_frame(

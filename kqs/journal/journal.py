@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import Condition, GroupCommit
-from kqs.journal.files import Files, OsFiles, lock_journal
+from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
-from kqs.journal.recovery import Found, recover
+from kqs.journal.lock import JournalLock
+from kqs.journal.recovery import TORN, kept_aside, recover
+from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
@@ -34,7 +35,8 @@ class Recovery(NamedTuple):
 
     journal_id: 32 hex digits; node: 8, the end of every id this server makes. last_order: the highest order in any segment, 0
     when there is none. checkpoint_seq: records below it are in the store. oldest_order: the first order a replay could bring
-    back. torn: file and number of bytes of an unacknowledged batch that was set aside.
+    back. torn: file and number of bytes of an unacknowledged batch that was set aside. is_cut: its end is damaged, so that a
+    store may have more than it. is_as_stopped: a stop left it, with all of it in the store.
     """
 
     journal_id: str
@@ -44,6 +46,8 @@ class Recovery(NamedTuple):
     checkpoint_seq: int
     oldest_order: int
     torn: tuple[str, int] | None
+    is_cut: bool = False
+    is_as_stopped: bool = False
 
 
 def _log_fault(error: Exception) -> None:
@@ -73,10 +77,11 @@ class Journal:
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
         self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_fault)
-        self._lock: int | None = None
+        self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
+        self._torn_files: list[tuple[str, int]] = []
 
     async def start(self) -> Recovery:
         """Lock the directory, recover what it holds, open a new segment; nothing is held if this raises.
@@ -86,7 +91,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            found, writer, segment = await _in_full(in_thread(self._recover))
+            lock, found, writer, segment, self._torn_files = await _in_full(in_thread(self._recover))
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -94,10 +99,14 @@ class Journal:
             raise
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(writer)
+        self._commit.start(writer, lock)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
+        if self._torn_files:
+            _log.info("torn tails are kept", files=self._torn_names(), bytes=self._torn_bytes())
+        for damage in found.harmless:
+            _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
         return Recovery(
             self.journal_id,
             self.node,
@@ -106,6 +115,8 @@ class Journal:
             self._kept.checkpoint_seq,
             self.oldest_order,
             self._torn,
+            is_cut=found.next_seq > found.end_seq,
+            is_as_stopped=found.next_seq == found.end_seq == found.checkpoint_seq,
         )
 
     async def stop(self) -> None:
@@ -115,6 +126,13 @@ class Journal:
                 await self._commit.stop()
                 await self._kept.settle()
                 self._unlock()
+
+    def skip_to(self, seq: int) -> bool:
+        """Let the next record be `seq`, where the store has all below it; blocks for a flush. False: something was appended.
+
+        Raises: JournalError: the disk refused.
+        """
+        return self._commit.skip_to(seq)
 
     def append(self, record: Record) -> None:
         """Let `record` join the open batch; `record.done` is called when it is durable or has failed.
@@ -166,6 +184,10 @@ class Journal:
         """
         if self._lock is None:
             raise JournalClosedError("the journal is closed")
+        try:
+            self._lock.check()
+        except OSError as error:
+            raise JournalError(f"the journal in {self._directory} cannot be looked at: {error}") from error
         await self._kept.checkpoint(self._identity.journal_id, fed_seq)
 
     @property
@@ -233,22 +255,34 @@ class Journal:
         """Return what is wrong now, one sentence each; [] when all is well."""
         return self._commit.problems()
 
+    def notes(self) -> list[str]:
+        """Return what is worth a look and no trouble, one sentence each."""
+        if not self._torn_files:
+            return []
+        return [f"torn tails of {self._torn_bytes()} bytes are kept in {self._directory}: {self._torn_names()}"]
+
+    def _torn_names(self) -> str:
+        return ", ".join(name for name, _ in self._torn_files)
+
+    def _torn_bytes(self) -> int:
+        return sum(size for _, size in self._torn_files)
+
     @property
     def _identity(self) -> SegmentHeader:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[Found, Writer, Segment]:
+    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, list[tuple[str, int]]]:
         """Do the disk's part of `start`; runs in a thread."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
-        self._lock = lock_journal(files, directory)
-        return recover(files, directory, self._settings.segment_bytes)
+        self._lock = JournalLock(files, directory)
+        recovered = recover(files, directory, self._settings.segment_bytes)
+        return self._lock, *recovered, kept_aside(files, directory, TORN)
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            with suppress(OSError):
-                self._files.close(self._lock)
+            self._lock.release()
             self._lock = None
 
 

@@ -16,8 +16,7 @@ from kqs.journal.checkpoint import keep_spare, write_checkpoint
 from kqs.journal.files import Files
 from kqs.journal.format import MalformedError, Record
 from kqs.journal.reader import SLICE_BYTES, FrameReader
-from kqs.journal.recovery import corrupt
-from kqs.journal.segment import Segment
+from kqs.journal.segment import Segment, corrupt
 from kqs.process.threads import in_thread
 
 #: `oldest_order` while no kept segment holds a job

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from kqs.journal.files import Files, read_all
 from kqs.journal.format import (
     FRAME_BYTES,
+    HEADER_BYTES,
     SYNC,
     FrameHeader,
     MalformedError,
@@ -35,6 +36,16 @@ class Frame(NamedTuple):
     def records(self) -> list[Record]:
         """Return its records. Raises: MalformedError, JournalVersionError."""
         return decode_records(self.header, self.payload)
+
+
+class Gap(NamedTuple):
+    """Bytes start .. end without an intact frame; records first_seq .. end_seq stood there (None: not known how many)."""
+
+    start: int
+    end: int
+    first_seq: int
+    end_seq: int | None
+    reason: str
 
 
 class FrameReader:
@@ -100,6 +111,36 @@ class FrameReader:
             self._slice = read_all(self._files, self._handle, count, self.offset)
             self._slice_at = self.offset
         return self._slice
+
+
+def walk(files: Files, handle: int, salt: int, end: int, seq: int, start: int = HEADER_BYTES) -> Iterator[Frame | Gap]:
+    """Yield the intact frames of a segment in order, and what stands between them."""
+    while True:
+        reader = FrameReader(files, handle, salt, start, end, seq)
+        try:
+            yield from reader
+            return
+        except MalformedError as error:
+            intact = _next_intact(files, handle, salt, reader, end)
+            if intact is None:
+                yield Gap(reader.offset, end, reader.seq, None, str(error))
+                return
+            yield Gap(reader.offset, intact.offset, reader.seq, intact.header.first_seq, str(error))
+            start, seq = intact.offset, intact.header.first_seq
+
+
+def _next_intact(files: Files, handle: int, salt: int, reader: FrameReader, end: int) -> Frame | None:
+    """Return the first wholly intact frame at or behind the reader's place whose seq is not lower than expected."""
+    at = reader.offset
+    while (found := find_frame(files, handle, salt, at, end)) is not None:
+        at, header = found
+        if header.first_seq >= reader.seq:
+            try:
+                return FrameReader(files, handle, salt, at, end, header.first_seq).next()
+            except MalformedError:
+                pass
+        at += 1
+    return None
 
 
 def find_frame(files: Files, handle: int, salt: int, start: int, end: int) -> tuple[int, FrameHeader] | None:

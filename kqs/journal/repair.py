@@ -1,7 +1,8 @@
 """Salvaging a damaged journal. Blocking; takes the lock.
 
 An intact batch is never moved: damaged bytes are copied aside, then overwritten in place by a void frame of the same
-length that holds the seqs of the lost records; headers are rebuilt from their neighbours. It can be run again.
+length that holds the seqs of the lost records; headers are rebuilt from their neighbours, intact ones are never written. It can
+be run again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from kqs.errors import JournalCorruptError
 from kqs.journal import checkpoint
 from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
-from kqs.journal.files import Files, OsFiles, lock_journal, read_all, write_all, write_whole
+from kqs.journal.files import Files, OsFiles, opened, read_all, write_all, write_whole
 from kqs.journal.format import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -22,14 +23,20 @@ from kqs.journal.format import (
     SegmentHeader,
     encode_header,
     encode_void,
+    mended_header,
     parse_header,
     salt_of,
 )
+from kqs.journal.lock import JournalLock
 from kqs.journal.lost import Loss, LostJobs, lost_jobs
-from kqs.journal.reader import Frame, find_frame, written_end
-from kqs.journal.recovery import absent, corrupt, read_header
-from kqs.journal.segment import create_segment, segment_name, segment_number
-from kqs.journal.survey import Gap, Report, opened, segment_names, verify, walk
+from kqs.journal.names import put_names_right
+from kqs.journal.reader import Frame, Gap, find_frame, walk, written_end
+from kqs.journal.recovery import absent
+from kqs.journal.segment import corrupt, create_segment, read_header, segment_name, segment_number
+from kqs.journal.survey import Report, segment_names, verify
+
+#: in the name of whatever was a segment
+_SEGMENT_MARK = ".kqj"
 
 
 def repair(directory: Path, files: Files | None = None) -> Report:
@@ -39,11 +46,12 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         there is nothing to salvage from. OSError. Whatever is raised, every intact batch still stands where it stood.
     """
     files = files or OsFiles()
-    if not segment_names(files, directory) and checkpoint.NAME not in files.list(directory):
+    if not any(_SEGMENT_MARK in name or name == checkpoint.NAME for name in files.list(directory)):
         raise absent(directory)
-    lock = lock_journal(files, directory)
+    lock = JournalLock(files, directory)
     try:
         mender = _Mender(files, directory)
+        mender.set_aside += put_names_right(files, directory)
         mender.restore_headers()
         mender.fill_missing()
         mender.fill_gaps()
@@ -55,7 +63,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         report.set_aside = mender.set_aside
         return report
     finally:
-        files.close(lock)
+        lock.release()
 
 
 class _Mender:
@@ -134,14 +142,17 @@ class _Mender:
 
     def _rebuild(self, name: str, before: SegmentHeader | None, after: SegmentHeader | None) -> SegmentHeader | None:
         """Return the header of a segment whose own is damaged, after writing it; None (set aside) if its id is lost."""
+        number = segment_number(name)
+        assert number is not None
         with opened(self._files, self._directory / name) as handle:
-            raw = parse_header(read_all(self._files, handle, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"))
+            data = read_all(self._files, handle, HEADER_BYTES, 0)
+            if (mended := mended_header(data)) is not None and mended.number == number:
+                return self._put_header(name, mended)
+            raw = parse_header(data.ljust(HEADER_BYTES, b"\0"))
             id_ = after.previous_id if after is not None else raw.id
             size = self._files.size(handle)
             found = find_frame(self._files, handle, salt_of(id_), HEADER_BYTES, size)
             is_written = written_end(self._files, handle, HEADER_BYTES, size) > HEADER_BYTES
-        number = segment_number(name)
-        assert number is not None
         if found is None:
             if is_written:
                 self._given_up = number
@@ -157,6 +168,9 @@ class _Mender:
             previous_end, end_seq = self._intact_end(before, found[1].first_seq)
             first_seq = first_seq if found[0] == HEADER_BYTES else end_seq
         header = SegmentHeader(number, id_, neighbour.journal_id, neighbour.node, first_seq, previous_id, previous_end)
+        return self._put_header(name, header)
+
+    def _put_header(self, name: str, header: SegmentHeader) -> SegmentHeader:
         self._copy_aside(name, 0, HEADER_BYTES)
         self._overwrite(name, 0, encode_header(header))
         return header

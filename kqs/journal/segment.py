@@ -14,8 +14,18 @@ from pathlib import Path
 
 import msgspec
 
-from kqs.journal.files import Files, write_all
-from kqs.journal.format import HEADER_BYTES, VOID, FrameHeader, SegmentHeader, encode_header, salt_of
+from kqs.errors import JournalCorruptError, JournalVersionError
+from kqs.journal.files import Files, read_all, write_all
+from kqs.journal.format import (
+    HEADER_BYTES,
+    VOID,
+    FrameHeader,
+    MalformedError,
+    SegmentHeader,
+    decode_header,
+    encode_header,
+    salt_of,
+)
 
 _NAME = re.compile(r"([0-9]{12})\.kqj\Z")
 _LEFTOVER = re.compile(r".*\.new\Z")
@@ -38,6 +48,29 @@ def segment_number(name: str) -> int | None:
 def is_leftover(name: str) -> bool:
     """Tell whether a file was being written aside when the server died."""
     return bool(_LEFTOVER.match(name))
+
+
+def corrupt(directory: Path, name: str, offset: int, reason: str) -> JournalCorruptError:
+    """Return the error for damage at `offset` of a file."""
+    return JournalCorruptError(f"{directory / name}:{offset} {reason}")
+
+
+def read_header(files: Files, directory: Path, name: str) -> SegmentHeader:
+    """Return a segment's header. Raises: JournalCorruptError, JournalVersionError, OSError."""
+    handle = files.open(directory / name)
+    try:
+        data = read_all(files, handle, HEADER_BYTES, 0)
+    finally:
+        files.close(handle)
+    try:
+        header = decode_header(data)
+    except MalformedError as error:
+        raise corrupt(directory, name, 0, str(error)) from None
+    except JournalVersionError as error:
+        raise JournalVersionError(f"{directory / name}: {error}") from None
+    if segment_name(header.number) != name:
+        raise corrupt(directory, name, 0, f"this is segment {header.number} under another name")
+    return header
 
 
 class Segment(msgspec.Struct):
@@ -77,6 +110,11 @@ class Segment(msgspec.Struct):
         if self.first_order is None or frame.first_order < self.first_order:
             self.first_order = frame.first_order
         self.last_order = max(self.last_order, frame.last_order)
+
+    def skip(self, end: int, end_seq: int) -> None:
+        """Pass over what is damaged and not needed, up to `end`, where record `end_seq` stands."""
+        self.end, self.end_seq = end, end_seq
+        self.marks.append((end_seq, end))
 
     def seek(self, seq: int) -> tuple[int, int]:
         """Return (first seq, offset) of a frame at or before the one that holds record `seq`."""

@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kqs.journal.files import Files, OsFiles, lock_journal
+from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record
 from kqs.journal.kept import KeptSegments
-from kqs.journal.recovery import Found, absent, scan
+from kqs.journal.lock import JournalLock
+from kqs.journal.recovery import absent
+from kqs.journal.scan import Found, scan
 from kqs.journal.survey import segment_names
 
 
@@ -45,11 +47,11 @@ def stopped_journal(directory: Path, files: Files | None = None, *, everything: 
     files = files or OsFiles()
     if not segment_names(files, directory):
         raise absent(directory)
-    lock = lock_journal(files, directory)
+    lock = JournalLock(files, directory)
     try:
-        found = scan(files, directory)
+        found = scan(files, directory, everything=everything)
         if not found.segments:
             raise absent(directory)
         yield StoppedJournal(files, directory, found, everything=everything)
     finally:
-        files.close(lock)
+        lock.release()

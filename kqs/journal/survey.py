@@ -6,29 +6,31 @@ May be used beside a running server, whose last batch may then look torn.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from kqs.errors import JournalCorruptError, JournalError
-from kqs.journal.files import Files, OsFiles
-from kqs.journal.format import HEADER_BYTES, VOID, MalformedError, salt_of
+from kqs.journal.files import Files, OsFiles, opened
+from kqs.journal.format import VOID, salt_of
 from kqs.journal.lost import LostJobs
-from kqs.journal.reader import Frame, FrameReader, find_frame, written_end
-from kqs.journal.recovery import read_header, scan
-from kqs.journal.segment import segment_name, segment_number
+from kqs.journal.names import STRAY
+from kqs.journal.reader import Frame, Gap, walk, written_end
+from kqs.journal.recovery import TORN, kept_aside
+from kqs.journal.scan import scan
+from kqs.journal.segment import read_header, segment_name, segment_number
 
 
 class Report(msgspec.Struct):
     """What stands in a journal.
 
     problems: one sentence each, "file:offset ..." where there is a place; [] when a server would start.
+    harmless: likewise, what hinders no start, since the store has all that was lost by it.
     lost: ranges (first seq, end seq exclusive) of records that are gone. lost_jobs: what is known of the jobs of each, and
     of those lost at the journal's end, whose range is not known.
     set_aside: files with bytes that were replaced.
     torn: file and bytes of an unacknowledged last batch, which the next start sets aside.
+    kept_aside: files and bytes of what starts and repairs set aside, this one included.
     """
 
     segments: int = 0
@@ -40,33 +42,29 @@ class Report(msgspec.Struct):
     checkpoint_seq: int | None = None
     torn: tuple[str, int] | None = None
     problems: list[str] = msgspec.field(default_factory=list)
+    harmless: list[str] = msgspec.field(default_factory=list)
     lost: list[tuple[int, int]] = msgspec.field(default_factory=list)
     lost_jobs: list[LostJobs] = msgspec.field(default_factory=list)
     set_aside: list[str] = msgspec.field(default_factory=list)
-
-
-class Gap(NamedTuple):
-    """Bytes start .. end without an intact frame; records first_seq .. end_seq stood there (None: not known how many)."""
-
-    start: int
-    end: int
-    first_seq: int
-    end_seq: int | None
-    reason: str
+    kept_aside: list[tuple[str, int]] = msgspec.field(default_factory=list)
 
 
 def verify(directory: Path, files: Files | None = None) -> Report:
     """Check every byte of a journal, change nothing. Raises: JournalVersionError, OSError."""
     files = files or OsFiles()
-    report = Report()
+    report = Report(kept_aside=kept_aside(files, directory, TORN, ".damaged", STRAY))
     try:
         found = scan(files, directory)
         report.checkpoint_seq = found.checkpoint_seq
+        report.harmless = found.harmless
         if found.torn is not None:
             report.torn = (found.torn.name, found.torn.end - found.torn.start)
     except JournalCorruptError as error:
         report.problems.append(str(error))
+    would_start = not report.problems
     _count(files, directory, report)
+    if would_start:  # whatever was met on the way is among what is harmless
+        report.problems = []
     return report
 
 
@@ -91,54 +89,15 @@ def dump(directory: Path, files: Files | None = None) -> Iterator[str]:
                     yield from _frame_lines(name, part)
 
 
-def walk(files: Files, handle: int, salt: int, end: int, seq: int, start: int = HEADER_BYTES) -> Iterator[Frame | Gap]:
-    """Yield the intact frames of a segment in order, and what stands between them."""
-    while True:
-        reader = FrameReader(files, handle, salt, start, end, seq)
-        try:
-            yield from reader
-            return
-        except MalformedError as error:
-            intact = _next_intact(files, handle, salt, reader, end)
-            if intact is None:
-                yield Gap(reader.offset, end, reader.seq, None, str(error))
-                return
-            yield Gap(reader.offset, intact.offset, reader.seq, intact.header.first_seq, str(error))
-            start, seq = intact.offset, intact.header.first_seq
-
-
-def _next_intact(files: Files, handle: int, salt: int, reader: FrameReader, end: int) -> Frame | None:
-    """Return the first wholly intact frame at or behind the reader's place whose seq is not lower than expected."""
-    at = reader.offset
-    while (found := find_frame(files, handle, salt, at, end)) is not None:
-        at, header = found
-        if header.first_seq >= reader.seq:
-            try:
-                return FrameReader(files, handle, salt, at, end, header.first_seq).next()
-            except MalformedError:
-                pass
-        at += 1
-    return None
-
-
 def segment_names(files: Files, directory: Path) -> list[str]:
     """Return the names of the segments in a directory, in order."""
     return [name for name in files.list(directory) if segment_number(name) is not None]
 
 
-@contextmanager
-def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]:
-    """Open a file for a while."""
-    handle = files.open(path, writable=writable)
-    try:
-        yield handle
-    finally:
-        files.close(handle)
-
-
 def _count(files: Files, directory: Path, report: Report) -> None:
     """Fill in what stands in the segments, as far as their headers can be read."""
     names = segment_names(files, directory)
+    report.segments = len(names)
     headers = []
     for name in names:
         try:
@@ -148,7 +107,6 @@ def _count(files: Files, directory: Path, report: Report) -> None:
                 report.problems.append(str(error))
     ends = {header.previous_id: header for header in headers}
     for header in headers:
-        report.segments += 1
         follower = ends.get(header.id)
         name = segment_name(header.number)
         with opened(files, directory / name) as handle:

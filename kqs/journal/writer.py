@@ -9,14 +9,25 @@ One user at a time: the flush thread, or the loop thread while no flush is in fl
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from kqs.journal.files import Files, write_all
-from kqs.journal.format import FrameHeader, Record, SegmentHeader, encode_frame, reseal_frame
+from kqs.errors import JournalError
+from kqs.journal.files import Files, Identity, write_all
+from kqs.journal.format import (
+    FRAME_BYTES,
+    MAX_FRAME_RECORDS,
+    FrameHeader,
+    Record,
+    SegmentHeader,
+    encode_frame,
+    reseal_frame,
+    seal_void,
+)
 from kqs.journal.reader import Frame
-from kqs.journal.segment import Segment, create_segment
+from kqs.journal.segment import Segment, create_segment, read_header, segment_number
 
 _NO_SEGMENT = bytes(16)
 
@@ -40,11 +51,15 @@ class Writer:
         self._salt = 0
         self._end = 0
         self._seq = 0
+        self._path = directory
+        self._identity: Identity | None = None
+        self._drawn: set[bytes] = set()
 
-    def start(self, previous: Segment | None, last_frame: Frame | None) -> Segment:
+    def start(self, previous: Segment | None, last_frame: Frame | None, next_seq: int = 0) -> Segment:
         """Open a segment after `previous` (None: the first of a new journal), and flush `last_frame` again in it.
 
         Whether that batch was flushed before is not known; its old place counts no more, so `previous` ends before it.
+        next_seq: of the first record to come; those before it that are not here are void.
         Raises: OSError: for the next start, nothing has changed.
         """
         if previous is None:
@@ -53,7 +68,14 @@ class Writer:
             if last_frame is not None:
                 previous.end, previous.end_seq = last_frame.offset, last_frame.header.first_seq
             header = _follower(previous.header, previous.end_seq, previous.end)
-        return self._create(header, last_frame)
+        return self._create(header, last_frame, next_seq)
+
+    def skip_to(self, next_seq: int) -> list[Flushed]:
+        """Void the records up to `next_seq`, which are not here, so that no new one gets their numbers.
+
+        Raises: as `commit`.
+        """
+        return [self._append(header, frame) for header, frame in _voids(self._seq, next_seq, self._salt)]
 
     def fits(self, size: int) -> bool:
         """Tell whether a batch of `size` bytes may join the current segment; an empty one takes any."""
@@ -61,16 +83,19 @@ class Writer:
         return self._end + size <= self._segment_bytes or self._seq == self._header.first_seq
 
     def commit(self, records: list[Record]) -> Flushed:
-        """Write one batch and flush it.
+        """Write one batch and flush it, and see to it that a start would find it.
 
-        Raises: OSError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
+        Raises: OSError, JournalError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
+        return self._append(*encode_frame(records, self._seq, self._salt))
+
+    def _append(self, header: FrameHeader, frame: bytearray) -> Flushed:
         handle = self._handle
         assert handle is not None, "commit on an abandoned segment"
         try:
-            header, frame = encode_frame(records, self._seq, self._salt)
             write_all(self._files, handle, frame, self._end)
             self._files.flush(handle)
+            self.check()
         except BaseException:
             self._let_go(handle)
             raise
@@ -91,7 +116,31 @@ class Writer:
             header = self._header._replace(id=_random_id())
         else:
             header = _follower(self._header, self._seq, self._end)
-        return self._create(header, None)
+        return self._create(header)
+
+    def check(self) -> None:
+        """Raises: JournalError: the current segment has lost its name, so that no start would find it. OSError."""
+        if self._files.identity_of(self._path) != self._identity:
+            raise JournalError(f"the segment {self._path} was removed or replaced")
+
+    def check_unless_stored(self, stored_seq: int) -> None:
+        """As `check`, unless nobody needs the current segment: the store has all below `stored_seq`."""
+        assert self._header is not None
+        if self._seq > max(stored_seq, self._header.first_seq):
+            self.check()
+
+    def check_alone(self) -> None:
+        """Raises: JournalError: a segment that we did not write stands behind the current one. OSError."""
+        assert self._header is not None
+        for name in self._files.list(self._directory):
+            is_later = (segment_number(name) or 0) > self._header.number
+            if is_later and read_header(self._files, self._directory, name).id not in self._drawn:
+                raise JournalError(f"another server has written {self._directory / name}; start this one again")
+
+    def abandon(self) -> None:
+        """Never write to the current segment again; only `roll` leads on."""
+        if self._handle is not None:
+            self._let_go(self._handle)
 
     def close(self) -> None:
         """Cut the current segment to its length and close it. Every batch was flushed before, so nothing can be lost."""
@@ -103,13 +152,25 @@ class Writer:
         with suppress(OSError):
             self._files.close(handle)
 
-    def _create(self, header: SegmentHeader, last_frame: Frame | None) -> Segment:
+    def _create(self, header: SegmentHeader, last_frame: Frame | None = None, next_seq: int = 0) -> Segment:
         segment = Segment.empty(header)
-        frame = bytearray()
+        data = bytearray()
         if last_frame is not None:
             frame_header, frame = reseal_frame(last_frame.header, last_frame.payload, segment.salt)
             segment.grow(frame_header, segment.end + len(frame))
-        self._handle = create_segment(self._files, self._directory, header, self._segment_bytes, frame)
+            data += frame
+        for frame_header, frame in _voids(segment.end_seq, next_seq, segment.salt):
+            segment.grow(frame_header, segment.end + len(frame))
+            data += frame
+        self._drawn.add(header.id)
+        handle = create_segment(self._files, self._directory, header, self._segment_bytes, data)
+        try:
+            self._identity = self._files.identity(handle)
+        except OSError:
+            self._let_go(handle)
+            raise
+        self._handle, self._drawn = handle, {header.id}
+        self._path = self._directory / segment.name
         self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
         return segment
 
@@ -122,6 +183,14 @@ class Writer:
 
 def _follower(header: SegmentHeader, seq: int, end: int) -> SegmentHeader:
     return SegmentHeader(header.number + 1, _random_id(), header.journal_id, header.node, seq, header.id, end)
+
+
+def _voids(seq: int, end_seq: int, salt: int) -> Iterator[tuple[FrameHeader, bytearray]]:
+    """Yield frames that say that records seq .. end_seq (exclusive) are not here; none if there are no such."""
+    while seq < end_seq:
+        part_end_seq = min(end_seq, seq + MAX_FRAME_RECORDS)
+        yield seal_void(seq, part_end_seq, FRAME_BYTES, salt)
+        seq = part_end_seq
 
 
 def _random_id() -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from kqs.errors import JournalCorruptError, JournalVersionError
 from kqs.journal.checkpoint import write_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES
-from kqs.journal.recovery import scan
+from kqs.journal.scan import scan
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_disk_with, records_in, recovered
 
@@ -112,11 +112,12 @@ async def test_a_segment_under_another_name_refuses() -> None:
         recovered(disk)
 
 
-async def test_a_journal_that_ends_before_its_checkpoint_refuses() -> None:
+async def test_a_journal_that_ends_before_its_checkpoint_goes_on_behind_it() -> None:
     disk = await a_disk_with(["one"])
     put_checkpoint(disk, 2)
-    with pytest.raises(JournalCorruptError, match="ends at record 1 before the checkpoint 2"):
-        recovered(disk)
+    assert scan(disk, DIR).harmless == [f"{DIR} ends at record 1 before the checkpoint 2; the store has what is missing"]
+    assert [record.payload for record in recovered(disk)] == [b"one"]
+    assert (scan(disk, DIR).end_seq, scan(disk, DIR).harmless) == (2, [])
 
 
 def put_checkpoint(disk: MemoryFiles, seq: int) -> None:
@@ -169,3 +170,13 @@ async def test_the_refused_tail_of_an_abandoned_segment_is_not_read() -> None:
     data[end : end + 5] = b"junk!"
     disk.put(FIRST, bytes(data))
     assert [record.payload for record in recovered(disk)] == [b"one", b"two"]
+
+
+async def test_two_damaged_batches_at_the_end_are_no_torn_tail() -> None:
+    disk = await a_disk_with(*BATCHES)
+    found = scan(disk, DIR)
+    assert found.last_frame is not None
+    first = disk.data(FIRST).index(b"delta")
+    damaged = flipped(flipped(disk.snapshot(), FIRST, first, 0).snapshot(), FIRST, found.last_frame.end - 1, 0)
+    with pytest.raises(JournalCorruptError, match=f"batch checksum differs, yet record 4 stands at {found.last_frame.offset}"):
+        scan(damaged, DIR)

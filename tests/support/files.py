@@ -36,7 +36,8 @@ class MemoryFiles:
         self.names: dict[Path, int] = {}
         self.handles: dict[int, int] = {}
         self.free = 1 << 40
-        self.locked: set[Path] = set()
+        self.locked: set[int] = set()
+        self.folders: dict[Path, int] = {}
         self._ids = itertools.count(10)
         self._mutex = threading.Lock()
         for path, data in (names or {}).items():
@@ -103,8 +104,7 @@ class MemoryFiles:
 
     def close(self, handle: int) -> None:
         with self._mutex:
-            self.locked -= {path for path, node in self.names.items() if node == self.handles[handle]}
-            del self.handles[handle]
+            self.locked.discard(self.handles.pop(handle))
 
     def rename(self, old: Path, new: Path) -> None:
         with self._mutex:
@@ -125,12 +125,33 @@ class MemoryFiles:
         return self.free
 
     def lock(self, path: Path, text: str) -> int:
-        if path in self.locked:
-            raise JournalLockedError("locked")
         if path not in self.names:
-            self.put(path, text.encode())
-        self.locked.add(path)
-        return self._handle(self.names[path])
+            self.put(path, b"")
+        node = self._locked(self.names[path])
+        self.nodes[node][:] = text.encode()
+        return self._handle(node)
+
+    def lock_dir(self, path: Path) -> int:
+        return self._handle(self._locked(self.folders.setdefault(path, next(self._ids))))
+
+    def _locked(self, node: int) -> int:
+        if node in self.locked:
+            raise JournalLockedError("locked")
+        self.locked.add(node)
+        return node
+
+    def replace_dir(self, path: Path) -> None:
+        """Let an empty directory have the name."""
+        for name in [name for name in self.names if name.parent == path]:
+            del self.names[name]
+        self.folders[path] = next(self._ids)
+
+    def identity(self, handle: int) -> tuple[int, int]:
+        return 0, self.handles[handle]
+
+    def identity_of(self, path: Path) -> tuple[int, int] | None:
+        node = self.folders.get(path, self.names.get(path))
+        return None if node is None else (0, node)
 
     def _handle(self, node: int) -> int:
         handle = next(self._ids)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from kqs.journal import Journal, Kind, Record
 from kqs.journal.reader import FrameReader
-from kqs.journal.recovery import Found, recover, scan
+from kqs.journal.recovery import recover
+from kqs.journal.scan import Found, scan
 from tests.support.clock import FakeClock
 from tests.support.files import MemoryFiles
 

@@ -31,7 +31,7 @@ class Lag:
 
 
 def a_backend(rig: Rig, feeder: Lag, journal: object | None = None) -> ServerBackend:
-    journal = journal or SimpleNamespace(accepting=True, problems=list, stats=dict)
+    journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
     worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker)
     return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None)
@@ -42,7 +42,7 @@ async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
 
 
 async def test_a_journal_that_takes_nothing_makes_the_verdict_failing(rig: Rig) -> None:
-    journal = SimpleNamespace(accepting=False, problems=lambda: ["too few bytes are free"])
+    journal = SimpleNamespace(accepting=False, problems=lambda: ["too few bytes are free"], notes=list)
     health = await a_backend(rig, Lag(), journal).health(draining=False)
     assert (health["verdict"], health["problems"]) == ("failing", ["too few bytes are free"])
 

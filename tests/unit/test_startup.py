@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 import kqs.startup
-from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
+from kqs.errors import (
+    ExitCode,
+    JournalError,
+    StartupError,
+    StoreCorruptError,
+    StoreDoubtError,
+    StoreError,
+    StoreUnavailableError,
+)
 from kqs.ids import Ids
 from kqs.startup import Startup
 from kqs.store.base import StoreInfo
@@ -18,7 +26,15 @@ AWAY = StoreUnavailableError("MongoDB is away")
 class Parts:
     """Whatever a startup starts: `started` says what, in order; the store meets `troubles` first, one a try."""
 
-    def __init__(self, *troubles: StoreError, fed_seq: int = 7, may_wait: bool = True) -> None:
+    def __init__(
+        self,
+        *troubles: StoreError,
+        fed_seq: int = 7,
+        may_wait: bool = True,
+        is_cut: bool = False,
+        is_as_stopped: bool = True,
+        skips: bool | JournalError = True,
+    ) -> None:
         self.troubles = list(troubles)
         self.queue_troubles: list[StoreError] = []
         self.started: list[str] = []
@@ -27,7 +43,14 @@ class Parts:
         self.feeder = SimpleNamespace(trouble=None, fed_seq=None, start=self._start_feeder, wait_for_store=self._wait_for_store)
         self.ids = Ids("0000beef", last_order=5)
         self._info = StoreInfo(epoch=3, fed_seq=fed_seq, last_order=9)
-        recovery: Any = SimpleNamespace(journal_id="ab" * 16, node="0000beef", checkpoint_seq=4, next_seq=10)
+        recovery: Any = SimpleNamespace(
+            journal_id="ab" * 16,
+            node="0000beef",
+            checkpoint_seq=4,
+            next_seq=10,
+            is_cut=is_cut,
+            is_as_stopped=is_as_stopped,
+        )
         parts: tuple[Any, ...] = (
             SimpleNamespace(open=self._open),
             recovery,
@@ -36,8 +59,16 @@ class Parts:
             SimpleNamespace(start=self._start_worker),
             self.feeder,
         )
-        self.startup = Startup(*parts, may_wait=may_wait)
+        self.skipped_to = 0
+        self._skips = skips
+        self.startup = Startup(*parts, may_wait=may_wait, skip_to=self._skip_to)
         self.startup.on_task_death = self.died.set_result
+
+    def _skip_to(self, seq: int) -> bool:
+        self.skipped_to = seq
+        if isinstance(self._skips, JournalError):
+            raise self._skips
+        return self._skips
 
     async def _open(self, _journal_id: str, _node: str) -> StoreInfo:
         self.started.append("store")
@@ -144,3 +175,33 @@ async def test_a_stop_ends_the_wait() -> None:
     await parts.startup.stop()
     await parts.startup.stop()
     assert not parts.died.done()
+
+
+@pytest.mark.parametrize(
+    ("may_wait", "is_cut", "is_as_stopped", "goes_on"),
+    [
+        (False, True, False, True),
+        (False, False, False, True),
+        (False, False, True, False),
+        (True, True, False, True),
+        (True, False, False, False),
+    ],
+)
+async def test_a_journal_that_lost_its_end_goes_on_behind_what_the_store_has(
+    may_wait: bool, is_cut: bool, is_as_stopped: bool, goes_on: bool
+) -> None:
+    parts = Parts(fed_seq=11, may_wait=may_wait, is_cut=is_cut, is_as_stopped=is_as_stopped)
+    if goes_on:
+        await parts.startup.start()
+        assert (parts.skipped_to, parts.started[-1]) == (11, "feeder")
+    else:
+        with pytest.raises(StartupError, match="ends at record 10, but the store has 11") as caught:
+            await parts.startup.start()
+        assert caught.value.exit_code is ExitCode.DATA_DAMAGED
+
+
+@pytest.mark.parametrize(("skips", "code"), [(False, ExitCode.DATA_DAMAGED), (JournalError("full"), ExitCode.IO_FAILED)])
+async def test_numbers_that_cannot_be_skipped_end_the_start(skips: bool | JournalError, code: ExitCode) -> None:
+    with pytest.raises(StartupError) as caught:
+        await Parts(fed_seq=11, is_cut=True, skips=skips).startup.start()
+    assert caught.value.exit_code is code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from kqs.errors import StoreDoubtError
+from kqs.errors import StoreDoubtError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
@@ -55,6 +56,7 @@ class Session:
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
+        self._identities: dict[str, tuple[int, int]] = {}
         self._ids: Ids | None = None
         self._committed = self._written = (0, 0)
         self._may_owe = False
@@ -89,6 +91,7 @@ class Session:
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
+        self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
@@ -162,6 +165,10 @@ class Session:
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
         assert self._is_full, "sync needs a durable transaction"
+        if (lost := self._lost_file()) is not None:
+            raise StoreUnavailableError(
+                f"the store's file {lost} was removed or replaced: a restart would not find what it has"
+            )
         if self._has_unsynced:
             # a commit that changes nothing flushes nothing
             self._write_progress()
@@ -201,6 +208,20 @@ class Session:
             if time.monotonic() >= until:
                 break
         return excess > 0
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        """Return which files have the names of the store's: what SQLite has open, if nobody has moved them since."""
+        found = {}
+        for name in (str(self._path), f"{self._path}-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name)  # noqa: PTH116 - as text, for messages
+                found[name] = (status.st_dev, status.st_ino)
+        return found
+
+    def _lost_file(self) -> str | None:
+        """Return the name of a file of the store that is not the one SQLite has open."""
+        now = self._look()
+        return next((name for name, identity in self._identities.items() if now.get(name) != identity), None)
 
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
@@ -257,5 +278,6 @@ class Session:
             db.close()
             raise
         self._db = db
+        self._identities = self._look()
         self._is_full = True
         self._has_unsynced = False

@@ -20,8 +20,10 @@ from kqs.errors import (
 )
 from kqs.journal import NO_ORDER, Journal, OsFiles, Record
 from kqs.journal.commit import GroupCommit
-from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header
-from kqs.journal.recovery import mend, read_header, scan
+from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header, reseal_frame, salt_of
+from kqs.journal.recovery import mend
+from kqs.journal.scan import scan
+from kqs.journal.segment import read_header
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.files import FaultyFiles, MemoryFiles
@@ -316,7 +318,7 @@ async def test_a_torn_tail_is_cut_off_only_when_its_copy_is_safe() -> None:
     disk.put(FIRST, disk.data(FIRST)[: found.last_frame.end - 1])
     files = FaultyFiles(disk)
     mend(files, DIR, scan(disk, DIR))
-    changes = [name for name in files.calls if name not in ("open", "read", "list", "close")]
+    changes = [name for name in files.calls if name not in ("open", "read", "list", "close", "size")]
     assert changes == ["create", "write", "flush", "rename", "flush_dir", "truncate", "flush", "unlink"]
 
 
@@ -366,6 +368,17 @@ async def test_a_newer_minor_version_is_read_if_its_records_can_be() -> None:
     header = read_header(disk, DIR, FIRST.name)
     disk.put(FIRST, encode_header(header._replace(minor=MINOR + 1)) + disk.data(FIRST)[HEADER_BYTES:])
     assert [record.payload for record in recovered(disk)] == [b"one"]
+
+
+async def test_a_newer_minor_version_whose_records_do_not_add_up_is_corrupt() -> None:
+    disk = await a_disk_with(["one"])
+    header = read_header(disk, DIR, FIRST.name)
+    frame = scan(disk, DIR).last_frame
+    assert frame is not None
+    _, torn = reseal_frame(frame.header, frame.payload[:-1], salt_of(header.id))
+    disk.put(FIRST, encode_header(header._replace(minor=MINOR + 1)) + torn)
+    with pytest.raises(JournalCorruptError, match=f"{FIRST}:{HEADER_BYTES} record 0 is longer than its frame"):
+        recovered(disk)
 
 
 async def test_a_follower_of_another_segment_refuses() -> None:

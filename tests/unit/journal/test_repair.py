@@ -8,8 +8,9 @@ from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
 from kqs.journal import checkpoint
 from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
-from kqs.journal.recovery import read_header, scan
 from kqs.journal.repair import repair
+from kqs.journal.scan import scan
+from kqs.journal.segment import read_header
 from kqs.journal.survey import dump, verify
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, records_in

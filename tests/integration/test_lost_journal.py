@@ -1,0 +1,135 @@
+"""The journal or the store of a real server is taken away from under it: it says so, and answers for nothing that is gone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.asking import Peer, RefusedError, ask, eventually, peer_of, until, until_said
+from tests.support.serving import SERVE, SERVE_ENVIRON, free_port, serving
+
+
+def remove_folder(journal: Path) -> None:
+    shutil.rmtree(journal)
+
+
+def rename_folder(journal: Path) -> None:
+    journal.rename(journal.with_name("elsewhere"))
+
+
+def replace_folder(journal: Path) -> None:
+    rename_folder(journal)
+    journal.mkdir(mode=0o700)
+
+
+def remove_segments(journal: Path) -> None:
+    for segment in journal.glob("*.kqj"):
+        segment.unlink()
+
+
+def replace_segments(journal: Path) -> None:
+    for segment in journal.glob("*.kqj"):
+        shutil.copy(segment, journal / "copy")
+        (journal / "copy").rename(segment)
+
+
+def answer(peer: Peer) -> str:
+    try:
+        peer.insert("echo")
+    except RefusedError as refusal:
+        return refusal.code
+    return "taken"
+
+
+@pytest.mark.parametrize("lose", [remove_folder, rename_folder, replace_folder, remove_segments, replace_segments])
+@pytest.mark.parametrize("rate", ["one at a time", "many at once"])
+def test_no_insert_is_answered_for_into_a_journal_that_is_gone(lose: Callable[[Path], None], rate: str, tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        for _ in range(50):
+            assert answer(peer) == "taken"
+        lose(tmp_path / "journal")
+        if rate == "one at a time":
+            assert answer(peer) == "journal_failed"
+        else:
+            for _ in range(20):
+                peer.send("insert", {"type": "echo"})
+            for _ in range(20):
+                with pytest.raises(RefusedError, match="journal_failed"):
+                    peer.receive()
+        health = peer.call("health")
+        assert health["verdict"] == "failing"
+        assert "was removed or replaced" in health["problems"][0]
+
+
+def test_it_is_said_though_nobody_asks(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        remove_folder(tmp_path / "journal")
+        until_said(server, "journal failed")
+        assert server.stop() == 0
+
+
+def test_a_folder_that_is_back_is_gone_on_with(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.insert("echo")
+        rename_folder(tmp_path / "journal")
+        assert answer(peer) == "journal_failed"
+        (tmp_path / "elsewhere").rename(tmp_path / "journal")
+        assert eventually(lambda: answer(peer), lambda seen: seen == "taken")
+        assert peer.call("health")["verdict"] == "ok"
+        done = until(server, jobs_success=2)["jobs_success"]
+        assert server.stop() == 0
+    with serving(tmp_path) as server:
+        until(server, jobs_success=done)
+
+
+def test_lost_segments_are_gone_on_from_when_the_store_has_their_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.insert("echo")
+        remove_segments(tmp_path / "journal")
+        assert answer(peer) == "journal_failed"
+        eventually(lambda: answer(peer), lambda seen: seen == "taken")
+        until(server, jobs_success=2)
+        assert server.stop() == 0
+    with serving(tmp_path) as server:
+        until(server, jobs_success=2)
+
+
+def test_a_removed_lock_lets_no_second_server_in(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.insert("echo")
+        (tmp_path / "journal/lock").unlink()
+        second = subprocess.run(
+            SERVE,
+            cwd=tmp_path,
+            env={**SERVE_ENVIRON, "KQS_SERVER__PORT": str(free_port())},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (second.returncode, second.stderr.count("\n")) == (75, 1), second.stderr
+        assert "journal is in use by process" in second.stderr
+        until_said(server, "lock was removed or replaced")
+        eventually(lambda: answer(peer), lambda seen: seen == "taken")
+        assert (tmp_path / "journal/lock").read_text() == f"{server.process.pid}\n"
+
+
+@pytest.mark.parametrize("name", ["store.sqlite", "store.sqlite-wal"])
+def test_a_store_that_is_taken_away_is_said_and_the_journal_keeps_its_jobs(name: str, tmp_path: Path) -> None:
+    with serving(tmp_path, JOURNAL__SEGMENT_BYTES="1024") as server, peer_of(server) as peer:
+        store = tmp_path / "journal" / name
+        store.rename(store.with_name("aside"))
+        for n in range(20):
+            peer.insert("echo", f"{n}" + "x" * 500)
+        health = eventually(lambda: peer.call("health"), lambda seen: bool(seen["problems"]))
+        assert health["verdict"] == "degraded"
+        assert f"{name} was removed or replaced" in health["problems"][0]
+        assert ask(server, "stats")["journal_segments"] >= 10
+        store.with_name("aside").rename(store)
+        peer.insert("echo")
+        eventually(lambda: peer.call("health")["verdict"], lambda seen: seen == "ok")
+        eventually(lambda: peer.call("stats")["journal_segments"], lambda seen: seen == 1)
