@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import decimal
 
 from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
@@ -22,9 +23,9 @@ class Executor:
     def __init__(self, thread_count: int) -> None:
         """Args: thread_count: how many plain `def` handlers run at a time, as many as there are lanes.
 
-        The context variables of each run are those of whoever makes the executor.
+        Each run begins with the context variables that are set now.
         """
-        self.context = contextvars.copy_context()
+        self.context = _starting_context()
         self._threads = Threads(thread_count, self.context)
 
     async def admit(self, handler: Handler) -> None:
@@ -67,3 +68,19 @@ class Executor:
 def _is_from_below(fault: BaseException) -> bool:
     """Tell whether `fault` came up from a function that the one that caught it had called."""
     return fault.__traceback__ is not None and fault.__traceback__.tb_next is not None
+
+
+def _starting_context() -> contextvars.Context:
+    """Return a context with the variables that are set now, but for decimal's, whose value every run would change for all.
+
+    Without it a run makes its own of `decimal.DefaultContext`, which is given what the handlers' modules have set.
+    """
+    context = contextvars.Context()
+    for variable, value in contextvars.copy_context().items():
+        if isinstance(value, decimal.Context):
+            for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+                setattr(decimal.DefaultContext, name, getattr(value, name))
+            decimal.DefaultContext.traps = dict(value.traps)
+        else:
+            context.run(variable.set, value)
+    return context
