@@ -14,6 +14,7 @@ import decimal
 from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.outcomes import judge, judge_data, judge_result
+from kqs.process import forks
 from kqs.threads import Threads
 
 
@@ -53,6 +54,7 @@ class Executor:
             function = handler.function
             result = await (function(argument, context) if handler.wants_job else function(argument))
         except asyncio.CancelledError:
+            forks.end_child()
             raise
         except BaseException as fault:
             if type(fault) is GeneratorExit and not _is_from_below(fault):

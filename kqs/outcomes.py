@@ -1,7 +1,7 @@
 """What a handler's end means: a value or an exception in, an Outcome out.
 
 Values and exceptions are the author's, and may do anything when they are looked at: raise, lie, be 5 MB long. Nothing here
-raises. A failure is told in the log, in a line of bounded length. Safe in any thread.
+raises. A failure is told in the log, in a line of bounded length. A fork of this process ends here. Safe in any thread.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-import structlog
 from pydantic import BaseModel, ValidationError
 
 from kqs import verdicts
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Run
+from kqs.log import get_logger
+from kqs.process import forks
 
-_log = structlog.get_logger("kqs.executor")
+_log = get_logger("kqs.executor")
 
 #: a result is answered in one line, which is no longer than a line that is taken: `[server] max_line_bytes` unless it is set
 MAX_RESULT_BYTES = 16 * 2**20
@@ -35,6 +36,7 @@ _OK = Ok()
 
 def judge(fault: BaseException, run: Run) -> Outcome:
     """Return what it means that a handler raised `fault`."""
+    forks.end_child()
     try:
         return _judge(fault, run)
     except BaseException:  # whatever class it is of, and whatever that does
@@ -72,6 +74,7 @@ def _reason_and_final(verdict: verdicts.Fail) -> tuple[str, bool]:
 
 def judge_data(fault: BaseException, run: Run) -> Outcome:
     """Return what it means that a job's data could not be made an argument: the data's fault, or the author's validators'."""
+    forks.end_child()
     try:
         if isinstance(fault, ValidationError):
             return _failed(run, f"data does not fit: {text_of(fault)}", final=True)
@@ -85,6 +88,7 @@ def judge_data(fault: BaseException, run: Run) -> Outcome:
 
 def judge_result(result: object, run: Run) -> Outcome:
     """Return what it means that a handler returned `result`."""
+    forks.end_child()
     if result is None:
         return _OK
     try:

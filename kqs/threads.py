@@ -14,13 +14,13 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
-import structlog
-
 from kqs.handlers import Failed, Handler, JobContext, Outcome
 from kqs.job import Run
+from kqs.log import get_logger
 from kqs.outcomes import judge, judge_data, judge_result
+from kqs.process import forks
 
-_log = structlog.get_logger("kqs.executor")
+_log = get_logger("kqs.executor")
 
 #: how long to wait before a thread that could not be started is tried again, in s
 START_AGAIN_S = 1.0
@@ -115,6 +115,7 @@ class Threads:
         try:
             self._take_calls(loop, at_work)
         except BaseException as fault:  # raised in this thread by another: handlers are the only ones who would
+            forks.end_child()
             reason = f"its thread ended: {type(fault).__name__}"
             for call in at_work:
                 call.outcome = call.outcome or Failed(reason)

@@ -17,20 +17,19 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-import structlog
-
 from kqs.config import WorkerSection
 from kqs.deaf import DeafLanes
 from kqs.executor import Executor
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
 from kqs.lane import CleanTask, Lane
+from kqs.log import get_logger
 from kqs.outcomes import judge
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 
-log = structlog.get_logger("kqs.worker")
+log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
@@ -151,10 +150,13 @@ class Worker:
 
     def _give_back_unstarted(self) -> None:
         while self._runs:
-            self._queue.give_back(self._runs.popleft())
+            run = self._runs.popleft()
+            self._taker.begin(run)
+            self._queue.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
+        self._taker.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
         if not self._next_turn_is_due:
@@ -247,6 +249,7 @@ class Worker:
                 if not await self._rest(lane):
                     return
             run = self._runs.popleft()
+            self._taker.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
             if lane.deaf_since and self._hears_again(lane):

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
 from kqs.queue.leases import Lease, Leases
@@ -27,8 +26,9 @@ from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 Answer = TypeVar("Answer")
 
@@ -67,7 +67,8 @@ class Queue:
         self._settings = settings
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
-        self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
+        self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
         self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
@@ -127,7 +128,7 @@ class Queue:
             self.on_task_death(error)
 
     async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE):
+        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
             now = self.clock.now()
             reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)
@@ -281,12 +282,15 @@ class Queue:
     # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
+        trouble = Trouble(log, "cannot keep house, trying again", "keeps house again", self.clock.monotonic)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
                 await self.keep_house()
             except StoreUnavailableError as error:
-                log.warning("cannot keep house, trying again", error=str(error))
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
 
     async def keep_house(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""

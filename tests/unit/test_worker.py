@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import decimal
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -640,4 +641,4 @@ async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monk
     turn()
     for number in range(300):
         await works.ended(number)
-    assert max(after - before for before, after in zip(turns, turns[1:], strict=False)) == 1
+    assert max(after - before for before, after in itertools.pairwise(turns)) == 1

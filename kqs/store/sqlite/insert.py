@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kqs.job import Accepted, State
+from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.sqlite import bulk
-from kqs.store.sqlite.rows import ManyRows, decode_orders, json_list
+from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-_PLAIN = ManyRows("insert into jobs (ord, type, prio, data)", "(?,?,?,?)", "on conflict do nothing")
+_PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(
-    "insert into jobs (place, state, attempt, ord, type, prio, data, epoch, worker, started_at)",
-    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?)",
+    "insert into jobs (place, state, attempt, ord, type, prio, data, crc32c, epoch, worker, started_at)",
+    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _FULL = ManyRows(
     """insert into jobs
-    (ord, id, type, prio, data, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    (ord, id, type, prio, data, crc32c, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
-_IS_MADE_ID_TAKEN = "select exists (select 1 from jobs where ord = ? and id is null)"
+_WITH_MADE_ID = f"{_STORED} and id is null"
 
 
 def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
@@ -39,6 +40,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, worker)
     if full:
         known += _insert_full(session, full, worker, now)
+    if known:
+        session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 
@@ -61,8 +64,8 @@ def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Seque
     return fresh, known
 
 
-def _stored_orders(session: Session, orders: Iterable[int]) -> set[int]:
-    (found,) = session.db.execute(_STORED, (json_list(orders),)).fetchone()
+def _stored_orders(session: Session, orders: Iterable[int], query: str = _STORED) -> set[int]:
+    (found,) = session.db.execute(query, (json_list(orders),)).fetchone()
     return set(decode_orders(found))
 
 
@@ -84,8 +87,9 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     values: list[object] = []
     extend = values.extend
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data))
-    stored = _PLAIN.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data)))
+    stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
@@ -95,20 +99,28 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
     extend = values.extend
     epoch = session.epoch
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
-    stored = _CLAIMED.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend(
+            (order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), epoch, worker, job.claimed_at)
+        )
+    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
 
 
+def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
+    """Return how long data is, if that must be looked at."""
+    return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
+
+
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
     """Store jobs of any kind; return the orders of those whose given id is known."""
-    known = [job.order for job in jobs if _names_a_made_id(session, job)]
+    known = _naming_made_ids(session, jobs)
     fresh = [job for job in jobs if job.order not in known] if known else jobs
     values: list[object] = []
     for job in fresh:
         values += _full_row(session, job, worker, now)
-    if _FULL.execute(session.db, values) < len(fresh):
+    if _FULL.execute(session.db, values, _lengths(session, fresh)) < len(fresh):
         stored = _stored_orders(session, (job.order for job in fresh))
         known += [job.order for job in fresh if job.order not in stored]
         fresh = [job for job in fresh if job.order in stored]
@@ -117,9 +129,13 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     return known
 
 
-def _names_a_made_id(session: Session, job: Accepted) -> bool:
-    order = session.ids.order_of(job.id) if job.given_id else None
-    return order is not None and bool(session.db.execute(_IS_MADE_ID_TAKEN, (order,)).fetchone()[0])
+def _naming_made_ids(session: Session, jobs: Sequence[Accepted]) -> list[int]:
+    """Return the orders of those whose given id was made for another job, which is stored."""
+    orders = [session.ids.order_of(job.id) if job.given_id else None for job in jobs]
+    if all(order is None for order in orders):
+        return []
+    taken = _stored_orders(session, (order for order in orders if order is not None), _WITH_MADE_ID)
+    return [job.order for job, order in zip(jobs, orders, strict=True) if order in taken]
 
 
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
@@ -129,7 +145,8 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    return (job.order, given_id, job.type, job.prio, data, job.due_at or None, job.expire_at, job.options, *run)
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
+    return (job.order, given_id, job.type, job.prio, data, total, job.due_at or None, job.expire_at, job.options, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:

@@ -11,9 +11,10 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import structlog
+from kqs.log import get_logger
+from kqs.process import forks
 
-_log = structlog.get_logger("kqs")
+_log = get_logger("kqs")
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, body: Coroutine[Any, Any, T]) ->
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as fault:
+            forks.end_child()
             if _is_ctrl_c(fault):
                 raise
             _log.error("something that a handler left behind tried to end the server", exc_info=fault)
