@@ -44,11 +44,11 @@ from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.log import get_logger
-from kqs.loop import run_to_end
 from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.process import forks
+from kqs.process.loop import run_to_end
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
@@ -201,6 +201,7 @@ class Daemon:
             files.setdefault(config.store_path.parent, []).extend([config.store_path.name, f"{config.store_path.name}-*"])
         for folder, patterns in files.items():
             forks.own_files(folder, patterns)
+        forks.own_folder(config.journal.dir)
 
     def _make_store(self) -> Store:
         if self._config.store.kind == "mongodb":

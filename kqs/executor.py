@@ -8,11 +8,13 @@ no run's time begins before its handler can. Call from the loop thread only.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import decimal
 
-from kqs.contexts import Contexts
 from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.outcomes import judge, judge_data, judge_result
+from kqs.process import forks
 from kqs.threads import Threads
 
 
@@ -22,10 +24,10 @@ class Executor:
     def __init__(self, thread_count: int) -> None:
         """Args: thread_count: how many plain `def` handlers run at a time, as many as there are lanes.
 
-        The context variables of each run are those of whoever makes the executor.
+        Each run begins with the context variables that are set now.
         """
-        self.contexts = Contexts()
-        self._threads = Threads(thread_count, self.contexts)
+        self.context = _starting_context()
+        self._threads = Threads(thread_count, self.context)
 
     async def admit(self, handler: Handler) -> None:
         """Return when a run of `handler` can begin at once; `execute` must follow. Cancelled, it leaves nothing behind."""
@@ -52,6 +54,7 @@ class Executor:
             function = handler.function
             result = await (function(argument, context) if handler.wants_job else function(argument))
         except asyncio.CancelledError:
+            forks.end_child()
             raise
         except BaseException as fault:
             if type(fault) is GeneratorExit and not _is_from_below(fault):
@@ -67,3 +70,19 @@ class Executor:
 def _is_from_below(fault: BaseException) -> bool:
     """Tell whether `fault` came up from a function that the one that caught it had called."""
     return fault.__traceback__ is not None and fault.__traceback__.tb_next is not None
+
+
+def _starting_context() -> contextvars.Context:
+    """Return a context with the variables that are set now, but for decimal's, whose value every run would change for all.
+
+    Without it a run makes its own of `decimal.DefaultContext`, which is given what the handlers' modules have set.
+    """
+    context = contextvars.Context()
+    for variable, value in contextvars.copy_context().items():
+        if isinstance(value, decimal.Context):
+            for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+                setattr(decimal.DefaultContext, name, getattr(value, name))
+            decimal.DefaultContext.traps = dict(value.traps)
+        else:
+            context.run(variable.set, value)
+    return context

@@ -8,10 +8,10 @@ holds the task and may cancel it later. `CleanTask` tells; the lane then goes on
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Callable
 
-from kqs.contexts import Snapshot
 from kqs.queue.leases import Lease
 
 
@@ -57,9 +57,10 @@ class CleanTask:
 
     __slots__ = ("_context", "_holders", "_name", "_task")
 
-    def __init__(self, task: asyncio.Task[None]) -> None:
+    def __init__(self, task: asyncio.Task[None], context: contextvars.Context) -> None:
+        """Args: context: the variables that the task began with."""
         self._task = task
-        self._context = Snapshot()
+        self._context = context
         self._name = task.get_name()
         self._holders = 0
 
@@ -72,7 +73,7 @@ class CleanTask:
         try:
             return (
                 sys.getrefcount(self._task) == self._holders
-                and self._context.is_current()
+                and contextvars.copy_context() == self._context
                 and not self._task.cancelling()
                 # before Python 3.13 `uncancel` leaves the cancellation pending
                 and not self._task._must_cancel  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public tells

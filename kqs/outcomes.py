@@ -1,8 +1,7 @@
 """What a handler's end means: a value or an exception in, an Outcome out.
 
 Values and exceptions are the author's, and may do anything when they are looked at: raise, lie, be 5 MB long. Nothing here
-raises. A failure is told in the log, in a line of bounded length. A process that a handler has forked and that comes back from
-it goes no further than here. Safe in any thread.
+raises. A failure is told in the log, in a line of bounded length. A fork of this process ends here. Safe in any thread.
 """
 
 from __future__ import annotations
@@ -49,8 +48,12 @@ def _judge(fault: BaseException, run: Run) -> Outcome:
         return _again(fault, run)
     if isinstance(fault, verdicts.Fail):
         return _failed(run, *_reason_and_final(fault))
+    return _failed(run, _named(fault), trace=_trace(fault))
+
+
+def _named(fault: BaseException) -> str:
     name, text = type(fault).__name__, text_of(fault)
-    return _failed(run, f"{name}: {text}" if text else name, trace=_trace(fault))
+    return f"{name}: {text}" if text else name
 
 
 def _again(verdict: verdicts.Again, run: Run) -> Outcome:
@@ -58,7 +61,7 @@ def _again(verdict: verdicts.Again, run: Run) -> Outcome:
     try:
         return Again(verdicts.delay_in_seconds(verdict.delay))
     except BaseException as fault:
-        return _failed(run, f"{type(verdict).__name__} has no delay that can be used: {text_of(fault)}")
+        return _failed(run, f"{type(verdict).__name__} has no delay that can be used: {_named(fault)}")
 
 
 def _reason_and_final(verdict: verdicts.Fail) -> tuple[str, bool]:
@@ -174,16 +177,14 @@ def _refuse_decimal(value: Decimal) -> None:
 
 
 def _numbers_of(value: Any) -> Any:
-    """Return what has the numbers of a value that msgspec does not know."""
-    if not isinstance(value, BaseModel):
-        return None  # msgspec.Raw, which has been skimmed
-    return [value.model_dump(mode="json"), _decimals_in(value.model_dump())]
+    """Return what has the numbers of a value that msgspec does not know; not msgspec.Raw, which was skimmed."""
+    return _numbers_in(value.model_dump()) if isinstance(value, BaseModel) else None
 
 
-def _decimals_in(value: Any) -> list[Decimal]:
-    """Return the decimals in a model's plain data: its JSON has texts for them, and floats as they are."""
+def _numbers_in(value: Any) -> list[float | Decimal]:
+    """Return the numbers in a model's plain data: in its JSON they may be null, or text."""
     if isinstance(value, dict):
-        return [found for one in value.values() for found in _decimals_in(one)]
-    if isinstance(value, (list, tuple)):
-        return [found for one in value for found in _decimals_in(one)]
-    return [value] if isinstance(value, Decimal) else []
+        return [found for one in value.values() for found in _numbers_in(one)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [found for one in value for found in _numbers_in(one)]
+    return [value] if isinstance(value, (float, Decimal)) else []

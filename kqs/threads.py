@@ -8,16 +8,17 @@ replaced, one that cannot be started is tried again. Call from the loop thread o
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
-from kqs.contexts import Contexts
 from kqs.handlers import Failed, Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.outcomes import judge, judge_data, judge_result
+from kqs.process import forks
 
 _log = get_logger("kqs.executor")
 
@@ -47,10 +48,10 @@ class Threads:
     back when its thread has reported.
     """
 
-    def __init__(self, thread_count: int, contexts: Contexts) -> None:
-        """Args: contexts: what each run gets one of."""
+    def __init__(self, thread_count: int, context: contextvars.Context) -> None:
+        """Args: context: what each run gets a copy of."""
         self._max_count = 2 * thread_count
-        self._contexts = contexts
+        self._context = context
         self._room = asyncio.Semaphore(self._max_count)
         self._count = 0
         self._unfinished = 0
@@ -114,6 +115,7 @@ class Threads:
         try:
             self._take_calls(loop, at_work)
         except BaseException as fault:  # raised in this thread by another: handlers are the only ones who would
+            forks.end_child()
             reason = f"its thread ended: {type(fault).__name__}"
             for call in at_work:
                 call.outcome = call.outcome or Failed(reason)
@@ -123,7 +125,7 @@ class Threads:
         while (call := self._calls.get()) is not None:
             at_work.append(call)
             if not call.future.cancelled():
-                call.outcome = self._contexts.new().run(_execute, call)
+                call.outcome = self._context.copy().run(_execute, call)
             self._finished.append(call)
             at_work.clear()
             # Set after the append and cleared before the drain: a call is drained, or a wake for it is on its way.

@@ -60,8 +60,7 @@ class Worker:
         self._registry = registry
         self._executor = executor
         self._settings = settings
-        self._contexts = executor.contexts
-        self._context = executor.contexts.base
+        self._context = executor.context
         self._monotonic = queue.clock.monotonic
         self._runs: deque[Run] = deque()
         self._idle: list[Lane] = []
@@ -237,13 +236,13 @@ class Worker:
     def _man(self, lane: Lane) -> None:
         """Give the lane a new task; not by way of the loop, whose way of making tasks a handler may have changed."""
         loop = asyncio.get_running_loop()
-        lane.task = asyncio.Task(self._serve(lane), loop=loop, name=lane.name, context=self._contexts.new())
+        lane.task = asyncio.Task(self._serve(lane), loop=loop, name=lane.name, context=self._context.copy())
         lane.task.add_done_callback(partial(self._task_done, lane), context=self._context)
 
     async def _serve(self, lane: Lane) -> None:
         """Run jobs, until a run leaves something behind in this task: then the lane goes on in another."""
         assert lane.task is not None
-        task = CleanTask(lane.task)
+        task = CleanTask(lane.task, self._context)
         task.remember()
         while True:
             while not self._runs or self._slice_is_over:

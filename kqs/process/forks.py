@@ -91,6 +91,13 @@ def own_files(folder: Path, patterns: Sequence[str]) -> None:
     _guard.files[str(folder.resolve())] = (identity, patterns)
 
 
+def own_folder(folder: Path) -> None:
+    """Count what is open of this folder itself as ours: its lock is."""
+    with suppress(OSError):
+        found = folder.stat()
+        _guard.identities.add((found.st_dev, found.st_ino))
+
+
 def own_addresses(addresses: Iterable[tuple[str, int]], unix: Path | None) -> None:
     """Count sockets that listen on these, or were accepted there, as ours."""
     _guard.ports |= set(addresses)

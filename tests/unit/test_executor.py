@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,6 +19,13 @@ from kqs.options import Options
 
 class Size(BaseModel):
     width: int
+
+
+class NoNumber(int):
+    def __le__(self, other: object) -> bool:
+        raise ValueError("delay: expected a number of seconds from 0 to 10000000000, got me")
+
+    __ge__ = __le__
 
 
 class UnspeakableError(Exception):
@@ -206,12 +214,14 @@ def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
     assert not threads[0].is_alive()
 
 
-def test_a_delay_that_is_no_wait_is_refused() -> None:
-    with pytest.raises(ValueError, match="delay: expected a number of seconds from 0 to 10000000000, got -1"):
-        kqs.Again(-1)
+@pytest.mark.parametrize(
+    "delay", [-1, 1e308, 10**400, float("nan"), float("inf"), -float("inf"), Decimal("1.5"), "5", True, [], NoNumber(5)]
+)
+def test_a_delay_that_is_no_wait_is_refused(delay: Any) -> None:
+    with pytest.raises(ValueError, match="delay: expected a number of seconds from 0 to 10000000000, got "):
+        kqs.Again(delay)
 
 
-def test_a_delay_has_a_most() -> None:
-    assert kqs.Again(1e10).delay == 1e10
-    with pytest.raises(ValueError, match="from 0 to 10000000000, got 1e"):
-        kqs.Again(1e308)
+@pytest.mark.parametrize("delay", [None, 0, 2, 2.5, 1e10])
+def test_a_delay_has_a_most(delay: float | None) -> None:
+    assert kqs.Again(delay).delay == delay

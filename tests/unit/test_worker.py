@@ -424,14 +424,15 @@ async def test_a_handler_that_cancels_every_task_it_is_not_fails_the_runs_beside
 
 
 async def test_a_loss_that_meets_the_handlers_end_leaves_the_next_run_alone(works: Works) -> None:
-    ending = asyncio.get_running_loop().create_future()
+    begun, ending = asyncio.Event(), asyncio.get_running_loop().create_future()
 
     async def ends(data: object) -> None:
+        begun.set()
         await ending
 
     await use(works, ends, good, ttr=5.0, ghosts=0)
     await works.rig.accept(an_accepted(1, type_="ends"))
-    await works.ended(1, State.PROCESSING)
+    await within(begun)
     works.rig.clock.advance(6)
     ending.set_result(None)  # the handler is about to go on when its run is lost
     works.rig.queue._leases.check()
@@ -537,10 +538,10 @@ class Deaf:
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
-        self.begun_count = 0
+        self.begun = asyncio.Event()
 
     async def __call__(self, data: object) -> None:
-        self.begun_count += 1
+        self.begun.set()
         while not self.may_end.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await self.may_end.wait()
@@ -557,10 +558,10 @@ async def deaf(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deaf]:
     await asyncio.sleep(0)
 
 
-async def lose(works: Works, number: int) -> None:
+async def lose(works: Works, number: int, handler: Deaf) -> None:
+    handler.begun.clear()
     await works.rig.accept(an_accepted(number, type_="deaf"))
-    await works.ended(number, State.PROCESSING)
-    await asyncio.sleep(0)
+    await within(handler.begun)
     works.rig.clock.advance(6)
     works.rig.queue._leases.check()
     await works.ended(number, State.FAIL)
@@ -574,7 +575,7 @@ async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: 
     works.handle("deaf", call, ttr=5.0, ghosts=0)
     works.handle("good", good)
     worker = await works.start()
-    await lose(works, 1)
+    await lose(works, 1, deaf)
     await run_one(works, 2, type_="good")
     (problem,) = worker.problems()
     assert problem.startswith("1 handlers of type 'deaf' ignore their cancellation, the first since 20")
@@ -593,8 +594,8 @@ async def test_no_more_lanes_are_replaced_than_there_are(works: Works, deaf: Dea
     works.handle("deaf", call, ttr=5.0, ghosts=0)
     works.handle("good", good)
     worker = await works.start(grace_s=0)
-    await lose(works, 1)
-    await lose(works, 2)
+    await lose(works, 1, deaf)
+    await lose(works, 2, deaf)
     assert worker.problems()[-1] == "1 lanes are held by such handlers and not replaced: 1 are already"
     await works.rig.accept(an_accepted(3, type_="good"))
     assert (await works.rig.record(3)).state is State.NEW
@@ -612,7 +613,7 @@ async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: 
 
     works.handle("deaf", call, ttr=5.0, ghosts=0)
     worker = await works.start(grace_s=-1)
-    await lose(works, 1)
+    await lose(works, 1, deaf)
     async with asyncio.timeout(5):
         await worker.stop()
 

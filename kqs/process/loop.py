@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from kqs.log import get_logger
+from kqs.process import forks
 
 _log = get_logger("kqs")
 
@@ -29,6 +30,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, body: Coroutine[Any, Any, T], on
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as fault:
+            forks.end_child()
             if _is_ctrl_c(fault):
                 raise
             _log.error("something that a handler left behind tried to end the server", exc_info=fault)
