@@ -39,8 +39,12 @@ def in_words(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    least, most = schema.get("minimum"), schema.get("maximum")
-    if least is not None and most is not None:
-        return f" from {least} to {most}"
-    bounds = " and ".join(text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema)
+    if "minimum" in schema and "maximum" in schema:
+        return f" from {_whole(schema['minimum'])} to {_whole(schema['maximum'])}"
+    bounds = " and ".join(text.format(_whole(schema[name])) for name, text in _BOUNDS.items() if name in schema)
     return f"{',' if bounds.startswith('at') else ''} {bounds}" if bounds else ""
+
+
+def _whole(bound: float) -> float:
+    """Return a bound without `.0`, which some versions of the libraries write and others do not."""
+    return int(bound) if bound == int(bound) else bound

@@ -66,7 +66,7 @@ class JournalSection(Section):
     min_free_bytes: int = Field(
         default=256 * MIB,
         ge=0,
-        le=1024 * 1024 * GIB,
+        le=GIB * GIB,
         description="free disk space, beyond as much as the store has yet to take, below which inserts are refused, in bytes",
     )
     batch_bytes: int = Field(default=1 * MIB, ge=1, le=256 * MIB, description="most bytes in one flush")

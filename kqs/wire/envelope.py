@@ -24,7 +24,10 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """found: the values of the known keys, of a repeated one the last. fault: an unknown or repeated key."""
+    """found: the values of the known keys, of a repeated one the last. fault: an unknown or repeated key.
+
+    Of a long object with a fault, `found` lacks what stands far behind it.
+    """
 
     found: dict[str, Raw]
     fault: CallError | None = None
@@ -46,12 +49,14 @@ def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: b
     envelope = Envelope({})
     seen = set()
     for member in walking(text, reader, envelope.found):
-        if member is None or envelope.fault is not None:
+        if member is None:
             yield
         elif member.key not in reader.keys:
             envelope.fault = CallError(unknown_name("key", member.key, reader.keys))
+            break
         elif member.key in once and member.key in seen:
             envelope.fault = CallError(f"{member.key}: stands twice")
+            break
         else:
             seen.add(member.key)
     return envelope

@@ -147,7 +147,8 @@ def test_types_give_options_and_weights(load):
         ),
         (
             "[journal]\nmin_free_bytes = 0x1" + "0" * 4000,
-            "kqs.toml: journal.min_free_bytes: got a number of too many digits, expected an integer from 0 to 1125899906842624",
+            "kqs.toml: journal.min_free_bytes: "
+            "got a number of too many digits, expected an integer from 0 to 1152921504606846976",
         ),
         ("[server]\nport = 1" + "0" * 5000, "kqs.toml: a number has too many digits"),
         ("a = " + "[" * 5000, "kqs.toml: nested too deep"),

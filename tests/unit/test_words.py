@@ -9,6 +9,7 @@ from kqs.words import in_words
     ("schema", "words"),
     [
         ({"type": "integer", "minimum": 1, "maximum": 5}, "an integer from 1 to 5"),
+        ({"type": "number", "minimum": -1.0, "maximum": 0.5}, "a number from -1 to 0.5"),
         ({"type": "number", "unit": "seconds", "exclusiveMinimum": 0, "maximum": 5}, "a number of seconds > 0 and <= 5"),
         ({"type": "string", "minLength": 1, "maxLength": 9}, "text, at least 1 long and at most 9 long"),
         ({"type": "boolean"}, "true or false"),
