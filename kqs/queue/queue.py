@@ -250,7 +250,8 @@ class Queue:
 
     def _lease_expired(self, lease: Lease) -> None:
         now = self._now()
-        if lease.limit_deadline <= lease.deadline:
+        # who is over its limit has failed, also where the loop was held up and its ttr is over as well
+        if lease.is_over_limit(self.clock.monotonic()):
             reason = f"time_limit of {lease.options.time_limit:g} s reached"
             judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now, random.random())  # noqa: S311
         else:

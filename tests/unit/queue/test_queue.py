@@ -129,6 +129,49 @@ async def test_a_run_over_its_time_limit_is_a_failure(rig: Rig) -> None:
     assert (record.state, record.error, record.ghosts) == (State.FAIL, "time_limit of 5 s reached", 0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"ttr":5,"time_limit":8,"retries":0}',
+        b'{"ttr":30,"time_limit":8,"retries":0}',
+        b'{"ttr":8,"time_limit":8,"retries":0}',
+        b'{"ttr":8,"time_limit":8.01,"retries":0}',
+        b'{"ttr":1,"auto_touch":true,"time_limit":8,"retries":0}',
+    ],
+)
+async def test_a_touched_run_over_its_time_limit_has_failed(rig: Rig, options: bytes) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = options
+    await rig.accept(job)
+    run = await hand.take()
+    for _ in range(7):
+        rig.clock.advance(1)
+        hand.leases[run.claim.id].context.touch()
+        rig.queue._leases.check()
+    assert hand.lost == []
+    rig.clock.advance(1 + 2 * SLOT_S)
+    rig.queue._leases.check()
+    await rig.queue.settle()
+    record = await rig.record(1)
+    assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
+    assert record.error is not None
+    assert record.error.startswith("time_limit")
+
+
+async def test_a_loop_held_up_past_ttr_and_limit_finds_a_failure(rig: Rig) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = b'{"ttr":5,"time_limit":8,"retries":0}'
+    await rig.accept(job)
+    await hand.take()
+    rig.clock.advance(60)
+    rig.queue._leases.check()
+    await rig.queue.settle()
+    record = await rig.record(1)
+    assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
+
+
 async def test_an_interrupted_run_is_free_and_runs_again(rig: Rig) -> None:
     hand = rig.hand(2)
     await rig.accept(an_accepted(1))
