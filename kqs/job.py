@@ -101,20 +101,21 @@ def next_state(state: State, event: Event) -> State:
         raise IllegalTransitionError(f"{event.name} is illegal for a job that is {state.word}") from None
 
 
-def accepted_at(order: int) -> float:
-    """Return when the job with this order was accepted, in Unix seconds."""
+def instant_of(order: int) -> float:
+    """Return the instant an order stands for, in Unix seconds: where the clock was right, that of acceptance."""
     return order / 1_000_000
 
 
 class Accepted(msgspec.Struct, gc=False):
     """A journaled job on its way into the store.
 
-    order: microseconds since 1970, unique and growing on one server: acceptance time (`accepted_at`) and age in one number.
+    order: microseconds since 1970, unique and growing on one server: a job's age among its server's, but no time to count from.
     given_id: the client chose `id`; otherwise `id` is `Ids.of(order)`.
     due_at: Unix seconds before which it may not run; 0.0 means at once. expire_at: Unix seconds, or None.
     options: JSON of the option fields the client sent (no type, data, id), or None when it sent none.
     claimed_at: Unix seconds at which its first run was claimed, attempt 1 (it met an idle lane); 0.0: not claimed. Of a claim
     that only the journal tells of, it is when the job was accepted.
+    accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
     """
 
     order: int
@@ -127,6 +128,7 @@ class Accepted(msgspec.Struct, gc=False):
     data: bytes
     options: bytes | None
     claimed_at: float = 0.0
+    accepted_at: float = 0.0
 
 
 class Entry(msgspec.Struct, gc=False):

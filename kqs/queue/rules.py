@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Accepted, Event, Report, Run, State, accepted_at, next_state
+from kqs.job import Accepted, Event, Report, Run, State, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 
@@ -34,9 +34,8 @@ class Retention:
         return None if keep_s < 0 else ended_at + keep_s
 
 
-def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> Accepted:
-    """Return what the store keeps of a job that set no options; `defaults` are its type's."""
-    at = accepted_at(order)
+def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options, at: float) -> Accepted:
+    """Return what the store keeps of a job that set no options; `defaults` are its type's. at: when it was accepted."""
     return Accepted(
         order,
         job_id,
@@ -50,14 +49,14 @@ def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> A
     )
 
 
-def accept(job: Job, order: int, job_id: str, defaults: Options, at_s: float | None) -> Accepted:
+def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s: float | None) -> Accepted:
     """Return what the store keeps of a job.
 
-    Args: at_s: the job's `at` in Unix seconds, or None when it has none. defaults: the settings of its type.
+    Args: at: when it was accepted, by the clock of then; no order tells. at_s: the job's `at`, or None when it has none; both
+        in Unix seconds. defaults: the settings of its type.
     """
     if isinstance(job, PlainJob):
-        return accept_plain(job, order, job_id, defaults)
-    at = accepted_at(order)
+        return accept_plain(job, order, job_id, defaults, at)
     delay = defaults.delay if job.delay is None else job.delay
     due_at = at_s if at_s is not None else at + delay
     expire = defaults.expire if job.expire is None else job.expire

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
+from kqs.ids import microseconds
 from kqs.journal.format import Kind, Record
 from kqs.options import Job
 from kqs.server.context import Context
@@ -45,7 +46,8 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
             _refuse_lines(peer, inserts, error)
 
     try:
-        _journal(peer, Record(Kind.CALLS, count, first_order, chunk, jobs), count, answer)
+        record = Record(Kind.CALLS, count, first_order, chunk, jobs, accepted_us=microseconds(now))
+        _journal(peer, record, count, answer)
     except JournalError as error:
         _refuse_lines(peer, inserts, error)
     return True
@@ -81,7 +83,8 @@ def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
 
 def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job]) -> None:
     context = peer.context
-    first_order = context.backend.ids.take(len(jobs), context.clock())
+    now = context.clock()
+    first_order = context.backend.ids.take(len(jobs), now)
 
     def answer(error: JournalError | None) -> None:
         if error is None:
@@ -91,7 +94,8 @@ def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job]) -> 
         else:
             peer.refuse(call, *translate(error))
 
-    _journal(peer, Record(Kind.JOBS, len(jobs), first_order, payload, jobs), 1, answer)
+    record = Record(Kind.JOBS, len(jobs), first_order, payload, jobs, accepted_us=microseconds(now))
+    _journal(peer, record, 1, answer)
 
 
 def _journal(peer: Peer, record: Record, calls: int, answer: Callable[[JournalError | None], None]) -> None:

@@ -139,6 +139,12 @@ class StoreContract:
         assert (record.state, record.data, record.attempt, record.runs) == (State.NEW, b' {"a" : "\xc3\xa9"}', 0, [])
         assert (record.accepted_at, record.due_at, record.prio) == (FIRST / 1e6, 0.0, 10000)
 
+    async def test_acceptance_is_told_by_the_clock_of_then_where_the_order_was_ahead_of_it(self, store: Store, insert) -> None:
+        at = FIRST / 1e6 - 7200.5
+        await insert(a_job(0, accepted_at=at), a_job(1, id="mine", accepted_at=at), a_job(2))
+        told = [record.accepted_at for record in await store.jobs(type_=None, state=None, after=None, limit=3)]
+        assert told == [at, at, (FIRST + 2) / 1e6]
+
     async def test_every_field_is_kept(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0, id="mine", due_at=now + 0.123456, expire_at=now + 9.654321, options=b'{"ttr":5}', prio=2**32 - 1))
         record = await store.job("mine")

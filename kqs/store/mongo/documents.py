@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, accepted_at
+from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
 from kqs.store.base import LISTED_BYTES
 from kqs.store.mongo.client import Document
 
@@ -54,7 +54,8 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
         "attempt": 0,
         "mark": mark,
     }
-    optional = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
+    optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
+    optional["accepted_at"] = job.accepted_at or None
     document.update((name, value) for name, value in optional.items() if value is not None)
     if is_later:
         document["wake_at"] = job.due_at
@@ -129,7 +130,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         failures=document.get("failures", 0),
         ghosts=document.get("ghosts", 0),
         interrupted=document.get("interrupted", 0),
-        accepted_at=accepted_at(document["order"]),
+        accepted_at=document.get("accepted_at", instant_of(document["order"])),
         ended_at=document.get("ended_at"),
         drop_at=document.get("drop_at"),
         result=result,

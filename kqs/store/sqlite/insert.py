@@ -18,8 +18,8 @@ _CLAIMED = ManyRows(
 )
 _FULL = ManyRows(
     """insert into jobs
-    (ord, id, type, prio, data, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    (ord, id, type, prio, data, due_at, expire_at, options, accepted_at, place, state, attempt, epoch, worker, started_at)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -71,7 +71,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> tuple[list[Accepted]
     claimed: list[Accepted] = []
     full: list[Accepted] = []
     for job in jobs:
-        if job.given_id or job.due_at or job.expire_at is not None or job.options is not None or len(job.data) > bulk_bytes:
+        has_times = job.due_at or job.expire_at is not None or job.accepted_at
+        if has_times or job.given_id or job.options is not None or len(job.data) > bulk_bytes:
             full.append(job)
         elif job.claimed_at:
             claimed.append(job)
@@ -129,7 +130,8 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    return (job.order, given_id, job.type, job.prio, data, job.due_at or None, job.expire_at, job.options, *run)
+    times = (job.due_at or None, job.expire_at)
+    return (job.order, given_id, job.type, job.prio, data, *times, job.options, job.accepted_at or None, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kqs.job import ENDED, JobRecord, RunRecord, State, accepted_at
+from kqs.job import ENDED, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
@@ -31,9 +31,11 @@ class _Row(NamedTuple):
     data: bytes | None
     options: bytes | None
     attempt: int
+    returned: int
     failures: int
     ghosts: int
     interrupted: int
+    accepted_at: float | None
     started_at: float | None
     ended_at: float | None
     drop_at: float | None
@@ -130,11 +132,11 @@ def _record(session: Session, row: _Row) -> JobRecord:
         expire_at=row.expire_at,
         data=row.data,
         options=row.options,
-        attempt=row.attempt,
+        attempt=row.attempt - row.returned,
         failures=row.failures,
         ghosts=row.ghosts,
         interrupted=row.interrupted,
-        accepted_at=accepted_at(row.ord),
+        accepted_at=instant_of(row.ord) if row.accepted_at is None else row.accepted_at,
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
@@ -150,7 +152,7 @@ def _earlier_runs(runs: str | None) -> list[RunRecord]:
 def _last_run(row: _Row) -> list[RunRecord]:
     if row.started_at is None:
         return []
-    state = State(row.state)
+    state, attempt = State(row.state), row.attempt - row.returned
     if state not in ENDED:
-        return [RunRecord(row.attempt, row.worker, row.started_at)]
-    return [RunRecord(row.attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]
+        return [RunRecord(attempt, row.worker, row.started_at)]
+    return [RunRecord(attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]

@@ -4,7 +4,8 @@
 no index. Long columns stand last: SQLite need not walk their overflow pages to read the short ones. Every index is partial, so
 that a plain row stands in one of them at a time and ended rows are out of the way of ready ones.
 
-A change of the tables raises SCHEMA_VERSION and adds the step from the version before.
+A change of the tables raises SCHEMA_VERSION and adds the step from the version before. A column that an older server may go
+without is added by itself (`_ADDED`).
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ create table jobs (
   state integer not null default 0,
   type text not null,
   prio integer not null,
-  attempt integer not null default 0,
+  attempt integer not null default 0,  -- claims so far; with epoch it is the fence, so it never goes back
+  returned integer not null default 0, -- those of them that were given back before their run began
   epoch integer,
   failures integer not null default 0,
   ghosts integer not null default 0,
   interrupted integer not null default 0,
+  accepted_at real, -- only where ord does not tell it
   started_at real,
   ended_at real,
   due_at real,
@@ -77,6 +80,9 @@ create table meta (
 );
 """
 
+#: columns that a file of this version may lack
+_ADDED = {"returned": "integer not null default 0", "accepted_at": "real"}
+
 
 class Meta(msgspec.Struct, frozen=True):
     """The one row of `meta`."""
@@ -99,6 +105,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
         if _is_empty(db):
             _create(db, journal_id, node)
         _check_version(db)
+        _add_columns(db)
         db.execute("update meta set epoch = epoch + 1")
         meta = read_meta(db)
         if (meta.journal_id, meta.node) != (journal_id, node):
@@ -131,6 +138,12 @@ def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
     db.execute("insert into meta values (1, ?, ?, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    known = {row[1] for row in db.execute("pragma table_info(jobs)")}
+    for name in _ADDED.keys() - known:
+        db.execute(f"alter table jobs add column {name} {_ADDED[name]}")
 
 
 def _check_version(db: sqlite3.Connection) -> None:

@@ -26,6 +26,32 @@ async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
     assert feeder.lag_records == 0
 
 
+@pytest.mark.parametrize("ahead_s", [7200.0, 73 * 365 * 86400.0, 10.0**12])
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_times_count_from_the_clock_though_it_was_ahead_once(feeding: Feeding, ahead_s: float, is_replayed: bool) -> None:
+    feeder, clock = await feeding.start(), feeding.rig.clock
+    clock.jump(ahead_s)
+    first = await feeding.insert(b'{"type":"mail"}')
+    clock.jump(-ahead_s)
+    now = clock.now()
+    if is_replayed:
+        await feeder.stop()
+    text = b'[{"type":"mail","delay":5,"expire":9},{"type":"plain"},{"type":"mail","at":%r}]' % (now + 3)
+    order = await feeding.insert(text) - 2
+    if is_replayed:
+        await feeding.journal.stop()
+        clock.advance(2)
+        feeder = await feeding.start()
+    await caught_up(feeder)
+    assert order > first
+    delayed, plain, at = [await feeding.rig.queue.job(feeding.ids.of(order + n)) for n in range(3)]
+    assert delayed is not None
+    assert plain is not None
+    assert at is not None
+    assert (delayed.due_at, delayed.expire_at, plain.due_at, at.due_at) == (now + 5, now + 9, 0.0, now + 3)
+    assert {record.accepted_at for record in (delayed, plain, at)} == {now}
+
+
 async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
     hand = feeding.rig.hand(1)

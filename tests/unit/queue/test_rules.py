@@ -11,27 +11,36 @@ judge = Judge(KEEP)
 
 
 def test_a_plain_job_is_ready_at_once_with_its_types_settings() -> None:
-    job = accept(PlainJob("mail"), ORDER, "x", Options(prio=7), None)
+    job = accept(PlainJob("mail"), ORDER, "x", Options(prio=7), NOW, None)
     assert (job.prio, job.due_at, job.expire_at, job.options, job.data) == (7, 0.0, None, None, b"null")
 
 
 def test_a_types_delay_and_expire_hold_for_plain_jobs() -> None:
-    job = accept(PlainJob("mail"), ORDER, "x", Options(delay=5, expire=9), None)
+    job = accept(PlainJob("mail"), ORDER, "x", Options(delay=5, expire=9), NOW, None)
     assert (job.due_at, job.expire_at) == (NOW + 5, NOW + 9)
 
 
 def test_a_jobs_own_fields_win() -> None:
     fields = JobFields(type="mail", prio="urgent", delay=2, expire=3)
-    job = accept(fields, ORDER, "x", Options(delay=5, expire=9, prio=1), None)
+    job = accept(fields, ORDER, "x", Options(delay=5, expire=9, prio=1), NOW, None)
     assert (job.prio, job.due_at, job.expire_at) == (8000, NOW + 2, NOW + 3)
 
 
+def test_due_and_expiry_count_from_the_clock_and_not_from_the_order() -> None:
+    ahead = ORDER + 7200 * 10**6
+    plain = accept(PlainJob("mail"), ahead, "x", Options(delay=5, expire=9), NOW, None)
+    full = accept(JobFields(type="mail", delay=5, expire=9), ahead, "x", Options(), NOW, None)
+    at = accept(JobFields(type="mail", at=NOW + 1), ahead, "x", Options(), NOW, NOW + 1)
+    assert [(job.due_at, job.expire_at) for job in (plain, full)] == [(NOW + 5, NOW + 9)] * 2
+    assert at.due_at == NOW + 1
+
+
 def test_a_past_at_is_now() -> None:
-    assert accept(JobFields(type="mail", at=1), ORDER, "x", Options(), 1.0).due_at == 0.0
+    assert accept(JobFields(type="mail", at=1), ORDER, "x", Options(), NOW, 1.0).due_at == 0.0
 
 
 def test_an_at_to_come_beats_the_types_delay() -> None:
-    assert accept(JobFields(type="mail", at=NOW + 60), ORDER, "x", Options(delay=5), NOW + 60).due_at == NOW + 60
+    assert accept(JobFields(type="mail", at=NOW + 60), ORDER, "x", Options(delay=5), NOW, NOW + 60).due_at == NOW + 60
 
 
 def test_ok_ends_the_job_with_its_result() -> None:
