@@ -35,9 +35,14 @@ class Executor:
         self._threads = _Threads(thread_count)
 
     async def admit(self, handler: Handler) -> None:
-        """Return when a run of `handler` can begin at once; `execute` must follow."""
+        """Return when a run of `handler` can begin at once; `execute` or `dismiss` must follow."""
         if not handler.is_async:
             await self._threads.room.acquire()
+
+    def dismiss(self, handler: Handler) -> None:
+        """Give the place of an admitted run of `handler` to another: it is not going to be executed."""
+        if not handler.is_async:
+            self._threads.room.release()
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
@@ -166,7 +171,7 @@ def _judge(fault: BaseException, run: Run) -> Outcome:
         return Again(fault.delay)
     if isinstance(fault, verdicts.Fail):
         return Failed(_text(fault.reason), bool(fault.final))
-    _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.claim.attempt, exc_info=fault)
+    _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.attempt, exc_info=fault)
     text = _text(fault)
     return Failed(f"{type(fault).__name__}: {text}" if text else type(fault).__name__)
 

@@ -152,7 +152,11 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Claim(msgspec.Struct, gc=False, frozen=True):
-    """The fence. The store granted attempt `attempt` of this job in boot `epoch`; any other report is stale."""
+    """The fence. The store granted attempt `attempt` of this job in boot `epoch`; any other report is stale.
+
+    attempt: every claim counts, also one that is given back, so that no two claims of a job are alike. What people see is
+    `Run.attempt`.
+    """
 
     order: int
     id: str
@@ -161,7 +165,10 @@ class Claim(msgspec.Struct, gc=False, frozen=True):
 
 
 class Run(msgspec.Struct, gc=False):
-    """A claimed job, with all that running it and judging its outcome needs."""
+    """A claimed job, with all that running it and judging its outcome needs.
+
+    returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
+    """
 
     claim: Claim
     type: str
@@ -174,6 +181,13 @@ class Run(msgspec.Struct, gc=False):
     started_at: float = 0.0
     expire_at: float | None = None
     handle: object = None  # as Entry.handle
+    returned: int = 0
+    waited_as: int = State.NEW
+
+    @property
+    def attempt(self) -> int:
+        """Return which run of the job this is, from 1."""
+        return self.claim.attempt - self.returned
 
 
 class Report(msgspec.Struct, gc=False):
@@ -182,7 +196,9 @@ class Report(msgspec.Struct, gc=False):
     state: SUCCESS, FAIL or CANCELLED end the job (`drop_at` then says when its record may go: Unix seconds, None for
     never); RETRY and GHOST let it wait until `due_at` (0.0: at once).
     run_state: the word kept for this run in `runs` (success, again, fail, ghost, interrupted, cancelled).
-    failures, ghosts, interrupted: the counters' new values.
+    failures, ghosts, interrupted: the counters' new values. returned: as the run's.
+    has_begun: False where the run never began: then there was none, and the record is as if there had been no claim; but for
+    its end, if `state` is one.
     """
 
     claim: Claim
@@ -197,6 +213,8 @@ class Report(msgspec.Struct, gc=False):
     failures: int = 0
     ghosts: int = 0
     interrupted: int = 0
+    returned: int = 0
+    has_begun: bool = True
 
 
 class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):

@@ -48,6 +48,12 @@ class Lane:
         self.lease: Lease | None = None
         self.lost = False
 
+    def lose(self, lease: Lease) -> None:
+        """Cancel the run of `lease`, which is judged already, unless it is over."""
+        if self.lease is lease and self.task is not None:
+            self.lost = True
+            self.task.cancel()
+
 
 class Worker:
     """See the module docstring. Call from the loop thread."""
@@ -198,8 +204,12 @@ class Worker:
         handler = self._registry.get(run.type)
         if handler is not None and not handler.is_async:
             await self._admit(run, handler)
-        lane.lease = lease = self._queue.begin(run, self._lose)
         lane.lost = False
+        lane.lease = lease = self._queue.begin(run, lane.lose)
+        if lease is None:
+            if handler is not None:
+                self._executor.dismiss(handler)
+            return
         try:
             if handler is None:
                 outcome: Outcome = Failed(f"no handler for type {run.type!r}", final=False)
@@ -227,13 +237,6 @@ class Worker:
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
         return self._executor.problems()
-
-    def _lose(self, lease: Lease) -> None:
-        for lane in self._lanes:
-            if lane.lease is lease and lane.task is not None:
-                lane.lost = True
-                lane.task.cancel()
-                return
 
     def _lane_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

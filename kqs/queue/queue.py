@@ -20,6 +20,7 @@ from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.options import Cascade
+from kqs.queue.admission import may_run
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
@@ -189,6 +190,10 @@ class Queue:
         """Return who has room for a new job of this type now, unless others wait before it."""
         return self._dispatcher.idle_taker(type_)
 
+    def admits(self, job: Accepted) -> bool:
+        """Tell whether a new job may run now, as far as it is up to the job."""
+        return not job.due_at and may_run(job.expire_at, self.clock.now())
+
     @property
     def room(self) -> int:
         """Return how many runs those who run jobs can take now."""
@@ -216,9 +221,16 @@ class Queue:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease:
-        """Start a delivered run's clock. `on_lost` is called if its deadline passes; the run is judged by then."""
-        lease = Lease(run, self.cascade.resolve(run.type, run.options), self.clock, on_lost)
+    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease | None:
+        """Start a delivered run's clock; None if its job has expired, and with that has ended.
+
+        `on_lost` is called if a deadline of the run passes; it is judged by then.
+        """
+        options = self.cascade.resolve(run.type, run.options)
+        if run.expire_at is not None and not may_run(run.expire_at, self.clock.now()):
+            self._reporter.add(run, self._judge.expired(run, options, self._now()))
+            return None
+        lease = Lease(run, options, self.clock, on_lost)
         self._leases.add(lease)
         return lease
 
@@ -235,11 +247,11 @@ class Queue:
     def interrupt(self, lease: Lease) -> None:
         """Give back a run that is not going to end; it costs the job nothing."""
         if self._leases.end(lease):
-            self.give_back(lease.run)
+            self._reporter.add(lease.run, self._judge.interrupted(lease.run, self._now()))
 
     def give_back(self, run: Run) -> None:
-        """Give back a delivered run that never began."""
-        self._reporter.add(run, self._judge.interrupted(run, self._now()))
+        """Give back a delivered run that never began: its record is as if it had not been claimed."""
+        self._reporter.add(run, self._judge.unclaimed(run, self._now()))
 
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
@@ -258,7 +270,7 @@ class Queue:
             self.ghost_count += 1
             reason = f"no report within ttr of {lease.options.ttr:g} s"
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
-        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.claim.attempt, reason=reason)
+        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
         self._reporter.add(lease.run, judged)
         lease.on_lost(lease)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Accepted, Event, Report, Run, State, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
+from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 
 #: longer reasons are cut, so that a handler's error text cannot swell its record without bound
@@ -98,7 +99,7 @@ class Judge:
     def ghost(self, run: Run, options: Options, now: float, reason: str) -> Report:
         """Judge a run that nobody reported: its ttr ran out, or its worker died."""
         ghosts = run.ghosts + 1
-        if may_ghost(options, ghosts) and not _expired(run, now):
+        if may_ghost(options, ghosts) and may_run(run.expire_at, now):
             report = _waiting(run, Event.GHOST, "ghost", now, ghost_delay_s(options, ghosts))
         else:
             report = self._ended(run, options, Event.GHOSTED_OUT, "ghost", now)
@@ -112,9 +113,22 @@ class Judge:
         report.interrupted = run.interrupted + 1
         return report
 
+    def unclaimed(self, run: Run, now: float) -> Report:
+        """Judge a claim that was given back before its run began: nothing has happened."""
+        report = _ended(run, State(run.waited_as), "", now)
+        report.has_begun = False
+        return report
+
+    def expired(self, run: Run, options: Options, now: float) -> Report:
+        """Judge a claimed job whose time was over before its run began."""
+        report = self._ended(run, options, Event.EXPIRE, "", now)
+        report.error = "expired"
+        report.has_begun = False
+        return report
+
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float, jitter: float) -> Report:
         failures = run.failures + 1
-        if not outcome.final and may_retry(options, failures) and not _expired(run, now):
+        if not outcome.final and may_retry(options, failures) and may_run(run.expire_at, now):
             report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, jitter))
         else:
             report = self._ended(run, options, Event.FAIL, "fail", now)
@@ -124,32 +138,27 @@ class Judge:
 
     def _ended(self, run: Run, options: Options, event: Event, run_state: str, now: float) -> Report:
         state = next_state(State.PROCESSING, event)
-        return Report(
-            claim=run.claim,
-            type=run.type,
-            state=state,
-            run_state=run_state,
-            ended_at=now,
-            drop_at=self._retention.drop_at(state, options.keep, now),
-            failures=run.failures,
-            ghosts=run.ghosts,
-            interrupted=run.interrupted,
-        )
-
-
-def _expired(run: Run, now: float) -> bool:
-    return run.expire_at is not None and run.expire_at <= now
+        report = _ended(run, state, run_state, now)
+        report.drop_at = self._retention.drop_at(state, options.keep, now)
+        return report
 
 
 def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float) -> Report:
+    report = _ended(run, next_state(State.PROCESSING, event), run_state, now)
+    report.due_at = now + delay_s if delay_s > 0 else 0.0
+    return report
+
+
+def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
+    """Return that the run is over. It did not end before it began, whatever the clock has done since."""
     return Report(
         claim=run.claim,
         type=run.type,
-        state=next_state(State.PROCESSING, event),
+        state=state,
         run_state=run_state,
-        ended_at=now,
-        due_at=now + delay_s if delay_s > 0 else 0.0,
+        ended_at=max(now, run.started_at),
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,
+        returned=run.returned,
     )

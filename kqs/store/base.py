@@ -86,8 +86,10 @@ class Store(Protocol):
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
-        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if due_at > ended_at, else
-        to ready. Reports of one batch that differ in nothing but their claim and type are the cheapest.
+        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if it has a due_at, else
+        to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
+        is counted and no run told; but the next claim is another one all the same.
+        Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...
 

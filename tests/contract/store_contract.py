@@ -54,6 +54,12 @@ def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *,
     return report
 
 
+def unbegun(run: Run, *, at: float, state: State | None = None, **changes: object) -> Report:
+    """The report that `run` never began; its job waits on, or has ended as `state`."""
+    end = State(run.waited_as) if state is None else state
+    return a_report(run.claim, end, at=at, returned=run.returned, has_begun=False, **changes)
+
+
 def numbers(found: list[Entry] | list[Run]) -> list[int]:
     return [(one.order if isinstance(one, Entry) else one.claim.order) - FIRST for one in found]
 
@@ -289,6 +295,87 @@ class StoreContract:
         assert record is not None
         assert record.result == b"598"
         assert await store.next_due_at() == now + 600
+
+    async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
+        (first,) = await store.claim([an_entry(2)], "w1", now)
+        await store.report([a_report(first.claim, State.RETRY, "fail", at=now + 1, due_at=now + 5, failures=1, error="no")])
+        await store.wake(now + 5, 10)
+        before = [await store.job(IDS.of(FIRST + n)) for n in range(3)]
+        runs = await store.claim([an_entry(n) for n in range(3)], "w2", now + 6)
+        assert [(run.attempt, State(run.waited_as)) for run in runs] == [(1, State.NEW), (1, State.DELAYED), (2, State.RETRY)]
+        returned = [unbegun(run, at=now + 7) for run in runs]
+        assert await store.report(returned) == [True] * 3
+        assert [await store.job(IDS.of(FIRST + n)) for n in range(3)] == before
+        assert await store.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.RETRY: 1}}
+        assert numbers(await store.ready("mail", None, 10)) == [0, 1, 2]
+
+    async def test_no_stale_report_matches_after_a_claim_was_given_back(self, store: Store, run_one, now: float) -> None:
+        first = await run_one(0)
+        await store.report([unbegun(first, at=now)])
+        (second,) = await store.claim([an_entry(0)], "w1", now)
+        assert second.claim != first.claim
+        assert (second.attempt, second.claim.epoch) == (1, first.claim.epoch)
+        late = [unbegun(first, at=now), a_report(first.claim, at=now), a_report(first.claim, State.RETRY, "fail", at=now)]
+        assert await store.report(late) == [False] * 3
+        assert await store.report([a_report(second.claim, at=now, returned=second.returned)]) == [True]
+        record = await store.job(first.claim.id)
+        assert record is not None
+        assert (record.state, record.attempt, [run.attempt for run in record.runs]) == (State.SUCCESS, 1, [1])
+
+    async def test_new_claimed_job_given_back_is_new_also_if_it_was_stored_as_claimed(
+        self, store: Store, insert, now: float
+    ) -> None:
+        await insert(a_job(0, claimed_at=now), a_job(1, id="mine", claimed_at=now))
+        claims = [a_claim(0), a_claim(1, id="mine")]
+        assert await store.report([a_report(one, State.NEW, at=now, has_begun=False) for one in claims]) == [True] * 2
+        for job_id in (IDS.of(FIRST), "mine"):
+            record = await store.job(job_id)
+            assert record is not None
+            assert (record.state, record.attempt, record.runs) == (State.NEW, 0, [])
+
+    async def test_runs_keep_their_numbers_whatever_was_given_back_between(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0))
+        for number in range(1, 106):
+            (run,) = await store.claim([an_entry(0)], f"gone{number}", now)
+            if number % 2:
+                await store.report([unbegun(run, at=now)])
+                (run,) = await store.claim([an_entry(0)], f"w{number}", now)
+            assert run.attempt == number
+            await store.report([a_report(run.claim, State.RETRY, "fail", at=now, returned=run.returned)])
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.attempt == 105
+        assert all(run.worker.endswith(str(run.attempt)) for run in record.runs)
+        assert [run.attempt for run in record.runs][-99:] == list(range(7, 106))
+        (run,) = await store.claim([an_entry(0)], "w106", now)
+        await store.report([unbegun(run, at=now)])
+        again = await store.job(IDS.of(FIRST))
+        assert again is not None
+        assert (again.attempt, again.runs[-1]) == (105, record.runs[-1])
+
+    @pytest.mark.parametrize("drop_at", [None, 5e9])
+    async def test_claimed_job_whose_time_was_over_has_ended_without_a_run(
+        self, store: Store, run_one, now: float, drop_at: float | None
+    ) -> None:
+        run = await run_one(0)
+        end = unbegun(run, at=now + 1, state=State.FAIL, error="expired", drop_at=drop_at)
+        assert await store.report([end]) == [True]
+        assert await store.report([end]) == [True]
+        assert await store.report([unbegun(run, at=now + 1)]) == [False]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.attempt, record.runs) == (State.FAIL, "expired", 0, [])
+        assert (record.ended_at, record.drop_at) == (now + 1, drop_at)
+        assert await store.counts() == {"mail": {State.FAIL: 1}}
+
+    async def test_a_due_time_lets_a_job_wait_though_its_run_ended_later_by_the_clock(
+        self, store: Store, run_one, now: float
+    ) -> None:
+        run = await run_one(0)
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 7200, due_at=now + 30)])
+        assert await store.ready("mail", None, 10) == []
+        assert numbers(await store.wake(now + 30, 10)) == [0]
 
     async def test_repeated_final_report_is_true_and_changes_nothing(self, store: Store, run_one, now: float) -> None:
         run = await run_one()

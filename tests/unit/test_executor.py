@@ -215,3 +215,17 @@ def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
 def test_a_delay_that_is_no_wait_is_refused() -> None:
     with pytest.raises(ValueError, match="delay: expected seconds >= 0, got -1"):
         kqs.Again(-1)
+
+
+async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
+    executor, registry = Executor(1), Registry()
+    plain = registry.add("plain", lambda data: None)
+    for _ in range(10):
+        async with asyncio.timeout(10):
+            await executor.admit(plain)
+        executor.dismiss(plain)
+    executor.dismiss(registry.add("async", _nothing))
+    executor.close()
+
+
+async def _nothing(data: object) -> None: ...

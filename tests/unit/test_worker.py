@@ -222,12 +222,12 @@ async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
         await works.ended(number)
     assert worker._ahead > 0
     await works.rig.accept(*(an_accepted(n, data=b"true") for n in range(500, 510)))
-    given_back = await works.ended(509, State.RETRY)
-    assert (given_back.interrupted, given_back.failures) == (1, 0)
+    given_back = await works.ended(509, State.NEW)
+    assert (given_back.attempt, given_back.interrupted, given_back.failures, given_back.runs) == (0, 0, 0, [])
     assert worker._ahead == 0
     may_end.set()
-    for number in range(500, 510):
-        await works.ended(number)
+    ended = [await works.ended(number) for number in range(500, 510)]
+    assert {(record.attempt, record.runs[0].attempt, len(record.runs)) for record in ended} == {(1, 1, 1)}
 
 
 async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
@@ -280,5 +280,5 @@ async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Work
     await worker.stop()
     await works.rig.queue.settle()
     record = await works.rig.record(3)
-    assert (record.state, record.interrupted, record.ghosts) == (State.RETRY, 1, 0)
+    assert (record.state, record.attempt, record.interrupted, record.ghosts) == (State.NEW, 0, 0, 0)
     gate.set()

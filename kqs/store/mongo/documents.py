@@ -8,9 +8,10 @@
     owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
-    begun     [worker, started_at] of the newest attempts, the last of which is `attempt`
+    attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
+    begun     [worker, started_at] of the newest claims that were not given back
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
-              another one began without `$` or a pipeline
+              another one began without `$` or a pipeline; this attempt is the one that people see
 
 Fields whose value is the usual one (None, 0, []) are left out.
 """
@@ -111,6 +112,8 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document["begun"][-1][1],
         document.get("expire_at"),
         handle,
+        document.get("returned", 0),
+        document["state"],
     )
 
 
@@ -126,7 +129,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         expire_at=document.get("expire_at"),
         data=data,
         options=document.get("options"),
-        attempt=document["attempt"],
+        attempt=_attempt(document),
         failures=document.get("failures", 0),
         ghosts=document.get("ghosts", 0),
         interrupted=document.get("interrupted", 0),
@@ -139,14 +142,19 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
     )
 
 
+def _attempt(document: Mapping[str, Any]) -> int:
+    attempt: int = document["attempt"] - document.get("returned", 0)
+    return attempt
+
+
 def _runs(document: Mapping[str, Any]) -> list[RunRecord]:
     """Join what began with what ended. A run that nobody was told of (its claim's answer was lost) is none."""
     done = {attempt: rest for attempt, *rest in document.get("done", ())}
     runs: list[RunRecord] = []
-    begun = document.get("begun", [])
-    for attempt, (worker, started_at) in enumerate(begun, document["attempt"] - len(begun) + 1):
+    begun, last = document.get("begun", []), _attempt(document)
+    for attempt, (worker, started_at) in enumerate(begun, last - len(begun) + 1):
         if attempt in done:
             runs.append(RunRecord(attempt, worker, started_at, *done[attempt]))
-        elif document["place"] == Place.RUNNING and attempt == document["attempt"]:
+        elif document["place"] == Place.RUNNING and attempt == last:
             runs.append(RunRecord(attempt, worker, started_at))
     return runs

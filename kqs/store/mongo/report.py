@@ -9,7 +9,7 @@ from pymongo import UpdateMany
 
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, named, pushed
+from kqs.store.mongo.documents import MAX_RUNS, Place, named, pushed
 from kqs.store.mongo.session import Session
 
 #: what decides over a report: job, attempt, epoch
@@ -89,11 +89,13 @@ def _content(one: Report, results: dict[str, Document]) -> Hashable:
     if one.claim.id in results:
         return one.claim.id
     fence = (one.claim.attempt, one.claim.epoch)
-    end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error)
-    return (fence, end, one.failures, one.ghosts, one.interrupted)
+    end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error, one.has_begun)
+    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned)
 
 
 def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
+    if not one.has_begun:
+        return _change_unbegun(one, mark)
     fields: Document = {
         "state": int(one.state),
         "mark": mark,
@@ -107,9 +109,24 @@ def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
     change: Document = {
         "$set": {name: value for name, value in fields.items() if value is not None},
         "$unset": {name: "" for name, value in fields.items() if value is None},
-        "$push": {"done": pushed([one.claim.attempt, one.ended_at, one.run_state, one.error])},
+        "$push": {"done": pushed([one.claim.attempt - one.returned, one.ended_at, one.run_state, one.error])},
     }
     return change
+
+
+def _change_unbegun(one: Report, mark: int) -> Document:
+    """Return the update that takes a claim out of the record again; the place and state that it waited in stand there still."""
+    fields: Document = {"mark": mark, "place": int(Place.READY)}
+    if one.state in ENDED:
+        end = {**_ended(one, None), "state": int(one.state), "error": one.error}
+        fields |= {name: value for name, value in end.items() if value is not None}
+    earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
+    return {
+        "$set": fields,
+        "$unset": {"owner": ""},
+        "$inc": {"returned": 1},
+        "$push": {"begun": {"$each": [], "$slice": earlier}},
+    }
 
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
@@ -120,9 +137,8 @@ def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
 
 
 def _waiting(one: Report) -> dict[str, Any]:
-    is_later = one.due_at > one.ended_at
     return {
-        "place": int(Place.LATER if is_later else Place.READY),
+        "place": int(Place.LATER if one.due_at else Place.READY),
         "due_at": one.due_at or None,
-        "wake_at": one.due_at if is_later else None,
+        "wake_at": one.due_at or None,
     }

@@ -15,7 +15,7 @@ from kqs.store.sqlite.session import Session
 
 # one row for all jobs (see rows.py): the small columns as JSON, all data joined, to be cut by length
 _READY = f"""
-select json_group_array(json_array(ord, state, type, attempt, failures, ghosts, interrupted, expire_at is not null,
+select json_group_array(json_array(ord, state, type, attempt, failures, ghosts, interrupted, returned, expire_at is not null,
                                    length(data), cast(options as text))),
        cast(group_concat(data, '') as blob)
 from jobs not indexed
@@ -32,7 +32,8 @@ update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, e
 where ord in (select value from json_each(?))
 """
 _ORPHANS = f"""
-select ord, id, attempt, epoch, type, prio, data, options, failures, ghosts, interrupted, started_at, expire_at
+select ord, id, attempt, epoch, type, prio, data, options, failures, ghosts, interrupted, started_at, expire_at,
+       null, returned
 from jobs indexed by running where place = {Place.RUNNING:d} and epoch < ? limit ?
 """
 
@@ -45,6 +46,7 @@ class _Ready(msgspec.Struct, array_like=True, gc=False):
     failures: int
     ghosts: int
     interrupted: int
+    returned: int
     expires: int
     data_bytes: int | None  # None: in bulk
     options: str | None
@@ -104,6 +106,8 @@ def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, _Ready], data: d
                 now,
                 None,
                 entry.handle,
+                row.returned,
+                row.state,
             )
         )
     return runs

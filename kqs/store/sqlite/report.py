@@ -42,8 +42,17 @@ _WAIT = ManyRows(
     runs = excluded.runs, epoch = null, worker = null, started_at = null
     where place = {Place.RUNNING:d}""",
 )
-_RUNS = "select ord, worker, started_at, runs from jobs where ord in (select value from json_each(?))"
-
+_RUNS = "select ord, worker, started_at, returned, runs from jobs where ord in (select value from json_each(?))"
+# where no run began
+_UNCLAIM = f"""
+update jobs set place = {Place.READY:d}, state = ?, returned = returned + 1, epoch = null, worker = null, started_at = null
+where ord in (select value from json_each(?))
+"""
+_END_UNBEGUN = f"""
+update jobs set place = {Place.ENDED:d}, state = ?, ended_at = ?, drop_at = ?, error = ?,
+                returned = returned + 1, worker = null, started_at = null
+where ord in (select value from json_each(?))
+"""
 
 #: order, place, attempt, epoch
 _Fence = tuple[int, int, int, int | None]
@@ -94,8 +103,11 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
     alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     ends: list[object] = []
     waits: list[Report] = []
+    unbegun: list[Report] = []
     for one in reports:
-        if not _IS_END[one.state]:
+        if not one.has_begun:
+            unbegun.append(one)
+        elif not _IS_END[one.state]:
             waits.append(one)
         elif one.result is None and one.error is None:
             alike[_end_columns(one)].append(one.claim.order)
@@ -106,8 +118,21 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
     _END.execute(session.db, ends)
     if waits:
         _WAIT.execute(session.db, _wait_rows(session.db, waits))
+    if unbegun:
+        _apply_unbegun(session.db, unbegun)
     session.tallies.remove([(one.type, State.PROCESSING) for one in reports])
     session.tallies.add([(one.type, one.state) for one in reports])
+
+
+def _apply_unbegun(db: sqlite3.Connection, reports: Sequence[Report]) -> None:
+    alike: defaultdict[tuple[str, tuple[object, ...]], list[int]] = defaultdict(list)
+    for one in reports:
+        change: tuple[str, tuple[object, ...]] = (_UNCLAIM, (one.state,))
+        if _IS_END[one.state]:
+            change = (_END_UNBEGUN, (one.state, one.ended_at, one.drop_at, one.error))
+        alike[change].append(one.claim.order)
+    for (statement, columns), orders in alike.items():
+        db.execute(statement, (*columns, json_list(orders)))
 
 
 def _end_columns(one: Report) -> tuple[object, ...]:
@@ -119,11 +144,11 @@ def _wait_rows(db: sqlite3.Connection, reports: Sequence[Report]) -> list[object
     earlier = {row[0]: row[1:] for row in db.execute(_RUNS, (json_list(one.claim.order for one in reports),))}
     values: list[object] = []
     for one in reports:
-        worker, started_at, runs = earlier[one.claim.order]
-        run = (one.claim.attempt, worker, started_at, one.ended_at, one.run_state, one.error)
+        worker, started_at, returned, runs = earlier[one.claim.order]
+        run = (one.claim.attempt - returned, worker, started_at, one.ended_at, one.run_state, one.error)
         values += (
             one.claim.order,
-            Place.LATER if one.due_at > one.ended_at else Place.READY,
+            Place.LATER if one.due_at else Place.READY,
             one.state,
             one.due_at or None,
             one.failures,

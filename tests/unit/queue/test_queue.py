@@ -172,6 +172,26 @@ async def test_a_loop_held_up_past_ttr_and_limit_finds_a_failure(rig: Rig) -> No
     assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
 
 
+@pytest.mark.parametrize("back_s", [0.0, 7200.0])
+async def test_a_clock_that_goes_back_within_a_run_neither_ends_it_before_its_begin_nor_lengthens_its_retry(
+    rig: Rig, back_s: float
+) -> None:
+    hand = rig.hand(1)
+    rig.clock.jump(0.000_7)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.clock.jump(-back_s)
+    await hand.end(run, Failed("no"))
+    record = await rig.record(1)
+    assert record.due_at == pytest.approx(rig.clock.now() + 30, abs=0.001)
+    assert record.runs[0].ended_at is not None
+    assert record.runs[0].ended_at >= record.runs[0].started_at
+    rig.clock.advance(31)
+    rig.queue._timetable._due.note(0.0)
+    await hand.end(await hand.take())
+    assert [one.state for one in (await rig.record(1)).runs] == ["fail", "success"]
+
+
 async def test_an_interrupted_run_is_free_and_runs_again(rig: Rig) -> None:
     hand = rig.hand(2)
     await rig.accept(an_accepted(1))

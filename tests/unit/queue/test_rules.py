@@ -1,9 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.options import JobFields, Options, PlainJob
-from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept
+from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept, whole_ms
 from tests.support.jobs import NOW, ORDER, a_run
 
 KEEP = Retention(success_s=3600, fail_s=-1)
@@ -99,3 +101,33 @@ def test_an_endless_reason_is_cut() -> None:
     report = judge.outcome(a_run(), Options(), Failed("x" * 10**6), NOW, 0.0)
     assert report.error is not None
     assert len(report.error) == MAX_ERROR_CHARS
+
+
+OUTCOMES = [Ok(), Again(5), Again(), Failed("no"), Failed("no", final=True)]
+
+
+@given(st.floats(0, 4e9), st.floats(0, 4e9), st.sampled_from([*OUTCOMES, "ghost", "interrupted"]))
+def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: float, clock: float, way: object) -> None:
+    run, now = a_run(), whole_ms(clock)
+    run.started_at = started_at
+    if way == "ghost":
+        report = judge.ghost(run, Options(), now, "gone")
+    elif way == "interrupted":
+        report = judge.interrupted(run, now)
+    else:
+        report = judge.outcome(run, Options(), way, now, 0.0)  # type: ignore[arg-type]
+    assert report.ended_at == max(now, started_at)
+    assert report.due_at in (0.0, now + 5, now + 30)
+    assert report.drop_at in (None, now + 3600)
+
+
+def test_a_claim_that_is_given_back_has_not_happened() -> None:
+    run = a_run(failures=1, interrupted=2)
+    run.waited_as = State.DELAYED
+    report = judge.unclaimed(run, NOW)
+    assert (report.state, report.has_begun, report.failures, report.interrupted) == (State.DELAYED, False, 1, 2)
+
+
+def test_a_claimed_job_whose_time_is_over_ends_without_a_run() -> None:
+    report = judge.expired(a_run(), Options(keep=5), NOW)
+    assert (report.state, report.has_begun, report.error, report.drop_at) == (State.FAIL, False, "expired", NOW + 5)
