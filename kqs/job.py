@@ -106,6 +106,14 @@ def instant_of(order: int) -> float:
     return order / 1_000_000
 
 
+def room_at(job: Accepted) -> float:
+    """Return by when (Unix seconds) a record with this job's id must have been over, to make room for it: its acceptance.
+
+    Where the order tells that, it is meant to a second or so. Nothing makes room for an adopted job.
+    """
+    return -1.0 if job.adopted else job.accepted_at or instant_of(job.order)
+
+
 class Accepted(msgspec.Struct, gc=False):
     """A journaled job on its way into the store.
 
@@ -116,6 +124,7 @@ class Accepted(msgspec.Struct, gc=False):
     claimed_at: Unix seconds at which its first run was claimed, attempt 1 (it met an idle lane); 0.0: not claimed. Of a claim
     that only the journal tells of, it is when the job was accepted.
     accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
+    adopted: it stands in another server's journal as well, and may be inserted again and again.
     """
 
     order: int
@@ -129,6 +138,7 @@ class Accepted(msgspec.Struct, gc=False):
     options: bytes | None
     claimed_at: float = 0.0
     accepted_at: float = 0.0
+    adopted: bool = False
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -34,6 +34,9 @@ class Intake:
         if abs(instant_of(record.last_order) - at) > ORDER_IS_TIME_S:
             for one in accepted:
                 one.accepted_at = at
+        if record.adopted:
+            for one in accepted:
+                one.adopted = True
         if record.claimed:
             for one in accepted:
                 one.claimed_at = at

@@ -32,6 +32,8 @@ SYNC = b"\xffKQ\xf1"
 IGNORABLE = 1
 #: record flag: its job was claimed, for attempt 1, as part of being journaled
 CLAIMED = 2
+#: record flag: its jobs are those of another server's journal, taken over
+ADOPTED = 4
 
 #: frame flag: written by repair over damage; its records are lost, its payload means nothing, their seqs stay taken
 VOID = 1
@@ -77,6 +79,7 @@ class Record(msgspec.Struct, gc=False):
     seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
     claimed: its one job is run as soon as it is durable; who finds it in the journal and not in the store knows that it may
     have begun. accepted_us: when it was accepted, in microseconds since 1970; 0: that is its first order.
+    adopted: its jobs were accepted by another server before; a replay of that one's journal may be repeated.
     """
 
     kind: Kind
@@ -89,6 +92,7 @@ class Record(msgspec.Struct, gc=False):
     alone: bool = False
     claimed: bool = False
     accepted_us: int = 0
+    adopted: bool = False
 
     @property
     def accepted_at(self) -> float:
@@ -190,7 +194,7 @@ def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[
     for record in records:
         payload = record.payload
         order = record.first_order
-        flags = CLAIMED if record.claimed else 0
+        flags = (CLAIMED if record.claimed else 0) | (ADOPTED if record.adopted else 0)
         if record.accepted_us in (order, 0):
             parts.append(pack(record.kind, flags, 0, record.count, len(payload), order))
         else:
@@ -272,15 +276,15 @@ def decode_records(header: FrameHeader, payload: bytes) -> list[Record]:
         at += RECORD_BYTES
         if length > len(payload) - at:
             raise MalformedError(f"record {seq} is longer than its frame")
-        data, claimed = payload[at : at + length], bool(flags & CLAIMED)
-        if kind in _KINDS:
-            records.append(Record(_KINDS[kind], count, first_order, data, seq=seq, claimed=claimed))
-        elif kind in _TIMED_KINDS:
+        data, us = payload[at : at + length], 0
+        if kind in _TIMED_KINDS:
             if length < _TIME.size:
                 raise MalformedError(f"record {seq} is too short for its time")
             (us,) = _TIME.unpack_from(data)
             data = data[_TIME.size :]
-            records.append(Record(_TIMED_KINDS[kind], count, first_order, data, seq=seq, claimed=claimed, accepted_us=us))
+        if (known := _KINDS.get(kind) or _TIMED_KINDS.get(kind)) is not None:
+            claimed, adopted = bool(flags & CLAIMED), bool(flags & ADOPTED)
+            records.append(Record(known, count, first_order, data, seq=seq, claimed=claimed, accepted_us=us, adopted=adopted))
         elif not flags & IGNORABLE:
             raise JournalVersionError(f"record {seq} is of kind {kind}, which this version does not know")
         at += length

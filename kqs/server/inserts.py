@@ -61,10 +61,10 @@ def insert(peer: Peer, call: Call) -> None:
 
 def adopt(peer: Peer, call: Call) -> None:
     """Insert, under ids that another server made, however lately: the caller has made sure that it does not run."""
-    _insert(peer, call, peer.context.backend.ids.is_ours_unmade)
+    _insert(peer, call, peer.context.backend.ids.is_ours_unmade, adopted=True)
 
 
-def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
+def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool], *, adopted: bool = False) -> None:
     try:
         if peer.context.draining:
             raise CallError("the server is stopping", "draining")
@@ -74,14 +74,14 @@ def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
         jobs = decode_jobs(payload)
         _refuse_unmade(jobs, is_unmade)
         if jobs:
-            _insert_checked(peer, call, bytes(payload), jobs)
+            _insert_checked(peer, call, bytes(payload), jobs, adopted)
         else:
             _after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
         peer.refuse(call, *translate(error))
 
 
-def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job]) -> None:
+def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job], adopted: bool) -> None:
     context = peer.context
     now = context.clock()
     first_order = context.backend.ids.take(len(jobs), now)
@@ -94,7 +94,7 @@ def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job]) -> 
         else:
             peer.refuse(call, *translate(error))
 
-    record = Record(Kind.JOBS, len(jobs), first_order, payload, jobs, accepted_us=microseconds(now))
+    record = Record(Kind.JOBS, len(jobs), first_order, payload, jobs, accepted_us=microseconds(now), adopted=adopted)
     _journal(peer, record, 1, answer)
 
 

@@ -64,11 +64,14 @@ class Store(Protocol):
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
-        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
-        whose given id is the id made for another job. Jobs with `claimed_at` are stored as attempt 1, running since then
-        by `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
-        moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
-        `report`; fed_seq is sure to survive after `sync`.
+        A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
+        record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
+        see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
+        while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
+        Jobs with `claimed_at` are stored as attempt 1, running since then by `worker`; others with due_at > now go to later
+        (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq moves), and fed_seq never goes back. The jobs
+        survive a crash of the process at once, of the machine after `sync` or `report`; fed_seq is sure to survive after
+        `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -134,7 +137,10 @@ class Store(Protocol):
         ...
 
     async def job(self, job_id: str) -> JobRecord | None:
-        """Return one record, or None when there is none or its drop_at has come (`now` is the store's clock)."""
+        """Return one record, or None when there is none or it is over: an insert of its id would be a new job.
+
+        It is over when its drop_at has come (`now` is the store's clock), unless another server's journal could bring it back.
+        """
         ...
 
     async def jobs(

@@ -296,6 +296,105 @@ class StoreContract:
         assert record.result == b"598"
         assert await store.next_due_at() == now + 600
 
+    @pytest.fixture
+    def end_at(self, store: Store, now: float) -> Callable[..., Awaitable[Run]]:
+        """Store and end a job with the id `mine`, or of our making, whose record is over at `drop_at`."""
+
+        async def end_at(drop_at: float | None, n: int = 0, **changes: object) -> Run:
+            job = a_job(n, accepted_at=now, **changes)
+            await store.insert([job], 0, "w1", now)
+            (run,) = await store.claim([an_entry(n, id=job.id)], "w1", now)
+            await store.report([a_report(run.claim, at=now, drop_at=drop_at)])
+            return run
+
+        return end_at
+
+    @pytest.mark.parametrize("how", ["plain", "claimed", "long"])
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_record_that_is_over_makes_room_for_a_new_job(
+        self, store: Store, end_at, now: float, how: str, id_: str | None
+    ) -> None:
+        run = await end_at(now, id=id_, data=b"1" * (BULK_BYTES + 1))
+        job_id = run.claim.id
+        assert await store.job(job_id) is None
+        data = b"2" * (BULK_BYTES + 1) if how == "long" else b"2"
+        again = a_job(9, id=job_id, data=data, accepted_at=now, claimed_at=now if how == "claimed" else 0.0)
+        assert await store.insert([again], 1, "w1", now) == []
+        assert await store.report([a_report(run.claim, State.RETRY, "fail", at=now)]) == [False]
+        record = await store.job(job_id)
+        assert record is not None
+        state = State.PROCESSING if how == "claimed" else State.NEW
+        assert (record.order, record.state, record.data, record.attempt) == (FIRST + 9, state, data, int(how == "claimed"))
+        assert await store.counts() == {"mail": {state: 1}}
+        if how != "claimed":
+            (second,) = await store.claim([an_entry(9, id=job_id)], "w1", now)
+            assert (second.data, second.attempt) == (data, 1)
+
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_record_that_is_not_over_is_there_and_known(self, store: Store, end_at, now: float, id_: str | None) -> None:
+        run = await end_at(now + 5, id=id_)
+        again = a_job(9, id=run.claim.id, accepted_at=now + 4)
+        assert await store.insert([again], 1, "w1", now) == [FIRST + 9]
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.order, record.state) == (FIRST, State.SUCCESS)
+
+    async def test_record_for_ever_and_job_that_waits_or_runs_are_known(self, store: Store, end_at, insert, now: float) -> None:
+        await end_at(None, id="mine")
+        await insert(a_job(1, id="waits"), a_job(2, id="runs", claimed_at=now))
+        again = [a_job(n, id=id_, accepted_at=5e9) for n, id_ in ((7, "mine"), (8, "waits"), (9, "runs"))]
+        assert sorted(await store.insert(again, 1, "w1", 5e9)) == [FIRST + 7, FIRST + 8, FIRST + 9]
+
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_replay_brings_nothing_back_in_the_place_of_what_came_after_it(
+        self, store: Store, end_at, now: float, id_: str | None
+    ) -> None:
+        old = a_job(0, id=id_, accepted_at=now)
+        dup = a_job(1, id=old.id, accepted_at=now)
+        run = await end_at(now + 1, id=id_)
+        assert await store.insert([dup], 1, "w1", now) == [FIRST + 1]
+        new = a_job(2, id=run.claim.id, accepted_at=now + 2, data=b"new")
+        assert sorted(await store.insert([old, dup, new], 1, "w1", now + 2)) == [FIRST, FIRST + 1]
+        for drop_at in (None, now + 3):
+            assert sorted(await store.insert([old, dup, new], 1, "w1", now + 9)) == [FIRST, FIRST + 1, FIRST + 2]
+            record = await store.job(old.id)
+            if drop_at is None:
+                assert record is not None
+                assert (record.order, record.state, record.data) == (FIRST + 2, State.NEW, b"new")
+                (run,) = await store.claim([an_entry(2, id=old.id)], "w1", now + 2)
+                await store.report([a_report(run.claim, at=now + 3, drop_at=now + 3)])
+        assert (await store.counts())["mail"] == {State.SUCCESS: 1}
+
+    async def test_only_the_first_of_two_takes_the_room_of_a_record_that_is_over(
+        self, store: Store, end_at, now: float
+    ) -> None:
+        await end_at(now, id="mine")
+        twice = [a_job(n, id="mine", accepted_at=now, data=b"%d" % n) for n in (4, 5)]
+        assert await store.insert(twice, 1, "w1", now) == [FIRST + 5]
+        record = await store.job("mine")
+        assert record is not None
+        assert record.data == b"4"
+
+    async def test_batch_of_new_known_and_over_ids_is_told_apart(self, store: Store, end_at, insert, now: float) -> None:
+        await insert(a_job(100, id="waits"))
+        for n in range(20):
+            await end_at(now if n % 2 else now + 60, n, id=f"id{n}")
+        batch = [a_job(200 + n, id=f"id{n}", accepted_at=now) for n in range(30)] + [a_job(300, id="waits"), a_job(301)]
+        known = [FIRST + 200 + n for n in range(0, 20, 2)] + [FIRST + 300]
+        assert sorted(await store.insert(batch, 1, "w1", now)) == known
+        assert (await store.counts())["mail"] == {State.SUCCESS: 10, State.NEW: 22}
+
+    async def test_nothing_stored_makes_room_for_an_adopted_job(self, store: Store, end_at, now: float) -> None:
+        await end_at(now, id="mine")
+        assert await store.insert([a_job(5, id="mine", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == [FIRST + 5]
+        assert await store.insert([a_job(6, id="new", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == []
+
+    async def test_trimmed_record_makes_room_as_well(self, store: Store, end_at, now: float) -> None:
+        await end_at(None, id="mine")
+        assert await store.trim_successes(0, 10, FIRST + 1) == 1
+        assert await store.job("mine") is None
+        assert await store.insert([a_job(1, id="mine")], 1, "w1", now) == []
+
     async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
         (first,) = await store.claim([an_entry(2)], "w1", now)

@@ -78,6 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FakeClock()
         self.known: dict[int, Known] = {}
+        self.replaced: list[Accepted] = []
         self.next_order = FIRST
         self.fed_seq = self.epoch = 0
         self.claims: list[tuple[Claim, str]] = []
@@ -106,12 +107,15 @@ class StoreMachine(RuleBasedStateMachine):
             due_at = now + delay if delay else 0.0
             job = Accepted(
                 order, given or IDS.of(order), given is not None, type_, prio, due_at, now + expire if expire else None,
-                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed,
+                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed, now,
             )  # fmt: skip
             batch.append(job)
-            if given and any(one.job.id == given for one in self.known.values()):
+            holder = next((one for one in self.known.values() if one.job.id == job.id), None)
+            if holder and not holder.is_gone(now):
                 refused.append(order)
             else:
+                if holder:
+                    self.replaced.append(self.known.pop(holder.job.order).job)
                 self.known[order] = Known(job, now, self.epoch)
                 if claimed:
                     self.claims.append((Claim(order, job.id, 1, self.epoch), type_))
@@ -123,7 +127,10 @@ class StoreMachine(RuleBasedStateMachine):
     def insert_again(self, data: st.DataObject) -> None:
         again = data.draw(st.lists(st.sampled_from(sorted(self.known)), unique=True))
         jobs = [self.known[order].job for order in again]
-        assert sorted(self.runner.run(self.store.insert(jobs, self.fed_seq, "w", self.clock.now()))) == sorted(again)
+        jobs += data.draw(st.lists(st.sampled_from(self.replaced), unique_by=id)) if self.replaced else []
+        jobs.sort(key=lambda job: job.order)
+        known = self.runner.run(self.store.insert(jobs, self.fed_seq, "w", self.clock.now()))
+        assert sorted(known) == [job.order for job in jobs]
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -204,6 +211,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.runner.run(self.store.sweep(self.clock.now(), 999, before)) == len(over)
         for order in over:
             del self.known[order]
+        self.replaced = [job for job in self.replaced if job.order >= before]
 
     @rule()
     def reopen(self) -> None:

@@ -12,8 +12,8 @@ from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import MAX_RUNS, Place, named, pushed
 from kqs.store.mongo.session import Session
 
-#: what decides over a report: job, attempt, epoch
-_Fence = tuple[str, int, int]
+#: what decides over a report: job, which of those with its id, attempt, epoch
+_Fence = tuple[str, int, int, int]
 
 
 class Reporter:
@@ -51,14 +51,14 @@ class Reporter:
     async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
         marks = {mark, *self._doubted}
-        found = await self._session.find([one.claim.id for one in reports], {}, ["place", "attempt", "epoch", "mark"])
+        found = await self._session.find([one.claim.id for one in reports], {}, ["order", "place", "attempt", "epoch", "mark"])
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
         verdicts: list[bool] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
             is_taken = is_repeated = False
-            if document is not None and fence == (one.claim.id, document["attempt"], document.get("epoch")):
+            if document is not None and fence == _fence_of(document):
                 is_taken = document["mark"] in marks and fence not in taken
                 is_repeated = one.state in ENDED and document["place"] == Place.ENDED
             if is_taken:
@@ -68,21 +68,36 @@ class Reporter:
 
 
 def _fence(claim: Claim) -> _Fence:
-    return (claim.id, claim.attempt, claim.epoch)
+    return (claim.id, claim.order, claim.attempt, claim.epoch)
+
+
+def _fence_of(document: Document) -> tuple[str, int, int, int | None]:
+    return (document["_id"], document["order"], document["attempt"], document.get("epoch"))
 
 
 def _updates(reports: Sequence[Report], results: dict[str, Document], mark: int) -> list[UpdateMany]:
     """Return one update for all reports that differ in nothing but their job."""
-    alike: dict[Hashable, tuple[Report, list[str]]] = {}
+    alike: dict[Hashable, list[Claim]] = {}
+    first: dict[Hashable, Report] = {}
     for one in reports:
-        alike.setdefault(_content(one, results), (one, []))[1].append(one.claim.id)
+        content = _content(one, results)
+        alike.setdefault(content, []).append(one.claim)
+        first.setdefault(content, one)
     return [
-        UpdateMany(
-            {"_id": {"$in": ids}, "attempt": one.claim.attempt, "epoch": one.claim.epoch, "place": int(Place.RUNNING)},
-            _change(one, results.get(one.claim.id), mark),
-        )
-        for one, ids in alike.values()
+        UpdateMany(_are_running(alike[content]), _change(one, results.get(one.claim.id), mark))
+        for content, one in first.items()
     ]
+
+
+def _are_running(claims: Sequence[Claim]) -> Document:
+    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order."""
+    return {
+        "_id": {"$in": [claim.id for claim in claims]},
+        "order": {"$in": [claim.order for claim in claims]},
+        "attempt": claims[0].attempt,
+        "epoch": claims[0].epoch,
+        "place": int(Place.RUNNING),
+    }
 
 
 def _content(one: Report, results: dict[str, Document]) -> Hashable:

@@ -114,13 +114,13 @@ class MongoStore:
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
-        return await self._look(records.job, job_id)
+        return await self._look(records.job, self._there.servers, job_id)
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
         """See Store.jobs."""
-        return await self._look(records.jobs, type_, state, after, limit, newest_first)
+        return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -162,7 +162,7 @@ class _Open:
         self.session = session
         self.servers = servers
         self.lanes = Lanes()
-        self.inserter = Inserter(session, node)
+        self.inserter = Inserter(session, servers, node)
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
         self._connection = connection

@@ -282,3 +282,24 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
         may_go_on.set()
         await stopping
     assert hand.runs.get_nowait().claim.attempt == 1
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(feeding: Feeding, is_replayed: bool) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    await feeding.insert(text)
+    await hand.end(await hand.take())
+    assert await feeding.rig.queue.job("mine") is None
+    if is_replayed:  # all of the journal, with a store that has a part of it
+        await feeder.stop()
+        await feeding.insert(text)
+        await feeding.journal.stop()
+        feeder = await feeding.start(fed_seq=0)
+    else:
+        await feeding.insert(text)
+    assert await hand.end(await hand.take())
+    await caught_up(feeder)
+    assert hand.runs.empty()
+    assert await feeding.rig.queue.job("mine") is None
+    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 1}}

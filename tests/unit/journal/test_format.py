@@ -39,7 +39,7 @@ CLAIMED_RECORD = Record(Kind.JOBS, 1, 0x6000000000004, b'{"type":"ping"}', claim
 TIMED_RECORDS = [
     Record(Kind.JOBS, 1, 0x6000000000005, b'{"type":"ping"}', claimed=True, accepted_us=0x6000000000005 - 7_200_000_000),
     Record(Kind.CALLS, 1, 0x6000000000006, b'{"n":"insert","m":{"type":"a"}}\n', accepted_us=0x6000000000006 - 7_200_000_000),
-    Record(Kind.JOBS, 1, 0x6000000000007, b'{"type":"ping"}', accepted_us=0x6000000000007),
+    Record(Kind.JOBS, 1, 0x6000000000007, b'{"type":"ping"}', accepted_us=0x6000000000007, adopted=True),
 ]
 
 
@@ -65,8 +65,8 @@ def test_a_record_says_when_it_was_accepted_whatever_its_orders() -> None:
         assert header.first_seq == seq
         records = decode_records(header, data[start + FRAME_BYTES : start + FRAME_BYTES + header.length])
         start += FRAME_BYTES + header.length
-    assert [(r.kind, r.payload, r.claimed, r.accepted_at) for r in records] == [
-        (r.kind, r.payload, r.claimed, r.accepted_us / 1e6) for r in TIMED_RECORDS
+    assert [(r.kind, r.payload, r.claimed, r.adopted, r.accepted_at) for r in records] == [
+        (r.kind, r.payload, r.claimed, r.adopted, r.accepted_us / 1e6) for r in TIMED_RECORDS
     ]
 
 

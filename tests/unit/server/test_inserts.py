@@ -143,6 +143,7 @@ async def test_an_id_that_another_server_may_yet_make_is_refused_but_adopted_fro
     answers = await talk.settled(*(b'{"id":1,"n":"%b","m":%b}\n' % (name, job) for name in (b"insert", b"adopt")))
     assert codes(answers) == ["bad_job", "ok"]
     assert answers[1]["m"] == recent
+    assert [record.adopted for record in talk.backend.journal.records] == [True]
 
 
 async def test_an_id_of_another_server_that_is_old_enough_is_a_clients_to_give() -> None:
