@@ -227,6 +227,16 @@ class Report(msgspec.Struct, gc=False):
     has_begun: bool = True
 
 
+class Rescheduled(msgspec.Struct, gc=False, frozen=True):
+    """A waiting job whose times were computed by a clock that was ahead. were: (due_at, expire_at) as they stood."""
+
+    order: int
+    id: str
+    were: tuple[float, float | None]
+    due_at: float
+    expire_at: float | None
+
+
 class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):
     """One run as `job` shows it."""
 

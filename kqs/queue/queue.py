@@ -18,10 +18,11 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
 from kqs.options import Cascade
 from kqs.queue.admission import may_run
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
+from kqs.queue.jumps import JUMP_S, JumpWatch
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
@@ -73,6 +74,8 @@ class Queue:
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
+        self._jumps = JumpWatch(clock)
+        self._was_ahead = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker_tasks: dict[Taker, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -90,6 +93,7 @@ class Queue:
         Raises: StoreUnavailableError: nothing was started; it may be tried again.
         """
         self._epoch = info.epoch
+        self._was_ahead = instant_of(info.last_order) > self.clock.now() + JUMP_S
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
         await self._timetable.look()
@@ -304,6 +308,12 @@ class Queue:
     async def keep_house(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
         await self._recover_orphans()
+        if back_s := self._jumps.back_s():
+            log.warning("the clock was set back", seconds=round(back_s, 3))
+            self._was_ahead = True
+        if self._was_ahead:
+            log.info("shortened waits that count from a clock that was ahead", count=await self._timetable.revise())
+            self._was_ahead = False
         await self._timetable.look()
         await self._seeker.look()
         await self.sweep()

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Accepted, Event, Report, Run, State, next_state
+from kqs.job import Accepted, Event, JobRecord, Report, Rescheduled, Run, State, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 
 #: longer reasons are cut, so that a handler's error text cannot swell its record without bound
 MAX_ERROR_CHARS = 4000
+
+#: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
+DELAY_MARGIN_S = 1.1
 
 
 def whole_ms(at: float) -> float:
@@ -78,6 +81,32 @@ def _prio(job: JobFields, defaults: Options) -> int:
     if job.prio is None:
         return defaults.prio
     return PRIORITIES[job.prio] if isinstance(job.prio, str) else job.prio
+
+
+def rescheduled(record: JobRecord, options: Options, now: float) -> Rescheduled | None:
+    """Return the times of a waiting job whose wait is longer than what was asked for, as the clock was ahead; None: it is not.
+
+    An `at` is an instant of the wall clock, not a wait, and stays.
+    """
+    due_at, expire_at = record.due_at, record.expire_at
+    wait_s = _asked_wait_s(record, options)
+    if wait_s is not None:
+        due_at = min(due_at, now + wait_s)
+    if expire_at is not None and options.expire is not None:
+        expire_at = min(expire_at, now + options.expire)
+    were = (record.due_at, record.expire_at)
+    return None if (due_at, expire_at) == were else Rescheduled(record.order, record.id, were, due_at, expire_at)
+
+
+def _asked_wait_s(record: JobRecord, options: Options) -> float | None:
+    """Return how long a job was to wait when its due time was computed, in s; None where that is not known, or no wait."""
+    if record.state is State.DELAYED:
+        computed_from, asked_s = record.accepted_at, options.delay
+        return asked_s if abs(record.due_at - computed_from - asked_s) <= DELAY_MARGIN_S else None
+    ended_at = record.runs[-1].ended_at if record.runs else None
+    if record.state is State.NEW or not record.due_at or ended_at is None:
+        return None
+    return record.due_at - ended_at if record.due_at > ended_at else None
 
 
 class Judge:

@@ -25,7 +25,7 @@ from typing import Protocol
 
 import msgspec
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
 
 #: the error of a job whose stored data is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -109,6 +109,10 @@ class Store(Protocol):
 
         body_bytes: as for `ready`.
         """
+        ...
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """Give waiting jobs other times; one that does not wait any more, or whose times are others, is passed over."""
         ...
 
     async def next_due_at(self) -> float | None:

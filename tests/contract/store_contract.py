@@ -10,7 +10,7 @@ import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Claim, Entry, Report, Run, State
+from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State
 from kqs.store.base import LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
 
@@ -394,6 +394,25 @@ class StoreContract:
         assert await store.trim_successes(0, 10, FIRST + 1) == 1
         assert await store.job("mine") is None
         assert await store.insert([a_job(1, id="mine")], 1, "w1", now) == []
+
+    async def test_times_of_waiting_jobs_can_be_changed_unless_they_have_changed_already(
+        self, store: Store, insert, now: float
+    ) -> None:
+        both, due, expiry = (now + 7205.5, now + 9000.5), (now + 7205.5, None), (0.0, now + 9000.5)
+        jobs = [a_job(n, due_at=at, expire_at=end) for n, (at, end) in enumerate([both, expiry, due, due, expiry])]
+        jobs[4].claimed_at = now
+        await insert(*jobs)
+        times = [(0, both, now + 5, now + 9), (1, expiry, 0.0, now + 8), (2, due, now + 6, None), (3, both, now, None)]
+        times.append((4, expiry, 0.0, now + 1))
+        changes = [Rescheduled(FIRST + n, IDS.of(FIRST + n), were, *become) for n, were, *become in times]
+        await store.reschedule(changes)
+        await store.reschedule([])
+        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert [(record.due_at, record.expire_at) for record in records] == [
+            (now + 5, now + 9), (0.0, now + 8), (now + 6, None), due, expiry,
+        ]  # fmt: skip
+        assert (await store.next_due_at(), await store.next_expire_at()) == (now + 5, now + 8)
+        assert numbers(await store.wake(now + 6, 9)) == [0, 2]
 
     async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))

@@ -282,3 +282,32 @@ async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Work
     record = await works.rig.record(3)
     assert (record.state, record.attempt, record.interrupted, record.ghosts) == (State.NEW, 0, 0, 0)
     gate.set()
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_a_run_whose_job_expired_before_it_began_leaves_its_lane_and_thread_to_the_next(
+    works: Works, monkeypatch: pytest.MonkeyPatch, is_plain: bool
+) -> None:
+    ran: list[int] = []
+
+    async def note(data: int) -> None:
+        ran.append(data)
+
+    works.handle("mail", ran.append if is_plain else note)
+    insert = works.rig.store.insert
+
+    async def slow_insert(*args: object) -> object:
+        known = await insert(*args)  # type: ignore[arg-type]
+        works.rig.clock.advance(1)
+        return known
+
+    monkeypatch.setattr(works.rig.store, "insert", slow_insert)
+    await works.start(concurrency=1)
+    for number in range(5):
+        job = an_accepted(number, data=b"1")
+        job.expire_at = works.rig.clock.now() + 0.5
+        await works.rig.accept(job)
+        assert (await works.ended(number, State.FAIL)).attempt == 0
+    await works.rig.accept(an_accepted(9, data=b"9"))
+    await works.ended(9)
+    assert ran == [9]

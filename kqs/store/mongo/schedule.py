@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo import UpdateMany
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
@@ -48,6 +48,25 @@ async def wake(session: Session, before: float, limit: int, body_bytes: int | No
             {"$set": {"place": int(Place.READY)}, "$unset": {"wake_at": ""}},
         )
     return [entry_of(document, body_bytes) for document in found]
+
+
+async def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    writes = [UpdateMany(_where(one, place), _times(one, place)) for one in changes for place in (Place.READY, Place.LATER)]
+    if writes:
+        await session.jobs.bulk_write(writes, ordered=False)
+
+
+def _where(one: Rescheduled, place: Place) -> Document:
+    due_at, expire_at = one.were
+    return {"_id": one.id, "order": one.order, "place": int(place), "due_at": due_at or None, "expire_at": expire_at}
+
+
+def _times(one: Rescheduled, place: Place) -> Document:
+    times = {"due_at": one.due_at or None, "expire_at": one.expire_at}
+    if place is Place.LATER:
+        times["wake_at"] = one.due_at
+    return {"$set": {name: at for name, at in times.items() if at is not None}}
 
 
 async def next_due_at(session: Session) -> float | None:

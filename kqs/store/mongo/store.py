@@ -13,7 +13,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
 from kqs.store.base import StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
@@ -93,6 +93,10 @@ class MongoStore:
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
         return await self._keep_house(schedule.wake, before, limit, body_bytes)
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """See Store.reschedule."""
+        await self._keep_house(schedule.reschedule, changes)
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""

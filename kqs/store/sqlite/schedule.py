@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite.rows import cut, json_list
 from kqs.store.sqlite.schema import Place
@@ -27,6 +27,7 @@ select json_group_array(json_array(ord, id, type, prio, cast(options as text), l
 from (select ord, id, type, prio, options, case when length(data) <= ? then data end as shown {})
 """
 _WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
+_RESCHEDULE = "update jobs set due_at = ?, expire_at = ? where ord = ? and place < 2 and due_at is ? and expire_at is ?"
 _NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
 _NEXT_EXPIRE = "select min(expire_at) from jobs indexed by expiring where place < 2 and expire_at is not null"
 _EXPIRED = """
@@ -91,6 +92,12 @@ def _entries(session: Session, source: str, values: tuple[object, ...], body_byt
         )
         for row, data in zip(rows, cut(joined or b"", [row.data_bytes for row in rows]), strict=True)
     ]
+
+
+def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    rows = [(one.due_at or None, one.expire_at, one.order, one.were[0] or None, one.were[1]) for one in changes]
+    session.db.executemany(_RESCHEDULE, rows)
 
 
 def next_due_at(session: Session) -> float | None:

@@ -11,8 +11,9 @@ import kqs.feeder.held
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.job import State
-from kqs.journal import Journal, Record
+from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
+from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
 
 
@@ -303,3 +304,15 @@ async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(fee
     assert hand.runs.empty()
     assert await feeding.rig.queue.job("mine") is None
     assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 1}}
+
+
+async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feeding: Feeding) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    for _ in range(2):
+        order = feeding.ids.take(1, feeding.rig.clock.now())
+        await feeding.journal.append_wait(Record(Kind.JOBS, 1, order, text, decode_jobs(text), adopted=True))
+        await caught_up(feeder)
+        if not hand.runs.empty():
+            await hand.end(await hand.take())
+    assert (await feeding.rig.queue.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
