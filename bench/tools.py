@@ -95,6 +95,11 @@ class Subject:
         status = Path(f"/proc/{self.served.process.pid}/status").read_text()
         return round(int(status.partition("VmRSS:")[2].split()[0]) / KIB_PER_MB, 1)
 
+    def cpu_s(self) -> float:
+        """Return the CPU time it has used, all its threads, in s."""
+        fields = Path(f"/proc/{self.served.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def wait(self, reached: Callable[[dict[str, float]], bool], limit_s: float = 300, every_s: float = 0.02) -> float:
         """Ask for `stats` until `reached`; return time.monotonic() then. Raises TimeoutError."""
         deadline = time.monotonic() + limit_s

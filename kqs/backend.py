@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from msgspec import Raw
 
 from kqs.clock import Clock
@@ -16,11 +15,12 @@ from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.job import JobRecord, State
 from kqs.journal import Journal
+from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.server.parameters import JobsQuery
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 T = TypeVar("T")
 

@@ -16,14 +16,15 @@ from queue import SimpleQueue
 from typing import Any
 
 import msgspec
-import structlog
 from pydantic import BaseModel, ValidationError
 
 from kqs import verdicts
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
 from kqs.job import Run
+from kqs.log import get_logger
+from kqs.process import forks
 
-_log = structlog.get_logger("kqs.executor")
+_log = get_logger("kqs.executor")
 _OK = Ok()
 
 
@@ -65,6 +66,7 @@ class Executor:
         try:
             function = handler.function
             result = await (function(argument, context) if handler.wants_job else function(argument))
+            forks.end_child()
             return _OK if result is None else _encoded(result)
         except asyncio.CancelledError as fault:
             task = asyncio.current_task()
@@ -128,6 +130,7 @@ class _Threads:
         while (call := self._calls.get()) is not None:
             if not call.future.cancelled():
                 call.outcome = _execute_here(call.run, call.handler, call.context)
+                forks.end_child()
             self._finished.append(call)
             # Set after the append and cleared before the drain: a call is drained, or a wake for it is on its way.
             if not self._wake_is_due:
@@ -160,6 +163,7 @@ def _execute_here(run: Run, handler: Handler, context: JobContext) -> Outcome:
 
 
 def _misfit(fault: Exception) -> Failed:
+    forks.end_child()
     text = _text(fault)
     if isinstance(fault, ValidationError):
         return Failed(f"data does not fit: {text}", final=True)
@@ -167,6 +171,7 @@ def _misfit(fault: Exception) -> Failed:
 
 
 def _judge(fault: BaseException, run: Run) -> Outcome:
+    forks.end_child()
     if isinstance(fault, verdicts.Again):
         return Again(fault.delay)
     if isinstance(fault, verdicts.Fail):

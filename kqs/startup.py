@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
-from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.errors import ExitCode, StartupError, StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.journal import Recovery
+from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
@@ -92,6 +91,8 @@ class Startup:
             await self._queue.start(self._info)
         except StoreUnavailableError:
             raise
+        except StoreDoubtError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
         except StoreCorruptError as error:
             raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
         except StoreError as error:

@@ -13,17 +13,16 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-import structlog
-
 from kqs.config import WorkerSection
 from kqs.executor import Executor
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
+from kqs.log import get_logger
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 
-log = structlog.get_logger("kqs.worker")
+log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
@@ -137,10 +136,13 @@ class Worker:
 
     def _give_back_unstarted(self) -> None:
         while self._runs:
-            self._queue.give_back(self._runs.popleft())
+            run = self._runs.popleft()
+            self._taker.begin(run)
+            self._queue.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
+        self._taker.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
         for _ in range(min(len(self._runs), len(self._idle))):
@@ -192,6 +194,7 @@ class Worker:
                 self._idle.append(lane)
                 await lane.waiter
             run = self._runs.popleft()
+            self._taker.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
             self._taker.free()

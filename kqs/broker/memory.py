@@ -17,20 +17,19 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-import structlog
-
 from kqs.broker.base import Refill
 from kqs.broker.turns import Turns
 from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.log import get_logger
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
 _MAX_COLD = 10_000  # names; beyond it every unknown type is taken to be waiting in the store
 _MAX_LINES = 1_000  # types asked for, before those that nobody asks for any more are forgotten
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 _type_of = attrgetter("type")
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from kqs.process.init import become_init
+
 
 @click.command("serve")
 @click.option(
@@ -17,6 +19,7 @@ import click
 )
 def serve_command(config: Path | None) -> int:
     """Run a server in the foreground until SIGTERM, Ctrl-C or `kqs call quit`."""
+    become_init()
     from kqs.config import load_config
 
     settings = load_config(config, os.environ)

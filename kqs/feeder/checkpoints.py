@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from kqs.errors import JournalError, StoreError
 from kqs.feeder.held import Reach
 from kqs.journal import Journal
+from kqs.log import get_logger
 from kqs.store.base import Store, StoreInfo
 
-log = structlog.get_logger("kqs.feeder")
+log = get_logger("kqs.feeder")
 
 #: unfed or uncheckpointed bytes that a restart may have to read again
 AFTER_BYTES = 64 * 1024 * 1024

@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable
 from contextlib import aclosing
 
-import structlog
-
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder.checkpoints import Checkpoints
 from kqs.feeder.held import Batch, Held, Reach
@@ -23,12 +21,13 @@ from kqs.feeder.intake import Intake, decoded
 from kqs.ids import Ids
 from kqs.job import Accepted
 from kqs.journal import Journal, Record
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.dispatch import Taker
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 
-log = structlog.get_logger("kqs.feeder")
+log = get_logger("kqs.feeder")
 
 #: a batch is at least worth its commit: COSTS puts the knee near a thousand rows
 BATCH_JOBS = 4000

@@ -7,7 +7,7 @@ from kqs.job import Accepted, instant_of
 from kqs.journal import Kind, Record
 from kqs.options import Cascade, Job, JobFields, PlainJob
 from kqs.queue.rules import accept, accept_plain
-from kqs.wire.jobs import at_seconds
+from kqs.wire.jobs import kept_at_seconds
 from kqs.wire.qrpc import replay_calls, replay_jobs
 
 #: as far as this from the clock, in s, an order is told as the time of acceptance: an array numbers a million jobs
@@ -43,7 +43,7 @@ class Intake:
         return accepted
 
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
-        at_s = at_seconds(job.at) if job.at is not None else None
+        at_s = kept_at_seconds(job.at) if job.at is not None else None
         return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
 
 

@@ -16,8 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
-
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
 from kqs.journal.files import Files
@@ -28,6 +26,8 @@ from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.space import SpaceGauge
 from kqs.journal.writer import Flushed, Writer
+from kqs.log import get_logger
+from kqs.process.threads import in_thread
 
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
 _INLINE_FLUSH_S = 0.001
@@ -44,7 +44,7 @@ _SMALL_BATCH_BYTES = 16384
 _MEASURE_BYTES = 1 << 20
 _MEASURE_S = 1.0
 
-_log = structlog.get_logger("kqs.journal")
+_log = get_logger("kqs.journal")
 
 _News = TypeVar("_News")
 _Answer = TypeVar("_Answer")
@@ -152,7 +152,7 @@ class GroupCommit:
             self._timer.cancel()
         await self.flush()
         await self._flusher.stop()
-        await asyncio.to_thread(self._writer.close)
+        await in_thread(self._writer.close)
 
     @property
     def unsettled(self) -> int:

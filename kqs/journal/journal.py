@@ -6,12 +6,10 @@ Call from the loop thread. What is promised, and the bytes on disk: docs/journal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
-
-import structlog
+from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
@@ -23,8 +21,12 @@ from kqs.journal.recovery import Found, recover
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.writer import Writer
+from kqs.log import get_logger
+from kqs.process.threads import in_thread
 
-_log = structlog.get_logger("kqs.journal")
+_log = get_logger("kqs.journal")
+
+_Done = TypeVar("_Done")
 
 
 class Recovery(NamedTuple):
@@ -77,7 +79,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            found, writer, segment = await asyncio.to_thread(self._recover)
+            found, writer, segment = await _in_full(in_thread(self._recover))
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -241,3 +243,13 @@ class Journal:
             with suppress(OSError):
                 self._files.close(self._lock)
             self._lock = None
+
+
+async def _in_full(work: Coroutine[Any, Any, _Done]) -> _Done:
+    """Return what `work` returns; if cancelled, end when it has ended: the lock must not go while a thread works below it."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import may_run
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
@@ -30,7 +29,7 @@ from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 Answer = TypeVar("Answer")
 
@@ -69,7 +68,8 @@ class Queue:
         self._settings = settings
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
-        self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
+        self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
         self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
@@ -132,7 +132,7 @@ class Queue:
             self.on_task_death(error)
 
     async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE):
+        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
             now = self.clock.now()
             reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)

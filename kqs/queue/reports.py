@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from kqs.errors import StoreUnavailableError
 from kqs.job import Report, Run
+from kqs.log import get_logger
+from kqs.store import base
 from kqs.store.base import Store
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
+#: reports of one commit; that many cost no more each in a larger one
+COMMIT_REPORTS = 10_000
 
 
 class Reporter:
@@ -79,14 +81,28 @@ class Reporter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._pending = self._pending, []
+            batch = self._take()
             if batch:
                 self._committing = batch
                 accepted = await self._commit([report for _, report in batch])
                 await self._applied(batch, accepted)
                 self._committing = []
-            if not self._pending:
+            if self._pending:
+                self._wake.set()
+            else:
                 self._idle.set()
+
+    def _take(self) -> list[tuple[Run, Report]]:
+        """Take what has gathered, but no more than one commit should hold."""
+        batch, self._pending = self._pending, []
+        total = 0
+        for index, (_, report) in enumerate(batch):
+            if report.result is not None:
+                total += len(report.result)
+            if index and (index == COMMIT_REPORTS or total > base.DATA_BYTES):
+                batch, self._pending = batch[:index], batch[index:]
+                break
+        return batch
 
     async def _commit(self, reports: list[Report]) -> list[bool]:
         wait_s = FIRST_WAIT_S

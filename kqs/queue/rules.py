@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Accepted, Event, JobRecord, Report, Rescheduled, Run, State, next_state
+from kqs.job import WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
+from kqs.verdicts import MAX_DELAY_S
 
 #: longer reasons are cut, so that a handler's error text cannot swell its record without bound
 MAX_ERROR_CHARS = 4000
@@ -122,7 +123,11 @@ class Judge:
             report.result = outcome.result
             return report
         if isinstance(outcome, Again):
-            return _waiting(run, Event.AGAIN, "again", now, outcome.delay_s or 0.0)
+            delay_s = outcome.delay_s or 0.0
+            if not 0 <= delay_s <= MAX_DELAY_S:  # a verdict of a class that does not check it
+                outcome = Failed(f"Again: expected a delay from 0 to {MAX_DELAY_S} s, got {delay_s}", final=True)
+                return self._failed(run, options, outcome, now, jitter)
+            return _waiting(run, Event.AGAIN, "again", now, delay_s)
         return self._failed(run, options, outcome, now, jitter)
 
     def ghost(self, run: Run, options: Options, now: float, reason: str) -> Report:
@@ -144,7 +149,8 @@ class Judge:
 
     def unclaimed(self, run: Run, now: float) -> Report:
         """Judge a claim that was given back before its run began: nothing has happened."""
-        report = _ended(run, State(run.waited_as), "", now)
+        waited_as = State(run.waited_as) if run.waited_as in WAITING else State.NEW  # no checksum is of the state
+        report = _ended(run, waited_as, "", now)
         report.has_begun = False
         return report
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.job import WAITING, JobRecord, State
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
 from kqs.queue.rules import Retention, rescheduled, whole_ms
 from kqs.store.base import Store
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 #: how many records one store operation touches at most, so that no other waits long behind it
 SLICE = 1000

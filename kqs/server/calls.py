@@ -16,11 +16,12 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server.context import Context
-from kqs.server.inserts import adopt, insert
+from kqs.server.inserts import adopting, inserting
 from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, parse
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
 from kqs.wire.call import Call
+from kqs.wire.steps import Steps, finish
 
 _encode = msgspec.json.Encoder().encode
 PONG = Raw(b'"pong"')
@@ -37,16 +38,30 @@ class Role(StrEnum):
 
 
 Run = Callable[[Peer, Call], None]
+InSteps = Callable[[Peer, Call], Steps[None]]
 
 
 class CallSpec(msgspec.Struct, frozen=True):
-    """One row of the table. `parameters` is how `help` shows the argument."""
+    """One row of the table. `parameters` is how `help` shows the argument.
+
+    in_steps: does the same as `run`, in steps, for a long argument; None: no argument makes it long.
+    """
 
     name: str
     role: Role
     parameters: str
     help: str
     run: Run
+    in_steps: InSteps | None = None
+
+
+def _all_steps(in_steps: InSteps) -> Run:
+    """Make a `run` of a function that works in steps."""
+
+    def run(peer: Peer, call: Call) -> None:
+        finish(in_steps(peer, call))
+
+    return run
 
 
 def _at_once(function: Callable[[Context, Call], bytes | Raw]) -> Run:
@@ -90,9 +105,15 @@ def _ping(_context: Context, _call: Call) -> Raw:
 def _help(_context: Context, call: Call) -> bytes:
     name = parse(HelpQuery, call.arg).name
     if name is not None and name not in CALLS:
-        raise CallError(unknown_name("call", name, CALLS), "unknown_call")
+        raise unknown_call(name)
     shown = [spec for spec in CALLS.values() if name in (None, spec.name)]
     return _encode([{"name": s.name, "role": s.role, "parameters": s.parameters, "help": s.help} for s in shown])
+
+
+def unknown_call(name: str) -> CallError:
+    """Return the error for a call that does not exist. What only an administrator may do is never suggested."""
+    harmless = [spec.name for spec in CALLS.values() if spec.role is not Role.ADMIN]
+    return CallError(unknown_name("call", name, harmless), "unknown_call")
 
 
 def _quit(context: Context, _call: Call) -> Raw:
@@ -133,8 +154,22 @@ def _table(*specs: CallSpec) -> dict[str, CallSpec]:
 
 #: Every call there is. docs/protocol.md describes each, and a test holds the two together.
 CALLS = _table(
-    CallSpec("insert", Role.INSERT, "job | [job, …]", "keep a job, or all of a list or none; answers its id or theirs", insert),
-    CallSpec("adopt", Role.ADMIN, "job | [job, …]", "insert under ids that a dead server made", adopt),
+    CallSpec(
+        "insert",
+        Role.INSERT,
+        "job | [job, …]",
+        "keep a job, or all of a list or none; answers its id or theirs",
+        _all_steps(inserting),
+        inserting,
+    ),
+    CallSpec(
+        "adopt",
+        Role.ADMIN,
+        "job | [job, …]",
+        "insert under ids that a dead server made",
+        _all_steps(adopting),
+        adopting,
+    ),
     CallSpec("job", Role.READ, "id | {id}", "all that is known of one job", _in_a_task(_job)),
     CallSpec(
         "jobs",

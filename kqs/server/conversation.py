@@ -3,7 +3,8 @@
 `receive_data` only buffers; `proceed` runs what was received until there is nothing left or the peer has had enough for
 now (`is_full`); `data_to_send` takes the answers. Whoever owns the transport calls these, and stops reading while
 `is_full`. What was received in one piece is decoded in one piece when all its lines are of one plain kind; a conversation
-remembers which kind came last and tries that first.
+remembers which kind came last and tries that first. What may take long is done in steps, in slices that all conversations share
+(kqs.server.slices); the peer's next calls wait until it is over.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import structlog
 from msgspec import Raw
 
 from kqs.journal.format import Record
-from kqs.nearest import unknown_name
-from kqs.server.calls import CALLS, PONG
+from kqs.log import get_logger
+from kqs.server.calls import CALLS, PONG, unknown_call
 from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
+from kqs.server.peer import translate
 from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
-from kqs.wire.dialect import decode_any
+from kqs.wire.dialect import decoding_any
 from kqs.wire.lines import LineBuffer, TooLong
+from kqs.wire.steps import Steps, finish
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 #: Answers are handed to the transport in pieces of about this size, so that its high-water mark is seen in time: a call
 #: of 13 bytes may have an answer of thousands.
 _OUT_BYTES = 64 * 1024
-#: Calls of one JSON-RPC batch: its answers can only leave together, so their number bounds what must be held.
-MAX_BATCH_CALLS = 10_000
+#: A chunk that is longer begins with a long line, which is decoded in steps: one read more than everybody's right.
+_LONG_CHUNK_BYTES = 320 * 1024
+#: What is decoded and run at once where the fast ways do not fit: some ms, even of the most costly lines.
+_SHORT_BYTES = 4096
+_FEW_CALLS = 64
+_SHORT_ARGUMENT_BYTES = 16 * 1024
 _LONG_LINE_BYTES = 256 * 1024  # as much as one read; a shorter unfinished line is everybody's right
 _TRACED_BYTES = 200
 
@@ -56,16 +62,23 @@ class Conversation:
         self._inserts_came_last = True
         self._batch_number = 0
         self._batches: dict[int, jsonrpc.Batch] = {}
+        self._is_working = False  # something that takes long is under way
+        self._is_forgotten = False
+        self._fault: Exception | None = None
 
     @property
     def is_full(self) -> bool:
-        """Tell whether this peer must wait: too many calls unanswered, or the journal is behind."""
+        """Tell whether this peer must wait: for long work of its own, for too many unanswered calls, or for the journal."""
+        return self._is_working or self._has_most
+
+    @property
+    def _has_most(self) -> bool:
         return self.in_flight >= self.context.max_in_flight or self.context.is_flooded
 
     @property
     def is_idle(self) -> bool:
         """Tell whether everything that was asked has been answered."""
-        return not self.in_flight and not self._held
+        return not self.in_flight and not self._held and not self._is_working
 
     def receive_data(self, data: bytes) -> None:
         """Buffer what arrived."""
@@ -79,6 +92,7 @@ class Conversation:
 
     def forget(self) -> None:
         """Let go of what was received and not yet run; the peer is gone."""
+        self._is_forgotten = True
         self._held.clear()
         self._lines = LineBuffer(self._max_line_bytes)
         self._count_open_bytes()
@@ -89,7 +103,12 @@ class Conversation:
         self._open_bytes = open_bytes
 
     def proceed(self) -> bool:
-        """Run what was received; True if answers should be taken and `proceed` called again."""
+        """Run what was received; True if answers should be taken and `proceed` called again.
+
+        Raises: what work in steps has raised: a fault of ours.
+        """
+        if self._fault is not None:
+            raise self._fault
         while self._held and not self.is_full:
             if self._out_bytes > _OUT_BYTES:
                 return True
@@ -162,6 +181,9 @@ class Conversation:
         """Run a chunk of complete lines by the first way that fits all of them."""
         if self.context.trace:
             log.debug("<", lines=chunk[:_TRACED_BYTES], size=len(chunk))
+        if len(chunk) > _LONG_CHUNK_BYTES:
+            self._run_long_line(chunk)
+            return
         if self._inserts_came_last:
             done = self._run_inserts(chunk) or self._run_plain_calls(chunk)
         else:
@@ -207,21 +229,63 @@ class Conversation:
         self.context.counters.call("echo", answered - pings)
         return answered
 
+    def _run_long_line(self, chunk: bytes) -> None:
+        """Run the line that `chunk` begins with, and hold the rest."""
+        end = chunk.index(b"\n") + 1
+        if end < len(chunk):
+            self._held.appendleft(chunk[end:])
+            chunk = chunk[:end]
+        self._work(self._running_lines(chunk))
+
     def _run_lines(self, chunk: bytes) -> None:
         """Run a chunk of anything, line by line."""
-        calls: list[Call | BadLine] = []
-        for line in chunk.split(b"\n"):
-            calls += self._decode_line(line)
-        self._run_calls(calls)
+        if len(chunk) <= _SHORT_BYTES:
+            finish(self._running_lines(chunk))
+        else:
+            self._work(self._running_lines(chunk))
 
-    def _decode_line(self, line: bytes) -> list[Call | BadLine]:
+    def _running_lines(self, chunk: bytes) -> Steps[None]:
+        """Run lines in order, in steps; if the peer has had enough on the way, hold the rest."""
+        at = 0
+        while at < len(chunk):
+            end = chunk.find(b"\n", at) + 1 or len(chunk)
+            line = chunk if end - at == len(chunk) else chunk[at:end]
+            at = end
+            calls = yield from self._decoding_line(line)
+            rest = yield from self._running_calls(calls)
+            if rest or not self._can_go_on:
+                if at < len(chunk):
+                    self._held.appendleft(chunk[at:])
+                self._hold(rest)
+                return
+            yield
+
+    @property
+    def _can_go_on(self) -> bool:
+        return not self._has_most and self._out_bytes <= _OUT_BYTES
+
+    def _work(self, steps: Steps[None]) -> None:
+        """Do something that takes long; what was received after it waits."""
+        self._is_working = True
+        self.context.slices.run(self._working(steps))
+
+    def _working(self, steps: Steps[None]) -> Steps[None]:
+        try:
+            for _ in steps:
+                if self._is_forgotten:
+                    break
+                yield
+        except Exception as fault:
+            self._fault = fault
+        self._is_working = False
+        self._changed(False)
+
+    def _decoding_line(self, line: bytes) -> Steps[list[Call | BadLine]]:
         self._batch_number += 1
-        members = decode_any(line, self._dialect, self._batch_number)
+        members = yield from decoding_any(line, self._dialect, self._batch_number)
         if not members:
             return []
         self._dialect = members[0].dialect
-        if len(members) > MAX_BATCH_CALLS:
-            return [BadLine("too_large", f"batch: expected at most {MAX_BATCH_CALLS} calls", dialect=self._dialect)]
         batch = members[0].batch
         if batch >= 0 and any(isinstance(member, BadLine) or not member.notification for member in members):
             self._batches[batch] = jsonrpc.Batch(members)
@@ -229,11 +293,31 @@ class Conversation:
 
     def _run_calls(self, calls: Sequence[Call | BadLine]) -> None:
         """Run calls in order; if the peer has had enough on the way, hold the rest."""
+        if len(calls) <= _FEW_CALLS and not any(map(_is_long, calls)):
+            self._hold(finish(self._running_calls(calls)))
+        else:
+            self._work(self._running_many(calls))
+
+    def _running_many(self, calls: Sequence[Call | BadLine]) -> Steps[None]:
+        self._hold((yield from self._running_calls(calls)))
+
+    def _hold(self, calls: list[Call | BadLine]) -> None:
+        if calls:
+            self._held.appendleft(calls)
+
+    def _running_calls(self, calls: Sequence[Call | BadLine]) -> Steps[list[Call | BadLine]]:
+        """Run calls in order, in steps, until the peer has had enough; return the rest."""
         for index, call in enumerate(calls, 1):
-            self._run(call)
-            if index < len(calls) and (self.is_full or self._out_bytes > _OUT_BYTES):
-                self._held.appendleft(list(calls[index:]))
-                break
+            spec = CALLS.get(call.name) if isinstance(call, Call) else None
+            if isinstance(call, Call) and spec is not None and spec.in_steps is not None:
+                self.context.counters.call(call.name)
+                yield from spec.in_steps(self, call)
+            else:
+                self._run(call)
+            if not self._can_go_on:
+                return list(calls[index:])
+            yield
+        return []
 
     def _run(self, call: Call | BadLine) -> None:
         if isinstance(call, BadLine):
@@ -241,7 +325,11 @@ class Conversation:
             return
         spec = CALLS.get(call.name)
         if spec is None:
-            self.refuse(call, "unknown_call", unknown_name("call", call.name, CALLS))
+            self.refuse(call, *translate(unknown_call(call.name)))
             return
         self.context.counters.call(call.name)
         spec.run(self, call)
+
+
+def _is_long(call: Call | BadLine) -> bool:
+    return isinstance(call, Call) and len(call.arg) > _SHORT_ARGUMENT_BYTES

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
+from kqs.process.threads import addresses_of
 
 #: Connections the kernel holds until they are accepted; a thousand clients may start at once.
 BACKLOG = 1024
@@ -95,12 +96,9 @@ class Listener:
         if host == "localhost":
             return ["127.0.0.1", "::1"]
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            hosts = await addresses_of(host or None)
         except (OSError, UnicodeError):
             raise StartupError(f"[server] host {host!r} is unknown", ExitCode.CONFIG) from None
-        hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
         public = [found for found in hosts if not ipaddress.ip_address(found.partition("%")[0]).is_loopback]
         if public and not self._settings.allow_public:
             raise StartupError(

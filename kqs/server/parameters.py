@@ -13,6 +13,10 @@ from kqs.job import STATES_BY_WORD, State
 from kqs.nearest import unknown_name
 from kqs.wire import strict
 
+#: An argument that fits is far shorter. A longer one would cost more than its answer: each fault in it becomes an object.
+MAX_ARGUMENT_BYTES = 16 * 1024
+_MAX_FAULTS = 5
+
 
 class Parameters(BaseModel):
     """Base of all argument models: unknown fields are refused, and nothing is coerced."""
@@ -65,20 +69,23 @@ AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 def parse(model: type[AnyParameters], argument: Raw) -> AnyParameters:
     """Return `argument` as `model`; null is an empty object.
 
-    Raises: CallError: `bad_call`, with every field that does not fit.
+    Raises: CallError: `bad_call`, with the fields that do not fit.
     """
     raw = bytes(argument)
+    if len(raw) > MAX_ARGUMENT_BYTES:
+        raise CallError(f"argument: expected at most {MAX_ARGUMENT_BYTES} bytes, got {len(raw)}")
     try:
         return model.model_validate_json(b"{}" if raw == b"null" else raw)
     except ValidationError as error:
-        raise CallError("; ".join(_describe(model, detail) for detail in error.errors(include_url=False))) from None
+        details = error.errors(include_url=False)[:_MAX_FAULTS]
+        raise CallError("; ".join(_describe(model, detail) for detail in details)) from None
 
 
 def _describe(model: type[Parameters], detail: Any) -> str:
     field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return unknown_name("field", field, model.model_fields)
-    message = detail["msg"].removeprefix("Value error, ")
+    message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":
         return f"{field}: {message}"

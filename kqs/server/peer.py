@@ -5,15 +5,15 @@ from __future__ import annotations
 import secrets
 from typing import Protocol
 
-import structlog
 from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError, KqsError
 from kqs.journal.format import Record
+from kqs.log import get_logger
 from kqs.server.context import Context
 from kqs.wire.call import Call
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 
 class Peer(Protocol):

@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from kqs.config import ServerSection
 from kqs.errors import CallError
+from kqs.log import get_logger
 from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from kqs.server.counters import Counters
 from kqs.server.listener import Listener
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 
 class Server:
@@ -36,7 +35,7 @@ class Server:
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
-        self.context = Context(backend, clock, settings.max_in_flight, trace)
+        self.context = Context(backend, clock, settings.max_in_flight, trace, settings.max_insert_jobs)
         self._settings = settings
         self._stop_s = stop_s
         self._listener = listener or Listener(settings)

@@ -1,8 +1,9 @@
-"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the `open_store` fixture only."""
+"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the fixtures `make_store` and `damage`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from unittest.mock import ANY
 
@@ -11,7 +12,8 @@ import pytest
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State
-from kqs.store.base import LISTED_BYTES, Store, StoreInfo
+from kqs.store import base
+from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -21,6 +23,11 @@ IDS = Ids(NODE)
 FIRST = 1_700_000_000_000_000
 BULK_BYTES = 1000
 
+#: the answer to jobs whose data would be too much, in the tests that lower it
+FEW_BYTES = 5 * BULK_BYTES
+
+#: changes fields of the record of job n behind the store's back: type, data, options, expire_at, …, or bulk (long data)
+Damage = Callable[..., Awaitable[None]]
 #: makes a store on the test's own data, not yet opened; called again, one on the same data
 MakeStore = Callable[[], Store]
 
@@ -413,6 +420,18 @@ class StoreContract:
         ]  # fmt: skip
         assert (await store.next_due_at(), await store.next_expire_at()) == (now + 5, now + 8)
         assert numbers(await store.wake(now + 6, 9)) == [0, 2]
+        runs = await store.claim([an_entry(n) for n in range(3)], "w1", now + 7)
+        assert [(run.claim.order - FIRST, run.expire_at) for run in runs] == [(0, now + 9), (1, now + 8), (2, None)]
+
+    async def test_a_record_that_was_altered_does_not_pass_once_its_times_are_changed(
+        self, store: Store, insert, damage: Damage, now: float
+    ) -> None:
+        await insert(*(a_job(n, expire_at=4e9, options=b'{"retries":8}') for n in range(3)))
+        await damage(store, 0, expire_at=5e9)
+        await damage(store, 1, data=b"7")
+        ends = [5e9, 4e9, 4e9]
+        await store.reschedule([Rescheduled(FIRST + n, IDS.of(FIRST + n), (0.0, end), 0.0, 3e9) for n, end in enumerate(ends)])
+        assert numbers(await store.claim([an_entry(n) for n in range(3)], "w1", now)) == [2]
 
     async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
@@ -655,6 +674,134 @@ class StoreContract:
         (granted,) = await again.claim([an_entry(0)], "w2", now)
         assert (granted.claim.attempt, granted.claim.epoch) == (2, 2)
         assert await again.report([a_report(run.claim, at=now)]) == [False]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"type": "mall"},
+            {"prio": 10001},
+            {"data": b'{"n":8}'},
+            {"options": b'{"retries":9}'},
+            {"options": None},
+            {"options": b'{"retries":'},
+            {"expire_at": 5e9},
+            {"expire_at": None},
+        ],
+        ids=str,
+    )
+    async def test_a_record_that_was_altered_never_runs_and_says_so(
+        self, store: Store, insert, damage: Damage, now: float, change: dict[str, object]
+    ) -> None:
+        await insert(a_job(0, expire_at=4e9, options=b'{"retries":8}'), a_job(1))
+        await damage(store, 0, **change)
+        assert numbers(await store.claim([an_entry(0), an_entry(1)], "w1", now, 60.0)) == [1]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.data, record.error) == (State.FAIL, b"null", DAMAGED)
+        assert (record.ended_at, record.drop_at) == (now, now + 60)
+        assert numbers(await store.claim([an_entry(0)], "w1", now)) == []
+
+    async def test_plain_record_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(*some_jobs(3))
+        await damage(store, 0, type="male")
+        await damage(store, 1, data=b'{"n":0}')
+        assert numbers(await store.claim([an_entry(n) for n in range(3)], "w1", now)) == [2]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.drop_at) == (State.FAIL, None)
+
+    async def test_long_data_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(a_job(0, data=b"1" * 3000), a_job(1, data=b"2" * 3000))
+        await damage(store, 0, bulk=b"2" * 3000)
+        assert numbers(await store.claim([an_entry(0), an_entry(1)], "w1", now, 60.0)) == [1]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
+
+    async def test_totals_stay_right_when_a_type_was_altered(
+        self, store: Store, insert, damage: Damage, clock: FakeClock, now: float
+    ) -> None:
+        await insert(*some_jobs(3), a_job(3, type="b"))
+        await damage(store, 0, type="mall")
+        await store.claim([an_entry(n) for n in range(2)], "w1", now)
+        await self.settle_totals(store, clock)
+        counts = await store.counts()
+        found = {(type_, state): n for type_, states in counts.items() for state, n in states.items() if n}
+        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert found == Counter((record.type, record.state) for record in records)
+
+    async def settle_totals(self, store: Store, clock: FakeClock) -> None:
+        """Have an engine count anew that does so later."""
+
+    async def test_orphan_that_was_altered_ends(self, store: Store, run_one, reopen, damage: Damage, now: float) -> None:
+        await run_one(0)
+        whole = await run_one(1)
+        await damage(store, 0, data=b'{"n":1}')
+        again, _ = await reopen()
+        assert await again.orphans(1, 60.0) + await again.orphans(9, 60.0) == [whole] * 2
+        record = await again.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
+
+    async def test_job_shows_no_altered_data(self, store: Store, insert, damage: Damage) -> None:
+        await insert(a_job(0), a_job(1, data=b"1" * 3000))
+        await damage(store, 0, data=b'{"n":1}')
+        await damage(store, 1, type="mall")
+        for n in (0, 1):
+            record = await store.job(IDS.of(FIRST + n))
+            assert record is not None
+            assert (record.state, record.data, record.error) == (State.NEW, b"null", DAMAGED)
+        listed = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert (listed[0].data, listed[0].error) == (b"null", DAMAGED)
+
+    async def test_damaged_options_end_nothing_but_their_job(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(a_job(0, expire_at=now, options=b'{"keep":7}'), a_job(1, expire_at=now))
+        await damage(store, 0, options=b'{"keep":')
+        assert len(await store.expire(now, 9, 60.0)) == 2
+
+    async def test_claim_leaves_what_would_be_too_much_data(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
+        sizes = [2000, 3, 2500, 900, 2000, 3, 900]
+        await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate(sizes)))
+        left, taken = [an_entry(n, handle=n) for n in range(7)], []
+        while left:
+            granted = await store.claim(left, "w1", now)
+            assert left[0].order == granted[0].claim.order
+            assert sum(len(run.data) for run in granted[1:]) <= FEW_BYTES
+            taken += granted
+            assert {entry.handle for entry in granted.left} == set(range(7)) - set(numbers(taken))
+            for entry in granted.left:
+                record = await store.job(entry.id)
+                assert record is not None
+                assert (record.state, record.attempt) == (State.NEW, 0)
+            left = list(granted.left)
+        assert sorted(numbers(taken)) == list(range(7))
+        assert [run.claim.attempt for run in taken] == [1] * 7
+        assert [len(run.data) for run in sorted(taken, key=lambda run: run.claim.order)] == sizes
+
+    async def test_one_jobs_data_is_never_too_much(
+        self, store: Store, insert, reopen, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", 2000)
+        await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate((1500, 3000, 1200))))
+        granted = await store.claim([an_entry(n) for n in (9, 1, 0, 2)], "w1", now)
+        assert (numbers(granted), len(granted.left)) == ([1], 2)
+        granted += await store.claim(granted.left, "w1", now)
+        again, _ = await reopen()
+        found = await again.orphans(9)
+        assert sum(sorted(len(run.data) for run in found)[:-1]) <= 2000
+        await again.report([a_report(run.claim, State.GHOST, "ghost", at=now) for run in found])
+        assert sorted(numbers(found + await again.orphans(9))) == sorted(numbers(granted)) == [0, 1]
+
+    async def test_ready_and_wake_show_no_more_data_than_fits(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
+        await insert(a_job(0, data=b"1" * 600), a_job(1, data=b"1" * 400), a_job(2, data=b"1" * 600, due_at=now + 1))
+        assert [entry.data and len(entry.data) for entry in await store.ready("mail", None, 10, 900)] == [None, 400]
+        assert [entry.data for entry in await store.wake(now + 1, 10, 900)] == [None]
 
     async def test_unknown_job_is_none(self, store: Store) -> None:
         assert await store.job("nobody") is None

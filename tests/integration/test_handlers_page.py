@@ -16,8 +16,9 @@ import pytest
 import kqs
 from kqs import handlers
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry, load_modules
+from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
+from kqs.modules import load_modules
 from kqs.options import Options
 from tests.support.serving import ROOT, SERVE_ENVIRON, serving
 

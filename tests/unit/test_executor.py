@@ -213,7 +213,7 @@ def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
 
 
 def test_a_delay_that_is_no_wait_is_refused() -> None:
-    with pytest.raises(ValueError, match="delay: expected seconds >= 0, got -1"):
+    with pytest.raises(ValueError, match="delay: expected a number of seconds from 0 to 10000000000, got -1"):
         kqs.Again(-1)
 
 
@@ -229,3 +229,9 @@ async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
 
 
 async def _nothing(data: object) -> None: ...
+
+
+def test_a_delay_has_a_most() -> None:
+    assert kqs.Again(1e10).delay == 1e10
+    with pytest.raises(ValueError, match="from 0 to 10000000000, got 1e"):
+        kqs.Again(1e308)

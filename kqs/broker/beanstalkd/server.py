@@ -17,14 +17,13 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import structlog
-
 from kqs.broker.beanstalkd.body import Bodies, Foreign
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
+from kqs.log import get_logger
 from kqs.wire.beanstalk.commands import Delete, ListTubes, Stats, StatsTube
 from kqs.wire.beanstalk.tubes import type_of
 from kqs.wire.beanstalk.values import Ok, Reply, Word
@@ -50,7 +49,7 @@ MAX_TUBES = 1000
 #: what a server takes unless it says otherwise (`-z`)
 _DEFAULT_JOB_BYTES = 65_535
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 
 
 class Server:

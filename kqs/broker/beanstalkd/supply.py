@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
-import structlog
-
 from kqs.broker.base import Refill
 from kqs.broker.waiting import NOTHING, WHOLE, Rank
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.log import get_logger
 
 RETRY_S = 1.0
 #: at a time, so that thousands of types do not all ask the store at once
 MAX_REFILLS = 8
 _MAX_LINES = 10_000  # types, before those of which nothing waits are forgotten
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 
 
 class Place(Protocol):

@@ -8,6 +8,8 @@
     owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
+    data_bytes  how long data is that does not stand under `data`
+    crc32c    of what decides what runs (checksum.py); older documents have none
     attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
     begun     [worker, started_at] of the newest claims that were not given back
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
@@ -24,6 +26,7 @@ from typing import Any
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
 from kqs.store.base import LISTED_BYTES
+from kqs.store.checksum import checksum
 from kqs.store.mongo.client import Document
 
 MAX_RUNS = 100
@@ -54,13 +57,30 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
         "prio": job.prio,
         "attempt": 0,
         "mark": mark,
+        "crc32c": checksum(job.order, job.type, job.prio, job.data, job.id, job.expire_at, job.options),
     }
     optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
     optional["accepted_at"] = job.accepted_at or None
     document.update((name, value) for name, value in optional.items() if value is not None)
     if is_later:
         document["wake_at"] = job.due_at
+    if len(job.data) > LISTED_BYTES:
+        document["data_bytes"] = len(job.data)
     return document
+
+
+def is_intact(document: Mapping[str, Any], data: bytes | None) -> bool:
+    """Tell whether the document is what was accepted, with `data`: None if that is damaged or missing."""
+    if data is None:
+        return False
+    if "crc32c" not in document:
+        return True
+    order, type_, prio = (document.get(name, 0) for name in ("order", "type", "prio"))
+    try:
+        found = checksum(order, type_, prio, data, document["_id"], document.get("expire_at"), document.get("options"))
+    except TypeError:  # damage made another type of a field
+        return False
+    return bool(found == document["crc32c"])
 
 
 def claimed(epoch: int, mark: int) -> Document:
@@ -87,7 +107,7 @@ def entry_fields(body_bytes: int | None) -> list[str]:
     """Return the fields that `entry_of` needs; body_bytes: as for Store.ready."""
     if body_bytes is None:
         return _ENTRY_FIELDS
-    return [*_ENTRY_FIELDS, "options", "data", *(["data_long"] if body_bytes > LISTED_BYTES else [])]
+    return [*_ENTRY_FIELDS, "options", "data"]
 
 
 def entry_of(document: Mapping[str, Any], body_bytes: int | None) -> Entry:

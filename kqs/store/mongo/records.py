@@ -7,7 +7,7 @@ from typing import Any
 from kqs.job import JobRecord, State
 from kqs.store.base import DAMAGED
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, record_of
+from kqs.store.mongo.documents import Place, is_intact, record_of
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.slices import slices
@@ -23,7 +23,7 @@ async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | No
         return None
     data = await session.bulk.get("data", document)
     record = record_of(document, data, await session.bulk.get("result", document))
-    if data is None:
+    if not is_intact(document, data):
         record.data, record.error = b"null", DAMAGED
     return record
 
@@ -70,6 +70,9 @@ def _is_in(state: State) -> Document:
 
 
 def _listed(document: Any) -> JobRecord:
-    record = record_of(document, document.get("data"), document.get("result"))
+    data = document.get("data")
+    record = record_of(document, data, document.get("result"))
+    if data is not None and not is_intact(document, data):
+        record.data, record.error = b"null", DAMAGED
     del record.runs[:-1]
     return record

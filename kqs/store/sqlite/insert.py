@@ -7,21 +7,23 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kqs.job import Accepted, State, room_at
+from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.sqlite import bulk, retention
-from kqs.store.sqlite.rows import ManyRows, decode_orders, encode_json, json_list
+from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-_PLAIN = ManyRows("insert into jobs (ord, type, prio, data)", "(?,?,?,?)", "on conflict do nothing")
+_PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(
-    "insert into jobs (place, state, attempt, ord, type, prio, data, epoch, worker, started_at)",
-    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?)",
+    "insert into jobs (place, state, attempt, ord, type, prio, data, crc32c, epoch, worker, started_at)",
+    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _FULL = ManyRows(
     """insert into jobs
-    (ord, id, type, prio, data, due_at, expire_at, options, accepted_at, place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
+     place, state, attempt, epoch, worker, started_at)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -58,6 +60,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, worker)
     if full:
         known += _insert_full(session, full, worker, now)
+    if known:
+        session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 
@@ -113,8 +117,9 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     values: list[object] = []
     extend = values.extend
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data))
-    stored = _PLAIN.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data)))
+    stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
@@ -124,10 +129,18 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
     extend = values.extend
     epoch = session.epoch
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
-    stored = _CLAIMED.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend(
+            (order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), epoch, worker, job.claimed_at)
+        )
+    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
+
+
+def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
+    """Return how long data is, if that must be looked at."""
+    return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
 
 
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
@@ -146,13 +159,11 @@ def _insert_rows(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     """Insert the rows of these jobs; return those whose id is taken."""
     taken = _made_ids_taken(session, jobs)
     values: list[object] = []
-    for job in jobs:
-        if not (job.given_id and job.id in taken):
-            values += _full_row(session, job, worker, now)
-    if not taken and _FULL.execute(session.db, values) == len(jobs):
+    free = [job for job in jobs if not (job.given_id and job.id in taken)] if taken else jobs
+    for job in free:
+        values += _full_row(session, job, worker, now)
+    if _FULL.execute(session.db, values, _lengths(session, free)) == len(jobs):
         return []
-    if taken:
-        _FULL.execute(session.db, values)
     stored = _stored_orders(session, (job.order for job in jobs))
     return [job for job in jobs if job.order not in stored]
 
@@ -188,8 +199,9 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
     times = (job.due_at or None, job.expire_at)
-    return (job.order, given_id, job.type, job.prio, data, *times, job.options, job.accepted_at or None, *run)
+    return (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:

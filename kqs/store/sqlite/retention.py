@@ -23,7 +23,9 @@ select json_group_array(ord) from (
 """
 _TO_BE_DROPPED = _OLDEST_SUCCESSES.format("is not null")
 _KEPT_FOR_EVER = _OLDEST_SUCCESSES.format("is null")
-_KINDS = "select json_group_array(json_array(type, state)) from jobs where ord in (select value from json_each(?))"
+_KINDS = (
+    "select json_group_array(json_array(cast(type as text), state)) from jobs where ord in (select value from json_each(?))"
+)
 _DELETE = "delete from jobs where ord in (select value from json_each(?))"
 
 _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode

@@ -9,7 +9,7 @@ from pathlib import Path
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
-from kqs.store.base import StoreInfo
+from kqs.store.base import Granted, StoreInfo
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -40,9 +40,11 @@ class SqliteStore:
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
         return await self._thread.call(operation, small=len(jobs) <= _FEW_JOBS)
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
         """See Store.claim."""
-        return await self._thread.call(partial(claim.claim, entries=entries, worker=worker, now=now))
+        return await self._thread.call(
+            partial(claim.claim, entries=entries, worker=worker, now=now, keep_damaged_s=keep_damaged_s)
+        )
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""
@@ -76,9 +78,9 @@ class SqliteStore:
         """See Store.next_expire_at."""
         return await self._thread.call(schedule.next_expire_at)
 
-    async def orphans(self, limit: int) -> list[Run]:
+    async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
-        return await self._thread.call(partial(claim.orphans, limit=limit))
+        return await self._thread.call(partial(claim.orphans, limit=limit, keep_damaged_s=keep_damaged_s))
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""

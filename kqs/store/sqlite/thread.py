@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from kqs.errors import StoreUnavailableError
+from kqs.process.threads import in_thread
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.session import Session
 
@@ -77,7 +78,7 @@ class StoreThread:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
-            await asyncio.to_thread(thread.join)
+            await in_thread(thread.join)
 
     def call(self, run: Callable[[Session], T], *, durable: bool = False, small: bool = False) -> asyncio.Future[T]:
         """Do `run(session)` in the next transaction; a `small` one at once, if nothing is before it.

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kqs.errors import (
     JournalLockedError,
     JournalVersionError,
 )
-from kqs.journal import NO_ORDER, Journal, Record
+from kqs.journal import NO_ORDER, Journal, OsFiles, Record
 from kqs.journal.commit import GroupCommit
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header
 from kqs.journal.recovery import mend, read_header, scan
@@ -79,6 +80,37 @@ async def test_a_directory_that_cannot_be_used_says_so() -> None:
         await a_journal(files).start()
     files.plan = lambda _index, _name: None
     await (await a_started(files)).stop()
+
+
+async def test_a_start_that_is_cancelled_keeps_its_lock_until_its_thread_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, read_on = threading.Event(), threading.Event()
+    settings = Settings(tmp_path / "journal")
+    first = Journal(settings, SystemClock())
+    await first.start()
+    await first.stop()
+
+    def held_list(files: OsFiles, path: Path) -> list[str]:
+        reading.set()
+        read_on.wait()
+        return true_list(files, path)
+
+    true_list = OsFiles.list
+    monkeypatch.setattr(OsFiles, "list", held_list)
+    journal = Journal(settings, SystemClock())
+    starting = asyncio.ensure_future(journal.start())
+    await asyncio.to_thread(reading.wait)
+    starting.cancel()
+    with pytest.raises(JournalLockedError):
+        await Journal(settings, SystemClock()).start()
+    read_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await journal.stop()
+    again = Journal(settings, SystemClock())
+    await again.start()
+    await again.stop()
 
 
 async def test_stop_is_idempotent_and_tolerates_never_started() -> None:

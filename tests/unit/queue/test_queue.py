@@ -7,8 +7,9 @@ import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import Run, State
-from kqs.queue.dispatch import entry_of
+from kqs.queue.dispatch import Taker, entry_of
 from kqs.queue.leases import SLOT_S
+from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig
 
@@ -425,7 +426,7 @@ async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig:
     looks = [[], await rig.store.orphans(9)]
     await rig.queue.keep_house()
 
-    async def orphans(_limit: int) -> list[Run]:
+    async def orphans(_limit: int, _keep_damaged_s: float | None) -> list[Run]:
         return looks.pop()
 
     monkeypatch.setattr(rig.store, "orphans", orphans)
@@ -453,3 +454,38 @@ async def test_a_lane_that_a_new_job_took_meanwhile_is_not_filled_twice(rig: Rig
     assert (first.claim.order, hand.runs.empty()) == (ORDER + 2, True)
     await hand.end(first)
     assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_what_a_claim_leaves_for_its_data_is_taken_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "DATA_BYTES", 1000)
+    data = [b"1" * 600, b"2" * 700, b"3" * 800, b"4", b"5" * 300]
+    await rig.accept(*(an_accepted(n, data=one) for n, one in enumerate(data, 1)))
+    hand = rig.hand(5)
+    runs = [await hand.take() for _ in data]
+    assert sorted(run.data for run in runs) == data
+    assert {run.claim.attempt for run in runs} == {1}
+    assert hand.taker.room == 0
+
+
+async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "DATA_BYTES", 1000)
+    await rig.accept(*(an_accepted(n, data=b"1" * 600) for n in range(1, 6)))
+    delivered: asyncio.Queue[Run] = asyncio.Queue()
+
+    def deliver(runs: list[Run]) -> None:
+        taker.weigh(runs)
+        for run in runs:
+            delivered.put_nowait(run)
+
+    taker = Taker("worker", {"mail": 1}, 9, deliver)
+    rig.queue.add_taker(taker)
+    held = [await delivered.get(), await delivered.get()]
+    await rig.store.counts()
+    await rig.store.counts()
+    assert delivered.empty()
+    while held:
+        taker.begin(held.pop())
+    assert len([await delivered.get() for _ in range(2)]) == 2
+    await rig.queue.remove_taker(taker)

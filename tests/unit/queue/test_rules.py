@@ -55,6 +55,13 @@ def test_again_costs_nothing() -> None:
     assert (report.state, report.due_at, report.failures) == (State.RETRY, NOW + 5, 2)
 
 
+@pytest.mark.parametrize("delay_s", [1e308, 2e10, -1.0, float("inf"), float("nan")])
+def test_a_delay_out_of_bounds_is_a_final_failure(delay_s: float) -> None:
+    report = judge.outcome(a_run(), Options(), Again(delay_s), NOW, 0.0)
+    assert (report.state, report.failures) == (State.FAIL, 1)
+    assert report.error == f"Again: expected a delay from 0 to 10000000000 s, got {delay_s}"
+
+
 def test_a_failure_is_retried_after_its_delay() -> None:
     report = judge.outcome(a_run(), Options(retry_delay=30), Failed("no"), NOW, 0.0)
     assert (report.state, report.due_at, report.failures, report.error) == (State.RETRY, NOW + 30, 1, "no")

@@ -7,7 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
-from kqs.server.conversation import MAX_BATCH_CALLS
+from kqs.server import conversation as conversation_module
+from kqs.wire.jsonrpc import MAX_BATCH_CALLS
+from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
 
 TRANSCRIPT = (
@@ -166,3 +168,89 @@ async def test_a_traced_conversation_logs_what_goes_in_out_and_wrong() -> None:
     with capture_logs() as logged:
         talk.hear(b'{"n":"ping"}\n' + b'{"n":"nope"}\n')
     assert [entry["event"] for entry in logged] == ["<", "!", ">"]
+
+
+PAD = b'"' + b"x" * 400_000 + b'"'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":1,"n":"insert","m":{"type":"x","id":"a","data":%b}}' % PAD,
+        b'{"id":1,"n":"insert","m":[{"type":"x","id":"a","auth":{"user":"me"}},{"type":"y","id":"b","data":%b}]}' % PAD,
+        b'{"id":1,"n":"echo","m":%b}' % PAD,
+        b'{"id":1,"n":"nope","m":%b}' % PAD,
+        b'{"jsonrpc":"2.0","id":1,"method":"echo","params":%b}' % PAD,
+    ],
+)
+async def test_a_long_line_is_answered_in_its_turn(line: bytes) -> None:
+    ping = b'{"id":0,"n":"ping"}\n'
+    answers = await Conversing(max_line_bytes=10**6).settled(ping + line[:1000], line[1000:] + b"\n" + ping)
+    assert sorted(answer["id"] for answer in answers) == [0, 0, 1]
+
+
+async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    assert talk.hear(b'{"id":1,"n":"echo","m":%b}\n{"id":2,"n":"ping"}\n' % PAD) == []
+    assert talk.conversation.is_full
+    assert not talk.conversation.is_idle
+    finish(waiting.pop())
+    assert not talk.conversation.is_full
+    talk.proceed()
+    assert [answer["id"] for answer in talk.answers()] == [1, 2]
+
+
+async def test_a_long_line_of_a_peer_that_left_is_dropped() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
+    talk.conversation.forget()
+    finish(waiting.pop())
+    assert not talk.backend.journal.records
+    assert talk.conversation.is_idle
+
+
+async def test_a_fault_of_ours_in_a_long_line_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(conversation_module, "decoding_any", fail)
+    talk = Conversing(max_line_bytes=10**6)
+    talk.hear(b'{"id":1,"n":"echo","m":%b}\n' % PAD)
+    with pytest.raises(AssertionError, match="ours"):
+        talk.proceed()
+
+
+async def test_many_lines_that_no_fast_way_takes_stop_when_their_peer_has_had_enough() -> None:
+    talk = Conversing(max_in_flight=2, max_line_bytes=10**6)
+    talk.backend.journal.held = True
+    auth = b'{"id":%d,"n":"insert","m":{"type":"x","auth":{"user":"me"}}}\n'
+    talk.hear(b"".join(auth % number for number in range(200)))
+    assert talk.conversation.in_flight == 2
+    numbers = []
+    for _ in range(100):
+        talk.backend.journal.flush()
+        talk.proceed()
+        numbers += [answer["id"] for answer in talk.answers()]
+    assert numbers == list(range(200))
+
+
+async def test_many_calls_stop_when_their_peer_has_had_enough() -> None:
+    talk = Conversing(max_in_flight=2)
+    talk.backend.journal.held = True
+    talk.hear(b"".join(b'{"id":%d,"n":"insert","m":[{"type":"x"}]}\n' % number for number in range(99)))
+    numbers = []
+    for _ in range(50):
+        talk.backend.journal.flush()
+        talk.proceed()
+        numbers += [answer["id"] for answer in talk.answers()]
+    assert numbers == list(range(99))
+
+
+@pytest.mark.parametrize("name", ["push", "kick", "enqueue", "quti", "adopts", "quit ", "exit"])
+async def test_nothing_that_does_harm_is_suggested(name: str) -> None:
+    (answer,) = Conversing().hear(b'{"n":"%b"}\n' % name.encode())
+    assert answer["e"]["message"] == f'unknown call "{name}"'

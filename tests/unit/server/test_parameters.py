@@ -63,3 +63,8 @@ def test_a_missing_field_is_named() -> None:
 def test_a_message_is_short_however_long_the_argument() -> None:
     assert len(refusal(JobsQuery, b'{"state":"%b"}' % (b"x" * 10_000))) < 300
     assert len(refusal(JobsQuery, b'{"%b":1}' % (b"x" * 10_000))) < 300
+
+
+def test_an_argument_and_a_message_have_a_most() -> None:
+    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16384 bytes, got 20")
+    assert refusal(JobsQuery, b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b"}").count("unknown") == 5

@@ -24,8 +24,9 @@ async def test_columns_that_older_servers_went_without_are_added(tmp_path: Path)
     await store.insert([an_accepted(1)], 1, "w", NOW)
     await store.close()
     db = sqlite3.connect(path)
-    for column in ("returned", "accepted_at"):
+    for column in ("returned", "accepted_at", "crc32c"):
         db.execute(f"alter table jobs drop column {column}")
+    db.execute("pragma user_version = 1")
     db.commit()
     db.close()
     store = await opened(path)
