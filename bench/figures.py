@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ JOB_BYTES = 200
 ECHO_BYTES = 40
 HANDLERS = ("kqs.builtin", "bench.handlers")
 UNTAKEN = "untaken"
+STEADY_PER_S = 60_000
+STEADY_S = 60
+LOOK_EVERY_S = 0.5
 #: between two jobs of an idle server, which takes about 500 to store the finish of the first
 RESTS_US = (500, 2000, 10_000)
 #: how often two that are compared are measured, one after the other
@@ -88,6 +92,36 @@ def insert(bench: Bench) -> Figure:
             server.served.stop()
         figure["start_after_stop_s"] = _start_s(bench, folder)
     return figure
+
+
+def steady(bench: Bench) -> Figure:
+    """Inserts at a steady pace, of a type that no handler takes: how many of them at most the store does not have yet."""
+    total = bench.count(STEADY_PER_S * STEADY_S)
+    lags: list[float] = []
+    with bench.server() as server, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(
+            load,
+            "insert",
+            server.port,
+            connections=8,
+            in_flight=2000,
+            total=total,
+            size_bytes=JOB_BYTES,
+            type_=UNTAKEN,
+            rate=STEADY_PER_S,
+        )
+        while not loading.done():
+            stats = server.stats()
+            lags.append(stats["jobs_inserted"] - stats.get("jobs_new", 0))
+            time.sleep(LOOK_EVERY_S)
+    done = loading.result()
+    return {
+        "inserts_per_s": done["rate"],
+        "p99_us": done["p99_us"],
+        "most_unfed": max(lags),
+        "unfed_in_the_first_half": statistics.median(lags[: len(lags) // 2]),
+        "unfed_in_the_second_half": statistics.median(lags[len(lags) // 2 :]),
+    }
 
 
 def start_after_kill(bench: Bench) -> Figure:

@@ -24,6 +24,7 @@ STATE = Path(__file__).parents[1] / ".cache"
 FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "echo": figures.echo,
     "insert": figures.insert,
+    "steady": figures.steady,
     "beanstalkd": figures.beanstalk,
     "serial": figures.serial,
     "end to end": figures.end_to_end,

@@ -46,9 +46,11 @@ def run(program: str, *arguments: object, cores: str = "") -> Figure:
     return figure
 
 
-def load(mode: str, port: int, *, connections: int, in_flight: int, total: int, size_bytes: int, type_: str = "-") -> Figure:
-    """Run bench/load.c; `in_flight` counts per connection."""
-    return run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_)
+def load(
+    mode: str, port: int, *, connections: int, in_flight: int, total: int, size_bytes: int, type_: str = "-", rate: float = 0
+) -> Figure:
+    """Run bench/load.c. in_flight: counts per connection. rate: calls a second in all, at most; 0 for no most."""
+    return run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_, rate)
 
 
 def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str) -> Figure:

@@ -18,6 +18,7 @@ from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.server.parameters import JobsQuery
+from kqs.trouble import Trouble
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -51,6 +52,7 @@ class ServerBackend:
         self._worker = worker
         self._clock = clock
         self._started = clock.monotonic()
+        self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
     async def stats(self) -> dict[str, int | float]:
         """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
@@ -61,7 +63,9 @@ class ServerBackend:
         try:
             stats |= self._job_stats(await self._counts())
         except StoreUnavailableError as error:
-            log.warning("stats without the store", error=str(error))
+            self._lasting.met(error=str(error))
+        else:
+            self._lasting.over()
         stats["running"] = self._queue.running_count
         stats["lanes_busy"] = self._worker.busy_count
         stats["runs_done"] = self._worker.done_count

@@ -14,7 +14,7 @@ import resource
 import shlex
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.log import get_logger
+from kqs.loop import run_to_end
 from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
@@ -159,12 +160,13 @@ class Daemon:
             self._clock,
             on_commit=lambda records: feeder.committed(records),
             claim=lambda record: feeder.claim(record),
+            on_fault=stop.fail,
         )
-        stack.push_async_callback(journal.stop)
+        stack.push_async_callback(_end, journal.stop, stop)
         recovery = await _open_journal(journal, config.journal.dir)
         self._own_files()
         store = self._make_store()
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(_end, store.close, stop)
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)
         settings = QueueSettings(
@@ -184,7 +186,7 @@ class Daemon:
         for service in (queue, feeder, worker, startup):
             service.on_task_death = stop.fail
         for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):
-            stack.push_async_callback(stop_service)
+            stack.push_async_callback(_end, stop_service, stop)
         await startup.start()
         self._sentry.serving()
         stack.callback(server.drain)
@@ -248,6 +250,14 @@ def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
         return cascade.resolve(type_, None).ttr
 
 
+async def _end(end: Callable[[], Awaitable[None]], stop: StopSwitch) -> None:
+    """Stop a service. An error in that is told like its death, and keeps no other from its end."""
+    try:
+        await end()
+    except Exception as error:
+        stop.fail(error)
+
+
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:
     try:
         return await journal.start()
@@ -307,7 +317,7 @@ def serve(config: Config) -> ExitCode:
     code = ExitCode.SOFTWARE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            code = runner.run(Daemon(config, sentry).run())
+            code = run_to_end(runner.get_loop(), Daemon(config, sentry).run(), sentry.attach)
         except StartupError as error:
             code = error.exit_code
             raise

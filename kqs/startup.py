@@ -15,6 +15,7 @@ from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -71,9 +72,10 @@ class Startup:
 
     async def _wait(self, error: StoreUnavailableError) -> None:
         wait_s = FIRST_WAIT_S
+        trouble = Trouble(log, "the store is not there yet, new jobs wait in the journal; trying again", "the store is there")
         while True:
             self._feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
-            log.warning(f"{self._feeder.trouble}; trying again", retry_s=wait_s)
+            trouble.met(error=str(error))
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             try:
@@ -81,7 +83,7 @@ class Startup:
             except StoreUnavailableError as again:
                 error = again
             else:
-                log.info("the store is there")
+                trouble.over()
                 return
 
     async def _join(self) -> None:

@@ -23,6 +23,7 @@ from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.trouble import Trouble
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
@@ -65,6 +66,7 @@ class MemoryBroker:
         self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
         self._refills: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
         self._fault: Exception | None = None
         self._generation = f"memory-{secrets.token_hex(8)}"
 
@@ -266,6 +268,7 @@ class MemoryBroker:
         else:
             self._join(line, found, is_all=len(found) < self._refill_count, was=after)
             line.backoff_s = BACKOFF_FIRST_S
+            self._trouble.over()
         finally:
             line.aside = None
             del self._refills[type_]
@@ -290,7 +293,7 @@ class MemoryBroker:
 
     def _block(self, type_: str, line: _Line, fault: StoreUnavailableError) -> None:
         """Leave the type as it is, and its refill for later."""
-        _log.warning("refill failed", type=type_, error=str(fault), retry_in_s=line.backoff_s)
+        self._trouble.met(type=type_, error=str(fault))
         line.is_blocked = True
         self._timers[type_] = asyncio.get_running_loop().call_later(line.backoff_s, self._unblock, type_, line)
         line.backoff_s = min(2 * line.backoff_s, BACKOFF_LAST_S)

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kqs.config.sections import SECTIONS, Config, Section
+from kqs.config.sections import MAX_WEIGHT, SECTIONS, Config, Section
 from kqs.errors import ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
@@ -32,7 +32,6 @@ DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
 #: shares of turns; many times more than jobs that one turn can grant
-_MAX_WEIGHT = 1_000_000
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -165,8 +164,8 @@ class _Reader:
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         weight = values.get("weight", 1)
-        if type(weight) is not int or not 1 <= weight <= _MAX_WEIGHT:
-            raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {_MAX_WEIGHT}")
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {MAX_WEIGHT}")
         return self._options(key, {k: v for k, v in values.items() if k != "weight"}, ("weight",)), weight
 
     def _options(self, key: tuple[str, ...], values: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:

@@ -146,6 +146,11 @@ class LogSection(Section):
     format: Literal["text", "json"] = Field(default="text", description="lines for people, or one JSON object a line")
 
 
+#: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
+#: would be rounded, and at last a type would pay nothing for its turns and keep all others waiting.
+MAX_WEIGHT = 10_000
+
+
 class Config(Section):
     """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
 
@@ -163,7 +168,7 @@ class Config(Section):
     weights: dict[str, int] = Field(default={})
 
     def weight(self, type_: str) -> int:
-        """Return a type's share of turns beside the others, >= 1."""
+        """Return a type's share of turns beside the others, 1 to `MAX_WEIGHT`."""
         return self.weights.get(type_, 1)
 
     @property

@@ -5,6 +5,8 @@ appended before its flush began. Invariants:
 1. `done(None)` is called only after the flush of the record's batch returned, in the order of append.
 2. After a failed write, flush or roll every record not yet settled fails, and nothing is accepted until a new segment is
    durable.
+3. What a listener raises keeps no news from the others. An error that nothing foresees is told (`on_fault`), never dropped:
+   whoever hears of it stops the node, and the next start reads from the journal what the listeners missed.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
@@ -28,6 +31,7 @@ from kqs.journal.space import SpaceGauge
 from kqs.journal.writer import Flushed, Writer
 from kqs.log import get_logger
 from kqs.process.threads import in_thread
+from kqs.trouble import Trouble
 
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
 _INLINE_FLUSH_S = 0.001
@@ -46,9 +50,6 @@ _MEASURE_S = 1.0
 
 _log = get_logger("kqs.journal")
 
-_News = TypeVar("_News")
-_Answer = TypeVar("_Answer")
-
 
 class Condition(StrEnum):
     """What the journal is doing, in the word `health` uses."""
@@ -62,6 +63,7 @@ class Condition(StrEnum):
 class GroupCommit:
     """See the module docstring. on_commit: called with the records of each durable batch, in order.
 
+    on_fault: called with what `on_commit`, `claim` or this itself raised, for the node to stop.
     claim: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
     nothing but its `done` is called before `on_commit` has it, or it has failed.
     """
@@ -78,6 +80,7 @@ class GroupCommit:
         kept: KeptSegments,
         on_commit: Callable[[list[Record]], None],
         claim: Callable[[Record], bool],
+        on_fault: Callable[[Exception], None],
     ) -> None:
         self._max_records = settings.batch_records
         self._max_bytes = settings.batch_bytes
@@ -87,6 +90,7 @@ class GroupCommit:
         self._kept = kept
         self._on_commit = on_commit
         self._claim = claim
+        self._on_fault = on_fault
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
@@ -102,6 +106,12 @@ class GroupCommit:
         self._appended = 0
         self._settled = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._no_segment = Trouble(
+            _log, "journal cannot begin a new segment, trying again", "journal has a new segment", clock.monotonic
+        )
+        self._unmeasured = Trouble(
+            _log, "free space of the journal's disk is unknown", "free space of the journal's disk is known", clock.monotonic
+        )
         self.condition = Condition.CLOSED
         self.failure = ""
         self.space = SpaceGauge(settings.min_free_bytes)
@@ -184,7 +194,7 @@ class GroupCommit:
         self._lone_ticks += 1
         if self._lone_ticks % _PROBE_EVERY and self._is_quick(batch, self._batch_bytes):
             self._batch, self._batch_bytes = [], FRAME_BYTES
-            self._flush_here(batch)
+            self._guard(self._flush_here, batch)
 
     def _is_quick(self, batch: list[Record], size: int) -> bool:
         """Tell whether to flush on the loop: the hop to the thread would take about as long."""
@@ -207,7 +217,7 @@ class GroupCommit:
             self._batch_bytes = FRAME_BYTES
         if not self._writer.fits(size):
             self._busy = True
-            self._flusher.submit(self._writer.roll, lambda segment, error: self._rolled(batch, segment, error))
+            self._flusher.submit(self._writer.roll, lambda segment, error: self._guard(self._rolled, batch, segment, error))
         elif not self._batch and self._is_quick(batch, size):
             self._flush_here(batch)
         else:
@@ -216,7 +226,10 @@ class GroupCommit:
     def _flush_here(self, batch: list[Record]) -> None:
         record = batch[0]
         record.alone = True
-        record.claimed = bool(_tell(self._claim, record))
+        try:
+            record.claimed = self._claim(record)
+        except Exception as error:
+            self._on_fault(error)
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._writer.commit(batch)
@@ -228,7 +241,9 @@ class GroupCommit:
     def _flush_there(self, batch: list[Record]) -> None:
         self._busy = True
         self._began_at = self._clock.monotonic()
-        self._flusher.submit(lambda: self._writer.commit(batch), lambda done, error: self._flushed(batch, done, error))
+        self._flusher.submit(
+            lambda: self._writer.commit(batch), lambda done, error: self._guard(self._flushed, batch, done, error)
+        )
 
     def _rolled(self, batch: list[Record], segment: Segment | None, error: BaseException | None) -> None:
         if segment is None:
@@ -255,7 +270,7 @@ class GroupCommit:
     def _ask_for_tick(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._loop.call_soon(self._end_tick)
+            self._loop.call_soon(self._guard, self._end_tick)
 
     def _settle(self, batch: list[Record], flushed: Flushed) -> None:
         now = self._clock.monotonic()
@@ -274,7 +289,10 @@ class GroupCommit:
             seq += 1
             if record.done is not None:
                 _tell(record.done, None)
-        _tell(self._on_commit, batch)
+        try:
+            self._on_commit(batch)
+        except Exception as error:
+            self._on_fault(error)
         self._count_settled(len(batch))
         if self._unmeasured_bytes >= _MEASURE_BYTES or now - self._measured_at >= _MEASURE_S:
             self._measure_space()
@@ -299,7 +317,8 @@ class GroupCommit:
 
     def _try_to_reopen(self) -> None:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
-        self._try_later(lambda: self._flusher.submit(self._writer.roll, self._reopened), self._reopen_s)
+        reopened = partial(self._guard, self._reopened)
+        self._try_later(lambda: self._flusher.submit(self._writer.roll, reopened), self._reopen_s)
         self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
 
     def _reopened(self, segment: Segment | None, error: BaseException | None) -> None:
@@ -309,10 +328,11 @@ class GroupCommit:
             return
         if segment is None:
             self.failure = f"{type(error).__name__}: {error}"
-            _log.error("journal cannot begin a new segment", error=self.failure, retry_s=self._reopen_s)
+            self._no_segment.met(error=self.failure)
             self._try_to_reopen()
             return
         self.condition = Condition.OPEN
+        self._no_segment.over()
         _log.info("journal works again", segment=segment.name)
         self._measure_space()
 
@@ -323,7 +343,9 @@ class GroupCommit:
         try:
             self.space.update(self._files.free_bytes(self._directory), self._kept.backlog_bytes)
         except OSError as error:
-            _log.warning("free space of the journal's disk is unknown", error=str(error))
+            self._unmeasured.met(error=str(error))
+        else:
+            self._unmeasured.over()
         if self.space.is_low and self.condition is Condition.OPEN:
             self.condition = Condition.NO_SPACE
             _log.error(
@@ -340,7 +362,20 @@ class GroupCommit:
     def _try_later(self, action: Callable[[], None], delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(delay_s, action)
+        self._timer = self._loop.call_later(delay_s, self._guard, action)
+
+    def _guard(self, step: Callable[..., None], *news: Any) -> None:
+        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns.
+
+        After one that nothing here foresees the state is in doubt, so nothing more is accepted and nobody waits for a flush.
+        """
+        try:
+            step(*news)
+        except Exception as error:
+            self.condition = Condition.FAILED
+            self.failure = f"{type(error).__name__}: {error}"
+            self._count_settled(self.unsettled)
+            self._on_fault(error)
 
     def _count_settled(self, count: int) -> None:
         self._settled += count
@@ -350,10 +385,9 @@ class GroupCommit:
                 waiter.set_result(None)
 
 
-def _tell(callback: Callable[[_News], _Answer], news: _News) -> _Answer | None:
-    """Call back; one listener's fault, answered by None, must not keep the news from the others."""
+def _tell(done: Callable[[JournalError | None], None], news: JournalError | None) -> None:
+    """Call `done`; one client's fault must not keep the news from the others."""
     try:
-        return callback(news)
+        done(news)
     except Exception:
         _log.exception("a journal callback failed")
-        return None

@@ -46,10 +46,16 @@ class Recovery(NamedTuple):
     torn: tuple[str, int] | None
 
 
+def _log_fault(error: Exception) -> None:
+    _log.error("journal met an unexpected error", exc_info=error)
+
+
 class Journal:
     """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`.
 
     claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`.
+    on_fault: called with any error of these two, or of the journal's own that nothing foresees: the node must stop, and the
+    next start replays what they missed.
     """
 
     def __init__(
@@ -60,12 +66,13 @@ class Journal:
         *,
         on_commit: Callable[[list[Record]], None] = lambda _records: None,
         claim: Callable[[Record], bool] = lambda _record: False,
+        on_fault: Callable[[Exception], None] = _log_fault,
     ) -> None:
         self._settings = settings
         self._directory = Path(settings.dir)
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_fault)
         self._lock: int | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None

@@ -79,13 +79,15 @@ class Sentry:
         threading.Thread(target=self._watch, name="kqs-sentry", daemon=True).start()
 
     def attach(self) -> None:
-        """Go on hearing signals while the running loop turns, which has taken them for itself.
+        """Go on hearing signals while the running loop turns, which takes them for itself each time it begins to.
 
         It is handed every number, for the handlers that users' code may have set.
         """
         self._loop = asyncio.get_running_loop()
         taken = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
         if taken not in (-1, self._mouth):
+            if self._loop_fd >= 0:
+                os.close(self._loop_fd)
             self._loop_fd = os.dup(taken)  # of our own: the loop closes its, and another file gets the number
             forks.own(taken)
 

@@ -20,6 +20,7 @@ from kqs.log import get_logger
 from kqs.queue.admission import may_run
 from kqs.store import base
 from kqs.store.base import Granted, Store
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
@@ -145,14 +146,17 @@ class Dispatcher:
     async def serve(self, taker: Taker) -> None:
         """Bring `taker` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
         self._takers.append(taker)
+        trouble = Trouble(log, "cannot reserve, trying again", "reserves again", self._clock.monotonic)
         try:
             while not taker.stopped:
                 await taker.wait_room()
                 try:
                     await self._bring(taker)
                 except (StoreUnavailableError, BrokerError) as error:
-                    log.warning("cannot reserve, trying again", error=str(error))
+                    trouble.met(error=str(error))
                     await asyncio.sleep(RETRY_WAIT_S)
+                else:
+                    trouble.over()
         finally:
             self._takers.remove(taker)
 

@@ -28,6 +28,7 @@ from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
@@ -298,12 +299,15 @@ class Queue:
     # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
+        trouble = Trouble(log, "cannot keep house, trying again", "keeps house again", self.clock.monotonic)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
                 await self.keep_house()
             except StoreUnavailableError as error:
-                log.warning("cannot keep house, trying again", error=str(error))
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
 
     async def keep_house(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""

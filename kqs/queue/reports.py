@@ -13,6 +13,7 @@ from kqs.job import Report, Run
 from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import Store
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
@@ -35,6 +36,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
 
     def add(self, run: Run, report: Report) -> None:
@@ -111,9 +113,10 @@ class Reporter:
                 accepted = await self._store.report(reports)
             except StoreUnavailableError as error:
                 self.trouble = str(error)
-                log.warning("the store refuses reports, trying again", error=str(error), count=len(reports))
+                self._lasting.met(error=str(error), count=len(reports))
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
                 self.trouble = None
+                self._lasting.over()
                 return accepted

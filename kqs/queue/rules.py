@@ -12,7 +12,7 @@ from kqs.job import WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Ru
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
-from kqs.verdicts import MAX_DELAY_S
+from kqs.verdicts import LONGEST_DELAY_S
 
 #: longer reasons are cut, so that a handler's error text cannot swell its record without bound
 MAX_ERROR_CHARS = 4000
@@ -124,8 +124,8 @@ class Judge:
             return report
         if isinstance(outcome, Again):
             delay_s = outcome.delay_s or 0.0
-            if not 0 <= delay_s <= MAX_DELAY_S:  # a verdict of a class that does not check it
-                outcome = Failed(f"Again: expected a delay from 0 to {MAX_DELAY_S} s, got {delay_s}", final=True)
+            if not 0 <= delay_s <= LONGEST_DELAY_S:  # a verdict of a class that does not check it
+                outcome = Failed(f"Again: expected a delay from 0 to {LONGEST_DELAY_S} s, got {delay_s}", final=True)
                 return self._failed(run, options, outcome, now, jitter)
             return _waiting(run, Event.AGAIN, "again", now, delay_s)
         return self._failed(run, options, outcome, now, jitter)

@@ -14,6 +14,7 @@ from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
 from kqs.queue.rules import Retention, rescheduled, whole_ms
 from kqs.store.base import Store
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
@@ -35,6 +36,9 @@ class Timetable:
         self._cascade = cascade
         self._clock = clock
         self._retention = retention
+        monotonic = clock.monotonic
+        self._due_trouble = Trouble(log, "cannot wake what is due, trying again", "wakes what is due again", monotonic)
+        self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
         self._due = Alarm(clock, self._wake_due)
         self._expiring = Alarm(clock, self._expire)
 
@@ -79,10 +83,12 @@ class Timetable:
         try:
             while entries := await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes):
                 await self._broker.put(entries)
-            return await self._store.next_due_at()
+            next_at = await self._store.next_due_at()
         except StoreUnavailableError as error:
-            log.warning("cannot wake what is due, trying again", error=str(error))
+            self._due_trouble.met(error=str(error))
             return self._clock.now() + RETRY_WAIT_S
+        self._due_trouble.over()
+        return next_at
 
     async def _expire(self) -> float | None:
         keep = self._cascade.base.keep
@@ -91,7 +97,9 @@ class Timetable:
         try:
             while ended := await self._store.expire(whole_ms(self._clock.now()), SLICE, drop_after_s, by_type):
                 log.info("jobs expired", count=len(ended))
-            return await self._store.next_expire_at()
+            next_at = await self._store.next_expire_at()
         except StoreUnavailableError as error:
-            log.warning("cannot end what expired, trying again", error=str(error))
+            self._expiry_trouble.met(error=str(error))
             return self._clock.now() + RETRY_WAIT_S
+        self._expiry_trouble.over()
+        return next_at

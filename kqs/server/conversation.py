@@ -250,8 +250,11 @@ class Conversation:
         while at < len(chunk):
             end = chunk.find(b"\n", at) + 1 or len(chunk)
             line = chunk if end - at == len(chunk) else chunk[at:end]
+            if end == len(chunk):
+                chunk = b""  # a long line must not outlive what is kept of it
             at = end
             calls = yield from self._decoding_line(line)
+            line = b""
             rest = yield from self._running_calls(calls)
             if rest or not self._can_go_on:
                 if at < len(chunk):

@@ -71,9 +71,9 @@ def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool], *, adop
         _refuse_when_draining(context)
         if call.blob is not None:
             raise CallError("insert takes a job, not binary data", "bad_job")
-        arg, call.arg = call.arg, NULL  # a long line must not outlive its payload
-        given = yield from decoding(arg, context.max_insert_jobs)
-        del arg
+        text = bytes(call.arg)
+        call.arg = NULL  # a long line must not outlive what is kept of it
+        given = yield from decoding(text, context.max_insert_jobs)
         yield from _refusing_unmade(given, is_unmade)
         _refuse_when_draining(context)
         if given.jobs:

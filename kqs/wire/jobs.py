@@ -83,13 +83,12 @@ def decode_jobs(raw: bytes | Raw) -> list[Job]:
     return finish(_decoding_run(text, 0, is_array=_is_array(text)))
 
 
-def decoding(arg: Raw, max_jobs: int) -> Steps[Given]:
+def decoding(text: bytes, max_jobs: int) -> Steps[Given]:
     """Decode and check in steps what an insert was given: as decode_jobs, but `auth` is taken out, and there is a most.
 
-    Args: arg: JSON that `strict` or its equal has checked.
+    Args: text: JSON that `strict` or its equal has checked.
     Raises: CallError: as decode_jobs; too_large: there are more than `max_jobs`.
     """
-    text = bytes(arg)
     if not _is_array(text):
         text = yield from taking_auth_out(text)
         return Given(text, (yield from _decoding_run(text, 0, is_array=False)), is_array=False)
@@ -149,6 +148,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = allowed(name, _decode_any(value))
         elif name in ("type", "id", "data", "at"):
             fields[name] = value if name == "data" else _decode_any(value)
+    if not isinstance(fields.get("type"), str):
+        raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)
 
 
@@ -329,8 +330,8 @@ def _decoding_run(text: bytes, first: int, *, is_array: bool) -> Steps[list[Job]
     jobs = _decode_clean(text, is_array=is_array) if len(text) <= SHORT_BYTES else None
     if jobs is None:
         jobs = []
-        for index, raw in enumerate(_decode_array(text) if is_array else [Raw(text)], first):
-            jobs.append((yield from _decoding_exactly(raw, _place(index, is_array=is_array))))
+        for index, one in enumerate(map(bytes, _decode_array(text)) if is_array else [text], first):
+            jobs.append((yield from _decoding_exactly(one, _place(index, is_array=is_array))))
             yield
     return jobs
 
@@ -347,13 +348,13 @@ def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
     return None if hides_or_repeats_key(text, jobs) or not are_clean(jobs) else jobs
 
 
-def _decoding_exactly(raw: Raw, place: str) -> Steps[Job]:
-    """Decode and check one job, field by field."""
-    text = bytes(raw)
+def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
+    """Decode and check one job, field by field. Its `data` is no copy."""
     if not text.lstrip().startswith(b"{"):
         raise _no_object(text, place)
     found: dict[str, Raw] = {}
     seen: set[str] = set()
+    data: memoryview | None = None
     for member in walking(text, _FIELDS, found):
         if member is None:
             yield
@@ -361,11 +362,15 @@ def _decoding_exactly(raw: Raw, place: str) -> Steps[Job]:
         if member.key in _ONCE and member.key in seen:
             raise CallError(f"{place}{member.key}: stands twice", "bad_job")
         seen.add(member.key)
-        if member.key != "data":
+        if member.key == "data":
+            data = memoryview(text)[member.value_start : member.value_start + len(found["data"])]
+        else:
             _check_field(member.key, text[member.value_start : member.end], place)
     if "type" not in found:
         raise CallError(f"{place}type: missing, expected {expected(JobFields, 'type')}", "bad_job")
-    fields: dict[str, Any] = {name: value if name == "data" else _decode_field[name](value) for name, value in found.items()}
+    fields: dict[str, Any] = {name: _decode_field[name](value) for name, value in found.items() if name != "data"}
+    if data is not None:
+        fields["data"] = Raw(data)
     job: Job = PlainJob(**fields) if seen <= _PLAIN else JobFields(**fields)
     if fault := _fault(job):
         raise CallError(place + fault, "bad_job")

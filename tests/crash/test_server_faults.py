@@ -466,7 +466,7 @@ def test_a_flipped_bit_is_refused_by_place_and_repaired_by_hand(tmp_path: Path) 
     ended = run_kqs(tmp_path, "serve", SERVER__PORT="0")
     assert (ended.returncode, ended.stderr.count("\n")) == (65, 1), ended.stderr
     assert re.search(rf"{segment.name}:\d+", ended.stderr)
-    assert "`kqs journal repair journal`" in ended.stderr
+    assert f"`kqs journal repair {tmp_path / 'journal'}`" in ended.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "journal").iterdir() if path.name != "lock"} == before
     run_kqs(tmp_path, "journal", "repair", "journal")
     with serving(tmp_path, WORKER__MODULES='["handlers"]') as server:

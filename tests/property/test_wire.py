@@ -258,7 +258,7 @@ def test_a_long_job_is_judged_like_a_short_one(raw: bytes) -> None:
     """Long ones are decoded member by member, and short ones in one pass."""
     if refusal(lambda text: finish(strict.checking_json(text)), raw) is None and b'"auth"' not in raw:
         padded = raw[:-1] + b" " * (SHORT_BYTES + 1) + b"}"
-        assert outcome(lambda: finish(decoding(Raw(padded), 1)).jobs) == outcome(lambda: finish(decoding(Raw(raw), 1)).jobs)
+        assert outcome(lambda: finish(decoding(padded, 1)).jobs) == outcome(lambda: finish(decoding(raw, 1)).jobs)
 
 
 @UNTIMED
@@ -267,6 +267,6 @@ def test_a_long_array_is_judged_like_a_short_one(elements: list[bytes]) -> None:
     """Long ones are decoded run by run."""
     raw, padded = (b"[%b]" % b",".join([element + space for element in elements]) for space in (b"", b" " * SHORT_BYTES))
     if refusal(lambda text: finish(strict.checking_json(text)), raw) is None:
-        code, jobs = outcome(lambda: finish(decoding(Raw(raw), 9)).jobs)
-        long_code, long_jobs = outcome(lambda: finish(decoding(Raw(padded), 9)).jobs)
+        code, jobs = outcome(lambda: finish(decoding(raw, 9)).jobs)
+        long_code, long_jobs = outcome(lambda: finish(decoding(padded, 9)).jobs)
         assert (long_code, long_jobs) == (code, jobs) or {code, long_code} == {"bad_job", "unsupported"}

@@ -49,7 +49,8 @@ class Told:
 def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
     on_commit = settings.pop("on_commit", lambda _records: None)
     claim = settings.pop("claim", lambda _record: False)
-    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim)
+    on_fault = {"on_fault": settings.pop("on_fault")} if "on_fault" in settings else {}
+    return Journal(Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim, **on_fault)
 
 
 async def until_accepting(journal: Journal) -> None:

@@ -24,6 +24,7 @@ from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.store")
 
@@ -247,9 +248,12 @@ class _Open:
 
 
 async def _every_beat(what: Callable[[], Awaitable[None]]) -> None:
+    trouble = Trouble(log, "MongoDB is not kept up to date, trying again", "MongoDB is kept up to date again")
     while True:
         await asyncio.sleep(BEAT_S)
         try:
             await what()
         except StoreError as error:
-            log.warning("MongoDB is not kept up to date, trying again", error=str(error))
+            trouble.met(error=str(error))
+        else:
+            trouble.over()

@@ -8,6 +8,7 @@ import pytest
 import kqs.feeder.checkpoints
 import kqs.feeder.feeder
 import kqs.feeder.held
+import kqs.feeder.pace
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.job import State
@@ -54,7 +55,7 @@ async def test_times_count_from_the_clock_though_it_was_ahead_once(feeding: Feed
 
 
 async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     hand = feeding.rig.hand(1)
     await feeding.start()
     await feeding.insert(b'{"type":"mail"}')
@@ -62,7 +63,7 @@ async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monk
 
 
 async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     for _ in range(5):
         await feeding.insert(b'{"type":"mail"}')
@@ -100,7 +101,7 @@ async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kqs.feeder.held, "MAX_JOBS", 3)
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     for number in range(50):
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
@@ -177,7 +178,7 @@ async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, mon
 
 
 async def test_what_was_not_fed_at_the_stop_stays_in_the_journal(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     await feeder.stop()
@@ -316,3 +317,24 @@ async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feed
         if not hand.runs.empty():
             await hand.end(await hand.take())
     assert (await feeding.rig.queue.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
+
+
+async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_before_it_in_the_journal(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "BATCH_JOBS", 100)
+    await (await feeding.start()).stop()
+    plain = [b'{"type":"mail","data":"%s"}' % (b"x" * 1000)] * 300
+    for _ in range(4):
+        await feeding.insert(*plain)
+    urgent = await feeding.insert(b'{"type":"mail","prio":"urgent"}')
+    later = await feeding.insert(*plain)
+    await feeding.journal.stop()
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    runs = [await hand.take()]
+    while runs[-1].claim.order != urgent:
+        await hand.end(runs[-1])
+        runs.append(await hand.take())
+    assert max(run.claim.order for run in runs) <= urgent < later
+    assert len(runs) < 300

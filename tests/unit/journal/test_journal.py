@@ -194,10 +194,11 @@ async def test_a_record_may_be_appended_while_another_is_acknowledged() -> None:
     await journal.stop()
 
 
-async def test_a_callback_that_raises_stops_no_other() -> None:
-    def fail(_news: Any) -> None:
-        raise ValueError("a listener's fault")
+def fail(_news: Any) -> None:
+    raise ValueError("a listener's fault")
 
+
+async def test_a_callback_that_raises_stops_no_other() -> None:
     journal = await a_started(on_commit=fail)
     told = Told()
     bad = a_record("bad")
@@ -557,11 +558,29 @@ async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
     await journal.stop()
 
 
-async def test_a_fault_of_who_claim_costs_no_record() -> None:
-    def claim(_record: Record) -> bool:
-        raise RuntimeError("a bug")
-
-    journal = await a_started(claim=claim)
+@pytest.mark.parametrize("listener", ["on_commit", "claim"])
+async def test_what_a_listener_raises_is_told_and_costs_no_record(listener: str) -> None:
+    faults: list[Exception] = []
+    journal = await a_started(on_fault=faults.append, **{listener: fail})
     await journal.append_wait(a_record())
     assert [record.claimed for record in await all_records(journal)] == [False]
+    assert [str(fault) for fault in faults] == ["a listener's fault"]
     await journal.stop()
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["on the loop", "in the thread"])
+async def test_an_error_of_its_own_that_nothing_foresees_is_told_and_holds_up_no_stop(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[Exception] = []
+    journal = await a_started(on_fault=faults.append)
+    monkeypatch.setattr(journal._kept.current.__class__, "grow", lambda *_: fail(None))
+    for _ in range(count):
+        journal.append(a_record())
+    async with asyncio.timeout(10):
+        await journal.flush()
+        assert [str(fault) for fault in faults] == ["a listener's fault"]
+        assert journal.problems() == ["the journal failed and is trying a new segment: ValueError: a listener's fault"]
+        with pytest.raises(JournalFailedError):
+            journal.append(a_record())
+        await journal.stop()

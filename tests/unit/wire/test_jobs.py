@@ -1,7 +1,6 @@
 from typing import Any
 
 import pytest
-from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob
@@ -21,7 +20,7 @@ from kqs.wire.steps import finish
 
 
 def given(text: bytes, max_jobs: int = 1000) -> jobs.Given:
-    return finish(decoding(Raw(text), max_jobs))
+    return finish(decoding(text, max_jobs))
 
 
 def refused(text: bytes | str, code: str = "bad_job") -> str:

@@ -75,7 +75,7 @@ def decoding_all(line: bytes) -> Steps[list[Call | BadLine]]:
         if isinstance(call, Call) and call.name == "insert":
             yield
             with suppress(CallError):
-                yield from decoding(call.arg, 100_000)
+                yield from decoding(bytes(call.arg), 100_000)
     return calls
 
 
