@@ -144,12 +144,10 @@ class ServerBackend:
             raise CallError("the store is behind the journal, try again later", "busy") from None
 
     async def _order_of(self, job_id: str) -> int:
-        order = self.ids.order_of(job_id)
+        record = await _told(self._queue.job(job_id))
+        order = self.ids.order_of(job_id) if record is None else record.order  # its record may be over by now
         if order is None:
-            record = await _told(self._queue.job(job_id))
-            if record is None:
-                raise CallError(f"after: no job has the id {job_id!r}", "not_found")
-            order = record.order
+            raise CallError(f"after: no job has the id {job_id!r}", "not_found")
         return order
 
     def _shown(self, record: JobRecord) -> dict[str, Any]:

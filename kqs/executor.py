@@ -30,9 +30,17 @@ class Executor:
         self._threads = Threads(thread_count, self.context)
 
     async def admit(self, handler: Handler) -> None:
-        """Return when a run of `handler` can begin at once; `execute` must follow. Cancelled, it leaves nothing behind."""
+        """Return when a run of `handler` can begin at once; `execute` or `dismiss` must follow.
+
+        Cancelled, it leaves nothing behind.
+        """
         if not handler.is_async:
             await self._threads.admit()
+
+    def dismiss(self, handler: Handler) -> None:
+        """Give the place of an admitted run of `handler` to another: it is not going to be executed."""
+        if not handler.is_async:
+            self._threads.leave()
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""

@@ -76,7 +76,7 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
     @property
     def attempt(self) -> int:
         """Return which run of the job this is, from 1."""
-        return self.run.claim.attempt
+        return self.run.attempt
 
     @property
     def failures(self) -> int:

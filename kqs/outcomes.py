@@ -105,7 +105,7 @@ def _failed(run: Run, reason: str, final: bool = False, trace: str | None = None
     try:
         shown = reason if len(reason) <= MAX_LOGGED_CHARS else f"{reason[:MAX_LOGGED_CHARS]}…"
         more = {"exception": trace} if trace else {}
-        _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.claim.attempt, reason=shown, **more)
+        _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.attempt, reason=shown, **more)
     except BaseException:  # noqa: S110 - a line may hold values that the handler bound to it
         pass
     return Failed(reason, final)

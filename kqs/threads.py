@@ -41,7 +41,7 @@ class _Call:
 
 
 class Threads:
-    """See the module docstring. A call is admitted first, and must then be executed.
+    """See the module docstring. A call is admitted first, and must then be executed, or leave.
 
     Threads start when a call finds none idle. `_unfinished` counts admitted calls whose thread has not reported, cancelled ones
     included: those are what makes room for more than `thread_count` threads, up to twice as many. A place in `_room` is given
@@ -68,7 +68,7 @@ class Threads:
             while self._unfinished > self._count and not self._start_thread():  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(START_AGAIN_S)
         except asyncio.CancelledError:
-            self._leave()
+            self.leave()
             raise
 
     async def execute(self, run: Run, handler: Handler, context: JobContext) -> Outcome:
@@ -76,6 +76,11 @@ class Threads:
         call = _Call(run, handler, context, asyncio.get_running_loop().create_future())
         self._calls.put(call)
         return await call.future
+
+    def leave(self) -> None:
+        """Give the place of an admitted call to another: it is over, or is not going to be executed."""
+        self._unfinished -= 1
+        self._room.release()
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
@@ -89,10 +94,6 @@ class Threads:
         for _ in range(self._count):
             self._calls.put(None)
         self._count = 0
-
-    def _leave(self) -> None:
-        self._unfinished -= 1
-        self._room.release()
 
     def _start_thread(self) -> bool:
         loop = asyncio.get_running_loop()
@@ -145,7 +146,7 @@ class Threads:
         if call.is_back:
             return
         call.is_back = True
-        self._leave()
+        self.leave()
         if call.outcome is not None and not call.future.done():
             call.future.set_result(call.outcome)
 

@@ -286,6 +286,10 @@ class Worker:
         begun_count = self._begun_count
         lane.is_cancelled = False
         lane.lease = lease = self._queue.begin(run, lane.lose)
+        if lease is None:  # it has expired
+            if handler is not None:
+                self._executor.dismiss(handler)
+            return
         try:
             if handler is None:
                 self._report(lease, Failed(f"no handler for type {run.type!r}", final=False))

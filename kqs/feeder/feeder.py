@@ -124,7 +124,7 @@ class Feeder:
     def claim(self, record: Record) -> bool:
         """Claim the job of a record that is about to be flushed, to run before it is stored; tell whether that was done.
 
-        It is if a lane waits for it, the store has all that came before, it is due, and its id need not be looked for.
+        It is if a lane waits for it, the store has all that came before, it may run now, and its id need not be looked for.
         """
         jobs = record.jobs
         if self._behind or self._stopping.is_set() or self.fed_seq != self._journal.durable_seq:
@@ -135,7 +135,7 @@ class Feeder:
         if taker is None:
             return False
         (job,) = self._intake.accepted(record)
-        if job.due_at:
+        if not self._queue.admits(job):
             return False
         self._claimed = (job, taker)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kqs.ids import Ids
-from kqs.job import Accepted, accepted_at
+from kqs.job import Accepted, instant_of
 from kqs.journal import Kind, Record
 from kqs.options import Cascade, Job, JobFields, PlainJob
 from kqs.queue.rules import accept, accept_plain
@@ -13,6 +13,8 @@ from kqs.wire.arrays import split_array
 from kqs.wire.jobs import kept_at_seconds
 from kqs.wire.qrpc import replay_calls, replay_jobs
 
+#: as far as this from the clock, in s, an order is told as the time of acceptance: an array numbers a million jobs
+ORDER_IS_TIME_S = 1.0
 #: a record of more jobs, which only an array can be, is decoded in pieces: so many take 5 ms
 PIECE_JOBS = 4000
 
@@ -30,28 +32,35 @@ class Intake:
         Raises: what a record does that cannot be taken in, with a note that names it.
         """
         try:
-            accepted = self.accept(decoded(record) if record.jobs is None else record.jobs, record.first_order)
+            accepted = self.accept(record, decoded(record) if record.jobs is None else record.jobs, record.first_order)
         except Exception as error:
             _name(record, error)
             raise
         if record.claimed:
             for one in accepted:
-                one.claimed_at = accepted_at(one.order)
+                one.claimed_at = record.accepted_at
         return accepted
 
-    def accept(self, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
-        """Return jobs as the store takes them, with orders from `first_order` on."""
-        name, for_type = self._ids.of, self._cascade.for_type
-        return [
-            accept_plain(job, number, job.id or name(number), for_type(job.type))
+    def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
+        """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
+        at, name, for_type = record.accepted_at, self._ids.of, self._cascade.for_type
+        accepted = [
+            accept_plain(job, number, job.id or name(number), for_type(job.type), at)
             if isinstance(job, PlainJob)
-            else self._accept_full(job, number)
+            else self._accept_full(job, number, at)
             for number, job in enumerate(jobs, first_order)
         ]
+        if abs(instant_of(record.last_order) - at) > ORDER_IS_TIME_S:
+            for one in accepted:
+                one.accepted_at = at
+        if record.adopted:
+            for one in accepted:
+                one.adopted = True
+        return accepted
 
-    def _accept_full(self, job: JobFields, order: int) -> Accepted:
+    def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
-        return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at_s)
+        return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
 
 
 class Opened:
@@ -79,7 +88,7 @@ class Opened:
             jobs = self._piece[-most:]
             del self._piece[-most:]
             jobs.reverse()
-            accepted = self._accept(jobs, self._order)
+            accepted = self._accept(self._record, jobs, self._order)
         except Exception as error:
             _name(self._record, error)
             raise

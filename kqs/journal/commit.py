@@ -23,7 +23,7 @@ from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
 from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
-from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, RECORD_BYTES, Record
+from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, Record
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
 from kqs.journal.segment import Segment
@@ -157,7 +157,7 @@ class GroupCommit:
         """
         if self.condition is not Condition.OPEN:
             raise self._refusal()
-        size = RECORD_BYTES + len(record.payload)
+        size = record.size_bytes
         assert size <= MAX_PAYLOAD_BYTES, "a record longer than any frame"
         batch = self._batch
         if batch and (len(batch) >= self._max_records or self._batch_bytes + size > self._max_bytes):

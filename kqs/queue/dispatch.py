@@ -17,6 +17,7 @@ from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, Run
 from kqs.log import get_logger
+from kqs.queue.admission import may_run
 from kqs.store import base
 from kqs.store.base import Granted, Store
 from kqs.trouble import Trouble
@@ -222,7 +223,8 @@ class Dispatcher:
             for job in _by_rank(jobs):
                 if taker.room <= 0:
                     break
-                if job.type in taker.types and job.type not in behind and not job.due_at and not job.claimed_at:
+                is_free = job.type in taker.types and job.type not in behind and not job.claimed_at
+                if is_free and not job.due_at and may_run(job.expire_at, now):
                     job.claimed_at = now
                     taker.take(1)
                     picked.append((taker, job))

@@ -8,11 +8,11 @@ from typing import Any
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.job import State
+from kqs.job import WAITING, JobRecord, State
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
-from kqs.queue.rules import Retention, whole_ms
+from kqs.queue.rules import Retention, rescheduled, whole_ms
 from kqs.store.base import Store
 from kqs.trouble import Trouble
 
@@ -20,6 +20,9 @@ log = get_logger("kqs.queue")
 
 #: how many records one store operation touches at most, so that no other waits long behind it
 SLICE = 1000
+#: as above, of those that are changed one by one
+REVISED = 100
+_WAITING = sorted(WAITING)
 #: how long to wait before asking a store that refused again, in s
 RETRY_WAIT_S = 1.0
 
@@ -53,6 +56,28 @@ class Timetable:
     async def look(self) -> None:
         """Take in what stands in the store. Raises: StoreUnavailableError."""
         self.note(await self._store.next_due_at() or 0.0, await self._store.next_expire_at())
+
+    async def revise(self) -> int:
+        """Shorten the waits that a clock made too long which was ahead; return how many. Raises: StoreUnavailableError."""
+        count = 0
+        for state in _WAITING:
+            after: int | None = None
+            while records := await self._store.jobs(type_=None, state=state, after=after, limit=REVISED):
+                now, resolve = self._clock.now(), self._cascade.resolve
+                waiting = [await self._with_runs(record, now) for record in records]
+                changes = [rescheduled(record, resolve(record.type, record.options), now) for record in waiting]
+                if found := [change for change in changes if change is not None]:
+                    await self._store.reschedule(found)
+                    count += len(found)
+                after = records[-1].order
+        await self.look()
+        return count
+
+    async def _with_runs(self, record: JobRecord, now: float) -> JobRecord:
+        """Return a record of which a listing may have left out what its wait counts from: the end of the last run."""
+        if record.attempt and record.due_at > now:
+            return await self._store.job(record.id) or record
+        return record
 
     async def _wake_due(self) -> float | None:
         try:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
+from kqs.ids import microseconds
 from kqs.journal.format import Kind, Record
 from kqs.server.context import Context
 from kqs.server.peer import Peer, translate
@@ -46,7 +47,8 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
             _refuse_lines(peer, inserts, error)
 
     try:
-        _journal(peer, Record(Kind.CALLS, count, first_order, chunk, jobs), count, answer)
+        record = Record(Kind.CALLS, count, first_order, chunk, jobs, accepted_us=microseconds(now))
+        _journal(peer, record, count, answer)
     except JournalError as error:
         _refuse_lines(peer, inserts, error)
     return True
@@ -60,10 +62,10 @@ def inserting(peer: Peer, call: Call) -> Steps[None]:
 
 def adopting(peer: Peer, call: Call) -> Steps[None]:
     """Insert, under ids that another server made, however lately: the caller has made sure that it does not run."""
-    return _inserting(peer, call, peer.context.backend.ids.is_ours_unmade)
+    return _inserting(peer, call, peer.context.backend.ids.is_ours_unmade, adopted=True)
 
 
-def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> Steps[None]:
+def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool], *, adopted: bool = False) -> Steps[None]:
     context = peer.context
     try:
         _refuse_when_draining(context)
@@ -75,7 +77,7 @@ def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> Step
         yield from _refusing_unmade(given, is_unmade)
         _refuse_when_draining(context)
         if given.jobs:
-            _insert_checked(peer, call, given)
+            _insert_checked(peer, call, given, adopted)
         else:
             _after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
@@ -87,10 +89,10 @@ def _refuse_when_draining(context: Context) -> None:
         raise CallError("the server is stopping", "draining")
 
 
-def _insert_checked(peer: Peer, call: Call, given: Given) -> None:
+def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
     context, payload, jobs, is_array = peer.context, given.payload, given.jobs, given.is_array
-    count = len(jobs)
-    first_order = context.backend.ids.take(count, context.clock())
+    count, now = len(jobs), context.clock()
+    first_order = context.backend.ids.take(count, now)
     own_ids = [job.id for job in jobs]
 
     def answer(error: JournalError | None) -> None:
@@ -101,7 +103,8 @@ def _insert_checked(peer: Peer, call: Call, given: Given) -> None:
         else:
             peer.refuse(call, *translate(error))
 
-    _journal(peer, Record(Kind.JOBS, count, first_order, payload, jobs), 1, answer)
+    record = Record(Kind.JOBS, count, first_order, payload, jobs, accepted_us=microseconds(now), adopted=adopted)
+    _journal(peer, record, 1, answer)
 
 
 def _journal(peer: Peer, record: Record, calls: int, answer: Callable[[JournalError | None], None]) -> None:

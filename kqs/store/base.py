@@ -28,7 +28,7 @@ from typing import Protocol
 
 import msgspec
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -79,11 +79,14 @@ class Store(Protocol):
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
-        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
-        whose given id is the id made for another job. Jobs with `claimed_at` are stored as attempt 1, running since then
-        by `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
-        moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
-        `report`; fed_seq is sure to survive after `sync`.
+        A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
+        record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
+        see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
+        while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
+        Jobs with `claimed_at` are stored as attempt 1, running since then by `worker`; others with due_at > now go to later
+        (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq moves), and fed_seq never goes back. The jobs
+        survive a crash of the process at once, of the machine after `sync` or `report`; fed_seq is sure to survive after
+        `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -104,8 +107,10 @@ class Store(Protocol):
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
-        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if due_at > ended_at, else
-        to ready. Reports of one batch that differ in nothing but their claim and type are the cheapest.
+        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if it has a due_at, else
+        to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
+        is counted and no run told; but the next claim is another one all the same.
+        Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...
 
@@ -122,6 +127,10 @@ class Store(Protocol):
 
         body_bytes: as for `ready`.
         """
+        ...
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """Give waiting jobs other times; one that does not wait any more, or whose times are others, is passed over."""
         ...
 
     async def next_due_at(self) -> float | None:
@@ -151,7 +160,10 @@ class Store(Protocol):
         ...
 
     async def job(self, job_id: str) -> JobRecord | None:
-        """Return one record, or None when there is none or its drop_at has come (`now` is the store's clock)."""
+        """Return one record, or None when there is none or it is over: an insert of its id would be a new job.
+
+        It is over when its drop_at has come (`now` is the store's clock), unless another server's journal could bring it back.
+        """
         ...
 
     async def jobs(

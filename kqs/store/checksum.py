@@ -33,4 +33,13 @@ def checksum(
     found = crc32c(data, kind_checksum(type_, prio) ^ (order >> 32) ^ (order & 0xFFFFFFFF))
     if id_ is None and expire_at is None and options is None:
         return int(found)
-    return int(crc32c(_encode((id_, expire_at, options)), found))
+    return int(crc32c(_encode((id_, options, expire_at)), found))
+
+
+def moved(was: float, expire_at: float) -> int:
+    """Return by what to XOR the checksum of a job that expires at `expire_at` instead of `was`.
+
+    Of two texts of one length, what their CRCs differ in follows from what the texts differ in, and the instant stands last. So
+    no data is read for it, and what is damaged does not fit afterwards either.
+    """
+    return int(crc32c(_encode(float(was))) ^ crc32c(_encode(float(expire_at))))

@@ -225,3 +225,17 @@ def test_a_delay_that_is_no_wait_is_refused(delay: Any) -> None:
 @pytest.mark.parametrize("delay", [None, 0, 2, 2.5, 1e10])
 def test_a_delay_has_a_most(delay: float | None) -> None:
     assert kqs.Again(delay).delay == delay
+
+
+async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
+    executor, registry = Executor(1), Registry()
+    plain = registry.add("plain", lambda data: None)
+    for _ in range(10):
+        async with asyncio.timeout(10):
+            await executor.admit(plain)
+        executor.dismiss(plain)
+    executor.dismiss(registry.add("async", _nothing))
+    executor.close()
+
+
+async def _nothing(data: object) -> None: ...

@@ -226,12 +226,12 @@ async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
         await works.ended(number)
     assert worker._ahead > 0
     await works.rig.accept(*(an_accepted(n, data=b"true") for n in range(500, 510)))
-    given_back = await works.ended(509, State.RETRY)
-    assert (given_back.interrupted, given_back.failures) == (1, 0)
+    given_back = await works.ended(509, State.NEW)
+    assert (given_back.attempt, given_back.interrupted, given_back.failures, given_back.runs) == (0, 0, 0, [])
     assert worker._ahead == 0
     may_end.set()
-    for number in range(500, 510):
-        await works.ended(number)
+    ended = [await works.ended(number) for number in range(500, 510)]
+    assert {(record.attempt, record.runs[0].attempt, len(record.runs)) for record in ended} == {(1, 1, 1)}
 
 
 async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
@@ -284,8 +284,37 @@ async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Work
     await worker.stop()
     await works.rig.queue.settle()
     record = await works.rig.record(3)
-    assert (record.state, record.interrupted, record.ghosts) == (State.RETRY, 1, 0)
+    assert (record.state, record.attempt, record.interrupted, record.ghosts) == (State.NEW, 0, 0, 0)
     gate.set()
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_a_run_whose_job_expired_before_it_began_leaves_its_lane_and_thread_to_the_next(
+    works: Works, monkeypatch: pytest.MonkeyPatch, is_plain: bool
+) -> None:
+    ran: list[int] = []
+
+    async def note(data: int) -> None:
+        ran.append(data)
+
+    works.handle("mail", ran.append if is_plain else note)
+    insert = works.rig.store.insert
+
+    async def slow_insert(*args: object) -> object:
+        known = await insert(*args)  # type: ignore[arg-type]
+        works.rig.clock.advance(1)
+        return known
+
+    monkeypatch.setattr(works.rig.store, "insert", slow_insert)
+    await works.start(concurrency=1)
+    for number in range(5):
+        job = an_accepted(number, data=b"1")
+        job.expire_at = works.rig.clock.now() + 0.5
+        await works.rig.accept(job)
+        assert (await works.ended(number, State.FAIL)).attempt == 0
+    await works.rig.accept(an_accepted(9, data=b"9"))
+    await works.ended(9)
+    assert ran == [9]
 
 
 async def run_one(works: Works, number: int, data: bytes = b"null", type_: str = "mail", state: State = State.SUCCESS) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo import UpdateMany
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store import base
+from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
@@ -60,6 +61,39 @@ async def wake(session: Session, before: float, limit: int, body_bytes: int | No
             {"$set": {"place": int(Place.READY)}, "$unset": {"wake_at": ""}},
         )
     return await _entries(session, found, limit, body_bytes)
+
+
+async def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    if not changes:
+        return
+    found = await session.find([one.id for one in changes], {}, ["order", "crc32c"])
+    checksums = {(document["_id"], document["order"]): document.get("crc32c") for document in found}
+    writes = [
+        UpdateMany(_where(one, place), {"$set": _times(one, place) | _checksum(one, checksums.get((one.id, one.order)))})
+        for one in changes
+        for place in (Place.READY, Place.LATER)
+    ]
+    await session.jobs.bulk_write(writes, ordered=False)
+
+
+def _where(one: Rescheduled, place: Place) -> Document:
+    due_at, expire_at = one.were
+    return {"_id": one.id, "order": one.order, "place": int(place), "due_at": due_at or None, "expire_at": expire_at}
+
+
+def _times(one: Rescheduled, place: Place) -> Document:
+    times = {"due_at": one.due_at or None, "expire_at": one.expire_at}
+    if place is Place.LATER:
+        times["wake_at"] = one.due_at
+    return {name: at for name, at in times.items() if at is not None}
+
+
+def _checksum(one: Rescheduled, total: int | None) -> Document:
+    was = one.were[1]
+    if total is None or was is None or one.expire_at is None:
+        return {}
+    return {"crc32c": total ^ moved(was, one.expire_at)}
 
 
 async def next_due_at(session: Session) -> float | None:

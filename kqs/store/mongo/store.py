@@ -12,7 +12,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Granted, StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
@@ -99,6 +99,10 @@ class MongoStore:
         """See Store.wake."""
         return await self._keep_house(schedule.wake, before, limit, body_bytes)
 
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """See Store.reschedule."""
+        await self._keep_house(schedule.reschedule, changes)
+
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""
         return await self._look(schedule.next_due_at)
@@ -119,13 +123,13 @@ class MongoStore:
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
-        return await self._look(records.job, job_id)
+        return await self._look(records.job, self._there.servers, job_id)
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
         """See Store.jobs."""
-        return await self._look(records.jobs, type_, state, after, limit, newest_first)
+        return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -167,7 +171,7 @@ class _Open:
         self.session = session
         self.servers = servers
         self.lanes = Lanes()
-        self.inserter = Inserter(session, node)
+        self.inserter = Inserter(session, servers, node)
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
         self._connection = connection

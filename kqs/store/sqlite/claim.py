@@ -56,6 +56,8 @@ def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict
                 now,
                 None if row.expire_whole_s is None else row.expire_at,
                 entry.handle,
+                row.returned,
+                row.state,
             )
         )
     return runs
@@ -83,4 +85,6 @@ def _orphan(session: Session, row: Row, data: bytes) -> Run:
         row.interrupted,
         row.started_at or 0.0,
         row.expire_at,
+        None,
+        row.returned,
     )

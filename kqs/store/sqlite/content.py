@@ -24,7 +24,7 @@ log = get_logger("kqs.store")
 _READ = f"""
 select json_group_array(json_array(
          ord, state, cast(type as text), prio, cast(id as text), attempt, failures, ghosts, interrupted,
-         {json_real("expire_at")}, cast(options as text), crc32c, length(short){{more}})),
+         returned, {json_real("expire_at")}, cast(options as text), crc32c, length(short){{more}})),
        cast(group_concat(short, '') as blob)
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
@@ -59,6 +59,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     failures: int
     ghosts: int
     interrupted: int
+    returned: int
     expire_whole_s: int | None
     expire_rest_s: float | None
     options: str | None

@@ -7,7 +7,7 @@ from typing import NamedTuple, get_type_hints
 
 import msgspec
 
-from kqs.job import ENDED, JobRecord, RunRecord, State, accepted_at
+from kqs.job import ENDED, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import bulk
@@ -32,9 +32,11 @@ class _Row(NamedTuple):
     data: bytes | None
     options: bytes | None
     attempt: int
+    returned: int
     failures: int
     ghosts: int
     interrupted: int
+    accepted_at: float | None
     started_at: float | None
     ended_at: float | None
     drop_at: float | None
@@ -159,11 +161,11 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         expire_at=row.expire_at,
         data=b"null" if is_damaged else row.data,
         options=row.options,
-        attempt=row.attempt,
+        attempt=row.attempt - row.returned,
         failures=row.failures,
         ghosts=row.ghosts,
         interrupted=row.interrupted,
-        accepted_at=accepted_at(row.ord),
+        accepted_at=instant_of(row.ord) if row.accepted_at is None else row.accepted_at,
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
@@ -190,7 +192,7 @@ def _earlier_runs(runs: str | None) -> list[RunRecord]:
 def _last_run(row: _Row) -> list[RunRecord]:
     if row.started_at is None:
         return []
-    state = State(row.state)
+    state, attempt = State(row.state), row.attempt - row.returned
     if state not in ENDED:
-        return [RunRecord(row.attempt, row.worker, row.started_at)]
-    return [RunRecord(row.attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]
+        return [RunRecord(attempt, row.worker, row.started_at)]
+    return [RunRecord(attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store import base
+from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
@@ -30,6 +31,11 @@ select json_group_array(json_array({_ENTRY}, cast(options as text), length(shown
 from (select ord, id, type, prio, options, case when typeof(data) = 'blob' and length(data) <= ? then data end as shown {{}})
 """
 _WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
+# a | b less a & b is a XOR b
+_RESCHEDULE = """
+update jobs set due_at = ?1, expire_at = ?2, crc32c = (crc32c | ?3) - (crc32c & ?3)
+where ord = ?4 and place < 2 and due_at is ?5 and expire_at is ?6
+"""
 _NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
 _NEXT_EXPIRE = "select min(expire_at) from jobs indexed by expiring where place < 2 and expire_at is not null"
 _EXPIRED = f"""
@@ -102,6 +108,17 @@ def _entries(session: Session, source: str, values: tuple[object, ...], limit: i
         )
         for row, data in zip(rows, cut(joined or b"", [row.data_bytes for row in rows]), strict=True)
     ]
+
+
+def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    session.db.executemany(_RESCHEDULE, [_rescheduled(one) for one in changes])
+
+
+def _rescheduled(one: Rescheduled) -> tuple[object, ...]:
+    was_due_at, was = one.were
+    change = 0 if was is None or one.expire_at is None else moved(was, one.expire_at)
+    return (one.due_at or None, one.expire_at, change, one.order, was_due_at or None, was)
 
 
 def next_due_at(session: Session) -> float | None:

@@ -39,11 +39,13 @@ create table jobs (
   state integer not null default 0,
   type text not null,
   prio integer not null,
-  attempt integer not null default 0,
+  attempt integer not null default 0,  -- claims so far; with epoch it is the fence, so it never goes back
+  returned integer not null default 0, -- those of them that were given back before their run began
   epoch integer,
   failures integer not null default 0,
   ghosts integer not null default 0,
   interrupted integer not null default 0,
+  accepted_at real, -- only where ord does not tell it
   started_at real,
   ended_at real,
   due_at real,
@@ -80,6 +82,12 @@ create table meta (
   unchecked_to integer not null default 0
 );
 """
+
+#: by table, the columns that version 1 went without
+_SINCE_1 = {
+    "jobs": {"returned": "integer not null default 0", "accepted_at": "real", "crc32c": "integer"},
+    "meta": {"unchecked_to": "integer not null default 0"},
+}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -154,16 +162,17 @@ def _upgrade(db: sqlite3.Connection, version: int) -> None:
         db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
-def _add_checksums(db: sqlite3.Connection) -> None:
-    """From 1 to 2. What is stored already has none, whether version 1 stored it before or after an earlier step."""
-    for table, column in (("jobs", "crc32c integer"), ("meta", "unchecked_to integer not null default 0")):
-        names = [name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()]
-        if column.split()[0] not in names:
-            db.execute(f"alter table {table} add column {column}")
+def _add_columns(db: sqlite3.Connection) -> None:
+    """From 1 to 2. What is stored already has no checksum, whether version 1 stored it before or after an earlier step."""
+    for table, columns in _SINCE_1.items():
+        known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
+        for name in columns:
+            if name not in known:
+                db.execute(f"alter table {table} add column {name} {columns[name]}")
     db.execute("update meta set unchecked_to = max(last_order, ifnull((select max(ord) from jobs), 0))")
 
 
-_STEPS = (_add_checksums,)
+_STEPS = (_add_columns,)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
 from kqs.store.base import Granted, StoreInfo
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
@@ -60,6 +60,10 @@ class SqliteStore:
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
         return await self._thread.call(partial(schedule.wake, before=before, limit=limit, body_bytes=body_bytes))
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """See Store.reschedule."""
+        await self._thread.call(partial(schedule.reschedule, changes=changes))
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""

@@ -12,8 +12,9 @@ import kqs.feeder.pace
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.job import State
-from kqs.journal import Journal, Record
+from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
+from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
 
 
@@ -25,6 +26,32 @@ async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
     assert record is not None
     assert (record.data, record.accepted_at) == (b"[1,  2]", order / 1e6)
     assert feeder.lag_records == 0
+
+
+@pytest.mark.parametrize("ahead_s", [7200.0, 73 * 365 * 86400.0, 10.0**12])
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_times_count_from_the_clock_though_it_was_ahead_once(feeding: Feeding, ahead_s: float, is_replayed: bool) -> None:
+    feeder, clock = await feeding.start(), feeding.rig.clock
+    clock.jump(ahead_s)
+    first = await feeding.insert(b'{"type":"mail"}')
+    clock.jump(-ahead_s)
+    now = clock.now()
+    if is_replayed:
+        await feeder.stop()
+    text = b'[{"type":"mail","delay":5,"expire":9},{"type":"plain"},{"type":"mail","at":%r}]' % (now + 3)
+    order = await feeding.insert(text) - 2
+    if is_replayed:
+        await feeding.journal.stop()
+        clock.advance(2)
+        feeder = await feeding.start()
+    await caught_up(feeder)
+    assert order > first
+    delayed, plain, at = [await feeding.rig.queue.job(feeding.ids.of(order + n)) for n in range(3)]
+    assert delayed is not None
+    assert plain is not None
+    assert at is not None
+    assert (delayed.due_at, delayed.expire_at, plain.due_at, at.due_at) == (now + 5, now + 9, 0.0, now + 3)
+    assert {record.accepted_at for record in (delayed, plain, at)} == {now}
 
 
 async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +284,39 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
         may_go_on.set()
         await stopping
     assert hand.runs.get_nowait().claim.attempt == 1
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(feeding: Feeding, is_replayed: bool) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    await feeding.insert(text)
+    await hand.end(await hand.take())
+    assert await feeding.rig.queue.job("mine") is None
+    if is_replayed:  # all of the journal, with a store that has a part of it
+        await feeder.stop()
+        await feeding.insert(text)
+        await feeding.journal.stop()
+        feeder = await feeding.start(fed_seq=0)
+    else:
+        await feeding.insert(text)
+    assert await hand.end(await hand.take())
+    await caught_up(feeder)
+    assert hand.runs.empty()
+    assert await feeding.rig.queue.job("mine") is None
+    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 1}}
+
+
+async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feeding: Feeding) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    for _ in range(2):
+        order = feeding.ids.take(1, feeding.rig.clock.now())
+        await feeding.journal.append_wait(Record(Kind.JOBS, 1, order, text, decode_jobs(text), adopted=True))
+        await caught_up(feeder)
+        if not hand.runs.empty():
+            await hand.end(await hand.take())
+    assert (await feeding.rig.queue.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
 
 
 async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_before_it_in_the_journal(

@@ -25,9 +25,9 @@ class CountingIntake(Intake):
         super().__init__(Ids("0000beef"), Cascade({}, {}))
         self.steps: list[int] = []
 
-    def accept(self, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
+    def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         self.steps.append(len(jobs))
-        return super().accept(jobs, first_order)
+        return super().accept(record, jobs, first_order)
 
 
 def an_array(seq: int, count: int, order: int, *, is_live: bool) -> Record:
