@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ class ServerBackend:
 
         What only the store knows is left out while it cannot be asked.
         """
-        stats: dict[str, int | float] = {"uptime_s": round(self._clock.monotonic() - self._started, 3)}
+        stats: dict[str, int | float] = {"pid": os.getpid(), "uptime_s": round(self._clock.monotonic() - self._started, 3)}
         try:
             stats |= self._job_stats(await self._counts())
         except StoreUnavailableError as error:

@@ -98,8 +98,10 @@ class StopSwitch:
 class Daemon:
     """One server over the configured engines."""
 
-    def __init__(self, config: Config, sentry: Sentry) -> None:
+    def __init__(self, config: Config, source: Path | None, sentry: Sentry) -> None:
+        """Args: source: the file that the settings are from, if any; it is told."""
         self._config = config
+        self._source = source
         self._sentry = sentry
         self._clock = SystemClock()
         self._notifier = Notifier(os.environ)
@@ -111,6 +113,7 @@ class Daemon:
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
         forks.end_child()
+        self._tell_start(registry)
         stop = StopSwitch(self._sentry.stopping)
         self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
@@ -122,6 +125,16 @@ class Daemon:
             log.info("stopping")
         log.info("stopped")
         return _exit_code(stop.cause)
+
+    def _tell_start(self, registry: Registry) -> None:
+        config = self._config
+        log.info(
+            "starting",
+            config=str(self._source or "none, all settings are at their defaults or from the environment"),
+            journal=str(config.journal.dir),
+            modules=", ".join(config.worker.modules),
+            types=", ".join(sorted(registry.types)),
+        )
 
     async def _serve(self, server: Server, stop: StopSwitch) -> None:
         for host, port in server.addresses:
@@ -302,7 +315,7 @@ def _spare_files(section: ServerSection) -> ServerSection:
     return section.model_copy(update={"max_connections": most})
 
 
-def serve(config: Config) -> ExitCode:
+def serve(config: Config, source: Path | None = None) -> ExitCode:
     """Run a server until it is stopped; return its exit code. What is left of the process ends within seconds then.
 
     Raises: StartupError: it could not start; the message is one line for stderr.
@@ -319,7 +332,7 @@ def serve(config: Config) -> ExitCode:
     code = ExitCode.SOFTWARE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            code = run_to_end(runner.get_loop(), Daemon(config, sentry).run(), sentry.attach)
+            code = run_to_end(runner.get_loop(), Daemon(config, source and source.absolute(), sentry).run(), sentry.attach)
         except StartupError as error:
             code = error.exit_code
             raise
