@@ -113,12 +113,12 @@ class Daemon:
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
         forks.end_child()
-        self._tell_start(registry)
         stop = StopSwitch(self._sentry.stopping)
         self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
             server = await self._start_unless_stopped(stack, stop, registry)
             if server is not None:
+                self._tell_start(registry)
                 await self._serve(server, stop)
             self._notifier.stopping()
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
@@ -129,7 +129,7 @@ class Daemon:
     def _tell_start(self, registry: Registry) -> None:
         config = self._config
         log.info(
-            "starting",
+            "started",
             config=str(self._source or "none, all settings are at their defaults or from the environment"),
             journal=str(config.journal.dir),
             modules=", ".join(config.worker.modules),

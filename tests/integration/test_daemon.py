@@ -246,7 +246,7 @@ def test_the_start_says_what_it_was_given(tmp_path: Path) -> None:
     with serving(tmp_path, (*SERVE, "--config", "kqs.toml")) as served:
         assert ask(served, "stats")["pid"] == served.process.pid
         served.stop()
-        told = [line for line in map(json.loads, served.log.read_text().splitlines()) if line["event"] == "starting"]
+        told = [line for line in map(json.loads, served.log.read_text().splitlines()) if line["event"] == "started"]
     assert [(line["config"], line["journal"], line["modules"], line["types"]) for line in told] == [
         (str(tmp_path / "kqs.toml"), str(tmp_path / "journal"), "kqs.builtin", "echo, ping")
     ]
