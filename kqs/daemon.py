@@ -115,6 +115,8 @@ class Daemon:
             server = await self._start(stack, stop, registry)
             for host, port in server.addresses:
                 log.info("listening", host=host, port=port)
+            if self._config.server.socket:
+                log.info("listening", socket=self._config.server.socket)
             watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
             self._notifier.ready()
             await stop.wait()
@@ -142,6 +144,7 @@ class Daemon:
         )
         stack.push_async_callback(journal.stop)
         recovery = await _open_journal(journal, config.journal.dir)
+        listener.bind_socket()
         store = self._make_store()
         stack.push_async_callback(store.close)
         ids = Ids(recovery.node, recovery.last_order)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import grp
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -110,6 +112,30 @@ async def test_the_unix_socket_is_for_its_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert await connects(path)
     assert not path.exists()
+
+
+async def test_the_unix_socket_is_for_whom_the_settings_say(tmp_path: Path) -> None:
+    path, group = tmp_path / "kqs.sock", grp.getgrgid(os.getgid())
+    async with listening(socket=str(path), socket_mode="0660", socket_group=group.gr_name):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert path.stat().st_gid == group.gr_gid
+
+
+async def test_an_unknown_group_is_exit_78(tmp_path: Path) -> None:
+    error = await refusal(socket=str(tmp_path / "kqs.sock"), socket_group="no such group")
+    assert error.exit_code == 78
+    assert not (tmp_path / "kqs.sock").exists()
+
+
+async def test_without_a_host_there_is_only_the_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    async with listening(host="", socket=str(path)) as listener:
+        assert listener.addresses == []
+        assert await connects(path)
+
+
+async def test_nothing_to_listen_on_is_exit_78() -> None:
+    assert (await refusal(host="")).exit_code == 78
 
 
 async def test_a_stale_unix_socket_is_taken_over(tmp_path: Path) -> None:
