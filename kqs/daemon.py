@@ -46,8 +46,8 @@ from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
-from kqs.server.listener import Listener
-from kqs.server.server import Server
+from kqs.server.listener import BACKLOG, Listener
+from kqs.server.server import RESERVED_CONNECTIONS, Server
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
@@ -64,6 +64,8 @@ STOP_MARGIN_S = 30.0
 LEFTOVER_WAIT_S = 1.0
 #: open files that connections must leave to the journal, the store, the loop and handlers
 SPARE_FILES = 64
+#: of few open files, the part that may be taken by connections which are accepted only to be told that they are too many
+BACKLOG_SHARE = 8
 
 
 class StopSwitch:
@@ -131,8 +133,8 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
-        section = _spare_files(config.server)
-        listener = Listener(section)
+        section, backlog = _spare_files(config.server)
+        listener = Listener(section, backlog)
         stack.callback(listener.close)
         await listener.bind()
 
@@ -251,21 +253,25 @@ async def _end_leftovers(code: ExitCode) -> None:
         os._exit(code)
 
 
-def _spare_files(section: ServerSection) -> ServerSection:
+def _spare_files(section: ServerSection) -> tuple[ServerSection, int]:
     """Allow this process as many open files as it may have, and leave some to the journal and the store.
 
     Connections beyond that are refused as `busy`; without a reserve they could keep a segment from being begun.
+    Returns: the settings as they can be kept, and how many connections may wait to be accepted: all are at once.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY or section.max_connections <= soft - SPARE_FILES:
-        return section
-    most = max(1, soft - SPARE_FILES)
+    if soft == resource.RLIM_INFINITY:
+        return section, BACKLOG
+    backlog = max(1, min(BACKLOG, soft // BACKLOG_SHARE))
+    most = max(1, soft - SPARE_FILES - 2 * RESERVED_CONNECTIONS - backlog)
+    if section.max_connections <= most:
+        return section, backlog
     log.warning("fewer connections than max_connections: too few open files are allowed", most=most, open_files=soft)
-    return section.model_copy(update={"max_connections": most})
+    return section.model_copy(update={"max_connections": most}), backlog
 
 
 def serve(config: Config) -> ExitCode:

@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from kqs.server.answers import Answers
 from kqs.server.backend import Backend
 from kqs.server.counters import Counters
+from kqs.server.turns import Turns
 
-#: Accepted but unflushed bytes over all connections, beyond which nobody is read. It bounds what a stalled disk can
+#: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
 
-#: Bytes of unfinished lines over all connections, beyond which a connection with a long one is turned away. Without it,
-#: max_connections times max_line_bytes could be asked of the server's memory.
-MAX_OPEN_BYTES = 256 * 1024 * 1024
+#: What lines that have not been run may take over all connections, and answers that nobody has taken: 64 MiB each, or four
+#: lines of the longest, which one connection must be able to send and to get beside others.
+LEAST_HELD_BYTES = 64 * 1024 * 1024
+HELD_LINES = 4
+#: Jobs read from the store at a time, each of which may be as long as a line, and its answer again.
+READS_AT_ONCE = 4
 
 
 class Context:
@@ -23,28 +28,42 @@ class Context:
 
     clock: wall time in Unix seconds. trace: log every line (level debug); checked before a log call is made, since a
     filtered-out call still costs more than a job. draining: the server stops, inserts are refused.
+    received_bytes: of lines that have not been run, finished or not, over all connections.
     """
 
-    def __init__(self, backend: Backend, clock: Callable[[], float], max_in_flight: int, trace: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float],
+        max_in_flight: int,
+        trace: bool = False,
+        max_line_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
         self.backend = backend
         self.clock = clock
         self.counters = Counters()
         self.max_in_flight = max_in_flight
+        self.max_line_bytes = max_line_bytes
+        held_bytes = max(LEAST_HELD_BYTES, HELD_LINES * max_line_bytes)
         self.trace = trace
         self.draining = False
         self.unflushed_bytes = 0
-        self.open_bytes = 0
+        self.received_bytes = 0
+        self.max_received_bytes = held_bytes
+        self.answers = Answers(held_bytes)
+        self.turns = Turns()
+        self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_flooded(self) -> bool:
-        """Tell whether so much waits for its flush that reading must rest."""
+        """Tell whether so much waits for its flush that inserts must wait."""
         return self.unflushed_bytes > MAX_UNFLUSHED_BYTES
 
     @property
     def is_overloaded(self) -> bool:
-        """Tell whether unfinished lines take more memory than all of them together may."""
-        return self.open_bytes > MAX_OPEN_BYTES
+        """Tell whether lines that have not been run take more memory than all of them together may."""
+        return self.received_bytes > self.max_received_bytes
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""

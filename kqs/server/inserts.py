@@ -19,7 +19,7 @@ from kqs.options import Job
 from kqs.server.context import Context
 from kqs.server.peer import Peer, translate
 from kqs.wire import qrpc
-from kqs.wire.call import Call
+from kqs.wire.call import Call, detached
 from kqs.wire.jobs import decode_jobs, strip_auth
 
 _encode = msgspec.json.Encoder().encode
@@ -72,7 +72,7 @@ def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
         jobs = decode_jobs(payload)
         _refuse_unmade(jobs, is_unmade)
         if jobs:
-            _insert_checked(peer, call, bytes(payload), jobs)
+            _insert_checked(peer, detached(call), bytes(payload), jobs)
         else:
             _after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:

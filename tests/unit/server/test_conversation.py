@@ -111,14 +111,17 @@ async def test_a_peer_with_too_many_calls_unanswered_is_full_until_they_are() ->
     assert talk.conversation.is_idle
 
 
-async def test_all_peers_are_full_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inserts_wait_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context_module, "MAX_UNFLUSHED_BYTES", 10)
     talk = Conversing()
     talk.backend.journal.held = True
-    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    insert = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
+    talk.hear(insert)
+    assert not talk.conversation.is_full
+    assert talk.hear(b'{"id":2,"n":"ping"}\n' + insert) == []
     assert talk.conversation.is_full
     talk.backend.journal.flush()
-    assert not talk.conversation.is_full
+    assert [answer["id"] for answer in talk.hear(b"")] == [1, 2]
 
 
 async def test_long_answers_are_taken_in_pieces() -> None:
