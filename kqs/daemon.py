@@ -46,7 +46,7 @@ from kqs.notify import Notifier
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
-from kqs.server.listener import BACKLOG, Listener
+from kqs.server.listener import ACCEPTS_AT_ONCE, Listener
 from kqs.server.server import RESERVED_CONNECTIONS, Server
 from kqs.service import SystemClock
 from kqs.startup import Startup
@@ -62,10 +62,9 @@ SWITCH_INTERVAL_S = 0.001
 STOP_MARGIN_S = 30.0
 #: how long tasks that handlers left behind may take to heed their cancellation, in s
 LEFTOVER_WAIT_S = 1.0
-#: open files that connections must leave to the journal, the store, the loop and handlers
-SPARE_FILES = 64
-#: of few open files, the part that may be taken by connections which are accepted only to be told that they are too many
-BACKLOG_SHARE = 8
+#: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
+#: and to those who are accepted only to be told that they are too many, and closed in the turn after
+SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + 2 * ACCEPTS_AT_ONCE
 
 
 class StopSwitch:
@@ -133,8 +132,8 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
-        section, backlog = _spare_files(config.server)
-        listener = Listener(section, backlog)
+        section = _spare_files(config.server)
+        listener = Listener(section)
         stack.callback(listener.close)
         await listener.bind()
 
@@ -253,25 +252,21 @@ async def _end_leftovers(code: ExitCode) -> None:
         os._exit(code)
 
 
-def _spare_files(section: ServerSection) -> tuple[ServerSection, int]:
+def _spare_files(section: ServerSection) -> ServerSection:
     """Allow this process as many open files as it may have, and leave some to the journal and the store.
 
     Connections beyond that are refused as `busy`; without a reserve they could keep a segment from being begun.
-    Returns: the settings as they can be kept, and how many connections may wait to be accepted: all are at once.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return section, BACKLOG
-    backlog = max(1, min(BACKLOG, soft // BACKLOG_SHARE))
-    most = max(1, soft - SPARE_FILES - 2 * RESERVED_CONNECTIONS - backlog)
-    if section.max_connections <= most:
-        return section, backlog
+    if soft == resource.RLIM_INFINITY or section.max_connections <= soft - SPARE_FILES:
+        return section
+    most = max(1, soft - SPARE_FILES)
     log.warning("fewer connections than max_connections: too few open files are allowed", most=most, open_files=soft)
-    return section.model_copy(update={"max_connections": most}), backlog
+    return section.model_copy(update={"max_connections": most})
 
 
 def serve(config: Config) -> ExitCode:

@@ -237,7 +237,7 @@ class Connection(asyncio.Protocol):
         conversation, context = self._conversation, self._owner.context
         began = clock()
         until = began + SLICE_S
-        has_more = context.turns.is_busy and conversation.is_long_next
+        has_more = context.turns.is_busy and conversation.has_much
         while not has_more and not self._must_take_first() and conversation.proceed(until):
             self._write()
             has_more = clock() > until

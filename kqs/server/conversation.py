@@ -38,7 +38,7 @@ _OUT_BYTES = 64 * 1024
 MAX_BATCH_CALLS = 10_000
 #: Calls of one connection that wait for the store or for other parts at a time: each is a task, and its answer may be as long
 #: as a line. So it is one at first, and again after a long answer.
-MAX_TASKS = 4
+MAX_TASKS = 16
 #: What is not all inserts is run in pieces of about this size, since a decoded call takes many times its bytes, and one that
 #: must wait is kept decoded.
 _PIECE_BYTES = 8 * 1024
@@ -154,9 +154,9 @@ class Conversation:
         self._received_bytes = received
 
     @property
-    def is_long_next(self) -> bool:
-        """Tell whether what is to be run next is long, and may take its time."""
-        return bool(self._held) and _size_of(self._held[0]) > _PIECE_BYTES
+    def has_much(self) -> bool:
+        """Tell whether more than a little is to be run."""
+        return len(self._held) > 1 or (bool(self._held) and _size_of(self._held[0]) > _PIECE_BYTES)
 
     def proceed(self, until: float = math.inf) -> bool:
         """Run what was received; True if answers should be taken and `proceed` called again.

@@ -13,11 +13,21 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
 
+log = structlog.get_logger("kqs.server")
+
 #: Connections the kernel holds until they are accepted; a thousand clients may start at once.
 BACKLOG = 1024
+#: Connections accepted in one turn of the loop, and how long to wait when none can be, for want of open files or memory, in s.
+ACCEPTS_AT_ONCE = 64
+ACCEPT_PAUSE_S = 0.1
+#: What the kernel may hold of each direction of a connection, of which it takes up to twice as much. Left to itself it takes
+#: megabytes for a peer that does not read, or is not read, and a few hundred such use up what it has for all TCP.
+KERNEL_BUFFER_BYTES = 256 * 1024
 #: How often another port is tried when port 0 gave one that the other address family has in use.
 _PORT_ATTEMPTS = 20
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -30,14 +40,17 @@ class Listener:
     `localhost` is 127.0.0.1 and ::1, whichever there are, on one port. The UNIX socket is bound by `bind_socket`, when no
     other server can be starting on the same journal: of two that find a stale one, the later would take it from the earlier.
 
-    backlog: connections that the kernel holds until they are accepted.
+    Connections are accepted here, since uvloop takes one in each turn of the loop: among a thousand who knock, everybody would
+    wait for as many turns.
     """
 
-    def __init__(self, settings: ServerSection, backlog: int = BACKLOG) -> None:
+    def __init__(self, settings: ServerSection) -> None:
         self._settings = settings
-        self._backlog = backlog
         self._sockets: list[socket.socket] = []
-        self._servers: list[asyncio.AbstractServer] = []
+        self._accepting: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._make_connection: Callable[[], asyncio.BaseProtocol] = asyncio.Protocol
+        self._has_told = False
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
 
@@ -70,21 +83,17 @@ class Listener:
         """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see the binding."""
         await self.bind()
         self.bind_socket()
-        try:
-            while self._sockets:
-                self._servers.append(await _serve(self._sockets[0], make_connection, self._backlog))
-                self._sockets.pop(0)
-        except BaseException:
-            self.close()
-            raise
+        self._make_connection = make_connection
+        for bound in self._sockets:
+            self._resume(bound)
 
     def close(self) -> None:
         """Stop listening, and take the UNIX socket's name away if it is still ours. Idempotent."""
-        for server in self._servers:
-            server.close()
+        for bound in self._accepting:
+            asyncio.get_running_loop().remove_reader(bound)
         for bound in self._sockets:
             bound.close()
-        self._servers.clear()
+        self._accepting.clear()
         self._sockets.clear()
         if self._socket_inode is not None:
             path = Path(self._settings.socket)
@@ -93,11 +102,46 @@ class Listener:
                     path.unlink()
             self._socket_inode = None
 
+    def _resume(self, bound: socket.socket) -> None:
+        if bound in self._sockets:
+            bound.setblocking(False)
+            self._accepting.append(bound)
+            asyncio.get_running_loop().add_reader(bound, self._accept, bound)
+
+    def _accept(self, bound: socket.socket) -> None:
+        """Accept who knocks, but not all at once: each takes an open file, also if it is turned away."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, _ = bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                self._accepting.remove(bound)
+                loop.remove_reader(bound)
+                loop.call_later(ACCEPT_PAUSE_S, self._resume, bound)
+                if not self._has_told:
+                    self._has_told = True
+                    log.warning("connections cannot be accepted, trying again and again", reason=error.strerror)
+                return
+            accepted.setblocking(False)
+            task = loop.create_task(self._connect(accepted), name="accept")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_connection, accepted)
+        except OSError:
+            accepted.close()  # the peer is gone already
+
     async def _bind_tcp(self) -> list[socket.socket]:
         hosts = await self._hosts()
         for attempt in range(_PORT_ATTEMPTS):
             try:
-                return _bind_all(hosts, self._settings.port, self._backlog)
+                return _bind_all(hosts, self._settings.port)
             except OSError as error:
                 if self._settings.port == 0 and error.errno == errno.EADDRINUSE and attempt + 1 < _PORT_ATTEMPTS:
                     continue
@@ -131,7 +175,7 @@ class Listener:
         try:
             bound.bind(os.fspath(path))
             self._socket_inode = path.lstat().st_ino
-            bound.listen(self._backlog)  # one that nobody listens on looks stale to another server
+            bound.listen(BACKLOG)  # one that nobody listens on looks stale to another server
             if group is not None:
                 os.chown(path, -1, group)
             path.chmod(int(self._settings.socket_mode, 8))
@@ -150,22 +194,13 @@ def _group_number(name: str) -> int | None:
         raise StartupError(f"[server] socket_group {name!r} is unknown", ExitCode.CONFIG) from None
 
 
-async def _serve(
-    bound: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol], backlog: int
-) -> asyncio.AbstractServer:
-    loop = asyncio.get_running_loop()
-    if bound.family == socket.AF_UNIX:
-        return await loop.create_unix_server(make_connection, sock=bound, backlog=backlog)
-    return await loop.create_server(make_connection, sock=bound, backlog=backlog)
-
-
-def _bind_all(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:
+def _bind_all(hosts: list[str], port: int) -> list[socket.socket]:
     """Bind every host that this machine has to one port. Raises OSError; nothing stays bound then."""
     sockets: list[socket.socket] = []
     try:
         for host in hosts:
             try:
-                bound = _bind(host, port, backlog)
+                bound = _bind(host, port)
             except OSError as error:
                 if error.errno in _NO_SUCH_FAMILY and (sockets or host != hosts[-1]):
                     continue
@@ -179,15 +214,17 @@ def _bind_all(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:
     return sockets
 
 
-def _bind(host: str, port: int, backlog: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit it
+            bound.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))
-        bound.listen(backlog)  # two sockets may be bound to one port with SO_REUSEADDR; only one may listen
+        bound.listen(BACKLOG)  # two sockets may be bound to one port with SO_REUSEADDR; only one may listen
     except BaseException:
         bound.close()
         raise

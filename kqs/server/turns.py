@@ -16,7 +16,7 @@ clock = time.perf_counter
 
 #: What one connection may take at a time, and all of them in one tick before long pieces wait for the next, in s.
 SLICE_S = 0.002
-SHARE_S = 0.01
+SHARE_S = 0.005
 #: Less is not worth noting.
 _NOTED_S = 0.0002
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import grp
 import os
+import resource
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from kqs.config import ServerSection
 from kqs.errors import StartupError
-from kqs.server.listener import Listener
+from kqs.server.listener import ACCEPT_PAUSE_S, Listener
 
 
 class HangUp(asyncio.Protocol):
@@ -194,3 +195,39 @@ async def test_a_bound_listener_that_never_starts_frees_its_port() -> None:
     listener.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*listener.addresses[0])
+
+
+async def test_without_open_files_it_accepts_later_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async with listening(host="127.0.0.1") as listener:
+        with socket.socket() as peer, no_more_files():
+            peer.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(peer, listener.addresses[0])
+            await asyncio.sleep(3 * ACCEPT_PAUSE_S)
+        reader, writer = await asyncio.open_connection(*listener.addresses[0])
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    assert capsys.readouterr().out.count("connections cannot be accepted") == 1
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_thousand_who_knock_at_once_are_all_let_in() -> None:
+    async with listening(host="127.0.0.1") as listener:
+        peers = [socket.create_connection(listener.addresses[0]) for _ in range(1000)]
+        loop = asyncio.get_running_loop()
+        for peer in peers:
+            peer.setblocking(False)
+            assert await loop.sock_recv(peer, 1) == b""
+            peer.close()
