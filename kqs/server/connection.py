@@ -17,6 +17,7 @@ from kqs.errors import CallError
 from kqs.server.answers import LITTLE_BYTES
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
+from kqs.server.lines import SHORT_BYTES
 from kqs.server.turns import SLICE_S, clock
 from kqs.wire.call import BadLine
 
@@ -25,8 +26,8 @@ WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_LOW_BYTES = 256 * 1024
 #: A peer that takes none of its answers for so long is cut off.
 UNDRAINED_S = 30.0
-#: An unfinished line of up to so many bytes, everybody may have; what holds a longer one must go first when memory is short.
-SHORT_LINE_BYTES = 4 * 1024
+#: So much more of a long line is progress: its sender is not one of those that leave it lying.
+PROGRESS_BYTES = 16 * 1024
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
@@ -59,14 +60,6 @@ class Owner(Protocol):
         """Call `connection.wake` once when the server is crowded no more."""
         ...
 
-    def note_line(self, connection: Connection, is_new: bool) -> None:
-        """Take note that `connection` holds a long unfinished line, or, if it holds none, that it does no more."""
-        ...
-
-    def make_room(self, connection: Connection) -> None:
-        """Turn away who must go so that received lines take no more than they may; `connection` was the last to receive."""
-        ...
-
     def note_foreign(self, connection: Connection) -> None:
         """Count and tell of a connection on which another protocol is spoken."""
         ...
@@ -86,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much
         self._is_ending = False  # nothing more will be read
-        self.holds_line = False  # a long one that is unfinished
+        self._line_bytes = 0  # of a long unfinished line, when it last made progress
         self._written_bytes = 0
         self._drain_timer: asyncio.TimerHandle | None = None
 
@@ -117,10 +110,15 @@ class Connection(asyncio.Protocol):
             return
         self._advance()
         context.backend.journal.flush_if_alone()
-        if self.holds_line or conversation.open_bytes > SHORT_LINE_BYTES:
-            self._note_line(b"\n" in data)
-        if context.is_overloaded:
-            self._owner.make_room(self)
+        lines = context.lines
+        open_bytes = conversation.open_bytes
+        if open_bytes > SHORT_BYTES or self._line_bytes:
+            has_progressed = b"\n" in data or not self._line_bytes or open_bytes >= self._line_bytes + PROGRESS_BYTES
+            if has_progressed:
+                self._line_bytes = open_bytes if open_bytes > SHORT_BYTES else 0
+            lines.note_open(self, has_progressed=has_progressed)
+        if lines.is_too_much:
+            lines.make_room(self)
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
@@ -157,19 +155,21 @@ class Connection(asyncio.Protocol):
             self._conversation.drop_line()
         else:
             self._conversation.drop()
-        self._note_line(False)
+        self._owner.context.lines.leave(self)
         self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
         self.finish()
 
     def pause_writing(self) -> None:
         """Rest a peer that does not take its answers."""
         self._is_blocked = True
+        self._owner.context.lines.note_blocked(self)
         self._stop_reading()
         self._watch_draining()
 
     def resume_writing(self) -> None:
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
+        self._owner.context.lines.note_free(self)
         self._stop_watching()
         self._owner.wake_later(self)
 
@@ -195,9 +195,19 @@ class Connection(asyncio.Protocol):
         return self._written_bytes - (self._transport.get_write_buffer_size() if self._transport else 0)
 
     @property
-    def holds_much(self) -> bool:
-        """Tell whether received lines wait here that take more than everybody may."""
-        return self._conversation.received_bytes > SHORT_LINE_BYTES
+    def open_bytes(self) -> int:
+        """Return how much of an unfinished line is held."""
+        return self._conversation.open_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Return how much is held of lines that wait to be run."""
+        return self._conversation.waiting_bytes
+
+    @property
+    def has_many_waiting(self) -> bool:
+        """Tell whether that is more than one line, and not inserts that wait for the journal."""
+        return self._conversation.has_many_waiting and not self.is_inserting
 
     @property
     def is_inserting(self) -> bool:
@@ -304,10 +314,6 @@ class Connection(asyncio.Protocol):
             self._watch_draining()  # slow is not dead
         else:
             self.abort()
-
-    def _note_line(self, is_new: bool) -> None:
-        self.holds_line = self._conversation.open_bytes > SHORT_LINE_BYTES
-        self._owner.note_line(self, is_new)
 
 
 def _tune(sock: socket.socket | None) -> None:

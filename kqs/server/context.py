@@ -9,14 +9,15 @@ from typing import Any
 from kqs.server.answers import Answers
 from kqs.server.backend import Backend
 from kqs.server.counters import Counters
+from kqs.server.lines import Lines
 from kqs.server.turns import Turns
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
 
-#: What lines that have not been run may take over all connections, and answers that nobody has taken: 64 MiB each, or four
-#: lines of the longest, which one connection must be able to send and to get beside others.
+#: What unfinished lines may take over all connections, and answers that nobody has taken: 64 MiB each, or four lines of the
+#: longest, which one connection must be able to send and to get beside others. Lines that wait to be run may take half of it.
 LEAST_HELD_BYTES = 64 * 1024 * 1024
 HELD_LINES = 4
 #: Jobs read from the store at a time, each of which may be as long as a line, and its answer again.
@@ -28,7 +29,6 @@ class Context:
 
     clock: wall time in Unix seconds. trace: log every line (level debug); checked before a log call is made, since a
     filtered-out call still costs more than a job. draining: the server stops, inserts are refused.
-    received_bytes: of lines that have not been run, finished or not, over all connections.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class Context:
         self.trace = trace
         self.draining = False
         self.unflushed_bytes = 0
-        self.received_bytes = 0
-        self.max_received_bytes = held_bytes
+        self.lines = Lines(held_bytes, held_bytes // 2)
         self.answers = Answers(held_bytes)
         self.turns = Turns()
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -59,11 +58,6 @@ class Context:
     def is_flooded(self) -> bool:
         """Tell whether so much waits for its flush that inserts must wait."""
         return self.unflushed_bytes > MAX_UNFLUSHED_BYTES
-
-    @property
-    def is_overloaded(self) -> bool:
-        """Tell whether lines that have not been run take more memory than all of them together may."""
-        return self.received_bytes > self.max_received_bytes
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""

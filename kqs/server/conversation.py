@@ -81,7 +81,8 @@ class Conversation:
         self._lines = LineBuffer(max_line_bytes)
         self._max_tasks = 1
         self._greeting: Greeting | None = Greeting()
-        self._received_bytes = 0
+        self._open_bytes = 0
+        self._waiting_bytes = 0
         self._held: deque[bytes | TooLong | _Lines | _Rest] = deque()
         self._is_waiting = False  # what comes next must wait for others
         self._out: list[bytes] = []
@@ -110,9 +111,14 @@ class Conversation:
         return self._lines.buffered_bytes
 
     @property
-    def received_bytes(self) -> int:
-        """Return how many bytes are held of what was received and not run, as `count_received` last saw it."""
-        return self._received_bytes
+    def waiting_bytes(self) -> int:
+        """Return how many bytes of lines wait to be run, as `count_received` last saw them."""
+        return self._waiting_bytes
+
+    @property
+    def has_many_waiting(self) -> bool:
+        """Tell whether more than one piece waits to be run."""
+        return len(self._held) > 1
 
     @property
     def answer_bytes(self) -> int:
@@ -147,11 +153,11 @@ class Conversation:
 
     def count_received(self) -> None:
         """Have what is held of received lines counted with that of all others."""
-        received = self._lines.buffered_bytes
-        if self._held:
-            received += sum(map(_size_of, self._held))
-        self.context.received_bytes += received - self._received_bytes
-        self._received_bytes = received
+        lines = self.context.lines
+        open_bytes, waiting_bytes = self._lines.buffered_bytes, sum(map(_size_of, self._held)) if self._held else 0
+        lines.open_bytes += open_bytes - self._open_bytes
+        lines.waiting_bytes += waiting_bytes - self._waiting_bytes
+        self._open_bytes, self._waiting_bytes = open_bytes, waiting_bytes
 
     @property
     def has_much(self) -> bool:

@@ -14,6 +14,7 @@ from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from kqs.server.counters import Counters
+from kqs.server.lines import Sender
 from kqs.server.listener import Listener
 from kqs.server.turns import Waiting
 
@@ -44,6 +45,7 @@ class Server:
         trace: bool = False,
     ) -> None:
         self.context = Context(backend, clock, settings.max_in_flight, trace, settings.max_line_bytes)
+        self.context.lines.turn_away = self._turn_away
         self.context.turns.wake = self._wake_in_turn
         self.context.answers.relieved = self._wake_relieved
         self.context.answers.cut_off = self._note_cut_off
@@ -52,8 +54,8 @@ class Server:
         self._listener = listener or Listener(settings)
         self._connections: set[Connection] = set()
         self._extra: dict[bool, dict[Connection, None]] = {True: {}, False: {}}  # of UNIX sockets, and of TCP; the oldest first
-        self._long_lines: dict[Connection, None] = {}  # whose unfinished line is long; the oldest first
         self._told: dict[str, tuple[float, int]] = {}  # when the log told of something last, and how often it was since
+        self.context.lines.senders = self._connections
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._to_wake: set[Connection] = set()
@@ -149,32 +151,18 @@ class Server:
         self._resting.discard(connection)
         self._crowded_out.discard(connection)
         self.context.turns.leave(connection)
-        self._long_lines.pop(connection, None)
+        self.context.lines.leave(connection)
         for extra in self._extra.values():
             extra.pop(connection, None)
         self.context.counters.connections_open -= 1
         if not self._connections:
             self._all_gone.set()
 
-    def note_line(self, connection: Connection, is_new: bool) -> None:
-        """Take note that `connection` holds a long unfinished line, or, if it holds none, that it does no more."""
-        if is_new or not connection.holds_line:
-            self._long_lines.pop(connection, None)
-        if connection.holds_line:
-            self._long_lines.setdefault(connection)
-
-    def make_room(self, connection: Connection) -> None:
-        """Turn away who must go so that received lines take no more than they may; `connection` was the last to receive.
-
-        First those whose line has been unfinished for longest: who sends a line as fast as it can is never among them.
-        """
-        while self.context.is_overloaded and self._long_lines:
-            oldest = next(iter(self._long_lines))
-            oldest.turn_away(_TOO_MANY_LINES, of_line=True)
-            self._tell("a long unfinished line was turned away: all together take too much memory", oldest)
-        if self.context.is_overloaded and connection.holds_much and not connection.is_inserting:
-            connection.turn_away(_TOO_MANY_LINES)
-            self._tell("lines that cannot be run yet were turned away: all together take too much memory", connection)
+    def _turn_away(self, sender: Sender, of_line: bool) -> None:
+        assert isinstance(sender, Connection)
+        sender.turn_away(_TOO_MANY_LINES, of_line=of_line)
+        what = "a long unfinished line was" if of_line else "lines that cannot be run yet were"
+        self._tell(f"{what} turned away: all together take too much memory", sender)
 
     def note_foreign(self, connection: Connection) -> None:
         """Count and tell of a connection on which another protocol is spoken."""

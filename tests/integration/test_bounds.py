@@ -168,6 +168,19 @@ def test_unfinished_lines_take_no_more_than_is_documented(tmp_path: Path) -> Non
             assert taken < 64 * MIB * 2, taken // MIB
 
 
+@pytest.mark.slow
+def test_who_sends_a_long_line_slowly_is_heard_among_those_who_leave_theirs_lying(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, ExitStack() as stack:
+        slow = stack.enter_context(Peer(served))
+        slow.socket.sendall(b'{"n":"echo","m":"')
+        for _ in range(20):
+            slow.socket.sendall(b"x" * 20_000)
+            for _ in range(30):
+                stack.enter_context(Peer(served)).socket.sendall(b"y" * 200_000)
+        assert len(slow.ask(b'"}\n')["m"]) == 400_000
+        assert stats(served)["errors_busy"] > 200
+
+
 def test_a_batch_whose_answers_are_too_long_is_refused_in_part(tmp_path: Path) -> None:
     with serving(tmp_path, SERVER__MAX_LINE_BYTES="100000") as served, Peer(served) as peer:
         member = '{"jsonrpc":"2.0","id":%d,"method":"help"}'

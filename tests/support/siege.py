@@ -77,6 +77,7 @@ class Siege:
     def __init__(self, port: int) -> None:
         self._port = port
         self._random = random.Random(14151)
+        self._long = asyncio.Semaphore(3)  # more at a time would turn each other away, and none be run
 
     async def run(self, seconds: float, kinds: list[str]) -> None:
         """Attack until the time is over. kinds: of the worst lines."""
@@ -102,7 +103,7 @@ class Siege:
             await asyncio.sleep(pause_s * self._random.uniform(0.1, 2))
             with socket.socket() as peer:
                 peer.setblocking(False)
-                with suppress(OSError):
+                with suppress(OSError):  # TimeoutError is one
                     await asyncio.get_running_loop().sock_connect(peer, ("127.0.0.1", self._port))
                     await attack(peer, *args)
 
@@ -120,7 +121,9 @@ class Siege:
 
     async def _send_worst(self, peer: socket.socket, line: bytes) -> None:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(peer, line)
+        async with self._long:
+            await loop.sock_sendall(peer, line)
+            await loop.sock_recv(peer, 1024 * 1024)
         async with asyncio.timeout(20):
             while await loop.sock_recv(peer, 1024 * 1024):
                 pass

@@ -88,12 +88,6 @@ class StubOwner:
     def wake_when_relieved(self, connection: Connection) -> None:
         self.to_wake.add(connection)
 
-    def note_line(self, connection: Connection, is_new: bool) -> None:
-        pass
-
-    def make_room(self, connection: Connection) -> None:
-        pass
-
     def note_foreign(self, connection: Connection) -> None:
         self.foreign.append(connection)
 
