@@ -6,8 +6,7 @@ a call that must wait for something runs in a task of its own. No call raises.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -121,7 +120,8 @@ async def _health(peer: Peer, _nothing: NoQuery) -> dict[str, Any]:
 
 
 async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
-    async with _turn_to_read(peer):
+    async with peer.reads:
+        await _wait_for_room(peer)
         found = await peer.context.backend.job(query.id)
     if found is None:
         raise CallError(f"no job has the id {strict.shown(_encode(query.id))}", "not_found")
@@ -129,21 +129,21 @@ async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
 
 
 async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]]:
-    async with _turn_to_read(peer):
+    async with peer.reads:
+        await _wait_for_room(peer)
         return await peer.context.backend.jobs(query)
 
 
-@asynccontextmanager
-async def _turn_to_read(peer: Peer) -> AsyncIterator[None]:
-    """Wait until jobs may be read for `peer`: few at a time, since nobody knows their size before.
+async def _wait_for_room(peer: Peer) -> None:
+    """Wait until jobs may be read for `peer`, who has its turn: nobody knows their size before.
 
     Raises: CallError: the peer is gone.
     """
-    async with peer.context.reads:
-        await peer.context.answers.room.wait()
-        if peer.is_gone:
-            raise CallError("the connection is lost", "busy")
-        yield
+    room = peer.context.answers.room
+    if not room.is_set():
+        await room.wait()
+    if peer.is_gone:
+        raise CallError("the connection is lost", "busy")
 
 
 def _echo(peer: Peer, call: Call) -> None:

@@ -20,8 +20,10 @@ MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
 #: longest, which one connection must be able to send and to get beside others. Lines that wait to be run may take half of it.
 LEAST_HELD_BYTES = 64 * 1024 * 1024
 HELD_LINES = 4
-#: Jobs read from the store at a time, each of which may be as long as a line, and its answer again.
+#: Jobs read from the store at a time, each of which may be as long as a line, and its answer again: for connections of which
+#: nothing is known, or that had a long answer last; and for those that had a short one.
 READS_AT_ONCE = 4
+SHORT_READS_AT_ONCE = 12
 
 
 class Context:
@@ -52,6 +54,7 @@ class Context:
         self.answers = Answers(held_bytes)
         self.turns = Turns()
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
+        self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property

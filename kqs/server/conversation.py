@@ -8,6 +8,7 @@ and tries that first.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class Conversation:
         self.may_keep: Callable[[], bool] | None = None  # of a connection that only administration may have
         self._max_line_bytes = max_line_bytes
         self._lines = LineBuffer(max_line_bytes)
-        self._max_tasks = 1
+        self._had_short_answer = False
         self._greeting: Greeting | None = Greeting()
         self._open_bytes = 0
         self._waiting_bytes = 0
@@ -98,7 +99,8 @@ class Conversation:
     @property
     def is_full(self) -> bool:
         """Tell whether this peer must wait: too many calls unanswered, or what it asks next is too much for the server now."""
-        return self.in_flight >= self.context.max_in_flight or self.tasks >= self._max_tasks or self._is_waiting
+        most_tasks = MAX_TASKS if self._had_short_answer else 1
+        return self.in_flight >= self.context.max_in_flight or self.tasks >= most_tasks or self._is_waiting
 
     @property
     def is_idle(self) -> bool:
@@ -234,6 +236,11 @@ class Conversation:
         self.in_flight -= count
         self._changed(at_once)
 
+    @property
+    def reads(self) -> asyncio.Semaphore:
+        """Return what a task must hold to read jobs."""
+        return self.context.short_reads if self._had_short_answer else self.context.reads
+
     def begin_task(self) -> None:
         """Note that a call will be answered by a task."""
         self.tasks += 1
@@ -242,7 +249,7 @@ class Conversation:
     def end_task(self, size: int) -> None:
         """Note that the task of a call has answered it, in so many bytes."""
         self.tasks -= 1
-        self._max_tasks = MAX_TASKS if size <= LITTLE_BYTES else 1
+        self._had_short_answer = size <= LITTLE_BYTES
         self.settle()
 
     def _send_jsonrpc(self, batch: int, answer: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Protocol
 
@@ -45,6 +46,11 @@ class Peer(Protocol):
 
     def settle(self, count: int = 1, *, at_once: bool = False) -> None:
         """Note that `count` deferred calls have just been answered; what was answered is written this tick."""
+        ...
+
+    @property
+    def reads(self) -> asyncio.Semaphore:
+        """Return what a task must hold to read jobs."""
         ...
 
     def begin_task(self) -> None:
