@@ -52,8 +52,8 @@ from kqs.process.loop import run_to_end
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
-from kqs.server.listener import Listener
-from kqs.server.server import Server
+from kqs.server.listener import ACCEPTS_AT_ONCE, Listener
+from kqs.server.server import RESERVED_CONNECTIONS, Server
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
@@ -64,8 +64,9 @@ log = get_logger("kqs")
 
 #: how long one thread may keep the interpreter from another, in s
 SWITCH_INTERVAL_S = 0.001
-#: open files that connections must leave to the journal, the store, the loop and handlers
-SPARE_FILES = 64
+#: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
+#: and to those who are accepted only to be told that they are too many, and closed in the turn after
+SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + 2 * ACCEPTS_AT_ONCE
 
 
 class StopSwitch:
@@ -139,6 +140,8 @@ class Daemon:
     async def _serve(self, server: Server, stop: StopSwitch) -> None:
         for host, port in server.addresses:
             log.info("listening", host=host, port=port)
+        if self._config.server.socket:
+            log.info("listening", socket=self._config.server.socket)
         watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
         self._notifier.ready()
         await stop.wait()
@@ -178,6 +181,7 @@ class Daemon:
         stack.push_async_callback(_end, journal.stop, stop)
         recovery = await _open_journal(journal, config.journal.dir)
         self._own_files()
+        listener.bind_socket()
         store = self._make_store()
         stack.push_async_callback(_end, store.close, stop)
         ids = Ids(recovery.node, recovery.last_order)

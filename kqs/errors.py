@@ -21,7 +21,8 @@ ERROR_CODES: dict[str, str] = {
     "bad_call": "the line is JSON but no call, or its argument does not fit the call",
     "unknown_call": "no call has this name",
     "bad_job": "a job was refused; the message names the field and, in an array, the job",
-    "too_large": "the line is longer than max_line_bytes, or its array has too many calls or jobs",
+    "too_large": "the line is longer than max_line_bytes, its array has too many calls or jobs, "
+    "or the answers to a batch are too long",
     "busy": "a limit of the server was reached; try again later",
     "draining": "the server is stopping and takes no new jobs",
     "no_space": "the journal's disk is nearly full; nothing was kept, try again later",

@@ -27,10 +27,18 @@ class ServerSection(Section):
     """[server]: where calls come in, and what one connection may ask for."""
 
     host: str = Field(
-        default="localhost", min_length=1, description="name or address to listen on; localhost is 127.0.0.1 and ::1"
+        default="localhost",
+        description="name or address to listen on; localhost is 127.0.0.1 and ::1; empty: none, only the UNIX socket",
     )
     port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
     socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
+    socket_mode: str = Field(
+        default="0600",
+        pattern=r"^0?[0-7]{3}$",
+        description="who may use that socket, as chmod takes it",
+        json_schema_extra={"expected": 'permissions in octal, as "0660"'},
+    )
+    socket_group: str = Field(default="", max_length=32, description="group of that socket; empty: the server's own")
     max_line_bytes: int = Field(default=16 * MIB, ge=64, le=512 * MIB, description="longest line accepted, in bytes")
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
     max_in_flight: int = Field(

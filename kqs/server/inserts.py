@@ -19,7 +19,7 @@ from kqs.journal.format import Kind, Record
 from kqs.server.context import Context
 from kqs.server.peer import Peer, translate
 from kqs.wire import qrpc
-from kqs.wire.call import NULL, Call
+from kqs.wire.call import NULL, Call, detached
 from kqs.wire.jobs import Given, decoding
 from kqs.wire.steps import Steps
 
@@ -72,7 +72,7 @@ def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool], *, adop
         if call.blob is not None:
             raise CallError("insert takes a job, not binary data", "bad_job")
         text = bytes(call.arg)
-        call.arg = NULL  # a long line must not outlive what is kept of it
+        call.arg, call.id = NULL, detached(call).id  # a long line must not outlive what is kept of it
         given = yield from decoding(text, context.max_insert_jobs)
         yield from _refusing_unmade(given, is_unmade)
         _refuse_when_draining(context)

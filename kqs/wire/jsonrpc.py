@@ -109,17 +109,22 @@ def error(call_id: Raw | None, code: str, message: str, *, of_argument: bool = F
 
 
 class Batch:
-    """Gathers the answers to one batch, which leave as one array when the last is there. Notifications have none."""
+    """Gathers the answers to one batch, which leave as one array when the last is there. Notifications have none.
+
+    size: of the answers gathered so far, in bytes.
+    """
 
     def __init__(self, members: Sequence[Call | BadLine]) -> None:
         """Args: members: all of one batch, as decode_line gave them."""
         self._missing = sum(isinstance(member, BadLine) or not member.notification for member in members)
         self._answers: list[bytes] = []
+        self.size = 0
 
     def add(self, answer: bytes) -> bytes | None:
         """Take the answer to one member, a line. Returns: the line that answers the batch, after the last; None before."""
         assert self._missing, "every member was answered"
         self._missing -= 1
+        self.size += len(answer)
         self._answers.append(answer.rstrip(b"\n"))
         return None if self._missing else b"[%b]\n" % b",".join(self._answers)
 

@@ -108,7 +108,10 @@ def test_types_give_options_and_weights(load):
         ("[server]\nport = 70000", "kqs.toml: server.port: got 70000, expected an integer from 0 to 65535"),
         ('[server]\nport = "1"', 'kqs.toml: server.port: got "1", expected an integer from 0 to 65535'),
         ("[server]\nallow_public = 1", "kqs.toml: server.allow_public: got 1, expected true or false"),
-        ('[server]\nhost = ""', 'kqs.toml: server.host: got "", expected text, at least 1 long'),
+        (
+            '[server]\nsocket_mode = "0680"',
+            'kqs.toml: server.socket_mode: got "0680", expected permissions in octal, as "0660"',
+        ),
         ("[server]\nprot = 1", 'kqs.toml: server.prot: unknown setting "prot"; the nearest known one is "port"'),
         ("[sever]", 'kqs.toml: sever: unknown section "sever"; the nearest known one is "server"'),
         ("weights = {}", 'kqs.toml: weights: unknown section "weights"'),

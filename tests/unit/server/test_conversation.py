@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
 from kqs.server import conversation as conversation_module
+from kqs.server.answers import Answers
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
 from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
@@ -113,14 +114,17 @@ async def test_a_peer_with_too_many_calls_unanswered_is_full_until_they_are() ->
     assert talk.conversation.is_idle
 
 
-async def test_all_peers_are_full_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inserts_wait_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context_module, "MAX_UNFLUSHED_BYTES", 10)
     talk = Conversing()
     talk.backend.journal.held = True
-    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    insert = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
+    talk.hear(insert)
+    assert not talk.conversation.is_full
+    assert talk.hear(b'{"id":2,"n":"ping"}\n' + insert) == []
     assert talk.conversation.is_full
     talk.backend.journal.flush()
-    assert not talk.conversation.is_full
+    assert [answer["id"] for answer in talk.hear(b"")] == [1, 2]
 
 
 async def test_long_answers_are_taken_in_pieces() -> None:
@@ -254,3 +258,43 @@ async def test_many_calls_stop_when_their_peer_has_had_enough() -> None:
 async def test_nothing_that_does_harm_is_suggested(name: str) -> None:
     (answer,) = Conversing().hear(b'{"n":"%b"}\n' % name.encode())
     assert answer["e"]["message"] == f'unknown call "{name}"'
+
+
+@pytest.mark.parametrize(("data_bytes", "counted_as"), [(200_000, "waiting_bytes"), (400_000, "open_bytes")])
+async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data_bytes: int, counted_as: str) -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":[{"type":"x","data":"%b"}]}\n' % (b"x" * data_bytes))
+    talk.conversation.count_received()
+    assert getattr(talk.context.lines, counted_as) > data_bytes
+    finish(waiting.pop())
+    talk.proceed()
+    talk.conversation.count_received()
+    assert talk.context.lines.waiting_bytes == talk.context.lines.open_bytes == 0
+
+
+async def test_what_is_worked_on_is_dropped_with_what_waits() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
+    next(waiting[0])
+    talk.conversation.count_received()
+    talk.conversation.drop()
+    assert talk.context.lines.open_bytes == 0
+    finish(waiting.pop())
+    assert not talk.backend.journal.records
+    assert talk.conversation.is_idle
+
+
+async def test_of_long_lines_only_inserts_are_run_while_others_hold_too_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    monkeypatch.setattr(Answers, "is_crowded", True)
+    long = b'"%b"' % (b"x" * 400_000)
+    insert = b'{"id":1,"n":"insert","m":[{"type":"x","data":%b}]}\n{"id":2,"n":"ping"}\n' % long
+    assert [answer["id"] for answer in await talk.settled(insert)] == [2, 1]
+    assert talk.hear(b'{"id":3,"n":"echo","m":%b}\n{"id":4,"n":"ping"}\n' % long) == []
+    assert talk.conversation.is_full
+    monkeypatch.setattr(Answers, "is_crowded", False)
+    assert [answer["id"] for answer in talk.hear(b"")] == [3, 4]
