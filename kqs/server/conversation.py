@@ -67,6 +67,13 @@ class _Rest(NamedTuple):
     size: int
 
 
+def _traced(lines: bytes) -> bytes:
+    """Return what of lines may stand in a log: none of those that may hold an old client's credentials, spelt as they may be."""
+    if b"auth" in lines.lower() or b"\\u" in lines:
+        return b"(not shown, may hold credentials)"
+    return lines[:_TRACED_BYTES]
+
+
 class Conversation:
     """See the module docstring.
 
@@ -226,7 +233,7 @@ class Conversation:
         out.clear()
         self._out_bytes = 0
         if self.context.trace:
-            log.debug(">", lines=data[:_TRACED_BYTES], size=len(data))
+            log.debug(">", lines=_traced(data), size=len(data))
         return data
 
     def send(self, answers: bytes) -> None:
@@ -249,7 +256,7 @@ class Conversation:
         """Answer `call` with an error."""
         self.context.counters.error(code)
         if self.context.trace:
-            log.debug("!", code=code, message=message)
+            log.debug("!", code=code, message=_traced(message.encode()))
         if call.dialect is Dialect.QRPC:
             self.send(qrpc.error(call.id, code, message))
         elif isinstance(call, BadLine):
@@ -297,7 +304,7 @@ class Conversation:
     def _run_chunk(self, chunk: bytes) -> None:
         """Run a chunk of complete lines by the first way that fits all of them."""
         if self.context.trace:
-            log.debug("<", lines=chunk[:_TRACED_BYTES], size=len(chunk))
+            log.debug("<", lines=_traced(chunk), size=len(chunk))
         if self.may_keep is not None:
             if self.may_keep():
                 self.may_keep = None

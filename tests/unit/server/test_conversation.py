@@ -298,3 +298,23 @@ async def test_of_long_lines_only_inserts_are_run_while_others_hold_too_many_ans
     assert talk.conversation.is_full
     monkeypatch.setattr(Answers, "is_crowded", False)
     assert [answer["id"] for answer in talk.hear(b"")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"n":"insert","m":{"type":"a","auth":{"password":"sesame"}}}',
+        b'{"n":"insert","m":[{"type":"a","auth":"sesame"}]}',
+        b'{"n":"insert","m":{"type":"a","\\u0061uth":"sesame"}}',
+        b'{"n":"insert","m":[["auth","sesame"]]}',
+        b'{"n":"stats","m":{"Auth":"sesame"}}',
+        b'{"n":"insert","m":{"type":"a","auth":"sesame"',
+    ],
+)
+async def test_no_password_stands_in_a_traced_line(line: bytes) -> None:
+    talk = Conversing()
+    talk.context.trace = True
+    with capture_logs() as logged:
+        talk.hear(line + b"\n")
+    assert logged
+    assert "sesame" not in str(logged)
