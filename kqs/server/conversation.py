@@ -68,7 +68,7 @@ class _Rest(NamedTuple):
 
 
 def _traced(lines: bytes) -> bytes:
-    """Return what of lines may stand in a log: none of those that may hold an old client's credentials, spelt as they may be."""
+    """Return what of lines may stand in a log: nothing where there may be an old client's credentials, however spelt."""
     if b"auth" in lines.lower() or b"\\u" in lines:
         return b"(not shown, may hold credentials)"
     return lines[:_TRACED_BYTES]
