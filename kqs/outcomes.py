@@ -69,7 +69,7 @@ def _reason_and_final(verdict: verdicts.Fail) -> tuple[str, bool]:
     try:
         reason = text_of(verdict.reason)
     except BaseException:
-        reason = text_of(verdict)
+        reason = text_of(verdict) or type(verdict).__name__
     try:
         return reason, bool(verdict.final)
     except BaseException:
@@ -98,7 +98,7 @@ def judge_result(result: object, run: Run) -> Outcome:
     try:
         return Ok(_written(result))
     except BaseException as fault:
-        return _failed(run, f"the handler's result cannot be written as JSON: {text_of(fault)}", final=True)
+        return _failed(run, f"the handler's result cannot be written as JSON: {_told(fault)}", final=True)
 
 
 def _failed(run: Run, reason: str, final: bool = False, trace: str | None = None) -> Failed:
@@ -109,6 +109,13 @@ def _failed(run: Run, reason: str, final: bool = False, trace: str | None = None
     except BaseException:  # noqa: S110 - a line may hold values that the handler bound to it
         pass
     return Failed(reason, final)
+
+
+def _told(fault: BaseException) -> str:
+    try:
+        return text_of(fault) or type(fault).__name__
+    except BaseException:
+        return "(cannot be shown)"
 
 
 def text_of(value: object) -> str:

@@ -29,7 +29,7 @@ START_AGAIN_S = 1.0
 class _Call:
     """One run on its way through a thread."""
 
-    __slots__ = ("context", "future", "handler", "is_back", "outcome", "run")
+    __slots__ = ("context", "future", "handler", "is_back", "is_begun", "outcome", "run")
 
     def __init__(self, run: Run, handler: Handler, context: JobContext, future: asyncio.Future[Outcome]) -> None:
         self.run = run
@@ -37,6 +37,7 @@ class _Call:
         self.context = context
         self.future = future
         self.outcome: Outcome | None = None
+        self.is_begun = False
         self.is_back = False
 
 
@@ -112,19 +113,25 @@ class Threads:
     # -- in the threads -----------------------------------------------------------------------------------------------
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        at_work: list[_Call] = []
+        at_work: list[_Call | None] = []
         try:
             self._take_calls(loop, at_work)
         except BaseException as fault:  # raised in this thread by another: handlers are the only ones who would
             forks.end_child()
-            reason = f"its thread ended: {type(fault).__name__}"
-            for call in at_work:
-                call.outcome = call.outcome or Failed(reason)
-            _tell(loop, self._replace, at_work)
+            calls = [call for call in at_work if call is not None]
+            for call in calls:
+                if call.is_begun and call.outcome is None:
+                    call.outcome = Failed(f"its thread was ended: {type(fault).__name__}")
+            _tell(loop, self._replace, calls)
 
-    def _take_calls(self, loop: asyncio.AbstractEventLoop, at_work: list[_Call]) -> None:
-        while (call := self._calls.get()) is not None:
-            at_work.append(call)
+    def _take_calls(self, loop: asyncio.AbstractEventLoop, at_work: list[_Call | None]) -> None:
+        while True:
+            # taken and noted in one step: between two, an exception that another thread raises here would lose the call
+            at_work.extend(map(SimpleQueue.get, (self._calls,)))
+            (call,) = at_work
+            if call is None:
+                return
+            call.is_begun = True
             if not call.future.cancelled():
                 call.outcome = self._context.copy().run(_execute, call)
             self._finished.append(call)
@@ -152,13 +159,19 @@ class Threads:
 
     def _replace(self, calls: list[_Call]) -> None:
         """Take back what a thread that died was at, and start another if one is missing."""
+        _log.warning("a thread of plain handlers was ended by one of them")
         self._count -= 1
         self._drain()
         for call in calls:
-            self._take_back(call)
-        _log.warning("a thread of plain handlers was ended by one of them")
-        if self._unfinished > self._count:
-            self._start_thread()
+            if call.is_begun:
+                self._take_back(call)
+            else:
+                self._calls.put(call)
+        self._fill_up()
+
+    def _fill_up(self) -> None:
+        if self._unfinished > self._count and not self._start_thread():
+            asyncio.get_running_loop().call_later(START_AGAIN_S, self._fill_up)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, *callback: Any) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import signal
 import socket
 import stat
@@ -167,9 +168,22 @@ def _bar_the_loop() -> None:
     """Have the loop, should the child come back to it, call nothing before `end_child`."""
     if _guard.loop is None or threading.get_ident() != _guard.loop_thread or _guard.loop.is_closed():
         return
+    _deafen(_guard.loop)
     _guard.loop.call_soon(end_child)
     if _guard.ready is not None:
         _guard.ready.rotate(1)
+
+
+def _deafen(loop: asyncio.AbstractEventLoop) -> None:
+    """Put an empty list of what to wait for in place of the one that is shared with the parent.
+
+    A loop on its way out of an exception looks once more: a wake-up that the child took would be missing in the parent, whose
+    loop would never hear its threads again.
+    """
+    backend = getattr(loop, "_get_backend_id", None)  # uvloop's
+    if backend is not None:
+        with select.epoll() as nothing:
+            os.dup2(nothing.fileno(), backend(), inheritable=False)
 
 
 def _let_go() -> None:

@@ -7,6 +7,7 @@ means both for programs of one author. In a server they are one handler's doing,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ def run_to_end(loop: asyncio.AbstractEventLoop, body: Coroutine[Any, Any, T], on
             forks.end_child()
             if _is_ctrl_c(fault):
                 raise
-            _log.error("something that a handler left behind tried to end the server", exc_info=fault)
+            with contextlib.suppress(BaseException):  # a look at it may raise as well
+                _log.error("something that a handler left behind tried to end the server", exc_info=fault)
         else:
             if not task.done():
                 _log.error("a handler stopped the event loop, turning it on")

@@ -125,3 +125,10 @@ def test_a_child_of_a_module_that_forks_while_it_is_loaded_is_no_second_server(t
     with serving(tmp_path, WORKER__MODULES='["forking"]') as server:
         until_said(server, f"child {CAME_BACK}")
         assert ask(server, "ping") == "pong"
+
+
+def test_a_child_that_exits_on_the_loop_takes_no_wake_up_of_the_servers(server: Served) -> None:
+    with peer_of(server) as peer:
+        for _ in range(200):
+            peer.call("insert", [{"type": "exits_in_a_task"}, *[{"type": "own_pid"}] * 5])
+    until(server, jobs_success=1200)

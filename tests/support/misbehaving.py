@@ -223,6 +223,20 @@ async def ticks(data, job):
 SERVER = os.getpid()
 
 
+@kqs.handler("own_pid")
+def own_pid(data):
+    return os.getpid()
+
+
+@kqs.handler("exits_in_a_task")
+async def exits_in_a_task(data):
+    async def forks():
+        if not os.fork():
+            sys.exit()
+    await asyncio.sleep(0)
+    globals()["kept_task"] = asyncio.create_task(forks())
+
+
 @kqs.handler("called_later")
 async def called_later(data):
     ended = asyncio.get_running_loop().create_future()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import decimal
 import threading
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -11,6 +13,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
+import kqs.threads
 from kqs.executor import Executor
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
@@ -188,6 +191,98 @@ async def test_a_call_cancelled_before_its_thread_never_runs(executor: Executor)
     executor._threads._max_count = 1
     assert await execute(executor, lambda data: 2) == Ok(b"2")
     assert not ran
+
+
+def raise_in(thread: int, fault: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(fault))
+
+
+async def test_a_thread_that_another_ends_between_two_runs_is_replaced_and_no_call_is_lost() -> None:
+    executor = Executor(thread_count=1)
+    for _ in range(20):
+        outcome = await execute(executor, lambda data: threading.get_ident())
+        assert isinstance(outcome, Ok)
+        raise_in(int(outcome.result or b""), SystemExit)
+        assert await execute(executor, lambda data: 2) == Ok(b"2")
+    executor.close()
+
+
+async def test_a_thread_that_another_ends_during_a_run_fails_that_run_only(executor: Executor) -> None:
+    def ends_itself(data: Any) -> None:
+        raise_in(threading.get_ident(), KeyboardInterrupt)
+        for _ in range(1000):
+            pass
+
+    for _ in range(10):
+        assert await execute(executor, ends_itself) == Failed("KeyboardInterrupt")
+        assert await execute(executor, lambda data: 1) == Ok(b"1")
+
+
+async def test_a_run_waits_for_a_thread_that_cannot_be_started(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.threads, "START_AGAIN_S", 0.001)
+    refused, start = asyncio.Event(), threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    running = asyncio.ensure_future(execute(executor, lambda data: 1))
+    await refused.wait()
+    assert executor.problems() == ["no thread can be started for plain handlers, trying again: can't start new thread"]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await running == Ok(b"1")
+    assert executor.problems() == []
+
+
+async def test_a_run_that_no_longer_waits_for_a_thread_leaves_its_place(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+
+    def refuse(self: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(10):
+            refused.clear()
+            waiting = asyncio.ensure_future(execute(executor, lambda data: 1))
+            await refused.wait()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    assert await execute(executor, lambda data: 2) == Ok(b"2")
+
+
+async def test_a_closed_coroutine_is_no_failure_of_its_handler(executor: Executor) -> None:
+    async def endless(data: Any) -> None:
+        await asyncio.Future()
+
+    running = execute(executor, endless)
+    running.send(None)
+    running.close()  # raises RuntimeError if the run were judged
+
+
+async def test_what_modules_set_in_the_decimal_context_holds_for_each_run() -> None:
+    kept = decimal.DefaultContext.copy()
+    try:
+        with decimal.localcontext() as changed:
+            changed.prec = 50
+            executor = Executor(1)
+        for function in both(lambda data: [decimal.getcontext().prec, setattr(decimal.getcontext(), "prec", 3)]):
+            for _ in range(2):
+                outcome = await executor_context_run(executor, function)
+                assert outcome == Ok(b"[50,null]")
+        executor.close()
+    finally:
+        decimal.DefaultContext.prec = kept.prec
+
+
+async def executor_context_run(executor: Executor, function: Callable[..., Any]) -> Outcome:
+    """Execute as a lane does: in a task of the executor's own context."""
+    loop = asyncio.get_running_loop()
+    return await asyncio.Task(execute(executor, function), loop=loop, context=executor.context.copy())
 
 
 async def test_threads_do_not_hold_up_the_end_of_the_process(executor: Executor) -> None:

@@ -118,7 +118,7 @@ class TwoFaced(Exception):  # noqa: N818
         (lambda: AgainThatRaises(), "AgainThatRaises has no delay that can be used: KeyboardInterrupt"),
         (lambda: kqs.Fail("gone"), Failed("gone", final=True)),
         (lambda: FailWithoutReason(7), Failed("7", final=True)),
-        (lambda: FailThatRaises(), Failed("", final=True)),
+        (lambda: FailThatRaises(), Failed("FailThatRaises", final=True)),
         (lambda: kqs.Fail("?", final=NeitherTrueNorFalse()), Failed("?", final=True)),  # type: ignore[arg-type]
         (lambda: kqs.Fail(Mute()), Failed("(cannot be shown)", final=True)),  # type: ignore[arg-type]
         (lambda: KeyboardInterrupt(), Failed("KeyboardInterrupt")),
