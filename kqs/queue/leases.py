@@ -48,8 +48,11 @@ class Lease:
 
     @property
     def next_deadline(self) -> float:
-        """Return the deadline that comes first, touches counted."""
-        return min(max(self.deadline, self.context.touched_at + self.options.ttr), self.limit_deadline)
+        """Return the deadline that comes first, touches counted; what a handler has put in their place is none."""
+        touched_at = self.context.touched_at
+        if type(touched_at) is not float:
+            touched_at = -math.inf
+        return min(max(self.deadline, touched_at + self.options.ttr), self.limit_deadline)
 
     def is_over_limit(self, now: float) -> bool:
         """Tell whether the run has taken longer than it may, whatever else is true of it. now: monotonic."""

@@ -51,6 +51,15 @@ async def test_a_touch_gives_another_ttr() -> None:
     assert rig.lost == [lease]
 
 
+@pytest.mark.parametrize("odd", ["now", None, object(), 10**400, math.nan])
+async def test_what_a_handler_puts_in_place_of_a_touch_is_none(odd: object) -> None:
+    rig = Rig()
+    lease = rig.begin(ttr=5)
+    lease.context.touched_at = odd  # type: ignore[assignment]
+    rig.pass_time(6)
+    assert rig.lost == [lease]
+
+
 async def test_a_touch_after_the_end_says_so() -> None:
     rig = Rig()
     lost, ended = rig.begin(0, ttr=5), rig.begin(1, ttr=50)
