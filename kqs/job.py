@@ -174,8 +174,8 @@ class Claim(msgspec.Struct, gc=False, frozen=True):
     epoch: int
 
 
-class Run(msgspec.Struct, gc=False):
-    """A claimed job, with all that running it and judging its outcome needs.
+class Run(msgspec.Struct, gc=False, frozen=True):
+    """A claimed job, with all that running it and judging its outcome needs. Handlers see it, so nothing in it can be changed.
 
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
     """

@@ -115,6 +115,24 @@ async def test_a_handler_that_raises_is_a_failure_with_its_words(works: Works) -
     assert worker.failed_count == 1
 
 
+@pytest.mark.parametrize("name", ["claim", "type", "failures", "ghosts", "interrupted", "expire_at", "handle", "data"])
+async def test_a_handler_cannot_change_what_is_known_of_its_run(works: Works, name: str) -> None:
+    async def changes(data: object, job: JobContext) -> None:
+        setattr(job.run, name, 10**30)
+
+    def changes_plain(data: object, job: JobContext) -> None:
+        job.run = None  # type: ignore[assignment]
+        job.end()
+
+    works.handle("changes", changes, retries=0)
+    works.handle("changes_plain", changes_plain, retries=0)
+    await works.start()
+    await works.rig.accept(an_accepted(1, type_="changes"), an_accepted(2, type_="changes_plain"))
+    error = (await works.ended(1, State.FAIL)).error
+    assert error.startswith("AttributeError")
+    await works.ended(2)
+
+
 async def test_again_and_fail_are_heard(works: Works) -> None:
     async def picky(data: int, job: JobContext) -> None:
         if data:

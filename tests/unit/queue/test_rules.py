@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
@@ -77,8 +78,7 @@ def test_a_final_failure_is_not_retried() -> None:
 
 
 def test_an_expired_job_is_not_retried() -> None:
-    run = a_run()
-    run.expire_at = NOW
+    run = replace(a_run(), expire_at=NOW)
     assert judge.outcome(run, Options(), Failed("no"), NOW, 0.0).state is State.FAIL
     assert judge.ghost(run, Options(), NOW, "gone").state is State.FAIL
 
@@ -115,8 +115,7 @@ OUTCOMES = [Ok(), Again(5), Again(), Failed("no"), Failed("no", final=True)]
 
 @given(st.floats(0, 4e9), st.floats(0, 4e9), st.sampled_from([*OUTCOMES, "ghost", "interrupted"]))
 def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: float, clock: float, way: object) -> None:
-    run, now = a_run(), whole_ms(clock)
-    run.started_at = started_at
+    run, now = replace(a_run(), started_at=started_at), whole_ms(clock)
     if way == "ghost":
         report = judge.ghost(run, Options(), now, "gone")
     elif way == "interrupted":
@@ -129,8 +128,7 @@ def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: 
 
 
 def test_a_claim_that_is_given_back_has_not_happened() -> None:
-    run = a_run(failures=1, interrupted=2)
-    run.waited_as = State.DELAYED
+    run = replace(a_run(failures=1, interrupted=2), waited_as=State.DELAYED)
     report = judge.unclaimed(run, NOW)
     assert (report.state, report.has_begun, report.failures, report.interrupted) == (State.DELAYED, False, 1, 2)
 
