@@ -197,16 +197,6 @@ def raise_in(thread: int, fault: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(fault))
 
 
-async def test_a_thread_that_another_ends_between_two_runs_is_replaced_and_no_call_is_lost() -> None:
-    executor = Executor(thread_count=1)
-    for _ in range(20):
-        outcome = await execute(executor, lambda data: threading.get_ident())
-        assert isinstance(outcome, Ok)
-        raise_in(int(outcome.result or b""), SystemExit)
-        assert await execute(executor, lambda data: 2) == Ok(b"2")
-    executor.close()
-
-
 async def test_a_thread_that_another_ends_during_a_run_fails_that_run_only(executor: Executor) -> None:
     def ends_itself(data: Any) -> None:
         raise_in(threading.get_ident(), KeyboardInterrupt)
