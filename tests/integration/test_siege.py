@@ -128,6 +128,7 @@ def known(served: Served, ids: list[str]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.siege
 def test_a_siege_harms_nobody_else(tmp_path: Path) -> None:
     port = str(free_port())
     with serving(tmp_path, SERVER__PORT=port) as served:
