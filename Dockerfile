@@ -28,6 +28,7 @@ VOLUME /var/lib/kqs
 EXPOSE 14151
 USER 14151:14151
 STOPSIGNAL SIGTERM
+# As the first process `kqs serve` is its own init: it reaps what handlers leave behind.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["kqs", "call", "ping"]
 ENTRYPOINT ["kqs"]
 CMD ["serve", "--config", "/etc/kqs/kqs.toml"]

@@ -8,16 +8,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, bare_server, beanstalkd, broker_puts, load, run, subject
+from tests.support.serving import ROOT
 
 MILLION = 1_000_000
 JOB_BYTES = 200
 ECHO_BYTES = 40
 HANDLERS = ("kqs.builtin", "bench.handlers")
 UNTAKEN = "untaken"
+STEADY_PER_S = 60_000
+STEADY_S = 60
+LOOK_EVERY_S = 0.5
 #: between two jobs of an idle server, which takes about 500 to store the finish of the first
 RESTS_US = (500, 2000, 10_000)
 #: how often two that are compared are measured, one after the other
@@ -29,28 +35,39 @@ def load_8x125(mode: str, port: int, total: int, type_: str = "-") -> Figure:
     return load(mode, port, connections=8, in_flight=125, total=total, size_bytes=JOB_BYTES, type_=type_)
 
 
+@dataclass(frozen=True)
 class Bench:
-    """One run: where its files go, and which cores the server has. scale: 1.0 is the size that the figures name."""
+    """One run.
 
-    def __init__(self, parent: Path, cores: str, scale: float) -> None:
-        self._parent = parent
-        self.cores = cores
-        self._scale = scale
+    parent: where its files go. cores: the server's, as taskset counts them. scale: 1.0 is the size that the figures name.
+    tree: the checkout whose server is measured.
+    """
+
+    parent: Path
+    cores: str
+    scale: float
+    tree: Path = ROOT
 
     def count(self, full: int) -> int:
         """Return `full` calls or jobs at this run's scale, at least 1,000."""
-        return max(1000, int(full * self._scale))
+        return max(1000, int(full * self.scale))
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """Give a new folder, removed afterwards."""
-        with tempfile.TemporaryDirectory(dir=self._parent, prefix="bench-") as name:
+        with tempfile.TemporaryDirectory(dir=self.parent, prefix="bench-") as name:
             yield Path(name)
 
     @contextmanager
     def server(self, modules: tuple[str, ...] = HANDLERS[:1], **environ: str) -> Iterator[Subject]:
         """Give a server with an empty journal."""
-        with self.folder() as folder, subject(folder, self.cores, modules, **environ) as server:
+        with self.folder() as folder, self.subject(folder, modules, **environ) as server:
+            yield server
+
+    @contextmanager
+    def subject(self, folder: Path, modules: tuple[str, ...] = HANDLERS[:1], **environ: str) -> Iterator[Subject]:
+        """Give a server whose journal is in `folder`."""
+        with subject(folder, self.cores, modules, PYTHONPATH=str(self.tree), **environ) as server:
             yield server
 
 
@@ -65,7 +82,7 @@ def insert(bench: Bench) -> Figure:
     """Flushed inserts, 8 x 125 in flight, of a type that no handler takes; then the feeder; memory; a restart; a kill -9."""
     total = bench.count(MILLION)
     with bench.folder() as folder:
-        with subject(folder, bench.cores) as server:
+        with bench.subject(folder) as server:
             figure = {"rss_at_rest_mb": server.rss_mb()}
             done = load_8x125("insert", server.port, total, UNTAKEN)
             stored = server.wait_stored()
@@ -77,11 +94,41 @@ def insert(bench: Bench) -> Figure:
     return figure
 
 
+def steady(bench: Bench) -> Figure:
+    """Inserts at a steady pace, of a type that no handler takes: how many of them at most the store does not have yet."""
+    total = bench.count(STEADY_PER_S * STEADY_S)
+    lags: list[float] = []
+    with bench.server() as server, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(
+            load,
+            "insert",
+            server.port,
+            connections=8,
+            in_flight=2000,
+            total=total,
+            size_bytes=JOB_BYTES,
+            type_=UNTAKEN,
+            rate=STEADY_PER_S,
+        )
+        while not loading.done():
+            stats = server.stats()
+            lags.append(stats["jobs_inserted"] - stats.get("jobs_new", 0))
+            time.sleep(LOOK_EVERY_S)
+    done = loading.result()
+    return {
+        "inserts_per_s": done["rate"],
+        "p99_us": done["p99_us"],
+        "most_unfed": max(lags),
+        "unfed_in_the_first_half": statistics.median(lags[: len(lags) // 2]),
+        "unfed_in_the_second_half": statistics.median(lags[len(lags) // 2 :]),
+    }
+
+
 def start_after_kill(bench: Bench) -> Figure:
     """The time to ready after a kill -9 at the last answer, while the feeder still lags."""
     total = bench.count(MILLION)
     with bench.folder() as folder:
-        with subject(folder, bench.cores) as server:
+        with bench.subject(folder) as server:
             load_8x125("insert", server.port, total, UNTAKEN)
             unfed = server.stats()["journal_unfed_records"]
             server.served.stop(signal.SIGKILL)
@@ -90,7 +137,7 @@ def start_after_kill(bench: Bench) -> Figure:
 
 def _start_s(bench: Bench, folder: Path) -> float:
     before = time.monotonic()
-    with subject(folder, bench.cores):
+    with bench.subject(folder):
         return time.monotonic() - before
 
 
@@ -104,7 +151,7 @@ def beanstalk(bench: Bench) -> Figure:
 def serial(bench: Bench) -> Figure:
     """One insert at a time, against the bare append+fdatasync rate before and after it."""
     total = bench.count(20_000)
-    with bench.folder() as folder, subject(folder, bench.cores) as server:
+    with bench.folder() as folder, bench.subject(folder) as server:
         before = _bare_rates(bench, folder, total)
         done = load("insert", server.port, connections=1, in_flight=1, total=total, size_bytes=JOB_BYTES, type_=UNTAKEN)
         after = _bare_rates(bench, folder, total)
@@ -127,14 +174,16 @@ def _bare_rates(bench: Bench, folder: Path, total: int) -> tuple[float, float]:
 
 def end_to_end(bench: Bench) -> Figure:
     """No-op jobs, inserted over TCP and run by 100 lanes to a stored finish."""
-    return {"jobs_per_s": _end_to_end(bench, bench.count(100_000))}
+    return _end_to_end(bench, bench.count(100_000))
 
 
-def _end_to_end(bench: Bench, total: int, **environ: str) -> float:
+def _end_to_end(bench: Bench, total: int, **environ: str) -> Figure:
     with bench.server(HANDLERS, **environ) as server:
+        rest_cpu_s = server.cpu_s()
         done = load_8x125("insert", server.port, total, "noop")
         finished = server.wait(lambda stats: stats["jobs_success"] >= total)
-    return total / (finished - done["started_ns"] / 1e9)
+        cpu_s = server.cpu_s() - rest_cpu_s
+    return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9), "cpu_us_per_job": cpu_s / total * 1e6}
 
 
 # -- with beanstalkd, which flushes nothing -----------------------------------------------------------------------------
@@ -169,13 +218,13 @@ def beanstalkd_end_to_end(bench: Bench) -> Figure:
     """As `end_to_end`, where most jobs meet a free lane; then with all jobs in line, page by page, before the first is run."""
     total = bench.count(100_000)
     with beanstalkd(bench.cores) as port:
-        figure = {"jobs_per_s": _end_to_end(bench, total, **_by_beanstalkd(port))}
+        figure = _end_to_end(bench, total, **_by_beanstalkd(port))
     with beanstalkd(bench.cores) as port, bench.folder() as folder:
-        with subject(folder, bench.cores, HANDLERS[:1], **_by_beanstalkd(port)) as server:
+        with bench.subject(folder, HANDLERS[:1], **_by_beanstalkd(port)) as server:
             done = load_8x125("insert", server.port, total, "noop")
             waiting_s = server.wait_stored() - done["started_ns"] / 1e9
             server.served.stop()
-        with subject(folder, bench.cores, HANDLERS, **_by_beanstalkd(port)) as server:
+        with bench.subject(folder, HANDLERS, **_by_beanstalkd(port)) as server:
             rate = _run_rate(server, total)
     return figure | {"runs_through_it_per_s": rate, "jobs_through_it_per_s": total / (waiting_s + total / rate)}
 
@@ -199,7 +248,7 @@ def latency(bench: Bench) -> Figure:
     figure: Figure = {}
     with bench.folder() as folder, _fifo(folder) as stamps:
         for rest_us in RESTS_US:
-            with subject(folder, bench.cores, HANDLERS, KQS_BENCH_STAMPS=str(stamps)) as server:
+            with bench.subject(folder, HANDLERS, KQS_BENCH_STAMPS=str(stamps)) as server:
                 found = _latency(bench, server.port, stamps, rest_us)
             with bare_server(folder, stamps, bench.cores) as port:
                 bare = _latency(bench, port, stamps, rest_us)
@@ -228,7 +277,7 @@ def backlog(bench: Bench, waiting: int) -> Figure:
     """What inserts and runs cost while `waiting` jobs of the same type wait, and the memory that these take."""
     probe = bench.count(50_000)
     with bench.folder() as folder:
-        with subject(folder, bench.cores) as server:
+        with bench.subject(folder) as server:
             load_8x125("insert", server.port, waiting, "noop")
             server.wait_stored()
             figure = {"waiting": float(waiting), "rss_mb": server.rss_mb()}
@@ -237,7 +286,7 @@ def backlog(bench: Bench, waiting: int) -> Figure:
             server.wait_stored()
             server.served.stop()
         before = time.monotonic()
-        with subject(folder, bench.cores, HANDLERS) as server:
+        with bench.subject(folder, HANDLERS) as server:
             figure["start_s"] = time.monotonic() - before
             figure["jobs_per_s"] = _run_rate(server, min(waiting, probe))
     return figure

@@ -1,12 +1,13 @@
 /* Load for one server on loopback, from one thread on one core.
  *
- *   load MODE PORT CONNECTIONS IN_FLIGHT TOTAL BYTES CORE TYPE
+ *   load MODE PORT CONNECTIONS IN_FLIGHT TOTAL BYTES CORE TYPE RATE
  *
  * MODE is echo, insert (both speak qrpc to kqs) or put (speaks to beanstalkd). Each connection keeps IN_FLIGHT calls
  * unanswered and sends as many new ones as answers it read, so none can run ahead. BYTES is the size of the echoed value, the
  * job's JSON, or the body put. With one call in flight in all it does not sleep while it waits, so that waking it is no part of
- * the rate. Every answer must be a success: the first that is not ends the run. Prints one JSON object;
- * times in microseconds, from the write that carried a call to the read that brought its answer. */
+ * the rate. RATE is the most calls a second that are sent in all; 0 for no such bound. Every answer must be a success: the first
+ * that is not ends the run. Prints one JSON object; times in microseconds, from the write that carried a call to the read that
+ * brought its answer. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -42,6 +43,8 @@ static enum { ECHO, INSERT, PUT } mode;
 static uint32_t in_flight, total, next_call, answered_total;
 static char *middle;      /* what follows the call's id, newline included */
 static size_t middle_bytes;
+static double rate;       /* calls a second in all; 0: as fast as they are answered */
+static uint64_t began;    /* ns */
 static uint64_t *sent_at; /* ns, by call */
 static uint32_t *took;    /* ns, by call */
 static int poller;
@@ -82,10 +85,12 @@ static void build_middle(long bytes, const char *type) {
     middle_bytes = (size_t)written;
 }
 
-/* Append up to `count` calls to what `c` has to write. */
-static void build_calls(struct connection *c, uint32_t count) {
+/* Append the calls that `c` may have in flight beside those it has, as far as they are due, to what it has to write. */
+static void build_calls(struct connection *c) {
     uint64_t now = now_ns();
-    for (; count > 0 && next_call < total; count--) {
+    double due = rate > 0 ? (double)(now - began) / 1e9 * rate : total;
+    if (due > total) due = total;
+    for (uint32_t count = in_flight - (uint32_t)(c->sent - c->answered); count > 0 && next_call < due; count--) {
         char *at = c->out + c->out_to;
         if (mode != PUT) at += sprintf(at, "{\"v\":1,\"id\":%u", next_call);
         memcpy(at, middle, middle_bytes);
@@ -131,7 +136,7 @@ static uint32_t answered_call(struct connection *c, const char *line, size_t byt
     return (uint32_t)call;
 }
 
-static uint32_t take_answers(struct connection *c) {
+static void take_answers(struct connection *c) {
     char *line = c->in, *end = c->in + c->in_used, *newline;
     uint64_t now = now_ns();
     uint32_t count = 0;
@@ -146,7 +151,6 @@ static uint32_t take_answers(struct connection *c) {
     c->in_used = (size_t)(end - line);
     memmove(c->in, line, c->in_used);
     answered_total += count;
-    return count;
 }
 
 static void read_in(struct connection *c) {
@@ -154,9 +158,9 @@ static void read_in(struct connection *c) {
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) die("the server closed a connection: %s", n ? strerror(errno) : "end of file");
     c->in_used += (size_t)n;
-    uint32_t count = take_answers(c);
+    take_answers(c);
     if (c->in_used == READ_BYTES) die("an answer is longer than %d bytes", READ_BYTES);
-    build_calls(c, count);
+    build_calls(c);
     write_out(c);
 }
 
@@ -175,17 +179,22 @@ static struct connection *open_connection(int port) {
     return c;
 }
 
-static void run(int connections) {
+static void run(struct connection **all, int connections) {
     struct epoll_event events[MAX_EVENTS];
-    int wait_ms = connections * (uint64_t)in_flight == 1 ? 0 : 1000;
+    int wait_ms = connections * (uint64_t)in_flight == 1 ? 0 : rate > 0 ? 1 : 1000;
     uint64_t deadline = now_ns() + (uint64_t)LIMIT_S * 1000000000u;
-    while (answered_total < total) {
+    for (int turn = 0; answered_total < total; turn++) {
         int n = epoll_wait(poller, events, MAX_EVENTS, wait_ms);
         if (now_ns() > deadline) die("not done in %d s: %u of %u answered", LIMIT_S, answered_total, total);
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             if (events[i].events & EPOLLOUT) write_out(c);
             if (events[i].events & ~(uint32_t)EPOLLOUT) read_in(c);
+        }
+        for (int i = 0; rate > 0 && i < connections; i++) {
+            struct connection *c = all[(turn + i) % connections];
+            build_calls(c);
+            write_out(c);
         }
     }
 }
@@ -196,7 +205,7 @@ static int by_size(const void *left, const void *right) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) die("usage: load echo|insert|put PORT CONNECTIONS IN_FLIGHT TOTAL BYTES CORE TYPE");
+    if (argc != 10) die("usage: load echo|insert|put PORT CONNECTIONS IN_FLIGHT TOTAL BYTES CORE TYPE RATE");
     if (!strcmp(argv[1], "echo")) mode = ECHO;
     else if (!strcmp(argv[1], "insert")) mode = INSERT;
     else if (!strcmp(argv[1], "put")) mode = PUT;
@@ -212,18 +221,19 @@ int main(int argc, char **argv) {
     if (sched_setaffinity(0, sizeof core, &core)) die("cannot use core %s: %s", argv[7], strerror(errno));
 
     build_middle(atol(argv[6]), argv[8]);
+    rate = atof(argv[9]);
     sent_at = calloc(total, sizeof *sent_at);
     took = calloc(total, sizeof *took);
     poller = epoll_create1(EPOLL_CLOEXEC);
     struct connection **all = calloc((size_t)connections, sizeof *all);
     for (int i = 0; i < connections; i++) all[i] = open_connection(port);
 
-    uint64_t start = now_ns();
+    uint64_t start = began = now_ns();
     for (int i = 0; i < connections; i++) {
-        build_calls(all[i], in_flight);
+        build_calls(all[i]);
         write_out(all[i]);
     }
-    run(connections);
+    run(all, connections);
     uint64_t end = now_ns();
     double seconds = (double)(end - start) / 1e9;
     qsort(took, total, sizeof *took, by_size);

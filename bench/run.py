@@ -24,6 +24,7 @@ STATE = Path(__file__).parents[1] / ".cache"
 FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "echo": figures.echo,
     "insert": figures.insert,
+    "steady": figures.steady,
     "beanstalkd": figures.beanstalk,
     "serial": figures.serial,
     "end to end": figures.end_to_end,
@@ -93,12 +94,13 @@ def _table(results: dict[str, Any]) -> Table:
     rows = [*results["figures"].items(), *(("backlog", found) for found in results["backlog"])]
     for name, found in rows:
         for index, (what, value) in enumerate(found.items()):
-            table.add_row("" if index else name, what, _shown(value))
+            table.add_row("" if index else name, what, shown(value))
         table.add_section()
     return table
 
 
-def _shown(value: float | str) -> str:
+def shown(value: float | str) -> str:
+    """Return a measured value as the tables print it."""
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

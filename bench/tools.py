@@ -46,9 +46,11 @@ def run(program: str, *arguments: object, cores: str = "") -> Figure:
     return figure
 
 
-def load(mode: str, port: int, *, connections: int, in_flight: int, total: int, size_bytes: int, type_: str = "-") -> Figure:
-    """Run bench/load.c; `in_flight` counts per connection."""
-    return run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_)
+def load(
+    mode: str, port: int, *, connections: int, in_flight: int, total: int, size_bytes: int, type_: str = "-", rate: float = 0
+) -> Figure:
+    """Run bench/load.c. in_flight: counts per connection. rate: calls a second in all, at most; 0 for no most."""
+    return run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_, rate)
 
 
 def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str) -> Figure:
@@ -94,6 +96,11 @@ class Subject:
         """Return its resident memory in MB (10^6 bytes)."""
         status = Path(f"/proc/{self.served.process.pid}/status").read_text()
         return round(int(status.partition("VmRSS:")[2].split()[0]) / KIB_PER_MB, 1)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time it has used, all its threads, in s."""
+        fields = Path(f"/proc/{self.served.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def wait(self, reached: Callable[[dict[str, float]], bool], limit_s: float = 300, every_s: float = 0.02) -> float:
         """Ask for `stats` until `reached`; return time.monotonic() then. Raises TimeoutError."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from msgspec import Raw
 
 from kqs.clock import Clock
@@ -16,11 +16,13 @@ from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.job import JobRecord, State
 from kqs.journal import Journal
+from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.server.parameters import JobsQuery
+from kqs.trouble import Trouble
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 T = TypeVar("T")
 
@@ -51,17 +53,20 @@ class ServerBackend:
         self._worker = worker
         self._clock = clock
         self._started = clock.monotonic()
+        self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
     async def stats(self) -> dict[str, int | float]:
         """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
 
         What only the store knows is left out while it cannot be asked.
         """
-        stats: dict[str, int | float] = {"uptime_s": round(self._clock.monotonic() - self._started, 3)}
+        stats: dict[str, int | float] = {"pid": os.getpid(), "uptime_s": round(self._clock.monotonic() - self._started, 3)}
         try:
             stats |= self._job_stats(await self._counts())
         except StoreUnavailableError as error:
-            log.warning("stats without the store", error=str(error))
+            self._lasting.met(error=str(error))
+        else:
+            self._lasting.over()
         stats["running"] = self._queue.running_count
         stats["lanes_busy"] = self._worker.busy_count
         stats["runs_done"] = self._worker.done_count
@@ -140,12 +145,10 @@ class ServerBackend:
             raise CallError("the store is behind the journal, try again later", "busy") from None
 
     async def _order_of(self, job_id: str) -> int:
-        order = self.ids.order_of(job_id)
+        record = await _told(self._queue.job(job_id))
+        order = self.ids.order_of(job_id) if record is None else record.order  # its record may be over by now
         if order is None:
-            record = await _told(self._queue.job(job_id))
-            if record is None:
-                raise CallError(f"after: no job has the id {job_id!r}", "not_found")
-            order = record.order
+            raise CallError(f"after: no job has the id {job_id!r}", "not_found")
         return order
 
     def _shown(self, record: JobRecord) -> dict[str, Any]:

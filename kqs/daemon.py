@@ -2,7 +2,7 @@
 
 Start: bind, journal (replay), store, queue, workers, feeder (these four: see startup.py), accept, then `ready`. Stop, each step
 bounded: refuse new jobs, let runs finish, answer what was asked, put the last reports into the store, close the store, close
-the journal. A service that dies stops the daemon; nothing limps.
+the journal. A service that dies stops the daemon; nothing limps. Whatever users' code does to the process, kqs.process ends it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import contextlib
 import os
 import resource
 import shlex
-import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import structlog
+import msgspec
 import uvloop
 
 from kqs import log as logs
@@ -26,106 +26,141 @@ from kqs.backend import ServerBackend
 from kqs.broker.base import Broker
 from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
-from kqs.config import Config, ServerSection
+from kqs.config import Config, ServerSection, anchored
 from kqs.errors import (
     ExitCode,
     JournalCorruptError,
     JournalError,
     JournalLockedError,
     JournalVersionError,
+    KqsError,
     StartupError,
     StoreCorruptError,
     StoreDoubtError,
 )
 from kqs.executor import Executor
 from kqs.feeder import Feeder
-from kqs.handlers import Registry, load_modules
+from kqs.handlers import Registry
 from kqs.ids import Ids
-from kqs.journal import Journal, Recovery
+from kqs.journal import JOURNAL_FILES, Journal, Recovery
+from kqs.log import get_logger
+from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
+from kqs.process import forks
+from kqs.process.loop import run_to_end
+from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
-from kqs.server.listener import Listener
-from kqs.server.server import Server
+from kqs.server.listener import ACCEPTS_AT_ONCE, Listener
+from kqs.server.server import RESERVED_CONNECTIONS, Server
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 #: how long one thread may keep the interpreter from another, in s
 SWITCH_INTERVAL_S = 0.001
-#: how much longer than the workers' grace a stop may take, in s: what systemd is told
-STOP_MARGIN_S = 30.0
-#: how long tasks that handlers left behind may take to heed their cancellation, in s
-LEFTOVER_WAIT_S = 1.0
-#: open files that connections must leave to the journal, the store, the loop and handlers
-SPARE_FILES = 64
+#: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
+#: and to those who are accepted only to be told that they are too many, and closed in the turn after
+SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + 2 * ACCEPTS_AT_ONCE
 
 
 class StopSwitch:
-    """Turned by a signal, `quit`, or a service that died. A second request ends the process at once."""
+    """Turned by a signal, `quit`, or a service that died; turned again, nothing changes. on_turn: called each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_turn: Callable[[], None]) -> None:
         self._event = asyncio.Event()
+        self._on_turn = on_turn
         self.cause: BaseException | None = None
 
     def request(self) -> None:
-        """Begin the orderly stop; called again, exit now: what runs goes back at the next start."""
-        if self._event.is_set():
-            log.warning("stopping at once")
-            os._exit(0)
+        """Begin the orderly stop."""
+        self._on_turn()
         self._event.set()
 
     def fail(self, error: BaseException) -> None:
-        """Stop because a service died of `error`."""
-        log.error("a service died, stopping", exc_info=error)
+        """Stop because a service died of `error`. One that was foreseen needs no traceback, nor to be told of each service."""
+        if not isinstance(error, KqsError):
+            log.error("a service died, stopping", exc_info=error)
+        elif self.cause is None:
+            log.error(f"stopping, for {error}", exit_code=int(_exit_code(error)))
         self.cause = self.cause or error
-        self._event.set()
+        self.request()
 
     async def wait(self) -> None:
         """Return when the stop was requested."""
         await self._event.wait()
 
-    def listen(self) -> None:
-        """Let SIGTERM and SIGINT request the stop."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.request)
-
 
 class Daemon:
     """One server over the configured engines."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, source: Path | None, sentry: Sentry) -> None:
+        """Args: source: the file that the settings are from, if any; it is told."""
         self._config = config
+        self._source = source
+        self._sentry = sentry
         self._clock = SystemClock()
         self._notifier = Notifier(os.environ)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     async def run(self) -> ExitCode:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
-        stop = StopSwitch()
-        stop.listen()
+        self._sentry.attach()
+        forks.own_loop()
         registry = load_modules(self._config.worker.modules)
+        forks.end_child()
+        stop = StopSwitch(self._sentry.stopping)
+        self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
-            server = await self._start(stack, stop, registry)
-            for host, port in server.addresses:
-                log.info("listening", host=host, port=port)
-            watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
-            self._notifier.ready()
-            await stop.wait()
+            server = await self._start_unless_stopped(stack, stop, registry)
+            if server is not None:
+                self._tell_start(registry)
+                await self._serve(server, stop)
             self._notifier.stopping()
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
             log.info("stopping")
-            watchdog.cancel()
-        code = _exit_code(stop.cause)
         log.info("stopped")
-        await _end_leftovers(code)
-        return code
+        return _exit_code(stop.cause)
+
+    def _tell_start(self, registry: Registry) -> None:
+        config = self._config
+        log.info(
+            "started",
+            config=str(self._source or "none, all settings are at their defaults or from the environment"),
+            journal=str(config.journal.dir),
+            modules=", ".join(config.worker.modules),
+            types=", ".join(sorted(registry.types)),
+        )
+
+    async def _serve(self, server: Server, stop: StopSwitch) -> None:
+        for host, port in server.addresses:
+            log.info("listening", host=host, port=port)
+        if self._config.server.socket:
+            log.info("listening", socket=self._config.server.socket)
+        watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
+        self._notifier.ready()
+        await stop.wait()
+        watchdog.cancel()
+
+    async def _start_unless_stopped(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server | None:
+        """Start; None if a stop was requested before all had started."""
+        loop = asyncio.get_running_loop()
+        starting = loop.create_task(self._start(stack, stop, registry), name="start")
+        stopped = loop.create_task(stop.wait(), name="stop during start")
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            stopped.cancel()
+            return await starting
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            raise error
+        return None
 
     async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
         config = self._config
@@ -133,6 +168,8 @@ class Daemon:
         listener = Listener(section)
         stack.callback(listener.close)
         await listener.bind()
+        forks.own_addresses(listener.addresses, Path(section.socket) if section.socket else None)
+        self._own_files()
 
         store = self._make_store()
         journal = Journal(
@@ -142,10 +179,13 @@ class Daemon:
             claim=lambda record: feeder.claim(record),
             on_low=store.give_back,
             owed=store.owed_bytes,
+            on_fault=stop.fail,
         )
-        stack.push_async_callback(journal.stop)
+        stack.push_async_callback(_end, journal.stop, stop)
         recovery = await _open_journal(journal, config.journal.dir)
-        stack.push_async_callback(store.close)
+        self._own_files()
+        listener.bind_socket()
+        stack.push_async_callback(_end, store.close, stop)
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)
         settings = QueueSettings(
@@ -166,11 +206,21 @@ class Daemon:
         for service in (queue, feeder, worker, startup):
             service.on_task_death = stop.fail
         for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):
-            stack.push_async_callback(stop_service)
+            stack.push_async_callback(_end, stop_service, stop)
         await startup.start()
+        self._sentry.serving()
         stack.callback(server.drain)
         await server.start()
         return server
+
+    def _own_files(self) -> None:
+        config = self._config
+        files = {config.journal.dir: list(JOURNAL_FILES)}
+        if config.store.kind == "sqlite":
+            files.setdefault(config.store_path.parent, []).extend([config.store_path.name, f"{config.store_path.name}-*"])
+        for folder, patterns in files.items():
+            forks.own_files(folder, patterns)
+        forks.own_folder(config.journal.dir)
 
     def _make_store(self) -> Store:
         if self._config.store.kind == "mongodb":
@@ -208,9 +258,25 @@ def _make_broker(config: Config, cascade: Cascade) -> Broker:
         section.max_entries,
         section.max_server_entries,
         config.server.namespace,
-        lambda type_, options: cascade.resolve(type_, options).ttr,
+        lambda type_, options: _ttr_s(cascade, type_, options),
         section.body_bytes,
     )
+
+
+def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
+    """Return a waiting job's ttr. Its options may be damaged in the store, which is found when it is claimed."""
+    try:
+        return cascade.resolve(type_, options).ttr
+    except (msgspec.DecodeError, ValueError):
+        return cascade.resolve(type_, None).ttr
+
+
+async def _end(end: Callable[[], Awaitable[None]], stop: StopSwitch) -> None:
+    """Stop a service. An error in that is told like its death, and keeps no other from its end."""
+    try:
+        await end()
+    except Exception as error:
+        stop.fail(error)
 
 
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:
@@ -238,19 +304,6 @@ def _exit_code(cause: BaseException | None) -> ExitCode:
     return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 
-async def _end_leftovers(code: ExitCode) -> None:
-    """Cancel the tasks that handlers left behind; exit at once if they do not heed it.
-
-    The loop's own end would wait for them for ever. Everything of ours is closed by now.
-    """
-    leftovers = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in leftovers:
-        task.cancel()
-    if leftovers and (await asyncio.wait(leftovers, timeout=LEFTOVER_WAIT_S))[1]:
-        log.warning("tasks of handlers ignore their cancellation, exiting without them")
-        os._exit(code)
-
-
 def _spare_files(section: ServerSection) -> ServerSection:
     """Allow this process as many open files as it may have, and leave some to the journal and the store.
 
@@ -268,13 +321,28 @@ def _spare_files(section: ServerSection) -> ServerSection:
     return section.model_copy(update={"max_connections": most})
 
 
-def serve(config: Config) -> ExitCode:
-    """Run a server until it is stopped; return its exit code.
+def serve(config: Config, source: Path | None = None) -> ExitCode:
+    """Run a server until it is stopped; return its exit code. What is left of the process ends within seconds then.
 
     Raises: StartupError: it could not start; the message is one line for stderr.
     """
+    config = anchored(config, Path.cwd())
     logs.configure(config.log)
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    forks.install()
+    if (written_to := logs.descriptor()) is not None:
+        forks.own(written_to)
+    sentry = Sentry(config.worker.grace_s)
+    sentry.start()
+    code = ExitCode.SOFTWARE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Daemon(config).run())
+        try:
+            code = run_to_end(runner.get_loop(), Daemon(config, source and source.absolute(), sentry).run(), sentry.attach)
+        except StartupError as error:
+            code = error.exit_code
+            raise
+        finally:
+            forks.end_child()
+            sentry.leave(code)  # the runner's own end waits for tasks and threads of handlers
+    return code

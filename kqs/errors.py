@@ -21,7 +21,8 @@ ERROR_CODES: dict[str, str] = {
     "bad_call": "the line is JSON but no call, or its argument does not fit the call",
     "unknown_call": "no call has this name",
     "bad_job": "a job was refused; the message names the field and, in an array, the job",
-    "too_large": "the line is longer than max_line_bytes",
+    "too_large": "the line is longer than max_line_bytes, its array has too many calls or jobs, "
+    "or the answers to a batch are too long",
     "busy": "a limit of the server was reached; try again later",
     "draining": "the server is stopping and takes no new jobs",
     "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
@@ -53,7 +54,7 @@ class ExitCode(IntEnum):
     USAGE = 2, "the command line cannot be understood"
     DATA_DAMAGED = 65, "the journal or the store is damaged, or of a newer version"
     UNAVAILABLE = 69, "no server answers, or the port is in use"
-    SOFTWARE = 70, "the server stopped because a part of it died; its log says why"
+    SOFTWARE = 70, "the server stopped because a part of it died, or could not stop in good order; its log says why"
     CANNOT_CREATE = 73, "the server cannot create its port or socket"
     IO_FAILED = 74, "a file or journal is not there, or cannot be read or written"
     TEMPORARY = (

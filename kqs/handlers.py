@@ -1,28 +1,25 @@
 """Handlers: the functions that run jobs, what they are given, and how their run ended.
 
-`handler` registers a function for a type in `default_registry`; `load_modules` imports the modules that do so. A handler
+`handler` registers a function for a type in `default_registry`; `kqs.modules` imports the modules that do so. A handler
 ends a run by returning (ok), or by raising `kqs.Again`, `kqs.Fail` or anything else (kqs.verdicts). Nothing here runs a
 handler: that is kqs.executor. The registry is filled at start-up, by one thread.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel
 
-from kqs.errors import ExitCode, KqsError, StartupError
+from kqs.errors import KqsError
 from kqs.job import Run
 from kqs.nearest import unknown_name
-from kqs.options import TYPE_RULE, OptionFields, Options, is_type
+from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
+from kqs.printable import shortened
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 
@@ -79,7 +76,7 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
     @property
     def attempt(self) -> int:
         """Return which run of the job this is, from 1."""
-        return self.run.claim.attempt
+        return self.run.attempt
 
     @property
     def failures(self) -> int:
@@ -181,23 +178,6 @@ def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
     return register
 
 
-def load_modules(names: Iterable[str]) -> Registry:
-    """Import modules, as `python -m` would find them, and return the registry that their decorators filled.
-
-    Raises: StartupError: (78) a module cannot be imported; the message names it and the fault.
-    """
-    if not sys.flags.safe_path and (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as fault:
-            message = f"[worker] modules: cannot load {name!r}: {_describe(fault)}"
-            raise StartupError(message, ExitCode.CONFIG) from fault
-    return default_registry
-
-
 def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any], place: str) -> Handler:
     _check_type(type_)
     wants_job = _wants_job(function)
@@ -264,13 +244,8 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in OptionFields.__struct_fields__:
             raise ValueError(unknown_name("option", name, OptionFields.__struct_fields__))
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"option {name!r} = {value!r}: expected a finite number")
-        try:
-            msgspec.convert({name: value}, OptionFields)
-        except msgspec.ValidationError as fault:
-            reason = str(fault).partition(" - at ")[0]
-            raise ValueError(f"option {name!r} = {value!r}: {reason[:1].lower()}{reason[1:]}") from None
+        if not is_option(name, value):
+            raise ValueError(f"option {name!r} = {shortened(repr(value))}: expected {expected(OptionFields, name)}")
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -279,14 +254,3 @@ def _place(function: Callable[..., Any]) -> str:
     if code is None:
         return repr(function)
     return f"{code.co_filename}:{code.co_firstlineno}"
-
-
-def _describe(fault: BaseException) -> str:
-    """Return one line: what went wrong, and the line of the user's code where it did."""
-    text = f"{type(fault).__name__}: {fault}".replace("\n", " ")
-    if isinstance(fault, HandlerError):
-        return str(fault)
-    frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "importlib" not in frame.filename]
-    if len(frames) < 2:  # only load_modules itself: the module was not found, or did not compile
-        return text
-    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"

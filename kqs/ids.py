@@ -2,7 +2,9 @@
 
 An order is a 64-bit count of microseconds since 1970 that no two jobs of one server share. The id is the order in 13
 hexadecimal digits, a dash, and the server's 8-digit node, which is drawn once with its journal. Sorting ids sorts by
-time of acceptance; `order_of` gets the order back, so a store needs no index for ids the server made.
+acceptance; `order_of` gets the order back, so a store needs no index for ids the server made.
+
+Orders never go back, and clocks do: once a clock was ahead, orders count on from there. So no other time is taken from one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ import re
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,200}\Z")
 #: how far another server's clock may be behind ours, in s: twice what is documented
 MAX_SKEW_S = 120.0
+#: no clock is believed beyond this order, in the year 2100: the 13 digits must last for all jobs that are still to come
+MAX_CLOCK_ORDER = 4_102_444_800_000_000
 _MADE = re.compile(r"([0-9a-f]{13})-([0-9a-f]{8})\Z")
+
+
+def microseconds(now: float) -> int:
+    """Return wall time as whole microseconds since 1970, at least 1, whatever a clock may say."""
+    return min(max(int(now * 1_000_000), 1), 2**63 - 1)
 
 
 class Ids:
@@ -27,7 +36,7 @@ class Ids:
 
     def take(self, count: int, now: float) -> int:
         """Return the first of `count` consecutive new orders; `now` is wall time in s."""
-        first = max(int(now * 1_000_000), self.last_order + 1)
+        first = max(min(int(now * 1_000_000), MAX_CLOCK_ORDER), self.last_order + 1)
         self.last_order = first + count - 1
         return first
 

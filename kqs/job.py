@@ -101,20 +101,30 @@ def next_state(state: State, event: Event) -> State:
         raise IllegalTransitionError(f"{event.name} is illegal for a job that is {state.word}") from None
 
 
-def accepted_at(order: int) -> float:
-    """Return when the job with this order was accepted, in Unix seconds."""
+def instant_of(order: int) -> float:
+    """Return the instant an order stands for, in Unix seconds: where the clock was right, that of acceptance."""
     return order / 1_000_000
+
+
+def room_at(job: Accepted) -> float:
+    """Return by when (Unix seconds) a record with this job's id must have been over, to make room for it: its acceptance.
+
+    Where the order tells that, it is meant to a second or so. Nothing makes room for an adopted job.
+    """
+    return -1.0 if job.adopted else job.accepted_at or instant_of(job.order)
 
 
 class Accepted(msgspec.Struct, gc=False):
     """A journaled job on its way into the store.
 
-    order: microseconds since 1970, unique and growing on one server: acceptance time (`accepted_at`) and age in one number.
+    order: microseconds since 1970, unique and growing on one server: a job's age among its server's, but no time to count from.
     given_id: the client chose `id`; otherwise `id` is `Ids.of(order)`.
     due_at: Unix seconds before which it may not run; 0.0 means at once. expire_at: Unix seconds, or None.
     options: JSON of the option fields the client sent (no type, data, id), or None when it sent none.
     claimed_at: Unix seconds at which its first run was claimed, attempt 1 (it met an idle lane); 0.0: not claimed. Of a claim
     that only the journal tells of, it is when the job was accepted.
+    accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
+    adopted: it stands in another server's journal as well, and may be inserted again and again.
     """
 
     order: int
@@ -127,6 +137,8 @@ class Accepted(msgspec.Struct, gc=False):
     data: bytes
     options: bytes | None
     claimed_at: float = 0.0
+    accepted_at: float = 0.0
+    adopted: bool = False
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -150,7 +162,11 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Claim(msgspec.Struct, gc=False, frozen=True):
-    """The fence. The store granted attempt `attempt` of this job in boot `epoch`; any other report is stale."""
+    """The fence. The store granted attempt `attempt` of this job in boot `epoch`; any other report is stale.
+
+    attempt: every claim counts, also one that is given back, so that no two claims of a job are alike. What people see is
+    `Run.attempt`.
+    """
 
     order: int
     id: str
@@ -158,8 +174,11 @@ class Claim(msgspec.Struct, gc=False, frozen=True):
     epoch: int
 
 
-class Run(msgspec.Struct, gc=False):
-    """A claimed job, with all that running it and judging its outcome needs."""
+class Run(msgspec.Struct, gc=False, frozen=True):
+    """A claimed job, with all that running it and judging its outcome needs. Handlers see it, so nothing in it can be changed.
+
+    returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
+    """
 
     claim: Claim
     type: str
@@ -172,6 +191,13 @@ class Run(msgspec.Struct, gc=False):
     started_at: float = 0.0
     expire_at: float | None = None
     handle: object = None  # as Entry.handle
+    returned: int = 0
+    waited_as: int = State.NEW
+
+    @property
+    def attempt(self) -> int:
+        """Return which run of the job this is, from 1."""
+        return self.claim.attempt - self.returned
 
 
 class Report(msgspec.Struct, gc=False):
@@ -180,7 +206,9 @@ class Report(msgspec.Struct, gc=False):
     state: SUCCESS, FAIL or CANCELLED end the job (`drop_at` then says when its record may go: Unix seconds, None for
     never); RETRY and GHOST let it wait until `due_at` (0.0: at once).
     run_state: the word kept for this run in `runs` (success, again, fail, ghost, interrupted, cancelled).
-    failures, ghosts, interrupted: the counters' new values.
+    failures, ghosts, interrupted: the counters' new values. returned: as the run's.
+    has_begun: False where the run never began: then there was none, and the record is as if there had been no claim; but for
+    its end, if `state` is one.
     """
 
     claim: Claim
@@ -195,6 +223,18 @@ class Report(msgspec.Struct, gc=False):
     failures: int = 0
     ghosts: int = 0
     interrupted: int = 0
+    returned: int = 0
+    has_begun: bool = True
+
+
+class Rescheduled(msgspec.Struct, gc=False, frozen=True):
+    """A waiting job whose times were computed by a clock that was ahead. were: (due_at, expire_at) as they stood."""
+
+    order: int
+    id: str
+    were: tuple[float, float | None]
+    due_at: float
+    expire_at: float | None
 
 
 class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):

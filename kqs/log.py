@@ -1,7 +1,10 @@
 """Where log lines go and how they look: one line an event on stderr, for people or as JSON.
 
 Whatever a peer put into an event (ids, types, payloads) can neither break a line nor reach a terminal as a control
-sequence, and is cut to a length. Lines of other libraries, written through `logging`, look the same.
+sequence, and is cut to a length. Nobody waits for whoever reads them (see `logwriter`).
+
+Our lines are ours: `get_logger` reads no configuration that others may change. Users' lines, written through `logging` or
+structlog, look the same, until their code configures either: then that does what it does in any program.
 """
 
 from __future__ import annotations
@@ -12,60 +15,157 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial, wraps
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from kqs.config.sections import LogSection
+from kqs.logwriter import LineWriter
 from kqs.printable import printable
 
 #: longest value and longest message, in characters: a payload of 16 MiB is no log line
 MAX_VALUE_CHARS = 200
 MAX_EVENT_CHARS = 1000
 
+_LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
+_STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
+_PREPARE: list[Processor] = [
+    structlog.stdlib.add_logger_name,
+    structlog.processors.add_log_level,
+    _STAMP,
+    structlog.processors.format_exc_info,
+]
 _BARE = re.compile(r"[^\s\"=]+")
 _FIRST = ("timestamp", "level", "logger", "event", "exception")
 
 
+#: what a line of ours goes through. One list for ever, changed in place, since every logger holds it.
+PROCESSORS: list[Processor] = []
+
+
+class _Settings:
+    """What `configure` was last given. level: as logging numbers it. write: takes a finished line."""
+
+    level = logging.WARNING
+    writer: LineWriter | None = None
+    stream: TextIO | None = None
+
+    def write(self, line: str) -> None:
+        if self.writer is not None:
+            self.writer.write(line)
+            return
+        stream = self.stream or sys.stderr
+        with contextlib.suppress(OSError, ValueError):  # a stream that is gone is no reason to stop a server
+            stream.write(line + "\n")
+            stream.flush()
+
+
+_settings = _Settings()
+
+
+def get_logger(name: str) -> Any:
+    """Return the logger of a part of KQS: a structlog logger, whatever users' code makes of structlog's own settings."""
+    return structlog.wrap_logger(
+        _Lines(name),
+        processors=PROCESSORS,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+
+
 def configure(section: LogSection, stream: TextIO | None = None) -> None:
-    """Send structlog and logging to `stream` (None: stderr) from `section.level` up. May be called again."""
+    """Write lines from `section.level` up to `stream` (None: stderr, without waiting for it). May be called again."""
     level = logging.getLevelNamesMapping()[section.level.upper()]
-    target = stream or sys.stderr
-    prepare: list[Processor] = [
-        structlog.stdlib.add_logger_name,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
     render: Processor = render_json if section.format == "json" else render_text
+    _settings.level, _settings.stream = level, stream
+    _settings.writer = LineWriter(sys.stderr.fileno(), partial(_dropped, render)) if stream is None else None
+    PROCESSORS[:] = [_admit, *_PREPARE, render]
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *prepare, render],
+        processors=[structlog.contextvars.merge_contextvars, *_PREPARE, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda name="kqs": _Lines(target, name),
+        logger_factory=lambda name="kqs": _Lines(name),
         cache_logger_on_first_use=False,
     )
-    _adopt_logging(level, target, prepare, render)
+    _adopt_logging(level, render)
 
 
-def _adopt_logging(level: int, target: TextIO, prepare: list[Processor], render: Processor) -> None:
-    handler = logging.StreamHandler(target)
+def descriptor() -> int | None:
+    """Return the descriptor that is ours alone, or None."""
+    return None if _settings.writer is None else _settings.writer.descriptor
+
+
+def flush(within_s: float) -> None:
+    """Return when every line is written, or after `within_s`."""
+    if _settings.writer is not None:
+        _settings.writer.flush(within_s)
+
+
+def _dropped(render: Processor, count: int) -> str:
+    event = {
+        "event": "log lines were dropped, nobody read them in time",
+        "level": "warning",
+        "logger": "kqs.log",
+        "count": count,
+    }
+    return str(render(None, "warning", structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "warning", event)))
+
+
+def _admit(_logger: object, method: str, event: EventDict) -> EventDict:
+    if _LEVELS[method] < _settings.level:
+        raise structlog.DropEvent
+    return event
+
+
+def _adopt_logging(level: int, render: Processor) -> None:
+    """Let `logging` write as we do, from the same level up; of libraries that are ours rather than users', only trouble."""
+    handler = _LoggingHandler()
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[remove_meta, render]))
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_PREPARE, processors=[remove_meta, render]))
+    root = logging.getLogger()
+    for known in [known for known in root.handlers if isinstance(known, _LoggingHandler)]:
+        root.removeHandler(known)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in ("asyncio", "pymongo"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.basicConfig = _basic_config
+
+
+class _LoggingHandler(logging.Handler):
+    """Takes what is written through `logging`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        try:
+            _settings.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+_standard_basic_config = logging.basicConfig
+
+
+@wraps(_standard_basic_config)
+def _basic_config(**settings: Any) -> None:
+    """Configure `logging` as asked. The standard one does nothing where a handler stands, and ours would be in users' way."""
+    root = logging.getLogger()
+    if settings:
+        for ours in [handler for handler in root.handlers if isinstance(handler, _LoggingHandler)]:
+            root.removeHandler(ours)
+    _standard_basic_config(**settings)
 
 
 class _Lines:
-    """What structlog calls with a finished line. A stream that is gone is no reason to stop a server."""
+    """What structlog calls with a finished line."""
 
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream = stream
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def msg(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+        _settings.write(line)
 
     debug = info = warning = error = critical = msg
 
@@ -107,3 +207,6 @@ def _cut(value: Any, most: int) -> Any:
         return value
     text = _text(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+PROCESSORS[:] = [_admit, *_PREPARE, render_text]

@@ -6,22 +6,40 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from kqs.words import in_words
+
 MAX_TYPE_BYTES = 200
 TYPE_RULE = f"1 to {MAX_TYPE_BYTES} bytes of printable text"
+#: Three centuries. From any date a clock may show, such a time later is still a date; in ms or µs it still fits 64 bits.
+MAX_SECONDS = 10**10
 
 PRIORITIES = {"urgent": 8000, "high": 9000, "normal": 10000, "low": 11000, "bulk": 12000}
 
 PrioName = Literal["urgent", "high", "normal", "low", "bulk"]
 Prio = Annotated[int, Meta(ge=0, le=2**32 - 1)] | PrioName
-Seconds = Annotated[float, Meta(ge=0, le=10**10)]
+_UNIT = {"unit": "seconds"}
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS, extra_json_schema=_UNIT)]
+Span = Annotated[float, Meta(gt=0, le=MAX_SECONDS, extra_json_schema=_UNIT)]
 Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-TypeName = Annotated[str, Meta(min_length=1, max_length=MAX_TYPE_BYTES)]  # the rest of the rule is `is_type`
-Ttr = Annotated[float, Meta(ge=0.1, le=2**31)]
+TypeName = Annotated[  # the rest of the rule is `is_type`
+    str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
+]
+JobId = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN
+    str, Meta(min_length=1, max_length=200, extra_json_schema={"expected": "1 to 200 of A-Z a-z 0-9 . _ : -"})
+]
+Ttr = Annotated[float, Meta(ge=0.1, le=2**31, extra_json_schema=_UNIT)]
+Keep = Annotated[
+    float,
+    Meta(ge=-1, le=MAX_SECONDS, extra_json_schema={"expected": f"a number of seconds from 0 to {MAX_SECONDS}, or -1 for ever"}),
+]
+At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"})]
 
 
 def is_type(text: str) -> bool:
@@ -34,7 +52,7 @@ class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     type: TypeName
     data: Raw = Raw(b"null")
-    id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    id: JobId | None = None
 
 
 class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defaults=True):
@@ -44,15 +62,15 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
     delay: Seconds | None = None
     ttr: Ttr | None = None
     auto_touch: bool | None = None
-    time_limit: Annotated[float, Meta(gt=0)] | None = None
+    time_limit: Span | None = None
     retries: Count | None = None
     retry_delay: Seconds | None = None
     backoff: Literal["constant", "exponential"] | None = None
     max_retry_delay: Seconds | None = None
     ghosts: Count | None = None
     ghost_delay: Seconds | None = None
-    expire: Annotated[float, Meta(gt=0)] | None = None
-    keep: Annotated[float, Meta(ge=-1)] | None = None
+    expire: Span | None = None
+    keep: Keep | None = None
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
@@ -60,8 +78,8 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
 
     type: TypeName
     data: Raw = Raw(b"null")
-    id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    at: float | str | None = None
+    id: JobId | None = None
+    at: At | None = None
     wait: None = None  # known, but only its default is supported yet
     resource: None = None  # as wait
 
@@ -91,7 +109,56 @@ _OPTION_NAMES = OptionFields.__struct_fields__
 _MAX_CACHED_TYPES = 10_000  # a client may invent types without end
 
 _decode_own = msgspec.json.Decoder(OptionFields).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_own = msgspec.json.Encoder().encode
+
+
+@cache
+def field_types(fields: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the annotation of each field, as msgspec's decoders and converters take it."""
+    return get_type_hints(fields, include_extras=True)
+
+
+@cache
+def expected(fields: type[msgspec.Struct], name: str) -> str:
+    """Return in words what the field `name` may be."""
+    return in_words(_schema(fields, name))
+
+
+def is_supported(fields: type[msgspec.Struct], name: str) -> bool:
+    """Tell whether the field `name` takes anything but null."""
+    return field_types(fields)[name] is not NoneType
+
+
+def is_option(name: str, value: object) -> bool:
+    """Tell whether the option `name` may be `value`."""
+    try:
+        msgspec.convert(value, field_types(OptionFields)[name])
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def allowed(name: str, value: object) -> Any:
+    """Return what comes nearest to `value` of all that the option `name` may be: None, its default, where nothing does.
+
+    For what was accepted by a version with wider bounds, which must be kept to as well as can be.
+    """
+    if is_option(name, value):
+        return value
+    if isinstance(value, int | float):
+        for schema in _schema(OptionFields, name)["anyOf"]:
+            least = schema.get("minimum", schema.get("exclusiveMinimum", value))
+            nearest = min(max(value, least), schema.get("maximum", value))
+            if is_option(name, nearest):
+                return nearest
+    return None
+
+
+@cache
+def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([field_types(fields)[name]])
+    return schema
 
 
 def own_options(job: JobFields) -> bytes | None:
@@ -140,8 +207,15 @@ class Cascade:
     @staticmethod
     def merge_own(base: Options, own: bytes) -> Options:
         """Return `base` with a job's own options laid over it."""
+        return _merge(base, _own_fields(own))
+
+
+def _own_fields(own: bytes) -> dict[str, Any]:
+    try:
         fields = _decode_own(own)
-        return _merge(base, {name: getattr(fields, name) for name in _OPTION_NAMES})
+    except msgspec.ValidationError:  # a version with other fields or wider bounds stored it
+        return {name: allowed(name, value) for name, value in _decode_object(own).items() if name in _OPTION_NAMES}
+    return {name: getattr(fields, name) for name in _OPTION_NAMES}
 
 
 def _merge(base: Options, changes: dict[str, Any]) -> Options:
@@ -154,6 +228,7 @@ def _merge(base: Options, changes: dict[str, Any]) -> Options:
 
 
 __all__ = [
+    "MAX_SECONDS",
     "PRIORITIES",
     "TYPE_RULE",
     "Cascade",
@@ -163,6 +238,11 @@ __all__ = [
     "Options",
     "PlainJob",
     "UnsetType",
+    "allowed",
+    "expected",
+    "field_types",
+    "is_option",
+    "is_supported",
     "is_type",
     "own_options",
 ]

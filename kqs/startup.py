@@ -8,17 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
-from kqs.errors import ExitCode, JournalError, StartupError, StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.errors import (
+    ExitCode,
+    JournalError,
+    StartupError,
+    StoreCorruptError,
+    StoreDoubtError,
+    StoreError,
+    StoreUnavailableError,
+)
 from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.journal import Recovery
+from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 from kqs.worker import Worker
 
-log = structlog.get_logger("kqs")
+log = get_logger("kqs")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
@@ -82,9 +90,10 @@ class Startup:
 
     async def _wait(self, error: StoreUnavailableError) -> None:
         wait_s = FIRST_WAIT_S
+        trouble = Trouble(log, "the store is not there yet, new jobs wait in the journal; trying again", "the store is there")
         while True:
             self._feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
-            log.warning(f"{self._feeder.trouble}; trying again", retry_s=wait_s)
+            trouble.met(error=str(error))
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             try:
@@ -92,7 +101,7 @@ class Startup:
             except StoreUnavailableError as again:
                 error = again
             else:
-                log.info("the store is there")
+                trouble.over()
                 return
 
     async def _join(self) -> None:
@@ -102,6 +111,8 @@ class Startup:
             await self._queue.start(self._info)
         except StoreUnavailableError:
             raise
+        except StoreDoubtError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
         except StoreCorruptError as error:
             raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
         except StoreError as error:

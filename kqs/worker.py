@@ -1,9 +1,12 @@
 """The worker in the server: a number of lanes that run jobs.
 
-A lane is one long-lived task that awaits handlers one after the other. The worker is a taker of the queue: it has room
-for as many runs as it has free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need
-not wait for a commit each time. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by
-the queue.
+A lane awaits handlers one after the other (lane.py). The worker is a taker of the queue: it has room for as many runs as it has
+free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need not wait for a commit each time.
+A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by the queue. A handler that does not
+heed that keeps its lane, and another takes the lane's place.
+
+Runs that never wait would have the loop for themselves: after `SLICE_S` of them, no run begins before the loop has looked after
+everybody else.
 """
 
 from __future__ import annotations
@@ -12,21 +15,26 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-
-import structlog
+from functools import partial
 
 from kqs.config import WorkerSection
+from kqs.deaf import DeafLanes
 from kqs.executor import Executor
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
+from kqs.lane import CleanTask, Lane
+from kqs.log import get_logger
+from kqs.outcomes import judge
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 
-log = structlog.get_logger("kqs.worker")
+log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
+#: a lost run whose handler has not ended so long after its cancellation is given up, in s
+DEAF_AFTER_S = 1.0
 #: short runs are claimed this far ahead: about two commits of the store
 AHEAD_S = 0.02
 MAX_AHEAD_PER_LANE = 16
@@ -35,18 +43,10 @@ STUCK_S = 0.1
 #: how often the length of a run is looked at again, in runs; and the weight of what was seen since
 TUNE_EVERY = 64
 TUNE_WEIGHT = 0.25
-
-
-class Lane:
-    """One run at a time. Owned by its worker."""
-
-    __slots__ = ("lease", "lost", "task", "waiter")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.waiter: asyncio.Future[None] | None = None
-        self.lease: Lease | None = None
-        self.lost = False
+#: how long runs may have the loop before others get their turn, in s: a ping is answered about so late
+SLICE_S = 0.005
+#: how many lanes go on at first after a slice; then twice as many each turn: most would find the slice used up again
+FIRST_WOKEN = 8
 
 
 class Worker:
@@ -60,18 +60,26 @@ class Worker:
         self._registry = registry
         self._executor = executor
         self._settings = settings
+        self._context = executor.context
         self._monotonic = queue.clock.monotonic
         self._runs: deque[Run] = deque()
         self._idle: list[Lane] = []
         self._lanes: list[Lane] = []
+        self._deaf = DeafLanes(settings.concurrency)
+        self._opened_count = 0
         self._ahead = 0
         self._begun_count = 0
         self._tuned_at = 0
         self._busy_s = 0.0
         self._mean_run_s = math.inf
         self._stuck_timer: asyncio.TimerHandle | None = None
+        self._slice_s = 0.0
+        self._slice_is_over = False
+        self._next_turn_is_due = False
+        self._to_wake = FIRST_WOKEN
         self._drained = asyncio.Event()
         self._stopping = False
+        self._closing = False
         self._taker = Taker(
             name, {type_: weights.get(type_, 1) for type_ in registry.types}, settings.concurrency, self._deliver
         )
@@ -84,16 +92,20 @@ class Worker:
         """Return how many lanes run a job now."""
         return sum(lane.lease is not None for lane in self._lanes)
 
+    @property
+    def _working_count(self) -> int:
+        return sum(lane.is_working for lane in self._lanes)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        return [*self._executor.problems(), *self._deaf.problems()]
+
     async def start(self) -> None:
         """Open the lanes."""
         if not self._settings.concurrency:
             return
-        loop = asyncio.get_running_loop()
-        for number in range(self._settings.concurrency):
-            lane = Lane()
-            lane.task = loop.create_task(self._serve(lane), name=f"lane-{number}")
-            lane.task.add_done_callback(self._lane_done)
-            self._lanes.append(lane)
+        for _ in range(self._settings.concurrency):
+            self._open_lane()
         self._queue.add_taker(self._taker)
 
     async def stop(self) -> None:
@@ -106,14 +118,15 @@ class Worker:
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
         self._give_back_unstarted()
-        if self.busy_count:
+        if self._working_count:
             await self._grace()
-        for lane in self._lanes:
+        self._closing = True
+        lanes = [*self._lanes, *self._deaf.written_off]
+        for lane in lanes:
             if lane.lease is not None:
                 self._queue.interrupt(lane.lease)
-            if lane.task is not None:
-                lane.task.cancel()
-        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+            lane.cancel()
+        tasks = [lane.task for lane in lanes if lane.task is not None]
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
             if stuck:
@@ -122,27 +135,40 @@ class Worker:
 
     async def _grace(self) -> None:
         grace_s = None if self._settings.grace_s < 0 else self._settings.grace_s
-        log.info("waiting for runs to finish", count=self.busy_count, grace_s=grace_s)
+        log.info("waiting for runs to finish", count=self._working_count, grace_s=grace_s)
         try:
             async with asyncio.timeout(grace_s):
                 await self._drained.wait()
         except TimeoutError:
-            log.warning("grace is over, giving runs back", count=self.busy_count)
+            log.warning("grace is over, giving runs back", count=self._working_count)
+
+    def _note_drained(self) -> None:
+        if self._stopping and not self._working_count:
+            self._drained.set()
+
+    # -- runs that wait for a lane --------------------------------------------------------------------------------------
 
     def _give_back_unstarted(self) -> None:
         while self._runs:
-            self._queue.give_back(self._runs.popleft())
+            run = self._runs.popleft()
+            self._taker.begin(run)
+            self._queue.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
+        self._taker.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
-        for _ in range(min(len(self._runs), len(self._idle))):
+        if not self._next_turn_is_due:
+            self._wake(len(self._runs))
+        if self._ahead and self._stuck_timer is None:
+            self._watch_unstarted()
+
+    def _wake(self, count: int) -> None:
+        for _ in range(min(count, len(self._runs), len(self._idle))):
             waiter = self._idle.pop().waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-        if self._ahead and self._stuck_timer is None:
-            self._watch_unstarted()
 
     def _watch_unstarted(self) -> None:
         loop = asyncio.get_running_loop()
@@ -178,63 +204,150 @@ class Worker:
         elif change < 0:
             self._taker.take(-change)
 
-    async def _serve(self, lane: Lane) -> None:
+    # -- slices ---------------------------------------------------------------------------------------------------------
+
+    def _end_slice(self) -> None:
+        self._slice_is_over = True
+        self._to_wake = FIRST_WOKEN
+        self._call_next_turn()
+
+    def _call_next_turn(self) -> None:
+        if not self._next_turn_is_due:
+            self._next_turn_is_due = True
+            asyncio.get_running_loop().call_soon(self._next_turn, context=self._context)
+
+    def _next_turn(self) -> None:
+        """Let lanes go on: the loop has looked after everybody else."""
+        self._next_turn_is_due = self._slice_is_over = False
+        self._slice_s = 0.0
+        self._wake(self._to_wake)
+        if self._runs and self._idle:
+            self._to_wake *= 2
+            self._call_next_turn()
+
+    # -- lanes ----------------------------------------------------------------------------------------------------------
+
+    def _open_lane(self) -> None:
+        lane = Lane(f"lane-{self._opened_count}", self._run_lost)
+        self._opened_count += 1
+        self._lanes.append(lane)
+        self._man(lane)
+
+    def _man(self, lane: Lane) -> None:
+        """Give the lane a new task; not by way of the loop, whose way of making tasks a handler may have changed."""
         loop = asyncio.get_running_loop()
+        lane.task = asyncio.Task(self._serve(lane), loop=loop, name=lane.name, context=self._context.copy())
+        lane.task.add_done_callback(partial(self._task_done, lane), context=self._context)
+
+    async def _serve(self, lane: Lane) -> None:
+        """Run jobs, until a run leaves something behind in this task: then the lane goes on in another."""
+        assert lane.task is not None
+        task = CleanTask(lane.task, self._context)
+        task.remember()
         while True:
-            while not self._runs:
-                lane.waiter = loop.create_future()
-                self._idle.append(lane)
-                await lane.waiter
+            while not self._runs or self._slice_is_over:
+                if not await self._rest(lane):
+                    return
             run = self._runs.popleft()
+            self._taker.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
+            if lane.deaf_since and self._hears_again(lane):
+                return
             self._taker.free()
             if self._begun_count - self._tuned_at >= TUNE_EVERY:
                 self._tune()
-            if self._stopping and not self.busy_count:
-                self._drained.set()
+            if self._stopping:
+                self._note_drained()
+                if self._closing:
+                    return
+            if not task.is_clean():
+                self._man(lane)
+                return
+
+    async def _rest(self, lane: Lane) -> bool:
+        """Return when the lane is woken; False: this task was cancelled, by the stop or by whatever a handler left behind."""
+        lane.waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(lane)
+        try:
+            await lane.waiter
+        except asyncio.CancelledError:
+            if lane in self._idle:
+                self._idle.remove(lane)
+            if not self._closing:
+                self._man(lane)
+            return False
+        return True
 
     async def _run(self, lane: Lane, run: Run) -> None:
         handler = self._registry.get(run.type)
-        if handler is not None and not handler.is_async:
-            await self._admit(run, handler)
-        lane.lease = lease = self._queue.begin(run, self._lose)
-        lane.lost = False
+        if handler is not None and not handler.is_async and not await self._admit(run, handler):
+            return
+        begun_count = self._begun_count
+        lane.is_cancelled = False
+        lane.lease = lease = self._queue.begin(run, lane.lose)
+        if lease is None:  # it has expired
+            if handler is not None:
+                self._executor.dismiss(handler)
+            return
         try:
             if handler is None:
-                outcome: Outcome = Failed(f"no handler for type {run.type!r}", final=False)
+                self._report(lease, Failed(f"no handler for type {run.type!r}", final=False))
             else:
-                outcome = await self._executor.execute(run, handler, lease.context)
-            if self._queue.report(lease, outcome):
-                self.done_count += 1
-                self.failed_count += type(outcome) is Failed
-        except asyncio.CancelledError:
-            if not lane.lost:
-                raise
+                self._report(lease, await self._executor.execute(run, handler, lease.context))
+        except asyncio.CancelledError as fault:
+            if not lane.is_cancelled:  # else by us: the run is judged already
+                self._report(lease, judge(fault, run))
         finally:
-            self._busy_s += self._monotonic() - lease.began_at
             lane.lease = None
-            if lane.lost and lane.task is not None:
-                lane.task.uncancel()
+            took_s = self._monotonic() - lease.began_at
+            self._busy_s += took_s
+            if self._begun_count == begun_count:  # else it has let others have the loop
+                self._slice_s += took_s
+                if self._slice_s >= SLICE_S:
+                    self._end_slice()
 
-    async def _admit(self, run: Run, handler: Handler) -> None:
+    def _report(self, lease: Lease, outcome: Outcome) -> None:
+        if self._queue.report(lease, outcome):
+            self.done_count += 1
+            self.failed_count += type(outcome) is Failed
+
+    async def _admit(self, run: Run, handler: Handler) -> bool:
         try:
             await self._executor.admit(handler)
         except asyncio.CancelledError:
             self._queue.give_back(run)
-            raise
+            return False
+        return True
 
-    def problems(self) -> list[str]:
-        """Return what is wrong, in words."""
-        return self._executor.problems()
+    def _task_done(self, lane: Lane, task: asyncio.Task[None]) -> None:
+        """Stop the server if a lane ends that was neither stopped nor written off, nor goes on in another task."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None or (lane.task is task and not self._closing and not lane.is_written_off):
+            self.on_task_death(error or RuntimeError(f"{lane.name} has ended"))
 
-    def _lose(self, lease: Lease) -> None:
-        for lane in self._lanes:
-            if lane.lease is lease and lane.task is not None:
-                lane.lost = True
-                lane.task.cancel()
-                return
+    # -- lost runs ------------------------------------------------------------------------------------------------------
 
-    def _lane_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_task_death(error)
+    def _run_lost(self, lane: Lane, lease: Lease) -> None:
+        asyncio.get_running_loop().call_later(DEAF_AFTER_S, self._check_deaf, lane, lease, context=self._context)
+        if self._stopping:
+            self._note_drained()
+
+    def _check_deaf(self, lane: Lane, lease: Lease) -> None:
+        """Give up a lane whose handler goes on after its cancellation."""
+        if lane.lease is lease and not self._closing:
+            log.warning("a handler ignores its cancellation", type=lease.run.type, job=lease.run.claim.id)
+            self._deaf.add(lane, self._queue.clock.now())
+            self._replace_deaf()
+
+    def _replace_deaf(self) -> None:
+        while not self._stopping and (lane := self._deaf.write_off()) is not None:
+            self._lanes.remove(lane)
+            self._open_lane()
+            self._taker.free()
+
+    def _hears_again(self, lane: Lane) -> bool:
+        """Note that a lane that was given up has ended its run. Return whether its place is taken."""
+        self._deaf.remove(lane)
+        self._replace_deaf()
+        return lane.is_written_off

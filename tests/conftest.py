@@ -1,14 +1,27 @@
-"""What every test gets: each asynchronous one runs on uvloop and on asyncio's own loop."""
+"""What every test gets: each asynchronous one runs on uvloop and on asyncio's own loop, each process it starts hears SIGINT."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Mapping
 
 import pytest
+import structlog
 import uvloop
+
+from kqs.log import PROCESSORS
+
+# where structlog.testing.capture_logs looks for what to replace
+structlog.configure(processors=PROCESSORS)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+
+
+def pytest_configure() -> None:
+    """In the background of a script SIGINT is ignored, and whatever a test starts would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,20 +17,20 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-import structlog
-
 from kqs.broker.base import Refill
 from kqs.broker.turns import Turns
 from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.log import get_logger
+from kqs.trouble import Trouble
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
 _MAX_COLD = 10_000  # names; beyond it every unknown type is taken to be waiting in the store
 _MAX_LINES = 1_000  # types asked for, before those that nobody asks for any more are forgotten
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 _type_of = attrgetter("type")
 
 
@@ -66,6 +66,7 @@ class MemoryBroker:
         self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
         self._refills: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
         self._fault: Exception | None = None
         self._generation = f"memory-{secrets.token_hex(8)}"
 
@@ -267,6 +268,7 @@ class MemoryBroker:
         else:
             self._join(line, found, is_all=len(found) < self._refill_count, was=after)
             line.backoff_s = BACKOFF_FIRST_S
+            self._trouble.over()
         finally:
             line.aside = None
             del self._refills[type_]
@@ -291,7 +293,7 @@ class MemoryBroker:
 
     def _block(self, type_: str, line: _Line, fault: StoreUnavailableError) -> None:
         """Leave the type as it is, and its refill for later."""
-        _log.warning("refill failed", type=type_, error=str(fault), retry_in_s=line.backoff_s)
+        self._trouble.met(type=type_, error=str(fault))
         line.is_blocked = True
         self._timers[type_] = asyncio.get_running_loop().call_later(line.backoff_s, self._unblock, type_, line)
         line.backoff_s = min(2 * line.backoff_s, BACKOFF_LAST_S)

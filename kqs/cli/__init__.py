@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from kqs.process.descriptors import open_standard_descriptors
+
 #: command -> module that has it, under the command's own name or with `_command` at its end
 COMMANDS = {
     "serve": "serve",
@@ -72,6 +74,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Run the command of this process's arguments and exit."""
+    open_standard_descriptors()
     sys.exit(run(sys.argv[1:]))
 
 

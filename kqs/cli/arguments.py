@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +50,19 @@ def _from_json5(text: str) -> bytes:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as exc:
         raise click.UsageError(f"the argument cannot be sent as JSON: {exc}") from None
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail as click does."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number of seconds", param, ctx)
+        return number
 
 
 class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
-from kqs.cli.arguments import as_json, json_option, server_option
+from kqs.cli.arguments import Seconds, as_json, json_option, server_option
 from kqs.options import PRIORITIES
 
 if TYPE_CHECKING:
@@ -24,28 +25,31 @@ class _NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only 
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return int(value) if str(value).lstrip("-").isdecimal() else float(value)
+            number = int(value) if str(value).lstrip("-").isdecimal() else float(value)
         except ValueError:
             return value
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 #: field of a job -> (type, help); the server checks the values
 FIELDS: dict[str, tuple[Any, str]] = {
     "id": (str, "Your own id; inserting it again has no effect."),
     "prio": (_NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
-    "delay": (float, "Seconds before it may run."),
+    "delay": (Seconds(), "Seconds before it may run."),
     "at": (_NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
-    "ttr": (float, "Seconds a run may go without a report or a touch."),
+    "ttr": (Seconds(), "Seconds a run may go without a report or a touch."),
     "auto_touch": (bool, "Touch for the handler as long as it lives."),
-    "time_limit": (float, "Hard limit of one run, in seconds."),
+    "time_limit": (Seconds(), "Hard limit of one run, in seconds."),
     "retries": (int, "Failures that are retried; -1: until it succeeds."),
-    "retry_delay": (float, "Seconds before the first retry."),
+    "retry_delay": (Seconds(), "Seconds before the first retry."),
     "backoff": (click.Choice(["constant", "exponential"]), "How that wait grows."),
-    "max_retry_delay": (float, "Longest wait before a retry, in seconds."),
+    "max_retry_delay": (Seconds(), "Longest wait before a retry, in seconds."),
     "ghosts": (int, "Vanished runs that are run again; -1: without end."),
-    "ghost_delay": (float, "Seconds before a vanished run is run again, doubling."),
-    "expire": (float, "Seconds after which it fails unless it has succeeded."),
-    "keep": (float, "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
+    "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
+    "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
+    "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
 }
 
 

@@ -60,6 +60,8 @@ class JobLines:
         Raises: CallError: the line is no JSON object.
         """
         fields = read_fields(line)
+        if bytes(fields.get("id", b"")) == b"null":
+            del fields["id"]
         return _encode({**self._defaults, "id": self._id(number, line), **fields})
 
     def named(self, number: int) -> tuple[str, int]:

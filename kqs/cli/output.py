@@ -80,7 +80,10 @@ def shown(value: object) -> str:
 
 
 def shown_time(at: float | None) -> str | None:
-    """Return Unix seconds as local time, to the second."""
+    """Return Unix seconds as local time, to the second; as they stand where the calendar ends before."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # of a job that was accepted when numbers had no bounds
+        return f"{at:g} s"

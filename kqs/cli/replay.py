@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Raw
 
 from kqs.ids import Ids
-from kqs.job import accepted_at
 from kqs.journal import Kind, Record, StoppedJournal
+from kqs.options import OptionFields, allowed
 
-#: what is left, in s, of a time that is over: a job that expired must end as such, with its record
-_LEAST_S = 0.001
+#: what is left, in s, of a time that is over: a job that expired must end as such, with its record, and never begin
+_LEAST_S = 0.000_001
 
 
 class _Call(msgspec.Struct):
@@ -26,6 +26,7 @@ class _Call(msgspec.Struct):
 _decode_call = msgspec.json.Decoder(_Call).decode
 _decode_jobs = msgspec.json.Decoder(list[Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
 _decode_number = msgspec.json.Decoder(float).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -40,19 +41,25 @@ class JournalJobs:
         self._ids = Ids(journal.node)
         self._records = journal.read()
         self._now = now
+        self._accepted_at: dict[int, float] = {}  # by order, of the jobs read last
         self.size_bytes = journal.size_bytes
 
     async def read(self) -> list[tuple[int, bytes]]:
         """See JobSource."""
         async for records in self._records:
+            self._accepted_at = {
+                order: record.accepted_at for record in records for order in range(record.first_order, record.last_order + 1)
+            }
             if found := list(_numbered(records)):
                 return found
         return []
 
     def job(self, order: int, text: bytes, /) -> bytes:
         """See JobSource."""
-        at = accepted_at(order)
+        at = self._accepted_at[order]
         fields = {name: value for name, value in _decode_fields(text).items() if name == "data" or bytes(value) != b"null"}
+        for name in fields.keys() & OptionFields.__struct_fields__:
+            fields[name] = Raw(_encode(allowed(name, _decode_any(fields[name]))))  # it may be older than the bounds
         fields.setdefault("id", Raw(_encode(self._ids.of(order))))
         if (delay := fields.pop("delay", None)) is not None:
             fields["at"] = Raw(_encode(at + _decode_number(delay)))

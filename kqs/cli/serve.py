@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from kqs.process.init import become_init
+
 
 @click.command("serve")
 @click.option(
@@ -17,13 +19,15 @@ import click
 )
 def serve_command(config: Path | None) -> int:
     """Run a server in the foreground until SIGTERM, Ctrl-C or `kqs call quit`."""
-    from kqs.config import load_config
+    become_init()
+    from kqs.config import find_config, load_config
 
-    settings = load_config(config, os.environ)
+    source = config or find_config(os.environ)
+    settings = load_config(source, os.environ)
     _import_structlog_without_rich()
     from kqs import daemon
 
-    return daemon.serve(settings)
+    return daemon.serve(settings, source)
 
 
 def _import_structlog_without_rich() -> None:

@@ -22,6 +22,7 @@ import msgspec
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
+from kqs.client.values import check_seconds, encode
 from kqs.errors import CallError, KqsError
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.strict import check_text
@@ -88,6 +89,7 @@ class Client:
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
+        check_seconds("timeout_s", timeout_s)
         self.address = address or Address()
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._timeout_s = timeout_s
@@ -145,21 +147,25 @@ class Client:
         Raises: CallError: the server refused it, for the reason in `call_code`.
                 ConnectionLostError, CallTimeoutError: whether it was done is unknown.
         """
-        return _decode(await (await self.start(name, _encode(arg), timeout_s=timeout_s)))
+        return _decode(await (await self.start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
 
     async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002 - the job's field
         """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
 
         Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
         """
-        job = {"type": type, "data": data, "id": self._ids.take()} | fields
-        return str(_decode(await (await self.start("insert", _encode(job), repeatable=True))))
+        job = self._named({"type": type, "data": data} | fields)
+        return str(_decode(await (await self.start("insert", encode(job, "bad_job"), repeatable=True))))
 
     async def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
         """Insert all jobs or none, in one line; return their ids in order. Raises: as `insert`."""
-        named = [job if job.get("id") is not None else {**job, "id": self._ids.take()} for job in jobs]
-        ids: list[str] = _decode(await (await self.start("insert", _encode(named), repeatable=True)))
+        named = encode([self._named(job) for job in jobs], "bad_job")
+        ids: list[str] = _decode(await (await self.start("insert", named, repeatable=True)))
         return ids
+
+    def _named(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the job under an id, so that a repetition is safe; None is none."""
+        return job if job.get("id") is not None else {**job, "id": self._ids.take()}
 
     async def start(
         self, name: str, arg: bytes, *, repeatable: bool = False, timeout_s: float | None = None
@@ -168,7 +174,9 @@ class Client:
 
         Args:   arg: JSON without a newline. repeatable: send it again after a lost connection.
         Raises: CallError: the line is too long, too deep or no Unicode. ConnectionLostError: the client is not open.
+                ValueError: timeout_s is no time-out.
         """
+        check_seconds("timeout_s", timeout_s)
         self._number = number = self._number + 1
         line = call_line(number, _encode(name), arg)
         if len(line) > self._max_line_bytes:

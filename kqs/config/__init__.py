@@ -1,5 +1,6 @@
 """The settings of a server: `Config` and its sections, and `load_config`, which reads them."""
 
+from kqs.config.anchor import anchored
 from kqs.config.load import find_config, load_config
 from kqs.config.sections import (
     BrokerSection,
@@ -19,6 +20,7 @@ __all__ = [
     "ServerSection",
     "StoreSection",
     "WorkerSection",
+    "anchored",
     "find_config",
     "load_config",
 ]

@@ -16,32 +16,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 
-from kqs.config.sections import SECTIONS, Config, Section
+from kqs.config.sections import MAX_WEIGHT, SECTIONS, Config, Section
 from kqs.errors import ExitCode, StartupError
 from kqs.nearest import unknown_name
-from kqs.options import TYPE_RULE, OptionFields, is_type
+from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
+from kqs.options import expected as expected_option
+from kqs.printable import shortened
+from kqs.words import in_words
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
-_BOUNDS = {
-    "minimum": " >= {}",
-    "exclusiveMinimum": " > {}",
-    "minLength": ", at least {} long",
-    "maxLength": ", at most {} long",
-}
-_WORDS = {
-    "integer": "an integer",
-    "number": "a number",
-    "string": "text",
-    "boolean": "true or false",
-    "array": "a list of text",
-}
+#: shares of turns; many times more than jobs that one turn can grant
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -73,11 +63,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", ExitCode.CONFIG) from exc
     except tomllib.TOMLDecodeError as exc:
         raise StartupError(f"{path}: {_toml_trouble(str(exc), text)}", ExitCode.CONFIG) from exc
+    except (ValueError, RecursionError) as exc:  # which the parser lets through
+        what = "nested too deep" if isinstance(exc, RecursionError) else "a number has too many digits"
+        raise StartupError(f"{path}: {what}", ExitCode.CONFIG) from exc
 
 
 def _toml_trouble(message: str, text: str) -> str:
     """Return the parser's message with its place, which it names at the end, in front."""
-    what, _, where = message.rpartition(" (at ")
+    what, found, where = message.rpartition(" (at ")
+    if not found:  # a parser that words it otherwise
+        return where
     place = _place(text) if where.startswith("end of") else where.rstrip(")")
     return f"{place}: {what[:1].lower()}{what[1:]}"
 
@@ -169,29 +164,34 @@ class _Reader:
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         weight = values.get("weight", 1)
-        if type(weight) is not int or weight < 1:
-            raise self._wrong((*key, "weight"), weight, "an integer >= 1")
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {MAX_WEIGHT}")
         return self._options(key, {k: v for k, v in values.items() if k != "weight"}, ("weight",)), weight
 
     def _options(self, key: tuple[str, ...], values: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
         for name, value in values.items():
             if name not in OptionFields.__struct_fields__:
                 raise self._unknown((*key, name), (*OptionFields.__struct_fields__, *also))
-            try:
-                msgspec.convert({name: value}, OptionFields)
-            except msgspec.ValidationError as exc:
-                raise self._wrong((*key, name), value, _expected_option(name)) from exc
+            if not is_option(name, value):
+                raise self._wrong((*key, name), value, expected_option(OptionFields, name))
         return values
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
         return StartupError(f"{self._at(key)}: {unknown_name(what, key[-1], known)}", ExitCode.CONFIG)
 
     def _wrong(self, key: tuple[str, ...], got: object, wanted: str) -> StartupError:
-        return StartupError(f"{self._at(key)}: got {json.dumps(got, default=str)}, expected {wanted}", ExitCode.CONFIG)
+        return StartupError(f"{self._at(key)}: got {_told(got)}, expected {wanted}", ExitCode.CONFIG)
 
     def _at(self, key: tuple[str, ...]) -> str:
         origin = next((variable for known, variable in self._origins.items() if known[: len(key)] == key), None)
         return f"{self._source if origin is None else f'environment {origin}'}: {'.'.join(map(_shown, key))}"
+
+
+def _told(value: object) -> str:
+    try:
+        return shortened(json.dumps(value, default=str))
+    except ValueError:
+        return "a number of too many digits"
 
 
 def _shown(word: str) -> str:
@@ -200,26 +200,4 @@ def _shown(word: str) -> str:
 
 def expected(model: type[Section], key: str) -> str:
     """Return in words what a setting may be: its type and range."""
-    return _in_words(model.model_json_schema()["properties"][key])
-
-
-def _expected_option(name: str) -> str:
-    _, components = msgspec.json.schema_components([OptionFields])
-    return _in_words(components["OptionFields"]["properties"][name])
-
-
-def _in_words(schema: Mapping[str, Any]) -> str:
-    if "expected" in schema:
-        return str(schema["expected"])
-    if "anyOf" in schema:
-        return " or ".join(_in_words(one) for one in schema["anyOf"] if one != {"type": "null"})
-    if "enum" in schema or "const" in schema:
-        return " or ".join(json.dumps(word) for word in schema.get("enum", [schema.get("const")]) if word is not None)
-    return _WORDS[schema["type"]] + _bounds(schema)
-
-
-def _bounds(schema: Mapping[str, Any]) -> str:
-    least, most = schema.get("minimum"), schema.get("maximum")
-    if least is not None and most is not None:
-        return f" from {least} to {most}"
-    return "".join(text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema)
+    return in_words(model.model_json_schema()["properties"][key])

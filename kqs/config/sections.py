@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from kqs.options import MAX_SECONDS
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -25,11 +27,19 @@ class ServerSection(Section):
     """[server]: where calls come in, and what one connection may ask for."""
 
     host: str = Field(
-        default="localhost", min_length=1, description="name or address to listen on; localhost is 127.0.0.1 and ::1"
+        default="localhost",
+        description="name or address to listen on; localhost is 127.0.0.1 and ::1; empty: none, only the UNIX socket",
     )
     port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
     socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
-    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=1 * GIB, description="longest line accepted, in bytes")
+    socket_mode: str = Field(
+        default="0600",
+        pattern=r"^0?[0-7]{3}$",
+        description="who may use that socket, as chmod takes it",
+        json_schema_extra={"expected": 'permissions in octal, as "0660"'},
+    )
+    socket_group: str = Field(default="", max_length=32, description="group of that socket; empty: the server's own")
+    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=512 * MIB, description="longest line accepted, in bytes")
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
     max_in_flight: int = Field(
         default=4096,
@@ -37,6 +47,7 @@ class ServerSection(Section):
         le=1_000_000,
         description="calls of one connection that wait for their answers before it is read no further",
     )
+    max_insert_jobs: int = Field(default=100_000, ge=1, le=1_000_000, description="jobs in the array of one insert")
     namespace: str = Field(
         default="",
         max_length=32,
@@ -53,7 +64,9 @@ class JournalSection(Section):
     """[journal]: where accepted jobs are flushed before they are answered."""
 
     dir: Path = Field(
-        default=Path("journal"), strict=False, description="folder of the journal, relative to the working directory"
+        default=Path("journal"),
+        strict=False,
+        description="folder of the journal, relative to the working directory of the start",
     )
     segment_bytes: int = Field(
         default=64 * MIB, ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
@@ -61,6 +74,7 @@ class JournalSection(Section):
     min_free_bytes: int = Field(
         default=256 * MIB,
         ge=0,
+        le=GIB * GIB,
         description="free disk space, beyond as much as the store has yet to take, below which inserts are refused, in bytes",
     )
     batch_bytes: int = Field(default=1 * MIB, ge=1, le=256 * MIB, description="most bytes in one flush")
@@ -79,11 +93,13 @@ class StoreSection(Section):
         default=64 * KIB, ge=0, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
     )
     keep_success_s: float = Field(
-        default=3600.0, ge=-1, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
+        default=3600.0, ge=-1, le=MAX_SECONDS, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
     )
-    keep_success_count: int = Field(default=1_000_000, ge=0, description="most succeeded jobs kept; the oldest go first")
+    keep_success_count: int = Field(
+        default=1_000_000, ge=0, le=10**12, description="most succeeded jobs kept; the oldest go first"
+    )
     keep_fail_s: float = Field(
-        default=-1.0, ge=-1, description="how long a failed job's record is kept, in seconds; -1: for ever"
+        default=-1.0, ge=-1, le=MAX_SECONDS, description="how long a failed job's record is kept, in seconds; -1: for ever"
     )
     cache_bytes: int = Field(default=32 * MIB, ge=1 * MIB, le=64 * GIB, description="page cache of the engine, in bytes")
 
@@ -124,7 +140,10 @@ class WorkerSection(Section):
     modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
     concurrency: int = Field(default=100, ge=0, le=100_000, description="jobs that run at a time; 0: only accept")
     grace_s: float = Field(
-        default=10.0, ge=-1, description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes"
+        default=10.0,
+        ge=-1,
+        le=MAX_SECONDS,
+        description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes",
     )
 
 
@@ -133,6 +152,11 @@ class LogSection(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level written")
     format: Literal["text", "json"] = Field(default="text", description="lines for people, or one JSON object a line")
+
+
+#: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
+#: would be rounded, and at last a type would pay nothing for its turns and keep all others waiting.
+MAX_WEIGHT = 10_000
 
 
 class Config(Section):
@@ -152,7 +176,7 @@ class Config(Section):
     weights: dict[str, int] = Field(default={})
 
     def weight(self, type_: str) -> int:
-        """Return a type's share of turns beside the others, >= 1."""
+        """Return a type's share of turns beside the others, 1 to `MAX_WEIGHT`."""
         return self.weights.get(type_, 1)
 
     @property

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from kqs.errors import JournalError, StoreError
 from kqs.feeder.held import Reach
 from kqs.journal import Journal
+from kqs.log import get_logger
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.feeder")
+log = get_logger("kqs.feeder")
 
 #: unfed or uncheckpointed bytes that a restart may have to read again
 AFTER_BYTES = 64 * 1024 * 1024
@@ -36,7 +36,7 @@ class Checkpoints:
         self._moved_to = 0
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._is_failing = False
+        self._lasting = Trouble(log, "the checkpoint cannot move, trying again until it can", "the checkpoint moves again")
         #: it should move once all is quiet
         self.is_due = False
         #: why the journal keeps what the store has
@@ -60,13 +60,13 @@ class Checkpoints:
         """Note that the store has the journal up to `reach`, which took it `size_bytes` of records."""
         self._reach = Reach(reach.seq, max(self._reach.order, reach.order))
         self._bytes += size_bytes
-        if self._is_failing:
+        if self._lasting.is_on:
             self.arm()
 
     @property
     def is_overdue(self) -> bool:
         """Tell whether it must move even amid work: so much was fed since, or it should have moved and could not."""
-        return self._bytes >= AFTER_BYTES or (self._is_failing and self.is_due)
+        return self._bytes >= AFTER_BYTES or (self._lasting.is_on and self.is_due)
 
     def arm(self) -> None:
         """Become due in a while, if there is anything to do; for when nothing is being fed."""
@@ -89,23 +89,15 @@ class Checkpoints:
             durable_seq = await self._store.sync()
         except StoreError as error:
             self.trouble = f"the journal keeps what the store has: {error}"
-            self._fail("the store cannot be made durable, no checkpoint until it can", error)
+            self._lasting.met(error=f"the store cannot be made durable: {error}")
             return
         try:
             await self._journal.checkpoint(durable_seq)
         except JournalError as error:
             self.trouble = f"the journal gives no space back: {error}"
-            self._fail("the checkpoint cannot be written, trying again until it can", error)
+            self._lasting.met(error=f"it cannot be written: {error}")
             return
         self._moved_to = durable_seq
         self.order = order
         self.trouble = None
-        if self._is_failing:
-            self._is_failing = False
-            log.info("the checkpoint moves again", seq=durable_seq)
-
-    def _fail(self, what: str, error: Exception) -> None:
-        """Say so once: it may last for days."""
-        if not self._is_failing:
-            self._is_failing = True
-            log.warning(what, error=str(error))
+        self._lasting.over(seq=durable_seq)

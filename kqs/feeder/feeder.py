@@ -1,9 +1,9 @@
 """The feeder: brings journaled jobs into the queue, in order, and tells the journal how far.
 
-Rules. Nothing is skipped: a store that refuses is asked again until it takes the batch. The checkpoint never passes
-what the store has made durable. The journal is the buffer: while jobs pour in that nobody waits for, the feeder rests
-between batches, so that it commits few large ones and leaves the machine to the inserts; a taker with room wakes it at
-once. What does not fit the bounded hand-over list is read back from the journal later. A lone job that meets a waiting lane is
+Rules. Nothing is skipped: a store that refuses is asked again until it takes the batch, and whatever goes wrong leaves the
+cursor (kqs.feeder.cursor) before it. The checkpoint never passes what the store has made durable. The journal is the buffer:
+how long jobs gather there follows from how long they have waited (kqs.feeder.pace); a taker with room wakes the feeder at once.
+What does not fit the bounded hand-over list is read back from the journal later. A lone job that meets a waiting lane is
 claimed in the journal itself and begins as soon as it is flushed: its way into the store costs it no time.
 """
 
@@ -11,35 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from contextlib import aclosing
-
-import structlog
+from collections.abc import AsyncGenerator, Callable
 
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
+from kqs.feeder import pace
 from kqs.feeder.checkpoints import Checkpoints
+from kqs.feeder.cursor import Cursor
 from kqs.feeder.held import Batch, Held, Reach
-from kqs.feeder.intake import Intake, decoded
+from kqs.feeder.intake import Intake
+from kqs.feeder.waiting import Waiting
 from kqs.ids import Ids
 from kqs.job import Accepted
 from kqs.journal import Journal, Record
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.dispatch import Taker
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.feeder")
+log = get_logger("kqs.feeder")
 
-#: a batch is at least worth its commit: COSTS puts the knee near a thousand rows
-BATCH_JOBS = 4000
-#: while inserts pour in that nobody waits for, it rests at least so long, and this many times as long as the last batch took
-REST_S = 0.1
-REST_SHARE = 3.0
-MAX_REST_S = 0.25
 #: held jobs that are all alike go straight to lanes that have room: stored and claimed in one commit, at two thirds of the
-#: cost. They wait for that as long as lanes had room within `RECENT_S`, and are fed at least so many at a time
+#: cost. They wait for that as long as lanes had room within so long, in s
 RECENT_S = 0.05
-LEAST_JOBS = 64
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop
@@ -55,11 +50,12 @@ class Feeder:
         self._journal = journal
         self._queue = queue
         self._intake = Intake(ids, cascade)
-        self._held = Held(self._intake.accepted)
+        self._held = Held(self._intake)
+        self._cursor = Cursor()
         self._wake = asyncio.Event()
         self._checkpoints = Checkpoints(journal, store, self._wake.set)
-        self._held_seq = 0  # after the last record that is held, or was
         self._behind = True  # until `start`, nothing is held
+        self._reading: AsyncGenerator[list[Record], None] | None = None  # of what is not held
         self._claimed: tuple[Accepted, Taker] | None = None  # by the record that is being flushed
         self._claimed_seq = 0  # after the last record whose job was claimed with it
         self._let_go = asyncio.Event()
@@ -67,13 +63,20 @@ class Feeder:
         self._stopping = asyncio.Event()
         self._hurried = 0
         self._monotonic = queue.clock.monotonic
-        self._seen_seq = 0
+        self._waiting = Waiting()
         self._wanted_at = -math.inf
-        self._fed_in_s = 0.0
+        self._looked_at = self._monotonic()
+        self._speeds = pace.Speeds()
+        self._fed_jobs = 0  # of the last batch
         self._task: asyncio.Task[None] | None = None
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
-        self.fed_seq = 0
+        self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
         self.trouble: str | None = None
+
+    @property
+    def fed_seq(self) -> int:
+        """Return the first seq that the store does not have."""
+        return self._cursor.fed
 
     @property
     def checkpointed_order(self) -> int:
@@ -83,7 +86,8 @@ class Feeder:
     async def start(self, info: StoreInfo) -> None:
         """Begin after what the store has already; the rest is read from the journal."""
         self.trouble = None
-        self.fed_seq = self._held_seq = info.fed_seq
+        self._cursor = Cursor(info.fed_seq)
+        self._waiting = Waiting(self._journal.durable_seq)
         self._checkpoints.start(info)
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
@@ -93,7 +97,7 @@ class Feeder:
 
     def wait_for_store(self, fed_seq: int) -> None:
         """Take it that the store has the journal up to `fed_seq` (exclusive), until `start` says how far it has."""
-        self.fed_seq = fed_seq
+        self._cursor = Cursor(fed_seq)
 
     async def stop(self) -> None:
         """End between two batches. What was not fed stays in the journal, for the next start.
@@ -110,6 +114,7 @@ class Feeder:
             await asyncio.wait([task], timeout=STOP_WAIT_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await self._end_reading()
             await self._checkpoints.move()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -119,7 +124,7 @@ class Feeder:
     def claim(self, record: Record) -> bool:
         """Claim the job of a record that is about to be flushed, to run before it is stored; tell whether that was done.
 
-        It is if a lane waits for it, the store has all that came before, it is due, and its id need not be looked for.
+        It is if a lane waits for it, the store has all that came before, it may run now, and its id need not be looked for.
         """
         jobs = record.jobs
         if self._behind or self._stopping.is_set() or self.fed_seq != self._journal.durable_seq:
@@ -130,25 +135,28 @@ class Feeder:
         if taker is None:
             return False
         (job,) = self._intake.accepted(record)
-        if job.due_at:
+        if not self._queue.admits(job):
             return False
         self._claimed = (job, taker)
         return True
 
     def committed(self, records: list[Record]) -> None:
         """Take a flushed batch; the journal calls this after every flush."""
+        self._waiting.flushed(records[0].seq, sum([record.count for record in records]), self._monotonic())
+        claimed, self._claimed = self._claimed, None
         if not self._behind:
-            if self._held.is_full or records[0].seq != self._held_seq:
+            if self._held.is_full or records[0].seq != self._cursor.held:
                 self._behind = True
-            elif records[0].claimed and self._claimed is not None:
-                self._run_claimed(records[0], *self._claimed)
+            elif records[0].claimed and claimed is not None:
+                self._run_claimed(records[0], *claimed)
             else:
                 self._hold(records)
         self._wake.set()
 
     def _run_claimed(self, record: Record, job: Accepted, taker: Taker) -> None:
         self._held.add(record, [job])
-        self._held_seq = self._claimed_seq = record.seq + 1
+        self._cursor.hold(record.seq + 1, self._journal.durable_seq)
+        self._claimed_seq = self._cursor.held
         self._let_go.set()
         try:
             self._queue.run_claimed(job, taker)
@@ -156,10 +164,12 @@ class Feeder:
             self.on_task_death(error)
 
     def _hold(self, records: list[Record]) -> None:
-        self._held_seq = records[-1].seq + 1
-        idle_taker = self._queue.idle_taker
+        """Hold records one by one, so that each counts as held only when it is."""
+        idle_taker, durable_seq = self._queue.idle_taker, self._journal.durable_seq
         for record in records:
-            if any(map(idle_taker, self._held.add(record))):
+            types = self._held.add(record)
+            self._cursor.hold(record.seq + 1, durable_seq)
+            if any(map(idle_taker, types)):
                 self._let_go.set()
 
     async def catch_up(self) -> None:
@@ -195,17 +205,16 @@ class Feeder:
         while not self._may_end:
             await self._wait_for_work()
             while self._has_work and not self._may_end:
-                if self._behind and self._held.count < BATCH_JOBS:
+                if self._behind and self._held.count < pace.BATCH_JOBS:
                     await self._read_on()
                 if self._held:
-                    is_wanted = await self._rest() and not self._hurried
-                    await self._feed(self._held.take(max(self._queue.room, LEAST_JOBS) if is_wanted else BATCH_JOBS))
-                elif self.fed_seq < self._held_seq:  # what was lost and repaired has nothing to feed, but counts
-                    await self._feed(Batch([], Reach(self._held_seq, 0), 0))
+                    await self._feed(self._held.take(await self._gather()))
+                elif self.fed_seq < self._cursor.held:  # what was lost and repaired has nothing to feed, but counts
+                    await self._feed(Batch([], Reach(self._cursor.held, 0), 0))
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._held) or self._behind or self.fed_seq < self._held_seq
+        return bool(self._held) or self._behind or self.fed_seq < self._cursor.held
 
     @property
     def _may_end(self) -> bool:
@@ -220,27 +229,40 @@ class Feeder:
         self._wake.clear()
         self._checkpoints.arm()
         await self._wake.wait()
+        self._looked_at = self._monotonic()
 
-    async def _rest(self) -> bool:
-        """Let more gather while inserts pour in or lanes get through what they have; True if somebody has room meanwhile."""
-        is_pouring = self._journal.durable_seq > self._seen_seq
-        while not (self._let_go.is_set() or self._hurried or self._stopping.is_set()) and (is_pouring or self._may_hold()):
-            is_pouring = False
-            try:
-                async with asyncio.timeout(min(max(REST_S, REST_SHARE * self._fed_in_s), MAX_REST_S)):
-                    await self._let_go.wait()
-            except TimeoutError:
-                pass
+    async def _gather(self) -> int:
+        """Let more jobs gather as long as that is best; return how many to feed at most."""
+        came_jobs, since_s = self._look()
+        self._speeds = self._speeds.after_batch(came_jobs, since_s, self._fed_jobs)
+        rest_s = pace.rest_s(self._age_s, self._speeds, was_full=self._fed_jobs >= pace.BATCH_JOBS)
+        while not (self._let_go.is_set() or self._hurried or self._stopping.is_set()) and (rest_s > 0 or self._may_hold()):
+            await _wait(self._let_go, rest_s or pace.GATHER_S)
+            rest_s = 0.0
+            came_jobs, since_s = self._look()
+            self._speeds = self._speeds.after_rest(came_jobs, since_s)
         is_wanted = self._let_go.is_set()
         self._let_go.clear()
-        self._seen_seq = self._journal.durable_seq
         if is_wanted:
             self._wanted_at = self._monotonic()
-        return is_wanted
+        if not is_wanted or self._hurried:
+            return pace.BATCH_JOBS
+        is_ordered = self._held.is_uniform and not self._behind
+        return pace.most_jobs(self._queue.room, self._age_s, is_pouring=came_jobs > 0, is_ordered=is_ordered)
+
+    def _look(self) -> tuple[int, float]:
+        """Return how many jobs came since the last look, and how long ago that was."""
+        before, self._looked_at = self._looked_at, self._monotonic()
+        return self._waiting.take_jobs(), self._looked_at - before
+
+    @property
+    def _age_s(self) -> float:
+        return self._waiting.age_s(self.fed_seq, self._journal.durable_seq, self._monotonic())
 
     def _may_hold(self) -> bool:
-        """Tell whether lanes had room a moment ago, and so will soon again, and no held job has a right to overtake another."""
-        return bool(self._held) and self._held.is_uniform and self._monotonic() - self._wanted_at < RECENT_S
+        """Tell whether lanes had room a moment ago, and so will soon again, and no job has a right to overtake another."""
+        is_ordered = self._held.is_uniform and not self._behind
+        return bool(self._held) and is_ordered and self._monotonic() - self._wanted_at < RECENT_S
 
     async def _read_on(self) -> None:
         """Hold more from disk; a disk that cannot be read now (no free file descriptor, EIO) is read again."""
@@ -251,44 +273,47 @@ class Feeder:
             except JournalCorruptError:
                 raise
             except JournalError as error:
+                await self._end_reading()
                 await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
-                self.trouble = None
+                self._end_trouble()
                 return
 
     async def _hold_from_disk(self) -> None:
         """Read what is not held, until there is enough or the list and the disk meet."""
-        durable_seq = self._journal.durable_seq
-        async with aclosing(self._journal.read(self._held_seq)) as slices:
-            async for records in slices:
-                for record in records:
-                    record.jobs = decoded(record)
+        while self._held.count < 2 * pace.BATCH_JOBS and not self._held.is_full:
+            durable_seq = self._journal.durable_seq
+            if self._reading is None:
+                self._reading = self._journal.read(self._cursor.held)
+            records = await anext(self._reading, None)
+            if records is not None:
                 self._hold(records)
-                if self._held.count >= 2 * BATCH_JOBS or self._stopping.is_set():
-                    return
-                await asyncio.sleep(0)
-        self._held_seq = max(self._held_seq, durable_seq)
-        self._behind = self._held_seq < self._journal.durable_seq
+                continue
+            self._reading = None
+            self._cursor.hold(max(self._cursor.held, durable_seq), durable_seq)
+            self._behind = self._cursor.held < self._journal.durable_seq
+            if not self._behind:
+                return
+
+    async def _end_reading(self) -> None:
+        if self._reading is not None:
+            reading, self._reading = self._reading, None
+            await reading.aclose()
 
     async def _pause(self, trouble: str, wait_s: float) -> None:
         """Wait before the next attempt; a stop ends the wait once."""
         self.trouble = trouble
-        log.warning(f"{trouble}; trying again", retry_s=wait_s)
+        self._lasting.met(reason=trouble)
         if self._stopping.is_set():
             await asyncio.sleep(wait_s)
             return
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+        await _wait(self._stopping, wait_s)
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
         wait_s = FIRST_WAIT_S
         while not self._may_end:
-            began = self._monotonic()
             try:
                 await self._queue.accept(batch.jobs, batch.reach.seq)
             except StoreUnavailableError as error:
@@ -298,14 +323,27 @@ class Feeder:
                 await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
-                self._fed_in_s = self._monotonic() - began
+                self._fed_jobs = len(batch.jobs)
                 await self._note_fed(batch)
                 return
 
-    async def _note_fed(self, batch: Batch) -> None:
+    def _end_trouble(self) -> None:
         self.trouble = None
-        self.fed_seq = batch.reach.seq
+        self._lasting.over()
+
+    async def _note_fed(self, batch: Batch) -> None:
+        self._end_trouble()
+        self._cursor.feed(batch.reach.seq)
         self._moved.set()
         self._checkpoints.fed(batch.reach, batch.size_bytes)
         if self._checkpoints.is_overdue:
             await self._checkpoints.move()
+
+
+async def _wait(event: asyncio.Event, at_most_s: float) -> None:
+    """Return when `event` is set, or after so long."""
+    try:
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
+from kqs.feeder.intake import PIECE_JOBS, Intake, Opened
 from kqs.job import Accepted
 from kqs.journal import Record
 from kqs.options import Job, PlainJob
@@ -37,12 +37,11 @@ class Batch(NamedTuple):
 class Held:
     """Records in journal order; of the first, what is left of its jobs."""
 
-    def __init__(self, accepted: Callable[[Record], list[Accepted]]) -> None:
-        """Args: accepted: returns a record's jobs as the store takes them."""
-        self._accepted = accepted
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._records: deque[tuple[Record, list[Accepted] | None]] = deque()
         self._last: Record | None = None
-        self._rest: list[Accepted] = []  # of `_last`
+        self._opened: Opened | None = None  # `_last`, if not all its jobs were taken
         self._type: str | None = None
         self._bytes = 0
         #: jobs of whole records
@@ -51,7 +50,7 @@ class Held:
         self.is_uniform = True
 
     def __bool__(self) -> bool:
-        return bool(self._records or self._rest)
+        return bool(self._records) or self._opened is not None
 
     @property
     def is_full(self) -> bool:
@@ -59,7 +58,7 @@ class Held:
         return self.count > MAX_JOBS or self._bytes > MAX_BYTES
 
     def add(self, record: Record, accepted: list[Accepted] | None = None) -> set[str]:
-        """Keep `record`, which has its `jobs`; return the types of those that wait for a lane.
+        """Keep `record`; return the types of its jobs that wait for a lane, as far as they can be known at once.
 
         Args: accepted: its jobs as the store takes them, where they are known already.
         """
@@ -68,7 +67,10 @@ class Held:
         self._records.append((record, accepted))
         self.count += record.count
         self._bytes += len(record.payload)
-        if not record.jobs or record.claimed:
+        if record.claimed:
+            return set()
+        if record.jobs is None or record.count > PIECE_JOBS:
+            self.is_uniform = False
             return set()
         types = {job.type for job in record.jobs}
         self.is_uniform = self.is_uniform and self._is_alike(types, record.jobs)
@@ -80,28 +82,46 @@ class Held:
         return types == {self._type} and {type(job) for job in jobs} == {PlainJob}
 
     def take(self, most: int) -> Batch:
-        """Take up to `most` jobs of those held, and about `BATCH_BYTES` of them; what a record has more comes the next time."""
-        if self._rest and self._last is not None:
-            most = min(most, _share(self._last, BATCH_BYTES))
-        batch, self._rest = self._rest[:most], self._rest[most:]
-        size = 0
-        while self._records and len(batch) < most and size < BATCH_BYTES:
-            record, accepted = self._records.popleft()
-            self.count -= record.count
-            size += len(record.payload)
-            jobs = self._accepted(record) if accepted is None else accepted
-            room = min(most - len(batch), _share(record, BATCH_BYTES))
-            batch += jobs[:room]
-            self._rest = jobs[room:]
-            self._last = record
-        self._bytes -= size
+        """Take up to `most` jobs of those held, and about `BATCH_BYTES`; what a record has more comes the next time.
+
+        Raises: whatever is wrong with a record. Nothing of it is lost: it stands in the journal.
+        """
+        jobs: list[Accepted] = []
+        size = taken = 0
+        while self and len(jobs) < most and taken < BATCH_BYTES:
+            room = most - len(jobs)
+            if self._opened is None:
+                record, accepted = self._records.popleft()
+                self._last = record
+                self.count -= record.count
+                self._bytes -= len(record.payload)
+                size += len(record.payload)
+                if accepted is not None or record.claimed or _is_whole(record, room):
+                    taken += len(record.payload)
+                    jobs += self._intake.accepted(record) if accepted is None else accepted
+                    continue
+                self._opened = Opened(record, self._intake)
+            each = self._job_bytes()
+            part = self._opened.take(min(room, max(1, (BATCH_BYTES - taken) // each)))
+            taken += len(part) * each
+            jobs += part
+            if self._opened.is_empty:
+                self._opened = None
+        return Batch(jobs, self._reach(), size)
+
+    def _job_bytes(self) -> int:
+        """Return how many bytes a job of the opened record has, about."""
+        assert self._last is not None, "one is opened"
+        return max(1, len(self._last.payload) // self._last.count)
+
+    def _reach(self) -> Reach:
         last = self._last
         assert last is not None, "there is a held job"
-        if self._rest:  # a replay would begin with the whole of this record
-            return Batch(batch, Reach(last.seq, last.first_order), size)
-        return Batch(batch, Reach(last.seq + 1, last.last_order + 1), size)
+        if self._opened is not None:  # a replay would begin with the whole of this record
+            return Reach(last.seq, last.first_order)
+        return Reach(last.seq + 1, last.last_order + 1)
 
 
-def _share(record: Record, size: int) -> int:
-    """Return how many of a record's jobs have about `size` bytes, at least one."""
-    return max(1, record.count * size // max(1, len(record.payload)))
+def _is_whole(record: Record, room: int) -> bool:
+    """Tell whether a record is taken at once."""
+    return record.count <= min(room, PIECE_JOBS) and (record.count <= 1 or len(record.payload) <= BATCH_BYTES)

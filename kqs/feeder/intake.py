@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from kqs.ids import Ids
-from kqs.job import Accepted, accepted_at
+from kqs.job import Accepted, instant_of
 from kqs.journal import Kind, Record
 from kqs.options import Cascade, Job, JobFields, PlainJob
 from kqs.queue.rules import accept, accept_plain
-from kqs.wire.jobs import at_seconds
+from kqs.wire.arrays import split_array
+from kqs.wire.jobs import kept_at_seconds
 from kqs.wire.qrpc import replay_calls, replay_jobs
+
+#: as far as this from the clock, in s, an order is told as the time of acceptance: an array numbers a million jobs
+ORDER_IS_TIME_S = 1.0
+#: a record of more jobs, which only an array can be, is decoded in pieces: so many take 5 ms
+PIECE_JOBS = 4000
 
 
 class Intake:
@@ -19,25 +27,89 @@ class Intake:
         self._cascade = cascade
 
     def accepted(self, record: Record) -> list[Accepted]:
-        """Return the record's jobs in order; those that a record claimed were claimed when they were accepted."""
-        jobs = decoded(record) if record.jobs is None else record.jobs
-        order, name, for_type = record.first_order, self._ids.of, self._cascade.for_type
-        accepted = [
-            accept_plain(job, number, job.id or name(number), for_type(job.type))
-            if isinstance(job, PlainJob)
-            else self._accept_full(job, number)
-            for number, job in enumerate(jobs, order)
-        ]
+        """Return the record's jobs in order; those that a record claimed were claimed when they were accepted.
+
+        Raises: what a record does that cannot be taken in, with a note that names it.
+        """
+        try:
+            accepted = self.accept(record, decoded(record) if record.jobs is None else record.jobs, record.first_order)
+        except Exception as error:
+            _name(record, error)
+            raise
         if record.claimed:
             for one in accepted:
-                one.claimed_at = accepted_at(one.order)
+                one.claimed_at = record.accepted_at
         return accepted
 
-    def _accept_full(self, job: JobFields, order: int) -> Accepted:
-        at_s = at_seconds(job.at) if job.at is not None else None
-        return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at_s)
+    def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
+        """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
+        at, name, for_type = record.accepted_at, self._ids.of, self._cascade.for_type
+        accepted = [
+            accept_plain(job, number, job.id or name(number), for_type(job.type), at)
+            if isinstance(job, PlainJob)
+            else self._accept_full(job, number, at)
+            for number, job in enumerate(jobs, first_order)
+        ]
+        if abs(instant_of(record.last_order) - at) > ORDER_IS_TIME_S:
+            for one in accepted:
+                one.accepted_at = at
+        if record.adopted:
+            for one in accepted:
+                one.adopted = True
+        return accepted
+
+    def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
+        at_s = kept_at_seconds(job.at) if job.at is not None else None
+        return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
+
+
+class Opened:
+    """A record whose jobs are taken some at a time. What that costs depends on how many are taken, not on how many are left."""
+
+    def __init__(self, record: Record, intake: Intake) -> None:
+        """Args: record: not a claimed one. It loses its `jobs`, so that each can go once it is taken."""
+        self._record = record
+        self._accept = intake.accept
+        self._pieces = _pieces(record)
+        self._piece: list[Job] = []  # from the last job to the next one
+        self._order = record.first_order
+        record.jobs = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether all have been taken."""
+        return self._order > self._record.last_order
+
+    def take(self, most: int) -> list[Accepted]:
+        """Take up to `most` jobs, at least one. Raises: as `Intake.accepted`."""
+        try:
+            if not self._piece:
+                self._piece = next(self._pieces)
+            jobs = self._piece[-most:]
+            del self._piece[-most:]
+            jobs.reverse()
+            accepted = self._accept(self._record, jobs, self._order)
+        except Exception as error:
+            _name(self._record, error)
+            raise
+        self._order += len(jobs)
+        return accepted
+
+
+def _pieces(record: Record) -> Iterator[list[Job]]:
+    """Return the record's jobs in new lists, each from its last job to its first."""
+    if record.jobs is not None:
+        return iter((record.jobs[::-1],))
+    if record.kind is Kind.JOBS and record.count > PIECE_JOBS:
+        return (replay_jobs(text)[::-1] for text in split_array(record.payload, PIECE_JOBS))
+    return iter((decoded(record)[::-1],))
 
 
 def decoded(record: Record) -> list[Job]:
     """Return what the client asked for, from the bytes it sent."""
     return replay_calls(record.payload) if record.kind is Kind.CALLS else replay_jobs(record.payload)
+
+
+def _name(record: Record, error: Exception) -> None:
+    """Let the error tell which record it was."""
+    error.add_note(f"in record {record.seq} of the journal: {record.count} jobs from order {record.first_order} on")

@@ -7,10 +7,12 @@ from kqs.journal.kept import NO_ORDER
 from kqs.journal.lost import LostJobs
 from kqs.journal.recovery import absent
 from kqs.journal.repair import repair
+from kqs.journal.settings import JOURNAL_FILES
 from kqs.journal.stopped import StoppedJournal, stopped_journal
 from kqs.journal.survey import Report, dump, verify
 
 __all__ = [
+    "JOURNAL_FILES",
     "NO_ORDER",
     "Files",
     "Journal",

@@ -5,6 +5,8 @@ appended before its flush began. Invariants:
 1. `done(None)` is called only after the flush of the record's batch returned, in the order of append.
 2. After a failed write, flush or roll every record not yet settled fails, and nothing is accepted until a new segment is
    durable.
+3. What a listener raises keeps no news from the others. An error that nothing foresees is told (`on_fault`), never dropped:
+   whoever hears of it stops the node, and the next start reads from the journal what the listeners missed.
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
-
-import structlog
+from typing import Any
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
 from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
-from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, RECORD_BYTES, Record
+from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, Record
 from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
 from kqs.journal.reserve import RESERVE_BYTES, keep_reserve
@@ -31,6 +32,9 @@ from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES, SpaceGauge
 from kqs.journal.writer import Flushed, Writer
+from kqs.log import get_logger
+from kqs.process.threads import in_thread
+from kqs.trouble import Trouble
 
 #: a lone record is flushed on the loop while flushes take less than this; the hop to the thread would cost a third of it
 _INLINE_FLUSH_S = 0.001
@@ -50,10 +54,7 @@ _CHECK_S = 1.0
 _MEASURE_BYTES = 1 << 17
 _MEASURE_S = 1.0
 
-_log = structlog.get_logger("kqs.journal")
-
-_News = TypeVar("_News")
-_Answer = TypeVar("_Answer")
+_log = get_logger("kqs.journal")
 
 
 class Condition(StrEnum):
@@ -68,6 +69,7 @@ class Condition(StrEnum):
 class GroupCommit:
     """See the module docstring. on_commit: called with the records of each durable batch, in order.
 
+    on_fault: called with what `on_commit`, `claim` or this itself raised, for the node to stop.
     claim: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
     nothing but its `done` is called before `on_commit` has it, or it has failed.
     """
@@ -86,6 +88,7 @@ class GroupCommit:
         claim: Callable[[Record], bool],
         on_low: Callable[[], None],
         owed: Callable[[], int],
+        on_fault: Callable[[Exception], None],
     ) -> None:
         self._max_records = settings.batch_records
         self._max_bytes = settings.batch_bytes
@@ -99,6 +102,7 @@ class GroupCommit:
         self._owed = owed
         self._reserve_bytes = min(RESERVE_BYTES, 4 * settings.segment_bytes)
         self._has_reserve = False
+        self._on_fault = on_fault
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
@@ -117,6 +121,12 @@ class GroupCommit:
         self._appended = 0
         self._settled = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._no_segment = Trouble(
+            _log, "journal cannot begin a new segment, trying again", "journal has a new segment", clock.monotonic
+        )
+        self._unmeasured = Trouble(
+            _log, "free space of the journal's disk is unknown", "free space of the journal's disk is known", clock.monotonic
+        )
         self.condition = Condition.CLOSED
         self.failure = ""
         self.space = SpaceGauge(settings.min_free_bytes)
@@ -133,7 +143,7 @@ class GroupCommit:
         self._flusher = Flusher()
         self.condition = Condition.OPEN
         self._checked_at = self._clock.monotonic()
-        self._watch = self._loop.call_later(_CHECK_S, self._check_in_quiet)
+        self._watch = self._loop.call_later(_CHECK_S, self._guard, self._check_in_quiet)
         self._measure_space()
 
     def skip_to(self, seq: int) -> bool:
@@ -155,7 +165,7 @@ class GroupCommit:
         """
         if self.condition is not Condition.OPEN:
             raise self._refusal()
-        size = RECORD_BYTES + len(record.payload)
+        size = record.size_bytes
         assert size <= MAX_PAYLOAD_BYTES, "a record longer than any frame"
         batch = self._batch
         if batch and (len(batch) >= self._max_records or self._batch_bytes + size > self._max_bytes):
@@ -184,9 +194,9 @@ class GroupCommit:
                 timer.cancel()
         await self.flush()
         if was_failed:  # what it waited for may have come: the store has what was lost
-            self._flusher.submit(self._reopen, self._reopened)
+            self._flusher.submit(self._reopen, partial(self._guard, self._reopened))
         await self._flusher.stop()
-        await asyncio.to_thread(self._writer.close)
+        await in_thread(self._writer.close)
 
     @property
     def unsettled(self) -> int:
@@ -218,7 +228,7 @@ class GroupCommit:
         self._lone_ticks += 1
         if self._lone_ticks % _PROBE_EVERY and self._is_quick(batch, self._batch_bytes):
             self._batch, self._batch_bytes = [], FRAME_BYTES
-            self._flush_here(batch)
+            self._guard(self._flush_here, batch)
 
     def _is_quick(self, batch: list[Record], size: int) -> bool:
         """Tell whether to flush on the loop: the hop to the thread would take about as long."""
@@ -241,7 +251,7 @@ class GroupCommit:
             self._batch_bytes = FRAME_BYTES
         if not self._writer.fits(size):
             self._busy = True
-            self._flusher.submit(self._roll, lambda segment, error: self._rolled(batch, segment, error))
+            self._flusher.submit(self._roll, lambda segment, error: self._guard(self._rolled, batch, segment, error))
         elif not self._batch and self._is_quick(batch, size):
             self._flush_here(batch)
         else:
@@ -250,7 +260,10 @@ class GroupCommit:
     def _flush_here(self, batch: list[Record]) -> None:
         record = batch[0]
         record.alone = True
-        record.claimed = bool(_tell(self._claim, record))
+        try:
+            record.claimed = self._claim(record)
+        except Exception as error:
+            self._on_fault(error)
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._write(batch)
@@ -262,7 +275,7 @@ class GroupCommit:
     def _flush_there(self, batch: list[Record]) -> None:
         self._busy = True
         self._began_at = self._clock.monotonic()
-        self._flusher.submit(lambda: self._write(batch), lambda done, error: self._flushed(batch, done, error))
+        self._flusher.submit(lambda: self._write(batch), lambda done, error: self._guard(self._flushed, batch, done, error))
 
     def _write(self, batch: list[Record]) -> Flushed:
         """Flush a batch where a start will find it; called in either thread. Raises: as `Writer.commit`. JournalError."""
@@ -285,7 +298,7 @@ class GroupCommit:
 
     def _check_in_quiet(self) -> None:
         """Notice a journal that is gone before somebody inserts."""
-        self._watch = self._loop.call_later(_CHECK_S, self._check_in_quiet)
+        self._watch = self._loop.call_later(_CHECK_S, self._guard, self._check_in_quiet)
         if self._busy or self.condition not in (Condition.OPEN, Condition.NO_SPACE):
             return
         try:
@@ -318,7 +331,7 @@ class GroupCommit:
     def _ask_for_tick(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._loop.call_soon(self._end_tick)
+            self._loop.call_soon(self._guard, self._end_tick)
 
     def _settle(self, batch: list[Record], flushed: Flushed) -> None:
         now = self._clock.monotonic()
@@ -337,7 +350,10 @@ class GroupCommit:
             seq += 1
             if record.done is not None:
                 _tell(record.done, None)
-        _tell(self._on_commit, batch)
+        try:
+            self._on_commit(batch)
+        except Exception as error:
+            self._on_fault(error)
         self._count_settled(len(batch))
         if self._unmeasured_bytes >= _MEASURE_BYTES or now - self._measured_at >= _MEASURE_S:
             self._measure_space()
@@ -362,7 +378,8 @@ class GroupCommit:
 
     def _try_to_reopen(self) -> None:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
-        self._try_later(lambda: self._flusher.submit(self._reopen, self._reopened), self._reopen_s)
+        reopened = partial(self._guard, self._reopened)
+        self._try_later(lambda: self._flusher.submit(self._reopen, reopened), self._reopen_s)
         self._reopen_s = min(self._reopen_s * 2, self.REOPEN_LAST_S)
 
     def _roll(self) -> Segment:
@@ -389,12 +406,13 @@ class GroupCommit:
             return
         if segment is None:
             self.failure = _told(error)
-            _log.error("journal cannot begin a new segment", error=self.failure, retry_s=self._reopen_s)
+            self._no_segment.met(error=self.failure)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 self._ask_for_space()
             self._try_to_reopen()
             return
         self.condition = Condition.OPEN
+        self._no_segment.over()
         _log.info("journal works again", segment=segment.name)
         self._measure_space()
 
@@ -405,7 +423,9 @@ class GroupCommit:
         try:
             self.space.update(self._files.free_bytes(self._directory), self._kept.backlog_bytes, self._owed())
         except OSError as error:
-            _log.warning("free space of the journal's disk is unknown", error=str(error))
+            self._unmeasured.met(error=str(error))
+        else:
+            self._unmeasured.over()
         if self.space.is_low and self.condition is Condition.OPEN:
             self.condition = Condition.NO_SPACE
             _log.error(
@@ -434,7 +454,20 @@ class GroupCommit:
     def _try_later(self, action: Callable[[], None], delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(delay_s, action)
+        self._timer = self._loop.call_later(delay_s, self._guard, action)
+
+    def _guard(self, step: Callable[..., None], *news: Any) -> None:
+        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns.
+
+        After one that nothing here foresees the state is in doubt, so nothing more is accepted and nobody waits for a flush.
+        """
+        try:
+            step(*news)
+        except Exception as error:
+            self.condition = Condition.FAILED
+            self.failure = f"{type(error).__name__}: {error}"
+            self._count_settled(self.unsettled)
+            self._on_fault(error)
 
     def _count_settled(self, count: int) -> None:
         self._settled += count
@@ -448,10 +481,9 @@ def _told(error: BaseException | None) -> str:
     return str(error) if isinstance(error, JournalError) else f"{type(error).__name__}: {error}"
 
 
-def _tell(callback: Callable[[_News], _Answer], news: _News) -> _Answer | None:
-    """Call back; one listener's fault, answered by None, must not keep the news from the others."""
+def _tell(done: Callable[[JournalError | None], None], news: JournalError | None) -> None:
+    """Call `done`; one client's fault must not keep the news from the others."""
     try:
-        return callback(news)
+        done(news)
     except Exception:
         _log.exception("a journal callback failed")
-        return None

@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -113,6 +113,7 @@ class OsFiles:
         """See Files."""
         for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
             missing.mkdir(_DIR_MODE)
+            missing.chmod(_DIR_MODE)  # whatever umask a handler has set
             self.flush_dir(missing.parent)
         found = path.stat()
         if found.st_uid != os.geteuid():
@@ -127,7 +128,9 @@ class OsFiles:
 
     def create(self, path: Path) -> int:
         """See Files."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
+        _set_mode(handle)
+        return handle
 
     def open(self, path: Path, *, writable: bool = False) -> int:
         """See Files."""
@@ -193,6 +196,7 @@ class OsFiles:
             if not isinstance(error, BlockingIOError):
                 raise
             raise JournalLockedError(f"{path.parent} is in use by process {holder or '?'}") from None
+        _set_mode(handle)
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
         return handle
@@ -221,6 +225,12 @@ class OsFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_dev, found.st_ino
+
+
+def _set_mode(handle: int) -> None:
+    """Make a file what it should be whatever umask a handler has set. Some file systems have no modes, which is no harm."""
+    with suppress(OSError):
+        os.fchmod(handle, _FILE_MODE)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The bytes of format 1.1: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
+"""The bytes of format 1.2: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
 
     segment = header (128 bytes), frame*, zeros          one frame = one flush = one batch
     frame   = frame header (48 bytes), record*
@@ -23,7 +23,7 @@ from kqs.options import Job
 
 MAGIC = b"KQSJRNL\n"
 MAJOR = 1
-MINOR = 1
+MINOR = 2
 
 #: frame mark; not zero, so a preallocated tail is the end of the log, and no byte of UTF-8 text begins it
 SYNC = b"\xffKQ\xf1"
@@ -32,6 +32,8 @@ SYNC = b"\xffKQ\xf1"
 IGNORABLE = 1
 #: record flag: its job was claimed, for attempt 1, as part of being journaled
 CLAIMED = 2
+#: record flag: its jobs are those of another server's journal, taken over
+ADOPTED = 4
 
 #: frame flag: written by repair over damage; its records are lost, its payload means nothing, their seqs stay taken
 VOID = 1
@@ -50,6 +52,8 @@ _FRAME = struct.Struct("<4sIQIIQQI")
 _RECORD = struct.Struct("<BBHIIQ")
 _CRC = struct.Struct("<I")
 _VERSION = struct.Struct("<8sH")
+# before the payload of a record whose kind is TIMED: when it was accepted
+_TIME = struct.Struct("<Q")
 
 HEADER_BYTES = _HEADER.size + _CRC.size
 FRAME_BYTES = _FRAME.size + _CRC.size
@@ -64,6 +68,12 @@ class Kind(IntEnum):
     JOBS = 2  # one JSON job object, or a JSON array of them, as received
 
 
+#: such a record's kind plus this: its first order does not say when it was accepted, since the clock was behind the orders
+_TIMED = 2
+_KINDS = {int(kind): kind for kind in Kind}
+_TIMED_KINDS = {kind + _TIMED: kind for kind in Kind}
+
+
 class Record(msgspec.Struct, gc=False):
     """Jobs that were accepted together; always whole, in one batch.
 
@@ -71,7 +81,8 @@ class Record(msgspec.Struct, gc=False):
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
     seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
     claimed: its one job is run as soon as it is durable; who finds it in the journal and not in the store knows that it may
-    have begun.
+    have begun. accepted_us: when it was accepted, in microseconds since 1970; 0: that is its first order.
+    adopted: its jobs were accepted by another server before; a replay of that one's journal may be repeated.
     """
 
     kind: Kind
@@ -83,6 +94,19 @@ class Record(msgspec.Struct, gc=False):
     seq: int = -1
     alone: bool = False
     claimed: bool = False
+    accepted_us: int = 0
+    adopted: bool = False
+
+    @property
+    def accepted_at(self) -> float:
+        """Return when it was accepted by the clock of then, in Unix seconds."""
+        return (self.accepted_us or self.first_order) / 1_000_000
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what it takes of a frame."""
+        size = _RECORD.size + len(self.payload)
+        return size if self.accepted_us in (self.first_order, 0) else size + _TIME.size
 
     @property
     def last_order(self) -> int:
@@ -191,7 +215,12 @@ def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[
     for record in records:
         payload = record.payload
         order = record.first_order
-        parts.append(pack(record.kind, CLAIMED if record.claimed else 0, 0, record.count, len(payload), order))
+        flags = (CLAIMED if record.claimed else 0) | (ADOPTED if record.adopted else 0)
+        if record.accepted_us in (order, 0):
+            parts.append(pack(record.kind, flags, 0, record.count, len(payload), order))
+        else:
+            parts.append(pack(record.kind + _TIMED, flags, 0, record.count, _TIME.size + len(payload), order))
+            parts.append(_TIME.pack(record.accepted_us))
         parts.append(payload)
         if order < first_order:
             first_order = order
@@ -273,15 +302,18 @@ def decode_records(header: FrameHeader, payload: bytes) -> list[Record]:
         at += RECORD_BYTES
         if length > len(payload) - at:
             raise MalformedError(f"record {seq} is longer than its frame")
-        if kind in _KINDS:
-            data, claimed = payload[at : at + length], bool(flags & CLAIMED)
-            records.append(Record(_KINDS[kind], count, first_order, data, seq=seq, claimed=claimed))
+        data, us = payload[at : at + length], 0
+        if kind in _TIMED_KINDS:
+            if length < _TIME.size:
+                raise MalformedError(f"record {seq} is too short for its time")
+            (us,) = _TIME.unpack_from(data)
+            data = data[_TIME.size :]
+        if (known := _KINDS.get(kind) or _TIMED_KINDS.get(kind)) is not None:
+            claimed, adopted = bool(flags & CLAIMED), bool(flags & ADOPTED)
+            records.append(Record(known, count, first_order, data, seq=seq, claimed=claimed, accepted_us=us, adopted=adopted))
         elif not flags & IGNORABLE:
             raise JournalVersionError(f"record {seq} is of kind {kind}, which this version does not know")
         at += length
     if at != len(payload):
         raise MalformedError(f"{len(payload) - at} bytes after the last record")
     return records
-
-
-_KINDS = {int(kind): kind for kind in Kind}

@@ -6,11 +6,9 @@ Call from the loop thread. What is promised, and the bytes on disk: docs/journal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple
-
-import structlog
+from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
@@ -25,8 +23,12 @@ from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
+from kqs.log import get_logger
+from kqs.process.threads import in_thread
 
-_log = structlog.get_logger("kqs.journal")
+_log = get_logger("kqs.journal")
+
+_Done = TypeVar("_Done")
 
 
 class Recovery(NamedTuple):
@@ -49,12 +51,18 @@ class Recovery(NamedTuple):
     is_as_stopped: bool = False
 
 
+def _log_fault(error: Exception) -> None:
+    _log.error("journal met an unexpected error", exc_info=error)
+
+
 class Journal:
     """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`.
 
     claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`. on_low: called each
     second while the disk is too full to accept more, for whoever can give something back. owed: asked how many bytes of the
     disk must be left for what was accepted and fed.
+    on_fault: called with any error of these two, or of the journal's own that nothing foresees: the node must stop, and the
+    next start replays what they missed.
     """
 
     def __init__(
@@ -67,12 +75,13 @@ class Journal:
         claim: Callable[[Record], bool] = lambda _record: False,
         on_low: Callable[[], None] = lambda: None,
         owed: Callable[[], int] = lambda: 0,
+        on_fault: Callable[[Exception], None] = _log_fault,
     ) -> None:
         self._settings = settings
         self._directory = Path(settings.dir)
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_low, owed)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_low, owed, on_fault)
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -87,7 +96,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            lock, found, writer, segment, self._torn_files = await asyncio.to_thread(self._recover)
+            lock, found, writer, segment, self._torn_files = await _in_full(in_thread(self._recover))
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -282,3 +291,13 @@ class Journal:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+async def _in_full(work: Coroutine[Any, Any, _Done]) -> _Done:
+    """Return what `work` returns; if cancelled, end when it has ended: the lock must not go while a thread works below it."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise

@@ -17,6 +17,7 @@ from kqs.journal.files import Files
 from kqs.journal.format import MalformedError, Record
 from kqs.journal.reader import SLICE_BYTES, FrameReader
 from kqs.journal.segment import Segment, corrupt
+from kqs.process.threads import in_thread
 
 #: `oldest_order` while no kept segment holds a job
 NO_ORDER = (1 << 63) - 1
@@ -82,11 +83,11 @@ class KeptSegments:
             path = self._directory / segment.name
             seq, offset = segment.seek(from_seq)
             try:
-                handle = await asyncio.to_thread(self._files.open, path)
+                handle = await in_thread(self._files.open, path)
                 try:
                     reader = FrameReader(self._files, handle, segment.salt, offset, segment.end, seq)
                     while not reader.at_end:
-                        records = await asyncio.to_thread(reader.take, SLICE_BYTES)
+                        records = await in_thread(reader.take, SLICE_BYTES)
                         if records and records[0].seq < from_seq:
                             records = [record for record in records if record.seq >= from_seq]
                         if records:
@@ -108,12 +109,12 @@ class KeptSegments:
         async with self._changing:
             try:
                 if fed_seq > self.checkpoint_seq:
-                    await asyncio.to_thread(write_checkpoint, self._files, self._directory, journal_id, fed_seq)
+                    await in_thread(write_checkpoint, self._files, self._directory, journal_id, fed_seq)
                     self.checkpoint_seq = fed_seq
                 while len(self._segments) > 1 and self._segments[0].end_seq <= self.checkpoint_seq:
-                    await asyncio.to_thread(self._unlink, self._segments[0].name)
+                    await in_thread(self._unlink, self._segments[0].name)
                     del self._segments[0]
-                await asyncio.to_thread(keep_spare, self._files, self._directory)
+                await in_thread(keep_spare, self._files, self._directory)
             except OSError as error:
                 raise JournalError(f"the checkpoint in {self._directory} failed: {error}") from error
 

@@ -12,18 +12,22 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, Run
-from kqs.store.base import Store
+from kqs.log import get_logger
+from kqs.queue.admission import may_run
+from kqs.store import base
+from kqs.store.base import Granted, Store
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 #: how long to wait before asking a store or broker that failed again, in s
 RETRY_WAIT_S = 0.2
+#: entries of one claim: enough that a commit of its own costs them nothing, few enough for one statement
+CLAIM_ENTRIES = 4000
 
 
 class Taker:
@@ -38,6 +42,9 @@ class Taker:
         self._has_room = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
+        self._is_light = asyncio.Event()
+        self._is_light.set()
+        self._unbegun_bytes = 0
         self.stopped = False
         #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
         self.worth = 1
@@ -67,8 +74,21 @@ class Taker:
             self.on_room()
 
     async def wait_room(self) -> None:
-        """Return when there is room."""
+        """Return when there is room, and not too much data waits for its run to begin."""
+        await self._is_light.wait()
         await self._has_room.wait()
+
+    def weigh(self, runs: Sequence[Run]) -> None:
+        """Note that the data of delivered runs is in memory until they `begin`."""
+        self._unbegun_bytes += sum([len(run.data) for run in runs])
+        if self._unbegun_bytes > base.DATA_BYTES:
+            self._is_light.clear()
+
+    def begin(self, run: Run) -> None:
+        """Note that a delivered run begins, or was given back."""
+        self._unbegun_bytes -= len(run.data)
+        if self._unbegun_bytes <= base.DATA_BYTES:
+            self._is_light.set()
 
     async def stop(self) -> None:
         """Take no more; return when the claims under way have been delivered."""
@@ -88,12 +108,23 @@ class Taker:
 class Dispatcher:
     """Serves every taker."""
 
-    def __init__(self, store: Store, broker: Broker, clock: Clock, on_hungry: Callable[[], None]) -> None:
-        """Args: on_hungry: called when a taker has room and nothing is ready, so that whoever holds new jobs back lets go."""
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        clock: Clock,
+        on_hungry: Callable[[], None],
+        keep_damaged_s: float | None = None,
+    ) -> None:
+        """Args: on_hungry: called when a taker has room and nothing is ready, so that whoever holds new jobs back lets go.
+
+        keep_damaged_s: as for Store.claim.
+        """
         self._store = store
         self._broker = broker
         self._clock = clock
         self._on_hungry = on_hungry
+        self._keep_damaged_s = keep_damaged_s
         self._takers: list[Taker] = []
 
     @property
@@ -115,19 +146,22 @@ class Dispatcher:
     async def serve(self, taker: Taker) -> None:
         """Bring `taker` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
         self._takers.append(taker)
+        trouble = Trouble(log, "cannot reserve, trying again", "reserves again", self._clock.monotonic)
         try:
             while not taker.stopped:
                 await taker.wait_room()
                 try:
                     await self._bring(taker)
                 except (StoreUnavailableError, BrokerError) as error:
-                    log.warning("cannot reserve, trying again", error=str(error))
+                    trouble.met(error=str(error))
                     await asyncio.sleep(RETRY_WAIT_S)
+                else:
+                    trouble.over()
         finally:
             self._takers.remove(taker)
 
     async def _bring(self, taker: Taker) -> None:
-        room = taker.room
+        room = min(taker.room, CLAIM_ENTRIES)
         if room <= 0:
             return
         entries = await self._broker.reserve(taker.weights, room)
@@ -145,9 +179,12 @@ class Dispatcher:
     async def _deliver(self, taker: Taker, entries: list[Entry]) -> None:
         taker.take(len(entries))
         with taker.claiming():
-            runs = await self._claim(taker, entries) if entries else []
+            runs = await self._claim(taker, entries) if entries else Granted()
             if runs:
                 taker.deliver(runs)
+        if len(runs) < len(entries):
+            taker.free(len(entries) - len(runs))
+            await self._return(entries, runs)
 
     async def _wait_ready(self, taker: Taker) -> None:
         self._on_hungry()
@@ -157,19 +194,20 @@ class Dispatcher:
         finally:
             taker.on_room = None
 
-    async def _claim(self, taker: Taker, entries: list[Entry]) -> list[Run]:
+    async def _claim(self, taker: Taker, entries: list[Entry]) -> Granted:
         try:
-            runs = await self._store.claim(entries, taker.worker, self._clock.now())
+            return await self._store.claim(entries, taker.worker, self._clock.now(), self._keep_damaged_s)
         except KqsError:
             taker.free(len(entries))
             await self._broker.release(entries)
             raise
-        if len(runs) < len(entries):
-            granted = {run.claim.id for run in runs}
-            refused = [entry for entry in entries if entry.id not in granted]
-            taker.free(len(refused))
-            await self._broker.delete(refused)
-        return runs
+
+    async def _return(self, entries: list[Entry], runs: Granted) -> None:
+        """Have the broker forget what is not ready any more, and keep what was left."""
+        kept = {run.claim.id for run in runs} | {entry.id for entry in runs.left}
+        await self._broker.delete([entry for entry in entries if entry.id not in kept])
+        if runs.left:
+            await self._broker.release(list(runs.left))
 
     def pick_direct(self, jobs: Sequence[Accepted], now: float) -> list[tuple[Taker, Accepted]]:
         """Choose the new jobs that meet an idle lane, mark them as claimed now and count them with their taker.
@@ -185,7 +223,8 @@ class Dispatcher:
             for job in _by_rank(jobs):
                 if taker.room <= 0:
                     break
-                if job.type in taker.types and job.type not in behind and not job.due_at and not job.claimed_at:
+                is_free = job.type in taker.types and job.type not in behind and not job.claimed_at
+                if is_free and not job.due_at and may_run(job.expire_at, now):
                     job.claimed_at = now
                     taker.take(1)
                     picked.append((taker, job))

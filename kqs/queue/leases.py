@@ -1,7 +1,8 @@
 """When a run is lost: every deadline of every run in progress, on one timer.
 
 Deadlines are gathered in slots of `SLOT_S`; a lease sits in the slot of a deadline it had and moves only when that slot comes
-due, so that starting and ending a run cost a dictionary access each, and a touch one store. Call from the loop thread.
+due, so that starting and ending a run cost a look into a table each, and a touch one store. A slot that nobody sits in is
+forgotten, so that memory follows the runs in progress, however long their ttr. Call from the loop thread.
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ from kqs.options import Options
 
 #: a run is found lost at most this long after its deadline; a fifth of the least ttr
 SLOT_S = 0.02
+#: deadlines beyond this many s from now are never looked at, as if there were none: no server runs for 30 years
+HORIZON_S = 1e9
+#: slots that are empty and not forgotten yet, at most, beside one for each that is not
+SPARE_SLOTS = 64
 #: a timer that is later than this tells that the loop was held up: who ended in time has not been heard yet
 LATE_S = 0.1
+
+_EMPTY: frozenset[Lease] = frozenset()
 
 
 class Lease:
@@ -41,8 +48,15 @@ class Lease:
 
     @property
     def next_deadline(self) -> float:
-        """Return the deadline that comes first, touches counted."""
-        return min(max(self.deadline, self.context.touched_at + self.options.ttr), self.limit_deadline)
+        """Return the deadline that comes first, touches counted; what a handler has put in their place is none."""
+        touched_at = self.context.touched_at
+        if type(touched_at) is not float:
+            touched_at = -math.inf
+        return min(max(self.deadline, touched_at + self.options.ttr), self.limit_deadline)
+
+    def is_over_limit(self, now: float) -> bool:
+        """Tell whether the run has taken longer than it may, whatever else is true of it. now: monotonic."""
+        return self.limit_deadline <= now
 
 
 class Leases:
@@ -51,11 +65,12 @@ class Leases:
     def __init__(self, clock: Clock, expired: Callable[[Lease], None]) -> None:
         self._clock = clock
         self._expired = expired
-        self._slots: dict[int, dict[str, Lease]] = {}
-        self._heap: list[int] = []
+        self._slots: dict[int, set[Lease]] = {}
+        self._heap: list[int] = []  # every number in `_slots`, and others that are not any more
+        self._newest = 0  # the slot that was filled last: empty or not, the next lease is likely to want it
         self._timer: asyncio.TimerHandle | None = None
         self._timer_slot = 0
-        self._forever: dict[str, Lease] = {}
+        self._forever: set[Lease] = set()
 
     def __len__(self) -> int:
         return len(self._forever) + sum(len(slot) for slot in self._slots.values())
@@ -66,18 +81,28 @@ class Leases:
         self._put(lease, deadline)
 
     def _put(self, lease: Lease, deadline: float) -> None:
-        if deadline == math.inf:
+        if not deadline - lease.began_at < HORIZON_S:
             lease.slot = 0
-            self._forever[lease.run.claim.id] = lease
+            self._forever.add(lease)
             return
-        number = int(deadline / SLOT_S) + 1
+        number = int(max(deadline, lease.began_at) / SLOT_S) + 1
         lease.slot = number
         slot = self._slots.get(number)
         if slot is None:
-            slot = self._slots[number] = {}
-            heapq.heappush(self._heap, number)
-            self._arm()
-        slot[lease.run.claim.id] = lease
+            slot = self._open_slot(number)
+        slot.add(lease)
+        self._newest = number
+
+    def _open_slot(self, number: int) -> set[Lease]:
+        if not self._slots.get(self._newest, True):
+            del self._slots[self._newest]
+        slot = self._slots[number] = set()
+        heapq.heappush(self._heap, number)
+        if len(self._heap) > 2 * len(self._slots) + SPARE_SLOTS:
+            self._heap = list(self._slots)
+            heapq.heapify(self._heap)
+        self._arm()
+        return slot
 
     def end(self, lease: Lease) -> bool:
         """Forget a run that is over; False if it had been lost or ended before."""
@@ -86,14 +111,17 @@ class Leases:
             return False
         lease.context.end()
         if number == 0:
-            del self._forever[lease.run.claim.id]
+            self._forever.remove(lease)
             return True
-        del self._slots[number][lease.run.claim.id]
+        slot = self._slots[number]
+        slot.remove(lease)
+        if not slot and number != self._newest:
+            del self._slots[number]
         return True
 
     def all(self) -> list[Lease]:
         """Return every run in progress."""
-        return [*self._forever.values(), *(lease for slot in self._slots.values() for lease in slot.values())]
+        return [*self._forever, *(lease for slot in self._slots.values() for lease in slot)]
 
     def close(self) -> None:
         """Stop the timer."""
@@ -105,8 +133,7 @@ class Leases:
         """Let go of the runs whose deadline has passed."""
         now = self._clock.monotonic()
         while self._heap and self._heap[0] * SLOT_S <= now:
-            slot = self._slots.pop(heapq.heappop(self._heap))
-            for lease in slot.values():
+            for lease in self._slots.pop(heapq.heappop(self._heap), _EMPTY):
                 if (deadline := lease.next_deadline) > now:
                     self._put(lease, deadline)
                 else:
@@ -124,6 +151,8 @@ class Leases:
             self.check()
 
     def _arm(self) -> None:
+        while self._heap and self._heap[0] not in self._slots:
+            heapq.heappop(self._heap)
         if not self._heap or (self._timer_slot and self._timer_slot <= self._heap[0]):
             return
         self.close()

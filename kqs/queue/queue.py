@@ -12,23 +12,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
+from kqs.log import get_logger
 from kqs.options import Cascade
+from kqs.queue.admission import may_run
 from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
+from kqs.queue.jumps import JUMP_S, JumpWatch
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 Answer = TypeVar("Answer")
 
@@ -67,11 +69,14 @@ class Queue:
         self._settings = settings
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
-        self._dispatcher = Dispatcher(store, broker, clock, self._hungry)
+        self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
+        self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
         self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
+        self._jumps = JumpWatch(clock)
+        self._was_ahead = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker_tasks: dict[Taker, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -89,6 +94,7 @@ class Queue:
         Raises: StoreUnavailableError: nothing was started; it may be tried again.
         """
         self._epoch = info.epoch
+        self._was_ahead = instant_of(info.last_order) > self.clock.now() + JUMP_S
         counts = await self._store.counts()
         waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
         await self._timetable.look()
@@ -127,7 +133,7 @@ class Queue:
             self.on_task_death(error)
 
     async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE):
+        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
             now = self.clock.now()
             reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)
@@ -189,6 +195,10 @@ class Queue:
         """Return who has room for a new job of this type now, unless others wait before it."""
         return self._dispatcher.idle_taker(type_)
 
+    def admits(self, job: Accepted) -> bool:
+        """Tell whether a new job may run now, as far as it is up to the job."""
+        return not job.due_at and may_run(job.expire_at, self.clock.now())
+
     @property
     def room(self) -> int:
         """Return how many runs those who run jobs can take now."""
@@ -216,9 +226,16 @@ class Queue:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease:
-        """Start a delivered run's clock. `on_lost` is called if its deadline passes; the run is judged by then."""
-        lease = Lease(run, self.cascade.resolve(run.type, run.options), self.clock, on_lost)
+    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease | None:
+        """Start a delivered run's clock; None if its job has expired, and with that has ended.
+
+        `on_lost` is called if a deadline of the run passes; it is judged by then.
+        """
+        options = self.cascade.resolve(run.type, run.options)
+        if run.expire_at is not None and not may_run(run.expire_at, self.clock.now()):
+            self._reporter.add(run, self._judge.expired(run, options, self._now()))
+            return None
+        lease = Lease(run, options, self.clock, on_lost)
         self._leases.add(lease)
         return lease
 
@@ -235,11 +252,11 @@ class Queue:
     def interrupt(self, lease: Lease) -> None:
         """Give back a run that is not going to end; it costs the job nothing."""
         if self._leases.end(lease):
-            self.give_back(lease.run)
+            self._reporter.add(lease.run, self._judge.interrupted(lease.run, self._now()))
 
     def give_back(self, run: Run) -> None:
-        """Give back a delivered run that never began."""
-        self._reporter.add(run, self._judge.interrupted(run, self._now()))
+        """Give back a delivered run that never began: its record is as if it had not been claimed."""
+        self._reporter.add(run, self._judge.unclaimed(run, self._now()))
 
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
@@ -250,14 +267,15 @@ class Queue:
 
     def _lease_expired(self, lease: Lease) -> None:
         now = self._now()
-        if lease.limit_deadline <= lease.deadline:
+        # who is over its limit has failed, also where the loop was held up and its ttr is over as well
+        if lease.is_over_limit(self.clock.monotonic()):
             reason = f"time_limit of {lease.options.time_limit:g} s reached"
             judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now, random.random())  # noqa: S311
         else:
             self.ghost_count += 1
             reason = f"no report within ttr of {lease.options.ttr:g} s"
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
-        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.claim.attempt, reason=reason)
+        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
         self._reporter.add(lease.run, judged)
         lease.on_lost(lease)
 
@@ -281,16 +299,25 @@ class Queue:
     # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
+        trouble = Trouble(log, "cannot keep house, trying again", "keeps house again", self.clock.monotonic)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
                 await self.keep_house()
             except StoreUnavailableError as error:
-                log.warning("cannot keep house, trying again", error=str(error))
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
 
     async def keep_house(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
         await self._recover_orphans()
+        if back_s := self._jumps.back_s():
+            log.warning("the clock was set back", seconds=round(back_s, 3))
+            self._was_ahead = True
+        if self._was_ahead:
+            log.info("shortened waits that count from a clock that was ahead", count=await self._timetable.revise())
+            self._was_ahead = False
         await self._timetable.look()
         await self._seeker.look()
         await self.sweep()

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from kqs.errors import StoreUnavailableError
 from kqs.job import Report, Run
+from kqs.log import get_logger
+from kqs.store import base
 from kqs.store.base import Store
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
+#: reports of one commit; that many cost no more each in a larger one
+COMMIT_REPORTS = 10_000
 
 
 class Reporter:
@@ -33,6 +36,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
 
     def add(self, run: Run, report: Report) -> None:
@@ -79,14 +83,28 @@ class Reporter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._pending = self._pending, []
+            batch = self._take()
             if batch:
                 self._committing = batch
                 accepted = await self._commit([report for _, report in batch])
                 await self._applied(batch, accepted)
                 self._committing = []
-            if not self._pending:
+            if self._pending:
+                self._wake.set()
+            else:
                 self._idle.set()
+
+    def _take(self) -> list[tuple[Run, Report]]:
+        """Take what has gathered, but no more than one commit should hold."""
+        batch, self._pending = self._pending, []
+        total = 0
+        for index, (_, report) in enumerate(batch):
+            if report.result is not None:
+                total += len(report.result)
+            if index and (index == COMMIT_REPORTS or total > base.DATA_BYTES):
+                batch, self._pending = batch[:index], batch[index:]
+                break
+        return batch
 
     async def _commit(self, reports: list[Report]) -> list[bool]:
         wait_s = FIRST_WAIT_S
@@ -95,9 +113,10 @@ class Reporter:
                 accepted = await self._store.report(reports)
             except StoreUnavailableError as error:
                 self.trouble = str(error)
-                log.warning("the store refuses reports, trying again", error=str(error), count=len(reports))
+                self._lasting.met(error=str(error), count=len(reports))
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
                 self.trouble = None
+                self._lasting.over()
                 return accepted

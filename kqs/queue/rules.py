@@ -8,12 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Accepted, Event, Report, Run, State, accepted_at, next_state
+from kqs.job import WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State, next_state
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
+from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
+from kqs.verdicts import MAX_DELAY_S
 
 #: longer reasons are cut, so that a handler's error text cannot swell its record without bound
 MAX_ERROR_CHARS = 4000
+
+#: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
+DELAY_MARGIN_S = 1.1
 
 
 def whole_ms(at: float) -> float:
@@ -34,9 +39,8 @@ class Retention:
         return None if keep_s < 0 else ended_at + keep_s
 
 
-def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> Accepted:
-    """Return what the store keeps of a job that set no options; `defaults` are its type's."""
-    at = accepted_at(order)
+def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options, at: float) -> Accepted:
+    """Return what the store keeps of a job that set no options; `defaults` are its type's. at: when it was accepted."""
     return Accepted(
         order,
         job_id,
@@ -50,14 +54,14 @@ def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options) -> A
     )
 
 
-def accept(job: Job, order: int, job_id: str, defaults: Options, at_s: float | None) -> Accepted:
+def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s: float | None) -> Accepted:
     """Return what the store keeps of a job.
 
-    Args: at_s: the job's `at` in Unix seconds, or None when it has none. defaults: the settings of its type.
+    Args: at: when it was accepted, by the clock of then; no order tells. at_s: the job's `at`, or None when it has none; both
+        in Unix seconds. defaults: the settings of its type.
     """
     if isinstance(job, PlainJob):
-        return accept_plain(job, order, job_id, defaults)
-    at = accepted_at(order)
+        return accept_plain(job, order, job_id, defaults, at)
     delay = defaults.delay if job.delay is None else job.delay
     due_at = at_s if at_s is not None else at + delay
     expire = defaults.expire if job.expire is None else job.expire
@@ -80,6 +84,32 @@ def _prio(job: JobFields, defaults: Options) -> int:
     return PRIORITIES[job.prio] if isinstance(job.prio, str) else job.prio
 
 
+def rescheduled(record: JobRecord, options: Options, now: float) -> Rescheduled | None:
+    """Return the times of a waiting job whose wait is longer than what was asked for, as the clock was ahead; None: it is not.
+
+    An `at` is an instant of the wall clock, not a wait, and stays.
+    """
+    due_at, expire_at = record.due_at, record.expire_at
+    wait_s = _asked_wait_s(record, options)
+    if wait_s is not None:
+        due_at = min(due_at, now + wait_s)
+    if expire_at is not None and options.expire is not None:
+        expire_at = min(expire_at, now + options.expire)
+    were = (record.due_at, record.expire_at)
+    return None if (due_at, expire_at) == were else Rescheduled(record.order, record.id, were, due_at, expire_at)
+
+
+def _asked_wait_s(record: JobRecord, options: Options) -> float | None:
+    """Return how long a job was to wait when its due time was computed, in s; None where that is not known, or no wait."""
+    if record.state is State.DELAYED:
+        computed_from, asked_s = record.accepted_at, options.delay
+        return asked_s if abs(record.due_at - computed_from - asked_s) <= DELAY_MARGIN_S else None
+    ended_at = record.runs[-1].ended_at if record.runs else None
+    if record.state is State.NEW or not record.due_at or ended_at is None:
+        return None
+    return record.due_at - ended_at if record.due_at > ended_at else None
+
+
 class Judge:
     """Turns the end of a run into the report that the store applies."""
 
@@ -93,13 +123,17 @@ class Judge:
             report.result = outcome.result
             return report
         if isinstance(outcome, Again):
-            return _waiting(run, Event.AGAIN, "again", now, outcome.delay_s or 0.0)
+            delay_s = outcome.delay_s or 0.0
+            if not 0 <= delay_s <= MAX_DELAY_S:  # a verdict of a class that does not check it
+                outcome = Failed(f"Again: expected a delay from 0 to {MAX_DELAY_S} s, got {delay_s}", final=True)
+                return self._failed(run, options, outcome, now, jitter)
+            return _waiting(run, Event.AGAIN, "again", now, delay_s)
         return self._failed(run, options, outcome, now, jitter)
 
     def ghost(self, run: Run, options: Options, now: float, reason: str) -> Report:
         """Judge a run that nobody reported: its ttr ran out, or its worker died."""
         ghosts = run.ghosts + 1
-        if may_ghost(options, ghosts) and not _expired(run, now):
+        if may_ghost(options, ghosts) and may_run(run.expire_at, now):
             report = _waiting(run, Event.GHOST, "ghost", now, ghost_delay_s(options, ghosts))
         else:
             report = self._ended(run, options, Event.GHOSTED_OUT, "ghost", now)
@@ -113,9 +147,23 @@ class Judge:
         report.interrupted = run.interrupted + 1
         return report
 
+    def unclaimed(self, run: Run, now: float) -> Report:
+        """Judge a claim that was given back before its run began: nothing has happened."""
+        waited_as = State(run.waited_as) if run.waited_as in WAITING else State.NEW  # no checksum is of the state
+        report = _ended(run, waited_as, "", now)
+        report.has_begun = False
+        return report
+
+    def expired(self, run: Run, options: Options, now: float) -> Report:
+        """Judge a claimed job whose time was over before its run began."""
+        report = self._ended(run, options, Event.EXPIRE, "", now)
+        report.error = "expired"
+        report.has_begun = False
+        return report
+
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float, jitter: float) -> Report:
         failures = run.failures + 1
-        if not outcome.final and may_retry(options, failures) and not _expired(run, now):
+        if not outcome.final and may_retry(options, failures) and may_run(run.expire_at, now):
             report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, jitter))
         else:
             report = self._ended(run, options, Event.FAIL, "fail", now)
@@ -125,32 +173,27 @@ class Judge:
 
     def _ended(self, run: Run, options: Options, event: Event, run_state: str, now: float) -> Report:
         state = next_state(State.PROCESSING, event)
-        return Report(
-            claim=run.claim,
-            type=run.type,
-            state=state,
-            run_state=run_state,
-            ended_at=now,
-            drop_at=self._retention.drop_at(state, options.keep, now),
-            failures=run.failures,
-            ghosts=run.ghosts,
-            interrupted=run.interrupted,
-        )
-
-
-def _expired(run: Run, now: float) -> bool:
-    return run.expire_at is not None and run.expire_at <= now
+        report = _ended(run, state, run_state, now)
+        report.drop_at = self._retention.drop_at(state, options.keep, now)
+        return report
 
 
 def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float) -> Report:
+    report = _ended(run, next_state(State.PROCESSING, event), run_state, now)
+    report.due_at = now + delay_s if delay_s > 0 else 0.0
+    return report
+
+
+def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
+    """Return that the run is over. It did not end before it began, whatever the clock has done since."""
     return Report(
         claim=run.claim,
         type=run.type,
-        state=next_state(State.PROCESSING, event),
+        state=state,
         run_state=run_state,
-        ended_at=now,
-        due_at=now + delay_s if delay_s > 0 else 0.0,
+        ended_at=max(now, run.started_at),
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,
+        returned=run.returned,
     )

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-import structlog
-
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.job import State
+from kqs.job import WAITING, JobRecord, State
+from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
-from kqs.queue.rules import Retention, whole_ms
+from kqs.queue.rules import Retention, rescheduled, whole_ms
 from kqs.store.base import Store
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.queue")
+log = get_logger("kqs.queue")
 
 #: how many records one store operation touches at most, so that no other waits long behind it
 SLICE = 1000
+#: as above, of those that are changed one by one
+REVISED = 100
+_WAITING = sorted(WAITING)
 #: how long to wait before asking a store that refused again, in s
 RETRY_WAIT_S = 1.0
 
@@ -33,6 +36,9 @@ class Timetable:
         self._cascade = cascade
         self._clock = clock
         self._retention = retention
+        monotonic = clock.monotonic
+        self._due_trouble = Trouble(log, "cannot wake what is due, trying again", "wakes what is due again", monotonic)
+        self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
         self._due = Alarm(clock, self._wake_due)
         self._expiring = Alarm(clock, self._expire)
 
@@ -51,14 +57,38 @@ class Timetable:
         """Take in what stands in the store. Raises: StoreUnavailableError."""
         self.note(await self._store.next_due_at() or 0.0, await self._store.next_expire_at())
 
+    async def revise(self) -> int:
+        """Shorten the waits that a clock made too long which was ahead; return how many. Raises: StoreUnavailableError."""
+        count = 0
+        for state in _WAITING:
+            after: int | None = None
+            while records := await self._store.jobs(type_=None, state=state, after=after, limit=REVISED):
+                now, resolve = self._clock.now(), self._cascade.resolve
+                waiting = [await self._with_runs(record, now) for record in records]
+                changes = [rescheduled(record, resolve(record.type, record.options), now) for record in waiting]
+                if found := [change for change in changes if change is not None]:
+                    await self._store.reschedule(found)
+                    count += len(found)
+                after = records[-1].order
+        await self.look()
+        return count
+
+    async def _with_runs(self, record: JobRecord, now: float) -> JobRecord:
+        """Return a record of which a listing may have left out what its wait counts from: the end of the last run."""
+        if record.attempt and record.due_at > now:
+            return await self._store.job(record.id) or record
+        return record
+
     async def _wake_due(self) -> float | None:
         try:
             while entries := await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes):
                 await self._broker.put(entries)
-            return await self._store.next_due_at()
+            next_at = await self._store.next_due_at()
         except StoreUnavailableError as error:
-            log.warning("cannot wake what is due, trying again", error=str(error))
+            self._due_trouble.met(error=str(error))
             return self._clock.now() + RETRY_WAIT_S
+        self._due_trouble.over()
+        return next_at
 
     async def _expire(self) -> float | None:
         keep = self._cascade.base.keep
@@ -67,7 +97,9 @@ class Timetable:
         try:
             while ended := await self._store.expire(whole_ms(self._clock.now()), SLICE, drop_after_s, by_type):
                 log.info("jobs expired", count=len(ended))
-            return await self._store.next_expire_at()
+            next_at = await self._store.next_expire_at()
         except StoreUnavailableError as error:
-            log.warning("cannot end what expired, trying again", error=str(error))
+            self._expiry_trouble.met(error=str(error))
             return self._clock.now() + RETRY_WAIT_S
+        self._expiry_trouble.over()
+        return next_at

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -16,11 +17,12 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server.context import Context
-from kqs.server.inserts import adopt, insert
-from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, parse
+from kqs.server.inserts import adopting, inserting
+from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, parse
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
-from kqs.wire.call import Call
+from kqs.wire.call import Call, detached
+from kqs.wire.steps import Steps, finish
 
 _encode = msgspec.json.Encoder().encode
 PONG = Raw(b'"pong"')
@@ -37,24 +39,38 @@ class Role(StrEnum):
 
 
 Run = Callable[[Peer, Call], None]
+InSteps = Callable[[Peer, Call], Steps[None]]
 
 
 class CallSpec(msgspec.Struct, frozen=True):
-    """One row of the table. `parameters` is how `help` shows the argument."""
+    """One row of the table. `parameters` is how `help` shows the argument.
+
+    in_steps: does the same as `run`, in steps, for a long argument; None: no argument makes it long.
+    """
 
     name: str
     role: Role
     parameters: str
     help: str
     run: Run
+    in_steps: InSteps | None = None
 
 
-def _at_once(function: Callable[[Context, Call], bytes | Raw]) -> Run:
+def _all_steps(in_steps: InSteps) -> Run:
+    """Make a `run` of a function that works in steps."""
+
+    def run(peer: Peer, call: Call) -> None:
+        finish(in_steps(peer, call))
+
+    return run
+
+
+def _at_once(model: type[AnyParameters], function: Callable[[Context, AnyParameters], bytes | Raw]) -> Run:
     """Make a `run` of a function that answers without waiting."""
 
     def run(peer: Peer, call: Call) -> None:
         try:
-            result = function(peer.context, call)
+            result = function(peer.context, parse(model, call))
         except Exception as error:
             peer.refuse(call, *translate(error))
         else:
@@ -63,61 +79,92 @@ def _at_once(function: Callable[[Context, Call], bytes | Raw]) -> Run:
     return run
 
 
-def _in_a_task(function: Callable[[Context, Call], Awaitable[Any]]) -> Run:
+def _in_a_task(model: type[AnyParameters], function: Callable[[Peer, AnyParameters], Awaitable[Any]]) -> Run:
     """Make a `run` of a function that waits; what it returns is encoded as JSON."""
 
-    async def work(peer: Peer, call: Call) -> None:
+    async def work(peer: Peer, call: Call, parameters: AnyParameters) -> None:
+        result = b""
         try:
-            result = _encode(await function(peer.context, call))
+            result = _encode(await function(peer, parameters))
         except Exception as error:
             peer.refuse(call, *translate(error))
         else:
             peer.answer(call, result)
         finally:
-            peer.settle()
+            peer.end_task(len(result))
 
     def run(peer: Peer, call: Call) -> None:
-        peer.defer()
-        peer.context.spawn(work(peer, call), f"call {call.name}")
+        try:
+            parameters = parse(model, call)
+        except Exception as error:
+            peer.refuse(call, *translate(error))
+            return
+        peer.begin_task()
+        peer.context.spawn(work(peer, detached(call), parameters), f"call {call.name}")
 
     return run
 
 
-def _ping(_context: Context, _call: Call) -> Raw:
+def _ping(_context: Context, _nothing: NoQuery) -> Raw:
     return PONG
 
 
-def _help(_context: Context, call: Call) -> bytes:
-    name = parse(HelpQuery, call.arg).name
-    if name is not None and name not in CALLS:
-        raise CallError(unknown_name("call", name, CALLS), "unknown_call")
+def _help(_context: Context, query: HelpQuery) -> bytes:
+    if query.name is not None and query.name not in CALLS:
+        raise unknown_call(query.name)
+    return _help_text(query.name)
+
+
+@cache
+def _help_text(name: str | None) -> bytes:
     shown = [spec for spec in CALLS.values() if name in (None, spec.name)]
     return _encode([{"name": s.name, "role": s.role, "parameters": s.parameters, "help": s.help} for s in shown])
 
 
-def _quit(context: Context, _call: Call) -> Raw:
+def unknown_call(name: str) -> CallError:
+    """Return the error for a call that does not exist. What only an administrator may do is never suggested."""
+    harmless = [spec.name for spec in CALLS.values() if spec.role is not Role.ADMIN]
+    return CallError(unknown_name("call", name, harmless), "unknown_call")
+
+
+def _quit(context: Context, _nothing: NoQuery) -> Raw:
     context.backend.request_stop()
     return STOPPING
 
 
-async def _stats(context: Context, _call: Call) -> dict[str, int | float]:
-    return {**await context.backend.stats(), **context.counters.as_stats()}
+async def _stats(peer: Peer, _nothing: NoQuery) -> dict[str, int | float]:
+    return {**await peer.context.backend.stats(), **peer.context.counters.as_stats()}
 
 
-async def _health(context: Context, _call: Call) -> dict[str, Any]:
-    return await context.backend.health(draining=context.draining)
+async def _health(peer: Peer, _nothing: NoQuery) -> dict[str, Any]:
+    return await peer.context.backend.health(draining=peer.context.draining)
 
 
-async def _job(context: Context, call: Call) -> dict[str, Any]:
-    job_id = parse(JobQuery, call.arg).id
-    found = await context.backend.job(job_id)
+async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
+    async with peer.reads:
+        await _wait_for_room(peer)
+        found = await peer.context.backend.job(query.id)
     if found is None:
-        raise CallError(f"no job has the id {strict.shown(_encode(job_id))}", "not_found")
+        raise CallError(f"no job has the id {strict.shown(_encode(query.id))}", "not_found")
     return found
 
 
-async def _jobs(context: Context, call: Call) -> list[dict[str, Any]]:
-    return await context.backend.jobs(parse(JobsQuery, call.arg))
+async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]]:
+    async with peer.reads:
+        await _wait_for_room(peer)
+        return await peer.context.backend.jobs(query)
+
+
+async def _wait_for_room(peer: Peer) -> None:
+    """Wait until jobs may be read for `peer`, who has its turn: nobody knows their size before.
+
+    Raises: CallError: the peer is gone.
+    """
+    room = peer.context.answers.room
+    if not room.is_set():
+        await room.wait()
+    if peer.is_gone:
+        raise CallError("the connection is lost", "busy")
 
 
 def _echo(peer: Peer, call: Call) -> None:
@@ -133,20 +180,34 @@ def _table(*specs: CallSpec) -> dict[str, CallSpec]:
 
 #: Every call there is. docs/protocol.md describes each, and a test holds the two together.
 CALLS = _table(
-    CallSpec("insert", Role.INSERT, "job | [job, …]", "keep a job, or all of a list or none; answers its id or theirs", insert),
-    CallSpec("adopt", Role.ADMIN, "job | [job, …]", "insert under ids that a dead server made", adopt),
-    CallSpec("job", Role.READ, "id | {id}", "all that is known of one job", _in_a_task(_job)),
+    CallSpec(
+        "insert",
+        Role.INSERT,
+        "job | [job, …]",
+        "keep a job, or all of a list or none; answers its id or theirs",
+        _all_steps(inserting),
+        inserting,
+    ),
+    CallSpec(
+        "adopt",
+        Role.ADMIN,
+        "job | [job, …]",
+        "insert under ids that a dead server made",
+        _all_steps(adopting),
+        adopting,
+    ),
+    CallSpec("job", Role.READ, "id | {id}", "all that is known of one job", _in_a_task(JobQuery, _job)),
     CallSpec(
         "jobs",
         Role.READ,
         "{type?, state?, after?, limit? = 100}",
         "jobs in order of acceptance; after: the last id seen, limit: 1 to 1000",
-        _in_a_task(_jobs),
+        _in_a_task(JobsQuery, _jobs),
     ),
-    CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(_stats)),
-    CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(_health)),
-    CallSpec("ping", Role.ANY, "", "answers pong", _at_once(_ping)),
+    CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
+    CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),
+    CallSpec("ping", Role.ANY, "", "answers pong", _at_once(NoQuery, _ping)),
     CallSpec("echo", Role.ANY, "any value or blob", "answers its argument", _echo),
-    CallSpec("help", Role.ANY, "name?", "this table, or one row of it", _at_once(_help)),
-    CallSpec("quit", Role.ADMIN, "", "answers, then stops the server in good order", _at_once(_quit)),
+    CallSpec("help", Role.ANY, "name?", "this table, or one row of it", _at_once(HelpQuery, _help)),
+    CallSpec("quit", Role.ADMIN, "", "answers, then stops the server in good order", _at_once(NoQuery, _quit)),
 )

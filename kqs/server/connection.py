@@ -1,20 +1,24 @@
 """One connection: a transport, a conversation, and what keeps either from drowning the other.
 
 The peer is not read while its conversation is full, or while the transport holds too much that the peer has not taken; so
-what one connection can make the server remember is bounded. What a tick answers is written at its end, in one piece. A
-connection that says nothing has no task and no timer.
+what one connection can make the server remember is bounded, and all of it is counted with that of all others. What a tick
+answers is written at its end, in one piece. A connection that says nothing has no task and no timer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from typing import Protocol, cast
 
 from kqs.errors import CallError
+from kqs.server.answers import LITTLE_BYTES
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
+from kqs.server.lines import SHORT_BYTES
+from kqs.server.turns import SLICE_S, clock
 from kqs.wire.call import BadLine
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
@@ -22,6 +26,8 @@ WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_LOW_BYTES = 256 * 1024
 #: A peer that takes none of its answers for so long is cut off.
 UNDRAINED_S = 30.0
+#: So much more of a long line is progress: its sender is not one of those that leave it lying.
+PROGRESS_BYTES = 16 * 1024
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
@@ -50,6 +56,18 @@ class Owner(Protocol):
         """Call `connection.wake` once when the journal has caught up."""
         ...
 
+    def wake_when_relieved(self, connection: Connection) -> None:
+        """Call `connection.wake` once when the server is crowded no more."""
+        ...
+
+    def note_foreign(self, connection: Connection) -> None:
+        """Count and tell of a connection on which another protocol is spoken."""
+        ...
+
+    def may_keep(self, connection: Connection) -> bool:
+        """Tell whether a connection beyond max_connections has become one of them meanwhile."""
+        ...
+
 
 class Connection(asyncio.Protocol):
     """See the module docstring."""
@@ -61,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much
         self._is_ending = False  # nothing more will be read
+        self._line_bytes = 0  # of a long unfinished line, when it last made progress
         self._written_bytes = 0
         self._drain_timer: asyncio.TimerHandle | None = None
 
@@ -72,18 +91,34 @@ class Connection(asyncio.Protocol):
         if refusal is None:
             _tune(transport.get_extra_info("socket"))
         else:
-            self._turn_away(refusal)
+            self.turn_away(refusal)
+
+    def confine(self) -> None:
+        """Keep no jobs for this peer, nor echo, until the owner says that it `may_keep`."""
+        self._conversation.may_keep = lambda: self._owner.may_keep(self)
 
     def data_received(self, data: bytes) -> None:
         """Run what arrived and write what that answered."""
         if self._is_ending:
             return
-        self._conversation.receive_data(data)
-        if self._conversation.is_hoarding:
-            self._turn_away(CallError("too many long lines at once, try again later", "busy"))
-        else:
-            self._advance()
-            self._owner.context.backend.journal.flush_if_alone()
+        conversation, context = self._conversation, self._owner.context
+        conversation.receive_data(data)
+        if conversation.is_foreign:
+            self._owner.note_foreign(self)
+            self._is_ending = True
+            self._close()
+            return
+        self._advance()
+        context.backend.journal.flush_if_alone()
+        lines = context.lines
+        open_bytes = conversation.open_bytes
+        if open_bytes > SHORT_BYTES or self._line_bytes:
+            has_progressed = b"\n" in data or not self._line_bytes or open_bytes >= self._line_bytes + PROGRESS_BYTES
+            if has_progressed:
+                self._line_bytes = open_bytes if open_bytes > SHORT_BYTES else 0
+            lines.note_open(self, has_progressed=has_progressed)
+        if lines.is_too_much:
+            lines.make_room(self)
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
@@ -111,19 +146,30 @@ class Connection(asyncio.Protocol):
         self._conversation.forget()
         self._owner.dismiss(self)
 
-    def _turn_away(self, refusal: CallError) -> None:
+    def turn_away(self, refusal: CallError, *, of_line: bool = False) -> None:
+        """Say why, and close when what ran before is answered.
+
+        of_line: only the unfinished line is dropped, and what waits is run before; else all that waits is.
+        """
+        if of_line:
+            self._conversation.drop_line()
+        else:
+            self._conversation.drop()
+        self._owner.context.lines.leave(self)
         self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
         self.finish()
 
     def pause_writing(self) -> None:
         """Rest a peer that does not take its answers."""
         self._is_blocked = True
+        self._owner.context.lines.note_blocked(self)
         self._stop_reading()
         self._watch_draining()
 
     def resume_writing(self) -> None:
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
+        self._owner.context.lines.note_free(self)
         self._stop_watching()
         self._owner.wake_later(self)
 
@@ -132,6 +178,64 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._advance()
 
+    def rest(self) -> None:
+        """Read no more until `wake`, if the peer has inserts in flight."""
+        if self._conversation.in_flight and not self._is_ending:
+            self._stop_reading()
+            self._owner.wake_when_flushed(self)
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Return how many bytes of answers are held for the peer."""
+        return self._conversation.answer_bytes + (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Return how many the peer has taken so far."""
+        return self._written_bytes - (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    @property
+    def open_bytes(self) -> int:
+        """Return how much of an unfinished line is held."""
+        return self._conversation.open_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Return how much is held of lines that wait to be run."""
+        return self._conversation.waiting_bytes
+
+    @property
+    def has_many_waiting(self) -> bool:
+        """Tell whether that is more than one line, and not inserts that wait for the journal."""
+        return self._conversation.has_many_waiting and not self.is_inserting
+
+    @property
+    def is_inserting(self) -> bool:
+        """Tell whether what waits here waits for the journal."""
+        return self._owner.context.is_flooded and self._conversation.newest_record is not None
+
+    @property
+    def peer(self) -> str:
+        """Return where the peer is, for the log."""
+        found = self._transport.get_extra_info("peername") if self._transport else None
+        return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "unix"
+
+    @property
+    def is_unix(self) -> bool:
+        """Tell whether the peer came over the UNIX socket."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        return sock is not None and sock.family == socket.AF_UNIX
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Tell whether the peer is on this machine."""
+        found = self._transport.get_extra_info("peername") if self._transport else None
+        if not isinstance(found, tuple):
+            return self.is_unix
+        address = ipaddress.ip_address(found[0].partition("%")[0])
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+
     def _answered(self, at_once: bool) -> None:
         if at_once:
             self._owner.wake_now(self)
@@ -139,14 +243,25 @@ class Connection(asyncio.Protocol):
             self._owner.wake_later(self)
 
     def _advance(self) -> None:
-        """Run what may run, write what is answered, then read on, rest or close."""
-        conversation = self._conversation
-        while not self._is_blocked and conversation.proceed():
+        """Run what may run in one slice, write what is answered, then read on, rest or close."""
+        conversation, context = self._conversation, self._owner.context
+        began = clock()
+        until = began + SLICE_S
+        has_more = context.turns.is_busy and conversation.has_much
+        while not has_more and not self._must_take_first() and conversation.proceed(until):
             self._write()
+            has_more = clock() > until
         self._write()
-        must_rest = self._is_blocked or conversation.is_full
-        if must_rest and self._owner.context.is_flooded:
-            self._owner.wake_when_flushed(self)
+        conversation.count_received()
+        context.turns.spend(clock() - began)
+        must_rest = has_more or conversation.is_full or self._must_take_first()
+        if has_more:
+            context.turns.stand_in_line(self)
+        elif must_rest:
+            if context.is_flooded:
+                self._owner.wake_when_flushed(self)
+            if context.answers.is_crowded:
+                self._owner.wake_when_relieved(self)
         if self._is_ending:
             if conversation.is_idle:
                 self._close()
@@ -155,12 +270,17 @@ class Connection(asyncio.Protocol):
         elif not self._is_reading:
             self._start_reading()
 
+    def _must_take_first(self) -> bool:
+        """Tell whether the peer must take answers before more is run for it."""
+        return self._is_blocked or (self._owner.context.answers.is_crowded and self.untaken_bytes > LITTLE_BYTES)
+
     def _write(self) -> None:
         data = self._conversation.data_to_send()
         transport = self._transport
         if data and transport is not None and not transport.is_closing():  # uvloop raises on a closed transport
             self._written_bytes += len(data)
             transport.write(data)
+            self._owner.context.answers.note(len(data))
 
     def _close(self) -> None:
         if self._transport is not None:
@@ -181,7 +301,7 @@ class Connection(asyncio.Protocol):
     def _watch_draining(self) -> None:
         if self._drain_timer is None:
             loop = asyncio.get_running_loop()
-            self._drain_timer = loop.call_later(UNDRAINED_S, self._cut_off_unless_drained_since, self._taken_bytes())
+            self._drain_timer = loop.call_later(UNDRAINED_S, self._cut_off_unless_drained_since, self.taken_bytes)
 
     def _stop_watching(self) -> None:
         if self._drain_timer is not None:
@@ -190,13 +310,10 @@ class Connection(asyncio.Protocol):
 
     def _cut_off_unless_drained_since(self, taken_bytes: int) -> None:
         self._drain_timer = None
-        if self._taken_bytes() > taken_bytes:
+        if self.taken_bytes > taken_bytes:
             self._watch_draining()  # slow is not dead
         else:
             self.abort()
-
-    def _taken_bytes(self) -> int:
-        return self._written_bytes - (self._transport.get_write_buffer_size() if self._transport else 0)
 
 
 def _tune(sock: socket.socket | None) -> None:

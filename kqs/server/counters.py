@@ -11,6 +11,7 @@ class Counters:
         self.connections_total = 0
         self.connections_refused = 0
         self.connections_aborted = 0
+        self.connections_foreign = 0
         self.jobs_inserted = 0
         self.calls: dict[str, int] = {}
         self.errors: dict[str, int] = {}
@@ -31,6 +32,7 @@ class Counters:
             "connections_total": self.connections_total,
             "connections_refused": self.connections_refused,
             "connections_aborted": self.connections_aborted,
+            "connections_foreign": self.connections_foreign,
             "jobs_inserted": self.jobs_inserted,
             "calls": sum(self.calls.values()),
             "errors": sum(self.errors.values()),

@@ -14,16 +14,18 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
+from kqs.ids import microseconds
 from kqs.journal.format import Kind, Record
-from kqs.options import Job
 from kqs.server.context import Context
 from kqs.server.peer import Peer, translate
 from kqs.wire import qrpc
-from kqs.wire.call import Call
-from kqs.wire.jobs import decode_jobs, strip_auth
+from kqs.wire.call import NULL, Call, detached
+from kqs.wire.jobs import Given, decoding
+from kqs.wire.steps import Steps
 
 _encode = msgspec.json.Encoder().encode
 _NO_IDS = Raw(b"[]")
+_JOBS_A_STEP = 1000
 
 
 def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
@@ -45,53 +47,64 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
             _refuse_lines(peer, inserts, error)
 
     try:
-        _journal(peer, Record(Kind.CALLS, count, first_order, chunk, jobs), count, answer)
+        record = Record(Kind.CALLS, count, first_order, chunk, jobs, accepted_us=microseconds(now))
+        _journal(peer, record, count, answer)
     except JournalError as error:
         _refuse_lines(peer, inserts, error)
     return True
 
 
-def insert(peer: Peer, call: Call) -> None:
-    """Keep the job `call` holds, or all jobs of its array or none of them."""
+def inserting(peer: Peer, call: Call) -> Steps[None]:
+    """Keep, in steps, the job `call` holds, or all jobs of its array or none of them."""
     now = peer.context.clock()
-    _insert(peer, call, lambda job_id: peer.context.backend.ids.may_be_unmade(job_id, now))
+    return _inserting(peer, call, lambda job_id: peer.context.backend.ids.may_be_unmade(job_id, now))
 
 
-def adopt(peer: Peer, call: Call) -> None:
+def adopting(peer: Peer, call: Call) -> Steps[None]:
     """Insert, under ids that another server made, however lately: the caller has made sure that it does not run."""
-    _insert(peer, call, peer.context.backend.ids.is_ours_unmade)
+    return _inserting(peer, call, peer.context.backend.ids.is_ours_unmade, adopted=True)
 
 
-def _insert(peer: Peer, call: Call, is_unmade: Callable[[str], bool]) -> None:
+def _inserting(peer: Peer, call: Call, is_unmade: Callable[[str], bool], *, adopted: bool = False) -> Steps[None]:
+    context = peer.context
     try:
-        if peer.context.draining:
-            raise CallError("the server is stopping", "draining")
+        _refuse_when_draining(context)
         if call.blob is not None:
             raise CallError("insert takes a job, not binary data", "bad_job")
-        payload = strip_auth(call.arg)
-        jobs = decode_jobs(payload)
-        _refuse_unmade(jobs, is_unmade)
-        if jobs:
-            _insert_checked(peer, call, bytes(payload), jobs)
+        text = bytes(call.arg)
+        call.arg, call.id = NULL, detached(call).id  # a long line must not outlive what is kept of it
+        given = yield from decoding(text, context.max_insert_jobs)
+        yield from _refusing_unmade(given, is_unmade)
+        _refuse_when_draining(context)
+        if given.jobs:
+            _insert_checked(peer, call, given, adopted)
         else:
             _after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
         peer.refuse(call, *translate(error))
 
 
-def _insert_checked(peer: Peer, call: Call, payload: bytes, jobs: list[Job]) -> None:
-    context = peer.context
-    first_order = context.backend.ids.take(len(jobs), context.clock())
+def _refuse_when_draining(context: Context) -> None:
+    if context.draining:
+        raise CallError("the server is stopping", "draining")
+
+
+def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
+    context, payload, jobs, is_array = peer.context, given.payload, given.jobs, given.is_array
+    count, now = len(jobs), context.clock()
+    first_order = context.backend.ids.take(count, now)
+    own_ids = [job.id for job in jobs]
 
     def answer(error: JournalError | None) -> None:
         if error is None:
-            context.counters.jobs_inserted += len(jobs)
-            ids = _ids(context, jobs, first_order)
-            peer.answer(call, _encode(ids if payload.lstrip().startswith(b"[") else ids[0]))
+            context.counters.jobs_inserted += count
+            ids = _ids(context, own_ids, first_order)
+            peer.answer(call, _encode(ids if is_array else ids[0]))
         else:
             peer.refuse(call, *translate(error))
 
-    _journal(peer, Record(Kind.JOBS, len(jobs), first_order, payload, jobs), 1, answer)
+    record = Record(Kind.JOBS, count, first_order, payload, jobs, accepted_us=microseconds(now), adopted=adopted)
+    _journal(peer, record, 1, answer)
 
 
 def _journal(peer: Peer, record: Record, calls: int, answer: Callable[[JournalError | None], None]) -> None:
@@ -140,13 +153,15 @@ def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> Non
         peer.refuse(Call("insert", id=call_id), code, message)
 
 
-def _refuse_unmade(jobs: Sequence[Job], is_unmade: Callable[[str], bool]) -> None:
-    for index, job in enumerate(jobs):
+def _refusing_unmade(given: Given, is_unmade: Callable[[str], bool]) -> Steps[None]:
+    for index, job in enumerate(given.jobs):
         if job.id is not None and is_unmade(job.id):
-            where = f"job {index}: " if len(jobs) > 1 else ""
+            where = f"job {index}: " if given.is_array else ""
             raise CallError(f"{where}id {job.id!r} has the form of an id that a server may have yet to make", "bad_job")
+        if index % _JOBS_A_STEP == 0:
+            yield
 
 
-def _ids(context: Context, jobs: Sequence[Job], first_order: int) -> list[str]:
+def _ids(context: Context, own_ids: Sequence[str | None], first_order: int) -> list[str]:
     made = context.backend.ids.of
-    return [made(order) if job.id is None else job.id for order, job in enumerate(jobs, first_order)]
+    return [made(order) if own is None else own for order, own in enumerate(own_ids, first_order)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import grp
 import ipaddress
 import os
 import socket
@@ -14,9 +15,19 @@ from pathlib import Path
 
 from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
+from kqs.log import get_logger
+from kqs.process.threads import addresses_of
+
+log = get_logger("kqs.server")
 
 #: Connections the kernel holds until they are accepted; a thousand clients may start at once.
 BACKLOG = 1024
+#: Connections accepted in one turn of the loop, and how long to wait when none can be, for want of open files or memory, in s.
+ACCEPTS_AT_ONCE = 64
+ACCEPT_PAUSE_S = 0.1
+#: What the kernel may hold of each direction of a connection, of which it takes up to twice as much. Left to itself it takes
+#: megabytes for a peer that does not read, or is not read, and a few hundred such use up what it has for all TCP.
+KERNEL_BUFFER_BYTES = 256 * 1024
 #: How often another port is tried when port 0 gave one that the other address family has in use.
 _PORT_ATTEMPTS = 20
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -26,51 +37,63 @@ class Listener:
     """Binds what `settings` name, and hands each connection to whom `start` is given.
 
     Binding comes first, so that a busy port is known before anything else is touched; who connects meanwhile waits.
-    `localhost` is 127.0.0.1 and ::1, whichever there are, on one port.
+    `localhost` is 127.0.0.1 and ::1, whichever there are, on one port. The UNIX socket is bound by `bind_socket`, when no
+    other server can be starting on the same journal: of two that find a stale one, the later would take it from the earlier.
+
+    Connections are accepted here, since uvloop takes one in each turn of the loop: among a thousand who knock, everybody would
+    wait for as many turns.
     """
 
     def __init__(self, settings: ServerSection) -> None:
         self._settings = settings
         self._sockets: list[socket.socket] = []
-        self._servers: list[asyncio.AbstractServer] = []
+        self._accepting: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._make_connection: Callable[[], asyncio.BaseProtocol] = asyncio.Protocol
+        self._has_told = False
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
 
     async def bind(self) -> None:
-        """Bind, unless that was done before.
+        """Bind the TCP port, unless that was done before.
 
-        Raises: StartupError: 69 a port or socket is in use, 73 a socket cannot be made, 78 a host is unknown or not
-            allowed. Nothing is left bound then.
+        Raises: StartupError: 69 a port is in use, 73 a socket cannot be made, 78 a host is unknown or not allowed, or there
+            is nothing to listen on. Nothing is left bound then.
         """
-        if self._sockets:
-            return
-        try:
+        if not self._settings.host:
+            if not self._settings.socket:
+                raise StartupError("[server] host and socket are both empty: there is nothing to listen on", ExitCode.CONFIG)
+        elif not self._sockets:
             self._sockets += await self._bind_tcp()
             self.addresses = [bound.getsockname()[:2] for bound in self._sockets]
-            if self._settings.socket:
+
+    def bind_socket(self) -> None:
+        """Bind the UNIX socket, if there is to be one and it was not done before.
+
+        Raises: StartupError: 69 it is in use, 73 it cannot be made, 78 its group is unknown. Nothing is left bound then.
+        """
+        if self._settings.socket and self._socket_inode is None:
+            try:
                 self._sockets.append(self._bind_unix(Path(self._settings.socket)))
-        except BaseException:
-            self.close()
-            raise
+            except BaseException:
+                self.close()
+                raise
 
     async def start(self, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see `bind`."""
+        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see the binding."""
         await self.bind()
-        try:
-            while self._sockets:
-                self._servers.append(await _serve(self._sockets[0], make_connection))
-                self._sockets.pop(0)
-        except BaseException:
-            self.close()
-            raise
+        self.bind_socket()
+        self._make_connection = make_connection
+        for bound in self._sockets:
+            self._resume(bound)
 
     def close(self) -> None:
         """Stop listening, and take the UNIX socket's name away if it is still ours. Idempotent."""
-        for server in self._servers:
-            server.close()
+        for bound in self._accepting:
+            asyncio.get_running_loop().remove_reader(bound)
         for bound in self._sockets:
             bound.close()
-        self._servers.clear()
+        self._accepting.clear()
         self._sockets.clear()
         if self._socket_inode is not None:
             path = Path(self._settings.socket)
@@ -78,6 +101,41 @@ class Listener:
                 if path.lstat().st_ino == self._socket_inode:
                     path.unlink()
             self._socket_inode = None
+
+    def _resume(self, bound: socket.socket) -> None:
+        if bound in self._sockets:
+            bound.setblocking(False)
+            self._accepting.append(bound)
+            asyncio.get_running_loop().add_reader(bound, self._accept, bound)
+
+    def _accept(self, bound: socket.socket) -> None:
+        """Accept who knocks, but not all at once: each takes an open file, also if it is turned away."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, _ = bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                self._accepting.remove(bound)
+                loop.remove_reader(bound)
+                loop.call_later(ACCEPT_PAUSE_S, self._resume, bound)
+                if not self._has_told:
+                    self._has_told = True
+                    log.warning("connections cannot be accepted, trying again and again", reason=error.strerror)
+                return
+            accepted.setblocking(False)
+            task = loop.create_task(self._connect(accepted), name="accept")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_connection, accepted)
+        except OSError:
+            accepted.close()  # the peer is gone already
 
     async def _bind_tcp(self) -> list[socket.socket]:
         hosts = await self._hosts()
@@ -95,12 +153,9 @@ class Listener:
         if host == "localhost":
             return ["127.0.0.1", "::1"]
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            hosts = await addresses_of(host or None)
         except (OSError, UnicodeError):
             raise StartupError(f"[server] host {host!r} is unknown", ExitCode.CONFIG) from None
-        hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
         public = [found for found in hosts if not ipaddress.ip_address(found.partition("%")[0]).is_loopback]
         if public and not self._settings.allow_public:
             raise StartupError(
@@ -110,26 +165,30 @@ class Listener:
         return hosts
 
     def _bind_unix(self, path: Path) -> socket.socket:
+        group = _group_number(self._settings.socket_group)
         _remove_stale(path)
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         previous = os.umask(0o177)  # 0600 from the first moment: a chmod after the bind would leave a gap
         try:
             bound.bind(os.fspath(path))
+            self._socket_inode = path.lstat().st_ino
             bound.listen(BACKLOG)  # one that nobody listens on looks stale to another server
+            if group is not None:
+                os.chown(path, -1, group)
+            path.chmod(int(self._settings.socket_mode, 8))
         except OSError as error:
             bound.close()
             raise _bind_error(error, f"socket {path}") from None
         finally:
             os.umask(previous)
-        self._socket_inode = path.lstat().st_ino
         return bound
 
 
-async def _serve(bound: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
-    loop = asyncio.get_running_loop()
-    if bound.family == socket.AF_UNIX:
-        return await loop.create_unix_server(make_connection, sock=bound, backlog=BACKLOG)
-    return await loop.create_server(make_connection, sock=bound, backlog=BACKLOG)
+def _group_number(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        raise StartupError(f"[server] socket_group {name!r} is unknown", ExitCode.CONFIG) from None
 
 
 def _bind_all(hosts: list[str], port: int) -> list[socket.socket]:
@@ -157,6 +216,8 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit it
+            bound.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))

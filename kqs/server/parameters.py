@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from msgspec import Raw
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +13,14 @@ from kqs.errors import CallError
 from kqs.job import STATES_BY_WORD, State
 from kqs.nearest import unknown_name
 from kqs.wire import strict
+from kqs.wire.call import Call, Dialect
+
+#: Longest argument of these calls, in bytes: three names of 200 characters, each of them escaped, and more than enough room.
+MAX_ARGUMENT_BYTES = 16 * 1024
+#: Faults told of one argument.
+_MAX_FAULTS = 5
+
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Parameters(BaseModel):
@@ -26,6 +35,10 @@ def _state(word: object) -> object:
     if isinstance(word, str) and word in STATES_BY_WORD:
         return STATES_BY_WORD[word]
     raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
+
+
+class NoQuery(Parameters):
+    """No argument: nothing, null, or an empty object."""
 
 
 class JobQuery(Parameters):
@@ -62,23 +75,44 @@ class HelpQuery(Parameters):
 AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 
 
-def parse(model: type[AnyParameters], argument: Raw) -> AnyParameters:
-    """Return `argument` as `model`; null is an empty object.
+def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
+    """Return the argument of `call` as `model`; null and an empty list are an empty object.
 
-    Raises: CallError: `bad_call`, with every field that does not fit.
+    JSON-RPC may give it by position, if the call has one parameter.
+    Raises: CallError: `bad_call`, with the fields that do not fit.
     """
-    raw = bytes(argument)
+    if call.blob is not None:
+        raise CallError(f"{call.name} takes no binary data")
+    if len(call.arg) > MAX_ARGUMENT_BYTES:
+        raise CallError(f"argument: expected at most {MAX_ARGUMENT_BYTES} bytes, got {len(call.arg)}")
+    raw = bytes(call.arg)
+    if raw.startswith(b"["):
+        raw = _only_member(model, call, raw)
     try:
         return model.model_validate_json(b"{}" if raw == b"null" else raw)
     except ValidationError as error:
-        raise CallError("; ".join(_describe(model, detail) for detail in error.errors(include_url=False))) from None
+        details = error.errors(include_url=False)[:_MAX_FAULTS]
+        raise CallError("; ".join(_describe(model, detail) for detail in details)) from None
+
+
+def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
+    """Return the one parameter that a list gives by position; null for none."""
+    members = _decode_list(raw)
+    if not members:
+        return b"null"
+    known = len(model.model_fields)
+    if known > 1 or call.dialect is not Dialect.JSONRPC:
+        raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
+    if len(members) > known:
+        raise CallError(f"{call.name} takes {known or 'no'} parameter{'s' * (not known)}, got {strict.shown(raw)}")
+    return bytes(members[0])
 
 
 def _describe(model: type[Parameters], detail: Any) -> str:
     field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return unknown_name("field", field, model.model_fields)
-    message = detail["msg"].removeprefix("Value error, ")
+    message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":
         return f"{field}: {message}"

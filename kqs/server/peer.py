@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Protocol
 
-import structlog
 from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError, KqsError
 from kqs.journal.format import Record
+from kqs.log import get_logger
 from kqs.server.context import Context
 from kqs.wire.call import Call
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
 
 
 class Peer(Protocol):
     """The connection, as a call sees it."""
 
     context: Context
+    is_gone: bool  # nobody is there to be answered
     newest_record: Record | None  # of this connection's inserts, while it is not flushed
 
     def send(self, answers: bytes) -> None:
@@ -44,6 +46,19 @@ class Peer(Protocol):
 
     def settle(self, count: int = 1, *, at_once: bool = False) -> None:
         """Note that `count` deferred calls have just been answered; what was answered is written this tick."""
+        ...
+
+    @property
+    def reads(self) -> asyncio.Semaphore:
+        """Return what a task must hold to read jobs."""
+        ...
+
+    def begin_task(self) -> None:
+        """Note that a call will be answered by a task."""
+        ...
+
+    def end_task(self, size: int) -> None:
+        """Note that the task of a call has answered it, in so many bytes."""
         ...
 
 

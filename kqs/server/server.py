@@ -6,17 +6,24 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from kqs.config import ServerSection
 from kqs.errors import CallError
+from kqs.log import get_logger
 from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from kqs.server.counters import Counters
+from kqs.server.lines import Sender
 from kqs.server.listener import Listener
+from kqs.server.turns import Waiting
 
-log = structlog.get_logger("kqs.server")
+log = get_logger("kqs.server")
+
+#: Connections beyond max_connections, for administration: so many over the UNIX socket, and so many from this machine.
+RESERVED_CONNECTIONS = 16
+#: How often the log tells of what peers do wrong again and again, in s.
+_TELL_S = 60.0
+_TOO_MANY_LINES = CallError("too many long lines at once, try again later", "busy")
 
 
 class Server:
@@ -36,15 +43,23 @@ class Server:
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
-        self.context = Context(backend, clock, settings.max_in_flight, trace)
+        self.context = Context(backend, clock, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes)
+        self.context.lines.turn_away = self._turn_away
+        self.context.turns.wake = self._wake_in_turn
+        self.context.answers.relieved = self._wake_relieved
+        self.context.answers.cut_off = self._note_cut_off
         self._settings = settings
         self._stop_s = stop_s
         self._listener = listener or Listener(settings)
         self._connections: set[Connection] = set()
+        self._extra: dict[bool, dict[Connection, None]] = {True: {}, False: {}}  # of UNIX sockets, and of TCP; the oldest first
+        self._told: dict[str, tuple[float, int]] = {}  # when the log told of something last, and how often it was since
+        self.context.lines.senders = self._connections
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._to_wake: set[Connection] = set()
         self._resting: set[Connection] = set()
+        self._crowded_out: set[Connection] = set()
         self._is_stopping = False
 
     @property
@@ -79,31 +94,92 @@ class Server:
         for task in self.context.tasks:
             task.cancel()
         await asyncio.gather(*self.context.tasks, return_exceptions=True)
+        self.context.answers.stop()
         await self._all_gone.wait()  # connection_lost follows an abort in the next tick
 
     def admit(self, connection: Connection) -> CallError | None:
         """Register a new connection, or tell why not."""
         counters = self.context.counters
         self._connections.add(connection)
+        self.context.answers.holders.add(connection)
         self._all_gone.clear()
         counters.connections_open += 1
         counters.connections_total += 1
         if self._is_stopping:
             refusal = CallError("the server is stopping", "draining")
-        elif len(self._connections) > self._settings.max_connections:
-            refusal = CallError("too many connections, try again later", "busy")
-        else:
+        elif self._ordinary <= self._settings.max_connections or self._admit_extra(connection):
             return None
+        else:
+            refusal = CallError("too many connections, try again later", "busy")
         counters.connections_refused += 1
         return refusal
+
+    @property
+    def _ordinary(self) -> int:
+        """Return how many connections there are, beside those for administration."""
+        return len(self._connections) - sum(map(len, self._extra.values()))
+
+    def _admit_extra(self, connection: Connection) -> bool:
+        """Admit a connection of this machine beyond max_connections for administration, in the place of the oldest such."""
+        if not connection.is_of_this_machine:
+            return False
+        extra = self._extra[connection.is_unix]
+        if len(extra) >= RESERVED_CONNECTIONS:
+            oldest = next(iter(extra))
+            del extra[oldest]
+            oldest.abort()
+        extra[connection] = None
+        connection.confine()
+        return True
+
+    def may_keep(self, connection: Connection) -> bool:
+        """Tell whether a connection beyond max_connections has become one of them meanwhile."""
+        extra = self._extra[connection.is_unix]
+        if (
+            connection in extra
+            and len(self._connections) - sum(map(len, self._extra.values())) < self._settings.max_connections
+        ):
+            del extra[connection]
+            return True
+        return False
 
     def dismiss(self, connection: Connection) -> None:
         """Forget a connection that is lost."""
         self._connections.discard(connection)
+        self.context.answers.holders.discard(connection)
         self._resting.discard(connection)
+        self._crowded_out.discard(connection)
+        self.context.turns.leave(connection)
+        self.context.lines.leave(connection)
+        for extra in self._extra.values():
+            extra.pop(connection, None)
         self.context.counters.connections_open -= 1
         if not self._connections:
             self._all_gone.set()
+
+    def _turn_away(self, sender: Sender, of_line: bool) -> None:
+        assert isinstance(sender, Connection)
+        sender.turn_away(_TOO_MANY_LINES, of_line=of_line)
+        what = "a long unfinished line was" if of_line else "lines that cannot be run yet were"
+        self._tell(f"{what} turned away: all together take too much memory", sender)
+
+    def note_foreign(self, connection: Connection) -> None:
+        """Count and tell of a connection on which another protocol is spoken."""
+        self.context.counters.connections_foreign += 1
+        self._tell("a client that speaks HTTP, TLS or STUN was closed unheard", connection)
+
+    def _note_cut_off(self, count: int) -> None:
+        log.warning("clients that take no answers were cut off: all answers together take too much memory", count=count)
+
+    def _tell(self, event: str, connection: Connection) -> None:
+        """Log `event` once, and again at intervals."""
+        now = asyncio.get_running_loop().time()
+        told_at, count = self._told.get(event, (-_TELL_S, 0))
+        if now - told_at < _TELL_S:
+            self._told[event] = (told_at, count + 1)
+        else:
+            self._told[event] = (now, 0)
+            log.warning(event, peer=connection.peer, **({"since_last": count} if count else {}))
 
     def wake_later(self, connection: Connection) -> None:
         """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""
@@ -120,16 +196,36 @@ class Server:
             connection.abort()
 
     def wake_when_flushed(self, connection: Connection) -> None:
-        """Call `connection.wake` once when the journal has caught up."""
+        """Call `connection.wake` once when the journal has caught up.
+
+        The first to wait has all who insert rest: each could have sent as much as one read again before it is seen to wait.
+        """
+        is_first = not self._resting
         self._resting.add(connection)
+        if is_first:
+            for other in self._connections:
+                other.rest()
+
+    def wake_when_relieved(self, connection: Connection) -> None:
+        """Call `connection.wake` once when the server is crowded no more."""
+        self._crowded_out.add(connection)
 
     def _wake(self) -> None:
         connections, self._to_wake = self._to_wake, set()
         if self._resting and not self.context.is_flooded:
             connections |= self._resting
-            self._resting.clear()
+            self._resting = set()
         for connection in connections:
             self.wake_now(connection)
+
+    def _wake_in_turn(self, waiting: Waiting) -> None:
+        assert isinstance(waiting, Connection)
+        self.wake_now(waiting)
+
+    def _wake_relieved(self) -> None:
+        connections, self._crowded_out = self._crowded_out, set()
+        for connection in connections:
+            self.wake_later(connection)
 
     def _make_connection(self) -> Connection:
         return Connection(self, self._settings.max_line_bytes)

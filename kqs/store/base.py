@@ -14,21 +14,28 @@ its id.
 
 A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
 
-Data whose checksum is wrong is never run: `claim` ends that job as fail with an error that says so and passes it over; `job`
-shows `null` in its place, and that error.
+A record that does not fit the checksum of what was accepted (see checksum.py) is never run: `claim` and `orphans` end that job
+as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
+before there were checksums is taken as it is.
+
+However many jobs are asked for, no more than DATA_BYTES of their data come at once, and one job's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
 
-#: the error of a job whose stored data is damaged
+#: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
+#: the most data that one `claim` or `orphans` returns beside a single job's, or that `ready` or `wake` shows
+DATA_BYTES = 64 * 1024 * 1024
+#: damaged jobs that one line of the log names
+LOGGED = 10
 #: the longest data or result that a listing shows
 LISTED_BYTES = 1024
 
@@ -45,6 +52,14 @@ class StoreInfo(msgspec.Struct, frozen=True):
     fed_seq: int
     last_order: int
     store_id: str = ""
+
+
+class Granted(list[Run]):
+    """The runs that a claim granted, in entry order. left: entries that may be ready, whose data would have been too much."""
+
+    def __init__(self, runs: Iterable[Run] = (), left: Sequence[Entry] = ()) -> None:
+        super().__init__(runs)
+        self.left = left
 
 
 class Store(Protocol):
@@ -64,20 +79,26 @@ class Store(Protocol):
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
-        A job whose id (or order) is known, ended and dropped-but-remembered ones included, changes nothing; so does one
-        whose given id is the id made for another job. Jobs with `claimed_at` are stored as attempt 1, running since then
-        by `worker`; others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
-        moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
-        `report`; fed_seq is sure to survive after `sync`.
+        A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
+        record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
+        see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
+        while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
+        Jobs with `claimed_at` are stored as attempt 1, running since then by `worker`; others with due_at > now go to later
+        (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq moves), and fed_seq never goes back. The jobs
+        survive a crash of the process at once, of the machine after `sync` or `report`; fed_seq is sure to survive after
+        `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
         """Claim each ready job for a new attempt (attempt + 1, this epoch); return the runs granted, in entry order.
 
-        Entries that are not ready any more (running, ended, later, gone) or are expired are passed over.
+        Entries that are not ready any more (running, ended, later, gone) or are expired are passed over. Those whose data
+        would exceed DATA_BYTES together with the others' are `left`, and stay as they are; the first ready one never is.
         Need only survive a crash of the process. Run.handle is taken over from the entry.
+
+        Args: keep_damaged_s: the retention of jobs that end as damaged, in s from now; None for ever.
         """
         ...
 
@@ -86,8 +107,10 @@ class Store(Protocol):
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
-        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if due_at > ended_at, else
-        to ready. Reports of one batch that differ in nothing but their claim and type are the cheapest.
+        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if it has a due_at, else
+        to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
+        is counted and no run told; but the next claim is another one all the same.
+        Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...
 
@@ -95,7 +118,7 @@ class Store(Protocol):
         """Return up to `limit` ready jobs of a type by (prio, order), beginning after the rank `after`.
 
         All jobs of one rank come together, even beyond `limit`. Unless `body_bytes` is None, they come with their options,
-        and with data of up to so many bytes that does not live apart.
+        and with data of up to so many bytes, and up to its share of DATA_BYTES, that does not live apart.
         """
         ...
 
@@ -104,6 +127,10 @@ class Store(Protocol):
 
         body_bytes: as for `ready`.
         """
+        ...
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """Give waiting jobs other times; one that does not wait any more, or whose times are others, is passed over."""
         ...
 
     async def next_due_at(self) -> float | None:
@@ -124,15 +151,19 @@ class Store(Protocol):
         """Return the earliest expire_at among waiting jobs, or None."""
         ...
 
-    async def orphans(self, limit: int) -> list[Run]:
-        """Return up to `limit` runs whose worker is dead; `report` accepts their claims.
+    async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
+        """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 
-        They were claimed in an earlier epoch of this server, or by another one whose lease ran out.
+        They were claimed in an earlier epoch of this server, or by another one whose lease ran out. keep_damaged_s: as for
+        `claim`.
         """
         ...
 
     async def job(self, job_id: str) -> JobRecord | None:
-        """Return one record, or None when there is none or its drop_at has come (`now` is the store's clock)."""
+        """Return one record, or None when there is none or it is over: an insert of its id would be a new job.
+
+        It is over when its drop_at has come (`now` is the store's clock), unless another server's journal could bring it back.
+        """
         ...
 
     async def jobs(
@@ -177,4 +208,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "Claim", "Store", "StoreInfo"]
+__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "Claim", "Granted", "Store", "StoreInfo"]

@@ -38,6 +38,12 @@ class Call(msgspec.Struct, gc=False):
     batch: int = -1
 
 
+def detached(call: Call) -> Call:
+    """Return `call` without its argument, for whoever answers it later: what it came in is not kept in memory then."""
+    call_id = None if call.id is None else call.id.copy()
+    return Call(call.name, id=call_id, dialect=call.dialect, notification=call.notification, batch=call.batch)
+
+
 class BadLine(msgspec.Struct, gc=False):
     """A line that is no call; answered as an error, after which the connection goes on. batch: as Call.batch."""
 

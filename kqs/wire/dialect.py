@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.steps import Steps, finish
 
 
 def decode_any(line: bytes, last: Dialect = Dialect.QRPC, batch: int = 0) -> list[Call | BadLine]:
@@ -13,9 +14,17 @@ def decode_any(line: bytes, last: Dialect = Dialect.QRPC, batch: int = 0) -> lis
     members of a JSON-RPC batch are to carry as their `batch`.
     Returns: nothing for a blank line, several for a batch, else one.
     """
-    if not line.strip():
+    return finish(decoding_any(line, last, batch))
+
+
+def decoding_any(line: bytes, last: Dialect = Dialect.QRPC, batch: int = 0) -> Steps[list[Call | BadLine]]:
+    """Decode one line of either dialect, in steps. See decode_any."""
+    if not line or line.isspace():
         return []
-    calls = jsonrpc.decode_line(line, batch) if jsonrpc.is_jsonrpc(line) else [qrpc.decode_line(line)]
+    if (yield from jsonrpc.telling_jsonrpc(line)):
+        calls = yield from jsonrpc.decoding_line(line, batch)
+    else:
+        calls = [(yield from qrpc.decoding_line(line))]
     for call in calls:
         if isinstance(call, BadLine) and call.code == "bad_json":
             call.dialect = last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw
@@ -11,6 +11,9 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.wire import strict
+from kqs.wire.members import Reader, walking
+from kqs.wire.scan import SHORT_BYTES
+from kqs.wire.steps import Steps
 
 MAX_ID_BYTES = 200  # it is echoed with every answer
 
@@ -20,39 +23,62 @@ _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-def read(text: bytes) -> dict[str, Raw]:
-    """Return the members of the JSON object in `text`, of a repeated key the last.
+class Envelope(msgspec.Struct, gc=False):
+    """found: the values of the known keys, of a repeated one the last. fault: an unknown or repeated key.
 
+    Of a long object with a fault, `found` lacks what stands far behind it.
+    """
+
+    found: dict[str, Raw]
+    fault: CallError | None = None
+
+
+def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: bool = False) -> Steps[Envelope]:
+    """Read the JSON object in `text`, in steps.
+
+    Args: reader: of the known keys. once: those that stand at most once. is_checked: `strict` has checked the JSON of which
+    `text` is a part.
     Raises: CallError: bad_json, or bad_call when it is JSON but no object.
     """
+    if (found := _read_at_once(text, reader, once)) is not None:
+        return Envelope(found)
+    if not is_checked:
+        yield from strict.checking_json(text)
+    if not text.lstrip().startswith(b"{"):
+        raise CallError(f"expected a call as a JSON object, got {strict.shown(text)}")
+    envelope = Envelope({})
+    seen = set()
+    for member in walking(text, reader, envelope.found):
+        if member is None:
+            yield
+        elif member.key not in reader.keys:
+            envelope.fault = CallError(unknown_name("key", member.key, reader.keys))
+            break
+        elif member.key in once and member.key in seen:
+            envelope.fault = CallError(f"{member.key}: stands twice")
+            break
+        else:
+            seen.add(member.key)
+    return envelope
+
+
+def _read_at_once(text: bytes, reader: Reader, once: tuple[str, ...]) -> dict[str, Raw] | None:
+    """Return the values of a short object that is beyond doubt."""
+    if len(text) > SHORT_BYTES or strict.may_hide_key(text) or text.count(b"[") + text.count(b"{") > strict.MAX_DEPTH:
+        return None
     try:
         found: dict[str, Raw] = _decode_object(text)
-    except msgspec.ValidationError:
-        strict.check_json(text)
-        raise CallError(f"expected a call as a JSON object, got {strict.shown(text.strip())}") from None
-    except (ValueError, RecursionError) as error:
-        raise strict.not_json(text, error) from None
-    strict.check_text(text)
+    except (ValueError, RecursionError):
+        return None
+    if not strict.is_clean_text(text) or not all(key in reader.keys for key in found):
+        return None
+    values = b"\n".join(found.values())
+    if any(strict.is_repeated(b'"%b"' % key.encode(), text, values, key in found) for key in once):
+        return None
     return found
 
 
-def check_keys(text: bytes, found: dict[str, Raw], known: tuple[str, ...], once: tuple[str, ...]) -> None:
-    """Refuse unknown keys, and any of `once` that stands twice, in the object `text` where `read` found `found`.
-
-    Raises: CallError: bad_call, naming the key.
-    """
-    for key in found:
-        if key not in known:
-            raise CallError(unknown_name("key", key, known))
-    values = b"\n".join(found.values())
-    if strict.may_hide_key(text) or any(strict.is_repeated(f'"{key}"'.encode(), text, values, key in found) for key in once):
-        counts = Counter(member.key for member in strict.members(text))
-        for key in once:
-            if counts[key] > 1:
-                raise CallError(f"{key}: stands twice")
-
-
-def name_of(key: str, found: dict[str, Raw]) -> str:
+def name_of(key: str, found: Mapping[str, Raw]) -> str:
     """Return the name of the call, which stands under `key`.
 
     Raises: CallError: bad_call; it is missing or no text.

@@ -2,14 +2,17 @@
 
 msgspec's structs in kqs.options check names, types and ranges; here are the rules that types cannot say. What a client
 sent and what is stored agree byte for byte in `data`, whatever stands in it.
+
+msgspec only ever says whether something fits. What does not is found by looking at each field alone, which is slow, and done
+for what is refused: its messages are no interface.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
@@ -17,37 +20,21 @@ from msgspec import Meta, Raw
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
 from kqs.nearest import unknown_name
-from kqs.options import TYPE_RULE, Job, JobFields, PlainJob, is_type
+from kqs.options import Job, JobFields, OptionFields, PlainJob, allowed, expected, field_types, is_supported, is_type
 from kqs.wire import strict
+from kqs.wire.members import Reader, walking
+from kqs.wire.scan import SHORT_BYTES, runs
+from kqs.wire.steps import Steps, finish
 
 _MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
-_EXPECTED = {
-    "type": TYPE_RULE,
-    "id": "1 to 200 of A-Z a-z 0-9 . _ : -",
-    "prio": '"urgent", "high", "normal", "low", "bulk" or a whole number from 0 to 4294967295',
-    "delay": "a number of seconds from 0 to 10000000000",
-    "at": "an RFC 3339 time with its zone, or Unix seconds",
-    "ttr": "a number of seconds from 0.1 to 2147483648",
-    "auto_touch": "true or false",
-    "time_limit": "a number of seconds above 0",
-    "retries": "a whole number from -1 to 2147483647",
-    "retry_delay": "a number of seconds from 0 to 10000000000",
-    "backoff": '"constant" or "exponential"',
-    "max_retry_delay": "a number of seconds from 0 to 10000000000",
-    "ghosts": "a whole number from -1 to 2147483647",
-    "ghost_delay": "a number of seconds from 0 to 10000000000",
-    "expire": "a number of seconds above 0",
-    "keep": "a number of seconds, or -1 for ever",
-}
-_UNSUPPORTED = ("wait", "resource")
 _ONCE = ("type", "id")
-_FIELDS = (*_EXPECTED, "data")
-
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\[(\d+)\]`)?\Z", re.DOTALL)
-_PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(?:\.(\w+))?`\Z")
+_TYPES = field_types(JobFields)
+_AUTH = "auth"
+_AUTH_KEY = re.compile(rb'"auth"[ \t\r\n]*+:[ \t\r\n]*+')
 _ID_CHARACTERS = re.compile(r"[A-Za-z0-9._:-]*\Z")
+_PLAIN = frozenset(PlainJob.__struct_fields__)
 
 _decode_plain_job = msgspec.json.Decoder(PlainJob).decode
 _decode_plain_jobs = msgspec.json.Decoder(list[PlainJob]).decode
@@ -55,6 +42,10 @@ _decode_job = msgspec.json.Decoder(JobFields).decode
 _decode_jobs = msgspec.json.Decoder(list[JobFields]).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
+_decode_field = {name: msgspec.json.Decoder(type_).decode for name, type_ in _TYPES.items()}
+_FIELDS = Reader(*_TYPES)
+_FIELDS_AND_AUTH = Reader(*_TYPES, _AUTH)
 
 _P = TypeVar("_P")
 _F = TypeVar("_F")
@@ -62,31 +53,61 @@ _F = TypeVar("_F")
 _known_types: set[str] = set()  # that passed `is_type`
 
 
+class Given(msgspec.Struct, gc=False):
+    """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too."""
+
+    payload: bytes
+    jobs: list[Job]
+    is_array: bool
+
+
 def decode_job(raw: bytes | Raw) -> Job:
-    """Decode and check one JSON job object (without `auth`: see strip_auth).
+    """Decode and check one JSON job object (without `auth`).
 
     Raises: CallError: bad_job, bad_json, or unsupported for a field of a later version; the message is for the peer.
     """
     text = bytes(raw)
+    finish(strict.checking_json(text))
     if _is_array(text):
-        raise CallError(f"expected a job object, got {strict.shown(text)}", "bad_job")
+        raise _no_object(text)
     return decode_jobs(text)[0]
 
 
 def decode_jobs(raw: bytes | Raw) -> list[Job]:
-    """Decode and check what an insert was given: one job object, or an array of them (all or nothing).
+    """Decode and check one job object, or an array of them (all or nothing), without `auth`.
 
     Raises: as decode_job; in an array the message begins with the job's index, from 0.
     """
     text = bytes(raw)
-    try:
-        jobs = replay_jobs(text)
-    except msgspec.ValidationError as error:
-        raise _explain(text, str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise strict.not_json(text, error) from None
-    _check(text, jobs)
-    return jobs
+    finish(strict.checking_json(text))
+    return finish(_decoding_run(text, 0, is_array=_is_array(text)))
+
+
+def decoding(text: bytes, max_jobs: int) -> Steps[Given]:
+    """Decode and check in steps what an insert was given: as decode_jobs, but `auth` is taken out, and there is a most.
+
+    Args: text: JSON that `strict` or its equal has checked.
+    Raises: CallError: as decode_jobs; too_large: there are more than `max_jobs`.
+    """
+    if not _is_array(text):
+        text = yield from taking_auth_out(text)
+        return Given(text, (yield from _decoding_run(text, 0, is_array=False)), is_array=False)
+    jobs: list[Job] = []
+    kept: list[bytes] = []
+    is_changed = False
+    for run in runs(text):
+        yield
+        if run is not None:
+            _, part = run
+            stripped = yield from taking_auth_out(part, len(jobs))
+            is_changed = is_changed or stripped is not part
+            kept.append(stripped)
+            jobs += yield from _decoding_run(stripped, len(jobs), is_array=True)
+            if len(jobs) > max_jobs:
+                raise CallError(f"expected at most {max_jobs} jobs in one insert", "too_large")
+    if is_changed:
+        text = b"[%b]" % b",".join([bytes(memoryview(run)[1:-1]) for run in kept])
+    return Given(text, jobs, is_array=True)
 
 
 def read_fields(text: bytes) -> dict[str, Raw]:
@@ -94,27 +115,42 @@ def read_fields(text: bytes) -> dict[str, Raw]:
 
     Raises: CallError: bad_json; or bad_job when it is no object, or names its type or id twice.
     """
+    finish(strict.checking_json(text))
     try:
         fields: dict[str, Raw] = _decode_object(text)
     except msgspec.ValidationError:
-        strict.check_json(text)
-        raise CallError(f"expected a job object, got {strict.shown(text.strip())}", "bad_job") from None
-    except (ValueError, RecursionError) as error:
-        raise strict.not_json(text, error) from None
-    kept = b"\n".join(fields.values())
-    if strict.may_hide_key(text) or any(strict.is_repeated(f'"{key}"'.encode(), text, kept, key in fields) for key in _ONCE):
-        _refuse_repeats(text, strict.members(text), _ONCE)
+        raise _no_object(text) from None
+    finish(_refusing_repeats(text, _FIELDS, _ONCE, ""))
     return fields
 
 
 def replay_jobs(payload: bytes) -> list[Job]:
-    """Decode again what decode_jobs once accepted, without its checks.
+    """Decode again what was once accepted, without the checks.
 
     Raises: msgspec.DecodeError: it never was.
     """
-    if _is_array(payload):
-        return list(_plain_first(_decode_plain_jobs, _decode_jobs, payload))
-    return [_plain_first(_decode_plain_job, _decode_job, payload)]
+    try:
+        if _is_array(payload):
+            return list(_plain_first(_decode_plain_jobs, _decode_jobs, payload))
+        return [_plain_first(_decode_plain_job, _decode_job, payload)]
+    except msgspec.ValidationError:
+        return list(map(replay_job, _decode_array(payload) if _is_array(payload) else [Raw(payload)]))
+
+
+def replay_job(raw: Raw) -> Job:
+    """Decode a job that a version with other fields or bounds accepted: as near to what it said as our bounds allow.
+
+    Raises: msgspec.DecodeError: it is no object with a type.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in _decode_object(raw).items():
+        if name in OptionFields.__struct_fields__:
+            fields[name] = allowed(name, _decode_any(value))
+        elif name in ("type", "id", "data", "at"):
+            fields[name] = value if name == "data" else _decode_any(value)
+    if not isinstance(fields.get("type"), str):
+        raise msgspec.DecodeError("a job without a type")
+    return JobFields(**fields)
 
 
 def _plain_first(plain: Callable[[bytes], _P], full: Callable[[bytes], _F], text: bytes) -> _P | _F:
@@ -124,25 +160,71 @@ def _plain_first(plain: Callable[[bytes], _P], full: Callable[[bytes], _F], text
         return full(text)
 
 
-def strip_auth(raw: bytes | Raw) -> bytes:
-    """Return an insert's argument without the `auth` member of the job, or of each job; all other bytes stay as sent.
+def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
+    """Return in steps an insert's argument without the `auth` of the job, or of each job; all other bytes stay as sent.
 
-    Old clients send their credentials there; they must never reach the journal. Not for JSON that no decoder has passed.
+    Old clients send their credentials there; they must never reach the journal.
+
+    Args: first: the index of the first job, when it is an array. What is no object is left as it is.
     Raises: CallError: bad_job; a job has `auth` twice.
     """
-    text = bytes(raw)
     if b'"auth"' not in text and not strict.may_hide_key(text):
         return text
-    found = list(strict.members(text, _level_of(text)))
-    _refuse_repeats(text, found, ("auth",))
-    kept, at = [], 0
-    for index, member in enumerate(found):
-        if member.key == "auth":
-            is_last = text.startswith(b"}", member.end)
-            is_first = index == 0 or found[index - 1].owner != member.owner
-            kept.append(text[at : member.start if is_first or not is_last else found[index - 1].end])
-            at = member.end if is_last else member.end + 1
-    return b"".join((*kept, text[at:]))
+    if len(text) <= SHORT_BYTES and (left := _without_sole_auth(text)) is not None:
+        return left
+    yield
+    kept: list[bytes] = []
+    at = 0
+    for index, (start, job) in enumerate(_objects(text), first):
+        end_before = None
+        has_auth = False
+        for member in walking(bytes(job), _FIELDS_AND_AUTH, {}):
+            if member is None:
+                yield
+            elif member.key != _AUTH:
+                end_before = start + member.end
+            elif has_auth:
+                raise CallError(f"{_place(index, is_array=_is_array(text))}{_AUTH}: stands twice", "bad_job")
+            else:
+                has_auth = True
+                end = start + member.end
+                is_last = text.startswith(b"}", end)
+                kept.append(text[at : start + member.start if end_before is None or not is_last else end_before])
+                at = end if is_last else end + 1
+    return b"".join((*kept, text[at:])) if kept else text
+
+
+def _without_sole_auth(text: bytes) -> bytes | None:
+    """Return a short job without its `auth`, if that is beyond doubt: nothing else in the job looks like it."""
+    if _is_array(text) or text.count(b'"auth"') != 1 or strict.may_hide_key(text):
+        return None
+    try:
+        auth = _decode_object(text).get(_AUTH)
+    except msgspec.ValidationError:
+        return None
+    start = text.index(b'"auth"')
+    key = _AUTH_KEY.match(text, start)
+    if auth is None or key is None:
+        return None
+    behind = text[key.end() + len(auth) :].lstrip()
+    if behind.startswith(b","):
+        return text[:start] + behind[1:]
+    before = text[:start].rstrip()
+    return (before[:-1] if before.endswith(b",") else text[:start]) + behind
+
+
+def _objects(text: bytes) -> Iterator[tuple[int, Raw]]:
+    """Yield the object in `text`, or those in its array, and where each begins."""
+    if not _is_array(text):
+        if text.lstrip().startswith(b"{"):
+            yield 0, Raw(text)
+        return
+    at = text.index(b"[") + 1
+    for element in _decode_array(text):
+        at = text.index(bytes(memoryview(element)[:1]), at)
+        if text.startswith(b"{", at):
+            yield at, element
+        at += len(element)
 
 
 def at_seconds(value: float | str) -> float:
@@ -152,8 +234,16 @@ def at_seconds(value: float | str) -> float:
     """
     seconds = value if isinstance(value, int | float) else _parse_time(value)
     if seconds is None or abs(seconds) > _MAX_UNIX_S:
-        raise CallError(f"at: expected {_EXPECTED['at']}, got {strict.shown(msgspec.json.encode(value))}", "bad_job")
+        raise CallError(_mismatch("at", msgspec.json.encode(value)), "bad_job")
     return float(seconds)
+
+
+def kept_at_seconds(value: float | str) -> float:
+    """Return the Unix seconds of an `at` that was accepted once; what this version would refuse is in the past."""
+    try:
+        return at_seconds(value)
+    except CallError:
+        return 0.0
 
 
 def _parse_time(text: str) -> float | None:
@@ -194,10 +284,6 @@ def _is_array(text: bytes) -> bool:
     return text.lstrip().startswith(b"[")
 
 
-def _level_of(text: bytes) -> int:
-    return 2 if _is_array(text) else 1
-
-
 def _admit_type(text: str) -> bool:
     if not is_type(text):
         return False
@@ -221,56 +307,93 @@ def _time_fault(job: JobFields) -> str | None:
 
 def _fault(job: Job) -> str | None:
     if not is_type(job.type):
-        return _mismatch("type", job.type)
+        return _mismatch("type", msgspec.json.encode(job.type))
     if job.id is not None and not ID_PATTERN.match(job.id):
-        return _mismatch("id", job.id)
+        return _mismatch("id", msgspec.json.encode(job.id))
     return _time_fault(job) if isinstance(job, JobFields) else None
 
 
-def _mismatch(field: str, value: str) -> str:
-    return f"{field}: expected {_EXPECTED[field]}, got {strict.shown(msgspec.json.encode(value))}"
+def _mismatch(field: str, got: bytes | Raw) -> str:
+    return f"{field}: expected {expected(JobFields, field)}, got {strict.shown(got)}"
 
 
-def _place(text: bytes, index: int | str) -> str:
-    return f"job {index}: " if _is_array(text) else ""
+def _no_object(text: bytes | Raw, place: str = "") -> CallError:
+    return CallError(f"{place}expected a job object, got {strict.shown(text)}", "bad_job")
 
 
-def _check(text: bytes, jobs: Sequence[Job]) -> None:
-    if not strict.is_clean_text(text):
-        raise strict.bad_text()
-    if strict.is_any_deeper([job.data for job in jobs], strict.MAX_DEPTH - _level_of(text)):
-        raise strict.too_deep()
-    if hides_or_repeats_key(text, jobs):
-        _refuse_repeats(text, strict.members(text, _level_of(text)), _ONCE)
-    if not are_clean(jobs):
-        index, fault = next((index, fault) for index, job in enumerate(jobs) if (fault := _fault(job)))
-        raise CallError(_place(text, index) + fault, "bad_job")
+def _place(index: int, *, is_array: bool) -> str:
+    return f"job {index}: " if is_array else ""
 
 
-def _refuse_repeats(text: bytes, found: Iterable[strict.Member], keys: tuple[str, ...]) -> None:
+def _decoding_run(text: bytes, first: int, *, is_array: bool) -> Steps[list[Job]]:
+    """Decode and check the job in `text`, or those in its array, of which the first has index `first`."""
+    jobs = _decode_clean(text, is_array=is_array) if len(text) <= SHORT_BYTES else None
+    if jobs is None:
+        jobs = []
+        for index, one in enumerate(map(bytes, _decode_array(text)) if is_array else [text], first):
+            jobs.append((yield from _decoding_exactly(one, _place(index, is_array=is_array))))
+            yield
+    return jobs
+
+
+def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
+    """Decode jobs, if each is beyond doubt."""
+    try:
+        if is_array:
+            jobs: list[Job] = list(_plain_first(_decode_plain_jobs, _decode_jobs, text))
+        else:
+            jobs = [_plain_first(_decode_plain_job, _decode_job, text)]
+    except msgspec.ValidationError:
+        return None
+    return None if hides_or_repeats_key(text, jobs) or not are_clean(jobs) else jobs
+
+
+def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
+    """Decode and check one job, field by field. Its `data` is no copy."""
+    if not text.lstrip().startswith(b"{"):
+        raise _no_object(text, place)
+    found: dict[str, Raw] = {}
+    seen: set[str] = set()
+    data: memoryview | None = None
+    for member in walking(text, _FIELDS, found):
+        if member is None:
+            yield
+            continue
+        if member.key in _ONCE and member.key in seen:
+            raise CallError(f"{place}{member.key}: stands twice", "bad_job")
+        seen.add(member.key)
+        if member.key == "data":
+            data = memoryview(text)[member.value_start : member.value_start + len(found["data"])]
+        else:
+            _check_field(member.key, text[member.value_start : member.end], place)
+    if "type" not in found:
+        raise CallError(f"{place}type: missing, expected {expected(JobFields, 'type')}", "bad_job")
+    fields: dict[str, Any] = {name: _decode_field[name](value) for name, value in found.items() if name != "data"}
+    if data is not None:
+        fields["data"] = Raw(data)
+    job: Job = PlainJob(**fields) if seen <= _PLAIN else JobFields(**fields)
+    if fault := _fault(job):
+        raise CallError(place + fault, "bad_job")
+    return job
+
+
+def _check_field(name: str, value: bytes, place: str) -> None:
+    if name not in _TYPES:
+        raise CallError(place + unknown_name("field", name, _TYPES), "bad_job")
+    try:
+        _decode_field[name](value)
+    except msgspec.ValidationError:
+        if not is_supported(JobFields, name):
+            raise CallError(f"{place}{name}: not supported by this version", "unsupported") from None
+        raise CallError(place + _mismatch(name, value), "bad_job") from None
+
+
+def _refusing_repeats(text: bytes, reader: Reader, keys: tuple[str, ...], place: str) -> Steps[None]:
     seen = set()
-    for member in found:
-        if member.key in keys:
-            if (member.owner, member.key) in seen:
-                raise CallError(f"{_place(text, member.owner)}{member.key}: stands twice", "bad_job")
-            seen.add((member.owner, member.key))
-
-
-def _explain(text: bytes, problem: str) -> CallError:
-    """Return what msgspec found wrong, in the words of the manual. Every path here is of one of its few forms."""
-    strict.check_json(text)
-    unknown = _UNKNOWN_FIELD.match(problem)
-    if unknown:
-        return CallError(_place(text, unknown[2] or 0) + unknown_name("field", unknown[1], _FIELDS), "bad_job")
-    path = _PATH.search(problem)
-    index, field = path.groups() if path else (None, None)
-    job = _decode_array(text)[int(index)] if index else Raw(text)
-    place = _place(text, index or 0)
-    if field in _UNSUPPORTED:
-        return CallError(f"{place}{field}: not supported by this version", "unsupported")
-    if field:
-        got = strict.shown(_decode_object(job)[field])
-        return CallError(f"{place}{field}: expected {_EXPECTED[field]}, got {got}", "bad_job")
-    if problem.startswith("Object missing"):
-        return CallError(f"{place}type: missing, expected {_EXPECTED['type']}", "bad_job")
-    return CallError(f"{place}expected a job object, got {strict.shown(job)}", "bad_job")
+    for member in walking(text, reader, {}):
+        if member is None:
+            yield
+        elif member.key in keys and member.key in seen:
+            raise CallError(f"{place}{member.key}: stands twice", "bad_job")
+        else:
+            seen.add(member.key)

@@ -14,9 +14,13 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.wire import envelope, strict
 from kqs.wire.call import NULL, BadLine, Call, Dialect
+from kqs.wire.members import Reader
+from kqs.wire.scan import runs
+from kqs.wire.steps import Steps, finish
 
 _VERSION = Raw(b'"2.0"')
 _KEYS = ("jsonrpc", "id", "method", "params")
+_READER = Reader(*_KEYS)
 
 #: our code -> the standard's number. `bad_call` of an argument is -32602, see `error`.
 NUMBERS = {"bad_json": -32700, "bad_call": -32600, "unknown_call": -32601, "bad_job": -32602, "internal": -32603}
@@ -28,19 +32,22 @@ _OTHER = -32000
 
 _encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def is_jsonrpc(line: bytes) -> bool:
-    """Tell whether `line` is spoken in this dialect: it begins an array, or is an object with the key `jsonrpc`."""
+def telling_jsonrpc(line: bytes) -> Steps[bool]:
+    """Tell, in steps, whether `line` is spoken in this dialect: it begins an array, or is an object with the key `jsonrpc`."""
     if line.lstrip().startswith(b"["):
         return True
-    if b'"jsonrpc"' not in line and not strict.may_hide_key(line):
+    is_suspect = b'"jsonrpc"' in line or strict.may_hide_key(line)
+    yield
+    if not is_suspect:
         return False
     try:
-        return "jsonrpc" in _decode_object(line)
+        found = _READER.read(line)
     except (ValueError, RecursionError):
         return False
+    yield
+    return "jsonrpc" in found
 
 
 def decode_line(line: bytes, batch: int = 0) -> list[Call | BadLine]:
@@ -49,20 +56,36 @@ def decode_line(line: bytes, batch: int = 0) -> list[Call | BadLine]:
     Args: batch: what the members of a batch, if it is one, are to carry as their `batch`.
     Returns: one call or bad line, or those of the batch in order; never none.
     """
+    return finish(decoding_line(line, batch))
+
+
+def decoding_line(line: bytes, batch: int = 0) -> Steps[list[Call | BadLine]]:
+    """Decode one line in steps. See decode_line."""
     if not line.lstrip().startswith(b"["):
-        return [_decode_one(line, -1)]
+        return [(yield from _decoding_one(line, -1))]
     try:
-        members = _decode_array(line)
-        strict.check_text(line)
+        members = yield from _decoding_batch(line)
     except CallError as refused:
         return [_bad(refused)]
-    except (ValueError, RecursionError) as malformed:
-        return [_bad(strict.not_json(line, malformed))]
+    calls = []
+    for member in members:
+        calls.append((yield from _decoding_one(bytes(member), batch)))
+        yield
+    return calls
+
+
+def _decoding_batch(line: bytes) -> Steps[list[Raw]]:
+    yield from strict.checking_json(line)
+    members: list[Raw] = []
+    for run in runs(line):
+        yield
+        if run is not None:
+            members += _decode_array(run[1])
+            if len(members) > MAX_BATCH_CALLS:
+                raise CallError(f"batch: expected at most {MAX_BATCH_CALLS} calls", "too_large")
     if not members:
-        return [_bad(CallError("expected calls, got an empty batch"))]
-    if len(members) > MAX_BATCH_CALLS:
-        return [_bad(CallError(f"batch: expected at most {MAX_BATCH_CALLS} calls, got {len(members)}", "too_large"))]
-    return [_decode_one(bytes(member), batch) for member in members]
+        raise CallError("expected calls, got an empty batch")
+    return members
 
 
 def result(call_id: Raw | None, value: Raw | bytes) -> bytes:
@@ -86,27 +109,34 @@ def error(call_id: Raw | None, code: str, message: str, *, of_argument: bool = F
 
 
 class Batch:
-    """Gathers the answers to one batch, which leave as one array when the last is there. Notifications have none."""
+    """Gathers the answers to one batch, which leave as one array when the last is there. Notifications have none.
+
+    size: of the answers gathered so far, in bytes.
+    """
 
     def __init__(self, members: Sequence[Call | BadLine]) -> None:
         """Args: members: all of one batch, as decode_line gave them."""
         self._missing = sum(isinstance(member, BadLine) or not member.notification for member in members)
         self._answers: list[bytes] = []
+        self.size = 0
 
     def add(self, answer: bytes) -> bytes | None:
         """Take the answer to one member, a line. Returns: the line that answers the batch, after the last; None before."""
         assert self._missing, "every member was answered"
         self._missing -= 1
+        self.size += len(answer)
         self._answers.append(answer.rstrip(b"\n"))
         return None if self._missing else b"[%b]\n" % b",".join(self._answers)
 
 
-def _decode_one(text: bytes, batch: int) -> Call | BadLine:
+def _decoding_one(text: bytes, batch: int) -> Steps[Call | BadLine]:
     call_id = None
     try:
-        found = envelope.read(text)
+        read = yield from envelope.reading(text, _READER, _KEYS, is_checked=batch >= 0)
+        found = read.found
         call_id = _id_of(found)
-        envelope.check_keys(text, found, _KEYS, _KEYS)
+        if read.fault is not None:
+            raise read.fault
         if found.get("jsonrpc") != _VERSION:
             raise CallError('jsonrpc: expected "2.0"')
         return Call(

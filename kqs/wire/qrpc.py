@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -26,11 +26,14 @@ from kqs.errors import CallError
 from kqs.options import Job, JobFields, PlainJob
 from kqs.wire import envelope, jobs, strict
 from kqs.wire.call import NULL, BadLine, Call
+from kqs.wire.members import Reader
+from kqs.wire.steps import Steps, finish
 
 _VERSION = Raw(b"1")
 _NO_ID = Raw()
 _NO_DATA = PlainJob("").data
 _KEYS = ("v", "id", "n", "m", "b")
+_READER = Reader(*_KEYS)
 _ONCE = ("v", "id", "n", "m")  # `b` may stand twice: first its length, last the text
 
 _IDS = re.compile(rb'(?:(?:"[^"\\\n]{0,198}"|-?[0-9][0-9.eE+-]{0,198})(?:\n|\Z))*+')
@@ -155,7 +158,10 @@ def replay_calls(payload: bytes) -> list[Job]:
 
     Raises: msgspec.DecodeError: it never did.
     """
-    return [call.m for call in _decode_inserts(payload)]
+    try:
+        return [call.m for call in _decode_inserts(payload)]
+    except msgspec.ValidationError:
+        return [jobs.replay_job(call.m) for call in _decode_lines(payload)]
 
 
 def replay_jobs(payload: bytes) -> list[Job]:
@@ -189,14 +195,23 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
 
 def decode_line(line: bytes) -> Call | BadLine:
     """Decode one line, exactly; what is wrong with it is said in full."""
+    return finish(decoding_line(line))
+
+
+def decoding_line(line: bytes) -> Steps[Call | BadLine]:
+    """Decode one line in steps. See decode_line."""
     call_id = None
     try:
-        found = envelope.read(line)
+        read = yield from envelope.reading(line, _READER, _ONCE)
+        found = read.found
         call_id = _id_of(found)
-        envelope.check_keys(line, found, _KEYS, _ONCE)
+        if read.fault is not None:
+            raise read.fault
         if found.get("v", _VERSION) != _VERSION:
             raise CallError(f"v: expected 1, got {strict.shown(found['v'])}")
-        return Call(envelope.name_of("n", found), found.get("m", NULL), call_id, _blob_of(found))
+        name = envelope.name_of("n", found)
+        yield
+        return Call(name, found.get("m", NULL), call_id, (yield from _decoding_blob(found)))
     except CallError as error:
         return BadLine(error.call_code, str(error), call_id)
 
@@ -250,10 +265,8 @@ def insert_answers(ids: Sequence[Raw | None], first_order: int, suffix: str, job
 def _decode_inserts(chunk: bytes) -> Sequence[_PlainInsert | _Insert]:
     try:
         return _decode_plain_inserts(chunk)
-    except msgspec.ValidationError as error:
-        if "].m" not in str(error):  # it is not the job that has more than PlainJob knows
-            raise
-    return _decode_full_inserts(chunk)
+    except msgspec.ValidationError:  # a job that has more than PlainJob knows, or something else that the other refuses too
+        return _decode_full_inserts(chunk)
 
 
 def _is_clean(chunk: bytes, count: int, ids: Sequence[Raw | None], values: Sequence[Raw], level: int) -> bool:
@@ -290,16 +303,18 @@ def _has_one_a_line(chunk: bytes, count: int) -> bool:
     return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
 
 
-def _id_of(found: dict[str, Raw]) -> Raw | None:
+def _id_of(found: Mapping[str, Raw]) -> Raw | None:
     raw = found.get("id", NULL)
     return None if raw == NULL else envelope.check_id(raw)
 
 
-def _blob_of(found: dict[str, Raw]) -> bytes | None:
+def _decoding_blob(found: Mapping[str, Raw]) -> Steps[bytes | None]:
     raw = found.get("b", NULL)
     if raw == NULL:
         return None
+    text = envelope.text_of("b", raw)
+    yield
     try:
-        return a2b_base64(envelope.text_of("b", raw).encode(), strict_mode=True)
+        return a2b_base64(text.encode(), strict_mode=True)
     except Base64Error as error:
         raise CallError(f"b: expected base64, got {strict.shown(raw)}: {error}") from None

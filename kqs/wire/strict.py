@@ -1,24 +1,26 @@
-r"""What KQS asks of JSON beyond what msgspec checks, and where the members of an object stand in its bytes.
+r"""What KQS asks of JSON beyond what msgspec checks.
 
 msgspec checks the grammar of everything, but skips over what it keeps as `Raw`: invalid UTF-8 passes there, depth is only
-bounded by the interpreter's recursion limit, and of a repeated key the last one wins in silence. Numbers are nobody's
-business here: they stay the bytes that were sent.
+bounded by the interpreter's recursion limit, and of a repeated key the last one wins in silence (kqs.wire.members). Numbers
+are nobody's business here: they stay the bytes that were sent.
 
-Each check begins with a cheap test that errs only on the side of suspicion; the exact scan runs on what it stops.
+Each check begins with a cheap test that errs only on the side of suspicion; the exact scan runs on what it stops. No message of
+msgspec's decides anything: its next release may word it otherwise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from typing import NamedTuple
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.printable import SHOWN_CHARS, shortened
+from kqs.printable import SHOWN_CHARS, printable, shortened
+from kqs.wire.scan import BLOCK_BYTES, SHORT_BYTES, deepest
+from kqs.wire.steps import Steps, finish
 
 #: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
 #: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.
@@ -27,35 +29,52 @@ MAX_DEPTH = 64
 #: values whose brackets are counted together: few enough that common ones pass, enough that the count costs little
 _GROUP = 12
 
-# the order matters: a whole pair is eaten before its first half can look lonely
-_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
-_NO_STEP = bytes(set(range(256)) - set(b'[{]}"'))
+# the order matters: a whole pair is eaten before its first half can look lonely; 1 MiB at most at a time
+_SOUND = re.compile(rb"(?:[^\\]{1,4096}+|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u(?![dD][89a-fA-F]..)|\\[^u]){0,256}+", re.DOTALL)
+_LONE_SURROGATE = re.compile(rb"\\u[dD]", re.DOTALL)
 
-_QUOTE, _COLON, _COMMA = b'":,'
-
-_TRUNCATED = "Input data was truncated"
 _LONGEST_WORD = b" " * len("\\ud83d\\ude00")  # that msgspec looks ahead for
 
-_decode_text = msgspec.json.Decoder(str).decode
+_Utf8Decoder = getincrementaldecoder("utf-8")
 _decode_raw = msgspec.json.Decoder(Raw).decode
 
 
 def is_clean_text(text: bytes) -> bool:
     """Tell whether `text` is UTF-8 without escapes of lone surrogates."""
+    if b"\\" in text or len(text) > SHORT_BYTES:
+        return finish(_cleaning_text(text))
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cleaning_text(text: bytes) -> Steps[bool]:
     if not text.isascii():
+        decode = _Utf8Decoder().decode
         try:
-            text.decode()
+            for start in range(0, len(text), BLOCK_BYTES):
+                decode(text[start : start + BLOCK_BYTES])
+                yield
+            decode(b"", True)
         except UnicodeDecodeError:
             return False
-    return b"\\" not in text or not _has_lone_surrogate(text)
-
-
-def _has_lone_surrogate(text: bytes) -> bool:
-    if b"\\ud" not in text and b"\\uD" not in text:
-        return False
-    return any(match[1] for match in _ESCAPE.finditer(text))
+    if b"\\" not in text:
+        return True
+    yield
+    if not (b"\\ud" in text or b"\\uD" in text):
+        return True
+    yield
+    at = 0
+    while at < len(text):
+        sound = _SOUND.match(text, at)
+        assert sound is not None, "it matches nothing, too"
+        if sound.end() == at:
+            return not _LONE_SURROGATE.match(text, at)  # else it is a backslash that ends a text that is no JSON
+        at = sound.end()
+        yield
+    return True
 
 
 def may_hide_key(text: bytes) -> bool:
@@ -65,12 +84,7 @@ def may_hide_key(text: bytes) -> bool:
 
 def is_deeper(text: bytes, limit: int) -> bool:
     """Tell whether the JSON in `text` nests deeper than `limit` levels."""
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return False
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # in this order, every quote left opens or closes a string
-    outside_strings = text.translate(_STEPS, _NO_STEP).split(b'"')[::2]
-    return max(accumulate(memoryview(b"".join(outside_strings)).cast("b")), default=0) > limit
+    return text.count(b"[") + text.count(b"{") > limit and finish(deepest(text)) > limit
 
 
 def is_any_deeper(values: Sequence[Raw], limit: int) -> bool:
@@ -84,26 +98,35 @@ def is_any_deeper(values: Sequence[Raw], limit: int) -> bool:
 
 
 def check_text(text: bytes) -> None:
-    """Refuse what msgspec does not, in JSON that it accepted.
+    """Refuse what checking_text refuses."""
+    finish(checking_text(text))
+
+
+def checking_text(text: bytes) -> Steps[None]:
+    """Refuse, in steps, what msgspec does not, in JSON that it accepted.
 
     Raises: CallError: bad_json; not UTF-8, a lone surrogate, or more than MAX_DEPTH levels.
     """
-    if not is_clean_text(text):
+    if not (yield from _cleaning_text(text)):
         raise bad_text()
-    if is_deeper(text, MAX_DEPTH):
+    if len(text) <= SHORT_BYTES and text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return
+    yield
+    if (yield from deepest(text)) > MAX_DEPTH:
         raise too_deep()
 
 
-def check_json(text: bytes) -> None:
-    """Refuse what is no JSON, whatever it was meant to be.
+def checking_json(text: bytes) -> Steps[None]:
+    """Refuse, in steps, what is no JSON, whatever it was meant to be.
 
     Raises: CallError: bad_json.
     """
     try:
         _decode_raw(text)
     except (ValueError, RecursionError) as error:
-        raise not_json(text, error) from None
-    check_text(text)
+        raise (yield from refusing(text, error)) from None
+    yield
+    yield from checking_text(text)
 
 
 def bad_text() -> CallError:
@@ -116,59 +139,28 @@ def too_deep() -> CallError:
     return CallError(f"more than {MAX_DEPTH} levels of arrays and objects", "bad_json")
 
 
-def not_json(text: bytes, error: ValueError | RecursionError) -> CallError:
-    """Return the error a peer gets when a msgspec decoder raised `error` over malformed `text`."""
+def refusing(text: bytes, error: ValueError | RecursionError) -> Steps[CallError]:
+    """Return, in steps, the error a peer gets when a msgspec decoder raised `error` over malformed `text`."""
     if isinstance(error, RecursionError):
         return too_deep()
-    if not is_clean_text(text):
+    yield
+    if not (yield from _cleaning_text(text)):
         return bad_text()
-    reason = _why_malformed(text, error)
-    return CallError(f"not JSON: {reason}, got {shown(text.strip())}", "bad_json")
+    yield
+    return CallError(f"not JSON: {_why_malformed(text, error)}, got {shown(text.lstrip())}", "bad_json")
 
 
 def _why_malformed(text: bytes, error: ValueError) -> str:
-    reason = str(error)
-    if reason == _TRUNCATED:
-        # msgspec also says so of a wrong word with too few bytes after it: `foo` might have become `false`
-        try:
-            _decode_raw(text + _LONGEST_WORD)
-        except ValueError as told_apart:
-            reason = str(told_apart)
-    return "it ends within a value" if reason == _TRUNCATED else reason.removeprefix("JSON is malformed: ")
+    """Return the decoder's reason, whatever its words.
 
-
-class Member(NamedTuple):
-    """One key and its value: `text[start:end]`, in object number `owner` of those at its level, from 0."""
-
-    owner: int
-    key: str
-    start: int
-    end: int
-
-
-def members(text: bytes, level: int = 1) -> Iterator[Member]:
-    """Yield the members of all objects at nesting `level` of valid JSON (1: it is the outermost), as they stand.
-
-    A loop over every token: for the rare line that is suspect.
+    Of a wrong word with too few bytes after it, it says that it was cut short: `foo` might have become `false`.
     """
-    depth, owner = 0, -1
-    last = key = None
-    for token in _TOKEN.finditer(text):
-        mark = text[token.start()]
-        if mark == _QUOTE:
-            last = token
-        elif mark in b"[{":
-            depth += 1
-            owner += depth == level
-        elif depth != level:
-            depth -= mark in b"]}"
-        elif mark == _COLON:
-            key = last
-        else:
-            if key is not None:
-                yield Member(owner, _decode_text(key[0]), key.start(), token.start())
-                key = None
-            depth -= mark != _COMMA
+    try:
+        _decode_raw(text + _LONGEST_WORD)
+    except ValueError as told_apart:
+        error = told_apart
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return reason[:1].lower() + reason[1:]
 
 
 def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
@@ -181,5 +173,6 @@ def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
 
 
 def shown(value: bytes | Raw) -> str:
-    """Return JSON as text for a message, cut short."""
-    return shortened(bytes(value)[: 4 * (SHOWN_CHARS + 1)].decode(errors="replace"))  # a character has at most 4 bytes
+    """Return JSON as text for a message, cut short and fit for a terminal."""
+    begin = value[: 4 * (SHOWN_CHARS + 1)] if isinstance(value, bytes) else bytes(memoryview(value)[: 4 * (SHOWN_CHARS + 1)])
+    return printable(shortened(begin.strip().decode(errors="replace")))  # a character has at most 4 bytes

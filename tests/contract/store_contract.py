@@ -1,8 +1,9 @@
-"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the `open_store` fixture only."""
+"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the fixtures `make_store` and `damage`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from unittest.mock import ANY
 
@@ -10,8 +11,9 @@ import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Claim, Entry, Report, Run, State
-from kqs.store.base import LISTED_BYTES, Store, StoreInfo
+from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State
+from kqs.store import base
+from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -21,6 +23,11 @@ IDS = Ids(NODE)
 FIRST = 1_700_000_000_000_000
 BULK_BYTES = 1000
 
+#: the answer to jobs whose data would be too much, in the tests that lower it
+FEW_BYTES = 5 * BULK_BYTES
+
+#: changes fields of the record of job n behind the store's back: type, data, options, expire_at, …, or bulk (long data)
+Damage = Callable[..., Awaitable[None]]
 #: makes a store on the test's own data, not yet opened; called again, one on the same data
 MakeStore = Callable[[], Store]
 
@@ -52,6 +59,12 @@ def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *,
     for name, value in changes.items():
         setattr(report, name, value)
     return report
+
+
+def unbegun(run: Run, *, at: float, state: State | None = None, **changes: object) -> Report:
+    """The report that `run` never began; its job waits on, or has ended as `state`."""
+    end = State(run.waited_as) if state is None else state
+    return a_report(run.claim, end, at=at, returned=run.returned, has_begun=False, **changes)
 
 
 def numbers(found: list[Entry] | list[Run]) -> list[int]:
@@ -138,6 +151,12 @@ class StoreContract:
         assert record is not None
         assert (record.state, record.data, record.attempt, record.runs) == (State.NEW, b' {"a" : "\xc3\xa9"}', 0, [])
         assert (record.accepted_at, record.due_at, record.prio) == (FIRST / 1e6, 0.0, 10000)
+
+    async def test_acceptance_is_told_by_the_clock_of_then_where_the_order_was_ahead_of_it(self, store: Store, insert) -> None:
+        at = FIRST / 1e6 - 7200.5
+        await insert(a_job(0, accepted_at=at), a_job(1, id="mine", accepted_at=at), a_job(2))
+        told = [record.accepted_at for record in await store.jobs(type_=None, state=None, after=None, limit=3)]
+        assert told == [at, at, (FIRST + 2) / 1e6]
 
     async def test_every_field_is_kept(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0, id="mine", due_at=now + 0.123456, expire_at=now + 9.654321, options=b'{"ttr":5}', prio=2**32 - 1))
@@ -283,6 +302,217 @@ class StoreContract:
         assert record is not None
         assert record.result == b"598"
         assert await store.next_due_at() == now + 600
+
+    @pytest.fixture
+    def end_at(self, store: Store, now: float) -> Callable[..., Awaitable[Run]]:
+        """Store and end a job with the id `mine`, or of our making, whose record is over at `drop_at`."""
+
+        async def end_at(drop_at: float | None, n: int = 0, **changes: object) -> Run:
+            job = a_job(n, accepted_at=now, **changes)
+            await store.insert([job], 0, "w1", now)
+            (run,) = await store.claim([an_entry(n, id=job.id)], "w1", now)
+            await store.report([a_report(run.claim, at=now, drop_at=drop_at)])
+            return run
+
+        return end_at
+
+    @pytest.mark.parametrize("how", ["plain", "claimed", "long"])
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_record_that_is_over_makes_room_for_a_new_job(
+        self, store: Store, end_at, now: float, how: str, id_: str | None
+    ) -> None:
+        run = await end_at(now, id=id_, data=b"1" * (BULK_BYTES + 1))
+        job_id = run.claim.id
+        assert await store.job(job_id) is None
+        data = b"2" * (BULK_BYTES + 1) if how == "long" else b"2"
+        again = a_job(9, id=job_id, data=data, accepted_at=now, claimed_at=now if how == "claimed" else 0.0)
+        assert await store.insert([again], 1, "w1", now) == []
+        assert await store.report([a_report(run.claim, State.RETRY, "fail", at=now)]) == [False]
+        record = await store.job(job_id)
+        assert record is not None
+        state = State.PROCESSING if how == "claimed" else State.NEW
+        assert (record.order, record.state, record.data, record.attempt) == (FIRST + 9, state, data, int(how == "claimed"))
+        assert await store.counts() == {"mail": {state: 1}}
+        if how != "claimed":
+            (second,) = await store.claim([an_entry(9, id=job_id)], "w1", now)
+            assert (second.data, second.attempt) == (data, 1)
+
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_record_that_is_not_over_is_there_and_known(self, store: Store, end_at, now: float, id_: str | None) -> None:
+        run = await end_at(now + 5, id=id_)
+        again = a_job(9, id=run.claim.id, accepted_at=now + 4)
+        assert await store.insert([again], 1, "w1", now) == [FIRST + 9]
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.order, record.state) == (FIRST, State.SUCCESS)
+
+    async def test_record_for_ever_and_job_that_waits_or_runs_are_known(self, store: Store, end_at, insert, now: float) -> None:
+        await end_at(None, id="mine")
+        await insert(a_job(1, id="waits"), a_job(2, id="runs", claimed_at=now))
+        again = [a_job(n, id=id_, accepted_at=5e9) for n, id_ in ((7, "mine"), (8, "waits"), (9, "runs"))]
+        assert sorted(await store.insert(again, 1, "w1", 5e9)) == [FIRST + 7, FIRST + 8, FIRST + 9]
+
+    @pytest.mark.parametrize("id_", ["mine", None])
+    async def test_replay_brings_nothing_back_in_the_place_of_what_came_after_it(
+        self, store: Store, end_at, now: float, id_: str | None
+    ) -> None:
+        old = a_job(0, id=id_, accepted_at=now)
+        dup = a_job(1, id=old.id, accepted_at=now)
+        run = await end_at(now + 1, id=id_)
+        assert await store.insert([dup], 1, "w1", now) == [FIRST + 1]
+        new = a_job(2, id=run.claim.id, accepted_at=now + 2, data=b"new")
+        assert sorted(await store.insert([old, dup, new], 1, "w1", now + 2)) == [FIRST, FIRST + 1]
+        for drop_at in (None, now + 3):
+            assert sorted(await store.insert([old, dup, new], 1, "w1", now + 9)) == [FIRST, FIRST + 1, FIRST + 2]
+            record = await store.job(old.id)
+            if drop_at is None:
+                assert record is not None
+                assert (record.order, record.state, record.data) == (FIRST + 2, State.NEW, b"new")
+                (run,) = await store.claim([an_entry(2, id=old.id)], "w1", now + 2)
+                await store.report([a_report(run.claim, at=now + 3, drop_at=now + 3)])
+        assert (await store.counts())["mail"] == {State.SUCCESS: 1}
+
+    async def test_only_the_first_of_two_takes_the_room_of_a_record_that_is_over(
+        self, store: Store, end_at, now: float
+    ) -> None:
+        await end_at(now, id="mine")
+        twice = [a_job(n, id="mine", accepted_at=now, data=b"%d" % n) for n in (4, 5)]
+        assert await store.insert(twice, 1, "w1", now) == [FIRST + 5]
+        record = await store.job("mine")
+        assert record is not None
+        assert record.data == b"4"
+
+    async def test_batch_of_new_known_and_over_ids_is_told_apart(self, store: Store, end_at, insert, now: float) -> None:
+        await insert(a_job(100, id="waits"))
+        for n in range(20):
+            await end_at(now if n % 2 else now + 60, n, id=f"id{n}")
+        batch = [a_job(200 + n, id=f"id{n}", accepted_at=now) for n in range(30)] + [a_job(300, id="waits"), a_job(301)]
+        known = [FIRST + 200 + n for n in range(0, 20, 2)] + [FIRST + 300]
+        assert sorted(await store.insert(batch, 1, "w1", now)) == known
+        assert (await store.counts())["mail"] == {State.SUCCESS: 10, State.NEW: 22}
+
+    async def test_nothing_stored_makes_room_for_an_adopted_job(self, store: Store, end_at, now: float) -> None:
+        await end_at(now, id="mine")
+        assert await store.insert([a_job(5, id="mine", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == [FIRST + 5]
+        assert await store.insert([a_job(6, id="new", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == []
+
+    async def test_trimmed_record_makes_room_as_well(self, store: Store, end_at, now: float) -> None:
+        await end_at(None, id="mine")
+        assert await store.trim_successes(0, 10, FIRST + 1) == 1
+        assert await store.job("mine") is None
+        assert await store.insert([a_job(1, id="mine")], 1, "w1", now) == []
+
+    async def test_times_of_waiting_jobs_can_be_changed_unless_they_have_changed_already(
+        self, store: Store, insert, now: float
+    ) -> None:
+        both, due, expiry = (now + 7205.5, now + 9000.5), (now + 7205.5, None), (0.0, now + 9000.5)
+        jobs = [a_job(n, due_at=at, expire_at=end) for n, (at, end) in enumerate([both, expiry, due, due, expiry])]
+        jobs[4].claimed_at = now
+        await insert(*jobs)
+        times = [(0, both, now + 5, now + 9), (1, expiry, 0.0, now + 8), (2, due, now + 6, None), (3, both, now, None)]
+        times.append((4, expiry, 0.0, now + 1))
+        changes = [Rescheduled(FIRST + n, IDS.of(FIRST + n), were, *become) for n, were, *become in times]
+        await store.reschedule(changes)
+        await store.reschedule([])
+        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert [(record.due_at, record.expire_at) for record in records] == [
+            (now + 5, now + 9), (0.0, now + 8), (now + 6, None), due, expiry,
+        ]  # fmt: skip
+        assert (await store.next_due_at(), await store.next_expire_at()) == (now + 5, now + 8)
+        assert numbers(await store.wake(now + 6, 9)) == [0, 2]
+        runs = await store.claim([an_entry(n) for n in range(3)], "w1", now + 7)
+        assert [(run.claim.order - FIRST, run.expire_at) for run in runs] == [(0, now + 9), (1, now + 8), (2, None)]
+
+    async def test_a_record_that_was_altered_does_not_pass_once_its_times_are_changed(
+        self, store: Store, insert, damage: Damage, now: float
+    ) -> None:
+        await insert(*(a_job(n, expire_at=4e9, options=b'{"retries":8}') for n in range(3)))
+        await damage(store, 0, expire_at=5e9)
+        await damage(store, 1, data=b"7")
+        ends = [5e9, 4e9, 4e9]
+        await store.reschedule([Rescheduled(FIRST + n, IDS.of(FIRST + n), (0.0, end), 0.0, 3e9) for n, end in enumerate(ends)])
+        assert numbers(await store.claim([an_entry(n) for n in range(3)], "w1", now)) == [2]
+
+    async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
+        (first,) = await store.claim([an_entry(2)], "w1", now)
+        await store.report([a_report(first.claim, State.RETRY, "fail", at=now + 1, due_at=now + 5, failures=1, error="no")])
+        await store.wake(now + 5, 10)
+        before = [await store.job(IDS.of(FIRST + n)) for n in range(3)]
+        runs = await store.claim([an_entry(n) for n in range(3)], "w2", now + 6)
+        assert [(run.attempt, State(run.waited_as)) for run in runs] == [(1, State.NEW), (1, State.DELAYED), (2, State.RETRY)]
+        returned = [unbegun(run, at=now + 7) for run in runs]
+        assert await store.report(returned) == [True] * 3
+        assert [await store.job(IDS.of(FIRST + n)) for n in range(3)] == before
+        assert await store.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.RETRY: 1}}
+        assert numbers(await store.ready("mail", None, 10)) == [0, 1, 2]
+
+    async def test_no_stale_report_matches_after_a_claim_was_given_back(self, store: Store, run_one, now: float) -> None:
+        first = await run_one(0)
+        await store.report([unbegun(first, at=now)])
+        (second,) = await store.claim([an_entry(0)], "w1", now)
+        assert second.claim != first.claim
+        assert (second.attempt, second.claim.epoch) == (1, first.claim.epoch)
+        late = [unbegun(first, at=now), a_report(first.claim, at=now), a_report(first.claim, State.RETRY, "fail", at=now)]
+        assert await store.report(late) == [False] * 3
+        assert await store.report([a_report(second.claim, at=now, returned=second.returned)]) == [True]
+        record = await store.job(first.claim.id)
+        assert record is not None
+        assert (record.state, record.attempt, [run.attempt for run in record.runs]) == (State.SUCCESS, 1, [1])
+
+    async def test_new_claimed_job_given_back_is_new_also_if_it_was_stored_as_claimed(
+        self, store: Store, insert, now: float
+    ) -> None:
+        await insert(a_job(0, claimed_at=now), a_job(1, id="mine", claimed_at=now))
+        claims = [a_claim(0), a_claim(1, id="mine")]
+        assert await store.report([a_report(one, State.NEW, at=now, has_begun=False) for one in claims]) == [True] * 2
+        for job_id in (IDS.of(FIRST), "mine"):
+            record = await store.job(job_id)
+            assert record is not None
+            assert (record.state, record.attempt, record.runs) == (State.NEW, 0, [])
+
+    async def test_runs_keep_their_numbers_whatever_was_given_back_between(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0))
+        for number in range(1, 106):
+            (run,) = await store.claim([an_entry(0)], f"gone{number}", now)
+            if number % 2:
+                await store.report([unbegun(run, at=now)])
+                (run,) = await store.claim([an_entry(0)], f"w{number}", now)
+            assert run.attempt == number
+            await store.report([a_report(run.claim, State.RETRY, "fail", at=now, returned=run.returned)])
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.attempt == 105
+        assert all(run.worker.endswith(str(run.attempt)) for run in record.runs)
+        assert [run.attempt for run in record.runs][-99:] == list(range(7, 106))
+        (run,) = await store.claim([an_entry(0)], "w106", now)
+        await store.report([unbegun(run, at=now)])
+        again = await store.job(IDS.of(FIRST))
+        assert again is not None
+        assert (again.attempt, again.runs[-1]) == (105, record.runs[-1])
+
+    @pytest.mark.parametrize("drop_at", [None, 5e9])
+    async def test_claimed_job_whose_time_was_over_has_ended_without_a_run(
+        self, store: Store, run_one, now: float, drop_at: float | None
+    ) -> None:
+        run = await run_one(0)
+        end = unbegun(run, at=now + 1, state=State.FAIL, error="expired", drop_at=drop_at)
+        assert await store.report([end]) == [True]
+        assert await store.report([end]) == [True]
+        assert await store.report([unbegun(run, at=now + 1)]) == [False]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.attempt, record.runs) == (State.FAIL, "expired", 0, [])
+        assert (record.ended_at, record.drop_at) == (now + 1, drop_at)
+        assert await store.counts() == {"mail": {State.FAIL: 1}}
+
+    async def test_a_due_time_lets_a_job_wait_though_its_run_ended_later_by_the_clock(
+        self, store: Store, run_one, now: float
+    ) -> None:
+        run = await run_one(0)
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 7200, due_at=now + 30)])
+        assert await store.ready("mail", None, 10) == []
+        assert numbers(await store.wake(now + 30, 10)) == [0]
 
     async def test_repeated_final_report_is_true_and_changes_nothing(self, store: Store, run_one, now: float) -> None:
         run = await run_one()
@@ -444,6 +674,134 @@ class StoreContract:
         (granted,) = await again.claim([an_entry(0)], "w2", now)
         assert (granted.claim.attempt, granted.claim.epoch) == (2, 2)
         assert await again.report([a_report(run.claim, at=now)]) == [False]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"type": "mall"},
+            {"prio": 10001},
+            {"data": b'{"n":8}'},
+            {"options": b'{"retries":9}'},
+            {"options": None},
+            {"options": b'{"retries":'},
+            {"expire_at": 5e9},
+            {"expire_at": None},
+        ],
+        ids=str,
+    )
+    async def test_a_record_that_was_altered_never_runs_and_says_so(
+        self, store: Store, insert, damage: Damage, now: float, change: dict[str, object]
+    ) -> None:
+        await insert(a_job(0, expire_at=4e9, options=b'{"retries":8}'), a_job(1))
+        await damage(store, 0, **change)
+        assert numbers(await store.claim([an_entry(0), an_entry(1)], "w1", now, 60.0)) == [1]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.data, record.error) == (State.FAIL, b"null", DAMAGED)
+        assert (record.ended_at, record.drop_at) == (now, now + 60)
+        assert numbers(await store.claim([an_entry(0)], "w1", now)) == []
+
+    async def test_plain_record_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(*some_jobs(3))
+        await damage(store, 0, type="male")
+        await damage(store, 1, data=b'{"n":0}')
+        assert numbers(await store.claim([an_entry(n) for n in range(3)], "w1", now)) == [2]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.drop_at) == (State.FAIL, None)
+
+    async def test_long_data_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(a_job(0, data=b"1" * 3000), a_job(1, data=b"2" * 3000))
+        await damage(store, 0, bulk=b"2" * 3000)
+        assert numbers(await store.claim([an_entry(0), an_entry(1)], "w1", now, 60.0)) == [1]
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
+
+    async def test_totals_stay_right_when_a_type_was_altered(
+        self, store: Store, insert, damage: Damage, clock: FakeClock, now: float
+    ) -> None:
+        await insert(*some_jobs(3), a_job(3, type="b"))
+        await damage(store, 0, type="mall")
+        await store.claim([an_entry(n) for n in range(2)], "w1", now)
+        await self.settle_totals(store, clock)
+        counts = await store.counts()
+        found = {(type_, state): n for type_, states in counts.items() for state, n in states.items() if n}
+        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert found == Counter((record.type, record.state) for record in records)
+
+    async def settle_totals(self, store: Store, clock: FakeClock) -> None:
+        """Have an engine count anew that does so later."""
+
+    async def test_orphan_that_was_altered_ends(self, store: Store, run_one, reopen, damage: Damage, now: float) -> None:
+        await run_one(0)
+        whole = await run_one(1)
+        await damage(store, 0, data=b'{"n":1}')
+        again, _ = await reopen()
+        assert await again.orphans(1, 60.0) + await again.orphans(9, 60.0) == [whole] * 2
+        record = await again.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
+
+    async def test_job_shows_no_altered_data(self, store: Store, insert, damage: Damage) -> None:
+        await insert(a_job(0), a_job(1, data=b"1" * 3000))
+        await damage(store, 0, data=b'{"n":1}')
+        await damage(store, 1, type="mall")
+        for n in (0, 1):
+            record = await store.job(IDS.of(FIRST + n))
+            assert record is not None
+            assert (record.state, record.data, record.error) == (State.NEW, b"null", DAMAGED)
+        listed = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert (listed[0].data, listed[0].error) == (b"null", DAMAGED)
+
+    async def test_damaged_options_end_nothing_but_their_job(self, store: Store, insert, damage: Damage, now: float) -> None:
+        await insert(a_job(0, expire_at=now, options=b'{"keep":7}'), a_job(1, expire_at=now))
+        await damage(store, 0, options=b'{"keep":')
+        assert len(await store.expire(now, 9, 60.0)) == 2
+
+    async def test_claim_leaves_what_would_be_too_much_data(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
+        sizes = [2000, 3, 2500, 900, 2000, 3, 900]
+        await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate(sizes)))
+        left, taken = [an_entry(n, handle=n) for n in range(7)], []
+        while left:
+            granted = await store.claim(left, "w1", now)
+            assert left[0].order == granted[0].claim.order
+            assert sum(len(run.data) for run in granted[1:]) <= FEW_BYTES
+            taken += granted
+            assert {entry.handle for entry in granted.left} == set(range(7)) - set(numbers(taken))
+            for entry in granted.left:
+                record = await store.job(entry.id)
+                assert record is not None
+                assert (record.state, record.attempt) == (State.NEW, 0)
+            left = list(granted.left)
+        assert sorted(numbers(taken)) == list(range(7))
+        assert [run.claim.attempt for run in taken] == [1] * 7
+        assert [len(run.data) for run in sorted(taken, key=lambda run: run.claim.order)] == sizes
+
+    async def test_one_jobs_data_is_never_too_much(
+        self, store: Store, insert, reopen, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", 2000)
+        await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate((1500, 3000, 1200))))
+        granted = await store.claim([an_entry(n) for n in (9, 1, 0, 2)], "w1", now)
+        assert (numbers(granted), len(granted.left)) == ([1], 2)
+        granted += await store.claim(granted.left, "w1", now)
+        again, _ = await reopen()
+        found = await again.orphans(9)
+        assert sum(sorted(len(run.data) for run in found)[:-1]) <= 2000
+        await again.report([a_report(run.claim, State.GHOST, "ghost", at=now) for run in found])
+        assert sorted(numbers(found + await again.orphans(9))) == sorted(numbers(granted)) == [0, 1]
+
+    async def test_ready_and_wake_show_no_more_data_than_fits(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
+        await insert(a_job(0, data=b"1" * 600), a_job(1, data=b"1" * 400), a_job(2, data=b"1" * 600, due_at=now + 1))
+        assert [entry.data and len(entry.data) for entry in await store.ready("mail", None, 10, 900)] == [None, 400]
+        assert [entry.data for entry in await store.wake(now + 1, 10, 900)] == [None]
 
     async def test_unknown_job_is_none(self, store: Store) -> None:
         assert await store.job("nobody") is None

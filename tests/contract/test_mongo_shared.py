@@ -378,3 +378,71 @@ async def test_records_are_dropped_by_the_eldest_server(ours: MongoStore, theirs
     assert (await theirs.sweep(now, 9, FIRST + 9), await theirs.trim_successes(1, 9, FIRST + 9)) == (0, 0)
     await theirs.sync()
     assert (await ours.sweep(now, 9, FIRST + 9), await ours.trim_successes(1, 9, FIRST + 9)) == (1, 2)
+
+
+async def test_what_is_over_but_can_come_back_from_the_others_journal_is_known_and_shown(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await theirs.insert([a_job(0, id="mine")], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0, id="mine")], "w", now)
+    await theirs.report([a_report(run.claim, at=now, drop_at=now)])
+    again = a_job(5, id="mine", accepted_at=now)
+    for _ in range(2):  # before we hear of the other server, and after
+        assert await ours.insert([again], 1, "w", now) == [FIRST + 5]
+        assert await ours.job("mine") is not None
+        assert len(await ours.jobs(type_=None, state=None, after=None, limit=9)) == 1
+        await ours._there.servers.living()
+    assert await theirs.job("mine") is None
+    assert await theirs.sweep(now, 0, FIRST) == 0  # says how far its journal reaches back
+    await theirs.sync()
+    await ours._there.servers.living()
+    assert await ours.job("mine") is not None
+    await theirs._there.servers.replay_bounds(FIRST + 1)
+    await theirs.sync()
+    await ours._there.servers.living()
+    assert await ours.job("mine") is None
+    assert await ours.insert([again], 1, "w", now) == []
+    await theirs.counts()  # writes what it has counted
+    assert await ours.counts() == {"mail": {State.NEW: 1}}
+
+
+async def test_a_record_that_another_server_sweeps_meanwhile_makes_room_all_the_same(
+    ours: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0, id="mine")], "w", now)
+    await ours.report([a_report(run.claim, at=now, drop_at=now)])
+    find = ours._there.session.find
+
+    async def find_and_sweep(*args: object) -> object:
+        found = await find(*args)  # type: ignore[arg-type]
+        await ours._there.session.jobs.delete_many({"_id": "mine"})
+        return found
+
+    monkeypatch.setattr(ours._there.session, "find", find_and_sweep)
+    assert await ours.insert([a_job(5, id="mine", accepted_at=now)], 2, "w", now) == []
+    monkeypatch.undo()
+    assert (await ours._there.session.jobs.find_one({"_id": "mine"}) or {})["order"] == FIRST + 5
+
+
+async def test_a_record_that_another_server_replaces_meanwhile_is_known(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0, id="mine")], "w", now)
+    await ours.report([a_report(run.claim, at=now, drop_at=now)])
+    await ours._there.servers.replay_bounds(FIRST + 1)
+    await ours.sync()
+    await theirs._there.servers.living()
+    find = ours._there.session.find
+
+    async def find_and_lose(*args: object) -> object:
+        found = await find(*args)  # type: ignore[arg-type]
+        assert await theirs.insert([a_job(7, id="mine", accepted_at=now)], 1, "w", now) == []
+        return found
+
+    monkeypatch.setattr(ours._there.session, "find", find_and_lose)
+    assert await ours.insert([a_job(5, id="mine", accepted_at=now)], 2, "w", now) == [FIRST + 5]
+    record = await theirs.job("mine")
+    assert record is not None
+    assert record.order == FIRST + 7

@@ -1,14 +1,36 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
-from tests.contract.store_contract import MakeStore, StoreContract
+from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, StoreContract
+from tests.support.clock import FakeClock
 
 
 class TestMongoStore(StoreContract):
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store
+
+    @pytest.fixture
+    def damage(self, uri: str) -> Iterator[Damage]:
+        with MongoClient(uri) as client:
+            db = client.get_default_database()
+
+            async def damage(store: MongoStore, n: int, *, bulk: bytes | None = None, **fields: object) -> None:
+                job_id = IDS.of(FIRST + n)
+                for name, value in fields.items():
+                    db.jobs.update_one({"_id": job_id}, {"$unset" if value is None else "$set": {name: value or ""}})
+                if bulk is not None:
+                    file = db["bulk.files"].find_one({"metadata.job": job_id})
+                    db["bulk.chunks"].update_one({"files_id": file["_id"]}, {"$set": {"data": bulk}})
+
+            yield damage
+
+    async def settle_totals(self, store: MongoStore, clock: FakeClock) -> None:
+        clock.advance(RECOUNT_S)
+        await store._there.keep_up()

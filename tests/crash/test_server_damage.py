@@ -153,7 +153,7 @@ def test_segments_out_of_order_are_named_and_put_right_and_every_job_runs_once(w
     ended = kqs(tmp_path, "serve")
     assert (ended.returncode, ended.stderr.count("\n")) == (65, 1), ended.stderr
     assert f"{wrong}:0 this is segment" in ended.stderr
-    assert "`kqs journal repair journal`" in ended.stderr
+    assert f"`kqs journal repair {tmp_path / 'journal'}`" in ended.stderr
     assert kqs(tmp_path, "journal", "verify", "journal").returncode == 65
     for _ in range(2):
         repaired = kqs(tmp_path, "journal", "repair", "journal")

@@ -315,6 +315,91 @@ def test_a_store_overwritten_while_in_use_ends_the_server_and_leaves_the_journal
     assert run_kqs(tmp_path, "journal", "dump", "journal").stdout.count("gated") >= len(ids)
 
 
+FAILING = """
+import os
+import sqlite3
+
+class FailingConnection(sqlite3.Connection):
+    def execute(self, sql, *values):
+        if sql == "commit" and os.path.exists("fault"):
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = getattr(sqlite3, open("fault").read())
+            os.unlink("fault")
+            raise error
+        return super().execute(sql, *values)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **settings: connect(*args, factory=FailingConnection, **settings)
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> dict[str, str]:
+    """Settings of a server, the next commit of whose store fails with the error that the file `fault` names."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    return {"WORKER__MODULES": '["failing", "handlers"]'}
+
+
+def test_a_flush_that_fails_ends_the_server_in_one_line_and_a_restart_goes_on(tmp_path: Path, failing: dict[str, str]) -> None:
+    with serving(tmp_path, **failing) as server, peer_of(server) as peer:
+        ids = [peer.insert("later", n) for n in range(20)]
+        until(server, jobs_success=20)
+        (tmp_path / "fault").write_text("SQLITE_IOERR_FSYNC")
+        ids += insert_until_closed(peer, "later")
+        assert server.process.wait(WITHIN_S) == 74
+        told = server.log.read_text()
+        assert "Traceback" not in told
+        assert told.count("stopping, for an I/O error left a commit of the store in doubt") == 1
+    with serving(tmp_path, **failing) as server:
+        until(server, jobs_success=len(ids))
+        assert lost(server, ids) == []
+
+
+def test_a_write_that_fails_after_a_repeated_insert_passes(tmp_path: Path, failing: dict[str, str]) -> None:
+    with serving(tmp_path, **failing, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        for _ in range(2):
+            peer.call("insert", {"type": "later", "id": "mine"})
+            until(server, journal_unfed_records=0)
+        (tmp_path / "fault").write_text("SQLITE_IOERR_WRITE")
+        peer.insert("later")
+        until(server, jobs_new=2)
+        assert not (tmp_path / "fault").exists()
+        assert server.stop() == 0
+
+
+def test_a_job_whose_record_was_altered_fails_and_the_others_run(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        ids = [peer.insert("later", {"n": n}) for n in range(5)]
+        until(server, jobs_new=5)
+        assert server.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "journal/store.sqlite", isolation_level=None)) as db:
+        db.execute("update jobs set type = 'exits' where ord = (select min(ord) from jobs)")
+        db.execute("""update jobs set data = cast('{"n":7}' as blob) where ord = (select max(ord) from jobs)""")
+    with serving(tmp_path, WORKER__MODULES='["handlers"]', STORE__KEEP_FAIL_S="3600") as server:
+        until(server, jobs_success=3, jobs_fail=2)
+        for job_id in (ids[0], ids[-1]):
+            record = ask(server, "job", job_id)
+            assert (record["state"], record["data"]) == ("fail", None)
+            assert "damaged" in record["error"]
+            assert record["runs"] == []
+        assert "stored jobs are damaged" in server.log.read_text()
+    with closing(sqlite3.connect(tmp_path / "journal/store.sqlite")) as db:
+        kept = db.execute("select drop_at - ended_at from jobs where state = 6").fetchall()
+    assert kept == [(3600.0,)] * 2
+
+
+def insert_until_closed(peer: Peer, type_: str) -> list[str]:
+    """Return the ids that were answered before the server closed the connection or refused."""
+    ids: list[str] = []
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            ids.append(peer.insert(type_))
+        except (OSError, EOFError, RefusedError):
+            return ids
+    raise AssertionError(f"the server goes on after {len(ids)} inserts")
+
+
 def overwrite(path: Path, server: Served) -> int | None:
     """Put garbage into the file; return the server's exit status if it has ended."""
     with path.open("r+b") as file:
@@ -387,7 +472,7 @@ def test_a_flipped_bit_is_refused_by_place_and_repaired_by_hand(tmp_path: Path) 
     ended = run_kqs(tmp_path, "serve", SERVER__PORT="0")
     assert (ended.returncode, ended.stderr.count("\n")) == (65, 1), ended.stderr
     assert re.search(rf"{segment.name}:\d+", ended.stderr)
-    assert "`kqs journal repair journal`" in ended.stderr
+    assert f"`kqs journal repair {tmp_path / 'journal'}`" in ended.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "journal").iterdir() if path.name != "lock"} == before
     run_kqs(tmp_path, "journal", "repair", "journal")
     with serving(tmp_path, WORKER__MODULES='["handlers"]') as server:

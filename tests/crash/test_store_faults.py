@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
-from kqs.job import Claim, State
+from kqs.job import Accepted, Claim, State
 from kqs.store.sqlite import SqliteStore, connection
 from kqs.store.sqlite.session import Session
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, some_jobs
@@ -174,6 +174,27 @@ async def test_io_error_opens_the_file_anew(store: SqliteStore, statement: str) 
     assert await store.sync() == 2
 
 
+async def test_write_error_at_a_commit_after_a_duplicate_insert_passes(store: SqliteStore) -> None:
+    await store.insert([a_job(0, id="mine")], 1, "w", NOW)
+    assert await store.insert([a_job(1, id="mine")], 2, "w", NOW) == [FIRST + 1]
+    fail_next(store, "commit", sqlite3.SQLITE_IOERR_WRITE)
+    with pytest.raises(StoreUnavailableError, match="I/O"):
+        await store.insert([a_job(2)], 3, "w", NOW)
+    assert await store.insert([a_job(2)], 3, "w", NOW) == []
+    assert await store.counts() == {"mail": {State.NEW: 2}}
+    assert await store.sync() == 3
+
+
+async def test_failed_rollback_opens_the_file_anew(store: SqliteStore) -> None:
+    def bad(_session: Session) -> None:
+        raise ZeroDivisionError
+
+    fail_next(store, "rollback")
+    with pytest.raises(ZeroDivisionError):
+        await on_thread(store, bad)
+    assert await store.insert([a_job(0)], 1, "w", NOW) == []
+
+
 async def test_lost_commits_after_an_io_error_are_not_overlooked(store: SqliteStore, path: Path) -> None:
     await store.sync()
     put_back = copied(path)
@@ -182,7 +203,7 @@ async def test_lost_commits_after_an_io_error_are_not_overlooked(store: SqliteSt
     with pytest.raises(StoreUnavailableError):
         await store.counts()
     put_back()
-    with pytest.raises(StoreCorruptError, match="lost committed changes"):
+    with pytest.raises(StoreDoubtError, match="lost committed changes"):
         await store.counts()
 
 
@@ -318,6 +339,145 @@ async def test_killed_process_leaves_whole_batches(path: Path, make_store: Calla
     assert info.fed_seq in (fed, fed + 1)
     assert await store.counts() == {"mail": {State.NEW: 100 * info.fed_seq}}
     assert len(await store.ready("mail", None, 10**6)) == 100 * info.fed_seq
+
+
+class Faults:
+    """Every connection of a store fails in its statement number `at`, before or after SQLite has done it."""
+
+    def __init__(self, at: int, error: Exception, *, done: bool = False) -> None:
+        self._left = at
+        self._error = error
+        self._done = done
+        self.failed: str | None = None
+
+    def run(self, sql: str, call: Callable[[], Any]) -> Any:
+        self._left -= 1
+        if self._left >= 0 or self.failed is not None:
+            return call()
+        self.failed = sql
+        if self._done:
+            call()
+        raise self._error
+
+
+class FaultyConnection:
+    def __init__(self, db: sqlite3.Connection, faults: Faults) -> None:
+        self._db = db
+        self._faults = faults
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._faults.run(sql, lambda: self._db.execute(sql, *values))
+
+    def executemany(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._faults.run(sql, lambda: self._db.executemany(sql, *values))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+class Server:
+    """Uses a store as a server does: it repeats what the store refuses, and starts anew when the store is in doubt."""
+
+    def __init__(self, make_store: Callable[[], SqliteStore]) -> None:
+        self._make_store = make_store
+        self._records: list[list[Accepted]] = []
+        self._store = make_store()
+
+    async def start(self) -> None:
+        for _ in range(3):
+            try:
+                info = await self._store.open(JOURNAL, NODE)
+            except StoreUnavailableError:
+                self._store = self._make_store()
+            else:
+                break
+        for seq in range(info.fed_seq, len(self._records)):
+            await self._store.insert(self._records[seq], seq + 1, "w", NOW)
+
+    async def do(self, operation: Callable[[SqliteStore], Awaitable[Any]]) -> Any:
+        for _ in range(3):
+            try:
+                return await operation(self._store)
+            except StoreUnavailableError:
+                continue
+            except StoreDoubtError:
+                await self._store.close()
+                self._store = self._make_store()
+                await self.start()
+        raise AssertionError("one fault is no reason to refuse three times")
+
+    async def insert(self, *jobs: Accepted) -> None:
+        self._records.append(list(jobs))
+        await self.do(lambda store: store.insert(jobs, len(self._records), "w", NOW))
+
+    async def live(self) -> None:
+        await self.insert(*some_jobs(6), a_job(6, data=b"1" * 2000))
+        await self.insert(a_job(7, id="mine", expire_at=NOW + 1), a_job(8, due_at=NOW + 5))
+        await self.insert(a_job(9, id="mine"))
+        await self.insert(a_job(10))
+        runs = await self.do(lambda store: store.claim([an_entry(n) for n in range(7)], "w", NOW))
+        await self.do(lambda store: store.report([a_report(run.claim, at=NOW, drop_at=NOW) for run in runs]))
+        await self.do(lambda store: store.wake(NOW + 5, 9))
+        await self.do(lambda store: store.expire(NOW + 5, 9, 0.0))
+        await self.insert(a_job(11, claimed_at=NOW))
+        await self.do(lambda store: store.sync())
+        await self.insert(a_job(12, id="mine"))
+        await self.insert(a_job(13))
+        await self.do(lambda store: store.job(IDS.of(FIRST)))
+        await self.do(lambda store: store.jobs(type_=None, state=None, after=None, limit=9))
+        assert sum((await self.do(lambda store: store.counts()))["mail"].values()) == 12
+        assert await self.do(lambda store: store.sync()) == len(self._records)
+
+    async def left(self) -> dict[int, State]:
+        records = await self.do(lambda store: store.jobs(type_=None, state=None, after=None, limit=99))
+        return {record.order - FIRST: record.state for record in records}
+
+
+def an_error(code: int) -> Exception:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    return error
+
+
+FAULTS = {
+    "read": (lambda: an_error(sqlite3.SQLITE_IOERR_READ), False),
+    "write": (lambda: an_error(sqlite3.SQLITE_IOERR_WRITE), False),
+    "flush": (lambda: an_error(sqlite3.SQLITE_IOERR_FSYNC), False),
+    "flush of what was written": (lambda: an_error(sqlite3.SQLITE_IOERR_FSYNC), True),
+    "full": (lambda: an_error(sqlite3.SQLITE_FULL), False),
+    "read-only": (lambda: an_error(sqlite3.SQLITE_READONLY), False),
+    "no descriptor": (lambda: an_error(sqlite3.SQLITE_CANTOPEN), False),
+    "memory": (MemoryError, False),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_one_fault_anywhere_is_survived_or_settled_by_a_restart(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_error, done = FAULTS[kind]
+    connect, faults, seen = connection.connect, [Faults(10**9, MemoryError())], set[str]()
+    monkeypatch.setattr(connection, "connect", lambda *args: FaultyConnection(connect(*args), faults[-1]))
+    for at in range(10**6):
+        made: list[SqliteStore] = []
+
+        def make(path: Path = tmp_path / f"{at}.sqlite", made: list[SqliteStore] = made) -> SqliteStore:
+            made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+            return made[-1]
+
+        faults.append(Faults(at, make_error(), done=done))
+        server = Server(make)
+        await server.start()
+        await server.live()
+        left = await server.left()
+        assert left.keys() | set(range(7)) == set(range(14)) - {9, 12}, faults[-1].failed
+        for store in made:
+            await store.close()
+        (tmp_path / f"{at}.sqlite").unlink()
+        if faults[-1].failed is None:
+            break
+        seen.add(faults[-1].failed.split()[0])
+    assert seen >= {"begin", "commit", "insert", "select", "update", "pragma"}
 
 
 async def test_other_errors_keep_their_own_class() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.asking import RefusedError, ask, peer_of, until, until_said
-from tests.support.serving import ROOT, Served, serving
+from tests.support.serving import ROOT, SERVE, Served, serving
 
 SLOW = """
 import asyncio
@@ -238,3 +239,14 @@ def test_a_store_without_its_journal_is_refused(tmp_path: Path) -> None:
     code, said = refused(tmp_path, SERVER__PORT="0")
     assert code == 65, said
     assert "journal" in said
+
+
+def test_the_start_says_what_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "kqs.toml").write_text('[log]\nformat = "json"\n')
+    with serving(tmp_path, (*SERVE, "--config", "kqs.toml")) as served:
+        assert ask(served, "stats")["pid"] == served.process.pid
+        served.stop()
+        told = [line for line in map(json.loads, served.log.read_text().splitlines()) if line["event"] == "started"]
+    assert [(line["config"], line["journal"], line["modules"], line["types"]) for line in told] == [
+        (str(tmp_path / "kqs.toml"), str(tmp_path / "journal"), "kqs.builtin", "echo, ping")
+    ]

@@ -16,8 +16,9 @@ import pytest
 import kqs
 from kqs import handlers
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry, load_modules
+from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
+from kqs.modules import load_modules
 from kqs.options import Options
 from tests.support.serving import ROOT, SERVE_ENVIRON, serving
 
@@ -51,7 +52,7 @@ def in_words(outcome: Outcome) -> str:
         case Ok(result):
             return f"ok {(result or b'null').decode()}"
         case Again(delay_s):
-            return f"again in {delay_s} s"
+            return f"again in {delay_s:g} s"
         case Failed(reason, final):
             return f"fail{' for good' if final else ''}: {reason.splitlines()[0]}"
 
@@ -73,6 +74,7 @@ async def outcome_of(registry: Registry, type_: str, data: bytes) -> Outcome:
     handler, executor = registry.get(type_), Executor(1)
     assert handler is not None
     run = Run(Claim(1, "id-1", 1, 1), type_, 10_000, data, None)
+    await executor.admit(handler)
     try:
         return await executor.execute(run, handler, JobContext(run, Options(), lambda: 0.0))
     finally:

@@ -98,7 +98,7 @@ def test_a_run_that_ends_while_mongodb_is_away_is_reported_when_it_is_back(tmp_p
             until(server, jobs_success=1)
             record = ask(server, "job", job_id)
             assert [run["state"] for run in record["runs"]] == ["success"]
-            assert ask(server, "health")["ok"]
+            eventually(lambda: ask(server, "health"), lambda health: health["ok"])
     finally:
         mongo.stop()
 

@@ -130,7 +130,7 @@ def test_a_server_that_cannot_take_them_is_told_once(folders: list[Path]) -> Non
     with serving(folders[0], WORKER__CONCURRENCY="0", WORKER__MODULES='["jobs"]') as server:
         ask(server, "insert", noted(0, 50))
         server.stop(signal.SIGKILL)
-    with serving(folders[1], WORKER__MODULES='["jobs"]', JOURNAL__MIN_FREE_BYTES=str(2**60)) as server:
+    with serving(folders[1], WORKER__MODULES='["jobs"]', JOURNAL__MIN_FREE_BYTES=str(2**50)) as server:
         done = replay(folders[0] / "journal", server)
     assert (done.returncode, done.stdout) == (75, "0 inserted\n")
     assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["not all were inserted", "no_space"]

@@ -45,9 +45,15 @@ class Known:
         self.is_ready = self.state is State.NEW
         self.due_at = job.due_at
         self.drop_at: float | None = None
-        self.attempt = 1 if job.claimed_at else 0
+        self.claims = 1 if job.claimed_at else 0
+        self.returned = 0
+        self.waited_as = State.NEW
         self.epoch = epoch if job.claimed_at else None
         self.ended_by: tuple[int, int | None] | None = None
+
+    @property
+    def attempt(self) -> int:
+        return self.claims - self.returned
 
     @property
     def entry(self) -> Entry:
@@ -72,6 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FakeClock()
         self.known: dict[int, Known] = {}
+        self.replaced: list[Accepted] = []
         self.next_order = FIRST
         self.fed_seq = self.epoch = 0
         self.claims: list[tuple[Claim, str]] = []
@@ -100,12 +107,15 @@ class StoreMachine(RuleBasedStateMachine):
             due_at = now + delay if delay else 0.0
             job = Accepted(
                 order, given or IDS.of(order), given is not None, type_, prio, due_at, now + expire if expire else None,
-                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed,
+                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed, now,
             )  # fmt: skip
             batch.append(job)
-            if given and any(one.job.id == given for one in self.known.values()):
+            holder = next((one for one in self.known.values() if one.job.id == job.id), None)
+            if holder and not holder.is_gone(now):
                 refused.append(order)
             else:
+                if holder:
+                    self.replaced.append(self.known.pop(holder.job.order).job)
                 self.known[order] = Known(job, now, self.epoch)
                 if claimed:
                     self.claims.append((Claim(order, job.id, 1, self.epoch), type_))
@@ -117,7 +127,10 @@ class StoreMachine(RuleBasedStateMachine):
     def insert_again(self, data: st.DataObject) -> None:
         again = data.draw(st.lists(st.sampled_from(sorted(self.known)), unique=True))
         jobs = [self.known[order].job for order in again]
-        assert sorted(self.runner.run(self.store.insert(jobs, self.fed_seq, "w", self.clock.now()))) == sorted(again)
+        jobs += data.draw(st.lists(st.sampled_from(self.replaced), unique_by=id)) if self.replaced else []
+        jobs.sort(key=lambda job: job.order)
+        known = self.runner.run(self.store.insert(jobs, self.fed_seq, "w", self.clock.now()))
+        assert sorted(known) == [job.order for job in jobs]
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -128,22 +141,31 @@ class StoreMachine(RuleBasedStateMachine):
         expected = []
         for one in wanted:
             if one.is_ready and (one.job.expire_at is None or one.job.expire_at > now):
-                one.is_ready, one.state, one.attempt, one.epoch = False, State.PROCESSING, one.attempt + 1, self.epoch
-                expected.append((Claim(one.job.order, one.job.id, one.attempt, self.epoch), one.job.data))
-        assert [(run.claim, run.data) for run in granted] == expected
+                one.is_ready, one.waited_as, one.state = False, one.state, State.PROCESSING
+                one.claims, one.epoch = one.claims + 1, self.epoch
+                claim = Claim(one.job.order, one.job.id, one.claims, self.epoch)
+                expected.append((claim, one.returned, one.waited_as, one.job.data))
+        assert [(run.claim, run.returned, run.waited_as, run.data) for run in granted] == expected
         self.claims += [(run.claim, run.type) for run in granted]
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), ways=st.lists(st.tuples(WAYS, DELAYS, KEEPS, st.sampled_from([None, b"r"])), max_size=9))
-    def report(self, data: st.DataObject, ways: list[tuple[State, float, float | None, bytes | None]]) -> None:
+    @rule(
+        data=st.data(),
+        ways=st.lists(st.tuples(WAYS, DELAYS, KEEPS, st.sampled_from([None, b"r"]), st.booleans()), max_size=9),
+    )
+    def report(self, data: st.DataObject, ways: list[tuple[State, float, float | None, bytes | None, bool]]) -> None:
         now, reports, expected = self.clock.now(), [], []
-        for state, delay, keep, result in ways:
+        for state, delay, keep, result, has_begun in ways:
             claim, type_ = data.draw(st.sampled_from(self.claims))
-            report = Report(claim, type_, state, state.word, now)
+            one = self.known.get(claim.order)
+            report = Report(claim, type_, state, state.word, now, has_begun=has_begun)
+            report.returned = one.returned if one else 0
             if state in ENDED:
-                report.drop_at, report.result = None if keep is None else now + keep, result
+                report.drop_at, report.result = None if keep is None else now + keep, result if has_begun else None
+            elif has_begun:
+                report.due_at = now + delay if delay else 0.0
             else:
-                report.due_at = now + delay
+                report.state = one.waited_as if one else State.NEW
             reports.append(report)
             expected.append(self._apply(report))
         assert self.runner.run(self.store.report(reports)) == expected
@@ -151,13 +173,14 @@ class StoreMachine(RuleBasedStateMachine):
     def _apply(self, report: Report) -> bool:
         one = self.known.get(report.claim.order)
         fence = (report.claim.attempt, report.claim.epoch)
-        if one is None or one.state is not State.PROCESSING or (one.attempt, one.epoch) != fence:
+        if one is None or one.state is not State.PROCESSING or (one.claims, one.epoch) != fence:
             return one is not None and one.ended_by == fence and report.state in ENDED
         one.state = report.state
+        one.returned += not report.has_begun
         if report.state in ENDED:
             one.drop_at, one.ended_by = report.drop_at, fence
         else:
-            one.due_at, one.is_ready = report.due_at, report.due_at <= report.ended_at
+            one.due_at, one.is_ready = report.due_at, not report.due_at
         return True
 
     @rule(seconds=st.sampled_from([1.0, 4.0]))
@@ -188,6 +211,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.runner.run(self.store.sweep(self.clock.now(), 999, before)) == len(over)
         for order in over:
             del self.known[order]
+        self.replaced = [job for job in self.replaced if job.order >= before]
 
     @rule()
     def reopen(self) -> None:

@@ -12,11 +12,13 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields
-from kqs.wire import jsonrpc, qrpc
+from kqs.wire import jsonrpc, qrpc, strict
 from kqs.wire.call import BadLine, Call, Dialect
 from kqs.wire.dialect import decode_any
-from kqs.wire.jobs import decode_job, decode_jobs, replay_jobs, strip_auth
+from kqs.wire.jobs import decode_job, decode_jobs, decoding, replay_jobs, taking_auth_out
 from kqs.wire.lines import TOO_LONG, LineBuffer
+from kqs.wire.scan import SHORT_BYTES
+from kqs.wire.steps import finish
 
 LIMIT = 8
 UNTIMED = settings(deadline=None)  # other tests run beside these
@@ -114,7 +116,7 @@ def test_any_bytes_give_calls_or_bad_lines(junk: bytes) -> None:
 @UNTIMED
 @given(st.binary() | json_texts | job_values.flatmap(as_json))
 def test_any_bytes_give_jobs_or_an_error_for_the_peer(junk: bytes) -> None:
-    for decode in (decode_job, decode_jobs, strip_auth):
+    for decode in (decode_job, decode_jobs):
         refused = refusal(decode, junk)
         assert refused is None or refused.call_code in ("bad_json", "bad_job", "unsupported")
         assert len(str(refused)) < 500
@@ -219,8 +221,8 @@ def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int
     items = list(job.items())
     items.insert(at, ("auth", auth))
     raw = data.draw(as_json([dict(items), {"data": {"auth": 1}}]))
-    assert json.loads(strip_auth(raw)) == [job, {"data": {"auth": 1}}]
-    assert json.loads(strip_auth(data.draw(as_json(dict(items))))) == job
+    assert json.loads(finish(taking_auth_out(raw))) == [job, {"data": {"auth": 1}}]
+    assert json.loads(finish(taking_auth_out(data.draw(as_json(dict(items)))))) == job
 
 
 @UNTIMED
@@ -228,3 +230,43 @@ def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int
 def test_accepted_jobs_replay_alike(raw: bytes) -> None:
     if refusal(decode_jobs, raw) is None:
         assert replay_jobs(raw) == decode_jobs(raw)
+
+
+def outcome(decode: Callable[[], list[Job]]) -> tuple[str, Any]:
+    """What jobs come of it, or how they are refused."""
+    try:
+        return "jobs", [fields(job) for job in decode()]
+    except CallError as refused:
+        return refused.call_code, None
+
+
+repeatable = st.sampled_from(["type", "id", "data", "ttr", "delay", "at", "prio", "keep", "wait", "expire", "colour"])
+
+
+@st.composite
+def repeating_objects(draw: st.DrawFn) -> bytes:
+    """An object with the fields of a job, some of them more than once."""
+    members = draw(st.lists(st.tuples(repeatable, st.sampled_from([b'"a"', b"1", b"null", b"[ 1,2]"])), max_size=5))
+    spaces = draw(st.sampled_from([b"", b" "]))
+    parts = [b'"type":"a"', *(b'"%b"%b:%b%b' % (key.encode(), spaces, spaces, value) for key, value in members)]
+    return b"{" + b",".join(draw(st.permutations(parts))) + spaces + b"}"
+
+
+@UNTIMED
+@given(job_values.flatmap(as_json) | repeating_objects())
+def test_a_long_job_is_judged_like_a_short_one(raw: bytes) -> None:
+    """Long ones are decoded member by member, and short ones in one pass."""
+    if refusal(lambda text: finish(strict.checking_json(text)), raw) is None and b'"auth"' not in raw:
+        padded = raw[:-1] + b" " * (SHORT_BYTES + 1) + b"}"
+        assert outcome(lambda: finish(decoding(padded, 1)).jobs) == outcome(lambda: finish(decoding(raw, 1)).jobs)
+
+
+@UNTIMED
+@given(st.lists(job_values.flatmap(as_json) | repeating_objects(), min_size=1, max_size=4))
+def test_a_long_array_is_judged_like_a_short_one(elements: list[bytes]) -> None:
+    """Long ones are decoded run by run."""
+    raw, padded = (b"[%b]" % b",".join([element + space for element in elements]) for space in (b"", b" " * SHORT_BYTES))
+    if refusal(lambda text: finish(strict.checking_json(text)), raw) is None:
+        code, jobs = outcome(lambda: finish(decoding(raw, 9)).jobs)
+        long_code, long_jobs = outcome(lambda: finish(decoding(padded, 9)).jobs)
+        assert (long_code, long_jobs) == (code, jobs) or {code, long_code} == {"bad_job", "unsupported"}

@@ -9,8 +9,17 @@ import msgspec
 
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
+from kqs.server.slices import Slices
+from kqs.wire.steps import Steps, finish
 from tests.support.backend import MemoryBackend
 from tests.support.clock import FakeClock
+
+
+class AtOnce(Slices):
+    """Does in one go what takes long: there is no loop."""
+
+    def run(self, work: Steps[None]) -> None:
+        finish(work)
 
 
 class Conversing:
@@ -19,6 +28,7 @@ class Conversing:
     def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096) -> None:
         self.backend = MemoryBackend()
         self.context = Context(self.backend, FakeClock().now, max_in_flight)
+        self.context.slices = AtOnce()
         self.conversation = Conversation(self.context, max_line_bytes, lambda at_once: None)
         self._said: list[bytes] = []
 

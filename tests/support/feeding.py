@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kqs.config import JournalSection
 from kqs.feeder import Feeder
-from kqs.ids import Ids
+from kqs.ids import Ids, microseconds
 from kqs.job import State
 from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
@@ -49,8 +49,9 @@ class Feeding:
         """Journal jobs, a record each, with their decoded form; return the last order."""
         for line in lines:
             jobs = decode_jobs(line)
-            order = self.ids.take(len(jobs), self.rig.clock.now())
-            self.journal.append(Record(Kind.JOBS, len(jobs), order, line, jobs))
+            now = self.rig.clock.now()
+            order = self.ids.take(len(jobs), now)
+            self.journal.append(Record(Kind.JOBS, len(jobs), order, line, jobs, accepted_us=microseconds(now)))
         return self.ids.last_order
 
     async def insert(self, *lines: bytes) -> int:

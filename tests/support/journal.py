@@ -48,13 +48,10 @@ class Told:
 
 
 def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
-    on_commit = settings.pop("on_commit", lambda _records: None)
-    claim = settings.pop("claim", lambda _record: False)
-    on_low = settings.pop("on_low", lambda: None)
-    owed = settings.pop("owed", lambda: 0)
-    return Journal(
-        Settings(**settings), clock or FakeClock(), files, on_commit=on_commit, claim=claim, on_low=on_low, owed=owed
-    )
+    """Return a journal. settings: of it, or what it calls."""
+    names = ("on_commit", "claim", "on_low", "owed", "on_fault")
+    called = {name: settings.pop(name) for name in names if name in settings}
+    return Journal(Settings(**settings), clock or FakeClock(), files, **called)
 
 
 async def until_accepting(journal: Journal) -> None:

@@ -49,6 +49,8 @@ class Watch(CommandListener):
         if not isinstance(update, Mapping):
             yield "a pipeline"
             return
+        if not any(name.startswith("$") for name in update):
+            return  # a document that replaces another one
         yield from (f"operator {operator}" for operator in set(update) - _OPERATORS)
         yield from (f"field {field}" for fields in update.values() for field in fields if "$" in field)
         yield from (f"$push with {item}" for item in update.get("$push", {}).values() if set(item) - _PUSH_MODIFIERS)

@@ -34,7 +34,11 @@ class Hand:
 
     def _deliver(self, runs: list[Run]) -> None:
         for run in runs:
-            self.leases[run.claim.id] = self.queue.begin(run, self.lost.append)
+            lease = self.queue.begin(run, self.lost.append)
+            if lease is None:
+                self.taker.free()
+                continue
+            self.leases[run.claim.id] = lease
             self.runs.put_nowait(run)
 
     async def take(self) -> Run:

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from kqs.executor import Executor
-from kqs.handlers import JobContext, Ok, Outcome, load_modules
+from kqs.handlers import JobContext, Ok, Outcome
 from kqs.job import Claim, Run
+from kqs.modules import load_modules
 from kqs.options import Options
 
 

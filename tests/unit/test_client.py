@@ -1,5 +1,10 @@
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from kqs.client import Address, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect, parse_address
@@ -419,3 +424,52 @@ def test_wrong_address_is_refused(text):
 @pytest.mark.parametrize("text", ["localhost:1", "[::1]:2", "unix:/x"])
 def test_address_is_shown_as_it_is_written(text):
     assert str(parse_address(text)) == text
+
+
+@dataclass
+class Shop:
+    delay: float
+    owner: str | None = None
+
+
+def inserted(line):
+    return line["m"]["id"]
+
+
+async def test_no_id_is_an_id_of_ours_so_that_a_lost_answer_may_be_asked_for_again():
+    async with LineServer(inserted) as server, Client(server.address) as client:
+        assert ID_PATTERN.fullmatch(await client.insert("t", id=None))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field(client, number):
+    for work in (
+        client.insert("t", delay=number),
+        client.insert_many([{"type": "t"}, {"type": "t", "delay": number}]),
+        client.call("echo", {"delay": number}),
+        client.insert("t", {"delay": (None, number)}),
+        client.insert("t", Shop(number)),
+        client.insert("t", [msgspec.Raw(b"null"), {"delay": {number}}]),
+    ):
+        with pytest.raises(CallError, match=r"delay(\[[01]\])?: expected a finite number, got (-?inf|nan)"):
+            await work
+
+
+@pytest.mark.parametrize(
+    "value", [msgspec.Raw(b"null"), [None, b"x", UUID(int=0), datetime(2026, 1, 1), Decimal(1)], (None, 2**70)]
+)
+async def test_what_no_number_can_hide_in_is_sent(client, server, value):
+    (await task(client.insert("t", value))).cancel()
+
+
+async def test_null_is_still_a_value():
+    async with LineServer(echo) as server, Client(server.address) as client:
+        assert await client.call("echo", {"a": None, "b": "null", "c": 1.5}) == {"a": None, "b": "null", "c": 1.5}
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0, -1])
+async def test_a_time_out_that_no_clock_can_keep_is_refused(server, client, timeout_s):
+    with pytest.raises(ValueError, match="timeout_s"):
+        Client(server.address, timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="timeout_s"):
+        await client.call("ping", timeout_s=timeout_s)

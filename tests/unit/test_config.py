@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from kqs.config import Config, ServerSection, find_config, load_config
+from kqs.config.load import _toml_trouble
 from kqs.config.sections import SECTIONS
 from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
@@ -107,14 +108,17 @@ def test_types_give_options_and_weights(load):
         ("[server]\nport = 70000", "kqs.toml: server.port: got 70000, expected an integer from 0 to 65535"),
         ('[server]\nport = "1"', 'kqs.toml: server.port: got "1", expected an integer from 0 to 65535'),
         ("[server]\nallow_public = 1", "kqs.toml: server.allow_public: got 1, expected true or false"),
-        ('[server]\nhost = ""', 'kqs.toml: server.host: got "", expected text, at least 1 long'),
+        (
+            '[server]\nsocket_mode = "0680"',
+            'kqs.toml: server.socket_mode: got "0680", expected permissions in octal, as "0660"',
+        ),
         ("[server]\nprot = 1", 'kqs.toml: server.prot: unknown setting "prot"; the nearest known one is "port"'),
         ("[sever]", 'kqs.toml: sever: unknown section "sever"; the nearest known one is "server"'),
-        ("weights = {}", 'kqs.toml: weights: unknown section "weights"; the nearest known one is "defaults"'),
+        ("weights = {}", 'kqs.toml: weights: unknown section "weights"'),
         ("server = 3", "kqs.toml: server: got 3, expected a section, [server]"),
         ("[journal]\ndir = 3", "kqs.toml: journal.dir: got 3, expected text"),
         ('[store]\nkind = "mongo"', 'kqs.toml: store.kind: got "mongo", expected "sqlite" or "mongodb"'),
-        ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number >= -1"),
+        ("[store]\nkeep_fail_s = nan", "kqs.toml: store.keep_fail_s: got NaN, expected a number from -1 to 10000000000"),
         ('[worker]\nmodules = "a"', 'kqs.toml: worker.modules: got "a", expected a list of text'),
         ("[broker]\nservers = []", "kqs.toml: broker.servers: got [], expected a list of at least one HOST:PORT or unix:PATH"),
         (
@@ -126,10 +130,34 @@ def test_types_give_options_and_weights(load):
             "kqs.toml: server.namespace: got \"a;\", expected at most 32 letters, digits, '_', '-', or single '.' inside",
         ),
         ("[defaults]\nttl = 1", 'kqs.toml: defaults.ttl: unknown setting "ttl"; the nearest known one is "ttr"'),
-        ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number from 0.1 to 2147483648"),
-        ("[defaults]\ntime_limit = 0", "kqs.toml: defaults.time_limit: got 0, expected a number > 0"),
+        ("[defaults]\nttr = 0.01", "kqs.toml: defaults.ttr: got 0.01, expected a number of seconds from 0.1 to 2147483648"),
+        (
+            "[defaults]\ntime_limit = 0",
+            "kqs.toml: defaults.time_limit: got 0, expected a number of seconds > 0 and <= 10000000000",
+        ),
+        (
+            "[types.x]\ntime_limit = 1e308",
+            "kqs.toml: types.x.time_limit: got 1e+308, expected a number of seconds > 0 and <= 10000000000",
+        ),
+        (
+            "[defaults]\nkeep = inf",
+            "kqs.toml: defaults.keep: got Infinity, expected a number of seconds from 0 to 10000000000, or -1 for ever",
+        ),
+        ("[worker]\ngrace_s = 1e308", "kqs.toml: worker.grace_s: got 1e+308, expected a number from -1 to 10000000000"),
+        (
+            "[store]\nkeep_success_count = 9223372036854775808",
+            "kqs.toml: store.keep_success_count: got 9223372036854775808, expected an integer from 0 to 1000000000000",
+        ),
+        (
+            "[journal]\nmin_free_bytes = 0x1" + "0" * 4000,
+            "kqs.toml: journal.min_free_bytes: "
+            "got a number of too many digits, expected an integer from 0 to 1152921504606846976",
+        ),
+        ("[server]\nport = 1" + "0" * 5000, "kqs.toml: a number has too many digits"),
+        ("a = " + "[" * 5000, "kqs.toml: nested too deep"),
         ('[types.x]\nbackoff = "no"', 'kqs.toml: types.x.backoff: got "no", expected "constant" or "exponential"'),
-        ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer >= 1"),
+        ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer from 1 to 10000"),
+        ("[types.x]\nweight = 10001", "kqs.toml: types.x.weight: got 10001, expected an integer from 1 to 10000"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
         ('[types."a\\tb"]', 'kqs.toml: types."a\\tb": got "a\\tb", expected a type of 1 to 200 bytes of printable text'),
         ("[server\n", "kqs.toml: line 1, column 8: expected ']' at the end of a table declaration"),
@@ -198,6 +226,24 @@ def test_without_any_file_the_defaults_hold(tmp_path, monkeypatch):
 def test_store_lies_beside_the_journal_unless_told(load):
     assert load('[journal]\ndir = "j"').store_path == Path("j/store.sqlite")
     assert load('[store]\nuri = "s.db"').store_path == Path("s.db")
+
+
+def test_a_parser_that_names_no_place_is_quoted_as_it_is():
+    assert _toml_trouble("no value there", "a =") == "no value there"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        (f"{name}.{key}", field)
+        for name, section in SECTIONS.items()
+        for key, field in section.model_fields.items()
+        if field.annotation in (int, float)
+    ],
+)
+def test_every_number_has_bounds(name, field):
+    kinds = {type(bound).__name__ for bound in field.metadata}
+    assert {"Ge", "Le"} <= kinds, name
 
 
 def test_sections_are_frozen():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import decimal
 import threading
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
+import kqs.threads
 from kqs.executor import Executor
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
@@ -18,6 +22,13 @@ from kqs.options import Options
 
 class Size(BaseModel):
     width: int
+
+
+class NoNumber(int):
+    def __le__(self, other: object) -> bool:
+        raise ValueError("delay: expected a number of seconds from 0 to 10000000000, got me")
+
+    __ge__ = __le__
 
 
 class UnspeakableError(Exception):
@@ -119,7 +130,10 @@ async def test_a_failure_is_logged_with_its_trace(executor: Executor) -> None:
     for function in both(lambda data: 1 / 0):
         with capture_logs() as lines:
             await execute(executor, function)
-        assert [(line["job"], type(line["exc_info"])) for line in lines] == [("id-1", ZeroDivisionError)]
+        (line,) = lines
+        assert (line["job"], line["reason"]) == ("id-1", "ZeroDivisionError: division by zero")
+        assert line["exception"].splitlines()[0] == "Traceback (most recent call last):"
+        assert line["exception"].splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
 async def test_a_forgotten_await_is_explained(executor: Executor) -> None:
@@ -142,15 +156,6 @@ async def test_cancelling_the_caller_cancels_the_handler(executor: Executor) -> 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def test_a_handler_whose_own_task_was_cancelled_has_failed(executor: Executor) -> None:
-    async def awaits_the_cancelled(data: Any) -> None:
-        inner = asyncio.ensure_future(asyncio.sleep(0))
-        inner.cancel()
-        await inner
-
-    assert await execute(executor, awaits_the_cancelled) == Failed("CancelledError")
 
 
 async def test_plain_handlers_run_side_by_side(executor: Executor) -> None:
@@ -188,6 +193,88 @@ async def test_a_call_cancelled_before_its_thread_never_runs(executor: Executor)
     assert not ran
 
 
+def raise_in(thread: int, fault: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(fault))
+
+
+async def test_a_thread_that_another_ends_during_a_run_fails_that_run_only(executor: Executor) -> None:
+    def ends_itself(data: Any) -> None:
+        raise_in(threading.get_ident(), KeyboardInterrupt)
+        for _ in range(1000):
+            pass
+
+    for _ in range(10):
+        assert await execute(executor, ends_itself) == Failed("KeyboardInterrupt")
+        assert await execute(executor, lambda data: 1) == Ok(b"1")
+
+
+async def test_a_run_waits_for_a_thread_that_cannot_be_started(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.threads, "START_AGAIN_S", 0.001)
+    refused, start = asyncio.Event(), threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    running = asyncio.ensure_future(execute(executor, lambda data: 1))
+    await refused.wait()
+    assert executor.problems() == ["no thread can be started for plain handlers, trying again: can't start new thread"]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await running == Ok(b"1")
+    assert executor.problems() == []
+
+
+async def test_a_run_that_no_longer_waits_for_a_thread_leaves_its_place(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+
+    def refuse(self: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(10):
+            refused.clear()
+            waiting = asyncio.ensure_future(execute(executor, lambda data: 1))
+            await refused.wait()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    assert await execute(executor, lambda data: 2) == Ok(b"2")
+
+
+async def test_a_closed_coroutine_is_no_failure_of_its_handler(executor: Executor) -> None:
+    async def endless(data: Any) -> None:
+        await asyncio.Future()
+
+    running = execute(executor, endless)
+    running.send(None)
+    running.close()  # raises RuntimeError if the run were judged
+
+
+async def test_what_modules_set_in_the_decimal_context_holds_for_each_run() -> None:
+    kept = decimal.DefaultContext.copy()
+    try:
+        with decimal.localcontext() as changed:
+            changed.prec = 50
+            executor = Executor(1)
+        for function in both(lambda data: [decimal.getcontext().prec, setattr(decimal.getcontext(), "prec", 3)]):
+            for _ in range(2):
+                outcome = await executor_context_run(executor, function)
+                assert outcome == Ok(b"[50,null]")
+        executor.close()
+    finally:
+        decimal.DefaultContext.prec = kept.prec
+
+
+async def executor_context_run(executor: Executor, function: Callable[..., Any]) -> Outcome:
+    """Execute as a lane does: in a task of the executor's own context."""
+    loop = asyncio.get_running_loop()
+    return await asyncio.Task(execute(executor, function), loop=loop, context=executor.context.copy())
+
+
 async def test_threads_do_not_hold_up_the_end_of_the_process(executor: Executor) -> None:
     assert await execute(executor, lambda data: threading.current_thread().daemon) == Ok(b"true")
 
@@ -212,6 +299,28 @@ def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
     assert not threads[0].is_alive()
 
 
-def test_a_delay_that_is_no_wait_is_refused() -> None:
-    with pytest.raises(ValueError, match="delay: expected seconds >= 0, got -1"):
-        kqs.Again(-1)
+@pytest.mark.parametrize(
+    "delay", [-1, 1e308, 10**400, float("nan"), float("inf"), -float("inf"), Decimal("1.5"), "5", True, [], NoNumber(5)]
+)
+def test_a_delay_that_is_no_wait_is_refused(delay: Any) -> None:
+    with pytest.raises(ValueError, match="delay: expected a number of seconds from 0 to 10000000000, got "):
+        kqs.Again(delay)
+
+
+@pytest.mark.parametrize("delay", [None, 0, 2, 2.5, 1e10])
+def test_a_delay_has_a_most(delay: float | None) -> None:
+    assert kqs.Again(delay).delay == delay
+
+
+async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
+    executor, registry = Executor(1), Registry()
+    plain = registry.add("plain", lambda data: None)
+    for _ in range(10):
+        async with asyncio.timeout(10):
+            await executor.admit(plain)
+        executor.dismiss(plain)
+    executor.dismiss(registry.add("async", _nothing))
+    executor.close()
+
+
+async def _nothing(data: object) -> None: ...

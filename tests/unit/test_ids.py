@@ -1,10 +1,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqs.ids import Ids
+from kqs.ids import MAX_CLOCK_ORDER, Ids, microseconds
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.floats(1e9, 4e9)), min_size=1))
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(-1e18, 1e18)), min_size=1))
 def test_orders_only_grow_whatever_the_clock_does(takes: list[tuple[int, float]]) -> None:
     ids, last = Ids("0123abcd"), -1
     for count, now in takes:
@@ -12,6 +12,15 @@ def test_orders_only_grow_whatever_the_clock_does(takes: list[tuple[int, float]]
         assert first > last
         last = first + count - 1
     assert ids.last_order == last
+
+
+@given(st.floats(-1e300, 1e300))
+def test_no_clock_takes_the_digits_of_the_ids_to_come(now: float) -> None:
+    ids = Ids("0123abcd")
+    first = ids.take(10**9, now)
+    assert 0 < first <= MAX_CLOCK_ORDER
+    assert ids.order_of(ids.of(ids.last_order + 10**14)) == ids.last_order + 10**14
+    assert 1 <= microseconds(now) < 2**63
 
 
 def test_orders_go_on_after_the_last_of_an_earlier_boot() -> None:

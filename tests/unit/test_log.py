@@ -5,17 +5,21 @@ import logging
 import pytest
 import structlog
 
+from kqs import log as logs
 from kqs.config import LogSection
-from kqs.log import configure
+from kqs.log import configure, get_logger
 
 
 @pytest.fixture(autouse=True)
-def _restore():
-    root, kept = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
+def _restore(monkeypatch):
+    root, kept, processors = logging.getLogger(), structlog.get_config(), logs.PROCESSORS[:]
+    level = root.level
+    monkeypatch.setattr(logs, "_settings", logs._Settings())
+    monkeypatch.setattr(logging, "basicConfig", logging.basicConfig)
     yield
     structlog.configure(**kept)
-    root.handlers[:] = handlers
+    logs.PROCESSORS[:] = processors
+    root.handlers.clear()
     root.setLevel(level)
 
 
@@ -25,6 +29,7 @@ def lines():
     stream = io.StringIO()
 
     def lines(**section):
+        logging.getLogger().handlers.clear()  # pytest's own
         configure(LogSection(**section), stream)
         return lambda: stream.getvalue().splitlines()
 
@@ -33,14 +38,14 @@ def lines():
 
 def test_text_is_one_line_with_its_values(lines):
     written = lines()
-    structlog.get_logger("kqs.x").info("began", port=14151, where="a b", nothing=None)
+    get_logger("kqs.x").info("began", port=14151, where="a b", nothing=None)
     [line] = written()
     assert line.split(" ", 1)[1] == 'info    kqs.x: began port=14151 where="a b" nothing=None'
 
 
 def test_json_is_one_object(lines):
     written = lines(format="json")
-    structlog.get_logger("kqs.x").warning("began", port=14151, data=b"\xff")
+    get_logger("kqs.x").warning("began", port=14151, data=b"\xff")
     [line] = written()
     found = json.loads(line)
     assert list(found) == ["timestamp", "level", "logger", "event", "port", "data"]
@@ -100,3 +105,66 @@ def test_stream_that_is_gone_stops_nobody():
     configure(LogSection(), stream)
     stream.close()
     structlog.get_logger().info("unheard")
+
+
+def test_what_users_make_of_structlog_changes_no_line_of_ours(lines):
+    written = lines()
+    log = get_logger("kqs.x")
+    theirs = io.StringIO()
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.WriteLoggerFactory(theirs))
+    structlog.contextvars.bind_contextvars(tenant=7)
+    log.info("ours")
+    structlog.get_logger().info("theirs")
+    structlog.contextvars.clear_contextvars()
+    [line] = written()
+    assert line.endswith("info    kqs.x: ours")
+    assert json.loads(theirs.getvalue())["event"] == "theirs"
+
+
+def test_users_who_configure_nothing_are_read_from_the_servers_own_level_up(lines):
+    written = lines()
+    logging.info("by the root")
+    logging.getLogger("shop").info("by a name")
+    logging.getLogger("shop").debug("left out")
+    structlog.get_logger("shop").info("by structlog")
+    assert [line.split(" ", 1)[1] for line in written()] == [
+        "info    root: by the root",
+        "info    shop: by a name",
+        "info    shop: by structlog",
+    ]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_basic_config_does_what_it_does_in_any_program(lines, tmp_path, force):
+    written = lines()
+    logging.basicConfig(filename=tmp_path / "shop.log", level=logging.DEBUG, format="%(message)s", force=force)
+    logging.debug("theirs")
+    get_logger("kqs.x").info("ours")
+    logging.shutdown()
+    assert (tmp_path / "shop.log").read_text() == "theirs\n"
+    assert [line[-4:] for line in written()] == ["ours"]
+
+
+def test_basic_config_without_a_wish_changes_nothing(lines):
+    written = lines()
+    logging.basicConfig()
+    logging.warning("here")
+    assert written()[0].endswith("root: here")
+
+
+def test_logging_that_is_disabled_does_not_silence_the_server(lines):
+    written = lines()
+    logging.disable()
+    try:
+        get_logger("kqs.x").info("ours")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert len(written()) == 1
+
+
+def test_a_line_that_cannot_be_formatted_ends_nothing(lines, capsys):
+    written = lines()
+    logging.warning("%d", "no number")
+    logging.warning("next")
+    assert len(written()) == 1
+    assert "TypeError" in capsys.readouterr().err

@@ -1,8 +1,23 @@
+import math
+from typing import Annotated, Literal
+
 import msgspec
 import pytest
+from msgspec import Meta
 
 import kqs.options
-from kqs.options import Cascade, JobFields, OptionFields, Options, is_type, own_options
+from kqs.options import (
+    Cascade,
+    JobFields,
+    OptionFields,
+    Options,
+    allowed,
+    expected,
+    is_option,
+    is_supported,
+    is_type,
+    own_options,
+)
 
 
 def a_job(**fields: object) -> JobFields:
@@ -53,3 +68,57 @@ def test_a_type_is_printable_text(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "a" * 201, "é" * 101, "a\tb", "\ud800", "\x7f"])
 def test_no_other_text_is_a_type(name: str) -> None:
     assert not is_type(name)
+
+
+class WiderFields(OptionFields, kw_only=True):
+    """What a version with one more option would have, said once."""
+
+    colour: Annotated[int, Meta(ge=1, le=7)] | None = None
+    shape: Literal["round", "square"] | None = None
+
+
+def test_what_a_new_field_may_be_is_told_by_the_field_alone() -> None:
+    assert expected(WiderFields, "colour") == "an integer from 1 to 7"
+    assert expected(WiderFields, "shape") == '"round" or "square"'
+    assert expected(WiderFields, "ttr") == expected(OptionFields, "ttr") == "a number of seconds from 0.1 to 2147483648"
+
+
+@pytest.mark.parametrize("name", JobFields.__struct_fields__)
+def test_what_every_field_may_be_can_be_told(name: str) -> None:
+    assert expected(JobFields, name)
+    assert is_supported(JobFields, name) == (name not in ("wait", "resource"))
+
+
+NUMBERS = [name for name in OptionFields.__struct_fields__ if name not in ("auto_touch", "backoff")]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan, 2**63, -(2**63)])
+def test_every_number_has_bounds(name: str, value: float) -> None:
+    assert not is_option(name, value)
+    nearest = allowed(name, value)
+    assert nearest is None or is_option(name, nearest)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nearest"),
+    [
+        ("time_limit", 1e308, 1e10),
+        ("keep", 1e308, 1e10),
+        ("ttr", 0.01, 0.1),
+        ("retries", 2**40, 2**31 - 1),
+        ("prio", 2**40, 2**32 - 1),
+        ("ttr", 5, 5),
+        ("ttr", "5", None),
+        ("prio", "soon", None),
+        ("prio", "low", "low"),
+        ("expire", -1, None),
+    ],
+)
+def test_what_wider_bounds_accepted_is_brought_within_ours(name: str, value: object, nearest: object) -> None:
+    assert allowed(name, value) == nearest
+
+
+def test_options_that_wider_bounds_stored_still_resolve() -> None:
+    own = b'{"time_limit":1e308,"ttr":5,"colour":1,"backoff":"never","expire":1e300}'
+    assert Cascade({}, {}).resolve("mail", own) == Options(ttr=5, time_limit=1e10, expire=1e10)

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 import kqs.startup
-from kqs.errors import ExitCode, JournalError, StartupError, StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.errors import (
+    ExitCode,
+    JournalError,
+    StartupError,
+    StoreCorruptError,
+    StoreDoubtError,
+    StoreError,
+    StoreUnavailableError,
+)
 from kqs.ids import Ids
 from kqs.startup import Startup
 from kqs.store.base import StoreInfo
@@ -125,7 +133,11 @@ async def test_a_store_of_this_machine_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "code"),
-    [(StoreCorruptError("of version 99"), ExitCode.DATA_DAMAGED), (StoreError("not authorised"), ExitCode.IO_FAILED)],
+    [
+        (StoreCorruptError("of version 99"), ExitCode.DATA_DAMAGED),
+        (StoreDoubtError("a restart goes on"), ExitCode.IO_FAILED),
+        (StoreError("not authorised"), ExitCode.IO_FAILED),
+    ],
 )
 @pytest.mark.parametrize("has_waited", [False, True])
 async def test_a_store_that_refuses_ends_the_server(trouble: StoreError, code: ExitCode, has_waited: bool) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import decimal
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -109,6 +113,24 @@ async def test_a_handler_that_raises_is_a_failure_with_its_words(works: Works) -
     await works.rig.accept(an_accepted(1))
     assert (await works.ended(1, State.FAIL)).error == "ValueError: no good"
     assert worker.failed_count == 1
+
+
+@pytest.mark.parametrize("name", ["claim", "type", "failures", "ghosts", "interrupted", "expire_at", "handle", "data"])
+async def test_a_handler_cannot_change_what_is_known_of_its_run(works: Works, name: str) -> None:
+    async def changes(data: object, job: JobContext) -> None:
+        setattr(job.run, name, 10**30)
+
+    def changes_plain(data: object, job: JobContext) -> None:
+        job.run = None  # type: ignore[assignment]
+        job.end()
+
+    works.handle("changes", changes, retries=0)
+    works.handle("changes_plain", changes_plain, retries=0)
+    await works.start()
+    await works.rig.accept(an_accepted(1, type_="changes"), an_accepted(2, type_="changes_plain"))
+    error = (await works.ended(1, State.FAIL)).error
+    assert error.startswith("AttributeError")
+    await works.ended(2)
 
 
 async def test_again_and_fail_are_heard(works: Works) -> None:
@@ -222,12 +244,12 @@ async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
         await works.ended(number)
     assert worker._ahead > 0
     await works.rig.accept(*(an_accepted(n, data=b"true") for n in range(500, 510)))
-    given_back = await works.ended(509, State.RETRY)
-    assert (given_back.interrupted, given_back.failures) == (1, 0)
+    given_back = await works.ended(509, State.NEW)
+    assert (given_back.attempt, given_back.interrupted, given_back.failures, given_back.runs) == (0, 0, 0, [])
     assert worker._ahead == 0
     may_end.set()
-    for number in range(500, 510):
-        await works.ended(number)
+    ended = [await works.ended(number) for number in range(500, 510)]
+    assert {(record.attempt, record.runs[0].attempt, len(record.runs)) for record in ended} == {(1, 1, 1)}
 
 
 async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
@@ -280,5 +302,390 @@ async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Work
     await worker.stop()
     await works.rig.queue.settle()
     record = await works.rig.record(3)
-    assert (record.state, record.interrupted, record.ghosts) == (State.RETRY, 1, 0)
+    assert (record.state, record.attempt, record.interrupted, record.ghosts) == (State.NEW, 0, 0, 0)
     gate.set()
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_a_run_whose_job_expired_before_it_began_leaves_its_lane_and_thread_to_the_next(
+    works: Works, monkeypatch: pytest.MonkeyPatch, is_plain: bool
+) -> None:
+    ran: list[int] = []
+
+    async def note(data: int) -> None:
+        ran.append(data)
+
+    works.handle("mail", ran.append if is_plain else note)
+    insert = works.rig.store.insert
+
+    async def slow_insert(*args: object) -> object:
+        known = await insert(*args)  # type: ignore[arg-type]
+        works.rig.clock.advance(1)
+        return known
+
+    monkeypatch.setattr(works.rig.store, "insert", slow_insert)
+    await works.start(concurrency=1)
+    for number in range(5):
+        job = an_accepted(number, data=b"1")
+        job.expire_at = works.rig.clock.now() + 0.5
+        await works.rig.accept(job)
+        assert (await works.ended(number, State.FAIL)).attempt == 0
+    await works.rig.accept(an_accepted(9, data=b"9"))
+    await works.ended(9)
+    assert ran == [9]
+
+
+async def run_one(works: Works, number: int, data: bytes = b"null", type_: str = "mail", state: State = State.SUCCESS) -> Any:
+    await works.rig.accept(an_accepted(number, data=data, type_=type_))
+    return await works.ended(number, state)
+
+
+async def use(works: Works, *functions: Callable[..., Any], **options: Any) -> Worker:
+    """Handle types named as the functions are, on one lane."""
+    for function in functions:
+        works.handle(function.__name__, function, **options)
+    return await works.start(grace_s=0)
+
+
+async def good(data: object) -> str:
+    await asyncio.sleep(0)
+    return "good"
+
+
+async def in_a_task_group(data: object) -> None:
+    async def bad() -> None:
+        raise ValueError
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bad())
+        await asyncio.Event().wait()
+
+
+async def cancels_itself(data: object) -> None:
+    current_task().cancel()
+
+
+async def cancels_itself_and_waits(data: object) -> None:
+    current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def takes_its_cancellation_back(data: object) -> None:
+    current_task().cancel()
+    current_task().uncancel()
+
+
+async def uncancels_too_often(data: object) -> None:
+    current_task().uncancel()
+
+
+async def awaits_the_cancelled(data: object) -> None:
+    inner = asyncio.ensure_future(asyncio.sleep(0))
+    inner.cancel()
+    await inner
+
+
+async def times_out(data: object) -> None:
+    async with asyncio.timeout(0):
+        await asyncio.Event().wait()
+
+
+async def is_cancelled_soon(data: object) -> None:
+    asyncio.get_running_loop().call_soon(current_task().cancel)
+
+
+async def is_cancelled_later(data: object) -> None:
+    asyncio.get_running_loop().call_later(0.001, current_task().cancel)
+
+
+async def is_cancelled_by_a_child(data: object) -> None:
+    parent = current_task()
+
+    async def child() -> None:
+        await asyncio.sleep(0)
+        parent.cancel()
+
+    children.append(asyncio.ensure_future(child()))
+
+
+async def raises_a_cancellation(data: object) -> None:
+    raise asyncio.CancelledError
+
+
+children: list[asyncio.Future[None]] = []
+FAILS = [in_a_task_group, cancels_itself_and_waits, awaits_the_cancelled, times_out, raises_a_cancellation]
+ENDS_WELL = [
+    cancels_itself,
+    takes_its_cancellation_back,
+    uncancels_too_often,
+    is_cancelled_soon,
+    is_cancelled_later,
+    is_cancelled_by_a_child,
+]
+
+
+def current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+@pytest.mark.parametrize("first", [*FAILS, *ENDS_WELL])
+@pytest.mark.parametrize("second", [good, awaits_the_cancelled])
+async def test_a_run_begins_in_a_clean_task_whatever_the_one_before_did(
+    works: Works, first: Callable[..., Any], second: Callable[..., Any]
+) -> None:
+    deaths: list[BaseException] = []
+    worker = await use(works, *{first, second}, retries=0)
+    worker.on_task_death = deaths.append
+    await run_one(works, 1, type_=first.__name__, state=State.FAIL if first in FAILS else State.SUCCESS)
+    for number in range(2, 12):
+        record = await run_one(works, number, type_=second.__name__, state=State.SUCCESS if second is good else State.FAIL)
+        assert record.error in (None, "CancelledError")
+        await asyncio.sleep(0.001)
+    assert not deaths
+
+
+async def test_a_handler_that_cancels_every_task_it_is_not_fails_the_runs_beside_it_only(works: Works) -> None:
+    begun = asyncio.Event()
+
+    async def waits(data: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def sweeps(data: object) -> None:
+        for lane in works.workers[0]._lanes:
+            assert lane.task is not None
+            if lane.task is not asyncio.current_task():
+                lane.task.cancel()
+
+    for function in (good, waits, sweeps):
+        works.handle(function.__name__, function, retries=0)
+    await works.start(concurrency=3)
+    await works.rig.accept(an_accepted(1, type_="waits"))
+    await within(begun)
+    await run_one(works, 2, type_="sweeps")
+    assert (await works.ended(1, State.FAIL)).error == "CancelledError"
+    for number in range(3, 9):
+        await run_one(works, number, type_="good")
+
+
+async def test_a_loss_that_meets_the_handlers_end_leaves_the_next_run_alone(works: Works) -> None:
+    begun, ending = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def ends(data: object) -> None:
+        begun.set()
+        await ending
+
+    await use(works, ends, good, ttr=5.0, ghosts=0)
+    await works.rig.accept(an_accepted(1, type_="ends"))
+    await within(begun)
+    works.rig.clock.advance(6)
+    ending.set_result(None)  # the handler is about to go on when its run is lost
+    works.rig.queue._leases.check()
+    await works.ended(1, State.FAIL)
+    assert (await run_one(works, 2, type_="good")).attempt == 1
+
+
+async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths: list[BaseException] = []
+    worker = await use(works, good)
+    worker.on_task_death = deaths.append
+
+    def broken(*_args: object) -> None:
+        raise OverflowError("broken")
+
+    monkeypatch.setattr(works.rig.queue, "begin", broken)
+    await works.rig.accept(an_accepted(1, type_="good"))
+    async with asyncio.timeout(10):
+        while not deaths:  # noqa: ASYNC110 - a task's end has no event
+            await asyncio.sleep(0)
+    assert isinstance(deaths[0], OverflowError)
+
+
+# -- context variables ------------------------------------------------------------------------------------------------
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
+
+
+class NeverEqual:
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def tenant_of(data: object) -> list[object]:
+    seen = tenant.get("nobody")
+    tenant.set("secret")
+    precision = decimal.getcontext().prec
+    decimal.getcontext().prec = 5
+    return [seen, precision]
+
+
+async def tenant_of_async(data: object) -> list[object]:
+    return tenant_of(data)
+
+
+async def tenant_of_waiting(data: object) -> list[object]:
+    await asyncio.sleep(0)
+    return tenant_of(data)
+
+
+@pytest.mark.parametrize("function", [tenant_of, tenant_of_async, tenant_of_waiting])
+@pytest.mark.parametrize("at_start", ["nobody", "everybody"])
+async def test_each_run_has_the_context_variables_that_the_server_started_with(
+    works: Works, function: Callable[..., Any], at_start: str
+) -> None:
+    works.handle("mail", function)
+    if at_start != "nobody":
+        tenant.set(at_start)
+    await works.start()
+    for number in range(1, 4):
+        assert (await run_one(works, number)).result == f'["{at_start}",28]'.encode()
+
+
+async def test_a_variable_whose_value_cannot_be_compared_ends_no_lane(works: Works) -> None:
+    async def sets(data: object) -> None:
+        tenant.set(NeverEqual())  # type: ignore[arg-type]
+
+    tenant.set("everybody")
+    await use(works, sets, good)
+    for number in range(1, 4):
+        await run_one(works, number, type_="sets")
+        await run_one(works, number + 3, type_="good")
+
+
+async def test_a_lane_keeps_its_task_as_long_as_runs_leave_nothing_in_it(works: Works) -> None:
+    async def ends(data: object) -> None: ...
+
+    async def waits(data: object) -> None:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0.001)
+
+    def plain(data: object) -> None: ...
+
+    async def fails(data: object) -> None:
+        raise kqs.Fail("no")
+
+    worker = await use(works, ends, waits, plain, fails)
+    task = worker._lanes[0].task
+    for number, type_ in enumerate(["ends", "waits", "plain", "ends", "waits"]):
+        await run_one(works, number, type_=type_)
+    await run_one(works, 9, type_="fails", state=State.FAIL)
+    assert worker._lanes[0].task is task
+
+
+# -- handlers that ignore their cancellation --------------------------------------------------------------------------
+
+
+class Deaf:
+    """A handler that swallows its cancellations until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.begun = asyncio.Event()
+
+    async def __call__(self, data: object) -> None:
+        self.begun.set()
+        while not self.may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.may_end.wait()
+
+
+@pytest.fixture
+async def deaf(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deaf]:
+    monkeypatch.setattr(kqs.worker, "DEAF_AFTER_S", 0.0)
+    monkeypatch.setattr(kqs.worker, "CANCEL_WAIT_S", 0.01)
+    handler = Deaf()
+    yield handler
+    handler.may_end.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def lose(works: Works, number: int, handler: Deaf) -> None:
+    handler.begun.clear()
+    await works.rig.accept(an_accepted(number, type_="deaf"))
+    await within(handler.begun)
+    works.rig.clock.advance(6)
+    works.rig.queue._leases.check()
+    await works.ended(number, State.FAIL)
+    await asyncio.sleep(0.001)
+
+
+async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: Works, deaf: Deaf) -> None:
+    async def call(data: object) -> None:
+        await deaf(data)
+
+    works.handle("deaf", call, ttr=5.0, ghosts=0)
+    works.handle("good", good)
+    worker = await works.start()
+    await lose(works, 1, deaf)
+    await run_one(works, 2, type_="good")
+    (problem,) = worker.problems()
+    assert problem.startswith("1 handlers of type 'deaf' ignore their cancellation, the first since 20")
+    assert worker.busy_count == 0
+    deaf.may_end.set()
+    await run_one(works, 3, type_="good")
+    assert worker.problems() == []
+    assert len(worker._lanes) == 1
+    assert works.rig.queue.stale_count == 1
+
+
+async def test_no_more_lanes_are_replaced_than_there_are(works: Works, deaf: Deaf) -> None:
+    async def call(data: object) -> None:
+        await deaf(data)
+
+    works.handle("deaf", call, ttr=5.0, ghosts=0)
+    works.handle("good", good)
+    worker = await works.start(grace_s=0)
+    await lose(works, 1, deaf)
+    await lose(works, 2, deaf)
+    assert worker.problems()[-1] == "1 lanes are held by such handlers and not replaced: 1 are already"
+    await works.rig.accept(an_accepted(3, type_="good"))
+    assert (await works.rig.record(3)).state is State.NEW
+    deaf.may_end.set()
+    await works.ended(3)
+    for number in range(4, 9):
+        await run_one(works, number, type_="good")
+    assert worker.problems() == []
+    assert (len(worker._lanes), worker._taker.room) == (1, 1)
+
+
+async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: Works, deaf: Deaf) -> None:
+    async def call(data: object) -> None:
+        await deaf(data)
+
+    works.handle("deaf", call, ttr=5.0, ghosts=0)
+    worker = await works.start(grace_s=-1)
+    await lose(works, 1, deaf)
+    async with asyncio.timeout(5):
+        await worker.stop()
+
+
+# -- slices -----------------------------------------------------------------------------------------------------------
+
+
+async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.worker, "SLICE_S", 0.0)
+    turns: list[int] = []
+    ended = 0
+
+    async def never_waits(data: object) -> None:
+        nonlocal ended
+        ended += 1
+
+    def turn() -> None:
+        turns.append(ended)
+        if ended < 300:
+            asyncio.get_running_loop().call_soon(turn)
+
+    works.handle("mail", never_waits)
+    await works.start(concurrency=50)
+    await works.rig.accept(*(an_accepted(n) for n in range(300)))
+    turn()
+    for number in range(300):
+        await works.ended(number)
+    assert max(after - before for before, after in itertools.pairwise(turns)) == 1

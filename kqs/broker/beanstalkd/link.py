@@ -7,11 +7,14 @@ late, or cannot be, ends the connection: nothing that comes after it could be tr
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from kqs.errors import BrokerError
+from kqs.process import forks
+from kqs.process.threads import addresses_of
 from kqs.wire.beanstalk.commands import Command
 from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.values import Reply
@@ -61,6 +64,7 @@ class Link(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reason = "the server closed the connection"
         self._transport: asyncio.Transport
+        self.identity: forks.Identity | None = None
         self.is_open = False
         self.instance = ""
         self.damaged_id: int | None = None
@@ -68,15 +72,10 @@ class Link(asyncio.Protocol):
     @classmethod
     async def open(cls, address: str, on_lost: Callable[[str], None]) -> Link:
         """Connect to HOST:PORT or unix:PATH. Raises: OSError."""
-        loop = asyncio.get_running_loop()
-
-        def link() -> Link:
-            return cls(on_lost)
-
-        if address.startswith(_UNIX):
-            return (await loop.create_unix_connection(link, address.removeprefix(_UNIX)))[1]
-        host, _, port = address.rpartition(":")
-        return (await loop.create_connection(link, host.strip("[]"), int(port)))[1]
+        transport, link = await _connect(lambda: cls(on_lost), address)
+        if link.is_open:
+            link.identity = forks.own(transport.get_extra_info("socket").fileno())
+        return link
 
     @property
     def in_flight(self) -> int:
@@ -169,6 +168,8 @@ class Link(asyncio.Protocol):
         """Tell those who wait for replies, and the owner."""
         if self.is_open and exc is not None:
             self._reason = str(exc)
+        if self.identity is not None:
+            forks.disown(self.identity)
         self._end()
 
     def _end(self) -> None:
@@ -197,6 +198,29 @@ class Link(asyncio.Protocol):
             self.abort(f"no reply within {REPLY_WITHIN_S:g} s")
         else:
             self._timer = self._loop.call_later(left_s, self._check_late)
+
+
+async def _connect(make_link: Callable[[], Link], address: str) -> tuple[asyncio.BaseTransport, Link]:
+    loop = asyncio.get_running_loop()
+    if address.startswith(_UNIX):
+        return await loop.create_unix_connection(make_link, address.removeprefix(_UNIX))
+    host, _, port = address.rpartition(":")
+    hosts = await _addresses(host.strip("[]"))
+    for host in hosts:
+        try:
+            return await loop.create_connection(make_link, host, int(port))
+        except OSError:
+            if host == hosts[-1]:
+                raise
+    raise AssertionError("a name without addresses is unknown")
+
+
+async def _addresses(host: str) -> list[str]:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return await addresses_of(host)
+    return [host]
 
 
 def _encoded(commands: Sequence[Command]) -> list[bytes]:

@@ -17,14 +17,14 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import structlog
-
 from kqs.broker.beanstalkd.body import Bodies, Foreign
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
+from kqs.log import get_logger
+from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete, ListTubes, Stats, StatsTube
 from kqs.wire.beanstalk.tubes import type_of
 from kqs.wire.beanstalk.values import Ok, Reply, Word
@@ -50,7 +50,7 @@ MAX_TUBES = 1000
 #: what a server takes unless it says otherwise (`-z`)
 _DEFAULT_JOB_BYTES = 65_535
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 
 
 class Server:
@@ -79,6 +79,8 @@ class Server:
         self._damaged = ("", 0)  # life and id of a job to be deleted, or an empty life
         self._ready_count = 0  # by its own count at the last poll, and what was put since
         self._is_draining = False
+        self._away = Trouble(_log, "beanstalkd is away", "beanstalkd is back")
+        self._refusals = Trouble(_log, "beanstalkd refuses jobs", "beanstalkd takes jobs again")
         self._trouble = "not reached yet"
 
     @property
@@ -196,7 +198,9 @@ class Server:
         self._refusing_until = 0.0
         self._session = session
         self._trouble = ""
-        _log.info("beanstalkd reached", server=self.address, instance=self.instance)
+        if not was:
+            _log.info("beanstalkd reached", server=self.address, instance=self.instance)
+        self._away.over(server=self.address, instance=self.instance)
         if was not in ("", self.instance):
             self._forget()
         for type_, ready_count in ready_counts.items():
@@ -205,8 +209,7 @@ class Server:
         self._listener.came_up()
 
     def _be_away(self, reason: str) -> None:
-        if self._trouble != reason:
-            _log.warning("beanstalkd is away", server=self.address, reason=reason)
+        self._away.met(server=self.address, reason=reason)
         self._trouble = reason
 
     def _go_down(self) -> None:
@@ -247,6 +250,8 @@ class Server:
             await asyncio.gather(watch, return_exceptions=True)
 
     async def _poll(self, session: Session) -> None:
+        if self._loop.time() > self._refusing_until + REFUSED_S:  # it has been sent jobs again, and refused none
+            self._refusals.over(server=self.address)
         for link in (session.puts, session.takes):
             (stats,) = await link.ask(Stats())
             self._take_stats(link, stats)
@@ -316,8 +321,7 @@ class Server:
             self._is_draining = True
             return
         trouble = f"it refuses jobs: {reply.name if isinstance(reply, Word) else 'BURIED, out of memory or its binlog fails'}"
-        if self._trouble != trouble:
-            _log.warning("beanstalkd refuses jobs", server=self.address, reason=trouble)
+        self._refusals.met(server=self.address, reason=trouble)
         self._trouble = trouble
         self._refusing_until = self._loop.time() + REFUSED_S
 

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import structlog
-
 from kqs.broker.beanstalkd.body import Bodies, Foreign
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
+from kqs.log import get_logger
 from kqs.wire.beanstalk.commands import MAX_U32, Bury, Command, Delete, Ignore, Release, ReserveWithTimeout, Use, Watch
 from kqs.wire.beanstalk.values import Buried, Inserted, Reply, Reserved, Word
 
@@ -29,7 +28,7 @@ _DEFAULT = "default"  # the tube that a connection uses and watches at first
 _RESERVE_NOW = ReserveWithTimeout(0)
 _RESERVE = ReserveWithTimeout(WAIT_S)
 _EMPTY = (Word.TIMED_OUT, Word.DEADLINE_SOON)
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 
 #: a shelf that was asked, its `begun_count` then (None: a put was under way), and where its replies end
 _Asked = tuple[Shelf, int | None, int]

@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
 
-import structlog
-
 from kqs.broker.base import Refill
 from kqs.broker.waiting import NOTHING, WHOLE, Rank
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.log import get_logger
+from kqs.trouble import Trouble
 
 RETRY_S = 1.0
 #: at a time, so that thousands of types do not all ask the store at once
 MAX_REFILLS = 8
 _MAX_LINES = 10_000  # types, before those of which nothing waits are forgotten
 
-_log = structlog.get_logger("kqs.broker")
+_log = get_logger("kqs.broker")
 
 
 class Place(Protocol):
@@ -84,6 +84,7 @@ class Supply:
         self._queued: deque[str] = deque()  # partial types, to be looked at when a refill ends
         self._refill_count = 0
         self._loop = asyncio.get_running_loop()
+        self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
         self.fault: Exception | None = None
 
     def start(self, refill: Refill, waiting: Mapping[str, int]) -> None:
@@ -192,11 +193,12 @@ class Supply:
         try:
             found = await refill(type_, None if after <= NOTHING else after, self._page)
         except StoreUnavailableError as fault:
-            _log.warning("refill failed", type=type_, error=str(fault), retry_in_s=RETRY_S)
+            self._trouble.met(type=type_, error=str(fault))
             line.not_before = self._loop.time() + RETRY_S
         except Exception as fault:  # damage or a bug; the next reserve raises it to a task that is supervised
             self.fault = fault
         else:
+            self._trouble.over()
             self._take_in(type_, line, found)
         finally:
             line.refill = None

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kqs.job import Entry, Run, State
-from kqs.store.base import DAMAGED
+from kqs.log import get_logger
+from kqs.store import base
+from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, claimed, pushed, run_of
+from kqs.store.mongo.documents import Place, claimed, is_intact, pushed, run_of
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
+log = get_logger("kqs.store")
+
+#: long data of a document that does not say its length, since an older server stored it
+_UNKNOWN_BYTES = 16 * 1024 * 1024
 #: how often a claim whose answer was lost is looked for; a write may still be on its way when its connection is gone
 _LOOKS = 12
 
@@ -24,41 +30,70 @@ class Claimer:
         self._servers = servers
         self._looks_left: dict[int, int] = {}
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None) -> Granted:
         """See Store.claim. What fails half way is undone by `take_back`."""
-        session, ids = self._session, list({entry.id for entry in entries})
+        session, ids = self._session, list(dict.fromkeys(entry.id for entry in entries))
+        left: set[str] = set()
         if not ids:
-            return []
+            return Granted()
         async with session.marking(self._doubt) as mark:
-            granted = await session.jobs.update_many(
-                {"_id": {"$in": ids}, "place": Place.READY, "expire_at": {"$not": {"$lte": now}}},
-                {
-                    "$set": claimed(session.epoch, mark),
-                    "$inc": {"attempt": 1},
-                    "$push": {"begun": pushed([worker, now])},
-                },
-            )
-            if not granted.matched_count:
-                return []
+            change = {
+                "$set": claimed(session.epoch, mark),
+                "$inc": {"attempt": 1},
+                "$push": {"begun": pushed([worker, now])},
+            }
+            is_ready = {"place": int(Place.READY), "expire_at": {"$not": {"$lte": now}}}
+            is_short = _is_at_most(base.DATA_BYTES // len(ids))
+            granted = await session.jobs.update_many({"_id": {"$in": ids}, **is_ready, **is_short}, change)
+            count = granted.matched_count
+            if count < len(ids):
+                long, left = await self._long(ids, is_ready)
+                if long:
+                    count += (await session.jobs.update_many({"_id": {"$in": long}, **is_ready}, change)).matched_count
+            if not count:
+                return Granted()
             documents = await session.find(ids, {"mark": mark})
             data = {document["_id"]: await session.bulk.get("data", document) for document in documents}
-            damaged = [document for document in documents if data[document["_id"]] is None]
+            damaged = [document for document in documents if not is_intact(document, data[document["_id"]])]
             if damaged:
-                await self._end_damaged(damaged, mark, now)
-        intact = [document for document in documents if data[document["_id"]] is not None]
+                await self._end_damaged(damaged, now, keep_damaged_s)
+        ended = {document["_id"] for document in damaged}
+        intact = [document for document in documents if document["_id"] not in ended]
         session.tallies.remove([(document["type"], document["state"]) for document in documents])
         session.tallies.add([(document["type"], State.PROCESSING) for document in intact])
         session.tallies.add([(document["type"], State.FAIL) for document in damaged])
-        return _runs(entries, intact, data)
+        return Granted(_runs(entries, intact, data), [entry for entry in entries if entry.id in left])
 
-    async def _end_damaged(self, documents: list[Document], mark: int, now: float) -> None:
-        await self._session.jobs.update_many(
-            {"_id": {"$in": [document["_id"] for document in documents]}, "mark": mark},
-            {
-                "$set": {"place": int(Place.ENDED), "state": int(State.FAIL), "ended_at": now, "error": DAMAGED},
-                "$unset": {"owner": ""},
-            },
-        )
+    async def _long(self, ids: list[str], is_ready: Document) -> tuple[list[str], set[str]]:
+        """Return the ready jobs whose long data fits into memory together, or the first one; and the others."""
+        found = await self._session.find(ids, is_ready, ["data_bytes", "data_bulk"])
+        lengths = {one["_id"]: one.get("data_bytes", _UNKNOWN_BYTES) for one in found}
+        taken: list[str] = []
+        left: set[str] = set()
+        total = 0
+        for job_id in ids:
+            if job_id in lengths:
+                total += lengths[job_id]
+                if taken and total > base.DATA_BYTES:
+                    left.add(job_id)
+                else:
+                    taken.append(job_id)
+        return taken, left
+
+    async def _end_damaged(self, documents: list[Document], now: float, keep_s: float | None) -> int:
+        """End jobs that we have claimed, or whose server died; return how many."""
+        ids = [document["_id"] for document in documents[:LOGGED]]
+        log.error("stored jobs are damaged, they have failed", ids=ids, count=len(documents))
+        fields: Document = {"place": int(Place.ENDED), "state": int(State.FAIL), "ended_at": now, "error": DAMAGED}
+        if keep_s is not None:
+            fields["drop_at"] = now + keep_s
+        self._session.tallies.doubt()  # a type that is damaged was counted as another
+        ended = 0
+        for document in documents:
+            is_still = {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)}
+            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": {"owner": ""}})
+            ended += done.matched_count
+        return ended
 
     def _doubt(self, mark: int) -> None:
         self._looks_left[mark] = _LOOKS
@@ -73,22 +108,45 @@ class Claimer:
         )
         self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
 
-    async def orphans(self, limit: int) -> list[Run]:
+    async def orphans(self, limit: int, keep_damaged_s: float | None) -> list[Run]:
         """See Store.orphans.
 
         Who is alive is asked after the runs were found: a server is registered before it claims anything.
         """
-        living = await self._servers.living()
-        claimed_by_others = {"owner": {"$gt": 0, "$nin": list(living)}}
-        found = await self._session.jobs.find(claimed_by_others).limit(limit).to_list(None)
-        if not found:
-            return []
-        living |= await self._servers.living()
-        return [
-            run_of(document, await self._session.bulk.get("data", document) or b"null")
-            for document in found
-            if document["owner"] not in living
-        ]
+        while True:
+            living = await self._servers.living()
+            found = await self._claimed_by_others(living, limit)
+            if not found:
+                return []
+            living |= await self._servers.living()
+            dead = [(document, data) for document, data in found if document["owner"] not in living]
+            runs = [run_of(document, data or b"null") for document, data in dead if is_intact(document, data)]
+            damaged = [document for document, data in dead if not is_intact(document, data)]
+            if damaged and not await self._end_damaged(damaged, self._session.now(), keep_damaged_s):
+                return runs
+            if runs or not damaged:
+                return runs
+
+    async def _claimed_by_others(self, living: set[int], limit: int) -> list[tuple[Document, bytes | None]]:
+        """Return up to `limit` such jobs with their data, until that is too much."""
+        found: list[tuple[Document, bytes | None]] = []
+        total = 0
+        cursor = self._session.jobs.find({"owner": {"$gt": 0, "$nin": list(living)}}).limit(limit)
+        try:
+            async for document in cursor:
+                data = await self._session.bulk.get("data", document)
+                found.append((document, data))
+                total += len(data or b"")
+                if total > base.DATA_BYTES:
+                    break
+        finally:
+            await cursor.close()
+        return found
+
+
+def _is_at_most(length: int) -> Document:
+    """Return the condition for jobs whose data is no longer than that, if it is longer than a listing shows."""
+    return {"$or": [{"data_bytes": {"$lte": length}}, {"data_bytes": None, "data_long": None, "data_bulk": None}]}
 
 
 def _runs(entries: Sequence[Entry], documents: list[Document], data: Mapping[str, bytes | None]) -> list[Run]:

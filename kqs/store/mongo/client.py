@@ -65,8 +65,14 @@ _FIXED: dict[str, Any] = {
     "type_registry": TypeRegistry([_PlainIntegers()]),
 }
 
-#: codes of a server that is starting, stopping, failing over, full or overloaded: a later try may succeed
-_PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436, 14031})
+#: codes of a server that is starting, stopping, failing over, full, overloaded or in trouble with its files: a later try may
+#: succeed
+_PASSING_CODES = frozenset(
+    {
+        *(6, 7, 50, 64, 89, 91, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436, 14031),
+        *(24, 37, 38, 39, 43, 112, 134, 136, 175, 237, 365, 371),
+    }
+)
 DUPLICATE_KEY = 11000
 
 #: whatever an operation of the driver may raise

@@ -8,9 +8,12 @@
     owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
-    begun     [worker, started_at] of the newest attempts, the last of which is `attempt`
+    data_bytes  how long data is that does not stand under `data`
+    crc32c    of what decides what runs (checksum.py); older documents have none
+    attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
+    begun     [worker, started_at] of the newest claims that were not given back
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
-              another one began without `$` or a pipeline
+              another one began without `$` or a pipeline; this attempt is the one that people see
 
 Fields whose value is the usual one (None, 0, []) are left out.
 """
@@ -21,8 +24,9 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, accepted_at
+from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
 from kqs.store.base import LISTED_BYTES
+from kqs.store.checksum import checksum
 from kqs.store.mongo.client import Document
 
 MAX_RUNS = 100
@@ -53,12 +57,30 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
         "prio": job.prio,
         "attempt": 0,
         "mark": mark,
+        "crc32c": checksum(job.order, job.type, job.prio, job.data, job.id, job.expire_at, job.options),
     }
-    optional = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
+    optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
+    optional["accepted_at"] = job.accepted_at or None
     document.update((name, value) for name, value in optional.items() if value is not None)
     if is_later:
         document["wake_at"] = job.due_at
+    if len(job.data) > LISTED_BYTES:
+        document["data_bytes"] = len(job.data)
     return document
+
+
+def is_intact(document: Mapping[str, Any], data: bytes | None) -> bool:
+    """Tell whether the document is what was accepted, with `data`: None if that is damaged or missing."""
+    if data is None:
+        return False
+    if "crc32c" not in document:
+        return True
+    order, type_, prio = (document.get(name, 0) for name in ("order", "type", "prio"))
+    try:
+        found = checksum(order, type_, prio, data, document["_id"], document.get("expire_at"), document.get("options"))
+    except TypeError:  # damage made another type of a field
+        return False
+    return bool(found == document["crc32c"])
 
 
 def claimed(epoch: int, mark: int) -> Document:
@@ -85,7 +107,7 @@ def entry_fields(body_bytes: int | None) -> list[str]:
     """Return the fields that `entry_of` needs; body_bytes: as for Store.ready."""
     if body_bytes is None:
         return _ENTRY_FIELDS
-    return [*_ENTRY_FIELDS, "options", "data", *(["data_long"] if body_bytes > LISTED_BYTES else [])]
+    return [*_ENTRY_FIELDS, "options", "data"]
 
 
 def entry_of(document: Mapping[str, Any], body_bytes: int | None) -> Entry:
@@ -110,6 +132,8 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document["begun"][-1][1],
         document.get("expire_at"),
         handle,
+        document.get("returned", 0),
+        document["state"],
     )
 
 
@@ -125,11 +149,11 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         expire_at=document.get("expire_at"),
         data=data,
         options=document.get("options"),
-        attempt=document["attempt"],
+        attempt=_attempt(document),
         failures=document.get("failures", 0),
         ghosts=document.get("ghosts", 0),
         interrupted=document.get("interrupted", 0),
-        accepted_at=accepted_at(document["order"]),
+        accepted_at=document.get("accepted_at", instant_of(document["order"])),
         ended_at=document.get("ended_at"),
         drop_at=document.get("drop_at"),
         result=result,
@@ -138,14 +162,19 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
     )
 
 
+def _attempt(document: Mapping[str, Any]) -> int:
+    attempt: int = document["attempt"] - document.get("returned", 0)
+    return attempt
+
+
 def _runs(document: Mapping[str, Any]) -> list[RunRecord]:
     """Join what began with what ended. A run that nobody was told of (its claim's answer was lost) is none."""
     done = {attempt: rest for attempt, *rest in document.get("done", ())}
     runs: list[RunRecord] = []
-    begun = document.get("begun", [])
-    for attempt, (worker, started_at) in enumerate(begun, document["attempt"] - len(begun) + 1):
+    begun, last = document.get("begun", []), _attempt(document)
+    for attempt, (worker, started_at) in enumerate(begun, last - len(begun) + 1):
         if attempt in done:
             runs.append(RunRecord(attempt, worker, started_at, *done[attempt]))
-        elif document["place"] == Place.RUNNING and attempt == document["attempt"]:
+        elif document["place"] == Place.RUNNING and attempt == last:
             runs.append(RunRecord(attempt, worker, started_at))
     return runs

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
+from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from kqs.job import Accepted
+from kqs.job import Accepted, room_at
 from kqs.store.mongo.client import DUPLICATE_KEY, Document
-from kqs.store.mongo.documents import claimed, named, new_document, state_of
+from kqs.store.mongo.documents import Place, claimed, named, new_document, state_of
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+
+#: what tells a record from a later one with its id
+_IDENTITY = ("_id", "order", "node", "drop_at")
+_REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "data_bulk", "result_bulk"]
 
 
 class Inserter:
     """Inserts for one server; one insert at a time. An insert that failed is repeated with the same jobs."""
 
-    def __init__(self, session: Session, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, node: str) -> None:
         self._session = session
+        self._servers = servers
         self._node = node
         self._doubted: set[int] = set()
 
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
         """Store jobs; return the orders of those that were known."""
-        known, fresh = _without_repeated(jobs)
-        if not fresh:
-            return known
+        known: list[int] = []
+        while jobs:
+            fresh, repeated = _without_repeated(jobs)
+            refused = await self._insert(fresh, worker, now)
+            known += [job.order for job in refused]
+            # whose id was known already may stand in the place of a record that was not over for the one before
+            refused_ids = {job.id for job in refused}
+            jobs = [job for job in repeated if job.id in refused_ids]
+            known += [job.order for job in repeated if job.id not in refused_ids]
+        self._doubted.clear()
+        return known
+
+    async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
+        """Store jobs, no two of one id; return those that were known."""
         async with self._session.marking(self._doubted.add) as mark:
-            documents = [await self._document(job, mark, worker, now) for job in fresh]
+            documents = [await self._document(job, mark, worker, now) for job in jobs]
             refused = await self._store(documents)
             if refused and self._doubted:
                 refused = await self._recognise(documents, refused, mark)
-        self._doubted.clear()
+            if refused:
+                refused -= await self._replace(jobs, documents, refused)
+        self._doubted.add(mark)  # until all of the insert is done: what fails is repeated from the beginning
         stored = [document for index, document in enumerate(documents) if index not in refused]
         self._session.tallies.add([(document["type"], state_of(document)) for document in stored])
         await self._session.bulk.delete(documents[index] for index in refused)
-        return known + [documents[index]["order"] for index in sorted(refused)]
+        return [jobs[index] for index in sorted(refused)]
 
     async def _document(self, job: Accepted, mark: int, worker: str, now: float) -> Document:
         document = new_document(job, self._node, mark, now)
@@ -48,15 +68,7 @@ class Inserter:
 
     async def _store(self, documents: list[Document]) -> set[int]:
         """Insert; return the indexes of those whose id is taken."""
-        try:
-            await self._session.jobs.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            details = error.details or {}
-            writes = details.get("writeErrors", [])
-            if details.get("writeConcernErrors") or any(write["code"] != DUPLICATE_KEY for write in writes):
-                raise
-            return {write["index"] for write in writes}
-        return set()
+        return await _write_unless_taken(self._session.jobs.insert_many(documents, ordered=False))
 
     async def _recognise(self, documents: list[Document], refused: set[int], mark: int) -> set[int]:
         """Take over what an earlier attempt at these inserts stored after all; return the indexes of the others.
@@ -65,29 +77,67 @@ class Inserter:
         put right, since the attempt is made anew with other jobs claimed.
         """
         doubted = list(self._doubted)
-        changes: dict[str, tuple[Document, list[str]]] = {}
+        changes: dict[str, tuple[Document, list[int]]] = {}
         for index in refused:
             change = _as_inserted(documents[index])
-            changes.setdefault(repr(change), (change, []))[1].append(documents[index]["_id"])
-        for change, ids in changes.values():
-            await self._session.jobs.update_many({"_id": {"$in": ids}, "mark": {"$in": doubted}}, change)
+            changes.setdefault(repr(change), (change, []))[1].append(index)
+        for change, indexes in changes.values():
+            ours_alone = {name: {"$in": [documents[index][name] for index in indexes]} for name in ("_id", "order")}
+            await self._session.jobs.update_many({**ours_alone, "mark": {"$in": doubted}}, change)
         ids = [documents[index]["_id"] for index in refused]
         ours = {(found["_id"], found["order"]) for found in await self._session.find(ids, {"mark": mark}, ["order"])}
         return {index for index in refused if (documents[index]["_id"], documents[index]["order"]) not in ours}
 
+    async def _replace(self, jobs: Sequence[Accepted], documents: list[Document], refused: set[int]) -> set[int]:
+        """Put new jobs in the place of records that were over when they were accepted; return the indexes of those jobs.
 
-def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[int], list[Accepted]]:
-    """Part the orders of jobs whose id stands earlier in the same batch from the other jobs."""
+        What a replay of ours brings back is older than the record, or was accepted before that was over; no other journal can.
+        """
+        indexes = {jobs[index].id: index for index in refused}
+        latest = max(room_at(jobs[index]) for index in refused)
+        is_over = {"place": int(Place.ENDED), "drop_at": {"$lte": latest}, "$or": self._servers.replaceable}
+        found = await self._session.find(list(indexes), is_over, _REPLACED_FIELDS)
+        over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
+        if not over:
+            return set()
+        # what somebody has swept meanwhile is inserted; what somebody else has replaced is not
+        writes = [
+            ReplaceOne({name: old[name] for name in _IDENTITY} | {"place": int(Place.ENDED)}, documents[index], upsert=True)
+            for index, old in over
+        ]
+        failed = await _write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
+        replaced = [one for number, one in enumerate(over) if number not in failed]
+        self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced])
+        await self._session.bulk.delete(old for _, old in replaced)
+        return {index for index, _ in replaced}
+
+    def _may_replace(self, job: Accepted, old: Document) -> bool:
+        is_newer = old["node"] != self._node or old["order"] < job.order
+        return is_newer and bool(old["drop_at"] <= room_at(job))
+
+
+async def _write_unless_taken(writing: Awaitable[object]) -> set[int]:
+    """Return the indexes of the writes that were refused since their id is taken."""
+    try:
+        await writing
+    except BulkWriteError as error:
+        details = error.details or {}
+        writes = details.get("writeErrors", [])
+        if details.get("writeConcernErrors") or any(write["code"] != DUPLICATE_KEY for write in writes):
+            raise
+        return {write["index"] for write in writes}
+    return set()
+
+
+def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:
+    """Part the first jobs of each id from those whose id stands earlier in the same batch."""
     seen: set[str] = set()
-    known: list[int] = []
     fresh: list[Accepted] = []
+    repeated: list[Accepted] = []
     for job in jobs:
-        if job.id in seen:
-            known.append(job.order)
-        else:
-            seen.add(job.id)
-            fresh.append(job)
-    return known, fresh
+        (repeated if job.id in seen else fresh).append(job)
+        seen.add(job.id)
+    return fresh, repeated
 
 
 def _as_inserted(document: Document) -> Document:

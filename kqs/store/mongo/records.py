@@ -7,7 +7,8 @@ from typing import Any
 from kqs.job import JobRecord, State
 from kqs.store.base import DAMAGED
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, record_of
+from kqs.store.mongo.documents import Place, is_intact, record_of
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.slices import slices
 
@@ -15,23 +16,29 @@ from kqs.store.mongo.slices import slices
 _LISTED = {"data_long": 0, "result_long": 0}
 
 
-async def job(session: Session, job_id: str) -> JobRecord | None:
+async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | None:
     """See Store.job."""
-    document = await session.jobs.find_one({"_id": job_id, **_is_there(session)})
+    document = await session.jobs.find_one({"_id": job_id, **_is_there(session, servers)})
     if document is None:
         return None
     data = await session.bulk.get("data", document)
     record = record_of(document, data, await session.bulk.get("result", document))
-    if data is None:
+    if not is_intact(document, data):
         record.data, record.error = b"null", DAMAGED
     return record
 
 
 async def jobs(
-    session: Session, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool
+    session: Session,
+    servers: Servers,
+    type_: str | None,
+    state: State | None,
+    after: int | None,
+    limit: int,
+    newest_first: bool,
 ) -> list[JobRecord]:
     """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
-    conditions = _is_there(session)
+    conditions = _is_there(session, servers)
     if type_ is not None:
         conditions["type"] = type_
     if state is not None:
@@ -50,8 +57,9 @@ async def jobs(
     return [_listed(document) for document in found]
 
 
-def _is_there(session: Session) -> Document:
-    return {"drop_at": {"$not": {"$lte": session.now()}}}
+def _is_there(session: Session, servers: Servers) -> Document:
+    """Return the condition for records that are not over. Who has none of these ids has a new job (insert.py)."""
+    return {"$or": [{"drop_at": {"$not": {"$lte": session.now()}}}, {"$nor": servers.replaceable}]}
 
 
 def _is_in(state: State) -> Document:
@@ -62,6 +70,9 @@ def _is_in(state: State) -> Document:
 
 
 def _listed(document: Any) -> JobRecord:
-    record = record_of(document, document.get("data"), document.get("result"))
+    data = document.get("data")
+    record = record_of(document, data, document.get("result"))
+    if data is not None and not is_intact(document, data):
+        record.data, record.error = b"null", DAMAGED
     del record.runs[:-1]
     return record

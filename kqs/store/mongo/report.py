@@ -9,11 +9,11 @@ from pymongo import UpdateMany
 
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, named, pushed
+from kqs.store.mongo.documents import MAX_RUNS, Place, named, pushed
 from kqs.store.mongo.session import Session
 
-#: what decides over a report: job, attempt, epoch
-_Fence = tuple[str, int, int]
+#: what decides over a report: job, which of those with its id, attempt, epoch
+_Fence = tuple[str, int, int, int]
 
 
 class Reporter:
@@ -51,14 +51,14 @@ class Reporter:
     async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
         marks = {mark, *self._doubted}
-        found = await self._session.find([one.claim.id for one in reports], {}, ["place", "attempt", "epoch", "mark"])
+        found = await self._session.find([one.claim.id for one in reports], {}, ["order", "place", "attempt", "epoch", "mark"])
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
         verdicts: list[bool] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
             is_taken = is_repeated = False
-            if document is not None and fence == (one.claim.id, document["attempt"], document.get("epoch")):
+            if document is not None and fence == _fence_of(document):
                 is_taken = document["mark"] in marks and fence not in taken
                 is_repeated = one.state in ENDED and document["place"] == Place.ENDED
             if is_taken:
@@ -68,32 +68,49 @@ class Reporter:
 
 
 def _fence(claim: Claim) -> _Fence:
-    return (claim.id, claim.attempt, claim.epoch)
+    return (claim.id, claim.order, claim.attempt, claim.epoch)
+
+
+def _fence_of(document: Document) -> tuple[str, int, int, int | None]:
+    return (document["_id"], document["order"], document["attempt"], document.get("epoch"))
 
 
 def _updates(reports: Sequence[Report], results: dict[str, Document], mark: int) -> list[UpdateMany]:
     """Return one update for all reports that differ in nothing but their job."""
-    alike: dict[Hashable, tuple[Report, list[str]]] = {}
+    alike: dict[Hashable, list[Claim]] = {}
+    first: dict[Hashable, Report] = {}
     for one in reports:
-        alike.setdefault(_content(one, results), (one, []))[1].append(one.claim.id)
+        content = _content(one, results)
+        alike.setdefault(content, []).append(one.claim)
+        first.setdefault(content, one)
     return [
-        UpdateMany(
-            {"_id": {"$in": ids}, "attempt": one.claim.attempt, "epoch": one.claim.epoch, "place": int(Place.RUNNING)},
-            _change(one, results.get(one.claim.id), mark),
-        )
-        for one, ids in alike.values()
+        UpdateMany(_are_running(alike[content]), _change(one, results.get(one.claim.id), mark))
+        for content, one in first.items()
     ]
+
+
+def _are_running(claims: Sequence[Claim]) -> Document:
+    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order."""
+    return {
+        "_id": {"$in": [claim.id for claim in claims]},
+        "order": {"$in": [claim.order for claim in claims]},
+        "attempt": claims[0].attempt,
+        "epoch": claims[0].epoch,
+        "place": int(Place.RUNNING),
+    }
 
 
 def _content(one: Report, results: dict[str, Document]) -> Hashable:
     if one.claim.id in results:
         return one.claim.id
     fence = (one.claim.attempt, one.claim.epoch)
-    end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error)
-    return (fence, end, one.failures, one.ghosts, one.interrupted)
+    end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error, one.has_begun)
+    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned)
 
 
 def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
+    if not one.has_begun:
+        return _change_unbegun(one, mark)
     fields: Document = {
         "state": int(one.state),
         "mark": mark,
@@ -107,9 +124,24 @@ def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
     change: Document = {
         "$set": {name: value for name, value in fields.items() if value is not None},
         "$unset": {name: "" for name, value in fields.items() if value is None},
-        "$push": {"done": pushed([one.claim.attempt, one.ended_at, one.run_state, one.error])},
+        "$push": {"done": pushed([one.claim.attempt - one.returned, one.ended_at, one.run_state, one.error])},
     }
     return change
+
+
+def _change_unbegun(one: Report, mark: int) -> Document:
+    """Return the update that takes a claim out of the record again; the place and state that it waited in stand there still."""
+    fields: Document = {"mark": mark, "place": int(Place.READY)}
+    if one.state in ENDED:
+        end = {**_ended(one, None), "state": int(one.state), "error": one.error}
+        fields |= {name: value for name, value in end.items() if value is not None}
+    earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
+    return {
+        "$set": fields,
+        "$unset": {"owner": ""},
+        "$inc": {"returned": 1},
+        "$push": {"begun": {"$each": [], "$slice": earlier}},
+    }
 
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
@@ -120,9 +152,8 @@ def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
 
 
 def _waiting(one: Report) -> dict[str, Any]:
-    is_later = one.due_at > one.ended_at
     return {
-        "place": int(Place.LATER if is_later else Place.READY),
+        "place": int(Place.LATER if one.due_at else Place.READY),
         "due_at": one.due_at or None,
-        "wake_at": one.due_at if is_later else None,
+        "wake_at": one.due_at or None,
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo import UpdateMany
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
+from kqs.store import base
+from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
@@ -29,13 +31,24 @@ async def ready(session: Session, type_: str, after: tuple[int, int] | None, lim
     if len(found) < wanted:
         beyond = {"$gt": after[0]} if after is not None else {"$gte": 0}
         found += await _ready(session, {"type": type_, "prio": beyond}, fields, wanted - len(found))
-    entries = [entry_of(document, body_bytes) for document in found]
+    entries = await _entries(session, found, limit, body_bytes)
     return [entry for index, entry in enumerate(entries) if index < limit or entry.rank == entries[limit - 1].rank]
 
 
 async def _ready(session: Session, conditions: Document, fields: list[str], limit: int) -> list[Document]:
     cursor = session.jobs.find({"place": int(Place.READY), **conditions}, fields).sort([("prio", 1), ("order", 1)])
     return await cursor.limit(limit).to_list(None)
+
+
+async def _entries(session: Session, found: list[Document], limit: int, body_bytes: int | None) -> list[Entry]:
+    """Return what the broker is told of these jobs, with long data where it is to be shown and not too much of all."""
+    most = None if body_bytes is None else min(body_bytes, base.DATA_BYTES // max(limit, 1))
+    if most is not None and most > base.LISTED_BYTES and found:
+        ids = [document["_id"] for document in found if "data" not in document]
+        long = await session.find(ids, {"data_bytes": {"$lte": most}}, ["data_long"])
+        shown = {document["_id"]: document.get("data_long") for document in long}
+        found = [document | {"data_long": shown.get(document["_id"])} for document in found]
+    return [entry_of(document, most) for document in found]
 
 
 async def wake(session: Session, before: float, limit: int, body_bytes: int | None) -> list[Entry]:
@@ -47,7 +60,40 @@ async def wake(session: Session, before: float, limit: int, body_bytes: int | No
             {"_id": {"$in": [document["_id"] for document in found]}, "place": int(Place.LATER), "wake_at": {"$lte": before}},
             {"$set": {"place": int(Place.READY)}, "$unset": {"wake_at": ""}},
         )
-    return [entry_of(document, body_bytes) for document in found]
+    return await _entries(session, found, limit, body_bytes)
+
+
+async def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    if not changes:
+        return
+    found = await session.find([one.id for one in changes], {}, ["order", "crc32c"])
+    checksums = {(document["_id"], document["order"]): document.get("crc32c") for document in found}
+    writes = [
+        UpdateMany(_where(one, place), {"$set": _times(one, place) | _checksum(one, checksums.get((one.id, one.order)))})
+        for one in changes
+        for place in (Place.READY, Place.LATER)
+    ]
+    await session.jobs.bulk_write(writes, ordered=False)
+
+
+def _where(one: Rescheduled, place: Place) -> Document:
+    due_at, expire_at = one.were
+    return {"_id": one.id, "order": one.order, "place": int(place), "due_at": due_at or None, "expire_at": expire_at}
+
+
+def _times(one: Rescheduled, place: Place) -> Document:
+    times = {"due_at": one.due_at or None, "expire_at": one.expire_at}
+    if place is Place.LATER:
+        times["wake_at"] = one.due_at
+    return {name: at for name, at in times.items() if at is not None}
+
+
+def _checksum(one: Rescheduled, total: int | None) -> Document:
+    was = one.were[1]
+    if total is None or was is None or one.expire_at is None:
+        return {}
+    return {"crc32c": total ^ moved(was, one.expire_at)}
 
 
 async def next_due_at(session: Session) -> float | None:

@@ -57,6 +57,9 @@ class Servers:
         self.fed_seq = 0
         self.last_order = 0
         self._journal_order = 0
+        #: conditions, of which a record meets one that no journal but ours can bring back, as far as we know: it makes room
+        #: for a new job of its id once it is over
+        self.replaceable: list[Document] = [{"node": node}]
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -119,8 +122,11 @@ class Servers:
         epochs: set[int] = set()
         left: set[int] = set()
         seen: dict[int, _Sighting] = {}
+        replaceable: list[Document] = [{"node": self._node}]
         async for server in self._servers.find():
             epoch, beat = server["epoch"], server["beat"]
+            if server["node"] != self._node:
+                replaceable.append({"node": server["node"], "order": {"$lt": server["journal_order"]}})
             sighting = self._sightings.get(epoch)
             if sighting is None or sighting.beat != beat or now - sighting.last > LEASE_S / 2:
                 sighting = _Sighting(beat, now)
@@ -130,7 +136,7 @@ class Servers:
                 epochs.add(epoch)
             elif not server["is_open"]:
                 left.add(epoch)
-        self._sightings = seen
+        self._sightings, self.replaceable = seen, replaceable
         died = self._living - epochs - left
         was_held_up = now - self._looked_at > LEASE_S / 2
         self._living, self._looked_at = set(epochs), now

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
-from kqs.store.base import StoreInfo
+from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.log import get_logger
+from kqs.store.base import Granted, StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -24,8 +24,9 @@ from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
+from kqs.trouble import Trouble
 
-log = structlog.get_logger("kqs.store")
+log = get_logger("kqs.store")
 
 T = TypeVar("T")
 
@@ -36,7 +37,10 @@ _ROUNDS_PER_SWEEP = 120
 
 
 class MongoStore:
-    """See kqs.store.base.Store. Ordinary work costs per batch: insert 1 round trip, claim 2, report 1."""
+    """See kqs.store.base.Store. Ordinary work costs per batch: insert 1 round trip, claim 2, report 1.
+
+    A claim of data so long that it must be weighed costs 4.
+    """
 
     def __init__(self, settings: StoreSection, clock: Clock, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
@@ -78,9 +82,10 @@ class MongoStore:
         """See Store.insert."""
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
+    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
         """See Store.claim."""
-        return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.claim, entries, worker, now))
+        operation = partial(self._there.claimer.claim, entries, worker, now, keep_damaged_s)
+        return await self._there.write_alive(Lane.CLAIM, operation)
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""
@@ -93,6 +98,10 @@ class MongoStore:
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
         return await self._keep_house(schedule.wake, before, limit, body_bytes)
+
+    async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
+        """See Store.reschedule."""
+        await self._keep_house(schedule.reschedule, changes)
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""
@@ -108,19 +117,19 @@ class MongoStore:
         """See Store.next_expire_at."""
         return await self._look(schedule.next_expire_at)
 
-    async def orphans(self, limit: int) -> list[Run]:
+    async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
-        return await self._there.lanes.look(partial(self._there.claimer.orphans, limit))
+        return await self._there.lanes.look(partial(self._there.claimer.orphans, limit, keep_damaged_s))
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
-        return await self._look(records.job, job_id)
+        return await self._look(records.job, self._there.servers, job_id)
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
         """See Store.jobs."""
-        return await self._look(records.jobs, type_, state, after, limit, newest_first)
+        return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -169,7 +178,7 @@ class _Open:
         self.session = session
         self.servers = servers
         self.lanes = Lanes()
-        self.inserter = Inserter(session, node)
+        self.inserter = Inserter(session, servers, node)
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
         self._connection = connection
@@ -246,9 +255,12 @@ class _Open:
 
 
 async def _every_beat(what: Callable[[], Awaitable[None]]) -> None:
+    trouble = Trouble(log, "MongoDB is not kept up to date, trying again", "MongoDB is kept up to date again")
     while True:
         await asyncio.sleep(BEAT_S)
         try:
             await what()
         except StoreError as error:
-            log.warning("MongoDB is not kept up to date, trying again", error=str(error))
+            trouble.met(error=str(error))
+        else:
+            trouble.over()

@@ -8,25 +8,49 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from crc32c import crc32c
 
-from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.rows import ManyRows, cut, json_list
 
-_PUT = "insert into bulk (ord, crc32c, data) values (?, ?, ?)"
-_GET = "select ord, crc32c, data from bulk where ord in (select value from json_each(?))"
+_PUT = ManyRows("insert into bulk (ord, crc32c, data)", "(?,?,?)", "on conflict do nothing")
+# one row for all (see rows.py): what is short as JSON, all data joined, to be cut by length
+_GET = """
+select json_group_array(json_array(ord, crc32c, length(data))), cast(group_concat(data, '') as blob)
+from bulk where ord in (select value from json_each(?))
+"""
+_LENGTHS = "select json_group_array(json_array(ord, length(data))) from bulk where ord in (select value from json_each(?))"
 _DELETE = "delete from bulk where ord in (select value from json_each(?))"
+
+_decode_found = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
+_decode_lengths = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
 def put(db: sqlite3.Connection, blobs: Sequence[tuple[int, bytes]]) -> None:
     """Store (order, data) pairs."""
-    if blobs:
-        db.executemany(_PUT, [(order, crc32c(data), data) for order, data in blobs])
+    values: list[object] = []
+    for order, data in blobs:
+        values += (order, crc32c(data), data)
+    stored = _PUT.execute(db, values, [len(data) for _, data in blobs])
+    assert stored == len(blobs), "each stands beside a job that was just stored"
 
 
 def get(db: sqlite3.Connection, orders: Iterable[int]) -> dict[int, bytes]:
-    """Return data by order; what is damaged or missing is left out."""
-    rows = db.execute(_GET, (json_list(orders),))
-    return {order: data for order, checksum, data in rows if crc32c(data) == checksum}
+    """Return data by order; what is damaged or missing is left out. Its `lengths` are the caller's to bound."""
+    packed, joined = db.execute(_GET, (json_list(orders),)).fetchone()
+    found = _decode_found(packed)
+    pieces = cut(joined or b"", [length for _, _, length in found])
+    return {
+        order: data
+        for (order, checksum, _), data in zip(found, pieces, strict=True)
+        if data is not None and crc32c(data) == checksum
+    }
+
+
+def lengths(db: sqlite3.Connection, orders: Iterable[int]) -> dict[int, int]:
+    """Return how long data is, by order; what is missing is left out."""
+    (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
+    return dict(_decode_lengths(packed))
 
 
 def delete(db: sqlite3.Connection, orders_json: str) -> None:

@@ -4,87 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from kqs.job import Claim, Entry, Run, State
-from kqs.store.base import DAMAGED
-from kqs.store.sqlite import bulk
-from kqs.store.sqlite.rows import cut, json_list
+from kqs.store.base import Granted
+from kqs.store.sqlite import content
+from kqs.store.sqlite.content import Row
+from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-# one row for all jobs (see rows.py): the small columns as JSON, all data joined, to be cut by length
-_READY = f"""
-select json_group_array(json_array(ord, state, type, attempt, failures, ghosts, interrupted, expire_at is not null,
-                                   length(data), cast(options as text))),
-       cast(group_concat(data, '') as blob)
-from jobs not indexed
-where ord in (select value from json_each(?)) and place = {Place.READY:d} and (expire_at is null or expire_at > ?)
-"""
 _CLAIM = f"""
 update jobs set place = {Place.RUNNING:d}, state = {State.PROCESSING:d}, attempt = attempt + 1,
                 epoch = ?, worker = ?, started_at = ?
 where ord in (select value from json_each(?))
 """
-_EXPIRE_AT = "select ord, expire_at from jobs where ord in (select value from json_each(?))"
-_END_DAMAGED = f"""
-update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, error = '{DAMAGED}'
-where ord in (select value from json_each(?))
-"""
 _ORPHANS = f"""
-select ord, id, attempt, epoch, type, prio, data, options, failures, ghosts, interrupted, started_at, expire_at
-from jobs indexed by running where place = {Place.RUNNING:d} and epoch < ? limit ?
+select json_group_array(ord) from (
+  select ord from jobs indexed by running where place = {Place.RUNNING:d} and epoch < ? limit ?)
 """
 
 
-class _Ready(msgspec.Struct, array_like=True, gc=False):
-    order: int
-    state: int
-    type: str
-    attempt: int
-    failures: int
-    ghosts: int
-    interrupted: int
-    expires: int
-    data_bytes: int | None  # None: in bulk
-    options: str | None
-
-
-_decode_ready = msgspec.json.Decoder(list[_Ready]).decode
-
-
-def claim(session: Session, entries: Sequence[Entry], worker: str, now: float) -> list[Run]:
-    """See Store.claim. A job whose bulk data is damaged ends as fail instead."""
-    orders = json_list(entry.order for entry in entries)
-    packed, joined = session.db.execute(_READY, (orders, now)).fetchone()
-    rows = {row.order: row for row in _decode_ready(packed)}
+def claim(session: Session, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
+    """See Store.claim."""
+    found = content.ready(session, [entry.order for entry in entries], now, keep_damaged_s)
+    rows = found.rows
     if not rows:
-        return []
-    pieces = cut(joined or b"", [row.data_bytes for row in rows.values()])
-    data = {order: piece for order, piece in zip(rows, pieces, strict=True) if piece is not None}
-    if len(data) < len(rows):
-        _add_bulk(session, rows, data, now)
+        return Granted()
     session.db.execute(_CLAIM, (session.epoch, worker, now, json_list(rows)))
-    runs = _runs(session.epoch, entries, rows, data, now)
+    runs = _runs(session.epoch, entries, rows, found.data, now)
     session.tallies.remove([(row.type, row.state) for row in rows.values()])
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
-    _add_expire_at(session, runs, rows)
-    return runs
+    return Granted(runs, [entry for entry in entries if entry.order in found.left] if found.left else ())
 
 
-def _add_bulk(session: Session, rows: dict[int, _Ready], data: dict[int, bytes], now: float) -> None:
-    """Add what is kept in bulk to `data`; end the jobs whose data is damaged, and take them out of `rows`."""
-    data |= bulk.get(session.db, [order for order in rows if order not in data])
-    damaged = [order for order in rows if order not in data]
-    if damaged:
-        session.db.execute(_END_DAMAGED, (now, json_list(damaged)))
-    for order in damaged:
-        row = rows.pop(order)
-        session.tallies.remove([(row.type, row.state)])
-        session.tallies.add([(row.type, State.FAIL)])
-
-
-def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, _Ready], data: dict[int, bytes], now: float) -> list[Run]:
+def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict[int, bytes], now: float) -> list[Run]:
     runs: list[Run] = []
     left = dict(rows)  # an entry may be repeated; its job is granted once
     for entry in entries:
@@ -102,33 +54,37 @@ def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, _Ready], data: d
                 row.ghosts,
                 row.interrupted,
                 now,
-                None,
+                None if row.expire_whole_s is None else row.expire_at,
                 entry.handle,
+                row.returned,
+                row.state,
             )
         )
     return runs
 
 
-def _add_expire_at(session: Session, runs: Sequence[Run], rows: dict[int, _Ready]) -> None:
-    # as a number of its own: SQLite's JSON rounds to 15 digits, and an instant with microseconds has 16
-    expiring = [order for order, row in rows.items() if row.expires]
-    if expiring:
-        expire_at = dict(session.db.execute(_EXPIRE_AT, (json_list(expiring),)).fetchall())
-        for run in runs:
-            run.expire_at = expire_at.get(run.claim.order)
-
-
-def orphans(session: Session, limit: int) -> list[Run]:
+def orphans(session: Session, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
     """See Store.orphans."""
-    found = session.db.execute(_ORPHANS, (session.epoch, limit)).fetchall()
-    data = bulk.get(session.db, [row[0] for row in found if row[6] is None])
-    return [
-        Run(
-            Claim(order, id_ or session.ids.of(order), attempt, epoch),
-            type_,
-            prio,
-            own_data if own_data is not None else data.get(order, b"null"),
-            *rest,
-        )
-        for order, id_, attempt, epoch, type_, prio, own_data, *rest in found
-    ]
+    while True:
+        (packed,) = session.db.execute(_ORPHANS, (session.epoch, limit)).fetchone()
+        orders = decode_orders(packed)
+        found = content.running(session, orders, session.now(), keep_damaged_s)
+        if found.rows or not orders:
+            return [_orphan(session, row, found.data[row.order]) for row in found.rows.values()]
+
+
+def _orphan(session: Session, row: Row, data: bytes) -> Run:
+    return Run(
+        Claim(row.order, row.id or session.ids.of(row.order), row.attempt, row.epoch),
+        row.type,
+        row.prio,
+        data,
+        row.options.encode() if row.options is not None else None,
+        row.failures,
+        row.ghosts,
+        row.interrupted,
+        row.started_at or 0.0,
+        row.expire_at,
+        None,
+        row.returned,
+    )

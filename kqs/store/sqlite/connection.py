@@ -37,10 +37,13 @@ _PASSING = frozenset(
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_READONLY,
     }
 )
 _LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB})
+#: what the module raises; of SQLITE_NOMEM it makes a MemoryError
+SQLITE_ERRORS = (sqlite3.Error, MemoryError)
 #: after these, what the connection believes about the file may be wrong
 _BREAKING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM})
 
@@ -65,7 +68,10 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
 def _create_private(path: Path) -> None:
     # never opens a file that is there: closing it would drop the locks that this process holds on it
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):
+            os.fchmod(handle, 0o600)  # whatever umask a handler has set; SQLite gives its other files the same mode
+        os.close(handle)
 
 
 def fitting_bulk_bytes(path: Path, bulk_bytes: int) -> int:
@@ -84,6 +90,7 @@ def _disk_bytes(path: Path) -> int:
 
 
 def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None:
+    db.text_factory = _text
     db.execute("pragma locking_mode = exclusive")
     db.execute(f"pragma page_size = {PAGE_BYTES}")
     if db.execute("pragma page_count").fetchone() == (0,):
@@ -99,6 +106,11 @@ def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None
     db.execute(f"pragma journal_size_limit = {4 * wal_pages * PAGE_BYTES}")
 
 
+def _text(stored: bytes) -> str:
+    # damage must reach the checksum, rather than fail the statement that reads it among others
+    return str(stored, "utf-8", "replace")
+
+
 def translated(error: Exception) -> Exception:
     """Return `error` in the port's words: sqlite3 and OS errors become StoreErrors, others stay what they are."""
     if isinstance(error, sqlite3.Error):
@@ -108,26 +120,28 @@ def translated(error: Exception) -> Exception:
         if code in _LASTING:
             return StoreCorruptError(f"the store is damaged: {error}")
         return StoreError(f"the store failed: {error}")
-    if isinstance(error, OSError):
-        return StoreUnavailableError(f"the store cannot be used now: {error}")
+    if isinstance(error, (OSError, MemoryError)):
+        return StoreUnavailableError(f"the store cannot be used now: {str(error) or type(error).__name__}")
     return error
 
 
 def breaks_connection(error: Exception) -> bool:
     """Tell whether the connection must be opened anew after this error."""
-    return isinstance(error, sqlite3.Error) and _primary_code(error) in _BREAKING
+    return isinstance(error, SQLITE_ERRORS) and _primary_code(error) in _BREAKING
 
 
 def is_full(error: Exception) -> bool:
     """Tell whether the disk had no room."""
-    return isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_FULL
+    return isinstance(error, SQLITE_ERRORS) and _primary_code(error) == sqlite3.SQLITE_FULL
 
 
-def leaves_doubt(error: sqlite3.Error) -> bool:
+def leaves_doubt(error: Exception) -> bool:
     """Tell whether a commit that failed so may have taken effect: not if a write failed, since its mark is written last."""
-    return breaks_connection(error) and error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE
+    return breaks_connection(error) and getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_IOERR_WRITE
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return sqlite3.SQLITE_NOMEM
     # errors made by the module itself, not by the library, carry no code
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

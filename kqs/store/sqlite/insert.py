@@ -4,26 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kqs.job import Accepted, State
-from kqs.store.sqlite import bulk
-from kqs.store.sqlite.rows import ManyRows, decode_orders, json_list
+import msgspec
+
+from kqs.job import Accepted, State, room_at
+from kqs.store.checksum import checksum, kind_checksum, plain_checksum
+from kqs.store.sqlite import bulk, retention
+from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
-_PLAIN = ManyRows("insert into jobs (ord, type, prio, data)", "(?,?,?,?)", "on conflict do nothing")
+_PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(
-    "insert into jobs (place, state, attempt, ord, type, prio, data, epoch, worker, started_at)",
-    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?)",
+    "insert into jobs (place, state, attempt, ord, type, prio, data, crc32c, epoch, worker, started_at)",
+    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _FULL = ManyRows(
     """insert into jobs
-    (ord, id, type, prio, data, due_at, expire_at, options, place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
+     place, state, attempt, epoch, worker, started_at)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
-_IS_MADE_ID_TAKEN = "select exists (select 1 from jobs where ord = ? and id is null)"
+_MADE_IDS_TAKEN = """
+select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and id is null
+"""
+_GIVEN_IDS_TAKEN = "select json_group_array(id) from jobs indexed by ids where id in (select value from json_each(?))"
+_OVER = f"""
+with wanted (id, made, ord, us) as (
+  select json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
+  from json_each(?))
+select json_group_array(json_array(new, old)) from (
+  select wanted.ord as new, jobs.ord as old from wanted cross join jobs indexed by ids on jobs.id = wanted.id
+  where place = {Place.ENDED:d} and jobs.ord < wanted.ord and drop_at * 1e6 <= us
+  union
+  select wanted.ord, jobs.ord from wanted cross join jobs on jobs.ord = made
+  where jobs.id is null and place = {Place.ENDED:d} and jobs.ord < wanted.ord and drop_at * 1e6 <= us)
+"""
+
+_decode_pairs = msgspec.json.Decoder(list[tuple[int, int]]).decode
+_decode_ids = msgspec.json.Decoder(list[str]).decode
 
 
 def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
@@ -39,6 +60,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, worker)
     if full:
         known += _insert_full(session, full, worker, now)
+    if known:
+        session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return known
 
@@ -52,8 +75,9 @@ def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Seque
     stored = _stored_orders(session, orders)
     fresh: list[Accepted] = []
     known: list[int] = []
+    retaken = _retaken(session, [job for job in jobs if not job.given_id and job.order not in stored])
     for job in jobs:
-        if job.order in stored:
+        if job.order in stored or job.id in retaken:
             known.append(job.order)
         else:
             stored.add(job.order)
@@ -66,12 +90,21 @@ def _stored_orders(session: Session, orders: Iterable[int]) -> set[int]:
     return set(decode_orders(found))
 
 
+def _retaken(session: Session, jobs: Sequence[Accepted]) -> set[str]:
+    """Return which ids that we made for these jobs a later job has been given since."""
+    if not jobs:
+        return set()
+    (found,) = session.db.execute(_GIVEN_IDS_TAKEN, (encode_json([job.id for job in jobs]).decode(),)).fetchone()
+    return set(_decode_ids(found))
+
+
 def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> tuple[list[Accepted], list[Accepted], list[Accepted]]:
     plain: list[Accepted] = []
     claimed: list[Accepted] = []
     full: list[Accepted] = []
     for job in jobs:
-        if job.given_id or job.due_at or job.expire_at is not None or job.options is not None or len(job.data) > bulk_bytes:
+        has_times = job.due_at or job.expire_at is not None or job.accepted_at
+        if has_times or job.given_id or job.options is not None or len(job.data) > bulk_bytes:
             full.append(job)
         elif job.claimed_at:
             claimed.append(job)
@@ -84,8 +117,9 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     values: list[object] = []
     extend = values.extend
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data))
-    stored = _PLAIN.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data)))
+    stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
 
@@ -95,31 +129,67 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
     extend = values.extend
     epoch = session.epoch
     for job in jobs:
-        extend((job.order, job.type, job.prio, job.data, epoch, worker, job.claimed_at))
-    stored = _CLAIMED.execute(session.db, values)
+        order, type_, prio, data = job.order, job.type, job.prio, job.data
+        extend(
+            (order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), epoch, worker, job.claimed_at)
+        )
+    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
 
 
+def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
+    """Return how long data is, if that must be looked at."""
+    return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
+
+
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
     """Store jobs of any kind; return the orders of those whose given id is known."""
-    known = [job.order for job in jobs if _names_a_made_id(session, job)]
-    fresh = [job for job in jobs if job.order not in known] if known else jobs
-    values: list[object] = []
-    for job in fresh:
-        values += _full_row(session, job, worker, now)
-    if _FULL.execute(session.db, values) < len(fresh):
-        stored = _stored_orders(session, (job.order for job in fresh))
-        known += [job.order for job in fresh if job.order not in stored]
-        fresh = [job for job in fresh if job.order in stored]
+    refused = _insert_rows(session, jobs, worker, now)
+    known = {job.order for job in refused}
+    if refused and (newer := _make_way(session, refused)):
+        known -= {job.order for job in newer} - {job.order for job in _insert_rows(session, newer, worker, now)}
+    fresh = [job for job in jobs if job.order not in known]
     bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
     session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
-    return known
+    return list(known)
 
 
-def _names_a_made_id(session: Session, job: Accepted) -> bool:
-    order = session.ids.order_of(job.id) if job.given_id else None
-    return order is not None and bool(session.db.execute(_IS_MADE_ID_TAKEN, (order,)).fetchone()[0])
+def _insert_rows(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
+    """Insert the rows of these jobs; return those whose id is taken."""
+    taken = _made_ids_taken(session, jobs)
+    values: list[object] = []
+    free = [job for job in jobs if not (job.given_id and job.id in taken)] if taken else jobs
+    for job in free:
+        values += _full_row(session, job, worker, now)
+    if _FULL.execute(session.db, values, _lengths(session, free)) == len(jobs):
+        return []
+    stored = _stored_orders(session, (job.order for job in jobs))
+    return [job for job in jobs if job.order not in stored]
+
+
+def _made_ids_taken(session: Session, jobs: Sequence[Accepted]) -> set[str]:
+    """Return the given ids that are names of other jobs, here or in the store, which we made."""
+    orders = [order for job in jobs if job.given_id and (order := session.ids.order_of(job.id)) is not None]
+    if not orders:
+        return set()
+    (found,) = session.db.execute(_MADE_IDS_TAKEN, (json_list(orders),)).fetchone()
+    return {*map(session.ids.of, decode_orders(found)), *(job.id for job in jobs if not job.given_id)}
+
+
+def _make_way(session: Session, jobs: Sequence[Accepted]) -> list[Accepted]:
+    """Delete the records with the ids of these jobs that were over when they were accepted; return the jobs with such a record.
+
+    What a replay brings back is older than the record, or was accepted before that was over.
+    """
+    order_of = session.ids.order_of
+    wanted = [(job.id, order_of(job.id), job.order, round(room_at(job) * 1_000_000)) for job in jobs if job.given_id]
+    (found,) = session.db.execute(_OVER, (encode_json(wanted).decode(),)).fetchone()
+    over = dict(_decode_pairs(found))
+    if over:
+        session.pay()
+        retention.delete(session, list(set(over.values())))
+    return [job for job in jobs if job.order in over]
 
 
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
@@ -129,7 +199,9 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    return (job.order, given_id, job.type, job.prio, data, job.due_at or None, job.expire_at, job.options, *run)
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
+    times = (job.due_at or None, job.expire_at)
+    return (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None, *run)
 
 
 def _first_state(job: Accepted, now: float) -> State:

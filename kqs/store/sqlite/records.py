@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import msgspec
 
-from kqs.job import ENDED, JobRecord, RunRecord, State, accepted_at
+from kqs.job import ENDED, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES
+from kqs.store.checksum import checksum
 from kqs.store.sqlite import bulk
 from kqs.store.sqlite.session import Session
 
@@ -31,9 +32,11 @@ class _Row(NamedTuple):
     data: bytes | None
     options: bytes | None
     attempt: int
+    returned: int
     failures: int
     ghosts: int
     interrupted: int
+    accepted_at: float | None
     started_at: float | None
     ended_at: float | None
     drop_at: float | None
@@ -42,7 +45,20 @@ class _Row(NamedTuple):
     result: bytes | None
     error: str | None
     runs: str | None
+    crc32c: int | None
 
+
+_BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
+    int: ((int,), 0),
+    int | None: ((int, type(None)), None),
+    float | None: ((float, int, type(None)), None),
+    str: ((str,), ""),
+    str | None: ((str, type(None)), None),
+    bytes | None: ((bytes, type(None)), None),
+}
+#: by column: what its values are, and what stands for one that damage made something else
+_SOUND: dict[str, tuple[tuple[type, ...], object]] = {name: _BY_HINT[hint] for name, hint in get_type_hints(_Row).items()}
+_STATES = frozenset(State)
 
 _COLUMNS = ", ".join(_Row._fields)
 _SHORT = {name: f"case when length({name}) <= {LISTED_BYTES} then {name} end" for name in ("data", "result")}
@@ -111,15 +127,30 @@ def counts(session: Session) -> dict[str, dict[State, int]]:
 
 
 def _whole(session: Session, row: _Row) -> JobRecord:
-    record = _record(session, row)
-    if record.data is None:
-        record.data = bulk.get(session.db, [row.ord]).get(row.ord)
-    if record.data is None:
-        record.data, record.error = b"null", DAMAGED
-    return record
+    data = row.data if row.data is not None else bulk.get(session.db, [row.ord]).get(row.ord)
+    return _record(session, row._replace(data=data), is_whole=True)
 
 
-def _record(session: Session, row: _Row) -> JobRecord:
+def _is_intact(session: Session, row: _Row) -> bool:
+    if row.data is None:
+        return False
+    if row.crc32c is None:
+        return row.ord <= session.unchecked_to
+    try:
+        return checksum(row.ord, row.type, row.prio, row.data, row.id, row.expire_at, row.options) == row.crc32c
+    except TypeError:  # damage made another type of a column
+        return False
+
+
+def _record(session: Session, row: _Row, *, is_whole: bool = False) -> JobRecord:
+    is_damaged = (is_whole or row.data is not None) and not _is_intact(session, row)
+    try:
+        return _shown(session, row if not is_damaged else _salvaged(row), is_damaged)
+    except (AttributeError, TypeError, ValueError, msgspec.DecodeError):  # damage in what no checksum is of
+        return _shown(session, _salvaged(row), is_damaged)
+
+
+def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
     return JobRecord(
         order=row.ord,
         id=row.id or session.ids.of(row.ord),
@@ -128,19 +159,30 @@ def _record(session: Session, row: _Row) -> JobRecord:
         prio=row.prio,
         due_at=row.due_at or 0.0,
         expire_at=row.expire_at,
-        data=row.data,
+        data=b"null" if is_damaged else row.data,
         options=row.options,
-        attempt=row.attempt,
+        attempt=row.attempt - row.returned,
         failures=row.failures,
         ghosts=row.ghosts,
         interrupted=row.interrupted,
-        accepted_at=accepted_at(row.ord),
+        accepted_at=instant_of(row.ord) if row.accepted_at is None else row.accepted_at,
         ended_at=row.ended_at,
         drop_at=row.drop_at,
         result=row.result,
-        error=row.error,
+        error=DAMAGED if is_damaged else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
     )
+
+
+def _salvaged(row: _Row) -> _Row:
+    """Return what can be shown of a damaged row: columns that are not of their type are left out, and earlier runs too."""
+    sound = {
+        name: value if isinstance(value, kinds) else otherwise
+        for (name, (kinds, otherwise)), value in zip(_SOUND.items(), row, strict=True)
+    }
+    if sound["state"] not in _STATES:
+        sound["state"] = State.FAIL
+    return _Row(**{**sound, "runs": None})  # type: ignore[arg-type]
 
 
 def _earlier_runs(runs: str | None) -> list[RunRecord]:
@@ -150,7 +192,7 @@ def _earlier_runs(runs: str | None) -> list[RunRecord]:
 def _last_run(row: _Row) -> list[RunRecord]:
     if row.started_at is None:
         return []
-    state = State(row.state)
+    state, attempt = State(row.state), row.attempt - row.returned
     if state not in ENDED:
-        return [RunRecord(row.attempt, row.worker, row.started_at)]
-    return [RunRecord(row.attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]
+        return [RunRecord(attempt, row.worker, row.started_at)]
+    return [RunRecord(attempt, row.worker, row.started_at, row.ended_at, row.run_state or state.word, row.error)]

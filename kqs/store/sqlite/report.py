@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kqs.job import ENDED, Claim, Report, State
-from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
+from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -42,13 +42,31 @@ _WAIT = ManyRows(
     runs = excluded.runs, epoch = null, worker = null, started_at = null
     where place = {Place.RUNNING:d}""",
 )
-_RUNS = "select ord, worker, started_at, runs from jobs where ord in (select value from json_each(?))"
-
+# one row for all jobs (see rows.py)
+_RUNS = f"""
+select json_group_array(json_array(ord, worker, {json_real("started_at")}, returned, runs))
+from jobs where ord in (select value from json_each(?))
+"""
+# where no run began
+_UNCLAIM = f"""
+update jobs set place = {Place.READY:d}, state = ?, returned = returned + 1, epoch = null, worker = null, started_at = null
+where ord in (select value from json_each(?))
+"""
+_END_UNBEGUN = f"""
+update jobs set place = {Place.ENDED:d}, state = ?, ended_at = ?, drop_at = ?, error = ?,
+                returned = returned + 1, worker = null, started_at = null
+where ord in (select value from json_each(?))
+"""
+#: jobs whose earlier runs are read at a time: those of one may be 400 kB
+_RUNS_AT_ONCE = 256
+#: more kinds of equal ends than this, and each as a row is cheaper than each kind as a statement
+_MOST_ALIKE = 16
 
 #: order, place, attempt, epoch
 _Fence = tuple[int, int, int, int | None]
 
 _decode_fences = msgspec.json.Decoder(list[_Fence]).decode
+_decode_runs = msgspec.json.Decoder(list[tuple[int, str, int, float, int, str | None]]).decode
 
 #: by State
 _IS_END = [state in ENDED for state in sorted(State)]
@@ -93,21 +111,50 @@ def _report_some(
 def _apply(session: Session, reports: Sequence[Report]) -> None:
     alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     ends: list[object] = []
+    lengths: list[int] = []
     waits: list[Report] = []
+    unbegun: list[Report] = []
     for one in reports:
-        if not _IS_END[one.state]:
+        if not one.has_begun:
+            unbegun.append(one)
+        elif not _IS_END[one.state]:
             waits.append(one)
         elif one.result is None and one.error is None:
             alike[_end_columns(one)].append(one.claim.order)
         else:
             ends += (one.claim.order, *_end_columns(one), one.result, one.error)
-    for columns, orders in alike.items():
-        session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
-    _END.execute(session.db, ends)
-    if waits:
-        _WAIT.execute(session.db, _wait_rows(session.db, waits))
+            lengths.append(len(one.result or b""))
+    if len(alike) > _MOST_ALIKE:
+        _end_each(session.db, alike)
+    else:
+        for columns, orders in alike.items():
+            session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
+    _END.execute(session.db, ends, lengths)
+    for start in range(0, len(waits), _RUNS_AT_ONCE):
+        _WAIT.execute(session.db, _wait_rows(session.db, waits[start : start + _RUNS_AT_ONCE]))
+    if unbegun:
+        _apply_unbegun(session.db, unbegun)
     session.tallies.remove([(one.type, State.PROCESSING) for one in reports])
     session.tallies.add([(one.type, one.state) for one in reports])
+
+
+def _apply_unbegun(db: sqlite3.Connection, reports: Sequence[Report]) -> None:
+    alike: defaultdict[tuple[str, tuple[object, ...]], list[int]] = defaultdict(list)
+    for one in reports:
+        change: tuple[str, tuple[object, ...]] = (_UNCLAIM, (one.state,))
+        if _IS_END[one.state]:
+            change = (_END_UNBEGUN, (one.state, one.ended_at, one.drop_at, one.error))
+        alike[change].append(one.claim.order)
+    for (statement, columns), orders in alike.items():
+        db.execute(statement, (*columns, json_list(orders)))
+
+
+def _end_each(db: sqlite3.Connection, alike: dict[tuple[object, ...], list[int]]) -> None:
+    values: list[object] = []
+    for columns, orders in alike.items():
+        for order in orders:
+            values += (order, *columns, None, None)
+    _END.execute(db, values)
 
 
 def _end_columns(one: Report) -> tuple[object, ...]:
@@ -116,14 +163,15 @@ def _end_columns(one: Report) -> tuple[object, ...]:
 
 
 def _wait_rows(db: sqlite3.Connection, reports: Sequence[Report]) -> list[object]:
-    earlier = {row[0]: row[1:] for row in db.execute(_RUNS, (json_list(one.claim.order for one in reports),))}
+    (packed,) = db.execute(_RUNS, (json_list(one.claim.order for one in reports),)).fetchone()
+    earlier = {row[0]: row[1:] for row in _decode_runs(packed)}
     values: list[object] = []
     for one in reports:
-        worker, started_at, runs = earlier[one.claim.order]
-        run = (one.claim.attempt, worker, started_at, one.ended_at, one.run_state, one.error)
+        worker, whole_s, rest_s, returned, runs = earlier[one.claim.order]
+        run = (one.claim.attempt - returned, worker, real(whole_s, rest_s), one.ended_at, one.run_state, one.error)
         values += (
             one.claim.order,
-            Place.LATER if one.due_at > one.ended_at else Place.READY,
+            Place.LATER if one.due_at else Place.READY,
             one.state,
             one.due_at or None,
             one.failures,

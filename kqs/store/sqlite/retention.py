@@ -23,7 +23,9 @@ select json_group_array(ord) from (
 """
 _TO_BE_DROPPED = _OLDEST_SUCCESSES.format("is not null")
 _KEPT_FOR_EVER = _OLDEST_SUCCESSES.format("is null")
-_KINDS = "select json_group_array(json_array(type, state)) from jobs where ord in (select value from json_each(?))"
+_KINDS = (
+    "select json_group_array(json_array(cast(type as text), state)) from jobs where ord in (select value from json_each(?))"
+)
 _DELETE = "delete from jobs where ord in (select value from json_each(?))"
 
 _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
@@ -31,7 +33,7 @@ _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep."""
-    swept = _delete(session, _orders(session, _DROPPED, (now, before_order, min(limit, session.most_dropped))))
+    swept = delete(session, _orders(session, _DROPPED, (now, before_order, min(limit, session.most_dropped))))
     if not swept:
         session.wants_shrink = True
     return swept
@@ -46,7 +48,7 @@ def trim_successes(session: Session, keep_count: int, limit: int, before_order: 
     orders = _orders(session, _TO_BE_DROPPED, (before_order, excess))
     if len(orders) < excess:
         orders += _orders(session, _KEPT_FOR_EVER, (before_order, excess - len(orders)))
-    return _delete(session, orders)
+    return delete(session, orders)
 
 
 def _orders(session: Session, query: str, values: tuple[float | int, ...]) -> list[int]:
@@ -54,7 +56,8 @@ def _orders(session: Session, query: str, values: tuple[float | int, ...]) -> li
     return decode_orders(packed)
 
 
-def _delete(session: Session, orders: list[int]) -> int:
+def delete(session: Session, orders: list[int]) -> int:
+    """Delete these records, whatever their state; return how many."""
     if not orders:
         return 0
     session.dropped = len(orders)

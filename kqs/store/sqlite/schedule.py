@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from kqs.job import Entry, Event, State, next_state
+from kqs.job import Entry, Event, Rescheduled, State, next_state
+from kqs.store import base
+from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite.rows import cut, json_list
+from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -19,23 +21,36 @@ from jobs indexed by ready where place = {Place.READY:d} and type = ? and prio =
 _READY_BEYOND_PRIO = f"""
 from jobs indexed by ready where place = {Place.READY:d} and type = ? and prio > ? order by prio, ord limit ?"""
 _DUE = f"from jobs indexed by later where place = {Place.LATER:d} and due_at <= ? order by due_at limit ?"
-_PLAIN = "select json_group_array(json_array(ord, id, type, prio)), null from (select ord, id, type, prio {})"
+# whatever damage made of a column, it must not fail the statement: what is damaged is found when it is claimed
+_ENTRY = "ord, cast(id as text), ifnull(cast(type as text), ''), ifnull(cast(prio as integer), 0)"
+_PLAIN = f"select json_group_array(json_array({_ENTRY})), null from (select ord, id, type, prio {{}})"
 # one row for all jobs (see rows.py): what is short as JSON, all data joined, to be cut by length
-_WITH_DATA = """
-select json_group_array(json_array(ord, id, type, prio, cast(options as text), length(shown))),
+_WITH_DATA = f"""
+select json_group_array(json_array({_ENTRY}, cast(options as text), length(shown))),
        cast(group_concat(shown, '') as blob)
-from (select ord, id, type, prio, options, case when length(data) <= ? then data end as shown {})
+from (select ord, id, type, prio, options, case when typeof(data) = 'blob' and length(data) <= ? then data end as shown {{}})
 """
 _WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
+# a | b less a & b is a XOR b
+_RESCHEDULE = """
+update jobs set due_at = ?1, expire_at = ?2, crc32c = (crc32c | ?3) - (crc32c & ?3)
+where ord = ?4 and place < 2 and due_at is ?5 and expire_at is ?6
+"""
 _NEXT_DUE = f"select min(due_at) from jobs indexed by later where place = {Place.LATER:d}"
 _NEXT_EXPIRE = "select min(expire_at) from jobs indexed by expiring where place < 2 and expire_at is not null"
-_EXPIRED = """
-select ord, id, type, state, options from jobs indexed by expiring
-where place < 2 and expire_at is not null and expire_at <= ? order by expire_at limit ?
+_EXPIRED = f"""
+select json_group_array(json_array({_ENTRY}, state, cast(options as text))) from (
+  select ord, id, type, prio, state, options from jobs indexed by expiring
+  where place < 2 and expire_at is not null and expire_at <= ? order by expire_at limit ?)
 """
-_END_EXPIRED = f"""
-update jobs set place = {Place.ENDED:d}, state = ?, error = 'expired', ended_at = ?, drop_at = ? where ord = ?
-"""
+# an upsert, as in report.py
+_END_EXPIRED = ManyRows(
+    "insert into jobs (type, prio, ord, state, ended_at, drop_at)",
+    "('',0,?,?,?,?)",
+    f"""on conflict (ord) do update set place = {Place.ENDED:d}, state = excluded.state, error = 'expired',
+    ended_at = excluded.ended_at, drop_at = excluded.drop_at
+    where place < 2""",
+)
 
 
 class _Waiting(msgspec.Struct, array_like=True, gc=False):
@@ -48,6 +63,7 @@ class _Waiting(msgspec.Struct, array_like=True, gc=False):
 
 
 _decode_waiting = msgspec.json.Decoder(list[_Waiting]).decode
+_decode_expired = msgspec.json.Decoder(list[tuple[int, str | None, str, int, State, str | None]]).decode
 
 
 def ready(
@@ -57,26 +73,27 @@ def ready(
     prio, entries = -1, []
     if after is not None:
         prio, order = after
-        entries = _entries(session, _READY_OF_PRIO, (type_, prio, order, limit), body_bytes)
+        entries = _entries(session, _READY_OF_PRIO, (type_, prio, order, limit), limit, body_bytes)
     if len(entries) < limit:
-        entries += _entries(session, _READY_BEYOND_PRIO, (type_, prio, limit - len(entries)), body_bytes)
+        entries += _entries(session, _READY_BEYOND_PRIO, (type_, prio, limit - len(entries)), limit, body_bytes)
     return entries
 
 
 def wake(session: Session, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
     """See Store.wake."""
-    entries = _entries(session, _DUE, (before, limit), body_bytes)
+    entries = _entries(session, _DUE, (before, limit), limit, body_bytes)
     if entries:
         session.db.execute(_WAKE, (json_list(entry.order for entry in entries),))
     return entries
 
 
-def _entries(session: Session, source: str, values: tuple[object, ...], body_bytes: int | None) -> list[Entry]:
+def _entries(session: Session, source: str, values: tuple[object, ...], limit: int, body_bytes: int | None) -> list[Entry]:
     """Return the jobs of `source`, a `from` clause; body_bytes: as for Store.ready."""
     if body_bytes is None:
         packed, joined = session.db.execute(_PLAIN.format(source), values).fetchone()
     else:
-        packed, joined = session.db.execute(_WITH_DATA.format(source), (body_bytes, *values)).fetchone()
+        most = min(body_bytes, base.DATA_BYTES // max(limit, 1))
+        packed, joined = session.db.execute(_WITH_DATA.format(source), (most, *values)).fetchone()
     made_id = session.ids.of
     rows = _decode_waiting(packed)
     return [
@@ -91,6 +108,17 @@ def _entries(session: Session, source: str, values: tuple[object, ...], body_byt
         )
         for row, data in zip(rows, cut(joined or b"", [row.data_bytes for row in rows]), strict=True)
     ]
+
+
+def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+    """See Store.reschedule."""
+    session.db.executemany(_RESCHEDULE, [_rescheduled(one) for one in changes])
+
+
+def _rescheduled(one: Rescheduled) -> tuple[object, ...]:
+    was_due_at, was = one.were
+    change = 0 if was is None or one.expire_at is None else moved(was, one.expire_at)
+    return (one.due_at or None, one.expire_at, change, one.order, was_due_at or None, was)
 
 
 def next_due_at(session: Session) -> float | None:
@@ -109,13 +137,13 @@ def expire(
     session: Session, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None]
 ) -> list[str]:
     """See Store.expire."""
-    expired = session.db.execute(_EXPIRED, (now, limit)).fetchall()
-    ends: list[tuple[State, float, float | None, int]] = []
-    for order, _, type_, state, options in expired:
-        end = next_state(State(state), Event.EXPIRE)
+    (packed,) = session.db.execute(_EXPIRED, (now, limit)).fetchone()
+    expired = _decode_expired(packed)
+    values: list[object] = []
+    for order, _, type_, _, state, options in expired:
         keep_s = own_keep_s(options, by_type.get(type_, drop_after_s))
-        ends.append((end, now, None if keep_s is None else now + keep_s, order))
-        session.tallies.remove([(type_, state)])
-        session.tallies.add([(type_, end)])
-    session.db.executemany(_END_EXPIRED, ends)
+        values += (order, next_state(state, Event.EXPIRE), now, None if keep_s is None else now + keep_s)
+    _END_EXPIRED.execute(session.db, values)
+    session.tallies.remove([(type_, state) for _, _, type_, _, state, _ in expired])
+    session.tallies.add([(type_, next_state(state, Event.EXPIRE)) for _, _, type_, _, state, _ in expired])
     return [id_ or session.ids.of(order) for order, id_, *_ in expired]

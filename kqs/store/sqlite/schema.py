@@ -4,7 +4,9 @@
 no index. Long columns stand last: SQLite need not walk their overflow pages to read the short ones. Every index is partial, so
 that a plain row stands in one of them at a time and ended rows are out of the way of ready ones.
 
-A change of the tables raises SCHEMA_VERSION and adds the step from the version before.
+A change of the tables raises SCHEMA_VERSION and adds the step from the version before to `_STEPS`. A step runs in the
+transaction that begins an epoch, so it is done whole or not at all. It must not read all jobs, for a start waits for it, and it
+must find its own work done without harm: docs/operations.md tells how to set a store back to the version before.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -37,11 +39,13 @@ create table jobs (
   state integer not null default 0,
   type text not null,
   prio integer not null,
-  attempt integer not null default 0,
+  attempt integer not null default 0,  -- claims so far; with epoch it is the fence, so it never goes back
+  returned integer not null default 0, -- those of them that were given back before their run began
   epoch integer,
   failures integer not null default 0,
   ghosts integer not null default 0,
   interrupted integer not null default 0,
+  accepted_at real, -- only where ord does not tell it
   started_at real,
   ended_at real,
   due_at real,
@@ -54,7 +58,8 @@ create table jobs (
   error text,
   result blob,
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
-  data blob       -- null: in `bulk`
+  data blob,      -- null: in `bulk`
+  crc32c integer  -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -73,23 +78,31 @@ create table meta (
   node text not null,
   epoch integer not null,
   fed_seq integer not null,
-  last_order integer not null
+  last_order integer not null,
+  unchecked_to integer not null default 0
 );
 """
 
+#: by table, the columns that version 1 went without
+_SINCE_1 = {
+    "jobs": {"returned": "integer not null default 0", "accepted_at": "real", "crc32c": "integer"},
+    "meta": {"unchecked_to": "integer not null default 0"},
+}
+
 
 class Meta(msgspec.Struct, frozen=True):
-    """The one row of `meta`."""
+    """The one row of `meta`. unchecked_to: records of orders above it have a checksum."""
 
     journal_id: str
     node: str
     epoch: int
     fed_seq: int
     last_order: int
+    unchecked_to: int = 0
 
 
 def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
-    """Create what is missing, begin a new epoch, and return `meta`; durable when it returns.
+    """Create what is missing, or bring it up to this version, begin a new epoch, and return `meta`; durable when it returns.
 
     Raises: StoreCorruptError: no store of ours, of a newer version, or of another journal; nothing was changed.
     """
@@ -98,7 +111,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
     try:
         if _is_empty(db):
             _create(db, journal_id, node)
-        _check_version(db)
+        _upgrade(db, _known_version(db))
         db.execute("update meta set epoch = epoch + 1")
         meta = read_meta(db)
         if (meta.journal_id, meta.node) != (journal_id, node):
@@ -113,7 +126,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
 
 def read_meta(db: sqlite3.Connection) -> Meta:
     """Return `meta` as committed."""
-    row = db.execute("select journal_id, node, epoch, fed_seq, last_order from meta").fetchone()
+    row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to from meta").fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
     return Meta(*row)
@@ -128,17 +141,38 @@ def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             db.execute(statement)
-    db.execute("insert into meta values (1, ?, ?, 0, 0, 0)", (journal_id, node))
+    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")
 
 
-def _check_version(db: sqlite3.Connection) -> None:
+def _known_version(db: sqlite3.Connection) -> int:
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise StoreCorruptError("the file is a database, but no KQS store")
     version = _pragma(db, "user_version")
     if version > SCHEMA_VERSION:
         raise StoreCorruptError(f"the store is of version {version}, this server knows versions up to {SCHEMA_VERSION}")
+    return version
+
+
+def _upgrade(db: sqlite3.Connection, version: int) -> None:
+    for step in _STEPS[version - 1 :]:
+        step(db)
+    if version < SCHEMA_VERSION:
+        db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """From 1 to 2. What is stored already has no checksum, whether version 1 stored it before or after an earlier step."""
+    for table, columns in _SINCE_1.items():
+        known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
+        for name in columns:
+            if name not in known:
+                db.execute(f"alter table {table} add column {name} {columns[name]}")
+    db.execute("update meta set unchecked_to = max(last_order, ifnull((select max(ord) from jobs), 0))")
+
+
+_STEPS = (_add_columns,)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -11,12 +11,20 @@ from pathlib import Path
 
 import msgspec
 
-from kqs.errors import StoreCorruptError, StoreDoubtError, StoreUnavailableError
+from kqs.errors import StoreDoubtError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
+# one search in the index a type, however many jobs are ready
+_READY_TYPES = """
+with recursive kinds (type) as (
+  select min(type) from jobs indexed by ready where place = 0
+  union all
+  select (select min(type) from jobs indexed by ready where place = 0 and type > kinds.type) from kinds where type is not null)
+select json_group_array(cast(type as text)) from kinds where type is not null
+"""
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -37,7 +45,7 @@ class Session:
 
     A commit may owe its totals: `meta` and `tallies` are then written by a later one, as long as all it did was to store jobs
     of orders above every earlier one. So a file that was left with a debt shows it: what `tallies` lack are just the
-    rows above `meta.last_order`, none of which anything else can have touched.
+    rows above `meta.last_order`, none of which anything else can have touched, and the last of them is of the highest order.
     """
 
     def __init__(self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float]) -> None:
@@ -47,6 +55,7 @@ class Session:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
+        self.unchecked_to = 0
         self.tallies = Tallies()
         self._path = path
         self._cache_bytes = cache_bytes
@@ -92,17 +101,18 @@ class Session:
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
-        self.epoch = meta.epoch
+        self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
+        self._doubt_totals()
         return msgspec.structs.replace(meta, last_order=last_order)
 
     def close(self) -> None:
         """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""
         if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):  # the next start takes in the debt
+            with contextlib.suppress(*connection.SQLITE_ERRORS):  # the next start takes in the debt
                 self.begin(durable=False)
                 self.commit()
             self._abandon()
@@ -128,7 +138,7 @@ class Session:
                 written = reached
         try:
             self.db.execute("commit")
-        except sqlite3.Error as error:
+        except connection.SQLITE_ERRORS as error:
             # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
@@ -142,17 +152,20 @@ class Session:
             self._has_unsynced = not self._is_full
         if self._is_full:
             # here rather than in the next `begin`, which may be one that somebody waits for
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*connection.SQLITE_ERRORS):
                 self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
         self.fed_seq, self.last_order = self._committed
-        with contextlib.suppress(sqlite3.Error):
+        is_broken = connection.breaks_connection(error)
+        try:
             if self._db is not None and self._db.in_transaction:
                 self._db.execute("rollback")
-        if connection.breaks_connection(error):
+        except connection.SQLITE_ERRORS:
+            is_broken = True
+        if is_broken:
             self._abandon()
         elif connection.is_full(error):
             if self.dropped:
@@ -188,7 +201,7 @@ class Session:
         try:
             self._has_uncopied = self._shrink()
             self.db.execute("pragma wal_checkpoint(passive)").fetchall()
-        except (sqlite3.Error, OSError) as error:
+        except (*connection.SQLITE_ERRORS, OSError) as error:
             self.rollback(error)
 
     def shrink(self) -> None:
@@ -197,7 +210,7 @@ class Session:
         if self._db is not None:
             try:
                 self._has_uncopied |= self._shrink()
-            except (sqlite3.Error, OSError) as error:
+            except (*connection.SQLITE_ERRORS, OSError) as error:
                 self.rollback(error)
 
     def give_back(self) -> None:
@@ -266,6 +279,14 @@ class Session:
         self.tallies.settle()
         return last_order
 
+    def _doubt_totals(self) -> None:
+        """Count anew if jobs are ready of a type that is said to have none: nobody would ever look for them."""
+        (packed,) = self.db.execute(_READY_TYPES).fetchone()
+        if not self.tallies.has(self.db, msgspec.json.decode(packed)):
+            self.begin(durable=False)
+            self.tallies.recount(self.db)
+            self.commit()
+
     def _has_all(self, db: sqlite3.Connection) -> bool:
         """Tell whether the last job of those that no total counts yet is there."""
         last_order = self._committed[1]
@@ -274,14 +295,15 @@ class Session:
     def _abandon(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*connection.SQLITE_ERRORS):
                 db.close()
 
     def _reopen(self) -> None:
         """Connect again after trouble with the file.
 
         A page whose flush failed counts as clean in the kernel, and the next flush would succeed without it. Copying the WAL
-        into the file writes every page again, flushed by its own flush. What was committed must still be there.
+        into the file writes every page again, flushed by its own flush. What was committed must still be there; if it is
+        not, or nobody knows, a new start takes the store as it is and goes on from the journal.
         """
         if self._is_in_doubt:
             raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
@@ -289,7 +311,7 @@ class Session:
         try:
             meta = schema.read_meta(db)
             if meta.epoch != self.epoch or (meta.fed_seq, meta.last_order) < self._written or not self._has_all(db):
-                raise StoreCorruptError("the store lost committed changes in an I/O error; restart to replay the journal")
+                raise StoreDoubtError("the store lost committed changes in an I/O error; a restart goes on from the journal")
             db.execute("pragma synchronous = full")
             (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
             assert not busy, "nobody else can hold the file"

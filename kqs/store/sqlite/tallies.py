@@ -6,14 +6,24 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 
-from kqs.job import State
+import msgspec
+
+from kqs.job import WAITING, State
+from kqs.store.sqlite.rows import ManyRows, encode_json
 
 #: a job's type and its State
 Kind = tuple[str, int]
 
-_ADD = "insert into tallies (type, state, n) values (?, ?, ?) on conflict do update set n = n + excluded.n"
-_READ = "select type, state, n from tallies where n > 0"
-_FORGET = "delete from tallies where type = ? and n = 0"
+_ADD = ManyRows("insert into tallies (type, state, n)", "(?,?,?)", "on conflict do update set n = n + excluded.n")
+#: so few changes are quicker one by one
+_FEW = 4
+_ADD_ONE = "insert into tallies values (?, ?, ?) on conflict do update set n = n + excluded.n"
+_READ = "select json_group_array(json_array(type, state, n)) from tallies where n > 0"
+_FORGET = "delete from tallies where n = 0 and type in (select value from json_each(?))"
+_CLEAR = "delete from tallies"
+_COUNT = "insert into tallies select type, state, count(*) from jobs group by type, state"
+
+_decode_counts = msgspec.json.Decoder(list[tuple[str, State, int]]).decode
 
 
 class Tallies:
@@ -58,16 +68,35 @@ class Tallies:
             return
         if self._went:
             self._came.subtract(self._went)
-        db.executemany(_ADD, [(type_, state, n) for (type_, state), n in self._came.items() if n])
+        changes = [(type_, state, n) for (type_, state), n in self._came.items() if n]
+        if len(changes) <= _FEW:
+            db.executemany(_ADD_ONE, changes)
+        else:
+            _ADD.execute(db, [value for change in changes for value in change], filler=(*changes[-1][:2], 0))
         self._came.clear()
         self._went.clear()
+
+    def has(self, db: sqlite3.Connection, types: Iterable[str]) -> bool:
+        """Tell whether some job of each type is said to wait, between two transactions."""
+        (packed,) = db.execute(_READ).fetchone()
+        waiting = {type_ for type_, state, _ in _decode_counts(packed) if state in WAITING}
+        return waiting.union(type_ for (type_, state), n in self._owed.items() if n > 0 and state in WAITING).issuperset(types)
+
+    def recount(self, db: sqlite3.Connection) -> None:
+        """Count all jobs, after damage: what was noted of those may be wrong. All changes up to now must be noted."""
+        db.execute(_CLEAR)
+        db.execute(_COUNT)
+        self._came.clear()
+        self._went.clear()
+        self._is_paying = True  # what is owed was counted too
 
     def read(self, db: sqlite3.Connection) -> list[tuple[str, State, int]]:
         """Return (type, state, how many), what is pending included."""
         self.write(db)
-        return [(type_, State(state), n) for type_, state, n in db.execute(_READ)]
+        (packed,) = db.execute(_READ).fetchone()
+        return _decode_counts(packed)
 
     def forget(self, db: sqlite3.Connection, types: Iterable[str]) -> None:
         """Delete the zeros of these types. They are the clients' to invent: one without jobs must not leave rows behind."""
         self.write(db)
-        db.executemany(_FORGET, [(type_,) for type_ in types])
+        db.execute(_FORGET, (encode_json(list(types)).decode(),))

@@ -5,6 +5,8 @@ transaction, and hands every result back in one call to the loop. One that raise
 is rolled back and each operation of the group is done again in a transaction of its own.
 
 A small operation that finds nothing before it is done on the loop: two hops between threads cost more than its transaction.
+
+An error that nothing foresees ends the thread. All who wait for it are told, and whoever asks later: nobody waits for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from kqs.errors import StoreUnavailableError
+from kqs.process.threads import in_thread
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.session import Session
 
@@ -41,7 +44,7 @@ class Operation:
         self.durable = durable
 
 
-Outcome = tuple[Operation, Any, Exception | None]
+Outcome = tuple[Operation, Any, BaseException | None]
 
 
 class StoreThread:
@@ -55,6 +58,8 @@ class StoreThread:
         self._session_in_use = threading.Lock()
         self._unresolved = 0
         self._to_thread = 0
+        self._group: list[Operation] = []  # what the thread has in hand
+        self._death: BaseException | None = None
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
@@ -77,7 +82,7 @@ class StoreThread:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
-            await asyncio.to_thread(thread.join)
+            await in_thread(thread.join)
 
     def call(self, run: Callable[[Session], T], *, durable: bool = False, small: bool = False) -> asyncio.Future[T]:
         """Do `run(session)` in the next transaction; a `small` one at once, if nothing is before it.
@@ -87,6 +92,9 @@ class StoreThread:
         if self._thread is None or self._loop is None:
             raise StoreUnavailableError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
+        if self._death is not None:
+            future.set_exception(self._death)
+            return future
         operation = Operation(run, future, durable)
         if not (small and self._do_here(operation)):
             self._unresolved += 1
@@ -110,14 +118,25 @@ class StoreThread:
         return True
 
     def _main(self, opening: Operation) -> None:
+        try:
+            self._serve(opening)
+        except BaseException as death:
+            self._call_back(self._die, death)
+        finally:
+            self._session.close()
+
+    def _serve(self, opening: Operation) -> None:
+        self._group = [opening]
         outcome = _attempt(opening, self._session)
+        self._group = []
         self._hand_back([outcome])
         is_open = outcome[2] is None
         while is_open:
-            group, is_open = self._gather()
-            if group:
+            self._group, is_open = self._gather()
+            if self._group:
                 with self._session_in_use:
-                    outcomes = self._execute(group)
+                    outcomes = self._execute(self._group)
+                self._group = []
                 self._hand_back(outcomes)
             if self._session.wants_shrink:
                 with self._session_in_use:
@@ -125,7 +144,6 @@ class StoreThread:
             if self._session.wants_room:
                 with self._session_in_use:
                     self._session.give_back()
-        self._session.close()
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """Wait for work, then take all there is; False with it when it is the last."""
@@ -164,9 +182,22 @@ class StoreThread:
         return outcomes
 
     def _hand_back(self, outcomes: list[Outcome]) -> None:
+        self._call_back(self._resolve, outcomes)
+
+    def _call_back(self, step: Callable[[Any], None], news: Any) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+            self._loop.call_soon_threadsafe(step, news)
+
+    def _die(self, death: BaseException) -> None:
+        """Take in that the thread has ended: everybody who waits for it is told why."""
+        self._death = RuntimeError(f"the store's thread ended: {type(death).__name__}: {death}")
+        self._death.__cause__ = death
+        unserved, self._group = self._group, []
+        while not self._queue.empty():
+            if (operation := self._queue.get_nowait()) is not None:
+                unserved.append(operation)
+        _settle([(operation, None, self._death) for operation in unserved])
 
     def _resolve(self, outcomes: list[Outcome]) -> None:
         self._unresolved -= len(outcomes)

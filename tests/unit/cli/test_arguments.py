@@ -2,8 +2,11 @@ import json
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from kqs.cli.arguments import as_json
+from kqs.cli import cli
+from kqs.cli.arguments import Seconds, as_json
+from kqs.cli.insert import FIELDS
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,20 @@ def test_argument_is_always_one_line():
 def test_what_json_cannot_say_is_refused(text):
     with pytest.raises(click.UsageError):
         as_json(text)
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "Infinity"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["insert", "t", f"--{name.replace('_', '-')}"] for name, (type_, _) in FIELDS.items() if isinstance(type_, Seconds)),
+        ["insert", "t", "--at"],
+        ["insert", "--file", "none", "--delay"],
+        ["call", "ping", "--timeout"],
+    ],
+    ids=" ".join,
+)
+def test_seconds_that_no_clock_can_count_are_refused_by_the_name_of_their_option(words, text):
+    done = CliRunner().invoke(cli, [*words, text])
+    assert done.exit_code == 2
+    assert words[-1] in done.output

@@ -113,14 +113,14 @@ def test_server_is_spared_rich_but_its_handlers_may_have_it():
 
 def test_serve_gives_the_daemon_its_settings(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr("kqs.daemon.serve", lambda config: given.append(config) or 0)
+    monkeypatch.setattr("kqs.daemon.serve", lambda config, source: given.append(config) or 0)
     (tmp_path / "a.toml").write_text("[server]\nport = 1")
     assert run(["serve", "--config", str(tmp_path / "a.toml")]) == 0
     assert given == [Config.model_validate({"server": {"port": 1}})]
 
 
 def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_path):
-    def serve(_config):
+    def serve(_config, _source):
         raise StartupError("port 14151 is in use", ExitCode.UNAVAILABLE)
 
     monkeypatch.setattr("kqs.daemon.serve", serve)

@@ -54,6 +54,12 @@ def test_own_id_of_a_line_is_kept():
     assert ids(FILE)[2] == "mine"
 
 
+def test_an_id_of_null_is_none_so_that_the_file_can_be_repeated():
+    content = b'{"type":"a","id":null}\n{"type":"a", "id" : null }'
+    assert ids(content) == ids(content)
+    assert all(map(ID_PATTERN.fullmatch, ids(content)))
+
+
 def test_other_files_and_other_runs_are_other_jobs():
     assert set(ids(FILE)[:2]).isdisjoint([*ids(FILE + b"\n"), *ids(FILE, "monday")][:2])
 

@@ -8,11 +8,13 @@ import pytest
 import kqs.feeder.checkpoints
 import kqs.feeder.feeder
 import kqs.feeder.held
+import kqs.feeder.pace
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.job import State
-from kqs.journal import Journal, Record
+from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
+from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
 
 
@@ -26,8 +28,34 @@ async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
     assert feeder.lag_records == 0
 
 
+@pytest.mark.parametrize("ahead_s", [7200.0, 73 * 365 * 86400.0, 10.0**12])
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_times_count_from_the_clock_though_it_was_ahead_once(feeding: Feeding, ahead_s: float, is_replayed: bool) -> None:
+    feeder, clock = await feeding.start(), feeding.rig.clock
+    clock.jump(ahead_s)
+    first = await feeding.insert(b'{"type":"mail"}')
+    clock.jump(-ahead_s)
+    now = clock.now()
+    if is_replayed:
+        await feeder.stop()
+    text = b'[{"type":"mail","delay":5,"expire":9},{"type":"plain"},{"type":"mail","at":%r}]' % (now + 3)
+    order = await feeding.insert(text) - 2
+    if is_replayed:
+        await feeding.journal.stop()
+        clock.advance(2)
+        feeder = await feeding.start()
+    await caught_up(feeder)
+    assert order > first
+    delayed, plain, at = [await feeding.rig.queue.job(feeding.ids.of(order + n)) for n in range(3)]
+    assert delayed is not None
+    assert plain is not None
+    assert at is not None
+    assert (delayed.due_at, delayed.expire_at, plain.due_at, at.due_at) == (now + 5, now + 9, 0.0, now + 3)
+    assert {record.accepted_at for record in (delayed, plain, at)} == {now}
+
+
 async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     hand = feeding.rig.hand(1)
     await feeding.start()
     await feeding.insert(b'{"type":"mail"}')
@@ -35,7 +63,7 @@ async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monk
 
 
 async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     for _ in range(5):
         await feeding.insert(b'{"type":"mail"}')
@@ -73,7 +101,7 @@ async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kqs.feeder.held, "MAX_JOBS", 3)
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     for number in range(50):
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
@@ -150,7 +178,7 @@ async def test_a_segment_goes_once_the_store_has_all_of_it(feeding: Feeding, mon
 
 
 async def test_what_was_not_fed_at_the_stop_stays_in_the_journal(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.feeder.feeder, "REST_S", 3600)
+    monkeypatch.setattr(kqs.feeder.pace, "GATHER_S", 3600)
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     await feeder.stop()
@@ -256,3 +284,57 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
         may_go_on.set()
         await stopping
     assert hand.runs.get_nowait().claim.attempt == 1
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(feeding: Feeding, is_replayed: bool) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    await feeding.insert(text)
+    await hand.end(await hand.take())
+    assert await feeding.rig.queue.job("mine") is None
+    if is_replayed:  # all of the journal, with a store that has a part of it
+        await feeder.stop()
+        await feeding.insert(text)
+        await feeding.journal.stop()
+        feeder = await feeding.start(fed_seq=0)
+    else:
+        await feeding.insert(text)
+    assert await hand.end(await hand.take())
+    await caught_up(feeder)
+    assert hand.runs.empty()
+    assert await feeding.rig.queue.job("mine") is None
+    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 1}}
+
+
+async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feeding: Feeding) -> None:
+    text = b'{"type":"mail","id":"mine","keep":0}'
+    hand, feeder = feeding.rig.hand(5), await feeding.start()
+    for _ in range(2):
+        order = feeding.ids.take(1, feeding.rig.clock.now())
+        await feeding.journal.append_wait(Record(Kind.JOBS, 1, order, text, decode_jobs(text), adopted=True))
+        await caught_up(feeder)
+        if not hand.runs.empty():
+            await hand.end(await hand.take())
+    assert (await feeding.rig.queue.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
+
+
+async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_before_it_in_the_journal(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "BATCH_JOBS", 100)
+    await (await feeding.start()).stop()
+    plain = [b'{"type":"mail","data":"%s"}' % (b"x" * 1000)] * 300
+    for _ in range(4):
+        await feeding.insert(*plain)
+    urgent = await feeding.insert(b'{"type":"mail","prio":"urgent"}')
+    later = await feeding.insert(*plain)
+    await feeding.journal.stop()
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    runs = [await hand.take()]
+    while runs[-1].claim.order != urgent:
+        await hand.end(runs[-1])
+        runs.append(await hand.take())
+    assert max(run.claim.order for run in runs) <= urgent < later
+    assert len(runs) < 300

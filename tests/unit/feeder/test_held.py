@@ -1,58 +1,128 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 
-from kqs.feeder import held
+from kqs.feeder import intake
 from kqs.feeder.held import Held, Reach
+from kqs.feeder.intake import Intake
+from kqs.ids import Ids
 from kqs.job import Accepted
 from kqs.journal import Kind, Record
+from kqs.options import Cascade, Job
+from kqs.wire.jobs import decode_jobs
+
+ORDER = 1_000_000
 
 
-def accepted(record: Record) -> list[Accepted]:
-    return [Accepted(record.first_order + n, "", False, "t", 1, 0.0, None, b"", None) for n in range(record.count)]
+class CountingIntake(Intake):
+    """Notes how many jobs each step takes in."""
+
+    def __init__(self) -> None:
+        super().__init__(Ids("0000beef"), Cascade({}, {}))
+        self.steps: list[int] = []
+
+    def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
+        self.steps.append(len(jobs))
+        return super().accept(record, jobs, first_order)
 
 
-def a_held(*records: tuple[int, int]) -> Held:
-    """Hold records of so many jobs and bytes."""
-    kept, order = Held(accepted), 1
-    for seq, (count, size) in enumerate(records):
-        kept.add(Record(Kind.JOBS, count, order, b"x" * size, seq=seq))
-        order += count
-    return kept
+def an_array(seq: int, count: int, order: int, *, is_live: bool) -> Record:
+    payload = b"[" + b",".join(b'{"type":"mail","data":%d}' % number for number in range(count)) + b"]"
+    return Record(Kind.JOBS, count, order, payload, decode_jobs(payload) if is_live else None, seq=seq)
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "BATCH_BYTES", 100)
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "read back"])
+def test_a_long_array_is_taken_in_slices_in_order(is_live: bool) -> None:
+    held = Held(CountingIntake())
+    held.add(an_array(0, 10_001, ORDER, is_live=is_live))
+    held.add(an_array(1, 2, ORDER + 20_000, is_live=is_live))
+    batches = []
+    while held:
+        batches.append(held.take(4000))
+    assert [len(batch.jobs) for batch in batches] == [4000, 4000, 2003]
+    assert [job.order for batch in batches for job in batch.jobs] == [
+        *range(ORDER, ORDER + 10_001),
+        *range(ORDER + 20_000, ORDER + 20_002),
+    ]
+    assert [int(job.data) for batch in batches for job in batch.jobs] == [*range(10_001), 0, 1]
+    assert [batch.reach for batch in batches] == [Reach(0, ORDER), Reach(0, ORDER), Reach(2, ORDER + 20_002)]
 
 
-def sizes(kept: Held, most: int = 1000) -> list[int]:
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "read back"])
+def test_a_slice_of_a_long_array_costs_what_the_slice_costs(is_live: bool) -> None:
+    counting = CountingIntake()
+    held = Held(counting)
+    held.add(an_array(0, 20_000, ORDER, is_live=is_live))
+    for _ in range(10):
+        held.take(100)
+    assert counting.steps == [100] * 10
+
+
+def test_what_was_taken_of_a_long_array_is_let_go() -> None:
+    held = Held(CountingIntake())
+    record = an_array(0, 20_000, ORDER, is_live=True)
+    assert record.jobs is not None
+    job = record.jobs[0]
+    held.add(record)
+    held.take(8000)
+    assert (record.jobs, sys.getrefcount(job)) == (None, 2)
+
+
+def test_an_array_that_is_read_back_is_not_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(intake, "replay_jobs", lambda text: decoded.append(text) or decode_jobs(text))
+    held = Held(CountingIntake())
+    held.add(an_array(0, 20_000, ORDER, is_live=False))
+    held.take(100)
+    assert [len(msgspec.json.decode(text)) for text in decoded] == [intake.PIECE_JOBS]
+
+
+def test_an_array_too_long_to_look_through_counts_as_one_with_jobs_that_overtake() -> None:
+    held = Held(CountingIntake())
+    assert held.add(an_array(0, 2, ORDER, is_live=True)) == {"mail"}
+    assert held.is_uniform
+    assert held.add(an_array(1, intake.PIECE_JOBS + 1, ORDER + 10, is_live=True)) == set()
+    assert not held.is_uniform
+
+
+@pytest.mark.parametrize("count", [1, 9000])
+def test_a_record_that_cannot_be_decoded_is_named(count: int) -> None:
+    held = Held(CountingIntake())
+    payload = b"[" + b",".join([b'{"typ":"mail"}'] * count) + b"]"
+    held.add(Record(Kind.JOBS, count, ORDER, payload, seq=7))
+    with pytest.raises(msgspec.DecodeError) as caught:
+        held.take(4000)
+    assert caught.value.__notes__ == [f"in record 7 of the journal: {count} jobs from order {ORDER} on"]
+
+
+def sizes(held: Held) -> list[int]:
     found = []
-    while kept:
-        found.append(len(kept.take(most).jobs))
+    while held:
+        found.append(len(held.take(4000).jobs))
     return found
 
 
-def test_a_batch_is_bounded_in_bytes() -> None:
-    assert sizes(a_held(*[(1, 40)] * 7)) == [3, 3, 1]
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "read back"])
+def test_a_batch_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
+    each = len(an_array(0, 10, ORDER, is_live=True).payload) // 10
+    monkeypatch.setattr("kqs.feeder.held.BATCH_BYTES", 4 * each)
+    held = Held(CountingIntake())
+    held.add(an_array(0, 10, ORDER, is_live=is_live))
+    for seq in range(1, 10):
+        held.add(an_array(seq, 1, ORDER + 100 * seq, is_live=is_live))
+    found = sizes(held)
+    assert sum(found) == 19
+    assert max(found) <= 6
+    assert len(found) <= 6
 
 
-def test_a_long_record_is_fed_in_parts_and_counts_when_all_of_it_was() -> None:
-    kept = a_held((10, 400), (1, 1))
-    reaches = []
-    while kept:
-        reaches.append(kept.take(1000).reach)
-    assert reaches == [*[Reach(0, 1)] * 4, Reach(1, 11), Reach(2, 12)]
-    assert sizes(a_held((10, 400))) == [2, 2, 2, 2, 2]
-
-
-def test_a_job_longer_than_a_batch_is_a_batch() -> None:
-    assert sizes(a_held((1, 900), (1, 900))) == [1, 1]
-
-
-def test_jobs_are_bounded_as_well() -> None:
-    assert sizes(a_held((5, 5), (5, 5)), 4) == [4, 4, 2]
-
-
-def test_a_record_without_bytes_is_taken_whole() -> None:
-    assert sizes(a_held((3, 0))) == [3]
+def test_a_job_longer_than_a_batch_is_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.feeder.held.BATCH_BYTES", 10)
+    held = Held(CountingIntake())
+    for seq in range(3):
+        held.add(an_array(seq, 2, ORDER + 10 * seq, is_live=True))
+    assert sizes(held) == [1] * 6

@@ -35,20 +35,53 @@ RECORDS = [
 
 
 CLAIMED_RECORD = Record(Kind.JOBS, 1, 0x6000000000004, b'{"type":"ping"}', claimed=True)
+#: accepted while the clock was two hours behind the orders
+TIMED_RECORDS = [
+    Record(Kind.JOBS, 1, 0x6000000000005, b'{"type":"ping"}', claimed=True, accepted_us=0x6000000000005 - 7_200_000_000),
+    Record(Kind.CALLS, 1, 0x6000000000006, b'{"n":"insert","m":{"type":"a"}}\n', accepted_us=0x6000000000006 - 7_200_000_000),
+    Record(Kind.JOBS, 1, 0x6000000000007, b'{"type":"ping"}', accepted_us=0x6000000000007, adopted=True),
+]
 
 
 def golden_bytes() -> bytes:
     """Return the newest segment of tests/golden/journal, written by this version."""
     salt = salt_of(HEADER.id)
-    first, second = encode_frame(RECORDS, 40, salt)[1], encode_frame([CLAIMED_RECORD], 42, salt)[1]
-    return encode_header(HEADER) + first + second + encode_void(43, 45, 60, salt) + bytes(64)
+    frames = [
+        encode_frame(records, seq, salt)[1] for records, seq in ((RECORDS, 40), ([CLAIMED_RECORD], 42), (TIMED_RECORDS, 43))
+    ]
+    return encode_header(HEADER) + b"".join(frames) + encode_void(46, 48, 60, salt) + bytes(64)
 
 
-def test_the_bytes_of_format_1_1_never_change() -> None:
-    assert golden_bytes() == (GOLDEN / "1.1.kqj").read_bytes()
+def test_the_bytes_of_format_1_2_never_change() -> None:
+    assert golden_bytes() == (GOLDEN / "1.2.kqj").read_bytes()
 
 
-@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True)])
+def test_a_record_says_when_it_was_accepted_whatever_its_orders() -> None:
+    data = (GOLDEN / "1.2.kqj").read_bytes()
+    start = HEADER_BYTES
+    for seq in (40, 42, 43):
+        header = decode_frame_header(data, start, salt_of(HEADER.id))
+        assert header is not None
+        assert header.first_seq == seq
+        records = decode_records(header, data[start + FRAME_BYTES : start + FRAME_BYTES + header.length])
+        start += FRAME_BYTES + header.length
+    assert [(r.kind, r.payload, r.claimed, r.adopted, r.accepted_at) for r in records] == [
+        (r.kind, r.payload, r.claimed, r.adopted, r.accepted_us / 1e6) for r in TIMED_RECORDS
+    ]
+
+
+def test_a_timed_record_too_short_for_its_time_is_malformed() -> None:
+    payload = payload_of_kind(4, 0)
+    with pytest.raises(MalformedError, match="too short"):
+        decode_records(FrameHeader(len(payload), 5, 1, 0, 9, 9), payload)
+
+
+@pytest.mark.parametrize("record", [*RECORDS, CLAIMED_RECORD, *TIMED_RECORDS])
+def test_a_record_knows_what_it_takes_of_a_frame(record: Record) -> None:
+    assert len(encode_frame([record], 0, 0)[1]) == FRAME_BYTES + record.size_bytes
+
+
+@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True), ("1.2", True)])
 def test_the_golden_segments_are_read(version: str, claimed: bool) -> None:
     data = (GOLDEN / f"{version}.kqj").read_bytes()
     assert decode_header(data) == HEADER._replace(minor=int(version[-1]))

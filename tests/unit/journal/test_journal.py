@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kqs.errors import (
     JournalLockedError,
     JournalVersionError,
 )
-from kqs.journal import NO_ORDER, Journal, Record
+from kqs.journal import NO_ORDER, Journal, OsFiles, Record
 from kqs.journal.commit import GroupCommit
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header, reseal_frame, salt_of
 from kqs.journal.recovery import mend
@@ -81,6 +82,37 @@ async def test_a_directory_that_cannot_be_used_says_so() -> None:
         await a_journal(files).start()
     files.plan = lambda _index, _name: None
     await (await a_started(files)).stop()
+
+
+async def test_a_start_that_is_cancelled_keeps_its_lock_until_its_thread_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, read_on = threading.Event(), threading.Event()
+    settings = Settings(tmp_path / "journal")
+    first = Journal(settings, SystemClock())
+    await first.start()
+    await first.stop()
+
+    def held_list(files: OsFiles, path: Path) -> list[str]:
+        reading.set()
+        read_on.wait()
+        return true_list(files, path)
+
+    true_list = OsFiles.list
+    monkeypatch.setattr(OsFiles, "list", held_list)
+    journal = Journal(settings, SystemClock())
+    starting = asyncio.ensure_future(journal.start())
+    await asyncio.to_thread(reading.wait)
+    starting.cancel()
+    with pytest.raises(JournalLockedError):
+        await Journal(settings, SystemClock()).start()
+    read_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await journal.stop()
+    again = Journal(settings, SystemClock())
+    await again.start()
+    await again.stop()
 
 
 async def test_stop_is_idempotent_and_tolerates_never_started() -> None:
@@ -164,10 +196,11 @@ async def test_a_record_may_be_appended_while_another_is_acknowledged() -> None:
     await journal.stop()
 
 
-async def test_a_callback_that_raises_stops_no_other() -> None:
-    def fail(_news: Any) -> None:
-        raise ValueError("a listener's fault")
+def fail(_news: Any) -> None:
+    raise ValueError("a listener's fault")
 
+
+async def test_a_callback_that_raises_stops_no_other() -> None:
     journal = await a_started(on_commit=fail)
     told = Told()
     bad = a_record("bad")
@@ -538,11 +571,29 @@ async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
     await journal.stop()
 
 
-async def test_a_fault_of_who_claim_costs_no_record() -> None:
-    def claim(_record: Record) -> bool:
-        raise RuntimeError("a bug")
-
-    journal = await a_started(claim=claim)
+@pytest.mark.parametrize("listener", ["on_commit", "claim"])
+async def test_what_a_listener_raises_is_told_and_costs_no_record(listener: str) -> None:
+    faults: list[Exception] = []
+    journal = await a_started(on_fault=faults.append, **{listener: fail})
     await journal.append_wait(a_record())
     assert [record.claimed for record in await all_records(journal)] == [False]
+    assert [str(fault) for fault in faults] == ["a listener's fault"]
     await journal.stop()
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["on the loop", "in the thread"])
+async def test_an_error_of_its_own_that_nothing_foresees_is_told_and_holds_up_no_stop(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[Exception] = []
+    journal = await a_started(on_fault=faults.append)
+    monkeypatch.setattr(journal._kept.current.__class__, "grow", lambda *_: fail(None))
+    for _ in range(count):
+        journal.append(a_record())
+    async with asyncio.timeout(10):
+        await journal.flush()
+        assert [str(fault) for fault in faults] == ["a listener's fault"]
+        assert journal.problems() == ["the journal failed and is trying a new segment: ValueError: a listener's fault"]
+        with pytest.raises(JournalFailedError):
+            journal.append(a_record())
+        await journal.stop()

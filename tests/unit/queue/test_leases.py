@@ -1,9 +1,14 @@
 import asyncio
+import math
+import sys
 import threading
 import time
+import tracemalloc
+
+import pytest
 
 from kqs.options import Options
-from kqs.queue.leases import LATE_S, SLOT_S, Lease, Leases
+from kqs.queue.leases import LATE_S, SLOT_S, SPARE_SLOTS, Lease, Leases
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.jobs import a_run
@@ -46,6 +51,15 @@ async def test_a_touch_gives_another_ttr() -> None:
     assert rig.lost == [lease]
 
 
+@pytest.mark.parametrize("odd", ["now", None, object(), 10**400, math.nan])
+async def test_what_a_handler_puts_in_place_of_a_touch_is_none(odd: object) -> None:
+    rig = Rig()
+    lease = rig.begin(ttr=5)
+    lease.context.touched_at = odd  # type: ignore[assignment]
+    rig.pass_time(6)
+    assert rig.lost == [lease]
+
+
 async def test_a_touch_after_the_end_says_so() -> None:
     rig = Rig()
     lost, ended = rig.begin(0, ttr=5), rig.begin(1, ttr=50)
@@ -63,6 +77,68 @@ async def test_a_time_limit_holds_however_often_the_run_is_touched() -> None:
         lease.context.touch()
     rig.pass_time(1)
     assert rig.lost == [lease]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 1e308, sys.float_info.max, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("option", ["ttr", "time_limit"])
+async def test_no_number_of_seconds_is_too_strange(option: str, seconds: float) -> None:
+    rig = Rig()
+    lease = rig.begin(**{"auto_touch": option == "time_limit", option: seconds})
+    rig.pass_time(2 * SLOT_S)
+    assert rig.lost == ([lease] if seconds <= 0 else [])
+    assert rig.leases.end(lease) is (seconds > 0 or math.isnan(seconds))
+
+
+async def test_two_runs_of_one_job_are_two_leases() -> None:
+    rig = Rig()
+    first, second = rig.begin(7), rig.begin(7)
+    assert rig.leases.end(first)
+    assert len(rig.leases) == 1
+    assert rig.leases.end(second)
+
+
+async def test_a_run_over_its_limit_is_told_from_a_silent_one() -> None:
+    rig = Rig()
+    touched, silent = rig.begin(0, ttr=5, time_limit=8), rig.begin(1, ttr=5, time_limit=8)
+    told: list[tuple[Lease, bool]] = []
+    rig.leases._expired = lambda lease: told.append((lease, lease.is_over_limit(rig.clock.monotonic())))
+    for _ in range(9):
+        touched.context.touch()
+        rig.pass_time(1)
+    assert told == [(silent, False), (touched, True)]
+
+
+async def test_runs_that_ended_take_no_memory_though_their_ttr_is_a_day() -> None:
+    rig = Rig()
+    running = [rig.begin(number, ttr=86_400) for number in range(10)]
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            lease = rig.begin(number, ttr=86_400 + number % 3)
+            rig.clock.advance(SLOT_S)
+            if number % 7:
+                assert rig.leases.end(lease)
+            else:
+                running[number % 10], lease = lease, running[number % 10]
+                assert rig.leases.end(lease)
+        taken_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(rig.leases) == len(running)
+    assert taken_bytes < 100_000
+    assert len(rig.leases._heap) <= 2 * (len(running) + 1) + SPARE_SLOTS
+    rig.leases.close()
+
+
+async def test_runs_that_go_on_are_found_lost_after_any_number_of_others() -> None:
+    rig = Rig()
+    kept = [rig.begin(number, ttr=500 + number) for number in range(5)]
+    for number in range(1000):
+        rig.leases.end(rig.begin(number, ttr=400 + number % 300))
+        rig.pass_time(0.1)
+    assert rig.lost == []
+    rig.pass_time(500)
+    assert sorted(rig.lost, key=id) == sorted(kept, key=id)
 
 
 async def test_an_auto_touched_run_is_never_lost_while_this_process_lives() -> None:

@@ -7,8 +7,9 @@ import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import Run, State
-from kqs.queue.dispatch import entry_of
+from kqs.queue.dispatch import Taker, entry_of
 from kqs.queue.leases import SLOT_S
+from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig
 
@@ -127,6 +128,109 @@ async def test_a_run_over_its_time_limit_is_a_failure(rig: Rig) -> None:
     await rig.queue.settle()
     record = await rig.record(1)
     assert (record.state, record.error, record.ghosts) == (State.FAIL, "time_limit of 5 s reached", 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"ttr":5,"time_limit":8,"retries":0}',
+        b'{"ttr":30,"time_limit":8,"retries":0}',
+        b'{"ttr":8,"time_limit":8,"retries":0}',
+        b'{"ttr":8,"time_limit":8.01,"retries":0}',
+        b'{"ttr":1,"auto_touch":true,"time_limit":8,"retries":0}',
+    ],
+)
+async def test_a_touched_run_over_its_time_limit_has_failed(rig: Rig, options: bytes) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = options
+    await rig.accept(job)
+    run = await hand.take()
+    for _ in range(7):
+        rig.clock.advance(1)
+        hand.leases[run.claim.id].context.touch()
+        rig.queue._leases.check()
+    assert hand.lost == []
+    rig.clock.advance(1 + 2 * SLOT_S)
+    rig.queue._leases.check()
+    await rig.queue.settle()
+    record = await rig.record(1)
+    assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
+    assert record.error is not None
+    assert record.error.startswith("time_limit")
+
+
+async def test_a_loop_held_up_past_ttr_and_limit_finds_a_failure(rig: Rig) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = b'{"ttr":5,"time_limit":8,"retries":0}'
+    await rig.accept(job)
+    await hand.take()
+    rig.clock.advance(60)
+    rig.queue._leases.check()
+    await rig.queue.settle()
+    record = await rig.record(1)
+    assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
+
+
+@pytest.mark.parametrize("back_s", [0.0, 7200.0])
+async def test_a_clock_that_goes_back_within_a_run_neither_ends_it_before_its_begin_nor_lengthens_its_retry(
+    rig: Rig, back_s: float
+) -> None:
+    hand = rig.hand(1)
+    rig.clock.jump(0.000_7)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.clock.jump(-back_s)
+    await hand.end(run, Failed("no"))
+    record = await rig.record(1)
+    assert record.due_at == pytest.approx(rig.clock.now() + 30, abs=0.001)
+    assert record.runs[0].ended_at is not None
+    assert record.runs[0].ended_at >= record.runs[0].started_at
+    rig.clock.advance(31)
+    rig.queue._timetable._due.note(0.0)
+    await hand.end(await hand.take())
+    assert [one.state for one in (await rig.record(1)).runs] == ["fail", "success"]
+
+
+async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_back(rig: Rig) -> None:
+    rig.cascade.set_handler_options("slow", {"delay": 20, "expire": 90})
+    hand, ahead = rig.hand(3), 7200.0
+    rig.clock.jump(ahead)
+    now = rig.clock.now()
+    own, types, at, expires = (an_accepted(n, type_) for n, type_ in enumerate(("mail", "slow", "mail", "cold"), 1))
+    own.options, own.due_at = b'{"delay":5}', now + 5
+    types.due_at, types.expire_at = now + 20, now + 90
+    at.due_at = now + 60
+    expires.options, expires.expire_at = b'{"expire":30}', now + 30
+    for job in (own, types, at, expires):
+        job.accepted_at = now
+    await rig.accept(own, types, at, expires)
+    for number, outcome in ((11, Failed("no")), (12, Again(7))):
+        await rig.accept(an_accepted(number))
+        await hand.end(await hand.take(), outcome)
+    await rig.queue.keep_house()
+    rig.clock.jump(-ahead)
+    await rig.queue.keep_house()
+    now = rig.clock.now()
+    records = {n: await rig.record(n) for n in (1, 2, 3, 4, 11, 12)}
+    assert {n: record.due_at - now for n, record in records.items()} == {1: 5, 2: 20, 3: ahead + 60, 4: -now, 11: 30, 12: 7}
+    assert [records[n].expire_at for n in (1, 2, 4)] == [None, now + 90, now + 30]
+    rig.clock.advance(5)
+    rig.queue._timetable._due.note(0.0)
+    assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_a_start_shortens_what_a_clock_that_was_ahead_has_computed(rig: Rig) -> None:
+    ahead = 7200.0
+    job = an_accepted(int(ahead * 1e6))
+    job.options, job.due_at = b'{"delay":5}', NOW + ahead + 5
+    await rig.accept(job)
+    await rig.restart()
+    await rig.queue.keep_house()
+    record = await rig.queue.job(job.id)
+    assert record is not None
+    assert record.due_at == NOW + 5
 
 
 async def test_an_interrupted_run_is_free_and_runs_again(rig: Rig) -> None:
@@ -322,7 +426,7 @@ async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig:
     looks = [[], await rig.store.orphans(9)]
     await rig.queue.keep_house()
 
-    async def orphans(_limit: int) -> list[Run]:
+    async def orphans(_limit: int, _keep_damaged_s: float | None) -> list[Run]:
         return looks.pop()
 
     monkeypatch.setattr(rig.store, "orphans", orphans)
@@ -350,3 +454,38 @@ async def test_a_lane_that_a_new_job_took_meanwhile_is_not_filled_twice(rig: Rig
     assert (first.claim.order, hand.runs.empty()) == (ORDER + 2, True)
     await hand.end(first)
     assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_what_a_claim_leaves_for_its_data_is_taken_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "DATA_BYTES", 1000)
+    data = [b"1" * 600, b"2" * 700, b"3" * 800, b"4", b"5" * 300]
+    await rig.accept(*(an_accepted(n, data=one) for n, one in enumerate(data, 1)))
+    hand = rig.hand(5)
+    runs = [await hand.take() for _ in data]
+    assert sorted(run.data for run in runs) == data
+    assert {run.claim.attempt for run in runs} == {1}
+    assert hand.taker.room == 0
+
+
+async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "DATA_BYTES", 1000)
+    await rig.accept(*(an_accepted(n, data=b"1" * 600) for n in range(1, 6)))
+    delivered: asyncio.Queue[Run] = asyncio.Queue()
+
+    def deliver(runs: list[Run]) -> None:
+        taker.weigh(runs)
+        for run in runs:
+            delivered.put_nowait(run)
+
+    taker = Taker("worker", {"mail": 1}, 9, deliver)
+    rig.queue.add_taker(taker)
+    held = [await delivered.get(), await delivered.get()]
+    await rig.store.counts()
+    await rig.store.counts()
+    assert delivered.empty()
+    while held:
+        taker.begin(held.pop())
+    assert len([await delivered.get() for _ in range(2)]) == 2
+    await rig.queue.remove_taker(taker)

@@ -1,9 +1,12 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.options import JobFields, Options, PlainJob
-from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept
+from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept, whole_ms
 from tests.support.jobs import NOW, ORDER, a_run
 
 KEEP = Retention(success_s=3600, fail_s=-1)
@@ -11,27 +14,36 @@ judge = Judge(KEEP)
 
 
 def test_a_plain_job_is_ready_at_once_with_its_types_settings() -> None:
-    job = accept(PlainJob("mail"), ORDER, "x", Options(prio=7), None)
+    job = accept(PlainJob("mail"), ORDER, "x", Options(prio=7), NOW, None)
     assert (job.prio, job.due_at, job.expire_at, job.options, job.data) == (7, 0.0, None, None, b"null")
 
 
 def test_a_types_delay_and_expire_hold_for_plain_jobs() -> None:
-    job = accept(PlainJob("mail"), ORDER, "x", Options(delay=5, expire=9), None)
+    job = accept(PlainJob("mail"), ORDER, "x", Options(delay=5, expire=9), NOW, None)
     assert (job.due_at, job.expire_at) == (NOW + 5, NOW + 9)
 
 
 def test_a_jobs_own_fields_win() -> None:
     fields = JobFields(type="mail", prio="urgent", delay=2, expire=3)
-    job = accept(fields, ORDER, "x", Options(delay=5, expire=9, prio=1), None)
+    job = accept(fields, ORDER, "x", Options(delay=5, expire=9, prio=1), NOW, None)
     assert (job.prio, job.due_at, job.expire_at) == (8000, NOW + 2, NOW + 3)
 
 
+def test_due_and_expiry_count_from_the_clock_and_not_from_the_order() -> None:
+    ahead = ORDER + 7200 * 10**6
+    plain = accept(PlainJob("mail"), ahead, "x", Options(delay=5, expire=9), NOW, None)
+    full = accept(JobFields(type="mail", delay=5, expire=9), ahead, "x", Options(), NOW, None)
+    at = accept(JobFields(type="mail", at=NOW + 1), ahead, "x", Options(), NOW, NOW + 1)
+    assert [(job.due_at, job.expire_at) for job in (plain, full)] == [(NOW + 5, NOW + 9)] * 2
+    assert at.due_at == NOW + 1
+
+
 def test_a_past_at_is_now() -> None:
-    assert accept(JobFields(type="mail", at=1), ORDER, "x", Options(), 1.0).due_at == 0.0
+    assert accept(JobFields(type="mail", at=1), ORDER, "x", Options(), NOW, 1.0).due_at == 0.0
 
 
 def test_an_at_to_come_beats_the_types_delay() -> None:
-    assert accept(JobFields(type="mail", at=NOW + 60), ORDER, "x", Options(delay=5), NOW + 60).due_at == NOW + 60
+    assert accept(JobFields(type="mail", at=NOW + 60), ORDER, "x", Options(delay=5), NOW, NOW + 60).due_at == NOW + 60
 
 
 def test_ok_ends_the_job_with_its_result() -> None:
@@ -42,6 +54,13 @@ def test_ok_ends_the_job_with_its_result() -> None:
 def test_again_costs_nothing() -> None:
     report = judge.outcome(a_run(failures=2), Options(retries=0), Again(5), NOW, 0.0)
     assert (report.state, report.due_at, report.failures) == (State.RETRY, NOW + 5, 2)
+
+
+@pytest.mark.parametrize("delay_s", [1e308, 2e10, -1.0, float("inf"), float("nan")])
+def test_a_delay_out_of_bounds_is_a_final_failure(delay_s: float) -> None:
+    report = judge.outcome(a_run(), Options(), Again(delay_s), NOW, 0.0)
+    assert (report.state, report.failures) == (State.FAIL, 1)
+    assert report.error == f"Again: expected a delay from 0 to 10000000000 s, got {delay_s}"
 
 
 def test_a_failure_is_retried_after_its_delay() -> None:
@@ -59,8 +78,7 @@ def test_a_final_failure_is_not_retried() -> None:
 
 
 def test_an_expired_job_is_not_retried() -> None:
-    run = a_run()
-    run.expire_at = NOW
+    run = replace(a_run(), expire_at=NOW)
     assert judge.outcome(run, Options(), Failed("no"), NOW, 0.0).state is State.FAIL
     assert judge.ghost(run, Options(), NOW, "gone").state is State.FAIL
 
@@ -90,3 +108,31 @@ def test_an_endless_reason_is_cut() -> None:
     report = judge.outcome(a_run(), Options(), Failed("x" * 10**6), NOW, 0.0)
     assert report.error is not None
     assert len(report.error) == MAX_ERROR_CHARS
+
+
+OUTCOMES = [Ok(), Again(5), Again(), Failed("no"), Failed("no", final=True)]
+
+
+@given(st.floats(0, 4e9), st.floats(0, 4e9), st.sampled_from([*OUTCOMES, "ghost", "interrupted"]))
+def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: float, clock: float, way: object) -> None:
+    run, now = replace(a_run(), started_at=started_at), whole_ms(clock)
+    if way == "ghost":
+        report = judge.ghost(run, Options(), now, "gone")
+    elif way == "interrupted":
+        report = judge.interrupted(run, now)
+    else:
+        report = judge.outcome(run, Options(), way, now, 0.0)  # type: ignore[arg-type]
+    assert report.ended_at == max(now, started_at)
+    assert report.due_at in (0.0, now + 5, now + 30)
+    assert report.drop_at in (None, now + 3600)
+
+
+def test_a_claim_that_is_given_back_has_not_happened() -> None:
+    run = replace(a_run(failures=1, interrupted=2), waited_as=State.DELAYED)
+    report = judge.unclaimed(run, NOW)
+    assert (report.state, report.has_begun, report.failures, report.interrupted) == (State.DELAYED, False, 1, 2)
+
+
+def test_a_claimed_job_whose_time_is_over_ends_without_a_run() -> None:
+    report = judge.expired(a_run(), Options(keep=5), NOW)
+    assert (report.state, report.has_begun, report.error, report.drop_at) == (State.FAIL, False, "expired", NOW + 5)

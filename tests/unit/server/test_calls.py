@@ -79,7 +79,7 @@ async def test_an_unexpected_exception_tells_the_peer_only_an_id(capsys: pytest.
     fault = re.fullmatch(r"internal error ([0-9a-f]{16})", error["message"])
     assert error["code"] == "internal"
     assert fault
-    assert fault[1] in capsys.readouterr().out
+    assert fault[1] in capsys.readouterr().err
 
 
 async def test_a_known_kind_of_trouble_tells_its_code_and_no_more() -> None:

@@ -71,6 +71,7 @@ class StubOwner:
         self.refusal: CallError | None = None
         self.to_wake: set[Connection] = set()
         self.lost: list[Connection] = []
+        self.foreign: list[Connection] = []
 
     def admit(self, connection: Connection) -> CallError | None:
         return self.refusal
@@ -83,6 +84,15 @@ class StubOwner:
 
     def wake_when_flushed(self, connection: Connection) -> None:
         self.to_wake.add(connection)
+
+    def wake_when_relieved(self, connection: Connection) -> None:
+        self.to_wake.add(connection)
+
+    def note_foreign(self, connection: Connection) -> None:
+        self.foreign.append(connection)
+
+    def may_keep(self, connection: Connection) -> bool:
+        return False
 
     def turn(self) -> None:
         woken, self.to_wake = self.to_wake, set()
@@ -221,29 +231,34 @@ async def test_a_connection_too_many_is_told_so_and_closed() -> None:
     assert b'"busy"' in answer
 
 
-async def test_a_flooded_server_reads_nobody_until_the_journal_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flooded_server_keeps_no_more_jobs_until_the_journal_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = StubOwner()
-    (inserting, inserted), (pinging, pinged) = connected(owner), connected(owner)
+    monkeypatch.setattr("kqs.server.context.MAX_UNFLUSHED_BYTES", 10)
+    peers = [connected(owner) for _ in range(2)]
+    for connection, _ in peers:
+        connection.data_received(INSERT * 2)
+        connection.data_received(INSERT)
+    assert [transport.is_read for _, transport in peers] == [False, False]
+    for _ in range(4):
+        owner.flush()
+    assert all(transport.is_read for _, transport in peers)
+    assert [b"".join(transport.writes).count(b'"end"') for _, transport in peers] == [3, 3]
+
+
+async def test_a_flooded_server_still_answers_what_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = StubOwner()
+    (inserting, _), (pinging, pinged) = connected(owner), connected(owner)
     monkeypatch.setattr("kqs.server.context.MAX_UNFLUSHED_BYTES", 10)
     inserting.data_received(INSERT)
     pinging.data_received(PING)
-    assert not inserted.is_read
-    assert not pinged.is_read
-    owner.flush()
-    assert inserted.is_read
-    assert pinged.is_read
     assert pinged.writes == [PONG]
+    assert pinged.is_read
 
 
-async def test_long_unfinished_lines_are_turned_away_when_they_take_too_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kqs.server.context.MAX_OPEN_BYTES", 500_000)
+async def test_who_speaks_http_is_closed_unheard() -> None:
     owner = StubOwner()
-    peers = [(Connection(owner, 10**6), RecordingTransport()) for _ in range(2)]
-    for connection, transport in peers:
-        connection.connection_made(transport)
-        connection.data_received(b"x" * 300_000)
-    assert [transport.is_closed for _, transport in peers] == [False, True]
-    assert b'"busy"' in peers[1][1].writes[0]
-    for connection, _ in peers:
-        connection.connection_lost(None)
-    assert owner.context.open_bytes == 0
+    connection, transport = connected(owner)
+    connection.data_received(b"POST / HTTP/1.1\r\n\r\n" + PING)
+    assert transport.is_closed
+    assert not transport.writes
+    assert owner.foreign == [connection]

@@ -7,7 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
-from kqs.server.conversation import MAX_BATCH_CALLS
+from kqs.server import conversation as conversation_module
+from kqs.server.answers import Answers
+from kqs.wire.jsonrpc import MAX_BATCH_CALLS
+from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
 
 TRANSCRIPT = (
@@ -111,14 +114,17 @@ async def test_a_peer_with_too_many_calls_unanswered_is_full_until_they_are() ->
     assert talk.conversation.is_idle
 
 
-async def test_all_peers_are_full_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inserts_wait_while_the_journal_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context_module, "MAX_UNFLUSHED_BYTES", 10)
     talk = Conversing()
     talk.backend.journal.held = True
-    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    insert = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
+    talk.hear(insert)
+    assert not talk.conversation.is_full
+    assert talk.hear(b'{"id":2,"n":"ping"}\n' + insert) == []
     assert talk.conversation.is_full
     talk.backend.journal.flush()
-    assert not talk.conversation.is_full
+    assert [answer["id"] for answer in talk.hear(b"")] == [1, 2]
 
 
 async def test_long_answers_are_taken_in_pieces() -> None:
@@ -166,3 +172,149 @@ async def test_a_traced_conversation_logs_what_goes_in_out_and_wrong() -> None:
     with capture_logs() as logged:
         talk.hear(b'{"n":"ping"}\n' + b'{"n":"nope"}\n')
     assert [entry["event"] for entry in logged] == ["<", "!", ">"]
+
+
+PAD = b'"' + b"x" * 400_000 + b'"'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":1,"n":"insert","m":{"type":"x","id":"a","data":%b}}' % PAD,
+        b'{"id":1,"n":"insert","m":[{"type":"x","id":"a","auth":{"user":"me"}},{"type":"y","id":"b","data":%b}]}' % PAD,
+        b'{"id":1,"n":"echo","m":%b}' % PAD,
+        b'{"id":1,"n":"nope","m":%b}' % PAD,
+        b'{"jsonrpc":"2.0","id":1,"method":"echo","params":%b}' % PAD,
+    ],
+)
+async def test_a_long_line_is_answered_in_its_turn(line: bytes) -> None:
+    ping = b'{"id":0,"n":"ping"}\n'
+    answers = await Conversing(max_line_bytes=10**6).settled(ping + line[:1000], line[1000:] + b"\n" + ping)
+    assert sorted(answer["id"] for answer in answers) == [0, 0, 1]
+
+
+async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    assert talk.hear(b'{"id":1,"n":"echo","m":%b}\n{"id":2,"n":"ping"}\n' % PAD) == []
+    assert talk.conversation.is_full
+    assert not talk.conversation.is_idle
+    finish(waiting.pop())
+    assert not talk.conversation.is_full
+    talk.proceed()
+    assert [answer["id"] for answer in talk.answers()] == [1, 2]
+
+
+async def test_a_long_line_of_a_peer_that_left_is_dropped() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
+    talk.conversation.forget()
+    finish(waiting.pop())
+    assert not talk.backend.journal.records
+    assert talk.conversation.is_idle
+
+
+async def test_a_fault_of_ours_in_a_long_line_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(conversation_module, "decoding_any", fail)
+    talk = Conversing(max_line_bytes=10**6)
+    talk.hear(b'{"id":1,"n":"echo","m":%b}\n' % PAD)
+    with pytest.raises(AssertionError, match="ours"):
+        talk.proceed()
+
+
+async def test_many_lines_that_no_fast_way_takes_stop_when_their_peer_has_had_enough() -> None:
+    talk = Conversing(max_in_flight=2, max_line_bytes=10**6)
+    talk.backend.journal.held = True
+    auth = b'{"id":%d,"n":"insert","m":{"type":"x","auth":{"user":"me"}}}\n'
+    talk.hear(b"".join(auth % number for number in range(200)))
+    assert talk.conversation.in_flight == 2
+    numbers = []
+    for _ in range(100):
+        talk.backend.journal.flush()
+        talk.proceed()
+        numbers += [answer["id"] for answer in talk.answers()]
+    assert numbers == list(range(200))
+
+
+async def test_many_calls_stop_when_their_peer_has_had_enough() -> None:
+    talk = Conversing(max_in_flight=2)
+    talk.backend.journal.held = True
+    talk.hear(b"".join(b'{"id":%d,"n":"insert","m":[{"type":"x"}]}\n' % number for number in range(99)))
+    numbers = []
+    for _ in range(50):
+        talk.backend.journal.flush()
+        talk.proceed()
+        numbers += [answer["id"] for answer in talk.answers()]
+    assert numbers == list(range(99))
+
+
+@pytest.mark.parametrize("name", ["push", "kick", "enqueue", "quti", "adopts", "quit ", "exit"])
+async def test_nothing_that_does_harm_is_suggested(name: str) -> None:
+    (answer,) = Conversing().hear(b'{"n":"%b"}\n' % name.encode())
+    assert answer["e"]["message"] == f'unknown call "{name}"'
+
+
+@pytest.mark.parametrize(("data_bytes", "counted_as"), [(200_000, "waiting_bytes"), (400_000, "open_bytes")])
+async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data_bytes: int, counted_as: str) -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":[{"type":"x","data":"%b"}]}\n' % (b"x" * data_bytes))
+    talk.conversation.count_received()
+    assert getattr(talk.context.lines, counted_as) > data_bytes
+    finish(waiting.pop())
+    talk.proceed()
+    talk.conversation.count_received()
+    assert talk.context.lines.waiting_bytes == talk.context.lines.open_bytes == 0
+
+
+async def test_what_is_worked_on_is_dropped_with_what_waits() -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    waiting: list[Steps[None]] = []
+    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
+    next(waiting[0])
+    talk.conversation.count_received()
+    talk.conversation.drop()
+    assert talk.context.lines.open_bytes == 0
+    finish(waiting.pop())
+    assert not talk.backend.journal.records
+    assert talk.conversation.is_idle
+
+
+async def test_of_long_lines_only_inserts_are_run_while_others_hold_too_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Conversing(max_line_bytes=10**6)
+    monkeypatch.setattr(Answers, "is_crowded", True)
+    long = b'"%b"' % (b"x" * 400_000)
+    insert = b'{"id":1,"n":"insert","m":[{"type":"x","data":%b}]}\n{"id":2,"n":"ping"}\n' % long
+    assert [answer["id"] for answer in await talk.settled(insert)] == [2, 1]
+    assert talk.hear(b'{"id":3,"n":"echo","m":%b}\n{"id":4,"n":"ping"}\n' % long) == []
+    assert talk.conversation.is_full
+    monkeypatch.setattr(Answers, "is_crowded", False)
+    assert [answer["id"] for answer in talk.hear(b"")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"n":"insert","m":{"type":"a","auth":{"password":"sesame"}}}',
+        b'{"n":"insert","m":[{"type":"a","auth":"sesame"}]}',
+        b'{"n":"insert","m":{"type":"a","\\u0061uth":"sesame"}}',
+        b'{"n":"insert","m":[["auth","sesame"]]}',
+        b'{"n":"stats","m":{"Auth":"sesame"}}',
+        b'{"n":"insert","m":{"type":"a","auth":"sesame"',
+    ],
+)
+async def test_no_password_stands_in_a_traced_line(line: bytes) -> None:
+    talk = Conversing()
+    talk.context.trace = True
+    with capture_logs() as logged:
+        talk.hear(line + b"\n")
+    assert logged
+    assert "sesame" not in str(logged)

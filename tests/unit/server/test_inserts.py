@@ -28,6 +28,16 @@ async def test_an_array_is_journaled_as_one_record_of_its_bytes() -> None:
     assert answer["m"] == [talk.backend.ids.of(record.first_order), "mine"]
 
 
+@pytest.mark.parametrize("text", [PLAIN, b'{"id":1,"n":"insert","m":[{"type":"x","delay":1}]}\n'])
+async def test_what_is_journaled_says_when_it_was_accepted_by_the_clock_of_then(text: bytes) -> None:
+    talk = Conversing()
+    ahead = talk.backend.ids.take(1, 4e9)
+    await talk.settled(text)
+    (record,) = talk.backend.journal.records
+    assert record.first_order == ahead + 1
+    assert record.accepted_at == pytest.approx(talk.context.clock(), abs=3600)
+
+
 async def test_the_answers_name_the_jobs_in_order() -> None:
     talk = Conversing()
     answers = await talk.settled(PLAIN)
@@ -133,6 +143,7 @@ async def test_an_id_that_another_server_may_yet_make_is_refused_but_adopted_fro
     answers = await talk.settled(*(b'{"id":1,"n":"%b","m":%b}\n' % (name, job) for name in (b"insert", b"adopt")))
     assert codes(answers) == ["bad_job", "ok"]
     assert answers[1]["m"] == recent
+    assert [record.adopted for record in talk.backend.journal.records] == [True]
 
 
 async def test_an_id_of_another_server_that_is_old_enough_is_a_clients_to_give() -> None:

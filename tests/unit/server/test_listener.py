@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import grp
+import os
+import resource
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 
 from kqs.config import ServerSection
 from kqs.errors import StartupError
-from kqs.server.listener import Listener
+from kqs.server.listener import ACCEPT_PAUSE_S, Listener
 
 
 class HangUp(asyncio.Protocol):
@@ -112,6 +115,30 @@ async def test_the_unix_socket_is_for_its_owner_only(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_the_unix_socket_is_for_whom_the_settings_say(tmp_path: Path) -> None:
+    path, group = tmp_path / "kqs.sock", grp.getgrgid(os.getgid())
+    async with listening(socket=str(path), socket_mode="0660", socket_group=group.gr_name):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert path.stat().st_gid == group.gr_gid
+
+
+async def test_an_unknown_group_is_exit_78(tmp_path: Path) -> None:
+    error = await refusal(socket=str(tmp_path / "kqs.sock"), socket_group="no such group")
+    assert error.exit_code == 78
+    assert not (tmp_path / "kqs.sock").exists()
+
+
+async def test_without_a_host_there_is_only_the_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "kqs.sock"
+    async with listening(host="", socket=str(path)) as listener:
+        assert listener.addresses == []
+        assert await connects(path)
+
+
+async def test_nothing_to_listen_on_is_exit_78() -> None:
+    assert (await refusal(host="")).exit_code == 78
+
+
 async def test_a_stale_unix_socket_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "kqs.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -168,3 +195,39 @@ async def test_a_bound_listener_that_never_starts_frees_its_port() -> None:
     listener.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*listener.addresses[0])
+
+
+async def test_without_open_files_it_accepts_later_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async with listening(host="127.0.0.1") as listener:
+        with socket.socket() as peer, no_more_files():
+            peer.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(peer, listener.addresses[0])
+            await asyncio.sleep(3 * ACCEPT_PAUSE_S)
+        reader, writer = await asyncio.open_connection(*listener.addresses[0])
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    assert capsys.readouterr().err.count("connections cannot be accepted") == 1
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_thousand_who_knock_at_once_are_all_let_in() -> None:
+    async with listening(host="127.0.0.1") as listener:
+        peers = [socket.create_connection(listener.addresses[0]) for _ in range(1000)]
+        loop = asyncio.get_running_loop()
+        for peer in peers:
+            peer.setblocking(False)
+            assert await loop.sock_recv(peer, 1) == b""
+            peer.close()

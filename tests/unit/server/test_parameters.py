@@ -7,12 +7,18 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.job import State
-from kqs.server.parameters import HelpQuery, JobQuery, JobsQuery, Parameters, parse
+from kqs.server import parameters
+from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, Parameters
+from kqs.wire.call import Call, Dialect
 
 
-def refusal(model: type[Parameters], argument: bytes) -> str:
+def parse(model: type[AnyParameters], argument: Raw, dialect: Dialect = Dialect.QRPC) -> AnyParameters:
+    return parameters.parse(model, Call("call", argument, dialect=dialect))
+
+
+def refusal(model: type[Parameters], argument: bytes, dialect: Dialect = Dialect.QRPC) -> str:
     with pytest.raises(CallError) as caught:
-        parse(model, Raw(argument))
+        parse(model, Raw(argument), dialect)
     assert caught.value.call_code == "bad_call"
     return str(caught.value)
 
@@ -43,7 +49,8 @@ def test_a_string_stands_for_the_only_field() -> None:
         (b'{"state":0}', "state: must be one of new, delayed"),
         (b'{"after":5}', "after: "),
         (b'{"limt":5}', 'unknown field "limt"; the nearest known one is "limit"'),
-        (b"[]", "argument: "),
+        (b'["x"]', "call takes its parameters by name"),
+        (b"5", "argument: "),
         (b'"x"', "argument: "),
     ],
 )
@@ -63,3 +70,39 @@ def test_a_missing_field_is_named() -> None:
 def test_a_message_is_short_however_long_the_argument() -> None:
     assert len(refusal(JobsQuery, b'{"state":"%b"}' % (b"x" * 10_000))) < 300
     assert len(refusal(JobsQuery, b'{"%b":1}' % (b"x" * 10_000))) < 300
+
+
+def test_an_argument_and_a_message_have_a_most() -> None:
+    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16384 bytes, got 20")
+    assert refusal(JobsQuery, b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b"}").count("unknown") == 5
+
+
+@pytest.mark.parametrize("argument", [b"null", b"{}", b"[]", b"{ }", b"[ ]"])
+@pytest.mark.parametrize("model", [NoQuery, HelpQuery, JobsQuery])
+def test_nothing_may_be_said_in_several_ways(model: type[Parameters], argument: bytes) -> None:
+    assert parse(model, Raw(argument)) == model()
+
+
+@pytest.mark.parametrize("argument", [b"0", b"false", b'""', b'"x"', b'{"a":1}', b'["a"]', b"[null]"])
+def test_a_call_without_parameters_takes_none(argument: bytes) -> None:
+    refusal(NoQuery, argument)
+    refusal(NoQuery, argument, Dialect.JSONRPC)
+
+
+def test_json_rpc_may_give_an_only_parameter_by_its_position() -> None:
+    assert parse(JobQuery, Raw(b'["a"]'), Dialect.JSONRPC).id == "a"
+    assert parse(JobQuery, Raw(b'[{"id":"a"}]'), Dialect.JSONRPC).id == "a"
+    assert parse(HelpQuery, Raw(b'["ping"]'), Dialect.JSONRPC).name == "ping"
+    assert "takes 1 parameter, got" in refusal(JobQuery, b'["a","b"]', Dialect.JSONRPC)
+    assert "by name" in refusal(JobsQuery, b'["a"]', Dialect.JSONRPC)
+    assert "by name" in refusal(JobQuery, b'["a"]')
+
+
+def test_binary_data_is_no_argument_of_these() -> None:
+    with pytest.raises(CallError, match="takes no binary data"):
+        parameters.parse(NoQuery, Call("ping", blob=b"x"))
+
+
+def test_an_argument_longer_than_any_is_refused_unread() -> None:
+    assert "at most" in refusal(JobQuery, b'"%b"' % (b"x" * 20_000))
+    assert len(refusal(JobQuery, b'"%b"' % (b"x" * 10**6))) < 300

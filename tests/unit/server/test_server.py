@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from kqs.server.connection import Connection
+from kqs.server.server import RESERVED_CONNECTIONS
 from tests.support.talking import LOOPS, Talk, talking, until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
@@ -24,7 +26,8 @@ def test_calls_are_answered(loop: str) -> None:
         assert talk.ask(b'{"n":"ping"}\n') == b'{"v":1,"s":"end","m":"pong"}\n'
 
 
-def test_one_connection_more_than_allowed_is_busy(loop: str) -> None:
+def test_one_connection_more_than_allowed_is_busy(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "is_of_this_machine", False)
     with talking(loop, max_connections=1) as talk:
 
         async def exceed() -> tuple[bytes, bytes]:
@@ -38,6 +41,57 @@ def test_one_connection_more_than_allowed_is_busy(loop: str) -> None:
         refused, accepted = talk.run(exceed())
     assert b'"busy"' in refused
     assert b'"pong"' in accepted
+
+
+def test_beyond_the_most_connections_this_machine_may_administer_and_no_more(loop: str) -> None:
+    calls = b'{"n":"ping"}\n{"n":"echo","m":1}\n' + INSERT + b'{"jsonrpc":"2.0","id":1,"method":"adopt","params":[]}\n'
+    with talking(loop, max_connections=1) as talk:
+
+        async def exceed() -> list[bytes]:
+            _, first = await talk.connect()
+            reply = await ask_on(talk, calls)
+            first.close()
+            return reply.splitlines()
+
+        assert [b"busy" in answer for answer in talk.run(exceed())] == [False, True, True, True]
+        assert talk.backend.journal.records == []
+
+
+def test_a_connection_for_administration_may_do_all_once_there_is_room(loop: str) -> None:
+    with talking(loop, max_connections=1) as talk:
+
+        async def exceed() -> list[bytes]:
+            _, first = await talk.connect()
+            reader, writer = await talk.connect()
+            answers = []
+            for _ in range(2):
+                writer.write(INSERT)
+                answers.append(await reader.readline())
+                first.close()
+                await until(lambda: talk.server.counters.connections_open == 1)
+            writer.close()
+            return answers
+
+        assert [b"busy" in answer for answer in talk.run(exceed())] == [True, False]
+
+
+def test_who_holds_the_reserve_without_use_cannot_keep_others_from_it(loop: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "kqs.sock")
+    with talking(loop, max_connections=1, socket=path) as talk:
+
+        async def exceed() -> list[bytes]:
+            crowd = [await talk.connect() for _ in range(40)]
+            local = [await asyncio.open_unix_connection(path) for _ in range(20)]
+            await until(lambda: talk.server.counters.connections_open == 1 + 2 * RESERVED_CONNECTIONS)
+            answers = [await ask_on(talk, b'{"n":"ping"}\n')]
+            for reader, writer in local[-RESERVED_CONNECTIONS:]:
+                writer.write(b'{"n":"ping"}\n')
+                answers.append(await reader.readline())
+            for _, writer in crowd + local:
+                writer.close()
+            return answers
+
+        assert all(b"pong" in answer for answer in talk.run(exceed()))
 
 
 async def ask_on(talk: Talk, data: bytes) -> bytes:

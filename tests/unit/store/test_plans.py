@@ -6,21 +6,23 @@ import sqlite3
 
 import pytest
 
-from kqs.store.sqlite import bulk, claim, report, retention, schedule, schema
+from kqs.store.sqlite import bulk, claim, content, report, retention, schedule, schema
 
 BY_KEY = [
-    claim._READY,
+    content._READY,
+    content._RUNNING,
+    content._LENGTHS,
+    content._LONG,
+    content._END_DAMAGED,
     claim._CLAIM,
-    claim._EXPIRE_AT,
-    claim._END_DAMAGED,
     report._FENCES,
     report._END_ALIKE,
     report._RUNS,
     retention._KINDS,
     retention._DELETE,
     schedule._WAKE,
-    schedule._END_EXPIRED,
     bulk._GET,
+    bulk._LENGTHS,
     bulk._DELETE,
 ]
 BY_INDEX = {

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import pytest
 
+from kqs.store.sqlite import rows
 from kqs.store.sqlite.rows import ManyRows, decode_orders, json_list
 
 INSERT = ManyRows("insert into t (a, b)", "(?,?)", "on conflict do nothing")
@@ -30,3 +32,28 @@ def test_rows_that_change_nothing_are_not_counted(db: sqlite3.Connection) -> Non
 
 def test_orders_travel_as_json() -> None:
     assert decode_orders(json_list(iter([1, 2**62]))) == [1, 2**62]
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 257, 300])
+def test_filler_takes_the_place_of_a_repeated_row(db: sqlite3.Connection, count: int) -> None:
+    add = ManyRows("insert into t (a, b)", "(?,?)", "on conflict do update set b = b + excluded.b")
+    add.execute(db, [value for n in range(count) for value in (n, n)], filler=(count - 1, 0))
+    assert db.execute("select b from t").fetchall() == [(str(n),) for n in range(count)]
+
+
+def test_long_values_are_bound_a_few_at_a_time(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MOST_BYTES", 100)
+    bound: list[int] = []
+    db.set_trace_callback(lambda statement: bound.append(statement.count("'")))
+    lengths = [10, 95, 5, 200, 1, 60, 30]
+    values = [value for n, length in enumerate(lengths) for value in (n, "x" * length)]
+    assert INSERT.execute(db, values, lengths) == len(lengths)
+    assert [quotes // 2 for quotes in bound] == [1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("at", [0.0, 16.1, 1_700_000_000.123456, 9_999_999_999.999999, 2.0**50 + 0.25, None])
+def test_instants_travel_exactly(db: sqlite3.Connection, at: float | None) -> None:
+    db.execute("create table instants (at real)")
+    db.execute("insert into instants values (?)", (at,))
+    (packed,) = db.execute(f"select json_array({rows.json_real('at')}) from instants").fetchone()
+    assert rows.real(*json.loads(packed)) == at

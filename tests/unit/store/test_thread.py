@@ -142,3 +142,36 @@ async def test_a_connection_given_up_in_a_quiet_moment_ends_nothing(
     await asyncio.to_thread(session.tidied.wait, 10)
     async with asyncio.timeout(10):
         assert await store.call(write(2)) == 1
+
+
+async def test_whoever_waits_for_a_thread_that_ends_unasked_is_told_and_so_is_who_asks_later(
+    session: CountingSession, store: StoreThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_error: Exception) -> None:
+        raise RuntimeError("a bug in the rollback")
+
+    def raise_error(_session: Session) -> None:
+        raise ValueError("the operation failed")
+
+    monkeypatch.setattr(session, "rollback", fail)
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="the store's thread ended: RuntimeError: a bug in the rollback"):
+                await store.call(raise_error)
+        await store.stop()
+
+
+async def test_a_thread_that_ends_between_two_operations_is_told_to_the_next(
+    session: CountingSession, store: StoreThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug in the tidying")
+
+    monkeypatch.setattr(session, "shrink", fail)
+    session.wants_shrink = True
+    async with asyncio.timeout(10):
+        await store.call(lambda _session: None)
+        assert store._thread is not None
+        await asyncio.to_thread(store._thread.join)
+        with pytest.raises(RuntimeError, match="the store's thread ended: RuntimeError: a bug in the tidying"):
+            await store.call(lambda _session: None)

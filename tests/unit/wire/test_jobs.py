@@ -5,7 +5,22 @@ import pytest
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob
 from kqs.wire import jobs
-from kqs.wire.jobs import at_seconds, decode_job, decode_jobs, read_fields, replay_jobs, strip_auth
+from kqs.wire.jobs import (
+    at_seconds,
+    decode_job,
+    decode_jobs,
+    decoding,
+    kept_at_seconds,
+    read_fields,
+    replay_jobs,
+    taking_auth_out,
+)
+from kqs.wire.scan import SHORT_BYTES
+from kqs.wire.steps import finish
+
+
+def given(text: bytes, max_jobs: int = 1000) -> jobs.Given:
+    return finish(decoding(text, max_jobs))
 
 
 def refused(text: bytes | str, code: str = "bad_job") -> str:
@@ -253,16 +268,20 @@ def test_good_types_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch
         (b'[{"auth":1},{"type":"a","auth":2}, {"type":"b"}]', b'[{},{"type":"a"}, {"type":"b"}]'),
         (b'{"type":"auth","data":"\\"auth\\":"}', b'{"type":"auth","data":"\\"auth\\":"}'),
         (b'"auth"', b'"auth"'),
+        (b'{"type":"auth"}', b'{"type":"auth"}'),
+        (b'{"data":{"auth":1}}', b'{"data":{"auth":1}}'),
+        (b'{"type":"a","data":"\\u0061","auth" : 1 }', b'{"type":"a","data":"\\u0061"}'),
+        (b'[1, {"auth":1,"type":"a"}]', b'[1, {"type":"a"}]'),
         (b'{"type":"a"}', b'{"type":"a"}'),
     ],
 )
 def test_auth_is_taken_out_and_nothing_else(text: bytes, left: bytes) -> None:
-    assert strip_auth(text) == left
+    assert finish(taking_auth_out(text)) == left
 
 
 def test_auth_twice_is_refused() -> None:
     with pytest.raises(CallError, match="job 1: auth: stands twice"):
-        strip_auth(b'[{"auth":1},{"auth":1,"auth":2}]')
+        finish(taking_auth_out(b'[{"auth":1},{"auth":1,"auth":2}]'))
 
 
 @pytest.mark.parametrize(
@@ -297,3 +316,99 @@ def test_what_has_no_fields_or_one_twice_is_refused(text: bytes, code: str, mess
     with pytest.raises(CallError, match=message) as caught:
         read_fields(text)
     assert caught.value.call_code == code
+
+
+PAD = b'"' + b"x" * SHORT_BYTES + b'"'
+
+
+def test_an_argument_is_one_job_or_an_array() -> None:
+    found = given(b'{"type":"a"}')
+    assert (found.payload, [job.type for job in found.jobs], found.is_array) == (b'{"type":"a"}', ["a"], False)
+    found = given(b'[{"type":"a"},{"type":"b"}]')
+    assert ([job.type for job in found.jobs], found.is_array) == (["a", "b"], True)
+    assert given(b"[]").jobs == []
+
+
+def test_a_long_array_is_decoded_as_it_was_sent() -> None:
+    text = b"[" + b", ".join(b'{"type":"t%d","data":[{"a":[1,2]},"],\\"["]}' % number for number in range(9000)) + b" ]"
+    found = given(text, 9000)
+    assert found.payload == text
+    assert [job.type for job in found.jobs] == [f"t{number}" for number in range(9000)]
+    assert {bytes(job.data) for job in found.jobs} == {b'[{"a":[1,2]},"],\\"["]'}
+    assert replay_jobs(text) == found.jobs
+
+
+def test_a_long_job_keeps_its_data_byte_for_byte() -> None:
+    found = given(b'{"type":"a", "data" : ' + PAD + b' , "ttr":5}')
+    (job,) = found.jobs
+    assert isinstance(job, JobFields)
+    assert (bytes(job.data), job.ttr) == (PAD, 5.0)
+    assert isinstance(given(b'{"data":' + PAD + b',"type":"a"}').jobs[0], PlainJob)
+
+
+def test_auth_is_taken_out_of_long_arguments_too() -> None:
+    job = b'{"auth":{"user":"u"},"type":"a","data":%b}' % PAD
+    assert given(job).payload == job.replace(b'"auth":{"user":"u"},', b"")
+    array = b"[%b, %b]" % (job, b'{"type":"b"}')
+    assert given(array).payload == array.replace(b'"auth":{"user":"u"},', b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'[{"type":"a"},{"type":"a","data":%b},{"type":"a","ttr":0}]', "job 2: ttr: expected a number of seconds from 0.1"),
+        (b'[{"type":"a","data":%b},7]', r"job 1: expected a job object, got 7\Z"),
+        (b'[{"type":"a"},{"auth":1,"data":%b,"auth":1}]', r"job 1: auth: stands twice\Z"),
+        (b'{"type":"a","data":%b,"type":"b"}', r"type: stands twice\Z"),
+        (b'{"id":"a","type":"a","data":%b,"\\u0069d":"b"}', r"id: stands twice\Z"),
+        (b'{"data":%b}', "type: missing"),
+        (b'{"data":%b,"type":"\t"}'.replace(b"\t", b"\\t"), "type: expected 1 to 200 bytes of printable text"),
+        (b'{"type":"a","data":%b,"dealy":1}', 'unknown field "dealy"; the nearest known one is "delay"'),
+        (b'{"type":"a","data":%b,"delay":1,"at":1}', "delay and at: expected one of them, got both"),
+        (b'{"type":%b}', "type: expected 1 to 200 bytes"),
+        (b'{"type":"a","data":1,%b:1}', 'unknown field "x{59}…'),
+        (b'{"type":"a","ttr":%b}', "ttr: expected a number of seconds"),
+    ],
+)
+def test_long_arguments_are_refused_like_short_ones(text: bytes, message: str) -> None:
+    with pytest.raises(CallError, match=message) as caught:
+        given(text % PAD)
+    assert caught.value.call_code == "bad_job"
+
+
+def test_an_array_has_a_most() -> None:
+    text = b"[" + b'{"type":"a"},' * 99 + b'{"type":"a"}]'
+    assert len(given(text, 100).jobs) == 100
+    with pytest.raises(CallError, match="expected at most 99 jobs in one insert") as caught:
+        given(text, 99)
+    assert caught.value.call_code == "too_large"
+
+
+@pytest.mark.parametrize("field", [name for name in JobFields.__struct_fields__ if name != "data"])
+def test_a_wrong_value_of_any_field_is_refused_by_its_name(field: str) -> None:
+    with pytest.raises(CallError) as caught:
+        decode_jobs(f'[{{"type":"a"}},{{"type":"a","{field}":[]}}]'.encode().replace(b'"type":"a","type"', b'"type"'))
+    assert str(caught.value).startswith(f"job 1: {field}: ")
+
+
+@pytest.mark.parametrize("name", ["\u202e", "a\u200db", "\ufeffa", "\u2066x", "\ue000", "\U000e0041", "\u2029", "\u00ad"])
+def test_what_deceives_a_reader_is_no_type(name: str) -> None:
+    message = refused(f'{{"type":"{name}"}}')
+    assert message.startswith("type: expected 1 to 200 bytes of printable text")
+    assert message.isprintable()
+
+
+OLD = b'{"type":"a\\u202e","id":"x","data":[1],"time_limit":1e308,"expire":1e308,"keep":1e300,"ttr":5,"colour":1,"at":1e300}'
+
+
+def test_what_wider_bounds_accepted_is_replayed_within_ours() -> None:
+    (job,) = replay_jobs(OLD)
+    assert isinstance(job, JobFields)
+    assert (job.type, job.id, bytes(job.data)) == ("a\u202e", "x", b"[1]")
+    assert (job.time_limit, job.expire, job.keep, job.ttr) == (1e10, 1e10, 1e10, 5)
+    assert replay_jobs(b"[" + OLD + b',{"type":"b"}]') == [job, JobFields(type="b")]
+
+
+def test_an_old_time_that_is_refused_now_is_past() -> None:
+    assert kept_at_seconds(1e300) == kept_at_seconds("at noon") == 0.0
+    assert kept_at_seconds(5.5) == 5.5

@@ -3,7 +3,8 @@ from msgspec import Raw
 
 from kqs.wire import jsonrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
-from kqs.wire.jsonrpc import Batch, decode_line, is_jsonrpc
+from kqs.wire.jsonrpc import Batch, decode_line, telling_jsonrpc
+from kqs.wire.steps import finish
 
 ONE = Raw(b"1")
 
@@ -21,14 +22,14 @@ def bad(line: bytes, code: str = "bad_call") -> BadLine:
 
 @pytest.mark.parametrize("line", [b'{"jsonrpc":"2.0"}', b" [1]", b"[", rb'{"\u006asonrpc":"2.0"}'])
 def test_it_is_told_by_its_key_or_by_an_array(line: bytes) -> None:
-    assert is_jsonrpc(line)
+    assert finish(telling_jsonrpc(line))
 
 
 @pytest.mark.parametrize(
     "line", [b'{"n":"ping"}', b'{"n":"echo","m":{"jsonrpc":"2.0"}}', b'{"jsonrpc"', rb'{"n":"\u0061"}', b""]
 )
 def test_all_else_is_not(line: bytes) -> None:
-    assert not is_jsonrpc(line)
+    assert not finish(telling_jsonrpc(line))
 
 
 @pytest.mark.parametrize("params", [b"[1, 2]", b'{"type":"a"}', b"5", b"null"])
@@ -84,7 +85,13 @@ def test_a_batch_gives_its_members_in_order() -> None:
 
 def test_the_calls_of_a_batch_are_counted_before_they_are_read() -> None:
     assert len(decode_line(b"[" + b"1," * 9_999 + b"1]")) == 10_000
-    assert bad(b"[" + b"1," * 10_000 + b"1]", "too_large").message == "batch: expected at most 10000 calls, got 10001"
+    assert bad(b"[" + b"1," * 10_000 + b"1]", "too_large").message == "batch: expected at most 10000 calls"
+
+
+def test_a_long_batch_is_read_like_a_short_one() -> None:
+    member = b'{"jsonrpc":"2.0","id":1,"method":"echo","params":%b}' % (b'"' + b"x" * 300_000 + b'"')
+    found = decode_line(b"[%b]" % b",".join([member, member]), batch=3)
+    assert [(one.name, len(one.arg), one.batch) for one in found if isinstance(one, Call)] == [("echo", 300_002, 3)] * 2
 
 
 def test_answers() -> None:

@@ -4,6 +4,7 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.wire import strict
+from kqs.wire.steps import finish
 
 
 @pytest.mark.parametrize(
@@ -66,10 +67,21 @@ def test_text_and_depth_are_refused_with_their_reason() -> None:
         strict.check_text(b'"\xff"')
 
 
+def refusal(text: bytes, error: ValueError | RecursionError) -> str:
+    return str(finish(strict.refusing(text, error)))
+
+
 def test_malformed_input_is_told_apart() -> None:
-    assert "levels" in str(strict.not_json(b"[", RecursionError()))
-    assert "UTF-8" in str(strict.not_json(b'"\xff', ValueError("x")))
-    assert str(strict.not_json(b"[", msgspec.DecodeError("JSON is malformed: oh"))) == "not JSON: oh, got ["
+    assert "levels" in refusal(b"[", RecursionError())
+    assert "UTF-8" in refusal(b'"\xff', ValueError("x"))
+
+
+def test_the_reason_is_shown_whatever_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: bytes) -> None:
+        raise msgspec.DecodeError("JSON is malformed: Oh")
+
+    monkeypatch.setattr(strict, "_decode_raw", refuse)
+    assert refusal(b"[", msgspec.DecodeError("no")) == "not JSON: oh, got ["
 
 
 @pytest.mark.parametrize(
@@ -77,26 +89,15 @@ def test_malformed_input_is_told_apart() -> None:
     [
         (b"foo\n", "invalid character (byte 1), got foo"),
         (b'{"a":fo}', 'invalid character (byte 6), got {"a":fo}'),
-        (b'{"a":1', 'it ends within a value, got {"a":1'),
-        (b'"' + b"x" * 99, f'it ends within a value, got "{"x" * 59}…'),
+        (b'{"a":1', 'input data was truncated, got {"a":1'),
+        (b'"' + b"x" * 99, f'input data was truncated, got "{"x" * 59}…'),
         (rb'{"a":"\ud800"}', "invalid UTF-8, or half of a surrogate pair"),
     ],
 )
 def test_malformed_text_is_shown_with_what_is_wrong_and_where(text: bytes, reason: str) -> None:
     with pytest.raises(CallError) as caught:
-        strict.check_json(text)
+        finish(strict.checking_json(text))
     assert str(caught.value) == f"not JSON: {reason}"
-
-
-def test_members_are_found_where_they_stand() -> None:
-    text = rb' { "a" : [1,{"x":2}] ,"\u0062":"{,\":}" }'
-    found = [(member.key, text[member.start : member.end]) for member in strict.members(text)]
-    assert found == [("a", b'"a" : [1,{"x":2}] '), ("b", rb'"\u0062":"{,\":}" ')]
-
-
-def test_members_of_an_array_name_their_object() -> None:
-    found = [(member.owner, member.key) for member in strict.members(b'[{"a":1},{},{"b":{"c":1}}]', level=2)]
-    assert found == [(0, "a"), (2, "b")]
 
 
 def test_a_key_is_repeated_only_outside_what_was_kept() -> None:
@@ -124,7 +125,7 @@ def test_brackets_only_in_a_string_are_no_levels() -> None:
 @pytest.mark.parametrize("text", [b"[1", b"5x", b'"\xff"', b"[" * 65 + b"]" * 65, b""])
 def test_all_that_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(CallError) as caught:
-        strict.check_json(text)
+        finish(strict.checking_json(text))
     assert caught.value.call_code == "bad_json"
 
 
@@ -132,3 +133,29 @@ def test_all_that_is_no_json_is_refused(text: bytes) -> None:
 def test_what_is_shown_is_cut_after_whole_characters(text: str) -> None:
     assert strict.shown(text.encode()) == text
     assert strict.shown((text + text).encode()) == f"{text}…"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_clean"),
+    [
+        ("é".encode() * 100_000, True),
+        (b"x" + "é".encode() * 100_000, True),
+        ("é".encode() * 100_000 + b"\xc3", False),
+        (rb"\ud83d\ude00" * 100_000, True),
+        (rb"\ud83d\ude00" * 100_000 + rb"\ud83d", False),
+        (rb"\\ud83d" * 100_000, True),
+        (rb"\ud7ff" * 10 + b"\\", True),
+    ],
+)
+def test_long_text_is_judged_like_short(text: bytes, is_clean: bool) -> None:
+    assert strict.is_clean_text(text) == is_clean
+
+
+def test_long_json_may_be_as_deep_as_short() -> None:
+    finish(strict.checking_json(b"[" + closed(63) + b',""' * 100_000 + b"]"))
+    with pytest.raises(CallError, match="levels"):
+        finish(strict.checking_json(b"[" + b'"",' * 100_000 + closed(64) + b"]"))
+
+
+def test_what_steers_a_terminal_is_shown_as_an_escape() -> None:
+    assert strict.shown('"a\u202eb"'.encode()) == '"a\\u202eb"'

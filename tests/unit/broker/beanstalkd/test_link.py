@@ -159,3 +159,18 @@ async def test_commands_held_back_are_dropped_with_the_connection(ends: Ends) ->
     assert ends.wire.writes == []
     with pytest.raises(LinkLostError, match="enough"):
         await asked
+
+
+async def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def addresses_of(host: str | None) -> list[str]:
+        return {"broker": ["127.0.0.2", "127.0.0.1"], "gone": ["127.0.0.2", "127.0.0.3"]}[host or ""]
+
+    monkeypatch.setattr(link_module, "addresses_of", addresses_of)
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    link = await Link.open(f"broker:{port}", lambda reason: None)
+    assert link.is_open
+    link.abort("done")
+    with pytest.raises(OSError):
+        await Link.open(f"gone:{port}", lambda reason: None)
+    server.close()

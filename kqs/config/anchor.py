@@ -1,0 +1,33 @@
+"""Paths that stay what they are when a handler changes the working directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kqs.config.sections import Config
+from kqs.errors import ExitCode, StartupError
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
+
+#: no socket can be bound to a longer path; a relative one may do, as long as nothing changes the directory
+_SOCKET_PATH_BYTES = 107
+
+
+def anchored(config: Config, folder: Path) -> Config:
+    """Return `config` with every path taken from `folder`, which is absolute.
+
+    Raises: StartupError: exit code 78: the store's path is a URI, which no folder is a start of.
+    """
+    server, journal, store = config.server, config.journal, config.store
+    socket = str(folder / server.socket)
+    if server.socket and len(socket.encode(errors="surrogateescape")) <= _SOCKET_PATH_BYTES:
+        server = server.model_copy(update={"socket": socket})
+    journal = journal.model_copy(update={"dir": folder / journal.dir})
+    if store.kind == "sqlite" and store.uri:
+        if _URI.match(store.uri):
+            raise StartupError(
+                f"store.uri: {store.uri!r}: the kind sqlite expects the path of a file, not a URI", ExitCode.CONFIG
+            )
+        store = store.model_copy(update={"uri": str(folder / store.uri)})
+    return config.model_copy(update={"server": server, "journal": journal, "store": store})

@@ -1,0 +1,100 @@
+"""Finding and importing the modules that hold handlers. Called once, at start-up."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from kqs import handlers
+from kqs.errors import ExitCode, StartupError
+from kqs.handlers import HandlerError, Registry
+from kqs.log import get_logger
+
+log = get_logger("kqs.modules")
+
+
+def load_modules(names: Iterable[str]) -> Registry:
+    """Import modules, as `python -m` would find them, and return the registry that their decorators filled.
+
+    A module that registers nothing is warned of: its jobs would wait for ever.
+
+    Raises: StartupError: (78) a module cannot be imported, or another one of its name was: the message names it and the fault.
+    """
+    if not sys.flags.safe_path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    registry = handlers.default_registry
+    for name in names:
+        known = registry.types
+        module = _load(name)
+        if registry.types == known and not _has_handlers(module):
+            log.warning("a module of [worker] modules registers no handler", module=name, file=_file(module))
+    return registry
+
+
+def _load(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except BaseException as fault:
+        _refuse_other(name)
+        raise StartupError(f"[worker] modules: cannot load {name!r}: {_describe(fault)}", ExitCode.CONFIG) from fault
+    _refuse_other(name)
+    return module
+
+
+def _refuse_other(name: str) -> None:
+    """Refuse a name under which another module had been imported: the standard library's, or one that this server needs.
+
+    Raises: StartupError: (78) naming both files.
+    """
+    top = name.partition(".")[0]
+    meant, loaded = PathFinder.find_spec(top, sys.path), sys.modules.get(top)
+    if meant is None or meant.origin is None or loaded is None:
+        return
+    taken = _file(loaded)
+    if taken is None or not _is_same(taken, meant.origin):
+        of = f"the one of {taken}" if taken else "one that is built into Python"
+        message = f"{top!r} is {meant.origin}, but another module of that name is loaded already, {of}: rename yours"
+        raise StartupError(f"[worker] modules: cannot load {name!r}: {message}", ExitCode.CONFIG)
+
+
+def _file(module: ModuleType) -> str | None:
+    spec = getattr(module, "__spec__", None)
+    origin = getattr(spec, "origin", None) if spec is not None and spec.has_location else None
+    return origin or getattr(module, "__file__", None)
+
+
+def _is_same(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def _has_handlers(module: ModuleType) -> bool:
+    """Tell whether a handler stands in `module` or below it: another module may have imported it before."""
+    name = module.__name__
+    registry = handlers.default_registry
+    found = (registry.get(type_) for type_ in registry.types)
+    places = [str(getattr(handler.function, "__module__", "")) for handler in found if handler is not None]
+    return any(place == name or place.startswith(f"{name}.") for place in places)
+
+
+def _describe(fault: BaseException) -> str:
+    """Return one line: what went wrong, and the line of the user's code where it did."""
+    if isinstance(fault, HandlerError):
+        return str(fault)
+    text = f"{type(fault).__name__}: {_text(fault)}".replace("\n", " ")
+    frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "importlib" not in frame.filename]
+    if len(frames) < 2:  # only this module itself: the other was not found, or did not compile
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def _text(fault: BaseException) -> str:
+    try:
+        return str(fault)
+    except BaseException as unprintable:
+        return f"(its text cannot be had: {type(unprintable).__name__})"

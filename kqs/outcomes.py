@@ -1,0 +1,197 @@
+"""What a handler's end means: a value or an exception in, an Outcome out.
+
+Values and exceptions are the author's, and may do anything when they are looked at: raise, lie, be 5 MB long. Nothing here
+raises. A failure is told in the log, in a line of bounded length. A fork of this process ends here. Safe in any thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import traceback
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from kqs import verdicts
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import Run
+from kqs.log import get_logger
+from kqs.process import forks
+
+_log = get_logger("kqs.executor")
+
+#: a result is answered in one line, which is no longer than a line that is taken: `[server] max_line_bytes` unless it is set
+MAX_RESULT_BYTES = 16 * 2**20
+#: of a longer trace the log gets the beginning and, since the fault stands there, more of the end
+MAX_TRACE_CHARS = 10_000
+TRACE_HEAD_CHARS = 2_000
+#: what the log gets of a reason
+MAX_LOGGED_CHARS = 200
+
+_OK = Ok()
+
+
+def judge(fault: BaseException, run: Run) -> Outcome:
+    """Return what it means that a handler raised `fault`."""
+    forks.end_child()
+    try:
+        return _judge(fault, run)
+    except BaseException:  # whatever class it is of, and whatever that does
+        return _failed(run, "an exception that cannot be looked at")
+
+
+def _judge(fault: BaseException, run: Run) -> Outcome:
+    if isinstance(fault, verdicts.Again):
+        return _again(fault, run)
+    if isinstance(fault, verdicts.Fail):
+        return _failed(run, *_reason_and_final(fault))
+    return _failed(run, _named(fault), trace=_trace(fault))
+
+
+def _named(fault: BaseException) -> str:
+    name, text = type(fault).__name__, text_of(fault)
+    return f"{name}: {text}" if text else name
+
+
+def _again(verdict: verdicts.Again, run: Run) -> Outcome:
+    """Return what it asks for: a subclass may have lost the delay, or hold anything in its place."""
+    try:
+        return Again(verdicts.delay_in_seconds(verdict.delay))
+    except BaseException as fault:
+        return _failed(run, f"{type(verdict).__name__} has no delay that can be used: {_named(fault)}")
+
+
+def _reason_and_final(verdict: verdicts.Fail) -> tuple[str, bool]:
+    """Return what it says; a subclass may not have kept one or the other."""
+    try:
+        reason = text_of(verdict.reason)
+    except BaseException:
+        reason = text_of(verdict) or type(verdict).__name__
+    try:
+        return reason, bool(verdict.final)
+    except BaseException:
+        return reason, True
+
+
+def judge_data(fault: BaseException, run: Run) -> Outcome:
+    """Return what it means that a job's data could not be made an argument: the data's fault, or the author's validators'."""
+    forks.end_child()
+    try:
+        if isinstance(fault, ValidationError):
+            return _failed(run, f"data does not fit: {text_of(fault)}", final=True)
+        if isinstance(fault, (ValueError, RecursionError)):  # msgspec's errors are ValueErrors
+            text = text_of(fault)
+            return _failed(run, f"data: {text[:1].lower()}{text[1:]}", final=True)
+    except BaseException:
+        return _failed(run, "an exception that cannot be looked at")
+    return judge(fault, run)
+
+
+def judge_result(result: object, run: Run) -> Outcome:
+    """Return what it means that a handler returned `result`."""
+    forks.end_child()
+    if result is None:
+        return _OK
+    try:
+        return Ok(_written(result))
+    except BaseException as fault:
+        return _failed(run, f"the handler's result cannot be written as JSON: {_told(fault)}", final=True)
+
+
+def _failed(run: Run, reason: str, final: bool = False, trace: str | None = None) -> Failed:
+    try:
+        shown = reason if len(reason) <= MAX_LOGGED_CHARS else f"{reason[:MAX_LOGGED_CHARS]}…"
+        more = {"exception": trace} if trace else {}
+        _log.warning("handler failed", type=run.type, job=run.claim.id, attempt=run.attempt, reason=shown, **more)
+    except BaseException:  # noqa: S110 - a line may hold values that the handler bound to it
+        pass
+    return Failed(reason, final)
+
+
+def _told(fault: BaseException) -> str:
+    try:
+        return text_of(fault) or type(fault).__name__
+    except BaseException:
+        return "(cannot be shown)"
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)` as text that every store takes: an author's `__str__` may raise, file names bring lone surrogates."""
+    try:
+        return str.encode(str(value), errors="backslashreplace").decode()
+    except BaseException:
+        return "(cannot be shown)"
+
+
+def _trace(fault: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(fault)).rstrip()
+    except BaseException:
+        return "(the trace cannot be shown)"
+    left_out = len(text) - MAX_TRACE_CHARS
+    if left_out <= 0:
+        return text
+    tail = text[TRACE_HEAD_CHARS - MAX_TRACE_CHARS :]
+    return f"{text[:TRACE_HEAD_CHARS]}\n… ({left_out} characters) …\n{tail}"
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def _encode_other(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError("it is a coroutine; make the handler an `async def`")
+    raise TypeError(f"{type(value).__name__} is no JSON type")
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=_encode_other).encode
+_skim = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _written(result: object) -> bytes:
+    """Return a result as JSON in one line. Raises: anything: it cannot be; the message says why."""
+    text = _encode_json(result)
+    if len(text) > MAX_RESULT_BYTES:
+        raise ValueError(f"it takes {len(text)} bytes, and {MAX_RESULT_BYTES} are allowed")
+    _skim(text)  # msgspec.Raw is written as it is
+    if b"\n" in text or b"\r" in text:
+        text = msgspec.json.format(text, indent=-1)
+    if not text.isascii():
+        text.decode()
+    if b"null" in text or b"NaN" in text or b"Infinity" in text:
+        _refuse_what_is_no_number(result)
+    return text
+
+
+def _refuse_what_is_no_number(result: object) -> None:
+    """Raise ValueError if `null`, or the text NaN or Infinity, is what became of a number that JSON does not have."""
+    values = msgspec.to_builtins(result, builtin_types=(Decimal,), str_keys=True, enc_hook=_numbers_of)
+    try:
+        json.dumps(values, allow_nan=False, check_circular=False, default=_refuse_decimal)  # the quickest walk there is
+    except ValueError:
+        raise ValueError("NaN and Infinity are no numbers in JSON") from None
+
+
+def _refuse_decimal(value: Decimal) -> None:
+    if not value.is_finite():
+        raise ValueError
+
+
+def _numbers_of(value: Any) -> Any:
+    """Return what has the numbers of a value that msgspec does not know; not msgspec.Raw, which was skimmed."""
+    return _numbers_in(value.model_dump()) if isinstance(value, BaseModel) else None
+
+
+def _numbers_in(value: Any) -> list[float | Decimal]:
+    """Return the numbers in a model's plain data: in its JSON they may be null, or text."""
+    if isinstance(value, dict):
+        return [found for one in value.values() for found in _numbers_in(one)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [found for one in value for found in _numbers_in(one)]
+    return [value] if isinstance(value, (float, Decimal)) else []

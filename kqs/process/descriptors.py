@@ -1,0 +1,36 @@
+"""Standard input, output and error that are there.
+
+A process may be started with some of them closed. The next file or socket it opens would get such a number: what is printed
+would go there, and libuv ends a process that closes one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+_NAMES = ("stdin", "stdout", "stderr")
+
+
+def open_standard_descriptors() -> None:
+    """Open /dev/null in place of each that is closed. Call before anything else opens a file."""
+    for number, name in enumerate(_NAMES):
+        if _is_open(number):
+            continue
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+        os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 - it lives as long as we
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
+def _is_open(number: int) -> bool:
+    with suppress(OSError):
+        os.fstat(number)
+        return True
+    return False

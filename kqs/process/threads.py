@@ -1,0 +1,39 @@
+"""The server's own few threads, for what waits for a disk or a name server.
+
+The loop's default executor belongs to handlers: they may hold all of its threads (`asyncio.to_thread`) as long as they like.
+So may their look-ups hold those of the loop's `getaddrinfo`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: the journal's reader, its checkpoints, its close and the end of the store: one each at a time
+_disk_threads = ThreadPoolExecutor(4, thread_name_prefix="kqs-disk")
+#: apart from those, since a name server that is away holds a thread for half a minute
+_name_threads = ThreadPoolExecutor(4, thread_name_prefix="kqs-names")
+
+
+async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns in a thread. Raises: what it raises. Cancelling does not end it once it has begun."""
+    return await asyncio.wrap_future(_disk_threads.submit(work, *args, **kwargs))
+
+
+async def addresses_of(host: str | None) -> list[str]:
+    """Return the addresses of `host`, or those to listen on where every one of this machine is meant (None), in their order.
+
+    Raises: OSError, UnicodeError: the name is unknown, or no name.
+    """
+
+    def look_up() -> list[str]:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    return await asyncio.wrap_future(_name_threads.submit(look_up))

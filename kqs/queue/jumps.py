@@ -1,0 +1,25 @@
+"""Whether the wall clock was set back. What it was ahead by stands in the due times that were computed meanwhile."""
+
+from __future__ import annotations
+
+from kqs.clock import Clock
+
+#: clocks that are merely steered differ by less between two looks, in s
+JUMP_S = 1.0
+
+
+class JumpWatch:
+    """Compares the wall clock with the one that cannot be set. Look every few seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead = self._now_ahead()
+
+    def back_s(self) -> float:
+        """Return by how many seconds the wall clock was set back since the last look; 0.0 if it was not."""
+        before, self._ahead = self._ahead, self._now_ahead()
+        back_s = before - self._ahead
+        return back_s if back_s > JUMP_S else 0.0
+
+    def _now_ahead(self) -> float:
+        return self._clock.now() - self._clock.monotonic()

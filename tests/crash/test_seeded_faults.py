@@ -1,0 +1,111 @@
+"""Errors that nothing foresees, in each of the core's callbacks: the server says so and stops; a restart has lost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.asking import WITHIN_S, RefusedError, peer_of, until_at_least, until_said
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, serving
+
+#: ended by a fault of the software
+SOFTWARE = 70
+JOBS = 20
+
+#: once it is armed, it raises in what the environment names, before that does anything or after all: the first time, or always
+SEED = """
+import importlib
+import os
+import kqs
+
+@kqs.handler("taken")
+async def taken(data):
+    return data
+
+def seed(module, owner, name, when, often):
+    holder = importlib.import_module(module)
+    holder = getattr(holder, owner) if owner != "-" else holder
+    real, state = getattr(holder, name), {"seeded": False}
+
+    def faulty(*args, **kwargs):
+        if os.path.exists("armed") and not (state["seeded"] and often == "once"):
+            state["seeded"] = True
+            if when == "after":
+                real(*args, **kwargs)
+            raise RuntimeError("a seeded fault")
+        return real(*args, **kwargs)
+
+    setattr(holder, name, faulty)
+
+if os.environ.get("SEEDED_FAULT"):
+    seed(*os.environ["SEEDED_FAULT"].split(" "))
+"""
+
+FAULTS = {
+    "the feeder takes a flushed batch": "kqs.feeder.feeder Feeder committed before always",
+    "it has taken it": "kqs.feeder.feeder Feeder committed after always",
+    "it holds a record": "kqs.feeder.held Held add before always",
+    "it claims a job in its record": "kqs.feeder.feeder Feeder claim before always",
+    "a job claimed in its record begins": "kqs.queue.queue Queue run_claimed before always",
+    "a record is decoded": "kqs.feeder.intake Intake accepted before always",
+    "the jobs go to the queue": "kqs.queue.queue Queue accept before always",
+    "they go to lanes": "kqs.queue.dispatch Dispatcher deliver_direct before always",
+    "they go to the broker": "kqs.broker.memory MemoryBroker put before always",
+    "the store begins": "kqs.store.sqlite.session Session begin before always",
+    "the store inserts": "kqs.store.sqlite.insert - _insert_plain before always",
+    "the store has committed": "kqs.store.sqlite.session Session commit after always",
+    "the journal's segment grows": "kqs.journal.segment Segment grow before always",
+}
+
+
+@contextmanager
+def served(folder: Path, fault: str = "") -> Iterator[Served]:
+    (folder / "seeded.py").write_text(SEED)
+    environ = {**SERVE_ENVIRON, "SEEDED_FAULT": fault, "PYTHONPATH": f"{SERVE_ENVIRON['PYTHONPATH']}:{folder}"}
+    with serving(folder, SERVE, environ, WORKER__MODULES='["seeded"]', WORKER__CONCURRENCY="4") as server:
+        yield server
+
+
+def insert_until_it_ends(server: Served, arm: Path) -> list[str]:
+    """Insert jobs that lanes take and jobs that none does, in turns, while the server lives; return the ids it acknowledged.
+
+    arm: the file that lets the fault happen; it is made on the way.
+    """
+    acknowledged: list[str] = []
+    with suppress(OSError, EOFError, RefusedError), peer_of(server) as peer:
+        for number in range(2000):
+            if number == JOBS:
+                arm.touch()
+            job_id = peer.insert(("taken", "untaken")[number % 2], number)
+            acknowledged.append(job_id)
+    return acknowledged
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_an_unforeseen_error_ends_the_server_and_a_restart_has_every_job(fault: str, tmp_path: Path) -> None:
+    with served(tmp_path, fault) as server:
+        acknowledged = insert_until_it_ends(server, tmp_path / "armed")
+        assert server.process.wait(WITHIN_S) == SOFTWARE
+        assert "a seeded fault" in server.log.read_text()
+    assert len(acknowledged) >= JOBS
+    with served(tmp_path) as server, peer_of(server) as peer:
+        until_at_least(server, jobs_success=len(acknowledged[::2]))
+        assert {peer.call("job", {"id": job_id})["id"] for job_id in acknowledged} == set(acknowledged)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["kqs.server.conversation Conversation settle before once", "kqs.server.connection Connection wake before once"],
+    ids=["its call is settled", "its connection is woken"],
+)
+def test_a_fault_of_one_client_keeps_no_answer_from_another(fault: str, tmp_path: Path) -> None:
+    with served(tmp_path, fault) as server:
+        with peer_of(server) as unlucky, peer_of(server) as other:
+            (tmp_path / "armed").touch()
+            unlucky.send("insert", {"type": "untaken"})
+            until_said(server, "a seeded fault")
+            assert len({other.insert("untaken") for _ in range(JOBS)}) == JOBS
+        assert server.stop() == 0

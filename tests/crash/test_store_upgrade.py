@@ -1,0 +1,136 @@
+"""A store that the version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
+
+The file was written by version 1: jobs 0 to 8 of the contract's `a_job`, as told below.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from kqs.config import StoreSection
+from kqs.job import State
+from kqs.store.base import DAMAGED
+from kqs.store.sqlite import SqliteStore, schema
+from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
+from tests.support.clock import FakeClock
+
+ROOT = Path(__file__).parents[2]
+NOW = FakeClock().now()
+STATES = [
+    State.NEW,  # 0
+    State.NEW,  # 1: id mine, expires in 1000.123456 s, options {"ttr":5}
+    State.DELAYED,  # 2: by 50 s
+    State.NEW,  # 3: 2002 bytes, in bulk
+    State.PROCESSING,  # 4
+    State.SUCCESS,  # 5: {"r":1}
+    State.FAIL,  # 6: "no"
+    State.RETRY,  # 7: failed once
+    State.NEW,  # 8
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store.sqlite"
+    shutil.copy(ROOT / "tests/golden/store/version-1.sqlite", path)
+    return path
+
+
+@pytest.fixture
+async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
+    made: list[SqliteStore] = []
+
+    def make() -> SqliteStore:
+        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+async def states(store: SqliteStore) -> list[State]:
+    return [record.state for record in await store.jobs(type_=None, state=None, after=None, limit=99)]
+
+
+async def test_all_of_it_is_there_and_runs(make_store: Callable[[], SqliteStore]) -> None:
+    store = make_store()
+    info = await store.open(JOURNAL, NODE)
+    assert (info.epoch, info.fed_seq, info.last_order) == (2, 2, FIRST + 8)
+    assert await states(store) == STATES
+    (orphan,) = await store.orphans(9)
+    assert numbers([orphan]) == [4]
+    await store.wake(NOW + 50, 9)
+    entries = await store.ready("mail", None, 9)
+    runs = await store.claim(entries, "w2", NOW)
+    assert numbers(runs) == [0, 1, 2, 3, 7, 8]
+    assert (runs[1].claim.id, runs[1].options, runs[1].expire_at) == ("mine", b'{"ttr":5}', NOW + 1000.123456)
+    assert runs[3].data == b'"' + b"b" * 2000 + b'"'
+    assert (runs[4].claim.attempt, runs[4].failures) == (2, 1)
+    assert await store.report([a_report(run.claim, at=NOW) for run in [*runs, orphan]]) == [True] * 7
+    assert await store.counts() == {"mail": {State.SUCCESS: 8, State.FAIL: 1}}
+    record = await store.job(IDS.of(FIRST + 5))
+    assert record is not None
+    assert (record.result, record.error) == (b'{"r":1}', None)
+
+
+async def test_what_is_stored_since_is_checked(path: Path, make_store: Callable[[], SqliteStore]) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.insert([a_job(9)], 3, "w", NOW)
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("update jobs set data = '7', crc32c = null where ord = ?", (FIRST + 9,))
+    db.close()
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    assert numbers(await again.claim([an_entry(8), an_entry(9)], "w", NOW)) == [8]
+    record = await again.job(IDS.of(FIRST + 9))
+    assert record is not None
+    assert record.error == DAMAGED
+
+
+async def test_a_step_that_fails_leaves_the_old_version(
+    path: Path, make_store: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_db: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(schema, "_STEPS", (*schema._STEPS[:1], fail))
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
+    with pytest.raises(Exception, match="I/O"):
+        await make_store().open(JOURNAL, NODE)
+    with sqlite3.connect(path) as db:
+        assert db.execute("pragma user_version").fetchone() == (1,)
+        assert "crc32c" not in [name for _, name, *_ in db.execute("pragma table_info(jobs)")]
+    db.close()
+
+
+def set_back(path: Path) -> None:
+    command = re.search(r"^python3 -c '.*user_version.*'$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert command is not None
+    subprocess.run(["sh", "-c", command[0].replace("journal/store.sqlite", str(path))], check=True, timeout=30)
+
+
+async def test_it_can_be_set_back_and_forth(path: Path, make_store: Callable[[], SqliteStore]) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.insert([a_job(9)], 3, "w", NOW)
+    await store.close()
+    set_back(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("pragma user_version").fetchone() == (1,)
+        # as version 1 does
+        db.execute("insert into jobs (ord, type, prio, data) values (?, 'mail', 10000, ?)", (FIRST + 10, b"10"))
+        db.execute("update meta set last_order = ?, fed_seq = 4", (FIRST + 10,))
+    db.close()
+    again = make_store()
+    assert (await again.open(JOURNAL, NODE)).fed_seq == 4
+    assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10)], "w", NOW)) == [0, 9, 10]

@@ -1,0 +1,30 @@
+"""docs/client.md: its example runs as it stands, and its table names what there is."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from subprocess import run
+
+from kqs.client import Client, connect
+from tests.support.serving import ROOT, SERVE_ENVIRON, serving
+
+PAGE = (ROOT / "docs/client.md").read_text()
+
+
+def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    with serving(tmp_path) as served:
+        example = example.replace("14151", str(served.port))
+        done = run([sys.executable, "-c", example], env=SERVE_ENVIRON, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'type': 'echo'" in done.stdout
+
+
+def test_every_call_of_the_table_takes_what_it_says() -> None:
+    rows = re.findall(r"^\| `(?:await client\.)?(\w+)\((.*?)\)`", PAGE, re.MULTILINE)
+    assert {name for name, _ in rows} == {"connect", "insert", "insert_many", "call", "start"}
+    for name, arguments in rows:
+        known = inspect.signature(connect if name == "connect" else getattr(Client, name)).parameters
+        named = re.findall(r"(?:^|, )(\w+)(?:=|,|$)", re.sub(r"\[.*\]", "jobs", arguments))
+        assert set(named) <= set(known), name

@@ -1,0 +1,104 @@
+import os
+import select
+import threading
+
+import pytest
+
+from kqs.logwriter import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter
+
+
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def told(count: int) -> str:
+    return f"{count} dropped"
+
+
+def read_until(reader: int, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        assert select.select([reader], [], [], 10)[0], data[-200:]
+        data += os.read(reader, 1 << 20)
+    return data
+
+
+def test_lines_come_out_whole_and_in_order(pipe):
+    reader, writer = pipe
+    lines = LineWriter(writer, told)
+    for number in range(100):
+        lines.write(f"line {number}")
+    assert read_until(reader, b"line 99\n").decode().splitlines() == [f"line {number}" for number in range(100)]
+
+
+def test_nobody_waits_for_a_reader_that_rests_and_what_is_dropped_is_told(pipe):
+    reader, writer = pipe
+    lines = LineWriter(writer, told)
+    line = "x" * 999
+    count = 3 * MAX_WAITING_BYTES // 1000
+    for _ in range(count):
+        lines.write(line)
+    lines.flush(0.01)
+    written = read_until(reader, b"dropped\n").decode().splitlines()
+    kept, dropped = len(written) - 1, int(written[-1].split()[0])
+    assert kept + dropped == count
+    assert MAX_WAITING_BYTES // 1000 <= kept < count
+    lines.write("again")
+    assert read_until(reader, b"again\n") == b"again\n"
+
+
+def test_a_line_without_bound_is_cut(pipe):
+    reader, writer = pipe
+    LineWriter(writer, told).write("y" * 5_000_000)
+    assert len(read_until(reader, b"... (5000000 bytes)\n")) < MAX_LINE_BYTES + 100
+
+
+def test_flush_returns_when_all_is_written(pipe):
+    reader, writer = pipe
+    lines = LineWriter(writer, told)
+    lines.write("last")
+    lines.flush(10)
+    assert os.read(reader, 100) == b"last\n"
+
+
+def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe):
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    lines = LineWriter(writer, told)
+    for _ in range(200):
+        lines.write("z" * 999)
+    lines.write("end")
+    assert len(read_until(reader, b"end\n")) == 200 * 1000 + 4
+
+
+def test_a_reader_that_is_gone_and_a_descriptor_that_is_replaced_stop_nobody():
+    reader, writer = os.pipe()
+    lines = LineWriter(writer, told)
+    os.close(writer)
+    lines.write("here")
+    assert read_until(reader, b"here\n") == b"here\n"
+    os.close(reader)
+    lines.write("unheard")
+    lines.flush(10)
+
+
+def test_text_that_is_no_unicode_is_escaped(pipe):
+    reader, writer = pipe
+    LineWriter(writer, told).write("a\ud800b")
+    assert read_until(reader, b"\n") == b"a\\ud800b\n"
+
+
+def test_a_forked_child_writes_by_itself(pipe, monkeypatch):
+    reader, writer = pipe
+    lines = LineWriter(writer, told)
+    monkeypatch.setattr(lines, "_pid", 1)
+    os.close(lines.descriptor)
+    before = threading.active_count()
+    lines.write("child")
+    lines.flush(10)
+    assert read_until(reader, b"\n") == b"child\n"
+    assert threading.active_count() == before
