@@ -122,8 +122,9 @@ class ServerBackend:
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
+        lagged = self._feeder.lag_records  # before the store is asked: it may catch up while it answers
         record = await _told(self._queue.job(job_id))
-        if record is None and self._feeder.lag_records:
+        if record is None and lagged:
             await self._catch_up()
             record = await _told(self._queue.job(job_id))
         return None if record is None else self._shown(record)

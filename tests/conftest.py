@@ -1,4 +1,4 @@
-"""What every test gets: each asynchronous one runs on uvloop and on asyncio's own loop, each process it starts hears SIGINT."""
+"""What every test gets: asynchronous ones run on uvloop and on asyncio's own loop, each process it starts hears signals."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 def pytest_configure() -> None:
-    """In the background of a script SIGINT is ignored, and whatever a test starts would inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """In the background of a script SIGINT is ignored, below nohup SIGHUP, and whatever a test starts would inherit that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)

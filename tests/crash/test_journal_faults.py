@@ -184,7 +184,9 @@ async def test_a_failed_file_is_never_touched_again() -> None:
     life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "flush" else None
     touched = len(life.files.calls)
     await life.insert(20)
-    assert life.files.calls[touched:] == ["write", "flush", "close"]
+    after = life.files.calls[touched:]
+    assert after[:3] == ["write", "flush", "close"]
+    assert after[3:5] == ["list", "create"][: len(after) - 3]  # a new one may have been tried already
     life.files.plan = lambda _call, _name: None
     assert await life.accepts_again()
     assert life.journal.stats()["segments"] == 2

@@ -108,3 +108,18 @@ async def test_what_the_store_does_not_know_yet_is_refused_as_busy(rig: Rig) -> 
         with pytest.raises(CallError) as refused:
             await asked
         assert refused.value.call_code == "busy"
+
+
+async def test_a_job_that_is_stored_while_the_store_is_asked_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder, ask, job = Lag(), rig.queue.job, an_accepted(1)
+    feeder.lag_records = 1
+
+    async def just_before(job_id: str) -> Any:
+        found = await ask(job_id)
+        if feeder.lag_records:
+            await rig.accept(job)
+            feeder.lag_records = 0
+        return found
+
+    monkeypatch.setattr(rig.queue, "job", just_before)
+    assert (await a_backend(rig, feeder).job(job.id) or {})["id"] == job.id
