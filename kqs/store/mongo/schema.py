@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 
-from pymongo import IndexModel, ReturnDocument
+from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
@@ -44,12 +44,21 @@ async def prepare(collections: Collections) -> tuple[int, str]:
         await _create(collections)
     await collections.jobs.create_indexes(_JOB_INDEXES)
     await collections.servers.create_indexes(_SERVER_INDEXES)
-    meta = await collections.meta.find_one_and_update(
-        {"_id": _META, "schema": SCHEMA_VERSION}, {"$inc": {"epoch": 1}}, return_document=ReturnDocument.AFTER
-    )
-    if meta is None:
-        raise StoreCorruptError("the store has lost its own description")
-    return int(meta["epoch"]), str(meta.get("store_id", ""))
+    return await _boot(collections)
+
+
+async def _boot(collections: Collections) -> tuple[int, str]:
+    """Count a boot; return its number, which no other has, and the store's own name.
+
+    The number is what this server wrote over the one before, not what an answer says: not every server of the protocol answers
+    an update with the document of that moment.
+    """
+    while (meta := await collections.meta.find_one({"_id": _META, "schema": SCHEMA_VERSION})) is not None:
+        epoch = int(meta["epoch"]) + 1
+        counted = await collections.meta.update_one({"_id": _META, "epoch": meta["epoch"]}, {"$set": {"epoch": epoch}})
+        if counted.modified_count:
+            return epoch, str(meta.get("store_id", ""))
+    raise StoreCorruptError("the store has lost its own description")
 
 
 async def _is_known(collections: Collections) -> bool:
