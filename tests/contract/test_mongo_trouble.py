@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+import kqs.store.mongo.store
 from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
@@ -176,3 +177,24 @@ async def test_a_write_that_hangs_holds_up_the_upkeep_but_no_heartbeat(store: Mo
     assert (dict(proxy.commands), upkeep.done()) == ({"update": 2, "find": 2}, False)
     release.set()
     await asyncio.gather(writing, upkeep)
+
+
+@pytest.mark.parametrize("what", ["say_alive", "keep_up"])
+async def test_an_unforeseen_end_of_the_upkeep_fails_the_next_write(
+    what: str, make_mongo_store: MakeStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def faulty(_: object) -> None:
+        ended.set()
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(kqs.store.mongo.store, "BEAT_S", 0)
+    monkeypatch.setattr(kqs.store.mongo.store._Open, what, faulty)
+    store = make_mongo_store(proxy.uri)
+    await store.open(JOURNAL, NODE)
+    await ended.wait()
+    await asyncio.sleep(0)
+    with pytest.raises(KeyError, match="unforeseen"):
+        await store.insert([a_job(0)], 1, "w1", now)
+    await store.close()

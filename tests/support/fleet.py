@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -172,12 +173,18 @@ def some(type_: str, data: Iterable[object], **fields: object) -> list[dict[str,
 
 
 def await_calm(servers: Sequence[Served], within_s: float = 60) -> None:
-    """Ask until no job waits or runs anywhere."""
+    """Ask until no job waits or runs anywhere. A failure tells of the jobs that still do, and how each server feels."""
     zeros = dict.fromkeys(["jobs_new", "jobs_delayed", "jobs_processing", "jobs_retry", "jobs_ghost", "running"], 0)
-    for server in servers:
-        until(server, within_s, journal_unfed_records=0)
-    for server in servers:
-        until(server, within_s, **zeros)
+    try:
+        for server in servers:
+            until(server, within_s, journal_unfed_records=0)
+        for server in servers:
+            until(server, within_s, **zeros)
+    except AssertionError as error:
+        for server in servers:
+            restless = [job for job in every_record(server).values() if job.get("ended_at") is None]
+            error.add_note(f"{time.time()} {server.log.name}: {ask(server, 'health')} {ask(server, 'stats')} {restless}")
+        raise
 
 
 def every_record(server: Served) -> dict[str, Record]:

@@ -119,7 +119,8 @@ class Claimer:
             if not found:
                 return []
             living |= await self._servers.living()
-            dead = [(document, data) for document, data in found if document["owner"] not in living]
+            # a run that ends while it is read may be found without its owner
+            dead = [(document, data) for document, data in found if document.get("owner", self._session.epoch) not in living]
             runs = [run_of(document, data or b"null") for document, data in dead if is_intact(document, data)]
             damaged = [document for document, data in dead if not is_intact(document, data)]
             if damaged and not await self._end_damaged(damaged, self._session.now(), keep_damaged_s):

@@ -182,16 +182,19 @@ class _Open:
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
         self._connection = connection
-        self._fault: StoreCorruptError | None = None
+        self._fault: Exception | None = None
         self._rounds = 0
         # apart: a write that hangs holds up the upkeep behind it, and must not make others take us for dead
         self._services = [
-            asyncio.get_running_loop().create_task(_every_beat(what), name=f"store {name}")
+            asyncio.get_running_loop().create_task(self._every_beat(what), name=f"store {name}")
             for name, what in (("heartbeat", self.say_alive), ("upkeep", self.keep_up))
         ]
 
     def write(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
-        """Run a write in its turn. Raises: StoreCorruptError: this boot is not the journal's newest any more."""
+        """Run a write in its turn.
+
+        Raises: StoreCorruptError: this boot is not the journal's newest any more. Exception: what ended the upkeep.
+        """
         if self._fault is not None:
             raise self._fault
         return self.lanes.write(lane, operation)
@@ -247,20 +250,23 @@ class _Open:
         if self._rounds % _ROUNDS_PER_SWEEP == 0:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 
+    async def _every_beat(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Do it for ever; an error that nobody foresaw is met by the next write, and so ends the server, not only this task."""
+        trouble = Trouble(log, "MongoDB is not kept up to date, trying again", "MongoDB is kept up to date again")
+        try:
+            while True:
+                await asyncio.sleep(BEAT_S)
+                try:
+                    await what()
+                except StoreError as error:
+                    trouble.met(error=str(error))
+                else:
+                    trouble.over()
+        except Exception as error:
+            self._fault = error
+
     async def _recount(self) -> None:
         if self.servers.is_alone:
             await self.lanes.alone(self.session.tallies.recount)
         else:
             await self.lanes.look(self.session.tallies.verify)
-
-
-async def _every_beat(what: Callable[[], Awaitable[None]]) -> None:
-    trouble = Trouble(log, "MongoDB is not kept up to date, trying again", "MongoDB is kept up to date again")
-    while True:
-        await asyncio.sleep(BEAT_S)
-        try:
-            await what()
-        except StoreError as error:
-            trouble.met(error=str(error))
-        else:
-            trouble.over()
