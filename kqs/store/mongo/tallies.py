@@ -28,7 +28,7 @@ from kqs.store.mongo.slices import slices
 #: a count reads every job: between two of them there is at least so much time, in s
 RECOUNT_S = 60.0
 #: and at least so many times what the last one took
-_RECOUNT_SHARE = 50
+RECOUNT_SHARE = 50
 
 #: a job's type and its state
 Kind = tuple[str, int]
@@ -144,5 +144,5 @@ class Tallies:
             raise
         finally:
             ended = self._monotonic()
-            self._not_before = ended + max(RECOUNT_S, _RECOUNT_SHARE * (ended - began))
+            self._not_before = ended + max(RECOUNT_S, RECOUNT_SHARE * (ended - began))
         return counted
