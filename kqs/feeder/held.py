@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kqs.feeder.intake import PIECE_JOBS, Intake, Opened
 from kqs.job import Accepted
 from kqs.journal import Record
-from kqs.options import Job, PlainJob
+from kqs.options import PlainJob
 
 #: beyond either, records are forgotten here and read back from the journal
 MAX_JOBS = 50_000
@@ -72,14 +72,15 @@ class Held:
         if record.jobs is None or record.count > PIECE_JOBS:
             self.is_uniform = False
             return set()
-        types = {job.type for job in record.jobs}
-        self.is_uniform = self.is_uniform and self._is_alike(types, record.jobs)
-        return types
-
-    def _is_alike(self, types: set[str], jobs: list[Job]) -> bool:
         if self._type is None:
-            self._type = jobs[0].type
-        return types == {self._type} and {type(job) for job in jobs} == {PlainJob}
+            self._type = record.jobs[0].type
+        if record.count == 1:  # sets would cost a lone insert 2 us
+            job = record.jobs[0]
+            self.is_uniform = self.is_uniform and type(job) is PlainJob and job.type == self._type
+            return {job.type}
+        types = {job.type for job in record.jobs}
+        self.is_uniform = self.is_uniform and types == {self._type} and {type(job) for job in record.jobs} == {PlainJob}
+        return types
 
     def take(self, most: int) -> Batch:
         """Take up to `most` jobs of those held, and about `BATCH_BYTES`; what a record has more comes the next time.

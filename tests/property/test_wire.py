@@ -229,7 +229,7 @@ def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int
 @given(st.lists(job_values, max_size=3).flatmap(as_json))
 def test_accepted_jobs_replay_alike(raw: bytes) -> None:
     if refusal(decode_jobs, raw) is None:
-        assert replay_jobs(raw) == decode_jobs(raw)
+        assert list(map(fields, replay_jobs(raw))) == list(map(fields, decode_jobs(raw)))
 
 
 def outcome(decode: Callable[[], list[Job]]) -> tuple[str, Any]:

@@ -153,6 +153,10 @@ class MemoryFiles:
         node = self.folders.get(path, self.names.get(path))
         return None if node is None else (0, node)
 
+    def name_of(self, handle: int) -> str | None:
+        with self._mutex:
+            return next((str(path) for path, node in self.names.items() if node == self.handles[handle]), "gone")
+
     def _handle(self, node: int) -> int:
         handle = next(self._ids)
         self.handles[handle] = node
