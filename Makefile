@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types bench image torture siege lock clean
+.PHONY: help install run test lint types bench image torture lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ run: install ## serve on localhost:14151, settings from config/kqs.toml
 test: lint types tests-ready ## check style, types and floors, then run every test with its coverage gates
 	@rm -rf $(STATE)/coverage && mkdir -p $(STATE)/coverage
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not alone' --cov --cov-report=
-	$(BIN)/python -m pytest -m 'alone and not siege' --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
 	$(BIN)/coverage report --fail-under=95 --skip-covered --skip-empty
 	$(BIN)/coverage report --fail-under=100 --skip-covered --include='kqs/wire/*,kqs/journal/*'
 
@@ -50,9 +50,6 @@ image: ## build the container image kqs
 
 torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000) and look for lost jobs
 	$(BIN)/python -m tests.crash.torture $(N)
-
-siege: $(STATE)/dev.stamp ## let hostile clients besiege a server for two minutes; wants a machine that does nothing else
-	$(BIN)/python -m pytest -m siege
 
 lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml

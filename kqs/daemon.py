@@ -47,7 +47,7 @@ from kqs.log import get_logger
 from kqs.modules import load_modules
 from kqs.notify import Notifier
 from kqs.options import Cascade
-from kqs.process import forks
+from kqs.process import forks, memory
 from kqs.process.loop import run_to_end
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.queue.queue import Queue, QueueSettings
@@ -142,10 +142,12 @@ class Daemon:
             log.info("listening", host=host, port=port)
         if self._config.server.socket:
             log.info("listening", socket=self._config.server.socket)
-        watchdog = asyncio.get_running_loop().create_task(self._watch(), name="watchdog")
+        loop = asyncio.get_running_loop()
+        aside = [loop.create_task(self._watch(), name="watchdog"), loop.create_task(memory.give_back_holes(), name="memory")]
         self._notifier.ready()
         await stop.wait()
-        watchdog.cancel()
+        for task in aside:
+            task.cancel()
 
     async def _start_unless_stopped(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server | None:
         """Start; None if a stop was requested before all had started."""
@@ -330,6 +332,7 @@ def serve(config: Config, source: Path | None = None) -> ExitCode:
     logs.configure(config.log)
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    memory.map_long_pieces()
     forks.install()
     if (written_to := logs.descriptor()) is not None:
         forks.own(written_to)

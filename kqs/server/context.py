@@ -60,7 +60,7 @@ class Context:
         self.draining = False
         self.unflushed_bytes = 0
         self.lines = Lines(held_bytes, held_bytes // 2)
-        self.answers = Answers(held_bytes)
+        self.answers = Answers(held_bytes // 2)
         self.turns = Turns()
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)

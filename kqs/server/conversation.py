@@ -467,7 +467,7 @@ class Conversation:
         """Do something that takes long; what was received after it waits. size: of what it was received in, in bytes."""
         self._work = self._working(steps)
         self._work_bytes = size
-        self.context.slices.run(self._work)
+        self.context.slices.run(self._work, size)
 
     def _working(self, steps: Steps[None]) -> Steps[None]:
         try:

@@ -24,13 +24,14 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """found: the values of the known keys, of a repeated one the last. fault: an unknown or repeated key.
+    """found: the values of the known keys, of a repeated one the last. fault: what is to be said of an unknown or repeated key.
 
+    No error stands in it: that would hold the frame it is raised from, and so the line, in a circle that is never collected.
     Of a long object with a fault, `found` lacks what stands far behind it.
     """
 
     found: dict[str, Raw]
-    fault: CallError | None = None
+    fault: str | None = None
 
 
 def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: bool = False) -> Steps[Envelope]:
@@ -52,10 +53,10 @@ def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: b
         if member is None:
             yield
         elif member.key not in reader.keys:
-            envelope.fault = CallError(unknown_name("key", member.key, reader.keys))
+            envelope.fault = unknown_name("key", member.key, reader.keys)
             break
         elif member.key in once and member.key in seen:
-            envelope.fault = CallError(f"{member.key}: stands twice")
+            envelope.fault = f"{member.key}: stands twice"
             break
         else:
             seen.add(member.key)

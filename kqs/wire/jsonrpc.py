@@ -136,7 +136,7 @@ def _decoding_one(text: bytes, batch: int) -> Steps[Call | BadLine]:
         found = read.found
         call_id = _id_of(found)
         if read.fault is not None:
-            raise read.fault
+            raise CallError(read.fault)
         if found.get("jsonrpc") != _VERSION:
             raise CallError('jsonrpc: expected "2.0"')
         return Call(

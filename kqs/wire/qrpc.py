@@ -206,7 +206,7 @@ def decoding_line(line: bytes) -> Steps[Call | BadLine]:
         found = read.found
         call_id = _id_of(found)
         if read.fault is not None:
-            raise read.fault
+            raise CallError(read.fault)
         if found.get("v", _VERSION) != _VERSION:
             raise CallError(f"v: expected 1, got {strict.shown(found['v'])}")
         name = envelope.name_of("n", found)

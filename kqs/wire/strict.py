@@ -155,11 +155,12 @@ def _why_malformed(text: bytes, error: ValueError) -> str:
 
     Of a wrong word with too few bytes after it, it says that it was cut short: `foo` might have become `false`.
     """
+    reason = str(error)
     try:
         _decode_raw(text + _LONGEST_WORD)
     except ValueError as told_apart:
-        error = told_apart
-    reason = str(error).removeprefix("JSON is malformed: ")
+        reason = str(told_apart)
+    reason = reason.removeprefix("JSON is malformed: ")
     return reason[:1].lower() + reason[1:]
 
 

@@ -25,30 +25,6 @@ SIEGE_S = float(os.environ.get("SIEGE_S", "120"))
 PING_P99_S = 0.1
 MOST_BYTES = 400 * MIB
 
-#: Kinds of lines whose decoding holds the loop for more than 50 ms, so that a siege of them keeps everybody waiting.
-UNBEARABLE = (
-    "ones",
-    "ones in an echo",
-    "ones in a job",
-    "escapes",
-    "escapes in JSON-RPC",
-    "brackets",
-    "brackets in an echo",
-    "braces",
-    "a job with auth",
-    "jobs with auth",
-    "a million jobs",
-    "a number",
-    "keys",
-    "keys of a job",
-    "many keys",
-    "blanks",
-    "an id",
-    "a name",
-    "a blob",
-    "no UTF-8",
-)
-
 
 class Good(threading.Thread):
     """A client that asks one thing after the other and takes its answers. times_s: what each took."""
@@ -106,7 +82,7 @@ class Inserting(Good):
 
 @contextmanager
 def besieged(port: int) -> Iterator[None]:
-    kinds = [kind for kind in WORST_LINES if kind not in UNBEARABLE]
+    kinds = list(WORST_LINES)
     command = (sys.executable, "-m", "tests.support.siege", str(port), str(SIEGE_S), *kinds)
     attackers = subprocess.Popen(command, cwd=ROOT)
     try:
@@ -128,7 +104,6 @@ def known(served: Served, ids: list[str]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.siege
 def test_a_siege_harms_nobody_else(tmp_path: Path) -> None:
     port = str(free_port())
     with serving(tmp_path, SERVER__PORT=port) as served:
@@ -145,5 +120,6 @@ def test_a_siege_harms_nobody_else(tmp_path: Path) -> None:
     assert len(pinging.times_s) > SIEGE_S * 10
     with serving(tmp_path, SERVER__PORT=port) as served:
         assert known(served, inserting.kept) == len(inserting.kept) > SIEGE_S * 5
+    print(f"p99 {pinging.p99_s:.3f} s, max {max(pinging.times_s):.3f} s, insert p99 {inserting.p99_s:.3f} s, {took // MIB} MiB")
     assert took < MOST_BYTES, took // MIB
     assert pinging.p99_s <= PING_P99_S

@@ -3,23 +3,24 @@ from __future__ import annotations
 import asyncio
 import time
 
-from kqs.server.slices import SLICE_S, Slices
+from kqs.server.slices import LIGHT_BYTES, SLICE_S, Slices
 from kqs.wire.steps import Steps
 
 
+def long_work(name: str, done: list[str]) -> Steps[None]:
+    """Three steps, of which each takes a slice."""
+    for _ in range(3):
+        began = time.perf_counter()
+        while time.perf_counter() < began + SLICE_S * 1.1:
+            pass
+        done.append(name)
+        yield
+
+
 async def test_work_is_done_a_slice_a_tick_in_turn() -> None:
-    slices, done = Slices(), []
-
-    def work(name: str) -> Steps[None]:
-        for _ in range(3):
-            began = time.perf_counter()
-            while time.perf_counter() < began + SLICE_S * 1.1:
-                pass
-            done.append(name)
-            yield
-
-    slices.run(work("a"))
-    slices.run(work("b"))
+    slices, done = Slices(), list[str]()
+    slices.run(long_work("a", done))
+    slices.run(long_work("b", done))
     assert done == []
     ticks = 0
     while len(done) < 6:
@@ -27,6 +28,16 @@ async def test_work_is_done_a_slice_a_tick_in_turn() -> None:
         ticks += 1
     assert done == ["a", "b", "a", "b", "a", "b"]
     assert ticks >= 6
+
+
+async def test_heavy_work_is_done_one_after_the_other_and_leaves_every_second_slice_to_light_work() -> None:
+    slices, done = Slices(), list[str]()
+    for name in ("A", "B"):
+        slices.run(long_work(name, done), LIGHT_BYTES + 1)
+    slices.run(long_work("a", done), LIGHT_BYTES)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert "".join(done) == "aAaAaABBB"
 
 
 async def test_short_work_is_done_in_one_slice() -> None:
