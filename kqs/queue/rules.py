@@ -5,7 +5,6 @@ Nothing here knows the time, a store or a loop; whoever calls says when it is. E
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
@@ -24,7 +23,7 @@ DELAY_MARGIN_S = 1.1
 
 def whole_ms(at: float) -> float:
     """Return an instant as the whole ms that ends with it or after: what ends in the same ms is stored by one statement."""
-    return math.ceil(at * 1000) / 1000
+    return -(-at * 1000 // 1) / 1000
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
         type=run.type,
         state=state,
         run_state=run_state,
-        ended_at=max(now, run.started_at),
+        ended_at=now if now >= run.started_at else run.started_at,
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,
