@@ -52,7 +52,10 @@ class ExitCode(IntEnum):
     OK = 0, "it was done"
     REFUSED = 1, "the call was refused, or `health` found something wrong"
     USAGE = 2, "the command line cannot be understood"
-    DATA_DAMAGED = 65, "the journal or the store is damaged, or of a newer version"
+    DATA_DAMAGED = (
+        65,
+        "the journal or the store is damaged, of a newer version, or not of the other; or a copy of the journal is in use",
+    )
     UNAVAILABLE = 69, "no server answers, or the port is in use"
     SOFTWARE = 70, "the server stopped because a part of it died, or could not stop in good order; its log says why"
     CANNOT_CREATE = 73, "the server cannot create its port or socket"
@@ -61,7 +64,7 @@ class ExitCode(IntEnum):
         75,
         "not now: the server is busy, full or stopping, or did not answer in time, or another one has the journal",
     )
-    CONFIG = 78, "the configuration is wrong"
+    CONFIG = 78, "the configuration or a handler's module is wrong, or `--config` names no file"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"  # 128 + SIGINT, as shells say it
     BROKEN_PIPE = 141, "whoever read the output went away"  # 128 + SIGPIPE
 

@@ -52,8 +52,8 @@ def _from_json5(text: str) -> bytes:
         raise click.UsageError(f"the argument cannot be sent as JSON: {exc}") from None
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds that a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
+class _Finite(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """What a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
 
     name = "seconds"
 
@@ -63,6 +63,17 @@ class Seconds(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number of seconds", param, ctx)
         return number
+
+
+class Seconds(_Finite, click.types.FloatParamType):
+    """A number of seconds."""
+
+
+class SecondsAboveZero(_Finite, click.FloatRange):
+    """A number of seconds above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
 
 
 class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

@@ -35,7 +35,7 @@ class _NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only 
 
 #: field of a job -> (type, help); the server checks the values
 FIELDS: dict[str, tuple[Any, str]] = {
-    "id": (str, "Your own id; inserting it again has no effect."),
+    "id": (str, "Your own id; inserting it again has no effect while the server knows it (see --keep)."),
     "prio": (_NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
     "delay": (Seconds(), "Seconds before it may run."),
     "at": (_NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),

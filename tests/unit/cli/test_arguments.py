@@ -59,3 +59,9 @@ def test_seconds_that_no_clock_can_count_are_refused_by_the_name_of_their_option
     done = CliRunner().invoke(cli, [*words, text])
     assert done.exit_code == 2
     assert words[-1] in done.output
+
+
+def test_help_shows_no_range_that_is_none():
+    page = CliRunner().invoke(cli, ["insert", "--help"], terminal_width=200).output
+    assert "--delay SECONDS" in page
+    assert "[x" not in page
