@@ -318,3 +318,14 @@ async def test_no_password_stands_in_a_traced_line(line: bytes) -> None:
         talk.hear(line + b"\n")
     assert logged
     assert "sesame" not in str(logged)
+
+
+@pytest.mark.parametrize("key", [b'"auth"', b'"\\u0061uth"'])
+async def test_nor_in_a_call_that_was_broken_over_several_lines(key: bytes) -> None:
+    talk = Conversing()
+    talk.context.trace = True
+    with capture_logs() as logged:
+        talk.hear(b'{"n":"insert","m":{"type":"a",\n' + key + b":{\n")
+        talk.hear(b'"password":"sesame"\n}}}\n')
+    assert len(logged) > 3
+    assert "sesame" not in str(logged)
