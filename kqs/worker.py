@@ -249,7 +249,8 @@ class Worker:
                 if not await self._rest(lane):
                     return
             run = self._runs.popleft()
-            self._taker.begin(run)
+            if self._taker.unbegun_bytes:
+                self._taker.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
             if lane.deaf_since and self._hears_again(lane):

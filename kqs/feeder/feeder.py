@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import pace
+from kqs.feeder.alike import Alike
 from kqs.feeder.checkpoints import Checkpoints
 from kqs.feeder.cursor import Cursor
 from kqs.feeder.held import Batch, Held, Reach
@@ -51,6 +52,7 @@ class Feeder:
         self._queue = queue
         self._intake = Intake(ids, cascade)
         self._held = Held(self._intake)
+        self._alike = Alike()
         self._cursor = Cursor()
         self._wake = asyncio.Event()
         self._checkpoints = Checkpoints(journal, store, self._wake.set)
@@ -88,6 +90,7 @@ class Feeder:
         self.trouble = None
         self._cursor = Cursor(info.fed_seq)
         self._waiting = Waiting(self._journal.durable_seq)
+        self._alike = Alike(self._journal.durable_seq)
         self._checkpoints.start(info)
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
@@ -143,6 +146,8 @@ class Feeder:
     def committed(self, records: list[Record]) -> None:
         """Take a flushed batch; the journal calls this after every flush."""
         self._waiting.flushed(records[0].seq, sum([record.count for record in records]), self._monotonic())
+        for record in records:
+            self._alike.note(record)
         claimed, self._claimed = self._claimed, None
         if not self._behind:
             if self._held.is_full or records[0].seq != self._cursor.held:
@@ -167,7 +172,7 @@ class Feeder:
         """Hold records one by one, so that each counts as held only when it is."""
         idle_taker, durable_seq = self._queue.idle_taker, self._journal.durable_seq
         for record in records:
-            types = self._held.add(record)
+            types = self._held.add(record, type_=self._alike.type_from(record.seq))
             self._cursor.hold(record.seq + 1, durable_seq)
             if any(map(idle_taker, types)):
                 self._let_go.set()
@@ -247,8 +252,7 @@ class Feeder:
             self._wanted_at = self._monotonic()
         if not is_wanted or self._hurried:
             return pace.BATCH_JOBS
-        is_ordered = self._held.is_uniform and not self._behind
-        return pace.most_jobs(self._queue.room, self._age_s, is_pouring=came_jobs > 0, is_ordered=is_ordered)
+        return pace.most_jobs(self._queue.room, self._age_s, is_pouring=came_jobs > 0, is_ordered=self._is_ordered)
 
     def _look(self) -> tuple[int, float]:
         """Return how many jobs came since the last look, and how long ago that was."""
@@ -261,8 +265,13 @@ class Feeder:
 
     def _may_hold(self) -> bool:
         """Tell whether lanes had room a moment ago, and so will soon again, and no job has a right to overtake another."""
-        is_ordered = self._held.is_uniform and not self._behind
-        return bool(self._held) and is_ordered and self._monotonic() - self._wanted_at < RECENT_S
+        return bool(self._held) and self._is_ordered and self._monotonic() - self._wanted_at < RECENT_S
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Tell whether no job that waits, in memory or on disk, has a right to overtake another."""
+        type_ = self._held.type
+        return type_ is not None and (not self._behind or self._alike.type_from(self._cursor.held) == type_)
 
     async def _read_on(self) -> None:
         """Hold more from disk; a disk that cannot be read now (no free file descriptor, EIO) is read again."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
+from kqs.feeder.alike import type_of_all
 from kqs.feeder.intake import PIECE_JOBS, Intake, Opened
 from kqs.job import Accepted
 from kqs.journal import Record
-from kqs.options import PlainJob
 
 #: beyond either, records are forgotten here and read back from the journal
 MAX_JOBS = 50_000
@@ -46,8 +47,7 @@ class Held:
         self._bytes = 0
         #: jobs of whole records
         self.count = 0
-        #: all jobs are of one type and set no options, so that first come is first served
-        self.is_uniform = True
+        self._is_uniform = True
 
     def __bool__(self) -> bool:
         return bool(self._records) or self._opened is not None
@@ -57,30 +57,32 @@ class Held:
         """Tell whether no more should be added."""
         return self.count > MAX_JOBS or self._bytes > MAX_BYTES
 
-    def add(self, record: Record, accepted: list[Accepted] | None = None) -> set[str]:
+    @property
+    def type(self) -> str | None:
+        """Return the one type of all jobs if they are alike (kqs.feeder.alike), so that first come is first served; or None."""
+        return self._type if self._is_uniform else None
+
+    def add(self, record: Record, accepted: list[Accepted] | None = None, type_: str | None = None) -> Collection[str]:
         """Keep `record`; return the types of its jobs that wait for a lane, as far as they can be known at once.
 
-        Args: accepted: its jobs as the store takes them, where they are known already.
+        Args: accepted: its jobs as the store takes them, where they are known already. type_: of all, if they are known to be
+            alike.
         """
         if not self:
-            self._type, self.is_uniform = None, True
+            self._type, self._is_uniform = None, True
         self._records.append((record, accepted))
         self.count += record.count
         self._bytes += len(record.payload)
         if record.claimed:
-            return set()
-        if record.jobs is None or record.count > PIECE_JOBS:
-            self.is_uniform = False
-            return set()
+            return ()
+        if type_ is None:
+            type_ = type_of_all(record)
         if self._type is None:
-            self._type = record.jobs[0].type
-        if record.count == 1:  # sets would cost a lone insert 2 us
-            job = record.jobs[0]
-            self.is_uniform = self.is_uniform and type(job) is PlainJob and job.type == self._type
-            return {job.type}
-        types = {job.type for job in record.jobs}
-        self.is_uniform = self.is_uniform and types == {self._type} and {type(job) for job in record.jobs} == {PlainJob}
-        return types
+            self._type = type_
+        self._is_uniform = self._is_uniform and type_ is not None and type_ == self._type
+        if type_ is not None:
+            return (type_,)
+        return {job.type for job in record.jobs} if record.jobs is not None and record.count <= PIECE_JOBS else ()
 
     def take(self, most: int) -> Batch:
         """Take up to `most` jobs of those held, and about `BATCH_BYTES`; what a record has more comes the next time.

@@ -11,8 +11,8 @@ speak of how long the oldest job has waited, which says the same of ten inserts 
    feeder rests. So do those of clients that wait for their answers. A flood has precedence: the feeder takes about a quarter of
    the time, until jobs have waited `FLOOD_S`, and all of it from then on, so that no flood fills the disk.
    Measured, 8 x 125 inserts in flight: 140 k/s come in a rest and 75 k/s during a batch. Without any rest it is the latter.
-3. Lanes with room get their jobs at once. As long as all that waits is alike, only as many are fed as the lanes have room
-   for: stored and claimed in one commit, at two thirds of the cost of two.
+3. Lanes with room get their jobs at once. As long as all that waits is alike, in memory or on disk, only as many are fed as the
+   lanes have room for: stored and claimed in one commit, at two thirds of the cost of two.
 4. But not if more pours in than the lanes get through, when a job has waited for `PASSED_BY_S`: the next one may have a right
    to overtake all of them, and the store is where it can. Measured, 40 k/s for 6 s and lanes that do 12 k/s: an urgent job
    then begins after 1.3 s, and after 6.7 s without this rule.

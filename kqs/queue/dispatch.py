@@ -28,6 +28,8 @@ log = get_logger("kqs.queue")
 RETRY_WAIT_S = 0.2
 #: entries of one claim: enough that a commit of its own costs them nothing, few enough for one statement
 CLAIM_ENTRIES = 4000
+#: shorter data is not counted: all that room is ever claimed for takes a few MiB of it
+LONG_BYTES = 4096
 
 
 class Taker:
@@ -44,7 +46,8 @@ class Taker:
         self._settled.set()
         self._is_light = asyncio.Event()
         self._is_light.set()
-        self._unbegun_bytes = 0
+        #: data of long runs that were delivered and have not begun; while it is 0, `begin` need not be called
+        self.unbegun_bytes = 0
         self.stopped = False
         #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
         self.worth = 1
@@ -80,15 +83,16 @@ class Taker:
 
     def weigh(self, runs: Sequence[Run]) -> None:
         """Note that the data of delivered runs is in memory until they `begin`."""
-        self._unbegun_bytes += sum([len(run.data) for run in runs])
-        if self._unbegun_bytes > base.DATA_BYTES:
+        self.unbegun_bytes += sum([len(run.data) for run in runs if len(run.data) > LONG_BYTES])
+        if self.unbegun_bytes > base.DATA_BYTES:
             self._is_light.clear()
 
     def begin(self, run: Run) -> None:
         """Note that a delivered run begins, or was given back."""
-        self._unbegun_bytes -= len(run.data)
-        if self._unbegun_bytes <= base.DATA_BYTES:
-            self._is_light.set()
+        if len(run.data) > LONG_BYTES:
+            self.unbegun_bytes -= len(run.data)
+            if self.unbegun_bytes <= base.DATA_BYTES:
+                self._is_light.set()
 
     async def stop(self) -> None:
         """Take no more; return when the claims under way have been delivered."""

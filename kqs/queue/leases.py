@@ -26,7 +26,7 @@ SPARE_SLOTS = 64
 #: a timer that is later than this tells that the loop was held up: who ended in time has not been heard yet
 LATE_S = 0.1
 
-_EMPTY: frozenset[Lease] = frozenset()
+_EMPTY: dict[Lease, None] = {}
 
 
 class Lease:
@@ -65,7 +65,7 @@ class Leases:
     def __init__(self, clock: Clock, expired: Callable[[Lease], None]) -> None:
         self._clock = clock
         self._expired = expired
-        self._slots: dict[int, set[Lease]] = {}
+        self._slots: dict[int, dict[Lease, None]] = {}
         self._heap: list[int] = []  # every number in `_slots`, and others that are not any more
         self._newest = 0  # the slot that was filled last: empty or not, the next lease is likely to want it
         self._timer: asyncio.TimerHandle | None = None
@@ -85,18 +85,19 @@ class Leases:
             lease.slot = 0
             self._forever.add(lease)
             return
-        number = int(max(deadline, lease.began_at) / SLOT_S) + 1
+        number = int((deadline if deadline > lease.began_at else lease.began_at) / SLOT_S) + 1
         lease.slot = number
         slot = self._slots.get(number)
         if slot is None:
             slot = self._open_slot(number)
-        slot.add(lease)
+        slot[lease] = None
         self._newest = number
 
-    def _open_slot(self, number: int) -> set[Lease]:
+    def _open_slot(self, number: int) -> dict[Lease, None]:
         if not self._slots.get(self._newest, True):
             del self._slots[self._newest]
-        slot = self._slots[number] = set()
+        slot: dict[Lease, None] = {}
+        self._slots[number] = slot
         heapq.heappush(self._heap, number)
         if len(self._heap) > 2 * len(self._slots) + SPARE_SLOTS:
             self._heap = list(self._slots)
@@ -114,7 +115,7 @@ class Leases:
             self._forever.remove(lease)
             return True
         slot = self._slots[number]
-        slot.remove(lease)
+        del slot[lease]
         if not slot and number != self._newest:
             del self._slots[number]
         return True

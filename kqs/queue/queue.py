@@ -245,8 +245,8 @@ class Queue:
             self.stale_count += 1
             return False
         run = lease.run
-        judged = self._judge.outcome(run, lease.options, outcome, self._now(), random.random())  # noqa: S311 jitter
-        self._reporter.add(run, judged)
+        jitter = random.random() if type(outcome) is Failed else 0.0  # noqa: S311 - spreads retries, guards nothing
+        self._reporter.add(run, self._judge.outcome(run, lease.options, outcome, self._now(), jitter))
         return True
 
     def interrupt(self, lease: Lease) -> None:

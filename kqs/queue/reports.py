@@ -31,6 +31,7 @@ class Reporter:
         self._store = store
         self._applied = applied
         self._pending: list[tuple[Run, Report]] = []
+        self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
         self._unstored: dict[int, list[tuple[Run, Report]]] = {}
         self._wake = asyncio.Event()
@@ -48,6 +49,8 @@ class Reporter:
             self._idle.clear()
             self._wake.set()
         self._pending.append((run, report))
+        if report.result is not None:
+            self._pending_bytes += len(report.result)
 
     def keep_back(self, order: int) -> None:
         """Keep what is reported of this job, which is not stored yet, until `let_go`."""
@@ -97,13 +100,16 @@ class Reporter:
     def _take(self) -> list[tuple[Run, Report]]:
         """Take what has gathered, but no more than one commit should hold."""
         batch, self._pending = self._pending, []
+        held_bytes, self._pending_bytes = self._pending_bytes, 0
+        if len(batch) <= COMMIT_REPORTS and held_bytes <= base.DATA_BYTES:
+            return batch
         total = 0
         for index, (_, report) in enumerate(batch):
-            if report.result is not None:
-                total += len(report.result)
-            if index and (index == COMMIT_REPORTS or total > base.DATA_BYTES):
-                batch, self._pending = batch[:index], batch[index:]
+            size = len(report.result or b"")
+            if index and (index == COMMIT_REPORTS or total + size > base.DATA_BYTES):
+                batch, self._pending, self._pending_bytes = batch[:index], batch[index:], held_bytes - total
                 break
+            total += size
         return batch
 
     async def _commit(self, reports: list[Report]) -> list[bool]:

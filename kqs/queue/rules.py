@@ -22,8 +22,8 @@ DELAY_MARGIN_S = 1.1
 
 
 def whole_ms(at: float) -> float:
-    """Return an instant in whole ms: what ends in the same ms is stored by one statement."""
-    return int(at * 1000) / 1000
+    """Return an instant as the whole ms that ends with it or after: what ends in the same ms is stored by one statement."""
+    return -(-at * 1000 // 1) / 1000
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
         type=run.type,
         state=state,
         run_state=run_state,
-        ended_at=max(now, run.started_at),
+        ended_at=now if now >= run.started_at else run.started_at,
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,

@@ -24,6 +24,8 @@ update jobs set place = {Place.ENDED:d}, state = ?, run_state = ?, ended_at = ?,
                 failures = ?, ghosts = ?, interrupted = ?, error = null
 where ord in (select value from json_each(?))
 """
+# the same with the fence
+_END_RUNNING = f"{_END_ALIKE} and place = {Place.RUNNING:d} and attempt = ? and epoch = ?"
 # An upsert is the one statement that gives many rows values of their own by key: each row is known to exist, so each conflicts.
 # The last condition makes a repeated row change nothing (see ManyRows).
 _END = ManyRows(
@@ -75,6 +77,8 @@ _WORDS = [state.word for state in sorted(State)]
 
 def report(session: Session, reports: Sequence[Report]) -> list[bool]:
     """See Store.report."""
+    if _end_if_running(session, reports):
+        return [True] * len(reports)
     (packed,) = session.db.execute(_FENCES, (json_list([one.claim.order for one in reports]),)).fetchone()
     fences = {fence[0]: fence for fence in _decode_fences(packed)}
     granted = [_granted(one.claim) for one in reports]
@@ -82,6 +86,32 @@ def report(session: Session, reports: Sequence[Report]) -> list[bool]:
         _apply(session, reports)
         return [True] * len(reports)
     return _report_some(session, reports, granted, fences)
+
+
+def _end_if_running(session: Session, reports: Sequence[Report]) -> bool:
+    """End the jobs of a batch if nothing is to be said but that, of any of them, and all fences let it through.
+
+    It is what nearly all batches are, and spares them a look at the fences first: a ninth of what a short job costs here.
+    """
+    alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for one in reports:
+        if one.result is not None or one.error is not None or not (one.has_begun and _IS_END[one.state]):
+            return False
+        claim = one.claim
+        alike[(*_end_columns(one), claim.attempt, claim.epoch)].append(claim.order)
+    if len(alike) > _MOST_ALIKE:
+        return False
+    session.db.execute("savepoint fences")
+    ended = 0
+    for (*columns, attempt, epoch), orders in alike.items():
+        ended += session.db.execute(_END_RUNNING, (*columns, json_list(orders), attempt, epoch)).rowcount
+    if ended < len(reports):
+        session.db.execute("rollback to fences")
+    session.db.execute("release fences")
+    if ended < len(reports):
+        return False
+    _count(session, reports)
+    return True
 
 
 def _granted(claim: Claim) -> _Fence:
@@ -134,6 +164,10 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
         _WAIT.execute(session.db, _wait_rows(session.db, waits[start : start + _RUNS_AT_ONCE]))
     if unbegun:
         _apply_unbegun(session.db, unbegun)
+    _count(session, reports)
+
+
+def _count(session: Session, reports: Sequence[Report]) -> None:
     session.tallies.remove([(one.type, State.PROCESSING) for one in reports])
     session.tallies.add([(one.type, one.state) for one in reports])
 

@@ -338,3 +338,27 @@ async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_be
         runs.append(await hand.take())
     assert max(run.claim.order for run in runs) <= urgent < later
     assert len(runs) < 300
+
+
+@pytest.mark.parametrize("last", [b'{"type":"mail"}', b'{"type":"mail","prio":"urgent"}'], ids=["alike", "an urgent one last"])
+async def test_what_waits_on_disk_alone_goes_straight_to_lanes_if_it_is_alike(
+    last: bytes, feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "LEAST_JOBS", 1)
+    monkeypatch.setattr(kqs.feeder.held, "MAX_JOBS", 10)
+    broker = feeding.rig.queue._dispatcher._broker
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    first = await feeding.insert(b'{"type":"mail"}')
+    runs = [await hand.take()]
+    for _ in range(4):
+        await feeding.insert(*[b'{"type":"mail"}'] * 10)
+    order = await feeding.insert(last)
+    have_waited = set()
+    while runs[-1].claim.order != order:
+        await hand.end(runs[-1])
+        runs.append(await hand.take())
+        have_waited.add(broker.backlog("mail") > 0)
+    is_alike = b"urgent" not in last
+    assert have_waited == {not is_alike} or not is_alike
+    assert (runs[0].claim.order, len(runs) == 42) == (first, is_alike)

@@ -83,10 +83,10 @@ def test_an_array_that_is_read_back_is_not_decoded_at_once(monkeypatch: pytest.M
 
 def test_an_array_too_long_to_look_through_counts_as_one_with_jobs_that_overtake() -> None:
     held = Held(CountingIntake())
-    assert held.add(an_array(0, 2, ORDER, is_live=True)) == {"mail"}
-    assert held.is_uniform
-    assert held.add(an_array(1, intake.PIECE_JOBS + 1, ORDER + 10, is_live=True)) == set()
-    assert not held.is_uniform
+    assert held.add(an_array(0, 2, ORDER, is_live=True)) == ("mail",)
+    assert held.type == "mail"
+    assert held.add(an_array(1, intake.PIECE_JOBS + 1, ORDER + 10, is_live=True)) == ()
+    assert held.type is None
 
 
 @pytest.mark.parametrize("count", [1, 9000])

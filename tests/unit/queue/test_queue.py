@@ -470,8 +470,8 @@ async def test_what_a_claim_leaves_for_its_data_is_taken_next(rig: Rig, monkeypa
 async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "DATA_BYTES", 1000)
-    await rig.accept(*(an_accepted(n, data=b"1" * 600) for n in range(1, 6)))
+    monkeypatch.setattr(base, "DATA_BYTES", 10_000)
+    await rig.accept(*(an_accepted(n, data=b"1" * 6000) for n in range(1, 6)))
     delivered: asyncio.Queue[Run] = asyncio.Queue()
 
     def deliver(runs: list[Run]) -> None:
