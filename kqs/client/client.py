@@ -121,7 +121,7 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout_s):
                 self._link = await Link.open(self.address, self._on_answer, self._on_lost)
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
             raise UnreachableError(f"{self.address}: {_reason(exc)}") from exc
         self._is_open = True
         if self._link.lost.done():
@@ -331,7 +331,9 @@ class Client:
                 self._link.send(pending.line)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):  # resolving encodes it, and lets that through
+        return "this is no name of a host"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()

@@ -329,6 +329,12 @@ async def test_long_answers_arrive_whole():
         assert await client.call("echo", "x" * 1_000_000) == "x" * 1_000_000
 
 
+@pytest.mark.parametrize("host", ["x" * 300, "\u202ehost", "\ud800"])
+async def test_what_is_no_name_of_a_host_is_told(host):
+    with pytest.raises(UnreachableError, match="no name of a host"):
+        await connect(host).open()
+
+
 async def test_nobody_listening_is_told_at_once():
     async with LineServer() as server:
         address = server.address
