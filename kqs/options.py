@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from kqs.printable import is_all_seen
 from kqs.words import in_words
 
 MAX_TYPE_BYTES = 200
@@ -44,7 +45,7 @@ At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 tim
 
 def is_type(text: str) -> bool:
     """Tell whether `text` may name a type of jobs: TYPE_RULE."""
-    return text.isprintable() and 0 < len(text.encode()) <= MAX_TYPE_BYTES
+    return is_all_seen(text) and 0 < len(text.encode()) <= MAX_TYPE_BYTES
 
 
 class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from unicodedata import category
 
 #: characters of a stranger's own text in a message
 SHOWN_CHARS = 60
+
+#: What Unicode has nobody see (Default_Ignorable_Code_Point), and a blank pattern of Braille, though Python calls it printable.
+_BLANK = re.compile(r"[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
+_SELECTORS = re.compile(r"[\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 class _Escapes(dict[int, str]):
@@ -22,7 +27,7 @@ class _Escapes(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if character.isprintable() or category(character) == "Zs":
+        if category(character) == "Zs" or (character.isprintable() and not _BLANK.match(character)):
             escaped = character
         elif self._escape == "json":
             units = character.encode("utf-16-be", "surrogatepass").hex()
@@ -38,9 +43,14 @@ _FOR_PEOPLE = _Escapes("python")
 _IN_JSON = _Escapes("json", kept="\n\r\t")
 
 
+def is_all_seen(text: str) -> bool:
+    """Tell whether `text` has nothing in it that is not seen, so that no two such texts look the same for what they hide."""
+    return text.isprintable() and (text.isascii() or not (_BLANK.search(text) or _SELECTORS.search(text)))
+
+
 def printable(text: str) -> str:
     """Return `text` with everything that could break a line, steer a terminal or deceive its reader as a backslash escape."""
-    return text if text.isprintable() else text.translate(_FOR_PEOPLE)
+    return text if _is_plain(text) else text.translate(_FOR_PEOPLE)
 
 
 def shortened(text: str) -> str:
@@ -50,4 +60,8 @@ def shortened(text: str) -> str:
 
 def printable_json(text: str) -> str:
     """Return the same JSON with such characters as JSON escapes."""
-    return text if text.isprintable() else text.translate(_IN_JSON)
+    return text if _is_plain(text) else text.translate(_IN_JSON)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and (text.isascii() or not _BLANK.search(text))

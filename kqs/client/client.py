@@ -41,7 +41,6 @@ _TICK_S = 0.1
 # what an error without an id says of some line; any other is about the connection
 _ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -122,7 +121,7 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout_s):
                 self._link = await Link.open(self.address, self._on_answer, self._on_lost)
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
             raise UnreachableError(f"{self.address}: {_reason(exc)}") from exc
         self._is_open = True
         if self._link.lost.done():
@@ -172,26 +171,44 @@ class Client:
     ) -> asyncio.Future[msgspec.Raw]:
         """Wait for a free place, send a call, and return the future of its result as JSON: the way to pipeline from one task.
 
-        Args:   arg: JSON without a newline. repeatable: send it again after a lost connection.
+        Args:   arg: JSON. repeatable: send it again after a lost connection.
         Raises: CallError: the line is too long, too deep or no Unicode. ConnectionLostError: the client is not open.
-                ValueError: timeout_s is no time-out.
+                CallTimeoutError: no place was free in time, nothing was sent. ValueError: timeout_s is no time-out.
         """
         check_seconds("timeout_s", timeout_s)
         self._number = number = self._number + 1
-        line = call_line(number, _encode(name), arg)
+        if b"\n" in arg:  # JSON has newlines only between its tokens, where any space will do
+            arg = arg.replace(b"\n", b" ")
+        line = call_line(number, encode(name, "bad_call"), arg)
         if len(line) > self._max_line_bytes:
             raise CallError(f"the call takes {len(line)} bytes, a line at most {self._max_line_bytes}", "too_large")
         check_text(line)
-        await self._slots.acquire()
+        timeout_s = timeout_s if timeout_s is not None else self._timeout_s
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        await self._take_place(deadline)
         if not self._is_open:
             self._slots.release()
             raise ConnectionLostError("the client is not open")
-        return self._send(number, line, repeatable, timeout_s if timeout_s is not None else self._timeout_s)
+        return self._send(number, line, repeatable, deadline)
 
-    def _send(self, number: int, line: bytes, repeatable: bool, timeout_s: float | None) -> asyncio.Future[msgspec.Raw]:
+    async def _take_place(self, deadline: float | None) -> None:
+        """Wait for a free place, but not beyond the call's time; those before it are told of theirs a tick late, and first."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout_at(None if deadline is None else deadline + 2 * _TICK_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise self._late_error() from None
+        if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+            self._slots.release()
+            raise self._late_error()
+
+    def _send(self, number: int, line: bytes, repeatable: bool, deadline: float | None) -> asyncio.Future[msgspec.Raw]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[msgspec.Raw] = loop.create_future()
-        pending = _Pending(line, answer, repeatable, None if timeout_s is None else loop.time() + timeout_s)
+        pending = _Pending(line, answer, repeatable, deadline)
         self._pending[number] = pending
         if self._link and not self._suspects:
             pending.sent = True
@@ -297,6 +314,8 @@ class Client:
                 continue
             if link.lost.done():
                 continue
+            for number in [number for number, pending in self._pending.items() if pending.answer.done()]:
+                self._fail(number, ConnectionLostError("nobody waits for it"))  # cancelled meanwhile: not to be done any more
             self._link = link
             self._send_waiting()
             return
@@ -312,7 +331,9 @@ class Client:
                 self._link.send(pending.line)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):  # resolving encodes it, and lets that through
+        return "this is no name of a host"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()

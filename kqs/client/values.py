@@ -26,9 +26,13 @@ def encode(value: Any, code: str) -> bytes:
     """Return `value` as one line of JSON.
 
     Raises: CallError: with this code: a number in it is NaN or infinite; the message names the field.
+                       Or a text in it is no Unicode.
             TypeError: it is nothing that JSON can say.
     """
-    text = _encode(value)
+    try:
+        text = _encode(value)
+    except UnicodeEncodeError as error:
+        raise CallError(f"{error.object[error.start]!a}: half of a surrogate pair is no Unicode", code) from None
     if b"null" in text and (found := next(_unspeakable(value), None)) is not None:
         where, number = found
         raise CallError(f"{where or 'argument'}: expected a finite number, got {number}", code)

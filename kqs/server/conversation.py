@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -50,6 +51,7 @@ MAX_TASKS = 16
 _PIECE_BYTES = 8 * 1024
 _CALL_BYTES = 256  # what a decoded call takes
 _TRACED_BYTES = 200
+_LETTER_ESCAPE = re.compile(rb"\\u00[4-7]")
 _KEEPING = ("insert", "adopt")
 _NOT_ADMINISTRATION = (*_KEEPING, "echo")
 
@@ -67,11 +69,9 @@ class _Rest(NamedTuple):
     size: int
 
 
-def _traced(lines: bytes) -> bytes:
-    """Return what of lines may stand in a log: nothing where there may be an old client's credentials, however spelt."""
-    if b"auth" in lines.lower() or b"\\u" in lines:
-        return b"(not shown, may hold credentials)"
-    return lines[:_TRACED_BYTES]
+def _may_name_credentials(lines: bytes) -> bool:
+    """Tell whether an old client's `auth` may stand in lines, however it is spelt."""
+    return b"auth" in lines.lower() or _LETTER_ESCAPE.search(lines) is not None
 
 
 class Conversation:
@@ -103,6 +103,7 @@ class Conversation:
         self._changed = changed
         self._dialect = Dialect.QRPC
         self._inserts_came_last = True
+        self._may_hear_credentials = False
         self._batch_number = 0
         self._batches: dict[int, jsonrpc.Batch] = {}
         self._gathered_bytes = 0
@@ -233,13 +234,23 @@ class Conversation:
         out.clear()
         self._out_bytes = 0
         if self.context.trace:
-            log.debug(">", lines=_traced(data), size=len(data))
+            log.debug(">", lines=self._traced(data), size=len(data))
         return data
 
     def send(self, answers: bytes) -> None:
         """Queue whole answers, already encoded."""
         self._out.append(answers)
         self._out_bytes += len(answers)
+
+    def _traced(self, lines: bytes) -> bytes:
+        """Return what of lines may stand in a log.
+
+        Nothing where an old client's credentials may stand, nor after that: who breaks a call over several lines sends them in
+        lines of their own, and what is wrong with those is answered by showing them.
+        """
+        if self._may_hear_credentials or b"auth" in lines.lower() or b"\\u" in lines:
+            return b"(not shown, may hold credentials)"
+        return lines[:_TRACED_BYTES]
 
     def answer(self, call: Call, result: bytes | Raw) -> None:
         """Answer `call` with a result in JSON."""
@@ -256,7 +267,7 @@ class Conversation:
         """Answer `call` with an error."""
         self.context.counters.error(code)
         if self.context.trace:
-            log.debug("!", code=code, message=_traced(message.encode()))
+            log.debug("!", code=code, message=self._traced(message.encode()))
         if call.dialect is Dialect.QRPC:
             self.send(qrpc.error(call.id, code, message))
         elif isinstance(call, BadLine):
@@ -304,7 +315,8 @@ class Conversation:
     def _run_chunk(self, chunk: bytes) -> None:
         """Run a chunk of complete lines by the first way that fits all of them."""
         if self.context.trace:
-            log.debug("<", lines=_traced(chunk), size=len(chunk))
+            self._may_hear_credentials = self._may_hear_credentials or _may_name_credentials(chunk)
+            log.debug("<", lines=self._traced(chunk), size=len(chunk))
         if self.may_keep is not None:
             if self.may_keep():
                 self.may_keep = None

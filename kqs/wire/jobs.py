@@ -22,11 +22,13 @@ from kqs.ids import ID_PATTERN
 from kqs.nearest import unknown_name
 from kqs.options import Job, JobFields, OptionFields, PlainJob, allowed, expected, field_types, is_supported, is_type
 from kqs.wire import strict
-from kqs.wire.members import Reader, walking
+from kqs.wire.members import Member, Reader, walking
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps, finish
 
 _MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
+#: Members of one job, repeated ones included: far more than there are fields, and few enough to be walked at once.
+_MAX_MEMBERS = 1000
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
 _ONCE = ("type", "id")
@@ -178,7 +180,7 @@ def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
     for index, (start, job) in enumerate(_objects(text), first):
         end_before = None
         has_auth = False
-        for member in walking(bytes(job), _FIELDS_AND_AUTH, {}):
+        for member in _walking(bytes(job), _FIELDS_AND_AUTH, {}, _place(index, is_array=_is_array(text))):
             if member is None:
                 yield
             elif member.key != _AUTH:
@@ -355,7 +357,7 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     found: dict[str, Raw] = {}
     seen: set[str] = set()
     data: memoryview | None = None
-    for member in walking(text, _FIELDS, found):
+    for member in _walking(text, _FIELDS, found, place):
         if member is None:
             yield
             continue
@@ -375,6 +377,16 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     if fault := _fault(job):
         raise CallError(place + fault, "bad_job")
     return job
+
+
+def _walking(text: bytes, reader: Reader, found: dict[str, Raw], place: str) -> Iterator[Member | None]:
+    """Walk a job's members, if there are not too many: 16 MiB of one option, again and again, take seconds to walk."""
+    count = 0
+    for member in walking(text, reader, found):
+        count += member is not None
+        if count > _MAX_MEMBERS:
+            raise CallError(f"{place}expected at most {_MAX_MEMBERS} fields", "bad_job")
+        yield member
 
 
 def _check_field(name: str, value: bytes, place: str) -> None:

@@ -18,7 +18,7 @@ from tests.support.clock import FakeClock
 class AtOnce(Slices):
     """Does in one go what takes long: there is no loop."""
 
-    def run(self, work: Steps[None]) -> None:
+    def run(self, work: Steps[None], size: int = 0) -> None:
         finish(work)
 
 

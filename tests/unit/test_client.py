@@ -204,6 +204,42 @@ async def test_cancelled_call_leaves_the_others_alone(server, client):
     assert await call == 1
 
 
+async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(server, client):
+    lost = asyncio.Event()
+    client.on_lost = lambda reason: lost.set()
+    server.drop()
+    await lost.wait()
+    cancelled, call = await task(client.insert("t", "cancelled")), await task(client.insert("t", "wanted"))
+    cancelled.cancel()
+    lines = await server.got(1)
+    server.answer(0, "id")
+    assert await call == "id"
+    assert [line["m"]["data"] for line in lines] == ["wanted"]
+    assert not client._pending
+
+
+async def test_waiting_for_a_place_is_part_of_a_calls_time(server):
+    async with Client(server.address, max_in_flight=1) as client:
+        first = await task(client.call("a", timeout_s=5))
+        with pytest.raises(CallTimeoutError, match="in time"):
+            await client.call("b", timeout_s=0.01)
+        await server.got(1)
+        server.answer(0, "still")
+        assert await first == "still"
+        assert [line["n"] for _, line in server.calls] == ["a"]
+
+
+async def test_a_place_that_comes_too_late_goes_to_the_next(server):
+    async with Client(server.address, max_in_flight=1) as client:
+        late = [await task(client.call(name, timeout_s=0.01)) for name in "abb"]
+        assert {type(error) for error in await asyncio.gather(*late, return_exceptions=True)} == {CallTimeoutError}
+        assert [line["n"] for _, line in server.calls] == ["a"]
+        last = await task(client.call("c"))
+        await server.got(2)
+        server.answer(1, "here")
+        assert await last == "here"
+
+
 async def test_too_long_line_is_refused_before_it_is_sent(server):
     async with Client(server.address, max_line_bytes=1000) as client:
         with pytest.raises(CallError) as caught:
@@ -291,6 +327,12 @@ async def test_server_that_speaks_otherwise_is_left(server, client):
 async def test_long_answers_arrive_whole():
     async with LineServer(echo) as server, Client(server.address) as client:
         assert await client.call("echo", "x" * 1_000_000) == "x" * 1_000_000
+
+
+@pytest.mark.parametrize("host", ["x" * 300, "\u202ehost", "\ud800"])
+async def test_what_is_no_name_of_a_host_is_told(host):
+    with pytest.raises(UnreachableError, match="no name of a host"):
+        await connect(host).open()
 
 
 async def test_nobody_listening_is_told_at_once():
@@ -453,6 +495,19 @@ async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field
     ):
         with pytest.raises(CallError, match=r"delay(\[[01]\])?: expected a finite number, got (-?inf|nan)"):
             await work
+
+
+async def test_text_that_is_no_unicode_is_refused_as_a_line_that_the_server_would_not_take(client):
+    for work in (client.insert("t", {"file": "a\udcff"}), client.insert("\ud800"), client.call("\ud800")):
+        with pytest.raises(CallError, match="surrogate"):
+            await work
+
+
+@pytest.mark.parametrize("text", [b'{\n  "a": 1,\r\n  "b": [\n]\n}', b'{"a":1,"b":[]}\n'])
+async def test_json_of_several_lines_is_sent_as_one(text):
+    async with LineServer(echo) as server, Client(server.address) as client:
+        assert await client.call("echo", msgspec.Raw(text)) == {"a": 1, "b": []}
+        assert msgspec.json.decode(await (await client.start("echo", text))) == {"a": 1, "b": []}
 
 
 @pytest.mark.parametrize(

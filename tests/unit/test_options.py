@@ -65,7 +65,9 @@ def test_a_type_is_printable_text(name: str) -> None:
     assert is_type(name)
 
 
-@pytest.mark.parametrize("name", ["", "a" * 201, "é" * 101, "a\tb", "\ud800", "\x7f"])
+@pytest.mark.parametrize(
+    "name", ["", "a" * 201, "é" * 101, "a\tb", "\ud800", "\x7f", "a\u3164", "a\ufe0f", "a\u034f", "\u2800"]
+)
 def test_no_other_text_is_a_type(name: str) -> None:
     assert not is_type(name)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import click
 import pytest
 
+from kqs.cli import run
 from kqs.cli.exits import exit_code_of
 from kqs.client import CallTimeoutError, ConnectionLostError, UnreachableError
 from kqs.errors import (
@@ -51,6 +52,12 @@ def test_every_refusal_ends_with_a_documented_code(code):
 def test_trouble_is_one_safe_line_on_stderr(capsys):
     exit_code_of(CallError("a\nb\x1b[2J", "bad_job"))
     assert capsys.readouterr().err == "kqs: bad_job: a\\nb\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("arguments", [["job", "a\udcff"], ["makerpc", "\udcff"]])
+def test_argument_that_is_no_text_is_told(capsys, arguments):
+    assert run(arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err == "kqs: an argument is not UTF-8\n"
 
 
 def test_missing_file_is_named(capsys):

@@ -196,7 +196,7 @@ async def test_a_long_line_is_answered_in_its_turn(line: bytes) -> None:
 async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -> None:
     talk = Conversing(max_line_bytes=10**6)
     waiting: list[Steps[None]] = []
-    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
     assert talk.hear(b'{"id":1,"n":"echo","m":%b}\n{"id":2,"n":"ping"}\n' % PAD) == []
     assert talk.conversation.is_full
     assert not talk.conversation.is_idle
@@ -209,7 +209,7 @@ async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -
 async def test_a_long_line_of_a_peer_that_left_is_dropped() -> None:
     talk = Conversing(max_line_bytes=10**6)
     waiting: list[Steps[None]] = []
-    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
     talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
     talk.conversation.forget()
     finish(waiting.pop())
@@ -264,7 +264,7 @@ async def test_nothing_that_does_harm_is_suggested(name: str) -> None:
 async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data_bytes: int, counted_as: str) -> None:
     talk = Conversing(max_line_bytes=10**6)
     waiting: list[Steps[None]] = []
-    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
     talk.hear(b'{"id":1,"n":"insert","m":[{"type":"x","data":"%b"}]}\n' % (b"x" * data_bytes))
     talk.conversation.count_received()
     assert getattr(talk.context.lines, counted_as) > data_bytes
@@ -277,7 +277,7 @@ async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data
 async def test_what_is_worked_on_is_dropped_with_what_waits() -> None:
     talk = Conversing(max_line_bytes=10**6)
     waiting: list[Steps[None]] = []
-    talk.context.slices.run = waiting.append  # type: ignore[method-assign]
+    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
     talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
     next(waiting[0])
     talk.conversation.count_received()
@@ -317,4 +317,15 @@ async def test_no_password_stands_in_a_traced_line(line: bytes) -> None:
     with capture_logs() as logged:
         talk.hear(line + b"\n")
     assert logged
+    assert "sesame" not in str(logged)
+
+
+@pytest.mark.parametrize("key", [b'"auth"', b'"\\u0061uth"'])
+async def test_nor_in_a_call_that_was_broken_over_several_lines(key: bytes) -> None:
+    talk = Conversing()
+    talk.context.trace = True
+    with capture_logs() as logged:
+        talk.hear(b'{"n":"insert","m":{"type":"a",\n' + key + b":{\n")
+        talk.hear(b'"password":"sesame"\n}}}\n')
+    assert len(logged) > 3
     assert "sesame" not in str(logged)

@@ -412,3 +412,13 @@ def test_what_wider_bounds_accepted_is_replayed_within_ours() -> None:
 def test_an_old_time_that_is_refused_now_is_past() -> None:
     assert kept_at_seconds(1e300) == kept_at_seconds("at noon") == 0.0
     assert kept_at_seconds(5.5) == 5.5
+
+
+@pytest.mark.parametrize("auth", [b"", b',"auth":1'])
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_long_job_that_repeats_an_option_without_end_is_refused_early(auth: bytes, is_array: bool) -> None:
+    job = b'{"type":"x"' + auth + b',"ttr":1' * SHORT_BYTES + b"}"
+    decoding_steps = decoding(b"[%b]" % job if is_array else job, 1000)
+    with pytest.raises(CallError, match=f"{'job 0: ' * is_array}expected at most 1000 fields") as caught:
+        finish(decoding_steps)
+    assert caught.value.call_code == "bad_job"
