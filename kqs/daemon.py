@@ -115,6 +115,7 @@ class Daemon:
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
         forks.end_child()
+        self._sentry.keep()
         stop = StopSwitch(self._sentry.stopping)
         self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
