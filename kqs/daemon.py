@@ -58,6 +58,7 @@ from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
+from kqs.tasks import spawn
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -114,6 +115,7 @@ class Daemon:
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
         forks.end_child()
+        self._sentry.keep()
         stop = StopSwitch(self._sentry.stopping)
         self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
@@ -142,8 +144,7 @@ class Daemon:
             log.info("listening", host=host, port=port)
         if self._config.server.socket:
             log.info("listening", socket=self._config.server.socket)
-        loop = asyncio.get_running_loop()
-        aside = [loop.create_task(self._watch(), name="watchdog"), loop.create_task(memory.give_back_holes(), name="memory")]
+        aside = [spawn(self._watch(), name="watchdog"), spawn(memory.give_back_holes(), name="memory")]
         self._notifier.ready()
         await stop.wait()
         for task in aside:
@@ -151,9 +152,8 @@ class Daemon:
 
     async def _start_unless_stopped(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server | None:
         """Start; None if a stop was requested before all had started."""
-        loop = asyncio.get_running_loop()
-        starting = loop.create_task(self._start(stack, stop, registry), name="start")
-        stopped = loop.create_task(stop.wait(), name="stop during start")
+        starting = spawn(self._start(stack, stop, registry), name="start")
+        stopped = spawn(stop.wait(), name="stop during start")
         await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             stopped.cancel()

@@ -41,6 +41,13 @@ def judge(fault: BaseException, run: Run) -> Outcome:
         return _judge(fault, run)
     except BaseException:  # whatever class it is of, and whatever that does
         return _failed(run, "an exception that cannot be looked at")
+    finally:
+        _forget_trace(fault)
+
+
+def _forget_trace(fault: BaseException) -> None:
+    """Have an object that is raised in many runs not add the frames of each, and all that they hold, to its trace."""
+    BaseException.with_traceback(fault, None)
 
 
 def _judge(fault: BaseException, run: Run) -> Outcome:
@@ -85,9 +92,11 @@ def judge_data(fault: BaseException, run: Run) -> Outcome:
         if isinstance(fault, (ValueError, RecursionError)):  # msgspec's errors are ValueErrors
             text = text_of(fault)
             return _failed(run, f"data: {text[:1].lower()}{text[1:]}", final=True)
+        return judge(fault, run)
     except BaseException:
         return _failed(run, "an exception that cannot be looked at")
-    return judge(fault, run)
+    finally:
+        _forget_trace(fault)
 
 
 def judge_result(result: object, run: Run) -> Outcome:

@@ -23,6 +23,7 @@ from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 from kqs.worker import Worker
 
@@ -74,7 +75,7 @@ class Startup:
             if not self._may_wait:
                 raise StartupError(str(error), ExitCode.IO_FAILED) from error
             self._feeder.wait_for_store(self._recovery.checkpoint_seq)
-            self._task = asyncio.get_running_loop().create_task(self._wait(error), name="startup")
+            self._task = spawn(self._wait(error), name="startup")
             self._task.add_done_callback(self._task_done)
 
     async def stop(self) -> None:

@@ -28,6 +28,7 @@ from kqs.outcomes import judge
 from kqs.queue.dispatch import Taker
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
+from kqs.tasks import spawn
 
 log = get_logger("kqs.worker")
 
@@ -234,9 +235,8 @@ class Worker:
         self._man(lane)
 
     def _man(self, lane: Lane) -> None:
-        """Give the lane a new task; not by way of the loop, whose way of making tasks a handler may have changed."""
-        loop = asyncio.get_running_loop()
-        lane.task = asyncio.Task(self._serve(lane), loop=loop, name=lane.name, context=self._context.copy())
+        """Give the lane a new task."""
+        lane.task = spawn(self._serve(lane), lane.name, context=self._context.copy())
         lane.task.add_done_callback(partial(self._task_done, lane), context=self._context)
 
     async def _serve(self, lane: Lane) -> None:

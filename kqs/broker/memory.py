@@ -23,6 +23,7 @@ from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 
 BACKOFF_FIRST_S = 0.1
@@ -254,7 +255,7 @@ class MemoryBroker:
     def _begin_refill(self, type_: str, line: _Line) -> None:
         if line.aside is None and not line.is_blocked:
             line.aside = Waiting(self._max_entries, WHOLE)
-            self._refills[type_] = asyncio.create_task(self._run_refill(type_, line), name=f"refill {type_}")
+            self._refills[type_] = spawn(self._run_refill(type_, line), name=f"refill {type_}")
 
     async def _run_refill(self, type_: str, line: _Line) -> None:
         after = line.waiting.horizon

@@ -29,6 +29,7 @@ from kqs.options import Cascade
 from kqs.queue.dispatch import Taker
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
@@ -95,7 +96,7 @@ class Feeder:
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
         self._queue.on_hungry = self._let_go.set
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="feeder")
+        self._task = spawn(self._run(), name="feeder")
         self._task.add_done_callback(self._task_done)
 
     def wait_for_store(self, fed_seq: int) -> None:

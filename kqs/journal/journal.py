@@ -25,6 +25,7 @@ from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 from kqs.log import get_logger
 from kqs.process.threads import in_thread
+from kqs.tasks import spawn
 
 _log = get_logger("kqs.journal")
 
@@ -295,7 +296,7 @@ class Journal:
 
 async def _in_full(work: Coroutine[Any, Any, _Done]) -> _Done:
     """Return what `work` returns; if cancelled, end when it has ended: the lock must not go while a thread works below it."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = spawn(work, "journal")
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

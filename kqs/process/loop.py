@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kqs.log import get_logger
 from kqs.process import forks
+from kqs.tasks import spawn
 
 _log = get_logger("kqs")
 
@@ -25,7 +26,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, body: Coroutine[Any, Any, T], on
 
     Raises: what `body` raises; KeyboardInterrupt: Ctrl-C.
     """
-    task = loop.create_task(body, name="server")
+    task = spawn(body, "server", loop=loop)
     task.add_done_callback(lambda _: loop.stop())
     while not task.done():
         try:

@@ -42,8 +42,14 @@ LEAVE_S = 2.0
 #: the last words of a process wait so long for whoever reads them, in s
 _WORDS_S = 0.5
 _TICK_MS = 250
+#: how often signals that users' code gave away are taken back, in s
+_KEEP_S = 1.0
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+#: what stands in a handler's place where none of Python's hears, or one that the loop ends of
+_DEAF = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
 
 
 class Sentry:
@@ -57,6 +63,7 @@ class Sentry:
         self._loop_fd = -1
         self._on_stop: Callable[[], None] | None = None
         self._signal_count = 0
+        self._taken: list[signal.Signals] = []
         self._is_serving = False
         self._stopping_at: float | None = None
         self._turned_at = 0.0
@@ -70,13 +77,31 @@ class Sentry:
         for number in _STOPS:
             # ignored is what a shell makes SIGINT for what a script starts in the background
             if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-                forks.take_signal(number, self._heard)
+                self._take(number)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-            forks.take_signal(signal.SIGHUP, self._heard)
+            self._take(signal.SIGHUP)
         self._hears_hangup = _has_terminal()
         signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
         atexit.register(self._end_of_exit)
         threading.Thread(target=self._watch, name="kqs-sentry", daemon=True).start()
+
+    def _take(self, number: signal.Signals) -> None:
+        forks.take_signal(number, self._heard)
+        self._taken.append(number)
+
+    def keep(self) -> None:
+        """Hear signals whatever users' code makes of them: at once, and then each second. Call in the running loop, once.
+
+        A function in place of ours does no harm, for the interpreter writes the number before it calls it. Without one it does
+        not: the kernel ends the process, or drops the signal. `loop.remove_signal_handler` leaves that behind.
+        """
+        asyncio.get_running_loop().call_later(_KEEP_S, self.keep)
+        with contextlib.suppress(OSError):  # no descriptor is left, or what stands there is closed
+            self.attach()
+        for number in self._taken:
+            if any(signal.getsignal(number) is none for none in _DEAF):
+                signal.signal(number, self._heard)
+                log.warning("users' code gave a signal of the server's away, taking it back", signal=number.name)
 
     def attach(self) -> None:
         """Go on hearing signals while the running loop turns, which takes them for itself each time it begins to.

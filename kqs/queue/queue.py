@@ -28,6 +28,7 @@ from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store, StoreInfo
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -122,7 +123,7 @@ class Queue:
         await self._broker.close()
 
     def _own(self, body: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(body, name=name)
+        task = spawn(body, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
@@ -215,7 +216,7 @@ class Queue:
 
     def add_taker(self, taker: Taker) -> None:
         """Begin to deliver jobs to `taker`."""
-        task = asyncio.get_running_loop().create_task(self._dispatcher.serve(taker), name=f"taker-{taker.worker}")
+        task = spawn(self._dispatcher.serve(taker), name=f"taker-{taker.worker}")
         self._taker_tasks[taker] = task
         task.add_done_callback(self._task_done)
 

@@ -12,6 +12,7 @@ from kqs.server.counters import Counters
 from kqs.server.lines import Lines
 from kqs.server.slices import Slices
 from kqs.server.turns import Turns
+from kqs.tasks import spawn
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
@@ -73,6 +74,6 @@ class Context:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = spawn(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

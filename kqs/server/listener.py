@@ -17,6 +17,7 @@ from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
 from kqs.log import get_logger
 from kqs.process.threads import addresses_of
+from kqs.tasks import spawn
 
 log = get_logger("kqs.server")
 
@@ -127,7 +128,7 @@ class Listener:
                     log.warning("connections cannot be accepted, trying again and again", reason=error.strerror)
                 return
             accepted.setblocking(False)
-            task = loop.create_task(self._connect(accepted), name="accept")
+            task = spawn(self._connect(accepted), name="accept")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -88,7 +88,8 @@ class Server:
         for connection in list(self._connections):
             connection.finish()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_gone.wait(), self._stop_s)
+            async with asyncio.timeout(self._stop_s):
+                await self._all_gone.wait()
         for connection in list(self._connections):
             connection.abort()
         for task in self.context.tasks:

@@ -93,6 +93,47 @@ def test_a_second_signal_means_now_also_while_a_handler_holds_the_loop(tmp_path:
         assert "stopping at once" in server.log.read_text()
 
 
+GIVING = """
+import asyncio, signal, kqs
+
+def give_away(how):
+    loop = asyncio.get_running_loop()
+    if how == "added":
+        loop.add_signal_handler(signal.SIGTERM, print)
+    elif how == "removed":
+        loop.add_signal_handler(signal.SIGTERM, print)
+        loop.remove_signal_handler(signal.SIGTERM)
+    else:
+        signal.signal(signal.SIGTERM, getattr(signal, how))
+
+{at_import}
+
+@kqs.handler("give", retries=0)
+async def give(how):
+    give_away(how)
+    await asyncio.sleep(2.5)
+"""
+HOWS = ("SIG_IGN", "SIG_DFL", "added", "removed")
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_signal_that_a_handler_gives_away_stops_the_server_in_order_all_the_same(tmp_path: Path, how: str) -> None:
+    (tmp_path / "giving.py").write_text(GIVING.format(at_import=""))
+    with serving(tmp_path, WORKER__MODULES='["giving"]') as server, peer_of(server) as peer:
+        peer.insert("give", how)
+        until(server, jobs_success=1)  # by then the server has looked
+        assert stop(server, signal.SIGTERM)[0] == 0
+        assert "stopped" in server.log.read_text()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_so_does_one_that_a_module_gives_away(tmp_path: Path, how: str) -> None:
+    (tmp_path / "giving.py").write_text(GIVING.format(at_import=f"give_away({how!r})"))
+    with serving(tmp_path, WORKER__MODULES='["giving"]') as server:
+        assert stop(server, signal.SIGTERM)[0] == 0
+        assert "stopped" in server.log.read_text()
+
+
 def test_quit_twice_in_one_write_is_a_quit(tmp_path: Path) -> None:
     with misbehaving(tmp_path, WORKER__GRACE_S="20") as server, peer_of(server) as peer:
         inserted = peer.insert("loop", 2)

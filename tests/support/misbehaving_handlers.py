@@ -51,8 +51,8 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     ("closing a descriptor that is not its own", "what the number means next is the server's"),
     ("raising into its thread after its end", "it may hit the next handler there, whose failure it is then"),
     ("blocking SIGTERM", "the children of other handlers inherit that, and cannot be terminated"),
-    ("cancelling every task of the loop", "the server's own are among them: it ends with 70"),
-    ("a task factory that raises", "the server's connections are made by it: none can be taken"),
+    ("cancelling every task of the loop", "those that other handlers made are among them"),
+    ("a task factory that raises", "those of other handlers are made by it"),
 )
 
 FORK = multiprocessing.get_context("fork")

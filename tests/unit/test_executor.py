@@ -324,3 +324,30 @@ async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
 
 
 async def _nothing(data: object) -> None: ...
+
+
+@pytest.mark.parametrize("fault", [kqs.Again(delay=1), kqs.Fail("closed"), ValueError("once for all")])
+async def test_an_exception_that_is_raised_again_and_again_keeps_nothing_of_the_runs_before(
+    executor: Executor, fault: Exception
+) -> None:
+    for function in both(raising(fault)):
+        with capture_logs() as logs:
+            for _ in range(3):
+                await execute(executor, function)
+        assert fault.__traceback__ is None
+        assert len({line.get("exception") for line in logs}) <= 1
+
+
+async def test_so_does_one_of_a_validator(executor: Executor) -> None:
+    refused = ValueError("never fits")
+
+    class Refusing(BaseModel):
+        @classmethod
+        def model_validate_json(cls, *_: object, **__: object) -> Any:
+            raise refused
+
+    async def function(data: Any) -> None: ...
+
+    function.__annotations__["data"] = Refusing
+    assert await execute(executor, function) == Failed("data: never fits", final=True)
+    assert refused.__traceback__ is None

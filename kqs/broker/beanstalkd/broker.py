@@ -27,6 +27,7 @@ from kqs.broker.beanstalkd.pool import Pool
 from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
 from kqs.job import Entry
+from kqs.tasks import spawn
 
 TICK_S = 0.5
 #: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
@@ -89,7 +90,7 @@ class BeanstalkdBroker:
             await self._pool.stop()
             raise
         self._supply.start(refill, waiting)
-        self._tick_task = self._loop.create_task(self._tick(), name="beanstalkd-tick")
+        self._tick_task = spawn(self._tick(), name="beanstalkd-tick")
         self._tick_task.add_done_callback(self._tick_done)
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.server import Server
 from kqs.broker.beanstalkd.session import Handle
 from kqs.job import Entry
+from kqs.tasks import spawn
 
 #: a start waits so long for servers to be reached, in s; those that are not join later
 FIRST_TRY_S = 1.0
@@ -32,7 +33,7 @@ class Pool:
     async def start(self) -> None:
         """Begin to connect; return when every server has been reached or found to be away, or after `FIRST_TRY_S`."""
         for server in self._servers:
-            task = self._loop.create_task(server.run(), name=f"beanstalkd {server.address}")
+            task = spawn(server.run(), name=f"beanstalkd {server.address}")
             task.add_done_callback(self._task_done)
             self._tasks.append(task)
         try:

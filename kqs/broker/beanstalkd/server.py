@@ -24,6 +24,7 @@ from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete, ListTubes, Stats, StatsTube
 from kqs.wire.beanstalk.tubes import type_of
@@ -233,7 +234,7 @@ class Server:
 
     async def _serve(self, session: Session) -> None:
         """Ask how the server is, and wait for jobs, until a connection is lost."""
-        watch = self._loop.create_task(session.watch(), name=f"beanstalkd-watch {self.address}")
+        watch = spawn(session.watch(), name=f"beanstalkd-watch {self.address}")
         ends: list[asyncio.Future[Any]] = [self._lost, watch]
         try:
             while not self._lost.done():

@@ -20,6 +20,7 @@ from kqs.broker.waiting import NOTHING, WHOLE, Rank
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 
 RETRY_S = 1.0
@@ -172,7 +173,7 @@ class Supply:
         line = self._lines[type_]
         line.lowered = WHOLE
         self._refill_count += 1
-        line.refill = self._loop.create_task(self._run_refill(type_, line), name=f"refill {type_}")
+        line.refill = spawn(self._run_refill(type_, line), name=f"refill {type_}")
 
     def _is_due(self, line: _Line, type_: str) -> bool:
         return (

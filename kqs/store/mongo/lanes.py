@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from kqs.errors import StoreUnavailableError
 from kqs.store.mongo.client import DRIVER_ERRORS, translated
+from kqs.tasks import spawn
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class Lanes:
     def _start(self, after: list[asyncio.Task[Any]], operation: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if not self._is_open:
             raise StoreUnavailableError("the store is closed")
-        task = asyncio.get_running_loop().create_task(_run(after, operation), name="store operation")
+        task = spawn(_run(after, operation), name="store operation")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

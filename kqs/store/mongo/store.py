@@ -24,6 +24,7 @@ from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
+from kqs.tasks import spawn
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.store")
@@ -186,7 +187,7 @@ class _Open:
         self._rounds = 0
         # apart: a write that hangs holds up the upkeep behind it, and must not make others take us for dead
         self._services = [
-            asyncio.get_running_loop().create_task(self._every_beat(what), name=f"store {name}")
+            spawn(self._every_beat(what), name=f"store {name}")
             for name, what in (("heartbeat", self.say_alive), ("upkeep", self.keep_up))
         ]
 
