@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kqs.errors import JournalError
-from kqs.journal.files import Files, Identity, write_all
+from kqs.journal.files import Files, Identity, opened, write_all
 from kqs.journal.format import (
     FRAME_BYTES,
     MAX_FRAME_RECORDS,
@@ -60,6 +60,7 @@ class Writer:
         self._path = directory
         self._identity: Identity | None = None
         self._name: str | None = None
+        self._length = 0  # that the current segment's file has at least
         self._drawn: set[bytes] = set()
 
     def start(self, previous: Segment | None, last_frame: Frame | None, next_seq: int = 0) -> Segment:
@@ -126,9 +127,16 @@ class Writer:
         return self._create(header)
 
     def check(self) -> None:
-        """Raises: JournalError: the current segment has lost its name, so that no start would find it. OSError."""
+        """Raises: JournalError: no start would find the current segment, or not all of it. OSError.
+
+        A file that was emptied under us has its length back with the next write, but not what was allocated.
+        """
         if self._files.identity_of(self._path) != self._identity:
             raise JournalError(f"the segment {self._path} was removed or replaced")
+        with opened(self._files, self._path) as handle:
+            size = self._files.size(handle)
+        if size < self._length:
+            raise JournalError(f"the segment {self._path} was cut short")
 
     def _check_name(self, handle: int) -> None:
         """As `check`, where the system tells an open file's name without a stat.
@@ -162,6 +170,7 @@ class Writer:
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
+        self._length = self._end
         with suppress(OSError):  # it is merely longer then
             self._files.truncate(handle, self._end)
         with suppress(OSError):
@@ -188,6 +197,7 @@ class Writer:
             raise
         self._handle, self._drawn = handle, {header.id}
         self._path = self._directory / segment.name
+        self._length = max(self._capacity, segment.end)
         self._header, self._salt, self._end, self._seq = header, segment.salt, segment.end, segment.end_seq
         return segment
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +98,18 @@ def test_lost_segments_are_gone_on_from_when_the_store_has_their_jobs(tmp_path: 
         assert server.stop() == 0
     with serving(tmp_path) as server:
         until(server, jobs_success=2)
+
+
+def test_an_emptied_segment_is_gone_on_from_when_the_store_has_its_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.insert("echo")
+        os.truncate(tmp_path / "journal/000000000001.kqj", 0)
+        until_said(server, "was cut short")
+        eventually(lambda: answer(peer), lambda seen: seen == "taken")
+        done = until(server, journal_unfed_records=0)["jobs_success"]
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    with serving(tmp_path) as server:
+        until(server, jobs_success=done)
 
 
 def test_a_removed_lock_lets_no_second_server_in(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def rename_segment(files: MemoryFiles) -> None:
 
 def replace_folder(files: MemoryFiles) -> None:
     files.replace_dir(DIR)
+
+
+async def test_a_segment_that_was_emptied_is_noticed_though_its_length_comes_back() -> None:
+    journal = await a_started(files := MemoryFiles())
+    await journal.append_wait(a_record("kept"))
+    files.nodes[files.names[FIRST]].clear()
+    with suppress(JournalFailedError):  # it may be noticed by now
+        await journal.append_wait(a_record("answered as the file was emptied"))
+    await until_failed(journal, "was cut short")
+    with pytest.raises(JournalFailedError):
+        await journal.append_wait(a_record("answered by nobody"))
+    await journal.stop()
 
 
 @pytest.mark.parametrize("lose", [unlink_segment, replace_segment, rename_segment, replace_folder])
