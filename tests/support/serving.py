@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 #: the server as the tests' own interpreter runs it, from any folder, and the environment that it needs to
 SERVE = (sys.executable, "-m", "kqs", "serve")
 SERVE_ENVIRON = os.environ | {"PYTHONPATH": str(ROOT)}
+#: for tests of what a server bears: what measures coverage slows it by half, and changes `os._exit`
+PLAIN_ENVIRON = {name: value for name, value in SERVE_ENVIRON.items() if not name.startswith("COVERAGE_")}
 
 
 def free_port() -> int:

@@ -122,3 +122,15 @@ def test_short_reads_are_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = files.read
     monkeypatch.setattr(files, "read", lambda handle, count, offset: whole(handle, min(count, 3), offset))
     assert read_all(files, handle, 8, 1) == b"12345678"
+
+
+def test_the_system_names_an_open_file_by_where_it_is_now(tmp_path: Path) -> None:
+    files = OsFiles()
+    handle = files.create(tmp_path / "one")
+    assert files.name_of(handle) == str(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert files.name_of(handle) == str(tmp_path / "two")
+    (tmp_path / "two").unlink()
+    assert files.name_of(handle) != str(tmp_path / "two")
+    files.close(handle)
+    assert files.name_of(handle) is None
