@@ -133,10 +133,15 @@ class Writer:
         """
         if self._files.identity_of(self._path) != self._identity:
             raise JournalError(f"the segment {self._path} was removed or replaced")
-        with opened(self._files, self._path) as handle:
-            size = self._files.size(handle)
-        if size < self._length:
+        if self._size() < self._length:
             raise JournalError(f"the segment {self._path} was cut short")
+
+    def _size(self) -> int:
+        """Return how long the current segment's file is; one that is open needs no descriptor more, which there may not be."""
+        if self._handle is not None:
+            return self._files.size(self._handle)
+        with opened(self._files, self._path) as handle:
+            return self._files.size(handle)
 
     def _check_name(self, handle: int) -> None:
         """As `check`, where the system tells an open file's name without a stat.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 # mallopt(3)
@@ -36,18 +37,17 @@ def map_long_pieces() -> None:
 
 async def give_back_holes() -> None:
     """Give back what is free in the heaps whenever the process has grown, for ever, where the C library can."""
-    least_bytes = _resident_bytes()
-    while least_bytes and hasattr(_libc, "malloc_trim"):
+    least_bytes = 0
+    while hasattr(_libc, "malloc_trim"):
         await asyncio.sleep(LOOK_S)
-        least_bytes = min(least_bytes, resident_bytes := _resident_bytes())
-        if resident_bytes - least_bytes >= GROWN_BYTES:
-            _libc.malloc_trim(0)
-            least_bytes = _resident_bytes()
+        with suppress(OSError):  # there may be no descriptor for a look now
+            resident_bytes = _resident_bytes()
+            if resident_bytes - least_bytes >= GROWN_BYTES:
+                _libc.malloc_trim(0)
+                resident_bytes = least_bytes = _resident_bytes()
+            least_bytes = min(least_bytes, resident_bytes)
 
 
 def _resident_bytes() -> int:
-    """Return how much of this process is in memory; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:
-        return 0
+    """Return how much of this process is in memory. Raises: OSError."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -68,6 +68,19 @@ async def test_a_segment_that_was_emptied_is_noticed_though_its_length_comes_bac
     await journal.stop()
 
 
+async def test_the_looks_at_an_open_segment_take_no_descriptor() -> None:
+    files = FaultyFiles(MemoryFiles())
+    journal = await a_started(files)
+    await journal.append_wait(a_record("one"))
+    looks = files.calls.count("identity_of")
+    files.plan = lambda _index, name: OSError(errno.EMFILE, "too many open files") if name == "open" else None
+    async with asyncio.timeout(10):
+        while files.calls.count("identity_of") < looks + 6:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await journal.append_wait(a_record("two"))
+    await journal.stop()
+
+
 @pytest.mark.parametrize("lose", [unlink_segment, replace_segment, rename_segment, replace_folder])
 @pytest.mark.parametrize("count", [1, 3])
 async def test_what_a_start_would_not_find_is_not_acknowledged(lose: Callable[[MemoryFiles], None], count: int) -> None:
