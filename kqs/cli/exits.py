@@ -45,9 +45,8 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, click.UsageError):
         _tell_usage(error)
         return ExitCode.USAGE
-    if (
-        isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8"
-    ):  # bytes of the command line that are no text came as halves of surrogate pairs
+    # bytes of the command line that are no text came as halves of surrogate pairs
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
         say("an argument is not UTF-8")
         return ExitCode.USAGE
     code, message = _judge(error)

@@ -46,8 +46,6 @@ _TICK_MS = 250
 _KEEP_S = 1.0
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-
-
 #: what stands in a handler's place where none of Python's hears, or one that the loop ends of
 _DEAF = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
 

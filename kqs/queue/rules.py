@@ -5,6 +5,7 @@ Nothing here knows the time, a store or a loop; whoever calls says when it is. E
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
@@ -23,7 +24,7 @@ DELAY_MARGIN_S = 1.1
 
 def whole_ms(at: float) -> float:
     """Return an instant as the whole ms that ends with it or after: what ends in the same ms is stored by one statement."""
-    return -(-at * 1000 // 1) / 1000
+    return math.ceil(at * 1000) / 1000
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ class Conversation:
         Nothing where an old client's credentials may stand, nor after that: who breaks a call over several lines sends them in
         lines of their own, and what is wrong with those is answered by showing them.
         """
-        if self._may_hear_credentials or b"auth" in lines.lower() or b"\\u" in lines:
+        if self._may_hear_credentials or _may_name_credentials(lines) or b"\\u" in lines:
             return b"(not shown, may hold credentials)"
         return lines[:_TRACED_BYTES]
 

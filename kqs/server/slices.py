@@ -14,7 +14,7 @@ from kqs.wire.steps import Steps
 
 #: A slice ends with the first step that is over after so long. Short beside what people notice, long beside a tick.
 SLICE_S = 0.005
-#: Work on a longer line is done alone of its kind: some 30 of this length at a time take as much as one of 16 MiB does.
+#: Work on a longer line is done alone of its kind. A choice: what it is worth was measured for all lines of a siege together.
 LIGHT_BYTES = 1024 * 1024
 
 

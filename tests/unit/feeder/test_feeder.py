@@ -360,5 +360,5 @@ async def test_what_waits_on_disk_alone_goes_straight_to_lanes_if_it_is_alike(
         runs.append(await hand.take())
         have_waited.add(broker.backlog("mail") > 0)
     is_alike = b"urgent" not in last
-    assert have_waited == {not is_alike} or not is_alike
+    assert any(have_waited) is not is_alike
     assert (runs[0].claim.order, len(runs) == 42) == (first, is_alike)
