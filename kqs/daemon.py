@@ -52,8 +52,8 @@ from kqs.process.loop import run_to_end
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
-from kqs.server.listener import ACCEPTS_AT_ONCE, Listener
-from kqs.server.server import RESERVED_CONNECTIONS, Server
+from kqs.server.listener import Listener
+from kqs.server.server import RESERVED_CONNECTIONS, TURNED_AWAY_AT_ONCE, Server
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
@@ -67,7 +67,7 @@ log = get_logger("kqs")
 SWITCH_INTERVAL_S = 0.001
 #: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
 #: and to those who are accepted only to be told that they are too many, and closed in the turn after
-SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + 2 * ACCEPTS_AT_ONCE
+SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + TURNED_AWAY_AT_ONCE
 
 
 class StopSwitch:

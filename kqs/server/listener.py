@@ -51,6 +51,7 @@ class Listener:
         self._accepting: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._make_connection: Callable[[], asyncio.BaseProtocol] = asyncio.Protocol
+        self._room: Callable[[], int] = lambda: ACCEPTS_AT_ONCE
         self._has_told = False
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
@@ -80,11 +81,16 @@ class Listener:
                 self.close()
                 raise
 
-    async def start(self, make_connection: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see the binding."""
+    async def start(self, make_connection: Callable[[], asyncio.BaseProtocol], room: Callable[[], int] | None = None) -> None:
+        """Accept connections, each for a protocol that `make_connection` returns. Raises: StartupError: see the binding.
+
+        room: how many more may be open now; those beyond wait in the kernel until one is closed, which it has to be soon.
+        """
         await self.bind()
         self.bind_socket()
         self._make_connection = make_connection
+        if room is not None:
+            self._room = room
         for bound in self._sockets:
             self._resume(bound)
 
@@ -110,9 +116,9 @@ class Listener:
             asyncio.get_running_loop().add_reader(bound, self._accept, bound)
 
     def _accept(self, bound: socket.socket) -> None:
-        """Accept who knocks, but not all at once: each takes an open file, also if it is turned away."""
+        """Accept who knocks, but not all at once: each takes an open file, also if it is turned away in the turn after."""
         loop = asyncio.get_running_loop()
-        for _ in range(ACCEPTS_AT_ONCE):
+        for _ in range(min(ACCEPTS_AT_ONCE, self._room() - len(self._tasks))):
             try:
                 accepted, _ = bound.accept()
             except (BlockingIOError, InterruptedError):

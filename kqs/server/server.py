@@ -21,6 +21,8 @@ log = get_logger("kqs.server")
 
 #: Connections beyond max_connections, for administration: so many over the UNIX socket, and so many from this machine.
 RESERVED_CONNECTIONS = 16
+#: Connections beyond all these that may be open at a time, only to be told so.
+TURNED_AWAY_AT_ONCE = 16
 #: How often the log tells of what peers do wrong again and again, in s.
 _TELL_S = 60.0
 _TOO_MANY_LINES = CallError("too many long lines at once, try again later", "busy")
@@ -74,7 +76,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises StartupError (see Listener.start)."""
-        await self._listener.start(self._make_connection)
+        await self._listener.start(self._make_connection, self._room)
 
     def drain(self) -> None:
         """Accept no more connections and refuse inserts; everything else goes on. Idempotent."""
@@ -114,6 +116,11 @@ class Server:
             refusal = CallError("too many connections, try again later", "busy")
         counters.connections_refused += 1
         return refusal
+
+    def _room(self) -> int:
+        """Return how many more connections may be open, those included that are only told that they are too many."""
+        most = self._settings.max_connections + 2 * RESERVED_CONNECTIONS + TURNED_AWAY_AT_ONCE
+        return most - len(self._connections)
 
     @property
     def _ordinary(self) -> int:

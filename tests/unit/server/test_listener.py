@@ -128,6 +128,32 @@ async def test_an_unknown_group_is_exit_78(tmp_path: Path) -> None:
     assert not (tmp_path / "kqs.sock").exists()
 
 
+async def test_who_is_to_be_turned_away_waits_when_no_more_may_be_open() -> None:
+    open_count = most = 0
+
+    class Counted(HangUp):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal open_count, most
+            open_count += 1
+            most = max(most, open_count)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            nonlocal open_count
+            open_count -= 1
+
+    listener = a_listener(host="127.0.0.1")
+    await listener.start(Counted, lambda: 5 - open_count)
+    try:
+        crowd = [await asyncio.open_connection(*listener.addresses[0]) for _ in range(50)]
+        assert [await reader.read() for reader, _ in crowd] == [b""] * 50
+        for _, writer in crowd:
+            writer.close()
+    finally:
+        listener.close()
+    assert 1 <= most <= 5
+
+
 async def test_without_a_host_there_is_only_the_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "kqs.sock"
     async with listening(host="", socket=str(path)) as listener:
