@@ -1,9 +1,9 @@
 """The worker in the server: a number of lanes that run jobs.
 
-A lane awaits handlers one after the other (lane.py). The worker is a taker of the queue: it has room for as many runs as it has
-free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need not wait for a commit each time.
-A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by the queue. A handler that does not
-heed that keeps its lane, and another takes the lane's place.
+A lane awaits handlers one after the other (lane.py). The worker is a consumer of the queue: it has room for as many runs as it
+has free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need not wait for a commit each
+time. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by the queue. A handler that
+does not heed that keeps its lane, and another takes the lane's place.
 
 Runs that never wait would have the loop for themselves: after `SLICE_S` of them, no run begins before the loop has looked after
 everybody else.
@@ -25,7 +25,7 @@ from kqs.job import Run
 from kqs.lane import CleanTask, Lane
 from kqs.log import get_logger
 from kqs.outcomes import judge
-from kqs.queue.dispatch import Taker
+from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 from kqs.tasks import spawn
@@ -81,7 +81,7 @@ class Worker:
         self._drained = asyncio.Event()
         self._stopping = False
         self._closing = False
-        self._taker = Taker(
+        self._consumer = Consumer(
             name, {type_: weights.get(type_, 1) for type_ in registry.types}, settings.concurrency, self._deliver
         )
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
@@ -107,7 +107,7 @@ class Worker:
             return
         for _ in range(self._settings.concurrency):
             self._open_lane()
-        self._queue.add_taker(self._taker)
+        self._queue.add_consumer(self._consumer)
 
     async def stop(self) -> None:
         """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
@@ -115,7 +115,7 @@ class Worker:
             return
         self._stopping = True
         if self._lanes:
-            await self._queue.remove_taker(self._taker)
+            await self._queue.remove_consumer(self._consumer)
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
         self._give_back_unstarted()
@@ -152,12 +152,12 @@ class Worker:
     def _give_back_unstarted(self) -> None:
         while self._runs:
             run = self._runs.popleft()
-            self._taker.begin(run)
+            self._consumer.begin(run)
             self._queue.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
-        self._taker.weigh(runs)
+        self._consumer.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
         if not self._next_turn_is_due:
@@ -181,7 +181,7 @@ class Worker:
         if self._begun_count < due_count and self._runs:
             count = len(self._runs)
             self._give_back_unstarted()
-            self._taker.free(count)
+            self._consumer.free(count)
             self._mean_run_s = 1.0
             self._reach(0)
         elif self._runs:
@@ -199,11 +199,11 @@ class Worker:
 
     def _reach(self, ahead: int) -> None:
         change, self._ahead = ahead - self._ahead, ahead
-        self._taker.worth = 1 + ahead // 4
+        self._consumer.worth = 1 + ahead // 4
         if change > 0:
-            self._taker.free(change)
+            self._consumer.free(change)
         elif change < 0:
-            self._taker.take(-change)
+            self._consumer.reserve(-change)
 
     # -- slices ---------------------------------------------------------------------------------------------------------
 
@@ -249,13 +249,13 @@ class Worker:
                 if not await self._rest(lane):
                     return
             run = self._runs.popleft()
-            if self._taker.unbegun_bytes:
-                self._taker.begin(run)
+            if self._consumer.unbegun_bytes:
+                self._consumer.begin(run)
             self._begun_count += 1
             await self._run(lane, run)
             if lane.deaf_since and self._hears_again(lane):
                 return
-            self._taker.free()
+            self._consumer.free()
             if self._begun_count - self._tuned_at >= TUNE_EVERY:
                 self._tune()
             if self._stopping:
@@ -345,7 +345,7 @@ class Worker:
         while not self._stopping and (lane := self._deaf.write_off()) is not None:
             self._lanes.remove(lane)
             self._open_lane()
-            self._taker.free()
+            self._consumer.free()
 
     def _hears_again(self, lane: Lane) -> bool:
         """Note that a lane that was given up has ended its run. Return whether its place is taken."""

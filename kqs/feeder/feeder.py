@@ -2,8 +2,8 @@
 
 Rules. Nothing is skipped: a store that refuses is asked again until it takes the batch, and whatever goes wrong leaves the
 cursor (kqs.feeder.cursor) before it. The checkpoint never passes what the store has made durable. The journal is the buffer:
-how long jobs gather there follows from how long they have waited (kqs.feeder.pace); a taker with room wakes the feeder at once.
-What does not fit the bounded hand-over list is read back from the journal later. A lone job that meets a waiting lane is
+how long jobs gather there follows from how long they have waited (kqs.feeder.pace); a consumer with room wakes the feeder at
+once. What does not fit the bounded hand-over list is read back from the journal later. A lone job that meets a waiting lane is
 claimed in the journal itself and begins as soon as it is flushed: its way into the store costs it no time.
 """
 
@@ -26,7 +26,7 @@ from kqs.job import Accepted
 from kqs.journal import Journal, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
-from kqs.queue.dispatch import Taker
+from kqs.queue.consumer import Consumer
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.tasks import spawn
@@ -59,7 +59,7 @@ class Feeder:
         self._checkpoints = Checkpoints(journal, store, self._wake.set)
         self._behind = True  # until `start`, nothing is held
         self._reading: AsyncGenerator[list[Record], None] | None = None  # of what is not held
-        self._claimed: tuple[Accepted, Taker] | None = None  # by the record that is being flushed
+        self._claimed: tuple[Accepted, Consumer] | None = None  # by the record that is being flushed
         self._claimed_seq = 0  # after the last record whose job was claimed with it
         self._let_go = asyncio.Event()
         self._moved = asyncio.Event()
@@ -135,13 +135,13 @@ class Feeder:
             return False
         if not jobs or len(jobs) > 1 or jobs[0].id is not None:
             return False
-        taker = self._queue.idle_taker(jobs[0].type)
-        if taker is None:
+        consumer = self._queue.idle_consumer(jobs[0].type)
+        if consumer is None:
             return False
         (job,) = self._intake.accepted(record)
         if not self._queue.admits(job):
             return False
-        self._claimed = (job, taker)
+        self._claimed = (job, consumer)
         return True
 
     def committed(self, records: list[Record]) -> None:
@@ -159,23 +159,23 @@ class Feeder:
                 self._hold(records)
         self._wake.set()
 
-    def _run_claimed(self, record: Record, job: Accepted, taker: Taker) -> None:
+    def _run_claimed(self, record: Record, job: Accepted, consumer: Consumer) -> None:
         self._held.add(record, [job])
         self._cursor.hold(record.seq + 1, self._journal.durable_seq)
         self._claimed_seq = self._cursor.held
         self._let_go.set()
         try:
-            self._queue.run_claimed(job, taker)
+            self._queue.run_claimed(job, consumer)
         except Exception as error:  # it is held, so it is not lost; but nobody runs it
             self.on_task_death(error)
 
     def _hold(self, records: list[Record]) -> None:
         """Hold records one by one, so that each counts as held only when it is."""
-        idle_taker, durable_seq = self._queue.idle_taker, self._journal.durable_seq
+        idle_consumer, durable_seq = self._queue.idle_consumer, self._journal.durable_seq
         for record in records:
             types = self._held.add(record, type_=self._alike.type_from(record.seq))
             self._cursor.hold(record.seq + 1, durable_seq)
-            if any(map(idle_taker, types)):
+            if any(map(idle_consumer, types)):
                 self._let_go.set()
 
     async def catch_up(self) -> None:

@@ -20,7 +20,8 @@ from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import may_run
-from kqs.queue.dispatch import Dispatcher, Taker, entry_again, entry_of, first_run
+from kqs.queue.consumer import Consumer
+from kqs.queue.dispatch import Dispatcher, entry_again, entry_of, first_run
 from kqs.queue.jumps import JUMP_S, JumpWatch
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
@@ -72,14 +73,14 @@ class Queue:
         self._judge = Judge(settings.retention)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
-        self._seeker = Seeker(store, broker, lambda: self._dispatcher.takers, settings.seek_looks)
+        self._seeker = Seeker(store, broker, lambda: self._dispatcher.consumers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied)
         self._leases = Leases(clock, self._lease_expired)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
         self._jumps = JumpWatch(clock)
         self._was_ahead = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._taker_tasks: dict[Taker, asyncio.Task[None]] = {}
+        self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         self._epoch = 0
         self.cascade = cascade
         self.on_hungry: Callable[[], None] = _nobody
@@ -110,15 +111,15 @@ class Queue:
             self._own(body, name)
 
     async def stop(self) -> None:
-        """Put every report into the store, then end. Takers must have been removed before.
+        """Put every report into the store, then end. Consumers must have been removed before.
 
         A store that has not taken them within `SETTLE_S` goes without: those runs count as ghosts at the next start.
         """
         if self._tasks and (not await self._reporter.settle(SETTLE_S) or self._reporter.count):
             log.error("stopping without the last reports: the store does not take them", count=self._reporter.count)
-        for task in [*self._tasks, *self._taker_tasks.values()]:
+        for task in [*self._tasks, *self._consumer_tasks.values()]:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._taker_tasks.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._consumer_tasks.values(), return_exceptions=True)
         self._leases.close()
         await self._broker.close()
 
@@ -146,12 +147,12 @@ class Queue:
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
-    def run_claimed(self, job: Accepted, taker: Taker) -> None:
-        """Deliver a job that was claimed as it was journaled, to its `idle_taker`; the `accept` that stores it must follow."""
+    def run_claimed(self, job: Accepted, consumer: Consumer) -> None:
+        """Deliver a job that was claimed as it was journaled, to its `idle_consumer`; the `accept` that stores it follows."""
         job.claimed_at = self.clock.now()
         self._reporter.keep_back(job.order)
-        taker.take(1)
-        taker.deliver([first_run(job, self._epoch)])
+        consumer.reserve(1)
+        consumer.deliver([first_run(job, self._epoch)])
 
     async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
@@ -192,9 +193,9 @@ class Queue:
         if entries:
             await self._broker.put(entries)
 
-    def idle_taker(self, type_: str) -> Taker | None:
+    def idle_consumer(self, type_: str) -> Consumer | None:
         """Return who has room for a new job of this type now, unless others wait before it."""
-        return self._dispatcher.idle_taker(type_)
+        return self._dispatcher.idle_consumer(type_)
 
     def admits(self, job: Accepted) -> bool:
         """Tell whether a new job may run now, as far as it is up to the job."""
@@ -203,7 +204,7 @@ class Queue:
     @property
     def room(self) -> int:
         """Return how many runs those who run jobs can take now."""
-        return sum(taker.room for taker in self._dispatcher.takers)
+        return sum(consumer.room for consumer in self._dispatcher.consumers)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -214,16 +215,16 @@ class Queue:
 
     # -- to and from those who run jobs -------------------------------------------------------------------------------
 
-    def add_taker(self, taker: Taker) -> None:
-        """Begin to deliver jobs to `taker`."""
-        task = spawn(self._dispatcher.serve(taker), name=f"taker-{taker.worker}")
-        self._taker_tasks[taker] = task
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Begin to deliver jobs to `consumer`."""
+        task = spawn(self._dispatcher.serve(consumer), name=f"consumer-{consumer.worker}")
+        self._consumer_tasks[consumer] = task
         task.add_done_callback(self._task_done)
 
-    async def remove_taker(self, taker: Taker) -> None:
-        """Deliver nothing more to `taker`; what was being claimed for it has been delivered when this returns."""
-        await taker.stop()
-        task = self._taker_tasks.pop(taker)
+    async def remove_consumer(self, consumer: Consumer) -> None:
+        """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
+        await consumer.stop()
+        task = self._consumer_tasks.pop(consumer)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

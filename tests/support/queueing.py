@@ -10,7 +10,7 @@ from kqs.config import StoreSection
 from kqs.handlers import Ok, Outcome
 from kqs.job import Accepted, JobRecord, Run, State
 from kqs.options import Cascade
-from kqs.queue.dispatch import Taker
+from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
@@ -22,21 +22,21 @@ JOURNAL_ID = "ab" * 16
 
 
 class Hand:
-    """A taker that a test holds: runs arrive in `runs`, and end when the test says so."""
+    """A consumer that a test holds: runs arrive in `runs`, and end when the test says so."""
 
     def __init__(self, queue: Queue, room: int, *types: str) -> None:
         self.queue = queue
         self.runs: asyncio.Queue[Run] = asyncio.Queue()
         self.lost: list[Lease] = []
         self.leases: dict[str, Lease] = {}
-        self.taker = Taker("hand", dict.fromkeys(types or ("mail",), 1), room, self._deliver)
-        queue.add_taker(self.taker)
+        self.consumer = Consumer("hand", dict.fromkeys(types or ("mail",), 1), room, self._deliver)
+        queue.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:
         for run in runs:
             lease = self.queue.begin(run, self.lost.append)
             if lease is None:
-                self.taker.free()
+                self.consumer.free()
                 continue
             self.leases[run.claim.id] = lease
             self.runs.put_nowait(run)
@@ -47,7 +47,7 @@ class Hand:
 
     async def end(self, run: Run, outcome: Outcome | None = None) -> bool:
         accepted = self.queue.report(self.leases[run.claim.id], outcome or Ok())
-        self.taker.free()
+        self.consumer.free()
         await self.queue.settle()
         return accepted
 
@@ -81,7 +81,7 @@ class Rig:
 
     async def stop(self) -> None:
         for hand in self.hands:
-            await self.queue.remove_taker(hand.taker)
+            await self.queue.remove_consumer(hand.consumer)
         await self.queue.stop()
         await self.store.close()
 

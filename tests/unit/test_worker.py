@@ -651,7 +651,7 @@ async def test_no_more_lanes_are_replaced_than_there_are(works: Works, deaf: Dea
     for number in range(4, 9):
         await run_one(works, number, type_="good")
     assert worker.problems() == []
-    assert (len(worker._lanes), worker._taker.room) == (1, 1)
+    assert (len(worker._lanes), worker._consumer.room) == (1, 1)
 
 
 async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: Works, deaf: Deaf) -> None:

@@ -111,7 +111,7 @@ async def test_a_job_does_not_overtake_those_of_its_type_that_wait(feeding: Feed
     await caught_up(feeder)
     run = await hand.take()
     feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
-    hand.taker.free()
+    hand.consumer.free()
     third = await feeding.insert(JOB)
     taken = [run.claim.order, (await hand.take()).claim.order]
     assert (taken, third > second, (await claimed(feeding))[-1]) == ([first, second], True, False)
@@ -238,11 +238,11 @@ async def test_a_store_that_never_takes_the_job_ends_the_stop_all_the_same(
         await feeding.rig.queue.stop()
 
 
-async def test_a_taker_that_fails_loses_no_job_and_stops_the_server(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_consumer_that_fails_loses_no_job_and_stops_all(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_runs: object) -> None:
         raise RuntimeError("a bug")
 
-    feeding.rig.hand(1).taker.deliver = fail
+    feeding.rig.hand(1).consumer.deliver = fail
     feeder = await feeding.start()
     died: list[BaseException] = []
     feeder.on_task_death = died.append

@@ -59,7 +59,7 @@ async def test_not_after_a_claim_that_took_too_long(rig: Rig, monkeypatch: pytes
     hand = rig.hand(1)
     assert never_ran(await rig.until(1, State.FAIL))
     assert hand.runs.empty()
-    assert hand.taker.room == 1
+    assert hand.consumer.room == 1
 
 
 async def test_not_as_a_run_that_waited_for_its_lane(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ async def test_not_as_a_claim_of_the_journal_and_its_record_is_there_though_it_w
     hand = rig.hand(1)
     job = expiring(1)
     rig.clock.advance(3)
-    rig.queue.run_claimed(job, hand.taker)
+    rig.queue.run_claimed(job, hand.consumer)
     assert hand.runs.empty()
     await rig.accept(job)
     await rig.queue.settle()

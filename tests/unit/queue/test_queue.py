@@ -7,7 +7,8 @@ import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import Run, State
-from kqs.queue.dispatch import Taker, entry_of
+from kqs.queue.consumer import Consumer
+from kqs.queue.dispatch import entry_of
 from kqs.queue.leases import SLOT_S
 from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
@@ -358,7 +359,7 @@ async def test_a_store_that_refuses_reports_does_not_hold_up_the_stop(rig: Rig, 
 
     monkeypatch.setattr(rig.store, "report", refuse)
     rig.queue.report(hand.leases[run.claim.id], Ok())
-    await rig.queue.remove_taker(hand.taker)
+    await rig.queue.remove_consumer(hand.consumer)
     rig.hands.clear()
     async with asyncio.timeout(1):
         await rig.queue.stop()
@@ -464,7 +465,7 @@ async def test_what_a_claim_leaves_for_its_data_is_taken_next(rig: Rig, monkeypa
     runs = [await hand.take() for _ in data]
     assert sorted(run.data for run in runs) == data
     assert {run.claim.attempt for run in runs} == {1}
-    assert hand.taker.room == 0
+    assert hand.consumer.room == 0
 
 
 async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
@@ -475,17 +476,17 @@ async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
     delivered: asyncio.Queue[Run] = asyncio.Queue()
 
     def deliver(runs: list[Run]) -> None:
-        taker.weigh(runs)
+        consumer.weigh(runs)
         for run in runs:
             delivered.put_nowait(run)
 
-    taker = Taker("worker", {"mail": 1}, 9, deliver)
-    rig.queue.add_taker(taker)
+    consumer = Consumer("worker", {"mail": 1}, 9, deliver)
+    rig.queue.add_consumer(consumer)
     held = [await delivered.get(), await delivered.get()]
     await rig.store.counts()
     await rig.store.counts()
     assert delivered.empty()
     while held:
-        taker.begin(held.pop())
+        consumer.begin(held.pop())
     assert len([await delivered.get() for _ in range(2)]) == 2
-    await rig.queue.remove_taker(taker)
+    await rig.queue.remove_consumer(consumer)

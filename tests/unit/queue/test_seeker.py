@@ -7,20 +7,20 @@ import pytest
 
 from kqs.broker.base import Broker
 from kqs.job import Entry
-from kqs.queue.dispatch import Taker
+from kqs.queue.consumer import Consumer
 from kqs.queue.seeker import BUSY_FACTOR, Seeker
 from kqs.store.base import Store
 from tests.support.ready_jobs import ReadyJobs, an_entry
 
 
 class Surroundings:
-    """Store, broker and one taker, as a seeker sees them."""
+    """Store, broker and one consumer, as a seeker sees them."""
 
     def __init__(self) -> None:
         self.jobs = ReadyJobs()
         self.known: set[str] = set()
         self.rechecked: list[str] = []
-        self.taker = Taker("w", {"mail": 1}, 1, lambda _runs: None)
+        self.consumer = Consumer("w", {"mail": 1}, 1, lambda _runs: None)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
         return await self.jobs.refill(type_, after, limit)
@@ -32,7 +32,7 @@ class Surroundings:
         self.rechecked += types
 
     def seeker(self, looks: int) -> Seeker:
-        return Seeker(cast("Store", self), cast("Broker", self), lambda: [self.taker], looks)
+        return Seeker(cast("Store", self), cast("Broker", self), lambda: [self.consumer], looks)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_without_room_or_behind_others_a_job_may_wait_longer(around: Surro
     if has_room:
         around.known.add("mail")
     else:
-        around.taker.take(1)
+        around.consumer.reserve(1)
     seeker = around.seeker(looks)
     await look(seeker, looks * BUSY_FACTOR - 1)
     assert around.rechecked == []

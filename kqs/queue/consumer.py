@@ -1,0 +1,90 @@
+"""Whoever runs jobs, with room for so many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from kqs.job import Run
+from kqs.store import base
+
+#: shorter data is not counted: all that room is ever claimed for takes a few MiB of it
+LONG_BYTES = 4096
+
+
+class Consumer:
+    """Somebody who runs jobs. `deliver` is called with claimed runs, never more than `room` in all."""
+
+    def __init__(self, worker: str, weights: Mapping[str, int], room: int, deliver: Callable[[list[Run]], None]) -> None:
+        self.worker = worker
+        self.weights = weights
+        self.types = frozenset(weights)
+        self.deliver = deliver
+        self._room = room
+        self._has_room = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._is_light = asyncio.Event()
+        self._is_light.set()
+        #: data of long runs that were delivered and have not begun; while it is 0, `begin` need not be called
+        self.unbegun_bytes = 0
+        self.stopped = False
+        #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
+        self.worth = 1
+        #: called when room is made while nothing is ready for it
+        self.on_room: Callable[[], None] | None = None
+        if room:
+            self._has_room.set()
+
+    @property
+    def room(self) -> int:
+        """Return how many more runs it can take now."""
+        return 0 if self.stopped else self._room
+
+    def reserve(self, count: int) -> None:
+        """Count `count` runs as on their way."""
+        self._room -= count
+        if self._room <= 0:
+            self._has_room.clear()
+
+    def free(self, count: int = 1) -> None:
+        """Make room again: `count` runs ended, or were not granted."""
+        room = self._room
+        self._room = room + count
+        if room <= 0 < room + count:
+            self._has_room.set()
+        if room < self.worth <= room + count and self.on_room is not None:
+            self.on_room()
+
+    async def wait_room(self) -> None:
+        """Return when there is room, and not too much data waits for its run to begin."""
+        await self._is_light.wait()
+        await self._has_room.wait()
+
+    def weigh(self, runs: Sequence[Run]) -> None:
+        """Note that the data of delivered runs is in memory until they `begin`."""
+        self.unbegun_bytes += sum([len(run.data) for run in runs if len(run.data) > LONG_BYTES])
+        if self.unbegun_bytes > base.DATA_BYTES:
+            self._is_light.clear()
+
+    def begin(self, run: Run) -> None:
+        """Note that a delivered run begins, or was given back."""
+        if len(run.data) > LONG_BYTES:
+            self.unbegun_bytes -= len(run.data)
+            if self.unbegun_bytes <= base.DATA_BYTES:
+                self._is_light.set()
+
+    async def stop(self) -> None:
+        """Take no more; return when the claims under way have been delivered."""
+        self.stopped = True
+        await self._settled.wait()
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Mark the time in which a claim may be granted that must still be delivered."""
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._settled.set()
