@@ -125,6 +125,7 @@ class Accepted(msgspec.Struct, gc=False):
     that only the journal tells of, it is when the job was accepted.
     accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
     adopted: it stands in another server's journal as well, and may be inserted again and again.
+    end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
     """
 
     order: int
@@ -139,6 +140,7 @@ class Accepted(msgspec.Struct, gc=False):
     claimed_at: float = 0.0
     accepted_at: float = 0.0
     adopted: bool = False
+    end: Report | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
