@@ -177,8 +177,6 @@ class Daemon:
         journal = Journal(
             config.journal,
             self._clock,
-            on_commit=lambda records: feeder.committed(records),
-            claim=lambda record: feeder.claim(record),
             on_low=store.give_back,
             owed=store.owed_bytes,
             on_fault=stop.fail,
@@ -199,6 +197,7 @@ class Daemon:
         broker = _make_broker(config, cascade)
         queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order)
         feeder = Feeder(journal, queue, store, ids, cascade)
+        journal.listen(feeder)
         executor = Executor(max(1, config.worker.concurrency))
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)

@@ -125,6 +125,15 @@ class Feeder:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.on_task_death(error)
 
+    def before_flush(self, batch: list[Record]) -> None:
+        """Claim the job of a lone record that is flushed on the loop, if it can be; see `kqs.journal.Listener`."""
+        if batch[0].alone:
+            batch[0].claimed = self.claim(batch[0])
+
+    def failed(self, _batch: list[Record]) -> None:
+        """Take in that a batch may not be durable: what was claimed of it does not run."""
+        self._claimed = None
+
     def claim(self, record: Record) -> bool:
         """Claim the job of a record that is about to be flushed, to run before it is stored; tell whether that was done.
 
@@ -144,7 +153,7 @@ class Feeder:
         self._claimed = (job, consumer)
         return True
 
-    def committed(self, records: list[Record]) -> None:
+    def flushed(self, records: list[Record]) -> None:
         """Take a flushed batch; the journal calls this after every flush."""
         self._waiting.flushed(records[0].seq, sum([record.count for record in records]), self._monotonic())
         for record in records:

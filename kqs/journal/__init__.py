@@ -4,6 +4,7 @@ from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
+from kqs.journal.listener import Listener
 from kqs.journal.lost import LostJobs
 from kqs.journal.recovery import absent
 from kqs.journal.repair import repair
@@ -17,6 +18,7 @@ __all__ = [
     "Files",
     "Journal",
     "Kind",
+    "Listener",
     "LostJobs",
     "OsFiles",
     "Record",

@@ -6,7 +6,8 @@ appended before its flush began. Invariants:
 2. After a failed write, flush or roll every record not yet settled fails, and nothing is accepted until a new segment is
    durable.
 3. What a listener raises keeps no news from the others. An error that nothing foresees is told (`on_fault`), never dropped:
-   whoever hears of it stops the node, and the next start reads from the journal what the listeners missed.
+   whoever hears of it stops the node, and the next start reads from the journal what the listener missed.
+4. Of each batch the listener hears `before_flush` and then either `flushed` or `failed`, and of no other in between.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
@@ -26,6 +27,7 @@ from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
 from kqs.journal.format import FRAME_BYTES, MAX_PAYLOAD_BYTES, Record
 from kqs.journal.kept import KeptSegments
+from kqs.journal.listener import Listener, Nobody
 from kqs.journal.lock import JournalLock
 from kqs.journal.reserve import RESERVE_BYTES, keep_reserve
 from kqs.journal.segment import Segment
@@ -56,6 +58,10 @@ _MEASURE_S = 1.0
 
 _log = get_logger("kqs.journal")
 
+_Result = TypeVar("_Result")
+#: what is done with a batch when the thread is through with what was done for it: (result, None) or (None, error)
+_Then = Callable[[list[Record], _Result | None, BaseException | None], None]
+
 
 class Condition(StrEnum):
     """What the journal is doing, in the word `health` uses."""
@@ -67,12 +73,7 @@ class Condition(StrEnum):
 
 
 class GroupCommit:
-    """See the module docstring. on_commit: called with the records of each durable batch, in order.
-
-    on_fault: called with what `on_commit`, `claim` or this itself raised, for the node to stop.
-    claim: asked of a record that is about to be flushed on the loop. If the answer is yes, the record says so on disk, and
-    nothing but its `done` is called before `on_commit` has it, or it has failed.
-    """
+    """See the module docstring. on_fault: called with what the listener or this itself raised, for the node to stop."""
 
     #: waits before attempts at a new segment after a failure, in s: the first, doubling to the longest
     REOPEN_FIRST_S = 0.1
@@ -84,8 +85,6 @@ class GroupCommit:
         clock: Clock,
         files: Files,
         kept: KeptSegments,
-        on_commit: Callable[[list[Record]], None],
-        claim: Callable[[Record], bool],
         on_low: Callable[[], None],
         owed: Callable[[], int],
         on_fault: Callable[[Exception], None],
@@ -96,8 +95,6 @@ class GroupCommit:
         self._clock = clock
         self._files = files
         self._kept = kept
-        self._on_commit = on_commit
-        self._claim = claim
         self._on_low = on_low
         self._owed = owed
         self._reserve_bytes = min(RESERVE_BYTES, 4 * settings.segment_bytes)
@@ -106,6 +103,9 @@ class GroupCommit:
         self._batch: list[Record] = []
         self._batch_bytes = FRAME_BYTES
         self._full: deque[tuple[list[Record], int]] = deque()
+        self._under_way: list[Record] = []  # the batch that is being flushed, or for which a segment is begun
+        self._is_offered = False  # that one was, to the listener
+        self._is_away = False  # the thread has it
         self._ticking = False
         self._lone_ticks = 0
         self._busy = False
@@ -127,6 +127,7 @@ class GroupCommit:
         self._unmeasured = Trouble(
             _log, "free space of the journal's disk is unknown", "free space of the journal's disk is known", clock.monotonic
         )
+        self.listener: Listener = Nobody()
         self.condition = Condition.CLOSED
         self.failure = ""
         self.space = SpaceGauge(settings.min_free_bytes)
@@ -154,7 +155,7 @@ class GroupCommit:
             for flushed in self._writer.skip_to(seq):
                 self._kept.current.grow(flushed.frame, flushed.end)
         except OSError as error:
-            self._fail([], error)
+            self._fail(error)
             raise JournalFailedError(self.failure) from error
         return True
 
@@ -223,7 +224,7 @@ class GroupCommit:
         For whoever appends, after it has noted what it must about the record: `done` is called before this returns.
         """
         batch = self._batch
-        if self._lone_ticks < _LONE_TICKS or self._busy or self._full or len(batch) != 1 or batch[0].count != 1:
+        if self._lone_ticks < _LONE_TICKS or self._under_way or self._full or len(batch) != 1 or batch[0].count != 1:
             return
         self._lone_ticks += 1
         if self._lone_ticks % _PROBE_EVERY and self._is_quick(batch, self._batch_bytes):
@@ -251,31 +252,61 @@ class GroupCommit:
             self._batch_bytes = FRAME_BYTES
         if not self._writer.fits(size):
             self._busy = True
-            self._flusher.submit(self._roll, lambda segment, error: self._guard(self._rolled, batch, segment, error))
+            self._under_way = batch
+            self._hand_over(self._roll, self._rolled, batch)
         elif not self._batch and self._is_quick(batch, size):
             self._flush_here(batch)
         else:
             self._flush_there(batch)
 
     def _flush_here(self, batch: list[Record]) -> None:
-        record = batch[0]
-        record.alone = True
-        try:
-            record.claimed = self._claim(record)
-        except Exception as error:
-            self._on_fault(error)
+        batch[0].alone = True
+        self._offer(batch)
         self._began_at = self._clock.monotonic()
         try:
             flushed = self._write(batch)
         except Exception as error:
-            self._fail(batch, error)
+            self._fail(error)
         else:
             self._settle(batch, flushed)
 
     def _flush_there(self, batch: list[Record]) -> None:
         self._busy = True
+        self._offer(batch)
         self._began_at = self._clock.monotonic()
-        self._flusher.submit(lambda: self._write(batch), lambda done, error: self._guard(self._flushed, batch, done, error))
+        self._hand_over(lambda: self._write(batch), self._flushed, batch)
+
+    def _hand_over(self, operation: Callable[[], _Result], then: _Then[_Result], batch: list[Record]) -> None:
+        """Let the thread work for `batch`, and go on with what came of it."""
+
+        def back(result: _Result | None, error: BaseException | None) -> None:
+            self._is_away = False
+            self._guard(then, batch, result, error)
+
+        self._is_away = True
+        self._flusher.submit(operation, back)
+
+    def _offer(self, batch: list[Record]) -> None:
+        """Let the listener claim of `batch` what it will."""
+        self._under_way = batch
+        self._is_offered = True
+        try:
+            self.listener.before_flush(batch)
+        except Exception as error:
+            for record in batch:
+                record.claimed = False
+            self._on_fault(error)
+
+    def _take_back(self) -> list[Record]:
+        """Return the batch under way, which failed; the listener hears of it, if it was offered."""
+        batch, self._under_way = self._under_way, []
+        if self._is_offered:
+            self._is_offered = False
+            try:
+                self.listener.failed(batch)
+            except Exception as error:
+                self._on_fault(error)
+        return batch
 
     def _write(self, batch: list[Record]) -> Flushed:
         """Flush a batch where a start will find it; called in either thread. Raises: as `Writer.commit`. JournalError."""
@@ -304,12 +335,12 @@ class GroupCommit:
         try:
             self._check()
         except Exception as error:
-            self._fail([], error)
+            self._fail(error)
 
     def _rolled(self, batch: list[Record], segment: Segment | None, error: BaseException | None) -> None:
         if segment is None:
             self._busy = False
-            self._fail(batch, error)
+            self._fail(error)
             return
         self._kept.add(segment)
         self._flush_there(batch)
@@ -319,7 +350,7 @@ class GroupCommit:
         waits for the end of the tick, which may bring it company."""
         if flushed is None:
             self._busy = False
-            self._fail(batch, error)
+            self._fail(error)
             return
         self._settle(batch, flushed)
         self._busy = False
@@ -350,31 +381,41 @@ class GroupCommit:
             seq += 1
             if record.done is not None:
                 _tell(record.done, None)
+        self._is_offered = False
         try:
-            self._on_commit(batch)
+            self.listener.flushed(batch)
         except Exception as error:
             self._on_fault(error)
+        self._under_way = []
         self._count_settled(len(batch))
         if self._unmeasured_bytes >= _MEASURE_BYTES or now - self._measured_at >= _MEASURE_S:
             self._measure_space()
 
-    def _fail(self, batch: list[Record], error: BaseException | None) -> None:
+    def _fail(self, error: BaseException | None) -> None:
         """Fail every record that is not settled, and begin to try new segments."""
-        failed = [*batch, *(record for full, _ in self._full for record in full), *self._batch]
-        self._full.clear()
-        self._batch = []
-        self._batch_bytes = FRAME_BYTES
+        failed = [*self._take_back(), *self._take_waiting()]
         self.failures += 1
         self.failure = _told(error)
         _log.error("journal failed", segment=self._kept.current.name, records=len(failed), error=self.failure)
         if self.condition is not Condition.CLOSED:
             self.condition = Condition.FAILED
             self._try_to_reopen()
+        self._tell_failed(failed)
+        self._count_settled(len(failed))
+
+    def _take_waiting(self) -> list[Record]:
+        """Return the records whose batch nothing was begun with."""
+        waiting = [*(record for full, _ in self._full for record in full), *self._batch]
+        self._full.clear()
+        self._batch = []
+        self._batch_bytes = FRAME_BYTES
+        return waiting
+
+    def _tell_failed(self, records: list[Record]) -> None:
         told = JournalFailedError(f"writing the journal failed: {self.failure}")
-        for record in failed:
+        for record in records:
             if record.done is not None:
                 _tell(record.done, told)
-        self._count_settled(len(failed))
 
     def _try_to_reopen(self) -> None:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
@@ -457,17 +498,25 @@ class GroupCommit:
         self._timer = self._loop.call_later(delay_s, self._guard, action)
 
     def _guard(self, step: Callable[..., None], *news: Any) -> None:
-        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns.
-
-        After one that nothing here foresees the state is in doubt, so nothing more is accepted and nobody waits for a flush.
-        """
+        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns."""
         try:
             step(*news)
         except Exception as error:
-            self.condition = Condition.FAILED
-            self.failure = f"{type(error).__name__}: {error}"
-            self._count_settled(self.unsettled)
-            self._on_fault(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Accept no more after an error that nothing here foresees, which leaves the state in doubt.
+
+        What the thread has in hand comes back and is settled as ever; everything else fails, so that nobody waits for it.
+        """
+        self.condition = Condition.FAILED
+        self.failure = f"{type(error).__name__}: {error}"
+        failed = self._take_waiting()
+        if not self._is_away:
+            failed = [*(record for record in self._take_back() if record.seq < 0), *failed]
+        self._tell_failed(failed)
+        self._count_settled(self.unsettled - len(self._under_way))
+        self._on_fault(error)
 
     def _count_settled(self, count: int) -> None:
         self._settled += count

@@ -30,7 +30,7 @@ SYNC = b"\xffKQ\xf1"
 
 #: record flag: a reader that does not know the kind may pass the record over
 IGNORABLE = 1
-#: record flag: its job was claimed, for attempt 1, as part of being journaled
+#: record flag: its jobs were claimed, each for attempt 1, as part of being journaled
 CLAIMED = 2
 #: record flag: its jobs are those of another server's journal, taken over
 ADOPTED = 4
@@ -79,8 +79,8 @@ class Record(msgspec.Struct, gc=False):
 
     count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
-    seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself.
-    claimed: its one job is run as soon as it is durable; who finds it in the journal and not in the store knows that it may
+    seq: the record's number, dense from 0; -1 until it is durable. alone: it had a batch to itself, flushed on the loop.
+    claimed: its jobs are run as soon as it is durable; who finds one in the journal and not in the store knows that it may
     have begun. accepted_us: when it was accepted, in microseconds since 1970; 0: that is its first order.
     adopted: its jobs were accepted by another server before; a replay of that one's journal may be repeated.
     """

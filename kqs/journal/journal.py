@@ -16,6 +16,7 @@ from kqs.journal.commit import Condition, GroupCommit
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
+from kqs.journal.listener import Listener
 from kqs.journal.lock import JournalLock
 from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
@@ -57,13 +58,10 @@ def _log_fault(error: Exception) -> None:
 
 
 class Journal:
-    """See the module docstring. on_commit: called with the records of each durable batch, in order, after their `done`.
+    """See the module docstring. on_low: called each second while the disk is too full, for whoever can give something back.
 
-    claim: asked of a lone record before its flush whether its job is claimed with it; see `GroupCommit`. on_low: called each
-    second while the disk is too full to accept more, for whoever can give something back. owed: asked how many bytes of the
-    disk must be left for what was accepted and fed.
-    on_fault: called with any error of these two, or of the journal's own that nothing foresees: the node must stop, and the
-    next start replays what they missed.
+    owed: asked how many bytes of the disk must be left for what was accepted and fed. on_fault: called with any error of the
+    listener, or of the journal's own that nothing foresees: the node must stop, and the next start replays what was missed.
     """
 
     def __init__(
@@ -72,8 +70,6 @@ class Journal:
         clock: Clock,
         files: Files | None = None,
         *,
-        on_commit: Callable[[list[Record]], None] = lambda _records: None,
-        claim: Callable[[Record], bool] = lambda _record: False,
         on_low: Callable[[], None] = lambda: None,
         owed: Callable[[], int] = lambda: 0,
         on_fault: Callable[[Exception], None] = _log_fault,
@@ -82,7 +78,7 @@ class Journal:
         self._directory = Path(settings.dir)
         self._files: Files = OsFiles() if files is None else files
         self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_commit, claim, on_low, owed, on_fault)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault)
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -132,6 +128,10 @@ class Journal:
                 await self._commit.stop()
                 await self._kept.settle()
                 self._unlock()
+
+    def listen(self, listener: Listener) -> None:
+        """Let `listener`, in place of nobody, hear of every batch from here on."""
+        self._commit.listener = listener
 
     def skip_to(self, seq: int) -> bool:
         """Let the next record be `seq`, where the store has all below it; blocks for a flush. False: something was appended.

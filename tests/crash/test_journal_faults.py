@@ -21,7 +21,7 @@ from kqs.journal.commit import GroupCommit
 from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
-from tests.support.journal import DIR, Told, a_journal, a_record, all_records, recovered, until_accepting
+from tests.support.journal import DIR, Heard, Told, a_journal, a_record, all_records, recovered, until_accepting
 
 SEGMENT_BYTES = 1500
 Fault = OSError | str
@@ -45,6 +45,8 @@ class Life:
         self.disk = PowerLossFiles()
         self.files = FaultyFiles(self.disk)
         self.journal = a_journal(self.files, segment_bytes=SEGMENT_BYTES)
+        self.journal.listen(heard := Heard())
+        self.heard = heard
         self.told = Told()
         self.refused: list[bytes] = []
         self.attempted: list[bytes] = []
@@ -104,6 +106,9 @@ class Life:
         disk = Disk()
         for op in self.disk.ops:
             disk.take(op)
+        assert self.heard.open is None
+        assert [record.payload for batch in self.heard.flushed_batches for record in batch] == self.told.acknowledged
+        assert {record.payload for batch in self.heard.failed_batches for record in batch} <= {*self.told.failed}
         assert len(self.told.news) + len(self.refused) == len(self.attempted)
         for state in [*disk.states(random.Random(1), 4), self.disk.snapshot()]:
             self.check_state(state, set(self.told.acknowledged) - set(self.fed))

@@ -45,8 +45,8 @@ if os.environ.get("SEEDED_FAULT"):
 """
 
 FAULTS = {
-    "the feeder takes a flushed batch": "kqs.feeder.feeder Feeder committed before always",
-    "it has taken it": "kqs.feeder.feeder Feeder committed after always",
+    "the feeder takes a flushed batch": "kqs.feeder.feeder Feeder flushed before always",
+    "it has taken it": "kqs.feeder.feeder Feeder flushed after always",
     "it holds a record": "kqs.feeder.held Held add before always",
     "it claims a job in its record": "kqs.feeder.feeder Feeder claim before always",
     "a job claimed in its record begins": "kqs.queue.queue Queue run_claimed before always",

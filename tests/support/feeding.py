@@ -25,20 +25,13 @@ class Feeding:
 
     async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
         settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
-        self.journal = Journal(settings, self.rig.clock, on_commit=self._committed, claim=self._claim)
+        self.journal = Journal(settings, self.rig.clock)
         recovery = await self.journal.start()
         self.ids = Ids("0000beef", max(recovery.last_order, last_order))
         self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
+        self.journal.listen(self.feeder)
         await self.feeder.start(StoreInfo(epoch=1, fed_seq=fed_seq, last_order=last_order))
         return self.feeder
-
-    def _committed(self, records: list[Record]) -> None:
-        assert self.feeder is not None
-        self.feeder.committed(records)
-
-    def _claim(self, record: Record) -> bool:
-        assert self.feeder is not None
-        return self.feeder.claim(record)
 
     async def stop(self) -> None:
         if self.feeder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from kqs.journal import Journal, Kind, Record
@@ -47,11 +48,51 @@ class Told:
         return [payload for payload, error in self.news if error is not None]
 
 
+class Heard:
+    """A listener that claims every second order, and sees to it that it hears of one batch at a time, twice of each."""
+
+    def __init__(self) -> None:
+        self.open: list[Record] | None = None
+        self.flushed_batches: list[list[Record]] = []
+        self.failed_batches: list[list[Record]] = []
+
+    def before_flush(self, batch: list[Record]) -> None:
+        assert self.open is None
+        assert batch
+        self.open = batch
+        for record in batch:
+            record.claimed = claims(record)
+
+    def flushed(self, batch: list[Record]) -> None:
+        assert self.open is batch
+        assert [record.seq for record in batch] == [*range(batch[0].seq, batch[0].seq + len(batch))]
+        self.open = None
+        self.flushed_batches.append(batch)
+
+    def failed(self, batch: list[Record]) -> None:
+        assert self.open is batch
+        self.open = None
+        self.failed_batches.append(batch)
+
+
+def claims(record: Record) -> bool:
+    """Tell whether `Heard` claims a record."""
+    return record.first_order % 2 == 0
+
+
 def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Journal:
-    """Return a journal. settings: of it, or what it calls."""
-    names = ("on_commit", "claim", "on_low", "owed", "on_fault")
+    """Return a journal. settings: of it, or what it calls, also the methods of a listener."""
+    names = ("on_low", "owed", "on_fault")
     called = {name: settings.pop(name) for name in names if name in settings}
-    return Journal(Settings(**settings), clock or FakeClock(), files, **called)
+    heard = {name: settings.pop(name) for name in ("before_flush", "flushed", "failed") if name in settings}
+    journal = Journal(Settings(**settings), clock or FakeClock(), files, **called)
+    if heard:
+        journal.listen(SimpleNamespace(**dict.fromkeys(("before_flush", "flushed", "failed"), _ignore) | heard))
+    return journal
+
+
+def _ignore(_batch: list[Record]) -> None:
+    pass
 
 
 async def until_accepting(journal: Journal) -> None:

@@ -255,9 +255,9 @@ async def test_a_consumer_that_fails_loses_no_job_and_stops_all(feeding: Feeding
 async def test_a_record_that_was_missed_is_read_back(feeding: Feeding) -> None:
     feeder = await feeding.start()
     missed = feeding.append(JOB)
-    committed, feeder.committed = feeder.committed, lambda _records: None  # type: ignore[method-assign]
+    flushed, feeder.flushed = feeder.flushed, lambda _records: None  # type: ignore[method-assign]
     await feeding.journal.flush()
-    feeder.committed = committed  # type: ignore[method-assign]
+    feeder.flushed = flushed  # type: ignore[method-assign]
     order = await feeding.insert(JOB)
     await caught_up(feeder)
     assert [await feeding.state(one) for one in (missed, order)] == [State.NEW, State.NEW]

@@ -136,7 +136,7 @@ async def test_a_closed_journal_refuses() -> None:
 
 async def test_records_are_acknowledged_in_order_and_committed_by_batch() -> None:
     batches: list[list[int]] = []
-    journal = await a_started(on_commit=lambda records: batches.append([record.seq for record in records]))
+    journal = await a_started(flushed=lambda records: batches.append([record.seq for record in records]))
     told = Told()
     for text in "abc":
         journal.append(told.of(a_record(text)))
@@ -151,7 +151,7 @@ async def test_records_are_acknowledged_in_order_and_committed_by_batch() -> Non
 
 async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
     batches: list[int] = []
-    journal = await a_started(on_commit=lambda records: batches.append(len(records)))
+    journal = await a_started(flushed=lambda records: batches.append(len(records)))
     for _ in range(2):
         journal.append(a_record())
     await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
 
 async def test_a_lone_record_that_arrives_during_a_flush_waits_for_the_tick() -> None:
     batches: list[int] = []
-    journal = await a_started(on_commit=lambda records: batches.append(len(records)))
+    journal = await a_started(flushed=lambda records: batches.append(len(records)))
     for _ in range(2):
         journal.append(a_record())
     await asyncio.sleep(0)
@@ -176,7 +176,7 @@ async def test_a_lone_record_that_arrives_during_a_flush_waits_for_the_tick() ->
 
 async def test_batches_are_capped_by_records_and_bytes_but_take_any_single_record() -> None:
     batches: list[int] = []
-    journal = await a_started(on_commit=lambda records: batches.append(len(records)), batch_records=3, batch_bytes=500)
+    journal = await a_started(flushed=lambda records: batches.append(len(records)), batch_records=3, batch_bytes=500)
     for size in (1, 1, 1, 1, 300, 2000, 300):
         journal.append(a_record("x" * size))
     await journal.flush()
@@ -201,7 +201,7 @@ def fail(_news: Any) -> None:
 
 
 async def test_a_callback_that_raises_stops_no_other() -> None:
-    journal = await a_started(on_commit=fail)
+    journal = await a_started(flushed=fail)
     told = Told()
     bad = a_record("bad")
     bad.done = fail
@@ -542,42 +542,130 @@ async def test_a_lone_record_that_needs_a_new_segment_leaves_it_to_the_tick() ->
     await journal.stop()
 
 
-async def test_a_lone_record_may_be_claimed_and_says_so_on_the_disk() -> None:
+def claim(batch: list[Record]) -> None:
+    for record in batch:
+        record.claimed = record.payload.startswith(b"yes")
+
+
+async def test_the_listener_may_claim_any_record_of_a_batch_and_the_disk_says_so() -> None:
     files = MemoryFiles()
-    committed: list[bool] = []
+    alone: list[list[bool]] = []
+    flushed: list[Record] = []
+
+    def note(batch: list[Record]) -> None:
+        claim(batch)
+        alone.append([record.alone for record in batch])
+
+    journal = await a_started(files, before_flush=note, flushed=flushed.extend, segment_bytes=400)
+    for texts in (["yes"], ["no"], ["yes, jobs of an array", "no", "yes" + 200 * "."]):
+        for text in texts:
+            journal.append(a_record(text, count=3))
+        await journal.flush()
+    await journal.stop()
+    assert alone == [[True], [True], [False, False, False]]
+    assert [record.claimed for record in flushed] == [True, False, True, False, True]
+    assert [(record.payload, record.count, record.claimed) for record in recovered(files)] == [
+        (record.payload, 3, record.claimed) for record in flushed
+    ]
+
+
+@pytest.mark.parametrize("texts", [["yes"], ["yes", "no"]], ids=["on the loop", "in the thread"])
+async def test_a_batch_whose_flush_fails_is_taken_back_before_anybody_hears_of_it(texts: list[str]) -> None:
+    files = FaultyFiles(MemoryFiles())
+    heard: list[tuple[str, bytes]] = []
     journal = await a_started(
         files,
-        claim=lambda record: record.payload == b"yes",
-        on_commit=lambda records: committed.extend(record.claimed for record in records),
+        before_flush=claim,
+        flushed=fail,
+        failed=lambda batch: heard.extend(("failed", record.payload) for record in batch),
     )
-    for text in ("yes", "no"):
-        await journal.append_wait(a_record(text))
-    journal.append(a_record("yes"))
-    journal.append(a_record("yes"))
-    await journal.stop()
-    assert committed == [True, False, False, False]
-    assert [record.claimed for record in recovered(files)] == committed
-
-
-async def test_a_claimed_record_whose_flush_fails_is_not_committed() -> None:
-    files = FaultyFiles(MemoryFiles())
-    committed: list[Record] = []
-    journal = await a_started(files, claim=lambda _record: True, on_commit=committed.extend)
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
-    with pytest.raises(JournalFailedError):
-        await journal.append_wait(a_record())
-    assert committed == []
+    for text in texts:
+        record = a_record(text)
+        record.done = lambda _error, payload=record.payload: heard.append(("done", payload))
+        journal.append(record)
+    if len(texts) > 1:
+        await asyncio.sleep(0)
+        record = a_record("yes, but of no batch")
+        record.done = lambda _error: heard.append(("done", b"later"))
+        journal.append(record)
+    await journal.flush()
+    payloads = [text.encode() for text in texts]
+    later = [("done", b"later")] if len(texts) > 1 else []
+    assert heard == [("failed", payload) for payload in payloads] + [("done", payload) for payload in payloads] + later
     files.plan = lambda _index, _name: None
     await journal.stop()
 
 
-@pytest.mark.parametrize("listener", ["on_commit", "claim"])
-async def test_what_a_listener_raises_is_told_and_costs_no_record(listener: str) -> None:
+async def test_a_batch_for_which_no_segment_could_be_begun_was_never_offered() -> None:
+    files = FaultyFiles(MemoryFiles())
+    heard: list[bytes] = []
+    journal = await a_started(
+        files, segment_bytes=300, before_flush=lambda batch: heard.append(batch[0].payload), failed=fail, on_fault=fail
+    )
+    await journal.append_wait(a_record("x" * 200))
+    files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "allocate" else None
+    with pytest.raises(JournalFailedError, match="gone"):
+        await journal.append_wait(a_record("y" * 200))
+    assert heard == [b"x" * 200]
+    files.plan = lambda _index, _name: None
+    await journal.stop()
+
+
+async def test_what_is_appended_while_a_lone_record_is_told_of_has_a_batch_of_its_own_after_it() -> None:
+    heard: list[bytes] = []
+    journal = a_journal(
+        MemoryFiles(),
+        segment_bytes=1 << 20,
+        before_flush=lambda batch: heard.append(b"before " + batch[0].payload),
+        flushed=lambda batch: heard.append(b"flushed " + batch[0].payload),
+    )
+    await journal.start()
+    await lone_ticks(journal, 16)
+    heard.clear()
+
+    def insert_another(_error: Exception | None) -> None:
+        journal.append(a_record("second"))
+        journal.flush_if_alone()
+
+    first = a_record("first")
+    first.done = insert_another
+    journal.append(first)
+    journal.flush_if_alone()
+    await journal.stop()
+    assert heard == [b"before first", b"flushed first", b"before second", b"flushed second"]
+
+
+def claim_and_fail(batch: list[Record]) -> None:
+    claim(batch)
+    fail(batch)
+
+
+@pytest.mark.parametrize("texts", [["yes"], ["yes", "yes"]], ids=["on the loop", "in the thread"])
+async def test_a_listener_that_fails_to_claim_has_claimed_nothing(texts: list[str]) -> None:
     faults: list[Exception] = []
-    journal = await a_started(on_fault=faults.append, **{listener: fail})
-    await journal.append_wait(a_record())
-    assert [record.claimed for record in await all_records(journal)] == [False]
+    flushed: list[Record] = []
+    journal = await a_started(on_fault=faults.append, before_flush=claim_and_fail, flushed=flushed.extend)
+    for text in texts:
+        journal.append(a_record(text))
+    await journal.flush()
+    assert [record.claimed for record in await all_records(journal)] == [False] * len(texts)
+    assert ([str(fault) for fault in faults], len(flushed)) == (["a listener's fault"], len(texts))
+    await journal.stop()
+
+
+@pytest.mark.parametrize("method", ["flushed", "failed"])
+async def test_what_a_listener_raises_is_told_and_costs_nobody_the_news(method: str) -> None:
+    files = FaultyFiles(MemoryFiles())
+    faults: list[Exception] = []
+    journal = await a_started(files, on_fault=faults.append, **{method: fail})
+    told = Told()
+    files.plan = lambda _index, name: OSError(errno.EIO, "gone") if (name, method) == ("flush", "failed") else None
+    journal.append(told.of(a_record()))
+    await journal.flush()
+    assert len(told.news) == 1
     assert [str(fault) for fault in faults] == ["a listener's fault"]
+    files.plan = lambda _index, _name: None
     await journal.stop()
 
 
@@ -586,12 +674,15 @@ async def test_an_error_of_its_own_that_nothing_foresees_is_told_and_holds_up_no
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults: list[Exception] = []
-    journal = await a_started(on_fault=faults.append)
+    failed: list[Record] = []
+    told = Told()
+    journal = await a_started(on_fault=faults.append, failed=failed.extend)
     monkeypatch.setattr(journal._kept.current.__class__, "grow", lambda *_: fail(None))
     for _ in range(count):
-        journal.append(a_record())
+        journal.append(told.of(a_record()))
     async with asyncio.timeout(10):
         await journal.flush()
+        assert (len(told.failed), len(failed)) == (count, count)
         assert [str(fault) for fault in faults] == ["a listener's fault"]
         assert journal.problems() == ["the journal failed and is trying a new segment: ValueError: a listener's fault"]
         with pytest.raises(JournalFailedError):
