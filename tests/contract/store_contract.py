@@ -1,10 +1,12 @@
-"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies the fixtures `make_store` and `damage`."""
+"""Every promise of kqs.store.base.Store as a test. An engine's subclass supplies `make_store`, `damage` and `read_raw`."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -28,6 +30,8 @@ FEW_BYTES = 5 * BULK_BYTES
 
 #: changes fields of the record of job n behind the store's back: type, data, options, expire_at, …, or bulk (long data)
 Damage = Callable[..., Awaitable[None]]
+#: all that the engine keeps of the record of job n, but for what must differ from job to job
+ReadRaw = Callable[[Store, int], Awaitable[dict[str, object]]]
 #: makes a store on the test's own data, not yet opened; called again, one on the same data
 MakeStore = Callable[[], Store]
 
@@ -59,6 +63,23 @@ def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *,
     for name, value in changes.items():
         setattr(report, name, value)
     return report
+
+
+def an_ended(
+    n: int, state: State = State.SUCCESS, run_state: str = "", *, at: float, epoch: int = 1, **changes: object
+) -> Accepted:
+    """Job n, claimed at `at` and ended a second later: the changes named `end_…` are its report's, the others the job's own."""
+    of_end = {name.removeprefix("end_"): value for name, value in changes.items() if name.startswith("end_")}
+    job = a_job(n, claimed_at=at, **{name: value for name, value in changes.items() if not name.startswith("end_")})  # type: ignore[arg-type]
+    job.end = a_report(Claim(job.order, job.id, 1, epoch), state, run_state, at=at + 1, **of_end)
+    job.end.type = job.type
+    return job
+
+
+def without_end(job: Accepted) -> Accepted:
+    job = copy.copy(job)
+    job.end = None
+    return job
 
 
 def unbegun(run: Run, *, at: float, state: State | None = None, **changes: object) -> Report:
@@ -401,6 +422,177 @@ class StoreContract:
         assert await store.trim_successes(0, 10, FIRST + 1) == 1
         assert await store.job("mine") is None
         assert await store.insert([a_job(1, id="mine")], 1, "w1", now) == []
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            pytest.param({}, id="success"),
+            pytest.param({"end_drop_at": 5e9}, id="kept for a time"),
+            pytest.param({"end_result": b'{"r":1}', "end_drop_at": 5e9}, id="result"),
+            pytest.param({"end_result": b"7" * (LISTED_BYTES + 1)}, id="result too long for a listing"),
+            pytest.param({"end_result": b"9" * 5000}, id="long result"),
+            pytest.param({"end_error": "but"}, id="success with an error"),
+            pytest.param({"end_failures": 1, "end_ghosts": 2, "end_interrupted": 3}, id="counters"),
+            pytest.param({"end_interrupted": 1}, id="one counter"),
+            pytest.param({"run_state": "again"}, id="another word"),
+            pytest.param({"state": State.FAIL}, id="fail without a reason"),
+            pytest.param({"state": State.FAIL, "end_error": "no", "end_failures": 1, "end_drop_at": 5e9}, id="fail"),
+            pytest.param({"state": State.FAIL, "run_state": "ghost", "end_error": "gone", "end_ghosts": 11}, id="ghost"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            pytest.param({}, id="plain"),
+            pytest.param({"options": b'{"retries":3}'}, id="options"),
+            pytest.param({"id": True}, id="given id"),
+            pytest.param({"data": b"1" * 5000}, id="long data"),
+            pytest.param({"data": b"1" * 5000, "id": True, "options": b'{"retries":3}'}, id="all"),
+            pytest.param({"expire_at": 5e9}, id="expiring"),
+            pytest.param({"accepted_at": FIRST / 1e6 - 7200.5}, id="accepted at another time"),
+            pytest.param({"prio": 0, "type": "resize"}, id="other type and priority"),
+        ],
+    )
+    async def test_job_stored_with_its_end_is_as_if_it_had_been_reported(
+        self, store: Store, insert, read_raw: ReadRaw, now: float, shape: dict[str, Any], end: dict[str, Any]
+    ) -> None:
+        at = now - 0.123456
+        in_two, at_once = (
+            an_ended(n, at=at, **end, **{**shape, "id": f"mine{n}" if "id" in shape else None}) for n in range(2)
+        )
+        assert in_two.end is not None
+        assert await insert(without_end(in_two)) == []
+        assert await store.report([in_two.end]) == [True]
+        assert await insert(at_once) == []
+        want, found = [await store.job(job.id) for job in (in_two, at_once)]
+        assert want is not None
+        assert found is not None
+        assert (found.order, found.id, found.data) == (at_once.order, at_once.id, at_once.data)
+        if "accepted_at" not in shape:
+            want.accepted_at = found.accepted_at
+        want.order, want.id, want.data = found.order, found.id, found.data
+        assert found == want
+        assert await read_raw(store, 1) == await read_raw(store, 0)
+        assert await store.counts() == {at_once.type: {found.state: 2}}
+
+    async def test_job_stored_with_its_end_is_over_for_everybody(self, store: Store, insert, reopen, now: float) -> None:
+        await insert(an_ended(0, at=now), an_ended(1, at=now, id="mine", expire_at=now + 5, end_result=b"1"))
+        assert await store.ready("mail", None, 9) == []
+        assert (await store.next_due_at(), await store.next_expire_at()) == (None, None)
+        assert await store.claim([an_entry(0), an_entry(1, id="mine")], "w2", now) == []
+        again, info = await reopen()
+        assert info.last_order == FIRST + 1
+        assert await again.orphans(9) == []
+        assert await again.counts() == {"mail": {State.SUCCESS: 2}}
+        listed = await again.jobs(type_=None, state=State.SUCCESS, after=None, limit=9)
+        assert [(one.id, [run.state for run in one.runs]) for one in listed] == [
+            (IDS.of(FIRST), ["success"]),
+            ("mine", ["success"]),
+        ]
+
+    @pytest.mark.parametrize("shape", [{}, {"id": "mine"}, {"end_result": b"1"}], ids=["plain", "given id", "result"])
+    async def test_report_of_an_end_that_was_stored_with_its_job_is_a_repeated_one(
+        self, store: Store, insert, now: float, shape: dict[str, Any]
+    ) -> None:
+        job = an_ended(0, at=now, **shape)
+        assert job.end is not None
+        await insert(job)
+        before = await store.job(job.id)
+        late = a_report(job.end.claim, State.FAIL, at=now + 5, error="late")
+        waiting = a_report(job.end.claim, State.RETRY, "again", at=now)
+        other = a_report(Claim(job.order, job.id, 2, 1), at=now)
+        assert await store.report([job.end]) == [True]
+        assert await store.report([late, waiting, other, job.end]) == [True, False, False, True]
+        assert await store.job(job.id) == before
+        assert await store.counts() == {"mail": {State.SUCCESS: 1}}
+
+    @pytest.mark.parametrize("shape", [{}, {"end_result": b"9" * 5000}, {"options": b"{}"}], ids=["plain", "result", "options"])
+    async def test_end_of_a_known_job_changes_nothing(
+        self, store: Store, insert, end_at, now: float, shape: dict[str, Any]
+    ) -> None:
+        await insert(a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed_at=now), a_job(3, id="mine"))
+        await end_at(now + 9, 4)
+        ids = [*(IDS.of(FIRST + n) for n in (0, 1, 2, 4)), "mine"]
+        before, counted = [await store.job(id_) for id_ in ids], await store.counts()
+        again = [an_ended(n, State.FAIL, at=now, **shape) for n in (0, 1, 2, 4)] + [an_ended(9, at=now, id="mine", **shape)]
+        assert sorted(await insert(*again)) == [FIRST + n for n in (0, 1, 2, 4, 9)]
+        assert await insert(again[0], an_ended(10, at=now, **shape)) == [FIRST]
+        assert [await store.job(id_) for id_ in ids] == before
+        counted["mail"][State.SUCCESS] += 1
+        assert await store.counts() == counted
+        assert await store.report([a_report(a_claim(2), at=now)]) == [True]
+
+    async def test_one_of_two_equal_jobs_of_a_batch_is_stored_with_its_end(self, store: Store, insert, now: float) -> None:
+        twice = [an_ended(0, at=now, end_drop_at=5e9), an_ended(0, State.FAIL, at=now)]
+        same_id = [an_ended(n, state, at=now, id="mine", end_drop_at=5e9) for n, state in ((1, State.FAIL), (2, State.SUCCESS))]
+        assert sorted(await insert(*twice, *same_id)) == [FIRST, FIRST + 2]
+        assert await store.counts() == {"mail": {State.SUCCESS: 1, State.FAIL: 1}}
+
+    @pytest.mark.parametrize("id_", ["mine", None])
+    @pytest.mark.parametrize("shape", [{}, {"options": b"{}", "data": b"1" * 5000}], ids=["plain", "full"])
+    async def test_job_stored_as_over_makes_room_for_the_next_of_its_id(
+        self, store: Store, insert, now: float, id_: str | None, shape: dict[str, Any]
+    ) -> None:
+        first = an_ended(0, at=now, id=id_, end_drop_at=now + 3, **shape)
+        early, late, last = (
+            a_job(n, id=first.id, accepted_at=now + at, data=b"2" * 5000) for n, at in ((1, 2), (2, 3), (3, 9))
+        )
+        batch = [first, early, late, last]
+        assert sorted(await insert(*batch)) == [FIRST + 1, FIRST + 3]
+        assert sorted(await insert(*map(without_end, batch))) == [FIRST + n for n in range(4)]
+        record = await store.job(first.id)
+        assert record is not None
+        assert (record.order, record.state, record.data) == (FIRST + 2, State.NEW, b"2" * 5000)
+        assert await store.counts() == {"mail": {State.NEW: 1}}
+
+    async def test_jobs_of_one_id_that_are_each_over_when_the_next_comes_are_all_new(
+        self, store: Store, insert, now: float
+    ) -> None:
+        batch = [an_ended(n, at=now + n, id="mine", accepted_at=now + n, end_drop_at=now + n + 1) for n in range(5)]
+        assert await insert(*batch, a_job(5, id="mine", accepted_at=now + 9)) == []
+        record = await store.job("mine")
+        assert record is not None
+        assert (record.order, record.state) == (FIRST + 5, State.NEW)
+        assert await store.counts() == {"mail": {State.NEW: 1}}
+
+    @pytest.mark.parametrize("count", [1, 5, 255, 257, 1000])
+    async def test_batches_of_jobs_with_and_without_ends_are_stored_whole(
+        self, store: Store, insert, now: float, count: int
+    ) -> None:
+        shapes: list[Callable[[int], Accepted]] = [
+            lambda n: a_job(n),
+            lambda n: a_job(n, due_at=now + 9),
+            lambda n: a_job(n, claimed_at=now),
+            lambda n: an_ended(n, at=now, end_drop_at=now + 60 + n),
+            lambda n: an_ended(n, at=now, end_result=b"%d" % n, data=b"1" * 2000),
+            lambda n: an_ended(n, State.FAIL, at=now, end_error=f"no {n}", id=f"mine{n}", type="resize"),
+        ]
+        batch = [shape(len(shapes) * n + m) for n in range(count) for m, shape in enumerate(shapes)]
+        assert await insert(*batch, fed_seq=3) == []
+        assert await store.counts() == {
+            "mail": {State.NEW: count, State.DELAYED: count, State.PROCESSING: count, State.SUCCESS: 2 * count},
+            "resize": {State.FAIL: count},
+        }
+        last = len(batch) - 1
+        records = [await store.job(id_) for id_ in (IDS.of(FIRST + last - 2), IDS.of(FIRST + last - 1), f"mine{last}")]
+        assert [(one.drop_at, one.result, one.error) for one in records if one is not None] == [
+            (now + 60 + last - 2, None, None),
+            (None, b"%d" % (last - 1), None),
+            (None, None, f"no {last}"),
+        ]
+        assert sorted(await insert(*batch)) == [job.order for job in batch]
+        assert await store.sync() == 3
+
+    async def test_jobs_stored_with_their_ends_are_swept_and_trimmed(self, store: Store, insert, now: float) -> None:
+        keeps = [now, now + 9, None, now, now]
+        await insert(*(an_ended(n, at=now - 2, end_drop_at=at) for n, at in enumerate(keeps)))
+        await insert(an_ended(5, State.FAIL, at=now - 2, id="mine", data=b"1" * 2000, end_drop_at=now), a_job(6))
+        assert await store.sweep(now, 9, FIRST + 4) == 2
+        assert await store.sweep(now, 9, FIRST + 9) == 2
+        assert await self._left(store) == [1, 2, 6]
+        assert await store.trim_successes(1, 9, FIRST + 9) == 1
+        assert await self._left(store) == [2, 6]
+        assert await store.counts() == {"mail": {State.SUCCESS: 1, State.NEW: 1}}
 
     async def test_times_of_waiting_jobs_can_be_changed_unless_they_have_changed_already(
         self, store: Store, insert, now: float

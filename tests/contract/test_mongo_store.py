@@ -7,7 +7,7 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
-from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, StoreContract
+from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 
 
@@ -30,6 +30,22 @@ class TestMongoStore(StoreContract):
                     db["bulk.chunks"].update_one({"files_id": file["_id"]}, {"$set": {"data": bulk}})
 
             yield damage
+
+    @pytest.fixture
+    def read_raw(self, uri: str) -> Iterator[ReadRaw]:
+        with MongoClient(uri) as client:
+            db = client.get_default_database()
+
+            async def read_raw(store: MongoStore, n: int) -> dict[str, object]:
+                document = db.jobs.find_one({"order": FIRST + n})
+                own = {"_id", "order", "mark", "crc32c", *(["data"] if document.get("data") == b'{"n":%d}' % n else [])}
+                kept = {name: value for name, value in document.items() if name not in own}
+                for name in ("data_bulk", "result_bulk"):
+                    if name in kept:
+                        kept[name] = db["bulk.files"].find_one({"_id": kept[name]})["length"]
+                return kept
+
+            yield read_raw
 
     async def settle_totals(self, store: MongoStore, clock: FakeClock) -> None:
         clock.advance(RECOUNT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -12,13 +13,29 @@ import kqs.store.mongo.store
 from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
+from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane
 from kqs.store.mongo.tallies import RECOUNT_S
-from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_claim, a_job, a_report, an_entry, numbers, some_jobs
+from tests.contract.store_contract import (
+    FIRST,
+    IDS,
+    JOURNAL,
+    NODE,
+    a_claim,
+    a_job,
+    a_report,
+    an_ended,
+    an_entry,
+    numbers,
+    some_jobs,
+    without_end,
+)
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 
 MakeStore = Callable[..., MongoStore]
+#: when every file without a job is old
+FAR_AHEAD = 5e9
 
 
 @pytest.fixture
@@ -89,6 +106,80 @@ async def test_a_repeated_insert_may_claim_other_jobs(store: MongoStore, proxy: 
     assert await store.insert([a_job(0), a_job(1, claimed_at=now), a_job(2, due_at=due_at)], 1, "w2", now) == []
     assert [await state_of(store, n) for n in range(3)] == [(State.NEW, 0), (State.PROCESSING, 1), (State.DELAYED, 0)]
     assert await store.report([a_report(a_claim(n), at=now) for n in (0, 1)]) == [False, True]
+
+
+@pytest.mark.parametrize("end", [{}, {"end_result": b"9" * 5000, "end_drop_at": 5e9}, {"state": State.FAIL, "end_error": "no"}])
+@pytest.mark.parametrize("before", ["new", "claimed", "ended", "ended otherwise"])
+async def test_a_repeated_insert_may_know_the_end_of_a_job(
+    store: MongoStore, proxy: MongoProxy, clock: FakeClock, now: float, before: str, end: dict[str, Any]
+) -> None:
+    ended = an_ended(0, at=now, data=b"1" * 3000, **end)
+    assert ended.end is not None
+    first = {
+        "new": a_job(0, data=ended.data),
+        "claimed": without_end(ended),
+        "ended": ended,
+        "ended otherwise": an_ended(
+            0, State.FAIL, at=now, data=ended.data, end_result=b"8" * 3000, end_error="!", end_ghosts=2
+        ),
+    }
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert([first[before]], 1, "w1", now)
+    assert await store.insert([ended], 1, "w1", now) == []
+    record = await store.job(ended.id)
+    assert record is not None
+    found = (record.state, record.data, record.result, record.error, record.drop_at, record.ghosts, record.attempt)
+    assert found == (ended.end.state, ended.data, ended.end.result, ended.end.error, ended.end.drop_at, 0, 1)
+    assert [(run.worker, run.state, run.error) for run in record.runs] == [("w1", ended.end.run_state, ended.end.error)]
+    assert await store.report([ended.end]) == [True]
+    await store._there.session.tallies.recount()
+    assert await store.counts() == {"mail": {ended.end.state: 1}}
+    await store.sweep_bulk(FAR_AHEAD)
+    named = 1 + (ended.end.result is not None)
+    assert await store._there.session.bulk._files.count_documents({}) == named
+
+
+async def test_a_repeated_insert_may_not_know_the_end_of_a_job_that_it_stored_as_ended(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
+    ended = an_ended(0, State.FAIL, at=now, end_drop_at=now, end_result=b"9" * 5000, end_error="no", end_failures=3)
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert([ended], 1, "w1", now)
+    assert await store.insert([without_end(ended)], 1, "w1", now) == []
+    record = await store.job(ended.id)
+    assert record is not None
+    assert (record.state, record.result, record.error, record.drop_at, record.failures) == (
+        State.PROCESSING,
+        None,
+        None,
+        None,
+        0,
+    )
+    assert [(run.attempt, run.state) for run in record.runs] == [(1, "processing")]
+    assert await store.report([a_report(a_claim(0), at=now)]) == [True]
+
+
+async def test_a_repeated_insert_knows_again_the_ended_job_whose_room_another_of_the_batch_took(
+    store: MongoStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [an_ended(0, at=now, id="mine", end_drop_at=now + 1), a_job(1, id="mine", accepted_at=now + 1), a_job(2, id="mine")]
+    replace = Inserter._replace
+
+    async def lose_the_answer(inserter: Inserter, *args: Any) -> set[int]:
+        monkeypatch.setattr(Inserter, "_replace", replace)
+        proxy.lose_answer("update")
+        return await replace(inserter, *args)
+
+    monkeypatch.setattr(Inserter, "_replace", lose_the_answer)
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(batch, 1, "w1", now)
+    assert await store.insert(batch, 1, "w1", now) == [FIRST + 2]
+    assert sorted(await store.insert(batch, 1, "w1", now)) == [FIRST, FIRST + 1, FIRST + 2]
+    record = await store.job("mine")
+    assert record is not None
+    assert (record.order, record.state) == (FIRST + 1, State.NEW)
 
 
 async def test_a_repeated_insert_leaves_alone_what_others_run_by_now(
@@ -165,6 +256,15 @@ async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStor
     await store.insert(some_jobs(100, claimed_at=now), 1, "w1", now)
     assert await store.report([a_report(a_claim(n), at=now) for n in range(100)]) == [True] * 100
     assert dict(proxy.commands) == {"insert": 1, "update": 1}
+
+
+async def test_jobs_that_are_stored_with_their_ends_cost_one_round_trip(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
+    proxy.forget()
+    batch = [an_ended(n, at=now, end_result=b"1" if n % 2 else None, id=f"mine{n}" if n % 3 else None) for n in range(100)]
+    assert await store.insert([*batch, a_job(100), a_job(101, claimed_at=now)], 1, "w1", now) == []
+    assert dict(proxy.commands) == {"insert": 1}
 
 
 async def test_a_write_that_hangs_holds_up_the_upkeep_but_no_heartbeat(store: MongoStore, proxy: MongoProxy) -> None:

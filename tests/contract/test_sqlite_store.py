@@ -8,7 +8,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
-from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, StoreContract
+from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 
 
@@ -37,3 +37,17 @@ class TestSqliteStore(StoreContract):
             await store._thread.call(alter)
 
         return damage
+
+    @pytest.fixture
+    def read_raw(self) -> ReadRaw:
+        async def read_raw(store: SqliteStore, n: int) -> dict[str, object]:
+            def read(session: Session) -> dict[str, object]:
+                found = session.db.execute("select * from jobs where ord = ?", (FIRST + n,))
+                row = dict(zip([column for column, *_ in found.description], found.fetchone(), strict=True))
+                (in_bulk,) = session.db.execute("select count(*) from bulk where ord = ?", (FIRST + n,)).fetchone()
+                own = {"ord", "id", "crc32c", *(["data"] if row["data"] == b'{"n":%d}' % n else [])}
+                return {name: value for name, value in row.items() if name not in own} | {"in_bulk": in_bulk}
+
+            return await store._thread.call(read)
+
+        return read_raw

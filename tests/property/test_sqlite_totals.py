@@ -8,13 +8,20 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from hypothesis.strategies import booleans, integers
+from hypothesis.strategies import booleans, integers, lists, sampled_from
 
 from kqs.job import Accepted, Claim, Report, State
 from kqs.store.sqlite import insert, report, retention
 from kqs.store.sqlite.session import Session
 
 NOW = 1_000.0
+#: state, result, options of the job
+KINDS_OF_END = [
+    (State.SUCCESS, None, None),
+    (State.FAIL, None, None),
+    (State.SUCCESS, b"1", None),
+    (State.SUCCESS, None, b"{}"),
+]
 
 
 class Totals(RuleBasedStateMachine):
@@ -55,6 +62,24 @@ class Totals(RuleBasedStateMachine):
         self._stored.update(job.order for job in jobs)
         if claimed:
             self._running += [(job.order, self.session.epoch) for job in jobs]
+
+    @rule(ways=lists(sampled_from([None, *KINDS_OF_END]), min_size=1, max_size=4), owing=booleans())
+    def store_jobs_with_their_ends(self, ways: list[tuple[State, bytes | None, bytes | None] | None], owing: bool) -> None:
+        jobs = self._jobs(len(ways), True)
+        for job, way in zip(jobs, ways, strict=True):
+            if way is None:
+                self._running.append((job.order, self.session.epoch))
+            else:
+                state, result, job.options = way
+                job.end = Report(
+                    Claim(job.order, "", 1, self.session.epoch), job.type, state, state.word, NOW, drop_at=NOW, result=result
+                )
+                self._finished.add(job.order)
+        self.session.begin(durable=True)
+        assert insert.insert(self.session, jobs, len(self._records) + 1, "w", NOW) == []
+        self.session.commit(owing=owing)
+        self._records.append(jobs)
+        self._stored.update(job.order for job in jobs)
 
     @rule(count=integers(1, 3), owing=booleans())
     def fail_to_store(self, count: int, owing: bool) -> None:

@@ -34,6 +34,10 @@ GIVEN_IDS = st.sampled_from([None, None, "a", "b", "c"])
 DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
 KEEPS = st.sampled_from([None, 0.0, 3.0, 9.0])
 WAYS = st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL, State.RETRY, State.GHOST])
+#: how the first run of a job ended before it was stored: state, how long it is kept, result
+ENDS = st.tuples(st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL]), KEEPS, st.sampled_from([None, b"r", b"r" * 40]))
+#: not claimed, claimed, claimed and ended
+FIRST_RUNS = st.one_of(st.none(), st.just(()), ENDS)
 
 
 class Known:
@@ -45,11 +49,18 @@ class Known:
         self.is_ready = self.state is State.NEW
         self.due_at = job.due_at
         self.drop_at: float | None = None
+        self.result: bytes | None = None
         self.claims = 1 if job.claimed_at else 0
         self.returned = 0
         self.waited_as = State.NEW
         self.epoch = epoch if job.claimed_at else None
         self.ended_by: tuple[int, int | None] | None = None
+        if job.end is not None:
+            self.end(job.end)
+
+    def end(self, report: Report) -> None:
+        self.state, self.drop_at, self.result = report.state, report.drop_at, report.result
+        self.ended_by = (report.claim.attempt, report.claim.epoch)
 
     @property
     def attempt(self) -> int:
@@ -64,7 +75,9 @@ class Known:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """An engine's subclass supplies `make_store` and `count_bulk`."""
+    """An engine's subclass supplies `make_store`, `count_bulk` and `bulk_result_bytes`: longer results are in bulk."""
+
+    bulk_result_bytes: ClassVar[int]
 
     def make_store(self) -> Store:
         raise NotImplementedError
@@ -97,18 +110,23 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         jobs=st.lists(
-            st.tuples(TYPES, GIVEN_IDS, st.integers(0, 3), DELAYS, DELAYS, st.booleans(), st.integers(0, 60)), max_size=9
+            st.tuples(TYPES, GIVEN_IDS, st.integers(0, 3), DELAYS, DELAYS, FIRST_RUNS, st.integers(0, 60), st.booleans()),
+            max_size=9,
         )
     )
-    def insert(self, jobs: list[tuple[str, str | None, int, float, float, bool, int]]) -> None:
+    def insert(self, jobs: list[tuple[str, str | None, int, float, float, tuple[Any, ...] | None, int, bool]]) -> None:
         now, batch, refused = self.clock.now(), [], []
-        for type_, given, prio, delay, expire, claimed, size in jobs:
+        for type_, given, prio, delay, expire, run, size, is_plain in jobs:
             order, self.next_order = self.next_order, self.next_order + 1
             due_at = now + delay if delay else 0.0
             job = Accepted(
                 order, given or IDS.of(order), given is not None, type_, prio, due_at, now + expire if expire else None,
-                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, claimed, now,
+                b"%060d" % order + b"x" * size if size > BULK_BYTES else b"1", None, 0.0 if run is None else now, now,
             )  # fmt: skip
+            if is_plain:
+                job = Accepted(order, IDS.of(order), False, type_, prio, 0.0, None, b"1", None, job.claimed_at)
+            if run:
+                job.end = self._end(job, *run)
             batch.append(job)
             holder = next((one for one in self.known.values() if one.job.id == job.id), None)
             if holder and not holder.is_gone(now):
@@ -117,10 +135,15 @@ class StoreMachine(RuleBasedStateMachine):
                 if holder:
                     self.replaced.append(self.known.pop(holder.job.order).job)
                 self.known[order] = Known(job, now, self.epoch)
-                if claimed:
+                if job.claimed_at:
                     self.claims.append((Claim(order, job.id, 1, self.epoch), type_))
         self.fed_seq += 1
         assert sorted(self.runner.run(self.store.insert(batch, self.fed_seq, "w", now))) == refused
+
+    def _end(self, job: Accepted, state: State, keep: float | None, result: bytes | None) -> Report:
+        now, claim = self.clock.now(), Claim(job.order, job.id, 1, self.epoch)
+        drop_at = None if keep is None else now + keep
+        return Report(claim, job.type, state, state.word, now, drop_at=drop_at, result=result)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -175,12 +198,11 @@ class StoreMachine(RuleBasedStateMachine):
         fence = (report.claim.attempt, report.claim.epoch)
         if one is None or one.state is not State.PROCESSING or (one.claims, one.epoch) != fence:
             return one is not None and one.ended_by == fence and report.state in ENDED
-        one.state = report.state
         one.returned += not report.has_begun
         if report.state in ENDED:
-            one.drop_at, one.ended_by = report.drop_at, fence
+            one.end(report)
         else:
-            one.due_at, one.is_ready = report.due_at, not report.due_at
+            one.state, one.due_at, one.is_ready = report.state, report.due_at, not report.due_at
         return True
 
     @rule(seconds=st.sampled_from([1.0, 4.0]))
@@ -245,18 +267,20 @@ class StoreMachine(RuleBasedStateMachine):
     def bulk_rows_have_their_jobs(self) -> None:
         if hasattr(self, "store"):
             big = sum(len(one.job.data) > BULK_BYTES for one in self.known.values())
+            big += sum(len(one.result or b"") > self.bulk_result_bytes for one in self.known.values())
             assert self.runner.run(self.count_bulk()) == big
 
 
 def _told(record: JobRecord) -> tuple[object, ...]:
-    return (record.order, record.id, record.state, record.attempt, record.data, record.drop_at)
+    return (record.order, record.id, record.state, record.attempt, record.data, record.drop_at, record.result)
 
 
 def _expected(one: Known) -> tuple[object, ...]:
-    return (one.job.order, one.job.id, one.state, one.attempt, one.job.data, one.drop_at)
+    return (one.job.order, one.job.id, one.state, one.attempt, one.job.data, one.drop_at, one.result)
 
 
 class SqliteMachine(StoreMachine):
+    bulk_result_bytes = 1 << 40
     store: SqliteStore
 
     def make_store(self) -> SqliteStore:
@@ -268,6 +292,7 @@ class SqliteMachine(StoreMachine):
 
 
 class MongoMachine(StoreMachine):
+    bulk_result_bytes = BULK_BYTES
     server_uri: ClassVar[str]
     store: MongoStore
 

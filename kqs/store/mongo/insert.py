@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Sequence
 
 from pymongo import ReplaceOne
@@ -10,9 +11,16 @@ from pymongo.errors import BulkWriteError
 from kqs.job import Accepted, room_at
 from kqs.store.mongo.client import DUPLICATE_KEY, Document
 from kqs.store.mongo.documents import Place, claimed, named, new_document, state_of
+from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
+#: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
+_STANDING = (
+    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at"),
+    *("done", "ended_at", "drop_at", "failures", "ghosts", "interrupted", "error"),
+    *("result", "result_long", "result_bulk", "result_crc32c"),
+)
 #: what tells a record from a later one with its id
 _IDENTITY = ("_id", "order", "node", "drop_at")
 _REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "data_bulk", "result_bulk"]
@@ -26,19 +34,24 @@ class Inserter:
         self._servers = servers
         self._node = node
         self._doubted: set[int] = set()
+        self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
 
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
         """Store jobs; return the orders of those that were known."""
         known: list[int] = []
+        stored_before = frozenset(self._stored)
         while jobs:
             fresh, repeated = _without_repeated(jobs)
             refused = await self._insert(fresh, worker, now)
-            known += [job.order for job in refused]
-            # whose id was known already may stand in the place of a record that was not over for the one before
-            refused_ids = {job.id for job in refused}
-            jobs = [job for job in repeated if job.id in refused_ids]
-            known += [job.order for job in repeated if job.id not in refused_ids]
+            known += [job.order for job in refused if job.order not in stored_before]
+            if not repeated:
+                break
+            self._stored.update({job.order for job in fresh}.difference(job.order for job in refused))
+            again = _worth_trying(fresh, refused, repeated)
+            known += {job.order for job in repeated}.difference(job.order for job in again)
+            jobs = again
         self._doubted.clear()
+        self._stored.clear()
         return known
 
     async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
@@ -64,6 +77,8 @@ class Inserter:
             document |= named("data", job.data)
         if job.claimed_at:
             document |= claimed(self._session.epoch, mark) | {"attempt": 1, "begun": [[worker, job.claimed_at]]}
+        if job.end is not None:
+            end_new(document, job.end, await put_result(self._session, job.end))
         return document
 
     async def _store(self, documents: list[Document]) -> set[int]:
@@ -73,8 +88,8 @@ class Inserter:
     async def _recognise(self, documents: list[Document], refused: set[int], mark: int) -> set[int]:
         """Take over what an earlier attempt at these inserts stored after all; return the indexes of the others.
 
-        A document that still has a doubted mark is as that attempt left it: nobody has heard of it. What it was claimed as is
-        put right, since the attempt is made anew with other jobs claimed.
+        A document that still has a doubted mark is as that attempt left it: nobody has heard of it. What it was claimed and
+        ended as is put right, since the attempt is made anew with other jobs claimed.
         """
         doubted = list(self._doubted)
         changes: dict[str, tuple[Document, list[int]]] = {}
@@ -140,10 +155,20 @@ def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Ac
     return fresh, repeated
 
 
+def _worth_trying(fresh: Sequence[Accepted], refused: Sequence[Accepted], repeated: Sequence[Accepted]) -> list[Accepted]:
+    """Return those of `repeated` that may be new although their id stands in `fresh` as well.
+
+    Whose id was known already may stand in the place of a record that was not over for the one before; and whose id was not, in
+    that of the one before, if that has ended.
+    """
+    room: dict[str, float] = {job.id: job.end.drop_at for job in fresh if job.end is not None and job.end.drop_at is not None}
+    room.update((job.id, -math.inf) for job in refused)
+    return [job for job in repeated if room.get(job.id, math.inf) <= room_at(job)]
+
+
 def _as_inserted(document: Document) -> Document:
     """Return the update that makes a stored job stand where `document` says."""
-    fields = ("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at")
-    change: Document = {"$set": {name: document[name] for name in fields if name in document}}
-    if absent := {name: "" for name in fields if name not in document}:
+    change: Document = {"$set": {name: document[name] for name in _STANDING if name in document}}
+    if absent := {name: "" for name in _STANDING if name not in document}:
         change["$unset"] = absent
     return change

@@ -41,12 +41,11 @@ class Reporter:
 
     async def _with_bulk_results(self, reports: list[Report]) -> dict[str, Document]:
         """Store long results; return by job id the fields that name them."""
-        bulk, most = self._session.bulk, self._session.bulk_bytes
-        return {
-            one.claim.id: await bulk.put("result", one.claim.id, one.result)
-            for one in reports
-            if one.result is not None and len(one.result) > most
-        }
+        results: dict[str, Document] = {}
+        for one in reports:
+            if (stored := await put_result(self._session, one)) is not None:
+                results[one.claim.id] = stored
+        return results
 
     async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
@@ -65,6 +64,25 @@ class Reporter:
                 taken[fence] = one
             verdicts.append(is_taken or is_repeated)
         return list(taken.values()), verdicts
+
+
+async def put_result(session: Session, one: Report) -> Document | None:
+    """Store the result if it is long; return the fields that name it then."""
+    if one.result is None or len(one.result) <= session.bulk_bytes:
+        return None
+    return await session.bulk.put("result", one.claim.id, one.result)
+
+
+def end_new(document: Document, one: Report, bulk_result: Document | None) -> None:
+    """Make of the document of a job that is about to be stored as claimed what a report of its end would."""
+    assert one.has_begun, "what is told of a run that never began is no end of one"
+    assert one.state in ENDED
+    change = _change(one, bulk_result, document["mark"])
+    document.update(change["$set"])
+    for name in change["$unset"]:
+        document.pop(name, None)
+    for name, pushing in change["$push"].items():
+        document[name] = pushing["$each"]
 
 
 def _fence(claim: Claim) -> _Fence:

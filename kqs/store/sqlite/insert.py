@@ -1,22 +1,33 @@
-"""Storing new jobs. A row binds as few values as its shape allows; most jobs set nothing but type and data."""
+"""Storing new jobs. A row binds as few values as its shape allows; most jobs set nothing but type and data.
+
+A job whose run has ended already is stored as claimed, and its end reported in the same transaction; but the plain success of a
+plain job, which most are, is one row from the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from kqs.job import Accepted, State, room_at
+from kqs.job import Accepted, Report, State, room_at
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, retention
+from kqs.store.sqlite import bulk, report, retention
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
 _PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(
-    "insert into jobs (place, state, attempt, ord, type, prio, data, crc32c, epoch, worker, started_at)",
-    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?,?,?,?,?,?,?,?)",
+    "insert into jobs (place, state, attempt, epoch, worker, ord, type, prio, data, crc32c, started_at)",
+    f"({Place.RUNNING:d},{State.PROCESSING:d},1,?1,?2,?,?,?,?,?,?)",
+    "on conflict do nothing",
+)
+# what `report` would make of a claimed one, whose counters and last word say nothing
+_ENDED = ManyRows(
+    "insert into jobs (place, state, attempt, epoch, worker, ord, type, prio, data, crc32c, started_at, ended_at, drop_at)",
+    f"({Place.ENDED:d},{State.SUCCESS:d},1,?1,?2,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _FULL = ManyRows(
@@ -46,6 +57,17 @@ select json_group_array(json_array(new, old)) from (
 _decode_pairs = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
 
+_SUCCESS_WORD = State.SUCCESS.word
+
+
+class _Shapes(NamedTuple):
+    """Jobs by what their rows need. All but `full` set nothing but type, priority and data."""
+
+    plain: list[Accepted]
+    claimed: list[Accepted]
+    ended: list[Accepted]
+    full: list[Accepted]
+
 
 def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
     """See Store.insert."""
@@ -53,13 +75,15 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     if not jobs:
         return []
     fresh, known = _without_replayed(session, jobs)
-    plain, claimed, full = _by_shape(fresh, session.bulk_bytes)
-    if plain:
-        _insert_plain(session, plain)
-    if claimed:
-        _insert_claimed(session, claimed, worker)
-    if full:
-        known += _insert_full(session, full, worker, now)
+    shapes = _by_shape(fresh, session.bulk_bytes)
+    if shapes.plain:
+        _insert_plain(session, shapes.plain)
+    if shapes.claimed:
+        _insert_claimed(session, shapes.claimed, worker)
+    if shapes.ended:
+        _insert_ended(session, shapes.ended, worker)
+    if shapes.full:
+        known += _insert_full(session, shapes.full, worker, now)
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
@@ -98,19 +122,25 @@ def _retaken(session: Session, jobs: Sequence[Accepted]) -> set[str]:
     return set(_decode_ids(found))
 
 
-def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> tuple[list[Accepted], list[Accepted], list[Accepted]]:
-    plain: list[Accepted] = []
-    claimed: list[Accepted] = []
-    full: list[Accepted] = []
+def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
+    plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
         if has_times or job.given_id or job.options is not None or len(job.data) > bulk_bytes:
             full.append(job)
-        elif job.claimed_at:
-            claimed.append(job)
-        else:
+        elif not job.claimed_at:
             plain.append(job)
-    return plain, claimed, full
+        elif job.end is not None and _is_plain_success(job.end):
+            ended.append(job)
+        else:
+            claimed.append(job)
+    return shapes
+
+
+def _is_plain_success(end: Report) -> bool:
+    if end.state is not State.SUCCESS or end.result is not None or end.error is not None:
+        return False
+    return end.run_state == _SUCCESS_WORD and not (end.failures or end.ghosts or end.interrupted)
 
 
 def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
@@ -127,15 +157,33 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
 def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> None:
     values: list[object] = []
     extend = values.extend
-    epoch = session.epoch
     for job in jobs:
         order, type_, prio, data = job.order, job.type, job.prio, job.data
-        extend(
-            (order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), epoch, worker, job.claimed_at)
-        )
-    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs))
+        extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), job.claimed_at))
+    stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs), shared=(session.epoch, worker))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
+    _report_ends(session, jobs)
+
+
+def _insert_ended(session: Session, jobs: Sequence[Accepted], worker: str) -> None:
+    values: list[object] = []
+    extend = values.extend
+    for job in jobs:
+        order, type_, prio, data, end = job.order, job.type, job.prio, job.data, job.end
+        assert end is not None, "it is of that shape"
+        total = plain_checksum(order, kind_checksum(type_, prio), data)
+        extend((order, type_, prio, data, total, job.claimed_at, end.ended_at, end.drop_at))
+    stored = _ENDED.execute(session.db, values, _lengths(session, jobs), shared=(session.epoch, worker))
+    assert stored == len(jobs), "orders were checked and no id was given"
+    session.tallies.add([(job.type, State.SUCCESS) for job in jobs])
+
+
+def _report_ends(session: Session, jobs: Sequence[Accepted]) -> None:
+    """Report the ends of jobs that were just stored as claimed, where they have one."""
+    if ends := [job.end for job in jobs if job.end is not None]:
+        verdicts = report.report(session, ends)
+        assert all(verdicts), "each is of attempt 1, which was just stored"
 
 
 def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
@@ -145,13 +193,17 @@ def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
 
 def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
     """Store jobs of any kind; return the orders of those whose given id is known."""
-    refused = _insert_rows(session, jobs, worker, now)
-    known = {job.order for job in refused}
-    if refused and (newer := _make_way(session, refused)):
-        known -= {job.order for job in newer} - {job.order for job in _insert_rows(session, newer, worker, now)}
-    fresh = [job for job in jobs if job.order not in known]
-    bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
-    session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
+    known: set[int] = set()
+    while jobs:
+        refused = _insert_rows(session, jobs, worker, now)
+        known.update(job.order for job in refused)
+        fresh = [job for job in jobs if job.order not in known]
+        bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
+        session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
+        _report_ends(session, fresh)
+        # of each id one at least is stored now, and a job that has ended may make room for the next with its id
+        jobs = _make_way(session, refused) if refused else ()
+        known.difference_update(job.order for job in jobs)
     return list(known)
 
 

@@ -32,33 +32,38 @@ class ManyRows:
     """
 
     def __init__(self, head: str, row: str, tail: str) -> None:
-        """Args: row: one row with its placeholders, in parentheses."""
-        self._width = row.count("?")
+        """Args: row: one row with its placeholders, in parentheses: `?1`, `?2`, … for what all rows share, then each `?`."""
+        self._width = row.count("?,") + row.count("?)")
         self._statements = {size: f"{head} values {','.join([row] * size)} {tail}" for size in _SIZES}
 
     def execute(
-        self, db: sqlite3.Connection, values: list[Any], lengths: Sequence[int] = (), filler: tuple[Any, ...] | None = None
+        self,
+        db: sqlite3.Connection,
+        values: list[Any],
+        lengths: Sequence[int] = (),
+        filler: tuple[Any, ...] | None = None,
+        shared: tuple[Any, ...] = (),
     ) -> int:
         """Run it with the values of all rows in one flat list; return how many rows were changed.
 
-        Args: lengths: the bytes of each row, where they may be many.
+        Args: lengths: the bytes of each row, where they may be many. shared: the values that all rows share.
         """
         width = self._width
         if len(values) <= _SIZES[-1] * width and sum(lengths) <= MOST_BYTES:
-            return self._run(db, values, filler)
+            return self._run(db, values, filler, shared)
         changed = 0
         for start, end in _parts(len(values) // width, lengths):
-            changed += self._run(db, values[start * width : end * width], filler)
+            changed += self._run(db, values[start * width : end * width], filler, shared)
         return changed
 
-    def _run(self, db: sqlite3.Connection, part: list[Any], filler: tuple[Any, ...] | None) -> int:
+    def _run(self, db: sqlite3.Connection, part: list[Any], filler: tuple[Any, ...] | None, shared: tuple[Any, ...]) -> int:
         count = len(part) // self._width
         if not count:
             return 0
         size = _SIZES[bisect_left(_SIZES, count)]
         if size > count:
             part = part + list(filler or part[-self._width :]) * (size - count)
-        return db.execute(self._statements[size], part).rowcount
+        return db.execute(self._statements[size], (*shared, *part) if shared else part).rowcount
 
 
 def _parts(count: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -62,8 +62,9 @@ class SqliteStore:
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
         """See Store.insert."""
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
-        is_small = len(jobs) <= _FEW_JOBS and sum([len(job.data) for job in jobs]) <= _FEW_BYTES
-        return await self._thread.call(operation, small=is_small)
+        has_ends = any(job.end is not None for job in jobs)
+        is_small = not has_ends and len(jobs) <= _FEW_JOBS and sum([len(job.data) for job in jobs]) <= _FEW_BYTES
+        return await self._thread.call(operation, durable=has_ends, small=is_small)
 
     async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
         """See Store.claim."""

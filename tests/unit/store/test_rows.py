@@ -41,6 +41,15 @@ def test_filler_takes_the_place_of_a_repeated_row(db: sqlite3.Connection, count:
     assert db.execute("select b from t").fetchall() == [(str(n),) for n in range(count)]
 
 
+@pytest.mark.parametrize("count", [1, 5, 257, 1000])
+def test_what_all_rows_share_is_bound_once(db: sqlite3.Connection, count: int) -> None:
+    db.execute("create table wide (a integer primary key, b text, c text, d text)")
+    insert = ManyRows("insert into wide (b, c, a, d)", "(?1,?2,?,?)", "on conflict do nothing")
+    values = [value for n in range(count) for value in (n, f"d{n}")]
+    assert insert.execute(db, values, shared=("b", "c")) == count
+    assert db.execute("select * from wide").fetchall() == [(n, "b", "c", f"d{n}") for n in range(count)]
+
+
 def test_long_values_are_bound_a_few_at_a_time(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MOST_BYTES", 100)
     bound: list[int] = []

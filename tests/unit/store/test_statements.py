@@ -60,6 +60,18 @@ def counted(session: Session, run: Callable[[], Any]) -> tuple[int, Any]:
     return len([statement for statement in seen if not statement.startswith("--")]), found
 
 
+def ended(**changes: Any) -> Callable[[Accepted], Report]:
+    """The end of a job, which is a plain success but for `changes`."""
+
+    def end(job: Accepted) -> Report:
+        made = Report(Claim(job.order, job.id, 1, 1), job.type, State.SUCCESS, "success", NOW)
+        for name, value in changes.items():
+            setattr(made, name, value(job) if callable(value) else value)
+        return made
+
+    return end
+
+
 def put(session: Session, made: list[Accepted]) -> None:
     insert.insert(session, made, 1, "w", NOW)
 
@@ -73,6 +85,11 @@ def put(session: Session, made: list[Accepted]) -> None:
         pytest.param({"given_id": True, "id": lambda job: f"mine-{job.order}"}, id="given id"),
         pytest.param({"given_id": True, "id": lambda job: f"{job.order + 5000:013x}abcdef12"}, id="given id that looks made"),
         pytest.param({"type": lambda job: f"t{job.order}"}, id="each of its own type"),
+        pytest.param({"claimed_at": NOW, "end": ended()}, id="ended"),
+        pytest.param({"claimed_at": NOW, "end": ended(result=b"1")}, id="ended with results"),
+        pytest.param(
+            {"claimed_at": NOW, "end": ended(), "options": b"{}", "data": BULK}, id="ended, with options and long data"
+        ),
     ],
 )
 def test_inserts(session: Session, made: dict[str, Any]) -> None:
@@ -81,6 +98,15 @@ def test_inserts(session: Session, made: dict[str, Any]) -> None:
     assert statements < FEW
     assert counted(session, session.commit)[0] < FEW
     session.begin(durable=False)
+
+
+@pytest.mark.parametrize("end", [ended(), ended(ended_at=lambda job: NOW + job.order)], ids=["alike", "each at its own time"])
+def test_plain_jobs_that_ended_well_cost_no_more_statements_than_new_ones(
+    session: Session, end: Callable[[Accepted], Report]
+) -> None:
+    new, _ = counted(session, lambda: insert.insert(session, jobs(), 1, "w", NOW))
+    both = [*jobs(2 * JOBS, claimed_at=NOW, end=end)][JOBS:]
+    assert counted(session, lambda: insert.insert(session, both, 2, "w", NOW)) == (new, [])
 
 
 @pytest.mark.parametrize("made", [{}, {"data": BULK}, {"expire_at": NOW + 1}], ids=["plain", "bulk", "expiring"])

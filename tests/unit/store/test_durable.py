@@ -1,0 +1,70 @@
+"""Which commits of the SQLite store are flushed before they are told: those that hold the end of a run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.config import StoreSection
+from kqs.job import Accepted, Claim, Report, State
+from kqs.store.sqlite import SqliteStore
+from kqs.store.sqlite.session import Session
+from tests.support.clock import FakeClock
+from tests.support.jobs import NOW, an_accepted
+
+#: what `pragma synchronous` answers
+NORMAL, FULL = 1, 2
+
+
+def an_end(job: Accepted, **changes: Any) -> Report:
+    return Report(Claim(job.order, job.id, 1, 1), job.type, State.SUCCESS, "success", NOW, **changes)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock())
+    await store.open("ab" * 16, "0000beef")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def commits(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Of each commit, how it is flushed, and whether the loop's thread waits for it."""
+    seen: list[tuple[int, bool]] = []
+    loop_thread, commit = threading.get_ident(), Session.commit
+
+    def note(session: Session, *, owing: bool = False) -> None:
+        (how,) = session.db.execute("pragma synchronous").fetchone()
+        seen.append((how, threading.get_ident() == loop_thread))
+        commit(session, owing=owing)
+
+    monkeypatch.setattr(Session, "commit", note)
+    return seen
+
+
+@pytest.mark.parametrize("result", [None, b"1"])
+@pytest.mark.parametrize("others", [0, 3, 300])
+async def test_what_is_stored_with_its_end_is_flushed_as_a_report_is_and_never_on_the_loop(
+    store: SqliteStore, commits: list[tuple[int, bool]], result: bytes | None, others: int
+) -> None:
+    jobs = [an_accepted(number) for number in range(others + 1)]
+    jobs[-1].claimed_at = NOW
+    jobs[-1].end = an_end(jobs[-1], result=result)
+    assert await store.insert(jobs, 1, "w", NOW) == []
+    assert await store.report([jobs[-1].end]) == [True]
+    assert commits == [(FULL, False)] * 2
+
+
+@pytest.mark.parametrize("claimed_at", [0.0, NOW])
+async def test_job_without_an_end_waits_for_no_flush(
+    store: SqliteStore, commits: list[tuple[int, bool]], claimed_at: float
+) -> None:
+    job = an_accepted()
+    job.claimed_at = claimed_at
+    await store.insert([job], 1, "w", NOW)
+    assert commits == [(NORMAL, True)]
