@@ -34,6 +34,8 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run,
 DAMAGED = "the stored data is damaged: its checksum does not match"
 #: the most data that one `claim` or `orphans` returns beside a single job's, or that `ready` or `wake` shows
 DATA_BYTES = 64 * 1024 * 1024
+#: runs that a record keeps, the newest: a job that is given back for ever must not grow for ever
+MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
 #: the longest data or result that a listing shows
@@ -108,7 +110,7 @@ class Store(Protocol):
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
-        The run that ended joins `runs` (the newest 100 are kept); a waiting state goes to later if it has a due_at, else
+        The run that ended joins `runs` (the newest MAX_RUNS are kept); a waiting state goes to later if it has a due_at, else
         to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
         is counted and no run told; but the next claim is another one all the same.
         Reports of one batch that differ in nothing but their claim and type are the cheapest.
@@ -209,4 +211,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "Claim", "Granted", "Store", "StoreInfo"]
+__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Store", "StoreInfo"]

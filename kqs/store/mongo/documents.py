@@ -25,11 +25,9 @@ from enum import IntEnum
 from typing import Any
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
-from kqs.store.base import LISTED_BYTES
+from kqs.store.base import LISTED_BYTES, MAX_RUNS
 from kqs.store.checksum import checksum
 from kqs.store.mongo.client import Document
-
-MAX_RUNS = 100
 
 
 class Place(IntEnum):

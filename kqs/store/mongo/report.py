@@ -8,8 +8,9 @@ from typing import Any
 from pymongo import UpdateMany
 
 from kqs.job import ENDED, Claim, Report, State
+from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import MAX_RUNS, Place, named, pushed
+from kqs.store.mongo.documents import Place, named, pushed
 from kqs.store.mongo.session import Session
 
 #: what decides over a report: job, which of those with its id, attempt, epoch

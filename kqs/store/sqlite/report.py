@@ -9,12 +9,10 @@ from collections.abc import Sequence
 import msgspec
 
 from kqs.job import ENDED, Claim, Report, State
+from kqs.store.base import MAX_RUNS
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
-
-#: earlier runs kept per job; with the last one, which stands in the row's own columns, 100
-_MAX_EARLIER_RUNS = 99
 
 _FENCES = """
 select json_group_array(json_array(ord, place, attempt, epoch)) from jobs where ord in (select value from json_each(?))
@@ -220,5 +218,6 @@ def _wait_rows(db: sqlite3.Connection, reports: Sequence[Report]) -> list[object
 def _with_run(runs: str | None, line: str) -> str:
     if runs is None:
         return line
-    lines = runs.split("\n")[-(_MAX_EARLIER_RUNS - 1) :]
+    # with this one and the next, which the row's own columns will hold
+    lines = runs.split("\n")[-(MAX_RUNS - 2) :]
     return "\n".join([*lines, line])
