@@ -14,7 +14,7 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.ids import Ids
-from kqs.job import JobRecord, State
+from kqs.job import JobRecord, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
@@ -117,7 +117,7 @@ class ServerBackend:
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
-        waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
+        waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         return {type_: n for type_, n in waiting.items() if n and not self._queue.is_handled(type_)}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:

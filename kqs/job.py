@@ -13,6 +13,7 @@ Two rules. Every change of state goes through `next_state`. This file does not k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 import msgspec
@@ -39,6 +40,11 @@ class State(IntEnum):
 WAITING = frozenset({State.NEW, State.DELAYED, State.RETRY, State.GHOST})
 ENDED = frozenset({State.SUCCESS, State.FAIL, State.CANCELLED})
 STATES_BY_WORD = {state.word: state for state in State}
+
+
+def waiting_count(counts: Mapping[State, int]) -> int:
+    """Return how many of these jobs, counted by state, wait."""
+    return sum([counts.get(state, 0) for state in WAITING])
 
 
 class Event(IntEnum):

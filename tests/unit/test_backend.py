@@ -76,6 +76,15 @@ async def test_health_is_told_while_the_store_cannot_be_asked(rig: Rig, monkeypa
     assert (health["verdict"], health["problems"]) == ("degraded", ["disk I/O error"])
 
 
+async def test_a_job_that_runs_is_not_told_as_one_that_nobody_takes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def counts() -> dict[str, dict[State, int]]:
+        return {"mail": {State.PROCESSING: 4, State.SUCCESS: 1}, "resize": {State.NEW: 2, State.PROCESSING: 4, State.GHOST: 1}}
+
+    monkeypatch.setattr(rig.store, "counts", counts)
+    health = await a_backend(rig, Lag()).health(draining=False)
+    assert health["notes"] == ["3 jobs of type 'resize' wait, and no handler takes them"]
+
+
 async def test_health_does_not_wait_for_a_store_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kqs.backend, "ANSWERS_WITHIN_S", 0.01)
     monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)

@@ -1,6 +1,6 @@
 import pytest
 
-from kqs.job import ENDED, TRANSITIONS, WAITING, Event, IllegalTransitionError, State, next_state
+from kqs.job import ENDED, TRANSITIONS, WAITING, Event, IllegalTransitionError, State, next_state, waiting_count
 
 
 def test_every_state_has_a_row() -> None:
@@ -14,6 +14,11 @@ def test_waiting_and_ended_states_and_processing_are_all_states() -> None:
 @pytest.mark.parametrize("state", sorted(WAITING))
 def test_only_a_claim_starts_a_run(state: State) -> None:
     assert [event for event in Event if TRANSITIONS[state].get(event) is State.PROCESSING] == [Event.CLAIM]
+
+
+def test_of_jobs_counted_by_state_those_wait_that_neither_run_nor_have_ended() -> None:
+    assert waiting_count({state: 10**state for state in State}) == 11011
+    assert waiting_count({State.PROCESSING: 7}) == 0
 
 
 def test_a_success_is_final() -> None:
