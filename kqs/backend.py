@@ -118,7 +118,7 @@ class ServerBackend:
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
-        return {type_: n for type_, n in waiting.items() if n and not self._queue.is_handled(type_)}
+        return {type_: n for type_, n in waiting.items() if n and not self._queue.admission.is_handled(type_)}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""

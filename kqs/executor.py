@@ -10,12 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import decimal
+from collections.abc import Awaitable, Coroutine, Generator
+from types import CoroutineType
+from typing import Any
 
 from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
 from kqs.threads import Threads
+
+
+class Suspended:
+    """An async handler that was driven to where it waits for something. Await it in the task in which it was begun."""
+
+    __slots__ = ("_awaited", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: object) -> None:
+        """Args: awaited: what it yielded, for the task to wait for; None: a turn of the loop."""
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Return what the handler returns. Raises: what it raises."""
+        coroutine, awaited = self._coroutine, self._awaited
+        try:
+            while True:
+                try:
+                    value = yield awaited
+                except BaseException as fault:
+                    awaited = coroutine.throw(fault)
+                else:
+                    awaited = coroutine.send(value)
+        except StopIteration as end:
+            return end.value
+
+
+async def _awaiting(handling: Any) -> Any:
+    return await handling
 
 
 class Executor:
@@ -60,7 +92,37 @@ class Executor:
             return judge_data(fault, run)
         try:
             function = handler.function
-            result = await (function(argument, context) if handler.wants_job else function(argument))
+            handling = function(argument, context) if handler.wants_job else function(argument)
+        except BaseException as fault:
+            return judge(fault, run)
+        return await self.finish(run, handling)
+
+    def begin(self, run: Run, handler: Handler) -> Outcome | Suspended:
+        """Drive an async handler that wants no context to its end, or to where it waits: then `finish` has to await the rest.
+
+        Most short handlers never wait, and need nothing of what is made for those that do. Call it in the task that goes on.
+        """
+        try:
+            argument = handler.decode(run.data)
+        except BaseException as fault:
+            return judge_data(fault, run)
+        try:
+            handling = handler.function(argument)
+        except BaseException as fault:
+            return judge(fault, run)
+        if type(handling) is not CoroutineType:
+            return Suspended(_awaiting(handling), None)  # whatever a decorator has made of it
+        try:
+            return Suspended(handling, handling.send(None))
+        except StopIteration as end:
+            return judge_result(end.value, run)
+        except BaseException as fault:
+            return judge(fault, run)
+
+    async def finish(self, run: Run, handling: Awaitable[object]) -> Outcome:
+        """Await a handler to its outcome. Raises: as `execute`."""
+        try:
+            result = await handling
         except asyncio.CancelledError:
             forks.end_child()
             raise

@@ -16,10 +16,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from kqs.config import WorkerSection
 from kqs.deaf import DeafLanes
-from kqs.executor import Executor
+from kqs.executor import Executor, Suspended
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
 from kqs.lane import CleanTask, Lane
@@ -48,6 +49,14 @@ TUNE_WEIGHT = 0.25
 SLICE_S = 0.005
 #: how many lanes go on at first after a slice; then twice as many each turn: most would find the slice used up again
 FIRST_WOKEN = 8
+
+
+class _Begun(NamedTuple):
+    """A run that is not over. rest: what is left of its handler; None: that has not begun. began_at: monotonic, in s."""
+
+    handler: Handler | None
+    rest: Suspended | None
+    began_at: float
 
 
 class Worker:
@@ -200,10 +209,8 @@ class Worker:
     def _reach(self, ahead: int) -> None:
         change, self._ahead = ahead - self._ahead, ahead
         self._consumer.worth = 1 + ahead // 4
-        if change > 0:
-            self._consumer.free(change)
-        elif change < 0:
-            self._consumer.reserve(-change)
+        if change:
+            self._consumer.grow(change)
 
     # -- slices ---------------------------------------------------------------------------------------------------------
 
@@ -248,11 +255,9 @@ class Worker:
             while not self._runs or self._slice_is_over:
                 if not await self._rest(lane):
                     return
-            run = self._runs.popleft()
-            if self._consumer.unbegun_bytes:
-                self._consumer.begin(run)
-            self._begun_count += 1
-            await self._run(lane, run)
+            run = self._next_run()
+            if (begun := self._begin(run)) is not None:
+                await self._run(lane, run, begun)
             if lane.deaf_since and self._hears_again(lane):
                 return
             self._consumer.free()
@@ -265,6 +270,13 @@ class Worker:
             if not task.is_clean():
                 self._man(lane)
                 return
+
+    def _next_run(self) -> Run:
+        run = self._runs.popleft()
+        if self._consumer.unbegun_bytes:
+            self._consumer.begin(run)
+        self._begun_count += 1
+        return run
 
     async def _rest(self, lane: Lane) -> bool:
         """Return when the lane is woken; False: this task was cancelled, by the stop or by whatever a handler left behind."""
@@ -280,38 +292,67 @@ class Worker:
             return False
         return True
 
-    async def _run(self, lane: Lane, run: Run) -> None:
+    def _begin(self, run: Run) -> _Begun | None:
+        """Let a run begin. Most end in their first step, and with that are over: None."""
         handler = self._registry.get(run.type)
-        if handler is not None and not handler.is_async and not await self._admit(run, handler):
-            return
+        began_at = self._monotonic()
+        if handler is None or handler.wants_job or not handler.is_async:
+            return _Begun(handler, None, began_at)
+        if not self._queue.may_begin(run):
+            return None
+        outcome = self._executor.begin(run, handler)
+        if isinstance(outcome, Suspended):
+            return _Begun(handler, outcome, began_at)
+        self._queue.end(run, outcome)
+        self._count(outcome)
+        self._charge(self._monotonic() - began_at)
+        return None
+
+    async def _run(self, lane: Lane, run: Run, begun: _Begun) -> None:
+        handler, rest, began_at = begun
+        if rest is None:
+            if handler is not None and not handler.is_async and not await self._admit(run, handler):
+                return
+            if not self._queue.may_begin(run):
+                if handler is not None:
+                    self._executor.dismiss(handler)
+                return
+            began_at = self._monotonic()
         begun_count = self._begun_count
         lane.is_cancelled = False
-        lane.lease = lease = self._queue.begin(run, lane.lose)
-        if lease is None:  # it has expired
-            if handler is not None:
-                self._executor.dismiss(handler)
-            return
+        lane.lease = lease = self._queue.begin(run, lane.lose, began_at)
         try:
             if handler is None:
                 self._report(lease, Failed(f"no handler for type {run.type!r}", final=False))
-            else:
+            elif rest is None:
                 self._report(lease, await self._executor.execute(run, handler, lease.context))
+            else:
+                self._report(lease, await self._executor.finish(run, rest))
         except asyncio.CancelledError as fault:
             if not lane.is_cancelled:  # else by us: the run is judged already
                 self._report(lease, judge(fault, run))
         finally:
             lane.lease = None
-            took_s = self._monotonic() - lease.began_at
-            self._busy_s += took_s
-            if self._begun_count == begun_count:  # else it has let others have the loop
-                self._slice_s += took_s
-                if self._slice_s >= SLICE_S:
-                    self._end_slice()
+            took_s = self._monotonic() - began_at
+            if self._begun_count == begun_count:
+                self._charge(took_s)
+            else:  # it has let others have the loop
+                self._busy_s += took_s
+
+    def _charge(self, took_s: float) -> None:
+        """Count a run that had the loop for itself."""
+        self._busy_s += took_s
+        self._slice_s += took_s
+        if self._slice_s >= SLICE_S:
+            self._end_slice()
 
     def _report(self, lease: Lease, outcome: Outcome) -> None:
         if self._queue.report(lease, outcome):
-            self.done_count += 1
-            self.failed_count += type(outcome) is Failed
+            self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.done_count += 1
+        self.failed_count += type(outcome) is Failed
 
     async def _admit(self, run: Run, handler: Handler) -> bool:
         try:

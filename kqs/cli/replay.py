@@ -81,6 +81,8 @@ def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, bytes]]:
 def _texts(record: Record) -> list[bytes]:
     """Return the JSON of each job of a record."""
     payload = record.payload
+    if record.kind is Kind.CLAIMS:
+        return []
     if record.kind is Kind.CALLS:
         return [bytes(_decode_call(line).m) for line in payload.split(b"\n") if line.strip()]
     return list(map(bytes, _decode_jobs(payload))) if payload.lstrip().startswith(b"[") else [payload]

@@ -27,8 +27,8 @@ class Alike:
         self._since_seq = seq
 
     def note(self, record: Record) -> None:
-        """Take in the next record. A claimed one waits for nothing."""
-        if record.claimed:
+        """Take in the next record. One that is claimed, or has no jobs, waits for nothing."""
+        if record.claimed or not record.count:
             return
         type_ = type_of_all(record)
         if type_ is None:

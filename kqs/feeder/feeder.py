@@ -3,30 +3,33 @@
 Rules. Nothing is skipped: a store that refuses is asked again until it takes the batch, and whatever goes wrong leaves the
 cursor (kqs.feeder.cursor) before it. The checkpoint never passes what the store has made durable. The journal is the buffer:
 how long jobs gather there follows from how long they have waited (kqs.feeder.pace); a consumer with room wakes the feeder at
-once. What does not fit the bounded hand-over list is read back from the journal later. A lone job that meets a waiting lane is
-claimed in the journal itself and begins as soon as it is flushed: its way into the store costs it no time.
+once. What does not fit the bounded hand-over list is read back from the journal later. Jobs that meet waiting lanes are claimed
+in the journal itself and begin as soon as that is flushed (kqs.feeder.claims): their way into the store costs them no time, and
+as they gather here for a while, the ends of short runs go in with them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import repeat
 
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import pace
 from kqs.feeder.alike import Alike
 from kqs.feeder.checkpoints import Checkpoints
+from kqs.feeder.claims import Claims
 from kqs.feeder.cursor import Cursor
 from kqs.feeder.held import Batch, Held, Reach
 from kqs.feeder.intake import Intake
+from kqs.feeder.lost import LostClaims
 from kqs.feeder.waiting import Waiting
 from kqs.ids import Ids
 from kqs.job import Accepted
-from kqs.journal import Journal, Record
+from kqs.journal import Journal, Kind, Record, claimed_orders
 from kqs.log import get_logger
 from kqs.options import Cascade
-from kqs.queue.consumer import Consumer
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.tasks import spawn
@@ -59,9 +62,12 @@ class Feeder:
         self._checkpoints = Checkpoints(journal, store, self._wake.set)
         self._behind = True  # until `start`, nothing is held
         self._reading: AsyncGenerator[list[Record], None] | None = None  # of what is not held
-        self._claimed: tuple[Accepted, Consumer] | None = None  # by the record that is being flushed
-        self._claimed_seq = 0  # after the last record whose job was claimed with it
-        self._let_go = asyncio.Event()
+        self._claims = Claims(journal, queue, self._intake, self._held, self._hurry)
+        self._accepted: list[list[Accepted] | None] | None = None  # jobs of the batch that is being flushed
+        self._first_own_seq = 0  # of the first record of this boot
+        self._offered_seq = 0  # after the last one that goes, or went, into the store with a job that is not claimed
+        self._is_wanted = False  # lanes have room, or somebody waits for the store
+        self._stirred = asyncio.Event()  # there is a reason to look again whether to feed
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurried = 0
@@ -70,6 +76,7 @@ class Feeder:
         self._wanted_at = -math.inf
         self._looked_at = self._monotonic()
         self._speeds = pace.Speeds()
+        self._drain = pace.Drain()
         self._fed_jobs = 0  # of the last batch
         self._task: asyncio.Task[None] | None = None
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
@@ -92,10 +99,12 @@ class Feeder:
         self._cursor = Cursor(info.fed_seq)
         self._waiting = Waiting(self._journal.durable_seq)
         self._alike = Alike(self._journal.durable_seq)
+        self._first_own_seq = self._journal.durable_seq
         self._checkpoints.start(info)
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
-        self._queue.on_hungry = self._let_go.set
+        self._queue.on_hungry = self._hurry
+        self._queue.on_early = self._want
         self._task = spawn(self._run(), name="feeder")
         self._task.add_done_callback(self._task_done)
 
@@ -114,7 +123,7 @@ class Feeder:
         if task is not None:
             self._stopping.set()
             self._wake.set()
-            self._let_go.set()
+            self._stirred.set()
             await asyncio.wait([task], timeout=STOP_WAIT_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -126,66 +135,72 @@ class Feeder:
             self.on_task_death(error)
 
     def before_flush(self, batch: list[Record]) -> None:
-        """Claim the job of a lone record that is flushed on the loop, if it can be; see `kqs.journal.Listener`."""
-        if batch[0].alone:
-            batch[0].claimed = self.claim(batch[0])
+        """Claim those jobs of a batch that meet room. See Listener.
+
+        None is unless all that came before is in the store, or claimed: it might have the right to begin first.
+        """
+        self._accepted = None
+        if not self._behind and self._held.is_all_claimed and self.fed_seq >= self._offered_seq and self._may_claim:
+            self._accepted = self._claims.of_batch(batch)
+
+    @property
+    def _may_claim(self) -> bool:
+        return self.trouble is None and not self._stopping.is_set() and self._claims.may_be_made
 
     def failed(self, _batch: list[Record]) -> None:
-        """Take in that a batch may not be durable: what was claimed of it does not run."""
-        self._claimed = None
+        """See Listener."""
+        self._claims.take_back_batch()
 
-    def claim(self, record: Record) -> bool:
-        """Claim the job of a record that is about to be flushed, to run before it is stored; tell whether that was done.
-
-        It is if a lane waits for it, the store has all that came before, it may run now, and its id need not be looked for.
-        """
-        jobs = record.jobs
-        if self._behind or self._stopping.is_set() or self.fed_seq != self._journal.durable_seq:
-            return False
-        if not jobs or len(jobs) > 1 or jobs[0].id is not None:
-            return False
-        consumer = self._queue.idle_consumer(jobs[0].type)
-        if consumer is None:
-            return False
-        (job,) = self._intake.accepted(record)
-        if not self._queue.admits(job):
-            return False
-        self._claimed = (job, consumer)
-        return True
-
-    def flushed(self, records: list[Record]) -> None:
-        """Take a flushed batch; the journal calls this after every flush."""
-        self._waiting.flushed(records[0].seq, sum([record.count for record in records]), self._monotonic())
-        for record in records:
-            self._alike.note(record)
-        claimed, self._claimed = self._claimed, None
-        if not self._behind:
-            if self._held.is_full or records[0].seq != self._cursor.held:
-                self._behind = True
-            elif records[0].claimed and claimed is not None:
-                self._run_claimed(records[0], *claimed)
-            else:
-                self._hold(records)
-        self._wake.set()
-
-    def _run_claimed(self, record: Record, job: Accepted, consumer: Consumer) -> None:
-        self._held.add(record, [job])
-        self._cursor.hold(record.seq + 1, self._journal.durable_seq)
-        self._claimed_seq = self._cursor.held
-        self._let_go.set()
+    def flushed(self, batch: list[Record]) -> None:
+        """Take a flushed batch. See Listener."""
         try:
-            self._queue.run_claimed(job, consumer)
-        except Exception as error:  # it is held, so it is not lost; but nobody runs it
-            self.on_task_death(error)
+            self._take(batch)
+        except BaseException:  # whoever stops the node now waits until these are settled
+            self._claims.take_back_held()
+            raise
+        finally:
+            self._claims.take_back_batch()
+            self._wake.set()
 
-    def _hold(self, records: list[Record]) -> None:
+    def _take(self, batch: list[Record]) -> None:
+        self._waiting.flushed(batch[0].seq, sum([record.count for record in batch]), self._monotonic())
+        for record in batch:
+            self._alike.note(record)
+            if record.kind is Kind.CLAIMS:
+                self._begin_held()
+        if not self._behind and (self._held.is_full or batch[0].seq != self._cursor.held):
+            self._behind = True
+        if not self._behind:
+            self._hold(batch, self._accepted)
+            self._claims.begin_batch(batch)
+
+    def _begin_held(self) -> None:
+        now = self._monotonic()
+        self._drain = self._drain.after_claim(self._claims.begin_held(), now - self._wanted_at)
+        self._wanted_at = now
+        self._stirred.set()
+        if (type_ := self._held.type) is not None and self._queue.admission.has_room(type_):
+            self._hurry()  # who asked meanwhile was told that a claim is under way
+
+    def _hurry(self) -> None:
+        """Feed at once, if that gives anybody a job: none has to wait for the store that is claimed already."""
+        if self._behind or not self._held.is_all_claimed:
+            self._want()
+
+    def _want(self) -> None:
+        self._is_wanted = True
+        self._stirred.set()
+
+    def _hold(self, records: list[Record], accepted: Sequence[list[Accepted] | None] | None = None) -> None:
         """Hold records one by one, so that each counts as held only when it is."""
-        idle_consumer, durable_seq = self._queue.idle_consumer, self._journal.durable_seq
-        for record in records:
-            types = self._held.add(record, type_=self._alike.type_from(record.seq))
+        has_room, durable_seq = self._queue.admission.has_room, self._journal.durable_seq
+        now = self._monotonic()
+        for record, jobs in zip(records, accepted or repeat(None), strict=False):
+            if record.count:
+                types = self._held.add(record, now, jobs, type_=self._alike.type_from(record.seq))
+                if any(map(has_room, types)):
+                    self._want()
             self._cursor.hold(record.seq + 1, durable_seq)
-            if any(map(idle_consumer, types)):
-                self._let_go.set()
 
     async def catch_up(self) -> None:
         """Return when all that was flushed before this call is in the store.
@@ -196,7 +211,7 @@ class Feeder:
         if self.fed_seq >= wanted:
             return
         self._hurried += 1
-        self._let_go.set()
+        self._want()
         try:
             async with asyncio.timeout(CATCH_UP_S):
                 while self.fed_seq < wanted:
@@ -217,13 +232,14 @@ class Feeder:
         return [trouble for trouble in (self.trouble, self._checkpoints.trouble) if trouble]
 
     async def _run(self) -> None:
+        await self._find_lost_claims()
         while not self._may_end:
             await self._wait_for_work()
             while self._has_work and not self._may_end:
                 if self._behind and self._held.count < pace.BATCH_JOBS:
                     await self._read_on()
                 if self._held:
-                    await self._feed(self._held.take(await self._gather()))
+                    await self._feed_held(await self._gather())
                 elif self.fed_seq < self._cursor.held:  # what was lost and repaired has nothing to feed, but counts
                     await self._feed(Batch([], Reach(self._cursor.held, 0), 0))
 
@@ -233,7 +249,7 @@ class Feeder:
 
     @property
     def _may_end(self) -> bool:
-        return self._stopping.is_set() and self.fed_seq >= self._claimed_seq
+        return self._stopping.is_set() and not self._claims.are_of_held and self.fed_seq >= self._claims.end_seq
 
     async def _wait_for_work(self) -> None:
         if self._has_work or self._stopping.is_set():
@@ -251,18 +267,56 @@ class Feeder:
         came_jobs, since_s = self._look()
         self._speeds = self._speeds.after_batch(came_jobs, since_s, self._fed_jobs)
         rest_s = pace.rest_s(self._age_s, self._speeds, was_full=self._fed_jobs >= pace.BATCH_JOBS)
-        while not (self._let_go.is_set() or self._hurried or self._stopping.is_set()) and (rest_s > 0 or self._may_hold()):
-            await _wait(self._let_go, rest_s or pace.GATHER_S)
-            rest_s = 0.0
+        while not (self._hurried or self._stopping.is_set()):
+            if self._is_wanted:
+                if not (self._may_claim and self._is_ordered and self._claims.of_held()):
+                    break
+                self._is_wanted = False
+            if is_holding := self._is_holding(came_jobs):
+                wait_s = self._until_due_s
+            else:
+                wait_s, rest_s = rest_s, 0.0
+            self._stirred.clear()
+            is_due = wait_s <= 0 or (not await _wait(self._stirred, wait_s) and is_holding)
+            if is_due and not is_holding:
+                return pace.BATCH_JOBS
+            if is_due and self._held.claimed_first:
+                return self._held.claimed_first
             came_jobs, since_s = self._look()
             self._speeds = self._speeds.after_rest(came_jobs, since_s)
-        is_wanted = self._let_go.is_set()
-        self._let_go.clear()
-        if is_wanted:
-            self._wanted_at = self._monotonic()
+        is_wanted, self._is_wanted = self._is_wanted, False
         if not is_wanted or self._hurried:
             return pace.BATCH_JOBS
-        return pace.most_jobs(self._queue.room, self._age_s, is_pouring=came_jobs > 0, is_ordered=self._is_ordered)
+        self._wanted_at = self._monotonic()
+        room = self._queue.admission.room + self._held.claimed_first
+        return pace.most_jobs(room, self._age_s, came_jobs, is_ordered=self._is_ordered)
+
+    @property
+    def _until_due_s(self) -> float:
+        """Return how much longer the ends of claimed jobs may gather, while the others wait for lanes."""
+        held = self._held
+        return pace.GATHER_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
+
+    def _is_holding(self, came_jobs: int) -> bool:
+        """Tell whether only what is claimed may be fed now: lanes that had room will soon have it again for the others.
+
+        Not if they may have a right to overtake one another, or would wait for too long.
+        """
+        held, now = self._held, self._monotonic()
+        if held.is_all_claimed or self._claims.are_of_held:
+            return True
+        if not self._is_ordered or now - self._wanted_at >= RECENT_S or pace.is_passed_by(self._age_s, came_jobs):
+            return False
+        return self._drain.is_soon(held.count - held.claimed_first)
+
+    async def _feed_held(self, most: int) -> None:
+        if most > self._held.claimed_first:
+            await self._claims.settled()
+        is_offered = most > self._held.claimed_first
+        batch = self._held.take(most)
+        if is_offered:
+            self._offered_seq = batch.reach.seq
+        await self._feed(batch)
 
     def _look(self) -> tuple[int, float]:
         """Return how many jobs came since the last look, and how long ago that was."""
@@ -273,15 +327,34 @@ class Feeder:
     def _age_s(self) -> float:
         return self._waiting.age_s(self.fed_seq, self._journal.durable_seq, self._monotonic())
 
-    def _may_hold(self) -> bool:
-        """Tell whether lanes had room a moment ago, and so will soon again, and no job has a right to overtake another."""
-        return bool(self._held) and self._is_ordered and self._monotonic() - self._wanted_at < RECENT_S
-
     @property
     def _is_ordered(self) -> bool:
         """Tell whether no job that waits, in memory or on disk, has a right to overtake another."""
         type_ = self._held.type
         return type_ is not None and (not self._behind or self._alike.type_from(self._cursor.held) == type_)
+
+    async def _find_lost_claims(self) -> None:
+        """Learn from the journal which jobs that were not fed an earlier boot had claimed; a disk may refuse for a while."""
+        wait_s = FIRST_WAIT_S
+        while self._behind and not self._stopping.is_set():
+            try:
+                self._intake.lost_claims = await self._lost_claims()
+            except JournalCorruptError:
+                raise
+            except JournalError as error:
+                await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            else:
+                self._end_trouble()
+                return
+
+    async def _lost_claims(self) -> LostClaims:
+        found: list[range] = []
+        async for records in self._journal.read(self._cursor.held):
+            for record in records:
+                if record.kind is Kind.CLAIMS and record.seq < self._first_own_seq:
+                    found += claimed_orders(record)
+        return LostClaims(found)
 
     async def _read_on(self) -> None:
         """Hold more from disk; a disk that cannot be read now (no free file descriptor, EIO) is read again."""
@@ -359,10 +432,11 @@ class Feeder:
             await self._checkpoints.move()
 
 
-async def _wait(event: asyncio.Event, at_most_s: float) -> None:
-    """Return when `event` is set, or after so long."""
+async def _wait(event: asyncio.Event, at_most_s: float) -> bool:
+    """Return when `event` is set, or after so long; tell whether it is set."""
     try:
         async with asyncio.timeout(at_most_s):
             await event.wait()
     except TimeoutError:
         pass
+    return event.is_set()

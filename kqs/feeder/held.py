@@ -36,21 +36,27 @@ class Batch(NamedTuple):
 
 
 class Held:
-    """Records in journal order; of the first, what is left of its jobs."""
+    """Records in journal order; of the first, what is left of its jobs.
+
+    Those before the first job that is not claimed stand apart: they need not wait for a lane. Of a record that is claimed in
+    part, the first jobs are; as long as others are not, they wait with it.
+    """
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
+        self._claimed: deque[tuple[Record, list[Accepted] | None, float]] = deque()  # and when they were claimed
         self._records: deque[tuple[Record, list[Accepted] | None]] = deque()
+        self._begun = 0  # claimed jobs of the first of `_records`
         self._last: Record | None = None
         self._opened: Opened | None = None  # `_last`, if not all its jobs were taken
         self._type: str | None = None
         self._bytes = 0
-        #: jobs of whole records
-        self.count = 0
+        #: jobs of whole records; those of them before the first that is not claimed
+        self.count = self.claimed_first = 0
         self._is_uniform = True
 
     def __bool__(self) -> bool:
-        return bool(self._records) or self._opened is not None
+        return bool(self._records or self._claimed) or self._opened is not None
 
     @property
     def is_full(self) -> bool:
@@ -58,21 +64,37 @@ class Held:
         return self.count > MAX_JOBS or self._bytes > MAX_BYTES
 
     @property
+    def is_all_claimed(self) -> bool:
+        """Tell whether no job waits for a lane."""
+        return not self._records and self._opened is None
+
+    @property
     def type(self) -> str | None:
-        """Return the one type of all jobs if they are alike (kqs.feeder.alike), so that first come is first served; or None."""
+        """Return the one type of all that wait if they are alike (kqs.feeder.alike) and none may overtake another; or None."""
         return self._type if self._is_uniform else None
 
-    def add(self, record: Record, accepted: list[Accepted] | None = None, type_: str | None = None) -> Collection[str]:
+    @property
+    def claimed_since(self) -> float:
+        """Return when the first of those was claimed that come before all that wait; there is one."""
+        return self._claimed[0][2]
+
+    def add(
+        self, record: Record, now: float, accepted: list[Accepted] | None = None, type_: str | None = None
+    ) -> Collection[str]:
         """Keep `record`; return the types of its jobs that wait for a lane, as far as they can be known at once.
 
         Args: accepted: its jobs as the store takes them, where they are known already. type_: of all, if they are known to be
             alike.
         """
-        if not self:
-            self._type, self._is_uniform = None, True
-        self._records.append((record, accepted))
         self.count += record.count
         self._bytes += len(record.payload)
+        if record.claimed and self.is_all_claimed:
+            self._claimed.append((record, accepted, now))
+            self.claimed_first += record.count
+            return ()
+        if self.is_all_claimed:
+            self._type, self._is_uniform = None, True
+        self._records.append((record, accepted))
         if record.claimed:
             return ()
         if type_ is None:
@@ -84,6 +106,42 @@ class Held:
             return (type_,)
         return {job.type for job in record.jobs} if record.jobs is not None and record.count <= PIECE_JOBS else ()
 
+    def unclaimed(self, most: int) -> list[Accepted]:
+        """Return the first jobs that wait for a lane, `most` at most: those that may be claimed without asking the store.
+
+        Raises: as `take`.
+        """
+        if self._opened is not None:
+            return []
+        jobs: list[Accepted] = []
+        skipped = self._begun
+        for index, (record, accepted) in enumerate(self._records):
+            if len(jobs) >= most:
+                break
+            if accepted is None:
+                if record.claimed or record.adopted or record.count > PIECE_JOBS:
+                    break
+                accepted = self._intake.accepted(record)
+                record.jobs = None
+                self._records[index] = (record, accepted)
+            if any(job.given_id for job in accepted):
+                break
+            jobs += accepted[skipped : skipped + most - len(jobs)]
+            skipped = 0
+        return jobs
+
+    def claim(self, count: int, now: float) -> int:
+        """Take in that the first `count` jobs of the `unclaimed` were claimed; return the seq after their records."""
+        left, end_seq = count + self._begun, 0
+        while left and left >= self._records[0][0].count:
+            record, accepted = self._records.popleft()
+            self._claimed.append((record, accepted, now))
+            self.claimed_first += record.count
+            left -= record.count
+            end_seq = record.seq + 1
+        self._begun = left
+        return self._records[0][0].seq + 1 if left else end_seq
+
     def take(self, most: int) -> Batch:
         """Take up to `most` jobs of those held, and about `BATCH_BYTES`; what a record has more comes the next time.
 
@@ -94,10 +152,7 @@ class Held:
         while self and len(jobs) < most and taken < BATCH_BYTES:
             room = most - len(jobs)
             if self._opened is None:
-                record, accepted = self._records.popleft()
-                self._last = record
-                self.count -= record.count
-                self._bytes -= len(record.payload)
+                record, accepted = self._next()
                 size += len(record.payload)
                 if accepted is not None or record.claimed or _is_whole(record, room):
                     taken += len(record.payload)
@@ -111,6 +166,19 @@ class Held:
             if self._opened.is_empty:
                 self._opened = None
         return Batch(jobs, self._reach(), size)
+
+    def _next(self) -> tuple[Record, list[Accepted] | None]:
+        """Take the next record."""
+        if self._claimed:
+            record, accepted, _ = self._claimed.popleft()
+            self.claimed_first -= record.count
+        else:
+            record, accepted = self._records.popleft()
+            self._begun = 0
+        self._last = record
+        self.count -= record.count
+        self._bytes -= len(record.payload)
+        return record, accepted
 
     def _job_bytes(self) -> int:
         """Return how many bytes a job of the opened record has, about."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from kqs.feeder.lost import LostClaims
 from kqs.ids import Ids
 from kqs.job import Accepted, instant_of
 from kqs.journal import Kind, Record
@@ -25,6 +26,8 @@ class Intake:
     def __init__(self, ids: Ids, cascade: Cascade) -> None:
         self._ids = ids
         self._cascade = cascade
+        #: jobs that an earlier boot claimed after they were journaled
+        self.lost_claims = LostClaims()
 
     def accepted(self, record: Record) -> list[Accepted]:
         """Return the record's jobs in order; those that a record claimed were claimed when they were accepted.
@@ -56,6 +59,10 @@ class Intake:
         if record.adopted:
             for one in accepted:
                 one.adopted = True
+        if self.lost_claims:
+            for one in accepted:
+                if one.order in self.lost_claims:
+                    one.claimed_at = at
         return accepted
 
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:

@@ -1,5 +1,6 @@
 """The journal: what makes an answered insert durable. Format and promises: docs/journal-format.md."""
 
+from kqs.journal.claims import claimed_orders, claims_record
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
@@ -26,6 +27,8 @@ __all__ = [
     "Report",
     "StoppedJournal",
     "absent",
+    "claimed_orders",
+    "claims_record",
     "dump",
     "repair",
     "stopped_journal",

@@ -1,4 +1,4 @@
-"""The bytes of format 1.2: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
+"""The bytes of format 1.3: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
 
     segment = header (128 bytes), frame*, zeros          one frame = one flush = one batch
     frame   = frame header (48 bytes), record*
@@ -23,7 +23,7 @@ from kqs.options import Job
 
 MAGIC = b"KQSJRNL\n"
 MAJOR = 1
-MINOR = 2
+MINOR = 3
 
 #: frame mark; not zero, so a preallocated tail is the end of the log, and no byte of UTF-8 text begins it
 SYNC = b"\xffKQ\xf1"
@@ -59,6 +59,7 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 FRAME_BYTES = _FRAME.size + _CRC.size
 RECORD_BYTES = _RECORD.size
 _FRAME_PLACE = bytes(FRAME_BYTES)
+_NO_ORDER = 1 << 64
 
 
 class Kind(IntEnum):
@@ -66,12 +67,13 @@ class Kind(IntEnum):
 
     CALLS = 1  # newline-terminated qrpc insert lines as received, one job a line; blank lines are possible
     JOBS = 2  # one JSON job object, or a JSON array of them, as received
+    CLAIMS = 5  # which jobs of earlier records were claimed since, for attempt 1 (kqs.journal.claims); it has none of its own
 
 
 #: such a record's kind plus this: its first order does not say when it was accepted, since the clock was behind the orders
 _TIMED = 2
 _KINDS = {int(kind): kind for kind in Kind}
-_TIMED_KINDS = {kind + _TIMED: kind for kind in Kind}
+_TIMED_KINDS = {kind + _TIMED: kind for kind in (Kind.CALLS, Kind.JOBS)}
 
 
 class Record(msgspec.Struct, gc=False):
@@ -211,21 +213,27 @@ def encode_frame(records: Sequence[Record], first_seq: int, salt: int) -> tuple[
     """Return one frame that holds `records`, numbered from `first_seq`, and its header."""
     parts = [_FRAME_PLACE]
     pack = _RECORD.pack
-    first_order, end_order = records[0].first_order, 1
+    first_order, end_order = _NO_ORDER, 0
     for record in records:
         payload = record.payload
         order = record.first_order
         flags = (CLAIMED if record.claimed else 0) | (ADOPTED if record.adopted else 0)
+        if record.kind is Kind.CLAIMS:
+            flags |= IGNORABLE
         if record.accepted_us in (order, 0):
             parts.append(pack(record.kind, flags, 0, record.count, len(payload), order))
         else:
             parts.append(pack(record.kind + _TIMED, flags, 0, record.count, _TIME.size + len(payload), order))
             parts.append(_TIME.pack(record.accepted_us))
         parts.append(payload)
+        if not record.count:
+            continue
         if order < first_order:
             first_order = order
         if order + record.count > end_order:
             end_order = order + record.count
+    if not end_order:  # there is no job in it, so its last order is below its first
+        first_order = end_order = records[0].first_order
     return _seal_frame(bytearray().join(parts), first_seq, len(records), first_order, end_order - 1, 0, salt)
 
 

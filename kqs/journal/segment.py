@@ -105,7 +105,7 @@ class Segment(msgspec.Struct):
             self.marks.append((frame.first_seq, self.end))
         self.end = end
         self.end_seq = frame.end_seq
-        if frame.flags & VOID:
+        if frame.flags & VOID or frame.last_order < frame.first_order:
             return
         if self.first_order is None or frame.first_order < self.first_order:
             self.first_order = frame.first_order

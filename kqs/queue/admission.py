@@ -1,12 +1,153 @@
-"""May this job run now? Every way into a lane asks here, last of all as the run begins.
+"""May this job run now, here? Every way into a lane asks here, and is answered with a reservation.
 
-The ways: from the broker, by a claim of the store; stored and claimed at once; claimed in the journal. A store asks the same of
-what it claims, in its own language. Between the claim and the begin time passes, in which a job may wait for its lane.
+The ways: claimed in the journal as it is flushed; stored and claimed at once; from the broker, by a claim of the store. Whether
+the job itself may run is asked once more as the run begins, since it may have waited for its lane; and a store asks the same of
+what it claims, in its own language. Invariants:
+
+1. What is delivered and what is reserved are together never more than the consumers have room for.
+2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
+3. No new job is admitted while others of its type wait in the broker: it would overtake them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+
+from kqs.job import Accepted, Claim, Run
+from kqs.queue.consumer import Consumer
 
 
 def may_run(expire_at: float | None, now: float) -> bool:
     """Tell whether a job that expires at `expire_at` (None: never) may run at `now`; both in Unix seconds."""
     return expire_at is None or now < expire_at
+
+
+class Reservation:
+    """New jobs that are claimed for consumers with room, as attempt 1, and have not been delivered yet."""
+
+    __slots__ = ("_jobs",)
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[Consumer, list[Accepted]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    @property
+    def orders(self) -> list[int]:
+        """Return the orders of the jobs."""
+        return [job.order for _, jobs in self._jobs for job in jobs]
+
+    def add(self, consumer: Consumer, jobs: list[Accepted], now: float) -> None:
+        """Claim `jobs` for a consumer that has room for them."""
+        for job in jobs:
+            job.claimed_at = now
+        consumer.reserve(len(jobs))
+        self._jobs.append((consumer, jobs))
+
+    def deliver(self, epoch: int, known: Collection[int] = ()) -> None:
+        """Hand the runs over, in boot `epoch`, but for those of `known` orders: such a job was accepted before."""
+        while self._jobs:
+            consumer, jobs = self._jobs.pop()
+            consumer.settle(len(jobs), [first_run(job, epoch) for job in jobs if job.order not in known])
+
+    def withdraw(self, jobs: Collection[Accepted]) -> None:
+        """Take the claims of some jobs back."""
+        orders = {job.order for job in jobs}
+        for consumer, claimed in self._jobs:
+            gone = [job for job in claimed if job.order in orders]
+            claimed[:] = [job for job in claimed if job.order not in orders]
+            for job in gone:
+                job.claimed_at = 0.0
+            consumer.free(len(gone))
+
+    def undo(self) -> None:
+        """Take all claims back that were not delivered, and give their room back. Idempotent."""
+        while self._jobs:
+            consumer, jobs = self._jobs.pop()
+            for job in jobs:
+                job.claimed_at = 0.0
+            consumer.settle(len(jobs), [])
+
+
+class Admission:
+    """Who takes jobs, and which job may go to whom now. Call from the loop thread."""
+
+    def __init__(self, backlog: Callable[[str], bool]) -> None:
+        """Args: backlog: tells whether jobs of a type wait in the broker."""
+        self._backlog = backlog
+        self._consumers: list[Consumer] = []
+
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """Return those who take jobs now."""
+        return self._consumers
+
+    def enter(self, consumer: Consumer) -> None:
+        """Let a consumer have jobs from now on."""
+        self._consumers.append(consumer)
+
+    def leave(self, consumer: Consumer) -> None:
+        """Let a consumer have no more of them."""
+        self._consumers.remove(consumer)
+
+    @property
+    def room(self) -> int:
+        """Return how many runs all consumers can take now."""
+        return sum([consumer.room for consumer in self._consumers])
+
+    def has_room(self, type_: str) -> bool:
+        """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
+        for consumer in self._consumers:
+            if consumer.room >= consumer.worth and type_ in consumer.types:
+                return not self._backlog(type_)
+        return False
+
+    def is_handled(self, type_: str) -> bool:
+        """Tell whether anybody takes this type at all."""
+        return any(type_ in consumer.types for consumer in self._consumers)
+
+    def admit(self, jobs: Sequence[Accepted], now: float) -> Reservation:
+        """Claim those of some new jobs that may run now: the first by priority and age, as far as there is room.
+
+        Args: now: Unix seconds.
+        """
+        reservation = Reservation()
+        if not jobs:
+            return reservation
+        types = {job.type for job in jobs}
+        open_types = {type_ for type_ in types if not self._backlog(type_)}
+        for consumer in self._consumers:
+            room = consumer.room
+            if room > 0 and not consumer.types.isdisjoint(open_types):
+                is_taken = open_types & consumer.types
+                can_begin = (job for job in _by_rank(jobs) if job.type in is_taken and _may_begin(job, now))
+                chosen = list(islice(can_begin, room))
+                if chosen:
+                    reservation.add(consumer, chosen, now)
+        return reservation
+
+
+def _may_begin(job: Accepted, now: float) -> bool:
+    return not (job.claimed_at or job.due_at) and may_run(job.expire_at, now)
+
+
+def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
+    first = jobs[0].prio
+    if all(job.prio == first for job in jobs):
+        return jobs
+    return sorted(jobs, key=lambda job: (job.prio, job.order))
+
+
+def first_run(job: Accepted, epoch: int) -> Run:
+    """Return the run of a new job that was claimed in boot `epoch`."""
+    return Run(
+        Claim(job.order, job.id, 1, epoch),
+        job.type,
+        job.prio,
+        job.data,
+        job.options,
+        started_at=job.claimed_at,
+        expire_at=job.expire_at,
+    )

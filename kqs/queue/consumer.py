@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 from kqs.job import Run
 from kqs.store import base
@@ -23,6 +22,7 @@ class Consumer:
         self.deliver = deliver
         self._room = room
         self._has_room = asyncio.Event()
+        self._claims = 0  # under way
         self._settled = asyncio.Event()
         self._settled.set()
         self._is_light = asyncio.Event()
@@ -40,13 +40,23 @@ class Consumer:
     @property
     def room(self) -> int:
         """Return how many more runs it can take now."""
-        return 0 if self.stopped else self._room
+        return 0 if self.stopped or self.unbegun_bytes > base.DATA_BYTES else self._room
 
     def reserve(self, count: int) -> None:
-        """Count `count` runs as on their way."""
-        self._room -= count
-        if self._room <= 0:
-            self._has_room.clear()
+        """Keep room for `count` runs that are being claimed; `settle` must follow."""
+        self._claims += 1
+        self._settled.clear()
+        self.grow(-count)
+
+    def settle(self, count: int, runs: list[Run]) -> None:
+        """Deliver those of `count` reserved runs that were granted, and make room again for the others."""
+        self._claims -= 1
+        if not self._claims:
+            self._settled.set()
+        if len(runs) < count:
+            self.free(count - len(runs))
+        if runs:
+            self.deliver(runs)
 
     def free(self, count: int = 1) -> None:
         """Make room again: `count` runs ended, or were not granted."""
@@ -56,6 +66,15 @@ class Consumer:
             self._has_room.set()
         if room < self.worth <= room + count and self.on_room is not None:
             self.on_room()
+
+    def grow(self, count: int) -> None:
+        """Change how many runs it takes in all; fewer if `count` is negative."""
+        if count >= 0:
+            self.free(count)
+            return
+        self._room += count
+        if self._room <= 0:
+            self._has_room.clear()
 
     async def wait_room(self) -> None:
         """Return when there is room, and not too much data waits for its run to begin."""
@@ -76,15 +95,6 @@ class Consumer:
                 self._is_light.set()
 
     async def stop(self) -> None:
-        """Take no more; return when the claims under way have been delivered."""
+        """Take no more; return when the claims under way have been settled."""
         self.stopped = True
         await self._settled.wait()
-
-    @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """Mark the time in which a claim may be granted that must still be delivered."""
-        self._settled.clear()
-        try:
-            yield
-        finally:
-            self._settled.set()

@@ -34,8 +34,8 @@ class Lease:
 
     __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
 
-    def __init__(self, run: Run, options: Options, clock: Clock, on_lost: Callable[[Lease], None]) -> None:
-        now = clock.monotonic()
+    def __init__(self, run: Run, options: Options, clock: Clock, on_lost: Callable[[Lease], None], now: float) -> None:
+        """Args: now: when the run began."""
         self.began_at = now
         self.run = run
         self.options = options

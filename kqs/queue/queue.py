@@ -18,16 +18,17 @@ from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
 from kqs.log import get_logger
-from kqs.options import Cascade
-from kqs.queue.admission import may_run
+from kqs.options import Cascade, Options
+from kqs.queue.admission import Admission, Reservation, first_run, may_run
 from kqs.queue.consumer import Consumer
-from kqs.queue.dispatch import Dispatcher, entry_again, entry_of, first_run
+from kqs.queue.dispatch import Dispatcher, entry_again, entry_of
 from kqs.queue.jumps import JUMP_S, JumpWatch
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
+from kqs.store import base
 from kqs.store.base import Store, StoreInfo
 from kqs.tasks import spawn
 from kqs.trouble import Trouble
@@ -72,9 +73,10 @@ class Queue:
         self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
+        self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
-        self._seeker = Seeker(store, broker, lambda: self._dispatcher.consumers, settings.seek_looks)
-        self._reporter = Reporter(store, self._reports_applied)
+        self._seeker = Seeker(store, broker, lambda: self.admission.consumers, settings.seek_looks)
+        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
         self._jumps = JumpWatch(clock)
@@ -84,6 +86,8 @@ class Queue:
         self._epoch = 0
         self.cascade = cascade
         self.on_hungry: Callable[[], None] = _nobody
+        #: called when a job that is not stored yet should be, soon
+        self.on_early: Callable[[], None] = _nobody
         self.on_task_death: Callable[[BaseException], None] = _ignore
         self.stale_count = 0
         self.ghost_count = 0
@@ -147,12 +151,15 @@ class Queue:
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
 
-    def run_claimed(self, job: Accepted, consumer: Consumer) -> None:
-        """Deliver a job that was claimed as it was journaled, to its `idle_consumer`; the `accept` that stores it follows."""
-        job.claimed_at = self.clock.now()
-        self._reporter.keep_back(job.order)
-        consumer.reserve(1)
-        consumer.deliver([first_run(job, self._epoch)])
+    def run_claimed(self, reservation: Reservation) -> None:
+        """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
+        self._reporter.keep_back(reservation.orders)
+        reservation.deliver(self._epoch)
+
+    @property
+    def has_too_many_ends(self) -> bool:
+        """Tell whether no more jobs should begin before they are stored: the results of those that did take too much memory."""
+        return self._reporter.early_bytes > base.DATA_BYTES
 
     async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
@@ -165,16 +172,17 @@ class Queue:
         for job in jobs:
             if job.due_at and job.due_at <= now:
                 job.due_at = 0.0
-        picked = self._dispatcher.pick_direct(jobs, now) if jobs else []
+        self._reporter.attach(claimed)
+        reservation = self.admission.admit(jobs, now)
         try:
             known = frozenset(await self._store.insert(jobs, fed_seq, self._settings.worker, now))
-        except BaseException:
-            self._dispatcher.undo_direct(picked)
-            raise
-        self._dispatcher.deliver_direct(picked, known, self._epoch)
+            reservation.deliver(self._epoch, known)
+        finally:
+            reservation.undo()
         for job in claimed:
-            is_ours = self._reporter.let_go(job.order)
-            if not is_ours and job.order not in known:
+            was_known = job.order in known
+            is_ours = self._reporter.let_go(job, was_known=was_known)
+            if not (is_ours or was_known):
                 run = first_run(job, self._epoch)
                 self._reporter.add(run, self._died(run, self._now()))
         await self._offer(jobs, known)
@@ -193,23 +201,6 @@ class Queue:
         if entries:
             await self._broker.put(entries)
 
-    def idle_consumer(self, type_: str) -> Consumer | None:
-        """Return who has room for a new job of this type now, unless others wait before it."""
-        return self._dispatcher.idle_consumer(type_)
-
-    def admits(self, job: Accepted) -> bool:
-        """Tell whether a new job may run now, as far as it is up to the job."""
-        return not job.due_at and may_run(job.expire_at, self.clock.now())
-
-    @property
-    def room(self) -> int:
-        """Return how many runs those who run jobs can take now."""
-        return sum(consumer.room for consumer in self._dispatcher.consumers)
-
-    def is_handled(self, type_: str) -> bool:
-        """Tell whether anybody takes this type at all."""
-        return self._dispatcher.is_handled(type_)
-
     def _hungry(self) -> None:
         self.on_hungry()
 
@@ -217,6 +208,7 @@ class Queue:
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Begin to deliver jobs to `consumer`."""
+        self.admission.enter(consumer)
         task = spawn(self._dispatcher.serve(consumer), name=f"consumer-{consumer.worker}")
         self._consumer_tasks[consumer] = task
         task.add_done_callback(self._task_done)
@@ -224,20 +216,26 @@ class Queue:
     async def remove_consumer(self, consumer: Consumer) -> None:
         """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
         await consumer.stop()
+        self.admission.leave(consumer)
         task = self._consumer_tasks.pop(consumer)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    def begin(self, run: Run, on_lost: Callable[[Lease], None]) -> Lease | None:
-        """Start a delivered run's clock; None if its job has expired, and with that has ended.
+    def may_begin(self, run: Run) -> bool:
+        """Tell whether a delivered run may begin; if not, its job has expired, and with that has ended."""
+        if run.expire_at is None or may_run(run.expire_at, self.clock.now()):
+            return True
+        options = self.cascade.resolve(run.type, run.options)
+        self._reporter.add(run, self._judge.expired(run, options, self._now()))
+        return False
 
-        `on_lost` is called if a deadline of the run passes; it is judged by then.
+    def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None) -> Lease:
+        """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
+
+        `on_lost` is called if a deadline of the run passes; it is judged by then. now: when it began, if that is known.
         """
         options = self.cascade.resolve(run.type, run.options)
-        if run.expire_at is not None and not may_run(run.expire_at, self.clock.now()):
-            self._reporter.add(run, self._judge.expired(run, options, self._now()))
-            return None
-        lease = Lease(run, options, self.clock, on_lost)
+        lease = Lease(run, options, self.clock, on_lost, self.clock.monotonic() if now is None else now)
         self._leases.add(lease)
         return lease
 
@@ -246,10 +244,16 @@ class Queue:
         if not self._leases.end(lease):
             self.stale_count += 1
             return False
-        run = lease.run
-        jitter = random.random() if type(outcome) is Failed else 0.0  # noqa: S311 - spreads retries, guards nothing
-        self._reporter.add(run, self._judge.outcome(run, lease.options, outcome, self._now(), jitter))
+        self._judge_outcome(lease.run, lease.options, outcome)
         return True
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Take the report of a run that ended in the step in which it began."""
+        self._judge_outcome(run, self.cascade.resolve(run.type, run.options), outcome)
+
+    def _judge_outcome(self, run: Run, options: Options, outcome: Outcome) -> None:
+        jitter = random.random() if type(outcome) is Failed else 0.0  # noqa: S311 - spreads retries, guards nothing
+        self._reporter.add(run, self._judge.outcome(run, options, outcome, self._now(), jitter))
 
     def interrupt(self, lease: Lease) -> None:
         """Give back a run that is not going to end; it costs the job nothing."""

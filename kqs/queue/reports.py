@@ -1,15 +1,16 @@
 """The way of a run's end into the store: reports gather while one commit is under way, and none is ever dropped.
 
-A job that was claimed as it was journaled may end before the store has it: its report waits for that.
+A job that was claimed as it was journaled may end before the store has it. Its report is kept back for that: an end of the job
+goes in with it, anything else follows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import Report, Run
+from kqs.job import ENDED, Accepted, Report, Run
 from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import Store
@@ -19,6 +20,8 @@ log = get_logger("kqs.queue")
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
+#: so many bytes of results do not wait any longer for their jobs to be stored
+EARLY_BYTES = 16 * 1024 * 1024
 #: reports of one commit; that many cost no more each in a larger one
 COMMIT_REPORTS = 10_000
 
@@ -26,14 +29,25 @@ COMMIT_REPORTS = 10_000
 class Reporter:
     """Owns the reports between the handler's end and the store's commit. `run` is the body of its task."""
 
-    def __init__(self, store: Store, applied: Callable[[list[tuple[Run, Report]], list[bool]], Awaitable[None]]) -> None:
-        """Args: applied: told of every committed batch, with which of its reports were accepted."""
+    def __init__(
+        self,
+        store: Store,
+        applied: Callable[[list[tuple[Run, Report]], list[bool]], Awaitable[None]],
+        on_early: Callable[[], None],
+    ) -> None:
+        """Args: applied: told of every committed batch, with which of its reports were accepted.
+
+        on_early: called when what waits for its job to be stored should not: that is to run again, or its results are many.
+        """
         self._store = store
         self._applied = applied
         self._pending: list[tuple[Run, Report]] = []
         self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
-        self._unstored: dict[int, list[tuple[Run, Report]]] = {}
+        self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
+        self._on_early = on_early
+        #: of the results that wait for their jobs to be stored
+        self.early_bytes = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -42,8 +56,12 @@ class Reporter:
 
     def add(self, run: Run, report: Report) -> None:
         """Take a report; it is committed with whatever else has gathered."""
-        if self._unstored and (waiting := self._unstored.get(run.claim.order)) is not None:
-            waiting.append((run, report))
+        if self._unstored and run.claim.order in self._unstored:
+            self._unstored[run.claim.order] = (run, report)
+            if report.result is not None:
+                self.early_bytes += len(report.result)
+            if not _is_end(report) or self.early_bytes > EARLY_BYTES:
+                self._on_early()
             return
         if not self._pending:
             self._idle.clear()
@@ -52,22 +70,39 @@ class Reporter:
         if report.result is not None:
             self._pending_bytes += len(report.result)
 
-    def keep_back(self, order: int) -> None:
-        """Keep what is reported of this job, which is not stored yet, until `let_go`."""
-        self._unstored[order] = []
+    def keep_back(self, orders: Iterable[int]) -> None:
+        """Keep what is reported of these jobs, which are not stored yet, until `let_go`."""
+        self._unstored.update(dict.fromkeys(orders))
 
-    def let_go(self, order: int) -> bool:
-        """Take what was kept back of this job, now that it is stored; False if it was none of those."""
-        if (waiting := self._unstored.pop(order, None)) is None:
+    def attach(self, jobs: Sequence[Accepted]) -> None:
+        """Give each of some jobs that are about to be stored its end, if there is one, and all are not too many bytes."""
+        unstored, size = self._unstored, 0
+        for job in jobs:
+            early = unstored.get(job.order)
+            if early is not None and _is_end(early[1]):
+                size += len(early[1].result or b"")
+                if size > base.DATA_BYTES:
+                    return
+                job.end = early[1]
+
+    def let_go(self, job: Accepted, *, was_known: bool) -> bool:
+        """Take what was kept back of this job, now that it is stored; False if it was none of those.
+
+        was_known: it was stored before, and whatever was attached to it has gone nowhere.
+        """
+        if job.order not in self._unstored:
             return False
-        for run, report in waiting:
-            self.add(run, report)
+        early = self._unstored.pop(job.order)
+        if early is not None and early[1].result is not None:
+            self.early_bytes -= len(early[1].result)
+        if early is not None and (job.end is None or was_known):
+            self.add(*early)
         return True
 
     @property
     def count(self) -> int:
         """Return how many reports are not in the store."""
-        return len(self._pending) + len(self._committing) + sum(map(len, self._unstored.values()))
+        return len(self._pending) + len(self._committing) + sum(early is not None for early in self._unstored.values())
 
     async def settle(self, within_s: float | None) -> bool:
         """Return True when every report taken so far is in the store, False if it is not after `within_s`.
@@ -126,3 +161,7 @@ class Reporter:
                 self.trouble = None
                 self._lasting.over()
                 return accepted
+
+
+def _is_end(report: Report) -> bool:
+    return report.has_begun and report.state in ENDED

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State, next_state
+from kqs.job import TRANSITIONS, WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
@@ -111,6 +111,10 @@ def _asked_wait_s(record: JobRecord, options: Options) -> float | None:
     return record.due_at - ended_at if record.due_at > ended_at else None
 
 
+#: the table's rows of a running job
+_AFTER = TRANSITIONS[State.PROCESSING]
+
+
 class Judge:
     """Turns the end of a run into the report that the store applies."""
 
@@ -173,14 +177,14 @@ class Judge:
         return report
 
     def _ended(self, run: Run, options: Options, event: Event, run_state: str, now: float) -> Report:
-        state = next_state(State.PROCESSING, event)
+        state = _AFTER[event]
         report = _ended(run, state, run_state, now)
         report.drop_at = self._retention.drop_at(state, options.keep, now)
         return report
 
 
 def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float) -> Report:
-    report = _ended(run, next_state(State.PROCESSING, event), run_state, now)
+    report = _ended(run, _AFTER[event], run_state, now)
     report.due_at = now + delay_s if delay_s > 0 else 0.0
     return report
 
@@ -188,11 +192,11 @@ def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float)
 def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
     """Return that the run is over. It did not end before it began, whatever the clock has done since."""
     return Report(
-        claim=run.claim,
-        type=run.type,
-        state=state,
-        run_state=run_state,
-        ended_at=now if now >= run.started_at else run.started_at,
+        run.claim,
+        run.type,
+        state,
+        run_state,
+        now if now >= run.started_at else run.started_at,
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,

@@ -80,7 +80,7 @@ def test_a_job_too_big_for_beanstalkd_waits_there_as_a_reference(tmp_path: Path)
         running_beanstalkd("-z", "200") as beanstalkd,
         serving(tmp_path, **configured(tmp_path, beanstalkd, WORKER__CONCURRENCY="1")) as server,
     ):
-        ask(server, "insert", [{"type": "work", "data": 10**300 + number} for number in range(20)])
+        ask(server, "insert", [{"type": "work", "data": 10**300 + number, "prio": number} for number in range(20)])
         until(server, jobs_success=20)
         assert sorted(map(int, (tmp_path / "ran").read_text().split())) == [10**300 + number for number in range(20)]
         assert b"cmd-put: 0\n" not in beanstalkd.talk(b"stats\r\n")
@@ -106,11 +106,11 @@ def test_two_servers_with_stores_of_their_own_on_one_beanstalkd_are_told_to_use_
         folder.mkdir()
     with (
         running_beanstalkd() as beanstalkd,
-        serving(folders[0], **configured(folders[0], beanstalkd)) as mine,
-        serving(folders[1], **configured(folders[1], beanstalkd)) as yours,
+        serving(folders[0], **configured(folders[0], beanstalkd, WORKER__CONCURRENCY="1")) as mine,
+        serving(folders[1], **configured(folders[1], beanstalkd, WORKER__CONCURRENCY="1")) as yours,
     ):
-        insert(mine, range(100))
-        insert(yours, range(100, 200))
+        for server, first in ((mine, 0), (yours, 100)):
+            ask(server, "insert", [{"type": "work", "data": first + number, "prio": number} for number in range(100)])
         for server, folder, numbers in ((mine, folders[0], range(100)), (yours, folders[1], range(100, 200))):
             until(server, jobs_success=100)
             assert_all_ran(server, folder, numbers)

@@ -72,7 +72,10 @@ def test_what_only_a_dead_servers_journal_holds_runs_elsewhere_and_nothing_twice
         journal = folders[0] / "journal"
         assert replay(journal, server).returncode == 75  # while it runs
         mongo.stop()
-        ids = [ask(server, "insert", noted(20, 10)), ask(server, "insert", [{"type": "noted", "data": 30, "delay": 3600}])]
+        ids = [
+            ask(server, "insert", [job | {"delay": 0.01} for job in noted(20, 10)]),
+            ask(server, "insert", [{"type": "noted", "data": 30, "delay": 3600}]),
+        ]
         server.stop(signal.SIGKILL)
     before = bytes_in(journal)
     mongo.start()

@@ -22,10 +22,11 @@ class Feeding:
         self.rig = rig
         self.folder = folder
         self.feeder: Feeder | None = None
+        self.faults: list[Exception] = []
 
     async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
         settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)
-        self.journal = Journal(settings, self.rig.clock)
+        self.journal = Journal(settings, self.rig.clock, on_fault=self.faults.append)
         recovery = await self.journal.start()
         self.ids = Ids("0000beef", max(recovery.last_order, last_order))
         self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
@@ -40,11 +41,12 @@ class Feeding:
 
     def append(self, *lines: bytes) -> int:
         """Journal jobs, a record each, with their decoded form; return the last order."""
+        append = Journal.append  # also where a test has another in its place
         for line in lines:
             jobs = decode_jobs(line)
             now = self.rig.clock.now()
             order = self.ids.take(len(jobs), now)
-            self.journal.append(Record(Kind.JOBS, len(jobs), order, line, jobs, accepted_us=microseconds(now)))
+            append(self.journal, Record(Kind.JOBS, len(jobs), order, line, jobs, accepted_us=microseconds(now)))
         return self.ids.last_order
 
     async def insert(self, *lines: bytes) -> int:

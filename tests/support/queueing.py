@@ -34,11 +34,10 @@ class Hand:
 
     def _deliver(self, runs: list[Run]) -> None:
         for run in runs:
-            lease = self.queue.begin(run, self.lost.append)
-            if lease is None:
+            if not self.queue.may_begin(run):
                 self.consumer.free()
                 continue
-            self.leases[run.claim.id] = lease
+            self.leases[run.claim.id] = self.queue.begin(run, self.lost.append)
             self.runs.put_nowait(run)
 
     async def take(self) -> Run:

@@ -259,7 +259,7 @@ async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
     await works.start(concurrency=0)
     await works.rig.accept(an_accepted(1))
     assert (await works.rig.record(1)).state is State.NEW
-    assert not works.rig.queue.is_handled("mail")
+    assert not works.rig.queue.admission.is_handled("mail")
 
 
 async def hold_all_threads(works: Works) -> tuple[Worker, threading.Event]:

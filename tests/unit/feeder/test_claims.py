@@ -7,33 +7,46 @@ import asyncio
 import pytest
 
 import kqs.feeder.feeder
-from kqs.errors import StoreUnavailableError
+from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.handlers import Failed, Ok
 from kqs.job import State
+from kqs.journal import Kind, claimed_orders
 from tests.support.feeding import Feeding, caught_up
 
 JOB = b'{"type":"mail"}'
+JOBS_2 = b'[{"type":"mail"},{"type":"mail"}]'
+URGENT = b'{"type":"mail","prio":"urgent"}'
 
 
 class Gate:
-    """A store that takes new jobs only while it is open."""
+    """A store that has new jobs wait until it is open."""
 
     def __init__(self, feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
         self._insert = feeding.rig.store.insert
-        self.is_open = False
+        self._opened = asyncio.Event()
         monkeypatch.setattr(feeding.rig.store, "insert", self._pass)
-        monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
-        monkeypatch.setattr(kqs.feeder.feeder, "LONGEST_WAIT_S", 0.001)
+
+    def open(self) -> None:
+        self._opened.set()
 
     async def _pass(self, *args: object) -> object:
-        if not self.is_open:
-            raise StoreUnavailableError("database is full")
+        await self._opened.wait()
         return await self._insert(*args)  # type: ignore[arg-type]
 
 
 async def claimed(feeding: Feeding) -> list[bool]:
     """Return which records of the journal say that they are claimed."""
-    return [record.claimed async for records in feeding.journal.read(0) for record in records]
+    return [record.claimed async for records in feeding.journal.read(0) for record in records if record.count]
+
+
+async def claimed_later(feeding: Feeding) -> list[int]:
+    """Return the orders of the jobs that were claimed after they were journaled."""
+    found = [record async for records in feeding.journal.read(0) for record in records if record.kind is Kind.CLAIMS]
+    return [order for record in found for orders in claimed_orders(record) for order in orders]
+
+
+def refuse(*_: object) -> None:
+    raise JournalFailedError("no")
 
 
 async def test_a_lone_job_that_meets_a_waiting_lane_runs_before_it_is_stored(
@@ -45,7 +58,7 @@ async def test_a_lone_job_that_meets_a_waiting_lane_runs_before_it_is_stored(
     run = hand.runs.get_nowait()
     assert (run.claim.order, run.claim.attempt, run.started_at) == (order, 1, feeding.rig.clock.now())
     assert await feeding.rig.queue.job(run.claim.id) is None
-    gate.is_open = True
+    gate.open()
     await caught_up(feeder)
     assert await feeding.state(order) is State.PROCESSING
     assert await hand.end(run)
@@ -60,7 +73,7 @@ async def test_a_run_that_ends_before_its_job_is_stored_is_reported_after_it(
     order = await feeding.insert(JOB)
     assert await hand.end(await hand.take(), Ok(b"[7]"))
     assert feeding.rig.queue.running_count == 0
-    gate.is_open = True
+    gate.open()
     await caught_up(feeder)
     await feeding.rig.queue.settle()
     record = await feeding.rig.queue.job(feeding.ids.of(order))
@@ -75,26 +88,118 @@ async def test_a_failed_run_of_a_job_that_is_not_stored_yet_is_tried_again(
     await feeding.start()
     await feeding.insert(b'{"type":"mail","retry_delay":0}')
     await hand.end(await hand.take(), Failed("no"))
-    gate.is_open = True
+    gate.open()
     again = await hand.take()
     assert (again.claim.attempt, again.failures) == (2, 1)
 
 
-async def test_while_one_is_not_stored_the_next_one_waits_for_the_store(
-    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_while_one_is_not_stored_the_next_one_runs_as_well(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
     await feeding.start()
     await feeding.insert(JOB)
     await feeding.insert(JOB)
-    assert (await claimed(feeding), hand.runs.qsize()) == ([True, False], 1)
-    gate.is_open = True
-    assert [(await hand.take()).claim.attempt for _ in range(2)] == [1, 1]
+    assert (await claimed(feeding), hand.runs.qsize()) == ([True, True], 2)
+    gate.open()
+
+
+async def test_all_jobs_of_a_batch_that_meet_room_run_before_they_are_stored(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(5), Gate(feeding, monkeypatch)
+    await feeding.start()
+    last = await feeding.insert(JOB, JOBS_2, JOB, URGENT)
+    assert await claimed(feeding) == [True, True, True, True]
+    assert [(await hand.take()).claim.order for _ in range(5)] == [last, *range(last - 4, last)]
+    gate.open()
+
+
+async def test_an_end_that_came_before_its_job_was_stored_goes_in_with_it(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[object] = []
+    report = feeding.rig.store.report
+    monkeypatch.setattr(feeding.rig.store, "report", lambda some: reports.append(some) or report(some))
+    hand, gate = feeding.rig.hand(3), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    orders = [await feeding.insert(JOB) for _ in range(3)]
+    for outcome in (Ok(), Ok(b"[7]"), Failed("no", final=True)):
+        await hand.end(await hand.take(), outcome)
+    gate.open()
+    await caught_up(feeder)
+    records = [await feeding.rig.queue.job(feeding.ids.of(order)) for order in orders]
+    assert [(r and r.state, r and r.result, r and r.error) for r in records] == [
+        (State.SUCCESS, None, None),
+        (State.SUCCESS, b"[7]", None),
+        (State.FAIL, None, "no"),
+    ]
+    assert reports == []
+
+
+async def test_jobs_that_wait_for_lanes_are_claimed_as_those_become_free(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    last = await feeding.insert(b"[" + b",".join([JOB] * 5) + b"]")
+    first, second = await hand.take(), await hand.take()
+    assert (await claimed_later(feeding), hand.runs.qsize()) == ([last - 4, last - 3], 0)
+    await hand.end(first)
+    third = await hand.take()
+    for run in (second, third):
+        await hand.end(run)
+    for _ in range(2):
+        await hand.end(await hand.take())
+    assert sorted(await claimed_later(feeding)) == [*range(last - 4, last + 1)]
+    assert await feeding.rig.queue.job(feeding.ids.of(last)) is None
+    gate.open()
+    await caught_up(feeder)
+    await feeding.rig.queue.settle()
+    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 5}}
+
+
+async def test_a_job_may_be_claimed_while_those_before_it_are_only_claimed(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    orders = [await feeding.insert(JOB) for _ in range(3)]
+    for order in orders:
+        run = await hand.take()
+        assert run.claim.order == order
+        await hand.end(run)
+    orders.append(await feeding.insert(JOB))
+    assert (await claimed(feeding))[-1]
+    gate.open()
+    await caught_up(feeder)
+    assert [await feeding.state(order) for order in orders] == [State.SUCCESS] * 3 + [State.PROCESSING]
+
+
+async def test_claims_that_cannot_be_flushed_are_taken_back_and_their_jobs_run_by_way_of_the_store(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = feeding.rig.hand(2)
+    await feeding.start()
+    monkeypatch.setattr(feeding.journal, "append", refuse)
+    order = feeding.append(b"[" + b",".join([JOB] * 3) + b"]")
+    await feeding.journal.flush()
+    assert [(await hand.take()).claim.order for _ in range(2)] == [order - 2, order - 1]
+    assert await feeding.state(order - 2) is State.PROCESSING
+
+
+async def test_a_batch_that_cannot_be_flushed_leaves_the_lanes_to_others(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = feeding.rig.hand(1)
+    await feeding.start()
+    with monkeypatch.context() as patches:
+        patches.setattr(feeding.journal._commit._files, "flush", refuse)
+        await feeding.insert(JOB)
+    assert (hand.runs.empty(), hand.consumer.room) == (True, 1)
 
 
 @pytest.mark.parametrize(
     "line",
-    [b'{"type":"mail","id":"mine"}', b'{"type":"mail","delay":60}', b'{"type":"other"}', b'[{"type":"mail"},{"type":"mail"}]'],
+    [b'{"type":"mail","id":"mine"}', b'{"type":"mail","delay":60}', b'{"type":"other"}', b'[{"type":"mail"},{"type":"other"}]'],
 )
 async def test_what_the_store_must_be_asked_about_is_not_claimed(feeding: Feeding, line: bytes) -> None:
     feeding.rig.hand(2)
@@ -133,6 +238,7 @@ async def test_a_full_lane_or_a_stopping_feeder_claims_nothing(feeding: Feeding)
 async def lost(feeding: Feeding, monkeypatch: pytest.MonkeyPatch, line: bytes) -> int:
     """Leave a claimed job in the journal, as a kill during its run would, and start anew; return its order."""
     with monkeypatch.context() as patches:
+        patches.setattr(kqs.feeder.feeder, "STOP_WAIT_S", 0.05)
         hand, _ = feeding.rig.hand(1), Gate(feeding, patches)
         feeder = await feeding.start()
         order = await feeding.insert(line)
@@ -142,6 +248,15 @@ async def lost(feeding: Feeding, monkeypatch: pytest.MonkeyPatch, line: bytes) -
     await feeding.rig.restart()
     await caught_up(await feeding.start())
     return order
+
+
+async def test_of_the_jobs_that_a_kill_met_in_the_journal_only_those_that_were_claimed_are_ghosts(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = await lost(feeding, monkeypatch, b"[" + b",".join([JOB] * 5) + b"]")
+    hand = feeding.rig.hand(5)
+    runs = sorted([await hand.take() for _ in range(5)], key=lambda run: run.claim.order)
+    assert [(run.claim.order - last, run.ghosts) for run in runs] == [(-4, 1), (-3, 0), (-2, 0), (-1, 0), (0, 0)]
 
 
 async def test_a_run_that_a_kill_cut_off_before_its_job_was_stored_counts_as_a_ghost(
@@ -188,7 +303,7 @@ async def test_a_stop_stores_what_ended_before_its_job_was_stored(feeding: Feedi
     await hand.end(await hand.take())
     stopping = asyncio.ensure_future(feeder.stop())
     await asyncio.sleep(0)
-    gate.is_open = True
+    gate.open()
     await stopping
     await feeding.rig.restart()
     record = await feeding.rig.queue.job(feeding.ids.of(order))
@@ -225,6 +340,26 @@ async def test_a_stop_amid_a_checkpoint_stores_what_was_claimed_meanwhile(
     assert await feeding.state(order) is State.SUCCESS
 
 
+async def test_while_the_store_refuses_jobs_none_is_claimed(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse_jobs(*_: object) -> object:
+        refused.set()
+        raise StoreUnavailableError("database is full")
+
+    refused = asyncio.Event()
+    feeding.rig.hand(2)
+    feeder = await feeding.start()
+    with monkeypatch.context() as patches:
+        patches.setattr(feeding.rig.store, "insert", refuse_jobs)
+        await feeding.insert(JOB)
+        async with asyncio.timeout(10):
+            await refused.wait()
+            while not feeder.problems():  # noqa: ASYNC110 - it has no event that a test could await
+                await asyncio.sleep(0)
+        await feeding.insert(JOB)
+    await caught_up(feeder)
+    assert await claimed(feeding) == [True, False]
+
+
 async def test_a_store_that_never_takes_the_job_ends_the_stop_all_the_same(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,11 +379,9 @@ async def test_a_consumer_that_fails_loses_no_job_and_stops_all(feeding: Feeding
 
     feeding.rig.hand(1).consumer.deliver = fail
     feeder = await feeding.start()
-    died: list[BaseException] = []
-    feeder.on_task_death = died.append
     order = await feeding.insert(JOB)
     await caught_up(feeder)
-    assert [str(error) for error in died] == ["a bug"]
+    assert [str(error) for error in feeding.faults] == ["a bug"]
     assert await feeding.state(order) is State.PROCESSING
 
 

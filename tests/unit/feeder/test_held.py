@@ -16,6 +16,7 @@ from kqs.options import Cascade, Job
 from kqs.wire.jobs import decode_jobs
 
 ORDER = 1_000_000
+NOW = 5.0
 
 
 class CountingIntake(Intake):
@@ -38,8 +39,8 @@ def an_array(seq: int, count: int, order: int, *, is_live: bool) -> Record:
 @pytest.mark.parametrize("is_live", [True, False], ids=["live", "read back"])
 def test_a_long_array_is_taken_in_slices_in_order(is_live: bool) -> None:
     held = Held(CountingIntake())
-    held.add(an_array(0, 10_001, ORDER, is_live=is_live))
-    held.add(an_array(1, 2, ORDER + 20_000, is_live=is_live))
+    held.add(an_array(0, 10_001, ORDER, is_live=is_live), NOW)
+    held.add(an_array(1, 2, ORDER + 20_000, is_live=is_live), NOW)
     batches = []
     while held:
         batches.append(held.take(4000))
@@ -56,7 +57,7 @@ def test_a_long_array_is_taken_in_slices_in_order(is_live: bool) -> None:
 def test_a_slice_of_a_long_array_costs_what_the_slice_costs(is_live: bool) -> None:
     counting = CountingIntake()
     held = Held(counting)
-    held.add(an_array(0, 20_000, ORDER, is_live=is_live))
+    held.add(an_array(0, 20_000, ORDER, is_live=is_live), NOW)
     for _ in range(10):
         held.take(100)
     assert counting.steps == [100] * 10
@@ -67,7 +68,7 @@ def test_what_was_taken_of_a_long_array_is_let_go() -> None:
     record = an_array(0, 20_000, ORDER, is_live=True)
     assert record.jobs is not None
     job = record.jobs[0]
-    held.add(record)
+    held.add(record, NOW)
     held.take(8000)
     assert (record.jobs, sys.getrefcount(job)) == (None, 2)
 
@@ -76,16 +77,16 @@ def test_an_array_that_is_read_back_is_not_decoded_at_once(monkeypatch: pytest.M
     decoded = []
     monkeypatch.setattr(intake, "replay_jobs", lambda text: decoded.append(text) or decode_jobs(text))
     held = Held(CountingIntake())
-    held.add(an_array(0, 20_000, ORDER, is_live=False))
+    held.add(an_array(0, 20_000, ORDER, is_live=False), NOW)
     held.take(100)
     assert [len(msgspec.json.decode(text)) for text in decoded] == [intake.PIECE_JOBS]
 
 
 def test_an_array_too_long_to_look_through_counts_as_one_with_jobs_that_overtake() -> None:
     held = Held(CountingIntake())
-    assert held.add(an_array(0, 2, ORDER, is_live=True)) == ("mail",)
+    assert held.add(an_array(0, 2, ORDER, is_live=True), NOW) == ("mail",)
     assert held.type == "mail"
-    assert held.add(an_array(1, intake.PIECE_JOBS + 1, ORDER + 10, is_live=True)) == ()
+    assert held.add(an_array(1, intake.PIECE_JOBS + 1, ORDER + 10, is_live=True), NOW) == ()
     assert held.type is None
 
 
@@ -93,7 +94,7 @@ def test_an_array_too_long_to_look_through_counts_as_one_with_jobs_that_overtake
 def test_a_record_that_cannot_be_decoded_is_named(count: int) -> None:
     held = Held(CountingIntake())
     payload = b"[" + b",".join([b'{"typ":"mail"}'] * count) + b"]"
-    held.add(Record(Kind.JOBS, count, ORDER, payload, seq=7))
+    held.add(Record(Kind.JOBS, count, ORDER, payload, seq=7), NOW)
     with pytest.raises(msgspec.DecodeError) as caught:
         held.take(4000)
     assert caught.value.__notes__ == [f"in record 7 of the journal: {count} jobs from order {ORDER} on"]
@@ -111,9 +112,9 @@ def test_a_batch_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, is_live: b
     each = len(an_array(0, 10, ORDER, is_live=True).payload) // 10
     monkeypatch.setattr("kqs.feeder.held.BATCH_BYTES", 4 * each)
     held = Held(CountingIntake())
-    held.add(an_array(0, 10, ORDER, is_live=is_live))
+    held.add(an_array(0, 10, ORDER, is_live=is_live), NOW)
     for seq in range(1, 10):
-        held.add(an_array(seq, 1, ORDER + 100 * seq, is_live=is_live))
+        held.add(an_array(seq, 1, ORDER + 100 * seq, is_live=is_live), NOW)
     found = sizes(held)
     assert sum(found) == 19
     assert max(found) <= 6
@@ -124,5 +125,5 @@ def test_a_job_longer_than_a_batch_is_a_batch(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("kqs.feeder.held.BATCH_BYTES", 10)
     held = Held(CountingIntake())
     for seq in range(3):
-        held.add(an_array(seq, 2, ORDER + 10 * seq, is_live=True))
+        held.add(an_array(seq, 2, ORDER + 10 * seq, is_live=True), NOW)
     assert sizes(held) == [1] * 6

@@ -45,7 +45,7 @@ def test_jobs_gather_for_a_moment_unless_inserts_would_suffer(
 def test_lanes_get_what_they_have_room_for_unless_something_may_overtake_it(
     room: int, age_s: float, is_pouring: bool, is_ordered: bool, most: int
 ) -> None:
-    assert pace.most_jobs(room, age_s, is_pouring=is_pouring, is_ordered=is_ordered) == most
+    assert pace.most_jobs(room, age_s, int(is_pouring), is_ordered=is_ordered) == most
 
 
 class Load:
@@ -118,3 +118,23 @@ def test_a_flood_without_end_does_not_wait_without_end(slowed_rate: float, slowe
     load = Load(slowed_rate / slowed, 0.002, 1 / 110_000, slowed)
     load.run(60)
     assert load.age_s < 2 * FLOOD_S
+
+
+@pytest.mark.parametrize(
+    ("claims", "waiting_jobs", "is_soon"),
+    [
+        ([], 1_000_000, True),
+        ([(400, 0.01)], 80_000, True),
+        ([(400, 0.01)], 80_001, False),
+        ([(1, 0.05)] * 10, 41, False),
+        ([(1, 0.05)] * 10, 39, True),
+        ([(1, 0.05), (1, 2 * pace.MOST_REST_S)], 1_000_000, True),
+    ],
+)
+def test_what_waits_is_held_for_lanes_that_will_soon_have_taken_it(
+    claims: list[tuple[int, float]], waiting_jobs: int, is_soon: bool
+) -> None:
+    drain = pace.Drain()
+    for jobs, since_s in claims:
+        drain = drain.after_claim(jobs, since_s)
+    assert drain.is_soon(waiting_jobs) is is_soon

@@ -7,6 +7,7 @@ import pytest
 from crc32c import crc32c
 
 from kqs.errors import JournalVersionError
+from kqs.journal.claims import claims_record
 from kqs.journal.format import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -43,21 +44,33 @@ TIMED_RECORDS = [
 ]
 
 
+#: it claims two jobs of the first record and one of the second, in a frame of its own and beside a job
+CLAIMS = claims_record([0x6000000000001, 0x6000000000002, 0x6000000000006])
+
+
 def golden_bytes() -> bytes:
     """Return the newest segment of tests/golden/journal, written by this version."""
     salt = salt_of(HEADER.id)
-    frames = [
-        encode_frame(records, seq, salt)[1] for records, seq in ((RECORDS, 40), ([CLAIMED_RECORD], 42), (TIMED_RECORDS, 43))
-    ]
-    return encode_header(HEADER) + b"".join(frames) + encode_void(46, 48, 60, salt) + bytes(64)
+    batches = ((RECORDS, 40), ([CLAIMED_RECORD], 42), (TIMED_RECORDS, 43), ([CLAIMS], 46), ([CLAIMS, CLAIMED_RECORD], 47))
+    frames = [encode_frame(records, seq, salt)[1] for records, seq in batches]
+    return encode_header(HEADER) + b"".join(frames) + encode_void(49, 51, 60, salt) + bytes(64)
 
 
-def test_the_bytes_of_format_1_2_never_change() -> None:
-    assert golden_bytes() == (GOLDEN / "1.2.kqj").read_bytes()
+def test_the_bytes_of_format_1_3_never_change() -> None:
+    assert golden_bytes() == (GOLDEN / "1.3.kqj").read_bytes()
+
+
+def test_claims_count_for_no_order_of_their_batch_and_are_passed_over_by_an_older_reader() -> None:
+    alone, beside = (encode_frame(records, 0, 0)[0] for records in ([CLAIMS], [CLAIMS, CLAIMED_RECORD]))
+    assert alone.last_order < alone.first_order
+    assert (beside.first_order, beside.last_order) == (0x6000000000004, 0x6000000000004)
+    frame = encode_frame([CLAIMS], 0, 0)[1]
+    kind, flags = frame[FRAME_BYTES : FRAME_BYTES + 2]
+    assert (kind, flags) == (Kind.CLAIMS, IGNORABLE)
 
 
 def test_a_record_says_when_it_was_accepted_whatever_its_orders() -> None:
-    data = (GOLDEN / "1.2.kqj").read_bytes()
+    data = (GOLDEN / "1.3.kqj").read_bytes()
     start = HEADER_BYTES
     for seq in (40, 42, 43):
         header = decode_frame_header(data, start, salt_of(HEADER.id))
@@ -76,12 +89,12 @@ def test_a_timed_record_too_short_for_its_time_is_malformed() -> None:
         decode_records(FrameHeader(len(payload), 5, 1, 0, 9, 9), payload)
 
 
-@pytest.mark.parametrize("record", [*RECORDS, CLAIMED_RECORD, *TIMED_RECORDS])
+@pytest.mark.parametrize("record", [*RECORDS, CLAIMED_RECORD, *TIMED_RECORDS, CLAIMS])
 def test_a_record_knows_what_it_takes_of_a_frame(record: Record) -> None:
     assert len(encode_frame([record], 0, 0)[1]) == FRAME_BYTES + record.size_bytes
 
 
-@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True), ("1.2", True)])
+@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True), ("1.2", True), ("1.3", True)])
 def test_the_golden_segments_are_read(version: str, claimed: bool) -> None:
     data = (GOLDEN / f"{version}.kqj").read_bytes()
     assert decode_header(data) == HEADER._replace(minor=int(version[-1]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
-from kqs.journal import checkpoint
+from kqs.journal import checkpoint, claims_record
 from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
 from kqs.journal.repair import repair
@@ -309,6 +309,15 @@ async def test_dump_prints_every_segment_batch_and_record() -> None:
     assert len(lines) == 3 + 2 * 9
     assert lines[0].startswith("000000000001.kqj segment 1 id ")
     assert lines[2] == "  record 0 jobs jobs 1 orders 1 .. 1: '0'"
+
+
+async def test_dump_prints_claims() -> None:
+    files = MemoryFiles()
+    journal = a_journal(files)
+    await journal.start()
+    await journal.append_wait(claims_record([0x6000000000001, 0x6000000000002]))
+    await journal.stop()
+    assert "  record 0 claims: '6000000000001-6000000000002'" in list(dump(DIR, files))
 
 
 async def test_dump_tells_what_is_preallocated_from_what_is_torn() -> None:

@@ -80,8 +80,9 @@ async def test_not_as_a_run_that_waited_for_its_lane(rig: Rig, monkeypatch: pyte
 async def test_not_as_a_claim_of_the_journal_and_its_record_is_there_though_it_was_not_stored_yet(rig: Rig) -> None:
     hand = rig.hand(1)
     job = expiring(1)
+    reservation = rig.queue.admission.admit([job], rig.clock.now())
     rig.clock.advance(3)
-    rig.queue.run_claimed(job, hand.consumer)
+    rig.queue.run_claimed(reservation)
     assert hand.runs.empty()
     await rig.accept(job)
     await rig.queue.settle()

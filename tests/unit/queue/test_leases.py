@@ -21,7 +21,7 @@ class Rig:
         self.leases = Leases(self.clock, self.lost.append)
 
     def begin(self, number: int = 0, **options: object) -> Lease:
-        lease = Lease(a_run(number), Options(**options), self.clock, lambda lease: None)  # type: ignore[arg-type]
+        lease = Lease(a_run(number), Options(**options), self.clock, lambda lease: None, self.clock.monotonic())  # type: ignore[arg-type]
         self.leases.add(lease)
         return lease
 
@@ -163,8 +163,8 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
     fired = asyncio.Event()
     clock = FakeClock()
     leases = Leases(clock, lambda lease: fired.set())
-    leases.add(Lease(a_run(0), Options(ttr=1000), clock, lambda lease: None))
-    leases.add(Lease(a_run(1), Options(ttr=0.1), clock, lambda lease: None))
+    leases.add(Lease(a_run(0), Options(ttr=1000), clock, lambda lease: None, clock.monotonic()))
+    leases.add(Lease(a_run(1), Options(ttr=0.1), clock, lambda lease: None, clock.monotonic()))
     clock.advance(1)
     async with asyncio.timeout(10):
         await fired.wait()
@@ -175,7 +175,7 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
 async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
     loop, heard = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
     leases = Leases(SystemClock(), lambda lease: None)
-    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None)
+    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None, SystemClock().monotonic())
     leases.add(lease)
     reporter = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: heard.set_result(leases.end(lease)),))
     reporter.start()
