@@ -135,7 +135,7 @@ class Link(asyncio.Protocol):
             return
         replies = self._reader.receive_data(data)
         at = 0
-        while at < len(replies):
+        while at < len(replies) and self.is_open:  # who is told one reply may end the connection for it
             batch = self._batches[0]
             wanted = batch.count - len(batch.replies)
             batch.replies += replies[at : at + wanted]

@@ -174,3 +174,11 @@ async def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.Monk
     with pytest.raises(OSError):
         await Link.open(f"gone:{port}", lambda reason: None)
     server.close()
+
+
+async def test_who_ends_the_connection_over_one_reply_is_told_no_other(ends: Ends) -> None:
+    told: list[object] = []
+    ends.link.send([Delete(1)], lambda replies: ends.link.abort("enough"))
+    ends.link.send([Delete(2)], told.append)
+    ends.link.data_received(b"NOT_FOUND\r\nDELETED\r\n")
+    assert (told, ends.lost) == ([None], ["enough"])
