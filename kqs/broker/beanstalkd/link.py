@@ -31,6 +31,8 @@ _UNIX = "unix:"
 
 #: told the replies of a batch, or None when the connection ended before all of them came
 Done = Callable[[list[Reply] | None], None]
+#: what was asked: its replies to come, or None when the connection ended before all of them came
+Begun = asyncio.Future[list[Reply] | None]
 
 
 class LinkLostError(BrokerError):
@@ -99,20 +101,28 @@ class Link(asyncio.Protocol):
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Send commands and return their replies. Raises: LinkLostError. Cancelling withdraws nothing."""
-        return await self.ask_for(commands, lambda replies: None)
+        return await self.end_ask(self.begin_ask(commands))
 
     async def ask_for(self, commands: Sequence[Command], answered: Callable[[list[Reply]], None]) -> list[Reply]:
         """Do as `ask`; `answered` is told the replies too, at once, and also when the caller was cancelled."""
-        waiter: asyncio.Future[list[Reply] | None] = self._loop.create_future()
+        return await self.end_ask(self.begin_ask(commands, answered))
+
+    def begin_ask(self, commands: Sequence[Command], answered: Callable[[list[Reply]], None] | None = None) -> Begun:
+        """Send commands, for whoever has more to send before it waits for the replies. Raises: LinkLostError."""
+        waiter: Begun = self._loop.create_future()
 
         def done(replies: list[Reply] | None) -> None:
-            if replies is not None:
+            if replies is not None and answered is not None:
                 answered(replies)
             if not waiter.done():
                 waiter.set_result(replies)
 
         self.send(commands, done)
-        replies = await waiter
+        return waiter
+
+    async def end_ask(self, begun: Begun) -> list[Reply]:
+        """Return the replies to what `begin_ask` has sent. Raises: LinkLostError."""
+        replies = await begun
         if replies is None:
             raise LinkLostError(self._reason)
         return replies

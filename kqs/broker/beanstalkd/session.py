@@ -1,19 +1,20 @@
 """One life of the connections to one beanstalkd: jobs in and out. Call from the loop thread.
 
-`puts` carries puts, `takes` the reserves that do not wait, `waits` the one that does; deletes and releases go where the job was
-reserved, since the server ties a reservation to its connection.
+Deletes and releases go where the job was reserved, since the server ties a reservation to its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kqs.broker.beanstalkd.body import Bodies, Foreign
+from kqs.broker.beanstalkd.books import Books
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
-from kqs.broker.beanstalkd.shelf import Shelf, Shelves
+from kqs.broker.beanstalkd.shelf import Shelf
+from kqs.broker.beanstalkd.trio import Trio
 from kqs.job import Entry
 from kqs.log import get_logger
 from kqs.wire.beanstalk.commands import MAX_U32, Bury, Command, Delete, Ignore, Release, ReserveWithTimeout, Use, Watch
@@ -30,7 +31,7 @@ _RESERVE = ReserveWithTimeout(WAIT_S)
 _EMPTY = (Word.TIMED_OUT, Word.DEADLINE_SOON)
 _log = get_logger("kqs.broker")
 
-#: a shelf that was asked, its `begun_count` then (None: a put was under way), and where its replies end
+#: a shelf that was asked, its `settled_count` then, and where its replies end
 _Asked = tuple[Shelf, int | None, int]
 
 
@@ -45,42 +46,21 @@ class Handle(NamedTuple):
 class Session:
     """See the module docstring. It ends with its connections."""
 
-    def __init__(
-        self,
-        address: str,
-        links: Sequence[Link],
-        shelves: Shelves,
-        bodies: Bodies,
-        max_job_bytes: int,
-        listener: Listener,
-        refused: Callable[[Reply], None],
-        met: Callable[[Foreign], int],
-    ) -> None:
-        """Args:
-
-        links: three, open.
-        max_job_bytes: the longest body that the server takes.
-        refused: told how the server answered a put that it did not take.
-        met: told of jobs of other stores; returns for how long to put each aside, in s.
-        """
-        self._address = address
-        self.puts, self.takes, self.waits = links
-        self._shelves = shelves
+    def __init__(self, trio: Trio, books: Books, bodies: Bodies, max_job_bytes: int, listener: Listener) -> None:
+        """Args: trio: open. max_job_bytes: the longest body that the server takes."""
+        self._address = books.address
+        self._puts, self.takes, self._waits = trio.links
+        self._shelves = books.shelves
+        self._standing = books.standing
+        self._foreigners = books.foreigners
         self._bodies = bodies
         self._max_job_bytes = max_job_bytes
         self._listener = listener
-        self._refused = refused
-        self._met = met
         self._loop = asyncio.get_running_loop()
         self._using = self._taking_from = _DEFAULT
         self._watching = {_DEFAULT}
         self._take: asyncio.Future[None] | None = None
         self.wake_watch = asyncio.Event()
-
-    @property
-    def instance(self) -> str:
-        """Return which life of the server this leads to."""
-        return self.puts.instance
 
     # -- jobs in --------------------------------------------------------------------------------------------------------
 
@@ -93,7 +73,7 @@ class Session:
         if uses:
             commands.insert(0, Use(shelf.tube))
             self._using = shelf.tube
-        puts = self.puts
+        puts = self._puts
 
         def done(replies: list[Reply] | None) -> None:
             if replies is None:
@@ -111,7 +91,7 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Tell whether more puts may be sent."""
-        return self.puts.in_flight < MAX_PUTS_IN_FLIGHT
+        return self._puts.in_flight < MAX_PUTS_IN_FLIGHT
 
     def _is_inserted(self, puts: Link, reply: Reply) -> bool:
         if isinstance(reply, Inserted):
@@ -120,7 +100,8 @@ class Session:
             send(puts, [Delete(reply.id)])
         elif reply not in (Word.DRAINING, Word.OUT_OF_MEMORY, Word.JOB_TOO_BIG):
             puts.abort(f"put was answered by {reply}")
-        self._refused(reply)
+            return False
+        self._standing.refused(reply)
         return False
 
     # -- jobs out -------------------------------------------------------------------------------------------------------
@@ -140,7 +121,7 @@ class Session:
                 commands += [Watch(shelf.tube), Ignore(self._taking_from)]
                 self._taking_from = shelf.tube
             commands += [_RESERVE_NOW] * count
-            asked.append((shelf, shelf.begun_count if shelf.is_settled else None, len(commands)))
+            asked.append((shelf, shelf.settled_count, len(commands)))
         link = self.takes
         self._take = taken = self._loop.create_future()
 
@@ -154,7 +135,7 @@ class Session:
 
     def _note_taken(self, link: Link, asked: Sequence[_Asked], replies: Sequence[Reply]) -> None:
         begin = 0
-        for shelf, begun_count, end in asked:
+        for shelf, settled_count, end in asked:
             empty = False
             for reply in replies[begin:end]:
                 if isinstance(reply, Reserved):
@@ -164,13 +145,13 @@ class Session:
                 elif isinstance(reply, Word):
                     link.abort(f"reserve was answered by {reply}")
             if empty:
-                shelf.note_empty(begun_count)
+                shelf.note_empty(settled_count)
             begin = end
 
     def _deliver(self, link: Link, reserved: Reserved) -> None:
         entry = self._bodies.read(reserved.body, Handle(self._address, link, reserved.id))
         if isinstance(entry, Foreign):
-            send(link, [Release(reserved.id, min(entry.prio, MAX_U32), self._met(entry))])
+            send(link, [Release(reserved.id, min(entry.prio, MAX_U32), self._foreigners.met(entry))])
             return
         if entry is None:
             _log.warning("not a job of ours, buried", server=self._address, job=reserved.id)
@@ -200,7 +181,7 @@ class Session:
 
     async def watch(self) -> None:
         """Wait in the server for jobs of the wanted types that it is not known to hold; others may have put them."""
-        link = self.waits
+        link = self._waits
         while True:
             self.wake_watch.clear()
             now = self._loop.time()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
 from kqs.job import Entry
-from kqs.wire.beanstalk.tubes import tube_of
+from kqs.wire.beanstalk.tubes import tube_of, type_of
 
 
 class Shelf:
@@ -17,10 +17,10 @@ class Shelf:
     """
 
     __slots__ = (
+        "_begun_count",
         "_is_resting",
         "_puts",
         "asleep_until",
-        "begun_count",
         "has_waited",
         "is_hinted",
         "known",
@@ -37,7 +37,7 @@ class Shelf:
         self.is_hinted = False
         self.strangers = 0
         self.has_waited = False
-        self.begun_count = 0  # batches of puts that were ever sent
+        self._begun_count = 0  # batches of puts that were ever sent
         self._puts: set[asyncio.Future[None]] = set()
         self.vanished: set[int] = set()  # known, yet the tube was found empty: taken by others, deleted, or paused
         self._is_resting = False
@@ -56,7 +56,7 @@ class Shelf:
         """Note jobs on their way; they count as here, since they may be reserved before their put is answered."""
         put = asyncio.get_running_loop().create_future()
         self.known.update([entry.order for entry in entries])
-        self.begun_count += 1
+        self._begun_count += 1
         self._puts.add(put)
         return put
 
@@ -71,6 +71,15 @@ class Shelf:
     def is_settled(self) -> bool:
         """Tell whether every put has been answered."""
         return not self._puts
+
+    @property
+    def settled_count(self) -> int | None:
+        """Return how many puts were ever begun, None while one of them is under way. See `has_settled_since`."""
+        return self._begun_count if self.is_settled else None
+
+    def has_settled_since(self, settled_count: int | None) -> bool:
+        """Tell whether no put has been under way since that was `settled_count`: then an answer tells of all that is known."""
+        return settled_count == self._begun_count
 
     @property
     def is_resting(self) -> bool:
@@ -92,11 +101,11 @@ class Shelf:
             self.is_hinted = True
             self.strangers = max(0, self.strangers - 1)
 
-    def note_empty(self, begun_count: int | None) -> None:
-        """Note that nothing was ready. begun_count: as it was when asked, or None if a put was under way then."""
+    def note_empty(self, settled_count: int | None) -> None:
+        """Note that nothing was ready. settled_count: as it was when asked."""
         self.is_hinted = False
         self._is_resting = not self.is_settled
-        if begun_count == self.begun_count:
+        if self.has_settled_since(settled_count):
             self.vanished |= self.known
             self.known.clear()
 
@@ -140,6 +149,10 @@ class Shelves:
     def tube_of(self, type_: str) -> str:
         """Return the tube of a type."""
         return tube_of(type_, self._namespace)
+
+    def type_of(self, tube: str) -> str | None:
+        """Return the type of a tube, None for a tube of others and for one whose name does not tell."""
+        return type_of(tube, self._namespace)
 
     def clear(self) -> list[str]:
         """Count on nothing any more; return the types that there were."""

@@ -8,28 +8,7 @@ from kqs.broker.beanstalkd import link as link_module
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.wire.beanstalk.commands import Delete, Stats
 from kqs.wire.beanstalk.values import Word
-
-
-class Wire(asyncio.Transport):
-    """A transport that keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.is_aborted = False
-        self.is_read = True
-
-    def pause_reading(self) -> None:
-        self.is_read = False
-
-    def resume_reading(self) -> None:
-        self.is_read = True
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.writes.append(bytes(data))
-
-    def abort(self) -> None:
-        self.is_aborted = True
+from tests.support.wire import Wire
 
 
 class Ends:
@@ -182,3 +161,14 @@ async def test_who_ends_the_connection_over_one_reply_is_told_no_other(ends: End
     ends.link.send([Delete(2)], told.append)
     ends.link.data_received(b"NOT_FOUND\r\nDELETED\r\n")
     assert (told, ends.lost) == ([None], ["enough"])
+
+
+async def test_what_is_begun_together_is_written_at_once_and_waited_for_apart(ends: Ends) -> None:
+    first, second = (ends.link.begin_ask([Delete(number)]) for number in (1, 2))
+    await asyncio.sleep(0)
+    assert ends.wire.writes == [b"delete 1\r\ndelete 2\r\n"]
+    ends.link.data_received(b"DELETED\r\n")
+    assert await ends.link.end_ask(first) == [Word.DELETED]
+    ends.link.abort("enough")
+    with pytest.raises(LinkLostError, match="enough"):
+        await ends.link.end_ask(second)

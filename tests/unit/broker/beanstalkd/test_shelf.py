@@ -29,13 +29,13 @@ async def test_a_job_of_others_is_a_hint_of_more(shelf: Shelf) -> None:
     assert not shelf.may_have(0.0)
     shelf.note_taken(7)
     assert shelf.may_have(0.0)
-    shelf.note_empty(shelf.begun_count)
+    shelf.note_empty(shelf.settled_count)
     assert not shelf.may_have(0.0)
 
 
 async def test_jobs_that_are_not_to_be_had_have_vanished_until_restored(shelf: Shelf) -> None:
     put(shelf, 1, 2)
-    shelf.note_empty(shelf.begun_count)
+    shelf.note_empty(shelf.settled_count)
     assert (shelf.may_have(0.0), shelf.count) == (False, 2)
     shelf.note_taken(1)
     shelf.restore()
@@ -43,7 +43,7 @@ async def test_jobs_that_are_not_to_be_had_have_vanished_until_restored(shelf: S
 
 
 async def test_an_empty_answer_from_before_a_put_says_nothing_of_it(shelf: Shelf) -> None:
-    asked = shelf.begun_count
+    asked = shelf.settled_count
     put(shelf, 1)
     shelf.note_empty(asked)
     assert shelf.may_have(0.0)
