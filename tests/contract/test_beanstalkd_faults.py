@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
+from kqs.job import Entry
 from tests.support import fault_proxy
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, signal
 from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until
@@ -281,6 +282,41 @@ async def test_answers_cut_at_any_byte_lose_nothing(
             await until(broker.problems)
             proxy.cut_after = None
         await take_all(broker, store, within_s=20)
+
+
+TYPES = [f"type-{number}" for number in range(500)]
+
+
+def four_of_each(types: Iterable[str]) -> list[Entry]:
+    """Two more than a broker of `max_entries` 2 has room for."""
+    return [an_entry(order, type_) for order, type_ in enumerate(sorted(4 * list(types)))]
+
+
+async def test_room_in_many_tubes_is_noticed_over_a_long_way(
+    beanstalkd: Beanstalkd, proxy: FaultProxy, store: ReadyJobs
+) -> None:
+    async with broker_on(store, proxy.address, max_entries=2) as broker:
+        await broker.put(store.add(*four_of_each(TYPES)))
+        await until(lambda: beanstalkd.ready_count() == 2 * len(TYPES))
+        proxy.delay_s = 0.02  # so that one tube at a time would take twice as long as is waited
+        beanstalkd.talk(b"".join(b"delete %d\r\n" % number for number in range(1, 2 * len(TYPES) + 1)))
+        await until(lambda: beanstalkd.ready_count() == 2 * len(TYPES), within_s=5)
+
+
+@pytest.mark.parametrize("place", [0, 700, 1500, 20_000, 60_000])
+async def test_a_poll_of_many_tubes_that_is_cut_anywhere_loses_nothing(proxy: FaultProxy, store: ReadyJobs, place: int) -> None:
+    types = TYPES[:150]
+    async with broker_on(store, proxy.address, max_entries=2) as broker:
+        await broker.put(store.add(*four_of_each(types)))
+        proxy.cut_after = place
+        await until(broker.problems)
+        proxy.cut_after = None
+        async with asyncio.timeout(20):
+            while store.entries:
+                if not (taken := await broker.reserve(dict.fromkeys(types, 1), 50)):
+                    await broker.wait_ready(frozenset(types))
+                store.claim({entry.order: entry for entry in taken if entry.order in store.entries}.values())
+                await broker.delete(taken)
 
 
 def instead_of(said: bytes, answer: bytes) -> fault_proxy.Spoil:

@@ -15,7 +15,8 @@ def untouched(data: bytes) -> bytes:
 
 
 class FaultProxy:
-    """`async with FaultProxy(port)`. Set `spoil` for what is answered from then on, or `pace_s` to pass on bytes one by one.
+    """`async with FaultProxy(port)`. Set `spoil` for what is answered from then on, `pace_s` to pass on bytes one by one, or
+    `delay_s` to have every answer come so much later, as over a long way.
 
     cut_after: how many bytes of answers are passed on, over all connections, before the one that has more is closed.
     """
@@ -27,6 +28,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.spoil: Spoil = untouched
         self.pace_s = 0.0
+        self.delay_s = 0.0
         self.cut_after: int | None = None
         self.is_half_open = False  # whatever comes from either side is swallowed
         self.connection_count = 0
@@ -102,11 +104,19 @@ class FaultProxy:
                     await self._write(writer, data, 0.0)
                     continue
                 passed = self.spoil(data)
+                if self.delay_s:
+                    asyncio.get_running_loop().call_later(self.delay_s, self._write_late, writer, passed)
+                    continue
                 await self._write(writer, passed[: self.cut_after], self.pace_s)
                 if self.cut_after is not None:
                     if self.cut_after < len(passed):
                         return
                     self.cut_after -= len(passed)
+
+    @staticmethod
+    def _write_late(writer: asyncio.StreamWriter, data: bytes) -> None:
+        if not writer.is_closing():
+            writer.write(data)
 
     @staticmethod
     async def _write(writer: asyncio.StreamWriter, data: bytes, pace_s: float) -> None:

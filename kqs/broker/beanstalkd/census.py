@@ -1,7 +1,7 @@
 """What the tubes of a beanstalkd hold by its own count, and what that says of our belief.
 
 Asked at the start of a session, of the tubes that are there, and with every poll, of those where others may have had a hand.
-The questions go where reserves do,
+Many are asked in one go: one at a time, it would be as many round trips as there are types. The questions go where reserves do,
 so what was reserved before a tube was counted has been noted when the count arrives, and what is reserved later is not in it.
 """
 
@@ -20,6 +20,8 @@ from kqs.wire.beanstalk.values import Ok, Reply
 
 #: tubes that are looked into at a connect; looking takes a server the longer, the more tubes it has
 MAX_TUBES = 1000
+#: tubes that a poll asks about in one round trip; a reserve that comes then waits until a server has looked into them
+TUBES_AT_ONCE = 100
 
 #: a shelf that is asked about, and its `settled_count` then
 _Asked = tuple[Shelf, int | None]
@@ -56,8 +58,8 @@ class Census:
         trio = self._trio
         due = [shelf for shelf in self._shelves if self._is_due(shelf)]
         on_puts, on_takes = trio.puts.begin_ask([Stats()]), trio.takes.begin_ask([Stats()])
-        for shelf in due:
-            await self._ask_about([shelf])
+        for begin in range(0, len(due), TUBES_AT_ONCE):
+            await self._ask_about(due[begin : begin + TUBES_AT_ONCE])
         for link, begun in ((trio.puts, on_puts), (trio.takes, on_takes)):
             (reply,) = await link.end_ask(begun)
             stats = trio.checked(reply)
