@@ -10,7 +10,7 @@ those, the less is placed beside them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol
@@ -82,7 +82,7 @@ class Supply:
         self._refill: Refill | None = None
         self._lines: dict[str, _Line] = {}
         self._partial: set[str] = set()
-        self._queued: deque[str] = deque()  # partial types, to be looked at when a refill ends
+        self._queued: OrderedDict[str, None] = OrderedDict()  # types to be looked at when a refill ends, in the order they came
         self._refill_count = 0
         self._loop = asyncio.get_running_loop()
         self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
@@ -156,7 +156,7 @@ class Supply:
 
     def refill_all(self) -> None:
         """Begin every refill that is due; forget types of which nothing waits when they are many."""
-        self._queued = deque(self._partial)
+        self._queued.update(dict.fromkeys(self._partial))
         self._refill_queued()
         if len(self._lines) > _MAX_LINES:
             self._lines = {type_: self._lines[type_] for type_ in self._partial}
@@ -164,11 +164,16 @@ class Supply:
 
     def _refill_queued(self) -> None:
         while self._queued and self._refill_count < MAX_REFILLS:
-            self.refill(self._queued.popleft())
+            self.refill(self._queued.popitem(last=False)[0])
 
     def refill(self, type_: str) -> None:
-        """Begin a refill of this type if it is due."""
-        if type_ not in self._partial or not self._is_due(self._lines[type_], type_):
+        """Begin a refill of this type if it is due, now or when one of the others ends."""
+        if type_ not in self._partial:
+            return
+        if self._refill_count >= MAX_REFILLS:
+            self._queued[type_] = None
+            return
+        if not self._is_due(self._lines[type_], type_):
             return
         line = self._lines[type_]
         line.lowered = WHOLE
@@ -178,7 +183,6 @@ class Supply:
     def _is_due(self, line: _Line, type_: str) -> bool:
         return (
             line.refill is None
-            and self._refill_count < MAX_REFILLS
             and self._refill is not None
             and self.fault is None
             and self._pool.takes_puts

@@ -144,7 +144,6 @@ async def test_a_start_asks_for_what_waits_a_few_types_at_a_time() -> None:
     rig.start()
     await asyncio.sleep(0)
     assert len(rig.store.asked) <= MAX_REFILLS
-    rig.supply.refill_all()
     await rig.settle()
     assert sorted(rig.pool.history) == list(range(50))
     await rig.supply.stop()
