@@ -49,7 +49,7 @@ class Session:
     def __init__(self, trio: Trio, books: Books, bodies: Bodies, max_job_bytes: int, listener: Listener) -> None:
         """Args: trio: open. max_job_bytes: the longest body that the server takes."""
         self._address = books.address
-        self._puts, self.takes, self._waits = trio.links
+        self._puts, self.takes, self._waits = trio.puts, trio.takes, trio.waits
         self._shelves = books.shelves
         self._standing = books.standing
         self._foreigners = books.foreigners
