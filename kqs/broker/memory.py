@@ -19,6 +19,7 @@ from operator import attrgetter
 
 from kqs.broker.base import Refill
 from kqs.broker.turns import Turns
+from kqs.broker.waiters import Waiters
 from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
@@ -64,7 +65,7 @@ class MemoryBroker:
         self._cold: set[str] | None = set()  # unknown types with entries in the store; None: too many to name
         self._max_lines = _MAX_LINES
         self._turns = Turns()
-        self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
+        self._waiters = Waiters()
         self._refills: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
@@ -100,7 +101,7 @@ class MemoryBroker:
             else:
                 self._put(type_, line, list(group))
         if self._waiters:
-            self._wake(types)
+            self._waiters.wake(types)
 
     async def recheck(self, types: Collection[str]) -> None:
         """Count none of these types as whole; what is held of one already is fetched anew before it runs dry."""
@@ -111,7 +112,7 @@ class MemoryBroker:
             elif line.aside is None:
                 line.waiting = Waiting(self._max_entries, NOTHING)
                 self._ready[type_] = line
-        self._wake(set(types))
+        self._waiters.wake(types)
 
     async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
         """Take up to `count` entries of the types in `weights`, in fair turns.
@@ -130,14 +131,8 @@ class MemoryBroker:
 
     async def wait_ready(self, types: frozenset[str]) -> None:
         """Return when an entry of one of `types` may have become ready. Every waiter of a type is woken by a put of it."""
-        if self._may_have(types):
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = types
-        try:
-            await waiter
-        finally:
-            del self._waiters[waiter]
+        if not self._may_have(types):
+            await self._waiters.wait(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""
@@ -236,19 +231,12 @@ class MemoryBroker:
         else:
             self._ready.pop(type_, None)
 
-    # -- waiters --------------------------------------------------------------------------------------------------------
-
     def _may_have(self, types: frozenset[str]) -> bool:
         for type_ in types & self._ready.keys():
             line = self._ready[type_]
             if line.waiting or (line.aside is None and not line.is_blocked):
                 return True
         return any(self._is_cold(type_) for type_ in types - self._lines.keys())
-
-    def _wake(self, types: set[str]) -> None:
-        for waiter, wanted in self._waiters.items():
-            if not waiter.done() and not wanted.isdisjoint(types):
-                waiter.set_result(None)
 
     # -- refills --------------------------------------------------------------------------------------------------------
 
@@ -274,7 +262,7 @@ class MemoryBroker:
             line.aside = None
             del self._refills[type_]
         self._settle(type_, line)
-        self._wake({type_})
+        self._waiters.wake({type_})
 
     def _join(self, line: _Line, found: list[Entry], *, is_all: bool, was: tuple[int, int]) -> None:
         """Take in a refill's answer and what was put beside it.
@@ -302,4 +290,4 @@ class MemoryBroker:
     def _unblock(self, type_: str, line: _Line) -> None:
         del self._timers[type_]
         line.is_blocked = False
-        self._wake({type_})
+        self._waiters.wake({type_})

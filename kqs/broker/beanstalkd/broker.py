@@ -26,6 +26,7 @@ from kqs.broker.beanstalkd.hand import Hand
 from kqs.broker.beanstalkd.pool import Pool
 from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
+from kqs.broker.waiters import Waiters
 from kqs.job import Entry
 from kqs.tasks import spawn
 
@@ -69,7 +70,7 @@ class BeanstalkdBroker:
         self._turns = Turns()
         self._hand = Hand(sorts=len(servers) > 1)
         self._asked: dict[str, float] = {}  # types, and until when they count as wanted
-        self._waiters: dict[asyncio.Future[None], frozenset[str]] = {}
+        self._waiters = Waiters()
         self._fault: BaseException | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._pool: Pool
@@ -83,7 +84,7 @@ class BeanstalkdBroker:
         self._loop = asyncio.get_running_loop()
         bodies = Bodies(store_id, self._ttr_of)
         self._pool = Pool(self._servers, self._namespace, self._max_server_entries, bodies, self)
-        self._supply = Supply(self._pool, self._max_entries, self._wake)
+        self._supply = Supply(self._pool, self._max_entries, lambda type_: self._waiters.wake((type_,)))
         try:
             await self._pool.start()
         except BaseException:
@@ -166,17 +167,8 @@ class BeanstalkdBroker:
             if len(answers) > 1:
                 await asyncio.wait(answers, timeout=STRAGGLE_S)
             if not any(answer.done() for answer in answers):
-                await self._first_of(answers, types)
+                await self._waiters.wait(types, *answers)
         return []
-
-    async def _first_of(self, answers: Iterable[asyncio.Future[None]], types: frozenset[str]) -> None:
-        """Return when the first of the answers is there, or something of these types from elsewhere."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters[waiter] = types
-        try:
-            await asyncio.wait([*answers, waiter], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            del self._waiters[waiter]
 
     def _handed_out(self, taken: list[Entry]) -> list[Entry]:
         for type_ in {entry.type for entry in taken}:
@@ -188,13 +180,8 @@ class BeanstalkdBroker:
         """Return when an entry of one of `types` may have become ready, put by whomever."""
         if self._may_have(types):
             return
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters[waiter] = types
-        self._pool.wake_watches()
-        try:
-            await waiter
-        finally:
-            del self._waiters[waiter]
+        self._pool.wake_watches()  # which look again at what is wanted, and first have a turn when this waits
+        await self._waiters.wait(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries, without waiting for the servers."""
@@ -204,8 +191,7 @@ class BeanstalkdBroker:
         """Give reserved entries back, in their old places."""
         self._pool.release(entries)
         types = {entry.type for entry in entries}
-        for type_ in types:
-            self._wake(type_)
+        self._waiters.wake(types)
         await self._await_puts(types)
 
     def backlog(self, type_: str) -> bool:
@@ -223,7 +209,7 @@ class BeanstalkdBroker:
         is_first = entry.type not in self._hand
         self._hand.add(entry, self._loop.time())
         if is_first:
-            self._wake(entry.type)
+            self._waiters.wake((entry.type,))
 
     def refused(self, entries: Sequence[Entry]) -> None:
         """Leave jobs in the store that a server did not take."""
@@ -238,9 +224,7 @@ class BeanstalkdBroker:
     def failed(self, error: BaseException) -> None:
         """Remember what a task died of, for the next caller to die of."""
         self._fault = error
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._waiters.wake_all()
 
     def made_room(self, type_: str) -> None:
         """Put what waited for room."""
@@ -252,9 +236,7 @@ class BeanstalkdBroker:
 
     def answered(self) -> None:
         """Wake those for whom there may be something now."""
-        for waiter, types in self._waiters.items():
-            if not waiter.done() and self._may_have(types):
-                waiter.set_result(None)
+        self._waiters.wake_where(self._may_have)
 
     def came_up(self) -> None:
         """Use a server that is back."""
@@ -265,13 +247,7 @@ class BeanstalkdBroker:
         """Return the types that somebody would take jobs of, unless a job lies by already."""
         now = self._loop.time()
         self._asked = {type_: until for type_, until in self._asked.items() if until > now}
-        wanted = set(self._asked).union(*self._waiters.values())
-        return [type_ for type_ in wanted if type_ not in self._hand]
+        return [type_ for type_ in self._waiters.types.union(self._asked) if type_ not in self._hand]
 
-    def _may_have(self, types: Iterable[str]) -> bool:
+    def _may_have(self, types: frozenset[str]) -> bool:
         return any(type_ in self._hand or self._pool.waiting((type_,), 1) for type_ in types)
-
-    def _wake(self, type_: str) -> None:
-        for waiter, types in self._waiters.items():
-            if not waiter.done() and type_ in types:
-                waiter.set_result(None)
