@@ -65,7 +65,7 @@ def reading(text: bytes, reader: Reader, once: tuple[str, ...], *, is_checked: b
 
 def _read_at_once(text: bytes, reader: Reader, once: tuple[str, ...]) -> dict[str, Raw] | None:
     """Return the values of a short object that is beyond doubt."""
-    if len(text) > SHORT_BYTES or strict.may_hide_key(text) or text.count(b"[") + text.count(b"{") > strict.MAX_DEPTH:
+    if len(text) > SHORT_BYTES or text.count(b"[") + text.count(b"{") > strict.MAX_DEPTH:
         return None
     try:
         found: dict[str, Raw] = _decode_object(text)
@@ -73,10 +73,8 @@ def _read_at_once(text: bytes, reader: Reader, once: tuple[str, ...]) -> dict[st
         return None
     if not strict.is_clean_text(text) or not all(key in reader.keys for key in found):
         return None
-    values = b"\n".join(found.values())
-    if any(strict.is_repeated(b'"%b"' % key.encode(), text, values, key in found) for key in once):
-        return None
-    return found
+    keys = {reader.quoted[key]: key in found for key in once}
+    return None if strict.may_hold_unseen(text, keys, [*found.values()]) else found
 
 
 def name_of(key: str, found: Mapping[str, Raw]) -> str:

@@ -34,6 +34,8 @@ _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 _ONCE = ("type", "id")
 _TYPES = field_types(JobFields)
 _AUTH = "auth"
+_NO_AUTH = {b'"auth"': 0}
+_ONE_AUTH = {b'"auth"': 1}
 _AUTH_KEY = re.compile(rb'"auth"[ \t\r\n]*+:[ \t\r\n]*+')
 _ID_CHARACTERS = re.compile(r"[A-Za-z0-9._:-]*\Z")
 _PLAIN = frozenset(PlainJob.__struct_fields__)
@@ -170,7 +172,7 @@ def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
     Args: first: the index of the first job, when it is an array. What is no object is left as it is.
     Raises: CallError: bad_job; a job has `auth` twice.
     """
-    if b'"auth"' not in text and not strict.may_hide_key(text):
+    if not strict.may_hold_unseen(text, _NO_AUTH):
         return text
     if len(text) <= SHORT_BYTES and (left := _without_sole_auth(text)) is not None:
         return left
@@ -198,7 +200,7 @@ def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
 
 def _without_sole_auth(text: bytes) -> bytes | None:
     """Return a short job without its `auth`, if that is beyond doubt: nothing else in the job looks like it."""
-    if _is_array(text) or text.count(b'"auth"') != 1 or strict.may_hide_key(text):
+    if _is_array(text) or strict.may_hold_unseen(text, _ONE_AUTH):
         return None
     try:
         auth = _decode_object(text).get(_AUTH)
@@ -271,17 +273,6 @@ def are_clean(jobs: Sequence[Job]) -> bool:
     return not any(_time_fault(job) for job in jobs if isinstance(job, JobFields))
 
 
-def hides_or_repeats_key(text: bytes, jobs: Sequence[Job]) -> bool:
-    """Tell whether `type` or `id` may stand twice in one of the jobs that were decoded from `text`."""
-    data = b"\n".join([job.data for job in jobs])
-    given_ids = len(jobs) - [job.id for job in jobs].count(None)
-    return (
-        strict.may_hide_key(text)
-        or strict.is_repeated(b'"type"', text, data, len(jobs))
-        or strict.is_repeated(b'"id"', text, data, given_ids)
-    )
-
-
 def _is_array(text: bytes) -> bool:
     return text.lstrip().startswith(b"[")
 
@@ -347,7 +338,10 @@ def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
             jobs = [_plain_first(_decode_plain_job, _decode_job, text)]
     except msgspec.ValidationError:
         return None
-    return None if hides_or_repeats_key(text, jobs) or not are_clean(jobs) else jobs
+    keys = {b'"type"': len(jobs), b'"id"': len(jobs) - [job.id for job in jobs].count(None)}
+    if strict.may_hold_unseen(text, keys, [job.data for job in jobs]) or not are_clean(jobs):
+        return None
+    return jobs
 
 
 def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:

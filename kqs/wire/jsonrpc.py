@@ -19,6 +19,7 @@ from kqs.wire.scan import runs
 from kqs.wire.steps import Steps, finish
 
 _VERSION = Raw(b'"2.0"')
+_NO_JSONRPC = {b'"jsonrpc"': 0}
 _KEYS = ("jsonrpc", "id", "method", "params")
 _READER = Reader(*_KEYS)
 
@@ -38,7 +39,7 @@ def telling_jsonrpc(line: bytes) -> Steps[bool]:
     """Tell, in steps, whether `line` is spoken in this dialect: it begins an array, or is an object with the key `jsonrpc`."""
     if line.lstrip().startswith(b"["):
         return True
-    is_suspect = b'"jsonrpc"' in line or strict.may_hide_key(line)
+    is_suspect = strict.may_hold_unseen(line, _NO_JSONRPC)
     yield
     if not is_suspect:
         return False

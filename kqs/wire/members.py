@@ -41,6 +41,7 @@ class Reader:
     def __init__(self, *keys: str) -> None:
         fields = [(key, Raw, _ABSENT) for key in keys]
         self.keys = keys
+        self.quoted = {key: b'"%b"' % key.encode() for key in keys}
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Members", fields, gc=False)).decode
 
     def read(self, text: bytes | Raw) -> dict[str, Raw]:

@@ -8,7 +8,7 @@
 `id` and `e` are left out when the call had no id. Without `"e":null` that client's callback gets undefined.
 
 Two fast ways take a whole chunk of lines at once, with counts over all its bytes in place of work per line; they answer
-None on the slightest doubt. `decode_line` is exact.
+None on the slightest doubt. `decode_line` is exact. Why the counts are enough: `strict.may_hold_unseen`.
 """
 
 from __future__ import annotations
@@ -102,11 +102,12 @@ def decode_inserts(chunk: bytes) -> Inserts | None:
     count = len(calls)
     if not count or not _is_clean(chunk, count, ids, data, 2):
         return None
-    if len(chunk) != _fewest_bytes(calls, ids) + _fewest_job_bytes(accepted, data):
-        given = count - [job.id for job in accepted].count(None)
-        keys = {b'"n"': count, b'"m"': count, b'"type"': count, b'"id"': count - ids.count(None) + given}
-        if _may_repeat(keys, chunk, data):
-            return None
+    own_ids = [job.id for job in accepted if job.id is not None]
+    versions, given_ids, fewest_bytes = _found(calls, ids)
+    fewest_bytes += _fewest_job_bytes(accepted, data, own_ids)
+    keys = {b'"v"': versions, b'"id"': given_ids + len(own_ids), b'"n"': count, b'"m"': count, b'"type"': count}
+    if strict.may_hold_unseen(chunk, keys, data, fewest_bytes):
+        return None
     return Inserts(accepted, ids) if jobs.are_clean(accepted) else None
 
 
@@ -114,7 +115,7 @@ def _decode_lone(line: bytes) -> Inserts | None:
     """Decode one line that ends with its only newline, as decode_inserts would, if it is of the plainest kind.
 
     Who inserts one job at a time waits for every step, and after each flush the processor has forgotten them all: so it is
-    few steps, none of them a function of ours. A line of just the fewest bytes has no room for anything unseen.
+    few steps, none of them a function of ours. Of `strict.may_hold_unseen` it asks the first question alone.
     """
     if b"\\" in line or not line.isascii() or line.count(b"{") + line.count(b"[") > strict.MAX_DEPTH:
         return None
@@ -137,20 +138,19 @@ def _decode_lone(line: bytes) -> Inserts | None:
     return Inserts([job], [None if call_id is _NO_ID else call_id])
 
 
-def _fewest_bytes(calls: Sequence[_PlainInsert | _Insert | _Line], ids: list[Raw | None]) -> int:
-    """Return how many bytes the members `v` and `id` of these calls take at least."""
+def _found(calls: Sequence[_PlainInsert | _Insert | _Line], ids: list[Raw | None]) -> tuple[int, int, int]:
+    """Return how many of these calls have a `v`, how many an `id`, and how many bytes these members take at least."""
     given_ids = [call_id for call_id in ids if call_id is not None]
     versions = len(calls) - [call.v for call in calls].count(UNSET)
-    return versions * _V_BYTES + len(given_ids) * _ID_BYTES + sum(map(len, given_ids))
+    return versions, len(given_ids), versions * _V_BYTES + len(given_ids) * _ID_BYTES + sum(map(len, given_ids))
 
 
-def _fewest_job_bytes(accepted: list[Job], data: list[Raw]) -> int:
+def _fewest_job_bytes(accepted: list[Job], data: list[Raw], own_ids: list[str]) -> int:
     """Return how many bytes these inserts take at least, without `v` and the calls' ids; less, if a job has options."""
-    given_ids = [job.id for job in accepted if job.id is not None]
     given_data = len(data) - data.count(_NO_DATA)
-    least = len(data) * _INSERT_BYTES + given_data * _DATA_BYTES + len(given_ids) * _JOB_ID_BYTES
+    least = len(data) * _INSERT_BYTES + given_data * _DATA_BYTES + len(own_ids) * _JOB_ID_BYTES
     left_out = (len(data) - given_data) * len(_NO_DATA)
-    return least + sum(map(len, data)) - left_out + sum([len(job.type) for job in accepted]) + sum(map(len, given_ids))
+    return least + sum(map(len, data)) - left_out + sum([len(job.type) for job in accepted]) + sum(map(len, own_ids))
 
 
 def replay_calls(payload: bytes) -> list[Job]:
@@ -184,12 +184,12 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
     if not _is_clean(chunk, count, ids, args, 1):
         return None
     given = len([arg for arg in args if arg is not NULL])
-    shortest = count * _CALL_BYTES + sum([len(line.n) for line in lines]) + _fewest_bytes(lines, ids)
-    shortest += given * _M_BYTES + sum(map(len, args)) - (count - given) * len(NULL)
-    if len(chunk) != shortest:
-        keys = {b'"n"': count, b'"m"': given, b'"id"': count - ids.count(None)}
-        if _may_repeat(keys, chunk, args):
-            return None
+    versions, given_ids, fewest_bytes = _found(lines, ids)
+    fewest_bytes += count * _CALL_BYTES + sum([len(line.n) for line in lines])
+    fewest_bytes += given * _M_BYTES + sum(map(len, args)) - (count - given) * len(NULL)
+    keys = {b'"v"': versions, b'"id"': given_ids, b'"n"': count, b'"m"': given}
+    if strict.may_hold_unseen(chunk, keys, args, fewest_bytes):
+        return None
     return [Call(line.n, arg, call_id) for line, arg, call_id in zip(lines, args, ids, strict=True)]
 
 
@@ -279,15 +279,6 @@ def _is_clean(chunk: bytes, count: int, ids: Sequence[Raw | None], values: Seque
     if not _IDS.fullmatch(b"\n".join([call_id for call_id in ids if call_id is not None])):
         return False
     return not strict.is_any_deeper(values, strict.MAX_DEPTH - level)
-
-
-def _may_repeat(keys: dict[bytes, int], chunk: bytes, values: Sequence[Raw]) -> bool:
-    """Tell whether one of our keys may stand in `chunk` more often than `keys` says, or in disguise, outside `values`.
-
-    A chunk of just the fewest bytes that hold what was decoded need not be asked: it has no room for either.
-    """
-    kept = b"\n".join(values)
-    return strict.may_hide_key(chunk) or any(strict.is_repeated(key, chunk, kept, expected) for key, expected in keys.items())
 
 
 def _has_one_a_line(chunk: bytes, count: int) -> bool:

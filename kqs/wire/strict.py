@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
@@ -77,9 +77,46 @@ def _cleaning_text(text: bytes) -> Steps[bool]:
     return True
 
 
-def may_hide_key(text: bytes) -> bool:
-    r"""Tell whether `text` may spell an ASCII letter as an escape (\u0061 … \u007a), and so hide a key from a byte search."""
-    return b"\\" in text and (b"\\u006" in text or b"\\u007" in text)
+def may_hold_unseen(text: bytes, keys: Mapping[bytes, int], kept: Sequence[Raw] = (), fewest_bytes: int = -1) -> bool:
+    r"""Tell whether one of our keys may stand in `text` more often than a decoder found it. Every fast way rests on this lemma.
+
+    A decoder is silent on a key that stands again: the last one wins. But what it found says how many bytes and how many
+    quoted keys there are at least; if there are no more, nothing is unseen, and no token need be looked at.
+
+    Args:   text: JSON, or lines of it, whose grammar a decoder accepted.
+            keys: each key of ours in its quotes, of letters a to z only -> how often it was found, a repeated one once.
+            kept: the values that were passed over and kept as they stand, none within another; or a default without a quote.
+            fewest_bytes: what all that was found takes in its shortest spelling, each part once, `kept` as it stands; -1:
+            nobody has added that up.
+    Returns: False: outside of `kept`, each key stands just as often as `keys` says. True: in doubt.
+
+    Proof. First, let `text` have `fewest_bytes`. Each part that was found stands in bytes of its own, at least as many as
+    were added up for it; so they take up all of `text`, and no byte is left for another member, whatever its spelling.
+
+    Else, call each place of the bytes `"key"` a match; two of them overlap at most in a quote.
+    1. Every member that has the key is a match, and begins with it. JSON spells a letter as itself or as \u0061 … \u007a,
+       and neither `\u006` nor `\u007` is in `text`.
+    2. `count` counts all these. It goes from left to right, and misses only what begins within a match that it counted: on
+       that one's last quote. Before this is a letter; but before a member is a brace, a comma or a space.
+    3. A match lies in a kept value, or beside all of them. Around a value are colons, commas, brackets, braces, spaces or
+       newlines, and a match has none of these. So `count` counts in a kept value what it counts there in `text`.
+    4. So what is counted in `text` less what is counted in `kept` is at least the number of members that have the key
+       outside of `kept`, which is at least what `keys` says. If both ends are equal, so is what stands between them.
+       And so it is if all of `text` has no more matches than that.
+    Matches that are no keys, such as a text that reads like one, only add to the count, and so to the doubt.
+    """
+    if len(text) == fewest_bytes:
+        return False
+    if b"\\" in text and (b"\\u006" in text or b"\\u007" in text):
+        return True
+    rest = None
+    for key, expected in keys.items():
+        found = text.count(key)
+        if found != expected:
+            rest = b"\n".join(kept) if rest is None else rest
+            if found - rest.count(key) != expected:
+                return True
+    return False
 
 
 def is_deeper(text: bytes, limit: int) -> bool:
@@ -162,15 +199,6 @@ def _why_malformed(text: bytes, error: ValueError) -> str:
         reason = str(told_apart)
     reason = reason.removeprefix("JSON is malformed: ")
     return reason[:1].lower() + reason[1:]
-
-
-def is_repeated(key: bytes, text: bytes, kept: bytes, expected: int) -> bool:
-    """Tell whether `key` (with its quotes) may stand more than `expected` times in `text`, outside the raw values `kept`.
-
-    Sound as long as `text` hides no key: each real key is one occurrence, so none is left for a second one.
-    """
-    found = text.count(key)
-    return found != expected and found - kept.count(key) != expected
 
 
 def shown(value: bytes | Raw) -> str:

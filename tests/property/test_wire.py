@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import example, given, settings
@@ -19,6 +20,8 @@ from kqs.wire.jobs import decode_job, decode_jobs, decoding, replay_jobs, taking
 from kqs.wire.lines import TOO_LONG, LineBuffer
 from kqs.wire.scan import SHORT_BYTES
 from kqs.wire.steps import finish
+
+T = TypeVar("T")
 
 LIMIT = 8
 UNTIMED = settings(deadline=None)  # other tests run beside these
@@ -184,6 +187,201 @@ def test_the_fast_way_of_calls_agrees_with_the_exact_one(chunk: bytes) -> None:
     fast = qrpc.decode_calls(chunk)
     if fast is not None:
         assert fast == [qrpc.decode_line(line) for line in chunk.split(b"\n") if line.strip()]
+
+
+spaces = st.sampled_from([b"", b"", b"", b" ", b"\t", b"\r", b" \r\t "])
+hostile_keys = st.sampled_from(
+    [
+        *(
+            b'"%b"' % key
+            for key in (b"v", b"id", b"n", b"m", b"b", b"type", b"data", b"auth", b"ttr", b"jsonrpc", b"params", b"")
+        ),
+        *(
+            rb'"\u0076"',
+            rb'"i\u0064"',
+            rb'"\u006E"',
+            rb'"\u006d"',
+            rb'"typ\u0065"',
+            rb'"\"id"',
+            rb'"id\""',
+            rb'"\"type\""',
+            b'"ID"',
+        ),
+    ]
+)
+hostile_texts = st.sampled_from(
+    [
+        *(
+            b'"%b"' % key
+            for key in (
+                b"",
+                b"a",
+                b"id",
+                b"type",
+                b"n",
+                b"insert",
+                b"2.0",
+                b"},{",
+                b"]}\\n",
+                b"[" * 70,
+                "\ufeff\u2028".encode(),
+            )
+        ),
+        *(
+            rb'"\"id\""',
+            rb'"\u0069d"',
+            rb'"\u00e9"',
+            rb'"\ud83d\ude00"',
+            rb'"\ud83d"',
+            rb'"\ude00\ud83d"',
+            rb'"\\"',
+            rb'"\\\""',
+        ),
+        *(b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xf0\x9f\x98\x80"', b'"' + b"x" * 201 + b'"'),
+    ]
+)
+hostile_numbers = st.sampled_from([b"1", b"-0", b"1.0", b"1e400", b"-1E-999", b"9" * 400, b"18446744073709551616", b"0" + b"1"])
+hostile_scalars = hostile_texts | hostile_numbers | st.sampled_from([b"null", b"true", b"[]", b"{}", b"[" * 63 + b"]" * 63])
+
+
+@st.composite
+def hostile_objects(draw: st.DrawFn, members: list[tuple[bytes, bytes]], inner: st.SearchStrategy[bytes], extra: int) -> bytes:
+    """An object of these members, and up to `extra` more that take after them, in any order and with any spaces."""
+    more = draw(st.lists(st.tuples(hostile_keys, hostile_scalars | inner), max_size=extra))
+    found = draw(st.permutations(members + more)) if more else members
+    one = draw(spaces)
+    inside = b",".join([one + key + one + b":" + draw(spaces) + value + draw(spaces) for key, value in found])
+    return b"{" + (inside or one) + b"}"
+
+
+hostile_values = hostile_scalars | hostile_objects([], hostile_scalars, 3)
+parts_of_a_job = ["type", "data", "id", "more"]
+parts_of_a_line = ["n", "m", "v", "id", "more", "begin", "end"]
+
+
+@st.composite
+def hostile_jobs(draw: st.DrawFn) -> bytes:
+    """A job of which up to two parts are as a client of ill will writes them."""
+    hostile = draw(st.sets(st.sampled_from(parts_of_a_job), max_size=2))
+    members = [(b'"type"', draw(hostile_scalars) if "type" in hostile else b'"a"')]
+    if draw(st.booleans()):
+        members.append((b'"data"', draw(hostile_values) if "data" in hostile else b'{"id":1}'))
+    if draw(st.booleans()):
+        members.append((b'"id"', draw(hostile_scalars) if "id" in hostile else b'"x"'))
+    return draw(hostile_objects(members, hostile_values, int("more" in hostile)))
+
+
+@st.composite
+def hostile_lines(draw: st.DrawFn) -> bytes:
+    """A line, as `hostile_jobs` makes jobs."""
+    hostile = draw(st.sets(st.sampled_from(parts_of_a_line), max_size=2))
+    names = st.sampled_from([b'"echo"', rb'"inse\u0072t"', b'"n"', b'"\xff"', b"1"])
+    members = [(b'"n"', draw(names) if "n" in hostile else b'"insert"')]
+    members.append((b'"m"', draw(hostile_values if "m" in hostile else hostile_jobs())))
+    if draw(st.booleans()):
+        members.insert(0, (b'"v"', draw(st.sampled_from([b"1.0", b'"v"', b"01"])) if "v" in hostile else b"1"))
+    if draw(st.booleans()):
+        members.insert(1, (b'"id"', draw(hostile_scalars) if "id" in hostile else b"7"))
+    begins = st.sampled_from([b" ", b"\xef\xbb\xbf", b"\x00", b"\n", b"[", b'{"n":"ping"}'])
+    ends = st.sampled_from([b"\r\n", b" \n", b"", b"}\n", b"\n\n", b'{"n":"ping"}\n'])
+    begin, end = (draw(begins) if "begin" in hostile else b""), (draw(ends) if "end" in hostile else b"\n")
+    return begin + draw(hostile_objects(members, hostile_values, int("more" in hostile))) + end
+
+
+hostile_chunks = hostile_lines() | st.lists(hostile_lines(), min_size=1, max_size=3).map(b"".join)
+HARD = settings(UNTIMED, max_examples=400)
+
+
+def in_doubt(decode: Callable[[], T]) -> T:
+    """What comes of it when nothing is taken the fast way."""
+    with patch.object(strict, "may_hold_unseen", lambda *_args, **_settings: True):
+        return decode()
+
+
+@HARD
+@given(hostile_chunks)
+@example(b'{"v":1,"v":1,"n":"insert","m":{"type":"a"}}\n')
+@example(b'{"n":"insert","m":{"type":"a","data":{"id":1},"data":{"type":2}}}\n')
+@example(b'{"n":"insert","m":{"type":"a","data":{"id":1}},"m":{"type":"a"}}\n')
+@example(b'{"id":7,"n":"insert","m":{"type":"a","id":null}}\n')
+@example(b'{"id":7,"id":8,"n":"insert","m":{"type":"a"}}\n')
+@example(b'{"n":"insert","m":{"type":"b","type":"a"}}\n')
+@example(b'{"n":"insert","m":{"id":"x","type":"a","id":"y"}}\n')
+@example(rb'{"n":"insert","m":{"\u0074ype":"b","type":"a"}}' + b"\n")
+@example(rb'{"n":"insert","\u006d":{"type":"b"},"m":{"type":"a"}}' + b"\n")
+def test_hostile_inserts_are_judged_alike_the_fast_way_and_the_exact_one(chunk: bytes) -> None:
+    fast = qrpc.decode_inserts(chunk)
+    if fast is not None:
+        exact = in_doubt(lambda: slowly(chunk))
+        assert exact is not None
+        assert list(zip(map(fields, fast.jobs), fast.ids, strict=True)) == [(fields(job), call_id) for job, call_id in exact]
+
+
+@HARD
+@given(hostile_chunks)
+@example(b'{"v":1,"n":"ping","v":1}\n')
+@example(b'{"id":7,"n":"ping","id":8}\n')
+@example(b'{"n":"ping","m":7,"m":8}\n')
+@example(b'{"n":"ping","n":"help"}\n')
+def test_hostile_calls_are_judged_alike_the_fast_way_and_the_exact_one(chunk: bytes) -> None:
+    fast = qrpc.decode_calls(chunk)
+    if fast is not None:
+        assert fast == in_doubt(lambda: [qrpc.decode_line(line) for line in chunk.split(b"\n") if line.strip()])
+
+
+@HARD
+@given(hostile_lines())
+def test_a_hostile_line_is_judged_alike_at_once_and_member_by_member(line: bytes) -> None:
+    assert qrpc.decode_line(line) == in_doubt(lambda: qrpc.decode_line(line))
+    assert decode_any(line) == in_doubt(lambda: decode_any(line))
+
+
+@HARD
+@given(hostile_jobs())
+@example(b'{"type":"a","auth":{"auth":1},"id":"x"}')
+@example(rb'{"type":"a","auth":1,"\u0061uth":2}')
+def test_a_hostile_job_is_judged_alike_at_once_and_field_by_field(raw: bytes) -> None:
+    assert outcome(lambda: decode_jobs(raw)) == in_doubt(lambda: outcome(lambda: decode_jobs(raw)))
+    if refusal(lambda text: finish(strict.checking_json(text)), raw) is None:
+        assert without_auth(raw) == in_doubt(lambda: without_auth(raw))
+
+
+def without_auth(raw: bytes) -> bytes | None:
+    try:
+        return finish(taking_auth_out(raw))
+    except CallError:
+        return None
+
+
+def pairs_of(text: bytes) -> list[tuple[str, Any]]:
+    """The members of the object in `text`, each as often as it stands."""
+    pairs: list[tuple[str, Any]] = []
+
+    def keep(found: list[tuple[str, Any]]) -> None:
+        pairs[:] = found  # the outermost comes last
+
+    json.loads(text.decode(errors="surrogateescape"), object_pairs_hook=keep, parse_int=str)
+    return pairs
+
+
+@HARD
+@given(hostile_objects([], hostile_values, 4))
+@example(b'{"id":"id","id":1}')
+@example(rb'{"id":1,"\u0069d":2}')
+@example(rb'{"id":1,"b":"\"id","id":2}')
+@example(b'{"b":"id","n":"id"}')
+def test_nothing_unseen_means_that_each_key_stands_as_often_as_it_was_found(text: bytes) -> None:
+    try:
+        found = msgspec.json.decode(text, type=dict[str, Raw])
+    except ValueError:
+        return
+    names = [key for key, _ in pairs_of(text)]
+    ours = {key: key in found for key in ("v", "id", "n", "m", "b", "type", "auth", "jsonrpc")}
+    if not strict.may_hold_unseen(text, {b'"%b"' % key.encode(): count for key, count in ours.items()}, [*found.values()]):
+        assert {key: names.count(key) for key in ours} == ours
+    fewest_bytes = 1 + max(1, sum(len(f'"{key}":,') + len(value) for key, value in found.items()))
+    if not strict.may_hold_unseen(text, {b'"\n"': 1}, fewest_bytes=fewest_bytes):
+        assert sorted(names) == sorted(found)
 
 
 @UNTIMED

@@ -100,16 +100,25 @@ def test_malformed_text_is_shown_with_what_is_wrong_and_where(text: bytes, reaso
     assert str(caught.value) == f"not JSON: {reason}"
 
 
-def test_a_key_is_repeated_only_outside_what_was_kept() -> None:
-    assert not strict.is_repeated(b'"id"', b'{"id":1}', b"1", 1)
-    assert not strict.is_repeated(b'"id"', b'{"id":{"id":1}}', b'{"id":1}', 1)
-    assert strict.is_repeated(b'"id"', b'{"id":1,"id":2}', b"2", 1)
+def test_a_key_is_unseen_only_outside_what_was_kept() -> None:
+    once = {b'"id"': 1, b'"n"': 0}
+    assert not strict.may_hold_unseen(b'{"id":1}', once, [Raw(b"1")])
+    assert not strict.may_hold_unseen(b'{"id":{"id":1,"n":2}}', once, [Raw(b'{"id":1,"n":2}')])
+    assert strict.may_hold_unseen(b'{"id":1,"id":2}', once, [Raw(b"2")])
+    assert strict.may_hold_unseen(b'{"id":1,"n":2}', once)
 
 
 @pytest.mark.parametrize("text", [rb'{"i\u0064":1}', rb'{"\u0074ype":1}'])
 def test_an_escaped_letter_may_hide_a_key(text: bytes) -> None:
-    assert strict.may_hide_key(text)
-    assert not strict.may_hide_key(rb'{"type":"\u00e9\n"}')
+    assert strict.may_hold_unseen(text, {})
+    assert not strict.may_hold_unseen(rb'{"type":"\u00e9\n"}', {})
+
+
+def test_nothing_is_unseen_where_what_was_found_takes_all_bytes() -> None:
+    text = rb'{"id":"\u0069\u0064 \"id\""}'
+    assert strict.may_hold_unseen(text, {b'"id"': 1})
+    assert not strict.may_hold_unseen(text, {b'"id"': 1}, fewest_bytes=len(text))
+    assert strict.may_hold_unseen(text + b" ", {b'"id"': 1}, fewest_bytes=len(text))
 
 
 def test_what_is_shown_is_cut_short() -> None:
