@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-#: up to the next bracket outside of strings; possessive, so that no input makes it look twice
-_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+([{}\[\]])', re.DOTALL)
+import msgspec
+from msgspec import Raw
+
+from kqs.wire.scan import runs
+
+_decode_array = msgspec.json.Decoder(list[Raw]).decode
 
 
 def split_array(text: bytes, count: int) -> Iterator[bytes]:
     """Yield the JSON array of objects `text`, which must be valid, as arrays of `count` objects each, and of the rest.
 
-    Each piece is found when it is asked for, in the time that its own length takes.
+    Each piece is found when it is asked for, in the time that its own length takes, or two blocks of `scan`.
     """
-    begin = text.index(b"[") + 1
-    depth = found = 0
-    for token in _TO_BRACKET.finditer(text, begin):
-        depth += 1 if token[1] in b"{[" else -1
-        if depth:
-            continue
-        found += 1
-        if found == count:
-            yield _array(text[begin : token.end()])
-            begin, found = token.end(), 0
+    found: list[Raw] = []
+    for run in runs(text):
+        if run is not None:
+            found += _decode_array(run[1])
+            at = 0
+            while len(found) - at > count:
+                yield _array(found[at : at + count])
+                at += count
+            del found[:at]
     if found:
-        yield _array(text[begin : text.rindex(b"]")])
+        yield _array(found)
 
 
-def _array(objects: bytes) -> bytes:
-    return b"[%b]" % objects.lstrip(b", \t\r\n")
+def _array(objects: list[Raw]) -> bytes:
+    return b"[%b]" % b",".join(objects)
