@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from kqs.options import MAX_SECONDS
+
 if TYPE_CHECKING:
     from kqs.client import Address
 
@@ -73,7 +75,7 @@ class SecondsAboveZero(_Finite, click.FloatRange):
     """A number of seconds above 0."""
 
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+        super().__init__(min=0, max=MAX_SECONDS, min_open=True)
 
 
 class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

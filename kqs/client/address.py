@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 14151
+MAX_PORT = 65535
 
 
 class Address(NamedTuple):
@@ -33,6 +34,6 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or port.endswith("]") or (":" in host and not host.endswith("]")):  # no port, or a bare IPv6 address
         host, port = text, ""
-    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"{text!r}: the port must be a number from 1 to 65535")
+    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT):
+        raise ValueError(f"{text!r}: the port must be a number from 1 to {MAX_PORT}")
     return Address(host.strip("[]") or DEFAULT_HOST, int(port or DEFAULT_PORT))

@@ -22,7 +22,7 @@ import msgspec
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
-from kqs.client.values import check_seconds, encode
+from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
 from kqs.errors import CallError, KqsError
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.strict import check_text
@@ -69,7 +69,10 @@ class _Pending(msgspec.Struct, gc=False):
 
 
 def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str = "", **settings: Any) -> Client:
-    """Return a client for `async with`. socket: path of a UNIX socket, used instead. settings: as Client takes them."""
+    """Return a client for `async with`. socket: path of a UNIX socket, used instead. settings: as Client takes them.
+
+    Raises: ValueError: as Client.
+    """
     return Client(Address(host, port, socket), **settings)
 
 
@@ -78,6 +81,7 @@ class Client:
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
     beyond which a new one waits. on_lost: may be set, to be told why a connection was lost that is now tried for again.
+    Raises: ValueError: an argument is nothing that can be kept to; the message names it.
     """
 
     def __init__(
@@ -89,7 +93,10 @@ class Client:
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         check_seconds("timeout_s", timeout_s)
-        self.address = address or Address()
+        check_count("max_in_flight", max_in_flight)
+        check_count("max_line_bytes", max_line_bytes)
+        self.address = Address() if address is None else address
+        check_address(self.address)
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
@@ -145,8 +152,9 @@ class Client:
 
         Raises: CallError: the server refused it, for the reason in `call_code`.
                 ConnectionLostError, CallTimeoutError: whether it was done is unknown.
+                ValueError: name or timeout_s is none; nothing was sent.
         """
-        return _decode(await (await self.start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
+        return _decode(await (await self._start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
 
     async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002 - the job's field
         """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
@@ -154,16 +162,21 @@ class Client:
         Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
         """
         job = self._named({"type": type, "data": data} | fields)
-        return str(_decode(await (await self.start("insert", encode(job, "bad_job"), repeatable=True))))
+        return str(_decode(await (await self._start("insert", encode(job, "bad_job"), repeatable=True))))
 
     async def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Insert all jobs or none, in one line; return their ids in order. Raises: as `insert`."""
+        """Insert all jobs or none, in one line; return their ids in order.
+
+        Raises: as `insert`. ValueError: a job is no mapping; nothing was sent.
+        """
         named = encode([self._named(job) for job in jobs], "bad_job")
-        ids: list[str] = _decode(await (await self.start("insert", named, repeatable=True)))
+        ids: list[str] = _decode(await (await self._start("insert", named, repeatable=True)))
         return ids
 
     def _named(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the job under an id, so that a repetition is safe; None is none."""
+        if not isinstance(job, Mapping):
+            raise ValueError(f"job: expected a mapping of its fields, got {job!r:.60}")
         return job if job.get("id") is not None else {**job, "id": self._ids.take()}
 
     async def start(
@@ -172,9 +185,18 @@ class Client:
         """Wait for a free place, send a call, and return the future of its result as JSON: the way to pipeline from one task.
 
         Args:   arg: JSON. repeatable: send it again after a lost connection.
-        Raises: CallError: the line is too long, too deep or no Unicode. ConnectionLostError: the client is not open.
-                CallTimeoutError: no place was free in time, nothing was sent. ValueError: timeout_s is no time-out.
+        Raises: CallError: the line is no JSON, too long, too deep or no Unicode. ConnectionLostError: the client is not open.
+                CallTimeoutError: no place was free in time. ValueError: name, arg or timeout_s is none. Nothing was sent.
         """
+        check_json(arg)
+        return await self._start(name, arg, repeatable=repeatable, timeout_s=timeout_s)
+
+    async def _start(
+        self, name: str, arg: bytes, *, repeatable: bool = False, timeout_s: float | None = None
+    ) -> asyncio.Future[msgspec.Raw]:
+        """Do what `start` does, with an `arg` that is JSON for certain."""
+        if not isinstance(name, str):
+            raise ValueError(f"name: expected the name of a call, got {name!r:.60}")
         check_seconds("timeout_s", timeout_s)
         self._number = number = self._number + 1
         if b"\n" in arg:  # JSON has newlines only between its tokens, where any space will do

@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from os import PathLike
 from types import NoneType
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from kqs.client.address import MAX_PORT, Address
 from kqs.errors import CallError
+from kqs.options import MAX_SECONDS
+from kqs.wire.steps import finish
+from kqs.wire.strict import refusing
 
 _encode = msgspec.json.Encoder().encode
+_skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 #: what holds no number, and what the encoder makes text of
 _PLAIN_TYPES = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
@@ -39,13 +45,48 @@ def encode(value: Any, code: str) -> bytes:
     return text
 
 
-def check_seconds(name: str, value: float | None) -> None:
+def check_seconds(name: str, value: object) -> None:
     """Refuse a time-out that no clock can keep.
 
-    Raises: ValueError: NaN, infinite, or not above 0; None, for ever, is fine.
+    Raises: ValueError: no number above 0 and up to MAX_SECONDS; None, for ever, is fine.
     """
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a finite number of seconds above 0, or None for ever, got {value}")
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS):
+        return
+    raise ValueError(
+        f"{name}: expected a number of seconds above 0 and up to {MAX_SECONDS}, or None for ever, got {value!r:.60}"
+    )
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no number of things, or none of them. Raises: ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r:.60}")
+
+
+def check_address(address: object) -> None:
+    """Refuse what names no server. Raises: ValueError: it is no Address, or has a host, port or path that none can be."""
+    if not isinstance(address, Address):
+        raise ValueError(f"address: expected a kqs.client.Address, which parse_address makes of a text, got {address!r:.60}")
+    host, port, socket = address
+    if not isinstance(host, str) or not host:
+        raise ValueError(f"host: expected a name or number as text, got {host!r:.60}")
+    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
+        raise ValueError(f"port: expected a whole number from 1 to {MAX_PORT}, got {port!r:.60}")
+    if not isinstance(socket, str | PathLike):
+        raise ValueError(f"socket: expected the path of a UNIX socket, got {socket!r:.60}")
+
+
+def check_json(arg: object) -> None:
+    """Refuse what is not the JSON of an argument: its line would be answered without the call's id.
+
+    Raises: ValueError: no bytes. CallError: bad_json.
+    """
+    if not isinstance(arg, bytes):
+        raise ValueError(f"arg: expected JSON as bytes, got {arg!r:.60}")
+    try:
+        _skim(arg)
+    except (ValueError, RecursionError) as error:
+        raise finish(refusing(arg, error)) from None
 
 
 def _unspeakable(value: Any, where: str = "") -> Iterator[tuple[str, float]]:

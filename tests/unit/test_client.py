@@ -522,9 +522,64 @@ async def test_null_is_still_a_value():
         assert await client.call("echo", {"a": None, "b": "null", "c": 1.5}) == {"a": None, "b": "null", "c": 1.5}
 
 
-@pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0, -1])
+@pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0, -1, 1e300, 10**400, True, "5", Decimal(5)])
 async def test_a_time_out_that_no_clock_can_keep_is_refused(server, client, timeout_s):
     with pytest.raises(ValueError, match="timeout_s"):
         Client(server.address, timeout_s=timeout_s)
     with pytest.raises(ValueError, match="timeout_s"):
         await client.call("ping", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="timeout_s"):
+        await client.start("ping", b"null", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(
+            {name: value}
+            for name in ("max_in_flight", "max_line_bytes")
+            for value in (0, -1, True, 2.5, float("nan"), "7", None)
+        ),
+        *({"host": host} for host in ("", None, 7, b"localhost")),
+        *({"port": port} for port in (0, -1, 65536, True, "14151", 1.5, None)),
+        *({"socket": socket} for socket in (7, None, b"kqs.sock")),
+    ],
+    ids=str,
+)
+def test_what_a_client_cannot_keep_to_is_refused_by_its_name(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
+        connect(**settings)
+
+
+@pytest.mark.parametrize("address", ["localhost:14151", ("localhost", 14151, ""), 14151, ""])
+def test_an_address_is_an_address(address):
+    with pytest.raises(ValueError, match=r"^address: expected .* parse_address"):
+        Client(address)
+
+
+async def test_a_path_may_be_a_path(tmp_path):
+    async with LineServer(echo, socket=str(tmp_path / "s")), connect(socket=tmp_path / "s") as client:
+        assert await client.call("echo", 1) == 1
+
+
+async def test_what_is_no_call_is_refused_by_what_is_wrong_with_it(server, client):
+    for work in (client.call(None), client.start(7, b"null")):
+        with pytest.raises(ValueError, match=r"^name: expected"):
+            await work
+    for arg in ("null", None, bytearray(b"1"), {}):
+        with pytest.raises(ValueError, match=r"^arg: expected JSON as bytes"):
+            await client.start("echo", arg)
+    for jobs in (["x"], {"type": "x"}, "x", [{"type": "x"}, None]):
+        with pytest.raises(ValueError, match=r"^job: expected a mapping"):
+            await client.insert_many(jobs)
+
+
+@pytest.mark.parametrize("arg", [b"", b" ", b"nope", b"1 2", b'{"a":', b"1}", b'1,"id":7', b"NaN", b"[" * 5000])
+async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg, server, client):
+    other = await task(client.call("echo"))
+    with pytest.raises(CallError) as caught:
+        await client.start("echo", arg)
+    assert caught.value.call_code == "bad_json"
+    await server.got(1)
+    server.answer(0, "undisturbed")
+    assert await other == "undisturbed"
