@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.ended import put_ended
 from bench.tools import LOAD_CORE, Figure, Subject, bare_fsync, bare_server, beanstalkd, broker_puts, load, run, subject
 from tests.support.serving import ROOT
 
@@ -184,6 +185,42 @@ def _end_to_end(bench: Bench, total: int, **environ: str) -> Figure:
         finished = server.wait(lambda stats: stats["jobs_success"] >= total)
         cpu_s = server.cpu_s() - rest_cpu_s
     return {"jobs_per_s": total / (finished - done["started_ns"] / 1e9), "cpu_us_per_job": cpu_s / total * 1e6}
+
+
+def retention(bench: Bench) -> Figure:
+    """A million ended records whose time is over: until all are dropped, alone and beside jobs; and these without it."""
+    total, probe = bench.count(MILLION), bench.count(100_000)
+    figure: Figure = {}
+    with bench.folder() as folder:
+        with bench.subject(folder) as server:
+            server.served.stop()
+        put_ended(folder, total, JOB_BYTES)
+        with bench.subject(folder, HANDLERS) as server:
+            began = _sweep_begun(server, total)
+            figure["sweep_s"] = _swept(server) - began
+            figure["jobs_per_s"] = _no_ops_per_s(server, probe)
+            server.served.stop()
+        put_ended(folder, total, JOB_BYTES)
+        with bench.subject(folder, HANDLERS) as server:
+            began = _sweep_begun(server, probe + total)
+            figure["jobs_per_s_beside"] = _no_ops_per_s(server, probe)
+            figure["sweep_beside_s"] = _swept(server, 2 * probe) - began
+    return figure
+
+
+def _sweep_begun(server: Subject, full: int) -> float:
+    return server.wait(lambda stats: stats["jobs_success"] < full)
+
+
+def _swept(server: Subject, kept: int = 0) -> float:
+    return server.wait(lambda stats: stats["jobs_success"] <= kept)
+
+
+def _no_ops_per_s(server: Subject, total: int) -> float:
+    before = server.stats()["runs_done"]
+    done = load_8x125("insert", server.port, total, "noop")
+    finished = server.wait(lambda stats: stats["runs_done"] >= before + total)
+    return total / (finished - done["started_ns"] / 1e9)
 
 
 # -- with beanstalkd, which flushes nothing -----------------------------------------------------------------------------

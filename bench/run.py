@@ -33,6 +33,7 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "beanstalkd end to end": figures.beanstalkd_end_to_end,
     "latency": figures.latency,
     "start after kill": figures.start_after_kill,
+    "retention": figures.retention,
 }
 BACKLOGS = (10_000, 100_000, 1_000_000)
 FULL_BACKLOG = 10_000_000

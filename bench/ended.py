@@ -1,0 +1,47 @@
+"""Records that have ended, put straight into the store of a server that is down: what retention is measured with."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from kqs.config import StoreSection
+from kqs.job import Accepted, Claim, Report, State
+from kqs.service import SystemClock
+from kqs.store.sqlite import SqliteStore
+
+BATCH_JOBS = 4000
+#: so long ago they were accepted: before all that the server's journal holds, or it would spare them
+AGE_S = 86_400
+
+
+def put_ended(folder: Path, count: int, size_bytes: int) -> None:
+    """Store `count` successes of `size_bytes` each, whose time is over, in the store that the server in `folder` has made."""
+    (path,) = folder.rglob("*.sqlite")
+    asyncio.run(_put(path, count, b'"%s"' % (b"x" * (size_bytes - 2))))
+
+
+async def _put(path: Path, count: int, data: bytes) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        journal_id, node = db.execute("select journal_id, node from meta").fetchone()
+    store = SqliteStore(path, StoreSection(), SystemClock())
+    info = await store.open(journal_id, node)
+    for batch in _batches(count, data, info.epoch):
+        await store.insert(batch, info.fed_seq, "bench", time.time())
+    await store.close()
+
+
+def _batches(count: int, data: bytes, epoch: int) -> Iterator[list[Accepted]]:
+    first = int((time.time() - AGE_S) * 1_000_000)
+    for start in range(0, count, BATCH_JOBS):
+        yield [_ended(first + n, data, epoch) for n in range(start, min(count, start + BATCH_JOBS))]
+
+
+def _ended(order: int, data: bytes, epoch: int) -> Accepted:
+    at = order / 1_000_000
+    end = Report(Claim(order, "", 1, epoch), "ended", State.SUCCESS, State.SUCCESS.word, at, drop_at=at)
+    return Accepted(order, "", False, "ended", 10_000, 0.0, None, data, None, claimed_at=at, end=end)
