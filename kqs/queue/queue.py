@@ -16,7 +16,7 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State, instant_of
+from kqs.job import WAITING, Accepted, Entry, JobRecord, Report, Run, State, instant_of, waiting_count
 from kqs.log import get_logger
 from kqs.options import Cascade, Options
 from kqs.queue.admission import Admission, Reservation, first_run, may_run
@@ -102,7 +102,7 @@ class Queue:
         self._epoch = info.epoch
         self._was_ahead = instant_of(info.last_order) > self.clock.now() + JUMP_S
         counts = await self._store.counts()
-        waiting = {type_: sum(n for state, n in states.items() if state <= State.GHOST) for type_, states in counts.items()}
+        waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         await self._broker.start(refill, {type_: n for type_, n in waiting.items() if n}, info.store_id)
@@ -293,7 +293,7 @@ class Queue:
                 held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))
             if not ok:
                 self.stale_count += 1
-            elif report.state <= State.GHOST:
+            elif report.state in WAITING:
                 self._timetable.note(report.due_at, run.expire_at)
                 if not report.due_at:
                     ready.append(entry_again(run, self._broker.body_bytes))
