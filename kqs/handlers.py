@@ -122,6 +122,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        #: returns the handler of a type, or None
+        self.get = self._handlers.get
 
     def add(self, type_: str, function: Callable[..., Any], options: Mapping[str, Any] | None = None) -> Handler:
         """Register `function` for `type_`, with the handler's own `options` (names of OptionFields, seconds).
@@ -138,10 +140,6 @@ class Registry:
             raise HandlerError(f"two handlers for type {type_!r}: {known.place} and {place}")
         self._handlers[type_] = handler
         return handler
-
-    def get(self, type_: str) -> Handler | None:
-        """Return the handler of a type, or None."""
-        return self._handlers.get(type_)
 
     @property
     def types(self) -> frozenset[str]:

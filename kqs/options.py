@@ -202,7 +202,7 @@ class Cascade:
 
     def resolve(self, type_: str, own: bytes | None) -> Options:
         """Return a job's settings; `own` is what `own_options` made of its fields."""
-        base = self.for_type(type_)
+        base = self._cache.get(type_) or self.for_type(type_)
         return base if own is None else self.merge_own(base, own)
 
     @staticmethod

@@ -54,6 +54,7 @@ FIRST_WOKEN = 8
 class _Begun(NamedTuple):
     """A run that is not over. rest: what is left of its handler; None: that has not begun. began_at: monotonic, in s."""
 
+    run: Run
     handler: Handler | None
     rest: Suspended | None
     began_at: float
@@ -255,9 +256,8 @@ class Worker:
             while not self._runs or self._slice_is_over:
                 if not await self._rest(lane):
                     return
-            run = self._next_run()
-            if (begun := self._begin(run)) is not None:
-                await self._run(lane, run, begun)
+            if (begun := self._begin_next()) is not None:
+                await self._run(lane, begun)
             if lane.deaf_since and self._hears_again(lane):
                 return
             self._consumer.free()
@@ -270,13 +270,6 @@ class Worker:
             if not task.is_clean():
                 self._man(lane)
                 return
-
-    def _next_run(self) -> Run:
-        run = self._runs.popleft()
-        if self._consumer.unbegun_bytes:
-            self._consumer.begin(run)
-        self._begun_count += 1
-        return run
 
     async def _rest(self, lane: Lane) -> bool:
         """Return when the lane is woken; False: this task was cancelled, by the stop or by whatever a handler left behind."""
@@ -292,24 +285,28 @@ class Worker:
             return False
         return True
 
-    def _begin(self, run: Run) -> _Begun | None:
-        """Let a run begin. Most end in their first step, and with that are over: None."""
+    def _begin_next(self) -> _Begun | None:
+        """Let the next run begin. Most end in their first step, and with that are over: None."""
+        run = self._runs.popleft()
+        if self._consumer.unbegun_bytes:
+            self._consumer.begin(run)
+        self._begun_count += 1
         handler = self._registry.get(run.type)
         began_at = self._monotonic()
         if handler is None or handler.wants_job or not handler.is_async:
-            return _Begun(handler, None, began_at)
-        if not self._queue.may_begin(run):
+            return _Begun(run, handler, None, began_at)
+        if run.expire_at is not None and not self._queue.may_begin(run):
             return None
         outcome = self._executor.begin(run, handler)
         if isinstance(outcome, Suspended):
-            return _Begun(handler, outcome, began_at)
+            return _Begun(run, handler, outcome, began_at)
         self._queue.end(run, outcome)
         self._count(outcome)
         self._charge(self._monotonic() - began_at)
         return None
 
-    async def _run(self, lane: Lane, run: Run, begun: _Begun) -> None:
-        handler, rest, began_at = begun
+    async def _run(self, lane: Lane, begun: _Begun) -> None:
+        run, handler, rest, began_at = begun
         if rest is None:
             if handler is not None and not handler.is_async and not await self._admit(run, handler):
                 return

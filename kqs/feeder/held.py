@@ -46,6 +46,7 @@ class Held:
         self._intake = intake
         self._claimed: deque[tuple[Record, list[Accepted] | None, float]] = deque()  # and when they were claimed
         self._records: deque[tuple[Record, list[Accepted] | None]] = deque()
+        self._unclaimable_seq = -1  # of a record that was looked at
         self._begun = 0  # claimed jobs of the first of `_records`
         self._last: Record | None = None
         self._opened: Opened | None = None  # `_last`, if not all its jobs were taken
@@ -116,19 +117,23 @@ class Held:
         jobs: list[Accepted] = []
         skipped = self._begun
         for index, (record, accepted) in enumerate(self._records):
-            if len(jobs) >= most:
-                break
-            if accepted is None:
-                if record.claimed or record.adopted or record.count > PIECE_JOBS:
-                    break
-                accepted = self._intake.accepted(record)
-                record.jobs = None
-                self._records[index] = (record, accepted)
-            if any(job.given_id for job in accepted):
+            if len(jobs) >= most or (accepted is None and (accepted := self._accepted(index, record)) is None):
                 break
             jobs += accepted[skipped : skipped + most - len(jobs)]
             skipped = 0
         return jobs
+
+    def _accepted(self, index: int, record: Record) -> list[Accepted] | None:
+        """Return the jobs of the record in this place, and keep them; None if they may not be claimed."""
+        if record.seq == self._unclaimable_seq or record.claimed or record.adopted or record.count > PIECE_JOBS:
+            return None
+        accepted = self._intake.accepted(record)
+        if any(job.given_id for job in accepted):
+            self._unclaimable_seq = record.seq
+            return None
+        record.jobs = None
+        self._records[index] = (record, accepted)
+        return accepted
 
     def claim(self, count: int, now: float) -> int:
         """Take in that the first `count` jobs of the `unclaimed` were claimed; return the seq after their records."""

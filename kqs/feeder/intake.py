@@ -46,9 +46,10 @@ class Intake:
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
-        at, name, for_type = record.accepted_at, self._ids.of, self._cascade.for_type
+        at, name = record.accepted_at, self._ids.of
+        defaults = {type_: self._cascade.for_type(type_) for type_ in {job.type for job in jobs}}
         accepted = [
-            accept_plain(job, number, job.id or name(number), for_type(job.type), at)
+            accept_plain(job, number, job.id or name(number), defaults[job.type], at)
             if isinstance(job, PlainJob)
             else self._accept_full(job, number, at)
             for number, job in enumerate(jobs, first_order)

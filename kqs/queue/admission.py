@@ -12,7 +12,6 @@ what it claims, in its own language. Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from itertools import islice
 
 from kqs.job import Accepted, Claim, Run
 from kqs.queue.consumer import Consumer
@@ -121,21 +120,26 @@ class Admission:
         for consumer in self._consumers:
             room = consumer.room
             if room > 0 and not consumer.types.isdisjoint(open_types):
-                is_taken = open_types & consumer.types
-                can_begin = (job for job in _by_rank(jobs) if job.type in is_taken and _may_begin(job, now))
-                chosen = list(islice(can_begin, room))
+                chosen = _first(jobs, open_types & consumer.types, room, now)
                 if chosen:
                     reservation.add(consumer, chosen, now)
         return reservation
 
 
-def _may_begin(job: Accepted, now: float) -> bool:
-    return not (job.claimed_at or job.due_at) and may_run(job.expire_at, now)
+def _first(jobs: Sequence[Accepted], types: Collection[str], most: int, now: float) -> list[Accepted]:
+    """Return the first jobs of some types that may begin, `most` at most."""
+    first: list[Accepted] = []
+    for job in _by_rank(jobs):
+        is_free = job.type in types and not (job.claimed_at or job.due_at)
+        if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
+            first.append(job)
+            if len(first) == most:
+                break
+    return first
 
 
 def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
-    first = jobs[0].prio
-    if all(job.prio == first for job in jobs):
+    if len({job.prio for job in jobs}) == 1:
         return jobs
     return sorted(jobs, key=lambda job: (job.prio, job.order))
 

@@ -179,12 +179,9 @@ class Queue:
             reservation.deliver(self._epoch, known)
         finally:
             reservation.undo()
-        for job in claimed:
-            was_known = job.order in known
-            is_ours = self._reporter.let_go(job, was_known=was_known)
-            if not (is_ours or was_known):
-                run = first_run(job, self._epoch)
-                self._reporter.add(run, self._died(run, self._now()))
+        for job in self._reporter.let_go(claimed, known):
+            run = first_run(job, self._epoch)
+            self._reporter.add(run, self._died(run, self._now()))
         await self._offer(jobs, known)
 
     def _died(self, run: Run, now: float) -> Report:
@@ -253,7 +250,7 @@ class Queue:
 
     def _judge_outcome(self, run: Run, options: Options, outcome: Outcome) -> None:
         jitter = random.random() if type(outcome) is Failed else 0.0  # noqa: S311 - spreads retries, guards nothing
-        self._reporter.add(run, self._judge.outcome(run, options, outcome, self._now(), jitter))
+        self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()), jitter))
 
     def interrupt(self, lease: Lease) -> None:
         """Give back a run that is not going to end; it costs the job nothing."""

@@ -7,7 +7,7 @@ goes in with it, anything else follows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, Accepted, Report, Run
@@ -60,7 +60,7 @@ class Reporter:
             self._unstored[run.claim.order] = (run, report)
             if report.result is not None:
                 self.early_bytes += len(report.result)
-            if not _is_end(report) or self.early_bytes > EARLY_BYTES:
+            if self.early_bytes > EARLY_BYTES or not report.has_begun or report.state not in ENDED:
                 self._on_early()
             return
         if not self._pending:
@@ -79,25 +79,33 @@ class Reporter:
         unstored, size = self._unstored, 0
         for job in jobs:
             early = unstored.get(job.order)
-            if early is not None and _is_end(early[1]):
-                size += len(early[1].result or b"")
-                if size > base.DATA_BYTES:
-                    return
-                job.end = early[1]
+            if early is not None and (report := early[1]).has_begun and report.state in ENDED:
+                if report.result is not None:
+                    size += len(report.result)
+                    if size > base.DATA_BYTES:
+                        return
+                job.end = report
 
-    def let_go(self, job: Accepted, *, was_known: bool) -> bool:
-        """Take what was kept back of this job, now that it is stored; False if it was none of those.
+    def let_go(self, jobs: Sequence[Accepted], known: Collection[int]) -> list[Accepted]:
+        """Take what was kept back of these jobs, now that they are stored; return those that are stored and were none of them.
 
-        was_known: it was stored before, and whatever was attached to it has gone nowhere.
+        known: the orders of those that were stored before: whatever was attached to such a job has gone nowhere.
         """
-        if job.order not in self._unstored:
-            return False
-        early = self._unstored.pop(job.order)
-        if early is not None and early[1].result is not None:
-            self.early_bytes -= len(early[1].result)
-        if early is not None and (job.end is None or was_known):
-            self.add(*early)
-        return True
+        unstored, others = self._unstored, []
+        for job in jobs:
+            order = job.order
+            if order not in unstored:
+                if order not in known:
+                    others.append(job)
+                continue
+            early = unstored.pop(order)
+            if early is None:
+                continue
+            if early[1].result is not None:
+                self.early_bytes -= len(early[1].result)
+            if job.end is None or order in known:
+                self.add(*early)
+        return others
 
     @property
     def count(self) -> int:
@@ -161,7 +169,3 @@ class Reporter:
                 self.trouble = None
                 self._lasting.over()
                 return accepted
-
-
-def _is_end(report: Report) -> bool:
-    return report.has_begun and report.state in ENDED

@@ -113,6 +113,7 @@ def _asked_wait_s(record: JobRecord, options: Options) -> float | None:
 
 #: the table's rows of a running job
 _AFTER = TRANSITIONS[State.PROCESSING]
+_SUCCEEDED = _AFTER[Event.OK]
 
 
 class Judge:
@@ -124,7 +125,8 @@ class Judge:
     def outcome(self, run: Run, options: Options, outcome: Outcome, now: float, jitter: float) -> Report:
         """Judge what a handler reported. `jitter` is a random number in [0, 1)."""
         if isinstance(outcome, Ok):
-            report = self._ended(run, options, Event.OK, "success", now)
+            report = _ended(run, _SUCCEEDED, "success", now)
+            report.drop_at = self._retention.drop_at(_SUCCEEDED, options.keep, now)
             report.result = outcome.result
             return report
         if isinstance(outcome, Again):
