@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -241,6 +242,40 @@ async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itse
     await until_accepting(journal)
     await journal.append_wait(a_record())
     await journal.stop()
+
+
+async def test_what_the_thread_has_in_hand_when_the_journal_gives_up_is_settled_as_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kqs.journal.commit._MEASURE_S", 0.0)
+    files, may_flush, gave_up = FaultyFiles(MemoryFiles()), threading.Event(), asyncio.Event()
+    owed = [0, 1 << 62]  # at the start, and when the first batch has been flushed
+    faults: list[Exception] = []
+
+    def fault(error: Exception) -> None:
+        faults.append(error)
+        gave_up.set()
+
+    def fail_at_last() -> int:
+        if not owed:
+            raise ValueError("a store's fault")
+        return owed.pop(0)
+
+    journal = a_journal(files, batch_records=2, owed=fail_at_last, on_fault=fault)
+    journal.listen(heard := Heard())
+    await journal.start()
+    told, flushes = Told(), iter([lambda: None, may_flush.wait])
+    files.plan = lambda _call, name: next(flushes, lambda: None)() and None if name == "flush" else None
+    for text in "abcdef":
+        journal.append(told.of(a_record(text)))
+    async with asyncio.timeout(10):
+        await gave_up.wait()
+    assert (told.acknowledged, told.failed) == ([b"a", b"b"], [b"e", b"f"])
+    may_flush.set()
+    await journal.stop()
+    assert (told.acknowledged, told.failed) == ([b"a", b"b", b"c", b"d"], [b"e", b"f"])
+    assert ([len(batch) for batch in heard.flushed_batches], heard.failed_batches, heard.open) == ([2, 2], [], None)
+    assert (journal.next_seq, {str(error) for error in faults}) == (4, {"a store's fault"})
 
 
 async def test_the_backlog_counts_against_the_free_space() -> None:

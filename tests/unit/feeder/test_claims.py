@@ -10,7 +10,7 @@ import kqs.feeder.feeder
 from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.handlers import Failed, Ok
 from kqs.job import State
-from kqs.journal import Kind, claimed_orders
+from kqs.journal import Kind, Record, claimed_orders
 from tests.support.feeding import Feeding, caught_up
 
 JOB = b'{"type":"mail"}'
@@ -271,6 +271,24 @@ async def test_a_run_that_a_kill_cut_off_before_its_job_was_stored_counts_as_a_g
         ("ghost", "the server died during the run"),
         ("processing", None),
     ]
+
+
+async def test_of_a_claimed_record_with_several_jobs_each_is_a_ghost_that_the_store_does_not_have(feeding: Feeding) -> None:
+    feeder = await feeding.start()
+    await feeder.stop()
+
+    def claim(batch: list[Record]) -> None:
+        batch[0].claimed = True
+
+    feeder.before_flush = claim  # type: ignore[method-assign]
+    feeding.append(b'[{"type":"mail"},{"type":"mail"}]', JOB)
+    await feeding.journal.flush()
+    await feeding.journal.stop()
+    await feeding.rig.restart()
+    await caught_up(await feeding.start())
+    hand = feeding.rig.hand(3)
+    runs = sorted([await hand.take() for _ in range(3)], key=lambda run: run.claim.order)
+    assert [(run.claim.attempt, run.ghosts) for run in runs] == [(2, 1), (2, 1), (1, 0)]
 
 
 async def test_a_job_that_may_not_be_a_ghost_fails_when_its_run_was_cut_off(

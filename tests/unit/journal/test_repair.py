@@ -320,6 +320,24 @@ async def test_dump_prints_claims() -> None:
     assert "  record 0 claims: '6000000000001-6000000000002'" in list(dump(DIR, files))
 
 
+async def test_claims_stand_in_any_record_of_a_batch_and_survive_a_repair() -> None:
+    disk = MemoryFiles()
+    journal = a_journal(disk, before_flush=lambda batch: setattr(batch[-1], "claimed", True))
+    await journal.start()
+    for batch in ("damaged", "ab"):
+        for text in batch:
+            journal.append(a_record(text, count=2))
+        await journal.flush()
+    names = disk.snapshot()
+    await journal.stop()
+    disk = MemoryFiles({path: data for path, data in names.items() if path.name != "lock"})
+    damage(disk, segment(1), HEADER_BYTES + 60)
+    assert repair(DIR, disk).lost == [(0, 7)]
+    told = [line for line in dump(DIR, disk) if line.startswith("  record")]
+    assert [" claimed: " in line for line in told] == [False, True]
+    assert [(record.count, record.claimed) for record in records_in(disk, scan(disk, DIR))] == [(2, False), (2, True)]
+
+
 async def test_dump_tells_what_is_preallocated_from_what_is_torn() -> None:
     disk = await a_disk_with(["0"])
     end = scan(disk, DIR).segments[-1].end
