@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 #: what became of an operation: (result, None) or (None, error)
 Outcome = Callable[[Any, BaseException | None], None]
@@ -24,6 +27,22 @@ class Flusher:
     def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
         """Run `operation` in the thread, after those before it; then call `outcome` on the loop."""
         self._work.put((operation, outcome))
+
+    def wait_for(self, operation: Callable[[], _Result]) -> _Result:
+        """Run `operation` in the thread, after those before it, and return what it returns; blocks the loop.
+
+        Raises: what it raises.
+        """
+        done: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(operation())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self.submit(run, lambda _result, _error: None)
+        return done.result()
 
     async def stop(self) -> None:
         """End the thread after what was submitted; every outcome is called before this returns."""

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
-from kqs.journal.commit import Condition, GroupCommit
+from kqs.journal.commit import GroupCommit
+from kqs.journal.condition import Condition, Free
+from kqs.journal.disk import measured
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
@@ -93,7 +95,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            lock, found, writer, segment, self._torn_files = await _in_full(in_thread(self._recover))
+            lock, found, writer, segment, free, self._torn_files = await _in_full(in_thread(self._recover))
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -101,7 +103,7 @@ class Journal:
             raise
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(writer, lock)
+        self._commit.start(writer, lock, free)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
@@ -131,7 +133,7 @@ class Journal:
 
     def listen(self, listener: Listener) -> None:
         """Let `listener`, in place of nobody, hear of every batch from here on."""
-        self._commit.listener = listener
+        self._commit.listen(listener)
 
     def skip_to(self, seq: int) -> bool:
         """Let the next record be `seq`, where the store has all below it; blocks for a flush. False: something was appended.
@@ -234,12 +236,12 @@ class Journal:
     @property
     def accepting(self) -> bool:
         """Tell whether `append` would take a record."""
-        return self._commit.condition is Condition.OPEN
+        return self._commit.standing.condition is Condition.OPEN
 
     @property
     def state(self) -> str:
-        """Return `open`, `no_space`, `failed` or `closed`."""
-        return str(self._commit.condition)
+        """Return a word of `Condition`."""
+        return str(self._commit.standing.condition)
 
     def stats(self) -> dict[str, int]:
         """Return plain numbers: this process' counts, and what stands on disk."""
@@ -248,18 +250,18 @@ class Journal:
             "records": commit.records,
             "batches": commit.batches,
             "bytes": commit.bytes,
-            "failures": commit.failures,
+            "failures": commit.standing.failures,
             "segments": self._kept.count,
             "durable_seq": self.durable_seq,
             "checkpoint_seq": self.checkpoint_seq,
             "backlog_bytes": self.backlog_bytes,
-            "free_bytes": commit.space.free_bytes,
+            "free_bytes": commit.standing.space.free_bytes,
             "torn_bytes": self._torn[1] if self._torn else 0,
         }
 
     def problems(self) -> list[str]:
         """Return what is wrong now, one sentence each; [] when all is well."""
-        return self._commit.problems()
+        return self._commit.standing.problems()
 
     def notes(self) -> list[str]:
         """Return what is worth a look and no trouble, one sentence each."""
@@ -278,7 +280,7 @@ class Journal:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, list[tuple[str, int]]]:
+    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, Free, list[tuple[str, int]]]:
         """Do the disk's part of `start`; runs in a thread."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
@@ -286,7 +288,7 @@ class Journal:
         recovered = recover(
             files, directory, self._settings.segment_bytes, max(self._settings.min_free_bytes, LEAST_FREE_BYTES)
         )
-        return self._lock, *recovered, kept_aside(files, directory, TORN)
+        return self._lock, *recovered, measured(files, directory), kept_aside(files, directory, TORN)
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -1,7 +1,8 @@
-"""Who hears of the journal's batches, and may claim what is in them. Called in the loop thread."""
+"""Who hears of the journal's batches, and may claim what is in them. All in the loop thread."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from kqs.journal.format import Record
@@ -39,3 +40,40 @@ class Nobody:
 
     def failed(self, batch: list[Record]) -> None:
         """See `Listener`."""
+
+
+class Hearing:
+    """Tells a listener what it is promised, whatever it raises."""
+
+    def __init__(self, on_fault: Callable[[Exception], None]) -> None:
+        self._on_fault = on_fault
+        self._offered: list[Record] | None = None
+        self.listener: Listener = Nobody()
+
+    def offer(self, batch: list[Record]) -> None:
+        """Let the listener claim of `batch` what it will."""
+        self._offered = batch
+        try:
+            self.listener.before_flush(batch)
+        except Exception as error:
+            for record in batch:
+                record.claimed = False
+            self._on_fault(error)
+
+    def flushed(self, batch: list[Record]) -> None:
+        """Tell that the offered batch is durable."""
+        self._offered = None
+        try:
+            self.listener.flushed(batch)
+        except Exception as error:
+            self._on_fault(error)
+
+    def failed(self) -> None:
+        """Tell that the batch that was offered, if any was, has failed."""
+        if self._offered is None:
+            return
+        batch, self._offered = self._offered, None
+        try:
+            self.listener.failed(batch)
+        except Exception as error:
+            self._on_fault(error)

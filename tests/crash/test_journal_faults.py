@@ -18,7 +18,8 @@ from typing import NamedTuple
 import pytest
 
 from kqs.errors import JournalError, JournalFailedError, NoSpaceError
-from kqs.journal.commit import GroupCommit
+from kqs.journal.condition import Standing
+from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
@@ -30,7 +31,7 @@ Fault = OSError | str
 
 @pytest.fixture(autouse=True)
 def _quick_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.0005)
+    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0005)
 
 
 class Fed(NamedTuple):
@@ -184,7 +185,7 @@ async def test_after_a_failure_that_passes_inserts_work_again(name: str) -> None
 
 
 async def test_a_failed_file_is_never_touched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.1)  # what a try to reopen asks must not come before the look
+    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.1)  # what a try to reopen asks must not come before the look
     life = Life()
     await life.journal.start()
     await life.insert(10)
@@ -227,7 +228,7 @@ async def test_what_waits_behind_a_failed_flush_fails_too() -> None:
 
 
 async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kqs.journal.commit._MEASURE_S", 0.0)
+    monkeypatch.setattr(JournalDisk, "LOOK_S", 0.0)
     files = MemoryFiles()
     files.free = 4_000_000 - 1
     asked: list[int] = []
@@ -244,38 +245,51 @@ async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itse
     await journal.stop()
 
 
-async def test_what_the_thread_has_in_hand_when_the_journal_gives_up_is_settled_as_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("kqs.journal.commit._MEASURE_S", 0.0)
-    files, may_flush, gave_up = FaultyFiles(MemoryFiles()), threading.Event(), asyncio.Event()
-    owed = [0, 1 << 62]  # at the start, and when the first batch has been flushed
+async def test_what_the_thread_has_in_hand_when_the_journal_gives_up_is_settled_as_ever() -> None:
+    files, may_flush = FaultyFiles(MemoryFiles()), threading.Event()
     faults: list[Exception] = []
-
-    def fault(error: Exception) -> None:
-        faults.append(error)
-        gave_up.set()
-
-    def fail_at_last() -> int:
-        if not owed:
-            raise ValueError("a store's fault")
-        return owed.pop(0)
-
-    journal = a_journal(files, batch_records=2, owed=fail_at_last, on_fault=fault)
+    journal = a_journal(files, batch_records=2, on_fault=faults.append)
     journal.listen(heard := Heard())
     await journal.start()
-    told, flushes = Told(), iter([lambda: None, may_flush.wait])
-    files.plan = lambda _call, name: next(flushes, lambda: None)() and None if name == "flush" else None
-    for text in "abcdef":
+    told = Told()
+    files.plan = lambda _call, name: may_flush.wait() and None if name == "flush" else None
+    for text in "abcd":
         journal.append(told.of(a_record(text)))
-    async with asyncio.timeout(10):
-        await gave_up.wait()
-    assert (told.acknowledged, told.failed) == ([b"a", b"b"], [b"e", b"f"])
+    await asyncio.sleep(0)
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    journal._commit._guard(fail)
+    assert (told.acknowledged, told.failed, journal._commit.unsettled) == ([], [b"c", b"d"], 2)
     may_flush.set()
     await journal.stop()
-    assert (told.acknowledged, told.failed) == ([b"a", b"b", b"c", b"d"], [b"e", b"f"])
-    assert ([len(batch) for batch in heard.flushed_batches], heard.failed_batches, heard.open) == ([2, 2], [], None)
-    assert (journal.next_seq, {str(error) for error in faults}) == (4, {"a store's fault"})
+    assert (told.acknowledged, told.failed, journal._commit.unsettled) == ([b"a", b"b"], [b"c", b"d"], 0)
+    assert ([len(batch) for batch in heard.flushed_batches], heard.failed_batches, heard.open) == ([2], [], None)
+    assert [str(error) for error in faults] == ["a bug"]
+
+
+async def test_a_callback_that_raises_at_a_failure_stops_no_other() -> None:
+    life = Life()
+    await life.journal.start()
+    life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "flush" else None
+    bad = a_record("bad")
+    bad.done = lambda _error: [][1]
+    life.journal.append(bad)
+    life.journal.append(life.told.of(a_record("good")))
+    await life.journal.flush()
+    assert life.told.failed == [b"good"]
+    await life.journal.stop()
+
+
+async def test_a_failed_journal_skips_no_records() -> None:
+    life = Life()
+    await life.journal.start()
+    life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name in ("flush", "create") else None
+    for _ in range(2):
+        with pytest.raises(JournalFailedError, match="gone"):
+            life.journal.skip_to(7)
+    await life.journal.stop()
 
 
 async def test_the_backlog_counts_against_the_free_space() -> None:

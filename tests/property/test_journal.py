@@ -232,7 +232,7 @@ class FailingLife:
             case "append":
                 self.append(*how)
             case "alone":
-                self.journal._commit._lone_ticks = 17
+                self.journal._commit._inline._lone_ticks = 17
                 self.append(how)
                 self.journal.flush_if_alone()
             case "ticks":

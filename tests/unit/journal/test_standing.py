@@ -12,7 +12,8 @@ import pytest
 
 from kqs.errors import JournalError, JournalFailedError
 from kqs.journal import Journal
-from kqs.journal.commit import GroupCommit
+from kqs.journal.condition import Standing
+from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.scan import scan
 from kqs.service import SystemClock
 from tests.support.files import FaultyFiles, MemoryFiles
@@ -23,9 +24,9 @@ FIRST = DIR / "000000000001.kqj"
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kqs.journal.commit._CHECK_S", 0.001)
-    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 0.001)
-    monkeypatch.setattr(GroupCommit, "REOPEN_LAST_S", 0.002)
+    monkeypatch.setattr(JournalDisk, "LOOK_S", 0.001)
+    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.001)
+    monkeypatch.setattr(Standing, "REOPEN_LAST_S", 0.002)
 
 
 async def a_started(files: object, segment_bytes: int = 4096) -> Journal:
@@ -145,7 +146,7 @@ async def test_a_lost_segment_that_held_nothing_is_made_again() -> None:
 
 
 async def test_a_stop_leaves_a_journal_that_starts_if_the_store_has_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GroupCommit, "REOPEN_FIRST_S", 600)
+    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 600)
     journal = await a_started(files := MemoryFiles())
     await journal.append_wait(a_record("one"))
     unlink_segment(files)
@@ -237,7 +238,7 @@ async def test_a_checkpoint_that_cannot_look_at_its_folder_fails() -> None:
 
 async def test_a_segment_is_abandoned_once() -> None:
     journal = await a_started(files := MemoryFiles())
-    writer = journal._commit._writer
+    writer = journal._commit._disk._writer
     for _ in range(2):
         writer.abandon()
     files.unlink(FIRST)
