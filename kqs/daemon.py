@@ -332,6 +332,7 @@ def serve(config: Config, source: Path | None = None) -> ExitCode:
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     memory.map_long_pieces()
+    memory.collect_seldom()
     forks.install()
     if (written_to := logs.descriptor()) is not None:
         forks.own(written_to)

@@ -46,3 +46,18 @@ def test_what_was_freed_between_what_stays_goes_back_to_the_system(pieces: str, 
         [sys.executable, "-c", pieces + HOLES.format(gives=gives)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) >= 90 * MIB
+
+
+def test_the_collector_does_not_look_at_every_few_jobs() -> None:
+    program = """
+import gc
+from kqs.process.memory import CONTAINERS, collect_seldom
+collect_seldom()
+looks = []
+gc.callbacks.append(lambda phase, info: looks.append(phase))
+kept = [[] for _ in range(CONTAINERS // 2)]
+few = len(looks)
+kept += [[] for _ in range(CONTAINERS)]
+print(few, len(looks) > few)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "0 True\n"
