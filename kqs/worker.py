@@ -301,7 +301,9 @@ class Worker:
         if isinstance(outcome, Suspended):
             return _Begun(run, handler, outcome, began_at)
         self._queue.end(run, outcome)
-        self._count(outcome)
+        self.done_count += 1
+        if type(outcome) is Failed:
+            self.failed_count += 1
         self._charge(self._monotonic() - began_at)
         return None
 
@@ -345,11 +347,8 @@ class Worker:
 
     def _report(self, lease: Lease, outcome: Outcome) -> None:
         if self._queue.report(lease, outcome):
-            self._count(outcome)
-
-    def _count(self, outcome: Outcome) -> None:
-        self.done_count += 1
-        self.failed_count += type(outcome) is Failed
+            self.done_count += 1
+            self.failed_count += type(outcome) is Failed
 
     async def _admit(self, run: Run, handler: Handler) -> bool:
         try:

@@ -295,7 +295,7 @@ class Feeder:
     def _until_due_s(self) -> float:
         """Return how much longer the ends of claimed jobs may gather, while the others wait for lanes."""
         held = self._held
-        return pace.GATHER_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
+        return pace.ENDS_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
 
     def _is_holding(self, came_jobs: int) -> bool:
         """Tell whether only what is claimed may be fed now: lanes that had room will soon have it again for the others.

@@ -241,15 +241,15 @@ class Queue:
         if not self._leases.end(lease):
             self.stale_count += 1
             return False
-        self._judge_outcome(lease.run, lease.options, outcome)
+        self._add_report(lease.run, lease.options, outcome)
         return True
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Take the report of a run that ended in the step in which it began."""
-        self._judge_outcome(run, self.cascade.resolve(run.type, run.options), outcome)
+        self._add_report(run, self.cascade.resolve(run.type, run.options), outcome)
 
-    def _judge_outcome(self, run: Run, options: Options, outcome: Outcome) -> None:
-        jitter = random.random() if type(outcome) is Failed else 0.0  # noqa: S311 - spreads retries, guards nothing
+    def _add_report(self, run: Run, options: Options, outcome: Outcome) -> None:
+        jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
         self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()), jitter))
 
     def interrupt(self, lease: Lease) -> None:
