@@ -11,23 +11,22 @@ as they gather here for a while, the ends of short runs go in with them.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import repeat
 
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import pace
 from kqs.feeder.alike import Alike
+from kqs.feeder.backlog import Backlog
 from kqs.feeder.checkpoints import Checkpoints
 from kqs.feeder.claims import Claims
 from kqs.feeder.cursor import Cursor
+from kqs.feeder.gathering import Gathering, wait
 from kqs.feeder.held import Batch, Held, Reach
 from kqs.feeder.intake import Intake
-from kqs.feeder.lost import LostClaims
-from kqs.feeder.waiting import Waiting
 from kqs.ids import Ids
 from kqs.job import Accepted
-from kqs.journal import Journal, Kind, Record, claimed_orders
+from kqs.journal import Journal, Kind, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.queue import Queue
@@ -37,9 +36,6 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
 
-#: held jobs that are all alike go straight to lanes that have room: stored and claimed in one commit, at two thirds of the
-#: cost. They wait for that as long as lanes had room within so long, in s
-RECENT_S = 0.05
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop
@@ -61,23 +57,17 @@ class Feeder:
         self._wake = asyncio.Event()
         self._checkpoints = Checkpoints(journal, store, self._wake.set)
         self._behind = True  # until `start`, nothing is held
-        self._reading: AsyncGenerator[list[Record], None] | None = None  # of what is not held
+        self._backlog = Backlog(journal)
         self._claims = Claims(journal, queue, self._intake, self._held, self._hurry)
         self._accepted: list[list[Accepted] | None] | None = None  # jobs of the batch that is being flushed
         self._first_own_seq = 0  # of the first record of this boot
         self._offered_seq = 0  # after the last one that goes, or went, into the store with a job that is not claimed
-        self._is_wanted = False  # lanes have room, or somebody waits for the store
-        self._stirred = asyncio.Event()  # there is a reason to look again whether to feed
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._hurried = 0
         self._monotonic = queue.clock.monotonic
-        self._waiting = Waiting()
-        self._wanted_at = -math.inf
-        self._looked_at = self._monotonic()
-        self._speeds = pace.Speeds()
-        self._drain = pace.Drain()
-        self._fed_jobs = 0  # of the last batch
+        self._gathering = Gathering(
+            self._held, self._claims, queue.admission, self._monotonic, self._is_ordered, lambda: self._may_claim
+        )
         self._task: asyncio.Task[None] | None = None
         self.on_task_death: Callable[[BaseException], None] = lambda error: None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
@@ -97,14 +87,14 @@ class Feeder:
         """Begin after what the store has already; the rest is read from the journal."""
         self.trouble = None
         self._cursor = Cursor(info.fed_seq)
-        self._waiting = Waiting(self._journal.durable_seq)
+        self._gathering.start(self._journal.durable_seq)
         self._alike = Alike(self._journal.durable_seq)
         self._first_own_seq = self._journal.durable_seq
         self._checkpoints.start(info)
         self._behind = info.fed_seq < self._journal.durable_seq
         self._wake.set()
         self._queue.on_hungry = self._hurry
-        self._queue.on_early = self._want
+        self._queue.on_early = self._gathering.want
         self._task = spawn(self._run(), name="feeder")
         self._task.add_done_callback(self._task_done)
 
@@ -123,11 +113,11 @@ class Feeder:
         if task is not None:
             self._stopping.set()
             self._wake.set()
-            self._stirred.set()
+            self._gathering.end()
             await asyncio.wait([task], timeout=STOP_WAIT_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await self._end_reading()
+            await self._backlog.close()
             await self._checkpoints.move()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -163,7 +153,7 @@ class Feeder:
             self._wake.set()
 
     def _take(self, batch: list[Record]) -> None:
-        self._waiting.flushed(batch[0].seq, sum([record.count for record in batch]), self._monotonic())
+        self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]))
         for record in batch:
             self._alike.note(record)
             if record.kind is Kind.CLAIMS:
@@ -175,21 +165,14 @@ class Feeder:
             self._claims.begin_batch(batch)
 
     def _begin_held(self) -> None:
-        now = self._monotonic()
-        self._drain = self._drain.after_claim(self._claims.begin_held(), now - self._wanted_at)
-        self._wanted_at = now
-        self._stirred.set()
+        self._gathering.begun(self._claims.begin_held())
         if (type_ := self._held.type) is not None and self._queue.admission.has_room(type_):
             self._hurry()  # who asked meanwhile was told that a claim is under way
 
     def _hurry(self) -> None:
         """Feed at once, if that gives anybody a job: none has to wait for the store that is claimed already."""
         if self._behind or not self._held.is_all_claimed:
-            self._want()
-
-    def _want(self) -> None:
-        self._is_wanted = True
-        self._stirred.set()
+            self._gathering.want()
 
     def _hold(self, records: list[Record], accepted: Sequence[list[Accepted] | None] | None = None) -> None:
         """Hold records one by one, so that each counts as held only when it is."""
@@ -199,7 +182,7 @@ class Feeder:
             if record.count:
                 types = self._held.add(record, now, jobs, type_=self._alike.type_from(record.seq))
                 if any(map(has_room, types)):
-                    self._want()
+                    self._gathering.want()
             self._cursor.hold(record.seq + 1, durable_seq)
 
     async def catch_up(self) -> None:
@@ -210,17 +193,14 @@ class Feeder:
         wanted = self._journal.durable_seq
         if self.fed_seq >= wanted:
             return
-        self._hurried += 1
-        self._want()
         try:
-            async with asyncio.timeout(CATCH_UP_S):
-                while self.fed_seq < wanted:
-                    self._moved.clear()
-                    await self._moved.wait()
+            with self._gathering.hurrying():
+                async with asyncio.timeout(CATCH_UP_S):
+                    while self.fed_seq < wanted:
+                        self._moved.clear()
+                        await self._moved.wait()
         except TimeoutError:
             raise StoreUnavailableError(f"the store is {self.lag_records} records behind the journal") from None
-        finally:
-            self._hurried -= 1
 
     @property
     def lag_records(self) -> int:
@@ -232,14 +212,14 @@ class Feeder:
         return [trouble for trouble in (self.trouble, self._checkpoints.trouble) if trouble]
 
     async def _run(self) -> None:
-        await self._find_lost_claims()
+        await self._from_disk(self._find_lost_claims)
         while not self._may_end:
             await self._wait_for_work()
             while self._has_work and not self._may_end:
                 if self._behind and self._held.count < pace.BATCH_JOBS:
-                    await self._read_on()
+                    await self._from_disk(self._read_on)
                 if self._held:
-                    await self._feed_held(await self._gather())
+                    await self._feed_held(await self._gathering.batch_jobs(self.fed_seq, lambda: self._journal.durable_seq))
                 elif self.fed_seq < self._cursor.held:  # what was lost and repaired has nothing to feed, but counts
                     await self._feed(Batch([], Reach(self._cursor.held, 0), 0))
 
@@ -260,54 +240,7 @@ class Feeder:
         self._wake.clear()
         self._checkpoints.arm()
         await self._wake.wait()
-        self._looked_at = self._monotonic()
-
-    async def _gather(self) -> int:
-        """Let more jobs gather as long as that is best; return how many to feed at most."""
-        came_jobs, since_s = self._look()
-        self._speeds = self._speeds.after_batch(came_jobs, since_s, self._fed_jobs)
-        rest_s = pace.rest_s(self._age_s, self._speeds, was_full=self._fed_jobs >= pace.BATCH_JOBS)
-        while not (self._hurried or self._stopping.is_set()):
-            if self._is_wanted:
-                if not (self._may_claim and self._is_ordered and self._claims.of_held()):
-                    break
-                self._is_wanted = False
-            if is_holding := self._is_holding(came_jobs):
-                wait_s = self._until_due_s
-            else:
-                wait_s, rest_s = rest_s, 0.0
-            self._stirred.clear()
-            is_due = wait_s <= 0 or (not await _wait(self._stirred, wait_s) and is_holding)
-            if is_due and not is_holding:
-                return pace.BATCH_JOBS
-            if is_due and self._held.claimed_first:
-                return self._held.claimed_first
-            came_jobs, since_s = self._look()
-            self._speeds = self._speeds.after_rest(came_jobs, since_s)
-        is_wanted, self._is_wanted = self._is_wanted, False
-        if not is_wanted or self._hurried:
-            return pace.BATCH_JOBS
-        self._wanted_at = self._monotonic()
-        room = self._queue.admission.room + self._held.claimed_first
-        return pace.most_jobs(room, self._age_s, came_jobs, is_ordered=self._is_ordered)
-
-    @property
-    def _until_due_s(self) -> float:
-        """Return how much longer the ends of claimed jobs may gather, while the others wait for lanes."""
-        held = self._held
-        return pace.ENDS_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
-
-    def _is_holding(self, came_jobs: int) -> bool:
-        """Tell whether only what is claimed may be fed now: lanes that had room will soon have it again for the others.
-
-        Not if they may have a right to overtake one another, or would wait for too long.
-        """
-        held, now = self._held, self._monotonic()
-        if held.is_all_claimed or self._claims.are_of_held:
-            return True
-        if not self._is_ordered or now - self._wanted_at >= RECENT_S or pace.is_passed_by(self._age_s, came_jobs):
-            return False
-        return self._drain.is_soon(held.count - held.claimed_first)
+        self._gathering.resume()
 
     async def _feed_held(self, most: int) -> None:
         if most > self._held.claimed_first:
@@ -318,80 +251,41 @@ class Feeder:
             self._offered_seq = batch.reach.seq
         await self._feed(batch)
 
-    def _look(self) -> tuple[int, float]:
-        """Return how many jobs came since the last look, and how long ago that was."""
-        before, self._looked_at = self._looked_at, self._monotonic()
-        return self._waiting.take_jobs(), self._looked_at - before
-
-    @property
-    def _age_s(self) -> float:
-        return self._waiting.age_s(self.fed_seq, self._journal.durable_seq, self._monotonic())
-
-    @property
     def _is_ordered(self) -> bool:
         """Tell whether no job that waits, in memory or on disk, has a right to overtake another."""
         type_ = self._held.type
         return type_ is not None and (not self._behind or self._alike.type_from(self._cursor.held) == type_)
 
     async def _find_lost_claims(self) -> None:
-        """Learn from the journal which jobs that were not fed an earlier boot had claimed; a disk may refuse for a while."""
-        wait_s = FIRST_WAIT_S
-        while self._behind and not self._stopping.is_set():
-            try:
-                self._intake.lost_claims = await self._lost_claims()
-            except JournalCorruptError:
-                raise
-            except JournalError as error:
-                await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            else:
-                self._end_trouble()
-                return
-
-    async def _lost_claims(self) -> LostClaims:
-        found: list[range] = []
-        async for records in self._journal.read(self._cursor.held):
-            for record in records:
-                if record.kind is Kind.CLAIMS and record.seq < self._first_own_seq:
-                    found += claimed_orders(record)
-        return LostClaims(found)
+        """Learn which jobs that were not fed an earlier boot had claimed."""
+        if self._behind:
+            self._intake.lost_claims = await self._backlog.lost_claims(self._cursor.held, self._first_own_seq)
 
     async def _read_on(self) -> None:
-        """Hold more from disk; a disk that cannot be read now (no free file descriptor, EIO) is read again."""
+        """Hold more from disk, until there is enough or memory and disk meet."""
+        while self._behind and self._held.count < 2 * pace.BATCH_JOBS and not self._held.is_full:
+            durable_seq = self._journal.durable_seq
+            records = await self._backlog.next(self._cursor.held)
+            if records is not None:
+                self._hold(records)
+            else:
+                self._cursor.hold(max(self._cursor.held, durable_seq), durable_seq)
+                self._behind = self._cursor.held < self._journal.durable_seq
+
+    async def _from_disk(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Do `read`; a disk that cannot be read now (no free file descriptor, EIO) is read again until a stop."""
         wait_s = FIRST_WAIT_S
-        while self._behind and not self._stopping.is_set():
+        while not self._stopping.is_set():
             try:
-                await self._hold_from_disk()
+                await read()
             except JournalCorruptError:
                 raise
             except JournalError as error:
-                await self._end_reading()
                 await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
                 self._end_trouble()
                 return
-
-    async def _hold_from_disk(self) -> None:
-        """Read what is not held, until there is enough or the list and the disk meet."""
-        while self._held.count < 2 * pace.BATCH_JOBS and not self._held.is_full:
-            durable_seq = self._journal.durable_seq
-            if self._reading is None:
-                self._reading = self._journal.read(self._cursor.held)
-            records = await anext(self._reading, None)
-            if records is not None:
-                self._hold(records)
-                continue
-            self._reading = None
-            self._cursor.hold(max(self._cursor.held, durable_seq), durable_seq)
-            self._behind = self._cursor.held < self._journal.durable_seq
-            if not self._behind:
-                return
-
-    async def _end_reading(self) -> None:
-        if self._reading is not None:
-            reading, self._reading = self._reading, None
-            await reading.aclose()
 
     async def _pause(self, trouble: str, wait_s: float) -> None:
         """Wait before the next attempt; a stop ends the wait once."""
@@ -400,7 +294,7 @@ class Feeder:
         if self._stopping.is_set():
             await asyncio.sleep(wait_s)
             return
-        await _wait(self._stopping, wait_s)
+        await wait(self._stopping, wait_s)
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
@@ -415,7 +309,7 @@ class Feeder:
                 await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             else:
-                self._fed_jobs = len(batch.jobs)
+                self._gathering.fed_jobs = len(batch.jobs)
                 await self._note_fed(batch)
                 return
 
@@ -430,13 +324,3 @@ class Feeder:
         self._checkpoints.fed(batch.reach, batch.size_bytes)
         if self._checkpoints.is_overdue:
             await self._checkpoints.move()
-
-
-async def _wait(event: asyncio.Event, at_most_s: float) -> bool:
-    """Return when `event` is set, or after so long; tell whether it is set."""
-    try:
-        async with asyncio.timeout(at_most_s):
-            await event.wait()
-    except TimeoutError:
-        pass
-    return event.is_set()

@@ -1,0 +1,171 @@
+"""How long jobs gather before the next batch is fed, and how many it has.
+
+What is weighed stands in kqs.feeder.pace; here is what that is asked about. Whenever something stirs, it is asked again:
+
+    lanes want jobs ──▶ those held first can be claimed ──▶ they are, and what waits behind them is held
+                    └─▶ they cannot ──▶ feed as many as lanes have room for
+    lanes will soon take what waits ──▶ feed what is claimed, once its ends have gathered
+    else ──▶ rest, then feed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from kqs.feeder import pace
+from kqs.feeder.claims import Claims
+from kqs.feeder.held import Held
+from kqs.feeder.waiting import Waiting
+from kqs.queue.admission import Admission
+
+#: what waits is held for lanes as long as these had room within so long, in s
+RECENT_S = 0.05
+
+
+class Gathering:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(
+        self,
+        held: Held,
+        claims: Claims,
+        admission: Admission,
+        monotonic: Callable[[], float],
+        is_ordered: Callable[[], bool],
+        may_claim: Callable[[], bool],
+    ) -> None:
+        """Args: is_ordered: tells whether no job that waits, in memory or on disk, has a right to overtake another.
+
+        may_claim: tells whether held jobs may begin before they are stored.
+        """
+        self._held = held
+        self._claims = claims
+        self._admission = admission
+        self._monotonic = monotonic
+        self._is_ordered = is_ordered
+        self._may_claim = may_claim
+        self._waiting = Waiting()
+        self._speeds = pace.Speeds()
+        self._drain = pace.Drain()
+        self._is_wanted = False  # by lanes, or by who waits for the store
+        self._wanted_at = -math.inf
+        self._stirred = asyncio.Event()
+        self._looked_at = monotonic()
+        self._hurried = 0
+        self._is_ending = False
+        #: jobs of the last batch
+        self.fed_jobs = 0
+
+    def start(self, durable_seq: int) -> None:
+        """Begin: records below `durable_seq` were flushed no one knows when."""
+        self._waiting = Waiting(durable_seq)
+
+    def want(self) -> None:
+        """Feed soon: somebody has room for what waits, or needs the store to have it."""
+        self._is_wanted = True
+        self._stirred.set()
+
+    def end(self) -> None:
+        """Let nothing gather any more."""
+        self._is_ending = True
+        self._stirred.set()
+
+    @contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Let nothing gather within the block."""
+        self._hurried += 1
+        self.want()
+        try:
+            yield
+        finally:
+            self._hurried -= 1
+
+    def flushed(self, first_seq: int, jobs: int) -> None:
+        """Take in that `jobs` in records from `first_seq` on are durable."""
+        self._waiting.flushed(first_seq, jobs, self._monotonic())
+
+    def begun(self, jobs: int) -> None:
+        """Take in that lanes took so many of the held jobs."""
+        now = self._monotonic()
+        self._drain = self._drain.after_claim(jobs, now - self._wanted_at)
+        self._wanted_at = now
+        self._stirred.set()
+
+    def resume(self) -> None:
+        """Count from now: there was nothing to gather."""
+        self._looked_at = self._monotonic()
+
+    async def batch_jobs(self, fed_seq: int, durable_seq: Callable[[], int]) -> int:
+        """Let more jobs gather as long as that is best; return how many to feed at most.
+
+        Args: fed_seq: the first seq that the store does not have. durable_seq: returns that after the last flushed record.
+        """
+
+        def age_s() -> float:
+            return self._waiting.age_s(fed_seq, durable_seq(), self._monotonic())
+
+        came_jobs, since_s = self._look()
+        self._speeds = self._speeds.after_batch(came_jobs, since_s, self.fed_jobs)
+        rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
+        while not (self._hurried or self._is_ending):
+            if self._is_wanted:
+                if not (self._may_claim() and self._is_ordered() and self._claims.of_held()):
+                    return self._wanted_jobs(age_s(), came_jobs)
+                self._is_wanted = False
+            if is_holding := self._is_holding(age_s(), came_jobs):
+                wait_s = self._until_due_s
+            else:
+                wait_s, rest_s = rest_s, 0.0
+            self._stirred.clear()
+            is_due = wait_s <= 0 or (not await wait(self._stirred, wait_s) and is_holding)
+            if is_due and not is_holding:
+                return pace.BATCH_JOBS
+            if is_due and self._held.claimed_first:
+                return self._held.claimed_first
+            came_jobs, since_s = self._look()
+            self._speeds = self._speeds.after_rest(came_jobs, since_s)
+        self._is_wanted = False
+        return pace.BATCH_JOBS
+
+    def _wanted_jobs(self, age_s: float, came_jobs: int) -> int:
+        self._is_wanted = False
+        self._wanted_at = self._monotonic()
+        room = self._admission.room + self._held.claimed_first
+        return pace.most_jobs(room, age_s, came_jobs, is_ordered=self._is_ordered())
+
+    @property
+    def _until_due_s(self) -> float:
+        """Return how much longer the ends of claimed jobs may gather, while the others wait for lanes."""
+        held = self._held
+        return pace.ENDS_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
+
+    def _is_holding(self, age_s: float, came_jobs: int) -> bool:
+        """Tell whether only what is claimed may be fed now: lanes that had room will soon have it again for the others.
+
+        Not if they may have a right to overtake one another, or would wait for too long.
+        """
+        held = self._held
+        if held.is_all_claimed or self._claims.are_of_held:
+            return True
+        was_wanted = self._monotonic() - self._wanted_at < RECENT_S
+        if not was_wanted or not self._is_ordered() or pace.is_passed_by(age_s, came_jobs):
+            return False
+        return self._drain.is_soon(held.count - held.claimed_first)
+
+    def _look(self) -> tuple[int, float]:
+        """Return how many jobs came since the last look, and how long ago that was."""
+        before, self._looked_at = self._looked_at, self._monotonic()
+        return self._waiting.take_jobs(), self._looked_at - before
+
+
+async def wait(event: asyncio.Event, at_most_s: float) -> bool:
+    """Return when `event` is set, or after so long; tell whether it is set."""
+    try:
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+    return event.is_set()
