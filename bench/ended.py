@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ from kqs.config import StoreSection
 from kqs.job import Accepted, Claim, Report, State
 from kqs.service import SystemClock
 from kqs.store.sqlite import SqliteStore
+from kqs.supervisor import Supervisor
 
 BATCH_JOBS = 4000
 #: so long ago they were accepted: before all that the server's journal holds, or it would spare them
@@ -28,7 +30,8 @@ def put_ended(folder: Path, count: int, size_bytes: int) -> None:
 async def _put(path: Path, count: int, data: bytes) -> None:
     with closing(sqlite3.connect(path)) as db:
         journal_id, node = db.execute("select journal_id, node from meta").fetchone()
-    store = SqliteStore(path, StoreSection(), SystemClock())
+    supervisor = Supervisor(lambda name, error: sys.exit(f"{name}: {error}"))
+    store = SqliteStore(path, StoreSection(), SystemClock(), supervisor)
     info = await store.open(journal_id, node)
     for batch in _batches(count, data, info.epoch):
         await store.insert(batch, info.fed_seq, "bench", time.time())

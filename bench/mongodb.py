@@ -23,6 +23,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Claim, Entry, Report, State
 from kqs.service import SystemClock
 from kqs.store.mongo import MongoStore
+from kqs.supervisor import Supervisor
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, is_there, mongodb
 from tests.support.serving import SERVE_ENVIRON, Served, serving
@@ -79,7 +80,8 @@ class _Driver:
 
 
 async def _store_costs(proxy: MongoProxy) -> list[Cost]:
-    store = MongoStore(StoreSection(uri=proxy.uri), SystemClock(), "store")
+    supervisor = Supervisor(lambda name, error: sys.exit(f"{name}: {error}"))
+    store = MongoStore(StoreSection(uri=proxy.uri), SystemClock(), supervisor, "store")
     info = await store.open(_JOURNAL_ID, _NODE)
     try:
         driver = _Driver(store, proxy, info.epoch)

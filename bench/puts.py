@@ -11,6 +11,7 @@ import time
 import uvloop
 
 from kqs.broker.beanstalkd.link import Link
+from kqs.supervisor import Supervisor
 from kqs.wire.beanstalk.commands import Put, Use
 from kqs.wire.beanstalk.values import Inserted, Reply
 
@@ -19,7 +20,8 @@ BATCH = 100
 
 async def measure(port: int, total: int, in_flight: int, size_bytes: int) -> float:
     """Return puts a second."""
-    link = await Link.open(f"127.0.0.1:{port}", lambda reason: None)
+    supervisor = Supervisor(lambda name, error: sys.exit(f"{name}: {error}"))
+    link = await Link.open(f"127.0.0.1:{port}", lambda reason: None, supervisor)
     await link.ask(Use("kq-bench"))
     body = b"x" * size_bytes
     room = asyncio.Semaphore(in_flight // BATCH)

@@ -58,7 +58,7 @@ from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done, with_its_answer
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -83,13 +83,13 @@ class StopSwitch:
         self._on_turn()
         self._event.set()
 
-    def fail(self, error: BaseException) -> None:
-        """Stop because a service died of `error`. One that was foreseen needs no traceback, nor to be told of each service."""
-        if not isinstance(error, KqsError):
-            log.error("a service died, stopping", exc_info=error)
-        elif self.cause is None:
-            log.error(f"stopping, for {error}", exit_code=int(_exit_code(error)))
-        self.cause = self.cause or error
+    def fail(self, name: str, error: BaseException) -> None:
+        """Stop because the task `name` died of `error`. One that was foreseen needs no traceback. Call it once."""
+        if isinstance(error, KqsError):
+            log.error(f"stopping, for {error}", task=name, exit_code=int(_exit_code(error)))
+        else:
+            log.error("a service died, stopping", task=name, exc_info=error)
+        self.cause = error
         self.request()
 
     async def wait(self) -> None:
@@ -107,6 +107,8 @@ class Daemon:
         self._sentry = sentry
         self._clock = SystemClock()
         self._notifier = Notifier(os.environ)
+        self._stop = StopSwitch(sentry.stopping)
+        self._supervisor = Supervisor(self._stop.fail)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     async def run(self) -> ExitCode:
@@ -115,14 +117,14 @@ class Daemon:
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
         forks.end_child()
-        self._sentry.keep()
-        stop = StopSwitch(self._sentry.stopping)
+        self._sentry.keep(self._supervisor)
+        stop = self._stop
         self._sentry.begin(stop.request)
         async with AsyncExitStack() as stack:
-            server = await self._start_unless_stopped(stack, stop, registry)
+            server = await self._start_unless_stopped(stack, registry)
             if server is not None:
                 self._tell_start(registry)
-                await self._serve(server, stop)
+                await self._serve(server)
             self._notifier.stopping()
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
             log.info("stopping")
@@ -139,35 +141,38 @@ class Daemon:
             types=", ".join(sorted(registry.types)),
         )
 
-    async def _serve(self, server: Server, stop: StopSwitch) -> None:
+    async def _serve(self, server: Server) -> None:
         for host, port in server.addresses:
             log.info("listening", host=host, port=port)
         if self._config.server.socket:
             log.info("listening", socket=self._config.server.socket)
-        aside = [spawn(self._watch(), name="watchdog"), spawn(memory.give_back_holes(), name="memory")]
+        aside = []
+        if (interval_s := self._notifier.watchdog_interval_s) is not None:
+            aside.append(self._supervisor.spawn(self._watch(interval_s), "watchdog"))
+        if memory.has_holes():
+            aside.append(self._supervisor.spawn(memory.give_back_holes(), "memory"))
         self._notifier.ready()
-        await stop.wait()
-        for task in aside:
-            task.cancel()
+        await self._stop.wait()
+        await self._supervisor.end(*aside)
 
-    async def _start_unless_stopped(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server | None:
+    async def _start_unless_stopped(self, stack: AsyncExitStack, registry: Registry) -> Server | None:
         """Start; None if a stop was requested before all had started."""
-        starting = spawn(self._start(stack, stop, registry), name="start")
-        stopped = spawn(stop.wait(), name="stop during start")
+        starting = self._supervisor.spawn(self._start(stack, registry), "start", with_its_answer)
+        stopped = self._supervisor.spawn(self._stop.wait(), "stop during start", when_done)
         await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
-            stopped.cancel()
+            await self._supervisor.end(stopped)
             return await starting
-        starting.cancel()
-        await asyncio.wait([starting])
+        await self._supervisor.end(starting)
         if not starting.cancelled() and (error := starting.exception()) is not None:
             raise error
         return None
 
-    async def _start(self, stack: AsyncExitStack, stop: StopSwitch, registry: Registry) -> Server:
+    async def _start(self, stack: AsyncExitStack, registry: Registry) -> Server:
         config = self._config
+        stop, supervisor = self._stop, self._supervisor
         section = _spare_files(config.server)
-        listener = Listener(section)
+        listener = Listener(section, supervisor)
         stack.callback(listener.close)
         await listener.bind()
         forks.own_addresses(listener.addresses, Path(section.socket) if section.socket else None)
@@ -179,13 +184,13 @@ class Daemon:
             self._clock,
             on_low=store.give_back,
             owed=store.owed_bytes,
-            on_fault=stop.fail,
+            on_fault=lambda error: supervisor.fault("journal", error),
         )
-        stack.push_async_callback(_end, journal.stop, stop)
+        stack.push_async_callback(self._end, "journal", journal.stop)
         recovery = await _open_journal(journal, config.journal.dir)
         self._own_files()
         listener.bind_socket()
-        stack.push_async_callback(_end, store.close, stop)
+        stack.push_async_callback(self._end, "store", store.close)
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade(registry)
         settings = QueueSettings(
@@ -194,20 +199,19 @@ class Daemon:
             config.store.keep_success_count,
             seek_looks=_seek_looks(config),
         )
-        broker = _make_broker(config, cascade)
-        queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order)
-        feeder = Feeder(journal, queue, store, ids, cascade)
+        broker = _make_broker(config, cascade, supervisor)
+        queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order, supervisor)
+        feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
-        executor = Executor(max(1, config.worker.concurrency))
-        worker = Worker(queue, registry, executor, config.worker, self._name, config.weights)
+        executor = Executor(max(1, config.worker.concurrency), supervisor)
+        worker = Worker(queue, registry, executor, config.worker, self._name, config.weights, supervisor)
         backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
-        server = Server(section, backend, clock=self._clock.now, listener=listener, trace=config.log.level == "debug")
+        trace = config.log.level == "debug"
+        server = Server(section, backend, supervisor, clock=self._clock.now, listener=listener, trace=trace)
         may_wait = config.store.kind == "mongodb"
-        startup = Startup(store, recovery, ids, queue, worker, feeder, may_wait=may_wait, skip_to=journal.skip_to)
-        for service in (queue, feeder, worker, startup):
-            service.on_task_death = stop.fail
-        for stop_service in (queue.stop, feeder.stop, server.stop, worker.stop, startup.stop):
-            stack.push_async_callback(_end, stop_service, stop)
+        startup = Startup(store, recovery, ids, queue, worker, feeder, supervisor, may_wait=may_wait, skip_to=journal.skip_to)
+        for service in (queue, feeder, server, worker, startup):
+            stack.push_async_callback(self._end, type(service).__name__.lower(), service.stop)
         await startup.start()
         self._sentry.serving()
         stack.callback(server.drain)
@@ -227,8 +231,8 @@ class Daemon:
         if self._config.store.kind == "mongodb":
             from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
 
-            return MongoStore(self._config.store, self._clock, self._config.server.namespace)
-        return SqliteStore(self._config.store_path, self._config.store, self._clock)
+            return MongoStore(self._config.store, self._clock, self._supervisor, self._config.server.namespace)
+        return SqliteStore(self._config.store_path, self._config.store, self._clock, self._supervisor)
 
     def _cascade(self, registry: Registry) -> Cascade:
         cascade = Cascade(self._config.defaults, self._config.types)
@@ -236,9 +240,16 @@ class Daemon:
             cascade.set_handler_options(type_, options)
         return cascade
 
-    async def _watch(self) -> None:
+    async def _end(self, name: str, end: Callable[[], Awaitable[None]]) -> None:
+        """Stop a service. An error in that is told like its death, and keeps no other from its end."""
+        try:
+            await end()
+        except Exception as error:
+            self._supervisor.fault(name, error)
+
+    async def _watch(self, interval_s: float) -> None:
         """Tell systemd that the loop turns, as often as it asks for."""
-        while (interval_s := self._notifier.watchdog_interval_s) is not None:
+        while True:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s)
 
@@ -250,11 +261,12 @@ def _seek_looks(config: Config) -> int:
     return 1 if config.broker.kind == "memory" else 2
 
 
-def _make_broker(config: Config, cascade: Cascade) -> Broker:
+def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Broker:
     section = config.broker
     if section.kind == "memory":
-        return MemoryBroker(section.max_entries)
+        return MemoryBroker(supervisor, section.max_entries)
     return BeanstalkdBroker(
+        supervisor,
         section.servers,
         section.max_entries,
         section.max_server_entries,
@@ -270,14 +282,6 @@ def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
         return cascade.resolve(type_, options).ttr
     except (msgspec.DecodeError, ValueError):
         return cascade.resolve(type_, None).ttr
-
-
-async def _end(end: Callable[[], Awaitable[None]], stop: StopSwitch) -> None:
-    """Stop a service. An error in that is told like its death, and keeps no other from its end."""
-    try:
-        await end()
-    except Exception as error:
-        stop.fail(error)
 
 
 async def _open_journal(journal: Journal, folder: Path) -> Recovery:

@@ -18,6 +18,7 @@ from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
+from kqs.supervisor import Supervisor
 from kqs.threads import Threads
 
 
@@ -53,13 +54,13 @@ async def _awaiting(handling: Any) -> Any:
 class Executor:
     """See the module docstring."""
 
-    def __init__(self, thread_count: int) -> None:
+    def __init__(self, thread_count: int, supervisor: Supervisor) -> None:
         """Args: thread_count: how many plain `def` handlers run at a time, as many as there are lanes.
 
         Each run begins with the context variables that are set now.
         """
         self.context = _starting_context()
-        self._threads = Threads(thread_count, self.context)
+        self._threads = Threads(thread_count, self.context, supervisor)
 
     async def admit(self, handler: Handler) -> None:
         """Return when a run of `handler` can begin at once; `execute` or `dismiss` must follow.

@@ -1,7 +1,8 @@
 """The contract of everything that runs in the background, and the real clock.
 
 `start` does the set-up, raises what is wrong with it, and leaves the work to tasks it owns; `stop` is idempotent, tolerates
-never started, is bounded in time, and returns when all is stopped. A task that dies unasked makes `failed` resolve.
+never started, is bounded in time, and returns when all is stopped. The node's supervisor (kqs.supervisor)
+makes its tasks, and stops the node when one ends unasked.
 """
 
 from __future__ import annotations

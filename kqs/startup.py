@@ -23,7 +23,7 @@ from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 from kqs.worker import Worker
 
@@ -47,6 +47,7 @@ class Startup:
         queue: Queue,
         worker: Worker,
         feeder: Feeder,
+        supervisor: Supervisor,
         *,
         may_wait: bool,
         skip_to: Callable[[int], bool] = lambda _seq: False,
@@ -58,11 +59,11 @@ class Startup:
         self._queue = queue
         self._worker = worker
         self._feeder = feeder
+        self._supervisor = supervisor
         self._may_wait = may_wait
         self._journal_skip_to = skip_to
         self._info: StoreInfo | None = None
         self._task: asyncio.Task[None] | None = None
-        self.on_task_death: Callable[[BaseException], None] = lambda error: None
 
     async def start(self) -> None:
         """Start all, or begin to wait for the store.
@@ -75,19 +76,12 @@ class Startup:
             if not self._may_wait:
                 raise StartupError(str(error), ExitCode.IO_FAILED) from error
             self._feeder.wait_for_store(self._recovery.checkpoint_seq)
-            self._task = spawn(self._wait(error), name="startup")
-            self._task.add_done_callback(self._task_done)
+            self._task = self._supervisor.spawn(self._wait(error), "startup", when_done)
 
     async def stop(self) -> None:
         """Wait no more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_task_death(error)
+        await self._supervisor.end(task)
 
     async def _wait(self, error: StoreUnavailableError) -> None:
         wait_s = FIRST_WAIT_S

@@ -19,6 +19,7 @@ from kqs.job import Run
 from kqs.log import get_logger
 from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
+from kqs.supervisor import Supervisor
 
 _log = get_logger("kqs.executor")
 
@@ -49,10 +50,11 @@ class Threads:
     back when its thread has reported.
     """
 
-    def __init__(self, thread_count: int, context: contextvars.Context) -> None:
+    def __init__(self, thread_count: int, context: contextvars.Context, supervisor: Supervisor) -> None:
         """Args: context: what each run gets a copy of."""
         self._max_count = 2 * thread_count
         self._context = context
+        self._supervisor = supervisor
         self._room = asyncio.Semaphore(self._max_count)
         self._count = 0
         self._unfinished = 0
@@ -122,7 +124,7 @@ class Threads:
             for call in calls:
                 if call.is_begun and call.outcome is None:
                     call.outcome = Failed(f"its thread was ended: {type(fault).__name__}")
-            _tell(loop, self._replace, calls)
+            self._tell(loop, self._replace, calls)
 
     def _take_calls(self, loop: asyncio.AbstractEventLoop, at_work: list[_Call | None]) -> None:
         while True:
@@ -139,8 +141,15 @@ class Threads:
             # Set after the append and cleared before the drain: a call is drained, or a wake for it is on its way.
             if not self._wake_is_due:
                 self._wake_is_due = True
-                if not _tell(loop, self._drain):
+                if not self._tell(loop, self._drain):
                     return
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, *callback: Any) -> bool:
+        try:
+            loop.call_soon_threadsafe(self._supervisor.guard, "handler threads", *callback)
+        except RuntimeError:  # the loop has closed: nobody is left to tell
+            return False
+        return True
 
     # -- back on the loop ---------------------------------------------------------------------------------------------
 
@@ -171,15 +180,7 @@ class Threads:
 
     def _fill_up(self) -> None:
         if self._unfinished > self._count and not self._start_thread():
-            asyncio.get_running_loop().call_later(START_AGAIN_S, self._fill_up)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, *callback: Any) -> bool:
-    try:
-        loop.call_soon_threadsafe(*callback)
-    except RuntimeError:  # the loop has closed: nobody is left to tell
-        return False
-    return True
+            self._supervisor.call_later(START_AGAIN_S, "handler threads", self._fill_up)
 
 
 def _execute(call: _Call) -> Outcome:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ from kqs.outcomes import judge
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.worker")
 
@@ -64,13 +63,21 @@ class Worker:
     """See the module docstring. Call from the loop thread."""
 
     def __init__(
-        self, queue: Queue, registry: Registry, executor: Executor, settings: WorkerSection, name: str, weights: dict[str, int]
+        self,
+        queue: Queue,
+        registry: Registry,
+        executor: Executor,
+        settings: WorkerSection,
+        name: str,
+        weights: dict[str, int],
+        supervisor: Supervisor,
     ) -> None:
         """Args: name: who runs the jobs, as their records say. weights: shares of turns by type; 1 where none is given."""
         self._queue = queue
         self._registry = registry
         self._executor = executor
         self._settings = settings
+        self._supervisor = supervisor
         self._context = executor.context
         self._monotonic = queue.clock.monotonic
         self._runs: deque[Run] = deque()
@@ -94,7 +101,6 @@ class Worker:
         self._consumer = Consumer(
             name, {type_: weights.get(type_, 1) for type_ in registry.types}, settings.concurrency, self._deliver
         )
-        self.on_task_death: Callable[[BaseException], None] = lambda error: None
         self.done_count = 0
         self.failed_count = 0
 
@@ -182,8 +188,8 @@ class Worker:
                 waiter.set_result(None)
 
     def _watch_unstarted(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._stuck_timer = loop.call_later(STUCK_S, self._check_unstarted, self._begun_count + len(self._runs))
+        due_count = self._begun_count + len(self._runs)
+        self._stuck_timer = self._supervisor.call_later(STUCK_S, "worker", self._check_unstarted, due_count)
 
     def _check_unstarted(self, due_count: int) -> None:
         """Give back what was claimed ahead if not all of it has begun since."""
@@ -223,7 +229,7 @@ class Worker:
     def _call_next_turn(self) -> None:
         if not self._next_turn_is_due:
             self._next_turn_is_due = True
-            asyncio.get_running_loop().call_soon(self._next_turn, context=self._context)
+            self._supervisor.call_soon("worker", self._next_turn, context=self._context)
 
     def _next_turn(self) -> None:
         """Let lanes go on: the loop has looked after everybody else."""
@@ -244,8 +250,8 @@ class Worker:
 
     def _man(self, lane: Lane) -> None:
         """Give the lane a new task."""
-        lane.task = spawn(self._serve(lane), lane.name, context=self._context.copy())
-        lane.task.add_done_callback(partial(self._task_done, lane), context=self._context)
+        may_end = partial(self._may_end, lane)
+        lane.task = self._supervisor.spawn(self._serve(lane), lane.name, may_end, context=self._context.copy())
 
     async def _serve(self, lane: Lane) -> None:
         """Run jobs, until a run leaves something behind in this task: then the lane goes on in another."""
@@ -358,16 +364,15 @@ class Worker:
             return False
         return True
 
-    def _task_done(self, lane: Lane, task: asyncio.Task[None]) -> None:
-        """Stop the server if a lane ends that was neither stopped nor written off, nor goes on in another task."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None or (lane.task is task and not self._closing and not lane.is_written_off):
-            self.on_task_death(error or RuntimeError(f"{lane.name} has ended"))
+    def _may_end(self, lane: Lane, task: asyncio.Task[None]) -> bool:
+        """Tell whether a lane was stopped or written off, or goes on in another task."""
+        is_sound = task.cancelled() or task.exception() is None
+        return is_sound and (lane.task is not task or self._closing or lane.is_written_off)
 
     # -- lost runs ------------------------------------------------------------------------------------------------------
 
     def _run_lost(self, lane: Lane, lease: Lease) -> None:
-        asyncio.get_running_loop().call_later(DEAF_AFTER_S, self._check_deaf, lane, lease, context=self._context)
+        self._supervisor.call_later(DEAF_AFTER_S, lane.name, self._check_deaf, lane, lease, context=self._context)
         if self._stopping:
             self._note_drained()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import structlog
 import uvloop
 
 from kqs.log import PROCESSORS
+from tests.support.supervising import StrictSupervisor
 
 # where structlog.testing.capture_logs looks for what to replace
 structlog.configure(processors=PROCESSORS)
@@ -19,6 +20,13 @@ structlog.configure(processors=PROCESSORS)
 @pytest.hookimpl(tryfirst=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+
+
+@pytest.fixture(autouse=True)
+def _no_part_of_a_node_ends_unasked() -> Iterator[None]:
+    StrictSupervisor.made.clear()
+    yield
+    assert [fault for supervisor in StrictSupervisor.made for fault in supervisor.faults] == []
 
 
 def pytest_configure() -> None:

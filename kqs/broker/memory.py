@@ -24,7 +24,7 @@ from kqs.broker.waiting import NOTHING, WHOLE, Waiting
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
 BACKOFF_FIRST_S = 0.1
@@ -54,9 +54,10 @@ class MemoryBroker:
 
     body_bytes: int | None = None
 
-    def __init__(self, max_entries: int = 10_000) -> None:
+    def __init__(self, supervisor: Supervisor, max_entries: int = 10_000) -> None:
         """Args: max_entries: >= 1, per type; up to twice as many are kept at times."""
         assert max_entries >= 1, max_entries
+        self._supervisor = supervisor
         self._max_entries = max_entries
         self._low_count = self._refill_count = max(1, max_entries // 2)
         self._refill: Refill | None = None
@@ -84,10 +85,7 @@ class MemoryBroker:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        refills = list(self._refills.values())
-        for task in refills:
-            task.cancel()
-        await asyncio.gather(*refills, return_exceptions=True)
+        await self._supervisor.end(*self._refills.values())
         self._refill = None
 
     async def put(self, entries: Sequence[Entry]) -> None:
@@ -243,7 +241,7 @@ class MemoryBroker:
     def _begin_refill(self, type_: str, line: _Line) -> None:
         if line.aside is None and not line.is_blocked:
             line.aside = Waiting(self._max_entries, WHOLE)
-            self._refills[type_] = spawn(self._run_refill(type_, line), name=f"refill {type_}")
+            self._refills[type_] = self._supervisor.spawn(self._run_refill(type_, line), f"refill {type_}", when_done)
 
     async def _run_refill(self, type_: str, line: _Line) -> None:
         after = line.waiting.horizon
@@ -252,8 +250,9 @@ class MemoryBroker:
             found = await self._refill(type_, None if after is NOTHING else after, self._refill_count)
         except StoreUnavailableError as fault:
             self._block(type_, line, fault)
-        except Exception as fault:  # damage or a bug; the next reserve raises it to a task that is supervised
+        except Exception as fault:  # damage or a bug: it must not be tried again and again until the node has stopped
             self._fault = fault
+            self._supervisor.fault(f"refill {type_}", fault)
         else:
             self._join(line, found, is_all=len(found) < self._refill_count, was=after)
             line.backoff_s = BACKOFF_FIRST_S
@@ -284,7 +283,7 @@ class MemoryBroker:
         """Leave the type as it is, and its refill for later."""
         self._trouble.met(type=type_, error=str(fault))
         line.is_blocked = True
-        self._timers[type_] = asyncio.get_running_loop().call_later(line.backoff_s, self._unblock, type_, line)
+        self._timers[type_] = self._supervisor.call_later(line.backoff_s, "broker", self._unblock, type_, line)
         line.backoff_s = min(2 * line.backoff_s, BACKOFF_LAST_S)
 
     def _unblock(self, type_: str, line: _Line) -> None:

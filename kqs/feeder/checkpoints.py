@@ -15,6 +15,7 @@ from kqs.feeder.held import Reach
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.store.base import Store, StoreInfo
+from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
@@ -27,11 +28,12 @@ AFTER_S = 2.0
 class Checkpoints:
     """See the module docstring. Call from the feeder's task."""
 
-    def __init__(self, journal: Journal, store: Store, on_due: Callable[[], None]) -> None:
+    def __init__(self, journal: Journal, store: Store, on_due: Callable[[], None], supervisor: Supervisor) -> None:
         """Args: on_due: called when `is_due` becomes true by itself."""
         self._journal = journal
         self._store = store
         self._on_due = on_due
+        self._supervisor = supervisor
         self._reach = Reach(0, 0)
         self._moved_to = 0
         self._bytes = 0
@@ -71,7 +73,7 @@ class Checkpoints:
     def arm(self) -> None:
         """Become due in a while, if there is anything to do; for when nothing is being fed."""
         if self._reach.seq > self._moved_to and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(AFTER_S, self._ring)
+            self._timer = self._supervisor.call_later(AFTER_S, "checkpoints", self._ring)
 
     def _ring(self) -> None:
         self._timer = None

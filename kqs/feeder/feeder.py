@@ -31,7 +31,7 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
@@ -47,15 +47,18 @@ STOP_WAIT_S = 5.0
 class Feeder:
     """See the module docstring. One task; call from the loop thread."""
 
-    def __init__(self, journal: Journal, queue: Queue, store: Store, ids: Ids, cascade: Cascade) -> None:
+    def __init__(
+        self, journal: Journal, queue: Queue, store: Store, ids: Ids, cascade: Cascade, supervisor: Supervisor
+    ) -> None:
         self._journal = journal
+        self._supervisor = supervisor
         self._queue = queue
         self._intake = Intake(ids, cascade)
         self._held = Held(self._intake)
         self._alike = Alike()
         self._cursor = Cursor()
         self._wake = asyncio.Event()
-        self._checkpoints = Checkpoints(journal, store, self._wake.set)
+        self._checkpoints = Checkpoints(journal, store, self._wake.set, supervisor)
         self._behind = True  # until `start`, nothing is held
         self._backlog = Backlog(journal)
         self._claims = Claims(journal, queue, self._intake, self._held, self._hurry)
@@ -69,7 +72,6 @@ class Feeder:
             self._held, self._claims, queue.admission, self._monotonic, self._is_ordered, lambda: self._may_claim
         )
         self._task: asyncio.Task[None] | None = None
-        self.on_task_death: Callable[[BaseException], None] = lambda error: None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
         self.trouble: str | None = None
 
@@ -95,8 +97,7 @@ class Feeder:
         self._wake.set()
         self._queue.on_hungry = self._hurry
         self._queue.on_early = self._gathering.want
-        self._task = spawn(self._run(), name="feeder")
-        self._task.add_done_callback(self._task_done)
+        self._task = self._supervisor.spawn(self._run(), "feeder")
 
     def wait_for_store(self, fed_seq: int) -> None:
         """Take it that the store has the journal up to `fed_seq` (exclusive), until `start` says how far it has."""
@@ -114,18 +115,13 @@ class Feeder:
             self._stopping.set()
             self._wake.set()
             self._gathering.end()
-            await asyncio.wait([task], timeout=STOP_WAIT_S)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await self._supervisor.end(task, patience_s=STOP_WAIT_S)
             await self._backlog.close()
             await self._checkpoints.move()
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_task_death(error)
-
     def before_flush(self, batch: list[Record]) -> None:
         """Claim those jobs of a batch that meet room. See Listener.
+
 
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
         """

@@ -45,10 +45,15 @@ def collect_seldom() -> None:
     gc.set_threshold(CONTAINERS, *gc.get_threshold()[1:])
 
 
+def has_holes() -> bool:
+    """Tell whether the C library can give back what is free in its heaps."""
+    return hasattr(_libc, "malloc_trim")
+
+
 async def give_back_holes() -> None:
-    """Give back what is free in the heaps whenever the process has grown, for ever, where the C library can."""
+    """Give back what is free in the heaps whenever the process has grown, for ever. Only where `has_holes`."""
     least_bytes = 0
-    while hasattr(_libc, "malloc_trim"):
+    while True:
         await asyncio.sleep(LOOK_S)
         with suppress(OSError):  # there may be no descriptor for a look now
             resident_bytes = _resident_bytes()

@@ -28,6 +28,7 @@ from typing import NoReturn
 from kqs import log as logs
 from kqs.errors import ExitCode
 from kqs.process import forks
+from kqs.supervisor import Supervisor
 
 log = logs.get_logger("kqs")
 
@@ -87,13 +88,13 @@ class Sentry:
         forks.take_signal(number, self._heard)
         self._taken.append(number)
 
-    def keep(self) -> None:
+    def keep(self, supervisor: Supervisor) -> None:
         """Hear signals whatever users' code makes of them: at once, and then each second. Call in the running loop, once.
 
         A function in place of ours does no harm, for the interpreter writes the number before it calls it. Without one it does
         not: the kernel ends the process, or drops the signal. `loop.remove_signal_handler` leaves that behind.
         """
-        asyncio.get_running_loop().call_later(_KEEP_S, self.keep)
+        supervisor.call_later(_KEEP_S, "sentry", self.keep, supervisor)
         with contextlib.suppress(OSError):  # no descriptor is left, or what stands there is closed
             self.attach()
         for number in self._taken:

@@ -16,6 +16,7 @@ from kqs.clock import Clock
 from kqs.handlers import JobContext
 from kqs.job import Run
 from kqs.options import Options
+from kqs.supervisor import Supervisor
 
 #: a run is found lost at most this long after its deadline; a fifth of the least ttr
 SLOT_S = 0.02
@@ -62,8 +63,9 @@ class Lease:
 class Leases:
     """All runs in progress. `expired` is called with each lease whose deadline passed, after it left the table."""
 
-    def __init__(self, clock: Clock, expired: Callable[[Lease], None]) -> None:
+    def __init__(self, clock: Clock, expired: Callable[[Lease], None], supervisor: Supervisor) -> None:
         self._clock = clock
+        self._supervisor = supervisor
         self._expired = expired
         self._slots: dict[int, dict[Lease, None]] = {}
         self._heap: list[int] = []  # every number in `_slots`, and others that are not any more
@@ -147,7 +149,7 @@ class Leases:
     def _ring(self) -> None:
         """Check; but when the loop was held up, only after it has heard what happened meanwhile."""
         if self._clock.monotonic() - self._timer_slot * SLOT_S > LATE_S:
-            self._timer = asyncio.get_running_loop().call_later(SLOT_S, self.check)
+            self._timer = self._supervisor.call_later(SLOT_S, "leases", self.check)
         else:
             self.check()
 
@@ -159,4 +161,4 @@ class Leases:
         self.close()
         self._timer_slot = self._heap[0]
         wait_s = max(0.0, self._timer_slot * SLOT_S - self._clock.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._ring)
+        self._timer = self._supervisor.call_later(wait_s, "leases", self._ring)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
@@ -30,7 +30,7 @@ from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store import base
 from kqs.store.base import Store, StoreInfo
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -64,10 +64,12 @@ class Queue:
         clock: Clock,
         settings: QueueSettings,
         replayable_order: Callable[[], int],
+        supervisor: Supervisor,
     ) -> None:
         """Args: replayable_order: the first order that a replay of the journal could bring back."""
         self._store = store
         self._broker = broker
+        self._supervisor = supervisor
         self.clock = clock
         self._settings = settings
         self._replayable_order = replayable_order
@@ -77,18 +79,17 @@ class Queue:
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
         self._seeker = Seeker(store, broker, lambda: self.admission.consumers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
-        self._leases = Leases(clock, self._lease_expired)
+        self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
         self._jumps = JumpWatch(clock)
         self._was_ahead = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         self._epoch = 0
         self.cascade = cascade
         self.on_hungry: Callable[[], None] = _nobody
         #: called when a job that is not stored yet should be, soon
         self.on_early: Callable[[], None] = _nobody
-        self.on_task_death: Callable[[BaseException], None] = _ignore
         self.stale_count = 0
         self.ghost_count = 0
 
@@ -112,7 +113,7 @@ class Queue:
             log.warning("cannot give back runs yet, trying again", error=str(error))
         services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self._keep_house()}
         for name, body in (services | self._timetable.services()).items():
-            self._own(body, name)
+            self._tasks.append(self._supervisor.spawn(body, name))
 
     async def stop(self) -> None:
         """Put every report into the store, then end. Consumers must have been removed before.
@@ -121,22 +122,10 @@ class Queue:
         """
         if self._tasks and (not await self._reporter.settle(SETTLE_S) or self._reporter.count):
             log.error("stopping without the last reports: the store does not take them", count=self._reporter.count)
-        for task in [*self._tasks, *self._consumer_tasks.values()]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._consumer_tasks.values(), return_exceptions=True)
+        await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
+        self._tasks.clear()
         self._leases.close()
         await self._broker.close()
-
-    def _own(self, body: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = spawn(body, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_task_death(error)
 
     async def _recover_orphans(self) -> None:
         while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
@@ -206,17 +195,15 @@ class Queue:
     def add_consumer(self, consumer: Consumer) -> None:
         """Begin to deliver jobs to `consumer`."""
         self.admission.enter(consumer)
-        task = spawn(self._dispatcher.serve(consumer), name=f"consumer-{consumer.worker}")
-        self._consumer_tasks[consumer] = task
-        task.add_done_callback(self._task_done)
+        self._consumer_tasks[consumer] = self._supervisor.spawn(
+            self._dispatcher.serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
+        )
 
     async def remove_consumer(self, consumer: Consumer) -> None:
         """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
         await consumer.stop()
         self.admission.leave(consumer)
-        task = self._consumer_tasks.pop(consumer)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await self._supervisor.end(self._consumer_tasks.pop(consumer))
 
     def may_begin(self, run: Run) -> bool:
         """Tell whether a delivered run may begin; if not, its job has expired, and with that has ended."""
@@ -353,7 +340,7 @@ class Queue:
         try:
             return await answer
         except StoreCorruptError as error:
-            self.on_task_death(error)
+            self._supervisor.fault("queue", error)
             raise
 
     @property
@@ -368,8 +355,4 @@ class Queue:
 
 
 def _nobody() -> None:
-    return None
-
-
-def _ignore(_error: BaseException) -> None:
     return None

@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from kqs.supervisor import Supervisor
+
 #: How often a crowded server looks, and how long a connection may take nothing then, in s.
 LOOK_S = 0.1
 STALLED_S = 0.5
@@ -44,7 +46,8 @@ class Answers:
     room: set while the server is not crowded.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self.holders: set[Holder] = set()
         self.relieved: Callable[[], None] = lambda: None
         self.cut_off: Callable[[int], None] = lambda count: None
@@ -84,8 +87,7 @@ class Answers:
 
     def _look(self) -> None:
         """Cut off who stalls, and look again later if too much is held still."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         held = sorted(
             ((size, holder) for holder in self.holders if (size := holder.untaken_bytes)),
             key=lambda one: one[0],
@@ -108,7 +110,7 @@ class Answers:
             self.cut_off(aborted)
         self._at_most_bytes = total
         if total > self._enough_bytes:
-            self._timer = loop.call_later(LOOK_S, self._look)
+            self._timer = self._supervisor.call_later(LOOK_S, "answers", self._look)
         else:
             self._timer = None
             self._stalled.clear()

@@ -300,8 +300,9 @@ class Connection(asyncio.Protocol):
 
     def _watch_draining(self) -> None:
         if self._drain_timer is None:
-            loop = asyncio.get_running_loop()
-            self._drain_timer = loop.call_later(UNDRAINED_S, self._cut_off_unless_drained_since, self.taken_bytes)
+            self._drain_timer = self._owner.context.supervisor.call_later(
+                UNDRAINED_S, "connection", self._cut_off_unless_drained_since, self.taken_bytes
+            )
 
     def _stop_watching(self) -> None:
         if self._drain_timer is not None:

@@ -12,7 +12,7 @@ from kqs.server.counters import Counters
 from kqs.server.lines import Lines
 from kqs.server.slices import Slices
 from kqs.server.turns import Turns
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
@@ -44,6 +44,7 @@ class Context:
         self,
         backend: Backend,
         clock: Callable[[], float],
+        supervisor: Supervisor,
         max_in_flight: int,
         trace: bool = False,
         max_insert_jobs: int = DEFAULT_INSERT_JOBS,
@@ -51,18 +52,19 @@ class Context:
     ) -> None:
         self.backend = backend
         self.clock = clock
+        self.supervisor = supervisor
         self.counters = Counters()
         self.max_in_flight = max_in_flight
         self.max_insert_jobs = max_insert_jobs
         self.max_line_bytes = max_line_bytes
         held_bytes = max(LEAST_HELD_BYTES, HELD_LINES * max_line_bytes)
-        self.slices = Slices()
+        self.slices = Slices(supervisor)
         self.trace = trace
         self.draining = False
         self.unflushed_bytes = 0
         self.lines = Lines(held_bytes, held_bytes // 2)
-        self.answers = Answers(held_bytes // 2)
-        self.turns = Turns()
+        self.answers = Answers(held_bytes // 2, supervisor)
+        self.turns = Turns(supervisor)
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +76,6 @@ class Context:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""
-        task = spawn(work, name=name)
+        task = self.supervisor.spawn(work, name, when_done)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

@@ -17,7 +17,7 @@ from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
 from kqs.log import get_logger
 from kqs.process.threads import addresses_of
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.server")
 
@@ -45,8 +45,9 @@ class Listener:
     wait for as many turns.
     """
 
-    def __init__(self, settings: ServerSection) -> None:
+    def __init__(self, settings: ServerSection, supervisor: Supervisor) -> None:
         self._settings = settings
+        self._supervisor = supervisor
         self._sockets: list[socket.socket] = []
         self._accepting: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,11 +114,10 @@ class Listener:
         if bound in self._sockets:
             bound.setblocking(False)
             self._accepting.append(bound)
-            asyncio.get_running_loop().add_reader(bound, self._accept, bound)
+            asyncio.get_running_loop().add_reader(bound, self._supervisor.guard, "listener", self._accept, bound)
 
     def _accept(self, bound: socket.socket) -> None:
         """Accept who knocks, but not all at once: each takes an open file, also if it is turned away in the turn after."""
-        loop = asyncio.get_running_loop()
         for _ in range(min(ACCEPTS_AT_ONCE, self._room() - len(self._tasks))):
             try:
                 accepted, _ = bound.accept()
@@ -127,14 +127,14 @@ class Listener:
                 continue
             except OSError as error:
                 self._accepting.remove(bound)
-                loop.remove_reader(bound)
-                loop.call_later(ACCEPT_PAUSE_S, self._resume, bound)
+                asyncio.get_running_loop().remove_reader(bound)
+                self._supervisor.call_later(ACCEPT_PAUSE_S, "listener", self._resume, bound)
                 if not self._has_told:
                     self._has_told = True
                     log.warning("connections cannot be accepted, trying again and again", reason=error.strerror)
                 return
             accepted.setblocking(False)
-            task = spawn(self._connect(accepted), name="accept")
+            task = self._supervisor.spawn(self._connect(accepted), "accept", when_done)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -16,6 +16,7 @@ from kqs.server.counters import Counters
 from kqs.server.lines import Sender
 from kqs.server.listener import Listener
 from kqs.server.turns import Waiting
+from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.server")
 
@@ -39,20 +40,24 @@ class Server:
         self,
         settings: ServerSection,
         backend: Backend,
+        supervisor: Supervisor,
         *,
         clock: Callable[[], float],
         listener: Listener | None = None,
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
-        self.context = Context(backend, clock, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes)
+        self.context = Context(
+            backend, clock, supervisor, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes
+        )
         self.context.lines.turn_away = self._turn_away
         self.context.turns.wake = self._wake_in_turn
         self.context.answers.relieved = self._wake_relieved
         self.context.answers.cut_off = self._note_cut_off
         self._settings = settings
+        self._supervisor = supervisor
         self._stop_s = stop_s
-        self._listener = listener or Listener(settings)
+        self._listener = listener or Listener(settings, supervisor)
         self._connections: set[Connection] = set()
         self._extra: dict[bool, dict[Connection, None]] = {True: {}, False: {}}  # of UNIX sockets, and of TCP; the oldest first
         self._told: dict[str, tuple[float, int]] = {}  # when the log told of something last, and how often it was since
@@ -94,9 +99,7 @@ class Server:
                 await self._all_gone.wait()
         for connection in list(self._connections):
             connection.abort()
-        for task in self.context.tasks:
-            task.cancel()
-        await asyncio.gather(*self.context.tasks, return_exceptions=True)
+        await self._supervisor.end(*self.context.tasks)
         self.context.answers.stop()
         await self._all_gone.wait()  # connection_lost follows an abort in the next tick
 
@@ -192,7 +195,7 @@ class Server:
     def wake_later(self, connection: Connection) -> None:
         """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""
         if not self._to_wake:
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._supervisor.call_soon("server", self._wake)
         self._to_wake.add(connection)
 
     def wake_now(self, connection: Connection) -> None:

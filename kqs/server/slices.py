@@ -6,10 +6,10 @@ until it is done, so one such piece is done after the other; all others have eve
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from time import perf_counter
 
+from kqs.supervisor import Supervisor
 from kqs.wire.steps import Steps
 
 #: A slice ends with the first step that is over after so long. Short beside what people notice, long beside a tick.
@@ -21,7 +21,8 @@ LIGHT_BYTES = 1024 * 1024
 class Slices:
     """The pieces of work under way: the light ones in turn, the heavy ones in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._light: deque[Steps[None]] = deque()
         self._heavy: deque[Steps[None]] = deque()
         self._is_lights_turn = True
@@ -38,7 +39,7 @@ class Slices:
     def _call_turn(self) -> None:
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._supervisor.call_soon("slices", self._turn)
 
     def _turn(self) -> None:
         self._is_due = False

@@ -7,10 +7,11 @@ Once a tick has had its share, a long piece is put off to the next tick as well.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from kqs.supervisor import Supervisor
 
 clock = time.perf_counter
 
@@ -35,7 +36,8 @@ class Turns:
     wake: wakes a connection; never raises. is_busy: this tick has had its share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self.wake: Callable[[Waiting], None] = lambda waiting: waiting.wake()
         self.is_busy = False
         self._spent_s = 0.0
@@ -61,7 +63,7 @@ class Turns:
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._next_tick)
+            self._supervisor.call_soon("turns", self._next_tick)
 
     def _next_tick(self) -> None:
         self._is_scheduled = False

@@ -15,6 +15,7 @@ from tests.support.clock import FakeClock
 from tests.support.mongo_commands import Watch
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, mongodb
+from tests.support.supervising import StrictSupervisor
 
 MakeMongoStore = Callable[[], MongoStore]
 
@@ -67,7 +68,7 @@ async def make_mongo_store(uri: str, clock: FakeClock, watch: Watch) -> AsyncIte
     made: list[MongoStore] = []
 
     def make(at: str = uri, namespace: str = "") -> MongoStore:
-        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock, namespace))
+        made.append(MongoStore(StoreSection(uri=at, bulk_bytes=BULK_BYTES), clock, StrictSupervisor(), namespace))
         return made[-1]
 
     yield make

@@ -9,6 +9,7 @@ from kqs.broker.beanstalkd import broker as broker_module
 from tests.contract.broker_contract import BrokerContract
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
 from tests.support.ready_jobs import ReadyJobs
+from tests.support.supervising import StrictSupervisor
 
 
 @pytest.fixture(params=[1, 2], ids=["one", "two"])
@@ -30,7 +31,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def broker(store: ReadyJobs, servers: list[Beanstalkd]) -> AsyncIterator[BeanstalkdBroker]:
-    broker = BeanstalkdBroker([server.address for server in servers], max_entries=2000)
+    broker = BeanstalkdBroker(StrictSupervisor(), [server.address for server in servers], max_entries=2000)
     await broker.start(store.refill, store.waiting)
     yield broker
     await broker.close()
@@ -39,4 +40,4 @@ async def broker(store: ReadyJobs, servers: list[Beanstalkd]) -> AsyncIterator[B
 @pytest.mark.slow
 class TestBeanstalkdBroker(BrokerContract):
     async def test_close_tolerates_never_started(self) -> None:
-        await BeanstalkdBroker(["127.0.0.1:1"]).close()
+        await BeanstalkdBroker(StrictSupervisor(), ["127.0.0.1:1"]).close()

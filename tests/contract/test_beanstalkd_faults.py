@@ -17,6 +17,7 @@ from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, signal
 from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until
 from tests.support.fault_proxy import FaultProxy
 from tests.support.ready_jobs import ReadyJobs, an_entry
+from tests.support.supervising import StrictSupervisor
 
 pytestmark = pytest.mark.slow
 
@@ -396,7 +397,7 @@ async def test_connections_that_lead_to_different_servers_are_refused(proxy: Fau
 
 async def test_a_server_that_is_full_of_others_jobs_is_given_none(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     beanstalkd.talk(b"put 0 0 60 0\r\n\r\n" * 5)
-    broker = BeanstalkdBroker([beanstalkd.address], max_server_entries=5)
+    broker = BeanstalkdBroker(StrictSupervisor(), [beanstalkd.address], max_server_entries=5)
     await broker.start(store.refill, store.waiting, "store")
     await put(broker, store, range(5))
     assert broker.backlog("mail")
@@ -434,19 +435,17 @@ async def test_a_job_of_another_life_is_never_deleted(beanstalkd: Beanstalkd, st
         assert b"cmd-delete: 1\n" in beanstalkd.talk(b"stats\r\n")
 
 
-async def test_a_bug_is_for_the_next_caller_to_die_of(
+async def test_a_bug_in_what_looks_after_a_server_stops_the_node(
     beanstalkd: Beanstalkd, store: ReadyJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def poll(*_args: object) -> None:
         raise RuntimeError("a bug")
 
-    async with broker_on(store, beanstalkd.address) as broker:
-        monkeypatch.setattr(server.Server, "_poll", poll)
-        await broker.wait_ready(frozenset(MAIL))
-        with pytest.raises(RuntimeError, match="a bug"):
-            await broker.reserve(MAIL, 1)
-        with pytest.raises(RuntimeError, match="a bug"):
-            await put(broker, store, range(1))
+    monkeypatch.setattr(server.Server, "_poll", poll)
+    supervisor = StrictSupervisor()
+    async with broker_on(store, beanstalkd.address, supervisor=supervisor):
+        name, error = await supervisor.told()
+    assert (name, str(error)) == (f"beanstalkd {beanstalkd.address}", "a bug")
 
 
 async def test_a_start_does_not_wait_long_for_a_server_that_hangs(

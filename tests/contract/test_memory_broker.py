@@ -7,6 +7,7 @@ import pytest
 from kqs.broker.memory import MemoryBroker
 from tests.contract.broker_contract import BrokerContract
 from tests.support.ready_jobs import ReadyJobs
+from tests.support.supervising import StrictSupervisor
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def store() -> ReadyJobs:
 
 @pytest.fixture
 async def broker(store: ReadyJobs) -> AsyncIterator[MemoryBroker]:
-    broker = MemoryBroker(max_entries=2000)
+    broker = MemoryBroker(StrictSupervisor(), max_entries=2000)
     await broker.start(store.refill, store.waiting)
     yield broker
     await broker.close()
@@ -24,4 +25,4 @@ async def broker(store: ReadyJobs) -> AsyncIterator[MemoryBroker]:
 
 class TestMemoryBroker(BrokerContract):
     async def test_close_tolerates_never_started(self) -> None:
-        await MemoryBroker().close()
+        await MemoryBroker(StrictSupervisor()).close()

@@ -17,6 +17,7 @@ from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 OTHER_IDS = Ids(OTHER_NODE)
@@ -178,7 +179,7 @@ async def test_servers_whose_clocks_differ_by_a_minute_see_each_other_alive_and_
 ) -> None:
     late = FakeClock(now - 60)
     late._monotonic = 1e6
-    theirs = MongoStore(StoreSection(uri=uri), late)
+    theirs = MongoStore(StoreSection(uri=uri), late, StrictSupervisor())
     await theirs.open(OTHER_JOURNAL, OTHER_NODE)
     try:
         await ours.insert([a_job(0)], 1, "w", now)
@@ -318,8 +319,7 @@ async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives
     await ours._there.say_alive()
     await ours._there.keep_up()
     await theirs.insert([their_job(0), their_job(1, claimed_at=now)], 1, "w", now)
-    for service in theirs._there._services:
-        service.cancel()
+    await theirs._there._supervisor.end(*theirs._there._services)
     assert await ours.counts() == {}
     for _ in range(int((LEASE_S + RECOUNT_S) / 10) + 1):
         clock.advance(10)

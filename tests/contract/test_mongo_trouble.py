@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import kqs.store.mongo.store
-from kqs.errors import StoreError, StoreUnavailableError
+from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.insert import Inserter
@@ -32,6 +32,7 @@ from tests.contract.store_contract import (
 )
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
+from tests.support.supervising import StrictSupervisor
 
 MakeStore = Callable[..., MongoStore]
 #: when every file without a job is old
@@ -279,22 +280,31 @@ async def test_a_write_that_hangs_holds_up_the_upkeep_but_no_heartbeat(store: Mo
     await asyncio.gather(writing, upkeep)
 
 
-@pytest.mark.parametrize("what", ["say_alive", "keep_up"])
-async def test_an_unforeseen_end_of_the_upkeep_fails_the_next_write(
-    what: str, make_mongo_store: MakeStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("what", "task"), [("say_alive", "store heartbeat"), ("keep_up", "store upkeep")])
+async def test_an_unforeseen_end_of_the_upkeep_stops_the_node(
+    what: str, task: str, make_mongo_store: MakeStore, proxy: MongoProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = asyncio.Event()
-
     async def faulty(_: object) -> None:
-        ended.set()
         raise KeyError("unforeseen")
 
     monkeypatch.setattr(kqs.store.mongo.store, "BEAT_S", 0)
     monkeypatch.setattr(kqs.store.mongo.store._Open, what, faulty)
     store = make_mongo_store(proxy.uri)
     await store.open(JOURNAL, NODE)
-    await ended.wait()
-    await asyncio.sleep(0)
-    with pytest.raises(KeyError, match="unforeseen"):
-        await store.insert([a_job(0)], 1, "w1", now)
+    name, error = await StrictSupervisor.made[-1].told()
+    assert (name, type(error)) == (task, KeyError)
     await store.close()
+
+
+async def test_a_boot_that_is_not_its_journals_newest_stores_nothing_more_and_stops(
+    make_mongo_store: MakeStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.store.mongo.store, "BEAT_S", 0)
+    store = make_mongo_store(proxy.uri)
+    supervisor = StrictSupervisor.made[-1]
+    await store.open(JOURNAL, NODE)
+    await make_mongo_store(proxy.uri).open(JOURNAL, NODE)
+    name, error = await supervisor.told()
+    assert (name, type(error)) == ("store heartbeat", StoreCorruptError)
+    with pytest.raises(StoreCorruptError, match="copy of journal"):
+        await store.insert([a_job(0)], 1, "w1", now)

@@ -10,6 +10,7 @@ from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 
 class TestSqliteStore(StoreContract):
@@ -18,7 +19,7 @@ class TestSqliteStore(StoreContract):
         made: list[SqliteStore] = []
 
         def make() -> SqliteStore:
-            made.append(SqliteStore(tmp_path / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), clock))
+            made.append(SqliteStore(tmp_path / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), clock, StrictSupervisor()))
             return made[-1]
 
         yield make

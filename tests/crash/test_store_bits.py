@@ -14,6 +14,7 @@ from kqs.store.base import DAMAGED
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, an_entry
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 NOW = FakeClock().now()
 JOBS = {
@@ -24,7 +25,7 @@ BEHIND = b'{"behind":1}'
 
 
 def a_store(path: Path) -> SqliteStore:
-    return SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock())
+    return SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor())
 
 
 def cell_of(path: Path, job: str) -> range:

@@ -33,6 +33,7 @@ from tests.contract.store_contract import (
     without_end,
 )
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 NOW = FakeClock().now()
 
@@ -47,7 +48,7 @@ async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
     made: list[SqliteStore] = []
 
     def make() -> SqliteStore:
-        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor()))
         return made[-1]
 
     yield make
@@ -250,7 +251,7 @@ async def test_store_locked_by_somebody_else_opens_when_it_is_free(
 
 async def test_missing_directory_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="No such file"):
-        await SqliteStore(tmp_path / "no" / "store.sqlite", StoreSection(), FakeClock()).open(JOURNAL, NODE)
+        await SqliteStore(tmp_path / "no" / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor()).open(JOURNAL, NODE)
 
 
 async def test_file_is_private(store: SqliteStore, path: Path) -> None:
@@ -321,9 +322,10 @@ from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import JOURNAL, NODE, a_job
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 async def main():
-    store = SqliteStore(Path(sys.argv[1]), StoreSection(), FakeClock())
+    store = SqliteStore(Path(sys.argv[1]), StoreSection(), FakeClock(), StrictSupervisor())
     await store.open(JOURNAL, NODE)
     for batch in range(10**6):
         await store.insert([a_job(100 * batch + n) for n in range(100)], batch + 1, "w", 1.0)
@@ -479,7 +481,7 @@ async def test_one_fault_anywhere_is_survived_or_settled_by_a_restart(
         made: list[SqliteStore] = []
 
         def make(path: Path = tmp_path / f"{at}.sqlite", made: list[SqliteStore] = made) -> SqliteStore:
-            made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+            made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor()))
             return made[-1]
 
         faults.append(Faults(at, make_error(), done=done))

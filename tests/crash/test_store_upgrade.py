@@ -20,6 +20,7 @@ from kqs.store.base import DAMAGED
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 ROOT = Path(__file__).parents[2]
 NOW = FakeClock().now()
@@ -48,7 +49,7 @@ async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
     made: list[SqliteStore] = []
 
     def make() -> SqliteStore:
-        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock()))
+        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor()))
         return made[-1]
 
     yield make

@@ -21,6 +21,7 @@ from kqs.job import Claim, Run
 from kqs.modules import load_modules
 from kqs.options import Options
 from tests.support.serving import ROOT, SERVE_ENVIRON, serving
+from tests.support.supervising import StrictSupervisor
 
 PAGE = (ROOT / "docs" / "handlers.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -71,7 +72,7 @@ def test_an_example_loads_and_its_runs_end_as_written(number: int, tmp_path: Pat
 
 
 async def outcome_of(registry: Registry, type_: str, data: bytes) -> Outcome:
-    handler, executor = registry.get(type_), Executor(1)
+    handler, executor = registry.get(type_), Executor(1, StrictSupervisor())
     assert handler is not None
     run = Run(Claim(1, "id-1", 1, 1), type_, 10_000, data, None)
     await executor.admit(handler)

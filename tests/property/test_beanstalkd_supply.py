@@ -13,6 +13,7 @@ from kqs.broker.beanstalkd import supply
 from kqs.broker.beanstalkd.supply import Supply
 from tests.support.jobs_pool import JobsPool
 from tests.support.ready_jobs import SlowStore, an_entry
+from tests.support.supervising import StrictSupervisor
 
 MAX_ENTRIES = 4
 PRIOS = st.sampled_from([10_000, 10_000, 10_000, 9_000, 11_000])
@@ -29,7 +30,7 @@ class SupplyMachine(RuleBasedStateMachine):
         self.run(self.begin)
 
     def begin(self) -> None:
-        self.supply = Supply(self.pool, MAX_ENTRIES, lambda type_: None)
+        self.supply = Supply(self.pool, MAX_ENTRIES, lambda type_: None, StrictSupervisor())
         self.supply.start(self.store.refill, {})
 
     def run(self, act: Callable[[], object]) -> None:

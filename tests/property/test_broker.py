@@ -14,6 +14,7 @@ from kqs.broker import memory
 from kqs.broker.memory import MemoryBroker
 from kqs.job import Entry
 from tests.support.ready_jobs import SlowStore, an_entry
+from tests.support.supervising import StrictSupervisor
 
 TYPES = ("mail", "video", "report")
 PRIOS = st.sampled_from([10_000, 10_000, 10_000, 9_000, 11_000])
@@ -26,7 +27,7 @@ class BrokerMachine(RuleBasedStateMachine):
         memory.BACKOFF_FIRST_S = 0.0
         self.loop = asyncio.new_event_loop()
         self.store = SlowStore()
-        self.broker = MemoryBroker(max_entries=4)
+        self.broker = MemoryBroker(StrictSupervisor(), max_entries=4)
         self.reserving: set[asyncio.Task[None]] = set()
         self.running: list[Entry] = []
         self.next_order = 0

@@ -26,6 +26,7 @@ from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, mongodb
+from tests.support.supervising import StrictSupervisor
 
 BULK_BYTES = 30
 LONG_AFTER = 5e9
@@ -284,7 +285,7 @@ class SqliteMachine(StoreMachine):
     store: SqliteStore
 
     def make_store(self) -> SqliteStore:
-        return SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), self.clock)
+        return SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor())
 
     async def count_bulk(self) -> int:
         ((count,),) = await self.store._thread.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
@@ -301,7 +302,7 @@ class MongoMachine(StoreMachine):
         self.uri = a_database(self.server_uri)
 
     def make_store(self) -> MongoStore:
-        return MongoStore(StoreSection(uri=self.uri, bulk_bytes=BULK_BYTES), self.clock)
+        return MongoStore(StoreSection(uri=self.uri, bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor())
 
     async def count_bulk(self) -> int:
         return await self.store._there.session.bulk._files.count_documents({})
@@ -351,7 +352,9 @@ class LosingMachine(MongoMachine):
     def make_store(self) -> Repeating:
         self.proxy = MongoProxy(self.uri)
         self.runner.run(self.proxy.start())
-        return Repeating(MongoStore(StoreSection(uri=self.proxy.uri, bulk_bytes=BULK_BYTES), self.clock), self.proxy)
+        return Repeating(
+            MongoStore(StoreSection(uri=self.proxy.uri, bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor()), self.proxy
+        )
 
     @precondition(lambda self: not self.store.loses_next)
     @rule()

@@ -9,15 +9,21 @@ from contextlib import asynccontextmanager
 from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.job import Entry
 from tests.support.ready_jobs import ReadyJobs, an_entry
+from tests.support.supervising import StrictSupervisor
 
 MAIL = {"mail": 1}
 
 
 @asynccontextmanager
 async def broker_on(
-    store: ReadyJobs, *addresses: str, max_entries: int = 1000, store_id: str = "store", namespace: str = ""
+    store: ReadyJobs,
+    *addresses: str,
+    max_entries: int = 1000,
+    store_id: str = "store",
+    namespace: str = "",
+    supervisor: StrictSupervisor | None = None,
 ) -> AsyncIterator[BeanstalkdBroker]:
-    broker = BeanstalkdBroker(addresses, max_entries=max_entries, namespace=namespace)
+    broker = BeanstalkdBroker(supervisor or StrictSupervisor(), addresses, max_entries=max_entries, namespace=namespace)
     await broker.start(store.refill, store.waiting, store_id)
     try:
         yield broker

@@ -29,7 +29,7 @@ class Feeding:
         self.journal = Journal(settings, self.rig.clock, on_fault=self.faults.append)
         recovery = await self.journal.start()
         self.ids = Ids("0000beef", max(recovery.last_order, last_order))
-        self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade)
+        self.feeder = Feeder(self.journal, self.rig.queue, self.rig.store, self.ids, self.rig.cascade, self.rig.supervisor)
         self.journal.listen(self.feeder)
         await self.feeder.start(StoreInfo(epoch=1, fed_seq=fed_seq, last_order=last_order))
         return self.feeder

@@ -17,6 +17,7 @@ from kqs.queue.rules import Retention
 from kqs.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.jobs import ORDER
+from tests.support.supervising import StrictSupervisor
 
 JOURNAL_ID = "ab" * 16
 
@@ -57,6 +58,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = FakeClock()
+        self.supervisor = StrictSupervisor()
         self.replayable_order = 2**62
         self.cascade = Cascade({}, {})
         self.hungry = 0
@@ -64,13 +66,15 @@ class Rig:
         self.seek_looks = 0
 
     async def start(self) -> None:
-        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock)
+        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
         info = await self.store.open(JOURNAL_ID, "0000beef")
         settings = QueueSettings(
             "test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000, seek_looks=self.seek_looks
         )
-        self.broker = MemoryBroker(100)
-        self.queue = Queue(self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order)
+        self.broker = MemoryBroker(self.supervisor, 100)
+        self.queue = Queue(
+            self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order, self.supervisor
+        )
         await self.queue.start(info)
         self.hands: list[Hand] = []
 

@@ -13,6 +13,7 @@ import uvloop
 from kqs.config import ServerSection
 from kqs.server.server import Server
 from tests.support.backend import MemoryBackend
+from tests.support.supervising import StrictSupervisor
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
@@ -68,7 +69,7 @@ def talking(loop: str = "uvloop", stop_s: float = 5.0, **settings: Any) -> Itera
 
         async def start() -> Talk:
             backend = MemoryBackend()
-            server = Server(section, backend, clock=time.time, stop_s=stop_s)
+            server = Server(section, backend, StrictSupervisor(), clock=time.time, stop_s=stop_s)
             await server.start()
             return Talk(runner, server, backend)
 

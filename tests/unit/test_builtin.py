@@ -9,13 +9,14 @@ from kqs.handlers import JobContext, Ok, Outcome
 from kqs.job import Claim, Run
 from kqs.modules import load_modules
 from kqs.options import Options
+from tests.support.supervising import StrictSupervisor
 
 
 async def outcome_of(type_: str, data: bytes) -> Outcome:
     run = Run(Claim(1, "id-1", 1, 1), type_, 10_000, data, None)
     handler = load_modules(["kqs.builtin"]).get(type_)
     assert handler is not None
-    return await Executor(1).execute(run, handler, JobContext(run, Options(), lambda: 0.0))
+    return await Executor(1, StrictSupervisor()).execute(run, handler, JobContext(run, Options(), lambda: 0.0))
 
 
 async def test_ping_prints_one_line_with_the_payload_as_it_was_sent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from kqs.executor import Executor
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
 from kqs.options import Options
+from tests.support.supervising import StrictSupervisor
 
 
 class Size(BaseModel):
@@ -38,7 +39,7 @@ class UnspeakableError(Exception):
 
 @pytest.fixture
 async def executor() -> AsyncIterator[Executor]:
-    executor = Executor(thread_count=2)
+    executor = Executor(2, StrictSupervisor())
     yield executor
     executor.close()
 
@@ -259,7 +260,7 @@ async def test_what_modules_set_in_the_decimal_context_holds_for_each_run() -> N
     try:
         with decimal.localcontext() as changed:
             changed.prec = 50
-            executor = Executor(1)
+            executor = Executor(1, StrictSupervisor())
         for function in both(lambda data: [decimal.getcontext().prec, setattr(decimal.getcontext(), "prec", 3)]):
             for _ in range(2):
                 outcome = await executor_context_run(executor, function)
@@ -289,7 +290,7 @@ def test_a_thread_that_ends_after_the_loop_is_quiet() -> None:
         gate.wait(10)
 
     async def main() -> None:
-        task = asyncio.ensure_future(execute(Executor(1), stuck))
+        task = asyncio.ensure_future(execute(Executor(1, StrictSupervisor()), stuck))
         await asyncio.to_thread(started.wait, 10)
         task.cancel()
 
@@ -313,7 +314,7 @@ def test_a_delay_has_a_most(delay: float | None) -> None:
 
 
 async def test_a_dismissed_run_leaves_its_thread_to_another() -> None:
-    executor, registry = Executor(1), Registry()
+    executor, registry = Executor(1, StrictSupervisor()), Registry()
     plain = registry.add("plain", lambda data: None)
     for _ in range(10):
         async with asyncio.timeout(10):

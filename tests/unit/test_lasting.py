@@ -26,6 +26,7 @@ from tests.support.files import FaultyFiles, MemoryFiles
 from tests.support.jobs import an_accepted
 from tests.support.journal import a_journal, a_record, until_accepting
 from tests.support.queueing import Rig
+from tests.support.supervising import StrictSupervisor
 
 TIMES = 20
 WAITS = [
@@ -116,7 +117,7 @@ def told(said: list[Any], lines: list[str]) -> list[str]:
 
 async def test_the_broker_tells_once_that_a_refill_failed() -> None:
     lines = ["cannot fetch what waits in the store, trying again", "fetches from the store again"]
-    broker, failures = MemoryBroker(10), [StoreUnavailableError("database is locked")] * TIMES
+    broker, failures = MemoryBroker(StrictSupervisor(), 10), [StoreUnavailableError("database is locked")] * TIMES
 
     async def refill(*_: object) -> list[Entry]:
         if failures:

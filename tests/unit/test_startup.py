@@ -19,6 +19,7 @@ from kqs.errors import (
 from kqs.ids import Ids
 from kqs.startup import Startup
 from kqs.store.base import StoreInfo
+from tests.support.supervising import StrictSupervisor
 
 AWAY = StoreUnavailableError("MongoDB is away")
 
@@ -39,7 +40,6 @@ class Parts:
         self.queue_troubles: list[StoreError] = []
         self.started: list[str] = []
         self.all_started = asyncio.Event()
-        self.died: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.feeder = SimpleNamespace(trouble=None, fed_seq=None, start=self._start_feeder, wait_for_store=self._wait_for_store)
         self.ids = Ids("0000beef", last_order=5)
         self._info = StoreInfo(epoch=3, fed_seq=fed_seq, last_order=9)
@@ -61,8 +61,8 @@ class Parts:
         )
         self.skipped_to = 0
         self._skips = skips
-        self.startup = Startup(*parts, may_wait=may_wait, skip_to=self._skip_to)
-        self.startup.on_task_death = self.died.set_result
+        self.supervisor = StrictSupervisor()
+        self.startup = Startup(*parts, self.supervisor, may_wait=may_wait, skip_to=self._skip_to)
 
     def _skip_to(self, seq: int) -> bool:
         self.skipped_to = seq
@@ -158,8 +158,8 @@ async def end_of(parts: Parts, *, has_waited: bool) -> StartupError:
     """Return what the start raises, at once or in the background; nothing but the store was started."""
     if has_waited:
         await parts.startup.start()
-        async with asyncio.timeout(10):
-            error: BaseException = await parts.died
+        name, error = await parts.supervisor.told()
+        assert name == "startup"
     else:
         with pytest.raises(StartupError) as caught:
             await parts.startup.start()
@@ -174,7 +174,7 @@ async def test_a_stop_ends_the_wait() -> None:
     await parts.startup.start()
     await parts.startup.stop()
     await parts.startup.stop()
-    assert not parts.died.done()
+    assert parts.supervisor.names == []
 
 
 @pytest.mark.parametrize(

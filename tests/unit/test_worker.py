@@ -36,7 +36,9 @@ class Works:
 
     async def start(self, concurrency: int = 1, grace_s: float = 10) -> Worker:
         settings = WorkerSection(concurrency=concurrency, grace_s=grace_s)
-        worker = Worker(self.rig.queue, self.registry, Executor(max(1, concurrency)), settings, "test", {})
+        supervisor = self.rig.supervisor
+        executor = Executor(max(1, concurrency), supervisor)
+        worker = Worker(self.rig.queue, self.registry, executor, settings, "test", {}, supervisor)
         await worker.start()
         self.workers.append(worker)
         return worker
@@ -435,15 +437,12 @@ def current_task() -> asyncio.Task[Any]:
 async def test_a_run_begins_in_a_clean_task_whatever_the_one_before_did(
     works: Works, first: Callable[..., Any], second: Callable[..., Any]
 ) -> None:
-    deaths: list[BaseException] = []
-    worker = await use(works, *{first, second}, retries=0)
-    worker.on_task_death = deaths.append
+    await use(works, *{first, second}, retries=0)
     await run_one(works, 1, type_=first.__name__, state=State.FAIL if first in FAILS else State.SUCCESS)
     for number in range(2, 12):
         record = await run_one(works, number, type_=second.__name__, state=State.SUCCESS if second is good else State.FAIL)
         assert record.error in (None, "CancelledError")
         await asyncio.sleep(0.001)
-    assert not deaths
 
 
 async def test_a_handler_that_cancels_every_task_it_is_not_fails_the_runs_beside_it_only(works: Works) -> None:
@@ -488,19 +487,15 @@ async def test_a_loss_that_meets_the_handlers_end_leaves_the_next_run_alone(work
 
 
 async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
-    deaths: list[BaseException] = []
-    worker = await use(works, good)
-    worker.on_task_death = deaths.append
+    await use(works, good)
 
     def broken(*_args: object) -> None:
         raise OverflowError("broken")
 
     monkeypatch.setattr(works.rig.queue, "begin", broken)
     await works.rig.accept(an_accepted(1, type_="good"))
-    async with asyncio.timeout(10):
-        while not deaths:  # noqa: ASYNC110 - a task's end has no event
-            await asyncio.sleep(0)
-    assert isinstance(deaths[0], OverflowError)
+    name, error = await works.rig.supervisor.told()
+    assert (name, type(error)) == ("lane-0", OverflowError)
 
 
 # -- context variables ------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
 from kqs.broker.waiters import Waiters
 from kqs.job import Entry
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 
 TICK_S = 0.5
 #: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
@@ -44,6 +44,7 @@ class BeanstalkdBroker:
 
     def __init__(
         self,
+        supervisor: Supervisor,
         servers: Sequence[str],
         max_entries: int = 10_000,
         max_server_entries: int = 200_000,
@@ -61,6 +62,7 @@ class BeanstalkdBroker:
         body_bytes: most bytes of a job's data that an operator sees.
         """
         assert servers
+        self._supervisor = supervisor
         self._servers = servers
         self._max_entries = max_entries
         self._max_server_entries = max_server_entries
@@ -71,7 +73,6 @@ class BeanstalkdBroker:
         self._hand = Hand(sorts=len(servers) > 1)
         self._asked: dict[str, float] = {}  # types, and until when they count as wanted
         self._waiters = Waiters()
-        self._fault: BaseException | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._pool: Pool
         self._supply: Supply
@@ -83,23 +84,21 @@ class BeanstalkdBroker:
         """Begin; servers that are away join when they are back."""
         self._loop = asyncio.get_running_loop()
         bodies = Bodies(store_id, self._ttr_of)
-        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, bodies, self)
-        self._supply = Supply(self._pool, self._max_entries, lambda type_: self._waiters.wake((type_,)))
+        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, bodies, self, self._supervisor)
+        self._supply = Supply(self._pool, self._max_entries, lambda type_: self._waiters.wake((type_,)), self._supervisor)
         try:
             await self._pool.start()
         except BaseException:
             await self._pool.stop()
             raise
         self._supply.start(refill, waiting)
-        self._tick_task = spawn(self._tick(), name="beanstalkd-tick")
-        self._tick_task.add_done_callback(self._tick_done)
+        self._tick_task = self._supervisor.spawn(self._tick(), "beanstalkd-tick")
 
     async def close(self) -> None:
         """Disconnect; the servers make ready what was reserved."""
         task, self._tick_task = self._tick_task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await self._supervisor.end(task)
             await self._supply.stop()
             await self._pool.stop()
 
@@ -110,10 +109,6 @@ class BeanstalkdBroker:
     def problems(self) -> list[str]:
         """Return what is wrong, in words; nothing before the start."""
         return self._pool.problems() if self._tick_task is not None else []
-
-    def _tick_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.failed(error)
 
     async def _tick(self) -> None:
         while True:
@@ -199,8 +194,8 @@ class BeanstalkdBroker:
         return type_ in self._hand or self._supply.is_partial(type_) or self._pool.count(type_) > 0
 
     def _raise_fault(self) -> None:
-        if (fault := self._supply.fault or self._fault) is not None:
-            raise fault
+        if self._supply.fault is not None:
+            raise self._supply.fault
 
     # -- from the servers -----------------------------------------------------------------------------------------------
 
@@ -220,11 +215,6 @@ class BeanstalkdBroker:
         """Have put again what the store still holds."""
         for type_ in list(types):
             self._supply.recheck(type_)
-
-    def failed(self, error: BaseException) -> None:
-        """Remember what a task died of, for the next caller to die of."""
-        self._fault = error
-        self._waiters.wake_all()
 
     def made_room(self, type_: str) -> None:
         """Put what waited for room."""

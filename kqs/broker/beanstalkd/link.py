@@ -15,6 +15,7 @@ from typing import cast
 from kqs.errors import BrokerError
 from kqs.process import forks
 from kqs.process.threads import addresses_of
+from kqs.supervisor import Supervisor
 from kqs.wire.beanstalk.commands import Command
 from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.values import Reply
@@ -55,10 +56,11 @@ class Link(asyncio.Protocol):
     instance: which life of which beanstalkd it leads to, once known. damaged_id: the job whose body ended the connection.
     """
 
-    def __init__(self, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, on_lost: Callable[[str], None], supervisor: Supervisor) -> None:
         """Args: on_lost: told once, with the reason, when the connection has ended."""
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
+        self._supervisor = supervisor
         self._reader = ReplyReader(MAX_BODY_BYTES)
         self._batches: deque[_Batch] = deque()
         self._out: list[bytes] = []
@@ -72,9 +74,9 @@ class Link(asyncio.Protocol):
         self.damaged_id: int | None = None
 
     @classmethod
-    async def open(cls, address: str, on_lost: Callable[[str], None]) -> Link:
+    async def open(cls, address: str, on_lost: Callable[[str], None], supervisor: Supervisor) -> Link:
         """Connect to HOST:PORT or unix:PATH. Raises: OSError."""
-        transport, link = await _connect(lambda: cls(on_lost), address)
+        transport, link = await _connect(lambda: cls(on_lost, supervisor), address)
         if link.is_open:
             link.identity = forks.own(transport.get_extra_info("socket").fileno())
         return link
@@ -92,12 +94,12 @@ class Link(asyncio.Protocol):
         if not self.is_open:
             raise LinkLostError(self._reason)
         if not self._out and not self._is_paused:
-            self._loop.call_soon(self._flush)
+            self._supervisor.call_soon("beanstalkd link", self._flush)
         self._out.extend(_encoded(commands))
         self._reader.expect(commands)
         self._batches.append(_Batch(len(commands), done, self._loop.time()))
         if self._timer is None:
-            self._timer = self._loop.call_later(REPLY_WITHIN_S, self._check_late)
+            self._timer = self._supervisor.call_later(REPLY_WITHIN_S, "beanstalkd link", self._check_late)
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Send commands and return their replies. Raises: LinkLostError. Cancelling withdraws nothing."""
@@ -155,7 +157,7 @@ class Link(asyncio.Protocol):
                 batch.done(batch.replies)
         if self._reader.expected_count >= MANY_REPLIES and self.is_open:
             self._transport.pause_reading()
-            self._loop.call_later(REST_S, self._read_on)
+            self._supervisor.call_later(REST_S, "beanstalkd link", self._read_on)
         if (fault := self._reader.fault) is not None:
             if isinstance(fault, DamagedBodyError):
                 self.damaged_id = fault.job_id
@@ -207,7 +209,7 @@ class Link(asyncio.Protocol):
         if left_s <= 0:
             self.abort(f"no reply within {REPLY_WITHIN_S:g} s")
         else:
-            self._timer = self._loop.call_later(left_s, self._check_late)
+            self._timer = self._supervisor.call_later(left_s, "beanstalkd link", self._check_late)
 
 
 async def _connect(make_link: Callable[[], Link], address: str) -> tuple[asyncio.BaseTransport, Link]:

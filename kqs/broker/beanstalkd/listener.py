@@ -35,10 +35,6 @@ class Listener(Protocol):
         """The server takes jobs again."""
         ...
 
-    def failed(self, error: BaseException) -> None:
-        """What looks after the server has died of a bug."""
-        ...
-
     def is_partial(self, type_: str) -> bool:
         """Tell whether more jobs of a type wait for room here."""
         ...

@@ -13,7 +13,7 @@ from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.server import Server
 from kqs.broker.beanstalkd.session import Handle
 from kqs.job import Entry
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 
 #: a start waits so long for servers to be reached, in s; those that are not join later
 FIRST_TRY_S = 1.0
@@ -22,20 +22,28 @@ FIRST_TRY_S = 1.0
 class Pool:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, addresses: Sequence[str], namespace: str, max_jobs: int, bodies: Bodies, listener: Listener) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        namespace: str,
+        max_jobs: int,
+        bodies: Bodies,
+        listener: Listener,
+        supervisor: Supervisor,
+    ) -> None:
         """Args: max_jobs: how many ready jobs each server may hold."""
-        self._servers = [Server(address, namespace, max_jobs, bodies, listener) for address in dict.fromkeys(addresses)]
+        self._servers = [
+            Server(address, namespace, max_jobs, bodies, listener, supervisor) for address in dict.fromkeys(addresses)
+        ]
+        self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
-        self._listener = listener
         self._tasks: list[asyncio.Task[None]] = []
         self._turn = 0
 
     async def start(self) -> None:
         """Begin to connect; return when every server has been reached or found to be away, or after `FIRST_TRY_S`."""
         for server in self._servers:
-            task = spawn(server.run(), name=f"beanstalkd {server.address}")
-            task.add_done_callback(self._task_done)
-            self._tasks.append(task)
+            self._tasks.append(self._supervisor.spawn(server.run(), f"beanstalkd {server.address}"))
         try:
             async with asyncio.timeout(FIRST_TRY_S):
                 for server in self._servers:
@@ -43,16 +51,10 @@ class Pool:
         except TimeoutError:
             pass
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._listener.failed(error)
-
     async def stop(self) -> None:
         """Disconnect, which gives back all that is reserved. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._supervisor.end(*tasks)
 
     @property
     def generation(self) -> str:

@@ -21,7 +21,7 @@ from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.trio import Trio
 from kqs.job import Entry
 from kqs.log import get_logger
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete
 
@@ -40,7 +40,9 @@ _log = get_logger("kqs.broker")
 class Server:
     """See the module docstring. `run` is the body of its task."""
 
-    def __init__(self, address: str, namespace: str, max_jobs: int, bodies: Bodies, listener: Listener) -> None:
+    def __init__(
+        self, address: str, namespace: str, max_jobs: int, bodies: Bodies, listener: Listener, supervisor: Supervisor
+    ) -> None:
         """Args: address: HOST:PORT or unix:PATH. max_jobs: how many ready jobs it may hold."""
         self._loop = asyncio.get_running_loop()
         self._books = Books(address, namespace, self._loop.time)
@@ -51,6 +53,7 @@ class Server:
         self._max_jobs = max_jobs
         self._bodies = bodies
         self._listener = listener
+        self._supervisor = supervisor
         self._damaged = Damaged(address)
         self._session: Session | None = None
         self._tried = asyncio.Event()
@@ -90,7 +93,7 @@ class Server:
 
     async def _live(self) -> bool:
         """Connect, and serve until a connection is lost; tell whether it was reached."""
-        trio = Trio(self.address, self._go_down)
+        trio = Trio(self.address, self._go_down, self._supervisor)
         census = Census(trio, self.shelves, self._listener)
         was_reached = False
         try:
@@ -141,7 +144,7 @@ class Server:
         self._standing.lost(reason)
         if self._session is not None:
             self._session = None
-            self._given_up = self._loop.call_later(GIVE_UP_S, self._forget)
+            self._given_up = self._supervisor.call_later(GIVE_UP_S, f"beanstalkd {self.address}", self._forget)
 
     def _forget(self) -> None:
         """Count on nothing that it held."""
@@ -149,7 +152,9 @@ class Server:
 
     async def _serve(self, session: Session, trio: Trio, census: Census) -> None:
         """Ask how the server is, and wait for jobs, until a connection is lost."""
-        watch = spawn(session.watch(), name=f"beanstalkd-watch {self.address}")
+        watch = self._supervisor.spawn(
+            session.watch(), f"beanstalkd-watch {self.address}", lambda task: _may_end(task, is_lost=trio.lost.done())
+        )
         ends: list[asyncio.Future[Any]] = [trio.lost, watch]
         try:
             while not trio.lost.done():
@@ -159,8 +164,7 @@ class Server:
                 if not trio.lost.done():
                     await self._poll(census)
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await self._supervisor.end(watch)
 
     async def _poll(self, census: Census) -> None:
         stats = await census.poll()
@@ -215,6 +219,14 @@ class Server:
                 self._session.release(link, given, [job_id for _, job_id in pairs])
             else:
                 self._listener.refused(given)
+
+
+def _may_end(watch: asyncio.Task[None], *, is_lost: bool) -> bool:
+    """Tell whether a watch may have ended as it has: with its connection, or of what the server said."""
+    if watch.cancelled():
+        return False
+    error = watch.exception()
+    return is_lost if error is None else isinstance(error, (LinkLostError, ValueError))
 
 
 def _by_link(entries: Iterable[Entry]) -> list[tuple[Link, list[tuple[Entry, int]]]]:

@@ -20,7 +20,7 @@ from kqs.broker.waiting import NOTHING, WHOLE, Rank
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
 RETRY_S = 1.0
@@ -73,9 +73,10 @@ class _Line:
 class Supply:
     """See the module docstring. Call from the loop thread. fault: what a refill met that does not pass, or None."""
 
-    def __init__(self, pool: Place, max_entries: int, placed: Callable[[str], None]) -> None:
+    def __init__(self, pool: Place, max_entries: int, placed: Callable[[str], None], supervisor: Supervisor) -> None:
         """Args: max_entries: jobs placed per type, twice as many if urgent ones come. placed: told of types with new jobs."""
         self._pool = pool
+        self._supervisor = supervisor
         self._max_entries = max_entries
         self._page = max(1, max_entries // 2)
         self._placed = placed
@@ -99,9 +100,7 @@ class Supply:
         """End the refills under way."""
         self._refill = None
         refills = [line.refill for line in self._lines.values() if line.refill is not None]
-        for task in refills:
-            task.cancel()
-        await asyncio.gather(*refills, return_exceptions=True)
+        await self._supervisor.end(*refills)
 
     def is_partial(self, type_: str) -> bool:
         """Tell whether the store may hold ready jobs of a type that are not placed."""
@@ -178,7 +177,7 @@ class Supply:
         line = self._lines[type_]
         line.lowered = WHOLE
         self._refill_count += 1
-        line.refill = spawn(self._run_refill(type_, line), name=f"refill {type_}")
+        line.refill = self._supervisor.spawn(self._run_refill(type_, line), f"refill {type_}", when_done)
 
     def _is_due(self, line: _Line, type_: str) -> bool:
         return (
@@ -200,8 +199,9 @@ class Supply:
         except StoreUnavailableError as fault:
             self._trouble.met(type=type_, error=str(fault))
             line.not_before = self._loop.time() + RETRY_S
-        except Exception as fault:  # damage or a bug; the next reserve raises it to a task that is supervised
+        except Exception as fault:  # damage or a bug: it must not be tried again and again until the node has stopped
             self.fault = fault
+            self._supervisor.fault(f"refill {type_}", fault)
         else:
             self._trouble.over()
             self._take_in(type_, line, found)

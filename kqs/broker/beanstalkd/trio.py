@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from kqs.broker.beanstalkd.link import Link
 from kqs.broker.beanstalkd.stats import ServerStats, server_stats
+from kqs.supervisor import Supervisor
 from kqs.wire.beanstalk.commands import Stats
 from kqs.wire.beanstalk.values import Reply
 
@@ -20,10 +21,11 @@ _COUNT = 3
 class Trio:
     """See the module docstring. lost: done, with the reason, when the first of them has ended. instance: of their server."""
 
-    def __init__(self, address: str, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, address: str, on_lost: Callable[[str], None], supervisor: Supervisor) -> None:
         """Args: on_lost: told once, with the reason, before anybody else hears of it."""
         self._address = address
         self._on_lost = on_lost
+        self._supervisor = supervisor
         self.links: list[Link] = []
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.instance = ""
@@ -46,7 +48,7 @@ class Trio:
     async def open(self) -> ServerStats:
         """Connect. Raises: OSError, LinkLostError, ValueError: it is not a beanstalkd that we can use."""
         for _ in range(_COUNT):
-            link = await Link.open(self._address, self.end)
+            link = await Link.open(self._address, self.end, self._supervisor)
             self.links.append(link)
             if self.lost.done():
                 link.abort(self.lost.result())

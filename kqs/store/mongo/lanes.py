@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kqs.errors import StoreUnavailableError
 from kqs.store.mongo.client import DRIVER_ERRORS, translated
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor, with_its_answer
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ class Lane(Enum):
 class Lanes:
     """Runs operations as tasks. Call from the loop thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._last: dict[Lane, asyncio.Task[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_open = True
@@ -63,7 +64,7 @@ class Lanes:
     def _start(self, after: list[asyncio.Task[Any]], operation: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if not self._is_open:
             raise StoreUnavailableError("the store is closed")
-        task = spawn(_run(after, operation), name="store operation")
+        task = self._supervisor.spawn(_run(after, operation), "store operation", with_its_answer)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

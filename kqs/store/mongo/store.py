@@ -24,7 +24,7 @@ from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
-from kqs.tasks import spawn
+from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.store")
@@ -43,11 +43,12 @@ class MongoStore:
     A claim of data so long that it must be weighed costs 4.
     """
 
-    def __init__(self, settings: StoreSection, clock: Clock, namespace: str = "") -> None:
+    def __init__(self, settings: StoreSection, clock: Clock, supervisor: Supervisor, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
         self._uri = settings.uri or "mongodb://localhost"
         self._bulk_bytes = min(settings.bulk_bytes, MOST_INLINE_BYTES)
         self._clock = clock
+        self._supervisor = supervisor
         self._namespace = namespace
         self._open: _Open | None = None
 
@@ -70,7 +71,7 @@ class MongoStore:
             if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
-        self._open = _Open(connection, session, servers, node)
+        self._open = _Open(connection, session, servers, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -175,26 +176,34 @@ class MongoStore:
 class _Open:
     """What an open store owns: its connection, its parts, and the task that says it lives."""
 
-    def __init__(self, connection: AsyncIOMotorClient[Document], session: Session, servers: Servers, node: str) -> None:
+    def __init__(
+        self,
+        connection: AsyncIOMotorClient[Document],
+        session: Session,
+        servers: Servers,
+        node: str,
+        supervisor: Supervisor,
+    ) -> None:
         self.session = session
         self.servers = servers
-        self.lanes = Lanes()
+        self.lanes = Lanes(supervisor)
         self.inserter = Inserter(session, servers, node)
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
         self._connection = connection
-        self._fault: Exception | None = None
+        self._supervisor = supervisor
+        self._fault: StoreCorruptError | None = None
         self._rounds = 0
         # apart: a write that hangs holds up the upkeep behind it, and must not make others take us for dead
         self._services = [
-            spawn(self._every_beat(what), name=f"store {name}")
+            supervisor.spawn(self._every_beat(what), f"store {name}")
             for name, what in (("heartbeat", self.say_alive), ("upkeep", self.keep_up))
         ]
 
     def write(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """Run a write in its turn.
 
-        Raises: StoreCorruptError: this boot is not the journal's newest any more. Exception: what ended the upkeep.
+        Raises: StoreCorruptError: this boot is not the journal's newest any more.
         """
         if self._fault is not None:
             raise self._fault
@@ -218,9 +227,7 @@ class _Open:
 
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""
-        for service in self._services:
-            service.cancel()
-        await asyncio.gather(*self._services, return_exceptions=True)
+        await self._supervisor.end(*self._services)
         await self.lanes.close()
         try:
             await self.session.tallies.flush()
@@ -237,6 +244,7 @@ class _Open:
             await self.servers.living()
         except StoreCorruptError as error:
             self._fault = error
+            raise
         except client.DRIVER_ERRORS as error:
             raise client.translated(error) from error
 
@@ -252,19 +260,18 @@ class _Open:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 
     async def _every_beat(self, what: Callable[[], Awaitable[None]]) -> None:
-        """Do it for ever; an error that nobody foresaw is met by the next write, and so ends the server, not only this task."""
+        """Do it for ever. Raises: what does not pass."""
         trouble = Trouble(log, "MongoDB is not kept up to date, trying again", "MongoDB is kept up to date again")
-        try:
-            while True:
-                await asyncio.sleep(BEAT_S)
-                try:
-                    await what()
-                except StoreError as error:
-                    trouble.met(error=str(error))
-                else:
-                    trouble.over()
-        except Exception as error:
-            self._fault = error
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await what()
+            except StoreCorruptError:
+                raise
+            except StoreError as error:
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
 
     async def _recount(self) -> None:
         if self.servers.is_alone:

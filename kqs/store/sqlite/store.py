@@ -15,6 +15,7 @@ from kqs.store.base import Granted, StoreInfo
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
+from kqs.supervisor import Supervisor
 
 #: so few new jobs with so little data are stored at once rather than handed to the thread: somebody may wait for them.
 #: 64 KiB take 0.1 ms, no more than the hops; a MiB takes 2 ms and 16 MiB take 100, in which the loop would do nothing else
@@ -28,10 +29,10 @@ _FEW_BYTES = 64 * 1024
 class SqliteStore:
     """See kqs.store.base.Store."""
 
-    def __init__(self, path: Path, settings: StoreSection, clock: Clock) -> None:
+    def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
         self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now)
-        self._thread = StoreThread(self._session)
+        self._thread = StoreThread(self._session, supervisor)
         self._path = path
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:

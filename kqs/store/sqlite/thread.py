@@ -22,6 +22,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.process.threads import in_thread
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.session import Session
+from kqs.supervisor import Supervisor
 
 T = TypeVar("T")
 
@@ -50,8 +51,9 @@ Outcome = tuple[Operation, Any, BaseException | None]
 class StoreThread:
     """Runs operations on a session. `call`, `start` and `stop` are for the loop thread."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, supervisor: Supervisor) -> None:
         self._session = session
+        self._supervisor = supervisor
         self._queue: SimpleQueue[Operation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -187,7 +189,7 @@ class StoreThread:
     def _call_back(self, step: Callable[[Any], None], news: Any) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(step, news)
+            self._loop.call_soon_threadsafe(self._supervisor.guard, "store thread", step, news)
 
     def _die(self, death: BaseException) -> None:
         """Take in that the thread has ended: everybody who waits for it is told why."""
@@ -198,6 +200,7 @@ class StoreThread:
             if (operation := self._queue.get_nowait()) is not None:
                 unserved.append(operation)
         _settle([(operation, None, self._death) for operation in unserved])
+        self._supervisor.fault("store thread", self._death)
 
     def _resolve(self, outcomes: list[Outcome]) -> None:
         self._unresolved -= len(outcomes)

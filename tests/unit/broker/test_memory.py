@@ -10,6 +10,7 @@ from kqs.broker.memory import MemoryBroker
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from tests.support.ready_jobs import ReadyJobs, an_entry, orders
+from tests.support.supervising import StrictSupervisor
 
 MAIL = {"mail": 1}
 
@@ -21,7 +22,7 @@ def store() -> ReadyJobs:
 
 @pytest.fixture
 async def broker(store: ReadyJobs) -> AsyncIterator[MemoryBroker]:
-    broker = MemoryBroker(max_entries=10)
+    broker = MemoryBroker(StrictSupervisor(), max_entries=10)
     await broker.start(store.refill, store.waiting)
     yield broker
     await broker.close()
@@ -52,7 +53,7 @@ async def test_an_urgent_job_overtakes_a_backlog_that_is_in_the_store(broker: Me
 
 async def test_starting_fetches_nothing_and_the_first_reserve_does(store: ReadyJobs) -> None:
     store.add(*(an_entry(number) for number in range(50)))
-    broker = MemoryBroker(max_entries=10)
+    broker = MemoryBroker(StrictSupervisor(), max_entries=10)
     await broker.start(store.refill, store.waiting)
     assert not store.asked
     assert broker.backlog("mail")
@@ -86,7 +87,7 @@ async def test_types_asked_for_without_end_are_forgotten_but_not_their_jobs(
     store: ReadyJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_MAX_LINES", 4)
-    broker = MemoryBroker(10)
+    broker = MemoryBroker(StrictSupervisor(), 10)
     await broker.start(store.refill, {})
     await broker.reserve({"kept": 1}, 1)
     await broker.put(store.add(an_entry(1, "kept"), an_entry(2, "kept")))
@@ -114,7 +115,7 @@ class HeldStore(ReadyJobs):
 async def held(*entries: Entry, max_entries: int = 10) -> tuple[MemoryBroker, HeldStore, asyncio.Task[list[Entry]]]:
     store = HeldStore()
     store.add(*entries)
-    broker = MemoryBroker(max_entries)
+    broker = MemoryBroker(StrictSupervisor(), max_entries)
     await broker.start(store.refill, store.waiting)
     reserving = asyncio.ensure_future(broker.reserve(MAIL, 2))
     await store.is_asked.wait()
@@ -176,7 +177,7 @@ async def test_closing_ends_a_refill_under_way() -> None:
 async def test_a_store_that_refuses_is_asked_again_after_a_back_off(store: ReadyJobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "BACKOFF_FIRST_S", 0.1)
     store.add(an_entry(1))
-    broker = MemoryBroker()
+    broker = MemoryBroker(StrictSupervisor())
     await broker.start(store.refill, store.waiting)
     store.fault = StoreUnavailableError("database is locked")
     assert await broker.reserve(MAIL, 1) == []
@@ -188,7 +189,7 @@ async def test_a_store_that_refuses_is_asked_again_after_a_back_off(store: Ready
 
 
 async def test_a_back_off_ends_with_the_broker(store: ReadyJobs) -> None:
-    broker = MemoryBroker()
+    broker = MemoryBroker(StrictSupervisor())
     await broker.start(store.refill, {"mail": 1})
     store.fault = StoreUnavailableError("away")
     await broker.reserve(MAIL, 1)
@@ -196,12 +197,14 @@ async def test_a_back_off_ends_with_the_broker(store: ReadyJobs) -> None:
     assert not broker._timers
 
 
-async def test_a_bug_in_a_refill_reaches_the_one_who_reserves(store: ReadyJobs) -> None:
-    broker = MemoryBroker()
+async def test_a_bug_in_a_refill_stops_the_node_and_reaches_the_one_who_reserves(store: ReadyJobs) -> None:
+    supervisor = StrictSupervisor()
+    broker = MemoryBroker(supervisor)
     await broker.start(store.refill, {"mail": 1})
     store.fault = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await broker.reserve(MAIL, 1)
+    assert await supervisor.told() == ("refill mail", store.fault)
 
 
 async def test_a_put_wakes_nobody_who_waits_for_other_types(broker: MemoryBroker, store: ReadyJobs) -> None:

@@ -14,6 +14,7 @@ from kqs.feeder.held import Reach
 from kqs.journal import Journal
 from kqs.store.base import Store, StoreInfo
 from tests.support.feeding import Feeding
+from tests.support.supervising import StrictSupervisor
 
 
 class Both:
@@ -43,7 +44,7 @@ def both() -> Both:
 @pytest.fixture
 def checkpoints(both: Both, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
     monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_S", 0.0)
-    checkpoints = Checkpoints(cast("Journal", both), cast("Store", both), lambda: None)
+    checkpoints = Checkpoints(cast("Journal", both), cast("Store", both), lambda: None, StrictSupervisor())
     checkpoints.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
     return checkpoints
 

@@ -74,7 +74,9 @@ async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Fee
 
 async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feeding) -> None:
     await (await feeding.start()).stop()
-    feeding.feeder = Feeder(feeding.journal, feeding.rig.queue, feeding.rig.store, feeding.ids, feeding.rig.cascade)
+    feeding.feeder = Feeder(
+        feeding.journal, feeding.rig.queue, feeding.rig.store, feeding.ids, feeding.rig.cascade, feeding.rig.supervisor
+    )
     feeding.feeder.wait_for_store(0)
     for _ in range(5):
         await feeding.insert(b'{"type":"mail"}')
@@ -243,11 +245,9 @@ async def test_a_journal_that_cannot_be_read_now_is_read_again(feeding: Feeding,
 
 
 async def test_a_damaged_journal_ends_the_feeder(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
-    feeder, _ = await fed_from_a_disk_that_fails_once(feeding, monkeypatch, JournalCorruptError("a.kqj:42 bad sum"))
-    died: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-    feeder.on_task_death = died.set_result
-    async with asyncio.timeout(10):
-        assert isinstance(await died, JournalCorruptError)
+    await fed_from_a_disk_that_fails_once(feeding, monkeypatch, JournalCorruptError("a.kqj:42 bad sum"))
+    name, error = await feeding.rig.supervisor.told()
+    assert (name, type(error)) == ("feeder", JournalCorruptError)
 
 
 async def test_nobody_waits_for_ever_for_a_store_that_is_behind(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:

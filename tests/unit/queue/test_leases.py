@@ -12,13 +12,14 @@ from kqs.queue.leases import LATE_S, SLOT_S, SPARE_SLOTS, Lease, Leases
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.jobs import a_run
+from tests.support.supervising import StrictSupervisor
 
 
 class Rig:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.lost: list[Lease] = []
-        self.leases = Leases(self.clock, self.lost.append)
+        self.leases = Leases(self.clock, self.lost.append, StrictSupervisor())
 
     def begin(self, number: int = 0, **options: object) -> Lease:
         lease = Lease(a_run(number), Options(**options), self.clock, lambda lease: None, self.clock.monotonic())  # type: ignore[arg-type]
@@ -162,7 +163,7 @@ async def test_an_ended_run_is_forgotten() -> None:
 async def test_the_timer_fires_for_the_earliest_deadline() -> None:
     fired = asyncio.Event()
     clock = FakeClock()
-    leases = Leases(clock, lambda lease: fired.set())
+    leases = Leases(clock, lambda lease: fired.set(), StrictSupervisor())
     leases.add(Lease(a_run(0), Options(ttr=1000), clock, lambda lease: None, clock.monotonic()))
     leases.add(Lease(a_run(1), Options(ttr=0.1), clock, lambda lease: None, clock.monotonic()))
     clock.advance(1)
@@ -174,7 +175,7 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
 
 async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
     loop, heard = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-    leases = Leases(SystemClock(), lambda lease: None)
+    leases = Leases(SystemClock(), lambda lease: None, StrictSupervisor())
     lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None, SystemClock().monotonic())
     leases.add(lease)
     reporter = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: heard.set_result(leases.end(lease)),))

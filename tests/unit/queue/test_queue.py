@@ -371,8 +371,6 @@ async def test_trouble_that_does_not_pass_ends_the_server(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, operation: str, fault: StoreError
 ) -> None:
     monkeypatch.setattr(kqs.queue.queue, "SETTLE_S", 0.01)
-    died: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-    rig.queue.on_task_death = died.set_result
     await rig.accept(an_accepted(1))
 
     async def fail(*_: object) -> object:
@@ -383,21 +381,17 @@ async def test_trouble_that_does_not_pass_ends_the_server(
     hand = rig.hand(1)
     if operation == "report":
         rig.queue.report(hand.leases[(await hand.take()).claim.id], Ok())
-    async with asyncio.timeout(10):
-        assert await died is fault
+    assert (await rig.supervisor.told())[1] is fault
 
 
 async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    died: list[BaseException] = []
-    rig.queue.on_task_death = died.append
-
     async def fail() -> None:
         raise StoreCorruptError("damaged")
 
     monkeypatch.setattr(rig.store, "counts", fail)
     with pytest.raises(StoreCorruptError):
         await rig.queue.counts()
-    assert len(died) == 1
+    assert (await rig.supervisor.told())[0] == "queue"
 
 
 async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None:

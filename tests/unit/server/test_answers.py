@@ -8,6 +8,7 @@ import pytest
 
 from kqs.server import answers as answers_module
 from kqs.server.answers import Answers
+from tests.support.supervising import StrictSupervisor
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ async def relieved(answers: Answers) -> None:
 
 
 async def test_what_was_taken_meanwhile_does_not_count() -> None:
-    answers = Answers(1000)
+    answers = Answers(1000, StrictSupervisor())
     for _ in range(100):
         answers.note(500)
         assert not answers.is_crowded
@@ -45,7 +46,7 @@ async def test_what_was_taken_meanwhile_does_not_count() -> None:
 
 
 async def test_whoever_takes_nothing_is_cut_off_the_greatest_first() -> None:
-    answers = Answers(1000)
+    answers = Answers(1000, StrictSupervisor())
     cut_off: list[int] = []
     answers.cut_off = cut_off.append
     small, great, middle = Holding(answers, 200), Holding(answers, 700), Holding(answers, 300)
@@ -72,7 +73,7 @@ class Taking(Holding):
 
 
 async def test_whoever_takes_is_never_cut_off() -> None:
-    answers = Answers(1000)
+    answers = Answers(1000, StrictSupervisor())
     woken: list[bool] = []
     answers.relieved = lambda: woken.append(True)
     slow = Taking(answers, 5000)
@@ -83,7 +84,7 @@ async def test_whoever_takes_is_never_cut_off() -> None:
 
 
 async def test_a_stopped_one_looks_no_more() -> None:
-    answers = Answers(1000)
+    answers = Answers(1000, StrictSupervisor())
     holding = Holding(answers, 5000)
     answers.note(5000)
     answers.stop()

@@ -13,6 +13,7 @@ from kqs.server.connection import Connection
 from kqs.server.context import Context
 from tests.support.backend import MemoryBackend
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 from tests.support.talking import until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
@@ -67,7 +68,7 @@ class StubOwner:
     def __init__(self, max_in_flight: int = 100) -> None:
         self.backend = MemoryBackend()
         self.backend.journal.held = True
-        self.context = Context(self.backend, FakeClock().now, max_in_flight)
+        self.context = Context(self.backend, FakeClock().now, StrictSupervisor(), max_in_flight)
         self.refusal: CallError | None = None
         self.to_wake: set[Connection] = set()
         self.lost: list[Connection] = []

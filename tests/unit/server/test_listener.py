@@ -18,6 +18,7 @@ import pytest
 from kqs.config import ServerSection
 from kqs.errors import StartupError
 from kqs.server.listener import ACCEPT_PAUSE_S, Listener
+from tests.support.supervising import StrictSupervisor
 
 
 class HangUp(asyncio.Protocol):
@@ -26,7 +27,7 @@ class HangUp(asyncio.Protocol):
 
 
 def a_listener(**settings: Any) -> Listener:
-    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)))
+    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)), StrictSupervisor())
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import time
 
 from kqs.server.slices import LIGHT_BYTES, SLICE_S, Slices
 from kqs.wire.steps import Steps
+from tests.support.supervising import StrictSupervisor
 
 
 def long_work(name: str, done: list[str]) -> Steps[None]:
@@ -18,7 +19,7 @@ def long_work(name: str, done: list[str]) -> Steps[None]:
 
 
 async def test_work_is_done_a_slice_a_tick_in_turn() -> None:
-    slices, done = Slices(), list[str]()
+    slices, done = Slices(StrictSupervisor()), list[str]()
     slices.run(long_work("a", done))
     slices.run(long_work("b", done))
     assert done == []
@@ -31,7 +32,7 @@ async def test_work_is_done_a_slice_a_tick_in_turn() -> None:
 
 
 async def test_heavy_work_is_done_one_after_the_other_and_leaves_every_second_slice_to_light_work() -> None:
-    slices, done = Slices(), list[str]()
+    slices, done = Slices(StrictSupervisor()), list[str]()
     for name in ("A", "B"):
         slices.run(long_work(name, done), LIGHT_BYTES + 1)
     slices.run(long_work("a", done), LIGHT_BYTES)
@@ -41,7 +42,7 @@ async def test_heavy_work_is_done_one_after_the_other_and_leaves_every_second_sl
 
 
 async def test_short_work_is_done_in_one_slice() -> None:
-    slices, done = Slices(), asyncio.Event()
+    slices, done = Slices(StrictSupervisor()), asyncio.Event()
 
     def work() -> Steps[None]:
         yield

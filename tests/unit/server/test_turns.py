@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kqs.server.turns import SHARE_S, Turns, clock
+from tests.support.supervising import StrictSupervisor
 from tests.support.talking import until
 
 
@@ -29,7 +30,7 @@ class Worker:
 
 
 async def test_all_in_line_are_served_by_turns() -> None:
-    turns = Turns()
+    turns = Turns(StrictSupervisor())
     served: list[Worker] = []
 
     def wake(waiting: object) -> None:
@@ -44,7 +45,7 @@ async def test_all_in_line_are_served_by_turns() -> None:
 
 
 async def test_the_loop_goes_on_between_long_slices() -> None:
-    turns = Turns()
+    turns = Turns(StrictSupervisor())
     workers = [Worker(turns, 1, 2 * SHARE_S) for _ in range(5)]
     ticks = 0
     while any(worker.left for worker in workers):
@@ -56,7 +57,7 @@ async def test_the_loop_goes_on_between_long_slices() -> None:
 
 
 async def test_a_tick_that_had_its_share_is_busy_until_the_next() -> None:
-    turns = Turns()
+    turns = Turns(StrictSupervisor())
     turns.spend(SHARE_S / 2)
     assert not turns.is_busy
     turns.spend(SHARE_S)
@@ -66,7 +67,7 @@ async def test_a_tick_that_had_its_share_is_busy_until_the_next() -> None:
 
 
 async def test_who_has_left_is_not_woken() -> None:
-    turns = Turns()
+    turns = Turns(StrictSupervisor())
     worker = Worker(turns, 1)
     turns.leave(worker)
     await asyncio.sleep(0)

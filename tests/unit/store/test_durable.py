@@ -15,6 +15,7 @@ from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.support.clock import FakeClock
 from tests.support.jobs import NOW, an_accepted
+from tests.support.supervising import StrictSupervisor
 
 #: what `pragma synchronous` answers
 NORMAL, FULL = 1, 2
@@ -26,7 +27,7 @@ def an_end(job: Accepted, **changes: Any) -> Report:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock())
+    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor())
     await store.open("ab" * 16, "0000beef")
     yield store
     await store.close()

@@ -13,6 +13,7 @@ from kqs.store.sqlite import SqliteStore, insert
 from kqs.store.sqlite.store import _FEW_BYTES
 from tests.support.clock import FakeClock
 from tests.support.jobs import an_accepted
+from tests.support.supervising import StrictSupervisor
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from tests.support.jobs import an_accepted
 async def test_only_few_jobs_with_little_data_are_stored_on_the_loop(
     sizes: list[int], is_inline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock())
+    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor())
     await store.open("ab" * 16, "0000beef")
     real, threads = insert.insert, []
 

@@ -10,6 +10,7 @@ from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreUnavailableError
 from kqs.store.mongo.lanes import Lane, Lanes
+from tests.support.supervising import StrictSupervisor
 
 
 class Script:
@@ -43,7 +44,7 @@ def script() -> Script:
 
 @pytest.fixture
 def lanes() -> Lanes:
-    return Lanes()
+    return Lanes(StrictSupervisor())
 
 
 def start(lanes: Lanes, script: Script, *asked: tuple[str, Lane | None]) -> list[asyncio.Future[str]]:

@@ -10,10 +10,11 @@ from kqs.job import Accepted, State
 from kqs.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.jobs import NOW, an_accepted
+from tests.support.supervising import StrictSupervisor
 
 
 async def opened(path: Path) -> SqliteStore:
-    store = SqliteStore(path, StoreSection(), FakeClock())
+    store = SqliteStore(path, StoreSection(), FakeClock(), StrictSupervisor())
     await store.open("ab" * 16, "0000beef")
     return store
 

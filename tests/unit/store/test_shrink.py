@@ -18,6 +18,7 @@ from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.store import SqliteStore
 from kqs.store.sqlite.thread import StoreThread
 from tests.support.clock import FakeClock
+from tests.support.supervising import StrictSupervisor
 
 JOBS = 500
 SPARE = 20
@@ -96,7 +97,7 @@ def test_it_gives_back_as_much_as_its_time_allows(session: Session, monkeypatch:
 async def test_a_busy_store_shrinks_between_its_transactions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
     monkeypatch.setattr(session, "shrink", shrunk := threading.Event().set)
-    store = StoreThread(session)
+    store = StoreThread(session, StrictSupervisor())
     await store.start(lambda session: session.open("0" * 32, "abcdef12"))
     assert await store.call(lambda session: retention.sweep(session, 5.0, JOBS, JOBS)) == 0
     await store.stop()
@@ -172,7 +173,7 @@ def test_what_cannot_be_given_back_now_is_let_be(session: Session, monkeypatch: 
 
 
 async def test_a_store_gives_back_when_it_is_asked_to(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock())
+    store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor())
     store.give_back()
     assert store.owed_bytes() == 0
     await store.open("0" * 32, "abcdef12")

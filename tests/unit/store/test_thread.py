@@ -13,6 +13,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.store.sqlite import thread
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
+from tests.support.supervising import StrictSupervisor
 
 
 class CountingSession(Session):
@@ -46,8 +47,13 @@ def session(tmp_path: Path) -> CountingSession:
 
 
 @pytest.fixture
-async def store(session: CountingSession) -> AsyncIterator[StoreThread]:
-    store = StoreThread(session)
+def supervisor() -> StrictSupervisor:
+    return StrictSupervisor()
+
+
+@pytest.fixture
+async def store(session: CountingSession, supervisor: StrictSupervisor) -> AsyncIterator[StoreThread]:
+    store = StoreThread(session, supervisor)
     await store.start(lambda session: session.open("0" * 32, "abcdef12"))
     yield store
     await store.stop()
@@ -119,7 +125,7 @@ async def test_idle_thread_copies_the_wal_into_the_file(
 
 
 async def test_failed_start_leaves_nothing_and_can_be_repeated(session: CountingSession) -> None:
-    store = StoreThread(session)
+    store = StoreThread(session, StrictSupervisor())
     with pytest.raises(ZeroDivisionError):
         await store.start(lambda _: 1 / 0)
     assert not [one for one in threading.enumerate() if one.name == "kqs-store"]
@@ -145,7 +151,7 @@ async def test_a_connection_given_up_in_a_quiet_moment_ends_nothing(
 
 
 async def test_whoever_waits_for_a_thread_that_ends_unasked_is_told_and_so_is_who_asks_later(
-    session: CountingSession, store: StoreThread, monkeypatch: pytest.MonkeyPatch
+    session: CountingSession, store: StoreThread, supervisor: StrictSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_error: Exception) -> None:
         raise RuntimeError("a bug in the rollback")
@@ -159,10 +165,11 @@ async def test_whoever_waits_for_a_thread_that_ends_unasked_is_told_and_so_is_wh
             with pytest.raises(RuntimeError, match="the store's thread ended: RuntimeError: a bug in the rollback"):
                 await store.call(raise_error)
         await store.stop()
+    assert (await supervisor.told())[0] == "store thread"
 
 
 async def test_a_thread_that_ends_between_two_operations_is_told_to_the_next(
-    session: CountingSession, store: StoreThread, monkeypatch: pytest.MonkeyPatch
+    session: CountingSession, store: StoreThread, supervisor: StrictSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
         raise RuntimeError("a bug in the tidying")
@@ -173,5 +180,6 @@ async def test_a_thread_that_ends_between_two_operations_is_told_to_the_next(
         await store.call(lambda _session: None)
         assert store._thread is not None
         await asyncio.to_thread(store._thread.join)
+        assert (await supervisor.told())[0] == "store thread"
         with pytest.raises(RuntimeError, match="the store's thread ended: RuntimeError: a bug in the tidying"):
             await store.call(lambda _session: None)

@@ -11,6 +11,7 @@ from kqs.broker.beanstalkd.shelf import Shelf, Shelves
 from kqs.broker.beanstalkd.stats import ServerStats
 from kqs.broker.beanstalkd.trio import Trio
 from tests.support.ready_jobs import an_entry
+from tests.support.supervising import StrictSupervisor
 from tests.support.wire import Wire
 
 MANY = 1000
@@ -40,11 +41,11 @@ class Rig:
         self.lost: list[str] = []
         self.told = Told()
         self.shelves = Shelves("")
-        self.trio = Trio("here:1", self.lost.append)
+        self.trio = Trio("here:1", self.lost.append, StrictSupervisor())
         self.trio.instance = "abc"
         self.wires = [Wire(), Wire(), Wire()]
         for wire in self.wires:
-            link = Link(self.trio.end)
+            link = Link(self.trio.end, StrictSupervisor())
             link.connection_made(wire)
             self.trio.links.append(link)
         self.census = Census(self.trio, self.shelves, self.told)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from kqs.broker.beanstalkd import link as link_module
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.wire.beanstalk.commands import Delete, Stats
 from kqs.wire.beanstalk.values import Word
+from tests.support.supervising import StrictSupervisor
 from tests.support.wire import Wire
 
 
@@ -17,7 +18,7 @@ class Ends:
     def __init__(self) -> None:
         self.lost: list[str] = []
         self.wire = Wire()
-        self.link = Link(self.lost.append)
+        self.link = Link(self.lost.append, StrictSupervisor())
         self.link.connection_made(self.wire)
 
     async def ask(self, *ids: int) -> asyncio.Task[list[object]]:
@@ -147,11 +148,11 @@ async def test_a_name_is_tried_at_each_of_its_addresses(monkeypatch: pytest.Monk
     monkeypatch.setattr(link_module, "addresses_of", addresses_of)
     server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    link = await Link.open(f"broker:{port}", lambda reason: None)
+    link = await Link.open(f"broker:{port}", lambda reason: None, StrictSupervisor())
     assert link.is_open
     link.abort("done")
     with pytest.raises(OSError):
-        await Link.open(f"gone:{port}", lambda reason: None)
+        await Link.open(f"gone:{port}", lambda reason: None, StrictSupervisor())
     server.close()
 
 

@@ -10,6 +10,7 @@ from kqs.broker.beanstalkd.supply import MAX_REFILLS, Supply
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from tests.support.jobs_pool import JobsPool
 from tests.support.ready_jobs import ReadyJobs, an_entry
+from tests.support.supervising import StrictSupervisor
 
 
 class Rig:
@@ -19,7 +20,8 @@ class Rig:
         self.store = ReadyJobs()
         self.pool = JobsPool()
         self.placed: list[str] = []
-        self.supply = Supply(self.pool, max_entries, self.placed.append)
+        self.supervisor = StrictSupervisor()
+        self.supply = Supply(self.pool, max_entries, self.placed.append, self.supervisor)
 
     def start(self) -> None:
         self.supply.start(self.store.refill, self.store.waiting)
@@ -122,10 +124,11 @@ async def test_a_store_that_refuses_is_asked_again(rig: Rig, monkeypatch: pytest
     assert rig.pool.orders("mail") == [1]
 
 
-async def test_damage_is_for_the_next_caller_to_die_of(rig: Rig) -> None:
+async def test_damage_stops_the_node_and_is_for_the_next_caller_to_die_of(rig: Rig) -> None:
     rig.store.fault = StoreCorruptError("damaged")
     rig.supply.recheck("mail")
     await rig.settle()
+    assert await rig.supervisor.told() == ("refill mail", rig.store.fault)
     assert rig.supply.fault is rig.store.fault
 
 

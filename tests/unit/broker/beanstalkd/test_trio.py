@@ -8,6 +8,7 @@ import pytest
 
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.trio import Trio
+from tests.support.supervising import StrictSupervisor
 
 STATS = b"---\nid: abc\ndraining: true\n"
 
@@ -32,7 +33,7 @@ class Rig:
     def __init__(self, address: str, serving: list[asyncio.Transport]) -> None:
         self.told: list[str] = []
         self.serving = serving
-        self.trio = Trio(address, self.told.append)
+        self.trio = Trio(address, self.told.append, StrictSupervisor())
 
 
 @pytest.fixture
