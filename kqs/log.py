@@ -24,6 +24,7 @@ from structlog.typing import EventDict, Processor
 from kqs.config.sections import LogSection
 from kqs.logwriter import LineWriter
 from kqs.printable import printable
+from kqs.traces import trace_of
 
 #: longest value and longest message, in characters: a payload of 16 MiB is no log line
 MAX_VALUE_CHARS = 200
@@ -35,7 +36,7 @@ _PREPARE: list[Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.add_log_level,
     _STAMP,
-    structlog.processors.format_exc_info,
+    structlog.processors.ExceptionRenderer(lambda info: "" if info[1] is None else trace_of(info[1])),
 ]
 _BARE = re.compile(r"[^\s\"=]+")
 _FIRST = ("timestamp", "level", "logger", "event", "exception")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import traceback
 from decimal import Decimal
 from typing import Any
 
@@ -20,14 +19,12 @@ from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.process import forks
+from kqs.traces import text_of, trace_of
 
 _log = get_logger("kqs.executor")
 
 #: a result is answered in one line, which is no longer than a line that is taken: `[server] max_line_bytes` unless it is set
 MAX_RESULT_BYTES = 16 * 2**20
-#: of a longer trace the log gets the beginning and, since the fault stands there, more of the end
-MAX_TRACE_CHARS = 10_000
-TRACE_HEAD_CHARS = 2_000
 #: what the log gets of a reason
 MAX_LOGGED_CHARS = 200
 
@@ -55,7 +52,7 @@ def _judge(fault: BaseException, run: Run) -> Outcome:
         return _again(fault, run)
     if isinstance(fault, verdicts.Fail):
         return _failed(run, *_reason_and_final(fault))
-    return _failed(run, _named(fault), trace=_trace(fault))
+    return _failed(run, _named(fault), trace=trace_of(fault))
 
 
 def _named(fault: BaseException) -> str:
@@ -125,26 +122,6 @@ def _told(fault: BaseException) -> str:
         return text_of(fault) or type(fault).__name__
     except BaseException:
         return "(cannot be shown)"
-
-
-def text_of(value: object) -> str:
-    """Return `str(value)` as text that every store takes: an author's `__str__` may raise, file names bring lone surrogates."""
-    try:
-        return str.encode(str(value), errors="backslashreplace").decode()
-    except BaseException:
-        return "(cannot be shown)"
-
-
-def _trace(fault: BaseException) -> str:
-    try:
-        text = "".join(traceback.format_exception(fault)).rstrip()
-    except BaseException:
-        return "(the trace cannot be shown)"
-    left_out = len(text) - MAX_TRACE_CHARS
-    if left_out <= 0:
-        return text
-    tail = text[TRACE_HEAD_CHARS - MAX_TRACE_CHARS :]
-    return f"{text[:TRACE_HEAD_CHARS]}\n… ({left_out} characters) …\n{tail}"
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

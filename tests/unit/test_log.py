@@ -92,6 +92,23 @@ def test_exceptions_are_told_with_their_trace(lines, look, count):
     assert "bad\\x1b" in written()[-1] or "bad\\u001b" in written()[-1]
 
 
+@pytest.mark.parametrize("look", ["text", "json"])
+def test_of_an_exception_that_holds_many_others_few_are_told(lines, look):
+    written = lines(format=look)
+    many = ExceptionGroup("many", [ValueError(number) for number in range(10_000)])
+    structlog.get_logger().error("failed", exc_info=many)
+    logging.getLogger("asyncio").error("failed", exc_info=many)
+    told = "\n".join(written())
+    assert told.count("many (10000 sub-exceptions)") == told.count("(more exceptions)") == 2
+    assert told.count("ValueError") < 50
+
+
+def test_a_trace_of_nothing_is_none(lines):
+    written = lines(format="json")
+    structlog.get_logger().exception("failed")
+    assert json.loads(written()[0])["event"] == "failed"
+
+
 def test_other_libraries_look_the_same(lines):
     written = lines(format="json")
     logging.getLogger("asyncio").warning("slow %s", "callback")

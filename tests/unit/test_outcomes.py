@@ -183,6 +183,21 @@ def test_a_cut_trace_keeps_where_it_began_and_where_it_ended() -> None:
     assert lines[0]["exception"].endswith("the end")
 
 
+def test_of_a_failure_of_many_exceptions_few_are_looked_at() -> None:
+    looks = []
+
+    class CountedError(Exception):
+        def __str__(self) -> str:
+            looks.append(1)
+            return "one of many"
+
+    with capture_logs() as lines:
+        outcome = judge(ExceptionGroup("many", [CountedError() for _ in range(20_000)]), RUN)
+    assert outcome == Failed("ExceptionGroup: many (20000 sub-exceptions)")
+    assert "one of many" in lines[0]["exception"]
+    assert len(looks) < 100
+
+
 def test_a_log_that_cannot_be_written_changes_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def warning(self, *_args: Any, **_named: Any) -> None:
