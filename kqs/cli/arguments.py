@@ -54,28 +54,61 @@ def _from_json5(text: str) -> bytes:
         raise click.UsageError(f"the argument cannot be sent as JSON: {exc}") from None
 
 
-class _Finite(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """What a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number of seconds that a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
 
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or fail as click does."""
-        number = float(super().convert(value, param, ctx))
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number of seconds", param, ctx)
         return number
 
 
-class Seconds(_Finite, click.types.FloatParamType):
-    """A number of seconds."""
-
-
-class SecondsAboveZero(_Finite, click.FloatRange):
+class SecondsAboveZero(Seconds):
     """A number of seconds above 0."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, max=MAX_SECONDS, min_open=True)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail as click does."""
+        number = super().convert(value, param, ctx)
+        if not 0 < number <= MAX_SECONDS:
+            self.fail(f"expected a number of seconds above 0 and up to {MAX_SECONDS}, got {value}", param, ctx)
+        return number
+
+
+class WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A whole number, perhaps not below a least one."""
+
+    name = "number"
+
+    def __init__(self, least: int | None = None) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or fail as click does."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        if self._least is not None and number < self._least:
+            self.fail(f"expected a whole number from {self._least}, got {number}", param, ctx)
+        return number
+
+
+class YesOrNo(click.types.BoolParamType):
+    """True or false, in the words that click knows for them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Return which, or fail as click does."""
+        try:
+            return bool(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither true nor false", param, ctx)
 
 
 class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 import kqs
-from kqs.cli.arguments import json_option, server_option
+from kqs.cli.arguments import WholeNumber, json_option, server_option
 from kqs.cli.exits import say
 from kqs.errors import ExitCode, StartupError
 
@@ -36,7 +36,7 @@ _STOP_WITHIN_S = 30
 
 @click.command("bench")
 @click.argument("measures", nargs=-1, type=click.Choice(list(MEASURES)))
-@click.option("--count", type=click.IntRange(min=8), help="Calls or jobs of each measure.")
+@click.option("--count", type=WholeNumber(8), help="Calls or jobs of each measure, at least 8.")
 @click.option("--own/--no-own", default=True, show_default=True, help="Start a server of its own in a temporary folder.")
 @json_option
 @server_option

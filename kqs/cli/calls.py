@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("call")
 @click.argument("name")
 @click.argument("json", required=False)
-@click.option("--timeout", "timeout_s", type=SecondsAboveZero(), help="Seconds to wait for the answer. Default: 30.")
+@click.option("--timeout", "timeout_s", type=SecondsAboveZero(), help="Seconds to wait for the answer, above 0. Default: 30.")
 @json_option
 @server_option
 def call_command(name: str, json: str | None, timeout_s: float | None, as_lines: bool, server: Address) -> None:

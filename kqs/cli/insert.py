@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from kqs.cli.arguments import Seconds, as_json, json_option, server_option
+from kqs.cli.arguments import Seconds, WholeNumber, YesOrNo, as_json, json_option, server_option
 from kqs.options import PRIORITIES
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "delay": (Seconds(), "Seconds before it may run."),
     "at": (_NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
     "ttr": (Seconds(), "Seconds a run may go without a report or a touch."),
-    "auto_touch": (bool, "Touch for the handler as long as it lives."),
+    "auto_touch": (YesOrNo(), "Touch for the handler as long as it lives."),
     "time_limit": (Seconds(), "Hard limit of one run, in seconds."),
-    "retries": (int, "Failures that are retried; -1: until it succeeds."),
+    "retries": (WholeNumber(), "Failures that are retried; -1: until it succeeds."),
     "retry_delay": (Seconds(), "Seconds before the first retry."),
     "backoff": (click.Choice(["constant", "exponential"]), "How that wait grows."),
     "max_retry_delay": (Seconds(), "Longest wait before a retry, in seconds."),
-    "ghosts": (int, "Vanished runs that are run again; -1: without end."),
+    "ghosts": (WholeNumber(), "Vanished runs that are run again; -1: without end."),
     "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
     "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
@@ -66,7 +66,7 @@ class _InsertCommand(click.Command):
 
 
 def _spelt_out(arguments: Sequence[str]) -> Iterator[str]:
-    flags = {_option(name) for name, (type_, _) in FIELDS.items() if type_ is bool}
+    flags = {_option(name) for name, (type_, _) in FIELDS.items() if isinstance(type_, YesOrNo)}
     ahead = (*arguments[1:], "")
     for argument, following in zip(arguments, ahead, strict=False):
         yield f"{argument}=true" if argument in flags and following.lower() not in _BOOLEANS else argument
@@ -79,7 +79,7 @@ def _option(field: str) -> str:
 def field_options(command: AnyFunction) -> AnyFunction:
     """Give a command one option a field of `FIELDS`, each None unless given."""
     for name, (type_, help_) in reversed(FIELDS.items()):
-        metavar = "[BOOLEAN]" if type_ is bool else None
+        metavar = "[BOOLEAN]" if isinstance(type_, YesOrNo) else None
         command = click.option(_option(name), name, type=type_, help=help_, metavar=metavar)(command)
     return command
 

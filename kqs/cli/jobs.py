@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from kqs.cli.arguments import json_option, server_option
+from kqs.cli.arguments import WholeNumber, json_option, server_option
 from kqs.job import STATES_BY_WORD
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Listed(msgspec.Struct):
 @click.command("jobs")
 @click.option("--type", "type_", help="Only jobs of this type.")
 @click.option("--state", type=click.Choice(list(STATES_BY_WORD)), help="Only jobs in this state.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most jobs shown.")
+@click.option("--limit", type=WholeNumber(1), default=100, show_default=True, help="Most jobs shown.")
 @click.option("--after", help="Begin after the job with this id.")
 @json_option
 @server_option

@@ -7,13 +7,15 @@ import time
 import click
 import msgspec
 
-from kqs.cli.arguments import as_json
+from kqs.cli.arguments import WholeNumber, as_json
 
 
 @click.command("makerpc")
 @click.argument("name")
 @click.argument("json", required=False)
-@click.option("--id", "call_id", type=int, help="Number that the answer will carry. Default: microseconds since 1970.")
+@click.option(
+    "--id", "call_id", type=WholeNumber(), help="Number that the answer will carry. Default: microseconds since 1970."
+)
 def makerpc_command(name: str, json: str | None, call_id: int | None) -> None:
     """Print the line of a call, for netcat.
 

@@ -65,3 +65,39 @@ def test_help_shows_no_range_that_is_none():
     page = CliRunner().invoke(cli, ["insert", "--help"], terminal_width=200).output
     assert "--delay SECONDS" in page
     assert "[x" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["insert", "t", "--delay", "soon"], "--delay': 'soon' is no number of seconds"),
+        (["insert", "t", "--keep", ""], "--keep': '' is no number of seconds"),
+        (["insert", "t", "--ttr", "nan"], "--ttr': nan is no finite number of seconds"),
+        (["insert", "t", "--retries", "2.5"], "--retries': '2.5' is no whole number"),
+        (["insert", "t", "--auto-touch=maybe"], "--auto-touch': 'maybe' is neither true nor false"),
+        (["call", "ping", "--timeout", "soon"], "--timeout': 'soon' is no number of seconds"),
+        (["call", "ping", "--timeout", "0"], "--timeout': expected a number of seconds above 0 and up to 10000000000, got 0"),
+        (
+            ["call", "ping", "--timeout", "1e300"],
+            "--timeout': expected a number of seconds above 0 and up to 10000000000, got 1e300",
+        ),
+        (["jobs", "--limit", "many"], "--limit': 'many' is no whole number"),
+        (["jobs", "--limit", "0"], "--limit': expected a whole number from 1, got 0"),
+        (["bench", "--count", "7"], "--count': expected a whole number from 8, got 7"),
+        (["makerpc", "ping", "--id", "x"], "--id': 'x' is no whole number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_an_option_cannot_take_is_said_in_plain_words(words, said):
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+    assert "valid seconds" not in done.output
+
+
+@pytest.mark.parametrize("name", ["insert", "call", "jobs", "job", "bench", "makerpc", "stats", "health", "serve"])
+def test_no_command_explains_itself_in_formulas(name):
+    page = CliRunner().invoke(cli, [name, "--help"], terminal_width=200).output
+    assert "RANGE" not in page
+    assert "x>" not in page
+    assert "FLOAT" not in page
