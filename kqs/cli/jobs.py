@@ -41,7 +41,10 @@ class _Listed(msgspec.Struct):
 @json_option
 @server_option
 def jobs_command(type_: str | None, state: str | None, limit: int, after: str | None, as_lines: bool, server: Address) -> None:
-    """List jobs in the order they were accepted."""
+    """List jobs in the order they were accepted.
+
+    Of an error the beginning is shown; `kqs job ID` and --json have the whole.
+    """
     from kqs.cli.connection import with_client
     from kqs.cli.output import print_line, print_table
 
@@ -53,14 +56,16 @@ def jobs_command(type_: str | None, state: str | None, limit: int, after: str | 
                 print_line(job)
             return
         found = [_cells(_decode_record(job)) async for job in _pages(client, query, limit)]
-        rows = [
-            [job["id"], job["type"], job["state"], str(job["options"]["prio"]), job["attempt"]]
-            + [job[name] for name in ("accepted_at", "due_at", "ended_at", "error")]
-            for job in found
-        ]
-        print_table(_COLUMNS, rows, numbers=("prio", "attempt"))
+        print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"))
 
     with_client(server, work)
+
+
+def _row(job: dict[str, Any]) -> list[Any]:
+    from kqs.cli.output import brief
+
+    times = [job["accepted_at"], job["due_at"], job["ended_at"]]
+    return [job["id"], job["type"], job["state"], str(job["options"]["prio"]), job["attempt"], *times, brief(job["error"])]
 
 
 async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIterator[msgspec.Raw]:

@@ -11,6 +11,9 @@ import msgspec
 
 from kqs.printable import printable, printable_json
 
+#: what an overview shows of a text that may have thousands of characters
+BRIEF_CHARS = 100
+
 
 def print_line(value: Any) -> None:
     """Print a value, or JSON that is `Raw`, as one line of JSON."""
@@ -30,7 +33,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbe
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading in numbers
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        table.add_column(printable(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
         table.add_row(*map(shown, row))
     _print(table)
@@ -77,6 +80,14 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return printable(value)
     return printable(msgspec.json.encode(value).decode())
+
+
+def brief(text: str | None) -> str | None:
+    """Return the beginning of a text's first line, with an ellipsis where more was cut off: a line of an overview is one."""
+    if text is None:
+        return None
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first[:BRIEF_CHARS]}…" if more or len(first) > BRIEF_CHARS else first
 
 
 def shown_time(at: float | None) -> str | None:

@@ -187,6 +187,25 @@ def test_missing_file_is_told(kqs):
     assert kqs("insert", "--file", "none.jsonl") == (74, "", "kqs: none.jsonl: no such file or directory\n")
 
 
+def test_a_job_is_one_row_however_its_run_failed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "many.py").write_text("import kqs\n\n\n@kqs.handler('fails')\ndef fails(data):\n    raise kqs.Fail(data)\n")
+    reason = "two faults\nname\x1b[2J: missing\n" + "x" * 3000
+    with serving(tmp_path, WORKER__MODULES='["many"]') as served:
+        monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
+        run(["insert", "fails", json.dumps(reason), "--id", "failed"])
+        capsys.readouterr()
+        while not capsys.readouterr().out:
+            run(["jobs", "--state", "fail", "--json"])
+        run(["jobs"])
+        _, _, row = capsys.readouterr().out.splitlines()
+        assert row.endswith("two faults…")
+        assert row.isprintable()
+        run(["job", "failed"])
+        out = capsys.readouterr().out
+        assert "two faults\\nname\\x1b[2J: missing\\nxxx" in out
+        assert "\x1b" not in out
+
+
 def test_jobs_can_be_chosen(kqs):
     ids = [kqs("insert", "chosen")[1].strip() for _ in range(3)]
     assert [

@@ -3,7 +3,7 @@ import json
 import msgspec
 import pytest
 
-from kqs.cli.output import print_line, print_pairs, print_pretty, print_table, shown, shown_time
+from kqs.cli.output import brief, print_line, print_pairs, print_pretty, print_table, shown, shown_time
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,35 @@ def test_table_has_headings_and_rows(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "count"]
     assert [line.split() for line in lines[2:]] == [["a", "1"], ["[red]b", "20"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [
+        (None, None),
+        ("", ""),
+        ("\n", ""),
+        ("no", "no"),
+        ("no\n", "no"),
+        ("2 errors\nname\n  missing", "2 errors…"),
+        ("\n\n2 errors\r\nname", "2 errors…"),
+        ("a\u2028b", "a…"),
+        ("x" * 100, "x" * 100),
+        ("x" * 4000, "x" * 100 + "…"),
+    ],
+)
+def test_of_a_long_text_an_overview_shows_the_beginning(text, beginning):
+    assert brief(text) == beginning
+
+
+def test_a_row_is_one_line_and_steers_no_terminal(capsys):
+    hostile = "a\nb\rc\x1b[2J\u2028d"
+    print_table(("id", hostile), [("x", hostile), ("y", [hostile])], numbers=(hostile,))
+    print_pairs([(hostile, hostile)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert "a\\nb\\rc\\x1b[2J\\u2028d" in lines[2]
+    assert all(line.isprintable() for line in lines)
 
 
 def test_nothing_is_folded_into_a_pipe(capsys):
