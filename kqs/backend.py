@@ -44,7 +44,10 @@ class ServerBackend:
         ids: Ids,
         clock: Clock,
         request_stop: Callable[[], None],
+        *,
+        only_accepts: bool = False,
     ) -> None:
+        """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
         self.journal = journal
         self.ids = ids
         self.request_stop = request_stop
@@ -52,6 +55,7 @@ class ServerBackend:
         self._queue = queue
         self._worker = worker
         self._clock = clock
+        self._only_accepts = only_accepts
         self._started = clock.monotonic()
         self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
@@ -103,7 +107,8 @@ class ServerBackend:
             counts = await self._counts()
         except StoreUnavailableError as error:
             problems.append(str(error))
-        unhandled = {} if draining else self._unhandled(counts)  # lanes that stop reserve no type
+        is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
+        unhandled = self._unhandled(counts) if is_told else {}
         notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in unhandled.items()]
         del notes[MAX_TYPES_NAMED:]
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())

@@ -205,7 +205,8 @@ class Daemon:
         journal.listen(feeder)
         executor = Executor(max(1, config.worker.concurrency), supervisor)
         worker = Worker(queue, registry, executor, config.worker, self._name, config.weights, supervisor)
-        backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request)
+        only_accepts = config.worker.concurrency == 0
+        backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request, only_accepts=only_accepts)
         trace = config.log.level == "debug"
         server = Server(section, backend, supervisor, clock=self._clock.now, listener=listener, trace=trace)
         may_wait = config.store.kind == "mongodb"

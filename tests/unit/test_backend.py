@@ -30,11 +30,11 @@ class Lag:
             raise StoreUnavailableError("1 records behind")
 
 
-def a_backend(rig: Rig, feeder: Lag, journal: object | None = None) -> ServerBackend:
+def a_backend(rig: Rig, feeder: Lag, journal: object | None = None, *, only_accepts: bool = False) -> ServerBackend:
     journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
     worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker)
-    return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None)
+    return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None, only_accepts=only_accepts)
 
 
 async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
@@ -55,6 +55,17 @@ async def test_a_server_that_stops_is_failing_and_says_so(rig: Rig) -> None:
         ["the server is stopping: inserts are refused"],
         [],
     )
+
+
+@pytest.mark.parametrize(
+    ("only_accepts", "notes"), [(False, ["1 jobs of type 'mail' wait, and no handler takes them"]), (True, [])]
+)
+async def test_a_server_that_only_accepts_names_no_type_without_a_handler(
+    rig: Rig, only_accepts: bool, notes: list[str]
+) -> None:
+    await rig.accept(an_accepted(1))
+    backend = a_backend(rig, Lag(), only_accepts=only_accepts)
+    assert (await backend.health(draining=False))["notes"] == notes
 
 
 async def test_who_asks_for_a_job_hears_that_the_store_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
