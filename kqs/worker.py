@@ -1,9 +1,9 @@
 """The worker in the server: a number of lanes that run jobs.
 
 A lane awaits handlers one after the other (lane.py). The worker is a consumer of the queue: it has room for as many runs as it
-has free lanes, and for as many more as its lanes get through in `AHEAD_S`, so that short runs need not wait for a commit each
-time. A run that is lost (ttr, time_limit) is cancelled in its lane; its late report is refused by the queue. A handler that
-does not heed that keeps its lane, and another takes the lane's place.
+has free lanes, and for as many more as its lanes get through in a while (ahead.py). A run that is lost (ttr, time_limit) is
+cancelled in its lane; its late report is refused by the queue. A handler that does not heed that keeps its lane, and another
+takes the lane's place.
 
 Runs that never wait would have the loop for themselves: after `SLICE_S` of them, no run begins before the loop has looked after
 everybody else.
@@ -12,11 +12,11 @@ everybody else.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from functools import partial
 from typing import NamedTuple
 
+from kqs.ahead import Ahead
 from kqs.config import WorkerSection
 from kqs.deaf import DeafLanes
 from kqs.executor import Executor, Suspended
@@ -36,14 +36,8 @@ log = get_logger("kqs.worker")
 CANCEL_WAIT_S = 1.0
 #: a lost run whose handler has not ended so long after its cancellation is given up, in s
 DEAF_AFTER_S = 1.0
-#: short runs are claimed this far ahead: about two commits of the store
-AHEAD_S = 0.02
-MAX_AHEAD_PER_LANE = 16
 #: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
 STUCK_S = 0.1
-#: how often the length of a run is looked at again, in runs; and the weight of what was seen since
-TUNE_EVERY = 64
-TUNE_WEIGHT = 0.25
 #: how long runs may have the loop before others get their turn, in s: a ping is answered about so late
 SLICE_S = 0.005
 #: how many lanes go on at first after a slice; then twice as many each turn: most would find the slice used up again
@@ -85,11 +79,7 @@ class Worker:
         self._lanes: list[Lane] = []
         self._deaf = DeafLanes(settings.concurrency)
         self._opened_count = 0
-        self._ahead = 0
-        self._begun_count = 0
-        self._tuned_at = 0
-        self._busy_s = 0.0
-        self._mean_run_s = math.inf
+        self._ahead = Ahead(settings.concurrency)
         self._stuck_timer: asyncio.TimerHandle | None = None
         self._slice_s = 0.0
         self._slice_is_over = False
@@ -178,7 +168,7 @@ class Worker:
             self._give_back_unstarted()
         if not self._next_turn_is_due:
             self._wake(len(self._runs))
-        if self._ahead and self._stuck_timer is None:
+        if self._ahead.count and self._stuck_timer is None:
             self._watch_unstarted()
 
     def _wake(self, count: int) -> None:
@@ -188,34 +178,23 @@ class Worker:
                 waiter.set_result(None)
 
     def _watch_unstarted(self) -> None:
-        due_count = self._begun_count + len(self._runs)
+        due_count = self._ahead.begun_count + len(self._runs)
         self._stuck_timer = self._supervisor.call_later(STUCK_S, "worker", self._check_unstarted, due_count)
 
     def _check_unstarted(self, due_count: int) -> None:
         """Give back what was claimed ahead if not all of it has begun since."""
         self._stuck_timer = None
-        if self._begun_count < due_count and self._runs:
+        if self._ahead.begun_count < due_count and self._runs:
             count = len(self._runs)
             self._give_back_unstarted()
             self._consumer.free(count)
-            self._mean_run_s = 1.0
-            self._reach(0)
+            self._reach(self._ahead.get_stuck())
         elif self._runs:
             self._watch_unstarted()
 
-    def _tune(self) -> None:
-        """Set how far ahead runs are claimed by how long they have taken lately."""
-        seen_s = self._busy_s / (self._begun_count - self._tuned_at)
-        if self._mean_run_s == math.inf:
-            self._mean_run_s = seen_s
-        self._mean_run_s += TUNE_WEIGHT * (seen_s - self._mean_run_s)
-        self._busy_s, self._tuned_at = 0.0, self._begun_count
-        lanes = self._settings.concurrency
-        self._reach(min(int(lanes * AHEAD_S / max(self._mean_run_s, 1e-6)), lanes * MAX_AHEAD_PER_LANE))
-
-    def _reach(self, ahead: int) -> None:
-        change, self._ahead = ahead - self._ahead, ahead
-        self._consumer.worth = 1 + ahead // 4
+    def _reach(self, change: int) -> None:
+        """Let so many more runs be claimed ahead, or fewer if it is negative."""
+        self._consumer.worth = self._ahead.worth
         if change:
             self._consumer.grow(change)
 
@@ -267,8 +246,8 @@ class Worker:
             if lane.deaf_since and self._hears_again(lane):
                 return
             self._consumer.free()
-            if self._begun_count - self._tuned_at >= TUNE_EVERY:
-                self._tune()
+            if self._ahead.is_due:
+                self._reach(self._ahead.tune())
             if self._stopping:
                 self._note_drained()
                 if self._closing:
@@ -296,7 +275,7 @@ class Worker:
         run = self._runs.popleft()
         if self._consumer.unbegun_bytes:
             self._consumer.begin(run)
-        self._begun_count += 1
+        self._ahead.begun_count += 1
         handler = self._registry.get(run.type)
         began_at = self._monotonic()
         if handler is None or handler.wants_job or not handler.is_async:
@@ -323,7 +302,7 @@ class Worker:
                     self._executor.dismiss(handler)
                 return
             began_at = self._monotonic()
-        begun_count = self._begun_count
+        begun_count = self._ahead.begun_count
         lane.is_cancelled = False
         lane.lease = lease = self._queue.begin(run, lane.lose, began_at)
         try:
@@ -339,14 +318,14 @@ class Worker:
         finally:
             lane.lease = None
             took_s = self._monotonic() - began_at
-            if self._begun_count == begun_count:
+            if self._ahead.begun_count == begun_count:
                 self._charge(took_s)
             else:  # it has let others have the loop
-                self._busy_s += took_s
+                self._ahead.busy_s += took_s
 
     def _charge(self, took_s: float) -> None:
         """Count a run that had the loop for itself."""
-        self._busy_s += took_s
+        self._ahead.busy_s += took_s
         self._slice_s += took_s
         if self._slice_s >= SLICE_S:
             self._end_slice()

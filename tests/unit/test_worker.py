@@ -244,11 +244,11 @@ async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
     await works.rig.accept(*(an_accepted(n, data=b"false") for n in range(500)))
     for number in range(500):
         await works.ended(number)
-    assert worker._ahead > 0
+    assert worker._ahead.count > 0
     await works.rig.accept(*(an_accepted(n, data=b"true") for n in range(500, 510)))
     given_back = await works.ended(509, State.NEW)
     assert (given_back.attempt, given_back.interrupted, given_back.failures, given_back.runs) == (0, 0, 0, [])
-    assert worker._ahead == 0
+    assert worker._ahead.count == 0
     may_end.set()
     ended = [await works.ended(number) for number in range(500, 510)]
     assert {(record.attempt, record.runs[0].attempt, len(record.runs)) for record in ended} == {(1, 1, 1)}

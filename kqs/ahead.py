@@ -1,0 +1,62 @@
+"""How many runs are claimed beyond the lanes that are free, so that short ones need not wait for a claim each time. Pure.
+
+As many as the lanes get through in `AHEAD_S`, by how long runs have taken lately. Whoever runs them counts in `begun_count` and
+`busy_s`, which are plain for the sake of speed, and asks what that means from time to time.
+"""
+
+from __future__ import annotations
+
+#: short runs are claimed this far ahead: about two commits of the store
+AHEAD_S = 0.02
+MAX_AHEAD_PER_LANE = 16
+#: how often the length of a run is looked at again, in runs; and the weight of what was seen since
+TUNE_EVERY = 64
+TUNE_WEIGHT = 0.25
+#: how long runs count as taking after some were found to be stuck behind others, in s: nothing is claimed ahead of such
+STUCK_RUN_S = 1.0
+#: no run counts as shorter, in s
+_LEAST_RUN_S = 1e-6
+
+
+class Ahead:
+    """See the module docstring. count: how many runs more than there are lanes may be claimed now."""
+
+    __slots__ = ("_lanes", "_mean_run_s", "_tuned_at", "begun_count", "busy_s", "count")
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._mean_run_s: float | None = None
+        self._tuned_at = 0
+        self.count = 0
+        #: runs that have begun; and how long those took that have ended since the last `tune`
+        self.begun_count = 0
+        self.busy_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether it is time to `tune`."""
+        return self.begun_count - self._tuned_at >= TUNE_EVERY
+
+    def tune(self) -> int:
+        """Take in how long runs have taken since; return by how many more may be claimed, or fewer if it is negative."""
+        seen_s = self.busy_s / (self.begun_count - self._tuned_at)
+        if self._mean_run_s is None:
+            self._mean_run_s = seen_s
+        self._mean_run_s += TUNE_WEIGHT * (seen_s - self._mean_run_s)
+        self.busy_s, self._tuned_at = 0.0, self.begun_count
+        reached = int(self._lanes * AHEAD_S / max(self._mean_run_s, _LEAST_RUN_S))
+        return self._reach(min(reached, self._lanes * MAX_AHEAD_PER_LANE))
+
+    def get_stuck(self) -> int:
+        """Take in that runs wait behind others that turned out to be long; return as `tune` does."""
+        self._mean_run_s = STUCK_RUN_S
+        return self._reach(0)
+
+    @property
+    def worth(self) -> int:
+        """Return how much room is worth a claim of its own: as runs are so short, more will be free at once."""
+        return 1 + self.count // 4
+
+    def _reach(self, count: int) -> int:
+        change, self.count = count - self.count, count
+        return change

@@ -1,0 +1,49 @@
+"""How many runs are claimed ahead of the lanes, by how long they take."""
+
+from __future__ import annotations
+
+import pytest
+
+from kqs.ahead import AHEAD_S, MAX_AHEAD_PER_LANE, TUNE_EVERY, Ahead
+
+LANES = 10
+
+
+def tuned(*lengths_s: float) -> Ahead:
+    """Runs of these lengths, as many of each as are looked at together."""
+    ahead = Ahead(LANES)
+    for length_s in lengths_s:
+        ahead.begun_count += TUNE_EVERY
+        ahead.busy_s += TUNE_EVERY * length_s
+        assert ahead.is_due
+        before = ahead.count
+        assert ahead.tune() == ahead.count - before
+        assert not ahead.is_due
+    return ahead
+
+
+@pytest.mark.parametrize(
+    ("run_s", "count"), [(0.0, LANES * MAX_AHEAD_PER_LANE), (AHEAD_S / 4, 4 * LANES), (AHEAD_S, LANES), (LANES, 0)]
+)
+def test_as_many_are_claimed_as_lanes_get_through_in_a_while(run_s: float, count: int) -> None:
+    assert tuned(run_s).count == count
+
+
+def test_before_anything_is_known_none_is_claimed_ahead() -> None:
+    ahead = Ahead(LANES)
+    assert (ahead.count, ahead.worth) == (0, 1)
+
+
+def test_one_long_look_does_not_end_it_and_several_do() -> None:
+    assert tuned(0.001, AHEAD_S).count > LANES
+    assert tuned(0.001, *[10.0] * 30).count == 0
+
+
+def test_none_is_claimed_ahead_of_runs_that_hold_others_up_until_they_are_short_again() -> None:
+    ahead = tuned(0.0)
+    assert ahead.get_stuck() == -LANES * MAX_AHEAD_PER_LANE
+    assert (ahead.count, ahead.worth) == (0, 1)
+    for _ in range(30):
+        ahead.begun_count += TUNE_EVERY
+        ahead.tune()
+    assert ahead.count == LANES * MAX_AHEAD_PER_LANE
