@@ -91,7 +91,7 @@ class ServerBackend:
         """Return what the queue counts. Raises: StoreUnavailableError: also if the store takes too long."""
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
-                return await self._queue.counts()
+                return await self._queue.reads.counts()
         except TimeoutError:
             raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
 
@@ -128,10 +128,10 @@ class ServerBackend:
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
         lagged = self._feeder.lag_records  # before the store is asked: it may catch up while it answers
-        record = await _told(self._queue.job(job_id))
+        record = await _told(self._queue.reads.job(job_id))
         if record is None and lagged:
             await self._catch_up()
-            record = await _told(self._queue.job(job_id))
+            record = await _told(self._queue.reads.job(job_id))
         return None if record is None else self._shown(record)
 
     async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ class ServerBackend:
         after = None
         if query.after is not None:
             after = await self._order_of(query.after)
-        records = await _told(self._queue.jobs(query.type, query.state, after, query.limit))
+        records = await _told(self._queue.reads.jobs(query.type, query.state, after, query.limit))
         return [self._shown(record) for record in records]
 
     async def _catch_up(self) -> None:
@@ -151,7 +151,7 @@ class ServerBackend:
             raise CallError("the store is behind the journal, try again later", "busy") from None
 
     async def _order_of(self, job_id: str) -> int:
-        record = await _told(self._queue.job(job_id))
+        record = await _told(self._queue.reads.job(job_id))
         order = self.ids.order_of(job_id) if record is None else record.order  # its record may be over by now
         if order is None:
             raise CallError(f"after: no job has the id {job_id!r}", "not_found")

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
-from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import WAITING, Accepted, Entry, JobRecord, Report, Run, State, instant_of, waiting_count
+from kqs.job import WAITING, Accepted, Entry, Report, Run, State, waiting_count
 from kqs.log import get_logger
 from kqs.options import Cascade, Options
 from kqs.queue.admission import Admission, Reservation, first_run, may_run
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher, entry_again, entry_of
-from kqs.queue.jumps import JUMP_S, JumpWatch
+from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
+from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.seeker import Seeker
@@ -31,14 +31,9 @@ from kqs.queue.timetable import SLICE, Timetable
 from kqs.store import base
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
-from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
-Answer = TypeVar("Answer")
-
-#: retention is not urgent: ended records are looked at this often, in s
-HOUSEKEEPING_S = 5.0
 #: how long a stop waits for a store that refuses the last reports
 SETTLE_S = 5.0
 
@@ -72,17 +67,18 @@ class Queue:
         self._supervisor = supervisor
         self.clock = clock
         self._settings = settings
-        self._replayable_order = replayable_order
         self._judge = Judge(settings.retention)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
         self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
-        self._seeker = Seeker(store, broker, lambda: self.admission.consumers, settings.seek_looks)
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
-        self._jumps = JumpWatch(clock)
-        self._was_ahead = False
+        seeker = Seeker(store, broker, lambda: self.admission.consumers, settings.seek_looks)
+        self.house = Housekeeping(
+            store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
+        )
+        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -101,7 +97,7 @@ class Queue:
         Raises: StoreUnavailableError: nothing was started; it may be tried again.
         """
         self._epoch = info.epoch
-        self._was_ahead = instant_of(info.last_order) > self.clock.now() + JUMP_S
+        self.house.start(info.last_order)
         counts = await self._store.counts()
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         await self._timetable.look()
@@ -111,7 +107,7 @@ class Queue:
             await self._recover_orphans()
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
-        services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self._keep_house()}
+        services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self.house.run()}
         for name, body in (services | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
@@ -286,62 +282,7 @@ class Queue:
         if ready:
             await self._broker.put(ready)
 
-    # -- housekeeping -------------------------------------------------------------------------------------------------
-
-    async def _keep_house(self) -> None:
-        trouble = Trouble(log, "cannot keep house, trying again", "keeps house again", self.clock.monotonic)
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
-            try:
-                await self.keep_house()
-            except StoreUnavailableError as error:
-                trouble.met(error=str(error))
-            else:
-                trouble.over()
-
-    async def keep_house(self) -> None:
-        """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
-        await self._recover_orphans()
-        if back_s := self._jumps.back_s():
-            log.warning("the clock was set back", seconds=round(back_s, 3))
-            self._was_ahead = True
-        if self._was_ahead:
-            log.info("shortened waits that count from a clock that was ahead", count=await self._timetable.revise())
-            self._was_ahead = False
-        await self._timetable.look()
-        await self._seeker.look()
-        await self.sweep()
-
-    async def sweep(self) -> int:
-        """Drop the records whose retention is over; return how many went."""
-        before, swept = self._replayable_order(), 0
-        while gone := await self._store.sweep(self.clock.now(), SLICE, before):
-            swept += gone
-        while gone := await self._store.trim_successes(self._settings.keep_success_count, SLICE, before):
-            swept += gone
-        return swept
-
-    # -- questions ----------------------------------------------------------------------------------------------------
-
-    async def job(self, job_id: str) -> JobRecord | None:
-        """Return what the store knows of a job."""
-        return await self._told(self._store.job(job_id))
-
-    async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
-        """Return records by age, oldest first, beginning after order `after`."""
-        return await self._told(self._store.jobs(type_=type_, state=state, after=after, limit=limit))
-
-    async def counts(self) -> dict[str, dict[State, int]]:
-        """Return {type: {state: how many}}."""
-        return await self._told(self._store.counts())
-
-    async def _told(self, answer: Awaitable[Answer]) -> Answer:
-        """Return what the store answers. Damage ends the server, whoever meets it first."""
-        try:
-            return await answer
-        except StoreCorruptError as error:
-            self._supervisor.fault("queue", error)
-            raise
+    # -- how it is ----------------------------------------------------------------------------------------------------
 
     @property
     def running_count(self) -> int:

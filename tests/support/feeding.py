@@ -55,7 +55,7 @@ class Feeding:
         return order
 
     async def state(self, order: int) -> State:
-        record = await self.rig.queue.job(self.ids.of(order))
+        record = await self.rig.queue.reads.job(self.ids.of(order))
         assert record is not None
         return record.state
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 
-import kqs.queue.queue
+import kqs.queue.housekeeping
 import kqs.service
 import kqs.store.mongo.servers
 import kqs.store.mongo.store
@@ -31,7 +31,7 @@ def serve(skew_s: float) -> int:
     kqs.store.mongo.servers.BEAT_S = kqs.store.mongo.store.BEAT_S = BEAT_S
     kqs.store.mongo.tallies.RECOUNT_S = RECOUNT_S
     kqs.store.mongo.tallies.RECOUNT_SHARE = RECOUNT_SHARE
-    kqs.queue.queue.HOUSEKEEPING_S = HOUSEKEEPING_S
+    kqs.queue.housekeeping.HOUSEKEEPING_S = HOUSEKEEPING_S
     kqs.service.SystemClock.now = staticmethod(lambda: time.time() + skew_s)  # type: ignore[method-assign,assignment]
     return run(["serve"])
 

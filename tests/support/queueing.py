@@ -98,7 +98,7 @@ class Rig:
 
     async def record(self, run_or_number: Run | int) -> JobRecord:
         order = ORDER + run_or_number if isinstance(run_or_number, int) else run_or_number.claim.order
-        record = await self.queue.job(f"{order:013x}-0000beef")
+        record = await self.queue.reads.job(f"{order:013x}-0000beef")
         assert record is not None
         return record
 

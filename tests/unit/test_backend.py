@@ -131,7 +131,7 @@ async def test_what_the_store_does_not_know_yet_is_refused_as_busy(rig: Rig) -> 
 
 
 async def test_a_job_that_is_stored_while_the_store_is_asked_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    feeder, ask, job = Lag(), rig.queue.job, an_accepted(1)
+    feeder, ask, job = Lag(), rig.queue.reads.job, an_accepted(1)
     feeder.lag_records = 1
 
     async def just_before(job_id: str) -> Any:
@@ -141,5 +141,5 @@ async def test_a_job_that_is_stored_while_the_store_is_asked_is_found(rig: Rig, 
             feeder.lag_records = 0
         return found
 
-    monkeypatch.setattr(rig.queue, "job", just_before)
+    monkeypatch.setattr(rig.queue.reads, "job", just_before)
     assert (await a_backend(rig, feeder).job(job.id) or {})["id"] == job.id

@@ -15,7 +15,7 @@ import kqs.broker.memory
 import kqs.feeder.checkpoints
 import kqs.feeder.feeder
 import kqs.queue.dispatch
-import kqs.queue.queue
+import kqs.queue.housekeeping
 import kqs.queue.reports
 import kqs.queue.timetable
 from kqs.broker.memory import MemoryBroker
@@ -31,7 +31,7 @@ from tests.support.supervising import StrictSupervisor
 TIMES = 20
 WAITS = [
     (kqs.queue.dispatch, "RETRY_WAIT_S"),
-    (kqs.queue.queue, "HOUSEKEEPING_S"),
+    (kqs.queue.housekeeping, "HOUSEKEEPING_S"),
     (kqs.queue.reports, "FIRST_WAIT_S"),
     (kqs.queue.reports, "LONGEST_WAIT_S"),
     (kqs.broker.memory, "BACKOFF_FIRST_S"),

@@ -57,7 +57,7 @@ async def test_a_lone_job_that_meets_a_waiting_lane_runs_before_it_is_stored(
     order = await feeding.insert(JOB)
     run = hand.runs.get_nowait()
     assert (run.claim.order, run.claim.attempt, run.started_at) == (order, 1, feeding.rig.clock.now())
-    assert await feeding.rig.queue.job(run.claim.id) is None
+    assert await feeding.rig.queue.reads.job(run.claim.id) is None
     gate.open()
     await caught_up(feeder)
     assert await feeding.state(order) is State.PROCESSING
@@ -76,7 +76,7 @@ async def test_a_run_that_ends_before_its_job_is_stored_is_reported_after_it(
     gate.open()
     await caught_up(feeder)
     await feeding.rig.queue.settle()
-    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.result, record.runs[0].started_at) == (State.SUCCESS, b"[7]", feeding.rig.clock.now())
 
@@ -126,7 +126,7 @@ async def test_an_end_that_came_before_its_job_was_stored_goes_in_with_it(
         await hand.end(await hand.take(), outcome)
     gate.open()
     await caught_up(feeder)
-    records = [await feeding.rig.queue.job(feeding.ids.of(order)) for order in orders]
+    records = [await feeding.rig.queue.reads.job(feeding.ids.of(order)) for order in orders]
     assert [(r and r.state, r and r.result, r and r.error) for r in records] == [
         (State.SUCCESS, None, None),
         (State.SUCCESS, b"[7]", None),
@@ -150,11 +150,11 @@ async def test_jobs_that_wait_for_lanes_are_claimed_as_those_become_free(
     for _ in range(2):
         await hand.end(await hand.take())
     assert sorted(await claimed_later(feeding)) == [*range(last - 4, last + 1)]
-    assert await feeding.rig.queue.job(feeding.ids.of(last)) is None
+    assert await feeding.rig.queue.reads.job(feeding.ids.of(last)) is None
     gate.open()
     await caught_up(feeder)
     await feeding.rig.queue.settle()
-    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 5}}
+    assert await feeding.rig.queue.reads.counts() == {"mail": {State.SUCCESS: 5}}
 
 
 async def test_a_job_may_be_claimed_while_those_before_it_are_only_claimed(
@@ -265,7 +265,7 @@ async def test_a_run_that_a_kill_cut_off_before_its_job_was_stored_counts_as_a_g
     order = await lost(feeding, monkeypatch, JOB)
     again = await feeding.rig.hand(1).take()
     assert (again.claim.order, again.claim.attempt, again.ghosts) == (order, 2, 1)
-    record = await feeding.rig.queue.job(again.claim.id)
+    record = await feeding.rig.queue.reads.job(again.claim.id)
     assert record is not None
     assert [(run.state, run.error) for run in record.runs] == [
         ("ghost", "the server died during the run"),
@@ -309,7 +309,7 @@ async def test_a_claimed_job_that_the_store_has_is_left_as_it_is(feeding: Feedin
     await feeding.rig.restart()
     await caught_up(await feeding.start())
     await feeding.rig.queue.settle()
-    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.attempt, record.ghosts) == (State.SUCCESS, 1, 0)
 
@@ -324,7 +324,7 @@ async def test_a_stop_stores_what_ended_before_its_job_was_stored(feeding: Feedi
     gate.open()
     await stopping
     await feeding.rig.restart()
-    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.ghosts) == (State.SUCCESS, 0)
 

@@ -22,7 +22,7 @@ async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail","data":[1,  2]}')
     await caught_up(feeder)
-    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(order))
     assert record is not None
     assert (record.data, record.accepted_at) == (b"[1,  2]", order / 1e6)
     assert feeder.lag_records == 0
@@ -46,7 +46,7 @@ async def test_times_count_from_the_clock_though_it_was_ahead_once(feeding: Feed
         feeder = await feeding.start()
     await caught_up(feeder)
     assert order > first
-    delayed, plain, at = [await feeding.rig.queue.job(feeding.ids.of(order + n)) for n in range(3)]
+    delayed, plain, at = [await feeding.rig.queue.reads.job(feeding.ids.of(order + n)) for n in range(3)]
     assert delayed is not None
     assert plain is not None
     assert at is not None
@@ -83,7 +83,7 @@ async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feed
     assert (feeding.feeder._held.count, feeding.feeder.lag_records) == (0, 5)
     await feeding.feeder.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
     await caught_up(feeding.feeder)
-    assert len(await feeding.rig.queue.jobs("mail", None, None, 100)) == 5
+    assert len(await feeding.rig.queue.reads.jobs("mail", None, None, 100)) == 5
 
 
 async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Feeding) -> None:
@@ -109,7 +109,7 @@ async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
     await caught_up(feeder)
     assert feeder.fed_seq == 50
-    records = await feeding.rig.queue.jobs("mail", None, None, 100)
+    records = await feeding.rig.queue.reads.jobs("mail", None, None, 100)
     assert [int(record.data) for record in records] == list(range(50))
 
 
@@ -184,7 +184,7 @@ async def test_what_was_not_fed_at_the_stop_stays_in_the_journal(feeding: Feedin
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail"}')
     await feeder.stop()
-    assert await feeding.rig.queue.job(feeding.ids.of(order)) is None
+    assert await feeding.rig.queue.reads.job(feeding.ids.of(order)) is None
     await feeding.journal.stop()
     await caught_up(await feeding.start())
     assert await feeding.state(order) is State.NEW
@@ -194,7 +194,7 @@ async def test_an_at_and_own_options_are_kept(feeding: Feeding) -> None:
     feeder = await feeding.start()
     order = await feeding.insert(b'{"type":"mail","at":"2030-01-01T00:00:00Z","ttr":7}')
     await caught_up(feeder)
-    record = await feeding.rig.queue.job(feeding.ids.of(order))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(order))
     assert record is not None
     assert (record.state, record.due_at, record.options) == (State.DELAYED, 1893456000.0, b'{"ttr":7.0}')
 
@@ -292,7 +292,7 @@ async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(fee
     hand, feeder = feeding.rig.hand(5), await feeding.start()
     await feeding.insert(text)
     await hand.end(await hand.take())
-    assert await feeding.rig.queue.job("mine") is None
+    assert await feeding.rig.queue.reads.job("mine") is None
     if is_replayed:  # all of the journal, with a store that has a part of it
         await feeder.stop()
         await feeding.insert(text)
@@ -303,8 +303,8 @@ async def test_an_id_whose_record_is_over_is_a_new_job_at_once_and_runs_once(fee
     assert await hand.end(await hand.take())
     await caught_up(feeder)
     assert hand.runs.empty()
-    assert await feeding.rig.queue.job("mine") is None
-    assert await feeding.rig.queue.counts() == {"mail": {State.SUCCESS: 1}}
+    assert await feeding.rig.queue.reads.job("mine") is None
+    assert await feeding.rig.queue.reads.counts() == {"mail": {State.SUCCESS: 1}}
 
 
 async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feeding: Feeding) -> None:
@@ -316,7 +316,7 @@ async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feed
         await caught_up(feeder)
         if not hand.runs.empty():
             await hand.end(await hand.take())
-    assert (await feeding.rig.queue.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
+    assert (await feeding.rig.queue.reads.counts(), hand.runs.empty()) == ({"mail": {State.SUCCESS: 1}}, True)
 
 
 async def test_an_urgent_job_starts_before_those_that_wait_however_many_stand_before_it_in_the_journal(

@@ -122,10 +122,10 @@ async def test_not_from_the_journal_of_an_earlier_boot(feeding: Feeding, text: b
     feeder = await feeding.start()
     await caught_up(feeder)
     async with asyncio.timeout(10):
-        while (await feeding.rig.queue.counts())["mail"].keys() != {State.FAIL}:  # noqa: ASYNC110 - no event tells
+        while (await feeding.rig.queue.reads.counts())["mail"].keys() != {State.FAIL}:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0)
     assert hand.runs.empty()
-    record = await feeding.rig.queue.job(feeding.ids.of(last))
+    record = await feeding.rig.queue.reads.job(feeding.ids.of(last))
     assert record is not None
     assert never_ran(record)
 

@@ -210,9 +210,9 @@ async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_b
     for number, outcome in ((11, Failed("no")), (12, Again(7))):
         await rig.accept(an_accepted(number))
         await hand.end(await hand.take(), outcome)
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     rig.clock.jump(-ahead)
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     now = rig.clock.now()
     records = {n: await rig.record(n) for n in (1, 2, 3, 4, 11, 12)}
     assert {n: record.due_at - now for n, record in records.items()} == {1: 5, 2: 20, 3: ahead + 60, 4: -now, 11: 30, 12: 7}
@@ -228,8 +228,8 @@ async def test_a_start_shortens_what_a_clock_that_was_ahead_has_computed(rig: Ri
     job.options, job.due_at = b'{"delay":5}', NOW + ahead + 5
     await rig.accept(job)
     await rig.restart()
-    await rig.queue.keep_house()
-    record = await rig.queue.job(job.id)
+    await rig.queue.house.keep()
+    record = await rig.queue.reads.job(job.id)
     assert record is not None
     assert record.due_at == NOW + 5
 
@@ -278,11 +278,11 @@ async def test_records_go_when_their_retention_is_over_and_no_replay_could_bring
     for _ in range(2):
         await hand.end(await hand.take())
     rig.replayable_order = ORDER + 2
-    assert await rig.queue.sweep() == 0
+    assert await rig.queue.house.sweep() == 0
     rig.clock.advance(3601)
-    assert await rig.queue.sweep() == 1
+    assert await rig.queue.house.sweep() == 1
     rig.replayable_order = 2**62
-    assert await rig.queue.sweep() == 1
+    assert await rig.queue.house.sweep() == 1
 
 
 async def test_hunger_is_told_when_there_is_room_and_nothing_ready(rig: Rig) -> None:
@@ -390,7 +390,7 @@ async def test_damage_that_a_question_meets_ends_the_server(rig: Rig, monkeypatc
 
     monkeypatch.setattr(rig.store, "counts", fail)
     with pytest.raises(StoreCorruptError):
-        await rig.queue.counts()
+        await rig.queue.reads.counts()
     assert (await rig.supervisor.told())[0] == "queue"
 
 
@@ -399,9 +399,9 @@ async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None
     await rig.restart()
     hand = rig.hand(2)
     await rig.store.insert([an_accepted(1), an_accepted(2, type_="other")], 0, "elsewhere", NOW)
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     assert (await hand.take()).claim.order == ORDER + 1
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     assert hand.runs.empty()
 
 
@@ -410,7 +410,7 @@ async def test_runs_of_a_server_that_died_go_on_here(rig: Rig) -> None:
     await rig.store.insert([replace(an_accepted(1), claimed_at=NOW)], 0, "elsewhere", NOW)
     await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
     hand = rig.hand(1)
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     run = await hand.take()
     assert (run.claim.attempt, run.ghosts) == (2, 1)
 
@@ -419,13 +419,13 @@ async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig:
     await rig.store.insert([replace(an_accepted(1), claimed_at=NOW)], 0, "elsewhere", NOW)
     await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
     looks = [[], await rig.store.orphans(9)]
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
 
     async def orphans(_limit: int, _keep_damaged_s: float | None) -> list[Run]:
         return looks.pop()
 
     monkeypatch.setattr(rig.store, "orphans", orphans)
-    await rig.queue.keep_house()
+    await rig.queue.house.keep()
     assert (await rig.record(1)).ghosts == 1
     assert rig.queue.stale_count == 0
 

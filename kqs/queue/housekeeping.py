@@ -1,0 +1,87 @@
+"""What is not urgent and is looked after every few seconds: runs of dead servers, a clock that was set back, what is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from kqs.clock import Clock
+from kqs.errors import StoreUnavailableError
+from kqs.job import instant_of
+from kqs.log import get_logger
+from kqs.queue.jumps import JUMP_S, JumpWatch
+from kqs.queue.seeker import Seeker
+from kqs.queue.timetable import SLICE, Timetable
+from kqs.store.base import Store
+from kqs.trouble import Trouble
+
+log = get_logger("kqs.queue")
+
+#: retention is not urgent: ended records are looked at this often, in s
+HOUSEKEEPING_S = 5.0
+
+
+class Housekeeping:
+    """See the module docstring. `run` is the body of its task."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        timetable: Timetable,
+        seeker: Seeker,
+        recover_orphans: Callable[[], Awaitable[None]],
+        replayable_order: Callable[[], int],
+        keep_success_count: int,
+    ) -> None:
+        """Args: recover_orphans: gives back the runs of servers that died. keep_success_count: most successes that are kept.
+
+        replayable_order: returns the first order that a replay of the journal could bring back, of which no record goes.
+        """
+        self._store = store
+        self._clock = clock
+        self._timetable = timetable
+        self._seeker = seeker
+        self._recover_orphans = recover_orphans
+        self._replayable_order = replayable_order
+        self._keep_success_count = keep_success_count
+        self._jumps = JumpWatch(clock)
+        self._was_ahead = False
+
+    def start(self, last_order: int) -> None:
+        """Begin with a store whose newest job has `last_order`."""
+        self._was_ahead = instant_of(last_order) > self._clock.now() + JUMP_S
+
+    async def run(self) -> None:
+        """Keep house for ever."""
+        trouble = Trouble(log, "cannot keep house, trying again", "keeps house again", self._clock.monotonic)
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await self.keep()
+            except StoreUnavailableError as error:
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
+
+    async def keep(self) -> None:
+        """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
+        await self._recover_orphans()
+        if back_s := self._jumps.back_s():
+            log.warning("the clock was set back", seconds=round(back_s, 3))
+            self._was_ahead = True
+        if self._was_ahead:
+            log.info("shortened waits that count from a clock that was ahead", count=await self._timetable.revise())
+            self._was_ahead = False
+        await self._timetable.look()
+        await self._seeker.look()
+        await self.sweep()
+
+    async def sweep(self) -> int:
+        """Drop the records whose retention is over; return how many went."""
+        before, swept = self._replayable_order(), 0
+        while gone := await self._store.sweep(self._clock.now(), SLICE, before):
+            swept += gone
+        while gone := await self._store.trim_successes(self._keep_success_count, SLICE, before):
+            swept += gone
+        return swept

@@ -1,0 +1,40 @@
+"""What is known of jobs, for whoever asks; nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from kqs.errors import StoreCorruptError
+from kqs.job import JobRecord, State
+from kqs.store.base import Store
+
+Answer = TypeVar("Answer")
+
+
+class Reads:
+    """Answers from the store. Raises: StoreUnavailableError, from each."""
+
+    def __init__(self, store: Store, on_damage: Callable[[StoreCorruptError], None]) -> None:
+        """Args: on_damage: told of damage, which ends the server, whoever meets it first."""
+        self._store = store
+        self._on_damage = on_damage
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """Return what the store knows of a job."""
+        return await self._told(self._store.job(job_id))
+
+    async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
+        """Return records by age, oldest first, beginning after order `after`."""
+        return await self._told(self._store.jobs(type_=type_, state=state, after=after, limit=limit))
+
+    async def counts(self) -> dict[str, dict[State, int]]:
+        """Return {type: {state: how many}}."""
+        return await self._told(self._store.counts())
+
+    async def _told(self, answer: Awaitable[Answer]) -> Answer:
+        try:
+            return await answer
+        except StoreCorruptError as error:
+            self._on_damage(error)
+            raise
