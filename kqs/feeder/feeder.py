@@ -126,7 +126,8 @@ class Feeder:
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
         """
         self._accepted = None
-        if not self._behind and self._held.is_all_claimed and self.fed_seq >= self._offered_seq and self._may_claim:
+        is_in_order = not self._behind and self._held.is_all_claimed and self.fed_seq >= self._offered_seq
+        if is_in_order and self._may_claim and not self._held.is_full:  # it will be held when it is flushed
             self._accepted = self._claims.of_batch(batch)
 
     @property
@@ -263,6 +264,8 @@ class Feeder:
             durable_seq = self._journal.durable_seq
             records = await self._backlog.next(self._cursor.held)
             if records is not None:
+                for record in records:  # those of this boot began as they were held, or never
+                    record.claimed = record.claimed and record.seq < self._first_own_seq
                 self._hold(records)
             else:
                 self._cursor.hold(max(self._cursor.held, durable_seq), durable_seq)

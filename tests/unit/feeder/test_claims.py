@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import kqs.feeder.feeder
+import kqs.feeder.held
 from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.handlers import Failed, Ok
 from kqs.job import State
@@ -195,6 +196,36 @@ async def test_a_batch_that_cannot_be_flushed_leaves_the_lanes_to_others(
         patches.setattr(feeding.journal._commit._files, "flush", refuse)
         await feeding.insert(JOB)
     assert (hand.runs.empty(), hand.consumer.room) == (True, 1)
+
+
+async def test_nothing_is_claimed_that_is_not_held_when_it_is_flushed(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.held, "MAX_BYTES", 10)
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    await feeding.insert(JOB)
+    order = await feeding.insert(b'{"type":"mail","ghosts":0}')
+    gate.open()
+    await caught_up(feeder)
+    runs = [await hand.take() for _ in range(2)]
+    assert [(run.claim.attempt, run.ghosts) for run in runs] == [(1, 0), (1, 0)]
+    assert runs[1].claim.order == order
+    assert await claimed(feeding) == [True, False]
+
+
+async def test_a_claim_whose_flush_was_missed_costs_its_job_nothing(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = feeding.rig.hand(2)
+    feeder = await feeding.start()
+    missed = feeding.append(b'{"type":"mail","ghosts":0}')
+    with monkeypatch.context() as patches:
+        patches.setattr(feeder, "flushed", feeder.failed)
+        await feeding.journal.flush()
+    order = await feeding.insert(b'{"type":"mail","ghosts":0}')
+    await caught_up(feeder)
+    assert await claimed(feeding) == [True, True]
+    runs = [await hand.take() for _ in range(2)]
+    assert [(run.claim.order, run.claim.attempt, run.ghosts) for run in runs] == [(missed, 1, 0), (order, 1, 0)]
 
 
 @pytest.mark.parametrize(
