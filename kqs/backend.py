@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Raw
 from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
-from kqs.ids import Ids
+from kqs.inserter import Inserter
 from kqs.job import JobRecord, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
@@ -41,16 +41,14 @@ class ServerBackend:
         feeder: Feeder,
         queue: Queue,
         worker: Worker,
-        ids: Ids,
+        inserter: Inserter,
         clock: Clock,
-        request_stop: Callable[[], None],
         *,
         only_accepts: bool = False,
     ) -> None:
         """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
-        self.journal = journal
-        self.ids = ids
-        self.request_stop = request_stop
+        self.inserter = inserter
+        self._journal = journal
         self._feeder = feeder
         self._queue = queue
         self._worker = worker
@@ -78,7 +76,7 @@ class ServerBackend:
         stats["runs_stale"] = self._queue.stale_count
         stats["runs_ghost"] = self._queue.ghost_count
         stats["journal_unfed_records"] = self._feeder.lag_records
-        stats.update({f"journal_{name}": value for name, value in self.journal.stats().items()})
+        stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
         return stats
 
     def _job_stats(self, counts: dict[str, dict[State, int]]) -> dict[str, int | float]:
@@ -100,7 +98,7 @@ class ServerBackend:
 
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
-        parts = (self.journal, self._feeder, self._queue, self._worker)
+        parts = (self._journal, self._feeder, self._queue, self._worker)
         problems = [problem for part in parts for problem in part.problems()]
         counts: dict[str, dict[State, int]] = {}
         try:
@@ -114,10 +112,10 @@ class ServerBackend:
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
             notes.append(f"{failed} jobs failed for good and are kept")
-        notes += self.journal.notes()
+        notes += self._journal.notes()
         if draining:
             problems.append("the server is stopping: inserts are refused")
-        is_failing = draining or not self.journal.accepting
+        is_failing = draining or not self._journal.accepting
         verdict = "failing" if is_failing else "degraded" if problems else "ok"
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
 
@@ -152,7 +150,7 @@ class ServerBackend:
 
     async def _order_of(self, job_id: str) -> int:
         record = await _told(self._queue.reads.job(job_id))
-        order = self.ids.order_of(job_id) if record is None else record.order  # its record may be over by now
+        order = self.inserter.ids.order_of(job_id) if record is None else record.order  # its record may be over by now
         if order is None:
             raise CallError(f"after: no job has the id {job_id!r}", "not_found")
         return order

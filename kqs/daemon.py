@@ -1,8 +1,8 @@
-"""The daemon: the only place that names concrete engines, and the order in which everything starts and stops.
+"""The daemon: a core (kqs.core), a listener and signals, and what is done to the whole process for them.
 
-Start: bind, journal (replay), store, queue, workers, feeder (these four: see startup.py), accept, then `ready`. Stop, each step
-bounded: refuse new jobs, let runs finish, answer what was asked, put the last reports into the store, close the store, close
-the journal. A service that dies stops the daemon; nothing limps. Whatever users' code does to the process, kqs.process ends it.
+Start: bind, core, accept, then `ready`. Stop, each step bounded: refuse new jobs, let runs finish, answer what was asked, then
+the core's own end. Whatever ends unasked stops the daemon; nothing limps. Whatever users' code does to the process, kqs.process
+ends it.
 """
 
 from __future__ import annotations
@@ -11,55 +11,36 @@ import asyncio
 import contextlib
 import os
 import resource
-import shlex
-import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from kqs import log as logs
-from kqs.backend import ServerBackend
-from kqs.broker.base import Broker
-from kqs.broker.beanstalkd import BeanstalkdBroker
-from kqs.broker.memory import MemoryBroker
 from kqs.config import Config, ServerSection, anchored
+from kqs.core import Core
 from kqs.errors import (
     ExitCode,
     JournalCorruptError,
-    JournalError,
-    JournalLockedError,
-    JournalVersionError,
     KqsError,
     StartupError,
     StoreCorruptError,
     StoreDoubtError,
 )
-from kqs.executor import Executor
-from kqs.feeder import Feeder
+from kqs.executor import share_decimal_settings
 from kqs.handlers import Registry
-from kqs.ids import Ids
-from kqs.journal import JOURNAL_FILES, Journal, Recovery
+from kqs.journal import JOURNAL_FILES
 from kqs.log import get_logger
 from kqs.modules import load_modules
 from kqs.notify import Notifier
-from kqs.options import Cascade
 from kqs.process import forks, memory
 from kqs.process.loop import run_to_end
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
-from kqs.queue.queue import Queue, QueueSettings
-from kqs.queue.rules import Retention
 from kqs.server.listener import Listener
 from kqs.server.server import RESERVED_CONNECTIONS, TURNED_AWAY_AT_ONCE, Server
-from kqs.service import SystemClock
-from kqs.startup import Startup
-from kqs.store.base import Store
-from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done, with_its_answer
-from kqs.worker import Worker
 
 log = get_logger("kqs")
 
@@ -105,21 +86,19 @@ class Daemon:
         self._config = config
         self._source = source
         self._sentry = sentry
-        self._clock = SystemClock()
         self._notifier = Notifier(os.environ)
         self._stop = StopSwitch(sentry.stopping)
         self._supervisor = Supervisor(self._stop.fail)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     async def run(self) -> ExitCode:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
         self._sentry.attach()
         forks.own_loop()
         registry = load_modules(self._config.worker.modules)
+        share_decimal_settings()
         forks.end_child()
         self._sentry.keep(self._supervisor)
-        stop = self._stop
-        self._sentry.begin(stop.request)
+        self._sentry.begin(self._stop.request)
         async with AsyncExitStack() as stack:
             server = await self._start_unless_stopped(stack, registry)
             if server is not None:
@@ -129,7 +108,7 @@ class Daemon:
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
             log.info("stopping")
         log.info("stopped")
-        return _exit_code(stop.cause)
+        return _exit_code(self._stop.cause)
 
     def _tell_start(self, registry: Registry) -> None:
         config = self._config
@@ -170,50 +149,22 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, registry: Registry) -> Server:
         config = self._config
-        stop, supervisor = self._stop, self._supervisor
         section = _spare_files(config.server)
-        listener = Listener(section, supervisor)
+        listener = Listener(section, self._supervisor)
         stack.callback(listener.close)
         await listener.bind()
         forks.own_addresses(listener.addresses, Path(section.socket) if section.socket else None)
         self._own_files()
 
-        store = self._make_store()
-        journal = Journal(
-            config.journal,
-            self._clock,
-            on_low=store.give_back,
-            owed=store.owed_bytes,
-            on_fault=lambda error: supervisor.fault("journal", error),
-        )
-        stack.push_async_callback(self._end, "journal", journal.stop)
-        recovery = await _open_journal(journal, config.journal.dir)
-        self._own_files()
-        listener.bind_socket()
-        stack.push_async_callback(self._end, "store", store.close)
-        ids = Ids(recovery.node, recovery.last_order)
-        cascade = self._cascade(registry)
-        settings = QueueSettings(
-            self._name,
-            Retention(config.store.keep_success_s, config.store.keep_fail_s),
-            config.store.keep_success_count,
-            seek_looks=_seek_looks(config),
-        )
-        broker = _make_broker(config, cascade, supervisor)
-        queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order, supervisor)
-        feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
-        journal.listen(feeder)
-        executor = Executor(max(1, config.worker.concurrency), supervisor)
-        worker = Worker(queue, registry, executor, config.worker, self._name, config.weights, supervisor)
-        only_accepts = config.worker.concurrency == 0
-        backend = ServerBackend(journal, feeder, queue, worker, ids, self._clock, stop.request, only_accepts=only_accepts)
+        def own_journal() -> None:
+            self._own_files()
+            listener.bind_socket()
+
+        core = await stack.enter_async_context(Core(config, registry, self._supervisor, own_journal))
         trace = config.log.level == "debug"
-        server = Server(section, backend, supervisor, clock=self._clock.now, listener=listener, trace=trace)
-        may_wait = config.store.kind == "mongodb"
-        startup = Startup(store, recovery, ids, queue, worker, feeder, supervisor, may_wait=may_wait, skip_to=journal.skip_to)
-        for service in (queue, feeder, server, worker, startup):
-            stack.push_async_callback(self._end, type(service).__name__.lower(), service.stop)
-        await startup.start()
+        server = Server(section, core.backend, self._supervisor, self._stop.request, listener=listener, trace=trace)
+        stack.push_async_callback(self._supervisor.end_part, "server", server.stop)
+        stack.push_async_callback(core.rest)
         self._sentry.serving()
         stack.callback(server.drain)
         await server.start()
@@ -228,76 +179,11 @@ class Daemon:
             forks.own_files(folder, patterns)
         forks.own_folder(config.journal.dir)
 
-    def _make_store(self) -> Store:
-        if self._config.store.kind == "mongodb":
-            from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
-
-            return MongoStore(self._config.store, self._clock, self._supervisor, self._config.server.namespace)
-        return SqliteStore(self._config.store_path, self._config.store, self._clock, self._supervisor)
-
-    def _cascade(self, registry: Registry) -> Cascade:
-        cascade = Cascade(self._config.defaults, self._config.types)
-        for type_, options in registry.options.items():
-            cascade.set_handler_options(type_, options)
-        return cascade
-
-    async def _end(self, name: str, end: Callable[[], Awaitable[None]]) -> None:
-        """Stop a service. An error in that is told like its death, and keeps no other from its end."""
-        try:
-            await end()
-        except Exception as error:
-            self._supervisor.fault(name, error)
-
     async def _watch(self, interval_s: float) -> None:
         """Tell systemd that the loop turns, as often as it asks for."""
         while True:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s)
-
-
-def _seek_looks(config: Config) -> int:
-    """Return how often a ready job must be seen before it counts as unknown to our broker; 0: it knows all there are."""
-    if config.store.kind != "mongodb":
-        return 0
-    return 1 if config.broker.kind == "memory" else 2
-
-
-def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Broker:
-    section = config.broker
-    if section.kind == "memory":
-        return MemoryBroker(supervisor, section.max_entries)
-    return BeanstalkdBroker(
-        supervisor,
-        section.servers,
-        section.max_entries,
-        section.max_server_entries,
-        config.server.namespace,
-        lambda type_, options: _ttr_s(cascade, type_, options),
-        section.body_bytes,
-    )
-
-
-def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
-    """Return a waiting job's ttr. Its options may be damaged in the store, which is found when it is claimed."""
-    try:
-        return cascade.resolve(type_, options).ttr
-    except (msgspec.DecodeError, ValueError):
-        return cascade.resolve(type_, None).ttr
-
-
-async def _open_journal(journal: Journal, folder: Path) -> Recovery:
-    try:
-        return await journal.start()
-    except JournalLockedError as error:
-        raise StartupError(str(error), ExitCode.TEMPORARY) from error
-    except JournalCorruptError as error:
-        where = shlex.quote(str(folder))
-        cure = f"`kqs journal verify {where}` tells more, `kqs journal repair {where}` salvages what is intact"
-        raise StartupError(f"{error}; {cure}", ExitCode.DATA_DAMAGED) from error
-    except JournalVersionError as error:
-        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
-    except JournalError as error:
-        raise StartupError(str(error), ExitCode.IO_FAILED) from error
 
 
 def _exit_code(cause: BaseException | None) -> ExitCode:

@@ -143,17 +143,21 @@ def _is_from_below(fault: BaseException) -> bool:
     return fault.__traceback__ is not None and fault.__traceback__.tb_next is not None
 
 
+def share_decimal_settings() -> None:
+    """Let each run begin with the settings of decimal that stand now: of the whole process, whose default they become."""
+    now = decimal.getcontext()
+    for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+        setattr(decimal.DefaultContext, name, getattr(now, name))
+    decimal.DefaultContext.traps = dict(now.traps)
+
+
 def _starting_context() -> contextvars.Context:
     """Return a context with the variables that are set now, but for decimal's, whose value every run would change for all.
 
-    Without it a run makes its own of `decimal.DefaultContext`, which is given what the handlers' modules have set.
+    Without it a run makes its own of `decimal.DefaultContext`.
     """
     context = contextvars.Context()
     for variable, value in contextvars.copy_context().items():
-        if isinstance(value, decimal.Context):
-            for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
-                setattr(decimal.DefaultContext, name, getattr(value, name))
-            decimal.DefaultContext.traps = dict(value.traps)
-        else:
+        if not isinstance(value, decimal.Context):
             context.run(variable.set, value)
     return context

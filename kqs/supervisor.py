@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 from kqs.tasks import spawn
@@ -95,6 +95,13 @@ class Supervisor:
                 task.cancel()
         if alive:
             await asyncio.wait(alive)
+
+    async def end_part(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
+        """Stop a part of the node. What that raises is a fault, and keeps no other part from its end."""
+        try:
+            await stop()
+        except Exception as error:
+            self.fault(name, error)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         name, may_end = self._watched.pop(task)

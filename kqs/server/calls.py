@@ -128,7 +128,7 @@ def unknown_call(name: str) -> CallError:
 
 
 def _quit(context: Context, _nothing: NoQuery) -> Raw:
-    context.backend.request_stop()
+    context.on_quit()
     return STOPPING
 
 

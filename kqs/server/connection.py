@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._advance()
-        context.backend.journal.flush_if_alone()
+        context.inserter.flush_if_alone()
         lines = context.lines
         open_bytes = conversation.open_bytes
         if open_bytes > SHORT_BYTES or self._line_bytes:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from kqs.inserter import DEFAULT_INSERT_JOBS
 from kqs.server.answers import Answers
 from kqs.server.backend import Backend
 from kqs.server.counters import Counters
@@ -28,30 +29,27 @@ READS_AT_ONCE = 4
 SHORT_READS_AT_ONCE = 12
 
 
-#: Jobs in one insert's array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id.
-DEFAULT_INSERT_JOBS = 100_000
-
-
 class Context:
     """Shared state of the connections. Owned by the loop thread.
 
-    clock: wall time in Unix seconds. max_insert_jobs: in one array. slices: whatever takes long. trace: log every line
-    (level debug); checked before a log call is made, since a filtered-out call still costs more than a job. draining: the
-    server stops, inserts are refused.
+    on_quit: begins the orderly stop that SIGTERM begins. max_insert_jobs: in one array. slices: whatever takes long. trace: log
+    every line (level debug); checked before a log call is made, since a filtered-out call still costs more than a job.
+    draining: the server stops, inserts are refused.
     """
 
     def __init__(
         self,
         backend: Backend,
-        clock: Callable[[], float],
         supervisor: Supervisor,
+        on_quit: Callable[[], None],
         max_in_flight: int,
         trace: bool = False,
         max_insert_jobs: int = DEFAULT_INSERT_JOBS,
         max_line_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         self.backend = backend
-        self.clock = clock
+        self.inserter = backend.inserter
+        self.on_quit = on_quit
         self.supervisor = supervisor
         self.counters = Counters()
         self.max_in_flight = max_in_flight
@@ -61,7 +59,6 @@ class Context:
         self.slices = Slices(supervisor)
         self.trace = trace
         self.draining = False
-        self.unflushed_bytes = 0
         self.lines = Lines(held_bytes, held_bytes // 2)
         self.answers = Answers(held_bytes // 2, supervisor)
         self.turns = Turns(supervisor)
@@ -72,7 +69,7 @@ class Context:
     @property
     def is_flooded(self) -> bool:
         """Tell whether so much waits for its flush that inserts must wait."""
-        return self.unflushed_bytes > MAX_UNFLUSHED_BYTES
+        return self.inserter.unflushed_bytes > MAX_UNFLUSHED_BYTES
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one call's work in a task that the server owns until it ends. The work must not raise."""

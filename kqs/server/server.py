@@ -32,8 +32,8 @@ _TOO_MANY_LINES = CallError("too many long lines at once, try again later", "bus
 class Server:
     """A Service (see kqs.service) that takes calls from `settings`' addresses to `backend`.
 
-    listener: one that may be bound already; None: a new one.
-    clock: wall time in Unix seconds. stop_s: how long `stop` waits for answers that are due. trace: log every line.
+    on_quit: begins the orderly stop that SIGTERM begins, and returns at once. listener: one that may be bound already; None: a
+    new one. stop_s: how long `stop` waits for answers that are due. trace: log every line.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Server:
         settings: ServerSection,
         backend: Backend,
         supervisor: Supervisor,
+        on_quit: Callable[[], None],
         *,
-        clock: Callable[[], float],
         listener: Listener | None = None,
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
         self.context = Context(
-            backend, clock, supervisor, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes
+            backend, supervisor, on_quit, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes
         )
         self.context.lines.turn_away = self._turn_away
         self.context.turns.wake = self._wake_in_turn

@@ -174,7 +174,7 @@ def test_a_peer_that_resets_in_the_middle_of_its_calls_harms_nobody(talk: Talk) 
         assert talk.ask(PING) == PONG
     talk.run(until_open(talk, 0))
     assert not talk.server.context.tasks
-    assert not talk.server.context.unflushed_bytes
+    assert not talk.backend.inserter.unflushed_bytes
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from kqs.errors import JournalError, JournalFailedError
 from kqs.ids import Ids
+from kqs.inserter import Inserter
 from kqs.job import State
 from kqs.journal.format import Record
 from kqs.server.parameters import JobsQuery
+from tests.support.clock import FakeClock
 
 
 class MemoryJournal:
@@ -43,9 +46,10 @@ class MemoryJournal:
 class MemoryBackend:
     """Satisfies kqs.server.backend.Backend."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.ids = Ids("0000cafe")
         self.journal = MemoryJournal()
+        self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
         self.stop_requested = asyncio.Event()
 
     async def stats(self) -> dict[str, int | float]:

@@ -12,7 +12,6 @@ from kqs.server.conversation import Conversation
 from kqs.server.slices import Slices
 from kqs.wire.steps import Steps, finish
 from tests.support.backend import MemoryBackend
-from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
 
@@ -28,7 +27,7 @@ class Conversing:
 
     def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096) -> None:
         self.backend = MemoryBackend()
-        self.context = Context(self.backend, FakeClock().now, StrictSupervisor(), max_in_flight)
+        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
         self.context.slices = AtOnce(self.context.supervisor)
         self.conversation = Conversation(self.context, max_line_bytes, lambda at_once: None)
         self._said: list[bytes] = []

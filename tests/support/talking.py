@@ -68,8 +68,8 @@ def talking(loop: str = "uvloop", stop_s: float = 5.0, **settings: Any) -> Itera
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
 
         async def start() -> Talk:
-            backend = MemoryBackend()
-            server = Server(section, backend, StrictSupervisor(), clock=time.time, stop_s=stop_s)
+            backend = MemoryBackend(time.time)
+            server = Server(section, backend, StrictSupervisor(), backend.request_stop, stop_s=stop_s)
             await server.start()
             return Talk(runner, server, backend)
 

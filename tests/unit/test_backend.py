@@ -34,7 +34,8 @@ def a_backend(rig: Rig, feeder: Lag, journal: object | None = None, *, only_acce
     journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
     worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker)
-    return ServerBackend(*parts, Ids("0000beef"), rig.clock, lambda: None, only_accepts=only_accepts)
+    inserter: Any = SimpleNamespace(ids=Ids("0000beef"))
+    return ServerBackend(*parts, inserter, rig.clock, only_accepts=only_accepts)
 
 
 async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 import kqs
 import kqs.threads
-from kqs.executor import Executor
+from kqs.executor import Executor, share_decimal_settings
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
 from kqs.options import Options
@@ -260,6 +260,7 @@ async def test_what_modules_set_in_the_decimal_context_holds_for_each_run() -> N
     try:
         with decimal.localcontext() as changed:
             changed.prec = 50
+            share_decimal_settings()
             executor = Executor(1, StrictSupervisor())
         for function in both(lambda data: [decimal.getcontext().prec, setattr(decimal.getcontext(), "prec", 3)]):
             for _ in range(2):

@@ -107,6 +107,13 @@ async def test_who_is_given_time_to_end_ends_by_itself_and_is_cancelled_after(su
     assert other.cancelled()
 
 
+async def test_a_part_that_fails_to_stop_is_a_fault(supervisor: StrictSupervisor) -> None:
+    await supervisor.end_part("one", returns)
+    await supervisor.end_part("two", raises)
+    name, error = await supervisor.told()
+    assert (name, type(error)) == ("two", ZeroDivisionError)
+
+
 async def test_what_is_raised_instead_of_an_end_is_a_fault_as_ever(supervisor: StrictSupervisor) -> None:
     async def raises_at_its_end() -> None:
         try:

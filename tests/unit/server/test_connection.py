@@ -12,7 +12,6 @@ from kqs.server import connection as connection_module
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from tests.support.backend import MemoryBackend
-from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 from tests.support.talking import until
 
@@ -68,7 +67,7 @@ class StubOwner:
     def __init__(self, max_in_flight: int = 100) -> None:
         self.backend = MemoryBackend()
         self.backend.journal.held = True
-        self.context = Context(self.backend, FakeClock().now, StrictSupervisor(), max_in_flight)
+        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
         self.refusal: CallError | None = None
         self.to_wake: set[Connection] = set()
         self.lost: list[Connection] = []

@@ -35,7 +35,7 @@ async def test_what_is_journaled_says_when_it_was_accepted_by_the_clock_of_then(
     await talk.settled(text)
     (record,) = talk.backend.journal.records
     assert record.first_order == ahead + 1
-    assert record.accepted_at == pytest.approx(talk.context.clock(), abs=3600)
+    assert record.accepted_at == pytest.approx(talk.backend.inserter.now(), abs=3600)
 
 
 async def test_the_answers_name_the_jobs_in_order() -> None:
@@ -115,7 +115,7 @@ async def test_every_insert_is_told_why_the_journal_refused_and_no_path(error: N
     answers = await talk.settled(PLAIN, b'{"id":3,"n":"insert","m":[{"type":"x"}]}\n')
     assert codes(answers) == [error.code] * 3
     assert {answer["e"]["message"] for answer in answers} == {ERROR_CODES[error.code]}
-    assert talk.context.unflushed_bytes == 0
+    assert talk.backend.inserter.unflushed_bytes == 0
 
 
 async def test_a_draining_server_refuses_inserts_and_answers_the_rest() -> None:
@@ -138,7 +138,7 @@ async def test_inserted_jobs_are_counted() -> None:
 
 async def test_an_id_that_another_server_may_yet_make_is_refused_but_adopted_from_a_dead_one() -> None:
     talk = Conversing()
-    recent = Ids("ffffffff").of(int((talk.context.clock() - 60) * 1_000_000))
+    recent = Ids("ffffffff").of(int((talk.backend.inserter.now() - 60) * 1_000_000))
     job = b'{"type":"x","id":"%b"}' % recent.encode()
     answers = await talk.settled(*(b'{"id":1,"n":"%b","m":%b}\n' % (name, job) for name in (b"insert", b"adopt")))
     assert codes(answers) == ["bad_job", "ok"]
@@ -148,7 +148,7 @@ async def test_an_id_that_another_server_may_yet_make_is_refused_but_adopted_fro
 
 async def test_an_id_of_another_server_that_is_old_enough_is_a_clients_to_give() -> None:
     talk = Conversing()
-    old = Ids("ffffffff").of(int((talk.context.clock() - 180) * 1_000_000))
+    old = Ids("ffffffff").of(int((talk.backend.inserter.now() - 180) * 1_000_000))
     assert codes(await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"%b"}}\n' % old.encode())) == ["ok"]
 
 

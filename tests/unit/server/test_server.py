@@ -110,7 +110,7 @@ def test_stop_answers_what_was_asked_and_closes(loop: str) -> None:
         async def stop_in_between() -> bytes:
             reader, writer = await talk.connect()
             writer.write(INSERT)
-            await until(lambda: talk.server.context.unflushed_bytes > 0)
+            await until(lambda: talk.backend.inserter.unflushed_bytes > 0)
             stopping = asyncio.get_running_loop().create_task(talk.server.stop())
             await asyncio.sleep(0)
             talk.backend.journal.flush()
@@ -129,7 +129,7 @@ def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None
         async def stop_without_a_flush() -> None:
             _, writer = await talk.connect()
             writer.write(INSERT)
-            await until(lambda: talk.server.context.unflushed_bytes > 0)
+            await until(lambda: talk.backend.inserter.unflushed_bytes > 0)
             await talk.server.stop()
             writer.close()
 
@@ -156,7 +156,7 @@ def test_a_vanished_client_does_not_keep_the_others_answers(loop: str) -> None:
             _, vanishing = await talk.connect()
             vanishing.write(INSERT)
             writer.write(INSERT)
-            await until(lambda: talk.server.context.unflushed_bytes > len(INSERT))
+            await until(lambda: talk.backend.inserter.unflushed_bytes > len(INSERT))
             vanishing.transport.abort()
             talk.backend.journal.flush()
             reply = await reader.readline()

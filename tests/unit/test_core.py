@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.daemon import _ttr_s
+from kqs.core import _ttr_s
 from kqs.options import Cascade
 
 

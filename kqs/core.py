@@ -1,0 +1,196 @@
+"""A node without a socket: journal, store, broker, queue, workers and feeder, joined. Only here are concrete engines named.
+
+The order in which they start and stop is written here, once. Start: journal (replay), store, queue, workers, feeder (these
+four: see startup.py). Stop, each step bounded: let runs finish, end the feeder, put the last reports into the store, close the
+store, close the journal. Nothing is changed in the process around it, and several cores may stand in one, each on a journal of
+its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from kqs.backend import ServerBackend
+from kqs.broker.base import Broker
+from kqs.broker.beanstalkd import BeanstalkdBroker
+from kqs.broker.memory import MemoryBroker
+from kqs.config import Config
+from kqs.errors import (
+    ExitCode,
+    JournalCorruptError,
+    JournalError,
+    JournalLockedError,
+    JournalVersionError,
+    StartupError,
+)
+from kqs.executor import Executor
+from kqs.feeder import Feeder
+from kqs.handlers import Registry
+from kqs.ids import Ids
+from kqs.inserter import Inserter
+from kqs.journal import Journal, Recovery
+from kqs.options import Cascade
+from kqs.queue.queue import Queue, QueueSettings
+from kqs.queue.rules import Retention
+from kqs.service import SystemClock
+from kqs.startup import Startup
+from kqs.store.base import Store
+from kqs.store.sqlite import SqliteStore
+from kqs.supervisor import Supervisor
+from kqs.worker import Worker
+
+
+class Core:
+    """See the module docstring: `async with Core(...) as core`. It may be entered again when it was left.
+
+    inserter: the way of jobs into it. backend: what it can be asked. Both are there once it was entered.
+    """
+
+    def __init__(self, config: Config, registry: Registry, supervisor: Supervisor, on_journal: Callable[[], None]) -> None:
+        """Args:
+
+        registry: the handlers of the jobs that are run here.
+        supervisor: of this node alone; told of a fault, its owner must leave the core.
+        on_journal: called when the journal is ours alone, before anything else is opened; what it raises ends the start.
+        """
+        self._config = config
+        self._registry = registry
+        self._supervisor = supervisor
+        self._on_journal = on_journal
+        self._clock = SystemClock()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._stack = AsyncExitStack()
+        self._startup: Startup
+        self._worker: Worker
+        self.inserter: Inserter
+        self.backend: ServerBackend
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises: StartupError: it could not, and all is closed again; so it is when this is cancelled."""
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, all that is running included; a part that fails in that is a fault, and keeps no other from its end."""
+        await self._stack.aclose()
+
+    async def rest(self) -> None:
+        """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
+        await self._supervisor.end_part("startup", self._startup.stop)
+        await self._supervisor.end_part("worker", self._worker.stop)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config, supervisor = self._config, self._supervisor
+        store = self._make_store()
+        journal = Journal(
+            config.journal,
+            self._clock,
+            on_low=store.give_back,
+            owed=store.owed_bytes,
+            on_fault=lambda error: supervisor.fault("journal", error),
+        )
+        stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
+        recovery = await _open_journal(journal, config.journal.dir)
+        self._on_journal()
+        stack.push_async_callback(supervisor.end_part, "store", store.close)
+        ids = Ids(recovery.node, recovery.last_order)
+        cascade = self._cascade()
+        broker = _make_broker(config, cascade, supervisor)
+        queue = Queue(
+            store, broker, cascade, self._clock, self._queue_settings(), lambda: feeder.checkpointed_order, supervisor
+        )
+        feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
+        journal.listen(feeder)
+        worker = self._worker = self._make_worker(queue)
+        may_wait = config.store.kind == "mongodb"
+        self._startup = Startup(
+            store, recovery, ids, queue, worker, feeder, supervisor, may_wait=may_wait, skip_to=journal.skip_to
+        )
+        stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
+        stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
+        stack.push_async_callback(self.rest)
+        self.inserter = Inserter(journal, ids, self._clock.now)
+        only_accepts = config.worker.concurrency == 0
+        self.backend = ServerBackend(journal, feeder, queue, worker, self.inserter, self._clock, only_accepts=only_accepts)
+        await self._startup.start()
+
+    def _make_store(self) -> Store:
+        if self._config.store.kind == "mongodb":
+            from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
+
+            return MongoStore(self._config.store, self._clock, self._supervisor, self._config.server.namespace)
+        return SqliteStore(self._config.store_path, self._config.store, self._clock, self._supervisor)
+
+    def _cascade(self) -> Cascade:
+        cascade = Cascade(self._config.defaults, self._config.types)
+        for type_, options in self._registry.options.items():
+            cascade.set_handler_options(type_, options)
+        return cascade
+
+    def _queue_settings(self) -> QueueSettings:
+        keep = self._config.store
+        retention = Retention(keep.keep_success_s, keep.keep_fail_s)
+        return QueueSettings(self._name, retention, keep.keep_success_count, seek_looks=_seek_looks(self._config))
+
+    def _make_worker(self, queue: Queue) -> Worker:
+        config, supervisor = self._config, self._supervisor
+        executor = Executor(max(1, config.worker.concurrency), supervisor)
+        return Worker(queue, self._registry, executor, config.worker, self._name, config.weights, supervisor)
+
+
+def _seek_looks(config: Config) -> int:
+    """Return how often a ready job must be seen before it counts as unknown to our broker; 0: it knows all there are."""
+    if config.store.kind != "mongodb":
+        return 0
+    return 1 if config.broker.kind == "memory" else 2
+
+
+def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Broker:
+    section = config.broker
+    if section.kind == "memory":
+        return MemoryBroker(supervisor, section.max_entries)
+    return BeanstalkdBroker(
+        supervisor,
+        section.servers,
+        section.max_entries,
+        section.max_server_entries,
+        config.server.namespace,
+        lambda type_, options: _ttr_s(cascade, type_, options),
+        section.body_bytes,
+    )
+
+
+def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
+    """Return a waiting job's ttr. Its options may be damaged in the store, which is found when it is claimed."""
+    try:
+        return cascade.resolve(type_, options).ttr
+    except (msgspec.DecodeError, ValueError):
+        return cascade.resolve(type_, None).ttr
+
+
+async def _open_journal(journal: Journal, folder: Path) -> Recovery:
+    try:
+        return await journal.start()
+    except JournalLockedError as error:
+        raise StartupError(str(error), ExitCode.TEMPORARY) from error
+    except JournalCorruptError as error:
+        where = shlex.quote(str(folder))
+        cure = f"`kqs journal verify {where}` tells more, `kqs journal repair {where}` salvages what is intact"
+        raise StartupError(f"{error}; {cure}", ExitCode.DATA_DAMAGED) from error
+    except JournalVersionError as error:
+        raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
+    except JournalError as error:
+        raise StartupError(str(error), ExitCode.IO_FAILED) from error

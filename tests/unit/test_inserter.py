@@ -1,0 +1,97 @@
+"""Jobs go into a journal without anybody's connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kqs.errors import CallError, JournalFailedError, NoSpaceError
+from kqs.ids import Ids
+from kqs.inserter import Inserter
+from kqs.journal.format import Kind
+from tests.support.backend import MemoryJournal
+from tests.support.clock import FakeClock
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.journal = MemoryJournal()
+        self.ids = Ids("0000cafe")
+        self.clock = FakeClock()
+        self.inserter = Inserter(self.journal, self.ids, self.clock.now)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+async def test_a_job_is_kept_and_told_by_its_id(rig: Rig) -> None:
+    text = b'{"type":"mail","data":1}'
+    (job_id,) = await rig.inserter.insert(text)
+    (record,) = rig.journal.records
+    assert (record.kind, record.count, record.payload) == (Kind.JOBS, 1, text)
+    assert job_id == rig.ids.of(record.first_order)
+    assert record.done is None
+
+
+async def test_an_array_is_one_record_and_its_ids_come_in_order(rig: Rig) -> None:
+    ids = await rig.inserter.insert(b'[{"type":"mail"},{"type":"mail","id":"mine"}]')
+    (record,) = rig.journal.records
+    assert ids == [rig.ids.of(record.first_order), "mine"]
+
+
+async def test_no_job_is_no_record(rig: Rig) -> None:
+    assert await rig.inserter.insert(b"[]") == []
+    assert rig.journal.records == []
+
+
+@pytest.mark.parametrize("text", [b'[{"type":"mail"},{"type":1}]', b"{", b"7", b'{"type":"mail"}{"type":"mail"}', b""])
+async def test_what_is_no_job_is_refused_and_with_it_all_beside_it(rig: Rig, text: bytes) -> None:
+    with pytest.raises(CallError):
+        await rig.inserter.insert(text)
+    assert rig.journal.records == []
+
+
+async def test_more_jobs_than_the_most_are_refused(rig: Rig) -> None:
+    with pytest.raises(CallError) as caught:
+        await rig.inserter.insert(b'[{"type":"mail"},{"type":"mail"}]', max_jobs=1)
+    assert caught.value.call_code == "too_large"
+
+
+async def test_an_id_that_a_server_may_have_yet_to_make_is_refused(rig: Rig) -> None:
+    unmade = rig.ids.of(int(rig.clock.now() * 1e6))
+    with pytest.raises(CallError, match="job 1: id"):
+        await rig.inserter.insert(b'[{"type":"mail"},{"type":"mail","id":"%s"}]' % unmade.encode())
+    assert rig.inserter.may_make_any(["mine", unmade])
+    assert not rig.inserter.may_make_any(["mine"])
+
+
+async def test_what_is_not_flushed_counts_until_it_is(rig: Rig) -> None:
+    rig.journal.held = True
+    inserting = asyncio.ensure_future(rig.inserter.insert(b'{"type":"mail"}'))
+    await asyncio.sleep(0)
+    assert rig.inserter.unflushed_bytes == len(b'{"type":"mail"}')
+    assert not inserting.done()
+    rig.journal.flush()
+    assert len(await inserting) == 1
+    assert rig.inserter.unflushed_bytes == 0
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), JournalFailedError("EIO")])
+async def test_a_journal_that_takes_nothing_is_told(rig: Rig, error: NoSpaceError | JournalFailedError) -> None:
+    rig.journal.failure = error
+    with pytest.raises(type(error)):
+        await rig.inserter.insert(b'{"type":"mail"}')
+    assert rig.inserter.unflushed_bytes == 0
+
+
+async def test_who_gives_up_waiting_leaves_the_job_where_it_is(rig: Rig) -> None:
+    rig.journal.held = True
+    inserting = asyncio.ensure_future(rig.inserter.insert(b'{"type":"mail"}'))
+    await asyncio.sleep(0)
+    inserting.cancel()
+    rig.journal.flush()
+    await asyncio.wait([inserting])
+    assert len(rig.journal.records) == 1
