@@ -35,7 +35,8 @@ def configured(folder: Path, *servers: Beanstalkd, **more: str) -> dict[str, str
 
 
 def insert(server: Served, numbers: range) -> None:
-    ask(server, "insert", [{"type": "work", "data": number} for number in numbers])
+    """Insert jobs that are not alike, so that those which meet no lane are put: the others would be held for lanes."""
+    ask(server, "insert", [{"type": "work", "data": number, "prio": number % 2} for number in numbers])
 
 
 def assert_all_ran(server: Served, folder: Path, numbers: range) -> None:
