@@ -67,7 +67,7 @@ class Rig:
 
     async def start(self) -> None:
         self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
-        info = await self.store.open(JOURNAL_ID, "0000beef")
+        self.info = info = await self.store.open(JOURNAL_ID, "0000beef")
         settings = QueueSettings(
             "test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000, seek_looks=self.seek_looks
         )
