@@ -115,7 +115,9 @@ class Life:
             setattr(self.rig.store, name, self._watched(name, getattr(self.rig.store, name)))
         self.feeding = Feeding(self.rig, self.folder)
         info = self.rig.info
-        return await self.feeding.start(info.fed_seq, info.last_order)
+        feeder = await self.feeding.start(info.fed_seq, info.last_order)
+        self.feeding.journal._commit.REOPEN_FIRST_S = 0.0
+        return feeder
 
     async def stop(self) -> None:
         await self.feeding.stop()

@@ -187,6 +187,32 @@ async def test_claims_that_cannot_be_flushed_are_taken_back_and_their_jobs_run_b
     assert await feeding.state(order - 2) is State.PROCESSING
 
 
+async def test_no_held_job_begins_by_a_claim_that_could_not_be_flushed(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    orders, refused = feeding.append(b"[" + b",".join([JOB] * 3) + b"]"), asyncio.Event()
+    take_back, flushed = feeder._claims.take_back_held, feeder.flushed
+
+    def refuse_the_next(batch: list[Record]) -> None:
+        flushed(batch)
+        monkeypatch.setattr(feeding.journal._commit._files, "flush", refuse)
+
+    def tell() -> None:
+        take_back()
+        refused.set()
+
+    monkeypatch.setattr(feeder, "flushed", refuse_the_next)
+    monkeypatch.setattr(feeder._claims, "take_back_held", tell)
+    await feeding.journal.flush()
+    async with asyncio.timeout(10):
+        await refused.wait()
+    assert hand.runs.empty()
+    gate.open()
+    assert [(await hand.take()).claim.order for _ in range(2)] == [orders - 2, orders - 1]
+
+
 async def test_a_batch_that_cannot_be_flushed_leaves_the_lanes_to_others(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,214 @@
+"""Claims in the journal, against an account: whatever is inserted, ends, fails or is killed in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kqs.errors import JournalError, JournalFailedError, StoreUnavailableError
+from kqs.handlers import Again, Failed, Ok, Outcome
+from tests.support.feeding import caught_up
+from tests.support.life import AccountedHand, Life
+
+PLAIN = b'{"type":"mail"}'
+JOBS = st.sampled_from(
+    [
+        PLAIN,
+        PLAIN,
+        b'{"type":"resize"}',
+        b'{"type":"mail","prio":"urgent"}',
+        b'{"type":"mail","retries":1}',
+        b'{"type":"mail","delay":0.01}',
+        b'{"type":"mail","id":"a"}',
+        b'{"type":"resize","id":"b"}',
+    ]
+)
+OUTCOMES = st.sampled_from([Ok(), Ok(), Ok(b"[7]"), Failed("no"), Failed("no", final=True), Again()])
+STEPS = 25
+
+
+def array(job: bytes, count: int) -> bytes:
+    return b"[" + b",".join([job] * count) + b"]"
+
+
+class ClaimsMachine(RuleBasedStateMachine):
+    """A core between an account of what was asked and hands that run jobs as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="kqs-claims-"))
+        self.loop = asyncio.new_event_loop()
+        self.life = Life(self.folder / "life")
+        self.boots = 1
+        self.run(self.start())
+
+    async def start(self) -> None:
+        await self.life.start()
+        self.hand = self.life.hand(2, "mail")
+
+    def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
+        async def bounded() -> Any:
+            async with asyncio.timeout(20):
+                return await steps
+
+        return self.loop.run_until_complete(bounded())
+
+    async def pause(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @rule(
+        lines=st.lists(
+            st.one_of(JOBS, st.builds(array, JOBS.filter(lambda job: b'"id"' not in job), st.integers(2, 6))), max_size=3
+        )
+    )
+    def insert(self, lines: list[bytes]) -> None:
+        async def steps() -> None:
+            try:
+                await self.life.insert(*lines)
+            except JournalError:  # of a failed flush, after which it has not looked at itself yet
+                return
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(lines=st.lists(JOBS, min_size=1, max_size=3))
+    def insert_in_vain(self, lines: list[bytes]) -> None:
+        """The flush fails: nothing of it begins, and whatever was claimed is taken back."""
+
+        async def steps() -> None:
+            files = self.life.feeding.journal._commit._files
+            flush = files.flush
+            begun = self.life.account.runs.copy()
+            last = self.life.feeding.ids.last_order
+
+            def refuse(_handle: int) -> None:
+                raise JournalFailedError("no")
+
+            files.flush = refuse  # type: ignore[assignment, method-assign]
+            try:
+                await self.life.insert(*lines)
+            except JournalError:
+                pass
+            finally:
+                files.flush = flush  # type: ignore[method-assign]
+            await self.pause()
+            assert not [order for order in self.life.account.runs.keys() - begun.keys() if order > last]
+            while not self.life.feeding.journal.accepting:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.001)
+
+        self.run(steps())
+
+    @rule(index=st.integers(0, 5), outcome=OUTCOMES)
+    def end(self, index: int, outcome: Outcome) -> None:
+        async def steps() -> None:
+            if (run := self.taken(index)) is not None:
+                self.hand.over(run, outcome)
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(index=st.integers(0, 5))
+    def give_back(self, index: int) -> None:
+        async def steps() -> None:
+            if (run := self.taken(index)) is not None:
+                self.hand.give_back(run)
+            await self.pause()
+
+        self.run(steps())
+
+    def taken(self, index: int) -> Any:
+        runs = [self.hand.runs.get_nowait() for _ in range(self.hand.runs.qsize())]
+        run = runs.pop(index % len(runs)) if runs else None
+        for other in runs:
+            self.hand.runs.put_nowait(other)
+        return run
+
+    @rule(room=st.integers(1, 4))
+    def more_room(self, room: int) -> None:
+        async def steps() -> None:
+            self.hand.size += room
+            self.hand.consumer.grow(room)
+            await self.pause()
+
+        self.run(steps())
+
+    @rule()
+    def refuse_for_a_while(self) -> None:
+        self.life.fault = StoreUnavailableError("no")
+
+    @precondition(lambda self: self.life.fault is not None)
+    @rule()
+    def take_again(self) -> None:
+        self.life.fault = None
+
+    @rule(wait_s=st.sampled_from([0.01, 0.2, 1.5]))
+    def wait(self, wait_s: float) -> None:
+        async def steps() -> None:
+            self.life.clock.advance(wait_s)
+            await asyncio.sleep(0.01)
+
+        self.run(steps())
+
+    @precondition(lambda self: self.life.fault is None)
+    @rule()
+    def catch_up(self) -> None:
+        assert self.life.feeding.feeder is not None
+        self.run(caught_up(self.life.feeding.feeder))
+
+    @precondition(lambda self: self.boots < 4)
+    @rule()
+    def kill(self) -> None:
+        async def steps() -> None:
+            old, life = self.life, Life(self.folder / f"boot{self.boots}", self.life.clock)
+            async with old._mutex:  # no call of the store is half done
+                shutil.copytree(old.folder, life.folder)
+                life.account, life.given, life.plain = old.account.copy(), old.given, old.plain
+            old.fault = None
+            await old.stop()
+            life.account.cut_off()
+            self.life = life
+            await self.start()
+
+        self.run(steps())
+        self.boots += 1
+
+    @invariant()
+    def room_is_never_negative(self) -> None:
+        for hand in self.life.rig.hands:
+            assert isinstance(hand, AccountedHand)
+            assert 0 <= hand.consumer._room <= hand.size
+            assert len(hand.leases) + hand.consumer._room <= hand.size
+
+    @invariant()
+    def plain_jobs_begin_by_age(self) -> None:
+        firsts = [run.claim.order for run in self.hand.began if run.attempt == 1 and run.claim.order in self.life.plain]
+        assert firsts == sorted(firsts)
+
+    @invariant()
+    def nothing_failed(self) -> None:
+        assert not self.life.feeding.faults
+
+    def teardown(self) -> None:
+        self.life.fault = None
+        try:
+            self.run(self.life.finish())
+            self.run(self.life.check())
+            self.run(self.life.stop())
+        finally:
+            self.loop.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+TestClaims = ClaimsMachine.TestCase
+TestClaims.settings = settings(
+    max_examples=8, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
