@@ -187,6 +187,17 @@ async def test_claims_that_cannot_be_flushed_are_taken_back_and_their_jobs_run_b
     assert await feeding.state(order - 2) is State.PROCESSING
 
 
+async def test_of_a_record_that_is_claimed_only_whole_no_part_begins_before_it_is_stored(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(3), Gate(feeding, monkeypatch)
+    await feeding.start()
+    last = await feeding.insert(b'[{"type":"mail"},{"type":"mail","delay":60}]', JOB)
+    assert await claimed(feeding) == [False, True]
+    assert [hand.runs.get_nowait().claim.order for _ in range(hand.runs.qsize())] == [last]
+    gate.open()
+
+
 async def test_no_held_job_begins_by_a_claim_that_could_not_be_flushed(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
