@@ -116,7 +116,7 @@ class Life:
         self.feeding = Feeding(self.rig, self.folder)
         info = self.rig.info
         feeder = await self.feeding.start(info.fed_seq, info.last_order)
-        self.feeding.journal._commit.REOPEN_FIRST_S = 0.0
+        self.feeding.journal._commit.standing.REOPEN_FIRST_S = 0.0
         return feeder
 
     async def stop(self) -> None:
@@ -191,7 +191,7 @@ class Life:
 
     async def records(self) -> list[JobRecord]:
         """Return what the store knows of every job."""
-        return await self.rig.queue.jobs(None, None, None, 10_000)
+        return await self.rig.queue.reads.jobs(None, None, None, 10_000)
 
     def name(self, order: int) -> str:
         """Return the id of a job."""
@@ -209,12 +209,12 @@ class Life:
                     while not each.runs.empty():
                         each.over(each.runs.get_nowait())
                 await self.rig.queue.settle()
-                counts = await self.rig.queue.counts()
+                counts = await self.rig.queue.reads.counts()
                 if all(state in ENDED for states in counts.values() for state, count in states.items() if count):
                     break
                 self.clock.advance(0.01)
                 await asyncio.sleep(0)
-                await self.rig.queue.keep_house()
+                await self.rig.queue.house.keep()
         assert hand.consumer.room == room
         for each in self.rig.hands:
             assert isinstance(each, AccountedHand)
@@ -226,11 +226,11 @@ class Life:
         recount: dict[str, Counter[State]] = {}
         for record in records:
             recount.setdefault(record.type, Counter())[record.state] += 1
-        counts = await self.rig.queue.counts()
+        counts = await self.rig.queue.reads.counts()
         assert {t: {s: n for s, n in states.items() if n} for t, states in counts.items()} == recount
         ran = {self.name(order) for order, count in self.account.runs.items() if count}
         for order in self.account.acknowledged:
-            found = await self.rig.queue.job(self.name(order))
+            found = await self.rig.queue.reads.job(self.name(order))
             assert found is not None, f"{order} is lost"
             assert found.state in ENDED, found
             assert self.name(order) in ran, f"{order} never ran"
