@@ -25,12 +25,14 @@ class Gate:
     def __init__(self, feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
         self._insert = feeding.rig.store.insert
         self._opened = asyncio.Event()
+        self.asked = asyncio.Event()
         monkeypatch.setattr(feeding.rig.store, "insert", self._pass)
 
     def open(self) -> None:
         self._opened.set()
 
     async def _pass(self, *args: object) -> object:
+        self.asked.set()
         await self._opened.wait()
         return await self._insert(*args)  # type: ignore[arg-type]
 
@@ -173,6 +175,43 @@ async def test_a_job_may_be_claimed_while_those_before_it_are_only_claimed(
     gate.open()
     await caught_up(feeder)
     assert [await feeding.state(order) for order in orders] == [State.SUCCESS] * 3 + [State.PROCESSING]
+
+
+async def test_none_is_claimed_while_one_before_it_is_on_its_way_into_the_store(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(1), Gate(feeding, monkeypatch)
+    await feeding.start()
+    await feeding.insert(b'[{"type":"mail","id":"first"},{"type":"mail","id":"second"}]')
+    async with asyncio.timeout(10):
+        await gate.asked.wait()
+    other = feeding.rig.hand(1)
+    await feeding.insert(JOB)
+    gate.open()
+    assert [(await each.take()).claim.id for each in (hand, other)] == ["first", "second"]
+    assert await claimed(feeding) == [False, False]
+
+
+async def test_jobs_that_are_being_claimed_are_not_stored_before_that_is_flushed(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = feeding.rig.hand(2)
+    feeder = await feeding.start()
+    claims: asyncio.Queue[Record] = asyncio.Queue()
+    with monkeypatch.context() as patches:
+        patches.setattr(feeding.journal, "append", claims.put_nowait)
+        order = await feeding.insert(b"[" + b",".join([JOB] * 3) + b"]")
+        async with asyncio.timeout(10):
+            claim = await claims.get()
+    catching_up = asyncio.ensure_future(caught_up(feeder))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert feeder.lag_records
+    feeding.journal.append(claim)
+    await catching_up
+    assert [(await hand.take()).claim.order for _ in range(2)] == [order - 2, order - 1]
+    assert await feeding.state(order) is State.NEW
+    assert feeding.faults == []
 
 
 async def test_claims_that_cannot_be_flushed_are_taken_back_and_their_jobs_run_by_way_of_the_store(
