@@ -278,3 +278,35 @@ class JobRecord(msgspec.Struct, gc=False):
     result: bytes | None
     error: str | None
     runs: list[RunRecord]
+
+
+def first_run(job: Accepted, epoch: int) -> Run:
+    """Return the run of a new job that was claimed in boot `epoch`."""
+    return Run(
+        Claim(job.order, job.id, 1, epoch),
+        job.type,
+        job.prio,
+        job.data,
+        job.options,
+        started_at=job.claimed_at,
+        expire_at=job.expire_at,
+    )
+
+
+def entry_of(job: Accepted, body_bytes: int | None) -> Entry:
+    """Return what a broker with these `body_bytes` is told of a job."""
+    if body_bytes is None:
+        return Entry(job.order, job.id, job.type, job.prio)
+    return Entry(job.order, job.id, job.type, job.prio, None, job.options, _if_short(job.data, body_bytes))
+
+
+def entry_again(run: Run, body_bytes: int | None) -> Entry:
+    """Return what a broker with these `body_bytes` is told of a job that ran and waits again."""
+    claim = run.claim
+    if body_bytes is None:
+        return Entry(claim.order, claim.id, run.type, run.prio)
+    return Entry(claim.order, claim.id, run.type, run.prio, None, run.options, _if_short(run.data, body_bytes))
+
+
+def _if_short(data: bytes, most: int) -> bytes | None:
+    return data if len(data) <= most else None

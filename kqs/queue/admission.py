@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from kqs.job import Accepted, Claim, Run
+from kqs.job import Accepted, first_run
 from kqs.queue.consumer import Consumer
 
 
@@ -142,16 +142,3 @@ def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
     if len({job.prio for job in jobs}) == 1:
         return jobs
     return sorted(jobs, key=lambda job: (job.prio, job.order))
-
-
-def first_run(job: Accepted, epoch: int) -> Run:
-    """Return the run of a new job that was claimed in boot `epoch`."""
-    return Run(
-        Claim(job.order, job.id, 1, epoch),
-        job.type,
-        job.prio,
-        job.data,
-        job.options,
-        started_at=job.claimed_at,
-        expire_at=job.expire_at,
-    )

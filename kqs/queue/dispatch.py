@@ -12,7 +12,7 @@ from collections.abc import Callable
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
-from kqs.job import Accepted, Entry, Run
+from kqs.job import Entry
 from kqs.log import get_logger
 from kqs.queue.consumer import Consumer
 from kqs.store.base import Granted, Store
@@ -104,22 +104,3 @@ class Dispatcher:
         await self._broker.delete([entry for entry in entries if entry.id not in kept])
         if runs.left:
             await self._broker.release(list(runs.left))
-
-
-def entry_of(job: Accepted, body_bytes: int | None) -> Entry:
-    """Return what a broker with these `body_bytes` is told of a job."""
-    if body_bytes is None:
-        return Entry(job.order, job.id, job.type, job.prio)
-    return Entry(job.order, job.id, job.type, job.prio, None, job.options, _if_short(job.data, body_bytes))
-
-
-def entry_again(run: Run, body_bytes: int | None) -> Entry:
-    """Return what a broker with these `body_bytes` is told of a job that ran and waits again."""
-    claim = run.claim
-    if body_bytes is None:
-        return Entry(claim.order, claim.id, run.type, run.prio)
-    return Entry(claim.order, claim.id, run.type, run.prio, None, run.options, _if_short(run.data, body_bytes))
-
-
-def _if_short(data: bytes, most: int) -> bytes | None:
-    return data if len(data) <= most else None

@@ -15,12 +15,12 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import WAITING, Accepted, Entry, Report, Run, State, waiting_count
+from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, waiting_count
 from kqs.log import get_logger
 from kqs.options import Cascade, Options
-from kqs.queue.admission import Admission, Reservation, first_run, may_run
+from kqs.queue.admission import Admission, Reservation, may_run
 from kqs.queue.consumer import Consumer
-from kqs.queue.dispatch import Dispatcher, entry_again, entry_of
+from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reads import Reads

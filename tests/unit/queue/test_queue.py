@@ -6,9 +6,8 @@ from msgspec.structs import replace
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
-from kqs.job import Run, State
+from kqs.job import Run, State, entry_of
 from kqs.queue.consumer import Consumer
-from kqs.queue.dispatch import entry_of
 from kqs.queue.leases import SLOT_S
 from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
