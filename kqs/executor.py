@@ -12,7 +12,7 @@ import contextvars
 import decimal
 from collections.abc import Awaitable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any
+from typing import Any, Self
 
 from kqs.handlers import Handler, JobContext, Outcome
 from kqs.job import Run
@@ -23,28 +23,41 @@ from kqs.threads import Threads
 
 
 class Suspended:
-    """An async handler that was driven to where it waits for something. Await it in the task in which it was begun."""
+    """An async handler that was driven to where it waits for something. Await it, once, in the task in which it was begun.
 
-    __slots__ = ("_awaited", "_coroutine")
+    No method is called while an exception is being handled, or the handler would take that for one of its own.
+    """
+
+    __slots__ = ("_awaited", "_coroutine", "_is_taken")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: object) -> None:
         """Args: awaited: what it yielded, for the task to wait for; None: a turn of the loop."""
         self._coroutine = coroutine
         self._awaited = awaited
+        self._is_taken = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Return what the handler returns. Raises: what it raises."""
-        coroutine, awaited = self._coroutine, self._awaited
-        try:
-            while True:
-                try:
-                    value = yield awaited
-                except BaseException as fault:
-                    awaited = coroutine.throw(fault)
-                else:
-                    awaited = coroutine.send(value)
-        except StopIteration as end:
-            return end.value
+        return self  # type: ignore[return-value]  # all that a task asks of a generator
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> object:
+        """Go on to where the handler waits next; at first, to where it waits already."""
+        if self._is_taken:
+            return self._coroutine.send(None)
+        self._is_taken = True
+        awaited, self._awaited = self._awaited, None
+        return awaited
+
+    def throw(self, *fault: Any) -> object:
+        """Have what the handler waits for raise this."""
+        return self._coroutine.throw(*fault)
+
+    def close(self) -> None:
+        """Have the handler end where it waits."""
+        self._coroutine.close()
 
 
 async def _awaiting(handling: Any) -> Any:
@@ -111,8 +124,8 @@ class Executor:
             handling = handler.function(argument)
         except BaseException as fault:
             return judge(fault, run)
-        if type(handling) is not CoroutineType:
-            return Suspended(_awaiting(handling), None)  # whatever a decorator has made of it
+        if type(handling) is not CoroutineType:  # whatever a decorator has made of it
+            handling = _awaiting(handling)
         try:
             return Suspended(handling, handling.send(None))
         except StopIteration as end:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
 import kqs.threads
-from kqs.executor import Executor, share_decimal_settings
+from kqs.executor import Executor, Suspended, share_decimal_settings
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
 from kqs.options import Options
@@ -49,6 +50,16 @@ async def execute(executor: Executor, function: Callable[..., Any], data: bytes 
     handler = Registry().add("resize", function)
     await executor.admit(handler)
     return await executor.execute(run, handler, JobContext(run, Options(), lambda: 0.0))
+
+
+def begin(executor: Executor, function: Callable[..., Any], data: bytes = b"null") -> tuple[Run, Outcome | Suspended]:
+    """Begin a run of a handler that is taken for an `async def`, whatever it returns."""
+    run = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, data, None)
+
+    async def handle(data: Any) -> None: ...
+
+    handler = Registry().add("resize", handle)
+    return run, executor.begin(run, msgspec.structs.replace(handler, function=function))
 
 
 def both(body: Callable[[Any], Any]) -> list[Callable[..., Any]]:
@@ -253,6 +264,51 @@ async def test_a_closed_coroutine_is_no_failure_of_its_handler(executor: Executo
     running = execute(executor, endless)
     running.send(None)
     running.close()  # raises RuntimeError if the run were judged
+
+
+async def test_a_handler_that_waits_is_ended_with_the_run_that_is_closed(executor: Executor) -> None:
+    ended: list[str] = []
+
+    async def endless(data: Any) -> None:
+        try:
+            await asyncio.Future()
+        finally:
+            ended.append("it")
+
+    run, handling = begin(executor, endless)
+    assert isinstance(handling, Suspended)
+    running = executor.finish(run, handling)
+    running.send(None)
+    running.close()  # raises RuntimeError if the run were judged
+    assert ended == ["it"]
+
+
+async def test_whatever_a_handler_returns_to_wait_for_is_waited_for(executor: Executor) -> None:
+    """A decorator may make a task of a coroutine, or hand out a future; a task is begun, and cancelled, with its run."""
+
+    async def double(data: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * data
+
+    run, handling = begin(executor, lambda data: asyncio.ensure_future(double(data)), b"21")
+    assert isinstance(handling, Suspended)
+    assert await executor.finish(run, handling) == Ok(b"42")
+
+    tasks: list[asyncio.Task[None]] = []
+
+    def endless(data: Any) -> asyncio.Task[None]:
+        tasks.append(asyncio.ensure_future(asyncio.sleep(3600)))
+        return tasks[0]
+
+    async def run_endless() -> None:
+        run, handling = begin(executor, endless)
+        assert isinstance(handling, Suspended)
+        await executor.finish(run, handling)
+
+    running = asyncio.ensure_future(run_endless())
+    asyncio.get_running_loop().call_soon(running.cancel)
+    await asyncio.wait([running])
+    assert tasks[0].cancelled()
 
 
 async def test_what_modules_set_in_the_decimal_context_holds_for_each_run() -> None:

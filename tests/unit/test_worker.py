@@ -5,7 +5,9 @@ import contextlib
 import contextvars
 import decimal
 import itertools
+import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -484,6 +486,54 @@ async def test_a_loss_that_meets_the_handlers_end_leaves_the_next_run_alone(work
     works.rig.queue._leases.check()
     await works.ended(1, State.FAIL)
     assert (await run_one(works, 2, type_="good")).attempt == 1
+
+
+async def test_a_handler_that_waits_sees_no_fault_but_its_own(works: Works) -> None:
+    """What it waited for failed, and it has dealt with that: no later exception happens during the handling of the first."""
+    seen: list[object] = []
+
+    async def recover(data: object) -> None:
+        loop = asyncio.get_running_loop()
+        failing: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(failing.set_exception, OSError("gone"))
+        with contextlib.suppress(OSError):
+            await failing
+        seen.append(sys.exc_info()[1])
+        try:
+            raise ValueError
+        except ValueError as error:
+            seen.append(error.__context__)
+
+    works.handle("mail", recover)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    await works.ended(1)
+    assert seen == [None, None]
+
+
+async def test_what_a_handler_first_waited_for_goes_when_the_handler_lets_it_go(works: Works) -> None:
+    class Body: ...
+
+    kept: list[bool] = []
+
+    async def fetch(data: object) -> None:
+        loop = asyncio.get_running_loop()
+        body = Body()
+        reference = weakref.ref(body)
+        answer: asyncio.Future[Body] = loop.create_future()
+        loop.call_soon(answer.set_result, body)
+        del body
+        await answer
+        del answer
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        kept.append(reference() is not None)
+
+    works.handle("mail", fetch)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    await works.ended(1)
+    assert kept == [False]
 
 
 async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
