@@ -243,6 +243,7 @@ class Worker:
                     return
             if (begun := self._begin_next()) is not None:
                 await self._run(lane, begun)
+                begun = None  # or a lane that rests would keep the run's data
             if lane.deaf_since and self._hears_again(lane):
                 return
             self._consumer.free()

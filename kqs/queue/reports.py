@@ -129,16 +129,20 @@ class Reporter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch = self._take()
-            if batch:
-                self._committing = batch
-                accepted = await self._commit([report for _, report in batch])
-                await self._applied(batch, accepted)
-                self._committing = []
+            await self._commit_next()
             if self._pending:
                 self._wake.set()
             else:
                 self._idle.set()
+
+    async def _commit_next(self) -> None:
+        """Commit what has gathered. Nothing of it is kept, in particular no data, until there is more."""
+        batch = self._take()
+        if batch:
+            self._committing = batch
+            accepted = await self._commit([report for _, report in batch])
+            await self._applied(batch, accepted)
+            self._committing = []
 
     def _take(self) -> list[tuple[Run, Report]]:
         """Take what has gathered, but no more than one commit should hold."""

@@ -18,7 +18,8 @@ import kqs.worker
 from kqs.config import WorkerSection
 from kqs.executor import Executor
 from kqs.handlers import JobContext, Registry
-from kqs.job import State
+from kqs.job import Run, State
+from kqs.queue.leases import Lease
 from kqs.worker import Worker
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
@@ -534,6 +535,28 @@ async def test_what_a_handler_first_waited_for_goes_when_the_handler_lets_it_go(
     await works.rig.accept(an_accepted(1))
     await works.ended(1)
     assert kept == [False]
+
+
+async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Run] = []
+    begin = works.rig.queue.begin
+
+    def begin_seen(run: Run, *args: Any) -> Lease:
+        runs.append(run)
+        return begin(run, *args)
+
+    async def wait(data: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(works.rig.queue, "begin", begin_seen)
+    works.handle("mail", wait)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    await works.ended(1)
+    run = runs.pop()
+    async with asyncio.timeout(10):
+        while sys.getrefcount(run) > 2:  # noqa: ASYNC110 - `run` and the argument; nothing tells when the others go
+            await asyncio.sleep(0.01)
 
 
 async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
