@@ -122,7 +122,6 @@ class Feeder:
     def before_flush(self, batch: list[Record]) -> None:
         """Claim those jobs of a batch that meet room. See Listener.
 
-
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
         """
         self._accepted = None

@@ -1,8 +1,8 @@
-"""May this job run now, here? Every way into a lane asks here, and is answered with a reservation.
+"""May this job run now, here? A new job's way into a lane begins here, with a reservation.
 
-The ways: claimed in the journal as it is flushed; stored and claimed at once; from the broker, by a claim of the store. Whether
-the job itself may run is asked once more as the run begins, since it may have waited for its lane; and a store asks the same of
-what it claims, in its own language. Invariants:
+Two ways ask: claimed in the journal; stored and claimed at once. What comes from the broker reserves room of its consumer in
+the same way (dispatch.py), and whether such a job may run the store asks as it claims it, in its own language. It is asked once
+more as any run begins, since a job may have waited for its lane. Invariants:
 
 1. What is delivered and what is reserved are together never more than the consumers have room for.
 2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
