@@ -202,8 +202,8 @@ class ClaimsMachine(RuleBasedStateMachine):
         try:
             self.run(self.life.finish())
             self.run(self.life.check())
-            self.run(self.life.stop())
         finally:
+            self.run(self.life.stop())
             self.loop.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -136,6 +136,7 @@ class Life:
             jobs, now = decode_jobs(line), self.clock.now()
             first = self.feeding.ids.take(len(jobs), now)
             orders = range(first, first + len(jobs))
+            self._forget(orders)
             self.given |= {order: job.id for order, job in zip(orders, jobs, strict=True) if job.id}
             self.plain |= {
                 order for order, job in zip(orders, jobs, strict=True) if type(job) is PlainJob and job.type == "mail"
@@ -146,6 +147,13 @@ class Life:
             inserted += orders
         await self.feeding.journal.flush()
         return inserted
+
+    def _forget(self, orders: Sequence[int]) -> None:
+        """Forget jobs that were refused, whose orders a later boot takes again."""
+        assert self.account.acknowledged.isdisjoint(orders)
+        for order in orders:
+            self.given.pop(order, None)
+        self.plain.difference_update(orders)
 
     def _answered(self, orders: Sequence[int], error: Exception | None) -> None:
         if error is None:
