@@ -3,10 +3,7 @@
 A lane awaits handlers one after the other (lane.py). The worker is a consumer of the queue: it has room for as many runs as it
 has free lanes, and for as many more as its lanes get through in a while (ahead.py). A run that is lost (ttr, time_limit) is
 cancelled in its lane; its late report is refused by the queue. A handler that does not heed that keeps its lane, and another
-takes the lane's place.
-
-Runs that never wait would have the loop for themselves: after `SLICE_S` of them, no run begins before the loop has looked after
-everybody else.
+takes the lane's place. Between runs the loop has breaks (breaks.py).
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kqs.ahead import Ahead
+from kqs.breaks import Breaks
 from kqs.config import WorkerSection
 from kqs.deaf import DeafLanes
 from kqs.executor import Executor, Suspended
@@ -38,10 +36,6 @@ CANCEL_WAIT_S = 1.0
 DEAF_AFTER_S = 1.0
 #: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
 STUCK_S = 0.1
-#: how long runs may have the loop before others get their turn, in s: a ping is answered about so late
-SLICE_S = 0.005
-#: how many lanes go on at first after a slice; then twice as many each turn: most would find the slice used up again
-FIRST_WOKEN = 8
 
 
 class _Begun(NamedTuple):
@@ -81,10 +75,7 @@ class Worker:
         self._opened_count = 0
         self._ahead = Ahead(settings.concurrency)
         self._stuck_timer: asyncio.TimerHandle | None = None
-        self._slice_s = 0.0
-        self._slice_is_over = False
-        self._next_turn_is_due = False
-        self._to_wake = FIRST_WOKEN
+        self._breaks = Breaks(supervisor, executor.context, self._wake)
         self._drained = asyncio.Event()
         self._stopping = False
         self._closing = False
@@ -166,16 +157,18 @@ class Worker:
         self._consumer.weigh(runs)
         if self._stopping:
             self._give_back_unstarted()
-        if not self._next_turn_is_due:
+        if not self._breaks.is_due:
             self._wake(len(self._runs))
         if self._ahead.count and self._stuck_timer is None:
             self._watch_unstarted()
 
-    def _wake(self, count: int) -> None:
+    def _wake(self, count: int) -> bool:
+        """Let up to so many lanes go on; tell whether more could."""
         for _ in range(min(count, len(self._runs), len(self._idle))):
             waiter = self._idle.pop().waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+        return bool(self._runs and self._idle)
 
     def _watch_unstarted(self) -> None:
         due_count = self._ahead.begun_count + len(self._runs)
@@ -198,27 +191,6 @@ class Worker:
         if change:
             self._consumer.grow(change)
 
-    # -- slices ---------------------------------------------------------------------------------------------------------
-
-    def _end_slice(self) -> None:
-        self._slice_is_over = True
-        self._to_wake = FIRST_WOKEN
-        self._call_next_turn()
-
-    def _call_next_turn(self) -> None:
-        if not self._next_turn_is_due:
-            self._next_turn_is_due = True
-            self._supervisor.call_soon("worker", self._next_turn, context=self._context)
-
-    def _next_turn(self) -> None:
-        """Let lanes go on: the loop has looked after everybody else."""
-        self._next_turn_is_due = self._slice_is_over = False
-        self._slice_s = 0.0
-        self._wake(self._to_wake)
-        if self._runs and self._idle:
-            self._to_wake *= 2
-            self._call_next_turn()
-
     # -- lanes ----------------------------------------------------------------------------------------------------------
 
     def _open_lane(self) -> None:
@@ -238,7 +210,7 @@ class Worker:
         task = CleanTask(lane.task, self._context)
         task.remember()
         while True:
-            while not self._runs or self._slice_is_over:
+            while not self._runs or self._breaks.is_on:
                 if not await self._rest(lane):
                     return
             if (begun := self._begin_next()) is not None:
@@ -327,9 +299,7 @@ class Worker:
     def _charge(self, took_s: float) -> None:
         """Count a run that had the loop for itself."""
         self._ahead.busy_s += took_s
-        self._slice_s += took_s
-        if self._slice_s >= SLICE_S:
-            self._end_slice()
+        self._breaks.charge(took_s)
 
     def _report(self, lease: Lease, outcome: Outcome) -> None:
         if self._queue.report(lease, outcome):

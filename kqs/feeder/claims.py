@@ -159,8 +159,7 @@ def _accepted(batch: Sequence[Record], intake: Intake, room: int) -> list[list[A
     """Return the jobs of the first records that may be claimed and have `room`, in their places."""
     accepted: list[list[Accepted] | None] = []
     for record in batch:
-        is_first = record.count <= room and _may_be_claimed(record)
-        accepted.append(intake.accepted(record) if is_first else None)
+        accepted.append(intake.claimable(record) if record.count <= room else None)
         room -= record.count
     return accepted
 
@@ -171,10 +170,3 @@ def _is_plain(record: Record) -> bool:
     if jobs is None or record.count > PIECE_JOBS:
         return False
     return type(jobs[0]) is PlainJob if record.count == 1 else {type(job) for job in jobs} == {PlainJob}
-
-
-def _may_be_claimed(record: Record) -> bool:
-    jobs = record.jobs
-    if jobs is None or record.adopted or record.count > PIECE_JOBS:
-        return False
-    return jobs[0].id is None if record.count == 1 else all(job.id is None for job in jobs)

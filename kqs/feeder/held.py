@@ -125,10 +125,10 @@ class Held:
 
     def _accepted(self, index: int, record: Record) -> list[Accepted] | None:
         """Return the jobs of the record in this place, and keep them; None if they may not be claimed."""
-        if record.seq == self._unclaimable_seq or record.claimed or record.adopted or record.count > PIECE_JOBS:
+        if record.seq == self._unclaimable_seq:
             return None
-        accepted = self._intake.accepted(record)
-        if any(job.given_id for job in accepted):
+        accepted = self._intake.claimable(record)
+        if accepted is None:
             self._unclaimable_seq = record.seq
             return None
         record.jobs = None

@@ -44,6 +44,20 @@ class Intake:
                 one.claimed_at = record.accepted_at
         return accepted
 
+    def claimable(self, record: Record) -> list[Accepted] | None:
+        """Return the record's jobs if they may begin before the store has them, else None.
+
+        About an id of the client's own the store must be asked first; and what is decoded in pieces is no short work.
+        Raises: as `accepted`.
+        """
+        if record.claimed or record.adopted or not 0 < record.count <= PIECE_JOBS:
+            return None
+        if record.jobs is None:
+            accepted = self.accepted(record)
+            return None if any(job.given_id for job in accepted) else accepted
+        is_free = record.jobs[0].id is None if record.count == 1 else all(job.id is None for job in record.jobs)
+        return self.accepted(record) if is_free else None
+
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
         at, name = record.accepted_at, self._ids.of

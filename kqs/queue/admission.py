@@ -1,8 +1,9 @@
-"""May this job run now, here? A new job's way into a lane begins here, with a reservation.
+"""May this job run now, here? The three ways into a lane ask it here, and nowhere else is it answered.
 
-Two ways ask: claimed in the journal; stored and claimed at once. What comes from the broker reserves room of its consumer in
-the same way (dispatch.py), and whether such a job may run the store asks as it claims it, in its own language. It is asked once
-more as any run begins, since a job may have waited for its lane. Invariants:
+New jobs are admitted: claimed in the journal, or stored and claimed at once, both with a reservation. Of jobs that wait in the
+broker a consumer gets what it is told it may want; such jobs are not at hand before they are claimed. So what depends on more
+than the type is asked once more as any run begins (`may_run`), which a job that has waited for its lane needs as well.
+Invariants:
 
 1. What is delivered and what is reserved are together never more than the consumers have room for.
 2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
@@ -11,7 +12,7 @@ more as any run begins, since a job may have waited for its lane. Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kqs.job import Accepted, first_run
 from kqs.queue.consumer import Consumer
@@ -102,6 +103,10 @@ class Admission:
             if consumer.room >= consumer.worth and type_ in consumer.types:
                 return not self._backlog(type_)
         return False
+
+    def wanted(self, consumer: Consumer) -> tuple[Mapping[str, int], int]:
+        """Return of which types a consumer may have jobs from the broker now, with their shares of turns, and how many."""
+        return consumer.weights, consumer.room
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""

@@ -14,6 +14,7 @@ from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.queue.admission import Admission
 from kqs.queue.consumer import Consumer
 from kqs.store.base import Granted, Store
 from kqs.trouble import Trouble
@@ -33,6 +34,7 @@ class Dispatcher:
         self,
         store: Store,
         broker: Broker,
+        admission: Admission,
         clock: Clock,
         on_hungry: Callable[[], None],
         keep_damaged_s: float | None = None,
@@ -43,6 +45,7 @@ class Dispatcher:
         """
         self._store = store
         self._broker = broker
+        self._admission = admission
         self._clock = clock
         self._on_hungry = on_hungry
         self._keep_damaged_s = keep_damaged_s
@@ -61,10 +64,10 @@ class Dispatcher:
                 trouble.over()
 
     async def _bring(self, consumer: Consumer) -> None:
-        room = min(consumer.room, CLAIM_ENTRIES)
+        weights, room = self._admission.wanted(consumer)
         if room <= 0:
             return
-        entries = await self._broker.reserve(consumer.weights, room)
+        entries = await self._broker.reserve(weights, min(room, CLAIM_ENTRIES))
         if not entries:
             await self._wait_ready(consumer)
             return

@@ -70,7 +70,7 @@ class Queue:
         self._judge = Judge(settings.retention)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
-        self._dispatcher = Dispatcher(store, broker, clock, self._hungry, self._keep_damaged_s)
+        self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)

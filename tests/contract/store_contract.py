@@ -275,8 +275,13 @@ class StoreContract:
         assert (await store.claim([], "w1", now), await store.report([]), await store.insert([], 0, "w1", now)) == ([], [], [])
 
     async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
-        await insert(a_job(0, claimed_at=now), a_job(1, due_at=now + 5), a_job(2, expire_at=now), a_job(3))
-        assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 3, 99)], "w1", now)) == [3]
+        await insert(a_job(0, claimed_at=now), a_job(1, due_at=now + 5), a_job(2))
+        assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 99)], "w1", now)) == [2]
+
+    async def test_claim_does_not_ask_whether_a_job_may_run(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, expire_at=now - 5))
+        (run,) = await store.claim([an_entry(0)], "w1", now)
+        assert run.expire_at == now - 5
 
     async def test_job_is_granted_once(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import kqs
+import kqs.breaks
 import kqs.worker
 from kqs.config import WorkerSection
 from kqs.executor import Executor
@@ -737,7 +738,7 @@ async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: 
 
 
 async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.worker, "SLICE_S", 0.0)
+    monkeypatch.setattr(kqs.breaks, "SLICE_S", 0.0)
     turns: list[int] = []
     ended = 0
 

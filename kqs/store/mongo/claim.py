@@ -42,7 +42,7 @@ class Claimer:
                 "$inc": {"attempt": 1},
                 "$push": {"begun": pushed([worker, now])},
             }
-            is_ready = {"place": int(Place.READY), "expire_at": {"$not": {"$lte": now}}}
+            is_ready = {"place": int(Place.READY)}
             is_short = _is_at_most(base.DATA_BYTES // len(ids))
             granted = await session.jobs.update_many({"_id": {"$in": ids}, **is_ready, **is_short}, change)
             count = granted.matched_count

@@ -29,7 +29,7 @@ select json_group_array(json_array(
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
 """
-_READY = _READ.format(more="", condition=f"place = {Place.READY:d} and (expire_at is null or expire_at > ?)")
+_READY = _READ.format(more="", condition=f"place = {Place.READY:d}")
 _RUNNING = _READ.format(more=f", epoch, {json_real('started_at')}", condition=f"place = {Place.RUNNING:d}")
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
@@ -93,35 +93,33 @@ class Content(msgspec.Struct):
 
 
 def ready(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
-    """Read jobs that are ready and not expired; end those that are damaged (see `Store.claim`)."""
-    return _read(session, _READY, orders, (now,), now, keep_damaged_s)
+    """Read jobs that are ready; end those that are damaged (see `Store.claim`)."""
+    return _read(session, _READY, orders, now, keep_damaged_s)
 
 
 def running(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
     """Read jobs that run; end those that are damaged."""
-    return _read(session, _RUNNING, orders, (), now, keep_damaged_s)
+    return _read(session, _RUNNING, orders, now, keep_damaged_s)
 
 
-def _read(
-    session: Session, query: str, orders: Sequence[int], values: tuple[float, ...], now: float, keep_damaged_s: float | None
-) -> Content:
-    content = _read_at_once(session.db, query, orders, values)
+def _read(session: Session, query: str, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
+    content = _read_at_once(session.db, query, orders)
     suspects = list(dict.fromkeys(orders)) if content is None else _damaged(session, content)
     if content is None:
         content = Content({}, {}, set())
     if suspects:
         # one by one, since a damaged record can spoil what is read of its neighbours
-        damaged = _read_each(session, query, suspects, values, content)
+        damaged = _read_each(session, query, suspects, content)
         if damaged:
             _end_damaged(session, damaged, now, keep_damaged_s)
     return content
 
 
-def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int], values: tuple[float, ...]) -> Content | None:
+def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int]) -> Content | None:
     """Read jobs, unchecked; None if one of them is so damaged that it cannot be read."""
     short = base.DATA_BYTES // max(len(orders), 1)
     try:
-        packed, joined = db.execute(query, (short, json_list(orders), *values)).fetchone()
+        packed, joined = db.execute(query, (short, json_list(orders))).fetchone()
         rows = {row.order: row for row in _decode_rows(packed)}
     except (sqlite3.OperationalError, msgspec.DecodeError) as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
@@ -134,7 +132,7 @@ def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int], val
     return content
 
 
-def _read_each(session: Session, query: str, orders: Sequence[int], values: tuple[float, ...], content: Content) -> list[int]:
+def _read_each(session: Session, query: str, orders: Sequence[int], content: Content) -> list[int]:
     """Read jobs one by one into `content`, while there is room; return the orders of those that are damaged."""
     damaged: list[int] = []
     for order in orders:
@@ -143,7 +141,7 @@ def _read_each(session: Session, query: str, orders: Sequence[int], values: tupl
         if sum(map(len, content.data.values())) > base.DATA_BYTES:
             content.left.add(order)
             continue
-        one = _read_at_once(session.db, query, [order], values)
+        one = _read_at_once(session.db, query, [order])
         if one is None or _damaged(session, one):
             damaged.append(order)
         else:

@@ -1,0 +1,58 @@
+"""Breaks between runs, in which the loop looks after everybody else: runs that never wait would have it for themselves.
+
+After `SLICE_S` of them no run begins before the loop's next turn. Call from the loop thread.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+
+from kqs.supervisor import Supervisor
+
+#: how long runs may have the loop before others get their turn, in s: a ping is answered about so late
+SLICE_S = 0.005
+#: how many runs go on at first after a slice; then twice as many each turn: most would find the slice used up again
+FIRST_WOKEN = 8
+
+
+class Breaks:
+    """See the module docstring. is_on: no run may begin."""
+
+    __slots__ = ("_context", "_is_due", "_slice_s", "_supervisor", "_to_wake", "_wake", "is_on")
+
+    def __init__(self, supervisor: Supervisor, context: contextvars.Context, wake: Callable[[int], bool]) -> None:
+        """Args: wake: lets up to so many runs begin, and tells whether more could."""
+        self._supervisor = supervisor
+        self._context = context
+        self._wake = wake
+        self._slice_s = 0.0
+        self._is_due = False
+        self._to_wake = FIRST_WOKEN
+        self.is_on = False
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether runs go on by themselves, in the loop's next turn."""
+        return self._is_due
+
+    def charge(self, took_s: float) -> None:
+        """Count a run that had the loop for itself."""
+        self._slice_s += took_s
+        if self._slice_s >= SLICE_S:
+            self.is_on = True
+            self._to_wake = FIRST_WOKEN
+            self._call_next()
+
+    def _call_next(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._supervisor.call_soon("worker", self._next, context=self._context)
+
+    def _next(self) -> None:
+        """Let runs begin again."""
+        self._is_due = self.is_on = False
+        self._slice_s = 0.0
+        if self._wake(self._to_wake):
+            self._to_wake *= 2
+            self._call_next()
