@@ -21,21 +21,18 @@ _LEAST_RUN_S = 1e-6
 class Ahead:
     """See the module docstring. count: how many runs more than there are lanes may be claimed now."""
 
-    __slots__ = ("_lanes", "_mean_run_s", "_tuned_at", "begun_count", "busy_s", "count")
+    __slots__ = ("_lanes", "_mean_run_s", "_tuned_at", "begun_count", "busy_s", "count", "tune_at")
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
         self._mean_run_s: float | None = None
         self._tuned_at = 0
+        #: at how many begun runs it is time to `tune`
+        self.tune_at = TUNE_EVERY
         self.count = 0
         #: runs that have begun; and how long those took that have ended since the last `tune`
         self.begun_count = 0
         self.busy_s = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether it is time to `tune`."""
-        return self.begun_count - self._tuned_at >= TUNE_EVERY
 
     def tune(self) -> int:
         """Take in how long runs have taken since; return by how many more may be claimed, or fewer if it is negative."""
@@ -44,6 +41,7 @@ class Ahead:
             self._mean_run_s = seen_s
         self._mean_run_s += TUNE_WEIGHT * (seen_s - self._mean_run_s)
         self.busy_s, self._tuned_at = 0.0, self.begun_count
+        self.tune_at = self.begun_count + TUNE_EVERY
         reached = int(self._lanes * AHEAD_S / max(self._mean_run_s, _LEAST_RUN_S))
         return self._reach(min(reached, self._lanes * MAX_AHEAD_PER_LANE))
 

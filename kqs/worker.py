@@ -219,7 +219,7 @@ class Worker:
             if lane.deaf_since and self._hears_again(lane):
                 return
             self._consumer.free()
-            if self._ahead.is_due:
+            if self._ahead.begun_count >= self._ahead.tune_at:
                 self._reach(self._ahead.tune())
             if self._stopping:
                 self._note_drained()
@@ -262,7 +262,9 @@ class Worker:
         self.done_count += 1
         if type(outcome) is Failed:
             self.failed_count += 1
-        self._charge(self._monotonic() - began_at)
+        took_s = self._monotonic() - began_at
+        self._ahead.busy_s += took_s
+        self._breaks.charge(took_s)
         return None
 
     async def _run(self, lane: Lane, begun: _Begun) -> None:
@@ -291,15 +293,9 @@ class Worker:
         finally:
             lane.lease = None
             took_s = self._monotonic() - began_at
-            if self._ahead.begun_count == begun_count:
-                self._charge(took_s)
-            else:  # it has let others have the loop
-                self._ahead.busy_s += took_s
-
-    def _charge(self, took_s: float) -> None:
-        """Count a run that had the loop for itself."""
-        self._ahead.busy_s += took_s
-        self._breaks.charge(took_s)
+            self._ahead.busy_s += took_s
+            if self._ahead.begun_count == begun_count:  # it had the loop for itself
+                self._breaks.charge(took_s)
 
     def _report(self, lease: Lease, outcome: Outcome) -> None:
         if self._queue.report(lease, outcome):

@@ -17,7 +17,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, waiting_count
 from kqs.log import get_logger
-from kqs.options import Cascade, Options
+from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, may_run
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
@@ -67,7 +67,7 @@ class Queue:
         self._supervisor = supervisor
         self.clock = clock
         self._settings = settings
-        self._judge = Judge(settings.retention)
+        self._judge = Judge(settings.retention, random.random)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
@@ -224,16 +224,13 @@ class Queue:
         if not self._leases.end(lease):
             self.stale_count += 1
             return False
-        self._add_report(lease.run, lease.options, outcome)
+        self._reporter.add(lease.run, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
         return True
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Take the report of a run that ended in the step in which it began."""
-        self._add_report(run, self.cascade.resolve(run.type, run.options), outcome)
-
-    def _add_report(self, run: Run, options: Options, outcome: Outcome) -> None:
-        jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
-        self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()), jitter))
+        options = self.cascade.resolve(run.type, run.options)
+        self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
 
     def interrupt(self, lease: Lease) -> None:
         """Give back a run that is not going to end; it costs the job nothing."""
@@ -256,7 +253,7 @@ class Queue:
         # who is over its limit has failed, also where the loop was held up and its ttr is over as well
         if lease.is_over_limit(self.clock.monotonic()):
             reason = f"time_limit of {lease.options.time_limit:g} s reached"
-            judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now, random.random())  # noqa: S311
+            judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now)
         else:
             self.ghost_count += 1
             reason = f"no report within ttr of {lease.options.ttr:g} s"

@@ -6,6 +6,7 @@ Nothing here knows the time, a store or a loop; whoever calls says when it is. E
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kqs.handlers import Again, Failed, Ok, Outcome
@@ -119,11 +120,13 @@ _SUCCEEDED = _AFTER[Event.OK]
 class Judge:
     """Turns the end of a run into the report that the store applies."""
 
-    def __init__(self, retention: Retention) -> None:
+    def __init__(self, retention: Retention, jitter: Callable[[], float]) -> None:
+        """Args: jitter: returns a random number in [0, 1), which spreads retries."""
         self._retention = retention
+        self._jitter = jitter
 
-    def outcome(self, run: Run, options: Options, outcome: Outcome, now: float, jitter: float) -> Report:
-        """Judge what a handler reported. `jitter` is a random number in [0, 1)."""
+    def outcome(self, run: Run, options: Options, outcome: Outcome, now: float) -> Report:
+        """Judge what a handler reported."""
         if isinstance(outcome, Ok):
             report = _ended(run, _SUCCEEDED, "success", now)
             report.drop_at = self._retention.drop_at(_SUCCEEDED, options.keep, now)
@@ -133,9 +136,9 @@ class Judge:
             delay_s = outcome.delay_s or 0.0
             if not 0 <= delay_s <= MAX_DELAY_S:  # a verdict of a class that does not check it
                 outcome = Failed(f"Again: expected a delay from 0 to {MAX_DELAY_S} s, got {delay_s}", final=True)
-                return self._failed(run, options, outcome, now, jitter)
+                return self._failed(run, options, outcome, now)
             return _waiting(run, Event.AGAIN, "again", now, delay_s)
-        return self._failed(run, options, outcome, now, jitter)
+        return self._failed(run, options, outcome, now)
 
     def ghost(self, run: Run, options: Options, now: float, reason: str) -> Report:
         """Judge a run that nobody reported: its ttr ran out, or its worker died."""
@@ -168,10 +171,10 @@ class Judge:
         report.has_begun = False
         return report
 
-    def _failed(self, run: Run, options: Options, outcome: Failed, now: float, jitter: float) -> Report:
+    def _failed(self, run: Run, options: Options, outcome: Failed, now: float) -> Report:
         failures = run.failures + 1
         if not outcome.final and may_retry(options, failures) and may_run(run.expire_at, now):
-            report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, jitter))
+            report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, self._jitter()))
         else:
             report = self._ended(run, options, Event.FAIL, "fail", now)
         report.failures = failures

@@ -15,10 +15,10 @@ def tuned(*lengths_s: float) -> Ahead:
     for length_s in lengths_s:
         ahead.begun_count += TUNE_EVERY
         ahead.busy_s += TUNE_EVERY * length_s
-        assert ahead.is_due
+        assert ahead.begun_count >= ahead.tune_at
         before = ahead.count
         assert ahead.tune() == ahead.count - before
-        assert not ahead.is_due
+        assert ahead.begun_count < ahead.tune_at
     return ahead
 
 

@@ -10,7 +10,7 @@ from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept, whole_ms
 from tests.support.jobs import NOW, ORDER, a_run
 
 KEEP = Retention(success_s=3600, fail_s=-1)
-judge = Judge(KEEP)
+judge = Judge(KEEP, lambda: 0.0)
 
 
 def test_a_plain_job_is_ready_at_once_with_its_types_settings() -> None:
@@ -47,39 +47,39 @@ def test_an_at_to_come_beats_the_types_delay() -> None:
 
 
 def test_ok_ends_the_job_with_its_result() -> None:
-    report = judge.outcome(a_run(), Options(), Ok(b"7"), NOW, 0.0)
+    report = judge.outcome(a_run(), Options(), Ok(b"7"), NOW)
     assert (report.state, report.run_state, report.result, report.drop_at) == (State.SUCCESS, "success", b"7", NOW + 3600)
 
 
 def test_again_costs_nothing() -> None:
-    report = judge.outcome(a_run(failures=2), Options(retries=0), Again(5), NOW, 0.0)
+    report = judge.outcome(a_run(failures=2), Options(retries=0), Again(5), NOW)
     assert (report.state, report.due_at, report.failures) == (State.RETRY, NOW + 5, 2)
 
 
 @pytest.mark.parametrize("delay_s", [1e308, 2e10, -1.0, float("inf"), float("nan")])
 def test_a_delay_out_of_bounds_is_a_final_failure(delay_s: float) -> None:
-    report = judge.outcome(a_run(), Options(), Again(delay_s), NOW, 0.0)
+    report = judge.outcome(a_run(), Options(), Again(delay_s), NOW)
     assert (report.state, report.failures) == (State.FAIL, 1)
     assert report.error == f"Again: expected a delay from 0 to 10000000000 s, got {delay_s}"
 
 
 def test_a_failure_is_retried_after_its_delay() -> None:
-    report = judge.outcome(a_run(), Options(retry_delay=30), Failed("no"), NOW, 0.0)
+    report = judge.outcome(a_run(), Options(retry_delay=30), Failed("no"), NOW)
     assert (report.state, report.due_at, report.failures, report.error) == (State.RETRY, NOW + 30, 1, "no")
 
 
 def test_a_job_out_of_retries_fails_and_is_kept_for_ever() -> None:
-    report = judge.outcome(a_run(failures=2), Options(retries=2), Failed("no"), NOW, 0.0)
+    report = judge.outcome(a_run(failures=2), Options(retries=2), Failed("no"), NOW)
     assert (report.state, report.failures, report.drop_at) == (State.FAIL, 3, None)
 
 
 def test_a_final_failure_is_not_retried() -> None:
-    assert judge.outcome(a_run(), Options(), Failed("no", final=True), NOW, 0.0).state is State.FAIL
+    assert judge.outcome(a_run(), Options(), Failed("no", final=True), NOW).state is State.FAIL
 
 
 def test_an_expired_job_is_not_retried() -> None:
     run = replace(a_run(), expire_at=NOW)
-    assert judge.outcome(run, Options(), Failed("no"), NOW, 0.0).state is State.FAIL
+    assert judge.outcome(run, Options(), Failed("no"), NOW).state is State.FAIL
     assert judge.ghost(run, Options(), NOW, "gone").state is State.FAIL
 
 
@@ -101,11 +101,11 @@ def test_an_interrupted_run_is_free_and_waits_no_time() -> None:
 
 @pytest.mark.parametrize(("keep", "drop_at"), [(0, NOW), (-1, None), (5, NOW + 5), (None, NOW + 3600)])
 def test_a_jobs_own_keep_beats_the_stores(keep: float | None, drop_at: float | None) -> None:
-    assert judge.outcome(a_run(), Options(keep=keep), Ok(), NOW, 0.0).drop_at == drop_at
+    assert judge.outcome(a_run(), Options(keep=keep), Ok(), NOW).drop_at == drop_at
 
 
 def test_an_endless_reason_is_cut() -> None:
-    report = judge.outcome(a_run(), Options(), Failed("x" * 10**6), NOW, 0.0)
+    report = judge.outcome(a_run(), Options(), Failed("x" * 10**6), NOW)
     assert report.error is not None
     assert len(report.error) == MAX_ERROR_CHARS
 
@@ -121,7 +121,7 @@ def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: 
     elif way == "interrupted":
         report = judge.interrupted(run, now)
     else:
-        report = judge.outcome(run, Options(), way, now, 0.0)  # type: ignore[arg-type]
+        report = judge.outcome(run, Options(), way, now)  # type: ignore[arg-type]
     assert report.ended_at == max(now, started_at)
     assert report.due_at in (0.0, now + 5, now + 30)
     assert report.drop_at in (None, now + 3600)
