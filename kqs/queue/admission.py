@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from kqs.job import Accepted, first_run
 from kqs.queue.consumer import Consumer
@@ -21,6 +22,14 @@ from kqs.queue.consumer import Consumer
 def may_run(expire_at: float | None, now: float) -> bool:
     """Tell whether a job that expires at `expire_at` (None: never) may run at `now`; both in Unix seconds."""
     return expire_at is None or now < expire_at
+
+
+class Wanted(NamedTuple):
+    """Of which types jobs may be brought, with their shares of turns, and how many."""
+
+    weights: Mapping[str, int]
+    types: frozenset[str]
+    most: int
 
 
 class Reservation:
@@ -104,9 +113,9 @@ class Admission:
                 return not self._backlog(type_)
         return False
 
-    def wanted(self, consumer: Consumer) -> tuple[Mapping[str, int], int]:
-        """Return of which types a consumer may have jobs from the broker now, with their shares of turns, and how many."""
-        return consumer.weights, consumer.room
+    def wanted(self, consumer: Consumer) -> Wanted:
+        """Return what a consumer may have from the broker now."""
+        return Wanted(consumer.weights, consumer.types, consumer.room)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""

@@ -64,12 +64,12 @@ class Dispatcher:
                 trouble.over()
 
     async def _bring(self, consumer: Consumer) -> None:
-        weights, room = self._admission.wanted(consumer)
-        if room <= 0:
+        wanted = self._admission.wanted(consumer)
+        if wanted.most <= 0:
             return
-        entries = await self._broker.reserve(weights, min(room, CLAIM_ENTRIES))
+        entries = await self._broker.reserve(wanted.weights, min(wanted.most, CLAIM_ENTRIES))
         if not entries:
-            await self._wait_ready(consumer)
+            await self._wait_ready(consumer, wanted.types)
             return
         room = max(consumer.room, 0)  # new jobs may have taken some of it meanwhile
         taken, surplus = entries[:room], entries[room:]
@@ -93,11 +93,11 @@ class Dispatcher:
         if len(runs) < len(entries):
             await self._return(entries, runs)
 
-    async def _wait_ready(self, consumer: Consumer) -> None:
+    async def _wait_ready(self, consumer: Consumer, types: frozenset[str]) -> None:
         self._on_hungry()
         consumer.on_room = self._on_hungry
         try:
-            await self._broker.wait_ready(consumer.types)
+            await self._broker.wait_ready(types)
         finally:
             consumer.on_room = None
 
