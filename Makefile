@@ -28,7 +28,7 @@ run: install ## serve on localhost:14151, settings from config/kqs.toml
 
 test: lint types tests-ready ## check style, types and floors, then run every test with its coverage gates
 	@rm -rf $(STATE)/coverage && mkdir -p $(STATE)/coverage
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not alone' --cov --cov-report=
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not alone' --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
 	$(BIN)/coverage report --fail-under=95 --skip-covered --skip-empty
 	$(BIN)/coverage report --fail-under=100 --skip-covered --include='kqs/wire/*,kqs/journal/*'

@@ -1,4 +1,7 @@
-"""What every test gets: asynchronous ones run on uvloop and on asyncio's own loop, each process it starts hears signals."""
+"""What every test gets: asynchronous ones run on uvloop and on asyncio's own loop, each process it starts hears signals.
+
+But for the long sweeps over disks, kills and foreign stores, to which a loop makes no difference: they run on uvloop alone.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,16 @@ from tests.support.supervising import StrictSupervisor
 structlog.configure(processors=PROCESSORS)
 
 
+_SWEEPS = ("tests/crash/", "tests/contract/test_mongo")
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.SelectorEventLoop,
+}
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": _LOOPS["uvloop"]} if item.nodeid.startswith(_SWEEPS) else _LOOPS
 
 
 @pytest.fixture(autouse=True)
