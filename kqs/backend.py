@@ -13,11 +13,14 @@ from msgspec import Raw
 from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
+from kqs.handlers import Again, Ok, Outcome
 from kqs.inserter import Inserter
 from kqs.job import JobRecord, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
+from kqs.remote import Desk
+from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
 from kqs.trouble import Trouble
 from kqs.worker import Worker
@@ -41,6 +44,7 @@ class ServerBackend:
         feeder: Feeder,
         queue: Queue,
         worker: Worker,
+        desk: Desk,
         inserter: Inserter,
         clock: Clock,
         *,
@@ -48,6 +52,7 @@ class ServerBackend:
     ) -> None:
         """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
         self.inserter = inserter
+        self.desk = desk
         self._journal = journal
         self._feeder = feeder
         self._queue = queue
@@ -70,6 +75,7 @@ class ServerBackend:
         else:
             self._lasting.over()
         stats["running"] = self._queue.running_count
+        stats["running_remote"] = self.desk.runs_count
         stats["lanes_busy"] = self._worker.busy_count
         stats["runs_done"] = self._worker.done_count
         stats["runs_failed"] = self._worker.failed_count
@@ -122,6 +128,16 @@ class ServerBackend:
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         return {type_: n for type_, n in waiting.items() if n and not self._queue.admission.is_handled(type_)}
+
+    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
+        """Tell whether a run has ended, and as `outcome` says; also if its report is on its way into the store."""
+        await self._catch_up()
+        await self._queue.settle()
+        record = await _told(self._queue.reads.job(named.claim.id))
+        if record is None or record.order != named.claim.order:
+            return False
+        word = "success" if isinstance(outcome, Ok) else "again" if isinstance(outcome, Again) else "fail"
+        return any(run.attempt == named.attempt and run.state == word for run in record.runs)
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""

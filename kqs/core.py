@@ -8,6 +8,7 @@ its own.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import socket
@@ -41,6 +42,7 @@ from kqs.journal import Journal, Recovery
 from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
+from kqs.remote import Desk
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
@@ -71,6 +73,7 @@ class Core:
         self._stack = AsyncExitStack()
         self._startup: Startup
         self._worker: Worker
+        self._desk: Desk
         self.inserter: Inserter
         self.backend: ServerBackend
 
@@ -90,7 +93,8 @@ class Core:
     async def rest(self) -> None:
         """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
         await self._supervisor.end_part("startup", self._startup.stop)
-        await self._supervisor.end_part("worker", self._worker.stop)
+        workers = {"worker": self._worker.stop, "remote": self._desk.stop}
+        await asyncio.gather(*(self._supervisor.end_part(name, stop) for name, stop in workers.items()))
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, supervisor = self._config, self._supervisor
@@ -115,16 +119,18 @@ class Core:
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
+        desk = self._desk = Desk(queue, config.weights, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self._startup = Startup(
-            store, recovery, ids, queue, worker, feeder, supervisor, may_wait=may_wait, skip_to=journal.skip_to
+            store, recovery, ids, queue, worker, feeder, desk, supervisor, may_wait=may_wait, skip_to=journal.skip_to
         )
         stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
         self.inserter = Inserter(journal, ids, self._clock.now)
         only_accepts = config.worker.concurrency == 0
-        self.backend = ServerBackend(journal, feeder, queue, worker, self.inserter, self._clock, only_accepts=only_accepts)
+        parts = (journal, feeder, queue, worker, desk)
+        self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts)
         await self._startup.start()
 
     def _make_store(self) -> Store:

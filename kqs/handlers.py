@@ -41,10 +41,14 @@ class Again(msgspec.Struct, frozen=True, gc=False):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):
-    """The run failed. reason: one text for people. final: no retry can help."""
+    """The run failed. reason: one text for people. final: no retry can help.
+
+    delay_s: a retry not before this many seconds; None: as the job's settings say.
+    """
 
     reason: str
     final: bool = False
+    delay_s: float | None = None
 
 
 Outcome = Ok | Again | Failed

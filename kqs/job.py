@@ -132,6 +132,7 @@ class Accepted(msgspec.Struct, gc=False):
     accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
     adopted: it stands in another server's journal as well, and may be inserted again and again.
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
+    worker: who has that run, where it is not the server's own worker.
     """
 
     order: int
@@ -147,6 +148,7 @@ class Accepted(msgspec.Struct, gc=False):
     accepted_at: float = 0.0
     adopted: bool = False
     end: Report | None = None
+    worker: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):

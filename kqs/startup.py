@@ -22,6 +22,7 @@ from kqs.ids import Ids
 from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
+from kqs.remote import Desk
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
@@ -47,6 +48,7 @@ class Startup:
         queue: Queue,
         worker: Worker,
         feeder: Feeder,
+        desk: Desk,
         supervisor: Supervisor,
         *,
         may_wait: bool,
@@ -59,6 +61,7 @@ class Startup:
         self._queue = queue
         self._worker = worker
         self._feeder = feeder
+        self._desk = desk
         self._supervisor = supervisor
         self._may_wait = may_wait
         self._journal_skip_to = skip_to
@@ -113,6 +116,7 @@ class Startup:
         except StoreError as error:
             raise StartupError(str(error), ExitCode.IO_FAILED) from error
         await self._worker.start()
+        self._desk.start(self._info.store_id)
         await self._feeder.start(self._info)
 
     async def _open(self) -> StoreInfo:

@@ -50,8 +50,10 @@ class Reservation:
 
     def add(self, consumer: Consumer, jobs: list[Accepted], now: float) -> None:
         """Claim `jobs` for a consumer that has room for them."""
+        worker = consumer.worker if consumer.is_remote else None
         for job in jobs:
             job.claimed_at = now
+            job.worker = worker
         consumer.reserve(len(jobs))
         self._jobs.append((consumer, jobs))
 

@@ -32,6 +32,8 @@ class Consumer:
         self.stopped = False
         #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
         self.worth = 1
+        #: runs are recorded as this worker's, and not as the server's own
+        self.is_remote = False
         #: called when room is made while nothing is ready for it
         self.on_room: Callable[[], None] | None = None
         if room:

@@ -35,15 +35,24 @@ class Lease:
 
     __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
 
-    def __init__(self, run: Run, options: Options, clock: Clock, on_lost: Callable[[Lease], None], now: float) -> None:
-        """Args: now: when the run began."""
+    def __init__(
+        self,
+        run: Run,
+        options: Options,
+        clock: Clock,
+        on_lost: Callable[[Lease], None],
+        now: float,
+        *,
+        is_remote: bool = False,
+    ) -> None:
+        """Args: now: when the run began. is_remote: who touches for its handler, if it is not touched by it, may die alone."""
         self.began_at = now
         self.run = run
         self.options = options
         self.on_lost = on_lost
         self.context = JobContext(run, options, clock.monotonic)
-        # who touches for the handler dies with this process, and a dead process's claims go back at the next start
-        self.deadline = math.inf if options.auto_touch else now + options.ttr
+        # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
+        self.deadline = math.inf if options.auto_touch and not is_remote else now + options.ttr
         self.limit_deadline = math.inf if options.time_limit is None else now + options.time_limit
         self.slot = -1
 

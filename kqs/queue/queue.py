@@ -209,13 +209,15 @@ class Queue:
         self._reporter.add(run, self._judge.expired(run, options, self._now()))
         return False
 
-    def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None) -> Lease:
+    def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
 
         `on_lost` is called if a deadline of the run passes; it is judged by then. now: when it began, if that is known.
+        is_remote: as for `Lease`.
         """
         options = self.cascade.resolve(run.type, run.options)
-        lease = Lease(run, options, self.clock, on_lost, self.clock.monotonic() if now is None else now)
+        began_at = self.clock.monotonic() if now is None else now
+        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote)
         self._leases.add(lease)
         return lease
 
@@ -232,10 +234,26 @@ class Queue:
         options = self.cascade.resolve(run.type, run.options)
         self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
 
-    def interrupt(self, lease: Lease) -> None:
-        """Give back a run that is not going to end; it costs the job nothing."""
+    def interrupt(self, lease: Lease, delay_s: float = 0.0) -> bool:
+        """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before."""
+        if not self._leases.end(lease):
+            return False
+        self._reporter.add(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
+        return True
+
+    def lose(self, lease: Lease, reason: str) -> None:
+        """Take it that nobody will report this run: who ran it is gone."""
         if self._leases.end(lease):
-            self._reporter.add(lease.run, self._judge.interrupted(lease.run, self._now()))
+            self.ghost_count += 1
+            log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
+            self._reporter.add(lease.run, self._judge.ghost(lease.run, lease.options, self._now(), reason))
+
+    def when_stored(self, run: Run, told: Callable[[bool], None]) -> None:
+        """Have `told` called when the report of a run that was just taken is durable, with whether the store accepted it.
+
+        Such a report does not wait until others have gathered. `told` is never called if this stops without the store.
+        """
+        self._reporter.tell(run.claim.order, told)
 
     def give_back(self, run: Run) -> None:
         """Give back a delivered run that never began: its record is as if it had not been claimed."""

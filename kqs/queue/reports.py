@@ -51,6 +51,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._told: dict[int, Callable[[bool], None]] = {}  # by order
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
 
@@ -69,6 +70,12 @@ class Reporter:
         self._pending.append((run, report))
         if report.result is not None:
             self._pending_bytes += len(report.result)
+
+    def tell(self, order: int, told: Callable[[bool], None]) -> None:
+        """Call `told` when the report of this job that was added last is durable, with whether it was accepted."""
+        self._told[order] = told
+        if order in self._unstored:
+            self._on_early()
 
     def keep_back(self, orders: Iterable[int]) -> None:
         """Keep what is reported of these jobs, which are not stored yet, until `let_go`."""
@@ -105,6 +112,8 @@ class Reporter:
                 self.early_bytes -= len(early[1].result)
             if job.end is None or order in known:
                 self.add(*early)
+            elif order in self._told:
+                self._told.pop(order)(True)
         return others
 
     @property
@@ -141,8 +150,15 @@ class Reporter:
         if batch:
             self._committing = batch
             accepted = await self._commit([report for _, report in batch])
+            if self._told:
+                self._tell(batch, accepted)
             await self._applied(batch, accepted)
             self._committing = []
+
+    def _tell(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
+        for (run, _), ok in zip(batch, accepted, strict=True):
+            if (told := self._told.pop(run.claim.order, None)) is not None:
+                told(ok)
 
     def _take(self) -> list[tuple[Run, Report]]:
         """Take what has gathered, but no more than one commit should hold."""

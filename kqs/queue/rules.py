@@ -151,9 +151,9 @@ class Judge:
         report.error = reason
         return report
 
-    def interrupted(self, run: Run, now: float) -> Report:
-        """Judge a run that a stopping worker gave back: it costs the job nothing."""
-        report = _waiting(run, Event.INTERRUPT, "interrupted", now, 0.0)
+    def interrupted(self, run: Run, now: float, delay_s: float = 0.0) -> Report:
+        """Judge a run that a worker gave back, not to be begun again before `delay_s` are over: it costs the job nothing."""
+        report = _waiting(run, Event.INTERRUPT, "interrupted", now, delay_s)
         report.interrupted = run.interrupted + 1
         return report
 
@@ -174,7 +174,10 @@ class Judge:
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float) -> Report:
         failures = run.failures + 1
         if not outcome.final and may_retry(options, failures) and may_run(run.expire_at, now):
-            report = _waiting(run, Event.RETRY, "fail", now, retry_delay_s(options, failures, self._jitter()))
+            delay_s = outcome.delay_s
+            if delay_s is None:
+                delay_s = retry_delay_s(options, failures, self._jitter())
+            report = _waiting(run, Event.RETRY, "fail", now, delay_s)
         else:
             report = self._ended(run, options, Event.FAIL, "fail", now)
         report.failures = failures

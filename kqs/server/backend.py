@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from kqs.handlers import Outcome
 from kqs.inserter import Inserter
+from kqs.remote import Desk
+from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
 
 
@@ -14,6 +17,15 @@ class Backend(Protocol):
     @property
     def inserter(self) -> Inserter:
         """Return the way of jobs into the journal."""
+        ...
+
+    @property
+    def desk(self) -> Desk:
+        """Return where remote workers are served."""
+        ...
+
+    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
+        """Tell whether a run has ended, and as `outcome` says."""
         ...
 
     async def stats(self) -> dict[str, int | float]:

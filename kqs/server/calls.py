@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
+from kqs.server import working
 from kqs.server.context import Context
 from kqs.server.inserts import adopting, inserting
 from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, parse
@@ -35,6 +36,7 @@ class Role(StrEnum):
     ANY = "any"
     INSERT = "insert"
     READ = "read"
+    WORK = "work"
     ADMIN = "admin"
 
 
@@ -203,6 +205,47 @@ CALLS = _table(
         "{type?, state?, after?, limit? = 100}",
         "jobs in order of acceptance; after: the last id seen, limit: 1 to 1000",
         _in_a_task(JobsQuery, _jobs),
+    ),
+    CallSpec(
+        "reserve",
+        Role.WORK,
+        "{types, count? = 1, wait? = 0, worker?}",
+        "runs of jobs of these types, as soon as there is one; [] when there is none within wait s",
+        working.reserve,
+    ),
+    CallSpec(
+        "work",
+        Role.WORK,
+        "{types, room? = 1, worker?}",
+        "lists of runs as intermediate answers, as long as fewer than room are open",
+        working.work,
+    ),
+    CallSpec(
+        "touch",
+        Role.WORK,
+        "{run} | [{run}, …]",
+        "a run goes on; answers {left, cancel}",
+        _all_steps(working.touching),
+        working.touching,
+    ),
+    CallSpec(
+        "release",
+        Role.WORK,
+        "{run, delay?} | […]",
+        "a run is given back, at no cost; answers true",
+        _all_steps(working.releasing),
+        working.releasing,
+    ),
+    CallSpec(
+        "finish",
+        Role.WORK,
+        "{run, report, result?, reason?, delay?, final?} | […]",
+        "a run is over: report is ok, again or fail; answers true when that is durable",
+        _all_steps(working.finishing),
+        working.finishing,
+    ),
+    CallSpec(
+        "withdraw", Role.WORK, "{call}", "ends a reserve or work call of this connection; its runs go on", working.withdraw
     ),
     CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
     CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),

@@ -130,6 +130,7 @@ class Connection(asyncio.Protocol):
         if not self._is_ending:
             self._is_ending = True
             self._stop_reading()
+            self._conversation.standing.end()
             self._advance()
 
     def abort(self) -> None:
@@ -163,6 +164,7 @@ class Connection(asyncio.Protocol):
         """Rest a peer that does not take its answers."""
         self._is_blocked = True
         self._owner.context.lines.note_blocked(self)
+        self._conversation.standing.pause()
         self._stop_reading()
         self._watch_draining()
 
@@ -170,6 +172,7 @@ class Connection(asyncio.Protocol):
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
         self._owner.context.lines.note_free(self)
+        self._conversation.standing.resume()
         self._stop_watching()
         self._owner.wake_later(self)
 

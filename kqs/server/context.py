@@ -49,6 +49,7 @@ class Context:
     ) -> None:
         self.backend = backend
         self.inserter = backend.inserter
+        self.desk = backend.desk
         self.on_quit = on_quit
         self.supervisor = supervisor
         self.counters = Counters()

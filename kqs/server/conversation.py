@@ -25,6 +25,7 @@ from kqs.server.calls import CALLS, PONG, CallSpec, unknown_call
 from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
 from kqs.server.peer import translate
+from kqs.server.standing import Standing
 from kqs.server.turns import clock
 from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
@@ -53,7 +54,7 @@ _CALL_BYTES = 256  # what a decoded call takes
 _TRACED_BYTES = 200
 _LETTER_ESCAPE = re.compile(rb"\\u00[4-7]")
 _KEEPING = ("insert", "adopt")
-_NOT_ADMINISTRATION = (*_KEEPING, "echo")
+_NOT_ADMINISTRATION = (*_KEEPING, "echo", "reserve", "work")
 
 
 class _Lines(NamedTuple):
@@ -85,6 +86,7 @@ class Conversation:
     def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[bool], None]) -> None:
         self.context = context
         self.newest_record: Record | None = None
+        self.standing = Standing(context.desk)
         self.in_flight = 0
         self.tasks = 0
         self.is_gone = False
@@ -165,6 +167,7 @@ class Conversation:
         """Let go of what was received and not yet run; the peer is gone."""
         self.is_gone = True
         self.drop()
+        self.standing.leave()
 
     def drop(self) -> None:
         """Let go of what was received and not yet run, or is worked on."""
@@ -258,6 +261,10 @@ class Conversation:
             self.send(qrpc.end(call.id, result))
         elif not call.notification:
             self._send_jsonrpc(call.batch, jsonrpc.result(call.id, result))
+
+    def event(self, call: Call, value: bytes | Raw) -> None:
+        """Give an intermediate answer to `call`, in JSON. It is written when `settle` was called."""
+        self.send(qrpc.progress(call.id, value) if call.dialect is Dialect.QRPC else jsonrpc.event(call.id, value))
 
     def answer_blob(self, call: Call, blob: bytes) -> None:
         """Answer `call` with binary data, which only qrpc can carry."""

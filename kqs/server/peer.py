@@ -12,6 +12,7 @@ from kqs.errors import ERROR_CODES, CallError, KqsError
 from kqs.journal.format import Record
 from kqs.log import get_logger
 from kqs.server.context import Context
+from kqs.server.standing import Standing
 from kqs.wire.call import Call
 
 log = get_logger("kqs.server")
@@ -23,6 +24,7 @@ class Peer(Protocol):
     context: Context
     is_gone: bool  # nobody is there to be answered
     newest_record: Record | None  # of this connection's inserts, while it is not flushed
+    standing: Standing
 
     def send(self, answers: bytes) -> None:
         """Send whole answers, already encoded."""
@@ -30,6 +32,10 @@ class Peer(Protocol):
 
     def answer(self, call: Call, result: bytes | Raw) -> None:
         """Answer `call` with a result in JSON."""
+        ...
+
+    def event(self, call: Call, value: bytes | Raw) -> None:
+        """Give an intermediate answer to `call`, in JSON; `settle` must follow."""
         ...
 
     def answer_blob(self, call: Call, blob: bytes) -> None:

@@ -85,11 +85,11 @@ class Store(Protocol):
         record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
         see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
         while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
-        Jobs with `claimed_at` are stored as attempt 1, running since then by `worker`, or, with an `end`, as what `report`
-        would have made of that; what is stored with an end is as durable as a report before this returns. Others with due_at >
-        now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq moves), and fed_seq never goes
-        back. The jobs survive a crash of the process at once, of the machine after `sync` or `report`; fed_seq is sure to
-        survive after `sync`.
+        Jobs with `claimed_at` are stored as attempt 1, running since then by their own `worker` or by this one, or, with an
+        `end`, as what `report` would have made of that; what is stored with an end is as durable as a report before this
+        returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
+        moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
+        `report`; fed_seq is sure to survive after `sync`.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...

@@ -96,7 +96,7 @@ def result(call_id: Raw | None, value: Raw | bytes) -> bytes:
 
 def event(call_id: Raw | None, value: Raw | bytes) -> bytes:
     """Return an intermediate answer: a notification that names the call it belongs to. Args: value: JSON."""
-    return b'{"jsonrpc":"2.0","method":"event","params":{"id":%b,"result":%b}}\n' % (call_id or NULL, value)
+    return b'{"jsonrpc":"2.0","method":"event","params":{"call":%b,"value":%b}}\n' % (call_id or NULL, value)
 
 
 def error(call_id: Raw | None, code: str, message: str, *, of_argument: bool = False) -> bytes:

@@ -51,6 +51,7 @@ class MemoryBackend:
         self.journal = MemoryJournal()
         self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
         self.stop_requested = asyncio.Event()
+        self.desk: Any = None  # set by whoever has a queue
 
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}

@@ -58,6 +58,7 @@ class Parts:
             SimpleNamespace(start=self._start_queue),
             SimpleNamespace(start=self._start_worker),
             self.feeder,
+            SimpleNamespace(start=lambda _store_id: None),
         )
         self.skipped_to = 0
         self._skips = skips

@@ -78,10 +78,10 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     shapes = _by_shape(fresh, session.bulk_bytes)
     if shapes.plain:
         _insert_plain(session, shapes.plain)
-    if shapes.claimed:
-        _insert_claimed(session, shapes.claimed, worker)
-    if shapes.ended:
-        _insert_ended(session, shapes.ended, worker)
+    for name, claimed in _by_worker(shapes.claimed, worker).items():
+        _insert_claimed(session, claimed, name)
+    for name, ended in _by_worker(shapes.ended, worker).items():
+        _insert_ended(session, ended, name)
     if shapes.full:
         known += _insert_full(session, shapes.full, worker, now)
     if known:
@@ -152,6 +152,16 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
     stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
     session.tallies.add([(job.type, State.NEW) for job in jobs])
+
+
+def _by_worker(jobs: list[Accepted], worker: str) -> dict[str, list[Accepted]]:
+    """Part claimed jobs by who runs them: `worker`, if they do not say it."""
+    if not any(job.worker for job in jobs):
+        return {worker: jobs} if jobs else {}
+    parted: dict[str, list[Accepted]] = {}
+    for job in jobs:
+        parted.setdefault(job.worker or worker, []).append(job)
+    return parted
 
 
 def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> None:
@@ -248,7 +258,7 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
     state = _first_state(job, now)
     run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None)
     if job.claimed_at:
-        run = (Place.RUNNING, state, 1, session.epoch, worker, job.claimed_at)
+        run = (Place.RUNNING, state, 1, session.epoch, job.worker or worker, job.claimed_at)
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)

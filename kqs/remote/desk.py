@@ -1,0 +1,178 @@
+"""Where remote workers are served: who waits for which types, which runs they have, and what becomes of these.
+
+A run is somebody's from its delivery to its report, its deadline, or the loss of the connection that asked for it, whichever
+comes first; anybody who has its token may report it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from kqs.handlers import Outcome
+from kqs.job import Run
+from kqs.log import get_logger
+from kqs.queue.leases import Lease
+from kqs.queue.queue import Queue
+from kqs.remote.party import Order, Party
+from kqs.remote.pool import Pool
+from kqs.remote.runs import OpenRun
+from kqs.remote.tokens import Named, Tokens
+from kqs.supervisor import Supervisor, when_done
+
+log = get_logger("kqs.remote")
+
+#: how long a pool outlives its last order, in s: who asks for one job at a time asks for the same types again
+LINGER_S = 2.0
+
+
+class Desk:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(self, queue: Queue, weights: Mapping[str, int], grace_s: float, supervisor: Supervisor) -> None:
+        """Args: weights: shares of turns by type; 1 where none is given. grace_s: how long `stop` waits; -1: for ever."""
+        self._queue = queue
+        self._weights = weights
+        self._grace_s = grace_s
+        self._supervisor = supervisor
+        self._pools: dict[tuple[frozenset[str], str], Pool] = {}
+        self._runs: dict[str, OpenRun] = {}
+        self._tokens = Tokens("")
+        self._drained = asyncio.Event()
+        self._timers: dict[Pool, asyncio.TimerHandle] = {}
+        self._is_started = False
+        self._is_stopping = False
+
+    def start(self, store_id: str) -> None:
+        """Let those have jobs who asked for some, now that the store with this id is there."""
+        self._tokens = Tokens(store_id)
+        self._is_started = True
+        for pool in self._pools.values():
+            self._queue.add_consumer(pool.consumer)
+
+    @property
+    def runs_count(self) -> int:
+        """Return how many runs are in remote hands."""
+        return len(self._runs)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Tell whether nothing may be asked for any more."""
+        return self._is_stopping
+
+    def party(self) -> Party:
+        """Return a new party, which has nothing."""
+        return Party(self)
+
+    # -- orders ---------------------------------------------------------------------------------------------------------
+
+    def pool(self, types: frozenset[str], worker: str) -> Pool:
+        """Return where those stand in line who ask for these types under that name."""
+        pool = self._pools.get((types, worker))
+        if pool is None:
+            pool = Pool(self._queue, worker, {type_: self._weights.get(type_, 1) for type_ in types})
+            self._pools[types, worker] = pool
+            if self._is_started:
+                self._queue.add_consumer(pool.consumer)
+        elif (timer := self._timers.pop(pool, None)) is not None:
+            timer.cancel()
+        return pool
+
+    def note_left(self, pool: Pool) -> None:
+        """Take in that somebody left the line."""
+        if not pool.orders and not self._is_stopping and pool not in self._timers:
+            self._timers[pool] = self._supervisor.call_later(LINGER_S, "remote", self._retire, pool)
+
+    def _retire(self, pool: Pool) -> None:
+        del self._timers[pool]
+        self._pools = {key: other for key, other in self._pools.items() if other is not pool}
+        if self._is_started:
+            self._supervisor.spawn(self._queue.remove_consumer(pool.consumer), "remote-leave", when_done)
+
+    # -- runs -----------------------------------------------------------------------------------------------------------
+
+    def begin(self, run: Run, party: Party, order: Order | None) -> OpenRun:
+        """Let a run begin in the hands of a party."""
+        begun = OpenRun(run, self._tokens.of(run), party, order)
+        begun.lease = self._queue.begin(run, partial(self._run_lost, begun), is_remote=True)
+        self._runs[begun.token] = begun
+        return begun
+
+    def run(self, token: str) -> OpenRun | None:
+        """Return the run of a token, if it is in somebody's hands here."""
+        return self._runs.get(token)
+
+    def named(self, token: str) -> Named | None:
+        """Return what a token names; None: it is none of this store's."""
+        return self._tokens.named(token)
+
+    def report(self, run: OpenRun, outcome: Outcome, told: Callable[[bool], None]) -> None:
+        """Take the report of a run; `told` is called when it is durable."""
+        self._close(run)
+        taken = self._queue.report(run.lease, outcome)
+        assert taken, "a run is forgotten when its lease ends"
+        self._queue.when_stored(run.run, told)
+
+    def release(self, run: OpenRun, delay_s: float, told: Callable[[bool], None]) -> None:
+        """Take a run back that its worker does not want, not to be begun before `delay_s`; `told` as for `report`."""
+        self._close(run)
+        self._queue.interrupt(run.lease, delay_s)
+        self._queue.when_stored(run.run, told)
+
+    def touch(self, run: OpenRun) -> float:
+        """Give a run another ttr; return how long it has then, in s."""
+        run.lease.context.touch()
+        return run.lease.next_deadline - self._queue.clock.monotonic()
+
+    def lose(self, run: OpenRun, reason: str) -> None:
+        """Take a run back whose worker is gone."""
+        self._close(run)
+        self._queue.lose(run.lease, reason)
+
+    def _run_lost(self, run: OpenRun, _lease: Lease) -> None:
+        if run.order is not None:
+            run.order.tell_lost(run)
+        self._close(run)
+
+    def _close(self, run: OpenRun) -> None:
+        del self._runs[run.token]
+        run.party.close(run)
+        if run.order is not None:
+            run.order.pool.make_room(run.order, 1)
+        if not self._runs:
+            self._drained.set()
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let nobody have more, and say so. Idempotent."""
+        self._is_stopping = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for pool in self._pools.values():
+            for order in list(pool.orders):
+                order.end()
+
+    async def stop(self) -> None:
+        """Let nobody have more; wait for the runs as long as grace lasts; give the others back."""
+        self.drain()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values() if self._is_started else ():
+            await self._queue.remove_consumer(pool.consumer)
+        if self._runs:
+            await self._grace()
+        for run in list(self._runs.values()):
+            self._close(run)
+            self._queue.interrupt(run.lease)
+
+    async def _grace(self) -> None:
+        grace_s = None if self._grace_s < 0 else self._grace_s
+        log.info("waiting for remote runs to finish", count=len(self._runs), grace_s=grace_s)
+        self._drained.clear()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._drained.wait()
+        except TimeoutError:
+            log.warning("grace is over, giving remote runs back", count=len(self._runs))

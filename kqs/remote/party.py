@@ -1,0 +1,154 @@
+"""A connection as the queue sees it: what it has asked for and what it has in hand, which go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kqs.job import Run
+from kqs.remote.runs import OpenRun
+
+if TYPE_CHECKING:
+    from kqs.remote.desk import Desk
+    from kqs.remote.pool import Pool
+
+
+class Order:
+    """What was asked for: jobs for `room` runs, once or whenever there is room.
+
+    given: called with runs as they begin. ended: called when no more will come, unless whoever asked has ended it.
+    lost: called with a run that was judged without its report, while this lasts.
+    """
+
+    __slots__ = ("_ended", "_given", "_lost", "is_once", "is_over", "is_paused", "party", "pool", "room")
+
+    def __init__(
+        self,
+        party: Party,
+        pool: Pool,
+        room: int,
+        given: Callable[[list[OpenRun]], None],
+        ended: Callable[[], None],
+        lost: Callable[[OpenRun], None] | None = None,
+    ) -> None:
+        """Args: lost: None: it is over when it was given runs for the first time."""
+        self.party = party
+        self.pool = pool
+        self.room = room
+        self.is_once = lost is None
+        self.is_paused = False
+        self._given = given
+        self._ended = ended
+        self._lost = lost
+        self.is_over = False
+
+    def give(self, runs: list[Run]) -> None:
+        """Let runs begin."""
+        if self.is_once:
+            self._close()
+        self._given([self.party.begin(run, None if self.is_once else self) for run in runs])
+
+    def tell_lost(self, run: OpenRun) -> None:
+        """Tell of a run that was judged without its report."""
+        if self._lost is not None and not self.is_over:
+            self._lost(run)
+
+    def withdraw(self) -> bool:
+        """End this, as whoever asked for it wants it; the runs go on. False: it is over."""
+        if self.is_over:
+            return False
+        self._close()
+        return True
+
+    def end(self) -> None:
+        """End this, and say so. Idempotent."""
+        if self.withdraw():
+            self._ended()
+
+    def pause(self) -> None:
+        """Ask for no more until `resume`."""
+        self.is_paused = True
+        self.pool.rest(self)
+
+    def resume(self) -> None:
+        """Ask again."""
+        self.is_paused = False
+        self.pool.go_on(self)
+
+    def _close(self) -> None:
+        self.is_over = True
+        self.pool.leave(self)
+        self.party.forget(self)
+
+
+class Party:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._orders: set[Order] = set()
+        self._runs: dict[str, OpenRun] = {}
+        self._is_paused = False
+
+    @property
+    def orders_count(self) -> int:
+        """Return how many orders stand."""
+        return len(self._orders)
+
+    def order(
+        self,
+        types: frozenset[str],
+        room: int,
+        worker: str,
+        given: Callable[[list[OpenRun]], None],
+        ended: Callable[[], None],
+        lost: Callable[[OpenRun], None] | None = None,
+    ) -> Order:
+        """Ask for jobs; see `Order`. worker: who runs them, as their records say."""
+        pool = self._desk.pool(types, worker)
+        order = Order(self, pool, room, given, ended, lost)
+        order.is_paused = self._is_paused
+        self._orders.add(order)
+        pool.orders.add(order)
+        if not order.is_paused:
+            pool.go_on(order)
+        return order
+
+    def forget(self, order: Order) -> None:
+        """Take in that an order is over."""
+        self._orders.discard(order)
+        self._desk.note_left(order.pool)
+
+    def begin(self, run: Run, order: Order | None) -> OpenRun:
+        """Let a run begin in this party's hands."""
+        begun = self._desk.begin(run, self, order)
+        self._runs[begun.token] = begun
+        return begun
+
+    def close(self, run: OpenRun) -> None:
+        """Take in that a run is over."""
+        del self._runs[run.token]
+
+    def pause(self) -> None:
+        """Give it no more: it does not take what it was given."""
+        self._is_paused = True
+        for order in self._orders:
+            order.pause()
+
+    def resume(self) -> None:
+        """Give it more again."""
+        self._is_paused = False
+        for order in self._orders:
+            order.resume()
+
+    def end_orders(self) -> None:
+        """Give it no more, and say so."""
+        for order in list(self._orders):
+            order.end()
+
+    def leave(self, reason: str) -> None:
+        """Take back all that it has: it is gone."""
+        for order in list(self._orders):
+            order.withdraw()
+        for run in list(self._runs.values()):
+            self._desk.lose(run, reason)

@@ -1,0 +1,87 @@
+"""All who wait for jobs of the same types under the same name: one consumer of the queue, whatever their number.
+
+Who asks once is served in the order of asking, and gets all there is, as far as it asked for it. Who has a standing order takes
+turns, and comes again after the others. Invariants:
+
+1. The consumer's room is the room of those in line, less what is being claimed for them.
+2. Who has room, and is not paused, stands in line once; nobody else does.
+3. Runs that were claimed for somebody who is gone go to whoever waits, else back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kqs.job import Run
+from kqs.queue.consumer import Consumer
+from kqs.queue.queue import Queue
+
+if TYPE_CHECKING:
+    from kqs.remote.party import Order
+
+
+class Pool:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(self, queue: Queue, worker: str, weights: Mapping[str, int]) -> None:
+        """Args: worker: who runs the jobs, as their records say. weights: shares of turns, by type."""
+        self._queue = queue
+        self._line: OrderedDict[Order, None] = OrderedDict()
+        self.orders: set[Order] = set()
+        self.consumer = Consumer(worker, weights, 0, self._deliver)
+        self.consumer.is_remote = True
+
+    def leave(self, order: Order) -> None:
+        """Let it have no more."""
+        self.orders.discard(order)
+        self.rest(order)
+
+    def rest(self, order: Order) -> None:
+        """Let it have none until `go_on`."""
+        if order in self._line:
+            del self._line[order]
+            self.consumer.grow(-order.room)
+
+    def go_on(self, order: Order) -> None:
+        """Let it have jobs, or have them again."""
+        if order in self.orders and order not in self._line:
+            self._stand_in_line(order)
+
+    def _stand_in_line(self, order: Order) -> None:
+        if order.room > 0:
+            self._line[order] = None
+            self.consumer.grow(order.room)
+
+    def make_room(self, order: Order, count: int) -> None:
+        """Take in that so many runs of an order are over."""
+        had_room = order.room > 0
+        order.room += count
+        if order not in self.orders or order.is_paused:
+            return
+        if had_room:
+            self.consumer.free(count)
+        else:
+            self._stand_in_line(order)
+
+    def _deliver(self, runs: list[Run]) -> None:
+        may_begin = self._queue.may_begin
+        begun = [run for run in runs if run.expire_at is None or may_begin(run)]
+        if len(begun) < len(runs):
+            self.consumer.free(len(runs) - len(begun))
+        at = 0
+        while at < len(begun) and self._line:
+            order, _ = self._line.popitem(last=False)
+            in_turn = -(-(len(begun) - at) // (len(self._line) + 1))
+            part = begun[at : at + min(order.room, len(begun) if order.is_once else in_turn)]
+            at += len(part)
+            order.room -= len(part)
+            if order.is_once:
+                self.orders.discard(order)
+                self.consumer.grow(-order.room)
+            elif order.room:
+                self._line[order] = None
+            order.give(part)
+        for run in begun[at:]:
+            self._queue.give_back(run)

@@ -1,0 +1,161 @@
+"""What remote workers say of their runs: the arguments of `touch`, `release` and `finish`, one run or a list of them. Pure.
+
+A list is no transaction: each of its members stands for itself, so each is decoded by itself. msgspec only says whether one
+fits; what does not is found by looking at each field alone, since its messages are no interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from kqs.errors import CallError
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.nearest import unknown_name
+from kqs.outcomes import MAX_RESULT_BYTES
+from kqs.verdicts import MAX_DELAY_S
+from kqs.wire import strict
+from kqs.wire.call import NULL, Call
+
+#: members of one list: as many runs as a `work` call may have open
+MAX_MEMBERS = 10_000
+_NO_REASON = "the worker gave no reason"
+
+T = TypeVar("T")
+
+
+class Touch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The run goes on."""
+
+    run: str
+
+
+class Release(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The run is given back; it is begun again after `delay` s."""
+
+    run: str
+    delay: float | None = None
+
+
+class Finish(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The run is over."""
+
+    run: str
+    report: Literal["ok", "again", "fail"]
+    result: Raw = NULL
+    reason: str | None = None
+    delay: float | None = None
+    final: bool | None = None
+
+
+_EXPECTED = {
+    "run": (str, "the token of a run"),
+    "report": (Literal["ok", "again", "fail"], '"ok", "again" or "fail"'),
+    "result": (Raw, "any value"),
+    "reason": (str | None, "a text"),
+    "delay": (float | None, f"seconds from 0 to {MAX_DELAY_S}"),
+    "final": (bool | None, "true or false"),
+}
+#: which of the fields belong to which report
+_ALLOWED = {"ok": {"result"}, "again": {"delay"}, "fail": {"reason", "delay", "final"}}
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_field: dict[str, Callable[[bytes], Any]] = {
+    name: msgspec.json.Decoder(type_).decode for name, (type_, _) in _EXPECTED.items()
+}
+
+
+class Members(NamedTuple, Generic[T]):
+    """What a call was given: each a value, or why it is none. is_list: the answer is one too."""
+
+    values: Iterator[T | CallError]
+    length: int
+    is_list: bool
+
+
+class Reader(Generic[T]):
+    """Reads the arguments of one call."""
+
+    def __init__(self, struct: type[T], check: Callable[[T], None]) -> None:
+        """Args: check: raises CallError for what a type cannot say."""
+        self._decode = msgspec.json.Decoder(struct).decode
+        self._names = struct.__struct_fields__  # type: ignore[attr-defined]  # of a msgspec.Struct
+        self._check = check
+
+    def members(self, call: Call) -> Members[T]:
+        """Return what a call was given. Raises: CallError: it is neither a run nor a list."""
+        if call.blob is not None:
+            raise CallError(f"{call.name} takes no binary data")
+        text = bytes(call.arg)
+        if text.startswith(b"{"):
+            return Members(iter([self._read(text)]), 1, False)
+        if not text.startswith(b"["):
+            raise CallError(f"{call.name} takes an object, or a list of them, got {strict.shown(text)}")
+        members = _decode_list(text)
+        if len(members) > MAX_MEMBERS:
+            raise CallError(f"{call.name} takes a list of at most {MAX_MEMBERS}, got {len(members)}", "too_large")
+        return Members(map(self._read, members), len(members), True)
+
+    def _read(self, text: bytes | Raw) -> T | CallError:
+        try:
+            value = self._decode(text)
+            self._check(value)
+        except CallError as error:
+            return error
+        except msgspec.DecodeError:
+            return CallError(self._fault(text))
+        return value
+
+    def _fault(self, text: bytes | Raw) -> str:
+        """Return why `text` does not fit."""
+        try:
+            found = _decode_object(text)
+        except msgspec.DecodeError:
+            return f"expected an object, got {strict.shown(bytes(text))}"
+        for name, raw in found.items():
+            if name not in self._names:
+                return unknown_name("field", name, self._names)
+            try:
+                _decode_field[name](raw)
+            except msgspec.DecodeError:
+                return f"{name}: expected {_EXPECTED[name][1]}, got {strict.shown(bytes(raw))}"
+        missing = [name for name in ("run", "report") if name in self._names and name not in found]
+        return f"{missing[0]}: expected {_EXPECTED[missing[0]][1]}, got nothing"
+
+
+def _check_delay(delay: float | None) -> None:
+    if delay is not None and not 0 <= delay <= MAX_DELAY_S:
+        raise CallError(f"delay: expected {_EXPECTED['delay'][1]}, got {delay:g}")
+
+
+def _check_release(one: Release) -> None:
+    _check_delay(one.delay)
+
+
+def _check_finish(one: Finish) -> None:
+    _check_delay(one.delay)
+    given = {name for name in ("reason", "delay", "final") if getattr(one, name) is not None}
+    if one.result != NULL:
+        given.add("result")
+    if extra := sorted(given - _ALLOWED[one.report]):
+        raise CallError(f'{extra[0]}: does not belong to a report of "{one.report}"')
+    if len(one.result) > MAX_RESULT_BYTES:
+        raise CallError(f"result: expected at most {MAX_RESULT_BYTES} bytes, got {len(one.result)}", "too_large")
+
+
+TOUCHES = Reader(Touch, lambda one: None)
+RELEASES = Reader(Release, _check_release)
+FINISHES = Reader(Finish, _check_finish)
+
+
+def outcome_of(one: Finish) -> Outcome:
+    """Return what a report means."""
+    if one.report == "ok":
+        return Ok(None if one.result == NULL else bytes(one.result))
+    if one.report == "again":
+        return Again(one.delay)
+    return Failed(one.reason or _NO_REASON, bool(one.final), one.delay)

@@ -1,0 +1,310 @@
+"""The calls of remote workers: what they ask for, and what they say of their runs.
+
+`reserve` and `work` stand: they are not in flight, and are answered when there is something to answer. What is reported is
+answered when it is durable. Source: docs/protocol.md, "The worker's calls".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Raw
+from pydantic import Field
+
+from kqs.errors import CallError
+from kqs.remote import OpenRun, Party
+from kqs.server.parameters import Parameters, parse
+from kqs.server.peer import Peer, translate
+from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Members, Reader, Release, T, Touch, outcome_of
+from kqs.server.standing import MAX_STANDING
+from kqs.wire.call import NULL, Call, detached
+from kqs.wire.steps import Steps
+
+#: a `reserve` that does not wait is answered so late, in s, if nothing comes: a job that was just inserted is on its way
+LEAST_WAIT_S = 0.05
+#: the longest `wait`, in s: a week
+MAX_WAIT_S = 604_800
+#: who gives no name is recorded as this
+NAMELESS = "remote"
+#: intermediate answers of `work` are cut where their data exceeds this
+_EVENT_BYTES = 256 * 1024
+_MEMBERS_A_STEP = 100
+_NOTHING = Raw(b"[]")
+_TRUE = Raw(b"true")
+
+_encode = msgspec.json.Encoder().encode
+_TypeName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ReserveQuery(Parameters):
+    """Argument of `reserve`."""
+
+    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
+    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+
+
+class WorkQuery(Parameters):
+    """Argument of `work`."""
+
+    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
+    room: Annotated[int, Field(ge=1, le=10_000)] = 1
+    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+
+
+class WithdrawQuery(Parameters):
+    """Argument of `withdraw`. call: the id of a standing call of this connection."""
+
+    call: str | int | float
+
+
+class RunView(msgspec.Struct, gc=False, omit_defaults=True):
+    """A run as its worker sees it."""
+
+    run: str
+    id: str
+    type: str
+    data: Raw
+    attempt: int
+    failures: int
+    ghosts: int
+    ttr: float
+    auto_touch: bool = False
+    time_limit: float | None = None
+
+
+def _view(run: OpenRun) -> RunView:
+    job, options = run.run, run.lease.options
+    return RunView(
+        run.token,
+        job.claim.id,
+        job.type,
+        Raw(job.data),
+        job.attempt,
+        job.failures,
+        job.ghosts,
+        options.ttr,
+        options.auto_touch,
+        options.time_limit,
+    )
+
+
+def reserve(peer: Peer, call: Call) -> None:
+    """Give so many runs as soon as there is one, or none when the wait is over."""
+    try:
+        query = parse(ReserveQuery, call)
+        party = _standing(peer, call)
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+        return
+    if call.notification:
+        return
+    call = detached(call)
+
+    def given(runs: list[OpenRun]) -> None:
+        timer.cancel()
+        peer.answer(call, _encode([_view(run) for run in runs]))
+        peer.settle(0)
+
+    def ended() -> None:
+        timer.cancel()
+        peer.answer(call, _NOTHING)
+        peer.settle(0)
+
+    timer = peer.context.supervisor.call_later(max(query.wait, LEAST_WAIT_S), "reserve", lambda: order.end())
+    order = party.order(frozenset(query.types), query.count, query.worker, given, ended)
+    peer.standing.add(call, order, ended)
+
+
+def work(peer: Peer, call: Call) -> None:
+    """Give runs whenever there are some and fewer than `room` are open, until the server stops."""
+    try:
+        query = parse(WorkQuery, call)
+        party = _standing(peer, call)
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+        return
+    if call.notification:
+        return
+    call = detached(call)
+
+    def given(runs: list[OpenRun]) -> None:
+        for part in _parts(runs):
+            peer.event(call, _encode([_view(run) for run in part]))
+        peer.settle(0)
+
+    def ended() -> None:
+        peer.answer(call, NULL)
+        peer.settle(0)
+
+    def lost(run: OpenRun) -> None:
+        peer.event(call, _encode({"cancel": run.token}))
+        peer.settle(0)
+
+    order = party.order(frozenset(query.types), query.room, query.worker, given, ended, lost)
+    peer.standing.add(call, order, ended)
+
+
+def _standing(peer: Peer, call: Call) -> Party:
+    """Return who asks for jobs. Raises: CallError: it may not have more of them."""
+    context = peer.context
+    if context.draining:
+        raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
+    if peer.standing.is_full:
+        raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
+    return peer.standing.party
+
+
+def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:
+    """Cut runs where their data is too much for one line."""
+    total = sum([len(run.run.data) for run in runs])
+    if total <= _EVENT_BYTES:
+        return [runs]
+    parts: list[Sequence[OpenRun]] = []
+    start = size = 0
+    for index, run in enumerate(runs):
+        if index > start and size + len(run.run.data) > _EVENT_BYTES:
+            parts.append(runs[start:index])
+            start, size = index, 0
+        size += len(run.run.data)
+    parts.append(runs[start:])
+    return parts
+
+
+def withdraw(peer: Peer, call: Call) -> None:
+    """End a standing call of this connection; its runs go on."""
+    try:
+        query = parse(WithdrawQuery, call)
+        if not peer.standing.withdraw(_encode(query.call)):
+            raise CallError(f"no call of this connection with the id {_encode(query.call).decode():.220} stands", "not_found")
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+    else:
+        peer.answer(call, _TRUE)
+
+
+class _Answers:
+    """Gathers what is answered to the members of one call, which is answered when all are there."""
+
+    def __init__(self, peer: Peer, call: Call, count: int, *, is_list: bool) -> None:
+        self._peer = peer
+        self._call = call
+        self._answers: list[Raw] = [NULL] * count
+        self._missing = count
+        self._is_list = is_list
+        self._error: CallError | None = None
+
+    def told(self, index: int, answer: Raw) -> None:
+        """Take one answer."""
+        self._answers[index] = answer
+        self._missing -= 1
+        if not self._missing:
+            self._finish()
+
+    def refused(self, index: int, error: CallError) -> None:
+        """Take the refusal of one."""
+        self._error = error
+        self.told(index, Raw(_encode({"code": error.call_code, "message": str(error)})))
+
+    def _finish(self) -> None:
+        if self._error is not None and not self._is_list:
+            self._peer.refuse(self._call, self._error.call_code, str(self._error))
+        else:
+            self._peer.answer(self._call, _encode(self._answers) if self._is_list else self._answers[0])
+        self._peer.settle()
+
+
+def touching(peer: Peer, call: Call) -> Steps[None]:
+    """Give runs another ttr."""
+
+    def touch(answers: _Answers, index: int, one: Touch) -> None:
+        run = _open(peer, one.run)
+        answers.told(index, Raw(_encode({"left": round(peer.context.desk.touch(run), 3), "cancel": False})))
+
+    return _each(peer, call, TOUCHES, touch)
+
+
+def releasing(peer: Peer, call: Call) -> Steps[None]:
+    """Take runs back that their worker does not want."""
+
+    def release(answers: _Answers, index: int, one: Release) -> None:
+        run = _open(peer, one.run)
+        peer.context.desk.release(run, one.delay or 0.0, lambda ok: _told(answers, index, ok))
+
+    return _each(peer, call, RELEASES, release)
+
+
+def finishing(peer: Peer, call: Call) -> Steps[None]:
+    """Take the reports of runs."""
+
+    def finish(answers: _Answers, index: int, one: Finish) -> None:
+        desk = peer.context.desk
+        if (run := desk.run(one.run)) is not None:
+            desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
+        else:
+            peer.context.spawn(_ask_again(peer, answers, index, one), "call finish")
+
+    return _each(peer, call, FINISHES, finish)
+
+
+async def _ask_again(peer: Peer, answers: _Answers, index: int, one: Finish) -> None:
+    """Answer a report whose run is not open: it may be the one that has ended it, repeated."""
+    try:
+        named = peer.context.desk.named(one.run)
+        if named is None:
+            raise CallError(f"run: expected the token of a run, got {one.run!r:.220}")
+        async with peer.reads:
+            if not await peer.context.backend.was_ended_so(named, outcome_of(one)):
+                raise _stale()
+    except Exception as error:
+        code, message = translate(error)
+        answers.refused(index, CallError(message, code))
+    else:
+        answers.told(index, _TRUE)
+
+
+def _told(answers: _Answers, index: int, ok: bool) -> None:
+    if ok:
+        answers.told(index, _TRUE)
+    else:
+        answers.refused(index, _stale())
+
+
+def _stale() -> CallError:
+    return CallError("the run is over: it was lost, or reported already", "stale")
+
+
+def _open(peer: Peer, token: str) -> OpenRun:
+    """Return the run of a token. Raises: CallError: it is no token, or the run is over."""
+    desk = peer.context.desk
+    if (run := desk.run(token)) is not None:
+        return run
+    if desk.named(token) is None:
+        raise CallError(f"run: expected the token of a run, got {token!r:.220}")
+    raise _stale()
+
+
+def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, int, T], None]) -> Steps[None]:
+    """Have each member of a call taken, in steps."""
+    try:
+        members: Members[T] = reader.members(call)
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+        return
+    if not members.length:
+        peer.answer(call, _NOTHING)
+        return
+    peer.defer()
+    answers = _Answers(peer, detached(call), members.length, is_list=members.is_list)
+    for index, one in enumerate(members.values):
+        try:
+            if isinstance(one, CallError):
+                raise one
+            take(answers, index, one)
+        except CallError as error:
+            answers.refused(index, error)
+        if index % _MEMBERS_A_STEP == _MEMBERS_A_STEP - 1:
+            yield
