@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.serving import Served, serving
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+CONVERSATIONS = re.findall(r"^```conversation\n(.*?)^```$", PROTOCOL.read_text(), re.MULTILINE | re.DOTALL)
 TRANSCRIPTS = re.findall(r"^```transcript\n(.*?)^```$", PROTOCOL.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -30,6 +32,32 @@ def exchanges(transcript: str) -> Iterator[tuple[str, list[str]]]:
 def matches(expected: str, answer: str) -> bool:
     """`…` stands for any text."""
     return re.fullmatch(".*".join(map(re.escape, expected.split("…"))), answer) is not None
+
+
+def test_the_manuals_conversations_are_what_the_server_says(served: Served) -> None:
+    """On one connection each; `$name` is what an answer has in that place, and stands for it from then on."""
+    assert CONVERSATIONS
+    for conversation in CONVERSATIONS:
+        known: dict[str, str] = {}
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as peer, peer.makefile("rw") as lines:
+            for sent, expected in exchanges(conversation):
+                lines.write(with_names(sent, known) + "\n")
+                lines.flush()
+                for pattern in expected:
+                    answer = lines.readline().rstrip("\n")
+                    named = re.fullmatch(with_groups(pattern, known), answer)
+                    assert named is not None, f"\n> {sent}\nexpected {pattern}\n     got {answer}"
+                    known |= named.groupdict()
+
+
+def with_names(text: str, known: dict[str, str]) -> str:
+    return re.sub(r"\$(\w+)", lambda name: known[name[1]], text)
+
+
+def with_groups(pattern: str, known: dict[str, str]) -> str:
+    """Return a regular expression: `…` is any text, and a new name a group."""
+    text = ".*".join(map(re.escape, re.sub(r"\$(\w+)", lambda name: known.get(name[1], name[0]), pattern).split("…")))
+    return re.sub(r"\\\$(\w+)", r"(?P<\1>[^\"]+)", text)
 
 
 def test_there_are_transcripts() -> None:
