@@ -84,13 +84,13 @@ class Server:
         await self._listener.start(self._make_connection, self._room)
 
     def drain(self) -> None:
-        """Accept no more connections and refuse inserts; everything else goes on. Idempotent."""
+        """Take no more jobs and give none out; everything else goes on, for new connections as well. Idempotent."""
         self.context.draining = True
-        self._listener.close()
 
     async def stop(self) -> None:
         """Drain, answer what was asked, close; after `stop_s` cut off who is left. Idempotent."""
         self.drain()
+        self._listener.close()
         self._is_stopping = True
         for connection in list(self._connections):
             connection.finish()
