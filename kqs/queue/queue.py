@@ -261,7 +261,7 @@ class Queue:
 
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
-        await self._reporter.settle(None)
+        await self._reporter.passed()
 
     def _now(self) -> float:
         return whole_ms(self.clock.now())

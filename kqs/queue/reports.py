@@ -52,6 +52,7 @@ class Reporter:
         self._idle = asyncio.Event()
         self._idle.set()
         self._told: dict[int, Callable[[bool], None]] = {}  # by order
+        self._passing: list[tuple[int, asyncio.Future[None]]] = []  # after how many reports who waits for them is told
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
 
@@ -133,6 +134,13 @@ class Reporter:
             return False
         return True
 
+    async def passed(self) -> None:
+        """Return when every report taken before this call is in the store, however many follow; not what is kept back."""
+        if left := len(self._pending) + len(self._committing):
+            passed = asyncio.get_running_loop().create_future()
+            self._passing.append((left, passed))
+            await passed
+
     async def run(self) -> None:
         """Commit what gathers, for ever."""
         while True:
@@ -154,6 +162,16 @@ class Reporter:
                 self._tell(batch, accepted)
             await self._applied(batch, accepted)
             self._committing = []
+            if self._passing:
+                self._tell_passed(len(batch))
+
+    def _tell_passed(self, count: int) -> None:
+        passing, self._passing = self._passing, []
+        for left, passed in passing:
+            if left > count:
+                self._passing.append((left - count, passed))
+            elif not passed.done():
+                passed.set_result(None)
 
     def _tell(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
         for (run, _), ok in zip(batch, accepted, strict=True):

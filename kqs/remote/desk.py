@@ -25,6 +25,8 @@ log = get_logger("kqs.remote")
 
 #: how long a pool outlives its last order, in s: who asks for one job at a time asks for the same types again
 LINGER_S = 2.0
+#: no more do at a time: each is looked at whenever jobs are inserted
+MOST_LINGERING = 100
 
 
 class Desk:
@@ -82,11 +84,15 @@ class Desk:
     def note_left(self, pool: Pool) -> None:
         """Take in that somebody left the line."""
         if not pool.orders and not self._is_stopping and pool not in self._timers:
+            if len(self._timers) >= MOST_LINGERING:
+                longest = next(iter(self._timers))
+                self._timers[longest].cancel()
+                self._retire(longest)
             self._timers[pool] = self._supervisor.call_later(LINGER_S, "remote", self._retire, pool)
 
     def _retire(self, pool: Pool) -> None:
         del self._timers[pool]
-        self._pools = {key: other for key, other in self._pools.items() if other is not pool}
+        del self._pools[pool.consumer.types, pool.consumer.worker]
         if self._is_started:
             self._supervisor.spawn(self._queue.remove_consumer(pool.consumer), "remote-leave", when_done)
 
@@ -95,7 +101,7 @@ class Desk:
     def begin(self, run: Run, party: Party, order: Order | None) -> OpenRun:
         """Let a run begin in the hands of a party."""
         begun = OpenRun(run, self._tokens.of(run), party, order)
-        begun.lease = self._queue.begin(run, partial(self._run_lost, begun), is_remote=True)
+        begun.lease = self._queue.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
         self._runs[begun.token] = begun
         return begun
 

@@ -46,7 +46,10 @@ class Order:
         """Let runs begin."""
         if self.is_once:
             self._close()
-        self._given([self.party.begin(run, None if self.is_once else self) for run in runs])
+        begun = [self.party.begin(run, None if self.is_once else self) for run in runs]
+        self._given(begun)
+        for run in begun:
+            run.data = b""
 
     def tell_lost(self, run: OpenRun) -> None:
         """Tell of a run that was judged without its report."""
@@ -148,7 +151,6 @@ class Party:
 
     def leave(self, reason: str) -> None:
         """Take back all that it has: it is gone."""
-        for order in list(self._orders):
-            order.withdraw()
+        self.end_orders()
         for run in list(self._runs.values()):
             self._desk.lose(run, reason)

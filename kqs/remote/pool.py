@@ -70,10 +70,12 @@ class Pool:
         begun = [run for run in runs if run.expire_at is None or may_begin(run)]
         if len(begun) < len(runs):
             self.consumer.free(len(runs) - len(begun))
-        at = 0
+        at = turns = 0
         while at < len(begun) and self._line:
+            turns = turns or len(self._line)  # of this round: who was given some stands in line again
             order, _ = self._line.popitem(last=False)
-            in_turn = -(-(len(begun) - at) // (len(self._line) + 1))
+            in_turn = -(-(len(begun) - at) // turns)
+            turns -= 1
             part = begun[at : at + min(order.room, len(begun) if order.is_once else in_turn)]
             at += len(part)
             order.room -= len(part)
@@ -83,5 +85,7 @@ class Pool:
             elif order.room:
                 self._line[order] = None
             order.give(part)
-        for run in begun[at:]:
-            self._queue.give_back(run)
+        if left := begun[at:]:
+            self.consumer.free(len(left))
+            for run in left:
+                self._queue.give_back(run)

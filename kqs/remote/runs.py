@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from kqs.job import Run
+from kqs.queue.consumer import LONG_BYTES
 from kqs.queue.leases import Lease
 
 if TYPE_CHECKING:
@@ -12,12 +15,16 @@ if TYPE_CHECKING:
 
 
 class OpenRun:
-    """One run. order: what it was asked for by, which has room for another when this is over; None: nothing has."""
+    """One run. order: what it was asked for by, which has room for another when this is over; None: nothing has.
 
-    __slots__ = ("lease", "order", "party", "run", "token")
+    data: the job's, until it was given: thousands of runs may be open for hours, and `run` is without it if it is long.
+    """
+
+    __slots__ = ("data", "lease", "order", "party", "run", "token")
 
     def __init__(self, run: Run, token: str, party: Party, order: Order | None) -> None:
-        self.run = run
+        self.data = run.data
+        self.run = run if len(run.data) <= LONG_BYTES else replace(run, data=b"")
         self.token = token
         self.party = party
         self.order = order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -27,6 +27,8 @@ class Parameters(BaseModel):
     """Base of all argument models: unknown fields are refused, and nothing is coerced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
 
 
 def _state(word: object) -> object:
@@ -83,8 +85,8 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     """
     if call.blob is not None:
         raise CallError(f"{call.name} takes no binary data")
-    if len(call.arg) > MAX_ARGUMENT_BYTES:
-        raise CallError(f"argument: expected at most {MAX_ARGUMENT_BYTES} bytes, got {len(call.arg)}")
+    if len(call.arg) > model.MAX_BYTES:
+        raise CallError(f"argument: expected at most {model.MAX_BYTES} bytes, got {len(call.arg)}")
     raw = bytes(call.arg)
     if raw.startswith(b"["):
         raw = _only_member(model, call, raw)

@@ -124,6 +124,8 @@ class Reader(Generic[T]):
             except msgspec.DecodeError:
                 return f"{name}: expected {_EXPECTED[name][1]}, got {strict.shown(bytes(raw))}"
         missing = [name for name in ("run", "report") if name in self._names and name not in found]
+        if not missing:
+            return "a field stands there twice, and does not fit once"
         return f"{missing[0]}: expected {_EXPECTED[missing[0]][1]}, got nothing"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
+
+import msgspec
 
 from kqs.remote import Desk, Order, Party
 from kqs.wire.call import Call
@@ -23,7 +26,9 @@ class Standing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._party: Party | None = None
-        self._by_id: dict[bytes, _Stood] = {}
+        self._by_id: dict[str | int | float, _Stood] = {}
+        #: there is nobody to ask any more
+        self.has_ended = False
 
     @property
     def party(self) -> Party:
@@ -42,9 +47,10 @@ class Standing:
         if call.id is not None and not order.is_over:
             if len(self._by_id) > 2 * MAX_STANDING:
                 self._by_id = {key: stood for key, stood in self._by_id.items() if not stood.order.is_over}
-            self._by_id[bytes(call.id)] = _Stood(order, withdrawn)
+            with contextlib.suppress(msgspec.DecodeError):  # a number beyond all
+                self._by_id[msgspec.json.decode(call.id)] = _Stood(order, withdrawn)
 
-    def withdraw(self, call_id: bytes) -> bool:
+    def withdraw(self, call_id: str | int | float) -> bool:
         """End the standing call with this id; False: none stands."""
         stood = self._by_id.pop(call_id, None)
         if stood is None or not stood.order.withdraw():
@@ -54,6 +60,7 @@ class Standing:
 
     def end(self) -> None:
         """Answer all that stand: there is nobody to ask any more, or nothing to be had."""
+        self.has_ended = True
         if self._party is not None:
             self._party.end_orders()
 

@@ -7,20 +7,24 @@ answered when it is durable. Source: docs/protocol.md, "The worker's calls".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Raw
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kqs.errors import CallError
+from kqs.handlers import Outcome
+from kqs.options import TYPE_RULE, is_type
 from kqs.remote import OpenRun, Party
+from kqs.remote.tokens import Named
 from kqs.server.parameters import Parameters, parse
 from kqs.server.peer import Peer, translate
 from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Members, Reader, Release, T, Touch, outcome_of
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.steps import Steps
+from kqs.wire.strict import shown
 
 #: a `reserve` that does not wait is answered so late, in s, if nothing comes: a job that was just inserted is on its way
 LEAST_WAIT_S = 0.05
@@ -31,15 +35,28 @@ NAMELESS = "remote"
 #: intermediate answers of `work` are cut where their data exceeds this
 _EVENT_BYTES = 256 * 1024
 _MEMBERS_A_STEP = 100
+_ANSWER_BYTES = 80  # of one report that is refused
 _NOTHING = Raw(b"[]")
 _TRUE = Raw(b"true")
 
 _encode = msgspec.json.Encoder().encode
-_TypeName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _type_name(name: str) -> str:
+    if not is_type(name):
+        raise ValueError(f"expected {TYPE_RULE}")
+    return name
+
+
+_TypeName = Annotated[str, AfterValidator(_type_name)]
+#: longest argument that names types, in bytes: 1,000 of 200 bytes, and more than enough room
+_TYPES_BYTES = 256 * 1024
 
 
 class ReserveQuery(Parameters):
     """Argument of `reserve`."""
+
+    MAX_BYTES = _TYPES_BYTES
 
     types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
     count: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -49,6 +66,8 @@ class ReserveQuery(Parameters):
 
 class WorkQuery(Parameters):
     """Argument of `work`."""
+
+    MAX_BYTES = _TYPES_BYTES
 
     types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
     room: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -82,7 +101,7 @@ def _view(run: OpenRun) -> RunView:
         run.token,
         job.claim.id,
         job.type,
-        Raw(job.data),
+        Raw(run.data),
         job.attempt,
         job.failures,
         job.ghosts,
@@ -101,6 +120,9 @@ def reserve(peer: Peer, call: Call) -> None:
         peer.refuse(call, *translate(error))
         return
     if call.notification:
+        return
+    if peer.standing.has_ended:
+        peer.answer(call, _NOTHING)
         return
     call = detached(call)
 
@@ -128,6 +150,9 @@ def work(peer: Peer, call: Call) -> None:
         peer.refuse(call, *translate(error))
         return
     if call.notification:
+        return
+    if peer.standing.has_ended:
+        peer.answer(call, NULL)
         return
     call = detached(call)
 
@@ -160,16 +185,16 @@ def _standing(peer: Peer, call: Call) -> Party:
 
 def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:
     """Cut runs where their data is too much for one line."""
-    total = sum([len(run.run.data) for run in runs])
+    total = sum([len(run.data) for run in runs])
     if total <= _EVENT_BYTES:
         return [runs]
     parts: list[Sequence[OpenRun]] = []
     start = size = 0
     for index, run in enumerate(runs):
-        if index > start and size + len(run.run.data) > _EVENT_BYTES:
+        if index > start and size + len(run.data) > _EVENT_BYTES:
             parts.append(runs[start:index])
             start, size = index, 0
-        size += len(run.run.data)
+        size += len(run.data)
     parts.append(runs[start:])
     return parts
 
@@ -178,7 +203,7 @@ def withdraw(peer: Peer, call: Call) -> None:
     """End a standing call of this connection; its runs go on."""
     try:
         query = parse(WithdrawQuery, call)
-        if not peer.standing.withdraw(_encode(query.call)):
+        if not peer.standing.withdraw(query.call):
             raise CallError(f"no call of this connection with the id {_encode(query.call).decode():.220} stands", "not_found")
     except CallError as error:
         peer.refuse(call, *translate(error))
@@ -222,7 +247,7 @@ def touching(peer: Peer, call: Call) -> Steps[None]:
 
     def touch(answers: _Answers, index: int, one: Touch) -> None:
         run = _open(peer, one.run)
-        answers.told(index, Raw(_encode({"left": round(peer.context.desk.touch(run), 3), "cancel": False})))
+        answers.told(index, Raw(_encode({"left": round(max(0.0, peer.context.desk.touch(run)), 3), "cancel": False})))
 
     return _each(peer, call, TOUCHES, touch)
 
@@ -239,31 +264,47 @@ def releasing(peer: Peer, call: Call) -> Steps[None]:
 
 def finishing(peer: Peer, call: Call) -> Steps[None]:
     """Take the reports of runs."""
+    unknown: list[_Unknown] = []
 
     def finish(answers: _Answers, index: int, one: Finish) -> None:
         desk = peer.context.desk
         if (run := desk.run(one.run)) is not None:
             desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
+        elif (named := desk.named(one.run)) is None:
+            raise _no_token(one.run)
         else:
-            peer.context.spawn(_ask_again(peer, answers, index, one), "call finish")
+            unknown.append(_Unknown(answers, index, named, outcome_of(Finish(one.run, one.report))))
 
-    return _each(peer, call, FINISHES, finish)
+    yield from _each(peer, call, FINISHES, finish)
+    if unknown:
+        peer.begin_task()
+        peer.context.spawn(_ask_again(peer, unknown), "call finish")
 
 
-async def _ask_again(peer: Peer, answers: _Answers, index: int, one: Finish) -> None:
-    """Answer a report whose run is not open: it may be the one that has ended it, repeated."""
-    try:
-        named = peer.context.desk.named(one.run)
-        if named is None:
-            raise CallError(f"run: expected the token of a run, got {one.run!r:.220}")
-        async with peer.reads:
-            if not await peer.context.backend.was_ended_so(named, outcome_of(one)):
-                raise _stale()
-    except Exception as error:
-        code, message = translate(error)
-        answers.refused(index, CallError(message, code))
-    else:
-        answers.told(index, _TRUE)
+class _Unknown(NamedTuple):
+    """A report whose run is not open: it may be the one that has ended it, repeated. outcome: without its result."""
+
+    answers: _Answers
+    place: int
+    named: Named
+    outcome: Outcome
+
+
+async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
+    """Answer reports by what is stored: one after the other, so that long lists of them take no memory and no store's time."""
+    for answers, place, named, outcome in unknown:
+        if peer.is_gone:
+            break
+        try:
+            async with peer.reads:
+                if not await peer.context.backend.was_ended_so(named, outcome):
+                    raise _stale()
+        except Exception as error:
+            code, message = translate(error)
+            answers.refused(place, CallError(message, code))
+        else:
+            answers.told(place, _TRUE)
+    peer.end_task(_ANSWER_BYTES * len(unknown))
 
 
 def _told(answers: _Answers, index: int, ok: bool) -> None:
@@ -271,6 +312,10 @@ def _told(answers: _Answers, index: int, ok: bool) -> None:
         answers.told(index, _TRUE)
     else:
         answers.refused(index, _stale())
+
+
+def _no_token(text: str) -> CallError:
+    return CallError(f"run: expected the token of a run, got {shown(_encode(text))}")
 
 
 def _stale() -> CallError:
@@ -282,9 +327,7 @@ def _open(peer: Peer, token: str) -> OpenRun:
     desk = peer.context.desk
     if (run := desk.run(token)) is not None:
         return run
-    if desk.named(token) is None:
-        raise CallError(f"run: expected the token of a run, got {token!r:.220}")
-    raise _stale()
+    raise _no_token(token) if desk.named(token) is None else _stale()
 
 
 def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, int, T], None]) -> Steps[None]:

@@ -240,6 +240,22 @@ class StoreContract:
         )
         assert await store.report([a_report(a_claim(0), at=now), a_report(a_claim(1, id="mine"), at=now)]) == [True, True]
 
+    @pytest.mark.parametrize("shape", [{}, {"id": "mine"}, {"data": b"1" * (BULK_BYTES + 1)}, {"options": b'{"ttr":5}'}])
+    @pytest.mark.parametrize("has_ended", [False, True])
+    async def test_claimed_job_is_shown_to_run_where_it_says_and_else_here(
+        self, store: Store, insert, now: float, shape: dict[str, object], has_ended: bool
+    ) -> None:
+        own = [shape | ({"id": f"mine{n}"} if "id" in shape else {}) for n in range(4)]
+        make = an_ended if has_ended else a_job
+        workers = ("far", None, "other", "far")
+        jobs = [make(n, worker=workers[n], **({"at": now} if has_ended else {"claimed_at": now}), **own[n]) for n in range(4)]  # type: ignore[operator]
+        await insert(a_job(9, worker="nobody", **{**shape, **({"id": "mine9"} if "id" in shape else {})}), *jobs)
+        shown = [await store.job(job.id) for job in jobs]
+        assert [record and [run.worker for run in record.runs] for record in shown] == [["far"], ["w1"], ["other"], ["far"]]
+        waiting = await store.job("mine9" if "id" in shape else IDS.of(FIRST + 9))
+        assert waiting is not None
+        assert (waiting.state, waiting.runs) == (State.NEW, [])
+
     async def test_fed_seq_moves_with_the_rows_and_never_back(self, store: Store, insert, reopen) -> None:
         await insert(a_job(0), fed_seq=9)
         await insert(fed_seq=11)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kqs.errors import JournalError, JournalFailedError
+from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Inserter
 from kqs.job import State
 from kqs.journal.format import Record
+from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
 from tests.support.clock import FakeClock
 
@@ -52,6 +54,10 @@ class MemoryBackend:
         self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
+        self.ended: set[tuple[str, type[Outcome]]] = set()
+
+    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
+        return (named.claim.id, type(outcome)) in self.ended
 
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}

@@ -25,8 +25,9 @@ class AtOnce(Slices):
 class Conversing:
     """`hear` feeds bytes and returns what was answered at once; `settled` lets deferred calls finish, and returns theirs."""
 
-    def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096) -> None:
+    def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096, desk: Any = None) -> None:
         self.backend = MemoryBackend()
+        self.backend.desk = desk
         self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
         self.context.slices = AtOnce(self.context.supervisor)
         self.conversation = Conversation(self.context, max_line_bytes, lambda at_once: None)

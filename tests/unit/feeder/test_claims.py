@@ -42,6 +42,26 @@ async def claimed(feeding: Feeding) -> list[bool]:
     return [record.claimed async for records in feeding.journal.read(0) for record in records if record.count]
 
 
+async def test_an_end_somebody_waits_for_does_not_wait_for_others(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job would else gather with later ones before it is stored."""
+    gate = Gate(feeding, monkeypatch)
+    await feeding.start()
+    hand = feeding.rig.hand(1)
+    order = await feeding.insert(JOB)
+    run = await hand.take()
+    told: list[bool] = []
+    assert feeding.rig.queue.report(hand.leases[run.claim.id], Ok(b"[7]"))
+    feeding.rig.queue.when_stored(run, told.append)
+    async with asyncio.timeout(10):
+        await gate.asked.wait()
+        assert told == []
+        gate.open()
+        while not told:  # noqa: ASYNC110 - it is told, and no more
+            await asyncio.sleep(0)
+    assert told == [True]
+    assert await feeding.state(order) is State.SUCCESS
+
+
 async def claimed_later(feeding: Feeding) -> list[int]:
     """Return the orders of the jobs that were claimed after they were journaled."""
     found = [record async for records in feeding.journal.read(0) for record in records if record.kind is Kind.CLAIMS]

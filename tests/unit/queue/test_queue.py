@@ -117,6 +117,42 @@ async def test_a_lost_run_becomes_a_ghost_and_its_late_report_is_stale(rig: Rig)
     assert [run.state for run in (await rig.record(1)).runs] == ["ghost", "success"]
 
 
+async def test_a_run_whose_worker_is_gone_is_a_ghost_at_once_and_is_lost_once(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    lease = hand.leases[(await hand.take()).claim.id]
+    rig.queue.lose(lease, "its connection was lost")
+    rig.queue.lose(lease, "its connection was lost")
+    assert not rig.queue.report(lease, Ok())
+    assert not rig.queue.interrupt(lease)
+    assert (rig.queue.ghost_count, rig.queue.stale_count, rig.queue.running_count) == (1, 1, 0)
+    record = await rig.until(1, State.GHOST)
+    assert (record.ghosts, record.runs[0].error, hand.lost) == (1, "its connection was lost", [])
+
+
+async def test_a_run_given_back_with_a_delay_waits_for_it_and_costs_nothing(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    lease = hand.leases[(await hand.take()).claim.id]
+    assert rig.queue.interrupt(lease, 60.0)
+    assert not rig.queue.interrupt(lease, 60.0)
+    record = await rig.until(1, State.RETRY)
+    assert (record.due_at, record.failures, record.interrupted, record.runs[0].state) == (NOW + 60, 0, 1, "interrupted")
+
+
+async def test_who_reported_is_told_when_it_is_stored(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    told: list[bool] = []
+    assert rig.queue.report(hand.leases[run.claim.id], Ok())
+    rig.queue.when_stored(run, told.append)
+    assert told == []
+    await rig.queue.settle()
+    assert told == [True]
+    assert (await rig.record(run)).state is State.SUCCESS
+
+
 async def test_a_run_over_its_time_limit_is_a_failure(rig: Rig) -> None:
     hand = rig.hand(1)
     job = an_accepted(1)

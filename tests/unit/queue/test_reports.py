@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from msgspec.structs import replace
 
-from kqs.job import Claim, Report, State
+from kqs.job import Accepted, Claim, Report, Run, State
 from kqs.queue import reports
 from kqs.queue.reports import Reporter
 from kqs.store import base
-from tests.support.jobs import NOW, a_run
+from tests.support.jobs import NOW, a_run, an_accepted
 
 
 class Commits:
@@ -66,4 +67,130 @@ async def test_many_reports_are_several_commits(reporter: Reporter, commits: Com
     for number in range(7):
         end(reporter, number)
     assert await reporter.settle(10)
+    assert commits.batches == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+class Told:
+    """What was told of reports, by number, and how often whoever brings jobs into the store was hurried."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.said: dict[int, bool] = {}
+        self.hurries = 0
+        reporter._on_early = self._hurry
+
+    def _hurry(self) -> None:
+        self.hurries += 1
+
+    def tell(self, number: int) -> None:
+        self.reporter.tell(number, lambda ok: self.said.update({number: ok}))
+
+
+def a_report(number: int, state: State = State.SUCCESS) -> tuple[Run, Report]:
+    run = replace(a_run(), claim=Claim(number, "", 1, 1))
+    return run, Report(run.claim, "mail", state, "success", NOW)
+
+
+def a_job(number: int) -> Accepted:
+    return replace(an_accepted(), order=number, claimed_at=NOW)
+
+
+async def test_who_asks_is_told_when_the_report_is_stored_and_not_before(reporter: Reporter, commits: Commits) -> None:
+    told = Told(reporter)
+    reporter.add(*a_report(1))
+    told.tell(1)
+    assert told.said == {}
+    assert await reporter.settle(10)
+    assert (told.said, told.hurries) == ({1: True}, 0)
+
+
+async def test_who_asks_is_told_that_the_report_was_stale(reporter: Reporter, commits: Commits) -> None:
+    async def refuse(batch: Sequence[Report]) -> list[bool]:
+        return [one.claim.order != 2 for one in batch]
+
+    commits.report = refuse  # type: ignore[method-assign]
+    told = Told(reporter)
+    for number in (1, 2):
+        reporter.add(*a_report(number))
+        told.tell(number)
+    assert await reporter.settle(10)
+    assert told.said == {1: True, 2: False}
+    assert reporter._told == {}
+
+
+async def test_an_end_that_goes_in_with_its_job_hurries_and_is_told_with_it(reporter: Reporter, commits: Commits) -> None:
+    told, job = Told(reporter), a_job(1)
+    reporter.keep_back([1])
+    reporter.add(*a_report(1))
+    told.tell(1)
+    assert told.hurries == 1
+    reporter.attach([job])
+    assert job.end is not None
+    assert told.said == {}
+    assert reporter.let_go([job], ()) == []
+    assert (told.said, commits.batches, reporter._told) == ({1: True}, [], {})
+
+
+async def test_what_does_not_end_its_job_is_told_when_it_has_followed(reporter: Reporter, commits: Commits) -> None:
+    told, job = Told(reporter), a_job(1)
+    reporter.keep_back([1])
+    reporter.add(*a_report(1, State.RETRY))
+    told.tell(1)
+    reporter.attach([job])
+    assert reporter.let_go([job], ()) == []
+    assert told.said == {}
+    assert await reporter.settle(10)
+    assert (told.said, commits.batches) == ({1: True}, [[1]])
+
+
+async def test_an_end_of_a_job_that_was_known_before_is_told_as_the_store_judges_it(
+    reporter: Reporter, commits: Commits
+) -> None:
+    told, job = Told(reporter), a_job(1)
+    reporter.keep_back([1])
+    reporter.add(*a_report(1))
+    told.tell(1)
+    reporter.attach([job])
+    reporter.let_go([job], [1])
+    assert await reporter.settle(10)
+    assert (told.said, commits.batches) == ({1: True}, [[1]])
+
+
+async def test_who_waits_for_what_was_reported_is_not_held_up_by_what_follows(reporter: Reporter, commits: Commits) -> None:
+    """Under load there is always one more."""
+    take = commits.report
+
+    async def followed(batch: Sequence[Report]) -> list[bool]:
+        if len(commits.batches) < 1000:
+            reporter.add(*a_report(100 + len(commits.batches)))
+        await asyncio.sleep(0)
+        return await take(batch)
+
+    commits.report = followed  # type: ignore[method-assign]
+    for number in range(3):
+        reporter.add(*a_report(number))
+    async with asyncio.timeout(10):
+        await reporter.passed()
+        assert commits.batches[0] == [0, 1, 2]
+        assert len(commits.batches) < 5
+        reporter.add(*a_report(7))
+        gone = asyncio.ensure_future(reporter.passed())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await reporter.passed()
+        assert any(7 in batch for batch in commits.batches)
+    assert len(commits.batches) < 10
+
+
+async def test_there_is_nothing_to_wait_for_when_nothing_was_reported(reporter: Reporter) -> None:
+    await asyncio.wait_for(reporter.passed(), 1)
+
+
+async def test_many_reports_have_passed_when_the_last_of_their_commits_is_done(
+    reporter: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "COMMIT_REPORTS", 3)
+    for number in range(7):
+        end(reporter, number)
+    await asyncio.wait_for(reporter.passed(), 10)
     assert commits.batches == [[0, 1, 2], [3, 4, 5], [6]]

@@ -93,6 +93,22 @@ def test_a_job_that_always_kills_its_worker_fails_in_the_end() -> None:
     assert (report.state, report.ghosts, report.error) == (State.FAIL, 11, "gone")
 
 
+def test_an_interrupted_run_waits_as_long_as_who_gave_it_back_says() -> None:
+    report = judge.interrupted(a_run(), NOW, 60.0)
+    assert (report.state, report.run_state, report.due_at) == (State.RETRY, "interrupted", NOW + 60)
+
+
+@pytest.mark.parametrize(("delay_s", "due_at"), [(None, NOW + 30), (5.0, NOW + 5), (0.0, 0.0), (1e10, NOW + 1e10)])
+def test_a_failure_may_say_itself_when_to_retry(delay_s: float | None, due_at: float) -> None:
+    report = judge.outcome(a_run(), Options(retry_delay=30), Failed("no", delay_s=delay_s), NOW)
+    assert (report.state, report.due_at, report.failures) == (State.RETRY, due_at, 1)
+
+
+def test_a_failure_that_says_when_to_retry_has_no_more_retries_than_others() -> None:
+    assert judge.outcome(a_run(failures=2), Options(retries=2), Failed("no", delay_s=1), NOW).state is State.FAIL
+    assert judge.outcome(a_run(), Options(), Failed("no", final=True, delay_s=1), NOW).state is State.FAIL
+
+
 def test_an_interrupted_run_is_free_and_waits_no_time() -> None:
     report = judge.interrupted(a_run(failures=1, ghosts=2), NOW)
     assert (report.state, report.due_at) == (State.RETRY, 0.0)

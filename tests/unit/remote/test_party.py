@@ -1,0 +1,112 @@
+"""What one connection has: its orders and its runs, which go with it."""
+
+from __future__ import annotations
+
+from kqs.handlers import Ok
+from kqs.job import State
+from tests.support.jobs import an_accepted
+from tests.support.queueing import Rig
+from tests.support.remote import Hired, a_desk, assert_balanced, still, turned
+
+
+async def test_a_lost_connection_makes_ghosts_of_its_runs_at_once(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    worker.work(2)
+    worker.reserve(1)
+    await rig.accept(*(an_accepted(number) for number in range(3)))
+    await worker.take(3)
+    worker.party.leave("gone")
+    assert desk.runs_count == 0
+    record = await rig.until(1, State.GHOST)
+    assert (record.ghosts, record.runs[0].state, record.runs[0].error) == (1, "ghost", "gone")
+    assert rig.queue.ghost_count == 3
+    assert worker.party.orders_count == 0
+
+
+async def test_a_lost_connection_takes_no_job_with_it_that_it_waited_for(rig: Rig) -> None:
+    desk = a_desk(rig)
+    gone, there = Hired(desk), Hired(desk)
+    gone.reserve(1)
+    order = there.reserve(1)
+    gone.party.leave("gone")
+    await rig.accept(an_accepted(1))
+    await there.take()
+    assert gone.given == []
+    assert (await rig.record(1)).attempt == 1
+    assert_balanced(order.pool)
+
+
+async def test_whoever_waits_is_told_of_the_end_however_it_comes(rig: Rig) -> None:
+    """What it has begun on its own account, such as a timer, has to end as well."""
+    desk = a_desk(rig)
+    left, ended, withdrawn = Hired(desk), Hired(desk), Hired(desk)
+    left.reserve()
+    left.work()
+    ended.work()
+    order = withdrawn.work()
+    left.party.leave("gone")
+    ended.party.end_orders()
+    assert order.withdraw()
+    assert not order.withdraw()
+    order.end()
+    assert (left.ended, ended.ended, withdrawn.ended) == (2, 1, 0)
+
+
+async def test_a_withdrawn_order_leaves_its_runs_open(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    order = worker.work(5)
+    await rig.accept(an_accepted(1))
+    (run,) = await worker.take()
+    assert order.withdraw()
+    desk.report(run, Ok(), worker.told.append)
+    await turned(lambda: worker.told == [True])
+    await rig.accept(an_accepted(2))
+    await still(rig)
+    assert len(worker.given) == 1
+    assert_balanced(order.pool)
+
+
+async def test_orders_of_a_party_that_rests_begin_resting(rig: Rig) -> None:
+    worker = Hired(a_desk(rig))
+    worker.work(1)
+    worker.party.pause()
+    worker.reserve(1)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    await still(rig)
+    assert worker.given == []
+    worker.party.resume()
+    await worker.take(2)
+
+
+async def test_a_run_lost_to_its_ttr_is_told_while_the_order_stands(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker, left = Hired(desk), Hired(desk)
+    worker.work(1)
+    order = left.work(1)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    await turned(lambda: desk.runs_count == 2)
+    order.withdraw()
+    runs = list(worker.open)
+    rig.clock.advance(31)
+    rig.queue._leases.check()
+    assert (worker.lost, left.lost) == (runs, [])
+    assert desk.runs_count == 0
+    assert rig.queue.ghost_count == 2
+
+
+async def test_long_data_is_kept_no_longer_than_until_it_is_given(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    worker.work(2)
+    long = b'"' + b"x" * 100_000 + b'"'
+    await rig.accept(an_accepted(1, data=long), an_accepted(2, data=b"7"))
+    await worker.take(2)
+    assert worker.data == [long, b"7"]
+    assert [run.data for run in worker.open] == [b"", b""]
+    assert {run.run.data for run in worker.open} == {b"", b"7"}
+    assert all(run.lease.run is run.run for run in worker.open)
+    desk.release(worker.open[0], 0.0, worker.told.append)
+    await worker.take(3)
+    assert worker.data == [long, b"7", long]

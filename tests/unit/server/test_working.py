@@ -1,0 +1,386 @@
+"""The calls of remote workers, from line to answer, over a desk on a real queue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from kqs.backend import ServerBackend
+from kqs.handlers import Ok
+from kqs.job import State
+from kqs.server import working
+from kqs.server.standing import MAX_STANDING
+from tests.support.conversing import Conversing
+from tests.support.jobs import NOW, ORDER, an_accepted
+from tests.support.queueing import Rig
+from tests.support.remote import a_desk, still, turned
+
+JOB = f"{ORDER + 1:013x}-0000beef"
+
+
+class Talk(Conversing):
+    """A conversation with a worker."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.desk = a_desk(rig)
+        self.gathered: list[dict[str, Any]] = []
+        super().__init__(max_line_bytes=20 * 1024 * 1024, desk=self.desk)
+
+    def say(self, name: str, argument: object = None, call_id: object = 1) -> None:
+        """Send a call; what is answered at once is gathered."""
+        self.gathered += self.hear(json.dumps({"id": call_id, "n": name, "m": argument}).encode() + b"\n")
+
+    async def heard(self, count: int = 1) -> list[dict[str, Any]]:
+        """Wait for so many answers."""
+
+        def look() -> bool:
+            self.proceed()
+            self.gathered.extend(self.answers())
+            return len(self.gathered) >= count
+
+        await turned(look)
+        answers, self.gathered = self.gathered, []
+        return answers
+
+    async def ask(self, name: str, argument: object = None) -> Any:
+        """The result of one call, or its error's code."""
+        self.say(name, argument, "ask")
+        (answer,) = await self.heard()
+        assert answer["id"] == "ask"
+        return answer["e"]["code"] if answer["s"] == "err" else answer["m"]
+
+    async def run(self, number: int = 1, **options: object) -> dict[str, Any]:
+        """Have a job run, and return the run."""
+        job = an_accepted(number)
+        job.options = msgspec.json.encode(options) if options else None
+        self.say("reserve", {"types": ["mail"], "wait": 10}, f"r{number}")
+        await self.rig.accept(job)
+        (answer,) = await self.heard()
+        (run,) = answer["m"]
+        return run  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def talk(rig: Rig) -> Talk:
+    return Talk(rig)
+
+
+# -- reserve ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_says_all_that_its_worker_needs(talk: Talk) -> None:
+    assert await talk.run(1) == {
+        "run": next(iter(talk.desk._runs)), "id": JOB, "type": "mail", "data": None, "attempt": 1, "failures": 0, "ghosts": 0,
+        "ttr": 30.0,
+    }  # fmt: skip
+    run = await talk.run(2, auto_touch=True, time_limit=5, ttr=2.5)
+    assert (run["auto_touch"], run["time_limit"], run["ttr"]) == (True, 5.0, 2.5)
+
+
+async def test_who_does_not_wait_gets_what_is_on_its_way_or_nothing(talk: Talk, rig: Rig) -> None:
+    assert await talk.ask("reserve", {"types": ["mail"]}) == []
+    await rig.accept(an_accepted(1))
+    assert len(await talk.ask("reserve", {"types": ["mail"], "count": 1000})) == 1
+
+
+async def test_a_reserve_is_not_in_flight_and_holds_up_nothing(talk: Talk) -> None:
+    talk.say("reserve", {"types": ["mail"], "wait": 604_800}, 1)
+    assert talk.conversation.is_idle
+    assert await talk.ask("ping") == "pong"
+
+
+@pytest.mark.parametrize("name", ["reserve", "work"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        None, {}, [], ["mail"], "mail", {"types": []}, {"types": "mail"}, {"types": [1]}, {"types": [""]}, {"types": [None]},
+        {"types": ["x" * 201]}, {"types": ["é" * 101]}, {"types": ["a\nb"]}, {"types": ["\u202e"]}, {"types": ["a"] * 1001},
+        {"types": ["a"], "worker": ""}, {"types": ["a"], "worker": "x" * 201}, {"types": ["a"], "worker": 7},
+        {"types": ["a"], "wait": -1, "room": 0}, {"types": ["a"], "wait": 604_801, "room": 10_001},
+        {"types": ["a"], "wait": "1", "room": "1"}, {"types": ["a"], "count": 0, "room": 1.5}, {"types": ["a"], "nope": 1},
+        {"types": ["a"], "count": 1001, "room": True}, {"types": ["a"], "wait": None, "room": None}, {"types": {"a": 1}},
+    ],
+    ids=lambda argument: json.dumps(argument)[:40],
+)  # fmt: skip
+async def test_what_does_not_fit_is_refused_and_nothing_stands(talk: Talk, name: str, argument: object) -> None:
+    assert await talk.ask(name, argument) == "bad_call"
+    assert talk.desk._pools == {}
+
+
+async def test_a_thousand_long_types_may_be_named(talk: Talk) -> None:
+    types = [f"{number:0200}" for number in range(1000)]
+    assert await talk.ask("reserve", {"types": types}) == []
+    talk.say("work", {"types": types})
+    assert talk.gathered == []
+    assert await talk.ask("reserve", {"types": types * 2}) == "bad_call"
+
+
+async def test_so_many_calls_may_stand_and_the_next_is_busy(talk: Talk) -> None:
+    for number in range(MAX_STANDING):
+        talk.say(("reserve", "work")[number % 2], {"types": ["mail"]} | ({} if number % 2 else {"wait": 100}), number)
+    assert talk.gathered == []
+    assert await talk.ask("work", {"types": ["mail"]}) == "busy"
+    assert await talk.ask("reserve", {"types": ["mail"]}) == "busy"
+    talk.say("withdraw", {"call": 3}, "end")
+    assert [answer["id"] for answer in await talk.heard(2)] == [3, "end"]
+    talk.say("reserve", {"types": ["mail"], "wait": 100})
+    assert talk.gathered == []
+
+
+async def test_a_server_that_stops_gives_no_more_and_takes_what_ends(talk: Talk) -> None:
+    run = await talk.run(1)
+    talk.context.draining = True
+    assert await talk.ask("work", {"types": ["mail"]}) == "draining"
+    assert await talk.ask("reserve", {"types": ["mail"]}) == "draining"
+    assert (await talk.ask("touch", {"run": run["run"]}))["left"] == 30
+    assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) is True
+
+
+async def test_who_asks_after_its_end_of_input_is_answered_at_once(talk: Talk) -> None:
+    talk.conversation.standing.end()
+    assert await talk.ask("reserve", {"types": ["mail"], "wait": 100}) == []
+    assert await talk.ask("work", {"types": ["mail"]}) is None
+    assert talk.desk._pools == {}
+
+
+async def test_a_worker_that_is_gone_leaves_no_timer_behind(talk: Talk, rig: Rig) -> None:
+    timers = []
+    call_later = rig.supervisor.call_later
+    talk.context.supervisor.call_later = lambda *args: timers.append(call_later(*args)) or timers[-1]  # type: ignore[assignment, func-returns-value, return-value]
+    talk.say("reserve", {"types": ["mail"], "wait": 604_800})
+    talk.conversation.forget()
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
+# -- work ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_work_brings_runs_until_it_is_withdrawn(talk: Talk, rig: Rig) -> None:
+    talk.say("work", {"types": ["mail"], "room": 2, "worker": "w1"}, "w")
+    for number in (1, 2):
+        await rig.accept(an_accepted(number))
+        (event,) = await talk.heard()
+        assert (event["id"], event["s"], len(event["m"])) == ("w", "ok", 1)
+    assert (await rig.record(1)).runs[0].worker == "w1"
+    talk.say("withdraw", {"call": "w"}, 2)
+    assert talk.gathered == [
+        {"v": 1, "id": "w", "e": None, "s": "end", "m": None},
+        {"v": 1, "id": 2, "e": None, "s": "end", "m": True},
+    ]
+    talk.gathered.clear()
+    assert await talk.ask("withdraw", {"call": "w"}) == "not_found"
+    assert await talk.ask("finish", {"run": event["m"][0]["run"], "report": "ok"}) is True
+
+
+async def test_a_work_call_without_an_id_is_brought_runs_as_well(talk: Talk, rig: Rig) -> None:
+    assert talk.hear(b'{"n":"work","m":{"types":["mail"]}}\n') == []
+    await rig.accept(an_accepted(1))
+    (event,) = await talk.heard()
+    assert (event["s"], event["m"][0]["id"], "id" in event) == ("ok", JOB, False)
+
+
+@pytest.mark.parametrize(
+    "argument", [None, {}, {"call": None}, {"call": True}, {"call": []}, {"call": {}}, {"call": 1, "x": 1}]
+)
+async def test_a_withdraw_names_a_call(talk: Talk, argument: object) -> None:
+    assert await talk.ask("withdraw", argument) == "bad_call"
+
+
+@pytest.mark.parametrize("call", [0, -1, "x", 1.5, 2**100, "x" * 1000, "\0"])
+async def test_a_withdraw_of_nothing_finds_nothing(talk: Talk, call: object) -> None:
+    assert await talk.ask("withdraw", {"call": call}) == "not_found"
+
+
+async def test_a_lost_run_is_told_and_is_stale_from_then_on(talk: Talk, rig: Rig) -> None:
+    talk.say("work", {"types": ["mail"]}, "w")
+    await rig.accept(an_accepted(1))
+    (event,) = await talk.heard()
+    token = event["m"][0]["run"]
+    rig.clock.advance(31)
+    rig.queue._leases.check()
+    (cancel,) = await talk.heard()
+    assert (cancel["id"], cancel["s"], cancel["m"]) == ("w", "ok", {"cancel": token})
+    assert await talk.ask("touch", {"run": token}) == "stale"
+    assert await talk.ask("release", {"run": token}) == "stale"
+    assert await talk.ask("finish", {"run": token, "report": "ok"}) == "stale"
+
+
+async def test_runs_with_much_data_come_in_several_lists(talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "_EVENT_BYTES", 1000)
+    lengths = (10, 600, 300, 600, 5000, 10, 10)
+    await rig.accept(*(an_accepted(number, data=b'"%b"' % (b"x" * (length - 2))) for number, length in enumerate(lengths)))
+    talk.say("work", {"types": ["mail"], "room": 100})
+    events = await talk.heard(4)
+    assert [[len(run["data"]) + 2 for run in event["m"]] for event in events] == [[10, 600, 300], [600], [5000], [10, 10]]
+
+
+# -- touch, release, finish ---------------------------------------------------------------------------------------------
+
+
+async def test_a_list_is_answered_in_its_order_whatever_is_in_it(talk: Talk) -> None:
+    runs = [await talk.run(number) for number in (1, 2)]
+    first, second = (run["run"] for run in runs)
+    members = [{"run": "x", "report": "ok"}, 7, {"run": first, "report": "ok", "result": {"a": 1}}]
+    members += [{"run": first, "report": "fail"}, {"run": second, "report": "fail", "reason": "no"}]
+    answers = await talk.ask("finish", members)
+    assert [answer if answer is True else answer["code"] for answer in answers] == ["bad_call", "bad_call", True, "stale", True]
+    record = await talk.rig.record(1)
+    assert (record.state, record.result) == (State.SUCCESS, b'{"a": 1}')
+    assert (await talk.rig.record(2)).error == "no"
+
+
+async def test_a_list_of_nothing_is_answered_with_nothing(talk: Talk) -> None:
+    for name in ("touch", "release", "finish"):
+        assert await talk.ask(name, []) == []
+
+
+async def test_a_touch_says_how_long_is_left(talk: Talk) -> None:
+    run = await talk.run(1, time_limit=40)
+    talk.rig.clock.advance(25)
+    assert await talk.ask("touch", {"run": run["run"]}) == {"left": 15.0, "cancel": False}
+    assert await talk.ask("touch", [{"run": run["run"]}, {"run": "x"}]) == [
+        {"left": 15.0, "cancel": False},
+        {"code": "bad_call", "message": 'run: expected the token of a run, got "x"'},
+    ]
+    talk.rig.clock.advance(16)  # nobody has looked yet
+    assert (await talk.ask("touch", {"run": run["run"]}))["left"] == 0
+
+
+async def test_a_released_run_is_over_and_its_job_waits(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    assert await talk.ask("release", {"run": run["run"], "delay": 60}) is True
+    assert (await rig.record(1)).due_at == NOW + 60
+    assert await talk.ask("release", {"run": run["run"]}) == "stale"
+
+
+@pytest.mark.parametrize("name", ["touch", "release", "finish"])
+async def test_a_call_that_is_none_is_refused_as_a_whole(talk: Talk, name: str) -> None:
+    for argument in (None, 7, "x", {}, {"run": 1}, {"run": "x" * 100_000, "report": "ok"}, [{}] * 10_001):
+        assert await talk.ask(name, argument) in ("bad_call", "too_large")
+
+
+async def test_a_repeated_report_is_true_if_that_is_how_the_run_has_ended(talk: Talk) -> None:
+    run = await talk.run(1)
+    assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) is True
+    talk.backend.ended.add((run["id"], Ok))
+    assert await talk.ask("finish", {"run": run["run"], "report": "ok", "result": 7}) is True
+    assert await talk.ask("finish", {"run": run["run"], "report": "again"}) == "stale"
+
+
+async def test_a_store_that_cannot_be_asked_is_told_of_each(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await talk.run(1)
+    await talk.ask("release", {"run": run["run"], "delay": 100})
+
+    async def refuse(*_: object) -> bool:
+        raise working.CallError("the store cannot be asked now", "busy")
+
+    monkeypatch.setattr(talk.backend, "was_ended_so", refuse)
+    answers = await talk.ask("finish", [{"run": run["run"], "report": "ok"}] * 3)
+    assert [answer["code"] for answer in answers] == ["busy"] * 3
+
+
+async def test_thousands_of_old_reports_are_one_task_and_the_next_such_call_waits(talk: Talk) -> None:
+    run = await talk.run(1)
+    await talk.ask("release", {"run": run["run"], "delay": 100})
+    old = [{"run": run["run"], "report": "ok"}] * 10_000
+    for call_id in range(3):
+        talk.say("finish", old, call_id)
+    assert len(talk.context.tasks) == 1
+    assert talk.conversation.is_full
+    answers = await talk.heard(3)
+    assert [answer["id"] for answer in answers] == [0, 1, 2]
+    assert all({one["code"] for one in answer["m"]} == {"stale"} for answer in answers)
+    assert talk.conversation.is_idle
+
+
+async def test_nobody_is_asked_for_a_worker_that_is_gone(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await talk.run(1)
+    await talk.ask("release", {"run": run["run"], "delay": 100})
+    asked = []
+
+    async def note(*args: object) -> bool:
+        asked.append(args)
+        return False
+
+    monkeypatch.setattr(talk.backend, "was_ended_so", note)
+    talk.say("finish", [{"run": run["run"], "report": "ok"}] * 100)
+    talk.conversation.forget()
+    await turned(lambda: not talk.context.tasks)
+    assert len(asked) <= 1
+
+
+# -- JSON-RPC -----------------------------------------------------------------------------------------------------------
+
+
+async def test_notifications_ask_for_nothing_and_report_in_silence(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    for name, params in (("reserve", {"types": ["mail"]}), ("work", {"types": ["mail"]}), ("work", {"types": []})):
+        assert talk.hear(json.dumps({"jsonrpc": "2.0", "method": name, "params": params}).encode() + b"\n") == []
+    assert talk.desk._pools.keys() == {(frozenset(["mail"]), "remote")}  # of the run above
+    await rig.accept(an_accepted(2))
+    await still(rig)
+    assert talk.desk.runs_count == 1
+    for params in ([], [{"run": "x", "report": "ok"}], {"run": run["run"], "report": "ok"}):  # type: ignore[assignment]
+        assert talk.hear(json.dumps({"jsonrpc": "2.0", "method": "finish", "params": params}).encode() + b"\n") == []
+    await rig.until(1, State.SUCCESS)
+    await still(rig)
+    assert talk.answers() == []
+
+
+async def test_a_batch_is_answered_when_all_in_it_are(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    calls = [("reserve", {"types": ["mail"], "wait": 60}, 1), ("finish", {"run": run["run"], "report": "ok"}, 2),
+             ("touch", {"run": "x"}, 3), ("ping", {}, None)]  # fmt: skip
+    batch = [{"jsonrpc": "2.0", "method": name, "params": params} | ({"id": n} if n else {}) for name, params, n in calls]
+    assert talk.hear(json.dumps(batch).encode() + b"\n") == []
+    await rig.until(1, State.SUCCESS)
+    await rig.accept(an_accepted(2))
+    (answers,) = await talk.heard()
+    found = {answer["id"]: answer for answer in answers}  # type: ignore[index]
+    assert found[1]["result"][0]["type"] == "mail"
+    assert found[2]["result"] is True
+    assert found[3]["error"]["data"]["code"] == "bad_call"
+
+
+async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk: Talk, rig: Rig) -> None:
+    batch = [
+        {"jsonrpc": "2.0", "id": 1, "method": "work", "params": {"types": ["mail"]}},
+        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
+    ]
+    assert talk.hear(json.dumps(batch).encode() + b"\n") == []
+    await rig.accept(an_accepted(1))
+    (event,) = await talk.heard()
+    assert (event["method"], event["params"]["call"], event["params"]["value"][0]["id"]) == ("event", 1, JOB)
+    talk.conversation.standing.end()
+    (answers,) = await talk.heard()
+    assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}  # type: ignore[index]
+
+
+# -- against what is stored ---------------------------------------------------------------------------------------------
+
+
+async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
+    class Fed:
+        lag_records = 0
+
+        async def catch_up(self) -> None:
+            """All is fed."""
+
+    talk = Talk(rig)
+    backend = ServerBackend(None, Fed(), rig.queue, None, talk.desk, None, rig.clock)  # type: ignore[arg-type]
+    run = await talk.run(1)
+    named = talk.desk.named(run["run"])
+    assert named is not None
+    assert not await backend.was_ended_so(named, Ok())
+    await talk.ask("finish", {"run": run["run"], "report": "ok"})
+    assert await backend.was_ended_so(named, Ok())
+    assert not await backend.was_ended_so(named, working.outcome_of(working.Finish("x", "fail")))
+    assert not await backend.was_ended_so(named, working.outcome_of(working.Finish("x", "again")))
+    assert not await backend.was_ended_so(named._replace(attempt=2), Ok())
+    other = msgspec.structs.replace(named.claim, order=named.claim.order + 1)
+    assert not await backend.was_ended_so(named._replace(claim=other), Ok())
+    assert not await backend.was_ended_so(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
