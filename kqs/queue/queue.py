@@ -34,6 +34,10 @@ from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.queue")
 
+#: reports of jobs that are not stored yet and whose workers wait for that: a few hurry the store at once, others gather so
+#: long, in s, since each commit costs as much as a hundred jobs
+FEW_TOLD = 4
+TELL_S = 0.003
 #: how long a stop waits for a store that refuses the last reports
 SETTLE_S = 5.0
 
@@ -79,6 +83,7 @@ class Queue:
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
         self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -121,6 +126,8 @@ class Queue:
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
         self._leases.close()
+        if self._telling is not None:
+            self._telling.cancel()
         await self._broker.close()
 
     async def _recover_orphans(self) -> None:
@@ -253,7 +260,15 @@ class Queue:
 
         Such a report does not wait until others have gathered. `told` is never called if this stops without the store.
         """
-        self._reporter.tell(run.claim.order, told)
+        if self._reporter.tell(run.claim.order, told) and self._telling is None:
+            if self._reporter.told_count <= FEW_TOLD:
+                self.on_early()
+            else:
+                self._telling = self._supervisor.call_later(TELL_S, "queue", self._hurry_told)
+
+    def _hurry_told(self) -> None:
+        self._telling = None
+        self.on_early()
 
     def give_back(self, run: Run) -> None:
         """Give back a delivered run that never began: its record is as if it had not been claimed."""

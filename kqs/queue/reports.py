@@ -72,11 +72,18 @@ class Reporter:
         if report.result is not None:
             self._pending_bytes += len(report.result)
 
-    def tell(self, order: int, told: Callable[[bool], None]) -> None:
-        """Call `told` when the report of this job that was added last is durable, with whether it was accepted."""
+    @property
+    def told_count(self) -> int:
+        """Return of how many reports somebody waits to hear."""
+        return len(self._told)
+
+    def tell(self, order: int, told: Callable[[bool], None]) -> bool:
+        """Call `told` when the report of this job that was added last is durable, with whether it was accepted.
+
+        Returns: whether it waits for its job to be stored.
+        """
         self._told[order] = told
-        if order in self._unstored:
-            self._on_early()
+        return order in self._unstored
 
     def keep_back(self, orders: Iterable[int]) -> None:
         """Keep what is reported of these jobs, which are not stored yet, until `let_go`."""

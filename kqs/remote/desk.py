@@ -7,6 +7,7 @@ comes first; anybody who has its token may report it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -41,6 +42,7 @@ class Desk:
         self._pools: dict[tuple[frozenset[str], str], Pool] = {}
         self._runs: dict[str, OpenRun] = {}
         self._tokens = Tokens("")
+        self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
         self._drained = asyncio.Event()
         self._timers: dict[Pool, asyncio.TimerHandle] = {}
         self._is_started = False
@@ -145,9 +147,17 @@ class Desk:
         del self._runs[run.token]
         run.party.close(run)
         if run.order is not None:
-            run.order.pool.make_room(run.order, 1)
+            if not self._freed:
+                self._supervisor.call_soon("remote", self._make_room)
+            self._freed[run.order] += 1
         if not self._runs:
             self._drained.set()
+
+    def _make_room(self) -> None:
+        """Let others come for the runs that were over in this tick, all at once: what is claimed together costs less."""
+        freed, self._freed = self._freed, Counter()
+        for order, count in freed.items():
+            order.pool.make_room(order, count)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,8 @@ class Pool:
             self.consumer.grow(order.room)
 
     def make_room(self, order: Order, count: int) -> None:
-        """Take in that so many runs of an order are over."""
+        """Take in that so many runs of an order are over, at one time."""
+        self.consumer.worth = max(1, count // 2)  # who reports many at a time will do so again
         had_room = order.room > 0
         order.room += count
         if order not in self.orders or order.is_paused:
