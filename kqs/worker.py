@@ -68,6 +68,7 @@ class Worker:
         self._supervisor = supervisor
         self._context = executor.context
         self._monotonic = queue.clock.monotonic
+        self._is_certain = queue.is_certain
         self._runs: deque[Run] = deque()
         self._idle: list[Lane] = []
         self._lanes: list[Lane] = []
@@ -253,7 +254,7 @@ class Worker:
         began_at = self._monotonic()
         if handler is None or handler.wants_job or not handler.is_async:
             return _Begun(run, handler, None, began_at)
-        if run.expire_at is not None and not self._queue.may_begin(run):
+        if not (self._is_certain(run) or self._queue.may_begin(run)):
             return None
         outcome = self._executor.begin(run, handler)
         if isinstance(outcome, Suspended):

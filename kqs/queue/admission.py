@@ -2,7 +2,7 @@
 
 New jobs are admitted: claimed in the journal, or stored and claimed at once, both with a reservation. Of jobs that wait in the
 broker a consumer gets what it is told it may want; such jobs are not at hand before they are claimed. So what depends on more
-than the type is asked once more as any run begins (`may_run`), which a job that has waited for its lane needs as well.
+than the type is asked once more as any run begins (`verdict`), which a job that has waited for its lane needs as well.
 Invariants:
 
 1. What is delivered and what is reserved are together never more than the consumers have room for.
@@ -13,15 +13,23 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 
-from kqs.job import Accepted, first_run
+from kqs.job import Accepted, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
 
 
 def may_run(expire_at: float | None, now: float) -> bool:
     """Tell whether a job that expires at `expire_at` (None: never) may run at `now`; both in Unix seconds."""
     return expire_at is None or now < expire_at
+
+
+class Verdict(Enum):
+    """Whether a claimed job may begin to run."""
+
+    RUN = "it may"
+    EXPIRED = "its time is over, and with that it ends"
 
 
 class Wanted(NamedTuple):
@@ -118,6 +126,20 @@ class Admission:
     def wanted(self, consumer: Consumer) -> Wanted:
         """Return what a consumer may have from the broker now."""
         return Wanted(consumer.weights, consumer.types, consumer.room)
+
+    def fit(self, consumer: Consumer, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Part what was brought from the broker into what the consumer may have still, and what must go back."""
+        room = max(consumer.room, 0)  # new jobs may have taken some of it meanwhile
+        return entries[:room], entries[room:]
+
+    def verdict(self, run: Run, now: float) -> Verdict:
+        """Return whether a delivered run may begin. now: Unix seconds."""
+        return Verdict.RUN if may_run(run.expire_at, now) else Verdict.EXPIRED
+
+    @staticmethod
+    def is_certain(run: Run) -> bool:
+        """Tell whether no verdict but RUN is possible, whenever it is asked for: so it is with nearly all."""
+        return run.expire_at is None
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""

@@ -71,8 +71,7 @@ class Dispatcher:
         if not entries:
             await self._wait_ready(consumer, wanted.types)
             return
-        room = max(consumer.room, 0)  # new jobs may have taken some of it meanwhile
-        taken, surplus = entries[:room], entries[room:]
+        taken, surplus = self._admission.fit(consumer, entries)
         try:
             await self._deliver(consumer, taken)
         finally:

@@ -18,7 +18,7 @@ from kqs.handlers import Failed, Outcome
 from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, waiting_count
 from kqs.log import get_logger
 from kqs.options import Cascade
-from kqs.queue.admission import Admission, Reservation, may_run
+from kqs.queue.admission import Admission, Reservation, Verdict
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
@@ -74,11 +74,15 @@ class Queue:
         self._judge = Judge(settings.retention, random.random)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
+        #: tells whether a run may begin, whenever it does, without asking `may_begin`
+        self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
+        #: takes the report of a run that is over, in whatever way
+        self._over = self._reporter.add
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
-        seeker = Seeker(store, broker, lambda: self.admission.consumers, settings.seek_looks)
+        seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
@@ -173,7 +177,7 @@ class Queue:
             reservation.undo()
         for job in self._reporter.let_go(claimed, known):
             run = first_run(job, self._epoch)
-            self._reporter.add(run, self._died(run, self._now()))
+            self._over(run, self._died(run, self._now()))
         await self._offer(jobs, known)
 
     def _died(self, run: Run, now: float) -> Report:
@@ -209,12 +213,11 @@ class Queue:
         await self._supervisor.end(self._consumer_tasks.pop(consumer))
 
     def may_begin(self, run: Run) -> bool:
-        """Tell whether a delivered run may begin; if not, its job has expired, and with that has ended."""
-        if run.expire_at is None or may_run(run.expire_at, self.clock.now()):
-            return True
-        options = self.cascade.resolve(run.type, run.options)
-        self._reporter.add(run, self._judge.expired(run, options, self._now()))
-        return False
+        """Tell whether a delivered run may begin; if not, it is over."""
+        verdict = self.admission.verdict(run, self.clock.now())
+        if verdict is Verdict.EXPIRED:
+            self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
+        return verdict is Verdict.RUN
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
@@ -233,19 +236,19 @@ class Queue:
         if not self._leases.end(lease):
             self.stale_count += 1
             return False
-        self._reporter.add(lease.run, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
+        self._over(lease.run, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
         return True
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Take the report of a run that ended in the step in which it began."""
         options = self.cascade.resolve(run.type, run.options)
-        self._reporter.add(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
+        self._over(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
 
     def interrupt(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before."""
         if not self._leases.end(lease):
             return False
-        self._reporter.add(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
+        self._over(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
         return True
 
     def lose(self, lease: Lease, reason: str) -> None:
@@ -253,7 +256,7 @@ class Queue:
         if self._leases.end(lease):
             self.ghost_count += 1
             log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
-            self._reporter.add(lease.run, self._judge.ghost(lease.run, lease.options, self._now(), reason))
+            self._over(lease.run, self._judge.ghost(lease.run, lease.options, self._now(), reason))
 
     def when_stored(self, run: Run, told: Callable[[bool], None]) -> None:
         """Have `told` called when the report of a run that was just taken is durable, with whether the store accepted it.
@@ -272,7 +275,7 @@ class Queue:
 
     def give_back(self, run: Run) -> None:
         """Give back a delivered run that never began: its record is as if it had not been claimed."""
-        self._reporter.add(run, self._judge.unclaimed(run, self._now()))
+        self._over(run, self._judge.unclaimed(run, self._now()))
 
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
@@ -292,7 +295,7 @@ class Queue:
             reason = f"no report within ttr of {lease.options.ttr:g} s"
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
         log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
-        self._reporter.add(lease.run, judged)
+        self._over(lease.run, judged)
         lease.on_lost(lease)
 
     async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:

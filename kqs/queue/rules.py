@@ -22,6 +22,10 @@ MAX_ERROR_CHARS = 4000
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
 DELAY_MARGIN_S = 1.1
 
+#: the table's rows of a running job
+_AFTER = TRANSITIONS[State.PROCESSING]
+_SUCCEEDED = _AFTER[Event.OK]
+
 
 def whole_ms(at: float) -> float:
     """Return an instant as the whole ms that ends with it or after: what ends in the same ms is stored by one statement."""
@@ -37,7 +41,7 @@ class Retention:
 
     def drop_at(self, state: State, keep: float | None, ended_at: float) -> float | None:
         """Return when the record of a job that ended in `state` may go; None for never."""
-        keep_s = keep if keep is not None else (self.success_s if state is State.SUCCESS else self.fail_s)
+        keep_s = keep if keep is not None else (self.success_s if state is _SUCCEEDED else self.fail_s)
         return None if keep_s < 0 else ended_at + keep_s
 
 
@@ -112,11 +116,6 @@ def _asked_wait_s(record: JobRecord, options: Options) -> float | None:
     return record.due_at - ended_at if record.due_at > ended_at else None
 
 
-#: the table's rows of a running job
-_AFTER = TRANSITIONS[State.PROCESSING]
-_SUCCEEDED = _AFTER[Event.OK]
-
-
 class Judge:
     """Turns the end of a run into the report that the store applies."""
 
@@ -128,10 +127,8 @@ class Judge:
     def outcome(self, run: Run, options: Options, outcome: Outcome, now: float) -> Report:
         """Judge what a handler reported."""
         if isinstance(outcome, Ok):
-            report = _ended(run, _SUCCEEDED, "success", now)
-            report.drop_at = self._retention.drop_at(_SUCCEEDED, options.keep, now)
-            report.result = outcome.result
-            return report
+            drop_at = self._retention.drop_at(_SUCCEEDED, options.keep, now)
+            return _ended(run, _SUCCEEDED, "success", now, drop_at, outcome.result)
         if isinstance(outcome, Again):
             delay_s = outcome.delay_s or 0.0
             if not 0 <= delay_s <= MAX_DELAY_S:  # a verdict of a class that does not check it
@@ -197,7 +194,9 @@ def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float)
     return report
 
 
-def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
+def _ended(
+    run: Run, state: State, run_state: str, now: float, drop_at: float | None = None, result: bytes | None = None
+) -> Report:
     """Return that the run is over. It did not end before it began, whatever the clock has done since."""
     return Report(
         run.claim,
@@ -205,6 +204,9 @@ def _ended(run: Run, state: State, run_state: str, now: float) -> Report:
         state,
         run_state,
         now if now >= run.started_at else run.started_at,
+        0.0,
+        drop_at,
+        result,
         failures=run.failures,
         ghosts=run.ghosts,
         interrupted=run.interrupted,

@@ -8,10 +8,8 @@ its type to run first, it may as well wait its turn, and is given longer: but no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from kqs.broker.base import Broker
-from kqs.queue.consumer import Consumer
+from kqs.queue.admission import Admission
 from kqs.store.base import Store
 
 #: so many times as long, while nobody here would take it at once
@@ -21,11 +19,11 @@ BUSY_FACTOR = 3
 class Seeker:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, store: Store, broker: Broker, consumers: Callable[[], Sequence[Consumer]], looks: int) -> None:
+    def __init__(self, store: Store, broker: Broker, admission: Admission, looks: int) -> None:
         """Args: looks: in a row at which a job must be foremost; 1 finds it at once, 0 never looks."""
         self._store = store
         self._broker = broker
-        self._consumers = consumers
+        self._admission = admission
         self._looks = looks
         self._foremost: dict[str, tuple[str, int]] = {}  # by type: its foremost job, and at how many looks it was
 
@@ -50,7 +48,8 @@ class Seeker:
     def _taken_types(self) -> dict[str, bool]:
         """Return the types that are taken here, and whether there is room for them."""
         types: dict[str, bool] = {}
-        for consumer in self._consumers() if self._looks else ():
-            for type_ in consumer.types:
-                types[type_] = types.get(type_, False) or consumer.room > 0
+        for consumer in self._admission.consumers if self._looks else ():
+            wanted = self._admission.wanted(consumer)
+            for type_ in wanted.types:
+                types[type_] = types.get(type_, False) or wanted.most > 0
         return types

@@ -151,7 +151,7 @@ def _insert_plain(session: Session, jobs: Sequence[Accepted]) -> None:
         extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data)))
     stored = _PLAIN.execute(session.db, values, _lengths(session, jobs))
     assert stored == len(jobs), "orders were checked and no id was given"
-    session.tallies.add([(job.type, State.NEW) for job in jobs])
+    session.tallies.add_all([job.type for job in jobs], State.NEW)
 
 
 def _by_worker(jobs: list[Accepted], worker: str) -> dict[str, list[Accepted]]:
@@ -172,7 +172,7 @@ def _insert_claimed(session: Session, jobs: Sequence[Accepted], worker: str) -> 
         extend((order, type_, prio, data, plain_checksum(order, kind_checksum(type_, prio), data), job.claimed_at))
     stored = _CLAIMED.execute(session.db, values, _lengths(session, jobs), shared=(session.epoch, worker))
     assert stored == len(jobs), "orders were checked and no id was given"
-    session.tallies.add([(job.type, State.PROCESSING) for job in jobs])
+    session.tallies.add_all([job.type for job in jobs], State.PROCESSING)
     _report_ends(session, jobs)
 
 
@@ -186,7 +186,7 @@ def _insert_ended(session: Session, jobs: Sequence[Accepted], worker: str) -> No
         extend((order, type_, prio, data, total, job.claimed_at, end.ended_at, end.drop_at))
     stored = _ENDED.execute(session.db, values, _lengths(session, jobs), shared=(session.epoch, worker))
     assert stored == len(jobs), "orders were checked and no id was given"
-    session.tallies.add([(job.type, State.SUCCESS) for job in jobs])
+    session.tallies.add_all([job.type for job in jobs], State.SUCCESS)
 
 
 def _report_ends(session: Session, jobs: Sequence[Accepted]) -> None:

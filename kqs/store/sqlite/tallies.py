@@ -35,6 +35,11 @@ class Tallies:
         self._owed: Counter[Kind] = Counter()
         self._is_paying = False  # this transaction writes what is owed
 
+    def add_all(self, types: Iterable[str], state: State) -> None:
+        """Note jobs that came into one state, one type a job."""
+        for type_, count in Counter(types).items():
+            self._came[type_, state] += count
+
     def add(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that came into a state, one item a job."""
         self._came.update(kinds)

@@ -7,6 +7,7 @@ import pytest
 
 from kqs.broker.base import Broker
 from kqs.job import Entry
+from kqs.queue.admission import Admission
 from kqs.queue.consumer import Consumer
 from kqs.queue.seeker import BUSY_FACTOR, Seeker
 from kqs.store.base import Store
@@ -21,6 +22,8 @@ class Surroundings:
         self.known: set[str] = set()
         self.rechecked: list[str] = []
         self.consumer = Consumer("w", {"mail": 1}, 1, lambda _runs: None)
+        self.admission = Admission(self.backlog)
+        self.admission.enter(self.consumer)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
         return await self.jobs.refill(type_, after, limit)
@@ -32,7 +35,7 @@ class Surroundings:
         self.rechecked += types
 
     def seeker(self, looks: int) -> Seeker:
-        return Seeker(cast("Store", self), cast("Broker", self), lambda: [self.consumer], looks)
+        return Seeker(cast("Store", self), cast("Broker", self), self.admission, looks)
 
 
 @pytest.fixture
