@@ -132,7 +132,7 @@ class Accepted(msgspec.Struct, gc=False):
     accepted_at: Unix seconds, by the clock of then; 0.0: the order tells it, to a second or so.
     adopted: it stands in another server's journal as well, and may be inserted again and again.
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
-    worker: who has that run, where it is not the server's own worker.
+    worker: who has that run, where it is not the server's own worker. held: as Run's.
     """
 
     order: int
@@ -149,6 +149,7 @@ class Accepted(msgspec.Struct, gc=False):
     adopted: bool = False
     end: Report | None = None
     worker: str | None = None
+    held: bool = False
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -188,6 +189,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     """A claimed job, with all that running it and judging its outcome needs. Handlers see it, so nothing in it can be changed.
 
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
+    held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     """
 
     claim: Claim
@@ -203,6 +205,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     handle: object = None  # as Entry.handle
     returned: int = 0
     waited_as: int = State.NEW
+    held: bool = False
 
     @property
     def attempt(self) -> int:
@@ -292,6 +295,7 @@ def first_run(job: Accepted, epoch: int) -> Run:
         job.options,
         started_at=job.claimed_at,
         expire_at=job.expire_at,
+        held=job.held,
     )
 
 

@@ -72,11 +72,13 @@ class Claims:
         Returns: the jobs of the records, in their places, as far as they are known; None if there is no room.
         """
         admission = self._queue.admission
-        room = admission.room
+        room = admission.journal_room
         if room <= 0 or not (sum([record.count for record in batch]) <= room or all(map(_is_plain, batch))):
             return None  # a later one may have the right to be the first
         accepted = _accepted(batch, self._intake, room)
-        reservation = admission.admit([job for jobs in accepted if jobs for job in jobs], self._queue.clock.now())
+        reservation = admission.admit(
+            [job for jobs in accepted if jobs for job in jobs], self._queue.clock.now(), in_journal=True
+        )
         self._of_batch = reservation
         parts: list[Accepted] = []
         for record, jobs in zip(batch, accepted, strict=True):
@@ -113,8 +115,8 @@ class Claims:
         if self._of_held is not None:
             return True
         admission = self._queue.admission
-        jobs = self._held.unclaimed(min(admission.room, MOST_CLAIMED))
-        reservation = admission.admit(jobs, self._queue.clock.now())
+        jobs = self._held.unclaimed(min(admission.journal_room, MOST_CLAIMED))
+        reservation = admission.admit(jobs, self._queue.clock.now(), in_journal=True)
         orders = reservation.orders
         if not orders or orders[-1] != jobs[len(orders) - 1].order:  # one before the last may not run now
             reservation.undo()

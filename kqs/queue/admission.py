@@ -62,6 +62,7 @@ class Reservation:
         for job in jobs:
             job.claimed_at = now
             job.worker = worker
+            job.held = consumer.is_held
         consumer.reserve(len(jobs))
         self._jobs.append((consumer, jobs))
 
@@ -116,6 +117,11 @@ class Admission:
         """Return how many runs all consumers can take now."""
         return sum([consumer.room for consumer in self._consumers])
 
+    @property
+    def journal_room(self) -> int:
+        """Return how many of them may begin before the store has their jobs."""
+        return sum([consumer.room for consumer in self._consumers if not consumer.is_held])
+
     def has_room(self, type_: str) -> bool:
         """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
         for consumer in self._consumers:
@@ -145,10 +151,10 @@ class Admission:
         """Tell whether anybody takes this type at all."""
         return any(type_ in consumer.types for consumer in self._consumers)
 
-    def admit(self, jobs: Sequence[Accepted], now: float) -> Reservation:
+    def admit(self, jobs: Sequence[Accepted], now: float, *, in_journal: bool = False) -> Reservation:
         """Claim those of some new jobs that may run now: the first by priority and age, as far as there is room.
 
-        Args: now: Unix seconds.
+        Args: now: Unix seconds. in_journal: they may begin before the store has them.
         """
         reservation = Reservation()
         if not jobs:
@@ -156,7 +162,7 @@ class Admission:
         types = {job.type for job in jobs}
         open_types = {type_ for type_ in types if not self._backlog(type_)}
         for consumer in self._consumers:
-            room = consumer.room
+            room = 0 if in_journal and consumer.is_held else consumer.room
             if room > 0 and not consumer.types.isdisjoint(open_types):
                 chosen = _first(jobs, open_types & consumer.types, room, now)
                 if chosen:

@@ -34,6 +34,8 @@ class Consumer:
         self.worth = 1
         #: runs are recorded as this worker's, and not as the server's own
         self.is_remote = False
+        #: runs outlive this server, so they are the store's before they begin
+        self.is_held = False
         #: called when room is made while nothing is ready for it
         self.on_room: Callable[[], None] | None = None
         if room:

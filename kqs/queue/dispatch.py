@@ -83,7 +83,9 @@ class Dispatcher:
         consumer.reserve(len(entries))
         try:
             if entries:
-                runs = await self._store.claim(entries, consumer.worker, self._clock.now(), self._keep_damaged_s)
+                runs = await self._store.claim(
+                    entries, consumer.worker, self._clock.now(), self._keep_damaged_s, consumer.is_held
+                )
         except KqsError:
             await self._broker.release(entries)
             raise

@@ -95,6 +95,9 @@ class Queue:
         self.on_hungry: Callable[[], None] = _nobody
         #: called when a job that is not stored yet should be, soon
         self.on_early: Callable[[], None] = _nobody
+        #: held runs whose server is gone, to be watched over by this one; and what is called with them once it is there
+        self.adopted: list[Run] = []
+        self.on_adopted: Callable[[list[Run]], None] = self.adopted.extend
         self.stale_count = 0
         self.ghost_count = 0
 
@@ -136,6 +139,13 @@ class Queue:
 
     async def _recover_orphans(self) -> None:
         while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
+            held = [run for run in orphans if run.held]
+            if held:
+                adopted = await self._store.adopt(held)
+                self.on_adopted([run for run, is_ours in zip(held, adopted, strict=True) if is_ours])
+                orphans = [run for run in orphans if not run.held]
+                if not orphans:
+                    continue
             now = self.clock.now()
             reports = [self._died(run, now) for run in orphans]
             accepted = await self._store.report(reports)
@@ -250,6 +260,10 @@ class Queue:
             return False
         self._over(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
         return True
+
+    def leave(self, lease: Lease) -> None:
+        """Watch over a run no more, and judge it not: it goes on."""
+        self._leases.end(lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
         """Take it that nobody will report this run: who ran it is gone."""

@@ -1,14 +1,15 @@
 """Where remote workers are served: who waits for which types, which runs they have, and what becomes of these.
 
 A run is somebody's from its delivery to its report, its deadline, or the loss of the connection that asked for it, whichever
-comes first; anybody who has its token may report it.
+comes first; anybody who has its token may report it. A held one outlives that connection, and this server as well: until its
+deadline, counted anew from the loss or the start, it is his who has the token.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from kqs.handlers import Outcome
@@ -39,8 +40,9 @@ class Desk:
         self._weights = weights
         self._grace_s = grace_s
         self._supervisor = supervisor
-        self._pools: dict[tuple[frozenset[str], str], Pool] = {}
+        self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
         self._runs: dict[str, OpenRun] = {}
+        self._held_count = 0  # of these
         self._tokens = Tokens("")
         self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
         self._drained = asyncio.Event()
@@ -52,6 +54,8 @@ class Desk:
         """Let those have jobs who asked for some, now that the store with this id is there."""
         self._tokens = Tokens(store_id)
         self._is_started = True
+        self._queue.on_adopted = self.adopt
+        self.adopt(self._queue.adopted)
         for pool in self._pools.values():
             self._queue.add_consumer(pool.consumer)
 
@@ -59,6 +63,11 @@ class Desk:
     def runs_count(self) -> int:
         """Return how many runs are in remote hands."""
         return len(self._runs)
+
+    @property
+    def _waited_count(self) -> int:
+        """Return how many of these a stop waits for."""
+        return len(self._runs) - self._held_count
 
     @property
     def is_stopping(self) -> bool:
@@ -71,12 +80,12 @@ class Desk:
 
     # -- orders ---------------------------------------------------------------------------------------------------------
 
-    def pool(self, types: frozenset[str], worker: str) -> Pool:
-        """Return where those stand in line who ask for these types under that name."""
-        pool = self._pools.get((types, worker))
+    def pool(self, types: frozenset[str], worker: str, *, held: bool) -> Pool:
+        """Return where those stand in line who ask for these types under that name, to hold their runs or not."""
+        pool = self._pools.get((types, worker, held))
         if pool is None:
-            pool = Pool(self._queue, worker, {type_: self._weights.get(type_, 1) for type_ in types})
-            self._pools[types, worker] = pool
+            weights = {type_: self._weights.get(type_, 1) for type_ in types}
+            pool = self._pools[types, worker, held] = Pool(self._queue, worker, weights, held=held)
             if self._is_started:
                 self._queue.add_consumer(pool.consumer)
         elif (timer := self._timers.pop(pool, None)) is not None:
@@ -94,18 +103,31 @@ class Desk:
 
     def _retire(self, pool: Pool) -> None:
         del self._timers[pool]
-        del self._pools[pool.consumer.types, pool.consumer.worker]
+        del self._pools[pool.consumer.types, pool.consumer.worker, pool.consumer.is_held]
         if self._is_started:
             self._supervisor.spawn(self._queue.remove_consumer(pool.consumer), "remote-leave", when_done)
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 
-    def begin(self, run: Run, party: Party, order: Order | None) -> OpenRun:
-        """Let a run begin in the hands of a party."""
+    def begin(self, run: Run, party: Party | None, order: Order | None) -> OpenRun:
+        """Let a run begin in the hands of a party, or go on in those of whoever has its token."""
         begun = OpenRun(run, self._tokens.of(run), party, order)
         begun.lease = self._queue.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
         self._runs[begun.token] = begun
+        self._held_count += run.held
         return begun
+
+    def adopt(self, runs: Sequence[Run]) -> None:
+        """Watch over held runs whose server is gone."""
+        for run in runs:
+            self.begin(run, None, None).data = b""
+        if runs:
+            log.info("held runs go on", count=len(runs))
+
+    def let_go(self, run: OpenRun) -> None:
+        """Let a held run go on without its party, which is gone; its ttr counts from now."""
+        run.party = run.order = None
+        run.lease.context.touch()
 
     def run(self, token: str) -> OpenRun | None:
         """Return the run of a token, if it is in somebody's hands here."""
@@ -145,12 +167,14 @@ class Desk:
 
     def _close(self, run: OpenRun) -> None:
         del self._runs[run.token]
-        run.party.close(run)
+        self._held_count -= run.run.held
+        if run.party is not None:
+            run.party.close(run)
         if run.order is not None:
             if not self._freed:
                 self._supervisor.call_soon("remote", self._make_room)
             self._freed[run.order] += 1
-        if not self._runs:
+        if not self._waited_count:
             self._drained.set()
 
     def _make_room(self) -> None:
@@ -172,23 +196,26 @@ class Desk:
                 order.end()
 
     async def stop(self) -> None:
-        """Let nobody have more; wait for the runs as long as grace lasts; give the others back."""
+        """Let nobody have more; wait for the runs as long as grace lasts; give the others back, but leave the held ones."""
         self.drain()
         pools, self._pools = self._pools, {}
         for pool in pools.values() if self._is_started else ():
             await self._queue.remove_consumer(pool.consumer)
-        if self._runs:
+        if self._waited_count:
             await self._grace()
         for run in list(self._runs.values()):
             self._close(run)
-            self._queue.interrupt(run.lease)
+            if run.run.held:
+                self._queue.leave(run.lease)
+            else:
+                self._queue.interrupt(run.lease)
 
     async def _grace(self) -> None:
         grace_s = None if self._grace_s < 0 else self._grace_s
-        log.info("waiting for remote runs to finish", count=len(self._runs), grace_s=grace_s)
+        log.info("waiting for remote runs to finish", count=self._waited_count, grace_s=grace_s)
         self._drained.clear()
         try:
             async with asyncio.timeout(grace_s):
                 await self._drained.wait()
         except TimeoutError:
-            log.warning("grace is over, giving remote runs back", count=len(self._runs))
+            log.warning("grace is over, giving remote runs back", count=self._waited_count)

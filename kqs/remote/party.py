@@ -106,9 +106,11 @@ class Party:
         given: Callable[[list[OpenRun]], None],
         ended: Callable[[], None],
         lost: Callable[[OpenRun], None] | None = None,
+        *,
+        held: bool = False,
     ) -> Order:
-        """Ask for jobs; see `Order`. worker: who runs them, as their records say."""
-        pool = self._desk.pool(types, worker)
+        """Ask for jobs; see `Order`. worker: who runs them, as their records say. held: the runs outlive this party."""
+        pool = self._desk.pool(types, worker, held=held)
         order = Order(self, pool, room, given, ended, lost)
         order.is_paused = self._is_paused
         self._orders.add(order)
@@ -150,7 +152,11 @@ class Party:
             order.end()
 
     def leave(self, reason: str) -> None:
-        """Take back all that it has: it is gone."""
+        """Take back all that it has, but for what it holds: it is gone."""
         self.end_orders()
         for run in list(self._runs.values()):
-            self._desk.lose(run, reason)
+            if run.run.held:
+                self._desk.let_go(run)
+            else:
+                self._desk.lose(run, reason)
+        self._runs.clear()

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 class Pool:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, queue: Queue, worker: str, weights: Mapping[str, int]) -> None:
-        """Args: worker: who runs the jobs, as their records say. weights: shares of turns, by type."""
+    def __init__(self, queue: Queue, worker: str, weights: Mapping[str, int], *, held: bool = False) -> None:
+        """Args: worker: who runs the jobs, as their records say. weights: shares of turns, by type. held: runs outlive us."""
         self._queue = queue
         self._line: OrderedDict[Order, None] = OrderedDict()
         self.orders: set[Order] = set()
         self.consumer = Consumer(worker, weights, 0, self._deliver)
         self.consumer.is_remote = True
+        self.consumer.is_held = held
 
     def leave(self, order: Order) -> None:
         """Let it have no more."""

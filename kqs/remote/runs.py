@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 class OpenRun:
-    """One run. order: what it was asked for by, which has room for another when this is over; None: nothing has.
+    """One run.
 
+    party: who has it, and takes it along when it is lost; None: it is held, and that has happened. order: what it was asked for
+    by, which has room for another when this is over; None: nothing has.
     data: the job's, until it was given: thousands of runs may be open for hours, and `run` is without it if it is long.
     """
 
     __slots__ = ("data", "lease", "order", "party", "run", "token")
 
-    def __init__(self, run: Run, token: str, party: Party, order: Order | None) -> None:
+    def __init__(self, run: Run, token: str, party: Party | None, order: Order | None) -> None:
         self.data = run.data
         self.run = run if len(run.data) <= LONG_BYTES else replace(run, data=b"")
         self.token = token

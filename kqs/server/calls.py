@@ -209,14 +209,14 @@ CALLS = _table(
     CallSpec(
         "reserve",
         Role.WORK,
-        "{types, count? = 1, wait? = 0, worker?}",
+        "{types, count? = 1, wait? = 0, worker?, hold?}",
         "runs of jobs of these types, as soon as there is one; [] when there is none within wait s",
         working.reserve,
     ),
     CallSpec(
         "work",
         Role.WORK,
-        "{types, room? = 1, worker?}",
+        "{types, room? = 1, worker?, hold?}",
         "lists of runs as intermediate answers, as long as fewer than room are open",
         working.work,
     ),

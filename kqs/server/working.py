@@ -7,11 +7,11 @@ answered when it is durable. Source: docs/protocol.md, "The worker's calls".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from kqs.errors import CallError
 from kqs.handlers import Outcome
@@ -53,6 +53,12 @@ _TypeName = Annotated[str, AfterValidator(_type_name)]
 _TYPES_BYTES = 256 * 1024
 
 
+def _holds_under_a_name(query: Any) -> Any:
+    if query.hold and "worker" not in query.model_fields_set:
+        raise ValueError("hold: needs the name of a worker")
+    return query
+
+
 class ReserveQuery(Parameters):
     """Argument of `reserve`."""
 
@@ -62,6 +68,9 @@ class ReserveQuery(Parameters):
     count: Annotated[int, Field(ge=1, le=1000)] = 1
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
     worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+    hold: bool = False
+
+    _named = model_validator(mode="after")(_holds_under_a_name)
 
 
 class WorkQuery(Parameters):
@@ -72,6 +81,9 @@ class WorkQuery(Parameters):
     types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
     room: Annotated[int, Field(ge=1, le=10_000)] = 1
     worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+    hold: bool = False
+
+    _named = model_validator(mode="after")(_holds_under_a_name)
 
 
 class WithdrawQuery(Parameters):
@@ -137,7 +149,7 @@ def reserve(peer: Peer, call: Call) -> None:
         peer.settle(0)
 
     timer = peer.context.supervisor.call_later(max(query.wait, LEAST_WAIT_S), "reserve", lambda: order.end())
-    order = party.order(frozenset(query.types), query.count, query.worker, given, ended)
+    order = party.order(frozenset(query.types), query.count, query.worker, given, ended, held=query.hold)
     peer.standing.add(call, order, ended)
 
 
@@ -169,7 +181,7 @@ def work(peer: Peer, call: Call) -> None:
         peer.event(call, _encode({"cancel": run.token}))
         peer.settle(0)
 
-    order = party.order(frozenset(query.types), query.room, query.worker, given, ended, lost)
+    order = party.order(frozenset(query.types), query.room, query.worker, given, ended, lost, held=query.hold)
     peer.standing.add(call, order, ended)
 
 

@@ -94,7 +94,9 @@ class Store(Protocol):
         """
         ...
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
+    async def claim(
+        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+    ) -> Granted:
         """Claim each ready job for a new attempt (attempt + 1, this epoch); return the runs granted, in entry order.
 
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
@@ -102,7 +104,15 @@ class Store(Protocol):
         run now is no question of the store's (kqs.queue.admission).
         Need only survive a crash of the process. Run.handle is taken over from the entry.
 
-        Args: keep_damaged_s: the retention of jobs that end as damaged, in s from now; None for ever.
+        Args: keep_damaged_s: the retention of jobs that end as damaged, in s from now; None for ever. held: the runs outlive
+            this server (see `adopt`).
+        """
+        ...
+
+    async def adopt(self, runs: Sequence[Run]) -> list[bool]:
+        """Watch over held runs that `orphans` gave: they go on under the claims that they have.
+
+        Returns: per run, whether it is watched from here now; False: it has ended, or another server was first.
         """
         ...
 

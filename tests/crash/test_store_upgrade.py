@@ -1,6 +1,6 @@
-"""A store that the version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
+"""A store that a version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
 
-The file was written by version 1: jobs 0 to 8 of the contract's `a_job`, as told below.
+The files were written by versions 1 and 2: jobs 0 to 8 of the contract's `a_job`, as told below.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.job import State
 from kqs.store.base import DAMAGED
+from kqs.store.checksum import checksum
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
@@ -37,10 +38,15 @@ STATES = [
 ]
 
 
+@pytest.fixture(params=range(1, schema.SCHEMA_VERSION))
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path, version: int) -> Path:
     path = tmp_path / "store.sqlite"
-    shutil.copy(ROOT / "tests/golden/store/version-1.sqlite", path)
+    shutil.copy(ROOT / f"tests/golden/store/version-{version}.sqlite", path)
     return path
 
 
@@ -99,37 +105,40 @@ async def test_what_is_stored_since_is_checked(path: Path, make_store: Callable[
 
 
 async def test_a_step_that_fails_leaves_the_old_version(
-    path: Path, make_store: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
+    path: Path, version: int, make_store: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(schema, "_STEPS", (*schema._STEPS[:1], fail))
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(schema, "_STEPS", (*schema._STEPS, fail))
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     with pytest.raises(Exception, match="I/O"):
         await make_store().open(JOURNAL, NODE)
     with sqlite3.connect(path) as db:
-        assert db.execute("pragma user_version").fetchone() == (1,)
-        assert "crc32c" not in [name for _, name, *_ in db.execute("pragma table_info(jobs)")]
+        assert db.execute("pragma user_version").fetchone() == (version,)
+        assert "watcher" not in [name for _, name, *_ in db.execute("pragma table_info(jobs)")]
     db.close()
 
 
-def set_back(path: Path) -> None:
+def set_back(path: Path, version: int) -> None:
     command = re.search(r"^python3 -c '.*user_version.*'$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
     assert command is not None
-    subprocess.run(["sh", "-c", command[0].replace("journal/store.sqlite", str(path))], check=True, timeout=30)
+    text = command[0].replace("journal/store.sqlite", str(path)).replace("user_version = 1", f"user_version = {version}")
+    subprocess.run(["sh", "-c", text], check=True, timeout=30)
 
 
-async def test_it_can_be_set_back_and_forth(path: Path, make_store: Callable[[], SqliteStore]) -> None:
+async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store: Callable[[], SqliteStore]) -> None:
     store = make_store()
     await store.open(JOURNAL, NODE)
     await store.insert([a_job(9)], 3, "w", NOW)
     await store.close()
-    set_back(path)
+    set_back(path, version)
     with sqlite3.connect(path) as db:
-        assert db.execute("pragma user_version").fetchone() == (1,)
-        # as version 1 does
-        db.execute("insert into jobs (ord, type, prio, data) values (?, 'mail', 10000, ?)", (FIRST + 10, b"10"))
+        assert db.execute("pragma user_version").fetchone() == (version,)
+        # as that version does
+        total = {} if version == 1 else {"crc32c": checksum(FIRST + 10, "mail", 10000, b"10", None, None, None)}
+        columns = {"ord": FIRST + 10, "type": "mail", "prio": 10000, "data": b"10", **total}
+        db.execute(f"insert into jobs ({','.join(columns)}) values ({','.join('?' * len(columns))})", [*columns.values()])
         db.execute("update meta set last_order = ?, fed_seq = 4", (FIRST + 10,))
     db.close()
     again = make_store()

@@ -30,7 +30,9 @@ class Claimer:
         self._servers = servers
         self._looks_left: dict[int, int] = {}
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None) -> Granted:
+    async def claim(
+        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None, held: bool
+    ) -> Granted:
         """See Store.claim. What fails half way is undone by `take_back`."""
         session, ids = self._session, list(dict.fromkeys(entry.id for entry in entries))
         left: set[str] = set()
@@ -38,7 +40,7 @@ class Claimer:
             return Granted()
         async with session.marking(self._doubt) as mark:
             change = {
-                "$set": claimed(session.epoch, mark),
+                "$set": claimed(session.epoch, mark, held=held),
                 "$inc": {"attempt": 1},
                 "$push": {"begun": pushed([worker, now])},
             }
@@ -91,7 +93,7 @@ class Claimer:
         ended = 0
         for document in documents:
             is_still = {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)}
-            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": {"owner": ""}})
+            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": {"owner": "", "held": ""}})
             ended += done.matched_count
         return ended
 
@@ -104,7 +106,7 @@ class Claimer:
             return
         await self._session.jobs.update_many(
             {"owner": self._session.epoch, "mark": {"$in": list(self._looks_left)}},
-            {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": ""}},
+            {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": "", "held": ""}},
         )
         self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
 
@@ -127,6 +129,20 @@ class Claimer:
                 return runs
             if runs or not damaged:
                 return runs
+
+    async def adopt(self, runs: Sequence[Run]) -> list[bool]:
+        """See Store.adopt."""
+        living = await self._servers.living()
+        async with self._session.marking(self._doubt_adoption) as mark:
+            ids = [run.claim.id for run in runs]
+            is_held = {"_id": {"$in": ids}, "place": int(Place.RUNNING), "held": True, "owner": {"$nin": list(living)}}
+            await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
+            ours = await self._session.find(ids, {"owner": self._session.epoch, "held": True}, ["attempt", "epoch"])
+        fences = {(one["_id"], one["attempt"], one["epoch"]) for one in ours}
+        return [(run.claim.id, run.claim.attempt, run.claim.epoch) in fences for run in runs]
+
+    def _doubt_adoption(self, mark: int) -> None:
+        """Leave it: whoever asks for orphans again finds what was adopted by nobody, and `adopt` what was."""
 
     async def _claimed_by_others(self, living: set[int], limit: int) -> list[tuple[Document, bytes | None]]:
         """Return up to `limit` such jobs with their data, until that is too much."""

@@ -5,7 +5,8 @@
     node      of the server whose journal holds it
     place     where it stands; `state` is what it waits as, or ended as: a job that runs keeps the state that it waited in
     mark      of the write that stored or claimed it last (see session.py)
-    owner     while it runs: the epoch of the boot that claimed it; the fence is (_id, attempt, epoch, place)
+    owner     while it runs: the epoch of the boot that watches over it, which has claimed it, or, if it is `held`, is another's
+              heir; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
     data_bytes  how long data is that does not stand under `data`
@@ -81,9 +82,10 @@ def is_intact(document: Mapping[str, Any], data: bytes | None) -> bool:
     return bool(found == document["crc32c"])
 
 
-def claimed(epoch: int, mark: int) -> Document:
+def claimed(epoch: int, mark: int, *, held: bool) -> Document:
     """Return the fields that a claim sets."""
-    return {"place": int(Place.RUNNING), "owner": epoch, "epoch": epoch, "mark": mark}
+    fields: Document = {"place": int(Place.RUNNING), "owner": epoch, "epoch": epoch, "mark": mark}
+    return fields | {"held": True} if held else fields
 
 
 def named(field: str, value: bytes) -> Document:
@@ -132,6 +134,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         handle,
         document.get("returned", 0),
         document["state"],
+        document.get("held", False),
     )
 
 

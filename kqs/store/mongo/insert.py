@@ -76,7 +76,10 @@ class Inserter:
         else:
             document |= named("data", job.data)
         if job.claimed_at:
-            document |= claimed(self._session.epoch, mark) | {"attempt": 1, "begun": [[job.worker or worker, job.claimed_at]]}
+            document |= claimed(self._session.epoch, mark, held=job.held) | {
+                "attempt": 1,
+                "begun": [[job.worker or worker, job.claimed_at]],
+            }
         if job.end is not None:
             end_new(document, job.end, await put_result(self._session, job.end))
         return document

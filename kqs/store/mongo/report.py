@@ -137,6 +137,7 @@ def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
         "ghosts": one.ghosts,
         "interrupted": one.interrupted,
         "owner": None,
+        "held": None,
         "error": one.error,
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
@@ -157,7 +158,7 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": {"owner": ""},
+        "$unset": {"owner": "", "held": ""},
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }

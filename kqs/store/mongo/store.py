@@ -84,10 +84,16 @@ class MongoStore:
         """See Store.insert."""
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
+    async def claim(
+        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+    ) -> Granted:
         """See Store.claim."""
-        operation = partial(self._there.claimer.claim, entries, worker, now, keep_damaged_s)
+        operation = partial(self._there.claimer.claim, entries, worker, now, keep_damaged_s, held)
         return await self._there.write_alive(Lane.CLAIM, operation)
+
+    async def adopt(self, runs: Sequence[Run]) -> list[bool]:
+        """See Store.adopt."""
+        return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.adopt, runs))
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""

@@ -14,29 +14,39 @@ from kqs.store.sqlite.session import Session
 
 _CLAIM = f"""
 update jobs set place = {Place.RUNNING:d}, state = {State.PROCESSING:d}, attempt = attempt + 1,
-                epoch = ?, worker = ?, started_at = ?
+                epoch = ?, worker = ?, started_at = ?, watcher = ?
 where ord in (select value from json_each(?))
 """
 _ORPHANS = f"""
 select json_group_array(ord) from (
-  select ord from jobs indexed by running where place = {Place.RUNNING:d} and epoch < ? limit ?)
+  select ord from jobs indexed by running
+  where place = {Place.RUNNING:d} and epoch < ? and (watcher is null or watcher < ?) limit ?)
+"""
+_ADOPT = f"""
+update jobs set watcher = ?1
+where ord in (select value from json_each(?2)) and place = {Place.RUNNING:d} and watcher < ?1
+returning ord
 """
 
 
-def claim(session: Session, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
+def claim(
+    session: Session, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+) -> Granted:
     """See Store.claim."""
     found = content.ready(session, [entry.order for entry in entries], now, keep_damaged_s)
     rows = found.rows
     if not rows:
         return Granted()
-    session.db.execute(_CLAIM, (session.epoch, worker, now, json_list(rows)))
-    runs = _runs(session.epoch, entries, rows, found.data, now)
+    session.db.execute(_CLAIM, (session.epoch, worker, now, session.epoch if held else None, json_list(rows)))
+    runs = _runs(session.epoch, entries, rows, found.data, now, held)
     session.tallies.remove([(row.type, row.state) for row in rows.values()])
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
     return Granted(runs, [entry for entry in entries if entry.order in found.left] if found.left else ())
 
 
-def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict[int, bytes], now: float) -> list[Run]:
+def _runs(
+    epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict[int, bytes], now: float, held: bool
+) -> list[Run]:
     runs: list[Run] = []
     left = dict(rows)  # an entry may be repeated; its job is granted once
     for entry in entries:
@@ -58,6 +68,7 @@ def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict
                 entry.handle,
                 row.returned,
                 row.state,
+                held,
             )
         )
     return runs
@@ -66,7 +77,7 @@ def _runs(epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict
 def orphans(session: Session, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
     """See Store.orphans."""
     while True:
-        (packed,) = session.db.execute(_ORPHANS, (session.epoch, limit)).fetchone()
+        (packed,) = session.db.execute(_ORPHANS, (session.epoch, session.epoch, limit)).fetchone()
         orders = decode_orders(packed)
         found = content.running(session, orders, session.now(), keep_damaged_s)
         if found.rows or not orders:
@@ -87,4 +98,12 @@ def _orphan(session: Session, row: Row, data: bytes) -> Run:
         row.expire_at,
         None,
         row.returned,
+        held=row.watcher is not None,
     )
+
+
+def adopt(session: Session, runs: Sequence[Run]) -> list[bool]:
+    """See Store.adopt."""
+    orders = json_list([run.claim.order for run in runs])
+    adopted = {order for (order,) in session.db.execute(_ADOPT, (session.epoch, orders)).fetchall()}
+    return [run.claim.order in adopted for run in runs]

@@ -30,7 +30,7 @@ from (select *, case when length(data) <= ? then data end as short from jobs not
       where ord in (select value from json_each(?)) and {{condition}})
 """
 _READY = _READ.format(more="", condition=f"place = {Place.READY:d}")
-_RUNNING = _READ.format(more=f", epoch, {json_real('started_at')}", condition=f"place = {Place.RUNNING:d}")
+_RUNNING = _READ.format(more=f", epoch, {json_real('started_at')}, watcher", condition=f"place = {Place.RUNNING:d}")
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
 from jobs not indexed where ord in (select value from json_each(?)) and data is not null
@@ -48,7 +48,7 @@ where ord in (select value from json_each(?))
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """A job, but for its data. data_bytes: None where that is long or in bulk. The last three only of a run."""
+    """A job, but for its data. data_bytes: None where that is long or in bulk. The last four only of a run."""
 
     order: int
     state: int
@@ -68,6 +68,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     epoch: int = 0
     started_whole_s: int | None = None
     started_rest_s: float | None = None
+    watcher: int | None = None
 
     @property
     def expire_at(self) -> float | None:

@@ -33,8 +33,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -126,7 +126,7 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        if has_times or job.given_id or job.options is not None or len(job.data) > bulk_bytes:
+        if has_times or job.given_id or job.options is not None or job.held or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -256,9 +256,17 @@ def _make_way(session: Session, jobs: Sequence[Accepted]) -> list[Accepted]:
 
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
     state = _first_state(job, now)
-    run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None)
+    run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None, None)
     if job.claimed_at:
-        run = (Place.RUNNING, state, 1, session.epoch, job.worker or worker, job.claimed_at)
+        run = (
+            Place.RUNNING,
+            state,
+            1,
+            session.epoch,
+            job.worker or worker,
+            job.claimed_at,
+            session.epoch if job.held else None,
+        )
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)

@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -52,6 +52,7 @@ create table jobs (
   drop_at real,
   expire_at real,
   worker text,
+  watcher integer, -- the epoch of the boot that watches over it, where its run outlives the one that claimed it
   id text,        -- only when the client gave it
   run_state text, -- of the run that ended the job, where it is not the word of `state`
   options blob,
@@ -83,11 +84,12 @@ create table meta (
 );
 """
 
-#: by table, the columns that version 1 went without
+#: by table, the columns that version 1 went without; and version 2
 _SINCE_1 = {
     "jobs": {"returned": "integer not null default 0", "accepted_at": "real", "crc32c": "integer"},
     "meta": {"unchecked_to": "integer not null default 0"},
 }
+_SINCE_2 = {"jobs": {"watcher": "integer"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -162,17 +164,27 @@ def _upgrade(db: sqlite3.Connection, version: int) -> None:
         db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
-def _add_columns(db: sqlite3.Connection) -> None:
+def _add_checksums(db: sqlite3.Connection) -> None:
     """From 1 to 2. What is stored already has no checksum, whether version 1 stored it before or after an earlier step."""
-    for table, columns in _SINCE_1.items():
+    _add(db, _SINCE_1)
+    db.execute("update meta set unchecked_to = max(last_order, ifnull((select max(ord) from jobs), 0))")
+
+
+def _add_watchers(db: sqlite3.Connection) -> None:
+    """From 2 to 3. What runs is nobody's to hold, or version 2 has claimed it again since."""
+    _add(db, _SINCE_2)
+    db.execute("update jobs set watcher = null where watcher is not null and place = 2")
+
+
+def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
+    for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
         for name in columns:
             if name not in known:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
-    db.execute("update meta set unchecked_to = max(last_order, ifnull((select max(ord) from jobs), 0))")
 
 
-_STEPS = (_add_columns,)
+_STEPS = (_add_checksums, _add_watchers)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

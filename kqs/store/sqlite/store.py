@@ -67,11 +67,17 @@ class SqliteStore:
         is_small = not has_ends and len(jobs) <= _FEW_JOBS and sum([len(job.data) for job in jobs]) <= _FEW_BYTES
         return await self._thread.call(operation, durable=has_ends, small=is_small)
 
-    async def claim(self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None) -> Granted:
+    async def claim(
+        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+    ) -> Granted:
         """See Store.claim."""
         return await self._thread.call(
-            partial(claim.claim, entries=entries, worker=worker, now=now, keep_damaged_s=keep_damaged_s)
+            partial(claim.claim, entries=entries, worker=worker, now=now, keep_damaged_s=keep_damaged_s, held=held)
         )
+
+    async def adopt(self, runs: Sequence[Run]) -> list[bool]:
+        """See Store.adopt."""
+        return await self._thread.call(partial(claim.adopt, runs=runs))
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""
