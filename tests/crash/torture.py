@@ -1,9 +1,11 @@
 """Real servers under load, one of which is killed again and again, and the account that must balance afterwards.
 
 Clients send jobs: single ones under ids of their own or without, arrays, and arrays with a bad job in them. The handler
-writes each run to a file. When everything has run:
+writes each run to a file; so does a worker over the wire, which runs some of them and hangs up now and then. When everything
+has run:
 
-    acknowledged ⊆ run ⊆ attempted;  nothing refused has run;  an array has run whole or not at all;  every payload is intact.
+    acknowledged ⊆ run ⊆ attempted;  nothing refused has run;  an array has run whole or not at all;  every payload is intact;
+    no run comes twice over one connection, nor at all once its report was answered.
 
 Run as a program for longer: `python -m tests.crash.torture ROUNDS`.
 """
@@ -15,16 +17,19 @@ import hashlib
 import json
 import random
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.asking import ask, eventually
 from tests.support.serving import Served, serving
+from tests.support.wire_worker import WireWorker
 
 CLIENTS = 16
 IN_FLIGHT = 20
@@ -52,9 +57,13 @@ class Account:
     refused: set[str] = field(default_factory=set)
     arrays: list[list[str]] = field(default_factory=list)
     kills: int = 0
+    reported: set[str] = field(default_factory=set)  # over the wire, and answered
+    far_runs: int = 0
+    faults: list[str] = field(default_factory=list)
 
     def check(self, runs: Iterable[Path]) -> None:
         """Assert that the account balances. runs: the files of all servers."""
+        assert not self.faults, self.faults
         lines = [line.split() for path in runs for line in path.read_text().splitlines()]
         run = {key for key, _ in lines}
         assert not [key for key, verdict in lines if verdict != "intact"], "altered payloads"
@@ -119,6 +128,8 @@ class Sender:
         pad = self._rng.randbytes(self._rng.randint(0, 300)).hex()
         data = {"key": key, "pad": pad, "sha": hashlib.sha256(pad.encode()).hexdigest()}
         job: dict[str, object] = {"type": "torture", "data": data}
+        if self._rng.random() < 0.2:
+            job |= {"type": "far", "ghosts": -1, "ghost_delay": 0}
         if self._rng.random() < 0.5:
             job["id"] = key
         if self._rng.random() < 0.1:
@@ -134,6 +145,56 @@ class Sender:
             raise AssertionError(f"refused for no reason: {answer}")
 
 
+class FarWorker(threading.Thread):
+    """A worker over the wire, which comes back whenever its connection is lost."""
+
+    def __init__(self, account: Account, victim: Victim, seed: int) -> None:
+        super().__init__(daemon=True)
+        self._account = account
+        self._victim = victim
+        self._rng = random.Random(seed)
+        self._is_over = False
+        self._worker: WireWorker | None = None
+
+    def run(self) -> None:
+        while not self._is_over:
+            with suppress(OSError, EOFError):
+                self._worker = WireWorker(self._victim.served.port)
+                try:
+                    self._work(self._worker)
+                finally:
+                    self._worker.close()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it; what it has in hand goes back."""
+        self._is_over = True
+        if self._worker is not None:
+            with suppress(OSError):
+                self._worker.socket.shutdown(socket.SHUT_RDWR)
+        self.join()
+
+    def _work(self, worker: WireWorker) -> None:
+        standing, given = worker.send("work", {"types": ["far"], "room": 50}), set[str]()
+        with self._victim.far_runs.open("ab", buffering=0) as log:
+            while (runs := worker.next(standing)) is not None and not self._is_over:
+                keys = [str(run["data"]["key"]) for run in runs]
+                for key, run in zip(keys, runs, strict=True):
+                    if key in given or key in self._account.reported:
+                        self._account.faults.append(f"{key} came again")
+                    intact = hashlib.sha256(run["data"]["pad"].encode()).hexdigest() == run["data"]["sha"]
+                    log.write(f"{key} {'intact' if intact else 'ALTERED'}\n".encode())
+                given.update(keys)
+                self._account.far_runs += len(runs)
+                if self._rng.random() < 0.02:
+                    return
+                answers = worker.finish(*(run["run"] for run in runs))
+                self._account.reported.update(key for key, answer in zip(keys, answers, strict=True) if answer is True)
+                self._account.faults += [
+                    f"{key} was refused: {code}" for key, code in zip(keys, answers, strict=True) if code is not True
+                ]
+
+
 class Victim:
     """A server that is started again in the folder of its journal."""
 
@@ -141,6 +202,8 @@ class Victim:
         folder.mkdir(exist_ok=True)
         (folder / "torture_handler.py").write_text(HANDLER)
         self.runs = folder / "runs.log"
+        self.far_runs = folder / "far.log"
+        self.far_runs.touch()
         self._folder = folder
         self._settings = {
             "WORKER__MODULES": '["torture_handler"]',
@@ -189,14 +252,20 @@ def torture(folder: Path, plan: Plan) -> Account:
         for victim in victims:
             stack.callback(victim.close)
             victim.start()
+        far = [FarWorker(account, victim, plan.seed + number) for number, victim in enumerate(victims)]
+        for worker in far:
+            stack.callback(worker.stop)
+            worker.start()
         for number in range(plan.rounds):
             victim = rng.choice(victims)
             asyncio.run(_load(account, plan, victims, victim, f"r{number}", rng))
             victim.start()
         _drain([victim.served for victim in victims], plan.unfinished)
+        for worker in far:
+            worker.stop()
         for victim in victims:
             assert victim.served.stop() == 0
-    account.check(victim.runs for victim in victims)
+    account.check(path for victim in victims for path in (victim.runs, victim.far_runs))
     return account
 
 
@@ -231,5 +300,6 @@ if __name__ == "__main__":
         result = torture(Path(name), Plan(int(sys.argv[1]), seed))
         print(
             f"seed {seed}: {result.kills} kills in {time.monotonic() - began:.0f} s, {len(result.attempted)} jobs sent, "
-            f"{len(result.acknowledged)} acknowledged, none lost, none altered, no array in part"
+            f"{len(result.acknowledged)} acknowledged, "
+            f"{result.far_runs} runs over the wire, none lost, none altered, no array in part"
         )

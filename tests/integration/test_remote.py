@@ -1,0 +1,276 @@
+"""Workers elsewhere, over real servers: from a job's insert to its stored end, whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.asking import RefusedError, ask, eventually, until
+from tests.support.beanstalkd import running_beanstalkd
+from tests.support.beanstalkd_jobs import configured
+from tests.support.mongodb import a_database, mongodb
+from tests.support.serving import Served, serving
+from tests.support.wire_worker import WireWorker, working_at
+
+JOB = {"type": "mail"}
+
+
+def stopping(server: Served) -> threading.Thread:
+    """Send SIGTERM and return when the server refuses jobs."""
+    server.process.send_signal(signal.SIGTERM)
+    eventually(server.log.read_text, lambda said: "waiting for remote runs" in said)
+    waiter = threading.Thread(target=server.process.wait, args=(30,))
+    waiter.start()
+    return waiter
+
+
+def states(server: Served, ids: list[str]) -> set[tuple[str, int, int, int]]:
+    """State, attempt, ghosts and interrupts of jobs."""
+    records = [ask(server, "job", job_id) for job_id in ids]
+    return {(record["state"], record["attempt"], record["ghosts"], record["interrupted"]) for record in records}
+
+
+# -- the end of a server ------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_remote_runs_and_takes_their_reports(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__GRACE_S="20") as server, working_at(server) as worker:
+        ids = worker.call("insert", [JOB] * 2)
+        waiting = worker.send("reserve", {"types": ["other"], "wait": 1000})
+        standing = worker.send("work", {"types": ["mail"], "room": 5})
+        runs = worker.next(standing)
+        while len(runs) < 2:
+            runs += worker.next(standing)
+        waiter = stopping(server)
+        assert worker.next(waiting) == []
+        assert worker.next(standing) is None
+        for call in (("insert", JOB), ("reserve", {"types": ["mail"]}), ("work", {"types": ["mail"]})):
+            with pytest.raises(RefusedError, match="draining"):
+                worker.call(*call)
+        assert worker.call("touch", {"run": runs[0]["run"]})["left"] > 29
+        assert worker.finish(*(run["run"] for run in runs)) == [True, True]
+        waiter.join()
+        assert server.process.wait(30) == 0
+    with serving(tmp_path) as server:
+        assert states(server, ids) == {("success", 1, 0, 0)}
+
+
+def test_what_is_not_reported_within_grace_goes_back_and_costs_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__GRACE_S="0.3") as server, working_at(server) as worker:
+        (job_id,) = worker.call("insert", [JOB])
+        (run,) = worker.reserve("mail")
+        assert server.stop() == 0
+    with serving(tmp_path) as server, working_at(server) as worker:
+        assert worker.finish(run["run"]) == ["stale"]
+        assert states(server, [job_id]) == {("retry", 1, 0, 1)}
+        (again,) = worker.reserve("mail")
+        assert (again["attempt"], again["failures"], again["ghosts"]) == (2, 0, 0)
+        assert worker.finish(run["run"], again["run"]) == ["stale", True]
+
+
+def test_after_kill_9_open_runs_are_ghosts_and_what_was_reported_stays_so(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        ids = worker.call("insert", [JOB | {"ghost_delay": 0}] * 20)
+        runs = []
+        while len(runs) < 20:
+            runs += worker.reserve("mail", count=20)
+        assert worker.finish(*(run["run"] for run in runs[:10])) == [True] * 10
+        server.stop(signal.SIGKILL)
+    with serving(tmp_path) as server, working_at(server) as worker:
+        tokens = [run["run"] for run in runs]
+        assert worker.finish(*tokens) == [True] * 10 + ["stale"] * 10
+        assert worker.finish(*tokens, report="fail") == ["stale"] * 20
+        again: list[dict[str, object]] = []
+        while len(again) < 10:
+            again += worker.reserve("mail", count=20)
+        assert {run["id"] for run in again} == {run["id"] for run in runs[10:]}
+        assert {(run["attempt"], run["ghosts"]) for run in again} == {(2, 1)}
+        assert worker.finish(*(str(run["run"]) for run in again)) == [True] * 10
+        assert worker.finish(*tokens) == [True] * 10 + ["stale"] * 10
+        assert states(server, ids) == {("success", 1, 0, 0), ("success", 2, 1, 0)}
+        assert ask(server, "stats")["running_remote"] == 0
+
+
+# -- the end of a connection --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    with serving(tmp_path_factory.mktemp("remote"), SERVER__MAX_CONNECTIONS="3000") as running:
+        yield running
+
+
+def test_whoever_waits_is_answered_after_the_end_of_input_also_behind_other_calls(server: Served) -> None:
+    with working_at(server) as worker:
+        reads = [worker.send("jobs", {"limit": 1}) for _ in range(30)]
+        asked = [worker.send("reserve", {"types": ["never"], "wait": 1000}), worker.send("work", {"types": ["never"]})]
+        answers = {answer["id"]: answer for answer in worker.end_input()}
+        assert answers.keys() == {*reads, *asked}
+        assert [answers[call_id]["m"] for call_id in asked] == [[], None]
+
+
+def test_reports_sent_before_the_end_of_input_count_and_the_other_runs_go_back(server: Served) -> None:
+    with working_at(server) as worker:
+        ids = worker.call("insert", [{"type": "eof", "ghost_delay": 0}] * 2)
+        runs: list[dict[str, str]] = []
+        while len(runs) < 2:
+            runs += worker.reserve("eof", count=2)
+        finish = worker.send("finish", {"run": runs[0]["run"], "report": "ok"})
+        assert [(answer["id"], answer["m"]) for answer in worker.end_input()] == [(finish, True)]
+    with working_at(server) as worker:
+        (again,) = worker.reserve("eof")
+        assert (again["id"], again["attempt"], again["ghosts"]) == (runs[1]["id"], 2, 1)
+        assert worker.finish(again["run"]) == [True]
+    assert {state for state, *_ in states(server, ids)} == {"success"}
+
+
+@pytest.mark.parametrize("end", ["close", "vanish"])
+def test_a_lost_connection_gives_its_runs_to_the_next(server: Served, end: str) -> None:
+    lost, there = WireWorker(server.port), WireWorker(server.port)
+    try:
+        waiting = lost.send("reserve", {"types": [f"later-{end}"], "wait": 1000})
+        lost.call("insert", {"type": f"lost-{end}", "ghost_delay": 0, "ttr": 3600})
+        (run,) = lost.reserve(f"lost-{end}")
+        getattr(lost, end)()
+        (again,) = there.reserve(f"lost-{end}")
+        assert (again["id"], again["ghosts"]) == (run["id"], 1)
+        assert there.finish(run["run"], again["run"]) == ["stale", True]
+        there.call("insert", {"type": f"later-{end}"})
+        (later,) = there.reserve(f"later-{end}")
+        assert (later["attempt"], waiting) == (1, 1)
+        assert there.finish(later["run"]) == [True]
+    finally:
+        there.close()
+
+
+def test_a_report_may_come_over_any_connection(server: Served) -> None:
+    with working_at(server) as worker, working_at(server) as other:
+        worker.call("insert", {"type": "any"})
+        (run,) = worker.reserve("any")
+        assert other.call("touch", {"run": run["run"]})["cancel"] is False
+        assert other.finish(run["run"]) == [True]
+        assert worker.finish(run["run"]) == [True]
+
+
+# -- many ---------------------------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_runs_are_reported_in_one_line_and_in_one_line_again(server: Served) -> None:
+    with working_at(server) as worker:
+        worker.call("insert", [{"type": "many", "keep": 60}] * 10_000)
+        standing = worker.send("work", {"types": ["many"], "room": 10_000})
+        tokens: list[str] = []
+        while len(tokens) < 10_000:
+            tokens += [run["run"] for run in worker.next(standing)]
+        assert len(set(tokens)) == 10_000
+        assert worker.finish(*tokens) == [True] * 10_000
+        assert ask(server, "stats")["running_remote"] == 0
+        assert worker.finish(*tokens[:1000]) == [True] * 1000
+        with pytest.raises(RefusedError, match="too_large"):
+            worker.finish(*tokens, tokens[0])
+
+
+def test_clients_that_come_and_go_leave_nothing_behind(server: Served) -> None:
+    for number in range(300):
+        worker = WireWorker(server.port)
+        worker.send("work", {"types": [f"gone-{number % 7}", "x"], "worker": f"w{number}"})
+        worker.send("reserve", {"types": ["gone"], "wait": 604_800})
+        worker.vanish() if number % 2 else worker.close()
+    until(server, running_remote=0, connections=1)
+    with working_at(server) as worker:
+        for number in range(500):
+            call_id = worker.send("work", {"types": [f"type-{number}"], "worker": f"w{number}"})
+            assert worker.call("withdraw", {"call": call_id}) is True
+        worker.call("insert", {"type": "gone"})
+        (run,) = worker.reserve("gone")
+        assert worker.finish(run["run"]) == [True]
+
+
+# -- engines ------------------------------------------------------------------------------------------------------------
+
+
+def work_through(server: Served, job_type: str) -> None:
+    """Every way a run can end, each with its run again."""
+    with working_at(server) as worker, working_at(server) as other:
+        options = {"type": job_type, "retry_delay": 0, "ghost_delay": 0}
+        ids = worker.call("insert", [options | {"data": n, "prio": n % 2} for n in range(40)])
+        standing = worker.send("work", {"types": [job_type], "room": 10, "worker": "far"})
+        done, ways = set(), iter(range(1000))
+        while len(done) < 40:
+            for run in worker.next(standing):
+                way = next(ways) % 5 if run["attempt"] == 1 else 0
+                if way == 1:
+                    assert worker.call("release", {"run": run["run"]}) is True
+                elif way == 2:
+                    assert worker.finish(run["run"], report="fail") == [True]
+                elif way == 3:
+                    assert worker.finish(run["run"], report="again") == [True]
+                else:
+                    assert worker.finish(run["run"]) == [True]
+                    done.add(run["id"])
+        assert done == set(ids)
+        until(server, running_remote=0, jobs_success=40)
+        worker.call("withdraw", {"call": standing})
+        gone = WireWorker(server.port)
+        asked = gone.send("reserve", {"types": [job_type], "wait": 20})
+        other.call("insert", options | {"data": "last"})
+        (lost,) = gone.next(asked)
+        gone.vanish()
+        (again,) = other.reserve(job_type)
+        assert (again["id"], again["attempt"]) == (lost["id"], 2)
+        assert other.finish(lost["run"], again["run"]) == ["stale", True]
+        records = [ask(server, "job", job_id) for job_id in ids]
+        assert {run["worker"] for record in records for run in record["runs"]} == {"far"}
+        assert ask(server, "stats")["jobs_success"] == 41
+
+
+@pytest.mark.slow
+def test_over_beanstalkd_every_job_runs_to_its_end_and_odd_types_harm_nobody(tmp_path: Path) -> None:
+    with running_beanstalkd() as beanstalkd, serving(tmp_path, **configured(tmp_path, beanstalkd)) as server:
+        odd = WireWorker(server.port)
+        for types in (["é" * 100], ["$" * 200], ["; quit"], [f"type-{number}" for number in range(1000)]):
+            odd.send("work", {"types": types})
+        for types in (["é" * 101], ["x" * 201], ["a\r\nquit"]):
+            with pytest.raises(RefusedError, match="bad_call"):
+                odd.call("reserve", {"types": types})
+        work_through(server, "remote")
+        odd.close()
+        assert server.stop() == 0
+        assert beanstalkd.ready_count() == 0
+
+
+@pytest.mark.slow
+def test_over_mongodb_every_job_runs_to_its_end(tmp_path: Path) -> None:
+    with mongodb(tmp_path) as uri, serving(tmp_path, STORE__KIND="mongodb", STORE__URI=a_database(uri)) as server:
+        work_through(server, "remote")
+        assert server.stop() == 0
+
+
+# -- the fuzz -----------------------------------------------------------------------------------------------------------
+
+
+def test_both_dialects_share_a_connection_and_a_run(server: Served) -> None:
+    def rpc(method: str, params: object) -> str:
+        return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as peer, peer.makefile("rw") as lines:
+
+        def say(line: str) -> dict[str, object]:
+            lines.write(line + "\n")
+            lines.flush()
+            answer: dict[str, object] = json.loads(lines.readline())
+            return answer
+
+        say('{"n":"insert","m":{"type":"both"}}')
+        run = say(rpc("reserve", {"types": ["both"], "wait": 20}))["result"][0]["run"]  # type: ignore[index]
+        assert say(f'{{"n":"touch","m":{{"run":"{run}"}}}}')["m"]["left"] > 29  # type: ignore[index]
+        assert say(rpc("finish", {"run": run, "report": "ok"}))["result"] is True
+        assert say(f'{{"n":"finish","m":{{"run":"{run}","report":"ok"}}}}')["m"] is True
+        refused = say(rpc("finish", {"run": run, "report": "again"}))["error"]
+        assert refused["data"]["code"] == "stale"  # type: ignore[index]
+        assert refused["code"] == -32000  # type: ignore[index]

@@ -1,0 +1,388 @@
+"""Remote workers against an account: whatever they ask, say, forget, and whoever is killed, in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kqs.errors import StoreUnavailableError
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import ENDED
+from kqs.remote import Desk, OpenRun, Order
+from tests.support.feeding import caught_up
+from tests.support.life import Life
+
+JOBS = st.sampled_from(
+    [
+        b'{"type":"mail","ghost_delay":0}',
+        b'{"type":"mail","ghost_delay":0,"ghosts":-1,"ttr":1}',
+        b'{"type":"resize","ghost_delay":0,"auto_touch":true,"ttr":2}',
+        b'{"type":"mail","prio":"urgent","time_limit":3}',
+        b'{"type":"mail","delay":0.01}',
+        b'{"type":"resize","id":"b"}',
+    ]
+)
+TYPES = st.sampled_from([frozenset(["mail"]), frozenset(["mail", "resize"]), frozenset(["resize"])])
+OUTCOMES = st.sampled_from([Ok(), Ok(), Ok(b"[7]"), Failed("no"), Failed("no", delay_s=0.5), Failed("no", final=True), Again()])
+STEPS = 30
+
+
+class Stood:
+    """An order, the room it was made with, and the runs that take some of it."""
+
+    def __init__(self, room: int, *, is_once: bool) -> None:
+        self.room = room
+        self.is_once = is_once
+        self.given = 0
+        self.open: set[str] = set()
+        self.is_over = False
+        self.order: Order
+
+
+class Peer:
+    """A connection: what it has asked for, and what it has in hand."""
+
+    def __init__(self, machine: RemoteMachine) -> None:
+        self._machine = machine
+        self.party = machine.desk.party()
+        self.stood: list[Stood] = []
+
+    def ask(self, types: frozenset[str], room: int, name: str, *, is_once: bool) -> None:
+        stood = Stood(room, is_once=is_once)
+        self.stood.append(stood)
+
+        def given(runs: list[OpenRun]) -> None:
+            assert runs
+            assert not stood.is_over, "given what nobody asks for any more"
+            assert not (is_once and stood.given), "given twice what was asked for once"
+            assert all(run.run.type in types for run in runs), "given what it did not ask for"
+            stood.given += len(runs)
+            stood.open |= {run.token for run in runs}
+            assert len(stood.open) <= room, "given more than there was room for"
+            for run in runs:
+                self._machine.begun(run, self, stood)
+
+        def ended() -> None:
+            assert not stood.is_over
+            stood.is_over = True
+
+        lost: Callable[[OpenRun], None] | None = None if is_once else (lambda run: None)
+        stood.order = self.party.order(types, room, name, given, ended, lost)
+
+
+class RemoteMachine(RuleBasedStateMachine):
+    """A desk over a core, between an account of the jobs and peers that do as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="kqs-remote-"))
+        self.loop = asyncio.new_event_loop()
+        self.life = Life(self.folder / "life")
+        self.boots = 1
+        self.open: dict[str, tuple[OpenRun, Peer, Stood]] = {}
+        self.old: list[str] = []  # tokens of runs that are over, of earlier boots too
+        self.told: Counter[str] = Counter()
+        self.run(self.start())
+
+    async def start(self) -> None:
+        await self.life.start()
+        self.desk = Desk(self.life.rig.queue, {"mail": 2}, 0.0, self.life.rig.supervisor)
+        self.desk.start(self.life.rig.info.store_id)
+        self.peers = [Peer(self) for _ in range(3)]
+
+    def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
+        async def bounded() -> Any:
+            async with asyncio.timeout(20):
+                return await steps
+
+        return self.loop.run_until_complete(bounded())
+
+    async def pause(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    # -- the account ----------------------------------------------------------------------------------------------------
+
+    def begun(self, run: OpenRun, peer: Peer, stood: Stood) -> None:
+        assert run.token not in self.open
+        assert run.token not in self.old, "a token comes twice"
+        self.life.account.begin(run.run.claim.order)
+        self.open[run.token] = (run, peer, stood)
+
+    def over(self, token: str, *, is_final: bool) -> None:
+        run, _, stood = self.open.pop(token)
+        stood.open.discard(token)
+        self.life.account.end(run.run.claim.order, is_final=is_final)
+        self.old.append(token)
+
+    def find_lost(self) -> None:
+        """Take in which runs the desk has taken away, by a deadline."""
+        for token in [token for token in self.open if self.desk.run(token) is None]:
+            self.over(token, is_final=False)
+
+    # -- what may happen ------------------------------------------------------------------------------------------------
+
+    @rule(lines=st.lists(JOBS, min_size=1, max_size=4), many=st.integers(1, 3))
+    def insert(self, lines: list[bytes], many: int) -> None:
+        async def steps() -> None:
+            for line in lines:
+                is_own = b'"id"' in line
+                await self.life.insert(line if is_own else b"[" + b",".join([line] * many) + b"]")
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(peer=st.integers(0, 2), types=TYPES, count=st.integers(1, 4), name=st.sampled_from("ab"))
+    def reserve(self, peer: int, types: frozenset[str], count: int, name: str) -> None:
+        async def steps() -> None:
+            self.peers[peer].ask(types, count, name, is_once=True)
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(peer=st.integers(0, 2), types=TYPES, room=st.integers(1, 4), name=st.sampled_from("ab"))
+    def work(self, peer: int, types: frozenset[str], room: int, name: str) -> None:
+        async def steps() -> None:
+            self.peers[peer].ask(types, room, name, is_once=False)
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(peer=st.integers(0, 2), index=st.integers(0, 9), says_so=st.booleans())
+    def withdraw(self, peer: int, index: int, says_so: bool) -> None:
+        async def steps() -> None:
+            orders = [stood for stood in self.peers[peer].stood if not stood.order.is_over]
+            if orders:
+                stood = orders[index % len(orders)]
+                if says_so:
+                    stood.order.end()
+                else:
+                    assert stood.order.withdraw()
+                    stood.is_over = True
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(peer=st.integers(0, 2))
+    def rest(self, peer: int) -> None:
+        self.peers[peer].party.pause()
+
+    @rule(peer=st.integers(0, 2))
+    def go_on(self, peer: int) -> None:
+        async def steps() -> None:
+            self.peers[peer].party.resume()
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(index=st.integers(0, 9), outcome=OUTCOMES, more=st.integers(0, 2))
+    def finish(self, index: int, outcome: Outcome, more: int) -> None:
+        """Report some runs, in one list."""
+
+        async def steps() -> None:
+            self.find_lost()
+            tokens = sorted(self.open)
+            for token in tokens[index % len(tokens) :][: more + 1] if tokens else ():
+                run = self.open[token][0]
+                is_final = isinstance(outcome, Ok) or (isinstance(outcome, Failed) and outcome.final)
+                self.over(token, is_final=is_final)
+                self.desk.report(run, outcome, lambda ok, token=token: self.note_told(token, ok))  # type: ignore[misc]
+                assert self.desk.run(token) is None
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(index=st.integers(0, 9), delay_s=st.sampled_from([0.0, 0.0, 0.5]))
+    def release(self, index: int, delay_s: float) -> None:
+        async def steps() -> None:
+            self.find_lost()
+            if self.open:
+                token = sorted(self.open)[index % len(self.open)]
+                run = self.open[token][0]
+                self.over(token, is_final=False)
+                self.desk.release(run, delay_s, lambda ok: self.note_told(token, ok))
+            await self.pause()
+
+        self.run(steps())
+
+    def note_told(self, token: str, ok: bool) -> None:
+        assert ok, "a report of an open run is never stale"
+        self.told[token] += 1
+        assert self.told[token] == 1, "told twice"
+
+    @rule(index=st.integers(0, 99))
+    def say_something_old(self, index: int) -> None:
+        """Name a run that is over, of whichever boot: it is nobody's, though a token of this store."""
+        if self.old:
+            token = self.old[index % len(self.old)]
+            assert self.desk.run(token) is None
+            assert self.desk.named(token) is not None
+
+    @rule(text=st.text(max_size=5), at=st.integers(0, 50))
+    def say_something_wrong(self, text: str, at: int) -> None:
+        for token in [*self.open, *self.old][-2:]:
+            wrong = token[:at] + text + token[at + 1 :]
+            assert wrong == token or self.desk.run(wrong) is self.desk.named(wrong) is None
+
+    @rule(index=st.integers(0, 9))
+    def touch(self, index: int) -> None:
+        self.find_lost()
+        if self.open:
+            run = self.open[sorted(self.open)[index % len(self.open)]][0]
+            assert self.desk.touch(run) <= run.lease.options.ttr
+
+    @rule(peer=st.integers(0, 2))
+    def lose_connection(self, peer: int) -> None:
+        async def steps() -> None:
+            self.find_lost()
+            gone, self.peers[peer] = self.peers[peer], Peer(self)
+            gone.party.leave("gone")
+            assert all(stood.is_over or stood.order.is_once for stood in gone.stood)
+            for token in [token for token, (_, owner, _) in self.open.items() if owner is gone]:
+                assert self.desk.run(token) is None
+                self.over(token, is_final=False)
+            await self.pause()
+
+        self.run(steps())
+
+    @rule(wait_s=st.sampled_from([0.01, 0.2, 1.5, 4.0, 31.0]))
+    def wait(self, wait_s: float) -> None:
+        async def steps() -> None:
+            self.life.clock.advance(wait_s)
+            self.life.rig.queue._leases.check()
+            self.find_lost()
+            await asyncio.sleep(0.01)
+
+        self.run(steps())
+
+    @rule()
+    def refuse_for_a_while(self) -> None:
+        self.life.fault = StoreUnavailableError("no")
+
+    @precondition(lambda self: self.life.fault is not None)
+    @rule()
+    def take_again(self) -> None:
+        self.life.fault = None
+
+    @precondition(lambda self: self.life.fault is None)
+    @rule()
+    def catch_up(self) -> None:
+        assert self.life.feeding.feeder is not None
+        self.run(caught_up(self.life.feeding.feeder))
+
+    @precondition(lambda self: self.boots < 4)
+    @rule(is_kill=st.booleans())
+    def restart(self, is_kill: bool) -> None:
+        async def steps() -> None:
+            old, life = self.life, Life(self.folder / f"boot{self.boots}", self.life.clock)
+            self.find_lost()
+            if not is_kill:
+                old.fault = None
+                await self.stop()
+            async with old._mutex:  # no call of the store is half done
+                shutil.copytree(old.folder, life.folder)
+                life.account, life.given, life.plain = old.account.copy(), old.given, old.plain
+            if is_kill:
+                old.fault = None
+                self.forget_all()
+                await self.stop()
+                life.account.cut_off()
+            self.life = life
+            await self.start()
+            await self.pause()
+
+        self.run(steps())
+        self.boots += 1
+
+    def forget_all(self) -> None:
+        """A kill: what the old boot still does in its own folder is nobody's business."""
+        self.old += self.open
+        self.open.clear()
+        self.note_told = lambda token, ok: None  # type: ignore[method-assign]
+
+    async def stop(self) -> None:
+        stood = [one for peer in self.peers for one in peer.stood]
+        await self.desk.stop()
+        assert all(one.order.is_over for one in stood)
+        for token in list(self.open):
+            assert self.desk.run(token) is None
+            self.over(token, is_final=False)
+        await self.life.stop()
+        self.__dict__.pop("note_told", None)
+
+    # -- what is always so ----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nobody_has_more_than_its_room(self) -> None:
+        self.find_lost()
+        assert self.desk.runs_count == len(self.open)
+        for peer in self.peers:
+            for stood in peer.stood:
+                assert len(stood.open) <= stood.room
+                if not (stood.is_once or stood.order.is_over):
+                    assert len(stood.open) + stood.order.room == stood.room, "room was lost, or made"
+
+    @invariant()
+    def pools_have_the_room_of_those_in_line(self) -> None:
+        for pool in self.desk._pools.values():
+            in_line = sum(order.room for order in pool._line)
+            assert pool.consumer._room <= in_line
+            if not pool.consumer._claims:
+                assert pool.consumer._room == in_line
+            for order in pool.orders:
+                assert (order in pool._line) == (order.room > 0 and not order.is_paused)
+
+    @invariant()
+    def nothing_failed(self) -> None:
+        assert not self.life.feeding.faults
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        self.life.fault = None
+        try:
+            self.run(self.finish_all())
+            self.run(self.life.check())
+        finally:
+            self.run(self.stop())
+            self.loop.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def finish_all(self) -> None:
+        """Let all that is left run well, in the hands of one more worker, and end."""
+        assert self.life.feeding.feeder is not None
+        for peer in self.peers:
+            peer.party.resume()
+        self.peers.append(Peer(self))
+        self.peers[-1].ask(frozenset(["mail", "resize"]), 100, "last", is_once=False)
+        queue = self.life.rig.queue
+        async with asyncio.timeout(15):
+            while True:
+                await caught_up(self.life.feeding.feeder)
+                self.find_lost()
+                for token in list(self.open):
+                    run = self.open[token][0]
+                    self.over(token, is_final=True)
+                    self.desk.report(run, Ok(), lambda ok, token=token: self.note_told(token, ok))  # type: ignore[misc]
+                await queue.settle()
+                counts = await queue.reads.counts()
+                if all(state in ENDED for states in counts.values() for state, count in states.items() if count):
+                    break
+                self.life.clock.advance(0.05)
+                await asyncio.sleep(0)
+                await queue.house.keep()
+
+
+TestRemote = RemoteMachine.TestCase
+TestRemote.settings = settings(
+    max_examples=12, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
