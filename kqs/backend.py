@@ -129,13 +129,18 @@ class ServerBackend:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         return {type_: n for type_, n in waiting.items() if n and not self._queue.admission.is_handled(type_)}
 
-    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
-        """Tell whether a run has ended, and as `outcome` says; also if its report is on its way into the store."""
+    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
+        """Take the report of a run that is not watched over here: another server's, or one that it repeats.
+
+        Returns: False: the run is over, and has not ended so.
+        """
         await self._catch_up()
         await self._queue.settle()
         record = await _told(self._queue.reads.job(named.claim.id))
         if record is None or record.order != named.claim.order:
             return False
+        if record.state is State.PROCESSING:
+            return await self._queue.report_unwatched(record, named.claim, named.attempt, outcome)
         word = "success" if isinstance(outcome, Ok) else "again" if isinstance(outcome, Again) else "fail"
         return any(run.attempt == named.attempt and run.state == word for run in record.runs)
 

@@ -15,7 +15,20 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, waiting_count
+from kqs.job import (
+    WAITING,
+    Accepted,
+    Claim,
+    Entry,
+    JobRecord,
+    Report,
+    Run,
+    State,
+    entry_again,
+    entry_of,
+    first_run,
+    waiting_count,
+)
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
@@ -260,6 +273,36 @@ class Queue:
             return False
         self._over(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
         return True
+
+    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, outcome: Outcome) -> bool:
+        """Take the report of a run that another server watches over, as far as its record tells; the store knows if it is on.
+
+        Args: attempt: which run of the job it is to people, from 1.
+        """
+        began = [run.started_at for run in record.runs if run.attempt == attempt]
+        run = Run(
+            claim,
+            record.type,
+            record.prio,
+            b"",
+            record.options,
+            record.failures,
+            record.ghosts,
+            record.interrupted,
+            began[0] if began else 0.0,
+            record.expire_at,
+            None,
+            claim.attempt - attempt,
+        )
+        accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.end(run, outcome)
+
+        def told(ok: bool) -> None:
+            if not accepted.done():
+                accepted.set_result(ok)
+
+        self.when_stored(run, told)
+        return await accepted
 
     def leave(self, lease: Lease) -> None:
         """Watch over a run no more, and judge it not: it goes on."""

@@ -51,7 +51,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._told: dict[int, Callable[[bool], None]] = {}  # by order
+        self._told: dict[int, list[Callable[[bool], None]]] = {}  # by order; reports of one job are committed as they came
         self._passing: list[tuple[int, asyncio.Future[None]]] = []  # after how many reports who waits for them is told
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
@@ -82,7 +82,7 @@ class Reporter:
 
         Returns: whether it waits for its job to be stored.
         """
-        self._told[order] = told
+        self._told.setdefault(order, []).append(told)
         return order in self._unstored
 
     def keep_back(self, orders: Iterable[int]) -> None:
@@ -121,7 +121,7 @@ class Reporter:
             if job.end is None or order in known:
                 self.add(*early)
             elif order in self._told:
-                self._told.pop(order)(True)
+                self._tell_one(order, ok=True)
         return others
 
     @property
@@ -182,8 +182,15 @@ class Reporter:
 
     def _tell(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
         for (run, _), ok in zip(batch, accepted, strict=True):
-            if (told := self._told.pop(run.claim.order, None)) is not None:
-                told(ok)
+            if run.claim.order in self._told:
+                self._tell_one(run.claim.order, ok=ok)
+
+    def _tell_one(self, order: int, *, ok: bool) -> None:
+        waiting = self._told[order]
+        told = waiting.pop(0)
+        if not waiting:
+            del self._told[order]
+        told(ok)
 
     def _take(self) -> list[tuple[Run, Report]]:
         """Take what has gathered, but no more than one commit should hold."""

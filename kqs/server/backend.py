@@ -24,8 +24,8 @@ class Backend(Protocol):
         """Return where remote workers are served."""
         ...
 
-    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
-        """Tell whether a run has ended, and as `outcome` says."""
+    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
+        """Take the report of a run that is not watched over here; tell whether it was taken, or has ended the run before."""
         ...
 
     async def stats(self) -> dict[str, int | float]:

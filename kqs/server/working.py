@@ -285,7 +285,7 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
         elif (named := desk.named(one.run)) is None:
             raise _no_token(one.run)
         else:
-            unknown.append(_Unknown(answers, index, named, outcome_of(Finish(one.run, one.report))))
+            unknown.append(_Unknown(answers, index, named, outcome_of(one)))
 
     yield from _each(peer, call, FINISHES, finish)
     if unknown:
@@ -294,7 +294,7 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
 
 
 class _Unknown(NamedTuple):
-    """A report whose run is not open: it may be the one that has ended it, repeated. outcome: without its result."""
+    """A report whose run is not open here: it may be the one that has ended it, repeated, or the run is another server's."""
 
     answers: _Answers
     place: int
@@ -309,7 +309,7 @@ async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
             break
         try:
             async with peer.reads:
-                if not await peer.context.backend.was_ended_so(named, outcome):
+                if not await peer.context.backend.report_unwatched(named, outcome):
                     raise _stale()
         except Exception as error:
             code, message = translate(error)

@@ -13,7 +13,7 @@ import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State, first_run
 from kqs.store import base
 from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
@@ -948,6 +948,42 @@ class StoreContract:
 
     async def settle_totals(self, store: Store, clock: FakeClock) -> None:
         """Have an engine count anew that does so later."""
+
+    @pytest.mark.parametrize("way", ["claimed", "stored as claimed"])
+    async def test_a_held_run_is_adopted_under_the_claim_it_has(
+        self, store: Store, insert, reopen, now: float, way: str
+    ) -> None:
+        await insert(a_job(0, claimed_at=now if way == "stored as claimed" else 0.0, held=True), a_job(1), a_job(2, id="mine"))
+        entries = [an_entry(0), an_entry(1), an_entry(2, id="mine")]
+        runs = await store.claim(entries, "w1", now, None, held=True)
+        held = [*([first_run(a_job(0, claimed_at=now, held=True), 1)] if way == "stored as claimed" else []), *runs]
+        assert [run.held for run in held] == [True] * 3
+        again, _ = await reopen()
+        orphans = sorted(await again.orphans(9), key=lambda run: run.claim.order)
+        assert [(run.claim, run.held) for run in orphans] == [(run.claim, True) for run in held]
+        assert await again.adopt(orphans) == [True] * 3
+        assert await again.orphans(9) == []
+        assert await again.report([a_report(run.claim, at=now) for run in orphans[:2]]) == [True] * 2
+        assert await again.adopt(orphans[:1]) == [False]
+
+    async def test_adopted_runs_are_orphans_again_of_the_next_boot(self, store: Store, insert, reopen, now: float) -> None:
+        await insert(a_job(0), a_job(1))
+        (held,) = await store.claim([an_entry(0)], "w1", now, None, held=True)
+        (other,) = await store.claim([an_entry(1)], "w1", now)
+        again, _ = await reopen()
+        found = await again.orphans(9)
+        assert {run.claim.id: run.held for run in found} == {held.claim.id: True, other.claim.id: False}
+        assert await again.adopt([run for run in found if run.held]) == [True]
+        assert await again.orphans(9) == [other]
+        assert await again.report([a_report(other.claim, State.GHOST, "ghost", at=now, ghosts=1)]) == [True]
+
+    async def test_a_job_whose_held_run_is_over_is_claimed_as_any_other(self, store: Store, insert, reopen, now: float) -> None:
+        await insert(a_job(0))
+        (held,) = await store.claim([an_entry(0)], "w1", now, None, held=True)
+        assert await store.report([a_report(held.claim, State.RETRY, "fail", at=now, failures=1)]) == [True]
+        (run,) = await store.claim([an_entry(0)], "w1", now)
+        again, _ = await reopen()
+        assert [orphan.held for orphan in await again.orphans(9)] == [run.held] == [False]
 
     async def test_orphan_that_was_altered_ends(self, store: Store, run_one, reopen, damage: Damage, now: float) -> None:
         await run_one(0)

@@ -134,6 +134,18 @@ async def test_runs_of_a_server_that_left_are_given_back_at_once(ours: MongoStor
     assert await ours.orphans(9) == [run]
 
 
+async def test_a_held_run_of_a_server_that_left_is_watched_by_another(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now, None, held=True)
+    assert await ours.adopt([run]) == [False]
+    await theirs.close()
+    (orphan,) = await ours.orphans(9)
+    assert (orphan.claim, orphan.held) == (run.claim, True)
+    assert await ours.adopt([orphan]) == [True]
+    assert await ours.orphans(9) == []
+    assert await ours.report([a_report(run.claim, at=now)]) == [True]
+
+
 async def test_a_dead_servers_runs_are_given_back_when_its_lease_is_over(
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
 ) -> None:

@@ -274,3 +274,43 @@ def test_both_dialects_share_a_connection_and_a_run(server: Served) -> None:
         refused = say(rpc("finish", {"run": run, "report": "again"}))["error"]
         assert refused["data"]["code"] == "stale"  # type: ignore[index]
         assert refused["code"] == -32000  # type: ignore[index]
+
+
+# -- held runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_held_runs_go_on_over_a_server_that_is_stopped_or_killed(tmp_path: Path, signal_number: signal.Signals) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        ids = worker.call("insert", [JOB] * 20)
+        runs: list[dict[str, str]] = []
+        while len(runs) < 20:
+            runs += worker.call("reserve", {"types": ["mail"], "count": 20, "wait": 10, "worker": "w", "hold": True})
+        server.process.send_signal(signal_number)
+        assert server.process.wait(30) == (0 if signal_number is signal.SIGTERM else -signal.SIGKILL)
+    with serving(tmp_path) as server, working_at(server) as worker:
+        assert ask(server, "stats")["running_remote"] == 20
+        assert worker.call("touch", {"run": runs[0]["run"]})["left"] > 29
+        assert worker.finish(*(run["run"] for run in runs)) == [True] * 20
+        assert states(server, ids) == {("success", 1, 0, 0)}
+        assert {run["worker"] for run in ask(server, "job", ids[0])["runs"]} == {"w"}
+
+
+def test_a_held_run_whose_worker_died_while_the_server_was_away_is_a_ghost_after_its_ttr(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        (job_id,) = worker.call("insert", [{"type": "mail", "ttr": 1}])
+        (run,) = worker.call("reserve", {"types": ["mail"], "wait": 10, "worker": "w", "hold": True})
+        server.process.kill()
+        server.process.wait(30)
+    with serving(tmp_path) as server:
+        until(server, jobs_ghost=1)
+        assert states(server, [job_id]) == {("ghost", 1, 1, 0)}
+        with working_at(server) as worker, pytest.raises(RefusedError, match="stale"):
+            worker.call("finish", {"run": run["run"], "report": "ok"})
+
+
+def test_hold_needs_a_name(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        for name in ("reserve", "work"):
+            with pytest.raises(RefusedError, match="bad_call"):
+                worker.call(name, {"types": ["mail"], "hold": True})

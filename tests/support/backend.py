@@ -56,7 +56,7 @@ class MemoryBackend:
         self.desk: Any = None  # set by whoever has a queue
         self.ended: set[tuple[str, type[Outcome]]] = set()
 
-    async def was_ended_so(self, named: Named, outcome: Outcome) -> bool:
+    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
         return (named.claim.id, type(outcome)) in self.ended
 
     async def stats(self) -> dict[str, int | float]:

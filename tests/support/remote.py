@@ -34,11 +34,12 @@ class Hired:
         self.ended = 0
         self.told: list[bool] = []
 
-    def reserve(self, count: int = 1, *types: str) -> Order:
-        return self.party.order(frozenset(types or ("mail",)), count, self.name, self._given, self._ended)
+    def reserve(self, count: int = 1, *types: str, held: bool = False) -> Order:
+        return self.party.order(frozenset(types or ("mail",)), count, self.name, self._given, self._ended, held=held)
 
-    def work(self, room: int = 1, *types: str) -> Order:
-        return self.party.order(frozenset(types or ("mail",)), room, self.name, self._given, self._ended, self._lost)
+    def work(self, room: int = 1, *types: str, held: bool = False) -> Order:
+        wanted = frozenset(types or ("mail",))
+        return self.party.order(wanted, room, self.name, self._given, self._ended, self._lost, held=held)
 
     @property
     def numbers(self) -> list[int]:

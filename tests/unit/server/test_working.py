@@ -278,7 +278,7 @@ async def test_a_store_that_cannot_be_asked_is_told_of_each(talk: Talk, monkeypa
     async def refuse(*_: object) -> bool:
         raise working.CallError("the store cannot be asked now", "busy")
 
-    monkeypatch.setattr(talk.backend, "was_ended_so", refuse)
+    monkeypatch.setattr(talk.backend, "report_unwatched", refuse)
     answers = await talk.ask("finish", [{"run": run["run"], "report": "ok"}] * 3)
     assert [answer["code"] for answer in answers] == ["busy"] * 3
 
@@ -306,7 +306,7 @@ async def test_nobody_is_asked_for_a_worker_that_is_gone(talk: Talk, monkeypatch
         asked.append(args)
         return False
 
-    monkeypatch.setattr(talk.backend, "was_ended_so", note)
+    monkeypatch.setattr(talk.backend, "report_unwatched", note)
     talk.say("finish", [{"run": run["run"], "report": "ok"}] * 100)
     talk.conversation.forget()
     await turned(lambda: not talk.context.tasks)
@@ -375,12 +375,12 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     run = await talk.run(1)
     named = talk.desk.named(run["run"])
     assert named is not None
-    assert not await backend.was_ended_so(named, Ok())
+    assert not await backend.report_unwatched(named, Ok())
     await talk.ask("finish", {"run": run["run"], "report": "ok"})
-    assert await backend.was_ended_so(named, Ok())
-    assert not await backend.was_ended_so(named, working.outcome_of(working.Finish("x", "fail")))
-    assert not await backend.was_ended_so(named, working.outcome_of(working.Finish("x", "again")))
-    assert not await backend.was_ended_so(named._replace(attempt=2), Ok())
+    assert await backend.report_unwatched(named, Ok())
+    assert not await backend.report_unwatched(named, working.outcome_of(working.Finish("x", "fail")))
+    assert not await backend.report_unwatched(named, working.outcome_of(working.Finish("x", "again")))
+    assert not await backend.report_unwatched(named._replace(attempt=2), Ok())
     other = msgspec.structs.replace(named.claim, order=named.claim.order + 1)
-    assert not await backend.was_ended_so(named._replace(claim=other), Ok())
-    assert not await backend.was_ended_so(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
+    assert not await backend.report_unwatched(named._replace(claim=other), Ok())
+    assert not await backend.report_unwatched(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
