@@ -116,6 +116,18 @@ async def test_a_run_that_its_worker_touches_for_its_handler_is_lost_without(rig
     await rig.until(1, State.GHOST)
 
 
+async def test_a_run_of_who_asked_once_is_lost_like_any_other(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    worker.reserve()
+    await rig.accept(an_accepted(1))
+    await worker.take()
+    rig.clock.advance(30 + 2 * SLOT_S)
+    rig.queue._leases.check()
+    assert (desk.runs_count, worker.lost) == (0, [])
+    assert (await rig.until(1, State.GHOST)).ghosts == 1
+
+
 async def test_a_report_that_the_store_does_not_take_is_told_as_stale(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = a_desk(rig)
     worker = Hired(desk)

@@ -384,3 +384,16 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     other = msgspec.structs.replace(named.claim, order=named.claim.order + 1)
     assert not await backend.was_ended_so(named._replace(claim=other), Ok())
     assert not await backend.was_ended_so(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
+
+
+async def test_a_report_that_the_store_refuses_is_stale(talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server may have given the job back meanwhile."""
+    first, second = (await talk.run(1))["run"], (await talk.run(2))["run"]
+
+    async def refuse(reports: list[object]) -> list[bool]:
+        return [False] * len(reports)
+
+    monkeypatch.setattr(rig.store, "report", refuse)
+    assert await talk.ask("finish", {"run": first, "report": "ok"}) == "stale"
+    assert [one["code"] for one in await talk.ask("release", [{"run": second}])] == ["stale"]
+    assert talk.desk.runs_count == 0
