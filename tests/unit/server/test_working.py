@@ -13,6 +13,7 @@ from kqs.handlers import Ok
 from kqs.job import State
 from kqs.server import working
 from kqs.server.standing import MAX_STANDING
+from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig
@@ -397,3 +398,13 @@ async def test_a_report_that_the_store_refuses_is_stale(talk: Talk, rig: Rig, mo
     assert await talk.ask("finish", {"run": first, "report": "ok"}) == "stale"
     assert [one["code"] for one in await talk.ask("release", [{"run": second}])] == ["stale"]
     assert talk.desk.runs_count == 0
+
+
+async def test_a_list_that_is_turned_away_in_the_midst_keeps_nobody_waiting(talk: Talk) -> None:
+    argument = msgspec.Raw(b"[" + b",".join([b'{"run":"x"}'] * 1000) + b"]")
+    steps = working.touching(talk.conversation, Call("touch", argument, id=msgspec.Raw(b"1")))
+    next(steps)
+    assert not talk.conversation.is_idle
+    steps.close()
+    assert talk.conversation.is_idle
+    assert talk.answers() == []
