@@ -154,6 +154,7 @@ class Admission:
     def admit(self, jobs: Sequence[Accepted], now: float, *, in_journal: bool = False) -> Reservation:
         """Claim those of some new jobs that may run now: the first by priority and age, as far as there is room.
 
+        Of several consumers each has its share, and who had none for longest comes first.
         Args: now: Unix seconds. in_journal: they may begin before the store has them.
         """
         reservation = Reservation()
@@ -161,13 +162,32 @@ class Admission:
             return reservation
         types = {job.type for job in jobs}
         open_types = {type_ for type_ in types if not self._backlog(type_)}
-        for consumer in self._consumers:
-            room = 0 if in_journal and consumer.is_held else consumer.room
-            if room > 0 and not consumer.types.isdisjoint(open_types):
-                chosen = _first(jobs, open_types & consumer.types, room, now)
-                if chosen:
-                    reservation.add(consumer, chosen, now)
+        takers = [
+            consumer
+            for consumer in self._consumers
+            if consumer.room > 0 and not (in_journal and consumer.is_held) and not consumer.types.isdisjoint(open_types)
+        ]
+        if len(takers) > 1 and len(jobs) > 1:
+            takers.sort(key=_room_of)  # what one has no room for goes to those with more
+        served: dict[Consumer, None] = {}
+        count = len(jobs)
+        for index, consumer in enumerate(takers):
+            share = -(-count // (len(takers) - index))
+            chosen = _first(jobs, open_types & consumer.types, min(consumer.room, share), now)
+            if chosen:
+                reservation.add(consumer, chosen, now)
+                served[consumer] = None
+                count -= len(chosen)
+                if not count:
+                    break
+        if len(takers) > 1:
+            self._consumers = [consumer for consumer in self._consumers if consumer not in served]
+            self._consumers += served
         return reservation
+
+
+def _room_of(consumer: Consumer) -> int:
+    return consumer.room
 
 
 def _first(jobs: Sequence[Accepted], types: Collection[str], most: int, now: float) -> list[Accepted]:

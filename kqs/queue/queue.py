@@ -309,10 +309,9 @@ class Queue:
         self._leases.end(lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
-        """Take it that nobody will report this run: who ran it is gone."""
+        """Take it that nobody will report this run: who ran it is gone. Whoever lost thousands logs it once."""
         if self._leases.end(lease):
             self.ghost_count += 1
-            log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
             self._over(lease.run, self._judge.ghost(lease.run, lease.options, self._now(), reason))
 
     def when_stored(self, run: Run, told: Callable[[bool], None]) -> None:

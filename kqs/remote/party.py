@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kqs.job import Run
+from kqs.log import get_logger
 from kqs.remote.runs import OpenRun
+
+log = get_logger("kqs.remote")
 
 if TYPE_CHECKING:
     from kqs.remote.desk import Desk
@@ -154,6 +157,8 @@ class Party:
     def leave(self, reason: str) -> None:
         """Take back all that it has, but for what it holds: it is gone."""
         self.end_orders()
+        if self._runs:
+            log.warning("runs lost", count=len(self._runs), reason=reason)
         for run in list(self._runs.values()):
             if run.run.held:
                 self._desk.let_go(run)

@@ -354,12 +354,16 @@ def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, i
         return
     peer.defer()
     answers = _Answers(peer, detached(call), members.length, is_list=members.is_list)
-    for index, one in enumerate(members.values):
-        try:
-            if isinstance(one, CallError):
-                raise one
-            take(answers, index, one)
-        except CallError as error:
-            answers.refused(index, error)
-        if index % _MEMBERS_A_STEP == _MEMBERS_A_STEP - 1:
-            yield
+    try:
+        for index, one in enumerate(members.values):
+            try:
+                if isinstance(one, CallError):
+                    raise one
+                take(answers, index, one)
+            except CallError as error:
+                answers.refused(index, error)
+            if index % _MEMBERS_A_STEP == _MEMBERS_A_STEP - 1:
+                yield
+    except GeneratorExit:  # it was turned away in the midst, and is never answered
+        peer.settle()
+        raise

@@ -49,6 +49,31 @@ async def test_of_new_jobs_the_most_urgent_meets_the_idle_lane(rig: Rig) -> None
     assert (await hand.take()).claim.order == ORDER + 2
 
 
+async def test_of_several_who_take_a_new_job_each_has_its_turn(rig: Rig) -> None:
+    hands = [rig.hand(10) for _ in range(3)]
+    for number in range(6):
+        await rig.accept(an_accepted(number))
+    taken = [[hand.runs.get_nowait().claim.order - ORDER for _ in range(hand.runs.qsize())] for hand in hands]
+    assert taken == [[0, 3], [1, 4], [2, 5]]
+
+
+async def test_new_jobs_that_come_together_are_shared_out_as_far_as_each_has_room(rig: Rig) -> None:
+    hands = [rig.hand(100), rig.hand(2), rig.hand(100), rig.hand(100, "other")]
+    await rig.accept(*(an_accepted(number) for number in range(20)))
+    taken = [[hand.runs.get_nowait().claim.order - ORDER for _ in range(hand.runs.qsize())] for hand in hands]
+    assert [len(orders) for orders in taken] == [9, 2, 9, 0]
+    assert all(orders == sorted(orders) for orders in taken)
+
+
+async def test_new_jobs_of_types_that_not_all_take_find_who_takes_them(rig: Rig) -> None:
+    mails, both = rig.hand(100), rig.hand(100, "mail", "resize")
+    await rig.accept(*(an_accepted(number, ("mail", "resize")[number % 5 == 0]) for number in range(50)))
+    async with asyncio.timeout(10):
+        taken = [await hand.take() for hand, count in ((mails, 20), (both, 10)) for _ in range(count)]
+        while mails.runs.qsize() + both.runs.qsize() < 50 - len(taken):  # noqa: ASYNC110 - the last come by way of the store
+            await asyncio.sleep(0)
+
+
 async def test_a_new_job_does_not_overtake_those_that_wait(rig: Rig) -> None:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1), an_accepted(2))

@@ -71,19 +71,15 @@ async def test_many_reports_are_several_commits(reporter: Reporter, commits: Com
 
 
 class Told:
-    """What was told of reports, by number, and how often whoever brings jobs into the store was hurried."""
+    """What was told of reports, by number, and how many wait for their jobs to be stored."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.said: dict[int, bool] = {}
-        self.hurries = 0
-        reporter._on_early = self._hurry
-
-    def _hurry(self) -> None:
-        self.hurries += 1
+        self.waiting = 0
 
     def tell(self, number: int) -> None:
-        self.reporter.tell(number, lambda ok: self.said.update({number: ok}))
+        self.waiting += self.reporter.tell(number, lambda ok: self.said.update({number: ok}))
 
 
 def a_report(number: int, state: State = State.SUCCESS) -> tuple[Run, Report]:
@@ -101,7 +97,7 @@ async def test_who_asks_is_told_when_the_report_is_stored_and_not_before(reporte
     told.tell(1)
     assert told.said == {}
     assert await reporter.settle(10)
-    assert (told.said, told.hurries) == ({1: True}, 0)
+    assert (told.said, told.waiting) == ({1: True}, 0)
 
 
 async def test_who_asks_is_told_that_the_report_was_stale(reporter: Reporter, commits: Commits) -> None:
@@ -118,12 +114,12 @@ async def test_who_asks_is_told_that_the_report_was_stale(reporter: Reporter, co
     assert reporter._told == {}
 
 
-async def test_an_end_that_goes_in_with_its_job_hurries_and_is_told_with_it(reporter: Reporter, commits: Commits) -> None:
+async def test_an_end_that_goes_in_with_its_job_is_told_with_it(reporter: Reporter, commits: Commits) -> None:
     told, job = Told(reporter), a_job(1)
     reporter.keep_back([1])
     reporter.add(*a_report(1))
     told.tell(1)
-    assert told.hurries == 1
+    assert told.waiting == 1
     reporter.attach([job])
     assert job.end is not None
     assert told.said == {}

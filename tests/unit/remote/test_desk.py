@@ -112,8 +112,20 @@ async def test_a_run_that_its_worker_touches_for_its_handler_is_lost_without(rig
     rig.queue._leases.check()
     assert worker.lost == [run]
     assert desk.run(run.token) is None
-    assert order.room == 1
+    await turned(lambda: order.room == 1)
     await rig.until(1, State.GHOST)
+
+
+async def test_a_run_of_who_asked_once_is_lost_like_any_other(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    worker.reserve()
+    await rig.accept(an_accepted(1))
+    await worker.take()
+    rig.clock.advance(30 + 2 * SLOT_S)
+    rig.queue._leases.check()
+    assert (desk.runs_count, worker.lost) == (0, [])
+    assert (await rig.until(1, State.GHOST)).ghosts == 1
 
 
 async def test_a_report_that_the_store_does_not_take_is_told_as_stale(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +197,7 @@ async def test_few_pools_linger_at_a_time(rig: Rig) -> None:
         worker.reserve().withdraw()
     await turned(lambda: len(rig.queue.admission.consumers) == desk_module.MOST_LINGERING)
     assert len(desk._pools) == len(desk._timers) == desk_module.MOST_LINGERING
-    assert ("w0" in {name for _, name in desk._pools}) is False
+    assert ("w0" in {name for _, name, _ in desk._pools}) is False
     await desk.stop()
     assert rig.queue.admission.consumers == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from structlog.testing import capture_logs
+
 from kqs.handlers import Ok
 from kqs.job import State
 from tests.support.jobs import an_accepted
@@ -110,3 +112,14 @@ async def test_long_data_is_kept_no_longer_than_until_it_is_given(rig: Rig) -> N
     desk.release(worker.open[0], 0.0, worker.told.append)
     await worker.take(3)
     assert worker.data == [long, b"7", long]
+
+
+async def test_what_is_lost_with_a_connection_is_one_line_in_the_log(rig: Rig) -> None:
+    worker = Hired(a_desk(rig))
+    worker.work(5)
+    await rig.accept(*(an_accepted(number) for number in range(5)))
+    await worker.take(5)
+    with capture_logs() as logs:
+        worker.party.leave("gone")
+        worker.party.leave("gone")
+    assert [(line["event"], line["count"], line["reason"]) for line in logs] == [("runs lost", 5, "gone")]

@@ -165,6 +165,7 @@ async def test_room_that_is_made_while_one_rests_counts_when_it_goes_on(rig: Rig
     await worker.take(2)
     order.pause()
     desk.lose(worker.open[0], "test")
+    await asyncio.sleep(0)
     assert order.pool.consumer.room == 0
     order.resume()
     assert order.pool.consumer.room == 1

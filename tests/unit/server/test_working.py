@@ -13,6 +13,7 @@ from kqs.handlers import Ok
 from kqs.job import State
 from kqs.server import working
 from kqs.server.standing import MAX_STANDING
+from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig
@@ -320,7 +321,7 @@ async def test_notifications_ask_for_nothing_and_report_in_silence(talk: Talk, r
     run = await talk.run(1)
     for name, params in (("reserve", {"types": ["mail"]}), ("work", {"types": ["mail"]}), ("work", {"types": []})):
         assert talk.hear(json.dumps({"jsonrpc": "2.0", "method": name, "params": params}).encode() + b"\n") == []
-    assert talk.desk._pools.keys() == {(frozenset(["mail"]), "remote")}  # of the run above
+    assert talk.desk._pools.keys() == {(frozenset(["mail"]), "remote", False)}  # of the run above
     await rig.accept(an_accepted(2))
     await still(rig)
     assert talk.desk.runs_count == 1
@@ -375,7 +376,6 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     run = await talk.run(1)
     named = talk.desk.named(run["run"])
     assert named is not None
-    assert not await backend.report_unwatched(named, Ok())
     await talk.ask("finish", {"run": run["run"], "report": "ok"})
     assert await backend.report_unwatched(named, Ok())
     assert not await backend.report_unwatched(named, working.outcome_of(working.Finish("x", "fail")))
@@ -384,3 +384,26 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     other = msgspec.structs.replace(named.claim, order=named.claim.order + 1)
     assert not await backend.report_unwatched(named._replace(claim=other), Ok())
     assert not await backend.report_unwatched(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
+
+
+async def test_a_report_that_the_store_refuses_is_stale(talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server may have given the job back meanwhile."""
+    first, second = (await talk.run(1))["run"], (await talk.run(2))["run"]
+
+    async def refuse(reports: list[object]) -> list[bool]:
+        return [False] * len(reports)
+
+    monkeypatch.setattr(rig.store, "report", refuse)
+    assert await talk.ask("finish", {"run": first, "report": "ok"}) == "stale"
+    assert [one["code"] for one in await talk.ask("release", [{"run": second}])] == ["stale"]
+    assert talk.desk.runs_count == 0
+
+
+async def test_a_list_that_is_turned_away_in_the_midst_keeps_nobody_waiting(talk: Talk) -> None:
+    argument = msgspec.Raw(b"[" + b",".join([b'{"run":"x"}'] * 1000) + b"]")
+    steps = working.touching(talk.conversation, Call("touch", argument, id=msgspec.Raw(b"1")))
+    next(steps)
+    assert not talk.conversation.is_idle
+    steps.close()
+    assert talk.conversation.is_idle
+    assert talk.answers() == []
