@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 from kqs.minding.frames import Ended, FrameReader, Kind, Order, Unstarted, decode_report, encode_order, encoded
@@ -40,9 +41,13 @@ class Channel:
         self._loop.add_reader(self._number, supervisor.guard, "commands", self._receive)
 
     async def meet(self) -> None:
-        """Wait until the minder is there. Raises: MinderLostError: it never will be."""
+        """Wait until the minder is there. Raises: OSError: it never will be, and this is closed."""
         try:
-            _, told = await self._waiter
+            kind, told = await self._waiter
+            if kind != Kind.READY:
+                failure = decode_report(kind, told)
+                assert isinstance(failure, Unstarted)
+                raise OSError(failure.errno, os.strerror(failure.errno))
         except BaseException:
             self.close()
             raise

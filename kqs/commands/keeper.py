@@ -24,8 +24,10 @@ kqs.__path__ = [sys.argv[1]]
 from kqs.minding.keeper import main
 main(int(sys.argv[2]))
 """
+#: without the user's settings, and without site-packages, which nothing is needed of
+FLAGS = ("-I", "-S", "-X", "utf8")
 #: all that it is given of the environment: what a Python that is not installed with the system may need
-_ENVIRON = ("LD_LIBRARY_PATH",)
+ENVIRON = ("LD_LIBRARY_PATH",)
 
 
 class Keeper:
@@ -84,11 +86,11 @@ class Keeper:
 
 
 def _start(control: socket.socket) -> int:
-    argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _MAIN, str(Path(minding.__file__).parents[1]), str(os.getpid())]
+    argv = [sys.executable, *FLAGS, "-c", _MAIN, str(Path(minding.__file__).parents[1]), str(os.getpid())]
     return os.posix_spawn(
         sys.executable,
         argv,
-        {name: os.environ[name] for name in _ENVIRON if name in os.environ},
+        {name: os.environ[name] for name in ENVIRON if name in os.environ},
         file_actions=[
             (os.POSIX_SPAWN_DUP2, control.fileno(), CONTROL),
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 
 from kqs.minding import launch, minder
-from kqs.minding.frames import CONTROL, FrameReader, Kind
+from kqs.minding.frames import CONTROL, FrameReader, Kind, Unstarted, encode_report
 from kqs.minding.minder import Ear
 from kqs.minding.tree import children, signal_tree
 
@@ -107,14 +107,19 @@ class Keeper:
         return bool(told)
 
     def _fork(self, channel: socket.socket) -> None:
-        """Fork a minder; if it cannot be, the channel is closed without a word."""
-        with suppress(OSError):
-            if pid := os.fork():
-                self._minders.add(pid)
-                return
-            self._control.close()
-            os.close(self._ear.number)
-            minder.serve(channel, self._server)
+        """Fork a minder; if it cannot be, the server is told why."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            with suppress(OSError):
+                channel.sendall(encode_report(Unstarted(error.errno or 0, "minder")))
+            return
+        if pid:
+            self._minders.add(pid)
+            return
+        self._control.close()
+        os.close(self._ear.number)
+        minder.serve(channel, self._server)
 
 
 def main(server: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from kqs.commands import minders
+from kqs.commands import keeper, minders
 from kqs.executor import Executor
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.minding.tree import children, descendants
@@ -24,13 +24,24 @@ from tests.support.supervising import StrictSupervisor
 WITHIN_S = 20
 
 
+#: what coverage tells the processes of which it is to measure
+MEASURED = "COVERAGE_PROCESS_CONFIG"
+
+
+@pytest.fixture(autouse=True)
+def _helper_processes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    if MEASURED in os.environ:
+        monkeypatch.setattr(keeper, "FLAGS", ("-X", "utf8"))
+        monkeypatch.setattr(keeper, "ENVIRON", (MEASURED,))
+
+
 @pytest.fixture
 async def executor() -> AsyncIterator[Executor]:
     executor = Executor(4, StrictSupervisor())
     yield executor
     executor.close()
     await executor.wait_closed()
-    assert children(os.getpid()) == []
+    await until(lambda: children(os.getpid()) == [])
 
 
 @pytest.fixture
@@ -176,9 +187,9 @@ async def test_a_command_that_stops_its_minder_is_killed_with_it(executor: Execu
 
 async def test_the_keeper_is_replaced_when_it_was_killed(run: Any) -> None:
     assert await run("echo 1") == Ok(b"1")
-    (keeper,) = children(os.getpid())
+    (helper,) = children(os.getpid())
     with capture_logs() as lines:
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(helper, signal.SIGKILL)
         await until(lambda: lines != [])
     assert lines[0]["event"] == "the helper process of commands was killed; another is started when it is needed"
     outcomes = await asyncio.gather(*[run("echo 2") for _ in range(3)])
@@ -191,15 +202,15 @@ async def test_runs_share_minders_and_leave_no_descriptor(run: Any) -> None:
     for _ in range(20):
         await run("true")
     assert descriptor_count() == before
-    (keeper,) = children(os.getpid())
-    assert len(list(descendants(keeper))) == 1
+    (helper,) = children(os.getpid())
+    assert len(list(descendants(helper))) == 1
 
 
 async def test_minders_that_nobody_needs_end(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minders, "SPARE_S", 0.05)
     await asyncio.gather(*[run("sleep 0.2") for _ in range(3)])
-    (keeper,) = children(os.getpid())
-    await until(lambda: not list(descendants(keeper)))
+    (helper,) = children(os.getpid())
+    await until(lambda: not list(descendants(helper)))
     assert await run("echo 1") == Ok(b"1")
 
 

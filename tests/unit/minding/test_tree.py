@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from kqs.minding import tree
 @pytest.fixture
 def family() -> Iterator[tuple[int, int]]:
     """A process and its child."""
-    with subprocess.Popen(["sh", "-c", "cat & echo $!; wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen(["sh", "-c", "sleep 600 >&- & echo $!; wait"], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
-        yield parent.pid, int(parent.stdout.readline())
-        parent.kill()
+        child = int(parent.stdout.readline())
+        yield parent.pid, child
+        os.kill(child, signal.SIGKILL)
 
 
 def test_all_that_has_come_of_a_process_is_found(family: tuple[int, int]) -> None:
