@@ -79,12 +79,11 @@ class Keeper:
         return bool(orphans)
 
     def _wait(self) -> None:
-        """Wait for minders to end; kill those that do not, as what a command has stopped."""
-        for number in (None, signal.SIGKILL):
+        """Wait for minders to end, also those that a command has stopped; kill the ones that do not."""
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            for pid in self._minders:
+                os.kill(pid, number)
             given_up_at = time.monotonic() + END_S
-            if number is not None:
-                for pid in self._minders:
-                    os.kill(pid, number)
             while (self._minders or time.monotonic() < self._sweep_until) and time.monotonic() < given_up_at:
                 select.select([self._ear.number], [], [], _LOOK_S)
                 self._attend()
