@@ -157,7 +157,9 @@ class CommandSection(Section):
     output_bytes: int = Field(default=1 * MIB, ge=0, le=16 * MIB, description="most bytes a command may write to stdout")
     memory_bytes: int = Field(default=0, ge=0, le=GIB * GIB, description="most memory of each of its processes; 0: no limit")
     cpu_s: int = Field(default=0, ge=0, le=10**9, description="most CPU time of each of its processes, in seconds; 0: no limit")
-    open_files: int = Field(default=1024, ge=4, le=1_000_000_000, description="most open files of each of its processes")
+    open_files: int = Field(
+        default=0, ge=0, le=1_000_000_000, description="most open files of each of its processes; 0: 1024, which it may raise"
+    )
 
     @field_validator("command")
     @classmethod

@@ -130,6 +130,7 @@ def main(server: int) -> None:
     os.closerange(CONTROL + 1, os.sysconf("SC_OPEN_MAX"))
     launch.set_name(b"kqs-keeper")
     launch.adopt_orphans()
+    launch.lower_open_files()
     pidfd = None
     with suppress(OSError):
         pidfd = os.pidfd_open(server)

@@ -1,4 +1,4 @@
-"""From the fork to the command: what the child of a minder does before it becomes what it was ordered to be."""
+"""How a command is started by its minder. Every descriptor of a helper process but 0, 1 and 2 closes itself as one begins."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import NoReturn
 from kqs.minding.frames import Order, Unstarted
 
 # prctl(2)
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: what Python or a helper process ignores, and a command would go on ignoring
 IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+#: what a command without a limit finds, and may raise, as is usual: descriptors beyond that are more than select(2) can bear
+OPEN_FILES = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,20 +29,43 @@ def set_name(name: bytes) -> None:
     _libc.prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
+def lower_open_files() -> None:
+    """Let commands find the usual limit in place of the server's own, which is for its connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft > OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
+
+
 def adopt_orphans() -> None:
     """Become the parent of all that come of this process and lose theirs, so that nothing gets away. Not inherited."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def become(order: Order, streams: tuple[int, int, int], fault: int, minder: int) -> NoReturn:
-    """Become the command. What keeps it from that is written to `fault`, which is closed without a word otherwise.
+def begin(order: Order, streams: tuple[int, int, int]) -> int:
+    """Start a command without limits; return its process. Raises: OSError: as exec.
 
-    Every other descriptor of a helper process closes itself as the command begins.
+    The system does in one step what would take a fork of this process and Python's work in the child: runs are three times as
+    many a second. It searches our own PATH, and begins in our own folder.
+    """
+    os.environ["PATH"] = order.environ["PATH"]
+    return os.posix_spawnp(
+        order.argv[0],
+        order.argv,
+        order.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, stream, place) for place, stream in enumerate(streams)],
+        setsid=True,
+        setsigdef=IGNORED,
+    )
+
+
+def become(order: Order, streams: tuple[int, int, int], fault: int) -> NoReturn:
+    """Become a command with limits, in a forked child: they must hold from its first step on.
+
+    What keeps it from that is written to `fault`, which is closed without a word otherwise.
     """
     step = "session"
     try:
         os.setsid()
-        _die_with(minder)
         for number in IGNORED:
             signal.signal(number, signal.SIG_DFL)
         for place, stream in enumerate(streams):
@@ -48,8 +73,6 @@ def become(order: Order, streams: tuple[int, int, int], fault: int, minder: int)
         for name, kind, soft, hard in _limits(order):
             step = name
             _limit(kind, soft, hard)
-        step = f"folder {order.folder}"
-        os.chdir(order.folder)
         step = order.argv[0]
         os.execvpe(order.argv[0], order.argv, order.environ)  # noqa: S606 - without a shell, as it should be
     except BaseException as error:
@@ -65,11 +88,9 @@ def why_not(told: bytes) -> Unstarted:
     return Unstarted(int(number), step)
 
 
-def _die_with(minder: int) -> None:
-    """Have this very process killed when the minder is, which would otherwise do it."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != minder:
-        os._exit(127)
+def has_limits(order: Order) -> bool:
+    """Tell whether a command is to have limits."""
+    return bool(order.memory_bytes or order.cpu_s or order.open_files)
 
 
 def _limits(order: Order) -> list[tuple[str, int, int, int]]:

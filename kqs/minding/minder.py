@@ -155,33 +155,47 @@ class _Run:
         self._kill_at: float | None = None
         self._is_killed = False
         self._pid = 0
+        self._fault = -1  # what says why a forked child has not become the command
         self._open: set[int] = set()
         self.poll = select.poll()
         self.is_clean = True
 
     def start(self) -> Unstarted | None:
-        """Fork, and have the child become the command. Return why that could not be done."""
+        """Start the command. Return why that could not be done."""
         pipes: list[tuple[int, int]] = []
+        step = "descriptors"
         try:
-            for _ in range(4):
+            for _ in range(3 + launch.has_limits(self._order)):
                 pipes.append(os.pipe2(os.O_CLOEXEC))  # noqa: PERF401 - those that there are must be closed if one cannot be
-            (stdin, self._stdin), (self._stdout, stdout), (self._stderr, stderr), (self._fault, fault) = pipes
-            minder = os.getpid()
-            self._pid = os.fork()
+            step = f"folder {self._order.folder}"
+            os.chdir(self._order.folder)
+            step = self._order.argv[0]
+            self._begin(pipes)
         except OSError as error:
             for number in (number for pipe in pipes for number in pipe):
                 os.close(number)
-            return Unstarted(error.errno or 0, "process")
-        if not self._pid:
-            launch.become(self._order, (stdin, stdout, stderr), fault, minder)
-        for number in (stdin, stdout, stderr, fault):
+            return Unstarted(error.errno or 0, step)
+        finally:
+            os.chdir("/")
+        (stdin, self._stdin), (self._stdout, stdout), (self._stderr, stderr), *more = pipes
+        for number in (stdin, stdout, stderr, *(fault for _, fault in more)):
             os.close(number)
         self.poll.register(self._ear.number, select.POLLIN)
-        for number in (self._stdout, self._stderr, self._fault):
+        for number in (self._stdout, self._stderr, *(told for told, _ in more)):
             self._add(number, select.POLLIN)
         self._add(self._stdin, select.POLLOUT)
         self._write()
         return None
+
+    def _begin(self, pipes: list[tuple[int, int]]) -> None:
+        streams = pipes[0][0], pipes[1][1], pipes[2][1]
+        if not launch.has_limits(self._order):
+            self._pid = launch.begin(self._order, streams)
+            return
+        self._fault, fault = pipes[3]
+        self._pid = os.fork()
+        if not self._pid:
+            launch.become(self._order, streams, fault)
 
     def _add(self, number: int, events: int) -> None:
         os.set_blocking(number, False)

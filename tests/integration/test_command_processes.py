@@ -111,6 +111,7 @@ async def test_a_flood_of_errors_is_no_output(run: Any) -> None:
     assert await run("head -c 3000000 /dev/zero >&2; echo 1") == Ok(b"1")
 
 
+@pytest.mark.parametrize("limits", [{}, {"cpu_s": 100}])
 @pytest.mark.parametrize(
     "leave",
     [
@@ -121,9 +122,9 @@ async def test_a_flood_of_errors_is_no_output(run: Any) -> None:
         "setsid setsid nohup {nap} >out 2>&1 &",
     ],
 )
-async def test_what_a_command_leaves_is_killed(run: Any, leave: str) -> None:
+async def test_what_a_command_leaves_is_killed(run: Any, leave: str, limits: dict[str, int]) -> None:
     left = nap()
-    assert await run(f"{leave.format(nap=left)} echo 1") == Ok(b"1")
+    assert await run(f"{leave.format(nap=left)} echo 1", **limits) == Ok(b"1")
     assert alive(left) == []
 
 
@@ -214,8 +215,9 @@ async def test_minders_that_nobody_needs_end(run: Any, monkeypatch: pytest.Monke
     assert await run("echo 1") == Ok(b"1")
 
 
+@pytest.mark.parametrize("limits", [{}, {"cpu_s": 100}])
 async def test_a_command_sees_neither_descriptors_nor_settings_nor_secrets(
-    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
 ) -> None:
     script = "import json, os; print(json.dumps([dict(os.environ), sorted(os.listdir('/proc/self/fd')), os.getcwd()]))"
     monkeypatch.setenv("KQS_STORE__URI", "mongodb://user:secret@host")
@@ -224,7 +226,7 @@ async def test_a_command_sees_neither_descriptors_nor_settings_nor_secrets(
     ear, mouth = os.pipe()
     os.set_inheritable(ear, True)
     another = Executor(1, StrictSupervisor())
-    outcome = await run_command(another, handler_of([sys.executable, "-S", "-X", "utf8", "-c", script], tmp_path))
+    outcome = await run_command(another, handler_of([sys.executable, "-S", "-X", "utf8", "-c", script], tmp_path, **limits))
     assert isinstance(outcome, Ok)
     environ, numbers, folder = json.loads(outcome.result or b"")
     another.close()
@@ -242,10 +244,11 @@ async def test_a_command_sees_neither_descriptors_nor_settings_nor_secrets(
     assert folder == str(tmp_path)
 
 
-async def test_signals_are_as_a_program_expects_them(executor: Executor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [{}, {"cpu_s": 100}])
+async def test_signals_are_as_a_program_expects_them(executor: Executor, tmp_path: Path, limits: dict[str, int]) -> None:
     ignored = "sum(signal.getsignal(number) == signal.SIG_IGN for number in signal.valid_signals())"
     script = f"import signal; print({ignored}, len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
-    outcome = await run_command(executor, handler_of([sys.executable, "-S", "-c", script], tmp_path))
+    outcome = await run_command(executor, handler_of([sys.executable, "-S", "-c", script], tmp_path, **limits))
     assert outcome == Ok(b'"2 0"')  # SIGPIPE and SIGXFSZ, which Python itself ignores
 
 
@@ -267,6 +270,12 @@ async def test_a_limit_above_the_servers_own_is_the_servers(run: Any) -> None:
     assert (await run("ulimit -Hn >/dev/null; echo 1", open_files=2**30)) == Ok(b"1")
 
 
+async def test_without_a_limit_open_files_are_as_usual(run: Any) -> None:
+    assert await run("ulimit -n") == Ok(b"1024")
+    assert await run("ulimit -n 1030 && ulimit -n") == Ok(b"1030")
+
+
+@pytest.mark.parametrize("limits", [{}, {"cpu_s": 100}])
 @pytest.mark.parametrize(
     ("program", "trouble"),
     [
@@ -278,12 +287,12 @@ async def test_a_limit_above_the_servers_own_is_the_servers(run: Any) -> None:
     ],
 )
 async def test_a_command_that_cannot_be_started_is_a_failure_that_says_why(
-    executor: Executor, tmp_path: Path, program: str, trouble: str
+    executor: Executor, tmp_path: Path, program: str, trouble: str, limits: dict[str, int]
 ) -> None:
     (tmp_path / "plain").touch()
     (tmp_path / "empty").write_text("x")
     (tmp_path / "empty").chmod(0o700)
-    outcome = await run_command(executor, handler_of([program], tmp_path))
+    outcome = await run_command(executor, handler_of([program], tmp_path, **limits))
     assert outcome == Failed(f"the command cannot be started: {trouble}")
 
 

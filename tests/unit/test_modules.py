@@ -126,7 +126,7 @@ def test_commands_stand_beside_the_handlers_of_modules(registry: Registry, monke
     section = CommandSection(command=["./resize.sh", "--fast"], cpu_s=3)
     both = with_commands(registry, Config(commands={"resize": section}, folder=Path("/srv")))
     assert both.types == {"order", "resize"}
-    assert both.commands == {"resize": Command(["./resize.sh", "--fast"], "/srv", 2**20, 0, 3, 1024)}
+    assert both.commands == {"resize": Command(["./resize.sh", "--fast"], "/srv", 2**20, 0, 3, 0)}
     assert registry.types == {"order"}
 
 
