@@ -314,6 +314,30 @@ async def test_without_a_descriptor_to_spare_a_run_fails_and_the_next_goes_on(
     assert await run_command(executor, handler_of(["true"], tmp_path)) == Ok()
 
 
+async def test_without_a_process_to_be_had_a_run_fails_and_the_next_goes_on(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "python"))
+        outcome = await run_command(executor, handler_of(["true"], tmp_path))
+    assert outcome == Failed("no process can be had for the command: no such file or directory")
+    assert await run_command(executor, handler_of(["true"], tmp_path)) == Ok()
+
+
+async def test_a_stopped_executor_starts_no_command(executor: Executor, tmp_path: Path) -> None:
+    executor.close()
+    outcome = await run_command(executor, handler_of(["true"], tmp_path))
+    assert outcome == Failed("no process can be had for the command: the server stops")
+
+
+async def test_problems_name_a_program_that_is_not_in_path(executor: Executor, tmp_path: Path) -> None:
+    command = handler_of(["kqs-no-such-program"], tmp_path).command
+    assert command is not None
+    executor.look_after({"resize": command})
+    (problem,) = executor.problems()
+    assert problem.startswith("the command of type 'resize' cannot be started: kqs-no-such-program: no such file in /")
+
+
 async def test_problems_name_a_command_that_is_missing_until_it_is_there(executor: Executor, tmp_path: Path) -> None:
     program = tmp_path / "resize.sh"
     command = handler_of([str(program)], tmp_path).command

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +224,20 @@ def run_many(peer: Peer, count: int) -> None:
 
 def descriptors_of(server: Served) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def test_commands_find_descriptors_though_connections_have_taken_all_they_may(tmp_path: Path) -> None:
+    lanes, gate = 150, tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f": < {gate}"  # which opens when it is opened to write
+    few_files = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", *SERVE)
+    settings = {"WORKER__CONCURRENCY": str(lanes), "TYPES__wait": settings_of(script, retries=0)}
+    with serving(tmp_path, few_files, **settings) as server, ExitStack() as stack, peer_of(server) as peer, telling(server):
+        for _ in range(250):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        ids = peer.call("insert", [{"type": "wait"}] * lanes)
+        eventually(
+            lambda: sum(words[-1] == script for words in command_lines().values()), lambda count: count == lanes, what="running"
+        )
+        gate.open("wb").close()
+        assert {ended(peer, job_id)["state"] for job_id in ids} == {"success"}
