@@ -31,26 +31,22 @@ ENVIRON = ("LD_LIBRARY_PATH",)
 
 
 class Keeper:
-    """One such process. It ends when it is closed, or this process is gone.
-
-    is_alive: as far as is known.
-    """
+    """One such process. It ends when it is closed, or this process is gone."""
 
     def __init__(self, supervisor: Supervisor, on_end: Callable[[], None]) -> None:
         """Start it. Raises: OSError. Args: on_end: told when it has ended."""
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
+        try:
+            with theirs:
                 self._pid = _start(theirs)
-                self._pidfd = os.pidfd_open(self._pid)
-            except BaseException:
-                self._control.close()
-                raise
+            self._pidfd = _watched(self._pid)
+        except BaseException:
+            self._control.close()
+            raise
         self._control.setblocking(False)
         self._identity = forks.own(self._control.fileno())
-        self.is_alive = True
         self._loop.add_reader(self._pidfd, supervisor.guard, "commands", self._ended)
 
     def fork(self) -> socket.socket:
@@ -81,8 +77,17 @@ class Keeper:
         with suppress(ChildProcessError):  # users' code has waited for any child
             os.waitpid(self._pid, 0)
         self.close()
-        self.is_alive = False
         self._on_end()
+
+
+def _watched(pid: int) -> int:
+    """Return a descriptor that tells of the end of a child. Raises: OSError: there is none, and the child is killed."""
+    try:
+        return os.pidfd_open(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _start(control: socket.socket) -> int:

@@ -324,6 +324,20 @@ async def test_without_a_process_to_be_had_a_run_fails_and_the_next_goes_on(
     assert await run_command(executor, handler_of(["true"], tmp_path)) == Ok()
 
 
+async def test_without_a_descriptor_for_the_keepers_end_a_run_fails_and_the_next_goes_on(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", refuse)
+        outcome = await run_command(executor, handler_of(["true"], tmp_path))
+    assert outcome == Failed("no process can be had for the command: too many open files")
+    assert children(os.getpid()) == []
+    assert await run_command(executor, handler_of(["true"], tmp_path)) == Ok()
+
+
 async def test_a_stopped_executor_starts_no_command(executor: Executor, tmp_path: Path) -> None:
     executor.close()
     outcome = await run_command(executor, handler_of(["true"], tmp_path))
