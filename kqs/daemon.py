@@ -33,7 +33,7 @@ from kqs.executor import share_decimal_settings
 from kqs.handlers import Registry
 from kqs.journal import JOURNAL_FILES
 from kqs.log import get_logger
-from kqs.modules import load_modules
+from kqs.modules import load_modules, with_commands
 from kqs.notify import Notifier
 from kqs.process import forks, memory
 from kqs.process.loop import run_to_end
@@ -94,7 +94,7 @@ class Daemon:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
         self._sentry.attach()
         forks.own_loop()
-        registry = load_modules(self._config.worker.modules)
+        registry = with_commands(load_modules(self._config.worker.modules), self._config)
         share_decimal_settings()
         forks.end_child()
         self._sentry.keep(self._supervisor)
@@ -149,7 +149,8 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, registry: Registry) -> Server:
         config = self._config
-        section = _spare_files(config.server)
+        # each command at work has a channel
+        section = _spare_files(config.server, config.worker.concurrency if config.commands else 0)
         listener = Listener(section, self._supervisor)
         stack.callback(listener.close)
         await listener.bind()
@@ -196,19 +197,20 @@ def _exit_code(cause: BaseException | None) -> ExitCode:
     return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
 
 
-def _spare_files(section: ServerSection) -> ServerSection:
-    """Allow this process as many open files as it may have, and leave some to the journal and the store.
+def _spare_files(section: ServerSection, channels: int) -> ServerSection:
+    """Allow this process as many open files as it may have, and leave some to the journal, the store, and so many channels.
 
     Connections beyond that are refused as `busy`; without a reserve they could keep a segment from being begun.
     """
+    spare = SPARE_FILES + channels
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY or section.max_connections <= soft - SPARE_FILES:
+    if soft == resource.RLIM_INFINITY or section.max_connections <= soft - spare:
         return section
-    most = max(1, soft - SPARE_FILES)
+    most = max(1, soft - spare)
     log.warning("fewer connections than max_connections: too few open files are allowed", most=most, open_files=soft)
     return section.model_copy(update={"max_connections": most})
 

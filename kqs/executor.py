@@ -1,4 +1,4 @@
-"""Runs handlers: `async def` in the caller's task, plain `def` in threads of its own.
+"""Runs handlers: `async def` in the caller's task, plain `def` in threads of its own, commands as processes.
 
 The caller owns time: it cancels `execute` when a run's ttr is over. A thread cannot be cancelled; it goes on by itself, its
 outcome is dropped, and its place is taken by a new thread, up to twice `thread_count` in all. When all are held, `admit` waits:
@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import decimal
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from types import CoroutineType
 from typing import Any, Self
 
-from kqs.handlers import Handler, JobContext, Outcome
+from kqs.commands import Commands
+from kqs.handlers import Command, Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
@@ -74,6 +75,11 @@ class Executor:
         """
         self.context = _starting_context()
         self._threads = Threads(thread_count, self.context, supervisor)
+        self._commands = Commands(supervisor)
+
+    def look_after(self, commands: Mapping[str, Command]) -> None:
+        """Say in the log, and among the problems, which of these commands, by their types, could not be started now."""
+        self._commands.look_after(commands)
 
     async def admit(self, handler: Handler) -> None:
         """Return when a run of `handler` can begin at once; `execute` or `dismiss` must follow.
@@ -90,16 +96,19 @@ class Executor:
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
-        return self._threads.problems()
+        return [*self._threads.problems(), *self._commands.problems()]
 
     async def execute(self, run: Run, handler: Handler, context: JobContext) -> Outcome:
         """Run an admitted job to its outcome. Whatever the handler raises becomes one, but for its cancellation.
 
-        Cancelling ends a coroutine handler; one in a thread goes on unheard, or never starts if it was still waiting.
+        Cancelling ends a coroutine handler and a command; one in a thread goes on unheard, or never starts if it was still
+        waiting.
         Raises: asyncio.CancelledError: the caller was cancelled, or the handler raised it of itself: the caller knows.
         """
         if not handler.is_async:
             return await self._threads.execute(run, handler, context)
+        if handler.command is not None:
+            return await self.finish(run, self._commands.run(handler.command, run))
         try:
             argument = handler.decode(run.data)
         except BaseException as fault:
@@ -147,8 +156,13 @@ class Executor:
         return judge_result(result, run)
 
     def close(self) -> None:
-        """Let idle threads end; those at work are left to themselves. Idempotent."""
+        """Let idle threads end, and the helper processes of commands; threads at work are left to themselves. Idempotent."""
         self._threads.close()
+        self._commands.close()
+
+    async def wait_closed(self) -> None:
+        """Return when the helper processes have ended, or after a while."""
+        await self._commands.wait_closed()
 
 
 def _is_from_below(fault: BaseException) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from pydantic import BaseModel
@@ -104,12 +104,26 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
         self.is_over = True
 
 
+class Command(msgspec.Struct, frozen=True):
+    """A program that runs jobs: what it is called with, in which folder, and what it may take.
+
+    argv: its first is a path or, without a slash, a name that is looked for in PATH. Limits of 0 are none.
+    """
+
+    argv: list[str]
+    folder: str
+    output_bytes: int = 2**20
+    memory_bytes: int = 0
+    cpu_s: int = 0
+    open_files: int = 0
+
+
 class Handler(msgspec.Struct, frozen=True, eq=False):
-    """A registered function.
+    """A registered function, or a command, whose function is then of no use.
 
     decode: turns the job's data (JSON bytes) into the first argument; raises msgspec.DecodeError or pydantic's
     ValidationError when it does not fit. wants_job: it takes a JobContext as second argument.
-    options: names of OptionFields and checked values. place: "file:line".
+    options: names of OptionFields and checked values. place: "file:line", or where a command is set.
     """
 
     type: str
@@ -119,13 +133,14 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
     wants_job: bool
     options: dict[str, Any]
     place: str
+    command: Command | None = None
 
 
 class Registry:
     """Handlers by type."""
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
+    def __init__(self, handlers: Mapping[str, Handler] | None = None) -> None:
+        self._handlers: dict[str, Handler] = dict(handlers or {})
         #: returns the handler of a type, or None
         self.get = self._handlers.get
 
@@ -144,6 +159,24 @@ class Registry:
             raise HandlerError(f"two handlers for type {type_!r}: {known.place} and {place}")
         self._handlers[type_] = handler
         return handler
+
+    def with_commands(self, commands: Mapping[str, Command]) -> Registry:
+        """Return a registry with these beside the handlers that this one has now.
+
+        Raises: HandlerError: a type has a handler.
+        """
+        both = Registry(self._handlers)
+        for type_, command in commands.items():
+            place = f"the command in [types.{type_}]"
+            if (known := self._handlers.get(type_)) is not None:
+                raise HandlerError(f"two handlers for type {type_!r}: {known.place} and {place}")
+            both._handlers[type_] = Handler(type_, _run_command, msgspec.Raw, True, True, {}, place, command)
+        return both
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """Return {type: command} of those that are one."""
+        return {handler.type: handler.command for handler in self._handlers.values() if handler.command is not None}
 
     @property
     def types(self) -> frozenset[str]:
@@ -178,6 +211,10 @@ def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+async def _run_command(_data: object, _job: JobContext) -> NoReturn:
+    raise AssertionError("the executor runs commands by other means")
 
 
 def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any], place: str) -> Handler:

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from kqs import handlers
+from kqs.config import Config
 from kqs.errors import ExitCode, StartupError
-from kqs.handlers import HandlerError, Registry
+from kqs.handlers import Command, HandlerError, Registry
 from kqs.log import get_logger
 
 log = get_logger("kqs.modules")
@@ -35,6 +36,22 @@ def load_modules(names: Iterable[str]) -> Registry:
         if registry.types == known and not _has_handlers(module):
             log.warning("a module of [worker] modules registers no handler", module=name, file=_file(module))
     return registry
+
+
+def with_commands(registry: Registry, config: Config) -> Registry:
+    """Return a registry with the configured commands beside the handlers of this one.
+
+    Raises: StartupError: (78) a type has both.
+    """
+    folder = str(config.folder.absolute())
+    commands = {
+        type_: Command(section.command, folder, section.output_bytes, section.memory_bytes, section.cpu_s, section.open_files)
+        for type_, section in config.commands.items()
+    }
+    try:
+        return registry.with_commands(commands)
+    except HandlerError as error:
+        raise StartupError(str(error), ExitCode.CONFIG) from error
 
 
 def _load(name: str) -> ModuleType:

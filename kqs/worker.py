@@ -105,6 +105,7 @@ class Worker:
             return
         for _ in range(self._settings.concurrency):
             self._open_lane()
+        self._executor.look_after(self._registry.commands)
         self._queue.add_consumer(self._consumer)
 
     async def stop(self) -> None:
@@ -131,6 +132,7 @@ class Worker:
             if stuck:
                 log.warning("handlers ignore their cancellation", count=len(stuck))
         self._executor.close()
+        await self._executor.wait_closed()
 
     async def _grace(self) -> None:
         grace_s = None if self._settings.grace_s < 0 else self._settings.grace_s

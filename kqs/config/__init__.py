@@ -4,6 +4,7 @@ from kqs.config.anchor import anchored
 from kqs.config.load import find_config, load_config
 from kqs.config.sections import (
     BrokerSection,
+    CommandSection,
     Config,
     JournalSection,
     LogSection,
@@ -14,6 +15,7 @@ from kqs.config.sections import (
 
 __all__ = [
     "BrokerSection",
+    "CommandSection",
     "Config",
     "JournalSection",
     "LogSection",

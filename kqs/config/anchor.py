@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from kqs.config.sections import Config
+from kqs.config.sections import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
@@ -30,4 +31,14 @@ def anchored(config: Config, folder: Path) -> Config:
                 f"store.uri: {store.uri!r}: the kind sqlite expects the path of a file, not a URI", ExitCode.CONFIG
             )
         store = store.model_copy(update={"uri": str(folder / store.uri)})
-    return config.model_copy(update={"server": server, "journal": journal, "store": store})
+    commands = {type_: _anchored_command(section, folder) for type_, section in config.commands.items()}
+    changes = {"server": server, "journal": journal, "store": store, "commands": commands, "folder": folder / config.folder}
+    return config.model_copy(update=changes)
+
+
+def _anchored_command(section: CommandSection, folder: Path) -> CommandSection:
+    """Return a command whose program, if it is a path and no name in PATH, is an absolute one."""
+    program, *arguments = section.command
+    if "/" not in program:
+        return section
+    return section.model_copy(update={"command": [os.path.normpath(folder / program), *arguments]})

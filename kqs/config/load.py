@@ -14,11 +14,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kqs.config.sections import MAX_WEIGHT, SECTIONS, Config, Section
+from kqs.config.sections import MAX_WEIGHT, SECTIONS, CommandSection, Config, Section
 from kqs.errors import ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
@@ -28,6 +28,8 @@ from kqs.words import in_words
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
@@ -142,22 +144,26 @@ class _Reader:
         types = {name: self._type(name, value) for name, value in values.get("types", {}).items()}
         checked: dict[str, Any] = {name: self._section(name, model, values.get(name, {})) for name, model in SECTIONS.items()}
         checked["defaults"] = self._options(("defaults",), values.get("defaults", {}))
-        checked["types"] = {name: options for name, (options, _) in types.items()}
-        checked["weights"] = {name: weight for name, (_, weight) in types.items()}
+        checked["types"] = {name: options for name, (options, _, _) in types.items()}
+        checked["weights"] = {name: weight for name, (_, weight, _) in types.items()}
+        checked["commands"] = {name: command for name, (_, _, command) in types.items() if command is not None}
         return Config(**checked)
 
     def _section(self, name: str, model: type[Section], values: dict[str, Any]) -> Section:
         for key in values:
             if key not in model.model_fields:
                 raise self._unknown((name, key), model.model_fields)
+        return self._checked((name,), model, values)
+
+    def _checked(self, at: tuple[str, ...], model: type[SectionT], values: dict[str, Any]) -> SectionT:
         try:
             return model(**values)
         except ValidationError as exc:
             error = exc.errors()[0]
             key = str(error["loc"][0])
-            raise self._wrong((name, key), values[key], expected(model, key)) from exc
+            raise self._wrong((*at, key), values.get(key), expected(model, key)) from exc
 
-    def _type(self, name: str, values: Any) -> tuple[dict[str, Any], int]:
+    def _type(self, name: str, values: Any) -> tuple[dict[str, Any], int, CommandSection | None]:
         key = ("types", name)
         if not isinstance(values, dict):
             raise self._wrong(key, values, f"a section, [types.{name}]")
@@ -166,7 +172,16 @@ class _Reader:
         weight = values.get("weight", 1)
         if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
             raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {MAX_WEIGHT}")
-        return self._options(key, {k: v for k, v in values.items() if k != "weight"}, ("weight",)), weight
+        also = ("weight", *CommandSection.model_fields)
+        options = self._options(key, {k: v for k, v in values.items() if k not in also}, also)
+        return options, weight, self._command(key, values)
+
+    def _command(self, key: tuple[str, ...], values: dict[str, Any]) -> CommandSection | None:
+        """Return the command of a type, if it has one; its limits are of no use without."""
+        own = {name: value for name, value in values.items() if name in CommandSection.model_fields}
+        if own and "command" not in own:
+            raise self._wrong((*key, next(iter(own))), next(iter(own.values())), "a command beside it, whose limit it is")
+        return self._checked(key, CommandSection, own) if own else None
 
     def _options(self, key: tuple[str, ...], values: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
         for name, value in values.items():

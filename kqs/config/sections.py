@@ -147,6 +147,28 @@ class WorkerSection(Section):
     )
 
 
+class CommandSection(Section):
+    """What [types.NAME] says of a command that runs its jobs."""
+
+    command: list[str] = Field(
+        description="program and arguments",
+        json_schema_extra={"expected": "a list of text without NUL, the first a program: a path, or a name in PATH"},
+    )
+    output_bytes: int = Field(default=1 * MIB, ge=0, le=16 * MIB, description="most bytes a command may write to stdout")
+    memory_bytes: int = Field(default=0, ge=0, le=GIB * GIB, description="most memory of each of its processes; 0: no limit")
+    cpu_s: int = Field(default=0, ge=0, le=10**9, description="most CPU time of each of its processes, in seconds; 0: no limit")
+    open_files: int = Field(
+        default=0, ge=0, le=1_000_000_000, description="most open files of each of its processes; 0: 1024, which it may raise"
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _is_callable(cls, command: list[str]) -> list[str]:
+        if not command or not command[0] or any("\0" in word for word in command):
+            raise ValueError("not a command")
+        return command
+
+
 class LogSection(Section):
     """[log]: what is written to stderr."""
 
@@ -162,7 +184,8 @@ MAX_WEIGHT = 10_000
 class Config(Section):
     """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
 
-    types: {TYPE: options}; weights: {TYPE: share of turns}, which the file gives beside them in [types.TYPE].
+    types: {TYPE: options}; weights: {TYPE: share of turns} and commands: {TYPE: command}, which the file gives beside them in
+    [types.TYPE]. folder: what relative paths are taken from.
     """
 
     server: ServerSection = Field(default=ServerSection())
@@ -174,6 +197,8 @@ class Config(Section):
     defaults: dict[str, Any] = Field(default={})
     types: dict[str, dict[str, Any]] = Field(default={})
     weights: dict[str, int] = Field(default={})
+    commands: dict[str, CommandSection] = Field(default={})
+    folder: Path = Field(default=Path())
 
     def weight(self, type_: str) -> int:
         """Return a type's share of turns beside the others, 1 to `MAX_WEIGHT`."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kqs.config import Config, ServerSection, StoreSection, anchored
+from kqs.config import CommandSection, Config, ServerSection, StoreSection, anchored
 from kqs.errors import ExitCode, StartupError
 
 HERE = Path("/srv/queue")
@@ -46,3 +46,19 @@ def test_a_uri_is_no_path_of_a_sqlite_file(uri: str) -> None:
 @pytest.mark.parametrize("uri", ["a:b.sqlite", "profile:x", "my-file:1"])
 def test_a_colon_alone_makes_no_uri(uri: str) -> None:
     assert anchored(Config(store=StoreSection(uri=uri)), HERE).store.uri == f"/srv/queue/{uri}"
+
+
+def test_a_program_that_is_a_path_is_taken_from_the_folder_and_a_name_is_not() -> None:
+    commands = {
+        "a": CommandSection(command=["./a.sh", "./b"]),
+        "b": CommandSection(command=["python3", "./b.py"]),
+        "c": CommandSection(command=["/bin/c"]),
+    }
+    found = anchored(Config(commands=commands), HERE)
+    assert [section.command for section in found.commands.values()] == [
+        ["/srv/queue/a.sh", "./b"],
+        ["python3", "./b.py"],
+        ["/bin/c"],
+    ]
+    assert found.folder == HERE
+    assert anchored(found, Path("/elsewhere")) == found

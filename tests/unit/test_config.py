@@ -7,7 +7,7 @@ import pytest
 
 from kqs.config import Config, ServerSection, find_config, load_config
 from kqs.config.load import _toml_trouble
-from kqs.config.sections import SECTIONS
+from kqs.config.sections import SECTIONS, CommandSection
 from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
 
@@ -78,6 +78,7 @@ def test_environment_overrides_the_file(load):
         ("KQS_TYPES__a__b__TTR", "5", "types", {"a__b": {"ttr": 5}}),
         ("KQS_TYPES__resize", '{"ttr": 5}', "types", {"resize": {"ttr": 5}}),
         ("KQS_TYPES__RESIZE__WEIGHT", "3", "weights", {"resize": 3}),
+        ("KQS_TYPES__RESIZE__COMMAND", '["a", "b"]', "commands", {"resize": CommandSection(command=["a", "b"])}),
     ],
 )
 def test_environment_sets_any_key(load, variable, text, key, value):
@@ -100,6 +101,21 @@ def test_types_give_options_and_weights(load):
     assert config.types == {"a": {"ttr": 5}, "b": {"retries": 0}}
     assert [config.weight(name) for name in "abc"] == [3, 1, 1]
     assert Cascade(config.defaults, config.types).for_type("a").ttr == 5
+
+
+def test_types_give_commands_and_their_limits(load):
+    config = load('[types.a]\ncommand = ["./a.sh", "--fast"]\nttr = 5\ncpu_s = 3\n[types.b]\nweight = 2')
+    assert config.commands == {"a": CommandSection(command=["./a.sh", "--fast"], cpu_s=3)}
+    assert config.types == {"a": {"ttr": 5}, "b": {}}
+
+
+def test_shipped_file_tells_every_setting_of_a_command():
+    text = SHIPPED.read_text()
+    told = {name: re.search(rf"^# {name} = (.*?)( +#.*)?$", text, re.M) for name in CommandSection.model_fields}
+    assert all(told.values())
+    defaults = {name: field.default for name, field in CommandSection.model_fields.items() if not field.is_required()}
+    assert {name: tomllib.loads(f"x = {told[name][1]}")["x"] for name in defaults} == defaults
+    assert all(field.description for field in CommandSection.model_fields.values())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +175,41 @@ def test_types_give_options_and_weights(load):
         ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer from 1 to 10000"),
         ("[types.x]\nweight = 10001", "kqs.toml: types.x.weight: got 10001, expected an integer from 1 to 10000"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
+        (
+            '[types.x]\ncommand = "./x.sh"',
+            'kqs.toml: types.x.command: got "./x.sh", expected a list of text without NUL, the first a program: a path, '
+            "or a name in PATH",
+        ),
+        (
+            '[types.x]\ncommand = ["a", 1]',
+            'kqs.toml: types.x.command: got ["a", 1], expected a list of text without NUL, the first a program: a path, '
+            "or a name in PATH",
+        ),
+        (
+            '[types.x]\ncommand = ["a\\u0000"]',
+            'kqs.toml: types.x.command: got ["a\\u0000"], expected a list of text without NUL, the first a program: a path, '
+            "or a name in PATH",
+        ),
+        (
+            "[types.x]\nmemory_bytes = 1",
+            "kqs.toml: types.x.memory_bytes: got 1, expected a command beside it, whose limit it is",
+        ),
+        (
+            '[types.x]\ncommand = ["a"]\noutput_bytes = 16777217',
+            "kqs.toml: types.x.output_bytes: got 16777217, expected an integer from 0 to 16777216",
+        ),
+        (
+            '[types.x]\ncommand = ["a"]\ncpu_s = 0.5',
+            "kqs.toml: types.x.cpu_s: got 0.5, expected an integer from 0 to 1000000000",
+        ),
+        (
+            '[types.x]\ncomand = ["a"]',
+            'kqs.toml: types.x.comand: unknown setting "comand"; the nearest known one is "command"',
+        ),
+        (
+            '[defaults]\ncommand = ["a"]',
+            'kqs.toml: defaults.command: unknown setting "command"',
+        ),
         ('[types."a\\tb"]', 'kqs.toml: types."a\\tb": got "a\\tb", expected a type of 1 to 200 bytes of printable text'),
         ("[server\n", "kqs.toml: line 1, column 8: expected ']' at the end of a table declaration"),
         ('[server]\nhost = "abc', "kqs.toml: line 2, column 12: unterminated string"),

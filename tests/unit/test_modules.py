@@ -6,9 +6,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from kqs import handlers
-from kqs.errors import StartupError
-from kqs.handlers import Registry
-from kqs.modules import load_modules
+from kqs.config import CommandSection, Config
+from kqs.errors import ExitCode, StartupError
+from kqs.handlers import Command, Registry
+from kqs.modules import load_modules, with_commands
 
 
 @pytest.fixture
@@ -118,3 +119,20 @@ def test_whatever_an_import_raises_is_one_line(here: Path, registry: Registry, f
     (here / f"{name}.py").write_text(f"{mute}raise {fault}\n")
     with pytest.raises(StartupError, match="cannot load"):
         load_modules([name])
+
+
+def test_commands_stand_beside_the_handlers_of_modules(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.add("order", lambda data: None)
+    section = CommandSection(command=["./resize.sh", "--fast"], cpu_s=3)
+    both = with_commands(registry, Config(commands={"resize": section}, folder=Path("/srv")))
+    assert both.types == {"order", "resize"}
+    assert both.commands == {"resize": Command(["./resize.sh", "--fast"], "/srv", 2**20, 0, 3, 0)}
+    assert registry.types == {"order"}
+
+
+def test_a_type_with_a_function_and_a_command_is_refused(registry: Registry) -> None:
+    registry.add("order", len)
+    with pytest.raises(StartupError) as caught:
+        with_commands(registry, Config(commands={"order": CommandSection(command=["true"])}))
+    assert str(caught.value) == "two handlers for type 'order': <built-in function len> and the command in [types.order]"
+    assert caught.value.exit_code == ExitCode.CONFIG
