@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         granted = self.runner.run(self.store.claim([one.entry for one in wanted], "w", now))
         expected = []
         for one in wanted:
-            if one.is_ready and (one.job.expire_at is None or one.job.expire_at > now):
+            if one.is_ready:
                 one.is_ready, one.waited_as, one.state = False, one.state, State.PROCESSING
                 one.claims, one.epoch = one.claims + 1, self.epoch
                 claim = Claim(one.job.order, one.job.id, one.claims, self.epoch)
