@@ -97,7 +97,7 @@ def test_a_long_batch_is_read_like_a_short_one() -> None:
 def test_answers() -> None:
     assert jsonrpc.result(ONE, b'"pong"') == b'{"jsonrpc":"2.0","id":1,"result":"pong"}\n'
     assert jsonrpc.result(NULL, NULL) == b'{"jsonrpc":"2.0","id":null,"result":null}\n'
-    assert jsonrpc.event(ONE, b"5") == b'{"jsonrpc":"2.0","method":"event","params":{"id":1,"result":5}}\n'
+    assert jsonrpc.event(ONE, b"5") == b'{"jsonrpc":"2.0","method":"event","params":{"call":1,"value":5}}\n'
 
 
 @pytest.mark.parametrize(
