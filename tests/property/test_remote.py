@@ -374,5 +374,5 @@ class RemoteMachine(RuleBasedStateMachine):
 
 TestRemote = RemoteMachine.TestCase
 TestRemote.settings = settings(
-    max_examples=25, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=18, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
