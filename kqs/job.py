@@ -315,4 +315,4 @@ def entry_again(run: Run, body_bytes: int | None) -> Entry:
 
 
 def _if_short(data: bytes, most: int) -> bytes | None:
-    return data if len(data) <= most else None
+    return data if 0 < len(data) <= most else None  # no JSON is empty: it was long, and let go

@@ -59,24 +59,6 @@ def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_a_turn(tmp_pa
         assert server.stop() == 0
 
 
-def test_open_runs_do_not_keep_their_data(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=PLAIN_ENVIRON, JOURNAL__MIN_FREE_BYTES="0") as server, working_at(server) as worker:
-        data = "x" * MIB
-        for _ in range(12):
-            worker.call("insert", [{"type": "long", "data": data}] * 10)
-        until(server, journal_unfed_records=0)
-        before = resident_bytes(server.process.pid)
-        standing = worker.send("work", {"types": ["long"], "room": 120})
-        tokens: list[str] = []
-        while len(tokens) < 120:
-            tokens += [run["run"] for run in worker.next(standing)]
-        held = resident_bytes(server.process.pid) - before
-        print(f"120 open runs of 1 MiB: {held / MIB:.0f} MiB more")
-        assert ask(server, "stats")["running_remote"] == 120
-        assert held < 90 * MIB
-        assert worker.finish(*tokens) == [True] * 120
-
-
 def test_a_thousand_who_wait_are_served_in_the_order_of_asking(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2 * CONNECTIONS:

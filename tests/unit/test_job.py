@@ -1,6 +1,18 @@
 import pytest
+from msgspec.structs import replace
 
-from kqs.job import ENDED, TRANSITIONS, WAITING, Event, IllegalTransitionError, State, next_state, waiting_count
+from kqs.job import (
+    ENDED,
+    TRANSITIONS,
+    WAITING,
+    Event,
+    IllegalTransitionError,
+    State,
+    entry_again,
+    next_state,
+    waiting_count,
+)
+from tests.support.jobs import a_run
 
 
 def test_every_state_has_a_row() -> None:
@@ -43,3 +55,9 @@ def test_numbers_of_states_never_change() -> None:
         ("fail", 6),
         ("cancelled", 7),
     ]
+
+
+@pytest.mark.parametrize(("data", "shown"), [(b"7", b"7"), (b"1" * 5000, b"1" * 5000), (b"1" * 5001, None), (b"", None)])
+def test_a_broker_is_shown_short_data_of_a_job_that_waits_again_unless_it_was_let_go(data: bytes, shown: bytes | None) -> None:
+    run = replace(a_run(options=b"{}"), data=data)
+    assert (entry_again(run, 5000).data, entry_again(run, None).data) == (shown, None)
