@@ -77,8 +77,8 @@ class ServerBackend:
         stats["running"] = self._queue.running_count
         stats["running_remote"] = self.desk.runs_count
         stats["lanes_busy"] = self._worker.busy_count
-        stats["runs_done"] = self._worker.done_count
-        stats["runs_failed"] = self._worker.failed_count
+        stats["runs_done"] = self._worker.done_count + self.desk.done_count
+        stats["runs_failed"] = self._worker.failed_count + self.desk.failed_count
         stats["runs_stale"] = self._queue.stale_count
         stats["runs_ghost"] = self._queue.ghost_count
         stats["journal_unfed_records"] = self._feeder.lag_records

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from kqs.handlers import Outcome
+from kqs.handlers import Failed, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.queue.leases import Lease
@@ -47,6 +47,8 @@ class Desk:
         self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
         self._drained = asyncio.Event()
         self._timers: dict[Pool, asyncio.TimerHandle] = {}
+        #: reports of remote workers; of those, failures
+        self.done_count = self.failed_count = 0
         self._is_started = False
         self._is_stopping = False
 
@@ -142,6 +144,8 @@ class Desk:
         self._close(run)
         taken = self._queue.report(run.lease, outcome)
         assert taken, "a run is forgotten when its lease ends"
+        self.done_count += 1
+        self.failed_count += isinstance(outcome, Failed)
         self._queue.when_stored(run.run, told)
 
     def release(self, run: OpenRun, delay_s: float, told: Callable[[bool], None]) -> None:

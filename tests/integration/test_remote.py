@@ -292,6 +292,7 @@ def test_held_runs_go_on_over_a_server_that_is_stopped_or_killed(tmp_path: Path,
         assert ask(server, "stats")["running_remote"] == 20
         assert worker.call("touch", {"run": runs[0]["run"]})["left"] > 29
         assert worker.finish(*(run["run"] for run in runs)) == [True] * 20
+        assert ask(server, "stats")["runs_done"] == 20
         assert states(server, ids) == {("success", 1, 0, 0)}
         assert {run["worker"] for run in ask(server, "job", ids[0])["runs"]} == {"w"}
 
