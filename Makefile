@@ -82,7 +82,7 @@ $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
 
 .PHONY: tools
 tools:
-	@tests/tools.sh beanstalkd javac mvn nc node npm systemd-analyze
+	@tests/tools.sh beanstalkd go javac jq mvn nc node npm systemd-analyze
 
 $(INTEROP)/stamp: tests/interop/package.json tests/interop/package-lock.json | tools
 	@mkdir -p $(INTEROP)

@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
         return code
 
     OK = 0, "it was done"
-    REFUSED = 1, "the call was refused, or `health` found something wrong"
+    REFUSED = 1, "the call was refused, `health` found something wrong, or a program under `conformance` broke a rule"
     USAGE = 2, "the command line cannot be understood"
     DATA_DAMAGED = (
         65,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd javac mvn nc node npm
-# systemd-analyze venv).
+# Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd go javac jq mvn nc node
+# npm systemd-analyze venv).
 # Only root on a Debian can be helped; anybody else is told what is missing, and the tests that need it are skipped.
 set -eu
 
@@ -13,6 +13,7 @@ has() {
 
 package() {
     case "$1" in
+        go) echo golang-go ;;
         javac) echo default-jdk-headless ;;
         mvn) echo maven ;;
         nc) echo netcat-openbsd ;;

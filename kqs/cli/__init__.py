@@ -22,6 +22,7 @@ COMMANDS = {
     "makerpc": "makerpc",
     "journal": "journal",
     "bench": "bench",
+    "conformance": "conformance",
     "version": "about",
     "completion": "about",
 }

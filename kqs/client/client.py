@@ -109,6 +109,7 @@ class Client:
         self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
+        self._backoff_s = _FIRST_BACKOFF_S
         self._is_open = False
 
     async def __aenter__(self) -> Self:
@@ -247,6 +248,8 @@ class Client:
         elif answer.e is not None:
             self._fail(answer.id, answer.e.error())
         elif pending := self._pending.pop(answer.id, None):
+            # a server that takes connections only to close them has not come back
+            self._backoff_s = _FIRST_BACKOFF_S
             if not pending.answer.done():
                 pending.answer.set_result(answer.m)
             self._end(answer.id)
@@ -324,11 +327,10 @@ class Client:
             self._reconnecting = asyncio.create_task(self._reconnect(), name="kqs-client-reconnect")
 
     async def _reconnect(self) -> None:
-        backoff_s = _FIRST_BACKOFF_S
         while True:
             # a random share, so that the clients of a server that restarts do not come back all at once
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
             try:
                 link = await Link.open(self.address, self._on_answer, self._on_lost)
             except OSError as exc:

@@ -1,4 +1,4 @@
-"""The transcripts in docs/protocol.md, replayed against a real server."""
+"""The transcripts in docs/protocol.md and docs/write-a-client.md, replayed against a real server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import pytest
 
 from tests.support.serving import Served, serving
 
-PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
-CONVERSATIONS = re.findall(r"^```conversation\n(.*?)^```$", PROTOCOL.read_text(), re.MULTILINE | re.DOTALL)
-TRANSCRIPTS = re.findall(r"^```transcript\n(.*?)^```$", PROTOCOL.read_text(), re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ["protocol.md", "write-a-client.md"]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("transcript")) as running:
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path) as running:
         yield running
 
 
@@ -34,10 +37,12 @@ def matches(expected: str, answer: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, expected.split("…"))), answer) is not None
 
 
-def test_the_manuals_conversations_are_what_the_server_says(served: Served) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_the_conversations_of_a_page_are_what_the_server_says(page: str, served: Served) -> None:
     """On one connection each; `$name` is what an answer has in that place, and stands for it from then on."""
-    assert CONVERSATIONS
-    for conversation in CONVERSATIONS:
+    conversations = blocks(page, "conversation")
+    assert len(conversations) >= 3
+    for conversation in conversations:
         known: dict[str, str] = {}
         with socket.create_connection(("127.0.0.1", served.port), timeout=10) as peer, peer.makefile("rw") as lines:
             for sent, expected in exchanges(conversation):
@@ -60,12 +65,10 @@ def with_groups(pattern: str, known: dict[str, str]) -> str:
     return re.sub(r"\\\$(\w+)", r"(?P<\1>[^\"]+)", text)
 
 
-def test_there_are_transcripts() -> None:
-    assert len(TRANSCRIPTS) >= 5
-
-
 def test_the_manuals_transcripts_are_what_the_server_says(served: Served) -> None:
-    for transcript in TRANSCRIPTS:
+    transcripts = blocks("protocol.md", "transcript")
+    assert len(transcripts) >= 5
+    for transcript in transcripts:
         for sent, expected in exchanges(transcript):
             answers = served.ask(sent)
             assert len(answers) == len(expected), (sent, answers)

@@ -33,6 +33,7 @@ ALLOWED = {
     ("tasks.py", "Task"): "what the supervisor uses",
     ("client", "*"): "is used in other programs, which have no supervisor",
     ("cli", "*"): "a program of its own, which ends with what it does",
+    ("conformance", "*"): "a program of its own, which ends with what it does",
     ("journal", "*"): "has a guard of its own, which also closes the journal; it tells `on_fault`",
     ("process/loop.py", "*"): "the loop's main task: what it raises ends the process",
     ("process/sentry.py", "call_soon_threadsafe"): "the stop itself, from a thread that bounds it",

@@ -394,6 +394,30 @@ async def test_client_tries_again_until_the_server_is_back(server, client, monke
     assert (await call, len(attempts)) == ("id", 3)
 
 
+async def test_a_server_that_closes_each_connection_is_not_back(server, client, monkeypatch):
+    waits, sleep = [], asyncio.sleep
+
+    async def note(seconds):
+        waits.extend([seconds] if seconds else [])
+        await sleep(0)
+
+    monkeypatch.setattr("kqs.client.client.random.uniform", lambda least, most: most)
+    monkeypatch.setattr("kqs.client.client.asyncio.sleep", note)
+    call = await task(client.insert("mail"))
+    for count in range(1, 5):
+        await server.got(count)
+        server.drop()
+    await server.got(5)
+    server.answer(4, "id")
+    assert (await call, waits) == ("id", [0.05, 0.1, 0.2, 0.4])
+    again = await task(client.insert("mail"))
+    await server.got(6)
+    server.drop()
+    await server.got(7)
+    server.answer(6, "id")
+    assert (await again, waits[4:]) == ("id", [0.05])
+
+
 async def test_connection_that_ends_at_once_is_opened_again(server, monkeypatch):
     true_open, links = Link.open, []
 

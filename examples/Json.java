@@ -1,0 +1,78 @@
+import java.math.BigDecimal;
+import java.util.*;
+
+/** JSON: objects are Maps, arrays Lists, numbers BigDecimals; Java has none of its own. */
+class Json {
+    private final String text;
+    private int at;
+
+    private Json(String text) { this.text = text; }
+    static Object read(String text) { return new Json(text).value(); }
+
+    private char next() {
+        while (" \t\r\n".indexOf(text.charAt(at)) >= 0) at++;
+        return text.charAt(at);
+    }
+
+    private boolean take(char wanted) {
+        if (next() != wanted) return false;
+        at++;
+        return true;
+    }
+
+    private Object value() {
+        if (take('{')) {
+            Map<String, Object> members = new LinkedHashMap<>();
+            for (; !take('}'); take(',')) {
+                String name = (String) value();
+                take(':');
+                members.put(name, value());
+            }
+            return members;
+        }
+        if (take('[')) {
+            List<Object> items = new ArrayList<>();
+            for (; !take(']'); take(',')) items.add(value());
+            return items;
+        }
+        if (next() == '"') return string();
+        int from = at;
+        while (at < text.length() && ",]} \t\r\n".indexOf(text.charAt(at)) < 0) at++;
+        String word = text.substring(from, at);
+        if (word.equals("null")) return null;
+        return word.equals("true") || word.equals("false") ? (Object) word.equals("true") : new BigDecimal(word);
+    }
+
+    private String string() {
+        StringBuilder found = new StringBuilder();
+        while (text.charAt(++at) != '"') {
+            char next = text.charAt(at);
+            if (next == '\\') {
+                next = text.charAt(++at);
+                int escape = "bfnrt".indexOf(next);
+                if (escape >= 0) next = "\b\f\n\r\t".charAt(escape);
+                if (text.charAt(at) == 'u') next = (char) Integer.parseInt(text.substring(at + 1, (at += 4) + 1), 16);
+            }
+            found.append(next);
+        }
+        at++;
+        return found.toString();
+    }
+    static String write(Object value) {
+        if (value instanceof Map<?, ?> map) {
+            StringJoiner members = new StringJoiner(",", "{", "}");
+            map.forEach((name, member) -> members.add(write(name) + ":" + write(member)));
+            return members.toString();
+        }
+        if (value instanceof List<?> list) {
+            return "[" + String.join(",", list.stream().map(Json::write).toList()) + "]";
+        }
+        return value instanceof String text ? quoted(text) : String.valueOf(value);
+    }
+
+    private static String quoted(String text) {
+        StringBuilder found = new StringBuilder("\"");
+        for (char c : text.toCharArray()) found.append(c < ' ' || c == '"' || c == '\\' ? String.format("\\u%04x", (int) c) : c);
+        return found.append('"').toString();
+    }
+}

@@ -1,0 +1,43 @@
+import java.io.*;
+import java.nio.charset.StandardCharsets;
+import java.util.*;
+
+/**
+ * A producer for KQS: javac -d out *.java, java -cp out Producer HOST PORT TYPE. Each line of stdin is the data of a job, as JSON.
+ * Prints the id of each that is kept, or `refused: CODE`.
+ */
+class Producer {
+    /** What may well be kept when it is tried again. */
+    static final Set<String> LATER = Set.of("lost", "busy", "draining", "no_space", "journal_failed", "internal");
+
+    /** Inserts a job under an id of our own, so that it may be repeated until it is answered. */
+    static String insert(Kqs kqs, String type, Object data) throws Kqs.Refused {
+        Map<String, Object> job = new HashMap<>(Map.of("type", type, "id", UUID.randomUUID().toString()));
+        job.put("data", data);
+        while (true) {
+            try {
+                String id = (String) kqs.call("insert", job);
+                kqs.succeeded();
+                return id;
+            } catch (Kqs.Refused refused) {
+                if (!LATER.contains(refused.getMessage())) throw refused;
+                kqs.pause();
+            }
+        }
+    }
+
+    public static void main(String[] arguments) throws IOException {
+        Kqs kqs = new Kqs(arguments[0], arguments[1]);
+        BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        int status = 0;
+        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            try {
+                System.out.println(insert(kqs, arguments[2], Json.read(line)));
+            } catch (Kqs.Refused refused) {
+                System.out.println("refused: " + refused.getMessage());
+                status = 1;
+            }
+        }
+        System.exit(status);
+    }
+}

@@ -1,0 +1,79 @@
+'use strict'
+// A worker for KQS: node worker.js HOST PORT. Runs up to ROOM jobs at a time.
+// Put types of your own into `handlers`; the rest keeps the rules of docs/write-a-client.md.
+const net = require('node:net')
+const { setTimeout: after } = require('node:timers/promises')
+
+const [host, port] = process.argv.slice(2)
+const ROOM = 4
+// each returns the result or throws the reason of a failure; `signal` tells that nobody wants either any more
+const handlers = {
+    echo: async (data) => data,
+    sleep: (data, signal) => after(data.s * 1000, null, { signal }),
+    fail: async (data) => { throw new Error(data.reason) },
+}
+const calls = new Map() // id -> what to do with the answer to a call
+const runs = new Map() // token -> what stops a run in hand
+const reports = new Map() // token -> a report that was not answered yet
+let socket, number = 0, pauseMs = 100, workId = 0, stopping = false
+
+function call(name, arg, answered = () => {}) {
+    calls.set(++number, answered)
+    socket.write(JSON.stringify({ id: number, n: name, m: arg }) + '\n')
+    return number
+}
+
+// longer each time, up to 5 s, until the server has done something for us again
+function pause() { return (pauseMs = Math.min(2 * pauseMs, 5000)) * (0.25 + Math.random() / 4) }
+
+function ask() { // `work` ends when the server stops or is full: runs in hand go on, and we ask again later
+    if (stopping || workId || socket.readyState !== 'open') return
+    const ended = () => { workId = 0; setTimeout(ask, pause()) }
+    workId = call('work', { types: Object.keys(handlers), room: ROOM, worker: `node-${process.pid}` }, ended)
+}
+
+async function run({ run: token, type, data, ttr }) {
+    if (stopping) return call('release', { run: token })
+    const stop = new AbortController()
+    runs.set(token, stop)
+    const touch = () => call('touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
+    let end
+    const touching = setInterval(touch, ttr * 1000 / 3)
+    try { end = { report: 'ok', result: await handlers[type](data, stop.signal) } }
+    catch (error) { end = { report: 'fail', reason: error.message } }
+    clearInterval(touching)
+    runs.delete(token)
+    if (stop.signal.aborted) return leave()
+    report(reports.set(token, { run: token, ...end }) && token)
+}
+
+function report(token) { call('finish', reports.get(token), () => reports.delete(token)) }
+
+function hear({ id, s, m, e }) {
+    if (s !== 'err') pauseMs = 100
+    if (s === 'ok') return m.cancel ? runs.get(m.cancel)?.abort() : m.forEach(run)
+    calls.get(id)?.({ m, e })
+    calls.delete(id) && leave()
+}
+
+function leave() { if (stopping && !calls.size && !runs.size) socket.end() }
+
+function connect() {
+    let rest = ''
+    socket = net.connect(port, host, () => { [...reports.keys()].forEach(report); ask(); leave() }).setEncoding('utf8')
+    socket.on('data', (text) => {
+        const lines = (rest + text).split('\n')
+        rest = lines.pop() // what has no newline yet is no line
+        lines.map((line) => JSON.parse(line)).forEach(hear)
+    })
+    socket.on('error', () => {})
+    socket.on('close', () => {
+        workId = 0
+        calls.clear()
+        runs.forEach((stop) => stop.abort()) // lost with the connection
+        stopping && !reports.size ? process.exit(0) : setTimeout(connect, pause())
+    })
+}
+
+process.on('SIGTERM', () => { stopping = true; workId ? call('withdraw', { call: workId }) : leave() })
+connect()

@@ -1,0 +1,78 @@
+"""A worker for KQS, of Python's standard library alone, one job at a time: python3 worker.py HOST PORT.
+
+Put types of your own into TYPES and `work`; the rest keeps the rules of docs/write-a-client.md.
+"""
+
+import json
+import random
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
+
+TYPES, THREAD = ["echo", "sleep", "fail"], ThreadPoolExecutor(1)
+
+
+def work(type_, data, over):
+    """Return the result, or raise the reason of a failure. over: is set when nobody wants either any more."""
+    if type_ == "fail":
+        raise ValueError(data["reason"])
+    return over.wait(data["s"]) if type_ == "sleep" else data
+
+
+class Worker:
+    def __init__(self, host, port):
+        self.address, self.lines, self.pause_s, self.stopping = (host, port), None, 0.1, False
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+
+    def pause(self):  # longer each time, up to 5 s, until there is a job again
+        time.sleep(self.pause_s * random.uniform(0.5, 1))
+        self.pause_s = min(2 * self.pause_s, 5)
+
+    def call(self, name, argument):
+        """Return (result, code of the error). Raises: OSError: the connection is lost, and any run in hand with it."""
+        try:
+            self.lines = self.lines or socket.create_connection(self.address).makefile("rwb")
+            self.lines.write(json.dumps({"id": 1, "n": name, "m": argument}).encode() + b"\n")
+            self.lines.flush()
+            if not (line := self.lines.readline()).endswith(b"\n"):  # what ends without a newline is no line
+                raise ConnectionError
+        except OSError:
+            self.lines = None
+            raise
+        answer = json.loads(line)
+        return answer.get("m"), (answer.get("e") or {}).get("code")
+
+    def run_job(self, run):
+        doing = THREAD.submit(work, run["type"], run["data"], over := Event())
+        try:
+            while not wait([doing], run["ttr"] / 3).done:
+                state, code = self.call("touch", {"run": run["run"]})
+                if code or state["cancel"]:  # mostly `stale`: the job is somebody else's by now
+                    return None
+        finally:
+            over.set()
+        error = doing.exception()
+        end = {"report": "fail", "reason": str(error)} if error else {"report": "ok", "result": doing.result()}
+        while True:
+            try:
+                return self.call("finish", {"run": run["run"], **end})
+            except OSError:  # until it is answered: to repeat a report is safe
+                self.pause()
+
+    def main(self):
+        while not self.stopping:
+            try:
+                runs, code = self.call("reserve", {"types": TYPES, "wait": 2, "worker": "python"})
+                self.pause_s = self.pause_s if code else 0.1
+                for run in runs or ():
+                    self.call("release", {"run": run["run"]}) if self.stopping else self.run_job(run)
+                if code:
+                    self.pause()
+            except OSError:
+                self.pause()
+
+
+Worker(sys.argv[1], int(sys.argv[2])).main()

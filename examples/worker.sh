@@ -1,0 +1,79 @@
+#!/bin/sh
+# A worker for KQS in POSIX shell, one job at a time: worker.sh HOST PORT. Needs jq, and the nc of OpenBSD for its -N.
+# Put types of your own into `types` and `work`; the rest keeps the rules of docs/write-a-client.md.
+set -u
+host=$1 port=$2 types='["echo","sleep","fail"]'
+id=0 backoff=2 stopping='' interrupted='' nc=''
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+trap 'stopping=1 interrupted=1' TERM INT
+trap '' PIPE
+
+work() { # TYPE: data on stdin, JSON on stdout; a status that is not 0 fails with what is on stderr. It is stopped by a kill.
+    case $1 in
+        echo) exec cat ;;
+        sleep) exec sleep "$(jq .s)" ;;
+        fail) jq -r .reason >&2 && exit 1 ;;
+    esac
+}
+
+pause() { # longer each time, up to 5 s, until the server has done something for us again
+    sleep "$((backoff / 10)).$((backoff % 10))"
+    backoff=$((backoff < 25 ? backoff * 2 : 50))
+}
+
+connect() { # nc ends at our end, so that our run goes back at once; SIGTERM is not for it, but for us
+    [ -z "$nc" ] || { kill -9 "$nc"; exec 3>&- 4<&-; pause; } 2>/dev/null
+    rm -f "$dir/in" "$dir/out" && mkfifo "$dir/in" "$dir/out" # new ones: the old may hold what was not sent
+    (trap '' TERM INT; exec nc -N "$host" "$port" <"$dir/in" >"$dir/out" 2>/dev/null) &
+    nc=$!
+    exec 3>"$dir/in" 4<"$dir/out"
+    # when the server closes, nc only ends at the next write: an empty line is nothing to a server
+    (trap '' TERM INT; while sleep 1 && kill -0 $$ && echo; do :; done) >&3 2>/dev/null 4<&- &
+}
+
+call() { # NAME ARGUMENT: 0: $answer is the result; 1: refused, for the reason in $code; 2: the connection is lost
+    id=$((id + 1)) line='' part='' code=''
+    printf '{"id":%d,"n":"%s","m":%s}\n' "$id" "$1" "$2" 2>/dev/null >&3 || return 2
+    until IFS= read -r part <&4; do # ended without a newline: by a signal, or the connection is lost and this is no line
+        [ -n "$interrupted" ] || return 2
+        line=$line$part interrupted=''
+    done
+    line=$line$part
+    code=$(printf %s "$line" | jq -r '.e.code // empty')
+    answer=$(printf %s "$line" | jq -c .m)
+    [ -z "$code" ]
+}
+
+run_job() { # RUN: do it, and report
+    token=$(printf %s "$1" | jq -c .run) type=$(printf %s "$1" | jq -r .type)
+    ticks=$(printf %s "$1" | jq '.ttr * 10 / 3 | floor') tick=0
+    printf %s "$1" | jq -c .data | work "$type" >"$dir/result" 2>"$dir/reason" 3>&- 4<&- &
+    pid=$!
+    while sleep 0.1 && kill -0 "$pid" 2>/dev/null; do
+        tick=$((tick + 1))
+        [ "$tick" -ge "$ticks" ] || continue
+        tick=0
+        call touch "{\"run\":$token}" && [ "$(printf %s "$answer" | jq .cancel)" = false ] && continue
+        kill "$pid" && return # the run is over: stale, cancelled, or lost with the connection
+    done
+    if wait "$pid"; then
+        report=$(jq -cn --argjson run "$token" --slurpfile out "$dir/result" '{$run, report: "ok", result: $out[0]}')
+    else
+        report=$(jq -cRs --argjson run "$token" '{$run, report: "fail", reason: rtrimstr("\n")}' "$dir/reason")
+    fi
+    until call finish "$report"; do # repeated where no answer came, which is safe; not where it was refused
+        [ -z "$code" ] || { echo "$token: $code" >&2; return; }
+        connect
+    done
+}
+
+connect
+while [ -z "$stopping" ]; do
+    if call reserve "{\"types\":$types,\"wait\":2,\"worker\":\"shell-$$\"}"; then
+        [ "$answer" = '[]' ] && continue
+        backoff=2
+        run=$(printf %s "$answer" | jq -c '.[0]')
+        if [ -z "$stopping" ]; then run_job "$run"; else call release "$(printf %s "$run" | jq -c '{run}')"; fi
+    elif [ -n "$code" ]; then pause; else connect; fi
+done

@@ -1,0 +1,78 @@
+"""What a program says, and how it is answered, in the dialect it speaks. Pure."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from kqs.wire import jsonrpc, qrpc
+from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.dialect import decode_any
+from kqs.wire.lines import LineBuffer, TooLong
+
+#: the server's default, server.max_line_bytes
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Speech:
+    """The lines of one connection."""
+
+    def __init__(self) -> None:
+        self._lines = LineBuffer(MAX_LINE_BYTES)
+        self._last = Dialect.QRPC
+
+    def receive_data(self, data: bytes) -> list[Call | BadLine]:
+        """Return the calls that `data` completes, and what is none."""
+        heard: list[Call | BadLine] = []
+        for chunk in self._lines.receive_data(data):
+            if isinstance(chunk, TooLong):
+                heard.append(BadLine("too_large", "the line is too long", dialect=self._last))
+                continue
+            for line in chunk.split(b"\n")[:-1]:
+                for call in decode_any(line, self._last):
+                    self._last = call.dialect
+                    heard.append(_alone(call))
+        return heard
+
+
+def _alone(call: Call | BadLine) -> Call | BadLine:
+    """Refuse the members of batches: their answers would have to wait for each other."""
+    if call.batch < 0:
+        return call
+    return BadLine("unsupported", "this server takes no batches", call.id, call.dialect)
+
+
+def answer(call: Call, result: Any) -> bytes:
+    """Return the line of an answer; nothing for a notification."""
+    if call.dialect is Dialect.QRPC:
+        return qrpc.end(call.id, _encode(result))
+    return b"" if call.notification else jsonrpc.result(call.id, _encode(result))
+
+
+def event(call: Call, value: Any) -> bytes:
+    """Return the line of an intermediate answer."""
+    line = qrpc.progress if call.dialect is Dialect.QRPC else jsonrpc.event
+    return line(call.id, _encode(value))
+
+
+def refusal(call: Call | BadLine, code: str, message: str) -> bytes:
+    """Return the line of an error."""
+    line = qrpc.error if call.dialect is Dialect.QRPC else jsonrpc.error
+    return line(call.id, code, message)
+
+
+def turned_away(code: str) -> bytes:
+    """Return the line for a connection that is closed before anything was asked."""
+    return qrpc.error(None, code, "this server is full, or stops")
+
+
+def in_pieces(line: bytes, count: int) -> list[bytes]:
+    """Cut a line so that the last piece is its newline, and characters of several bytes are cut through if there are any."""
+    size = max(1, -(-(len(line) - 1) // count))
+    within_characters = {at for at, byte in enumerate(line) if 0x80 <= byte < 0xC0}
+    cuts = {*range(0, len(line) - 1, size), *within_characters, len(line) - 1, len(line)}
+    return [line[start:end] for start, end in pairwise(sorted(cuts))]

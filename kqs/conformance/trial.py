@@ -1,0 +1,106 @@
+"""One trial of a program: its rules in order, each in a state that the one before has left in order, or anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+from kqs.conformance.score import Broken, End, Line, NotTried, Report, Rule
+from kqs.conformance.stage import Happening, Stage
+
+
+class Trial:
+    """What the rules of workers and of producers share. `hear` takes what happens; `prepare` starts the program if need be."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def hear(self, what: Happening) -> None:
+        """Take in what happened."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Forget all that was said; the program was ended."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise Broken if it has said anything, in whatever rule, that a server would refuse."""
+        raise NotImplementedError
+
+    async def prepare(self) -> None:
+        """Bring the program to where the next rule begins. Raises: Broken: it cannot be."""
+        raise NotImplementedError
+
+    async def until(self, condition: Callable[[], bool], within_s: float | None = None) -> bool:
+        """Take in what happens until the condition holds; False: it did not in time, or the program has ended before."""
+        deadline = time.monotonic() + (self.stage.within_s if within_s is None else within_s)
+        while not condition():
+            if self.stage.is_over:
+                return False
+            what = await self.stage.next(deadline)
+            if what is None:
+                return False
+            self.hear(what)
+        return True
+
+    async def watch(self, for_s: float) -> None:
+        """Take in what happens for so long."""
+        await self.until(lambda: False, for_s)
+
+    def expect(self, condition: bool, expected: str, came: str = "") -> None:
+        """Raise Broken unless the condition holds."""
+        if not condition:
+            raise Broken(f"expected {expected}, {came or self.state}")
+
+    @property
+    def state(self) -> str:
+        """Return what came instead of what was expected, as far as it can be told."""
+        stage = self.stage
+        if stage.status is None:
+            return f"nothing came in {stage.within_s:g} s"
+        words = " ".join(stage.last_words.split())
+        return f"the program ended with status {stage.status}" + (f": {words}" if words else "")
+
+
+Scenario = Callable[[], Awaitable[None]]
+#: tries a program on a stage by rules, and tells of each
+Tried = Callable[[Stage, Collection[Rule], Callable[[Line], None]], Awaitable[Report]]
+
+
+async def tried(trial: Trial, rules: Mapping[Rule, Scenario], told: Callable[[Line], None]) -> Report:
+    """Try each rule, tell how it came out, and return all. Without a program that begins as it must, the rest is not tried."""
+    lines: list[Line] = []
+    fault = ""
+    for rule, scenario in rules.items():
+        if fault:
+            line = Line(rule, End.NOT_TRIED, fault)
+        else:
+            is_anew = not trial.stage.is_running
+            try:
+                await trial.prepare()
+            except Broken as broken:
+                line = await _broken(trial, rule, broken)
+                fault = "it did not even begin" if is_anew else ""
+            else:
+                line = await _try(trial, rule, scenario)
+        lines.append(line)
+        told(line)
+    return Report(lines)
+
+
+async def _try(trial: Trial, rule: Rule, scenario: Scenario) -> Line:
+    try:
+        await scenario()
+        trial.check()
+    except NotTried as why:
+        return Line(rule, End.NOT_TRIED, str(why))
+    except Broken as broken:
+        return await _broken(trial, rule, broken)
+    return Line(rule, End.OK)
+
+
+async def _broken(trial: Trial, rule: Rule, broken: Broken) -> Line:
+    # what it has left behind would spoil the next rule
+    await trial.stage.kill()
+    trial.forget()
+    return Line(rule, End.FAILED, str(broken))

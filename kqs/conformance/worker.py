@@ -1,0 +1,347 @@
+"""The rules of a worker. Which jobs it must know, and what it does with each, says docs/write-a-client.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from kqs.conformance import speech
+from kqs.conformance.desk import Ask, Desk, Given, same
+from kqs.conformance.score import Line, NotTried, Report, Rule
+from kqs.conformance.stage import Happening, Heard, Lost, Peer, Stage
+from kqs.conformance.trial import Scenario, Trial, tried
+from kqs.server.working import LEAST_WAIT_S
+
+TYPES = frozenset({"echo", "sleep", "fail"})
+#: of the runs that must be touched, in s: long enough for a worker on a busy machine
+SHORT_TTR_S = 1.5
+#: what makes a run one that its worker must touch
+TOUCHED: Any = {"ttr": SHORT_TTR_S, "auto_touch": True}
+#: how long the server is away, or takes no more, and how often a worker may ask meanwhile: it waits longer each time
+AWAY_S = 1.5
+MOST_KNOCKS = 12
+#: how long a run lasts that is not to come to its end, in s
+ENDLESS_S = 300
+#: how long a worker may be seen to have nothing more to say, in s
+QUIET_S = 0.3
+#: how long after it came a run is believed to have begun, in s
+BEGIN_S = 0.5
+
+_DATA: Any = {"text": "é \"q\" \\ $(n) 'a' \u2028 \U0001f600", "list": [1, 2.5, None, True, {}], "empty": ""}
+_FUTURE = {"resource": None, "progress": {"step": 3}, "later": [1, {"a": "b"}]}
+
+
+class WorkerTrial(Trial):
+    """A worker under test."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.desk = Desk()
+
+    def hear(self, what: Happening) -> None:
+        """Let the desk answer."""
+        if isinstance(what, Heard):
+            self.desk.hear(what.peer, what.call, what.at)
+        elif isinstance(what, Lost):
+            self.desk.lost(what.peer)
+
+    def forget(self) -> None:
+        """See Trial."""
+        self.desk = Desk()
+
+    def check(self) -> None:
+        """See Trial."""
+        self.expect(not self.desk.faults, "calls that the server takes", self._faults)
+
+    async def prepare(self) -> None:
+        """Wait until it asks for a job."""
+        if not self.stage.is_running:
+            await self.stage.kill()
+            self.forget()
+            await self.stage.start()
+        await self.asks()
+
+    async def asks(self, expected: str = "a reserve or work call that waits for a job") -> Ask:
+        """Return who waits for a job; Broken: nobody."""
+        await self.until(lambda: self.desk.ask_with_room() is not None)
+        ask = self.desk.ask_with_room()
+        self.expect(ask is not None, expected, self._faults)
+        assert ask is not None
+        self.expect(ask.types >= TYPES, f"types to hold {', '.join(sorted(TYPES))}", f"got {', '.join(sorted(ask.types))}")
+        return ask
+
+    @property
+    def _faults(self) -> str:
+        return f"a call was refused, {self.desk.faults[-1]}" if self.desk.faults else ""
+
+    async def given(self, type_: str, data: object = None, **fields: Any) -> Given:
+        """Give one job to who waits, in one piece."""
+        ask = await self.asks()
+        (run,), line = self.desk.give(ask, [{"type": type_, "data": data, **fields}], time.monotonic())
+        ask.mouth.send(line)
+        return run
+
+    async def settled(self, run: Given, what: str = "the run to be reported") -> None:
+        """Wait until a run was ended by its worker."""
+        await self.until(lambda: run.is_settled)
+        self.expect(run.is_settled, what, self._faults)
+
+    def reports_ok(self, run: Given, result: object) -> None:
+        """Broken: the run was not reported as ok, with that result."""
+        self.expect(bool(run.reports), 'a report of "ok"', "the run was released")
+        report = run.reports[-1]
+        self.expect(report.report == "ok", 'a report of "ok"', f'got "{report.report}" {report.reason or ""}')
+        got = bytes(report.result).decode(errors="replace")
+        self.expect(same(result, report.result), "the data of an echo job as its result", f"got {got:.200}")
+
+    async def does_the_next(self, what: str) -> None:
+        """See that it goes on: a job is asked for, done and reported, and no call was refused."""
+        await self.asks(what)
+        run = await self.given("echo", 1)
+        await self.settled(run, what)
+        self.reports_ok(run, 1)
+
+    def drop(self, ask: Ask) -> None:
+        """Lose the connection of who asked."""
+        ask.mouth.close()
+        self.desk.lost(ask.mouth)
+
+    # the rules
+
+    async def asks_rule(self) -> None:
+        """See RULES."""
+        await self.asks()
+
+    async def reports_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", _DATA)
+        await self.settled(run)
+        self.reports_ok(run, _DATA)
+        run = await self.given("echo")
+        await self.settled(run)
+        self.reports_ok(run, None)
+
+    async def fails_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("fail", {"reason": "no such address: é"})
+        await self.settled(run)
+        self.expect(bool(run.reports), 'a report of "fail"', "the run was released")
+        report = run.reports[-1]
+        self.expect(report.report == "fail", 'a report of "fail"', f'got "{report.report}"')
+        self.expect("no such address: é" in (report.reason or ""), "data.reason as the reason", f"got {report.reason!r}")
+
+    async def pieces_rule(self) -> None:
+        """See RULES."""
+        ask = await self.asks()
+        (run,), line = self.desk.give(ask, [{"type": "echo", "data": _DATA}], time.monotonic())
+        assert isinstance(ask.mouth, Peer)
+        await ask.mouth.send_in_pieces(line)
+        await self.settled(run)
+        self.reports_ok(run, _DATA)
+
+    async def many_rule(self) -> None:
+        """See RULES."""
+        first = await self.given("echo", 1)
+        held: list[bytes] = []
+        self.desk.held = held
+        await self.settled(first)
+        ask = first.ask
+        if not ask.is_work:
+            await self.until(lambda: self.desk.ask_with_room() is not None, QUIET_S)
+        found = ask if ask.is_work else self.desk.ask_with_room()
+        self.desk.held = None
+        if found is None or found.mouth is not ask.mouth:
+            ask.mouth.send(b"".join(held))
+            raise NotTried("it has one call at a time, and so gets one line at a time")
+        (run,), line = self.desk.give(found, [{"type": "echo", "data": _DATA}], time.monotonic())
+        ask.mouth.send(b"".join([*held, line]))
+        await self.settled(run)
+        self.reports_ok(run, _DATA)
+
+    async def unknown_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", 1, **_FUTURE)
+        await self.settled(run)
+        self.reports_ok(run, 1)
+
+    async def touches_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": 2.2 * SHORT_TTR_S}, **TOUCHED)
+        await self.settled(run)
+        self.expect(run.touches > 0, f"touches of a run with a ttr of {SHORT_TTR_S:g} s", "none came")
+        self.expect(run.late_s <= 0, f"a sign of life every {SHORT_TTR_S:g} s", f"one was {run.late_s:.2f} s late")
+        self.expect(bool(run.reports) and run.reports[-1].report == "ok", 'a report of "ok"', "it was another")
+
+    async def stale_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", 1)
+        run.on_finish = "stale"
+        await self.settled(run)
+        await self.does_the_next("the next job to be done after a report was stale")
+        self.expect(len(run.reports) == 1, "a stale report not to be repeated", f"it came {len(run.reports)} times")
+
+    async def over_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
+        run.on_touch = run.on_finish = "stale"
+        await self.until(lambda: run.touches > 0)
+        self.expect(run.touches > 0, "a touch")
+        run.close()
+        await self.does_the_next("the next job to be done soon after a touch was stale")
+
+    async def cancel_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
+        if run.ask.is_work:
+            # touches go on, so that this is not what tells it
+            run.close()
+            run.ask.mouth.send(speech.event(run.ask.call, {"cancel": run.token}))
+        else:
+            run.on_touch = "cancel"
+        run.on_finish = "stale"
+        await self.does_the_next("the next job to be done soon after a run was cancelled")
+
+    async def empty_rule(self) -> None:
+        """See RULES."""
+        ask = await self.asks()
+        if ask.is_work:
+            raise NotTried("it uses work")
+        before, until = self.desk.asks_count, time.monotonic() + AWAY_S
+        while True:
+            await self.watch(LEAST_WAIT_S)
+            self.desk.end(ask)
+            ask.mouth.send(speech.answer(ask.call, []))
+            ask = await self.asks()
+            if ask.wait_s >= AWAY_S / MOST_KNOCKS or time.monotonic() > until:
+                break
+        asked = self.desk.asks_count - before
+        self.expect(asked <= MOST_KNOCKS, f"a wait, so up to {MOST_KNOCKS} calls in {AWAY_S:g} s", f"{asked} came")
+        await self.does_the_next("the next job to be done after []")
+
+    async def draining_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": AWAY_S / 3})
+        self.desk.refuse_asks, self.desk.refused_asks = "draining", 0
+        if run.ask.is_work:
+            run.ask.mouth.send(speech.answer(run.ask.call, None))
+            self.desk.end(run.ask)
+        await self.watch(AWAY_S)
+        asked, self.desk.refuse_asks = self.desk.refused_asks, ""
+        self.expect(bool(run.reports), "the run in hand to be reported while the server takes no more", "it was not")
+        self.expect(asked <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} calls", f"{asked} came")
+        await self.does_the_next("the next job to be done when the server takes calls again")
+
+    async def back_off_rule(self) -> None:
+        """See RULES."""
+        for peer in list(self.stage.peers):
+            self.desk.lost(peer)
+        self.stage.shut()
+        await self.watch(AWAY_S)
+        knocks, self.stage.is_shut = self.stage.knocks, False
+        self.expect(
+            knocks <= MOST_KNOCKS,
+            f"a longer wait before each try to connect, so up to {MOST_KNOCKS} in {AWAY_S:g} s",
+            f"{knocks} came",
+        )
+        await self.does_the_next("it to come back, and to do the next job")
+
+    async def half_line_rule(self) -> None:
+        """See RULES."""
+        ask = await self.asks()
+        (run,), line = self.desk.give(ask, [{"type": "echo", "data": 1}], time.monotonic())
+        # all but the newline: it parses, and is no line
+        ask.mouth.send(line[:-1])
+        self.drop(ask)
+        await self.does_the_next("it to come back, and to do the next job")
+        self.expect(not run.is_settled, "a line without an end to be no line", "the run in it was reported")
+
+    async def lost_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
+        await self.until(lambda: run.touches > 0)
+        self.drop(run.ask)
+        await self.does_the_next("it to come back and do the next job, for the run that it had is over")
+
+    async def repeats_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", _DATA)
+        run.on_finish = "lose"
+        await self.settled(run)
+        await self.until(lambda: len(run.reports) > 1)
+        self.expect(len(run.reports) > 1, "a report without an answer to be repeated on the next connection")
+        self.reports_ok(run, _DATA)
+        await self.does_the_next("the next job to be done")
+        self.expect(len(run.reports) == 2, "an answered report not to be repeated", f"it came {len(run.reports)} times")
+
+    async def drains_rule(self) -> None:
+        """See RULES."""
+        ask = await self.asks()
+        count = min(ask.room, 3)
+        jobs = [{"type": "sleep", "data": {"s": 2 * BEGIN_S}}] * count
+        runs, line = self.desk.give(ask, jobs, time.monotonic())
+        ask.mouth.send(line)
+        await self.watch(BEGIN_S)
+        before = self.desk.asks_count
+        self.stage.terminate()
+        await self.until(lambda: self.stage.status is not None)
+        await self.until(lambda: all(run.is_settled for run in runs), 0.0)
+        left = sum(not run.is_settled for run in runs)
+        self.expect(not left, "every run in hand to be finished or released", f"{left} of {count} were not")
+        self.expect(any(run.reports for run in runs), "what runs to be finished", "all was released")
+        self.expect(self.stage.status == 0, "the program to end with status 0")
+        self.expect(self.desk.asks_count == before, "no call for more jobs after SIGTERM", "one came")
+
+    async def leaves_rule(self) -> None:
+        """See RULES."""
+        late: list[Given] = []
+
+        def on_the_way(ask: Ask) -> None:
+            runs, line = self.desk.give(ask, [{"type": "echo", "data": 1}], time.monotonic())
+            ask.mouth.send(line)
+            late.extend(runs)
+
+        self.desk.on_withdraw = on_the_way
+        ask = await self.asks()
+        self.stage.terminate()
+        if not await self.until(lambda: bool(late), QUIET_S) and not ask.is_work:
+            # it waits for the end of its reserve
+            on_the_way(ask)
+        await self.until(lambda: self.stage.status is not None)
+        self.expect(self.stage.status == 0, "the program to end with status 0, for it had nothing to do")
+        self.expect(
+            all(run.is_settled for run in late), "a run that came at the very end to be released or finished", "it was neither"
+        )
+
+
+#: name -> (what is demanded, the scenario). `hold` has its place after `repeats`.
+_RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
+    "asks": ("connects, and asks by reserve or work for jobs of its types", lambda trial: trial.asks_rule),
+    "reports": ("does a job, and reports its result", lambda trial: trial.reports_rule),
+    "fails": ("reports a failure, with its reason", lambda trial: trial.fails_rule),
+    "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
+    "many": ("reads many lines that come in one piece", lambda trial: trial.many_rule),
+    "unknown": ("ignores fields of a run that it does not know", lambda trial: trial.unknown_rule),
+    "touches": ("touches a run that takes longer than its ttr, in time", lambda trial: trial.touches_rule),
+    "stale": ("takes a report that is stale as done with", lambda trial: trial.stale_rule),
+    "over": ("stops work whose touch is stale", lambda trial: trial.over_rule),
+    "cancel": ("stops work that is cancelled", lambda trial: trial.cancel_rule),
+    "empty": ("asks again when there was no job, and not in a hurry", lambda trial: trial.empty_rule),
+    "draining": (
+        "does what it has while the server gives no more, and asks again later",
+        lambda trial: trial.draining_rule,
+    ),
+    "back-off": ("connects again after a lost connection, waiting longer each time", lambda trial: trial.back_off_rule),
+    "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
+    "lost": ("stops work whose connection was lost", lambda trial: trial.lost_rule),
+    "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
+    "drains": ("on SIGTERM finishes or releases what it has, and ends with status 0", lambda trial: trial.drains_rule),
+    "leaves": ("on SIGTERM while it waits loses no job, and ends with status 0", lambda trial: trial.leaves_rule),
+}
+WORKER_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]
+
+
+async def worker_report(stage: Stage, rules: Collection[Rule], told: Callable[[Line], None]) -> Report:
+    """Try a worker. told: of each rule, as it is tried."""
+    trial = WorkerTrial(stage)
+    return await tried(trial, {rule: _RULES[rule.name][1](trial) for rule in rules}, told)

@@ -1,0 +1,161 @@
+"""`kqs conformance` finds what is wrong with a program: each rule is broken by an example with one thing changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kqs.cli import run
+from kqs.conformance.score import End
+from tests.support.asking import eventually
+from tests.support.conformance import KINDS, Trial, told_of
+from tests.support.examples import EXAMPLES
+from tests.support.require import require
+from tests.support.serving import ROOT, SERVE_ENVIRON
+
+#: programs that do not do what they must are waited for so long
+WITHIN_S = 4
+WHERE = ("{host}", "{port}", "echo")
+
+
+class Change(NamedTuple):
+    """What is changed in an example, and what is told of it."""
+
+    old: str
+    new: str
+    told: str
+    kind: str = ".py"
+
+
+WORKERS = {
+    "asks": Change('"sleep", "fail"]', '"sleep"]', "expected types to hold echo, fail, sleep, got echo, sleep"),
+    "reports": Change("else data\n", "else 7\n", "expected the data of an echo job as its result, got 7"),
+    "fails": Change("str(error)", '"?"', "expected data.reason as the reason, got '?'"),
+    "pieces": Change("self.lines.readline()", "self.lines.read1(65536)", "expected the run to be reported"),
+    "many": Change(".forEach(hear)", ".slice(0, 1).forEach(hear)", "expected the run to be reported", ".js"),
+    "unknown": Change("self, run):", "self, run):\n        assert len(run) == 8", "AssertionError"),
+    "touches": Change('run["ttr"] / 3', "100", "expected touches of a run with a ttr of 1.5 s, none came"),
+    "stale": Change(
+        'return self.call("finish", {"run": run["run"], **end})',
+        'return [self.call("finish", {"run": run["run"], **end}) for _ in "12"]',
+        "expected a stale report not to be repeated, it came 2 times",
+    ),
+    "over": Change('code or state["cancel"]', "not self", "expected the next job to be done soon after a touch was stale"),
+    "cancel": Change('code or state["cancel"]', "code", "expected the next job to be done soon after a run was cancelled"),
+    "empty": Change('"wait": 2', '"wait": 0', "expected a wait, so up to 12 calls"),
+    "draining": Change("random.uniform(0.5, 1)", "0", "expected a longer wait after each refusal"),
+    "back-off": Change("random.uniform(0.5, 1)", "0", "expected a longer wait before each try to connect"),
+    "half-line": Change('.endswith(b"\\n")', "", "expected a line without an end to be no line, the run in it was reported"),
+    "lost": Change('state, code = self.call("touch"', 'state, code = self.kept("touch"', "expected it to come back"),
+    "repeats": Change(
+        "safe\n                self.pause()", "safe\n                return None", "expected a report without an answer"
+    ),
+    "drains": Change("signal.signal(signal.SIGTERM", "signal.signal(signal.SIGUSR1", "1 of 1 were not"),
+    "leaves": Change('self.call("release", {"run": run["run"]})', "None", "expected a run that came at the very end"),
+}
+
+CLIENTS = {
+    "inserts": Change("json.loads(text)", "text", "expected the line as data"),
+    "ids": Change("str(uuid.uuid4())", '"mine"', "expected an id of its own for each job"),
+    "pieces": Change("self.lines.readline()", "self.lines.read1(65536)", "expected the line"),
+    "many": Change(".forEach(hear)", ".slice(0, 1).forEach(hear)", "expected the lines", ".js"),
+    "unknown": Change("json.loads(line)\n", "json.loads(line)\n        assert len(answer) == 5\n", "ended with status 1"),
+    "busy": Change("random.uniform(0.5, 1)", "0", "expected a longer wait after each refusal"),
+    "later": Change('"no_space", ', "", "expected the insert again after no_space"),
+    "lost": Change('("insert", job)', '("insert", {**job, "id": str(uuid.uuid4())})', "expected the insert again under the id"),
+    "half-line": Change('.endswith(b"\\n")', "", "expected the insert again after half an answer"),
+    "back-off": Change("random.uniform(0.5, 1)", "0", "expected a longer wait before each try to connect"),
+    "ends": Change("sys.exit(status)", "sys.exit(3)", "expected the program to end with status 0"),
+    "refused": Change("LATER = {", 'LATER = {"bad_job", ', "expected the line 'refused: bad_job' on its output"),
+}
+
+CHANGES = {"worker": WORKERS, "producer": CLIENTS}
+
+
+def changed(kind: str, folder: Path) -> Iterator[tuple[str, Trial]]:
+    """Return for each rule the trial, by that rule, of an example that breaks it."""
+    for rule, change in CHANGES[kind].items():
+        source = (EXAMPLES / f"{kind}{change.kind}").read_text()
+        assert change.old in source, rule
+        program = folder / f"{rule}{change.kind}"
+        program.write_text(source.replace(change.old, change.new))
+        interpreter = sys.executable if change.kind == ".py" else require("node")
+        yield rule, Trial(kind, [interpreter, str(program), *WHERE], rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_rule_finds_the_program_that_breaks_it(kind: str, tmp_path: Path) -> None:
+    lines = {rule: line for rule, (line,) in told_of(dict(changed(kind, tmp_path)), WITHIN_S).items()}
+    assert {rule: line.detail for rule, line in lines.items() if CHANGES[kind][rule].told not in line.detail} == {}
+    assert {line.end for line in lines.values()} == {End.FAILED}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_rule_has_a_program_that_breaks_it(kind: str) -> None:
+    assert set(CHANGES[kind]) == {rule.name for rule in KINDS[kind][0]}
+
+
+def test_a_program_that_asks_for_nothing_is_not_tried_any_further(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["conformance", "worker", "--", "sh", "-c", "echo no such host >&2; exit 3"]) == 1
+    first, second, *_, score = capsys.readouterr().out.splitlines()
+    assert first.startswith("failed")
+    assert first.endswith("the program ended with status 3: no such host")
+    assert second.startswith("not tried")
+    assert score == "0 of 1 rules kept, 17 not tried"
+
+
+def test_chosen_rules_are_told_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    program = [sys.executable, str(EXAMPLES / "producer.py"), *WHERE]
+    assert run(["conformance", "client", "--json", "--rule", "ids", "--rule", "many", "--", *program]) == 0
+    ids, many, score = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (ids["rule"], ids["end"], ids["detail"]) == ("ids", "ok", "")
+    assert (many["rule"], many["end"]) == ("many", "not tried")
+    assert score == {"ok": True, "score": "1 of 1 rules kept, 1 not tried"}
+
+
+def test_a_program_is_told_where_by_its_environment_too(capsys: pytest.CaptureFixture[str]) -> None:
+    script = f"exec {sys.executable} {EXAMPLES / 'producer.py'} ${{KQS_SERVER%:*}} ${{KQS_SERVER#*:}} echo"
+    assert run(["conformance", "client", "--rule", "inserts", "--", "sh", "-c", script]) == 0
+
+
+def test_a_program_does_not_outlive_its_trial(tmp_path: Path) -> None:
+    program = f"echo $$ >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 300"
+    command = [sys.executable, "-m", "kqs", "conformance", "worker", "--", "sh", "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, env=SERVE_ENVIRON, stdout=subprocess.PIPE) as trial:
+        eventually((tmp_path / "pid").exists, bool)
+        trial.terminate()
+        assert trial.wait(30) == 130
+    pid = (tmp_path / "pid").read_text().strip()
+    eventually(lambda: Path(f"/proc/{pid}/stat").exists(), lambda exists: not exists)
+
+
+def test_a_wrong_call_breaks_the_rule_that_is_tried(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text((EXAMPLES / "worker.py").read_text().replace('"report": "ok", ', '"report": "ok", "delay": 1, '))
+    assert run(["conformance", "worker", "--rule", "reports", "--within", "2", "--", sys.executable, str(program), *WHERE]) == 1
+    assert 'a call was refused, bad_call: delay: does not belong to a report of "ok"' in capsys.readouterr().out
+
+
+def test_who_names_no_rule_is_told_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["conformance", "worker", "--rule", "nope", "--", "true"]) == 2
+    assert "touches" in capsys.readouterr().err
+
+
+def test_a_program_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["conformance", "worker", "--", "/nowhere/worker"]) == 74
+    assert capsys.readouterr().err == "kqs: /nowhere/worker: no such file or directory\n"
+
+
+def test_the_page_tells_of_each_rule() -> None:
+    page = (EXAMPLES.parent / "docs" / "write-a-client.md").read_text()
+    _, section = page.split("## Trying it")
+    told = re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \|$", section, re.MULTILINE)
+    assert told == [(rule.name, rule.demand) for rules, _ in KINDS.values() for rule in rules]
