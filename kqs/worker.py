@@ -23,7 +23,7 @@ from kqs.job import Run
 from kqs.lane import CleanTask, Lane
 from kqs.log import get_logger
 from kqs.modules import taken_types
-from kqs.outcomes import judge
+from kqs.outcomes import delayed, judge
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.source import Source
@@ -261,10 +261,11 @@ class Worker:
         outcome = self._executor.begin(run, handler)
         if isinstance(outcome, Suspended):
             return _Begun(run, handler, outcome, began_at)
+        if type(outcome) is Failed:
+            outcome = delayed(outcome, handler, run)
+            self.failed_count += 1
         self._source.end(run, outcome)
         self.done_count += 1
-        if type(outcome) is Failed:
-            self.failed_count += 1
         took_s = self._monotonic() - began_at
         self._ahead.busy_s += took_s
         self._breaks.charge(took_s)
@@ -287,12 +288,12 @@ class Worker:
             if handler is None:
                 self._report(lease, Failed(f"no handler for type {run.type!r}", final=False))
             elif rest is None:
-                self._report(lease, await self._executor.execute(run, handler, lease.context))
+                self._report(lease, await self._executor.execute(run, handler, lease.context), handler)
             else:
-                self._report(lease, await self._executor.finish(run, rest))
+                self._report(lease, await self._executor.finish(run, rest), handler)
         except asyncio.CancelledError as fault:
             if not lane.is_cancelled:  # else by us: the run is judged already
-                self._report(lease, judge(fault, run))
+                self._report(lease, judge(fault, run), handler)
         finally:
             lane.lease = None
             took_s = self._monotonic() - began_at
@@ -300,7 +301,9 @@ class Worker:
             if self._ahead.begun_count == begun_count:  # it had the loop for itself
                 self._breaks.charge(took_s)
 
-    def _report(self, lease: Lease, outcome: Outcome) -> None:
+    def _report(self, lease: Lease, outcome: Outcome, handler: Handler | None = None) -> None:
+        if type(outcome) is Failed and handler is not None:
+            outcome = delayed(outcome, handler, lease.run)
         if self._source.report(lease, outcome):
             self.done_count += 1
             self.failed_count += type(outcome) is Failed

@@ -91,6 +91,9 @@ async def deaf(data):
             print("heard nothing", flush=True)
 
 
+@kqs.handler("patient", retry_delay=lambda failures: 1000 * failures)
+async def patient(data):
+    raise ValueError("not yet")
 """
 ENDED = ("success", "fail", "retry", "ghost")
 
@@ -142,6 +145,12 @@ def test_again_fail_and_exceptions_are_what_they_are_in_a_server(folder: Path, s
         assert (final["state"], final["error"], final["failures"]) == ("fail", "never", 1)
         failed = ended(server, insert(server, "moody", "fail", retry_delay=60))
         assert (failed["state"], failed["error"], failed["failures"]) == ("retry", "ValueError: no", 1)
+
+
+def test_a_handler_says_how_long_its_retry_waits(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores"):
+        record = ended(server, insert(server, "patient"))
+        assert record["due_at"] == pytest.approx(record["runs"][0]["ended_at"] + 1000, abs=5)
 
 
 def test_more_jobs_than_lanes_are_all_run_once(folder: Path, server: Served) -> None:

@@ -792,6 +792,28 @@ async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monk
     assert max(after - before for before, after in itertools.pairwise(turns)) == 1
 
 
+async def fail(data: object) -> None:
+    raise ValueError("no")
+
+
+async def fail_later(data: object) -> None:
+    await asyncio.sleep(0)
+    raise ValueError("no")
+
+
+def fail_plainly(data: object) -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("function", [fail, fail_later, fail_plainly])
+async def test_a_handler_says_how_long_its_retry_waits(works: Works, function: Callable[..., Any]) -> None:
+    works.handle("mail", function, retry_delay=lambda failures: 1000.0 * failures)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    record = await works.ended(1, State.RETRY)
+    assert record.due_at == pytest.approx(record.runs[0].ended_at + 1000)
+
+
 async def test_only_the_types_that_are_told_are_run(works: Works) -> None:
     async def nothing(data: object) -> None: ...
 
