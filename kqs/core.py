@@ -47,7 +47,7 @@ from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Supervisor, when_done
 from kqs.worker import Worker
 
 
@@ -94,7 +94,8 @@ class Core:
         """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
         await self._supervisor.end_part("startup", self._startup.stop)
         workers = {"worker": self._worker.stop, "remote": self._desk.stop}
-        await asyncio.gather(*(self._supervisor.end_part(name, stop) for name, stop in workers.items()))
+        ends = [self._supervisor.end_part(name, stop) for name, stop in workers.items()]
+        await asyncio.wait([self._supervisor.spawn(end, "rest", when_done) for end in ends])
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, supervisor = self._config, self._supervisor

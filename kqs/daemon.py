@@ -11,24 +11,13 @@ import asyncio
 import contextlib
 import os
 import resource
-import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-
-import uvloop
 
 from kqs import log as logs
 from kqs.config import Config, ServerSection, anchored
 from kqs.core import Core
-from kqs.errors import (
-    ExitCode,
-    JournalCorruptError,
-    KqsError,
-    StartupError,
-    StoreCorruptError,
-    StoreDoubtError,
-)
+from kqs.errors import ExitCode
 from kqs.executor import share_decimal_settings
 from kqs.handlers import Registry
 from kqs.journal import JOURNAL_FILES
@@ -36,46 +25,18 @@ from kqs.log import get_logger
 from kqs.modules import load_modules, with_commands
 from kqs.notify import Notifier
 from kqs.process import forks, memory
-from kqs.process.loop import run_to_end
+from kqs.process.host import hosted
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
+from kqs.process.stop import StopSwitch
 from kqs.server.listener import Listener
 from kqs.server.server import RESERVED_CONNECTIONS, TURNED_AWAY_AT_ONCE, Server
 from kqs.supervisor import Supervisor, when_done, with_its_answer
 
 log = get_logger("kqs")
 
-#: how long one thread may keep the interpreter from another, in s
-SWITCH_INTERVAL_S = 0.001
 #: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
 #: and to those who are accepted only to be told that they are too many, and closed in the turn after
 SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + TURNED_AWAY_AT_ONCE
-
-
-class StopSwitch:
-    """Turned by a signal, `quit`, or a service that died; turned again, nothing changes. on_turn: called each time."""
-
-    def __init__(self, on_turn: Callable[[], None]) -> None:
-        self._event = asyncio.Event()
-        self._on_turn = on_turn
-        self.cause: BaseException | None = None
-
-    def request(self) -> None:
-        """Begin the orderly stop."""
-        self._on_turn()
-        self._event.set()
-
-    def fail(self, name: str, error: BaseException) -> None:
-        """Stop because the task `name` died of `error`. One that was foreseen needs no traceback. Call it once."""
-        if isinstance(error, KqsError):
-            log.error(f"stopping, for {error}", task=name, exit_code=int(_exit_code(error)))
-        else:
-            log.error("a service died, stopping", task=name, exc_info=error)
-        self.cause = error
-        self.request()
-
-    async def wait(self) -> None:
-        """Return when the stop was requested."""
-        await self._event.wait()
 
 
 class Daemon:
@@ -108,7 +69,7 @@ class Daemon:
             self._notifier.extend_timeout(max(self._config.worker.grace_s, 0) + STOP_MARGIN_S)
             log.info("stopping")
         log.info("stopped")
-        return _exit_code(self._stop.cause)
+        return self._stop.exit_code
 
     def _tell_start(self, registry: Registry) -> None:
         config = self._config
@@ -187,16 +148,6 @@ class Daemon:
             await asyncio.sleep(interval_s)
 
 
-def _exit_code(cause: BaseException | None) -> ExitCode:
-    if cause is None:
-        return ExitCode.OK
-    if isinstance(cause, StartupError):
-        return cause.exit_code
-    if isinstance(cause, StoreDoubtError):
-        return ExitCode.IO_FAILED
-    return ExitCode.DATA_DAMAGED if isinstance(cause, (StoreCorruptError, JournalCorruptError)) else ExitCode.SOFTWARE
-
-
 def _spare_files(section: ServerSection, channels: int) -> ServerSection:
     """Allow this process as many open files as it may have, and leave some to the journal, the store, and so many channels.
 
@@ -222,23 +173,4 @@ def serve(config: Config, source: Path | None = None) -> ExitCode:
     """
     config = anchored(config, Path.cwd())
     logs.configure(config.log)
-    # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    memory.map_long_pieces()
-    memory.collect_seldom()
-    forks.install()
-    if (written_to := logs.descriptor()) is not None:
-        forks.own(written_to)
-    sentry = Sentry(config.worker.grace_s)
-    sentry.start()
-    code = ExitCode.SOFTWARE
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            code = run_to_end(runner.get_loop(), Daemon(config, source and source.absolute(), sentry).run(), sentry.attach)
-        except StartupError as error:
-            code = error.exit_code
-            raise
-        finally:
-            forks.end_child()
-            sentry.leave(code)  # the runner's own end waits for tasks and threads of handlers
-    return code
+    return hosted(lambda sentry: Daemon(config, source and source.absolute(), sentry).run(), config.worker.grace_s)

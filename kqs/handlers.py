@@ -124,6 +124,8 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
     decode: turns the job's data (JSON bytes) into the first argument; raises msgspec.DecodeError or pydantic's
     ValidationError when it does not fit. wants_job: it takes a JobContext as second argument.
     options: names of OptionFields and checked values. place: "file:line", or where a command is set.
+    retry_delay: told how many runs of a job have failed, says how long its retry is to wait, in s, in the place of the option.
+    It is its author's, and may do anything.
     """
 
     type: str
@@ -134,6 +136,7 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
     options: dict[str, Any]
     place: str
     command: Command | None = None
+    retry_delay: Callable[[int], object] | None = None
 
 
 class Registry:
@@ -199,7 +202,7 @@ def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
 
     It takes `(data)` or `(data, job)`, where `job` is a JobContext. A pydantic model as annotation of the first parameter
     has the data checked and built as such; `msgspec.Raw` there gets the JSON as the client sent it. `options` are the
-    handler's own defaults for its jobs (docs/handlers.md).
+    handler's own defaults for its jobs (docs/handlers.md); `retry_delay` may be a function of how many runs have failed.
 
     Raises: HandlerError: as Registry.add, or used without parentheses.
     """
@@ -220,6 +223,10 @@ async def _run_command(_data: object, _job: JobContext) -> NoReturn:
 def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any], place: str) -> Handler:
     _check_type(type_)
     wants_job = _wants_job(function)
+    retry_delay = options.get("retry_delay")
+    if callable(retry_delay):
+        _check_retry_delay(retry_delay)
+        options = {name: value for name, value in options.items() if name != "retry_delay"}
     return Handler(
         type=type_,
         function=function,
@@ -228,7 +235,19 @@ def _handler(type_: str, function: Callable[..., Any], options: Mapping[str, Any
         wants_job=wants_job,
         options=_checked_options(options),
         place=place,
+        retry_delay=retry_delay if callable(retry_delay) else None,
     )
+
+
+def _check_retry_delay(function: Callable[..., object]) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise TypeError("option 'retry_delay': a function must be a plain `def`, which returns seconds")
+    try:
+        inspect.signature(function).bind(1)
+    except TypeError:
+        raise TypeError("option 'retry_delay': a function takes (failures)") from None
+    except ValueError:  # it is built in, and does not tell
+        return
 
 
 def _check_type(type_: object) -> None:

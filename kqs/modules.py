@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +19,14 @@ from kqs.log import get_logger
 log = get_logger("kqs.modules")
 
 
-def load_modules(names: Iterable[str]) -> Registry:
+#: where the names of a server's modules stand
+IN_CONFIG = "[worker] modules"
+
+
+def load_modules(names: Iterable[str], where: str = IN_CONFIG) -> Registry:
     """Import modules, as `python -m` would find them, and return the registry that their decorators filled.
 
-    A module that registers nothing is warned of: its jobs would wait for ever.
+    A module that registers nothing is warned of: its jobs would wait for ever. where: the names stand, for messages.
 
     Raises: StartupError: (78) a module cannot be imported, or another one of its name was: the message names it and the fault.
     """
@@ -32,9 +36,9 @@ def load_modules(names: Iterable[str]) -> Registry:
     registry = handlers.default_registry
     for name in names:
         known = registry.types
-        module = _load(name)
+        module = _load(name, where)
         if registry.types == known and not _has_handlers(module):
-            log.warning("a module of [worker] modules registers no handler", module=name, file=_file(module))
+            log.warning(f"a module of {where} registers no handler", module=name, file=_file(module))
     return registry
 
 
@@ -54,17 +58,29 @@ def with_commands(registry: Registry, config: Config) -> Registry:
         raise StartupError(str(error), ExitCode.CONFIG) from error
 
 
-def _load(name: str) -> ModuleType:
+def taken_types(registry: Registry, names: Sequence[str], where: str) -> frozenset[str]:
+    """Return the types of which a worker runs jobs: those named, or all that have a handler if none is.
+
+    Raises: StartupError: (78) one that is named has no handler. where: the names stand, for its message.
+    """
+    unknown = [name for name in names if name not in registry.types]
+    if unknown:
+        known = ", ".join(sorted(registry.types)) or "none"
+        raise StartupError(f"{where}: no handler for type {unknown[0]!r}; those with one: {known}", ExitCode.CONFIG)
+    return frozenset(names) or registry.types
+
+
+def _load(name: str, where: str) -> ModuleType:
     try:
         module = importlib.import_module(name)
     except BaseException as fault:
-        _refuse_other(name)
-        raise StartupError(f"[worker] modules: cannot load {name!r}: {_describe(fault)}", ExitCode.CONFIG) from fault
-    _refuse_other(name)
+        _refuse_other(name, where)
+        raise StartupError(f"{where}: cannot load {name!r}: {_describe(fault)}", ExitCode.CONFIG) from fault
+    _refuse_other(name, where)
     return module
 
 
-def _refuse_other(name: str) -> None:
+def _refuse_other(name: str, where: str) -> None:
     """Refuse a name under which another module had been imported: the standard library's, or one that this server needs.
 
     Raises: StartupError: (78) naming both files.
@@ -77,7 +93,7 @@ def _refuse_other(name: str) -> None:
     if taken is None or not _is_same(taken, meant.origin):
         of = f"the one of {taken}" if taken else "one that is built into Python"
         message = f"{top!r} is {meant.origin}, but another module of that name is loaded already, {of}: rename yours"
-        raise StartupError(f"[worker] modules: cannot load {name!r}: {message}", ExitCode.CONFIG)
+        raise StartupError(f"{where}: cannot load {name!r}: {message}", ExitCode.CONFIG)
 
 
 def _file(module: ModuleType) -> str | None:

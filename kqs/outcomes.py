@@ -6,6 +6,7 @@ raises. A failure is told in the log, in a line of bounded length. A fork of thi
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from decimal import Decimal
@@ -15,7 +16,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from kqs import verdicts
-from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.handlers import Again, Failed, Handler, Ok, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.process import forks
@@ -78,6 +79,23 @@ def _reason_and_final(verdict: verdicts.Fail) -> tuple[str, bool]:
         return reason, bool(verdict.final)
     except BaseException:
         return reason, True
+
+
+def delayed(outcome: Failed, handler: Handler, run: Run) -> Failed:
+    """Return a failure with the delay of its retry, if the handler has a function that says one; what it says is checked."""
+    if handler.retry_delay is None or outcome.final or outcome.delay_s is not None:
+        return outcome
+    try:
+        asked = handler.retry_delay(run.failures + 1)
+        forks.end_child()
+        return Failed(outcome.reason, outcome.final, verdicts.delay_in_seconds(asked))
+    except BaseException as fault:
+        forks.end_child()
+        error = _told(fault)
+        with contextlib.suppress(BaseException):  # as in _failed
+            _log.warning("retry_delay says no delay, the job's settings count", type=run.type, job=run.claim.id, error=error)
+        _forget_trace(fault)
+        return outcome
 
 
 def judge_data(fault: BaseException, run: Run) -> Outcome:

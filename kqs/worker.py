@@ -1,8 +1,8 @@
-"""The worker in the server: a number of lanes that run jobs.
+"""A worker: a number of lanes that run jobs, of the queue or of a connection to one (source.py).
 
-A lane awaits handlers one after the other (lane.py). The worker is a consumer of the queue: it has room for as many runs as it
+A lane awaits handlers one after the other (lane.py). The worker is a consumer: it has room for as many runs as it
 has free lanes, and for as many more as its lanes get through in a while (ahead.py). A run that is lost (ttr, time_limit) is
-cancelled in its lane; its late report is refused by the queue. A handler that does not heed that keeps its lane, and another
+cancelled in its lane; its late report is refused. A handler that does not heed that keeps its lane, and another
 takes the lane's place. Between runs the loop has breaks (breaks.py).
 """
 
@@ -22,10 +22,11 @@ from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
 from kqs.lane import CleanTask, Lane
 from kqs.log import get_logger
-from kqs.outcomes import judge
+from kqs.modules import taken_types
+from kqs.outcomes import delayed, judge
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
-from kqs.queue.queue import Queue
+from kqs.source import Source
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.worker")
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(
         self,
-        queue: Queue,
+        source: Source,
         registry: Registry,
         executor: Executor,
         settings: WorkerSection,
@@ -60,15 +61,19 @@ class Worker:
         weights: dict[str, int],
         supervisor: Supervisor,
     ) -> None:
-        """Args: name: who runs the jobs, as their records say. weights: shares of turns by type; 1 where none is given."""
-        self._queue = queue
+        """Args: name: who runs the jobs, as their records say. weights: shares of turns by type; 1 where none is given.
+
+        Raises: StartupError: (78) `settings.types` names a type without a handler.
+        """
+        types = taken_types(registry, settings.types, "[worker] types")
+        self._source = source
         self._registry = registry
         self._executor = executor
         self._settings = settings
         self._supervisor = supervisor
         self._context = executor.context
-        self._monotonic = queue.clock.monotonic
-        self._is_certain = queue.is_certain
+        self._monotonic = source.clock.monotonic
+        self._is_certain = source.is_certain
         self._runs: deque[Run] = deque()
         self._idle: list[Lane] = []
         self._lanes: list[Lane] = []
@@ -80,9 +85,7 @@ class Worker:
         self._drained = asyncio.Event()
         self._stopping = False
         self._closing = False
-        self._consumer = Consumer(
-            name, {type_: weights.get(type_, 1) for type_ in registry.types}, settings.concurrency, self._deliver
-        )
+        self._consumer = Consumer(name, {type_: weights.get(type_, 1) for type_ in types}, settings.concurrency, self._deliver)
         self.done_count = 0
         self.failed_count = 0
 
@@ -106,7 +109,7 @@ class Worker:
         for _ in range(self._settings.concurrency):
             self._open_lane()
         self._executor.look_after(self._registry.commands)
-        self._queue.add_consumer(self._consumer)
+        self._source.add_consumer(self._consumer)
 
     async def stop(self) -> None:
         """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
@@ -114,7 +117,7 @@ class Worker:
             return
         self._stopping = True
         if self._lanes:
-            await self._queue.remove_consumer(self._consumer)
+            await self._source.remove_consumer(self._consumer)
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
         self._give_back_unstarted()
@@ -124,7 +127,7 @@ class Worker:
         lanes = [*self._lanes, *self._deaf.written_off]
         for lane in lanes:
             if lane.lease is not None:
-                self._queue.interrupt(lane.lease)
+                self._source.interrupt(lane.lease)
             lane.cancel()
         tasks = [lane.task for lane in lanes if lane.task is not None]
         if tasks:
@@ -153,7 +156,7 @@ class Worker:
         while self._runs:
             run = self._runs.popleft()
             self._consumer.begin(run)
-            self._queue.give_back(run)
+            self._source.give_back(run)
 
     def _deliver(self, runs: list[Run]) -> None:
         self._runs.extend(runs)
@@ -256,15 +259,16 @@ class Worker:
         began_at = self._monotonic()
         if handler is None or handler.wants_job or not handler.is_async:
             return _Begun(run, handler, None, began_at)
-        if not (self._is_certain(run) or self._queue.may_begin(run)):
+        if not (self._is_certain(run) or self._source.may_begin(run)):
             return None
         outcome = self._executor.begin(run, handler)
         if isinstance(outcome, Suspended):
             return _Begun(run, handler, outcome, began_at)
-        self._queue.end(run, outcome)
-        self.done_count += 1
         if type(outcome) is Failed:
+            outcome = delayed(outcome, handler, run)
             self.failed_count += 1
+        self._source.end(run, outcome)
+        self.done_count += 1
         took_s = self._monotonic() - began_at
         self._ahead.busy_s += took_s
         self._breaks.charge(took_s)
@@ -275,24 +279,24 @@ class Worker:
         if rest is None:
             if handler is not None and not handler.is_async and not await self._admit(run, handler):
                 return
-            if not self._queue.may_begin(run):
+            if not self._source.may_begin(run):
                 if handler is not None:
                     self._executor.dismiss(handler)
                 return
             began_at = self._monotonic()
         begun_count = self._ahead.begun_count
         lane.is_cancelled = False
-        lane.lease = lease = self._queue.begin(run, lane.lose, began_at)
+        lane.lease = lease = self._source.begin(run, lane.lose, began_at)
         try:
             if handler is None:
                 self._report(lease, Failed(f"no handler for type {run.type!r}", final=False))
             elif rest is None:
-                self._report(lease, await self._executor.execute(run, handler, lease.context))
+                self._report(lease, await self._executor.execute(run, handler, lease.context), handler)
             else:
-                self._report(lease, await self._executor.finish(run, rest))
+                self._report(lease, await self._executor.finish(run, rest), handler)
         except asyncio.CancelledError as fault:
             if not lane.is_cancelled:  # else by us: the run is judged already
-                self._report(lease, judge(fault, run))
+                self._report(lease, judge(fault, run), handler)
         finally:
             lane.lease = None
             took_s = self._monotonic() - began_at
@@ -300,8 +304,10 @@ class Worker:
             if self._ahead.begun_count == begun_count:  # it had the loop for itself
                 self._breaks.charge(took_s)
 
-    def _report(self, lease: Lease, outcome: Outcome) -> None:
-        if self._queue.report(lease, outcome):
+    def _report(self, lease: Lease, outcome: Outcome, handler: Handler | None = None) -> None:
+        if type(outcome) is Failed and handler is not None:
+            outcome = delayed(outcome, handler, lease.run)
+        if self._source.report(lease, outcome):
             self.done_count += 1
             self.failed_count += type(outcome) is Failed
 
@@ -309,7 +315,7 @@ class Worker:
         try:
             await self._executor.admit(handler)
         except asyncio.CancelledError:
-            self._queue.give_back(run)
+            self._source.give_back(run)
             return False
         return True
 
@@ -329,7 +335,7 @@ class Worker:
         """Give up a lane whose handler goes on after its cancellation."""
         if lane.lease is lease and not self._closing:
             log.warning("a handler ignores its cancellation", type=lease.run.type, job=lease.run.claim.id)
-            self._deaf.add(lane, self._queue.clock.now())
+            self._deaf.add(lane, self._source.clock.now())
             self._replace_deaf()
 
     def _replace_deaf(self) -> None:

@@ -13,6 +13,7 @@ from kqs.process.descriptors import open_standard_descriptors
 #: command -> module that has it, under the command's own name or with `_command` at its end
 COMMANDS = {
     "serve": "serve",
+    "work": "work",
     "insert": "insert",
     "call": "calls",
     "stats": "calls",

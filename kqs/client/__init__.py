@@ -7,6 +7,8 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
 from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+from kqs.client.runs import Report, Run
+from kqs.client.standing import Work
 
 __all__ = [
     "DEFAULT_PORT",
@@ -15,7 +17,10 @@ __all__ = [
     "CallTimeoutError",
     "Client",
     "ConnectionLostError",
+    "Report",
+    "Run",
     "UnreachableError",
+    "Work",
     "connect",
     "parse_address",
 ]

@@ -4,6 +4,9 @@ Three rules. A call that may have been sent fails when the connection is lost, s
 insert is sent again, since it carries an id and inserting an id twice has no effect. A call made while there is no
 connection waits for the next one. No call outlives its timeout, so no wait is without end.
 
+A call that stands (`reserve`, `work`) takes no place among those in flight. It ends with the connection it was sent on, and so
+do the runs it gave. A report is sent again, since the server answers a repeated one as it did the first.
+
 An error without an id means a line that the server could not read at all. Lines are checked before they are sent, so there
 should be none; should there be one all the same, the inserts in flight are tried one by one on a new connection, where it can
 only mean the one that is tried.
@@ -16,12 +19,15 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
+from kqs.client.runs import Report, Run, given_runs, seconds_left, told
+from kqs.client.standing import StandingCall, Work
 from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
 from kqs.errors import CallError, KqsError
 from kqs.wire.calling import Answer, call_line
@@ -81,6 +87,7 @@ class Client:
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
     beyond which a new one waits. on_lost: may be set, to be told why a connection was lost that is now tried for again.
+    on_over: may be set, to be told of each run that the server has taken away, or that went with its connection.
     Raises: ValueError: an argument is nothing that can be kept to; the message names it.
     """
 
@@ -98,12 +105,15 @@ class Client:
         self.address = Address() if address is None else address
         check_address(self.address)
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_over: Callable[[Run], None] = lambda run: None
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
         self._slots = asyncio.Semaphore(max_in_flight)
         self._ids = ClientIds()
         self._number = 0
         self._pending: dict[int, _Pending] = {}
+        self._standing: dict[int, StandingCall] = {}
+        self._runs: WeakValueDictionary[str, Run] = WeakValueDictionary()  # those that somebody still has
         self._suspects: dict[int, None] = {}  # of the pending, to be tried one by one, in order; others wait meanwhile
         self._link: Link | None = None
         self._trouble = ""  # why there is no link
@@ -144,6 +154,7 @@ class Client:
         if self._ticking:
             self._ticking.cancel()
         self._fail_each(self._pending, ConnectionLostError("the client was closed"))
+        self._end_standing(ConnectionLostError("the client was closed"))
         if self._link:
             link, self._link = self._link, None
             await link.close()
@@ -174,6 +185,162 @@ class Client:
         ids: list[str] = _decode(await (await self._start("insert", named, repeatable=True)))
         return ids
 
+    # -- the worker's calls ---------------------------------------------------------------------------------------------
+
+    async def reserve(
+        self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None
+    ) -> list[Run]:
+        """Return up to `count` runs of jobs of `types` as soon as there is one; none if there is none within `wait_s`.
+
+        worker: who has them, as the jobs' records say. Cancelled, it takes no run with it: what was on its way is given back.
+        Raises: as `call`. ValueError: types is one text.
+        """
+        asked = _without_none(types=_names(types), count=count, wait=wait_s, worker=worker)
+        limit_s = None if self._timeout_s is None else wait_s + self._timeout_s
+        answer: asyncio.Future[list[Run]] = asyncio.get_running_loop().create_future()
+
+        def ended(end: msgspec.Raw | KqsError) -> None:
+            if isinstance(end, KqsError):
+                if not answer.done():
+                    answer.set_exception(end)
+                return
+            runs = given_runs(end)
+            if answer.done():
+                self.give_back(runs)
+            else:
+                self.note_runs(runs)
+                answer.set_result(runs)
+
+        number = self.stand("reserve", encode(asked, "bad_call"), ended)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except TimeoutError:
+            self.withdraw(number)
+            raise self._late_error() from None
+        except asyncio.CancelledError:
+            self.withdraw(number)
+            if not answer.cancelled() and answer.exception() is None:
+                self.give_back(answer.result())
+            raise
+
+    def work(self, types: Sequence[str], room: int = 1, *, worker: str | None = None) -> Work:
+        """Return a standing order: runs of jobs of `types` whenever there are some and fewer than `room` are open.
+
+        worker: as for `reserve`.
+        """
+        return Work(self, encode(_without_none(types=_names(types), room=room, worker=worker), "bad_call"))
+
+    async def touch(self, run: Run | str) -> float:
+        """Give a run its `ttr` anew; return how many seconds it has. Raises: as `call`; of a run that is over, `stale`."""
+        (left,) = await self.touch_many([run])
+        if isinstance(left, CallError):
+            raise left
+        return left
+
+    async def touch_many(self, runs: Iterable[Run | str]) -> list[float | CallError]:
+        """Touch up to 10,000 runs; return the seconds that each has, or why it was refused. Raises: as `call`."""
+        tokens = [_token(run) for run in runs]
+        lefts = seconds_left(await (await self._start("touch", encode([{"run": token} for token in tokens], "bad_call"))))
+        for token, left in zip(tokens, lefts, strict=True):
+            if isinstance(left, CallError) and left.call_code == "stale":
+                self.end_run(token)
+        return lefts
+
+    async def release(self, run: Run | str, delay: float | None = None) -> None:
+        """Give a run back unfinished; its job may run again at once, or after `delay` seconds. Raises: as `call`."""
+        self._runs.pop(_token(run), None)
+        await self.call("release", _without_none(run=_token(run), delay=delay))
+
+    async def finish(self, run: Run | str, result: Any = None) -> None:
+        """Report that a run succeeded; return when that is durable.
+
+        Raises: CallError: `stale`: the run was over before. ConnectionLostError, CallTimeoutError: whether it was taken is
+        unknown, and it may be reported again.
+        """
+        await self._finish(Report(_token(run), "ok", result))
+
+    async def fail(self, run: Run | str, reason: str, *, final: bool = False, delay: float | None = None) -> None:
+        """Report that a run failed. final: no retry can help. delay: seconds until the retry. Raises: as `finish`."""
+        await self._finish(Report(_token(run), "fail", reason=reason, final=final, delay=delay))
+
+    async def again(self, run: Run | str, delay: float | None = None) -> None:
+        """Report that the job is to run once more, at no cost, after `delay` seconds if given. Raises: as `finish`."""
+        await self._finish(Report(_token(run), "again", delay=delay))
+
+    async def _finish(self, report: Report) -> None:
+        (error,) = await self.finish_many([report])
+        if error is not None:
+            raise error
+
+    async def finish_many(self, reports: Sequence[Report]) -> list[CallError | None]:
+        """Report up to 10,000 runs in one line; return for each why it was refused, or None. Raises: as `finish`."""
+        for report in reports:
+            self._runs.pop(report.run, None)
+        return told(await (await self._start("finish", encode(list(reports), "bad_call"), repeatable=True)))
+
+    def stand(
+        self,
+        name: str,
+        arg: bytes,
+        ended: Callable[[msgspec.Raw | KqsError], None],
+        event: Callable[[msgspec.Raw], None] = lambda event: None,
+    ) -> int:
+        """Send a call that stands, now or when there is a connection again; return its number, for `withdraw`.
+
+        Args:   ended: told its result, or why there is none, once. event: told its intermediate answers.
+        Raises: CallError: the line is too long. ConnectionLostError: the client is not open.
+        """
+        self._number = number = self._number + 1
+        line = self._line(number, name, arg)
+        if not self._is_open:
+            raise ConnectionLostError("the client is not open")
+        self._standing[number] = StandingCall(line, ended, event)
+        self._send_waiting()
+        return number
+
+    def withdraw(self, number: int) -> None:
+        """End a standing call; one that has ended is left alone. Its end is told as ever, if it was sent."""
+        standing = self._standing.get(number)
+        if standing is None:
+            return
+        if standing.sent and self._link is not None:
+            self._number += 1
+            self._link.send(call_line(self._number, b'"withdraw"', b'{"call":%d}' % number))  # nobody waits for the answer
+        else:
+            del self._standing[number]
+
+    def note_runs(self, runs: Iterable[Run]) -> None:
+        """Take in that these were given to somebody, who is to hear of their loss."""
+        for run in runs:
+            self._runs[run.token] = run
+
+    def end_run(self, token: str) -> None:
+        """Take in that a run is over, which its worker did not report."""
+        if (run := self._runs.pop(token, None)) is not None:
+            run.is_over = True
+            asyncio.get_running_loop().call_soon(self.on_over, run)
+
+    def give_back(self, runs: Iterable[Run]) -> None:
+        """Release runs that nobody will take, without waiting for the answer."""
+        tokens = [run.token for run in runs if not run.is_over]
+        for token in tokens:
+            self._runs.pop(token, None)
+        if tokens and self._link is not None:
+            self._number += 1
+            arg = encode([{"run": token} for token in tokens], "bad_call")
+            self._link.send(call_line(self._number, b'"release"', arg))
+
+    def _end_standing(self, error: KqsError) -> None:
+        """End all calls that were sent on a connection that is gone, and the runs it gave."""
+        sent = {number: standing for number, standing in self._standing.items() if standing.sent or not self._is_open}
+        for number in sent:
+            del self._standing[number]
+        for token in list(self._runs):
+            self.end_run(token)
+        for standing in sent.values():
+            standing.ended(error)
+
     def _named(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the job under an id, so that a repetition is safe; None is none."""
         if not isinstance(job, Mapping):
@@ -200,12 +367,7 @@ class Client:
             raise ValueError(f"name: expected the name of a call, got {name!r:.60}")
         check_seconds("timeout_s", timeout_s)
         self._number = number = self._number + 1
-        if b"\n" in arg:  # JSON has newlines only between its tokens, where any space will do
-            arg = arg.replace(b"\n", b" ")
-        line = call_line(number, encode(name, "bad_call"), arg)
-        if len(line) > self._max_line_bytes:
-            raise CallError(f"the call takes {len(line)} bytes, a line at most {self._max_line_bytes}", "too_large")
-        check_text(line)
+        line = self._line(number, name, arg)
         timeout_s = timeout_s if timeout_s is not None else self._timeout_s
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         await self._take_place(deadline)
@@ -213,6 +375,16 @@ class Client:
             self._slots.release()
             raise ConnectionLostError("the client is not open")
         return self._send(number, line, repeatable, deadline)
+
+    def _line(self, number: int, name: str, arg: bytes) -> bytes:
+        """Return the line of a call. Raises: CallError: it is too long, or no text."""
+        if b"\n" in arg:  # JSON has newlines only between its tokens, where any space will do
+            arg = arg.replace(b"\n", b" ")
+        line = call_line(number, encode(name, "bad_call"), arg)
+        if len(line) > self._max_line_bytes:
+            raise CallError(f"the call takes {len(line)} bytes, a line at most {self._max_line_bytes}", "too_large")
+        check_text(line)
+        return line
 
     async def _take_place(self, deadline: float | None) -> None:
         """Wait for a free place, but not beyond the call's time; those before it are told of theirs a tick late, and first."""
@@ -242,9 +414,12 @@ class Client:
 
     def _on_answer(self, answer: Answer) -> None:
         if answer.s == "ok":
-            return
-        if answer.id is None:
+            if answer.id is not None and (standing := self._standing.get(answer.id)) is not None:
+                standing.event(answer.m)
+        elif answer.id is None:
             self._on_unnamed(answer.e.error() if answer.e else CallError("an answer without an id", "internal"))
+        elif (standing := self._standing.pop(answer.id, None)) is not None:
+            standing.ended(answer.m if answer.e is None else answer.e.error())
         elif answer.e is not None:
             self._fail(answer.id, answer.e.error())
         elif pending := self._pending.pop(answer.id, None):
@@ -279,9 +454,12 @@ class Client:
         """
         if self._link is None:  # left for an earlier one
             return
-        if error.call_code not in _ABOUT_A_LINE:
+        if error.call_code not in _ABOUT_A_LINE or not self._pending:
             self._suspects.clear()
             self._fail_each(self._pending, error)
+            if self._standing:  # which of them are none any more is not known
+                self._end_standing(error)
+                self._link.abort(str(error))
         elif self._suspects:
             self._fail(next(iter(self._suspects)), error)
         elif error.call_code == "too_large" and self._pending:
@@ -319,6 +497,7 @@ class Client:
         """Do without the connection until there is another; what can be sent again waits for it."""
         self._link = None
         self._trouble = reason
+        self._end_standing(ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
         for number, pending in list(self._pending.items()):
             if pending.answer.done() or (pending.sent and not pending.repeatable):
                 self._fail(number, ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
@@ -353,6 +532,25 @@ class Client:
             if not pending.sent:
                 pending.sent = True
                 self._link.send(pending.line)
+        for standing in () if self._suspects else self._standing.values():
+            if not standing.sent:
+                standing.sent = True
+                self._link.send(standing.line)
+
+
+def _without_none(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _names(types: Sequence[str]) -> list[str]:
+    """Return the types. Raises: ValueError: they are one text, whose letters would be taken for them."""
+    if isinstance(types, str):
+        raise ValueError(f"types: expected a list of names, got {types!r:.60}")
+    return list(types)
+
+
+def _token(run: Run | str) -> str:
+    return run.token if isinstance(run, Run) else run
 
 
 def _reason(error: OSError | UnicodeError) -> str:

@@ -138,6 +138,7 @@ class WorkerSection(Section):
     """[worker]: who runs jobs in this process."""
 
     modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
+    types: list[str] = Field(default=[], description="types whose jobs run here; none: all that have a handler")
     concurrency: int = Field(default=100, ge=0, le=100_000, description="jobs that run at a time; 0: only accept")
     grace_s: float = Field(
         default=10.0,

@@ -169,3 +169,19 @@ def test_kqs_exports_what_handlers_need_and_nothing_unknown() -> None:
     assert [getattr(kqs, name) for name in kqs.__all__]
     with pytest.raises(AttributeError):
         _ = kqs.nothing  # type: ignore[attr-defined]
+
+
+async def seconds(failures: int) -> float:
+    return 1.0
+
+
+def test_retry_delay_may_be_a_function(registry: Registry) -> None:
+    handler = registry.add("mail", lambda data: data, {"retry_delay": float, "retries": 3})
+    assert (handler.retry_delay, handler.options) == (float, {"retries": 3})
+    assert registry.add("sms", lambda data: data, {"retry_delay": 3}).retry_delay is None
+
+
+@pytest.mark.parametrize("retry_delay", [seconds, lambda: 1, lambda failures, job: 1])
+def test_a_retry_delay_that_cannot_be_called_is_refused(registry: Registry, retry_delay: Any) -> None:
+    with pytest.raises(HandlerError, match="option 'retry_delay': a function"):
+        registry.add("mail", lambda data: data, {"retry_delay": retry_delay})

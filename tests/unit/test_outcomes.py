@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 import kqs
 from kqs import outcomes
-from kqs.handlers import Again, Failed, Ok
+from kqs.handlers import Again, Failed, Handler, Ok, Registry
 from kqs.job import Claim, Run
-from kqs.outcomes import judge, judge_data, judge_result
+from kqs.outcomes import delayed, judge, judge_data, judge_result
 
 RUN = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, b"null", None)
 NO_DELAY = "Again has no delay that can be used: ValueError: delay: expected a number of seconds"
@@ -337,3 +337,55 @@ def test_a_result_that_cannot_be_written_is_a_final_failure(result: Any) -> None
     outcome = judge_result(result, RUN)
     assert isinstance(outcome, Failed)
     assert outcome.final
+
+
+def failing(retry_delay: Callable[[int], object]) -> Handler:
+    return Registry().add("resize", lambda data: data, {"retry_delay": retry_delay})
+
+
+def sys_exit(failures: int) -> float:
+    raise SystemExit(3)
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_a_handler_says_how_long_a_retry_waits() -> None:
+    handler = failing(lambda failures: 10.0 * failures)
+    assert delayed(Failed("no"), handler, RUN) == Failed("no", delay_s=10.0)
+    assert delayed(Failed("no"), handler, msgspec.structs.replace(RUN, failures=4)) == Failed("no", delay_s=50.0)
+
+
+def test_what_is_final_or_has_a_delay_stays() -> None:
+    handler = failing(lambda failures: 1)
+    for outcome in (Failed("no", final=True), Failed("no", delay_s=5.0)):
+        assert delayed(outcome, handler, RUN) is outcome
+
+
+@pytest.mark.parametrize(
+    "retry_delay",
+    [
+        sys_exit,
+        lambda n: -1,
+        lambda n: NAN,
+        lambda n: True,
+        lambda n: "5",
+        lambda n: 10**11,
+        lambda n: 1 / 0,
+        lambda n: Unprintable(),
+    ],
+)
+def test_a_delay_that_is_none_is_a_line_in_the_log_and_the_settings_count(retry_delay: Callable[[int], object]) -> None:
+    with capture_logs() as logs:
+        assert delayed(Failed("no"), failing(retry_delay), RUN) == Failed("no")
+    assert [(line["event"], line["type"], line["job"]) for line in logs] == [
+        ("retry_delay says no delay, the job's settings count", "resize", "id-1")
+    ]
+
+
+def test_none_leaves_it_to_the_settings() -> None:
+    with capture_logs() as logs:
+        assert delayed(Failed("no"), failing(lambda failures: None), RUN) == Failed("no")
+    assert logs == []

@@ -8,7 +8,7 @@ import itertools
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,20 +17,25 @@ import kqs
 import kqs.breaks
 import kqs.worker
 from kqs.config import WorkerSection
+from kqs.errors import StartupError
 from kqs.executor import Executor
 from kqs.handlers import JobContext, Registry
 from kqs.job import Run, State
 from kqs.queue.leases import Lease
+from kqs.source import Source
 from kqs.worker import Worker
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
+from tests.support.remote_works import RemoteRig
+from tests.support.talking import until
 
 
 class Works:
-    """A worker over a real queue, with handlers that the test gives."""
+    """A worker over a real queue, with handlers that the test gives. remote: between the two is a connection; None: nothing."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, remote: RemoteRig | None) -> None:
         self.rig = rig
+        self.remote = remote
         self.registry = Registry()
         self.workers: list[Worker] = []
 
@@ -38,25 +43,49 @@ class Works:
         handler = self.registry.add(type_, function, options)
         self.rig.cascade.set_handler_options(type_, handler.options)
 
-    async def start(self, concurrency: int = 1, grace_s: float = 10) -> Worker:
-        settings = WorkerSection(concurrency=concurrency, grace_s=grace_s)
+    async def start(self, concurrency: int = 1, grace_s: float = 10, types: Sequence[str] = ()) -> Worker:
+        settings = WorkerSection(concurrency=concurrency, grace_s=grace_s, types=list(types))
         supervisor = self.rig.supervisor
         executor = Executor(max(1, concurrency), supervisor)
-        worker = Worker(self.rig.queue, self.registry, executor, settings, "test", {}, supervisor)
+        source: Source = self.rig.queue if self.remote is None else self.remote.source
+        worker = Worker(source, self.registry, executor, settings, "test", {}, supervisor)
         await worker.start()
         self.workers.append(worker)
         return worker
+
+    @property
+    def stale_count(self) -> int:
+        """Return how many reports came too late where the worker has its runs from."""
+        return (self.rig.queue if self.remote is None else self.remote.source).stale_count
+
+    async def stop(self, worker: Worker) -> None:
+        """Stop a worker, and have the queue take all that it says."""
+        await worker.stop()
+        if self.remote is not None:
+            await self.remote.stop_worker()
+            desk = self.remote.desk
+            await until(lambda: not desk.runs_count)
+        await self.rig.queue.settle()
 
     async def ended(self, number: int, state: State = State.SUCCESS) -> Any:
         return await self.rig.until(number, state)
 
 
-@pytest.fixture
-async def works(rig: Rig) -> AsyncIterator[Works]:
-    works = Works(rig)
+@pytest.fixture(params=["queue", "connection"])
+async def works(rig: Rig, request: pytest.FixtureRequest) -> AsyncIterator[Works]:
+    remote = RemoteRig(rig) if request.param == "connection" else None
+    if remote is not None:
+        await remote.start()
+    works = Works(rig, remote)
     yield works
     for worker in works.workers:
         await worker.stop()
+    if remote is not None:
+        await remote.stop()
+
+
+#: a run that never began goes back otherwise over a connection; and what the queue itself is asked is seen only without one
+IN_THE_SERVER = pytest.mark.parametrize("works", ["queue"], indirect=True)
 
 
 async def within(event: asyncio.Event) -> None:
@@ -194,7 +223,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_refused_as_stale(works
     works.rig.clock.advance(6)
     works.rig.queue._leases.check()
     assert (await works.ended(1)).result == b'"in time"'
-    assert works.rig.queue.stale_count == 1
+    assert works.stale_count == 1
 
 
 async def test_a_stopping_worker_lets_runs_finish(works: Works) -> None:
@@ -227,12 +256,12 @@ async def test_what_outlasts_the_grace_is_given_back(works: Works) -> None:
     worker = await works.start(grace_s=0)
     await works.rig.accept(an_accepted(1), an_accepted(2))
     await within(begun)
-    await worker.stop()
-    await works.rig.queue.settle()
+    await works.stop(worker)
     assert (await works.rig.record(1)).interrupted == 1
     assert (await works.rig.record(2)).state is State.NEW
 
 
+@IN_THE_SERVER
 async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +320,7 @@ async def hold_all_threads(works: Works) -> tuple[Worker, threading.Event]:
     return worker, gate
 
 
+@IN_THE_SERVER
 async def test_no_run_is_lost_while_it_waits_for_a_thread(works: Works) -> None:
     worker, gate = await hold_all_threads(works)
     assert worker.problems() == [
@@ -303,10 +333,10 @@ async def test_no_run_is_lost_while_it_waits_for_a_thread(works: Works) -> None:
     assert (record.attempt, record.ghosts, worker.problems()) == (1, 0, [])
 
 
+@IN_THE_SERVER
 async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Works) -> None:
     worker, gate = await hold_all_threads(works)
-    await worker.stop()
-    await works.rig.queue.settle()
+    await works.stop(worker)
     record = await works.rig.record(3)
     assert (record.state, record.attempt, record.interrupted, record.ghosts) == (State.NEW, 0, 0, 0)
     gate.set()
@@ -538,6 +568,7 @@ async def test_what_a_handler_first_waited_for_goes_when_the_handler_lets_it_go(
     assert kept == [False]
 
 
+@IN_THE_SERVER
 async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Run] = []
     begin = works.rig.queue.begin
@@ -560,6 +591,7 @@ async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, m
             await asyncio.sleep(0.01)
 
 
+@IN_THE_SERVER
 async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     await use(works, good)
 
@@ -700,7 +732,7 @@ async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: 
     await run_one(works, 3, type_="good")
     assert worker.problems() == []
     assert len(worker._lanes) == 1
-    assert works.rig.queue.stale_count == 1
+    assert works.stale_count == 1
 
 
 async def test_no_more_lanes_are_replaced_than_there_are(works: Works, deaf: Deaf) -> None:
@@ -758,3 +790,42 @@ async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monk
     for number in range(300):
         await works.ended(number)
     assert max(after - before for before, after in itertools.pairwise(turns)) == 1
+
+
+async def fail(data: object) -> None:
+    raise ValueError("no")
+
+
+async def fail_later(data: object) -> None:
+    await asyncio.sleep(0)
+    raise ValueError("no")
+
+
+def fail_plainly(data: object) -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("function", [fail, fail_later, fail_plainly])
+async def test_a_handler_says_how_long_its_retry_waits(works: Works, function: Callable[..., Any]) -> None:
+    works.handle("mail", function, retry_delay=lambda failures: 1000.0 * failures)
+    await works.start()
+    await works.rig.accept(an_accepted(1))
+    record = await works.ended(1, State.RETRY)
+    assert record.due_at == pytest.approx(record.runs[0].ended_at + 1000)
+
+
+async def test_only_the_types_that_are_told_are_run(works: Works) -> None:
+    async def nothing(data: object) -> None: ...
+
+    works.handle("mail", nothing)
+    works.handle("sms", nothing)
+    await works.start(types=["sms"])
+    await works.rig.accept(an_accepted(1), an_accepted(2, type_="sms"))
+    await works.ended(2)
+    assert (await works.rig.record(1)).state is State.NEW
+    assert not works.rig.queue.admission.is_handled("mail")
+
+
+async def test_a_type_without_a_handler_is_refused(works: Works) -> None:
+    with pytest.raises(StartupError, match=r"\[worker\] types: no handler for type 'fax'; those with one: none"):
+        await works.start(types=["fax"])

@@ -1,0 +1,106 @@
+"""`kqs work`."""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from kqs.cli.arguments import Seconds, ServerAddress
+from kqs.cli.serve import import_structlog_without_rich
+from kqs.process.init import become_init
+
+if TYPE_CHECKING:
+    from kqs.client import Address
+
+#: the server takes no longer names
+MAX_NAME_CHARS = 200
+
+
+class Grace(Seconds):
+    """Seconds from 0, or -1."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail as click does."""
+        number = super().convert(value, param, ctx)
+        if number < 0 and number != -1:
+            self.fail(f"expected seconds from 0, or -1 for as long as it takes, got {value}", param, ctx)
+        return number
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A name that the server takes."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or fail as click does."""
+        if not 1 <= len(value) <= MAX_NAME_CHARS:
+            self.fail(f"expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}", param, ctx)
+        value.encode()  # or it could not be sent
+        return value
+
+
+@click.command("work")
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE…")
+@click.option(
+    "--connect",
+    "server",
+    type=ServerAddress(),
+    envvar="KQS_SERVER",
+    default="localhost:14151",
+    show_default=True,
+    show_envvar=True,
+    help="HOST:PORT or unix:PATH of the server.",
+)
+@click.option("--socket", type=click.Path(), help="Path of the server's UNIX socket, in place of --connect.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Jobs that run at a time.")
+@click.option("--types", multiple=True, help="Types whose jobs are run, with commas or repeated. Default: all with a handler.")
+@click.option("--name", type=Name(), help="Who ran a job, in its record. Default: HOST:PID.")
+@click.option(
+    "--grace", "grace_s", type=Grace(), default=10, show_default=True, help="Seconds for runs to finish in a stop; -1: all."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    envvar="KQS_LOG__LEVEL",
+    default="info",
+    show_default=True,
+    help="Least level written.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="KQS_LOG__FORMAT",
+    default="text",
+    show_default=True,
+    help="Lines for people, or a JSON object a line.",
+)
+def work_command(
+    modules: tuple[str, ...],
+    server: Address,
+    socket: str | None,
+    concurrency: int,
+    types: tuple[str, ...],
+    name: str | None,
+    grace_s: float,
+    log_level: Literal["debug", "info", "warning", "error"],
+    log_format: Literal["text", "json"],
+) -> int:
+    """Run the jobs of a server with the handlers of Python modules, until SIGTERM or Ctrl-C.
+
+    A MODULE is found as `python -m` finds it. Without a server to reach it goes on trying.
+    """
+    become_init()
+    import_structlog_without_rich()
+    from kqs.client import Address
+    from kqs.config import LogSection, WorkerSection
+    from kqs.outpost.outpost import OutpostSettings, work
+
+    path = socket or server.socket
+    address = Address(socket=os.path.abspath(path)) if path else server  # noqa: PTH100 - handlers may change the folder
+    section = WorkerSection(modules=list(modules), concurrency=concurrency, grace_s=float(grace_s))
+    settings = OutpostSettings(address, section, name or f"{sockets.gethostname()}:{os.getpid()}", types)
+    return work(settings, LogSection(level=log_level, format=log_format))

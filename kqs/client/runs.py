@@ -1,0 +1,107 @@
+"""Runs that a worker is given, and what it says of them. Source: docs/protocol.md, "The worker's calls"."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from kqs.errors import ERROR_CODES, CallError
+
+_decode_json = msgspec.json.Decoder().decode
+
+
+class Run(msgspec.Struct, eq=False, weakref=True):
+    """One run of a job, given to whoever asked for it.
+
+    token: names the run in all that is said of it. raw: the job's data as its client sent it. attempt: which run of the job it
+    is, from 1. failures, ghosts: earlier runs that failed, and that vanished. ttr: seconds that it may go without a touch or a
+    report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not.
+    is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`.
+    """
+
+    token: str = msgspec.field(name="run")
+    id: str
+    type: str
+    raw: msgspec.Raw = msgspec.field(name="data")
+    attempt: int
+    failures: int
+    ghosts: int
+    ttr: float
+    auto_touch: bool = False
+    time_limit: float | None = None
+    is_over: bool = False
+
+    @property
+    def data(self) -> Any:
+        """Return the job's data. Raises: msgspec.DecodeError: it has a number that no float can hold."""
+        return _decode_json(self.raw)
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """How a run ended. Which of the fields belong to which report says docs/protocol.md. run: its token."""
+
+    run: str
+    report: Literal["ok", "again", "fail"]
+    result: Any = None
+    reason: str | None = None
+    delay: float | None = None
+    final: bool = False
+
+
+class _Refusal(msgspec.Struct):
+    code: str
+    message: str = ""
+
+
+class _Left(msgspec.Struct):
+    left: float
+
+
+class _Cancel(msgspec.Struct):
+    cancel: str
+
+
+_decode_runs = msgspec.json.Decoder(list[Run]).decode
+_decode_event = msgspec.json.Decoder(list[Run] | _Cancel).decode
+_decode_told = msgspec.json.Decoder(list[bool | _Refusal]).decode
+_decode_members = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_left = msgspec.json.Decoder(_Left).decode
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+def given_runs(result: msgspec.Raw) -> list[Run]:
+    """Return the runs of an answer of `reserve` or `work`. Raises: msgspec.DecodeError: it is no such answer."""
+    return _decode_runs(result)
+
+
+def heard(event: msgspec.Raw) -> list[Run] | str:
+    """Return what an intermediate answer of `work` gives, or the token of the run that it takes away.
+
+    Raises: msgspec.DecodeError: it is no such answer.
+    """
+    found = _decode_event(event)
+    return found.cancel if isinstance(found, _Cancel) else found
+
+
+def told(result: msgspec.Raw) -> list[CallError | None]:
+    """Return what a list of reports was answered: None where it was taken. Raises: msgspec.DecodeError."""
+    return [_error(one) if isinstance(one, _Refusal) else None for one in _decode_told(result)]
+
+
+def seconds_left(result: msgspec.Raw) -> list[float | CallError]:
+    """Return what a list of touches was answered. Raises: msgspec.DecodeError: it is no such answer."""
+    return [_left(member) for member in _decode_members(result)]
+
+
+def _left(member: msgspec.Raw) -> float | CallError:
+    try:
+        return _decode_left(member).left
+    except msgspec.ValidationError:
+        return _error(_decode_refusal(member))
+
+
+def _error(refusal: _Refusal) -> CallError:
+    if refusal.code in ERROR_CODES:
+        return CallError(refusal.message, refusal.code)
+    return CallError(f"{refusal.code}: {refusal.message}", "internal")

@@ -1,0 +1,106 @@
+"""Calls that stand: their answer comes when there is something to answer, or never, and they end with their connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from kqs.client.runs import Run, heard
+from kqs.errors import KqsError
+
+if TYPE_CHECKING:
+    from kqs.client.client import Client
+
+
+class StandingCall(msgspec.Struct, eq=False):
+    """One call. ended: told its result, or why there is none; told once. event: told each intermediate answer."""
+
+    line: bytes
+    ended: Callable[[msgspec.Raw | KqsError], None]
+    event: Callable[[msgspec.Raw], None]
+    sent: bool = False
+
+
+class Work:
+    """A standing order for runs: `async with client.work(...) as work`, and then `async for run in work`.
+
+    Iteration ends when the server stops. It raises ConnectionLostError when the connection was lost: the runs that it gave are
+    over then, and whoever wants more asks again. Left, it takes no more; what it was given and nobody took is given back.
+    """
+
+    def __init__(self, client: Client, arg: bytes) -> None:
+        """Args: arg: of the call, as JSON."""
+        self._client = client
+        self._arg = arg
+        self._runs: deque[Run] = deque()
+        self._end: msgspec.Raw | KqsError | None = None
+        self._changed = asyncio.Event()
+        self._number: int | None = None
+
+    async def __aenter__(self) -> Self:
+        self._end = None
+        self._number = self._client.stand("work", self._arg, self._ended, self._take)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        if self._number is not None:
+            self._client.withdraw(self._number)
+            self._number = None
+        runs, self._runs = self._runs, deque()
+        self._client.give_back(runs)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Run:
+        while True:
+            await self._wait()
+            run = self._runs.popleft()
+            if not run.is_over:
+                return run
+
+    async def take(self) -> list[Run]:
+        """Return all runs that are there, at least one, as soon as there is one.
+
+        Raises: StopAsyncIteration, ConnectionLostError, CallError: as iteration.
+        """
+        while True:
+            await self._wait()
+            runs = [run for run in self._runs if not run.is_over]
+            self._runs.clear()
+            if runs:
+                return runs
+
+    async def _wait(self) -> None:
+        if self._number is None:
+            raise RuntimeError("runs are taken within `async with client.work(...) as work`")
+        while not self._runs:
+            if self._end is not None:
+                if isinstance(self._end, KqsError):
+                    raise self._end
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _take(self, event: msgspec.Raw) -> None:
+        runs = heard(event)
+        if isinstance(runs, str):
+            self._client.end_run(runs)
+            return
+        if self._number is None:
+            self._client.give_back(runs)  # it was left, and these were on their way
+            return
+        self._client.note_runs(runs)
+        self._runs.extend(runs)
+        self._changed.set()
+
+    def _ended(self, end: msgspec.Raw | KqsError) -> None:
+        self._end = end
+        self._changed.set()

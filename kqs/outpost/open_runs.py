@@ -1,0 +1,149 @@
+"""The runs that this worker has, and the server's belief that it lives: who touches for them, and when.
+
+A run that waits for its lane is touched for, so that its time begins with its handler; so is one of `auto_touch`; of any other
+the server is told that its handler has touched it. Each at most every third of its ttr, many in one call. A touch of a handler
+is a time that it wrote down, so they are looked for now and then.
+
+The server says which runs are over. Of one whose order was withdrawn it cannot, nor while the network holds up what it says:
+so a run that is past its ttr or its limit, and a while more, is over without a word. Call from the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+
+from kqs.client.runs import seconds_left
+from kqs.errors import CallError
+from kqs.outpost.line import Line
+from kqs.outpost.orders import Order
+from kqs.queue.leases import Lease
+from kqs.supervisor import Supervisor
+
+#: the server hears of a run once in this share of its ttr; and how often in that time is looked whether it is to
+SHARE = 3
+LOOKS = 4
+#: between two looks, in s
+SHORTEST_LOOK_S = 0.01
+LONGEST_LOOK_S = 1.0
+#: a run that the server must have judged is over for us so much later, in s
+MARGIN_S = 0.5
+#: most touches of one call
+MAX_MEMBERS = 10_000
+#: a run that has waited so long for its lane is touched as it begins, as a share of its ttr
+LATE_SHARE = 0.05
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenRun:
+    """One run. given_at, told_at: when the server gave it and last heard of it, monotonic.
+
+    lease: None: it has not begun, or is in its first step.
+    """
+
+    __slots__ = ("auto_touch", "given_at", "lease", "order", "time_limit", "told_at", "ttr")
+
+    def __init__(self, order: Order, ttr: float, auto_touch: bool, time_limit: float | None, now: float) -> None:
+        self.order = order
+        self.ttr = ttr
+        self.auto_touch = auto_touch
+        self.time_limit = time_limit
+        self.given_at = now
+        self.told_at = now
+        self.lease: Lease | None = None
+
+    def is_judged(self, now: float) -> bool:
+        """Tell whether the server must have given it up by now: nobody touched it in time, or it is over its limit."""
+        limit_s = math.inf if self.time_limit is None else self.time_limit
+        return now - self.told_at > self.ttr + MARGIN_S or now - self.given_at > limit_s + MARGIN_S
+
+
+class OpenRuns:
+    """See the module docstring. By their tokens."""
+
+    def __init__(
+        self, line: Line, supervisor: Supervisor, monotonic: Callable[[], float], on_over: Callable[[str], None]
+    ) -> None:
+        """Args: on_over: told the token of a run that is over, as it shows here."""
+        self._line = line
+        self._supervisor = supervisor
+        self._monotonic = monotonic
+        self._on_over = on_over
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_s = LONGEST_LOOK_S
+        self._late: list[str] = []
+        self.by_token: dict[str, OpenRun] = {}
+
+    def add(self, token: str, run: OpenRun) -> None:
+        """Take a run that was given."""
+        self.by_token[token] = run
+        look_s = run.ttr / (SHARE * LOOKS)
+        if self._timer is None or look_s < self._look_s:
+            self._arm(look_s)
+
+    def begin(self, token: str, run: OpenRun, lease: Lease) -> None:
+        """Take in that a run has begun."""
+        run.lease = lease
+        if lease.began_at - run.told_at > run.ttr * LATE_SHARE:
+            self._late.append(token)
+
+    def send(self) -> None:
+        """Touch for the runs that began late."""
+        if self._late:
+            tokens, self._late = [token for token in self._late if token in self.by_token], []
+            self._touch(tokens, self._monotonic())
+
+    def close(self) -> None:
+        """Touch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, look_s: float) -> None:
+        self.close()
+        self._look_s = min(max(look_s, SHORTEST_LOOK_S), LONGEST_LOOK_S)
+        self._timer = self._supervisor.call_later(self._look_s, "touches", self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self.by_token:
+            return
+        now = self._monotonic()
+        for token in [token for token, run in self.by_token.items() if run.lease is not None and run.is_judged(now)]:
+            self._on_over(token)
+        self._touch(
+            [token for token, run in self.by_token.items() if now - run.told_at >= run.ttr / SHARE and _lives(run)], now
+        )
+        if not self.by_token:
+            return
+        least_s = min(run.ttr for run in self.by_token.values()) / (SHARE * LOOKS)
+        self._arm(max(least_s, LOOKS * (self._monotonic() - now)))  # a look must not be all that is done
+
+    def _touch(self, tokens: list[str], now: float) -> None:
+        if not self._line.is_open:
+            return
+        for token in tokens:
+            self.by_token[token].told_at = now
+        for start in range(0, len(tokens), MAX_MEMBERS):
+            members = tokens[start : start + MAX_MEMBERS]
+            self._line.call(b'"touch"', _encode([{"run": token} for token in members]), partial(self._answered, members))
+
+    def _answered(self, tokens: Iterable[str], answer: msgspec.Raw | CallError | None) -> None:
+        if answer is None or isinstance(answer, CallError):
+            return
+        for token, left in zip(tokens, seconds_left(answer), strict=True):
+            if isinstance(left, CallError) and left.call_code == "stale":
+                self._on_over(token)
+
+
+def _lives(run: OpenRun) -> bool:
+    """Tell whether there is a reason to say that somebody works on a run."""
+    if run.lease is None or run.auto_touch:
+        return True
+    touched_at = run.lease.context.touched_at
+    return type(touched_at) is float and touched_at > run.told_at

@@ -1,0 +1,150 @@
+"""`kqs work`: a process that runs the jobs of a server elsewhere.
+
+Start: modules, lanes, then the line, which is tried for until it stands. Stop: ask for no more, let runs finish, give back the
+rest, report all. The process is watched over as a server's is (kqs.process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+
+from kqs import log as logs
+from kqs.client import Address
+from kqs.config import LogSection, WorkerSection
+from kqs.errors import ExitCode, StartupError
+from kqs.executor import Executor, share_decimal_settings
+from kqs.handlers import Registry
+from kqs.log import get_logger
+from kqs.modules import load_modules, taken_types
+from kqs.notify import Notifier
+from kqs.outpost.line import Line
+from kqs.outpost.source import WireSource
+from kqs.process import forks, memory
+from kqs.process.host import hosted
+from kqs.process.sentry import STOP_MARGIN_S, Sentry
+from kqs.process.stop import StopSwitch
+from kqs.service import SystemClock
+from kqs.supervisor import Supervisor
+from kqs.worker import Worker
+
+log = get_logger("kqs.work")
+
+#: of which the server gives jobs to one who asks; more are for several workers, by --types
+MAX_TYPES = 1000
+#: the loop is looked at so often, in s; and counts as held when it comes so much later, in s
+LOOK_S = 1.0
+HELD_S = 1.0
+
+
+@dataclass(frozen=True)
+class OutpostSettings:
+    """What the command line says. types: as it names them; none: all that have a handler. name: in the jobs' records."""
+
+    server: Address
+    worker: WorkerSection
+    name: str
+    types: tuple[str, ...] = ()
+
+
+class Outpost:
+    """One worker."""
+
+    def __init__(self, settings: OutpostSettings, sentry: Sentry) -> None:
+        self._settings = settings
+        self._sentry = sentry
+        self._notifier = Notifier(os.environ)
+        self._stop = StopSwitch(sentry.stopping)
+        self._supervisor = Supervisor(self._stop.fail)
+
+    async def run(self) -> ExitCode:
+        """Work until stopped; return the exit code. Raises: StartupError: a module or type is none."""
+        settings, supervisor = self._settings, self._supervisor
+        self._sentry.attach()
+        forks.own_loop()
+        registry = load_modules(settings.worker.modules, "MODULE")
+        types = taken_types(registry, _named(settings.types, registry), "--types")
+        if not 1 <= len(types) <= MAX_TYPES:
+            raise StartupError(f"MODULE: {len(types)} types have a handler, expected 1 to {MAX_TYPES}", ExitCode.CONFIG)
+        share_decimal_settings()
+        forks.end_child()
+        self._sentry.keep(supervisor)
+        self._sentry.begin(self._stop.request)
+        line = Line(settings.server, supervisor)
+        source = WireSource(line, SystemClock(), supervisor)
+        executor = Executor(max(1, settings.worker.concurrency), supervisor)
+        section = settings.worker.model_copy(update={"types": sorted(types)})
+        worker = Worker(source, registry, executor, section, settings.name, {}, supervisor)
+        self._tell_start(types)
+        await worker.start()
+        line.start()
+        self._sentry.serving()
+        await self._work(worker)
+        self._notifier.stopping()
+        self._notifier.extend_timeout(max(settings.worker.grace_s, 0) + STOP_MARGIN_S)
+        log.info("stopping")
+        for name, stop in {"worker": worker.stop, "source": source.stop, "line": line.stop}.items():
+            await supervisor.end_part(name, stop)
+        log.info("stopped", runs=worker.done_count, failed=worker.failed_count)
+        return self._stop.exit_code
+
+    def _tell_start(self, types: frozenset[str]) -> None:
+        settings = self._settings
+        log.info(
+            "started",
+            server=str(settings.server),
+            name=settings.name,
+            modules=", ".join(settings.worker.modules),
+            types=", ".join(sorted(types)),
+            concurrency=settings.worker.concurrency,
+        )
+
+    async def _work(self, worker: Worker) -> None:
+        aside = [self._supervisor.spawn(_tell_health(worker), "health")]
+        if (interval_s := self._notifier.watchdog_interval_s) is not None:
+            aside.append(self._supervisor.spawn(self._watch(interval_s), "watchdog"))
+        if memory.has_holes():
+            aside.append(self._supervisor.spawn(memory.give_back_holes(), "memory"))
+        self._notifier.ready()
+        await self._stop.wait()
+        await self._supervisor.end(*aside)
+
+    async def _watch(self, interval_s: float) -> None:
+        """Tell systemd that the loop turns, as often as it asks for."""
+        while True:
+            self._notifier.watchdog()
+            await asyncio.sleep(interval_s)
+
+
+async def _tell_health(worker: Worker) -> None:
+    """Log what a server's `health` would say of its handlers, as it comes and goes."""
+    told: set[str] = set()
+    while True:
+        began_at = time.monotonic()
+        await asyncio.sleep(LOOK_S)
+        held_s = time.monotonic() - began_at - LOOK_S
+        if held_s >= HELD_S:
+            log.warning("a handler has held the event loop: nothing was touched or reported meanwhile", for_s=round(held_s, 1))
+        problems = set(worker.problems())
+        for problem in sorted(problems - told):
+            log.warning(problem)
+        for problem in sorted(told - problems):
+            log.info("no more", problem=problem)
+        told = problems
+
+
+def _named(types: tuple[str, ...], registry: Registry) -> list[str]:
+    """Return the types that the command line names, by one or by several with commas between them."""
+    named = [[whole] if whole in registry.types else whole.split(",") for whole in types]
+    return [name for names in named for name in names]
+
+
+def work(settings: OutpostSettings, section: LogSection) -> ExitCode:
+    """Run the jobs of a server until stopped; return the exit code.
+
+    Raises: StartupError: it could not start; the message is one line for stderr.
+    """
+    logs.configure(section)
+    return hosted(lambda sentry: Outpost(settings, sentry).run(), settings.worker.grace_s)

@@ -1,0 +1,47 @@
+"""A process that runs users' code beside ours, from its first line to its end: what is set in it, and who watches over it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from kqs import log as logs
+from kqs.errors import ExitCode, StartupError
+from kqs.process import forks, memory
+from kqs.process.loop import run_to_end
+from kqs.process.sentry import Sentry
+
+#: how long one thread may keep the interpreter from another, in s
+SWITCH_INTERVAL_S = 0.001
+
+
+def hosted(body: Callable[[Sentry], Coroutine[Any, Any, ExitCode]], grace_s: float) -> ExitCode:
+    """Run `body` on a loop of its own; return its exit code. What is left of the process ends within seconds then.
+
+    Args: body: is given who hears signals. grace_s: how long runs may go on in a stop, in s; < 0: as long as they take.
+    Raises: StartupError: it could not start; the message is one line for stderr.
+    """
+    # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    memory.map_long_pieces()
+    memory.collect_seldom()
+    forks.install()
+    if (written_to := logs.descriptor()) is not None:
+        forks.own(written_to)
+    sentry = Sentry(grace_s)
+    sentry.start()
+    code = ExitCode.SOFTWARE
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            code = run_to_end(runner.get_loop(), body(sentry), sentry.attach)
+        except StartupError as error:
+            code = error.exit_code
+            raise
+        finally:
+            forks.end_child()
+            sentry.leave(code)  # the runner's own end waits for tasks and threads of handlers
+    return code

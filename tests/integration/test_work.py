@@ -1,0 +1,398 @@
+"""A real `kqs work` beside a real server: it runs jobs, stops in good order, and gives back what it cannot run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.asking import ask, eventually, peer_of, until, until_said
+from tests.support.misbehaving import MODULE, SOURCE
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
+from tests.support.working import WORK, working
+
+CHORES = """
+import asyncio
+import time
+
+import kqs
+from pydantic import BaseModel
+
+
+class Order(BaseModel):
+    count: int
+
+
+@kqs.handler("double")
+async def double(data):
+    return 2 * data
+
+
+@kqs.handler("order")
+def order(data: Order, job):
+    return [data.count, job.attempt, job.options.ttr]
+
+
+@kqs.handler("sleep")
+async def sleep(data, job):
+    print("begun", job.id, flush=True)
+    try:
+        await asyncio.sleep(data)
+    except asyncio.CancelledError:
+        print("cancelled", job.id, flush=True)
+        raise
+    print("ended", job.id, flush=True)
+
+
+@kqs.handler("touching")
+def touching(data, job):
+    for _ in range(15):
+        time.sleep(0.1)
+        job.touch()
+    return job.attempt
+
+
+@kqs.handler("silent")
+def silent(data, job):
+    if job.attempt == 1:
+        time.sleep(1.5)
+        print("touched", job.touch(), flush=True)
+    return job.attempt
+
+
+@kqs.handler("holding")
+async def holding(data):
+    time.sleep(2.5)
+
+
+@kqs.handler("long")
+async def long(data):
+    return "x" * data
+
+
+@kqs.handler("moody")
+async def moody(data):
+    raise {"again": kqs.Again(delay=60), "final": kqs.Fail("never"), "fail": ValueError("no")}[data]
+
+
+@kqs.handler("deaf")
+async def deaf(data):
+    for _ in range(3):
+        try:
+            await asyncio.sleep(1.5)
+        except asyncio.CancelledError:
+            print("heard nothing", flush=True)
+
+
+@kqs.handler("patient", retry_delay=lambda failures: 1000 * failures)
+async def patient(data):
+    raise ValueError("not yet")
+"""
+ENDED = ("success", "fail", "retry", "ghost")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "chores.py").write_text(CHORES)
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Served]:
+    with serving(folder, WORKER__CONCURRENCY="0") as server:
+        yield server
+
+
+def insert(server: Served, type_: str, data: object = None, **options: object) -> str:
+    with peer_of(server) as peer:
+        return peer.insert(type_, data, **options)
+
+
+def ended(server: Served, job_id: str, *states: str) -> dict[str, Any]:
+    record: dict[str, Any] = eventually(lambda: ask(server, "job", job_id), lambda job: job["state"] in (states or ENDED))
+    return record
+
+
+def ran(record: dict[str, Any]) -> tuple[str, int, int, int, list[str]]:
+    counts = (record["attempt"], record["ghosts"], record["interrupted"])
+    return (record["state"], *counts, [run["state"] for run in record["runs"]])
+
+
+def test_it_runs_coroutines_and_threads_with_typed_arguments(folder: Path, server: Served) -> None:
+    with working(folder, server, "--name", "elsewhere", "chores"):
+        double = ended(server, insert(server, "double", 21))
+        assert (double["result"], double["runs"][0]["worker"]) == (42, "elsewhere")
+        assert ended(server, insert(server, "order", {"count": 3}, ttr=7))["result"] == [3, 1, 7.0]
+        misfit = ended(server, insert(server, "order", {"count": "many"}))
+        assert (misfit["state"], misfit["error"].splitlines()[0]) == (
+            "fail",
+            "data does not fit: 1 validation error for Order",
+        )
+
+
+def test_again_fail_and_exceptions_are_what_they_are_in_a_server(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores"):
+        again = ended(server, insert(server, "moody", "again"))
+        assert (again["state"], again["failures"], again["due_at"] > again["runs"][0]["ended_at"] + 50) == ("retry", 0, True)
+        final = ended(server, insert(server, "moody", "final"))
+        assert (final["state"], final["error"], final["failures"]) == ("fail", "never", 1)
+        failed = ended(server, insert(server, "moody", "fail", retry_delay=60))
+        assert (failed["state"], failed["error"], failed["failures"]) == ("retry", "ValueError: no", 1)
+
+
+def test_a_handler_says_how_long_its_retry_waits(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores"):
+        record = ended(server, insert(server, "patient"))
+        assert record["due_at"] == pytest.approx(record["runs"][0]["ended_at"] + 1000, abs=5)
+
+
+def test_more_jobs_than_lanes_are_all_run_once(folder: Path, server: Served) -> None:
+    with peer_of(server) as peer, working(folder, server, "--concurrency", "3", "chores") as worker:
+        for first in range(0, 3000, 1000):
+            peer.call("insert", [{"type": "double", "data": n} for n in range(first, first + 1000)])
+        until(server, jobs_success=3000)
+        stats = ask(server, "stats")
+        assert (stats["runs_ghost"], stats["runs_stale"]) == (0, 0)
+        assert worker.stop() == 0
+        assert "runs=3000" in worker.log.read_text()
+
+
+def test_a_signal_lets_runs_finish_and_takes_no_more(folder: Path, server: Served) -> None:
+    with working(folder, server, "--concurrency", "1", "chores") as worker:
+        first = insert(server, "sleep", 1)
+        until_said(worker, "begun")
+        second = insert(server, "sleep", 0)
+        assert worker.stop() == 0
+        assert ran(ended(server, first)) == ("success", 1, 0, 0, ["success"])
+        assert ask(server, "job", second)["state"] == "new"
+
+
+def test_a_run_beyond_the_grace_is_given_back_for_free(folder: Path, server: Served) -> None:
+    with working(folder, server, "--grace", "0.1", "chores") as worker:
+        job_id = insert(server, "sleep", 60)
+        until_said(worker, "begun")
+        assert worker.stop() == 0
+        assert "cancelled" in worker.log.read_text()
+    assert ran(ended(server, job_id)) == ("retry", 1, 0, 1, ["interrupted"])
+
+
+def test_a_second_signal_ends_it_now(folder: Path, server: Served) -> None:
+    with working(folder, server, "--grace", "-1", "chores") as worker:
+        job_id = insert(server, "sleep", 600)
+        until_said(worker, "begun")
+        worker.process.send_signal(signal.SIGTERM)
+        until_said(worker, "waiting for runs to finish")
+        assert worker.stop(signal.SIGINT) == 0
+    assert ran(ended(server, job_id, "ghost", "processing", "retry"))[2] == 1
+
+
+def test_a_killed_worker_gives_its_runs_back_at_once(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        job_id = insert(server, "sleep", 1, ttr=600)
+        until_said(worker, "begun")
+        worker.stop(signal.SIGKILL)
+    with working(folder, server, "chores"):
+        assert ran(ended(server, job_id, "success")) == ("success", 2, 1, 0, ["ghost", "success"])
+
+
+def test_it_comes_back_to_a_server_that_was_started_again(folder: Path) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server, working(folder, server, "chores") as worker:
+        job_id = insert(server, "sleep", 60)
+        until_said(worker, "begun")
+        server.stop(signal.SIGKILL)
+        until_said(worker, "cancelled")
+        with serving(folder, **settings) as again:
+            assert ended(again, insert(again, "double", 4))["result"] == 8
+            assert ask(again, "job", job_id)["ghosts"] == 1
+            assert again.stop() == 0
+        with serving(folder, **settings) as again:
+            assert ended(again, insert(again, "double", 5))["result"] == 10
+        assert worker.stop() == 0
+        said = worker.log.read_text()
+        assert said.count("no server answers") == 1
+        assert "connected" in said
+
+
+def test_without_a_server_it_says_so_once_and_keeps_trying(folder: Path) -> None:
+    port = free_port()
+    with working(folder, None, "--connect", f"127.0.0.1:{port}", "chores") as worker:
+        until_said(worker, "no server answers, trying again")
+        with serving(folder, SERVER__PORT=str(port), WORKER__CONCURRENCY="0") as server:
+            assert ended(server, insert(server, "double", 1))["result"] == 2
+        assert worker.stop() == 0
+        assert worker.log.read_text().count("trying again") == 1
+
+
+def test_a_stop_without_a_server_is_orderly(folder: Path) -> None:
+    with working(folder, None, "--connect", f"127.0.0.1:{free_port()}", "chores") as worker:
+        until_said(worker, "no server answers")
+        assert worker.stop() == 0
+
+
+def test_a_run_over_its_time_limit_is_cancelled(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        job_id = insert(server, "sleep", 60, time_limit=0.3, retries=0)
+        until_said(worker, "cancelled")
+        assert ended(server, job_id)["error"] == "time_limit of 0.3 s reached"
+        assert ended(server, insert(server, "double", 1))["result"] == 2  # its lane goes on
+
+
+@pytest.mark.parametrize("options", [{"ttr": 0.4, "auto_touch": True}, {"ttr": 0.1, "auto_touch": True}])
+def test_it_touches_for_handlers_that_ask_for_it(folder: Path, server: Served, options: dict[str, Any]) -> None:
+    with working(folder, server, "chores"):
+        assert ran(ended(server, insert(server, "sleep", 1.5, **options))) == ("success", 1, 0, 0, ["success"])
+
+
+def test_touches_of_a_handler_reach_the_server(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores"):
+        assert ended(server, insert(server, "touching", ttr=0.5))["result"] == 1
+        assert 2 <= ask(server, "stats")["calls_touch"] <= 10
+
+
+def test_a_silent_handler_loses_its_run(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        record = ended(server, insert(server, "silent", ttr=0.5), "success")
+        assert (record["result"], record["ghosts"]) == (2, 1)
+        until_said(worker, "touched False")
+
+
+def test_jobs_that_wait_for_a_lane_lose_no_time(folder: Path, server: Served) -> None:
+    with working(folder, server, "--concurrency", "1", "chores"):
+        for _ in range(100):  # so short that many are claimed ahead
+            insert(server, "double", 1)
+        jobs = [insert(server, "sleep", 0.15, ttr=0.4) for _ in range(8)]
+        for job_id in jobs:
+            assert ended(server, job_id, "success")["ghosts"] == 0
+
+
+def test_it_asks_for_the_types_it_is_told_and_no_others(folder: Path, server: Served) -> None:
+    with working(folder, server, "--types", "double,order", "--types", "long", "chores"):
+        other = insert(server, "sleep", 0)
+        assert ended(server, insert(server, "double", 1))["result"] == 2
+        assert ended(server, insert(server, "order", {"count": 1}))["state"] == "success"
+        assert ended(server, insert(server, "long", 1))["state"] == "success"
+        assert ask(server, "job", other)["state"] == "new"
+
+
+def test_it_reserves_nothing_that_it_has_no_handler_for(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores"):
+        other = insert(server, "ping")
+        assert ended(server, insert(server, "double", 1))["state"] == "success"
+        record = ask(server, "job", other)
+        assert (record["state"], record["attempt"]) == ("new", 0)
+
+
+def test_it_works_over_a_unix_socket(folder: Path) -> None:
+    with serving(folder, WORKER__CONCURRENCY="0", SERVER__SOCKET="kqs.sock") as server:
+        for option in (("--socket", "kqs.sock"), ("--connect", "unix:kqs.sock")):
+            with working(folder, None, *option, "chores"):
+                assert ended(server, insert(server, "double", 1))["result"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "clue"),
+    [
+        (("nowhere",), 78, "MODULE: cannot load 'nowhere'"),
+        (("empty",), 78, "MODULE: 0 types have a handler, expected 1 to 1000"),
+        (("--types", "dubble", "chores"), 78, "--types: no handler for type 'dubble'"),
+        (("--concurrency", "0", "chores"), 2, "--concurrency"),
+        (("--grace", "-2", "chores"), 2, "--grace"),
+        (("--name", "", "chores"), 2, "--name"),
+        (("--connect", "localhost:x", "chores"), 2, "--connect"),
+        ((), 2, "MODULE"),
+    ],
+)
+def test_what_it_cannot_start_with_is_one_clear_line(folder: Path, arguments: tuple[str, ...], code: int, clue: str) -> None:
+    (folder / "empty.py").touch()
+    done = subprocess.run([*WORK, *arguments], cwd=folder, env=SERVE_ENVIRON, capture_output=True, text=True, timeout=60)
+    *warnings, last = done.stderr.splitlines()
+    assert (done.returncode, len(warnings)) == (code, arguments == ("empty",))
+    assert clue in last
+
+
+def test_a_report_that_the_server_does_not_take_is_a_failure_of_its_job_alone(folder: Path) -> None:
+    with (
+        serving(folder, WORKER__CONCURRENCY="0", SERVER__MAX_LINE_BYTES="4000") as server,
+        working(folder, server, "chores") as worker,
+    ):
+        jobs = [insert(server, "long", length) for length in (10, 5000, 20)]
+        records = [ended(server, job_id) for job_id in jobs]
+        assert [record["state"] for record in records] == ["success", "fail", "success"]
+        assert records[1]["error"].startswith("the server refused the worker's report: ")
+        assert worker.stop() == 0
+
+
+def test_a_handler_that_holds_the_loop_is_told_of(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        insert(server, "holding", retries=0)
+        until_said(worker, "a handler has held the event loop")
+
+
+def test_a_handler_that_ignores_its_cancellation_is_told_of_as_long_as_it_does(folder: Path, server: Served) -> None:
+    with working(folder, server, "--concurrency", "1", "chores") as worker:
+        insert(server, "deaf", time_limit=0.2, retries=0)
+        until_said(worker, "1 handlers of type 'deaf' ignore their cancellation")
+        assert ended(server, insert(server, "double", 1))["result"] == 2  # another lane has taken its place
+        until_said(worker, "no more problem=")
+        assert worker.stop() == 0
+
+
+def test_it_tells_systemd_that_it_lives(folder: Path, server: Served) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with manager:
+        manager.bind(str(folder / "notify.sock"))
+        manager.settimeout(60)
+        environ = SERVE_ENVIRON | {"NOTIFY_SOCKET": str(folder / "notify.sock"), "WATCHDOG_USEC": "200000"}
+        command = [*WORK, "--connect", f"127.0.0.1:{server.port}", "chores"]
+        with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.DEVNULL) as process:
+            heard = [manager.recv(100) for _ in range(3)]
+            process.terminate()
+            heard += iter(lambda: manager.recv(100), b"STOPPING=1")
+            assert process.wait(30) == 0
+    assert heard[0] == b"READY=1"
+    assert b"WATCHDOG=1" in heard
+
+
+def test_a_child_of_a_handler_holds_no_connection(tmp_path: Path) -> None:
+    (tmp_path / f"{MODULE}.py").write_text(SOURCE)
+    with (
+        serving(tmp_path, WORKER__CONCURRENCY="0") as server,
+        working(tmp_path, server, MODULE) as worker,
+    ):
+        insert(server, "orphan")
+        running = insert(server, "to_thread", ttr=600, ghosts=0)
+        until_said(worker, "and no more")
+        until_said(worker, "held")
+        pid, held = re.findall(r"orphan (\d+) holds(.*) and no more", worker.log.read_text())[0]
+        try:
+            assert held == ""
+            worker.stop(signal.SIGKILL)
+            assert ended(server, running)["error"] == "the worker's connection was lost"
+            assert Path(f"/proc/{pid}").exists()
+        finally:
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_server_and_a_worker_can_share_out_the_types_of_a_module(folder: Path) -> None:
+    settings = {"WORKER__MODULES": '["chores"]', "WORKER__TYPES": '["double"]'}
+    with serving(folder, **settings) as server:
+        here, there = insert(server, "double", 1), insert(server, "long", 1)
+        assert ended(server, here)["result"] == 2
+        assert ask(server, "job", there)["state"] == "new"
+        with working(folder, server, "--types", "long", "--name", "elsewhere", "chores"):
+            assert ended(server, there)["runs"][0]["worker"] == "elsewhere"
+
+
+def test_a_server_without_a_handler_for_one_of_its_types_does_not_start(folder: Path) -> None:
+    environ = SERVE_ENVIRON | {"KQS_WORKER__MODULES": '["chores"]', "KQS_WORKER__TYPES": '["dubble"]', "KQS_SERVER__PORT": "0"}
+    done = subprocess.run(SERVE, cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert done.stderr.startswith("kqs: [worker] types: no handler for type 'dubble'; those with one: ")
