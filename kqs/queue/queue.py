@@ -15,7 +15,7 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
-from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, waiting_count
+from kqs.job import WAITING, Accepted, Entry, Report, Run, State, entry_again, entry_of, first_run, instant_of, waiting_count
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
@@ -181,6 +181,7 @@ class Queue:
         entries: list[Entry] = []
         for job in jobs:
             if job.due_at or job.expire_at is not None:
+                self.house.note_instant(job.accepted_at or instant_of(job.order))
                 self._timetable.note(job.due_at, job.expire_at)
             if not (job.due_at or job.claimed_at or job.order in known):
                 entries.append(entry_of(job, self._broker.body_bytes))
@@ -274,6 +275,8 @@ class Queue:
             if not ok:
                 self.stale_count += 1
             elif report.state in WAITING:
+                if report.ended_at > run.started_at:  # else it is when that began, maybe by another server's clock
+                    self.house.note_instant(report.ended_at)
                 self._timetable.note(report.due_at, run.expire_at)
                 if not report.due_at:
                     ready.append(entry_again(run, self._broker.body_bytes))
