@@ -45,7 +45,9 @@ class Housekeeping:
         self._recover_orphans = recover_orphans
         self._replayable_order = replayable_order
         self._keep_success_count = keep_success_count
-        self._jumps = JumpWatch(clock)
+        jumps = self._jumps = JumpWatch(clock)
+        #: takes the instant from which a wait was computed, in Unix seconds
+        self.note_instant = jumps.note
         self._was_ahead = False
 
     def start(self, last_order: int) -> None:

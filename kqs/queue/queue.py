@@ -27,6 +27,7 @@ from kqs.job import (
     entry_again,
     entry_of,
     first_run,
+    instant_of,
     waiting_count,
 )
 from kqs.log import get_logger
@@ -211,6 +212,7 @@ class Queue:
         entries: list[Entry] = []
         for job in jobs:
             if job.due_at or job.expire_at is not None:
+                self.house.note_instant(job.accepted_at or instant_of(job.order))
                 self._timetable.note(job.due_at, job.expire_at)
             if not (job.due_at or job.claimed_at or job.order in known):
                 entries.append(entry_of(job, self._broker.body_bytes))
@@ -363,6 +365,8 @@ class Queue:
             if not ok:
                 self.stale_count += 1
             elif report.state in WAITING:
+                if report.ended_at > run.started_at:  # else it is when that began, maybe by another server's clock
+                    self.house.note_instant(report.ended_at)
                 self._timetable.note(report.due_at, run.expire_at)
                 if not report.due_at:
                     ready.append(entry_again(run, self._broker.body_bytes))

@@ -66,8 +66,13 @@ class Lanes:
             raise StoreUnavailableError("the store is closed")
         task = self._supervisor.spawn(_run(after, operation), "store operation", with_its_answer)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._note_end)
         return task
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # or asyncio would log it where the caller has gone
 
 
 async def _run(after: list[asyncio.Task[Any]], operation: Callable[[], Coroutine[Any, Any, T]]) -> T:

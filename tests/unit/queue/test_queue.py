@@ -254,7 +254,8 @@ async def test_a_clock_that_goes_back_within_a_run_neither_ends_it_before_its_be
     assert [one.state for one in (await rig.record(1)).runs] == ["fail", "success"]
 
 
-async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_back(rig: Rig) -> None:
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_back(rig: Rig, is_seen: bool) -> None:
     rig.cascade.set_handler_options("slow", {"delay": 20, "expire": 90})
     hand, ahead = rig.hand(3), 7200.0
     rig.clock.jump(ahead)
@@ -270,7 +271,8 @@ async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_b
     for number, outcome in ((11, Failed("no")), (12, Again(7))):
         await rig.accept(an_accepted(number))
         await hand.end(await hand.take(), outcome)
-    await rig.queue.house.keep()
+    if is_seen:
+        await rig.queue.house.keep()
     rig.clock.jump(-ahead)
     await rig.queue.house.keep()
     now = rig.clock.now()
@@ -280,6 +282,37 @@ async def test_no_wait_takes_longer_than_was_asked_for_after_the_clock_was_set_b
     rig.clock.advance(5)
     rig.queue._timetable._due.note(0.0)
     assert (await hand.take()).claim.order == ORDER + 1
+
+
+async def test_jobs_that_are_stored_after_the_clock_was_set_back_wait_no_longer_than_was_asked_for(rig: Rig) -> None:
+    job = an_accepted(1)
+    job.options, job.accepted_at = b'{"delay":5}', NOW + 7200
+    job.due_at = job.accepted_at + 5
+    await rig.accept(job)
+    await rig.queue.house.keep()
+    assert (await rig.record(1)).due_at == NOW + 5
+
+
+async def test_a_retry_from_a_clock_that_was_ahead_for_a_moment_is_due_as_was_asked_for(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.clock.jump(7200)
+    await hand.end(run, Again(7))
+    rig.clock.jump(-7200)
+    await rig.queue.house.keep()
+    assert (await rig.record(1)).due_at == pytest.approx(rig.clock.now() + 7, abs=0.001)
+
+
+async def test_a_run_of_a_dead_server_whose_clock_was_ahead_says_nothing_of_ours(rig: Rig) -> None:
+    hand = rig.hand(1)
+    rig.clock.jump(30)
+    await rig.accept(an_accepted(1))
+    await hand.take()
+    rig.clock.jump(-30)
+    await rig.restart()
+    assert (await rig.record(1)).state is State.GHOST
+    assert rig.queue.house._jumps.back_s() == 0.0
 
 
 async def test_a_start_shortens_what_a_clock_that_was_ahead_has_computed(rig: Rig) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect
@@ -97,6 +99,24 @@ async def test_a_failure_is_its_own_callers_only(lanes: Lanes, script: Script) -
     await finish(script, asked)
     with pytest.raises(StoreUnavailableError, match="gone"):
         await failing
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_logged(lanes: Lanes) -> None:
+    gate, told = asyncio.Event(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def fail() -> str:
+        await gate.wait()
+        raise AutoReconnect("gone")
+
+    asked = asyncio.ensure_future(lanes.look(fail))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await lanes.close()
+    gc.collect()
+    assert told == []
 
 
 async def test_close_waits_for_what_was_asked_and_takes_no_more(lanes: Lanes, script: Script) -> None:
