@@ -139,7 +139,7 @@ class ServerBackend:
         record = await _told(self._queue.reads.job(named.claim.id))
         if record is None or record.order != named.claim.order:
             return False
-        if record.state is State.PROCESSING:
+        if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
             return await self._queue.report_unwatched(record, named.claim, named.attempt, outcome)
         word = "success" if isinstance(outcome, Ok) else "again" if isinstance(outcome, Again) else "fail"
         return any(run.attempt == named.attempt and run.state == word for run in record.runs)

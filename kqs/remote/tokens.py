@@ -46,4 +46,6 @@ class Tokens:
         if int(match[1], 16) != crc32c(match[2].encode(), self._seed):
             return None
         order, claimed, attempt, epoch = (int(match[number], 16) for number in (3, 4, 5, 6))
+        if max(order, claimed, attempt, epoch) >= 2**63:  # no store numbers so far
+            return None
         return Named(Claim(order, match[7], claimed, epoch), attempt)

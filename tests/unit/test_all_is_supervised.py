@@ -39,6 +39,7 @@ ALLOWED = {
     ("process/sentry.py", "call_soon_threadsafe"): "the stop itself, from a thread that bounds it",
     ("process/forks.py", "call_soon"): "a look into the loop, and the end of a forked child",
     ("store/sqlite/store.py", "add_done_callback"): "takes note of an error that concerns nobody",
+    ("store/mongo/lanes.py", "add_done_callback"): "takes note of an error whose hearer has gone",
 }
 
 

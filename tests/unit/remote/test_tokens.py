@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
+from crc32c import crc32c
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -80,3 +81,14 @@ def test_what_is_no_token_names_nothing(text: str) -> None:
 @given(text=st.text(max_size=400))
 def test_no_text_raises(text: str) -> None:
     STORE.named(text)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_numbers_beyond_what_a_store_can_hold_are_no_tokens(place: int) -> None:
+    tokens = Tokens("a store")
+    numbers = ["1"] * 4
+    for text, is_one in (("7" + "f" * 15, True), ("8" + "0" * 15, False)):
+        numbers[place] = text
+        body = ".".join([*numbers, "job"])
+        token = f"{crc32c(body.encode(), crc32c(b'a store')):08x}.{body}"
+        assert (tokens.named(token) is not None) is is_one
