@@ -36,7 +36,7 @@ class Scene(NamedTuple):
         stats = self.other.call("stats")
         return [
             jobs,
-            *(stats[name] for name in ("running_remote", "runs_ghost", "runs_stale", "jobs_processing", "jobs_success")),
+            *(stats[name] for name in ("running_remote", "runs_ghost", "jobs_processing", "jobs_success")),
         ]
 
     def forged(self, **changes: int | str) -> str:
