@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import decimal
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from time import perf_counter
 from types import CoroutineType
 from typing import Any, Self
 
@@ -21,6 +22,9 @@ from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
 from kqs.supervisor import Supervisor
 from kqs.threads import Threads
+
+#: a result that took longer to be written has the loop to itself for the rest of the turn, in s
+LONG_S = 0.005
 
 
 class Suspended:
@@ -76,6 +80,8 @@ class Executor:
         self.context = _starting_context()
         self._threads = Threads(thread_count, self.context, supervisor)
         self._commands = Commands(supervisor)
+        self._supervisor = supervisor
+        self._must_wait = False  # with the next result, for the loop's turn
 
     def look_after(self, commands: Mapping[str, Command]) -> None:
         """Say in the log, and among the problems, which of these commands, by their types, could not be started now."""
@@ -153,7 +159,24 @@ class Executor:
             if type(fault) is GeneratorExit and not _is_from_below(fault):
                 raise  # this coroutine is being closed
             return judge(fault, run)
-        return judge_result(result, run)
+        return await self._judge_in_turn(result, run)
+
+    async def _judge_in_turn(self, result: object, run: Run) -> Outcome:
+        """Judge a result; of those that take long to be written, which may be there all at once, one a turn of the loop."""
+        forks.end_child()
+        if result is None:
+            return judge_result(result, run)
+        while self._must_wait:  # noqa: ASYNC110 - a turn at a time, and one is let go a turn
+            await asyncio.sleep(0)
+        began_at = perf_counter()
+        outcome = judge_result(result, run)
+        if perf_counter() - began_at > LONG_S:
+            self._must_wait = True
+            self._supervisor.call_soon("executor", self._go_on, context=self.context)
+        return outcome
+
+    def _go_on(self) -> None:
+        self._must_wait = False
 
     def close(self) -> None:
         """Let idle threads end, and the helper processes of commands; threads at work are left to themselves. Idempotent."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
+import kqs.executor
 import kqs.threads
 from kqs.executor import Executor, Suspended, share_decimal_settings
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
@@ -409,3 +410,48 @@ async def test_so_does_one_of_a_validator(executor: Executor) -> None:
     function.__annotations__["data"] = Refusing
     assert await execute(executor, function) == Failed("data: never fits", final=True)
     assert refused.__traceback__ is None
+
+
+async def test_long_results_that_are_there_at_once_are_written_one_a_turn(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.executor, "LONG_S", -1.0)
+    together = asyncio.Event()
+    turn = 0
+    written: list[int] = []
+    judge_result = kqs.executor.judge_result
+
+    def note(result: object, run: Run) -> Outcome:
+        written.append(turn)
+        return judge_result(result, run)
+
+    monkeypatch.setattr(kqs.executor, "judge_result", note)
+
+    async def handler(_data: object) -> str:
+        await together.wait()
+        return "long"
+
+    runs = [asyncio.create_task(execute(executor, handler)) for _ in range(5)]
+    await asyncio.sleep(0)
+    together.set()
+    while not all(run.done() for run in runs):
+        turn += 1
+        await asyncio.sleep(0)
+    assert [run.result() for run in runs] == [Ok(b'"long"')] * 5
+    assert len(set(written)) == 5
+
+
+async def test_a_result_that_waits_for_its_turn_may_be_cancelled(executor: Executor) -> None:
+    executor._must_wait = True
+
+    async def handler(_data: object) -> str:
+        await asyncio.sleep(0)
+        return "long"
+
+    run = asyncio.create_task(execute(executor, handler))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not run.done()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
