@@ -28,7 +28,7 @@ ERROR_CODES: dict[str, str] = {
     "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
     "journal_failed": "writing the journal failed; the job may or may not run: insert it again under the same id",
     "not_found": "there is no such job",
-    "stale": "the report names an attempt that is over; nothing was changed",
+    "stale": "a touch, release or report names a run that is over; nothing was changed",
     "timeout": "the time given with the call is over",
     "unauthorized": "this call needs a token",
     "forbidden": "the token does not allow this call",
