@@ -157,11 +157,13 @@ class Party:
     def leave(self, reason: str) -> None:
         """Take back all that it has, but for what it holds: it is gone."""
         self.end_orders()
-        if self._runs:
-            log.warning("runs lost", count=len(self._runs), reason=reason)
-        for run in list(self._runs.values()):
+        runs, lost = list(self._runs.values()), 0
+        for run in runs:
             if run.run.held:
                 self._desk.let_go(run)
             else:
                 self._desk.lose(run, reason)
+                lost += 1
         self._runs.clear()
+        if lost:
+            log.warning("runs lost", count=lost, reason=reason)
