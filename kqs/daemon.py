@@ -24,8 +24,8 @@ from kqs.journal import JOURNAL_FILES
 from kqs.log import get_logger
 from kqs.modules import load_modules, with_commands
 from kqs.notify import Notifier
-from kqs.process import forks, memory
-from kqs.process.host import hosted
+from kqs.process import forks
+from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
 from kqs.server.listener import Listener
@@ -86,14 +86,7 @@ class Daemon:
             log.info("listening", host=host, port=port)
         if self._config.server.socket:
             log.info("listening", socket=self._config.server.socket)
-        aside = []
-        if (interval_s := self._notifier.watchdog_interval_s) is not None:
-            aside.append(self._supervisor.spawn(self._watch(interval_s), "watchdog"))
-        if memory.has_holes():
-            aside.append(self._supervisor.spawn(memory.give_back_holes(), "memory"))
-        self._notifier.ready()
-        await self._stop.wait()
-        await self._supervisor.end(*aside)
+        await until_stopped(self._stop, self._notifier, self._supervisor)
 
     async def _start_unless_stopped(self, stack: AsyncExitStack, registry: Registry) -> Server | None:
         """Start; None if a stop was requested before all had started."""
@@ -140,12 +133,6 @@ class Daemon:
         for folder, patterns in files.items():
             forks.own_files(folder, patterns)
         forks.own_folder(config.journal.dir)
-
-    async def _watch(self, interval_s: float) -> None:
-        """Tell systemd that the loop turns, as often as it asks for."""
-        while True:
-            self._notifier.watchdog()
-            await asyncio.sleep(interval_s)
 
 
 def _spare_files(section: ServerSection, channels: int) -> ServerSection:

@@ -129,10 +129,11 @@ class ServerAddress(click.ParamType):  # type: ignore[type-arg]  # generic only 
             self.fail(str(exc), param, ctx)
 
 
-def server_option(command: AnyFunction) -> AnyFunction:
-    """Give a command --server, passed as `server: Address`."""
+def server_option(command: AnyFunction, name: str = "--server") -> AnyFunction:
+    """Give a command --server, or an option of another name, passed as `server: Address`."""
     return click.option(
-        "--server",
+        name,
+        "server",
         type=ServerAddress(),
         envvar="KQS_SERVER",
         default="localhost:14151",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket as sockets
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from kqs.cli.arguments import Seconds, ServerAddress
+from kqs.cli.arguments import Seconds, server_option
 from kqs.cli.serve import import_structlog_without_rich
 from kqs.process.init import become_init
 
@@ -45,16 +46,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 
 @click.command("work")
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE…")
-@click.option(
-    "--connect",
-    "server",
-    type=ServerAddress(),
-    envvar="KQS_SERVER",
-    default="localhost:14151",
-    show_default=True,
-    show_envvar=True,
-    help="HOST:PORT or unix:PATH of the server.",
-)
+@partial(server_option, name="--connect")
 @click.option("--socket", type=click.Path(), help="Path of the server's UNIX socket, in place of --connect.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Jobs that run at a time.")
 @click.option("--types", multiple=True, help="Types whose jobs are run, with commas or repeated. Default: all with a handler.")

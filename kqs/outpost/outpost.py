@@ -22,8 +22,8 @@ from kqs.modules import load_modules, taken_types
 from kqs.notify import Notifier
 from kqs.outpost.line import Line
 from kqs.outpost.source import WireSource
-from kqs.process import forks, memory
-from kqs.process.host import hosted
+from kqs.process import forks
+from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
 from kqs.service import SystemClock
@@ -102,20 +102,9 @@ class Outpost:
         )
 
     async def _work(self, worker: Worker) -> None:
-        aside = [self._supervisor.spawn(_tell_health(worker), "health")]
-        if (interval_s := self._notifier.watchdog_interval_s) is not None:
-            aside.append(self._supervisor.spawn(self._watch(interval_s), "watchdog"))
-        if memory.has_holes():
-            aside.append(self._supervisor.spawn(memory.give_back_holes(), "memory"))
-        self._notifier.ready()
-        await self._stop.wait()
-        await self._supervisor.end(*aside)
-
-    async def _watch(self, interval_s: float) -> None:
-        """Tell systemd that the loop turns, as often as it asks for."""
-        while True:
-            self._notifier.watchdog()
-            await asyncio.sleep(interval_s)
+        health = self._supervisor.spawn(_tell_health(worker), "health")
+        await until_stopped(self._stop, self._notifier, self._supervisor)
+        await self._supervisor.end(health)
 
 
 async def _tell_health(worker: Worker) -> None:

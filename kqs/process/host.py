@@ -11,12 +11,34 @@ import uvloop
 
 from kqs import log as logs
 from kqs.errors import ExitCode, StartupError
+from kqs.notify import Notifier
 from kqs.process import forks, memory
 from kqs.process.loop import run_to_end
 from kqs.process.sentry import Sentry
+from kqs.process.stop import StopSwitch
+from kqs.supervisor import Supervisor
 
 #: how long one thread may keep the interpreter from another, in s
 SWITCH_INTERVAL_S = 0.001
+
+
+async def until_stopped(stop: StopSwitch, notifier: Notifier, supervisor: Supervisor) -> None:
+    """Say that all has started, and from then on that the loop turns, until the stop is requested."""
+    aside = []
+    if (interval_s := notifier.watchdog_interval_s) is not None:
+        aside.append(supervisor.spawn(_watch(notifier, interval_s), "watchdog"))
+    if memory.has_holes():
+        aside.append(supervisor.spawn(memory.give_back_holes(), "memory"))
+    notifier.ready()
+    await stop.wait()
+    await supervisor.end(*aside)
+
+
+async def _watch(notifier: Notifier, interval_s: float) -> None:
+    """Tell systemd that the loop turns, as often as it asks for."""
+    while True:
+        notifier.watchdog()
+        await asyncio.sleep(interval_s)
 
 
 def hosted(body: Callable[[Sentry], Coroutine[Any, Any, ExitCode]], grace_s: float) -> ExitCode:

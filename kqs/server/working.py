@@ -7,7 +7,7 @@ answered when it is durable. Source: docs/protocol.md, "The worker's calls".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from kqs.errors import CallError
 from kqs.handlers import Outcome
 from kqs.options import TYPE_RULE, is_type
-from kqs.remote import OpenRun, Party
+from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.server.parameters import Parameters, parse
 from kqs.server.peer import Peer, translate
@@ -53,37 +53,36 @@ _TypeName = Annotated[str, AfterValidator(_type_name)]
 _TYPES_BYTES = 256 * 1024
 
 
-def _holds_under_a_name(query: Any) -> Any:
-    if query.hold and "worker" not in query.model_fields_set:
-        raise ValueError("hold: needs the name of a worker")
-    return query
+class JobsWanted(Parameters):
+    """What `reserve` and `work` are both told."""
+
+    MAX_BYTES = _TYPES_BYTES
+
+    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
+    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+    hold: bool = False
+
+    @model_validator(mode="after")
+    def _holds_under_a_name(self) -> Self:
+        if self.hold and "worker" not in self.model_fields_set:
+            raise ValueError("hold: needs the name of a worker")
+        return self
 
 
-class ReserveQuery(Parameters):
+class ReserveQuery(JobsWanted):
     """Argument of `reserve`."""
 
-    MAX_BYTES = _TYPES_BYTES
-
-    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
     count: Annotated[int, Field(ge=1, le=1000)] = 1
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
-    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
-    hold: bool = False
-
-    _named = model_validator(mode="after")(_holds_under_a_name)
 
 
-class WorkQuery(Parameters):
+class WorkQuery(JobsWanted):
     """Argument of `work`."""
 
-    MAX_BYTES = _TYPES_BYTES
-
-    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
     room: Annotated[int, Field(ge=1, le=10_000)] = 1
-    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
-    hold: bool = False
 
-    _named = model_validator(mode="after")(_holds_under_a_name)
+
+AnyJobsWanted = TypeVar("AnyJobsWanted", bound=JobsWanted)
 
 
 class WithdrawQuery(Parameters):
@@ -125,18 +124,9 @@ def _view(run: OpenRun) -> RunView:
 
 def reserve(peer: Peer, call: Call) -> None:
     """Give so many runs as soon as there is one, or none when the wait is over."""
-    try:
-        query = parse(ReserveQuery, call)
-        party = _standing(peer, call)
-    except CallError as error:
-        peer.refuse(call, *translate(error))
+    if (query := _asked(peer, call, ReserveQuery, _NOTHING)) is None:
         return
-    if call.notification:
-        return
-    if peer.standing.has_ended:
-        peer.answer(call, _NOTHING)
-        return
-    call = detached(call)
+    call, party = detached(call), peer.standing.party
 
     def given(runs: list[OpenRun]) -> None:
         timer.cancel()
@@ -155,18 +145,9 @@ def reserve(peer: Peer, call: Call) -> None:
 
 def work(peer: Peer, call: Call) -> None:
     """Give runs whenever there are some and fewer than `room` are open, until the server stops."""
-    try:
-        query = parse(WorkQuery, call)
-        party = _standing(peer, call)
-    except CallError as error:
-        peer.refuse(call, *translate(error))
+    if (query := _asked(peer, call, WorkQuery, NULL)) is None:
         return
-    if call.notification:
-        return
-    if peer.standing.has_ended:
-        peer.answer(call, NULL)
-        return
-    call = detached(call)
+    call, party = detached(call), peer.standing.party
 
     def given(runs: list[OpenRun]) -> None:
         for part in _parts(runs):
@@ -185,14 +166,26 @@ def work(peer: Peer, call: Call) -> None:
     peer.standing.add(call, order, ended)
 
 
-def _standing(peer: Peer, call: Call) -> Party:
-    """Return who asks for jobs. Raises: CallError: it may not have more of them."""
-    context = peer.context
-    if context.draining:
-        raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
-    if peer.standing.is_full:
-        raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
-    return peer.standing.party
+def _asked(peer: Peer, call: Call, model: type[AnyJobsWanted], nothing: Raw) -> AnyJobsWanted | None:
+    """Return what is asked for; None: nothing, and the call was answered if it wants an answer.
+
+    Args: nothing: the answer where the client's input has ended, so that nobody is left to be given a run.
+    """
+    try:
+        query = parse(model, call)
+        if peer.context.draining:
+            raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
+        if peer.standing.is_full:
+            raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+        return None
+    if call.notification:
+        return None
+    if peer.standing.has_ended:
+        peer.answer(call, nothing)
+        return None
+    return query
 
 
 def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:
