@@ -158,7 +158,8 @@ class Feeder:
             self._behind = True
         if not self._behind:
             self._hold(batch, self._accepted)
-            self._claims.begin_batch(batch)
+            if self._accepted is not None:
+                self._claims.begin_batch(batch)
 
     def _begin_held(self) -> None:
         self._gathering.begun(self._claims.begin_held())

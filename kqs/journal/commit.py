@@ -211,9 +211,9 @@ class GroupCommit:
             self._flush_there(batch)
 
     def _flush_here(self, batch: list[Record]) -> None:
-        batch[0].alone = True
         self._under_way = batch
         self._hearing.offer(batch)
+        batch[0].alone = not batch[0].claimed  # a run goes before the answer
         self._began_at = self._clock.monotonic()
         try:
             flushed, free = self._disk.write(batch, self._began_at)
@@ -277,15 +277,21 @@ class GroupCommit:
         self.records += len(batch)
         self.bytes += size
         seq = flushed.frame.first_seq
+        is_claimed = False
         for record in batch:
             record.seq = seq
             seq += 1
+            is_claimed = is_claimed or record.claimed
+        if is_claimed:
+            self._hearing.flushed(batch)
+        for record in batch:
             if (done := record.done) is not None:
                 try:
                     done(None)
                 except Exception:
                     _log.exception("a journal callback failed")
-        self._hearing.flushed(batch)
+        if not is_claimed:
+            self._hearing.flushed(batch)
         self._under_way = []
         self._tally.settle(len(batch))
         if free is not None:

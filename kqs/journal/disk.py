@@ -27,7 +27,7 @@ class Disk:
     """Owns the writer and looks after folder, lock and space."""
 
     #: so often, in s, it is seen to that folder and lock are still ours and how much is free; that the segment has its name,
-    #: before each answer
+    #: before each write
     LOOK_S = 1.0
 
     def __init__(

@@ -236,7 +236,7 @@ class OsFiles:
     def name_of(self, handle: int) -> str | None:
         """See Files."""
         try:
-            return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - half the time, and it is asked before each answer
+            return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - half the time, and it is asked before each write
         except OSError:
             return None
 
@@ -260,15 +260,14 @@ def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]
 def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:
     """Write every byte of `data` at `offset`, however few a call takes. Raises: OSError: some may have been written."""
     done = 0
-    with memoryview(data) as view:
-        while done < len(data):
-            try:
-                count = files.write(handle, view[done:] if done else data, offset + done)
-            except InterruptedError:
-                continue
-            if count <= 0:
-                raise OSError(errno.EIO, "a write took no bytes")
-            done += count
+    while done < len(data):
+        try:
+            count = files.write(handle, memoryview(data)[done:] if done else data, offset + done)
+        except InterruptedError:
+            continue
+        if count <= 0:
+            raise OSError(errno.EIO, "a write took no bytes")
+        done += count
 
 
 def read_all(files: Files, handle: int, count: int, offset: int) -> bytes:

@@ -16,14 +16,17 @@ class Listener(Protocol):
     """
 
     def before_flush(self, batch: list[Record]) -> None:
-        """Take in that `batch` is about to be flushed, now on the loop (`alone` is set then) or in the flush thread.
+        """Take in that `batch` is about to be flushed.
 
         It may set `claimed` on any of the records, which then say so on disk: all jobs of theirs begin attempt 1 when the
         batch is flushed. If this raises, none is claimed, and the batch is flushed all the same.
         """
 
     def flushed(self, batch: list[Record]) -> None:
-        """Take in that `batch` is durable; its records have their `seq`, and their `done` was called."""
+        """Take in that `batch` is durable; its records have their `seq`.
+
+        Their `done` was called, so that answers go first; of a batch with claimed records it is called after this: runs do.
+        """
 
     def failed(self, batch: list[Record]) -> None:
         """Take in that `batch` may or may not survive, so that nothing of it runs here; its `done` is called after this."""

@@ -59,11 +59,8 @@ class Answers:
         self._at_most_bytes = 0
         self._stalled: dict[Holder, tuple[int, float]] = {}  # what each had taken, and since when no more than that
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_crowded(self) -> bool:
-        """Tell whether more is held than all may hold together."""
-        return self._timer is not None
+        #: more is held than all may hold together
+        self.is_crowded = False
 
     @property
     def untaken_bytes(self) -> int:
@@ -73,9 +70,10 @@ class Answers:
     def note(self, size: int) -> None:
         """Take note that so many bytes of answers more are held, or were until they were taken."""
         self._at_most_bytes += size
-        if self._at_most_bytes > self._limit_bytes and self._timer is None:
+        if self._at_most_bytes > self._limit_bytes and not self.is_crowded:
             self._at_most_bytes = self.untaken_bytes
             if self._at_most_bytes > self._enough_bytes:
+                self.is_crowded = True
                 self.room.clear()
                 self._look()
 
@@ -84,6 +82,7 @@ class Answers:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.is_crowded = False
 
     def _look(self) -> None:
         """Cut off who stalls, and look again later if too much is held still."""
@@ -113,6 +112,7 @@ class Answers:
             self._timer = self._supervisor.call_later(LOOK_S, "answers", self._look)
         else:
             self._timer = None
+            self.is_crowded = False
             self._stalled.clear()
             self.room.set()
             self.relieved()

@@ -110,15 +110,19 @@ class Connection(asyncio.Protocol):
             return
         self._advance()
         context.inserter.flush_if_alone()
-        lines = context.lines
-        open_bytes = conversation.open_bytes
+        if self._line_bytes or not data.endswith(b"\n"):
+            self._note_open_line(data)
+        if context.lines.is_too_much:
+            context.lines.make_room(self)
+
+    def _note_open_line(self, data: bytes) -> None:
+        """Take note of how the line goes on that is not finished, or has just been, by `data`."""
+        open_bytes = self._conversation.open_bytes
         if open_bytes > SHORT_BYTES or self._line_bytes:
             has_progressed = b"\n" in data or not self._line_bytes or open_bytes >= self._line_bytes + PROGRESS_BYTES
             if has_progressed:
                 self._line_bytes = open_bytes if open_bytes > SHORT_BYTES else 0
-            lines.note_open(self, has_progressed=has_progressed)
-        if lines.is_too_much:
-            lines.make_room(self)
+            self._owner.context.lines.note_open(self, has_progressed=has_progressed)
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
@@ -178,7 +182,9 @@ class Connection(asyncio.Protocol):
 
     def wake(self) -> None:
         """Write what was answered meanwhile and go on with what is held."""
-        if self._transport is not None:
+        if self._is_reading and not self._is_ending:
+            self._write()  # who is read has nothing held that could go on
+        elif self._transport is not None:
             self._advance()
 
     def rest(self) -> None:

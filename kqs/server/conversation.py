@@ -93,8 +93,9 @@ class Conversation:
         self.is_foreign = False
         self.may_keep: Callable[[], bool] | None = None  # of a connection that only administration may have
         self._max_line_bytes = max_line_bytes
+        self._max_in_flight = context.max_in_flight
         self._lines = LineBuffer(max_line_bytes)
-        self._had_short_answer = False
+        self._most_tasks = 1
         self._greeting: Greeting | None = Greeting()
         self._open_bytes = 0
         self._waiting_bytes = 0
@@ -120,12 +121,12 @@ class Conversation:
 
         For long work of its own, for too many unanswered calls, or because what it asks next is too much for the server now.
         """
-        return self._work is not None or self._has_most or self._is_waiting
-
-    @property
-    def _has_most(self) -> bool:
-        most_tasks = MAX_TASKS if self._had_short_answer else 1
-        return self.in_flight >= self.context.max_in_flight or self.tasks >= most_tasks
+        return (
+            self._work is not None
+            or self._is_waiting
+            or self.in_flight >= self._max_in_flight
+            or self.tasks >= self._most_tasks
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -294,7 +295,7 @@ class Conversation:
     @property
     def reads(self) -> asyncio.Semaphore:
         """Return what a task must hold to read jobs."""
-        return self.context.short_reads if self._had_short_answer else self.context.reads
+        return self.context.short_reads if self._most_tasks > 1 else self.context.reads
 
     def begin_task(self) -> None:
         """Note that a call will be answered by a task."""
@@ -304,7 +305,7 @@ class Conversation:
     def end_task(self, size: int) -> None:
         """Note that the task of a call has answered it, in so many bytes."""
         self.tasks -= 1
-        self._had_short_answer = size <= LITTLE_BYTES
+        self._most_tasks = MAX_TASKS if size <= LITTLE_BYTES else 1
         self.settle()
 
     def _send_jsonrpc(self, batch: int, answer: bytes) -> None:
@@ -479,8 +480,9 @@ class Conversation:
 
     @property
     def _has_had_enough(self) -> bool:
+        has_most = self.in_flight >= self._max_in_flight or self.tasks >= self._most_tasks
         # the time of what is worked on is not this peer's, but that of the slices
-        return self._out_bytes > _OUT_BYTES or self._has_most or (self._work is None and clock() > self._until)
+        return has_most or self._out_bytes > _OUT_BYTES or (self._work is None and clock() > self._until)
 
     def _begin_work(self, steps: Steps[None], size: int) -> None:
         """Do something that takes long; what was received after it waits. size: of what it was received in, in bytes."""

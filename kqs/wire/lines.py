@@ -49,6 +49,8 @@ class LineBuffer:
                 return []
             self._is_discarding = False
             data = data[newline + 1 :]
+        if not self._open and data.endswith(b"\n") and len(data) <= self._limit + 1:
+            return [data]
         end = data.rfind(b"\n") + 1
         events = self._complete(data[:end]) if end else []
         if end < len(data):

@@ -252,6 +252,8 @@ def insert_answers(ids: Sequence[Raw | None], first_order: int, suffix: str, job
     Args: ids: of the calls, in order. first_order, suffix: what kqs.ids.Ids names the jobs by. jobs: given when some may
     have an id of their own, which is answered instead.
     """
+    if len(ids) == 1 and jobs is None:
+        return end(ids[0], b'"%013x%b"' % (first_order, suffix.encode()))
     orders = range(first_order, first_order + len(ids))
     has_own_ids = jobs is not None and any(job.id is not None for job in jobs)
     if None not in ids and not has_own_ids:

@@ -553,20 +553,34 @@ async def test_the_listener_may_claim_any_record_of_a_batch_and_the_disk_says_so
     flushed: list[Record] = []
 
     def note(batch: list[Record]) -> None:
-        claim(batch)
+        flushed.extend(batch)
         alone.append([record.alone for record in batch])
 
-    journal = await a_started(files, before_flush=note, flushed=flushed.extend, segment_bytes=400)
+    journal = await a_started(files, before_flush=claim, flushed=note, segment_bytes=400)
     for texts in (["yes"], ["no"], ["yes, jobs of an array", "no", "yes" + 200 * "."]):
         for text in texts:
             journal.append(a_record(text, count=3))
         await journal.flush()
     await journal.stop()
-    assert alone == [[True], [True], [False, False, False]]
+    assert alone == [[False], [True], [False, False, False]]
     assert [record.claimed for record in flushed] == [True, False, True, False, True]
     assert [(record.payload, record.count, record.claimed) for record in recovered(files)] == [
         (record.payload, 3, record.claimed) for record in flushed
     ]
+
+
+@pytest.mark.parametrize("texts", [["yes"], ["no", "yes"], ["no"], ["no", "no"]])
+async def test_answers_go_before_the_listener_unless_runs_wait_for_it(texts: list[str]) -> None:
+    heard: list[str] = []
+    journal = await a_started(MemoryFiles(), before_flush=claim, flushed=lambda batch: heard.append("listener"))
+    for text in texts:
+        record = a_record(text)
+        record.done = lambda error: heard.append("done")
+        journal.append(record)
+    await journal.flush()
+    await journal.stop()
+    answers = ["done"] * len(texts)
+    assert heard == (["listener", *answers] if "yes" in texts else [*answers, "listener"])
 
 
 @pytest.mark.parametrize("texts", [["yes"], ["yes", "no"]], ids=["on the loop", "in the thread"])

@@ -20,6 +20,12 @@ PING = b'{"n":"ping"}\n'
 PONG = b'{"v":1,"s":"end","m":"pong"}\n'
 
 
+@pytest.fixture(autouse=True)
+def _no_slice_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be put off to a later tick because the machine is slow: here no tick comes by itself."""
+    monkeypatch.setattr(connection_module, "SLICE_S", 60.0)
+
+
 class RecordingTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()

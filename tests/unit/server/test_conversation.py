@@ -8,7 +8,6 @@ from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
 from kqs.server import conversation as conversation_module
-from kqs.server.answers import Answers
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
 from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
@@ -290,13 +289,13 @@ async def test_what_is_worked_on_is_dropped_with_what_waits() -> None:
 
 async def test_of_long_lines_only_inserts_are_run_while_others_hold_too_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Conversing(max_line_bytes=10**6)
-    monkeypatch.setattr(Answers, "is_crowded", True)
+    talk.context.answers.is_crowded = True
     long = b'"%b"' % (b"x" * 400_000)
     insert = b'{"id":1,"n":"insert","m":[{"type":"x","data":%b}]}\n{"id":2,"n":"ping"}\n' % long
     assert [answer["id"] for answer in await talk.settled(insert)] == [2, 1]
     assert talk.hear(b'{"id":3,"n":"echo","m":%b}\n{"id":4,"n":"ping"}\n' % long) == []
     assert talk.conversation.is_full
-    monkeypatch.setattr(Answers, "is_crowded", False)
+    talk.context.answers.is_crowded = False
     assert [answer["id"] for answer in talk.hear(b"")] == [3, 4]
 
 
