@@ -141,12 +141,15 @@ class Feeder:
         """Take a flushed batch. See Listener."""
         try:
             self._take(batch)
-        except BaseException:  # whoever stops the node now waits until these are settled
-            self._claims.take_back_held()
-            raise
         finally:
             self._claims.take_back_batch()
             self._wake.set()
+
+    def give_up(self) -> None:
+        """Take back all claims under way, for which whoever stops the node would wait. See Listener."""
+        self._claims.take_back_batch()
+        self._claims.take_back_held()
+        self._wake.set()
 
     def _take(self, batch: list[Record]) -> None:
         self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]))

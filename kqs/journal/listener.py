@@ -31,6 +31,9 @@ class Listener(Protocol):
     def failed(self, batch: list[Record]) -> None:
         """Take in that `batch` may or may not survive, so that nothing of it runs here; its `done` is called after this."""
 
+    def give_up(self) -> None:
+        """Let go of whatever waits for news of a batch: a method of the listener has raised, so they may never come."""
+
 
 class Nobody:
     """A listener that claims nothing."""
@@ -42,6 +45,9 @@ class Nobody:
         """See `Listener`."""
 
     def failed(self, batch: list[Record]) -> None:
+        """See `Listener`."""
+
+    def give_up(self) -> None:
         """See `Listener`."""
 
 
@@ -61,7 +67,7 @@ class Hearing:
         except Exception as error:
             for record in batch:
                 record.claimed = False
-            self._on_fault(error)
+            self._give_up(error)
 
     def flushed(self, batch: list[Record]) -> None:
         """Tell that the offered batch is durable."""
@@ -69,7 +75,7 @@ class Hearing:
         try:
             self.listener.flushed(batch)
         except Exception as error:
-            self._on_fault(error)
+            self._give_up(error)
 
     def failed(self) -> None:
         """Tell that the batch that was offered, if any was, has failed."""
@@ -79,4 +85,11 @@ class Hearing:
         try:
             self.listener.failed(batch)
         except Exception as error:
-            self._on_fault(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._on_fault(error)
+        try:
+            self.listener.give_up()
+        except Exception as another:
+            self._on_fault(another)

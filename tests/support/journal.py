@@ -74,6 +74,9 @@ class Heard:
         self.open = None
         self.failed_batches.append(batch)
 
+    def give_up(self) -> None:
+        raise AssertionError("nothing here raises")
+
 
 def claims(record: Record) -> bool:
     """Tell whether `Heard` claims a record."""
@@ -84,10 +87,11 @@ def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Jo
     """Return a journal. settings: of it, or what it calls, also the methods of a listener."""
     names = ("on_low", "owed", "on_fault")
     called = {name: settings.pop(name) for name in names if name in settings}
-    heard = {name: settings.pop(name) for name in ("before_flush", "flushed", "failed") if name in settings}
+    methods: dict[str, Any] = {"before_flush": _ignore, "flushed": _ignore, "failed": _ignore, "give_up": lambda: None}
+    heard = {name: settings.pop(name) for name in methods if name in settings}
     journal = Journal(Settings(**settings), clock or FakeClock(), files, **called)
     if heard:
-        journal.listen(SimpleNamespace(**dict.fromkeys(("before_flush", "flushed", "failed"), _ignore) | heard))
+        journal.listen(SimpleNamespace(**methods | heard))
     return journal
 
 

@@ -283,6 +283,28 @@ async def test_no_held_job_begins_by_a_claim_that_could_not_be_flushed(
     assert [(await hand.take()).claim.order for _ in range(2)] == [orders - 2, orders - 1]
 
 
+async def test_nobody_waits_for_claims_of_which_the_feeder_could_not_hear(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    feeder = await feeding.start()
+    flushed = feeder.flushed
+
+    def fail_with_the_claim(batch: list[Record]) -> None:
+        if any(record.kind is Kind.CLAIMS for record in batch):
+            raise ValueError("a fault")
+        flushed(batch)
+
+    monkeypatch.setattr(feeder, "flushed", fail_with_the_claim)
+    feeding.append(b"[" + b",".join([JOB] * 3) + b"]")
+    async with asyncio.timeout(10):
+        await feeding.journal.flush()
+        while not feeding.faults:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await hand.consumer.stop()
+    gate.open()
+
+
 async def test_a_batch_that_cannot_be_flushed_leaves_the_lanes_to_others(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

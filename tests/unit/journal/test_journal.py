@@ -672,14 +672,25 @@ async def test_a_listener_that_fails_to_claim_has_claimed_nothing(texts: list[st
 async def test_what_a_listener_raises_is_told_and_costs_nobody_the_news(method: str) -> None:
     files = FaultyFiles(MemoryFiles())
     faults: list[Exception] = []
-    journal = await a_started(files, on_fault=faults.append, **{method: fail})
+    given_up: list[int] = []
+    journal = await a_started(files, on_fault=faults.append, give_up=lambda: given_up.append(len(faults)), **{method: fail})
     told = Told()
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if (name, method) == ("flush", "failed") else None
     journal.append(told.of(a_record()))
     await journal.flush()
     assert len(told.news) == 1
-    assert [str(fault) for fault in faults] == ["a listener's fault"]
+    assert ([str(fault) for fault in faults], given_up) == (["a listener's fault"], [1])
     files.plan = lambda _index, _name: None
+    await journal.stop()
+
+
+async def test_a_listener_that_cannot_even_give_up_costs_nobody_the_news() -> None:
+    faults: list[Exception] = []
+    journal = await a_started(on_fault=faults.append, flushed=fail, give_up=lambda: fail(None))
+    told = Told()
+    journal.append(told.of(a_record()))
+    await journal.flush()
+    assert (len(told.acknowledged), [str(fault) for fault in faults]) == (1, ["a listener's fault"] * 2)
     await journal.stop()
 
 
