@@ -219,14 +219,12 @@ class Worker:
             while not self._runs or self._breaks.is_on:
                 if not await self._rest(lane):
                     return
-            if (begun := self._begin_next()) is not None:
+            if (begun := self._begin(task)) is not None:
                 await self._run(lane, begun)
                 begun = None  # or a lane that rests would keep the run's data
-            if lane.deaf_since and self._hears_again(lane):
-                return
-            self._consumer.free()
-            if self._ahead.begun_count >= self._ahead.tune_at:
-                self._reach(self._ahead.tune())
+                if lane.deaf_since and self._hears_again(lane):
+                    return
+                self._end()
             if self._stopping:
                 self._note_drained()
                 if self._closing:
@@ -249,30 +247,43 @@ class Worker:
             return False
         return True
 
-    def _begin_next(self) -> _Begun | None:
-        """Let the next run begin. Most end in their first step, and with that are over: None."""
-        run = self._runs.popleft()
-        if self._consumer.unbegun_bytes:
-            self._consumer.begin(run)
-        self._ahead.begun_count += 1
-        handler = self._registry.get(run.type)
-        began_at = self._monotonic()
-        if handler is None or handler.wants_job or not handler.is_async:
-            return _Begun(run, handler, None, began_at)
-        if not (self._is_certain(run) or self._source.may_begin(run)):
-            return None
-        outcome = self._executor.begin(run, handler)
-        if isinstance(outcome, Suspended):
-            return _Begun(run, handler, outcome, began_at)
-        if type(outcome) is Failed:
-            outcome = delayed(outcome, handler, run)
-            self.failed_count += 1
-        self._source.end(run, outcome)
-        self.done_count += 1
-        took_s = self._monotonic() - began_at
-        self._ahead.busy_s += took_s
-        self._breaks.charge(took_s)
+    def _begin(self, task: CleanTask) -> _Begun | None:
+        """Let runs begin, one after the other, until one is not over in its first step, as most are: that is returned.
+
+        None: none is left, it is time for a break, or the lane has to look after itself.
+        """
+        runs, consumer, ahead, breaks, monotonic = self._runs, self._consumer, self._ahead, self._breaks, self._monotonic
+        now = monotonic()
+        while runs and not breaks.is_on:
+            run = runs.popleft()
+            if consumer.unbegun_bytes:
+                consumer.begin(run)
+            ahead.begun_count += 1
+            handler = self._registry.get(run.type)
+            if handler is None or handler.wants_job or not handler.is_async:
+                return _Begun(run, handler, None, now)
+            if self._is_certain(run) or self._source.may_begin(run):
+                outcome = self._executor.begin(run, handler)
+                if isinstance(outcome, Suspended):
+                    return _Begun(run, handler, outcome, now)
+                if type(outcome) is Failed:
+                    outcome = delayed(outcome, handler, run)
+                    self.failed_count += 1
+                self._source.end(run, outcome)
+                self.done_count += 1
+            began_at, now = now, monotonic()
+            ahead.busy_s += now - began_at
+            breaks.charge(now - began_at)
+            self._end()
+            if self._stopping or not task.is_clean():
+                break
         return None
+
+    def _end(self) -> None:
+        """Take in that a run is over."""
+        self._consumer.free()
+        if self._ahead.begun_count >= self._ahead.tune_at:
+            self._reach(self._ahead.tune())
 
     async def _run(self, lane: Lane, begun: _Begun) -> None:
         run, handler, rest, began_at = begun

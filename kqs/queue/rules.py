@@ -207,8 +207,9 @@ def _ended(
         0.0,
         drop_at,
         result,
-        failures=run.failures,
-        ghosts=run.ghosts,
-        interrupted=run.interrupted,
-        returned=run.returned,
+        None,
+        run.failures,
+        run.ghosts,
+        run.interrupted,
+        run.returned,
     )
