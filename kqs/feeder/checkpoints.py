@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kqs.errors import JournalError, StoreError
+from kqs.errors import JournalError, StoreCorruptError, StoreError
 from kqs.feeder.held import Reach
 from kqs.journal import Journal
 from kqs.log import get_logger
@@ -81,7 +81,10 @@ class Checkpoints:
         self._on_due()
 
     async def move(self) -> None:
-        """Let the store make durable what it has, and move the checkpoint there."""
+        """Let the store make durable what it has, and move the checkpoint there.
+
+        Raises: StoreCorruptError: no later try will find the store whole.
+        """
         self.is_due = False
         if self._reach.seq <= self._moved_to:
             return
@@ -89,6 +92,8 @@ class Checkpoints:
         order = self._reach.order
         try:
             durable_seq = await self._store.sync()
+        except StoreCorruptError:
+            raise
         except StoreError as error:
             self.trouble = f"the journal keeps what the store has: {error}"
             self._lasting.met(error=f"the store cannot be made durable: {error}")

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 import kqs.feeder.checkpoints
 import kqs.feeder.feeder
-from kqs.errors import JournalError, StoreError, StoreUnavailableError
+from kqs.errors import JournalError, StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.feeder.checkpoints import Checkpoints
 from kqs.feeder.held import Reach
 from kqs.journal import Journal
@@ -70,6 +70,14 @@ async def test_while_one_cannot_be_written_it_says_so_and_logs_it_once(checkpoin
         await checkpoints.move()
     assert (checkpoints.trouble, both.checkpoint_seq) == (None, 1)
     assert [entry["log_level"] for entry in logs] == ["warning", "info"]
+
+
+async def test_a_damaged_store_is_no_passing_trouble(checkpoints: Checkpoints, both: Both) -> None:
+    feed(checkpoints, both)
+    both.refusals = [StoreCorruptError("page 7")]
+    with pytest.raises(StoreCorruptError):
+        await checkpoints.move()
+    assert both.checkpoint_seq == 0
 
 
 async def test_one_that_the_store_does_not_allow_is_logged_once(checkpoints: Checkpoints, both: Both) -> None:
