@@ -12,29 +12,24 @@ from __future__ import annotations
 
 
 class Cursor:
-    """See the module docstring. Call from the loop thread."""
+    """See the module docstring. Call from the loop thread.
+
+    fed: the first seq that the store does not have. held: the first that is neither in memory nor in the store. To be read.
+    """
+
+    __slots__ = ("fed", "held")
 
     def __init__(self, seq: int = 0) -> None:
         """Begin where the store has all records below `seq`."""
-        self._fed = seq
-        self._held = seq
-
-    @property
-    def fed(self) -> int:
-        """Return the first seq that the store does not have."""
-        return self._fed
-
-    @property
-    def held(self) -> int:
-        """Return the first seq that is neither in memory nor in the store."""
-        return self._held
+        self.fed = seq
+        self.held = seq
 
     def hold(self, seq: int, durable_seq: int) -> None:
         """Note that every record below `seq` is held, or is nothing to feed."""
-        assert self._held <= seq <= durable_seq, f"held up to {self._held}, to {seq}, durable up to {durable_seq}"
-        self._held = seq
+        assert self.held <= seq <= durable_seq, f"held up to {self.held}, to {seq}, durable up to {durable_seq}"
+        self.held = seq
 
     def feed(self, seq: int) -> None:
         """Note that the store has every record below `seq`."""
-        assert self._fed <= seq <= self._held, f"fed up to {self._fed}, to {seq}, held up to {self._held}"
-        self._fed = seq
+        assert self.fed <= seq <= self.held, f"fed up to {self.fed}, to {seq}, held up to {self.held}"
+        self.fed = seq

@@ -125,7 +125,7 @@ class Feeder:
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
         """
         self._accepted = None
-        is_in_order = not self._behind and self._held.is_all_claimed and self.fed_seq >= self._offered_seq
+        is_in_order = not self._behind and self._held.is_all_claimed and self._cursor.fed >= self._offered_seq
         if is_in_order and self._may_claim and not self._held.is_full:  # it will be held when it is flushed
             self._accepted = self._claims.of_batch(batch)
 
@@ -152,7 +152,8 @@ class Feeder:
         self._wake.set()
 
     def _take(self, batch: list[Record]) -> None:
-        self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]))
+        now = self._monotonic()
+        self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]), now)
         for record in batch:
             self._alike.note(record)
             if record.kind is Kind.CLAIMS:
@@ -160,7 +161,7 @@ class Feeder:
         if not self._behind and (self._held.is_full or batch[0].seq != self._cursor.held):
             self._behind = True
         if not self._behind:
-            self._hold(batch, self._accepted)
+            self._hold(batch, now, batch[-1].seq + 1, self._accepted)
             if self._accepted is not None:
                 self._claims.begin_batch(batch)
 
@@ -174,10 +175,11 @@ class Feeder:
         if self._behind or not self._held.is_all_claimed:
             self._gathering.want()
 
-    def _hold(self, records: list[Record], accepted: Sequence[list[Accepted] | None] | None = None) -> None:
+    def _hold(
+        self, records: list[Record], now: float, durable_seq: int, accepted: Sequence[list[Accepted] | None] | None = None
+    ) -> None:
         """Hold records one by one, so that each counts as held only when it is."""
-        has_room, durable_seq = self._queue.admission.has_room, self._journal.durable_seq
-        now = self._monotonic()
+        has_room = self._queue.admission.has_room
         for record, jobs in zip(records, accepted or repeat(None), strict=False):
             if record.count:
                 types = self._held.add(record, now, jobs, type_=self._alike.type_from(record.seq))
@@ -269,7 +271,7 @@ class Feeder:
             if records is not None:
                 for record in records:  # those of this boot began as they were held, or never
                     record.claimed = record.claimed and record.seq < self._first_own_seq
-                self._hold(records)
+                self._hold(records, self._monotonic(), self._journal.durable_seq)
             else:
                 self._cursor.hold(max(self._cursor.held, durable_seq), durable_seq)
                 self._behind = self._cursor.held < self._journal.durable_seq

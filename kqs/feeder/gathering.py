@@ -83,9 +83,9 @@ class Gathering:
         finally:
             self._hurried -= 1
 
-    def flushed(self, first_seq: int, jobs: int) -> None:
-        """Take in that `jobs` in records from `first_seq` on are durable."""
-        self._waiting.flushed(first_seq, jobs, self._monotonic())
+    def flushed(self, first_seq: int, jobs: int, now: float) -> None:
+        """Take in that `jobs` in records from `first_seq` on are durable. now: monotonic, in s."""
+        self._waiting.flushed(first_seq, jobs, now)
 
     def begun(self, jobs: int) -> None:
         """Take in that lanes took so many of the held jobs."""

@@ -49,7 +49,8 @@ class Phase(Enum):
     """Who is busy, and what comes next.
 
     IDLE: nobody, and nothing waits. A record leads to TICK; a look at the disk to AWAY.
-    TICK: the loop was asked to call at the end of its tick, which leads to HERE. A lone record may go before, by HERE to TICK.
+    TICK: the loop was asked to call at the end of its tick, which leads to HERE. A lone record may go before, by HERE to TICK,
+        or to IDLE if that leaves nothing to be called for.
     HERE: the loop flushes a lone record, or settles a batch. Then: AWAY if more than one record waits; TICK if one does, for
         the tick may bring it company; IDLE.
     AWAY: the thread rolls, flushes, looks or reopens. Its end leads to HERE.
@@ -92,6 +93,7 @@ class GroupCommit:
         self._phase = _IDLE
         self._under_way: list[Record] = []  # what is being flushed, or waits for the segment that is begun for it
         self._began_at = 0.0
+        self._tick: asyncio.Handle
         self._watch: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self.standing = Standing(settings.min_free_bytes, clock.monotonic)
@@ -171,10 +173,13 @@ class GroupCommit:
             self._phase = _HERE
             self._guard(self._flush_here, self._open.take())
             self._phase = _TICK
+            if not self._open:
+                self._tick.cancel()
+                self._phase = _IDLE
 
     def _ask_for_tick(self) -> None:
         self._phase = _TICK
-        self._loop.call_soon(self._guard, self._end_tick)
+        self._tick = self._loop.call_soon(self._guard, self._end_tick)
 
     def _end_tick(self) -> None:
         """Begin with what this tick of the loop brought, if it has not gone before."""
