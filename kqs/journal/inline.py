@@ -11,9 +11,9 @@ FLUSH_S = 0.001
 #: a flush of more bytes says nothing about the flush of a lone job, and none so long is made on the loop
 SMALL_BYTES = 16384
 #: so many ticks in a row with one record make the next lone ones go without waiting for their tick's end, all but each
-#: `PROBE_EVERY`th: a second client must be noticed, or every insert of many would have a flush of its own
+#: `PROBE_EVERY`th: a second client must be noticed, or every insert of many would have a flush of its own. It takes 10 ms
 LONE_TICKS = 16
-PROBE_EVERY = 8
+PROBE_EVERY = 32
 
 
 class Inline:

@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         context.inserter.flush_if_alone()
         if self._line_bytes or not data.endswith(b"\n"):
             self._note_open_line(data)
-        if context.lines.is_too_much:
+        if conversation.is_counted and context.lines.is_too_much:
             context.lines.make_room(self)
 
     def _note_open_line(self, data: bytes) -> None:
@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
         return self._is_blocked or (self._owner.context.answers.is_crowded and self.untaken_bytes > LITTLE_BYTES)
 
     def _write(self) -> None:
-        data = self._conversation.data_to_send()
+        data = self._conversation.data_to_send() if self._conversation.answers else b""
         transport = self._transport
         if data and transport is not None and not transport.is_closing():  # uvloop raises on a closed transport
             self._written_bytes += len(data)

@@ -79,8 +79,9 @@ class Conversation:
     """See the module docstring.
 
     changed: called when a deferred call was answered, with True if its answer should be written at once.
-    tasks: how many calls are being answered by tasks. is_foreign: another protocol is spoken here. may_keep: None, or what
-    tells whether more than administration may be done here.
+    answers: those that are ready, for `data_to_send`. is_counted: `count_received` has found something. tasks: calls that are
+    being answered by tasks. is_foreign: another protocol is spoken here. may_keep: None, or what tells whether more than
+    administration may be done here.
     """
 
     def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[bool], None]) -> None:
@@ -99,9 +100,10 @@ class Conversation:
         self._greeting: Greeting | None = Greeting()
         self._open_bytes = 0
         self._waiting_bytes = 0
+        self.is_counted = False
         self._held: deque[bytes | TooLong | _Lines | _Rest] = deque()
         self._is_waiting = False  # what comes next must wait for others
-        self._out: list[bytes] = []
+        self.answers: list[bytes] = []
         self._out_bytes = 0
         self._changed = changed
         self._dialect = Dialect.QRPC
@@ -188,6 +190,8 @@ class Conversation:
 
         A long line that is worked on still counts as it did before its end came, which is when it can be turned away.
         """
+        if not (self.is_counted or self._held or self._lines.open_line or self._work_bytes):
+            return
         lines = self.context.lines
         open_bytes = self._lines.buffered_bytes
         waiting_bytes = sum(map(_size_of, self._held)) if self._held else 0
@@ -198,6 +202,7 @@ class Conversation:
         lines.open_bytes += open_bytes - self._open_bytes
         lines.waiting_bytes += waiting_bytes - self._waiting_bytes
         self._open_bytes, self._waiting_bytes = open_bytes, waiting_bytes
+        self.is_counted = bool(open_bytes or waiting_bytes)
 
     @property
     def has_much(self) -> bool:
@@ -207,7 +212,7 @@ class Conversation:
     def proceed(self, until: float = math.inf) -> bool:
         """Run what was received; True if answers should be taken and `proceed` called again.
 
-        until: by `turns.clock`, when to return at the latest, but for what was begun.
+        until: by `turns.clock`, when to return at the latest, but for what was begun; one piece is run in any case.
         Raises: what work in steps has raised: a fault of ours.
         """
         if self._fault is not None:
@@ -215,7 +220,7 @@ class Conversation:
         self._is_waiting = False
         self._until = until
         while self._held and not self.is_full:
-            if self._out_bytes > _OUT_BYTES or clock() > until:
+            if self._out_bytes > _OUT_BYTES:
                 return True
             piece = self._held.popleft()
             if isinstance(piece, bytes):
@@ -227,11 +232,13 @@ class Conversation:
             else:
                 message = f"line: expected at most {self._max_line_bytes} bytes"
                 self.refuse(BadLine("too_large", message, dialect=self._dialect), "too_large", message)
+            if self._held and clock() > until:
+                return True
         return False
 
     def data_to_send(self) -> bytes:
         """Take the answers that are ready."""
-        out = self._out
+        out = self.answers
         if not out:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
@@ -243,7 +250,7 @@ class Conversation:
 
     def send(self, answers: bytes) -> None:
         """Queue whole answers, already encoded."""
-        self._out.append(answers)
+        self.answers.append(answers)
         self._out_bytes += len(answers)
 
     def _traced(self, lines: bytes) -> bytes:
@@ -405,8 +412,8 @@ class Conversation:
 
     def _answer_plain(self, calls: Sequence[Call]) -> int:
         """Answer the echoes and pings that `calls` begin with, and return how many: the table's way costs thrice as much."""
-        out, end = self._out.append, qrpc.end
-        before = len(self._out)
+        out, end = self.answers.append, qrpc.end
+        before = len(self.answers)
         pings = 0
         answered = len(calls)
         for index, call in enumerate(calls):
@@ -418,7 +425,7 @@ class Conversation:
             else:
                 answered = index
                 break
-        self._out_bytes += sum(map(len, self._out[before:]))
+        self._out_bytes += sum(map(len, self.answers[before:]))
         self.context.counters.call("ping", pings)
         self.context.counters.call("echo", answered - pings)
         return answered

@@ -21,7 +21,7 @@ TOO_LONG: Final = TooLong.TOO_LONG
 
 
 class LineBuffer:
-    """The open line of one connection."""
+    """The open line of one connection. open_line: what is held of it."""
 
     def __init__(self, max_line_bytes: int) -> None:
         """Args: max_line_bytes: the longest line passed on, without the LF or CR LF that ends it.
@@ -29,13 +29,13 @@ class LineBuffer:
         It bounds what one peer can make the server remember.
         """
         self._limit = max_line_bytes
-        self._open = bytearray()
+        self.open_line = bytearray()
         self._is_discarding = False
 
     @property
     def buffered_bytes(self) -> int:
         """Return how many bytes of an open line are held."""
-        return len(self._open)
+        return len(self.open_line)
 
     def receive_data(self, data: bytes) -> list[bytes | TooLong]:
         """Take what arrived.
@@ -49,7 +49,7 @@ class LineBuffer:
                 return []
             self._is_discarding = False
             data = data[newline + 1 :]
-        if not self._open and data.endswith(b"\n") and len(data) <= self._limit + 1:
+        if not self.open_line and data.endswith(b"\n") and len(data) <= self._limit + 1:
             return [data]
         end = data.rfind(b"\n") + 1
         events = self._complete(data[:end]) if end else []
@@ -58,10 +58,10 @@ class LineBuffer:
         return events
 
     def _complete(self, data: bytes) -> list[bytes | TooLong]:
-        if self._open:
-            self._open += data
-            data = bytes(self._open)
-            self._open.clear()
+        if self.open_line:
+            self.open_line += data
+            data = bytes(self.open_line)
+            self.open_line.clear()
         return [data] if len(data) <= self._limit + 1 else self._cut_out_long_lines(data)
 
     def _cut_out_long_lines(self, chunk: bytes) -> list[bytes | TooLong]:
@@ -81,10 +81,10 @@ class LineBuffer:
         return events
 
     def _keep(self, piece: bytes) -> list[bytes | TooLong]:
-        self._open += piece
+        self.open_line += piece
         # a CR at the very end may yet turn out to belong to the newline
-        if len(self._open) <= self._limit + piece.endswith(b"\r"):
+        if len(self.open_line) <= self._limit + piece.endswith(b"\r"):
             return []
-        self._open.clear()
+        self.open_line.clear()
         self._is_discarding = True
         return [TOO_LONG]

@@ -504,7 +504,7 @@ async def test_every_few_lone_records_one_waits_for_company_all_the_same() -> No
     await journal.start()
     await lone_ticks(journal, 16)
     told, waited = Told(), 0
-    for number in range(16):
+    for number in range(64):
         journal.append(told.of(a_record(f"{number}")))
         journal.flush_if_alone()
         waited += len(told.acknowledged) <= number
