@@ -1,5 +1,5 @@
 import java.io.*;
-import java.net.Socket;
+import java.net.*;
 import java.nio.charset.StandardCharsets;
 import java.util.*;
 
@@ -10,8 +10,12 @@ class Kqs {
         Refused(String code) { super(code); }
     }
 
+    /** What may well be taken when it is tried again. */
+    static final Set<String> LATER = Set.of("lost", "busy", "draining", "no_space", "journal_failed", "internal");
+
     private final String host;
     private final int port;
+    private static final int SILENCE_MS = 10_000; // for so long a server that is there does not keep silent
     private Socket socket;
     private InputStream in;
     private double pauseS = 0.1;
@@ -21,7 +25,9 @@ class Kqs {
     Object call(String name, Object argument) throws Refused {
         try {
             if (socket == null) {
-                socket = new Socket(host, port);
+                socket = new Socket();
+                socket.connect(new InetSocketAddress(host, port), SILENCE_MS);
+                socket.setSoTimeout(SILENCE_MS);
                 in = new BufferedInputStream(socket.getInputStream());
             }
             String line = Json.write(Map.of("id", 1, "n", name, "m", argument)) + "\n";
@@ -57,6 +63,15 @@ class Kqs {
             Thread.sleep((long) (pauseS * 1000 * (0.5 + Math.random() / 2)));
         } catch (InterruptedException early) { /* then it was shorter */ }
         pauseS = Math.min(2 * pauseS, 5);
+    }
+
+    /** Pauses, or ends a program that is to stop and has waited its longest. */
+    void pauseOrEnd(boolean isToStop) {
+        if (isToStop && pauseS == 5) {
+            System.err.println("nobody takes the last report");
+            Runtime.getRuntime().halt(1);
+        }
+        pause();
     }
 
     void succeeded() { pauseS = 0.1; }

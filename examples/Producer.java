@@ -7,9 +7,6 @@ import java.util.*;
  * Prints the id of each that is kept, or `refused: CODE`.
  */
 class Producer {
-    /** What may well be kept when it is tried again. */
-    static final Set<String> LATER = Set.of("lost", "busy", "draining", "no_space", "journal_failed", "internal");
-
     /** Inserts a job under an id of our own, so that it may be repeated until it is answered. */
     static String insert(Kqs kqs, String type, Object data) throws Kqs.Refused {
         Map<String, Object> job = new HashMap<>(Map.of("type", type, "id", UUID.randomUUID().toString()));
@@ -20,7 +17,7 @@ class Producer {
                 kqs.succeeded();
                 return id;
             } catch (Kqs.Refused refused) {
-                if (!LATER.contains(refused.getMessage())) throw refused;
+                if (!Kqs.LATER.contains(refused.getMessage())) throw refused;
                 kqs.pause();
             }
         }

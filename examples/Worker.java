@@ -36,7 +36,7 @@ class Worker {
                 report.putAll(Map.of("report", "fail", "reason", String.valueOf(failed.getCause().getMessage())));
             }
         }
-        while (!finish(report)) kqs.pause();
+        while (!finish(report)) kqs.pauseOrEnd(stopping);
     }
 
     /** Tells whether the run goes on; else it is stale, cancelled, or lost with the connection: somebody else has the job. */
@@ -46,13 +46,13 @@ class Worker {
         } catch (Kqs.Refused over) { return false; }
     }
 
-    /** Tells whether it was answered; if not, it is repeated, which is safe. */
+    /** Tells whether it was taken, or refused for good; if not, it is repeated, which is safe. */
     static boolean finish(Map<String, Object> report) {
         try {
             return kqs.call("finish", report) != null;
         } catch (Kqs.Refused refused) {
             System.err.println(report.get("run") + " " + refused.getMessage());
-            return !refused.getMessage().equals("lost");
+            return !Kqs.LATER.contains(refused.getMessage());
         }
     }
 

@@ -4,6 +4,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"log"
 	"math/rand"
 	"net"
 	"os"
@@ -13,6 +14,10 @@ import (
 type object = map[string]any
 
 const lost = "lost" // the code of a call whose connection was lost before the answer: nobody knows what was done
+const silence = 10 * time.Second // for so long a server that is there does not keep silent
+
+// what may well be taken when it is tried again
+var later = map[string]bool{lost: true, "busy": true, "draining": true, "no_space": true, "journal_failed": true, "internal": true}
 
 var (
 	conn    net.Conn // nil: there is none
@@ -24,12 +29,13 @@ var (
 func call(name string, argument any) (result any, code string) {
 	if conn == nil {
 		var err error
-		if conn, err = net.Dial("tcp", net.JoinHostPort(os.Args[1], os.Args[2])); err != nil {
+		if conn, err = net.DialTimeout("tcp", net.JoinHostPort(os.Args[1], os.Args[2]), silence); err != nil {
 			conn = nil
 			return nil, lost
 		}
 		reader = bufio.NewReader(conn)
 	}
+	conn.SetDeadline(time.Now().Add(silence))
 	json.NewEncoder(conn).Encode(object{"id": 1, "n": name, "m": argument})
 	var answer object
 	line, err := reader.ReadBytes('\n') // what ends without a newline is no line
@@ -50,6 +56,14 @@ func pause() {
 	if backoff *= 2; backoff > 5 {
 		backoff = 5
 	}
+}
+
+// pauseOrEnd pauses, or ends a program that is to stop and has waited its longest.
+func pauseOrEnd(isToStop bool) {
+	if isToStop && backoff == 5 {
+		log.Fatal("nobody takes the last report")
+	}
+	pause()
 }
 
 func succeeded() { backoff = 0.1 }

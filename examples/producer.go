@@ -10,9 +10,6 @@ import (
 	"os"
 )
 
-// what may well be kept when it is tried again
-var later = map[string]bool{lost: true, "busy": true, "draining": true, "no_space": true, "journal_failed": true, "internal": true}
-
 // insert inserts a job under an id of our own, so that it may be repeated until it is answered.
 func insert(kind string, data json.RawMessage) (id any, code string) {
 	name := make([]byte, 16)

@@ -12,6 +12,7 @@ import (
 )
 
 var types = []string{"echo", "sleep", "fail"}
+var stopping atomic.Bool
 
 // work returns what is to be reported; over is closed when nobody wants that any more.
 func work(kind string, data any, over <-chan struct{}) object {
@@ -48,15 +49,13 @@ func runJob(run object) {
 
 func finish(report object) {
 	_, code := call("finish", report)
-	for code == lost { // until it is answered: to repeat a report is safe
-		pause()
-		_, code = call("finish", report)
+	for ; later[code]; _, code = call("finish", report) { // to repeat a report is safe
+		pauseOrEnd(stopping.Load())
 	}
 	fmt.Fprintln(os.Stderr, report["run"], report["report"], code)
 }
 
 func main() {
-	var stopping atomic.Bool
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	go func() { <-term; stopping.Store(true) }()

@@ -3,15 +3,14 @@
 // Put types of your own into `handlers`; the rest keeps the rules of docs/write-a-client.md.
 const net = require('node:net')
 const { setTimeout: after } = require('node:timers/promises')
-
-const [host, port] = process.argv.slice(2)
-const ROOM = 4
+const [host, port] = process.argv.slice(2), ROOM = 4
 // each returns the result or throws the reason of a failure; `signal` tells that nobody wants either any more
 const handlers = {
     echo: async (data) => data,
     sleep: (data, signal) => after(data.s * 1000, null, { signal }),
     fail: async (data) => { throw new Error(data.reason) },
 }
+const LATER = new Set(['busy', 'draining', 'no_space', 'journal_failed', 'internal'])
 const calls = new Map() // id -> what to do with the answer to a call
 const runs = new Map() // token -> what stops a run in hand
 const reports = new Map() // token -> a report that was not answered yet
@@ -24,12 +23,12 @@ function call(name, arg, answered = () => {}) {
 }
 
 // longer each time, up to 5 s, until the server has done something for us again
-function pause() { return (pauseMs = Math.min(2 * pauseMs, 5000)) * (0.25 + Math.random() / 4) }
+const pause = () => (pauseMs = Math.min(2 * pauseMs, 5000)) * (0.25 + Math.random() / 4)
 
 function ask() { // `work` ends when the server stops or is full: runs in hand go on, and we ask again later
     if (stopping || workId || socket.readyState !== 'open') return
-    const ended = () => { workId = 0; setTimeout(ask, pause()) }
-    workId = call('work', { types: Object.keys(handlers), room: ROOM, worker: `node-${process.pid}` }, ended)
+    const asked = { types: Object.keys(handlers), room: ROOM, worker: `node-${process.pid}` }
+    workId = call('work', asked, () => { workId = 0; setTimeout(ask, pause()) })
 }
 
 async function run({ run: token, type, data, ttr }) {
@@ -37,41 +36,42 @@ async function run({ run: token, type, data, ttr }) {
     const stop = new AbortController()
     runs.set(token, stop)
     const touch = () => call('touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
-    let end
     const touching = setInterval(touch, ttr * 1000 / 3)
-    try { end = { report: 'ok', result: await handlers[type](data, stop.signal) } }
-    catch (error) { end = { report: 'fail', reason: error.message } }
+    const end = await handlers[type](data, stop.signal)
+        .then((result) => ({ report: 'ok', result }), ({ message }) => ({ report: 'fail', reason: message }))
     clearInterval(touching)
     runs.delete(token)
-    if (stop.signal.aborted) return leave()
-    report(reports.set(token, { run: token, ...end }) && token)
+    stop.signal.aborted ? leave() : report(reports.set(token, { run: token, ...end }) && token)
 }
 
-function report(token) { call('finish', reports.get(token), () => reports.delete(token)) }
+function report(token) { // until it is taken or refused for good: to repeat it is safe
+    const later = () => setTimeout(() => stopping && pauseMs >= 5000 ? socket.end() : report(token), pause())
+    if (reports.has(token) && socket.readyState === 'open')
+        call('finish', reports.get(token), ({ e }) => LATER.has(e?.code) ? later() : reports.delete(token))
+}
 
 function hear({ id, s, m, e }) {
     if (s !== 'err') pauseMs = 100
     if (s === 'ok') return m.cancel ? runs.get(m.cancel)?.abort() : m.forEach(run)
-    calls.get(id)?.({ m, e })
-    calls.delete(id) && leave()
+    calls.get(id)?.({ m, e }), calls.delete(id) && leave()
 }
 
-function leave() { if (stopping && !calls.size && !runs.size) socket.end() }
+function leave() { if (stopping && !calls.size && !runs.size && !reports.size) socket.end() }
 
 function connect() {
     let rest = ''
     socket = net.connect(port, host, () => { [...reports.keys()].forEach(report); ask(); leave() }).setEncoding('utf8')
-    socket.on('data', (text) => {
+    socket.on('error', () => {}).on('data', (text) => {
         const lines = (rest + text).split('\n')
         rest = lines.pop() // what has no newline yet is no line
         lines.map((line) => JSON.parse(line)).forEach(hear)
     })
-    socket.on('error', () => {})
     socket.on('close', () => {
-        workId = 0
-        calls.clear()
+        workId = 0, calls.clear()
         runs.forEach((stop) => stop.abort()) // lost with the connection
-        stopping && !reports.size ? process.exit(0) : setTimeout(connect, pause())
+        if (!stopping || (reports.size && pauseMs < 5000)) return setTimeout(connect, pause())
+        reports.size && console.error('nobody takes the reports of', ...reports.keys())
+        process.exit(reports.size && 1)
     })
 }
 

@@ -10,9 +10,10 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from threading import Event
 
-TYPES, THREAD = ["echo", "sleep", "fail"], ThreadPoolExecutor(1)
+TYPES, DONE, THREAD = ["echo", "sleep", "fail"], (None, "stale", "bad_call", "too_large"), ThreadPoolExecutor(1)
 
 
 def work(type_, data, over):
@@ -34,7 +35,7 @@ class Worker:
     def call(self, name, argument):
         """Return (result, code of the error). Raises: OSError: the connection is lost, and any run in hand with it."""
         try:
-            self.lines = self.lines or socket.create_connection(self.address).makefile("rwb")
+            self.lines = self.lines or socket.create_connection(self.address, 10).makefile("rwb")
             self.lines.write(json.dumps({"id": 1, "n": name, "m": argument}).encode() + b"\n")
             self.lines.flush()
             if not (line := self.lines.readline()).endswith(b"\n"):  # what ends without a newline is no line
@@ -51,16 +52,16 @@ class Worker:
             while not wait([doing], run["ttr"] / 3).done:
                 state, code = self.call("touch", {"run": run["run"]})
                 if code or state["cancel"]:  # mostly `stale`: the job is somebody else's by now
-                    return None
+                    return
         finally:
             over.set()
         error = doing.exception()
         end = {"report": "fail", "reason": str(error)} if error else {"report": "ok", "result": doing.result()}
-        while True:
-            try:
-                return self.call("finish", {"run": run["run"], **end})
-            except OSError:  # until it is answered: to repeat a report is safe
-                self.pause()
+        while True:  # until it is taken or refused for good: to repeat a report is safe
+            with suppress(OSError):
+                if self.call("finish", {"run": run["run"], **end})[1] in DONE:
+                    return
+            self.pause() if not self.stopping or self.pause_s < 5 else sys.exit(f"nobody takes the report of {run['run']}")
 
     def main(self):
         while not self.stopping:

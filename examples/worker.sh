@@ -4,8 +4,7 @@
 set -u
 host=$1 port=$2 types='["echo","sleep","fail"]'
 id=0 backoff=2 stopping='' interrupted='' nc=''
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
 trap 'stopping=1 interrupted=1' TERM INT
 trap '' PIPE
 
@@ -62,9 +61,10 @@ run_job() { # RUN: do it, and report
     else
         report=$(jq -cRs --argjson run "$token" '{$run, report: "fail", reason: rtrimstr("\n")}' "$dir/reason")
     fi
-    until call finish "$report"; do # repeated where no answer came, which is safe; not where it was refused
-        [ -z "$code" ] || { echo "$token: $code" >&2; return; }
-        connect
+    until call finish "$report"; do # repeated where it was not answered, or refused for now: that is safe
+        case $code in stale | bad_call | too_large) echo "$token: $code" >&2 && return ;; esac
+        [ -z "$stopping" ] || [ "$backoff" -lt 50 ] || { echo "nobody takes the report of $token" >&2 && exit 1; }
+        if [ -n "$code" ]; then pause; else connect; fi
     done
 }
 

@@ -56,7 +56,7 @@ class ExitCode(IntEnum):
         65,
         "the journal or the store is damaged, of a newer version, or not of the other; or a copy of the journal is in use",
     )
-    UNAVAILABLE = 69, "no server answers, or the port is in use"
+    UNAVAILABLE = 69, "no server answers, or takes the last reports of `kqs work`, or the port is in use"
     SOFTWARE = 70, "the server stopped because a part of it died, or could not stop in good order; its log says why"
     CANNOT_CREATE = 73, "the server cannot create its port or socket"
     IO_FAILED = 74, "a file or journal is not there, or cannot be read or written"

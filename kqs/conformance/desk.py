@@ -240,7 +240,7 @@ class Desk:
             except CallError as refused:
                 error = refused
                 answers.append({"code": refused.call_code, "message": str(refused)})
-                if refused.call_code != "stale":
+                if refused.call_code not in ("stale", "busy"):  # which are of our making
                     self.faults.append(f"{refused.call_code}: {refused}")
             except Unanswered:
                 return

@@ -25,6 +25,8 @@ MOST_KNOCKS = 12
 ENDLESS_S = 300
 #: how long a worker may be seen to have nothing more to say, in s
 QUIET_S = 0.3
+#: how long a worker that is to stop may try for a server that is gone, in s
+GIVES_UP_S = 20.0
 #: how long after it came a run is believed to have begun, in s
 BEGIN_S = 0.5
 
@@ -274,6 +276,19 @@ class WorkerTrial(Trial):
         await self.does_the_next("the next job to be done")
         self.expect(len(run.reports) == 2, "an answered report not to be repeated", f"it came {len(run.reports)} times")
 
+    async def busy_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", _DATA)
+        run.on_finish = "busy"
+        await self.settled(run)
+        await self.watch(AWAY_S)
+        count, run.on_finish = len(run.reports), "ok"
+        self.expect(count <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} reports", f"{count} came")
+        await self.until(lambda: len(run.reports) > count)
+        self.expect(len(run.reports) > count, "a report that was refused as busy to be repeated")
+        self.reports_ok(run, _DATA)
+        await self.does_the_next("the next job to be done")
+
     async def drains_rule(self) -> None:
         """See RULES."""
         ask = await self.asks()
@@ -313,6 +328,20 @@ class WorkerTrial(Trial):
             all(run.is_settled for run in late), "a run that came at the very end to be released or finished", "it was neither"
         )
 
+    async def gone_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("echo", 1)
+        run.on_finish = "lose"
+        self.stage.is_shut = True
+        await self.settled(run)
+        self.stage.terminate()
+        await self.until(lambda: self.stage.status is not None, GIVES_UP_S)
+        self.stage.is_shut = False
+        self.expect(
+            self.stage.status is not None, f"it to end within {GIVES_UP_S:g} s, for nobody takes its report", "it did not"
+        )
+        self.expect(self.stage.status != 0, "another status than 0, for a report was not taken")
+
 
 #: name -> (what is demanded, the scenario). `hold` has its place after `repeats`.
 _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
@@ -335,8 +364,10 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
     "lost": ("stops work whose connection was lost", lambda trial: trial.lost_rule),
     "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
+    "busy": ("repeats a report that was refused as busy, waiting longer each time", lambda trial: trial.busy_rule),
     "drains": ("on SIGTERM finishes or releases what it has, and ends with status 0", lambda trial: trial.drains_rule),
     "leaves": ("on SIGTERM while it waits loses no job, and ends with status 0", lambda trial: trial.leaves_rule),
+    "gone": ("on SIGTERM gives up a report that nobody takes, and ends with another status", lambda trial: trial.gone_rule),
 }
 WORKER_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]
 

@@ -88,7 +88,7 @@ class Outpost:
         for name, stop in {"worker": worker.stop, "source": source.stop, "line": line.stop}.items():
             await supervisor.end_part(name, stop)
         log.info("stopped", runs=worker.done_count, failed=worker.failed_count)
-        return self._stop.exit_code
+        return ExitCode.UNAVAILABLE if source.untaken_count and not self._stop.exit_code else self._stop.exit_code
 
     def _tell_start(self, types: frozenset[str]) -> None:
         settings = self._settings

@@ -49,13 +49,16 @@ class WireSource:
         self._is_due = False
         #: reports of runs that were lost before
         self.stale_count = 0
+        #: reports that the stop gave up
+        self.untaken_count = 0
         line.on_open, line.on_lost = self._send, self._lost
 
     async def stop(self) -> None:
         """Return when the server has taken every report, or does not within `SETTLE_S`."""
         self._send()
         if not await self._reports.settle(SETTLE_S):
-            log.error("stopping without the last reports: the server does not take them", count=self._reports.count)
+            self.untaken_count = self._reports.count
+            log.error("stopping without the last reports: the server does not take them", count=self.untaken_count)
         self._open_runs.close()
 
     # -- the port -------------------------------------------------------------------------------------------------------

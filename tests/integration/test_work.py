@@ -183,6 +183,21 @@ def test_a_run_beyond_the_grace_is_given_back_for_free(folder: Path, server: Ser
     assert ran(ended(server, job_id)) == ("retry", 1, 0, 1, ["interrupted"])
 
 
+@pytest.mark.slow
+def test_a_stop_does_not_wait_for_a_server_that_takes_no_report(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        job_id = insert(server, "sleep", 1)
+        until_said(worker, "begun")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            assert worker.stop() == 69
+            said = worker.log.read_text()
+            assert f"ended {job_id}" in said
+            assert "stopping without the last reports" in said
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
 def test_a_second_signal_ends_it_now(folder: Path, server: Served) -> None:
     with working(folder, server, "--grace", "-1", "chores") as worker:
         job_id = insert(server, "sleep", 600)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from select import select
+from threading import Thread
 
 import pytest
 
 from kqs.cli import COMMANDS
 from kqs.conformance.score import End
-from tests.support.asking import ask, eventually
+from tests.support.asking import ask, eventually, peer_of
 from tests.support.conformance import Trial, told_of
 from tests.support.examples import EXAMPLES, LANGUAGES
 from tests.support.serving import ROOT, Served, free_port, serving
@@ -44,10 +49,55 @@ def test_jobs_of_the_producer_are_run_by_the_worker_also_after_the_server_was_ki
                     results = [_result(server, job_id) for job_id in done.stdout.split()]
                     assert sorted(map(json.dumps, results)) == sorted(json.dumps(json.loads(line)) for line in LINES)
                     server.process.kill()
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait(WITHIN_S) == 0
+            with serving(tmp_path, SERVER__PORT=str(port), WORKER__CONCURRENCY="0"):  # so that its last report is taken
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(WITHIN_S) == 0
         finally:
             worker.kill()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_worker_whose_server_was_killed_before_it_answered_a_report_can_be_stopped(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, killing_at_report(server) as port:
+        with peer_of(server) as peer:
+            peer.insert("echo", 1)
+        with subprocess.Popen([*example.worker, "127.0.0.1", str(port)], stderr=subprocess.PIPE, text=True) as worker:
+            try:
+                server.process.wait(WITHIN_S)
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(WITHIN_S) == 1
+                assert worker.stderr is not None
+                assert "nobody takes the" in worker.stderr.read()
+            finally:
+                worker.kill()
+
+
+@contextmanager
+def killing_at_report(server: Served) -> Iterator[int]:
+    """Yield a port that leads to a server until a report comes, which the server has and never answers: it is killed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def lead() -> None:
+            with listening.accept()[0] as near, socket.create_connection(("127.0.0.1", server.port)) as far:
+                while ready := select([near, far], [], [], WITHIN_S)[0]:
+                    for one in ready:
+                        data = one.recv(65536)
+                        if not data or b'"finish"' in data:
+                            server.process.send_signal(signal.SIGSTOP)
+                            far.sendall(data)
+                            server.process.kill()
+                            listening.close()
+                            return
+                        (far if one is near else near).sendall(data)
+
+        leading = Thread(target=lead)
+        leading.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.process.kill()
+            leading.join(WITHIN_S)
 
 
 def _result(server: Served, job_id: str) -> object:
