@@ -13,7 +13,7 @@ import (
 
 type object = map[string]any
 
-const lost = "lost" // the code of a call whose connection was lost before the answer: nobody knows what was done
+const lost = "lost"              // the code of a call whose connection was lost before the answer: nobody knows what was done
 const silence = 10 * time.Second // for so long a server that is there does not keep silent
 
 // what may well be taken when it is tried again

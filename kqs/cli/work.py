@@ -51,6 +51,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Jobs that run at a time.")
 @click.option("--types", multiple=True, help="Types whose jobs are run, with commas or repeated. Default: all with a handler.")
 @click.option("--name", type=Name(), help="Who ran a job, in its record. Default: HOST:PID.")
+@click.option("--hold", is_flag=True, help="Go on with runs while the server is away, and report them when it is back.")
 @click.option(
     "--grace", "grace_s", type=Grace(), default=10, show_default=True, help="Seconds for runs to finish in a stop; -1: all."
 )
@@ -77,6 +78,7 @@ def work_command(
     concurrency: int,
     types: tuple[str, ...],
     name: str | None,
+    hold: bool,
     grace_s: float,
     log_level: Literal["debug", "info", "warning", "error"],
     log_format: Literal["text", "json"],
@@ -94,5 +96,5 @@ def work_command(
     path = socket or server.socket
     address = Address(socket=os.path.abspath(path)) if path else server  # noqa: PTH100 - handlers may change the folder
     section = WorkerSection(modules=list(modules), concurrency=concurrency, grace_s=float(grace_s))
-    settings = OutpostSettings(address, section, name or f"{sockets.gethostname()}:{os.getpid()}", types)
+    settings = OutpostSettings(address, section, name or f"{sockets.gethostname()}:{os.getpid()}", types, hold)
     return work(settings, LogSection(level=log_level, format=log_format))

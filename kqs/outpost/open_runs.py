@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenRun:
-    """One run. given_at, told_at: when the server gave it and last heard of it, monotonic.
+    """One run. given_at, told_at: from when the server counts its limit and its ttr, at the latest, monotonic.
 
     lease: None: it has not begun, or is in its first step.
     """
@@ -98,6 +98,14 @@ class OpenRuns:
             tokens, self._late = [token for token in self._late if token in self.by_token], []
             self._touch(tokens, self._monotonic())
 
+    def resume(self) -> None:
+        """Take in that there is a connection again: the server counts anew for those that were held meanwhile."""
+        now = self._monotonic()
+        living = [token for token, run in self.by_token.items() if _lives(run)]
+        for run in self.by_token.values():
+            run.given_at = run.told_at = now
+        self._touch(living, now)
+
     def close(self) -> None:
         """Touch no more."""
         if self._timer is not None:
@@ -114,8 +122,9 @@ class OpenRuns:
         if not self.by_token:
             return
         now = self._monotonic()
-        for token in [token for token, run in self.by_token.items() if run.lease is not None and run.is_judged(now)]:
-            self._on_over(token)
+        if self._line.is_open:  # else those that are left are held
+            for token in [token for token, run in self.by_token.items() if run.lease is not None and run.is_judged(now)]:
+                self._on_over(token)
         self._touch(
             [token for token, run in self.by_token.items() if now - run.told_at >= run.ttr / SHARE and _lives(run)], now
         )

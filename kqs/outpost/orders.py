@@ -60,14 +60,13 @@ class Orders:
         self._taken_away = taken_away
         self._look = look
         self._trouble = Trouble(log, "the server gives no jobs, trying again", "the server gives jobs again")
-        self._types: list[str] = []
-        self._worker = ""
+        self._asked: dict[str, object] = {}
         self._live: list[Order] = []
         self._is_resting = False
 
-    def open(self, types: list[str], worker: str) -> None:
-        """Let `fit` ask for jobs of these types, under this name."""
-        self._types, self._worker = types, worker
+    def open(self, types: list[str], worker: str, *, hold: bool) -> None:
+        """Let `fit` ask for jobs of these types, under this name. hold: runs outlive the connection."""
+        self._asked = {"types": types, "worker": worker} | ({"hold": True} if hold else {})
 
     def fit(self, room: int, slack: int) -> None:
         """Bring the room that the server knows of to within `slack` of `room`."""
@@ -105,7 +104,7 @@ class Orders:
 
     def _ask(self, room: int) -> int:
         order = Order(room)
-        arg = _encode({"types": self._types, "room": room, "worker": self._worker})
+        arg = _encode(self._asked | {"room": room})
 
         def event(event: msgspec.Raw) -> None:
             found = heard(event)

@@ -41,12 +41,16 @@ HELD_S = 1.0
 
 @dataclass(frozen=True)
 class OutpostSettings:
-    """What the command line says. types: as it names them; none: all that have a handler. name: in the jobs' records."""
+    """What the command line says. types: as it names them; none: all that have a handler. name: in the jobs' records.
+
+    hold: runs outlive the connection, and the server.
+    """
 
     server: Address
     worker: WorkerSection
     name: str
     types: tuple[str, ...] = ()
+    hold: bool = False
 
 
 class Outpost:
@@ -73,7 +77,7 @@ class Outpost:
         self._sentry.keep(supervisor)
         self._sentry.begin(self._stop.request)
         line = Line(settings.server, supervisor)
-        source = WireSource(line, SystemClock(), supervisor)
+        source = WireSource(line, SystemClock(), supervisor, hold=settings.hold)
         executor = Executor(max(1, settings.worker.concurrency), supervisor)
         section = settings.worker.model_copy(update={"types": sorted(types)})
         worker = Worker(source, registry, executor, section, settings.name, {}, supervisor)

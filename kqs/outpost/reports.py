@@ -1,7 +1,7 @@
 """What becomes of runs that are over: their reports, in batches, each said again until the server has answered it.
 
 The server takes a repeated report as it did the first, so a connection that breaks before the answer costs nothing. A run that
-is given back needs no repetition: its connection took it along. Call from the loop thread.
+is given back needs no repetition, unless it is held: its connection took it along. Call from the loop thread.
 """
 
 from __future__ import annotations
@@ -61,19 +61,21 @@ def finish_of(token: str, outcome: Outcome) -> Finish:
 class Reports:
     """See the module docstring."""
 
-    def __init__(self, line: Line, supervisor: Supervisor) -> None:
+    def __init__(self, line: Line, supervisor: Supervisor, *, hold: bool) -> None:
+        """Args: hold: runs outlive the connection."""
         self._line = line
+        self._hold = hold
         self._supervisor = supervisor
         self._finishes: deque[Finish] = deque()
         self._releases: list[str] = []
-        self._unanswered = 0
+        self._unanswered = 0  # finishes, and releases of held runs
         self._answered_all = asyncio.Event()
         self.stale_count = 0
 
     @property
     def count(self) -> int:
         """Return how many reports the server has not answered."""
-        return len(self._finishes) + self._unanswered
+        return len(self._finishes) + self._unanswered + (len(self._releases) if self._hold else 0)
 
     def add(self, token: str, outcome: Outcome) -> None:
         """Take the report of a run, to be sent by `send`."""
@@ -89,14 +91,16 @@ class Reports:
             return
         releases, self._releases = self._releases, []
         for start in range(0, len(releases), MAX_MEMBERS):
-            members = [{"run": token} for token in releases[start : start + MAX_MEMBERS]]
-            self._line.call(b'"release"', _encode(members), _nothing)
+            part = releases[start : start + MAX_MEMBERS]
+            self._unanswered += len(part) if self._hold else 0
+            self._line.call(b'"release"', _encode([{"run": token} for token in part]), partial(self._answered_release, part))
         while self._finishes:
             self._send(self._next_part())
 
     def lose(self) -> None:
         """Take in that the connection is lost: what was to be given back has gone back."""
-        self._releases.clear()
+        if not self._hold:
+            self._releases.clear()
 
     async def settle(self, within_s: float) -> bool:
         """Return True when every report is answered, or False after `within_s`."""
@@ -139,6 +143,18 @@ class Reports:
         if not self.count:
             self._answered_all.set()
 
+    def _answered_release(self, part: list[str], answer: msgspec.Raw | CallError | None) -> None:
+        if not self._hold:
+            return
+        self._unanswered -= len(part)
+        if answer is None:
+            self._releases.extend(part)
+        elif isinstance(answer, CallError) and answer.call_code in _PASSING:
+            self._releases.extend(part)
+            self._supervisor.call_later(AGAIN_S, "reports", self.send)
+        if not self.count:
+            self._answered_all.set()
+
     def _refused(self, one: Finish, error: CallError) -> None:
         if error.call_code == "stale":
             self.stale_count += 1
@@ -161,7 +177,3 @@ def _refused(part: Sequence[Finish], answer: msgspec.Raw) -> Iterator[tuple[Fini
         for one, error in zip(part, told(answer), strict=True):
             if error is not None:
                 yield one, error
-
-
-def _nothing(_answer: msgspec.Raw | CallError | None) -> None:
-    return None

@@ -1,8 +1,9 @@
 """The connection as a worker's source of runs (kqs.source).
 
 The server judges: it gives runs, takes their reports, and says which are lost. Here is what follows from that for the lanes. A
-run is ours from the server's giving it until its report, or until the server takes it away, or the connection is lost; in both
-of these its handler is cancelled. What gathers in one turn of the loop goes out together. Call from the loop thread.
+run is ours from the server's giving it until its report, or until the server takes it away, or the connection is lost, which a
+held one outlives; in both of these its handler is cancelled. What gathers in one turn of the loop goes out together. Call from
+the loop thread.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ _NORMAL = PRIORITIES["normal"]
 class WireSource:
     """See the module docstring. Of one consumer."""
 
-    def __init__(self, line: Line, clock: Clock, supervisor: Supervisor) -> None:
+    def __init__(self, line: Line, clock: Clock, supervisor: Supervisor, *, hold: bool = False) -> None:
+        """Args: hold: runs outlive the connection, and go on under their tokens on the next."""
+        self._hold = hold
         self.clock = clock
         self._monotonic = clock.monotonic
         self._line = line
         self._supervisor = supervisor
         self._consumer: Consumer | None = None
         self._orders = Orders(line, supervisor, self._given, self._taken_away, self._note)
-        self._reports = Reports(line, supervisor)
+        self._reports = Reports(line, supervisor, hold=hold)
         self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._taken_away)
         self._runs = self._open_runs.by_token
         self._is_due = False
@@ -51,7 +54,7 @@ class WireSource:
         self.stale_count = 0
         #: reports that the stop gave up
         self.untaken_count = 0
-        line.on_open, line.on_lost = self._send, self._lost
+        line.on_open, line.on_lost = self._opened, self._lost
 
     async def stop(self) -> None:
         """Return when the server has taken every report, or does not within `SETTLE_S`."""
@@ -67,7 +70,7 @@ class WireSource:
         """Begin to deliver runs, as soon as there is a connection."""
         self._consumer = consumer
         consumer.on_room = self._note
-        self._orders.open(sorted(consumer.types), consumer.worker)
+        self._orders.open(sorted(consumer.types), consumer.worker, hold=self._hold)
         self._note()
 
     async def remove_consumer(self, consumer: Consumer) -> None:
@@ -159,9 +162,17 @@ class WireSource:
             log.warning("run lost", id=lost.claim.id, attempt=lost.attempt, reason="the server has given it up")
             _lose(run.lease)
 
+    def _opened(self) -> None:
+        self._open_runs.resume()
+        self._send()
+
     def _lost(self, reason: str) -> None:
         self._orders.lose()
         self._reports.lose()
+        if self._hold:
+            if self._runs:
+                log.warning("the connection was lost, its runs are held and go on", count=len(self._runs), reason=reason)
+            return
         lost = list(self._runs.values())
         self._runs.clear()
         if lost:

@@ -16,6 +16,7 @@ from tests.support.beanstalkd import running_beanstalkd
 from tests.support.fleet import (
     Fleet,
     Line,
+    Record,
     await_calm,
     await_state,
     every_record,
@@ -28,6 +29,7 @@ from tests.support.fleet import (
 from tests.support.fleet_server import LEASE_S
 from tests.support.mongodb import a_database, mongodb
 from tests.support.storm import load_on, members
+from tests.support.wire_worker import working_at
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +112,25 @@ def test_what_a_killed_server_left_goes_on_elsewhere_after_its_lease(fleet: Flee
         assert run_states(await_state(lives, delayed, "success")) == ["success"]
         assert run_states(await_state(lives, running, "success")) == ["ghost", "success"]
         until(lives, jobs_success=2, jobs_processing=0, jobs_delayed=0)
+
+
+def test_a_held_run_of_a_server_that_died_is_watched_by_another_and_reported_to_any(fleet: Fleet) -> None:
+    bare = {"WORKER__CONCURRENCY": "0"}
+    with fleet.serving("b", **bare) as b, fleet.serving("c", **bare) as c:
+        with fleet.serving("dies", **bare) as dies, working_at(dies) as worker:
+            ids = ask(dies, "insert", some("foreign", range(3), ttr=3 * LEASE_S))
+            runs: list[Record] = []
+            while len(runs) < 3:
+                runs += worker.reserve("foreign", count=3, worker="w", hold=True)
+            names = {run["id"]: run["run"] for run in runs}
+            dies.stop(signal.SIGKILL)
+        with working_at(b) as at_b, working_at(c) as at_c:
+            assert at_c.finish(names[ids[0]]) == [True]  # at once, and before anybody watches it
+            eventually(lambda: ask(b, "stats")["running_remote"] + ask(c, "stats")["running_remote"], lambda count: count == 2)
+            assert at_b.finish(names[ids[1]]) == at_c.finish(names[ids[1]]) == [True]
+            assert [run_states(await_state(b, job_id, "success")) for job_id in ids[:2]] == [["success"]] * 2
+            assert run_states(await_state(b, ids[2], "ghost")) == ["ghost"]
+            assert at_b.finish(names[ids[2]]) == at_c.finish(names[ids[2]]) == ["stale"]
 
 
 def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> None:

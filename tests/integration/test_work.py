@@ -21,6 +21,7 @@ from tests.support.working import WORK, working
 CHORES = """
 import asyncio
 import time
+from pathlib import Path
 
 import kqs
 from pydantic import BaseModel
@@ -89,6 +90,22 @@ async def deaf(data):
             await asyncio.sleep(1.5)
         except asyncio.CancelledError:
             print("heard nothing", flush=True)
+
+
+@kqs.handler("gated")
+async def gated(data, job):
+    print("begun", job.id, flush=True)
+    while not Path("gate").exists():
+        await asyncio.sleep(0.02)
+    return job.attempt
+
+
+@kqs.handler("gated in a thread")
+def gated_in_a_thread(data, job):
+    print("begun", job.id, flush=True)
+    while not Path("gate").exists():
+        time.sleep(0.02)
+    return job.attempt
 
 
 @kqs.handler("patient", retry_delay=lambda failures: 1000 * failures)
@@ -181,6 +198,73 @@ def test_a_run_beyond_the_grace_is_given_back_for_free(folder: Path, server: Ser
         assert worker.stop() == 0
         assert "cancelled" in worker.log.read_text()
     assert ran(ended(server, job_id)) == ("retry", 1, 0, 1, ["interrupted"])
+
+
+def ids_begun(worker: Served, count: int) -> None:
+    eventually(lambda: worker.log.read_text().count("begun"), lambda begun: begun >= count)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_held_runs_go_on_while_the_server_is_stopped_or_killed_and_started_again(
+    folder: Path, signal_number: signal.Signals
+) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server, working(folder, server, "--hold", "--name", "w", "chores") as worker:
+        job_ids = [insert(server, type_, ttr=20, auto_touch=True) for type_ in ["gated", "gated in a thread"] * 10]
+        ids_begun(worker, 20)
+        server.stop(signal_number)
+        until_said(worker, "its runs are held and go on")
+        with serving(folder, **settings) as again:
+            until(again, running_remote=20)
+            assert ended(again, insert(again, "double", 4))["result"] == 8  # lanes that are free have work meanwhile
+            (folder / "gate").touch()
+            assert [ran(ended(again, job_id)) for job_id in job_ids] == [("success", 1, 0, 0, ["success"])] * 20
+            assert {ask(again, "job", job_id)["runs"][0]["worker"] for job_id in job_ids} == {"w"}
+            assert worker.stop() == 0
+        assert worker.log.read_text().count("begun") == 20
+
+
+def test_what_ends_while_the_server_is_away_is_reported_when_it_is_back(folder: Path) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server, working(folder, server, "--hold", "chores") as worker:
+        job_id = insert(server, "gated", ttr=20, auto_touch=True)
+        until_said(worker, "begun")
+        server.stop(signal.SIGKILL)
+        until_said(worker, "its runs are held and go on")
+        (folder / "gate").touch()
+        until_said(worker, "no server answers")
+        with serving(folder, **settings) as again:
+            assert ran(ended(again, job_id)) == ("success", 1, 0, 0, ["success"])
+        assert worker.stop() == 0
+
+
+def test_a_held_worker_that_died_while_the_server_was_away_costs_a_ghost_after_its_ttr(folder: Path) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server:
+        with working(folder, server, "--hold", "chores") as worker:
+            job_id = insert(server, "gated", ttr=2, auto_touch=True)
+            until_said(worker, "begun")
+            server.stop(signal.SIGKILL)
+            worker.stop(signal.SIGKILL)
+        (folder / "gate").touch()
+        with serving(folder, **settings) as again, working(folder, again, "--hold", "chores"):
+            assert ran(ended(again, job_id, "success")) == ("success", 2, 1, 0, ["ghost", "success"])
+
+
+def test_a_held_run_that_its_worker_never_heard_of_goes_back_after_its_ttr(folder: Path) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server, working(folder, server, "--hold", "chores") as worker:
+        until(server, calls_work=1)
+        worker.process.send_signal(signal.SIGSTOP)  # it is given the run, and does not read it
+        job_id = insert(server, "double", 4, ttr=2)
+        eventually(lambda: ask(server, "job", job_id), lambda job: job["state"] == "processing")
+        server.stop(signal.SIGKILL)
+        with serving(folder, **settings) as again:
+            until(again, runs_ghost=1)
+            worker.process.send_signal(signal.SIGCONT)
+            record = ended(again, job_id, "success")
+            assert (record["result"], record["ghosts"]) == (8, 1)
+            assert worker.stop() == 0
 
 
 @pytest.mark.slow

@@ -26,12 +26,12 @@ def a_run(number: int = 1, **fields: Any) -> dict[str, Any]:
 class Post:
     """A source, its server, and the runs that it delivered."""
 
-    def __init__(self, server: LineServer) -> None:
+    def __init__(self, server: LineServer, *, hold: bool = False) -> None:
         self.server = server
         self.clock = FakeClock()
         self.supervisor = StrictSupervisor()
         self.line = Line(server.address, self.supervisor)
-        self.source = WireSource(self.line, self.clock, self.supervisor)
+        self.source = WireSource(self.line, self.clock, self.supervisor, hold=hold)
         self.runs: list[Run] = []
         self.lost: list[Lease] = []
         self.consumer: Consumer
@@ -80,6 +80,15 @@ class Post:
     def begin(self, run: Run) -> Lease:
         assert self.source.may_begin(run)
         return self.source.begin(run, self.lost.append)
+
+
+@pytest.fixture
+async def holding() -> AsyncIterator[Post]:
+    """One whose runs are held."""
+    async with LineServer() as server:
+        post = Post(server, hold=True)
+        yield post
+        await post.stop()
 
 
 @pytest.fixture

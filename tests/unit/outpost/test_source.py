@@ -418,6 +418,97 @@ async def test_runs_end_while_nothing_is_connected(post: Post) -> None:
     await asyncio.sleep(0.01)
 
 
+# -- held runs ----------------------------------------------------------------------------------------------------------
+
+
+async def reconnected(post: Post) -> None:
+    """Return when the connection was lost, and there is another."""
+    orders = len(await post.called("work"))
+    post.server.drop()
+    await post.called("work", orders + 1)
+
+
+async def test_held_runs_go_on_over_a_lost_connection_and_new_ones_are_asked_for_beside_them(holding: Post) -> None:
+    await holding.start(room=3)
+    begun, waiting = await holding.given(a_run(1), a_run(2))
+    lease = holding.begin(begun)
+    await reconnected(holding)
+    asked = {"types": ["mail", "sms"], "worker": "me", "hold": True}
+    assert holding.calls("work") == [asked | {"room": 3}, asked | {"room": 1}]
+    assert holding.lost == []
+    assert holding.source.report(lease, Ok())
+    assert holding.source.may_begin(waiting)
+    assert await holding.called("finish") == [[{"run": "token-1", "report": "ok"}]]
+
+
+async def test_what_was_said_of_held_runs_while_nothing_is_connected_is_said_on_the_next_connection(holding: Post) -> None:
+    await holding.start(room=3)
+    first, second, third = await holding.given(a_run(1), a_run(2), a_run(3))
+    holding.server.drop()
+    await until(lambda: not holding.line.is_open)
+    holding.source.end(first, Ok())
+    assert holding.source.interrupt(holding.begin(second))
+    holding.source.give_back(third)
+    assert await holding.called("release") == [[{"run": "token-2"}, {"run": "token-3"}]]
+    assert await holding.called("finish") == [[{"run": "token-1", "report": "ok"}]]
+
+
+async def test_a_held_run_is_given_back_again_until_that_is_answered(holding: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.outpost.reports, "AGAIN_S", 0.01)
+    await holding.start()
+    (run,) = await holding.given(a_run(1))
+    holding.source.give_back(run)
+    await holding.called("release")
+    holding.server.drop()
+    await holding.called("release", 2)
+    holding.refuse("release", "busy")
+    assert await holding.called("release", 3) == [[{"run": "token-1"}]] * 3
+    stopping = asyncio.create_task(holding.source.stop())
+    await asyncio.sleep(0.01)
+    assert not stopping.done()
+    holding.answer("release", [{"code": "stale", "message": "over"}])
+    await stopping
+    assert holding.source.untaken_count == 0
+
+
+@pytest.mark.usefixtures("looking")
+async def test_held_runs_are_touched_as_soon_as_there_is_a_connection_again(holding: Post) -> None:
+    await holding.start(room=4)
+    runs = await holding.given(a_run(1, ttr=9.0, auto_touch=True), a_run(2, ttr=9.0), a_run(3, ttr=9.0), a_run(4, ttr=9.0))
+    _auto, touching, _silent = [holding.begin(run) for run in runs[:3]]
+    holding.clock.advance(1)
+    assert touching.context.touch()
+    holding.server.drop()
+    (touched, *_) = await holding.called("touch")
+    assert touched == [{"run": "token-1"}, {"run": "token-2"}, {"run": "token-4"}]
+
+
+@pytest.mark.usefixtures("looking")
+async def test_a_held_run_has_its_time_anew_with_each_connection_and_none_passes_without(holding: Post) -> None:
+    await holding.start(room=2)
+    silent, limited = await holding.given(a_run(1, ttr=5.0), a_run(2, time_limit=5.0, auto_touch=True))
+    leases = [holding.begin(silent), holding.begin(limited)]
+    holding.server.drop()
+    await until(lambda: not holding.line.is_open)
+    holding.clock.advance(100)
+    await holding.called("touch")
+    await passes(holding, 5.4)
+    assert holding.lost == []
+    await passes(holding, 0.2)
+    assert holding.lost == leases
+
+
+async def test_a_held_run_that_was_lost_meanwhile_is_told_by_its_touch(holding: Post) -> None:
+    await holding.start()
+    (run,) = await holding.given(a_run(1, auto_touch=True))
+    lease = holding.begin(run)
+    holding.server.drop()
+    await holding.called("touch")
+    holding.answer("touch", [{"code": "stale", "message": "over"}])
+    await until(lambda: bool(holding.lost))
+    assert not holding.source.report(lease, Ok())
+
+
 # -- the line ---------------------------------------------------------------------------------------------------------
 
 
