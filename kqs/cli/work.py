@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket as sockets
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -45,9 +46,14 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 
 
 @click.command("work")
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE…")
+@click.argument("modules", nargs=-1, metavar="MODULE…")
 @partial(server_option, name="--connect")
 @click.option("--socket", type=click.Path(), help="Path of the server's UNIX socket, in place of --connect.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file of settings, whose commands ([types.NAME] command) run here too. Nothing else in it counts.",
+)
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Jobs that run at a time.")
 @click.option("--types", multiple=True, help="Types whose jobs are run, with commas or repeated. Default: all with a handler.")
 @click.option("--name", type=Name(), help="Who ran a job, in its record. Default: HOST:PID.")
@@ -75,6 +81,7 @@ def work_command(
     modules: tuple[str, ...],
     server: Address,
     socket: str | None,
+    config: Path | None,
     concurrency: int,
     types: tuple[str, ...],
     name: str | None,
@@ -83,18 +90,21 @@ def work_command(
     log_level: Literal["debug", "info", "warning", "error"],
     log_format: Literal["text", "json"],
 ) -> int:
-    """Run the jobs of a server with the handlers of Python modules, until SIGTERM or Ctrl-C.
+    """Run the jobs of a server with the handlers of Python modules, and with commands, until SIGTERM or Ctrl-C.
 
     A MODULE is found as `python -m` finds it. Without a server to reach it goes on trying.
     """
+    if not modules and config is None:
+        raise click.UsageError("expected a MODULE, or --config for commands: nothing says what is to run jobs")
     become_init()
     import_structlog_without_rich()
     from kqs.client import Address
-    from kqs.config import LogSection, WorkerSection
+    from kqs.config import Config, LogSection, WorkerSection, anchored, load_config
     from kqs.outpost.outpost import OutpostSettings, work
 
     path = socket or server.socket
     address = Address(socket=os.path.abspath(path)) if path else server  # noqa: PTH100 - handlers may change the folder
     section = WorkerSection(modules=list(modules), concurrency=concurrency, grace_s=float(grace_s))
-    settings = OutpostSettings(address, section, name or f"{sockets.gethostname()}:{os.getpid()}", types, hold)
+    commands = anchored(load_config(config, os.environ), Path.cwd()) if config is not None else Config()
+    settings = OutpostSettings(address, section, name or f"{sockets.gethostname()}:{os.getpid()}", types, hold, commands)
     return work(settings, LogSection(level=log_level, format=log_format))

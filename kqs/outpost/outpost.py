@@ -7,18 +7,20 @@ rest, report all. The process is watched over as a server's is (kqs.process).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kqs import log as logs
 from kqs.client import Address
-from kqs.config import LogSection, WorkerSection
+from kqs.config import Config, LogSection, WorkerSection
 from kqs.errors import ExitCode, StartupError
 from kqs.executor import Executor, share_decimal_settings
 from kqs.handlers import Registry
 from kqs.log import get_logger
-from kqs.modules import load_modules, taken_types
+from kqs.modules import load_modules, taken_types, with_commands
 from kqs.notify import Notifier
 from kqs.outpost.line import Line
 from kqs.outpost.source import WireSource
@@ -43,7 +45,7 @@ HELD_S = 1.0
 class OutpostSettings:
     """What the command line says. types: as it names them; none: all that have a handler. name: in the jobs' records.
 
-    hold: runs outlive the connection, and the server.
+    hold: runs outlive the connection, and the server. commands: whose commands run their jobs here, beside the handlers.
     """
 
     server: Address
@@ -51,6 +53,7 @@ class OutpostSettings:
     name: str
     types: tuple[str, ...] = ()
     hold: bool = False
+    commands: Config = field(default_factory=Config)
 
 
 class Outpost:
@@ -68,11 +71,15 @@ class Outpost:
         settings, supervisor = self._settings, self._supervisor
         self._sentry.attach()
         forks.own_loop()
-        registry = load_modules(settings.worker.modules, "MODULE")
+        registry = with_commands(load_modules(settings.worker.modules, "MODULE"), settings.commands)
         types = taken_types(registry, _named(settings.types, registry), "--types")
         if not 1 <= len(types) <= MAX_TYPES:
-            raise StartupError(f"MODULE: {len(types)} types have a handler, expected 1 to {MAX_TYPES}", ExitCode.CONFIG)
+            raise StartupError(
+                f"MODULE: {len(types)} types have a handler or a command, expected 1 to {MAX_TYPES}", ExitCode.CONFIG
+            )
         share_decimal_settings()
+        if settings.commands.commands:
+            _allow_files()
         forks.end_child()
         self._sentry.keep(supervisor)
         self._sentry.begin(self._stop.request)
@@ -109,6 +116,13 @@ class Outpost:
         health = self._supervisor.spawn(_tell_health(worker), "health")
         await until_stopped(self._stop, self._notifier, self._supervisor)
         await self._supervisor.end(health)
+
+
+def _allow_files() -> None:
+    """Allow this process as many open files as it may have: each command at work has a channel. Commands find the usual."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _tell_health(worker: Worker) -> None:
