@@ -68,7 +68,7 @@ class Worker {
             try {
                 for (Object run : (List<?>) kqs.call("reserve", Map.of("types", TYPES, "wait", 2, "worker", "java"))) {
                     kqs.succeeded();
-                    if (stopping) kqs.call("release", Map.of("run", ((Map<?, ?>) run).get("run")));
+                    if (stopping) kqs.call("release", Map.of("run", ((Map<?, ?>) run).get("run"), "begun", false));
                     else runJob((Map<?, ?>) run);
                 }
             } catch (Kqs.Refused refused) {

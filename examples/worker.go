@@ -70,7 +70,7 @@ func main() {
 			if !stopping.Load() {
 				runJob(run.(object))
 			} else {
-				call("release", object{"run": run.(object)["run"]})
+				call("release", object{"run": run.(object)["run"], "begun": false})
 			}
 		}
 	}

@@ -32,7 +32,7 @@ function ask() { // `work` ends when the server stops or is full: runs in hand g
 }
 
 async function run({ run: token, type, data, ttr }) {
-    if (stopping) return call('release', { run: token })
+    if (stopping) return call('release', { run: token, begun: false })
     const stop = new AbortController()
     runs.set(token, stop)
     const touch = () => call('touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })

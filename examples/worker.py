@@ -69,7 +69,7 @@ class Worker:
                 runs, code = self.call("reserve", {"types": TYPES, "wait": 2, "worker": "python"})
                 self.pause_s = self.pause_s if code else 0.1
                 for run in runs or ():
-                    self.call("release", {"run": run["run"]}) if self.stopping else self.run_job(run)
+                    self.call("release", {"run": run["run"], "begun": False}) if self.stopping else self.run_job(run)
                 if code:
                     self.pause()
             except OSError:

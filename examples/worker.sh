@@ -74,6 +74,6 @@ while [ -z "$stopping" ]; do
         [ "$answer" = '[]' ] && continue
         backoff=2
         run=$(printf %s "$answer" | jq -c '.[0]')
-        if [ -z "$stopping" ]; then run_job "$run"; else call release "$(printf %s "$run" | jq -c '{run}')"; fi
+        if [ -z "$stopping" ]; then run_job "$run"; else call release "$(printf %s "$run" | jq -c '{run, begun: false}')"; fi
     elif [ -n "$code" ]; then pause; else connect; fi
 done

@@ -13,9 +13,9 @@ from msgspec import Raw
 from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
-from kqs.handlers import Again, Ok, Outcome
+from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Inserter
-from kqs.job import JobRecord, State, waiting_count
+from kqs.job import JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
@@ -33,6 +33,8 @@ T = TypeVar("T")
 MAX_TYPES_NAMED = 5
 #: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
+#: how a run is recorded, by its end
+_WORDS: dict[type[Outcome | Returned], str] = {Ok: "success", Again: "again", Failed: "fail", Returned: "interrupted"}
 
 
 class ServerBackend:
@@ -129,8 +131,8 @@ class ServerBackend:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         return {type_: n for type_, n in waiting.items() if n and not self._queue.admission.is_handled(type_)}
 
-    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
-        """Take the report of a run that is not watched over here: another server's, or one that it repeats.
+    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
+        """Take the end of a run that is not watched over here: another server's, or one that it repeats.
 
         Returns: False: the run is over, and has not ended so.
         """
@@ -140,8 +142,8 @@ class ServerBackend:
         if record is None or record.order != named.claim.order:
             return False
         if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
-            return await self._queue.report_unwatched(record, named.claim, named.attempt, outcome)
-        word = "success" if isinstance(outcome, Ok) else "again" if isinstance(outcome, Again) else "fail"
+            return await self._queue.report_unwatched(record, named.claim, named.attempt, end)
+        word = _WORDS[type(end)]
         return any(run.attempt == named.attempt and run.state == word for run in record.runs)
 
     async def job(self, job_id: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -221,7 +222,7 @@ class Report(msgspec.Struct, gc=False):
     run_state: the word kept for this run in `runs` (success, again, fail, ghost, interrupted, cancelled).
     failures, ghosts, interrupted: the counters' new values. returned: as the run's.
     has_begun: False where the run never began: then there was none, and the record is as if there had been no claim; but for
-    its end, if `state` is one.
+    its end, if `state` is one. prio: the job's from then on, where it waits again after a run; None: what it was.
     """
 
     claim: Claim
@@ -238,6 +239,14 @@ class Report(msgspec.Struct, gc=False):
     interrupted: int = 0
     returned: int = 0
     has_begun: bool = True
+    prio: int | None = None
+
+
+class Returned(NamedTuple):
+    """A run is given back unfinished: its job waits for `delay_s`, with this priority from then on; None: the one it has."""
+
+    delay_s: float = 0.0
+    prio: int | None = None
 
 
 class Rescheduled(msgspec.Struct, gc=False, frozen=True):

@@ -247,10 +247,17 @@ class Client:
                 self.end_run(token)
         return lefts
 
-    async def release(self, run: Run | str, delay: float | None = None) -> None:
-        """Give a run back unfinished; its job may run again at once, or after `delay` seconds. Raises: as `call`."""
+    async def release(
+        self, run: Run | str, delay: float | None = None, *, prio: int | str | None = None, begun: bool = True
+    ) -> None:
+        """Give a run back unfinished; its job may run again at once, or after `delay` seconds.
+
+        prio: the job's from then on, as `insert` takes it. begun: False: nothing was done of it, so its record is as if it had
+        not been given; it takes neither of the others. Raises: as `call`.
+        """
         self._runs.pop(_token(run), None)
-        await self.call("release", _without_none(run=_token(run), delay=delay))
+        unbegun = None if begun else False
+        await self.call("release", _without_none(run=_token(run), delay=delay, prio=prio, begun=unbegun))
 
     async def finish(self, run: Run | str, result: Any = None) -> None:
         """Report that a run succeeded; return when that is durable.
@@ -328,7 +335,7 @@ class Client:
             self._runs.pop(token, None)
         if tokens and self._link is not None:
             self._number += 1
-            arg = encode([{"run": token} for token in tokens], "bad_call")
+            arg = encode([{"run": token, "begun": False} for token in tokens], "bad_call")
             self._link.send(call_line(self._number, b'"release"', arg))
 
     def _end_standing(self, error: KqsError) -> None:

@@ -47,6 +47,13 @@ class Finish(msgspec.Struct, omit_defaults=True, gc=False):
     final: bool = False
 
 
+class Release(msgspec.Struct, omit_defaults=True, gc=False):
+    """A run that is given back, as `release` takes it."""
+
+    run: str
+    begun: bool = True
+
+
 def finish_of(token: str, outcome: Outcome) -> Finish:
     """Return what an outcome is to the server."""
     if type(outcome) is Ok:
@@ -67,7 +74,7 @@ class Reports:
         self._hold = hold
         self._supervisor = supervisor
         self._finishes: deque[Finish] = deque()
-        self._releases: list[str] = []
+        self._releases: list[Release] = []
         self._unanswered = 0  # finishes, and releases of held runs
         self._answered_all = asyncio.Event()
         self.stale_count = 0
@@ -81,9 +88,9 @@ class Reports:
         """Take the report of a run, to be sent by `send`."""
         self._finishes.append(finish_of(token, outcome))
 
-    def release(self, token: str) -> None:
+    def release(self, token: str, *, begun: bool) -> None:
         """Give a run back, with the next `send`."""
-        self._releases.append(token)
+        self._releases.append(Release(token, begun))
 
     def send(self) -> None:
         """Say what there is to be said, if there is somebody to hear it."""
@@ -93,7 +100,7 @@ class Reports:
         for start in range(0, len(releases), MAX_MEMBERS):
             part = releases[start : start + MAX_MEMBERS]
             self._unanswered += len(part) if self._hold else 0
-            self._line.call(b'"release"', _encode([{"run": token} for token in part]), partial(self._answered_release, part))
+            self._line.call(b'"release"', _encode(part), partial(self._answered_release, part))
         while self._finishes:
             self._send(self._next_part())
 
@@ -143,7 +150,7 @@ class Reports:
         if not self.count:
             self._answered_all.set()
 
-    def _answered_release(self, part: list[str], answer: msgspec.Raw | CallError | None) -> None:
+    def _answered_release(self, part: list[Release], answer: msgspec.Raw | CallError | None) -> None:
         if not self._hold:
             return
         self._unanswered -= len(part)

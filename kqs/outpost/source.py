@@ -128,14 +128,14 @@ class WireSource:
         if not self._close(token):
             return False
         lease.context.end()
-        self._reports.release(token)
+        self._reports.release(token, begun=True)
         return True
 
     def give_back(self, run: Run) -> None:
         """Give back a run that never began, if it is still ours."""
         token = str(run.handle)
         if self._close(token):
-            self._reports.release(token)
+            self._reports.release(token, begun=False)
 
     # -- the server's word ----------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class WireSource:
             most = max(consumer.room, 0) + consumer.worth - 1
             for run in given[most:]:  # asked for when there was more room
                 self._close(run.token)
-                self._reports.release(run.token)
+                self._reports.release(run.token, begun=False)
             given = given[:most]
         consumer.reserve(len(given))
         consumer.settle(len(given), [_run(run, now) for run in given])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec.structs import replace
+
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
@@ -22,6 +24,7 @@ from kqs.job import (
     Entry,
     JobRecord,
     Report,
+    Returned,
     Run,
     State,
     entry_again,
@@ -269,15 +272,27 @@ class Queue:
         options = self.cascade.resolve(run.type, run.options)
         self._over(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
 
-    def interrupt(self, lease: Lease, delay_s: float = 0.0) -> bool:
-        """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before."""
+    def interrupt(self, lease: Lease, delay_s: float = 0.0, prio: int | None = None) -> bool:
+        """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before.
+
+        Args: prio: the job's from then on; None: as it was.
+        """
         if not self._leases.end(lease):
             return False
-        self._over(lease.run, self._judge.interrupted(lease.run, self._now(), delay_s))
+        self._interrupt(lease.run, delay_s, prio)
         return True
 
-    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, outcome: Outcome) -> bool:
-        """Take the report of a run that another server watches over, as far as its record tells; the store knows if it is on.
+    def _interrupt(self, run: Run, delay_s: float, prio: int | None) -> None:
+        waiting = run if prio is None else replace(run, prio=prio)  # as whom it stands in line again
+        self._over(waiting, self._judge.interrupted(run, self._now(), delay_s, prio))
+
+    def cancel(self, lease: Lease) -> None:
+        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
+        if self._leases.end(lease):
+            self.give_back(lease.run)
+
+    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
+        """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.
 
         Args: attempt: which run of the job it is to people, from 1.
         """
@@ -297,7 +312,10 @@ class Queue:
             claim.attempt - attempt,
         )
         accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.end(run, outcome)
+        if isinstance(end, Returned):
+            self._interrupt(run, end.delay_s, end.prio)
+        else:
+            self.end(run, end)
 
         def told(ok: bool) -> None:
             if not accepted.done():

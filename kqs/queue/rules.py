@@ -148,10 +148,14 @@ class Judge:
         report.error = reason
         return report
 
-    def interrupted(self, run: Run, now: float, delay_s: float = 0.0) -> Report:
-        """Judge a run that a worker gave back, not to be begun again before `delay_s` are over: it costs the job nothing."""
+    def interrupted(self, run: Run, now: float, delay_s: float = 0.0, prio: int | None = None) -> Report:
+        """Judge a run that a worker gave back, not to be begun again before `delay_s` are over: it costs the job nothing.
+
+        Args: prio: the job's from then on; None: as it was.
+        """
         report = _waiting(run, Event.INTERRUPT, "interrupted", now, delay_s)
         report.interrupted = run.interrupted + 1
+        report.prio = prio
         return report
 
     def unclaimed(self, run: Run, now: float) -> Report:

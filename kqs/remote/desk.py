@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from kqs.handlers import Failed, Outcome
-from kqs.job import Run
+from kqs.job import Returned, Run
 from kqs.log import get_logger
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
@@ -148,10 +148,13 @@ class Desk:
         self.failed_count += isinstance(outcome, Failed)
         self._queue.when_stored(run.run, told)
 
-    def release(self, run: OpenRun, delay_s: float, told: Callable[[bool], None]) -> None:
-        """Take a run back that its worker does not want, not to be begun before `delay_s`; `told` as for `report`."""
+    def release(self, run: OpenRun, end: Returned | None, told: Callable[[bool], None]) -> None:
+        """Take a run back that its worker does not want; `told` as for `report`. end: None: it has not begun there."""
         self._close(run)
-        self._queue.interrupt(run.lease, delay_s)
+        if end is None:
+            self._queue.cancel(run.lease)
+        else:
+            self._queue.interrupt(run.lease, end.delay_s, end.prio)
         self._queue.when_stored(run.run, told)
 
     def touch(self, run: OpenRun) -> float:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from kqs.handlers import Outcome
 from kqs.inserter import Inserter
+from kqs.job import Returned
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
@@ -24,8 +25,8 @@ class Backend(Protocol):
         """Return where remote workers are served."""
         ...
 
-    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
-        """Take the report of a run that is not watched over here; tell whether it was taken, or has ended the run before."""
+    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
+        """Take the end of a run that is not watched over here; tell whether it was taken, or has ended the run before."""
         ...
 
     async def stats(self) -> dict[str, int | float]:

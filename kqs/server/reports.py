@@ -14,7 +14,9 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import Returned
 from kqs.nearest import unknown_name
+from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import strict
@@ -34,10 +36,12 @@ class Touch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Release(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The run is given back; it is begun again after `delay` s."""
+    """The run is given back; it is begun again after `delay` s, at the job's place or that of `prio`. begun: by its worker."""
 
     run: str
     delay: float | None = None
+    prio: int | str | None = None
+    begun: bool = True
 
 
 class Finish(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -58,10 +62,13 @@ _EXPECTED = {
     "reason": (str | None, "a text"),
     "delay": (float | None, f"seconds from 0 to {MAX_DELAY_S}"),
     "final": (bool | None, "true or false"),
+    "prio": (int | str | None, expected(OptionFields, "prio")),
+    "begun": (bool, "true or false"),
 }
 #: which of the fields belong to which report
 _ALLOWED = {"ok": {"result"}, "again": {"delay"}, "fail": {"reason", "delay", "final"}}
 
+_encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _decode_field: dict[str, Callable[[bytes], Any]] = {
@@ -136,6 +143,10 @@ def _check_delay(delay: float | None) -> None:
 
 def _check_release(one: Release) -> None:
     _check_delay(one.delay)
+    if one.prio is not None and not is_option("prio", one.prio):
+        raise CallError(f"prio: expected {_EXPECTED['prio'][1]}, got {strict.shown(_encode(one.prio))}")
+    if not one.begun and (one.delay is not None or one.prio is not None):
+        raise CallError("begun: a run that never began leaves its job as it was, and takes neither delay nor prio")
 
 
 def _check_finish(one: Finish) -> None:
@@ -154,6 +165,14 @@ def _check_finish(one: Finish) -> None:
 TOUCHES = Reader(Touch, lambda one: None)
 RELEASES = Reader(Release, _check_release)
 FINISHES = Reader(Finish, _check_finish)
+
+
+def end_of(one: Release) -> Returned | None:
+    """Return what a release means; None: the run never began."""
+    if not one.begun:
+        return None
+    prio = PRIORITIES[one.prio] if isinstance(one.prio, str) else one.prio
+    return Returned(one.delay or 0.0, prio)
 
 
 def outcome_of(one: Finish) -> Outcome:

@@ -15,12 +15,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kqs.errors import CallError
 from kqs.handlers import Outcome
+from kqs.job import Returned
 from kqs.options import TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.server.parameters import Parameters, parse
 from kqs.server.peer import Peer, translate
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Members, Reader, Release, T, Touch, outcome_of
+from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Members, Reader, Release, T, Touch, end_of, outcome_of
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.steps import Steps
@@ -259,12 +260,16 @@ def touching(peer: Peer, call: Call) -> Steps[None]:
 
 def releasing(peer: Peer, call: Call) -> Steps[None]:
     """Take runs back that their worker does not want."""
+    unknown: list[_Unknown] = []
 
     def release(answers: _Answers, index: int, one: Release) -> None:
-        run = _open(peer, one.run)
-        peer.context.desk.release(run, one.delay or 0.0, lambda ok: _told(answers, index, ok))
+        if (run := peer.context.desk.run(one.run)) is not None:
+            peer.context.desk.release(run, end_of(one), lambda ok: _told(answers, index, ok))
+        else:
+            unknown.append(_Unknown(answers, index, _named(peer, one.run), end_of(one) or Returned()))
 
-    return _each(peer, call, RELEASES, release)
+    yield from _each(peer, call, RELEASES, release)
+    _ask_later(peer, unknown)
 
 
 def finishing(peer: Peer, call: Call) -> Steps[None]:
@@ -275,15 +280,11 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
         desk = peer.context.desk
         if (run := desk.run(one.run)) is not None:
             desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
-        elif (named := desk.named(one.run)) is None:
-            raise _no_token(one.run)
         else:
-            unknown.append(_Unknown(answers, index, named, outcome_of(one)))
+            unknown.append(_Unknown(answers, index, _named(peer, one.run), outcome_of(one)))
 
     yield from _each(peer, call, FINISHES, finish)
-    if unknown:
-        peer.begin_task()
-        peer.context.spawn(_ask_again(peer, unknown), "call finish")
+    _ask_later(peer, unknown)
 
 
 class _Unknown(NamedTuple):
@@ -292,17 +293,23 @@ class _Unknown(NamedTuple):
     answers: _Answers
     place: int
     named: Named
-    outcome: Outcome
+    end: Outcome | Returned
+
+
+def _ask_later(peer: Peer, unknown: list[_Unknown]) -> None:
+    if unknown:
+        peer.begin_task()
+        peer.context.spawn(_ask_again(peer, unknown), "call finish")
 
 
 async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
     """Answer reports by what is stored: one after the other, so that long lists of them take no memory and no store's time."""
-    for answers, place, named, outcome in unknown:
+    for answers, place, named, end in unknown:
         if peer.is_gone:
             break
         try:
             async with peer.reads:
-                if not await peer.context.backend.report_unwatched(named, outcome):
+                if not await peer.context.backend.report_unwatched(named, end):
                     raise _stale()
         except Exception as error:
             code, message = translate(error)
@@ -327,12 +334,19 @@ def _stale() -> CallError:
     return CallError("the run is over: it was lost, or reported already", "stale")
 
 
+def _named(peer: Peer, token: str) -> Named:
+    """Return what a token names. Raises: CallError: it is none."""
+    if (named := peer.context.desk.named(token)) is None:
+        raise _no_token(token)
+    return named
+
+
 def _open(peer: Peer, token: str) -> OpenRun:
     """Return the run of a token. Raises: CallError: it is no token, or the run is over."""
-    desk = peer.context.desk
-    if (run := desk.run(token)) is not None:
+    if (run := peer.context.desk.run(token)) is not None:
         return run
-    raise _no_token(token) if desk.named(token) is None else _stale()
+    _named(peer, token)
+    raise _stale()
 
 
 def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, int, T], None]) -> Steps[None]:

@@ -124,6 +124,7 @@ class Store(Protocol):
         The run that ended joins `runs` (the newest MAX_RUNS are kept); a waiting state goes to later if it has a due_at, else
         to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
         is counted and no run told; but the next claim is another one all the same.
+        With a `prio` the job has that from then on, and its checksum moves along, so that what is damaged is so afterwards.
         Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...

@@ -36,6 +36,18 @@ def checksum(
     return int(crc32c(_encode((id_, options, expire_at)), found))
 
 
+def reranked(
+    type_: str, was: int, prio: int, data_bytes: int, id_: str | None, expire_at: float | None, options: bytes | None
+) -> int:
+    """Return by what to XOR the checksum of a job whose priority was `was` and becomes `prio`. data_bytes: of its data.
+
+    As `moved`: what two beginnings make of the same text differs by what they make of as many zeros.
+    """
+    plain = id_ is None and expire_at is None and options is None
+    zeros = bytes(data_bytes + (0 if plain else len(_encode((id_, options, expire_at)))))
+    return int(crc32c(zeros, kind_checksum(type_, was)) ^ crc32c(zeros, kind_checksum(type_, prio)))
+
+
 def moved(was: float, expire_at: float) -> int:
     """Return by what to XOR the checksum of a job that expires at `expire_at` instead of `was`.
 

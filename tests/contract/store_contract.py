@@ -649,6 +649,67 @@ class StoreContract:
         await store.reschedule([Rescheduled(FIRST + n, IDS.of(FIRST + n), (0.0, end), 0.0, 3e9) for n, end in enumerate(ends)])
         assert numbers(await store.claim([an_entry(n) for n in range(3)], "w1", now)) == [2]
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({}, id="plain"),
+            pytest.param({"id": "mine", "options": b'{"retries":8,"prio":5}', "expire_at": 4e9 + 0.123456}, id="options"),
+            pytest.param({"data": b"1" * (BULK_BYTES + 1)}, id="long"),
+            pytest.param({"data": b"1" * 300_000, "id": "theirs"}, id="longer"),
+            pytest.param({"prio": 2**32 - 1}, id="the last"),
+        ],
+    )
+    async def test_a_run_that_is_given_back_may_give_its_job_another_priority(
+        self, store: Store, insert, reopen, now: float, changes: dict[str, Any]
+    ) -> None:
+        job = a_job(0, **changes)
+        await insert(job)
+        (run,) = await store.claim([an_entry(0, id=job.id)], "w1", now)
+        for attempt, prio in enumerate([0, 2**32 - 1, 10_000], 1):
+            waiting = a_report(run.claim, State.RETRY, "interrupted", at=now, interrupted=attempt, prio=prio)
+            assert await store.report([waiting]) == [True]
+            assert [(entry.prio, entry.order) for entry in await store.ready("mail", None, 9)] == [(prio, FIRST)]
+            entry = an_entry(0, prio=prio, id=run.claim.id)
+            (run,) = await store.claim([entry], "w2", now + attempt)
+            assert (run.prio, run.claim.attempt, run.data) == (prio, attempt + 1, changes.get("data", b'{"n":0}'))
+            record = await store.job(run.claim.id)
+            assert record is not None
+            assert (record.prio, record.options) == (prio, changes.get("options"))
+        again, _ = await reopen()
+        (orphan,) = await again.orphans(9)
+        assert (orphan.prio, orphan.claim) == (10_000, run.claim)
+
+    async def test_priorities_of_a_batch_are_each_their_own_and_wait_with_their_jobs(
+        self, store: Store, insert, now: float
+    ) -> None:
+        await insert(*some_jobs(5))
+        runs = await store.claim([an_entry(n) for n in range(5)], "w1", now)
+        prios = [7, None, 3, 7, None]
+        ends = [
+            a_report(run.claim, State.RETRY, "interrupted", at=now, prio=prio, due_at=now + 5 if n in (3, 4) else 0.0)
+            for n, (run, prio) in enumerate(zip(runs, prios, strict=True))
+        ]
+        assert await store.report(ends) == [True] * 5
+        assert [(entry.prio, entry.order - FIRST) for entry in await store.ready("mail", None, 9)] == [
+            (3, 2),
+            (7, 0),
+            (10_000, 1),
+        ]
+        assert [entry.prio for entry in await store.wake(now + 6, 9)] == [7, 10_000]
+        assert await store.report(ends) == [False] * 5
+        assert len(await store.claim([an_entry(n) for n in range(5)], "w1", now + 7)) == 5
+
+    async def test_a_record_that_was_altered_does_not_pass_once_its_priority_is_changed(
+        self, store: Store, insert, damage: Damage, now: float
+    ) -> None:
+        await insert(*(a_job(n, expire_at=4e9, options=b'{"retries":8}') for n in range(4)))
+        runs = await store.claim([an_entry(n) for n in range(4)], "w1", now)
+        await damage(store, 0, expire_at=5e9)
+        await damage(store, 1, data=b"7")
+        await damage(store, 2, type="mall")
+        await store.report([a_report(run.claim, State.RETRY, "interrupted", at=now, prio=5) for run in runs])
+        assert numbers(await store.claim([an_entry(n) for n in range(4)], "w1", now)) == [3]
+
     async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
         (first,) = await store.claim([an_entry(2)], "w1", now)

@@ -65,7 +65,9 @@ WORKERS = {
         "expected a report that was refused as busy to be repeated",
     ),
     "drains": Change("signal.signal(signal.SIGTERM", "signal.signal(signal.SIGUSR1", "1 of 1 were not"),
-    "leaves": Change('self.call("release", {"run": run["run"]})', "None", "expected a run that came at the very end"),
+    "leaves": Change(
+        'self.call("release", {"run": run["run"], "begun": False})', "None", "expected a run that came at the very end"
+    ),
     "gone": Change("if not self.stopping or self.pause_s < 5 else", "if self else", "expected it to end within 20 s"),
 }
 

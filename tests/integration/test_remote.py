@@ -200,12 +200,16 @@ def work_through(server: Served, job_type: str) -> None:
         options = {"type": job_type, "retry_delay": 0, "ghost_delay": 0}
         ids = worker.call("insert", [options | {"data": n, "prio": n % 2} for n in range(40)])
         standing = worker.send("work", {"types": [job_type], "room": 10, "worker": "far"})
-        done, ways = set(), iter(range(1000))
+        done, ways, unbegun, prios = set(), iter(range(1000)), set(), {}
         while len(done) < 40:
             for run in worker.next(standing):
-                way = next(ways) % 5 if run["attempt"] == 1 else 0
+                way = next(ways) % 6 if run["attempt"] == 1 and run["id"] not in unbegun else 0
                 if way == 1:
-                    assert worker.call("release", {"run": run["run"]}) is True
+                    prios[run["id"]] = run["data"] % 3 * 5000
+                    assert worker.call("release", {"run": run["run"], "prio": prios[run["id"]]}) is True
+                elif way == 5:
+                    unbegun.add(run["id"])
+                    assert worker.call("release", {"run": run["run"], "begun": False}) is True
                 elif way == 2:
                     assert worker.finish(run["run"], report="fail") == [True]
                 elif way == 3:
@@ -226,6 +230,8 @@ def work_through(server: Served, job_type: str) -> None:
         assert other.finish(lost["run"], again["run"]) == ["stale", True]
         records = [ask(server, "job", job_id) for job_id in ids]
         assert {run["worker"] for record in records for run in record["runs"]} == {"far"}
+        assert {record["id"]: record["options"]["prio"] for record in records if record["id"] in prios} == prios
+        assert {record["attempt"] for record in records if record["id"] in unbegun} == {1}
         assert ask(server, "stats")["jobs_success"] == 41
 
 
@@ -274,6 +280,23 @@ def test_both_dialects_share_a_connection_and_a_run(server: Served) -> None:
         refused = say(rpc("finish", {"run": run, "report": "again"}))["error"]
         assert refused["data"]["code"] == "stale"  # type: ignore[index]
         assert refused["code"] == -32000  # type: ignore[index]
+
+
+def test_a_released_priority_and_a_run_that_never_began_over_the_wire(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        first, second = worker.call("insert", [{"type": "ranked"}, {"type": "ranked"}])
+        (run,) = worker.reserve("ranked")
+        assert (run["id"], worker.call("release", {"run": run["run"], "prio": "low"})) == (first, True)
+        (other,) = worker.reserve("ranked")
+        assert (other["id"], worker.call("release", {"run": other["run"], "begun": False})) == (second, True)
+        assert (ask(server, "job", second)["attempt"], ask(server, "job", second)["runs"]) == (0, [])
+        server.stop()
+    with serving(tmp_path) as server, working_at(server) as worker:
+        runs = [run for _ in range(2) for run in worker.reserve("ranked")]
+        assert [(run["id"], run["attempt"]) for run in runs] == [(second, 1), (first, 2)]
+        record = ask(server, "job", first)
+        assert (record["options"]["prio"], record["interrupted"], record["failures"]) == (11_000, 1, 0)
+        assert worker.call("release", {"run": run["run"]}) is True  # of the boot before, and repeated
 
 
 # -- held runs ----------------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_what_ends_while_the_server_is_away_is_reported_when_it_is_back(folder: 
         until_said(worker, "no server answers")
         with serving(folder, **settings) as again:
             assert ran(ended(again, job_id)) == ("success", 1, 0, 0, ["success"])
-        assert worker.stop() == 0
+            assert worker.stop() == 0
 
 
 def test_a_held_worker_that_died_while_the_server_was_away_costs_a_ghost_after_its_ttr(folder: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import ENDED
+from kqs.job import ENDED, Returned
 from kqs.remote import Desk, OpenRun, Order
 from tests.support.feeding import caught_up
 from tests.support.life import Life
@@ -197,15 +197,18 @@ class RemoteMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
-    @rule(index=st.integers(0, 9), delay_s=st.sampled_from([0.0, 0.0, 0.5]))
-    def release(self, index: int, delay_s: float) -> None:
+    @rule(
+        index=st.integers(0, 9),
+        end=st.sampled_from([None, Returned(), Returned(0.5), Returned(0.0, 5), Returned(0.0, 2**32 - 1), Returned(0.5, 0)]),
+    )
+    def release(self, index: int, end: Returned | None) -> None:
         async def steps() -> None:
             self.find_lost()
             if self.open:
                 token = sorted(self.open)[index % len(self.open)]
                 run = self.open[token][0]
                 self.over(token, is_final=False)
-                self.desk.release(run, delay_s, lambda ok: self.note_told(token, ok))
+                self.desk.release(run, end, lambda ok: self.note_told(token, ok))
             await self.pause()
 
         self.run(steps())

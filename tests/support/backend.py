@@ -10,7 +10,7 @@ from kqs.errors import JournalError, JournalFailedError
 from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Inserter
-from kqs.job import State
+from kqs.job import Returned, State
 from kqs.journal.format import Record
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
@@ -54,10 +54,10 @@ class MemoryBackend:
         self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
-        self.ended: set[tuple[str, type[Outcome]]] = set()
+        self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
 
-    async def report_unwatched(self, named: Named, outcome: Outcome) -> bool:
-        return (named.claim.id, type(outcome)) in self.ended
+    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
+        return (named.claim.id, type(end)) in self.ended
 
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}

@@ -64,7 +64,10 @@ async def test_a_cancelled_reserve_gives_back_what_was_on_its_way(server: LineSe
     await asyncio.wait([asking])
     assert called(await server.got(2))[1] == ("withdraw", {"call": line["id"]})
     server.answer(0, [a_run(1), a_run(2)])
-    assert called(await server.got(3))[2] == ("release", [{"run": "token-1"}, {"run": "token-2"}])
+    assert called(await server.got(3))[2] == (
+        "release",
+        [{"run": "token-1", "begun": False}, {"run": "token-2", "begun": False}],
+    )
 
 
 async def test_so_does_one_whose_answer_came_as_it_was_cancelled(server: LineServer, client: Client) -> None:
@@ -74,7 +77,7 @@ async def test_so_does_one_whose_answer_came_as_it_was_cancelled(server: LineSer
     took(b'[{"run":"token-1","id":"a","type":"mail","data":1,"attempt":1,"failures":0,"ghosts":0,"ttr":30}]')  # type: ignore[arg-type]
     asking.cancel()
     await asyncio.wait([asking])
-    assert ("release", [{"run": "token-1"}]) in called(await server.got(3))
+    assert ("release", [{"run": "token-1", "begun": False}]) in called(await server.got(3))
 
 
 async def test_a_reserve_without_an_answer_ends_in_time_and_takes_nothing(server: LineServer) -> None:
@@ -153,10 +156,10 @@ async def test_an_order_that_is_left_gives_back_what_nobody_took(server: LineSer
         await anext(work)
     assert called(await server.got(3))[1:] == [
         ("withdraw", {"call": line["id"]}),
-        ("release", [{"run": "token-2"}]),
+        ("release", [{"run": "token-2", "begun": False}]),
     ]
     tell(server, 0, [a_run(3)])
-    assert called(await server.got(4))[3] == ("release", [{"run": "token-3"}])
+    assert called(await server.got(4))[3] == ("release", [{"run": "token-3", "begun": False}])
 
 
 async def test_a_refused_order_raises_its_code(server: LineServer, client: Client) -> None:
@@ -209,7 +212,9 @@ async def test_each_report_says_what_it_is_given() -> None:
         await client.again(run, 2.5)
         await client.release(run)
         await client.release(run, 60)
-        assert called(await server.got(8)) == [
+        await client.release(run, prio="low")
+        await client.release(run, begun=False)
+        assert called(await server.got(10)) == [
             ("touch", [{"run": "token-1"}]),
             ("finish", [{"run": "token-1", "report": "ok", "result": {"a": 1}}]),
             ("finish", [{"run": "token-2", "report": "ok"}]),
@@ -218,6 +223,8 @@ async def test_each_report_says_what_it_is_given() -> None:
             ("finish", [{"run": "token-1", "report": "again", "delay": 2.5}]),
             ("release", {"run": "token-1"}),
             ("release", {"run": "token-1", "delay": 60}),
+            ("release", {"run": "token-1", "prio": "low"}),
+            ("release", {"run": "token-1", "begun": False}),
         ]
 
 

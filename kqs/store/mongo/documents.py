@@ -27,7 +27,7 @@ from typing import Any
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
 from kqs.store.base import LISTED_BYTES, MAX_RUNS
-from kqs.store.checksum import checksum
+from kqs.store.checksum import checksum, reranked
 from kqs.store.mongo.client import Document
 
 
@@ -40,6 +40,19 @@ class Place(IntEnum):
     ENDED = 3
 
 
+#: what `with_prio` needs
+RANKED_FIELDS = [
+    "type",
+    "prio",
+    "expire_at",
+    "options",
+    "crc32c",
+    "data",
+    "data_long",
+    "data_bytes",
+    "data_bulk",
+    "data_crc32c",
+]
 _ENTRY_FIELDS = ["order", "type", "prio"]
 
 
@@ -80,6 +93,20 @@ def is_intact(document: Mapping[str, Any], data: bytes | None) -> bool:
     except TypeError:  # damage made another type of a field
         return False
     return bool(found == document["crc32c"])
+
+
+def with_prio(document: Mapping[str, Any], prio: int, data: bytes | None) -> Document:
+    """Return the fields that another priority changes; {} if the document is damaged, and does not tell.
+
+    Args: data: where the document does not say how long it is.
+    """
+    try:
+        length = document["data_bytes"] if data is None else len(data)
+        rest = document["_id"], document.get("expire_at"), document.get("options")
+        change = reranked(document["type"], document["prio"], prio, length, *rest)
+        return {"prio": prio, "crc32c": document["crc32c"] ^ change}
+    except (KeyError, TypeError):
+        return {}
 
 
 def claimed(epoch: int, mark: int, *, held: bool) -> Document:

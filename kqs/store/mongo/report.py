@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pymongo import UpdateMany
@@ -10,9 +11,10 @@ from pymongo import UpdateMany
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, named, pushed
+from kqs.store.mongo.documents import RANKED_FIELDS, Place, named, pushed, with_prio
 from kqs.store.mongo.session import Session
 
+_NO_RANK: Mapping[str, Any] = MappingProxyType({})
 #: what decides over a report: job, which of those with its id, attempt, epoch
 _Fence = tuple[str, int, int, int]
 
@@ -31,7 +33,8 @@ class Reporter:
         first = {_fence(one.claim): one for one in reversed(reports)}
         async with self._session.marking(self._doubted.add) as mark:
             results = await self._with_bulk_results(list(first.values()))
-            updates = _updates(list(first.values()), results, mark)
+            ranks = await self._ranks(list(first.values()))
+            updates = _updates(list(first.values()), results, ranks, mark)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
             is_plain = written.matched_count == len(first) == len(reports)
             taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
@@ -47,6 +50,18 @@ class Reporter:
             if (stored := await put_result(self._session, one)) is not None:
                 results[one.claim.id] = stored
         return results
+
+    async def _ranks(self, reports: list[Report]) -> dict[str, Document]:
+        """Return by job id the fields that change with the priority, of jobs that get another and are not damaged."""
+        prios = {one.claim.id: one.prio for one in reports if one.prio is not None}
+        if not prios:
+            return {}
+        found = await self._session.find(list(prios), {"crc32c": {"$exists": True}}, RANKED_FIELDS)
+        ranks: dict[str, Document] = {}
+        for document in found:
+            data = None if "data_bytes" in document else await self._session.bulk.get("data", document)
+            ranks[document["_id"]] = with_prio(document, prios[document["_id"]], data)
+        return {job_id: rank for job_id, rank in ranks.items() if rank}
 
     async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
@@ -94,16 +109,18 @@ def _fence_of(document: Document) -> tuple[str, int, int, int | None]:
     return (document["_id"], document["order"], document["attempt"], document.get("epoch"))
 
 
-def _updates(reports: Sequence[Report], results: dict[str, Document], mark: int) -> list[UpdateMany]:
+def _updates(
+    reports: Sequence[Report], results: dict[str, Document], ranks: dict[str, Document], mark: int
+) -> list[UpdateMany]:
     """Return one update for all reports that differ in nothing but their job."""
     alike: dict[Hashable, list[Claim]] = {}
     first: dict[Hashable, Report] = {}
     for one in reports:
-        content = _content(one, results)
+        content = one.claim.id if one.claim.id in ranks else _content(one, results)
         alike.setdefault(content, []).append(one.claim)
         first.setdefault(content, one)
     return [
-        UpdateMany(_are_running(alike[content]), _change(one, results.get(one.claim.id), mark))
+        UpdateMany(_are_running(alike[content]), _change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})))
         for content, one in first.items()
     ]
 
@@ -127,7 +144,7 @@ def _content(one: Report, results: dict[str, Document]) -> Hashable:
     return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned)
 
 
-def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
+def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[str, Any] = _NO_RANK) -> Document:
     if not one.has_begun:
         return _change_unbegun(one, mark)
     fields: Document = {
@@ -142,7 +159,7 @@ def _change(one: Report, bulk_result: Document | None, mark: int) -> Document:
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
     change: Document = {
-        "$set": {name: value for name, value in fields.items() if value is not None},
+        "$set": {name: value for name, value in fields.items() if value is not None} | dict(rank),
         "$unset": {name: "" for name, value in fields.items() if value is None},
         "$push": {"done": pushed([one.claim.attempt - one.returned, one.ended_at, one.run_state, one.error])},
     }

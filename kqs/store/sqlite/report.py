@@ -10,6 +10,7 @@ import msgspec
 
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
+from kqs.store.checksum import reranked
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -57,6 +58,18 @@ update jobs set place = {Place.ENDED:d}, state = ?, ended_at = ?, drop_at = ?, e
                 returned = returned + 1, worker = null, started_at = null
 where ord in (select value from json_each(?))
 """
+# one row for all jobs (see rows.py)
+_RANKED = f"""
+select json_group_array(json_array(ord, type, prio, id, {json_real("expire_at")}, cast(options as text), crc32c,
+                                   ifnull(length(data), (select length(data) from bulk where bulk.ord = jobs.ord))))
+from jobs where ord in (select value from json_each(?)) and crc32c is not null
+"""
+# see `_END`
+_RERANK = ManyRows(
+    "insert into jobs (type, ord, prio, crc32c)",
+    "('',?,?,?)",
+    "on conflict (ord) do update set prio = excluded.prio, crc32c = excluded.crc32c where prio <> excluded.prio",
+)
 #: jobs whose earlier runs are read at a time: those of one may be 400 kB
 _RUNS_AT_ONCE = 256
 #: more kinds of equal ends than this, and each as a row is cheaper than each kind as a statement
@@ -66,6 +79,9 @@ _MOST_ALIKE = 16
 _Fence = tuple[int, int, int, int | None]
 
 _decode_fences = msgspec.json.Decoder(list[_Fence]).decode
+_decode_ranked = msgspec.json.Decoder(
+    list[tuple[int, str, int, str | None, int | None, float | None, str | None, int, int]]
+).decode
 _decode_runs = msgspec.json.Decoder(list[tuple[int, str, int, float, int, str | None]]).decode
 
 #: by State
@@ -160,6 +176,8 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
     _END.execute(session.db, ends, lengths)
     for start in range(0, len(waits), _RUNS_AT_ONCE):
         _WAIT.execute(session.db, _wait_rows(session.db, waits[start : start + _RUNS_AT_ONCE]))
+    if prios := {one.claim.order: one.prio for one in waits if one.prio is not None}:
+        _rerank(session.db, prios)
     if unbegun:
         _apply_unbegun(session.db, unbegun)
     _count(session, reports)
@@ -213,6 +231,21 @@ def _wait_rows(db: sqlite3.Connection, reports: Sequence[Report]) -> list[object
             _with_run(runs, encode_json(run).decode()),
         )
     return values
+
+
+def _rerank(db: sqlite3.Connection, prios: dict[int, int]) -> None:
+    """Give jobs other priorities, by order; what is damaged, or has no checksum yet, keeps its own."""
+    (packed,) = db.execute(_RANKED, (json_list(prios),)).fetchone()
+    try:
+        ranked = _decode_ranked(packed)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    values: list[object] = []
+    for order, type_, was, given_id, whole_s, rest_s, options, crc, data_bytes in ranked:
+        prio, own = prios[order], options.encode() if options is not None else None
+        change = reranked(type_, was, prio, data_bytes, given_id, real(whole_s, rest_s), own)
+        values += (order, prio, crc ^ change)
+    _RERANK.execute(db, values)
 
 
 def _with_run(runs: str | None, line: str) -> str:

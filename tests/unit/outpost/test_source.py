@@ -153,7 +153,7 @@ async def test_what_was_on_its_way_as_it_stopped_asking_is_delivered(post: Post)
     await removing
     (run,) = post.runs
     post.source.give_back(run)
-    assert await post.called("release") == [[{"run": "token-1"}]]
+    assert await post.called("release") == [[{"run": "token-1", "begun": False}]]
     assert len(post.calls("work")) == 1
 
 
@@ -269,7 +269,7 @@ async def test_a_run_that_was_taken_away_makes_room_only_with_its_lane(post: Pos
     post.tell({"cancel": "token-1"})
     await post.called("withdraw")  # its handler has not ended, and the server believes in room for another
     post.tell([a_run(2)])  # which was on its way
-    assert await post.called("release") == [[{"run": "token-2"}]]
+    assert await post.called("release") == [[{"run": "token-2", "begun": False}]]
     assert len(post.runs) == 1
     post.consumer.free()
     assert (await post.called("work", 2))[1]["room"] == 1
@@ -449,7 +449,7 @@ async def test_what_was_said_of_held_runs_while_nothing_is_connected_is_said_on_
     holding.source.end(first, Ok())
     assert holding.source.interrupt(holding.begin(second))
     holding.source.give_back(third)
-    assert await holding.called("release") == [[{"run": "token-2"}, {"run": "token-3"}]]
+    assert await holding.called("release") == [[{"run": "token-2"}, {"run": "token-3", "begun": False}]]
     assert await holding.called("finish") == [[{"run": "token-1", "report": "ok"}]]
 
 
@@ -462,7 +462,7 @@ async def test_a_held_run_is_given_back_again_until_that_is_answered(holding: Po
     holding.server.drop()
     await holding.called("release", 2)
     holding.refuse("release", "busy")
-    assert await holding.called("release", 3) == [[{"run": "token-1"}]] * 3
+    assert await holding.called("release", 3) == [[{"run": "token-1", "begun": False}]] * 3
     stopping = asyncio.create_task(holding.source.stop())
     await asyncio.sleep(0.01)
     assert not stopping.done()

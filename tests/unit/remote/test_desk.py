@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kqs.handlers import Again, Failed, Ok
-from kqs.job import State
+from kqs.job import Returned, State
 from kqs.queue.leases import SLOT_S
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module
@@ -61,7 +61,7 @@ async def test_a_released_job_keeps_its_place_and_counts_no_failure(rig: Rig) ->
     await rig.accept(an_accepted(1), an_accepted(2))
     worker.reserve()
     (run,) = await worker.take()
-    desk.release(run, 0.0, worker.told.append)
+    desk.release(run, Returned(), worker.told.append)
     await turned(lambda: worker.told == [True])
     await still(rig)
     worker.reserve()
@@ -76,7 +76,7 @@ async def test_a_job_released_with_a_delay_waits_for_it(rig: Rig) -> None:
     worker.work()
     await rig.accept(an_accepted(1))
     (run,) = await worker.take()
-    desk.release(run, 60.0, worker.told.append)
+    desk.release(run, Returned(60.0), worker.told.append)
     await turned(lambda: worker.told == [True])
     record = await rig.record(1)
     assert (record.state, record.due_at, record.runs[0].state) == (State.RETRY, NOW + 60, "interrupted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from kqs.handlers import Ok
-from kqs.job import State
+from kqs.job import Returned, State
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, assert_balanced, still, turned
@@ -109,7 +109,7 @@ async def test_long_data_is_kept_no_longer_than_until_it_is_given(rig: Rig) -> N
     assert [run.data for run in worker.open] == [b"", b""]
     assert {run.run.data for run in worker.open} == {b"", b"7"}
     assert all(run.lease.run is run.run for run in worker.open)
-    desk.release(worker.open[0], 0.0, worker.told.append)
+    desk.release(worker.open[0], Returned(), worker.told.append)
     await worker.take(3)
     assert worker.data == [long, b"7", long]
 

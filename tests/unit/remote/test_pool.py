@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kqs.job import Entry, State
+from kqs.job import Entry, Returned, State
 from kqs.remote.pool import Pool
 from kqs.store.base import Granted
 from tests.support.jobs import NOW, an_accepted
@@ -120,7 +120,9 @@ async def test_nobody_has_more_than_its_room_and_every_end_makes_room_for_one(ri
         await worker.take(given)
         await still(rig)
         assert desk.runs_count == 3
-        desk.lose(worker.open.pop(0), "test") if given % 2 else desk.release(worker.open.pop(0), 60.0, worker.told.append)
+        desk.lose(worker.open.pop(0), "test") if given % 2 else desk.release(
+            worker.open.pop(0), Returned(60.0), worker.told.append
+        )
     assert_balanced(order.pool)
 
 

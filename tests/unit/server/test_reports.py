@@ -12,9 +12,10 @@ from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError
 from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import Returned
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.server import reports
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, outcome_of
+from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire.call import Call
 
@@ -43,6 +44,11 @@ def fault(name: str, text: str) -> str:
 def test_one_run_or_a_list_of_them_is_read() -> None:
     assert read("touch", '{"run":"x"}') == [Touch("x")]
     assert read("release", '[{"run":"x"},{"run":"y","delay":1.5}]') == [Release("x"), Release("y", 1.5)]
+    assert [end_of(one) for one in read("release", '[{"run":"x","prio":7,"delay":2},{"run":"x","prio":"low"}]')] == [
+        Returned(2.0, 7),
+        Returned(0.0, 11_000),
+    ]
+    assert [end_of(one) for one in read("release", '{"run":"x","begun":false,"delay":null,"prio":null}')] == [None]
     assert read("finish", "[]") == []
     assert read("finish", '{"run":"é","report":"fail","reason":"no","delay":0,"final":false}') == [
         Finish("é", "fail", reason="no", delay=0, final=False)
@@ -63,7 +69,16 @@ def test_one_run_or_a_list_of_them_is_read() -> None:
         ("release", f'{{"run":"x","delay":{MAX_DELAY_S + 1}}}', "delay: expected seconds"),
         ("release", '{"run":"x","delay":-1e-9}', "delay: expected seconds"),
         ("release", '{"run":"x","delay":true}', "delay: expected seconds"),
-        ("release", '{"run":"x","prio":1}', 'unknown field "prio"'),
+        ("release", '{"run":"x","prio":-1}', "prio: expected an integer from 0 to 4294967295 or \"bulk\""),
+        ("release", '{"run":"x","prio":4294967296}', "prio: expected an integer"),
+        ("release", '{"run":"x","prio":1.5}', "prio: expected an integer"),
+        ("release", '{"run":"x","prio":"Low"}', "prio: expected an integer"),
+        ("release", '{"run":"x","prio":true}', "prio: expected an integer"),
+        ("release", '{"run":"x","prio":1e400}', "prio: expected an integer"),
+        ("release", '{"run":"x","prio":[]}', "prio: expected an integer"),
+        ("release", '{"run":"x","begun":null}', "begun: expected true or false, got null"),
+        ("release", '{"run":"x","begun":false,"prio":1}', "begun: a run that never began leaves its job as it was"),
+        ("release", '{"run":"x","begun":false,"delay":0}', "begun: a run that never began leaves its job as it was"),
         ("finish", '{"report":"ok"}', "run: expected the token of a run, got nothing"),
         ("finish", '{"run":"x"}', 'report: expected "ok", "again" or "fail", got nothing'),
         ("finish", '{"run":"x","report":"OK"}', 'report: expected "ok", "again" or "fail", got "OK"'),

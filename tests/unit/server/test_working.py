@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
 
 from kqs.backend import ServerBackend
 from kqs.handlers import Ok
-from kqs.job import State
+from kqs.job import Returned, State
 from kqs.server import working
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import Call
@@ -256,6 +257,35 @@ async def test_a_released_run_is_over_and_its_job_waits(talk: Talk, rig: Rig) ->
     assert await talk.ask("release", {"run": run["run"], "delay": 60}) is True
     assert (await rig.record(1)).due_at == NOW + 60
     assert await talk.ask("release", {"run": run["run"]}) == "stale"
+    talk.backend.ended.add((run["id"], Returned))
+    assert await talk.ask("release", {"run": run["run"]}) is True
+    assert await talk.ask("release", [{"run": run["run"]}, {"run": "x"}]) == [True, {"code": "bad_call", "message": ANY}]
+
+
+async def test_a_job_released_with_a_priority_has_it_from_then_on(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    await rig.accept(an_accepted(2), an_accepted(3))
+    assert await talk.ask("release", {"run": run["run"], "prio": "bulk"}) is True
+    runs = await talk.ask("reserve", {"types": ["mail"], "count": 3})
+    assert [one["id"] for one in runs] == [an_accepted(number).id for number in (2, 3, 1)]
+    record = await rig.record(1)
+    assert (record.prio, record.interrupted, record.attempt) == (12_000, 1, 2)
+    assert await talk.ask("release", [{"run": one["run"], "prio": 5 - n} for n, one in enumerate(runs)]) == [True] * 3
+    assert [one["id"] for one in await talk.ask("reserve", {"types": ["mail"], "count": 3})] == [
+        an_accepted(number).id for number in (1, 3, 2)
+    ]
+
+
+async def test_a_run_that_never_began_leaves_no_trace(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    before = await rig.record(1)
+    assert await talk.ask("release", {"run": run["run"], "begun": False}) is True
+    record = await rig.record(1)
+    assert (record.state, record.attempt, record.interrupted, record.runs) == (State.NEW, 0, 0, [])
+    (again,) = await talk.ask("reserve", {"types": ["mail"]})
+    assert (again["id"], again["attempt"]) == (run["id"], 1)
+    assert (await rig.record(1)).attempt == before.attempt
+    assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) == "stale"
 
 
 @pytest.mark.parametrize("name", ["touch", "release", "finish"])
