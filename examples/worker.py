@@ -33,7 +33,7 @@ class Worker:
         self.pause_s = min(2 * self.pause_s, 5)
 
     def call(self, name, argument):
-        """Return (result, code of the error). Raises: OSError: the connection is lost, and any run in hand with it."""
+        """Return (result, code of the error). Raises: OSError: the connection is lost, but no run, for they are held."""
         try:
             self.lines = self.lines or socket.create_connection(self.address, 10).makefile("rwb")
             self.lines.write(json.dumps({"id": 1, "n": name, "m": argument}).encode() + b"\n")
@@ -50,9 +50,10 @@ class Worker:
         doing = THREAD.submit(work, run["type"], run["data"], over := Event())
         try:
             while not wait([doing], run["ttr"] / 3).done:
-                state, code = self.call("touch", {"run": run["run"]})
-                if code or state["cancel"]:  # mostly `stale`: the job is somebody else's by now
-                    return
+                with suppress(OSError):  # it is held, and goes on until there is a connection again
+                    state, code = self.call("touch", {"run": run["run"]})
+                    if code == "stale" or (not code and state["cancel"]):  # the job is somebody else's by now
+                        return
         finally:
             over.set()
         error = doing.exception()
@@ -66,12 +67,10 @@ class Worker:
     def main(self):
         while not self.stopping:
             try:
-                runs, code = self.call("reserve", {"types": TYPES, "wait": 2, "worker": "python"})
-                self.pause_s = self.pause_s if code else 0.1
+                runs, code = self.call("reserve", {"types": TYPES, "wait": 2, "worker": "python", "hold": True})
+                self.pause() if code else setattr(self, "pause_s", 0.1)
                 for run in runs or ():
                     self.call("release", {"run": run["run"], "begun": False}) if self.stopping else self.run_job(run)
-                if code:
-                    self.pause()
             except OSError:
                 self.pause()
 

@@ -35,7 +35,10 @@ class Mouth(Protocol):
 
 
 class Ask:
-    """A `reserve` or `work` that waits for jobs. is_over: it was answered. open_runs: of those it brought."""
+    """A `reserve` or `work` that waits for jobs. is_over: it was answered. open_runs: of those it brought.
+
+    hold: runs outlive its connection.
+    """
 
     def __init__(self, mouth: Mouth, call: Call, query: ReserveQuery | WorkQuery) -> None:
         self.mouth = mouth
@@ -44,6 +47,7 @@ class Ask:
         self.is_work = isinstance(query, WorkQuery)
         self.wait_s = 0.0 if isinstance(query, WorkQuery) else query.wait
         self.most = query.room if isinstance(query, WorkQuery) else query.count
+        self.hold = query.hold
         self.open_runs: set[Given] = set()
         self.is_over = False
 
@@ -130,7 +134,7 @@ class Desk:
         """Take in that a connection is gone, and with it what it asked for and had."""
         self.asks = [ask for ask in self.asks if ask.mouth is not mouth]
         for run in self.runs.values():
-            if run.ask.mouth is mouth and not run.is_settled:
+            if run.ask.mouth is mouth and not run.is_settled and not run.ask.hold:
                 run.on_touch = run.on_finish = "stale"
                 run.close()
 

@@ -260,6 +260,8 @@ class WorkerTrial(Trial):
 
     async def lost_rule(self) -> None:
         """See RULES."""
+        if (await self.asks()).hold:
+            raise NotTried("it holds its runs")
         run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
         await self.until(lambda: run.touches > 0)
         self.drop(run.ask)
@@ -275,6 +277,24 @@ class WorkerTrial(Trial):
         self.reports_ok(run, _DATA)
         await self.does_the_next("the next job to be done")
         self.expect(len(run.reports) == 2, "an answered report not to be repeated", f"it came {len(run.reports)} times")
+
+    async def hold_rule(self) -> None:
+        """See RULES."""
+        if not (await self.asks()).hold:
+            raise NotTried("it holds no runs")
+        run = await self.given("sleep", {"s": 4 * SHORT_TTR_S}, **TOUCHED)
+        await self.until(lambda: run.touches > 0)
+        self.drop(run.ask)
+        self.stage.shut()
+        await self.watch(AWAY_S)
+        self.stage.is_shut = False
+        before, run.deadline = run.touches, time.monotonic() + run.ttr
+        await self.until(lambda: run.touches > before)
+        self.expect(run.touches > before, "touches of a held run on the next connection", self._faults)
+        await self.settled(run)
+        self.expect(run.late_s <= 0, f"a sign of life every {SHORT_TTR_S:g} s", f"one was {run.late_s:.2f} s late")
+        self.expect(bool(run.reports) and run.reports[-1].report == "ok", 'a report of "ok"', "it was another")
+        await self.does_the_next("the next job to be done")
 
     async def busy_rule(self) -> None:
         """See RULES."""
@@ -343,7 +363,7 @@ class WorkerTrial(Trial):
         self.expect(self.stage.status != 0, "another status than 0, for a report was not taken")
 
 
-#: name -> (what is demanded, the scenario). `hold` has its place after `repeats`.
+#: name -> (what is demanded, the scenario).
 _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "asks": ("connects, and asks by reserve or work for jobs of its types", lambda trial: trial.asks_rule),
     "reports": ("does a job, and reports its result", lambda trial: trial.reports_rule),
@@ -364,6 +384,7 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
     "lost": ("stops work whose connection was lost", lambda trial: trial.lost_rule),
     "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
+    "hold": ("goes on with held runs while the connection is lost, and on the next", lambda trial: trial.hold_rule),
     "busy": ("repeats a report that was refused as busy, waiting longer each time", lambda trial: trial.busy_rule),
     "drains": ("on SIGTERM finishes or releases what it has, and ends with status 0", lambda trial: trial.drains_rule),
     "leaves": ("on SIGTERM while it waits loses no job, and ends with status 0", lambda trial: trial.leaves_rule),

@@ -112,6 +112,7 @@ def test_they_keep_every_rule_and_so_do_our_own_client_and_worker(tmp_path: Path
     if "work" in COMMANDS:
         kqs_work = [sys.executable, "-m", "kqs", "work", "--connect", "{host}:{port}"]
         trials["our worker"] = Trial("worker", [*kqs_work, "tests.support.conformance_handlers"])
+        trials["our worker, holding"] = Trial("worker", [*kqs_work, "--hold", "tests.support.conformance_handlers"])
     missing = []
     for language, made in LANGUAGES.items():
         try:
