@@ -36,6 +36,8 @@ class Consumer:
         self.is_remote = False
         #: runs outlive this server, so they are the store's before they begin
         self.is_held = False
+        #: most data of one claim; None: as much as a store ever gives
+        self.most_bytes: int | None = None
         #: called when room is made while nothing is ready for it
         self.on_room: Callable[[], None] | None = None
         if room:

@@ -83,9 +83,8 @@ class Dispatcher:
         consumer.reserve(len(entries))
         try:
             if entries:
-                runs = await self._store.claim(
-                    entries, consumer.worker, self._clock.now(), self._keep_damaged_s, consumer.is_held
-                )
+                now, held, most = self._clock.now(), consumer.is_held, consumer.most_bytes
+                runs = await self._store.claim(entries, consumer.worker, now, self._keep_damaged_s, held, most)
         except KqsError:
             await self._broker.release(entries)
             raise

@@ -184,6 +184,11 @@ class Queue:
         """Tell whether no more jobs should begin before they are stored: the results of those that did take too much memory."""
         return self._reporter.early_bytes > base.DATA_BYTES
 
+    @property
+    def has_too_many_results(self) -> bool:
+        """Tell whether results that wait for the store take too much memory for more that come from elsewhere."""
+        return self._reporter.result_bytes > base.DATA_BYTES
+
     async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 

@@ -44,6 +44,7 @@ class Reporter:
         self._pending: list[tuple[Run, Report]] = []
         self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
+        self._committing_bytes = 0
         self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
         self._on_early = on_early
         #: of the results that wait for their jobs to be stored
@@ -71,6 +72,11 @@ class Reporter:
         self._pending.append((run, report))
         if report.result is not None:
             self._pending_bytes += len(report.result)
+
+    @property
+    def result_bytes(self) -> int:
+        """Return how many bytes of results are on their way to the store."""
+        return self._pending_bytes + self._committing_bytes + self.early_bytes
 
     @property
     def told_count(self) -> int:
@@ -168,7 +174,7 @@ class Reporter:
             if self._told:
                 self._tell(batch, accepted)
             await self._applied(batch, accepted)
-            self._committing = []
+            self._committing, self._committing_bytes = [], 0
             if self._passing:
                 self._tell_passed(len(batch))
 
@@ -196,6 +202,7 @@ class Reporter:
         """Take what has gathered, but no more than one commit should hold."""
         batch, self._pending = self._pending, []
         held_bytes, self._pending_bytes = self._pending_bytes, 0
+        self._committing_bytes = held_bytes
         if len(batch) <= COMMIT_REPORTS and held_bytes <= base.DATA_BYTES:
             return batch
         total = 0
@@ -203,6 +210,7 @@ class Reporter:
             size = len(report.result or b"")
             if index and (index == COMMIT_REPORTS or total + size > base.DATA_BYTES):
                 batch, self._pending, self._pending_bytes = batch[:index], batch[index:], held_bytes - total
+                self._committing_bytes = total
                 break
             total += size
         return batch

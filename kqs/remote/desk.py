@@ -139,6 +139,13 @@ class Desk:
         """Return what a token names; None: it is none of this store's."""
         return self._tokens.named(token)
 
+    def may_report(self, run: OpenRun) -> bool:
+        """Tell whether there is room for the result of a run. If not, it may be said later, and has its ttr for that anew."""
+        if not self._queue.has_too_many_results:
+            return True
+        run.lease.context.touch()
+        return False
+
     def report(self, run: OpenRun, outcome: Outcome, told: Callable[[bool], None]) -> None:
         """Take the report of a run; `told` is called when it is durable."""
         self._close(run)

@@ -21,6 +21,9 @@ from kqs.queue.queue import Queue
 if TYPE_CHECKING:
     from kqs.remote.party import Order
 
+#: most data of one claim: it is written in one turn of the loop, which nobody may hold for long, and by `reserve` as one line
+MOST_BYTES = 8 * 1024 * 1024
+
 
 class Pool:
     """See the module docstring. Call from the loop thread."""
@@ -33,6 +36,7 @@ class Pool:
         self.consumer = Consumer(worker, weights, 0, self._deliver)
         self.consumer.is_remote = True
         self.consumer.is_held = held
+        self.consumer.most_bytes = MOST_BYTES
 
     def leave(self, order: Order) -> None:
         """Let it have no more."""

@@ -279,6 +279,8 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
     def finish(answers: _Answers, index: int, one: Finish) -> None:
         desk = peer.context.desk
         if (run := desk.run(one.run)) is not None:
+            if one.result != NULL and not desk.may_report(run):
+                raise CallError("too many results wait for the store, report this one again later", "busy")
             desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
         else:
             unknown.append(_Unknown(answers, index, _named(peer, one.run), outcome_of(one)))

@@ -95,13 +95,19 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+        self,
+        entries: Sequence[Entry],
+        worker: str,
+        now: float,
+        keep_damaged_s: float | None = None,
+        held: bool = False,
+        most_bytes: int | None = None,
     ) -> Granted:
         """Claim each ready job for a new attempt (attempt + 1, this epoch); return the runs granted, in entry order.
 
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
-        DATA_BYTES together with the others' are `left`, and stay as they are; the first ready one never is. Whether a job may
-        run now is no question of the store's (kqs.queue.admission).
+        `most_bytes` (None: DATA_BYTES) together with the others' are `left`, and stay as they are; the first ready one never
+        is. Whether a job may run now is no question of the store's (kqs.queue.admission).
         Need only survive a crash of the process. Run.handle is taken over from the entry.
 
         Args: keep_damaged_s: the retention of jobs that end as damaged, in s from now; None for ever. held: the runs outlive

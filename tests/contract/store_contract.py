@@ -1072,15 +1072,17 @@ class StoreContract:
         await damage(store, 0, options=b'{"keep":')
         assert len(await store.expire(now, 9, 60.0)) == 2
 
+    @pytest.mark.parametrize("most_bytes", [None, FEW_BYTES])
     async def test_claim_leaves_what_would_be_too_much_data(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch, most_bytes: int | None
     ) -> None:
-        monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
+        if most_bytes is None:
+            monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
         sizes = [2000, 3, 2500, 900, 2000, 3, 900]
         await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate(sizes)))
         left, taken = [an_entry(n, handle=n) for n in range(7)], []
         while left:
-            granted = await store.claim(left, "w1", now)
+            granted = await store.claim(left, "w1", now, most_bytes=most_bytes)
             assert left[0].order == granted[0].claim.order
             assert sum(len(run.data) for run in granted[1:]) <= FEW_BYTES
             taken += granted

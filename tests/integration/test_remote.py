@@ -299,6 +299,21 @@ def test_a_released_priority_and_a_run_that_never_began_over_the_wire(tmp_path: 
         assert worker.call("release", {"run": run["run"]}) is True  # of the boot before, and repeated
 
 
+def test_a_reserve_gives_no_more_data_than_a_client_reads_as_a_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        big = {"type": "big", "data": "x" * 1_000_000}
+        ids = [job_id for _ in range(4) for job_id in worker.call("insert", [big] * 5)]
+        until(server, jobs_new=20)
+        counts, got = [], []
+        while len(got) < 20:
+            runs = worker.reserve("big", count=1000)
+            counts.append(len(runs))
+            got += [run["id"] for run in runs]
+        assert max(counts) == 8
+        assert sorted(got) == sorted(ids)
+        assert ask(server, "stats")["runs_stale"] == 0
+
+
 # -- held runs ----------------------------------------------------------------------------------------------------------
 
 

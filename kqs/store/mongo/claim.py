@@ -31,13 +31,20 @@ class Claimer:
         self._looks_left: dict[int, int] = {}
 
     async def claim(
-        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None, held: bool
+        self,
+        entries: Sequence[Entry],
+        worker: str,
+        now: float,
+        keep_damaged_s: float | None,
+        held: bool,
+        most_bytes: int | None = None,
     ) -> Granted:
         """See Store.claim. What fails half way is undone by `take_back`."""
         session, ids = self._session, list(dict.fromkeys(entry.id for entry in entries))
         left: set[str] = set()
         if not ids:
             return Granted()
+        most = base.DATA_BYTES if most_bytes is None else most_bytes
         async with session.marking(self._doubt) as mark:
             change = {
                 "$set": claimed(session.epoch, mark, held=held),
@@ -45,11 +52,11 @@ class Claimer:
                 "$push": {"begun": pushed([worker, now])},
             }
             is_ready = {"place": int(Place.READY)}
-            is_short = _is_at_most(base.DATA_BYTES // len(ids))
+            is_short = _is_at_most(most // len(ids))
             granted = await session.jobs.update_many({"_id": {"$in": ids}, **is_ready, **is_short}, change)
             count = granted.matched_count
             if count < len(ids):
-                long, left = await self._long(ids, is_ready)
+                long, left = await self._long(ids, is_ready, most)
                 if long:
                     count += (await session.jobs.update_many({"_id": {"$in": long}, **is_ready}, change)).matched_count
             if not count:
@@ -66,7 +73,7 @@ class Claimer:
         session.tallies.add([(document["type"], State.FAIL) for document in damaged])
         return Granted(_runs(entries, intact, data), [entry for entry in entries if entry.id in left])
 
-    async def _long(self, ids: list[str], is_ready: Document) -> tuple[list[str], set[str]]:
+    async def _long(self, ids: list[str], is_ready: Document, most: int) -> tuple[list[str], set[str]]:
         """Return the ready jobs whose long data fits into memory together, or the first one; and the others."""
         found = await self._session.find(ids, is_ready, ["data_bytes", "data_bulk"])
         lengths = {one["_id"]: one.get("data_bytes", _UNKNOWN_BYTES) for one in found}
@@ -76,7 +83,7 @@ class Claimer:
         for job_id in ids:
             if job_id in lengths:
                 total += lengths[job_id]
-                if taken and total > base.DATA_BYTES:
+                if taken and total > most:
                     left.add(job_id)
                 else:
                     taken.append(job_id)

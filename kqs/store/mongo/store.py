@@ -85,10 +85,16 @@ class MongoStore:
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
     async def claim(
-        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+        self,
+        entries: Sequence[Entry],
+        worker: str,
+        now: float,
+        keep_damaged_s: float | None = None,
+        held: bool = False,
+        most_bytes: int | None = None,
     ) -> Granted:
         """See Store.claim."""
-        operation = partial(self._there.claimer.claim, entries, worker, now, keep_damaged_s, held)
+        operation = partial(self._there.claimer.claim, entries, worker, now, keep_damaged_s, held, most_bytes)
         return await self._there.write_alive(Lane.CLAIM, operation)
 
     async def adopt(self, runs: Sequence[Run]) -> list[bool]:

@@ -30,10 +30,16 @@ returning ord
 
 
 def claim(
-    session: Session, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+    session: Session,
+    entries: Sequence[Entry],
+    worker: str,
+    now: float,
+    keep_damaged_s: float | None = None,
+    held: bool = False,
+    most_bytes: int | None = None,
 ) -> Granted:
     """See Store.claim."""
-    found = content.ready(session, [entry.order for entry in entries], now, keep_damaged_s)
+    found = content.ready(session, [entry.order for entry in entries], now, keep_damaged_s, most_bytes)
     rows = found.rows
     if not rows:
         return Granted()

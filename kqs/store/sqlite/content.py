@@ -93,32 +93,36 @@ class Content(msgspec.Struct):
     left: set[int]
 
 
-def ready(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
+def ready(
+    session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None, most_bytes: int | None = None
+) -> Content:
     """Read jobs that are ready; end those that are damaged (see `Store.claim`)."""
-    return _read(session, _READY, orders, now, keep_damaged_s)
+    return _read(session, _READY, orders, now, keep_damaged_s, base.DATA_BYTES if most_bytes is None else most_bytes)
 
 
 def running(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
     """Read jobs that run; end those that are damaged."""
-    return _read(session, _RUNNING, orders, now, keep_damaged_s)
+    return _read(session, _RUNNING, orders, now, keep_damaged_s, base.DATA_BYTES)
 
 
-def _read(session: Session, query: str, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
-    content = _read_at_once(session.db, query, orders)
+def _read(
+    session: Session, query: str, orders: Sequence[int], now: float, keep_damaged_s: float | None, most_bytes: int
+) -> Content:
+    content = _read_at_once(session.db, query, orders, most_bytes)
     suspects = list(dict.fromkeys(orders)) if content is None else _damaged(session, content)
     if content is None:
         content = Content({}, {}, set())
     if suspects:
         # one by one, since a damaged record can spoil what is read of its neighbours
-        damaged = _read_each(session, query, suspects, content)
+        damaged = _read_each(session, query, suspects, content, most_bytes)
         if damaged:
             _end_damaged(session, damaged, now, keep_damaged_s)
     return content
 
 
-def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int]) -> Content | None:
+def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int], most_bytes: int) -> Content | None:
     """Read jobs, unchecked; None if one of them is so damaged that it cannot be read."""
-    short = base.DATA_BYTES // max(len(orders), 1)
+    short = most_bytes // max(len(orders), 1)
     try:
         packed, joined = db.execute(query, (short, json_list(orders))).fetchone()
         rows = {row.order: row for row in _decode_rows(packed)}
@@ -129,20 +133,20 @@ def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int]) -> 
     pieces = cut(joined or b"", [row.data_bytes for row in rows.values()])
     content = Content(rows, {order: piece for order, piece in zip(rows, pieces, strict=True) if piece is not None}, set())
     if len(content.data) < len(rows):
-        _add_long(db, content, [order for order in dict.fromkeys(orders) if order in rows])
+        _add_long(db, content, [order for order in dict.fromkeys(orders) if order in rows], most_bytes)
     return content
 
 
-def _read_each(session: Session, query: str, orders: Sequence[int], content: Content) -> list[int]:
+def _read_each(session: Session, query: str, orders: Sequence[int], content: Content, most_bytes: int) -> list[int]:
     """Read jobs one by one into `content`, while there is room; return the orders of those that are damaged."""
     damaged: list[int] = []
     for order in orders:
         content.rows.pop(order, None)
         content.data.pop(order, None)
-        if sum(map(len, content.data.values())) > base.DATA_BYTES:
+        if sum(map(len, content.data.values())) > most_bytes:
             content.left.add(order)
             continue
-        one = _read_at_once(session.db, query, [order])
+        one = _read_at_once(session.db, query, [order], most_bytes)
         if one is None or _damaged(session, one):
             damaged.append(order)
         else:
@@ -151,7 +155,7 @@ def _read_each(session: Session, query: str, orders: Sequence[int], content: Con
     return damaged
 
 
-def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int]) -> None:
+def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int], most_bytes: int) -> None:
     """Add the data of those of `orders` where it is long or in bulk, while there is room; but the first one's in any case."""
     rows, data = content.rows, content.data
     first, missing = orders[0], [order for order in orders if order not in data]
@@ -162,7 +166,7 @@ def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int]) -
     taken: list[int] = []
     for order in missing:
         length = inline.get(order) or in_bulk.get(order, 0)
-        if total + length > base.DATA_BYTES and order != first:
+        if total + length > most_bytes and order != first:
             content.left.add(order)
             del rows[order]
         else:

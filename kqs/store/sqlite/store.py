@@ -68,11 +68,25 @@ class SqliteStore:
         return await self._thread.call(operation, durable=has_ends, small=is_small)
 
     async def claim(
-        self, entries: Sequence[Entry], worker: str, now: float, keep_damaged_s: float | None = None, held: bool = False
+        self,
+        entries: Sequence[Entry],
+        worker: str,
+        now: float,
+        keep_damaged_s: float | None = None,
+        held: bool = False,
+        most_bytes: int | None = None,
     ) -> Granted:
         """See Store.claim."""
         return await self._thread.call(
-            partial(claim.claim, entries=entries, worker=worker, now=now, keep_damaged_s=keep_damaged_s, held=held)
+            partial(
+                claim.claim,
+                entries=entries,
+                worker=worker,
+                now=now,
+                keep_damaged_s=keep_damaged_s,
+                held=held,
+                most_bytes=most_bytes,
+            )
         )
 
     async def adopt(self, runs: Sequence[Run]) -> list[bool]:

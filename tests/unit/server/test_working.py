@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from unittest.mock import ANY
@@ -10,10 +11,12 @@ import msgspec
 import pytest
 
 from kqs.backend import ServerBackend
+from kqs.errors import StoreUnavailableError
 from kqs.handlers import Ok
 from kqs.job import Returned, State
 from kqs.server import working
 from kqs.server.standing import MAX_STANDING
+from kqs.store import base
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
@@ -342,6 +345,32 @@ async def test_nobody_is_asked_for_a_worker_that_is_gone(talk: Talk, monkeypatch
     talk.conversation.forget()
     await turned(lambda: not talk.context.tasks)
     assert len(asked) <= 1
+
+
+async def test_results_that_wait_for_a_store_which_is_away_are_bounded(
+    talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "DATA_BYTES", 1000)
+    first, second, third = [(await talk.run(number))["run"] for number in (1, 2, 3)]
+    take, away = rig.store.report, asyncio.Event()
+
+    async def report(reports: Any) -> list[bool]:
+        if not away.is_set():
+            raise StoreUnavailableError("away")
+        return await take(reports)
+
+    monkeypatch.setattr(rig.store, "report", report)
+    talk.say("finish", {"run": first, "report": "ok", "result": "x" * 2000}, "first")
+    talk.say("finish", {"run": third, "report": "ok"}, "third")
+    await still(rig)
+    rig.clock.advance(20)
+    assert await talk.ask("finish", {"run": second, "report": "ok", "result": 1}) == "busy"
+    rig.clock.advance(20)
+    rig.queue._leases.check()
+    assert (await talk.ask("touch", {"run": second}))["left"] > 0  # so it may be said again
+    away.set()
+    assert {answer["id"] for answer in await talk.heard(2)} == {"first", "third"}
+    assert await talk.ask("finish", {"run": second, "report": "ok", "result": 1}) is True
 
 
 # -- JSON-RPC -----------------------------------------------------------------------------------------------------------
