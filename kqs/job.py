@@ -223,6 +223,7 @@ class Report(msgspec.Struct, gc=False):
     failures, ghosts, interrupted: the counters' new values. returned: as the run's.
     has_begun: False where the run never began: then there was none, and the record is as if there had been no claim; but for
     its end, if `state` is one. prio: the job's from then on, where it waits again after a run; None: what it was.
+    by_watcher: it is true only if no other server watches over the run by now.
     """
 
     claim: Claim
@@ -240,6 +241,7 @@ class Report(msgspec.Struct, gc=False):
     returned: int = 0
     has_begun: bool = True
     prio: int | None = None
+    by_watcher: bool = False
 
 
 class Returned(NamedTuple):

@@ -329,6 +329,15 @@ class Queue:
         self.when_stored(run, told)
         return await accepted
 
+    @property
+    def is_shared(self) -> bool:
+        """Tell whether other servers may watch over runs that were held here."""
+        return self._store.is_shared
+
+    async def take(self, claim: Claim) -> Run | None:
+        """Return a held run that another server watches over, for which this one does from now on; None: it is over."""
+        return await self.reads.taken(claim)
+
     def leave(self, lease: Lease) -> None:
         """Watch over a run no more, and judge it not: it goes on."""
         self._leases.end(lease)
@@ -376,6 +385,7 @@ class Queue:
             reason = f"no report within ttr of {lease.options.ttr:g} s"
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
         log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
+        judged.by_watcher = lease.run.held
         self._over(lease.run, judged)
         lease.on_lost(lease)
 

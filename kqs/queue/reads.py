@@ -1,4 +1,4 @@
-"""What is known of jobs, for whoever asks; nothing here changes anything."""
+"""What is known of jobs, for whoever asks; nothing here changes anything of a job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
-from kqs.job import JobRecord, State
+from kqs.job import Claim, JobRecord, Run, State
 from kqs.store.base import Store
 
 Answer = TypeVar("Answer")
@@ -31,6 +31,10 @@ class Reads:
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""
         return await self._told(self._store.counts())
+
+    async def taken(self, claim: Claim) -> Run | None:
+        """Return a held run that is ours to watch over from now on, under this claim; None: it is over."""
+        return await self._told(self._store.take(claim))
 
     async def _told(self, answer: Awaitable[Answer]) -> Answer:
         try:

@@ -72,6 +72,11 @@ class Desk:
         return len(self._runs) - self._held_count
 
     @property
+    def is_started(self) -> bool:
+        """Tell whether the store is there, so that it can be told which runs are none."""
+        return self._is_started
+
+    @property
     def is_stopping(self) -> bool:
         """Tell whether nothing may be asked for any more."""
         return self._is_stopping
@@ -121,10 +126,23 @@ class Desk:
 
     def adopt(self, runs: Sequence[Run]) -> None:
         """Watch over held runs whose server is gone."""
-        for run in runs:
+        unknown = [run for run in runs if self._tokens.of(run) not in self._runs]
+        for run in unknown:
             self.begin(run, None, None).data = b""
-        if runs:
-            log.info("held runs go on", count=len(runs))
+        if unknown:
+            log.info("held runs go on", count=len(unknown))
+
+    async def take(self, named: Named) -> OpenRun | None:
+        """Return a held run that another server has watched over until now; None: it is over, or not held.
+
+        Raises: StoreUnavailableError.
+        """
+        await self._queue.settle()  # it may have been reported just now
+        run = await self._queue.take(named.claim)
+        if run is None:
+            return None
+        self.adopt([run])
+        return self._runs.get(self._tokens.of(run))
 
     def let_go(self, run: OpenRun) -> None:
         """Let a held run go on without its party, which is gone; its ttr counts from now."""
@@ -134,6 +152,14 @@ class Desk:
     def run(self, token: str) -> OpenRun | None:
         """Return the run of a token, if it is in somebody's hands here."""
         return self._runs.get(token)
+
+    def watched(self, token: str) -> OpenRun | None:
+        """Return the run of a token if it is watched over here for certain.
+
+        Who has lost the connection of a held run may have said to another server of the store that it goes on: see `take`.
+        """
+        run = self._runs.get(token)
+        return None if run is not None and run.party is None and self._queue.is_shared else run
 
     def named(self, token: str) -> Named | None:
         """Return what a token names; None: it is none of this store's."""

@@ -251,11 +251,20 @@ class _Answers:
 def touching(peer: Peer, call: Call) -> Steps[None]:
     """Give runs another ttr."""
 
-    def touch(answers: _Answers, index: int, one: Touch) -> None:
-        run = _open(peer, one.run)
-        answers.told(index, Raw(_encode({"left": round(max(0.0, peer.context.desk.touch(run)), 3), "cancel": False})))
+    unknown: list[_Unknown] = []
 
-    return _each(peer, call, TOUCHES, touch)
+    def touch(answers: _Answers, index: int, one: Touch) -> None:
+        if (run := peer.context.desk.watched(one.run)) is not None:
+            answers.told(index, _touched(peer, run))
+        else:
+            unknown.append(_Unknown(answers, index, _named(peer, one.run), None))
+
+    yield from _each(peer, call, TOUCHES, touch)
+    _ask_later(peer, unknown)
+
+
+def _touched(peer: Peer, run: OpenRun) -> Raw:
+    return Raw(_encode({"left": round(max(0.0, peer.context.desk.touch(run)), 3), "cancel": False}))
 
 
 def releasing(peer: Peer, call: Call) -> Steps[None]:
@@ -290,18 +299,21 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
 
 
 class _Unknown(NamedTuple):
-    """A report whose run is not open here: it may be the one that has ended it, repeated, or the run is another server's."""
+    """A report whose run is not open here: it may be the one that has ended it, repeated, or the run is another server's.
+
+    end: None: it is touched.
+    """
 
     answers: _Answers
     place: int
     named: Named
-    end: Outcome | Returned
+    end: Outcome | Returned | None
 
 
 def _ask_later(peer: Peer, unknown: list[_Unknown]) -> None:
     if unknown:
         peer.begin_task()
-        peer.context.spawn(_ask_again(peer, unknown), "call finish")
+        peer.context.spawn(_ask_again(peer, unknown), "call of another's runs")
 
 
 async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
@@ -311,14 +323,24 @@ async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
             break
         try:
             async with peer.reads:
-                if not await peer.context.backend.report_unwatched(named, end):
-                    raise _stale()
+                answer = await _asked_again(peer, named, end)
         except Exception as error:
             code, message = translate(error)
             answers.refused(place, CallError(message, code))
         else:
-            answers.told(place, _TRUE)
+            answers.told(place, answer)
     peer.end_task(_ANSWER_BYTES * len(unknown))
+
+
+async def _asked_again(peer: Peer, named: Named, end: Outcome | Returned | None) -> Raw:
+    """Return the answer. Raises: CallError: the run is over; StoreUnavailableError."""
+    if end is not None:
+        if not await peer.context.backend.report_unwatched(named, end):
+            raise _stale()
+        return _TRUE
+    if (run := await peer.context.desk.take(named)) is None:
+        raise _stale()
+    return _touched(peer, run)
 
 
 def _told(answers: _Answers, index: int, ok: bool) -> None:
@@ -337,18 +359,12 @@ def _stale() -> CallError:
 
 
 def _named(peer: Peer, token: str) -> Named:
-    """Return what a token names. Raises: CallError: it is none."""
+    """Return what a token names. Raises: CallError: it is none, or that cannot be told yet."""
+    if not peer.context.desk.is_started:
+        raise CallError("the store is not there yet, so nothing is known of runs; say it again later", "busy")
     if (named := peer.context.desk.named(token)) is None:
         raise _no_token(token)
     return named
-
-
-def _open(peer: Peer, token: str) -> OpenRun:
-    """Return the run of a token. Raises: CallError: it is no token, or the run is over."""
-    if (run := peer.context.desk.run(token)) is not None:
-        return run
-    _named(peer, token)
-    raise _stale()
 
 
 def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, int, T], None]) -> Steps[None]:

@@ -65,7 +65,12 @@ class Granted(list[Run]):
 
 
 class Store(Protocol):
-    """See the module docstring. `tests/contract/store_contract.py` states every promise as a test."""
+    """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
+
+    is_shared: other servers may work on the same jobs.
+    """
+
+    is_shared: bool
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
@@ -122,6 +127,13 @@ class Store(Protocol):
         """
         ...
 
+    async def take(self, claim: Claim) -> Run | None:
+        """Watch over a held run in the place of another server that does: it goes on under its claim. Its data may be left out.
+
+        Returns: None: it has ended, or is not held, or there are no other servers: nothing was changed.
+        """
+        ...
+
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """Apply the ends of runs; durable before it returns.
 
@@ -131,6 +143,7 @@ class Store(Protocol):
         to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
         is counted and no run told; but the next claim is another one all the same.
         With a `prio` the job has that from then on, and its checksum moves along, so that what is damaged is so afterwards.
+        One that is true only `by_watcher` is stale, too, if another server has taken the run over.
         Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from pymongo import MongoClient
 
@@ -144,6 +145,28 @@ async def test_a_held_run_of_a_server_that_left_is_watched_by_another(ours: Mong
     assert await ours.adopt([orphan]) == [True]
     assert await ours.orphans(9) == []
     assert await ours.report([a_report(run.claim, at=now)]) == [True]
+
+
+async def test_a_held_run_may_be_watched_by_another_server_while_its_own_lives(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await ours.insert([a_job(0), a_job(1), a_job(2)], 1, "w", now)
+    (run, ended) = await theirs.claim([an_entry(0), an_entry(1)], "w2", now, None, held=True)
+    (plain,) = await theirs.claim([an_entry(2)], "w2", now)
+    await theirs.report([a_report(ended.claim, at=now)])
+    assert [await ours.take(one.claim) for one in (ended, plain)] == [None, None]
+    assert await ours.take(msgspec.structs.replace(run.claim, attempt=2)) is None
+    for _ in range(2):
+        taken = await ours.take(run.claim)
+        assert taken is not None
+        assert (taken.claim, taken.held, taken.type, taken.started_at) == (run.claim, True, "mail", now)
+    ghost = a_report(run.claim, State.GHOST, "ghost", at=now, ghosts=1, by_watcher=True)
+    assert await theirs.report([ghost]) == [False]
+    assert await theirs.take(run.claim) is not None  # and back again
+    assert await ours.report([ghost]) == [False]
+    assert await ours.report([a_report(run.claim, State.FAIL, "fail", at=now, by_watcher=True)]) == [False]
+    assert await theirs.report([ghost]) == [True]
+    assert await ours.take(run.claim) is None
 
 
 async def test_a_dead_servers_runs_are_given_back_when_its_lease_is_over(

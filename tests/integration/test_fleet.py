@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import ask, eventually, until, until_at_least
+from tests.support.asking import RefusedError, ask, eventually, until, until_at_least
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.fleet import (
     Fleet,
@@ -29,7 +29,7 @@ from tests.support.fleet import (
 from tests.support.fleet_server import LEASE_S
 from tests.support.mongodb import a_database, mongodb
 from tests.support.storm import load_on, members
-from tests.support.wire_worker import working_at
+from tests.support.wire_worker import WireWorker, working_at
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +131,34 @@ def test_a_held_run_of_a_server_that_died_is_watched_by_another_and_reported_to_
             assert [run_states(await_state(b, job_id, "success")) for job_id in ids[:2]] == [["success"]] * 2
             assert run_states(await_state(b, ids[2], "ghost")) == ["ghost"]
             assert at_b.finish(names[ids[2]]) == at_c.finish(names[ids[2]]) == ["stale"]
+
+
+def test_touches_through_another_server_keep_a_held_run(fleet: Fleet) -> None:
+    bare = {"WORKER__CONCURRENCY": "0"}
+    with fleet.serving("a", **bare) as a, fleet.serving("b", **bare) as b:
+        (job_id, other) = ask(a, "insert", some("foreign", range(2), ttr=2))
+        with working_at(a) as worker:
+            runs: list[Record] = []
+            while len(runs) < 2:
+                runs += worker.reserve("foreign", count=2, worker="w", hold=True)
+        token, lost = (next(run["run"] for run in runs if run["id"] == one) for one in (job_id, other))
+        with working_at(a) as at_a, working_at(b) as at_b:
+            for server in (at_b, at_b, at_a, at_b, at_a):
+                assert server.call("touch", {"run": token})["left"] == pytest.approx(2, abs=0.2)
+                time.sleep(1.2)  # nobody has touched it elsewhere for longer than its ttr
+            assert record(a, job_id)["ghosts"] == 0
+            assert run_states(await_state(a, other, "ghost")) == ["ghost"]
+            assert [code_of(at_b, "touch", lost), code_of(at_a, "touch", lost)] == ["stale", "stale"]
+            assert at_b.finish(token) == [True]
+            assert code_of(at_a, "touch", token) == "stale"
+            assert run_states(await_state(a, job_id, "success")) == ["success"]
+
+
+def code_of(worker: WireWorker, name: str, token: str) -> str:
+    """Return the code of the refusal of a call."""
+    with pytest.raises(RefusedError) as refused:
+        worker.call(name, {"run": token})
+    return refused.value.code
 
 
 def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kqs.job import Entry, Run, State
+from kqs.job import Claim, Entry, Run, State
 from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
@@ -147,6 +147,15 @@ class Claimer:
             ours = await self._session.find(ids, {"owner": self._session.epoch, "held": True}, ["attempt", "epoch"])
         fences = {(one["_id"], one["attempt"], one["epoch"]) for one in ours}
         return [(run.claim.id, run.claim.attempt, run.claim.epoch) in fences for run in runs]
+
+    async def take(self, claim: Claim) -> Run | None:
+        """See Store.take."""
+        is_it = {"order": claim.order, "attempt": claim.attempt, "epoch": claim.epoch}
+        is_held = {"_id": claim.id, **is_it, "place": int(Place.RUNNING), "held": True}
+        async with self._session.marking(self._doubt_adoption) as mark:
+            await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
+            ours = await self._session.find([claim.id], is_it | {"owner": self._session.epoch, "held": True})
+        return run_of(ours[0], b"") if ours else None
 
     def _doubt_adoption(self, mark: int) -> None:
         """Leave it: whoever asks for orphans again finds what was adopted by nobody, and `adopt` what was."""

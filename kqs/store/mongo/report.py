@@ -34,7 +34,7 @@ class Reporter:
         async with self._session.marking(self._doubted.add) as mark:
             results = await self._with_bulk_results(list(first.values()))
             ranks = await self._ranks(list(first.values()))
-            updates = _updates(list(first.values()), results, ranks, mark)
+            updates = _updates(list(first.values()), results, ranks, mark, self._session.epoch)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
             is_plain = written.matched_count == len(first) == len(reports)
             taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
@@ -110,7 +110,7 @@ def _fence_of(document: Document) -> tuple[str, int, int, int | None]:
 
 
 def _updates(
-    reports: Sequence[Report], results: dict[str, Document], ranks: dict[str, Document], mark: int
+    reports: Sequence[Report], results: dict[str, Document], ranks: dict[str, Document], mark: int, epoch: int
 ) -> list[UpdateMany]:
     """Return one update for all reports that differ in nothing but their job."""
     alike: dict[Hashable, list[Claim]] = {}
@@ -120,7 +120,10 @@ def _updates(
         alike.setdefault(content, []).append(one.claim)
         first.setdefault(content, one)
     return [
-        UpdateMany(_are_running(alike[content]), _change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})))
+        UpdateMany(
+            _are_running(alike[content]) | ({"owner": epoch} if one.by_watcher else {}),
+            _change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})),
+        )
         for content, one in first.items()
     ]
 
@@ -141,7 +144,7 @@ def _content(one: Report, results: dict[str, Document]) -> Hashable:
         return one.claim.id
     fence = (one.claim.attempt, one.claim.epoch)
     end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error, one.has_begun)
-    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned)
+    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned, one.by_watcher)
 
 
 def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[str, Any] = _NO_RANK) -> Document:

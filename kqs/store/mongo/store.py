@@ -12,7 +12,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Granted, StoreInfo
 from kqs.store.mongo import client, records, retention, schedule, schema
@@ -42,6 +42,8 @@ class MongoStore:
 
     A claim of data so long that it must be weighed costs 4.
     """
+
+    is_shared = True
 
     def __init__(self, settings: StoreSection, clock: Clock, supervisor: Supervisor, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
@@ -100,6 +102,10 @@ class MongoStore:
     async def adopt(self, runs: Sequence[Run]) -> list[bool]:
         """See Store.adopt."""
         return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.adopt, runs))
+
+    async def take(self, claim: Claim) -> Run | None:
+        """See Store.take."""
+        return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.take, claim))
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""

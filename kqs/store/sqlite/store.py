@@ -10,7 +10,7 @@ from pathlib import Path
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
 from kqs.store.base import Granted, StoreInfo
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
@@ -28,6 +28,8 @@ _FEW_BYTES = 64 * 1024
 
 class SqliteStore:
     """See kqs.store.base.Store."""
+
+    is_shared = False
 
     def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
@@ -92,6 +94,10 @@ class SqliteStore:
     async def adopt(self, runs: Sequence[Run]) -> list[bool]:
         """See Store.adopt."""
         return await self._thread.call(partial(claim.adopt, runs=runs))
+
+    async def take(self, claim: Claim) -> Run | None:
+        """See Store.take. There are no other servers."""
+        return None
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""

@@ -202,7 +202,9 @@ async def test_a_withdraw_of_nothing_finds_nothing(talk: Talk, call: object) -> 
 
 async def test_a_lost_run_is_told_and_is_stale_from_then_on(talk: Talk, rig: Rig) -> None:
     talk.say("work", {"types": ["mail"]}, "w")
-    await rig.accept(an_accepted(1))
+    job = an_accepted(1)
+    job.options = b'{"ghosts":0}'
+    await rig.accept(job)
     (event,) = await talk.heard()
     token = event["m"][0]["run"]
     rig.clock.advance(31)
@@ -345,6 +347,17 @@ async def test_nobody_is_asked_for_a_worker_that_is_gone(talk: Talk, monkeypatch
     talk.conversation.forget()
     await turned(lambda: not talk.context.tasks)
     assert len(asked) <= 1
+
+
+async def test_what_names_a_run_before_the_store_is_there_is_told_to_come_again(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await talk.run(1))["run"]
+    await talk.ask("release", {"run": token, "delay": 100})
+    monkeypatch.setattr(talk.desk, "_is_started", False)
+    for name, more in (("touch", {}), ("release", {}), ("finish", {"report": "ok"})):
+        assert await talk.ask(name, {"run": token} | more) == "busy"
+        assert await talk.ask(name, {"run": "none"} | more) == "busy"
 
 
 async def test_results_that_wait_for_a_store_which_is_away_are_bounded(
