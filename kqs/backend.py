@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from kqs.children import Children
 from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
@@ -51,6 +52,7 @@ class ServerBackend:
         clock: Clock,
         *,
         only_accepts: bool = False,
+        children: Children | None = None,
     ) -> None:
         """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
         self.inserter = inserter
@@ -59,6 +61,7 @@ class ServerBackend:
         self._feeder = feeder
         self._queue = queue
         self._worker = worker
+        self._children = children
         self._clock = clock
         self._only_accepts = only_accepts
         self._started = clock.monotonic()
@@ -79,6 +82,8 @@ class ServerBackend:
         stats["running"] = self._queue.running_count
         stats["running_remote"] = self.desk.runs_count
         stats["lanes_busy"] = self._worker.busy_count
+        if self._children is not None:
+            stats |= self._children.stats()
         stats["runs_done"] = self._worker.done_count + self.desk.done_count
         stats["runs_failed"] = self._worker.failed_count + self.desk.failed_count
         stats["runs_stale"] = self._queue.stale_count
@@ -106,8 +111,8 @@ class ServerBackend:
 
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
-        parts = (self._journal, self._feeder, self._queue, self._worker)
-        problems = [problem for part in parts for problem in part.problems()]
+        parts = (self._journal, self._feeder, self._queue, self._worker, self._children)
+        problems = [problem for part in parts if part is not None for problem in part.problems()]
         counts: dict[str, dict[State, int]] = {}
         try:
             counts = await self._counts()
@@ -121,6 +126,8 @@ class ServerBackend:
         if failed:
             notes.append(f"{failed} jobs failed for good and are kept")
         notes += self._journal.notes()
+        if self._children is not None:
+            notes += self._children.notes()
         if draining:
             problems.append("the server is stopping: inserts are refused")
         is_failing = draining or not self._journal.accepting

@@ -24,6 +24,8 @@ from kqs.backend import ServerBackend
 from kqs.broker.base import Broker
 from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
+from kqs.children import Children
+from kqs.children.child import Door
 from kqs.config import Config
 from kqs.errors import (
     ExitCode,
@@ -50,6 +52,9 @@ from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
 from kqs.worker import Worker
 
+#: of which child processes can ask for jobs
+MAX_TYPES = 1000
+
 
 class Core:
     """See the module docstring: `async with Core(...) as core`. It may be entered again when it was left.
@@ -74,6 +79,7 @@ class Core:
         self._startup: Startup
         self._worker: Worker
         self._desk: Desk
+        self._children: Children
         self.inserter: Inserter
         self.backend: ServerBackend
 
@@ -93,9 +99,15 @@ class Core:
     async def rest(self) -> None:
         """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
         await self._supervisor.end_part("startup", self._startup.stop)
+        await self._supervisor.end_part("children", self._children.drain)
         workers = {"worker": self._worker.stop, "remote": self._desk.stop}
         ends = [self._supervisor.end_part(name, stop) for name, stop in workers.items()]
         await asyncio.wait([self._supervisor.spawn(end, "rest", when_done) for end in ends])
+        await self._supervisor.end_part("children", self._children.stop)
+
+    def open(self, door: Door) -> None:
+        """Let child processes run jobs, if there are to be any. door: serves their connections."""
+        self._children.start(door)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, supervisor = self._config, self._supervisor
@@ -120,6 +132,7 @@ class Core:
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
+        children = self._children = Children(config, supervisor, self._children_count(worker))
         desk = self._desk = Desk(queue, config.weights, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self._startup = Startup(
@@ -131,7 +144,7 @@ class Core:
         self.inserter = Inserter(journal, ids, self._clock.now)
         only_accepts = config.worker.concurrency == 0
         parts = (journal, feeder, queue, worker, desk)
-        self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts)
+        self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts, children=children)
         await self._startup.start()
 
     def _make_store(self) -> Store:
@@ -155,7 +168,19 @@ class Core:
     def _make_worker(self, queue: Queue) -> Worker:
         config, supervisor = self._config, self._supervisor
         executor = Executor(max(1, config.worker.concurrency), supervisor)
-        return Worker(queue, self._registry, executor, config.worker, self._name, config.weights, supervisor)
+        section = config.worker
+        if section.processes:
+            executor.look_after(self._registry.commands)
+            section = section.model_copy(update={"concurrency": 0})
+        return Worker(queue, self._registry, executor, section, self._name, config.weights, supervisor)
+
+    def _children_count(self, worker: Worker) -> int:
+        """Return how many child processes there are to be. Raises: StartupError: they could not ask for so many types."""
+        section = self._config.worker
+        if len(worker.types) > MAX_TYPES and section.processes:
+            message = f"[worker] processes: {len(worker.types)} types have a handler, expected at most {MAX_TYPES}"
+            raise StartupError(f"{message}; choose some with [worker] types", ExitCode.CONFIG)
+        return section.processes if section.concurrency and worker.types else 0
 
 
 def _seek_looks(config: Config) -> int:

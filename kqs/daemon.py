@@ -37,6 +37,8 @@ log = get_logger("kqs")
 #: open files that connections must leave to the journal, the store, the loop and handlers; to those who look after the server;
 #: and to those who are accepted only to be told that they are too many, and closed in the turn after
 SPARE_FILES = 64 + 2 * RESERVED_CONNECTIONS + TURNED_AWAY_AT_ONCE
+#: open files for a child process: its connection, its pipe, the channel to its minder, what watches it, and one while it starts
+CHILD_FILES = 5
 
 
 class Daemon:
@@ -103,8 +105,7 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, registry: Registry) -> Server:
         config = self._config
-        # each command at work has a channel
-        section = _spare_files(config.server, config.worker.concurrency if config.commands else 0)
+        section = _spare_files(config.server, _channels(config))
         listener = Listener(section, self._supervisor)
         stack.callback(listener.close)
         await listener.bind()
@@ -123,6 +124,7 @@ class Daemon:
         self._sentry.serving()
         stack.callback(server.drain)
         await server.start()
+        core.open(server.adopt)
         return server
 
     def _own_files(self) -> None:
@@ -133,6 +135,14 @@ class Daemon:
         for folder, patterns in files.items():
             forks.own_files(folder, patterns)
         forks.own_folder(config.journal.dir)
+
+
+def _channels(config: Config) -> int:
+    """Return how many descriptors it takes to have processes: each command a channel, each child a few, and who follows it."""
+    worker = config.worker
+    if worker.processes:
+        return worker.processes * 2 * CHILD_FILES
+    return worker.concurrency if config.commands else 0
 
 
 def _spare_files(section: ServerSection, channels: int) -> ServerSection:

@@ -84,10 +84,16 @@ class Worker:
         self._breaks = Breaks(supervisor, executor.context, self._wake)
         self._drained = asyncio.Event()
         self._stopping = False
+        self._is_ending = False
         self._closing = False
         self._consumer = Consumer(name, {type_: weights.get(type_, 1) for type_ in types}, settings.concurrency, self._deliver)
         self.done_count = 0
         self.failed_count = 0
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Return the types of which it runs jobs."""
+        return self._consumer.types
 
     @property
     def busy_count(self) -> int:
@@ -111,16 +117,26 @@ class Worker:
         self._executor.look_after(self._registry.commands)
         self._source.add_consumer(self._consumer)
 
-    async def stop(self) -> None:
-        """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
-        if self._stopping:
-            return
+    async def drain(self) -> None:
+        """Take no more, and return when what runs has ended, however long it takes; `stop` bounds that."""
+        await self._take_no_more()
+        if self._working_count:
+            await self._drained.wait()
+
+    async def _take_no_more(self) -> None:
         self._stopping = True
         if self._lanes:
             await self._source.remove_consumer(self._consumer)
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
         self._give_back_unstarted()
+
+    async def stop(self) -> None:
+        """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        await self._take_no_more()
         if self._working_count:
             await self._grace()
         self._closing = True

@@ -73,6 +73,11 @@ class Channel:
         self.is_free = not self._is_lost
         return report
 
+    def end(self) -> None:
+        """Have the minder's child process drain; the second time, have it killed. `run` returns when it has ended."""
+        if self.is_stuck:
+            self._send(encoded(Kind.END))
+
     @property
     def is_stuck(self) -> bool:
         """Tell whether the minder still owes a report."""

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,12 +49,15 @@ class Keeper:
         self._identity = forks.own(self._control.fileno())
         self._loop.add_reader(self._pidfd, supervisor.guard, "commands", self._ended)
 
-    def fork(self) -> socket.socket:
-        """Have it fork a minder; return our end of the channel to that. Raises: OSError: no descriptor, or it is gone."""
+    def fork(self, passed: Sequence[int] = ()) -> socket.socket:
+        """Have it fork a minder; return our end of the channel to that. Raises: OSError: no descriptor, or it is gone.
+
+        Args: passed: descriptors of what a child process is to find open, if the minder is to have one in place of commands.
+        """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._control, [encoded(Kind.FORK)], [theirs.fileno()])
+                socket.send_fds(self._control, [encoded(Kind.FORK)], [theirs.fileno(), *passed])
         except OSError:
             ours.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from kqs.commands.channel import Channel, MinderLostError
 from kqs.commands.keeper import Keeper
@@ -22,7 +23,9 @@ CLOSE_WITHIN_S = 1.0
 class Minders:
     """See the module docstring. The keeper is started with the first one, and again whenever it has gone."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, of: str = "commands") -> None:
+        """Args: of: what they mind, for the log."""
+        self._of = of
         self._supervisor = supervisor
         self._keeper: Keeper | None = None
         self._idle: list[Channel] = []
@@ -48,7 +51,15 @@ class Minders:
                 return channel
         return None
 
-    async def _start(self) -> Channel:
+    async def make(self, passed: Sequence[int]) -> Channel:
+        """Return a channel to a new minder, for one child process, which is closed with its end. Raises: OSError: as `take`.
+
+        Args: passed: see `Keeper.fork`.
+        """
+        async with self._starting:
+            return await self._start(passed)
+
+    async def _start(self, passed: Sequence[int] = ()) -> Channel:
         if self._is_closed:
             raise MinderLostError("the server stops")
         if self._keeper is None:
@@ -59,7 +70,7 @@ class Minders:
                 self._has_ended.set()
                 raise
         try:
-            ours = self._keeper.fork()
+            ours = self._keeper.fork(passed)
         except (BrokenPipeError, ConnectionResetError):  # it was killed, and its end is still to be told
             raise MinderLostError("the process that makes others was killed") from None
         channel = Channel(ours, self._supervisor)
@@ -95,7 +106,7 @@ class Minders:
         self._keeper = None
         self._has_ended.set()
         if not self._is_closed:
-            _log.warning("the helper process of commands was killed; another is started when it is needed")
+            _log.warning(f"the helper process of {self._of} was killed; another is started when it is needed")
 
     def close(self) -> None:
         """Let go of all that are idle, and start no more. Idempotent."""
@@ -114,4 +125,4 @@ class Minders:
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 await self._has_ended.wait()
         except TimeoutError:
-            _log.warning("commands and their helper processes take long to end, going on without them")
+            _log.warning(f"{self._of} and their helper processes take long to end, going on without them")

@@ -135,11 +135,23 @@ class BrokerSection(Section):
 
 
 class WorkerSection(Section):
-    """[worker]: who runs jobs in this process."""
+    """[worker]: who runs jobs in this process, or in children of it."""
 
     modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
     types: list[str] = Field(default=[], description="types whose jobs run here; none: all that have a handler")
-    concurrency: int = Field(default=100, ge=0, le=100_000, description="jobs that run at a time; 0: only accept")
+    concurrency: int = Field(
+        default=100, ge=0, le=100_000, description="jobs that run at a time, in each process that runs any; 0: only accept"
+    )
+    processes: int = Field(default=0, ge=0, le=1000, description="child processes that run the jobs; 0: this one does")
+    max_jobs: int = Field(
+        default=0, ge=0, le=10**12, description="jobs that a child process begins before another takes its place; 0: never"
+    )
+    max_rss_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=GIB * GIB,
+        description="memory of a child process beyond which another takes its place, in bytes; 0: never",
+    )
     grace_s: float = Field(
         default=10.0,
         ge=-1,

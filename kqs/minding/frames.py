@@ -32,7 +32,7 @@ class Kind(IntEnum):
     """What a frame is."""
 
     ORDER = 1  # to a minder: run this
-    END = 2  # to a minder: end what you run, and report
+    END = 2  # to a minder: end what you run, and report; a child process is asked to at first, and killed the second time
     READY = 3  # from a minder: it takes orders
     ENDED = 4  # from a minder: the command has ended, and nothing is left of it
     UNSTARTED = 5  # from a minder: the command could not be started

@@ -1,6 +1,7 @@
 """The process of which minders are forked: small, with one thread, and with nothing of the server's but a socket to it.
 
-The server sends one end of a channel for each minder it wants. What a minder leaves that did not end in good order, since a
+The server sends one end of a channel for each minder it wants, and with it what a child process is to find open, if the minder
+is to have one in place of commands. What a minder leaves that did not end in good order, since a
 command has killed it, becomes the keeper's, and is killed.
 """
 
@@ -11,8 +12,8 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
+from array import array
 from contextlib import suppress
 
 from kqs.minding import launch, minder
@@ -25,7 +26,8 @@ LEFT_S = 2.0
 END_S = 3.0
 _MESSAGE_BYTES = 64
 _LOOK_S = 0.01
-_DESCRIPTOR = struct.Struct("i")
+#: most descriptors that come with one message: a channel, and what is passed on to a child process
+_MOST_DESCRIPTORS = 1 + minder.PASSED
 
 
 class Keeper:
@@ -92,20 +94,23 @@ class Keeper:
         """Do what the server says; False: it wants no more minders."""
         try:
             told, ancillary, _, _ = self._control.recvmsg(
-                _MESSAGE_BYTES, socket.CMSG_SPACE(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
+                _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
             return False
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                with socket.socket(fileno=_DESCRIPTOR.unpack(data)[0]) as channel:
-                    self._fork(channel)
+                number, *passed = array("i", data)
+                with socket.socket(fileno=number) as channel:
+                    self._fork(channel, passed)
+                for each in passed:
+                    os.close(each)
         for kind, body in FrameReader().receive_data(told):
             if kind == Kind.KILL and int(body) in self._minders:
                 os.kill(int(body), signal.SIGKILL)
         return bool(told)
 
-    def _fork(self, channel: socket.socket) -> None:
+    def _fork(self, channel: socket.socket, passed: list[int]) -> None:
         """Fork a minder; if it cannot be, the server is told why."""
         try:
             pid = os.fork()
@@ -118,7 +123,7 @@ class Keeper:
             return
         self._control.close()
         os.close(self._ear.number)
-        minder.serve(channel, self._server)
+        minder.serve(channel, self._server, passed)
 
 
 def main(server: int) -> None:

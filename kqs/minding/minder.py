@@ -1,16 +1,20 @@
 """A process that runs one command after the other, and sees to it that nothing of one is left when it reports its end.
 
+Or it has one child process of the server's, which runs jobs: that is given the server's descriptors, and time to drain.
+
 Every process that comes of a command stays below its minder, whatever it does to its group, its session or its parent: orphans
 become children of the minder. So a command has ended without leavings just when the minder has no child.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -26,6 +30,10 @@ _LOOK_S = 0.005
 #: what is kept of stderr: a reason of a failure is stored up to 4,000 characters
 ERRORS_BYTES = 3500
 _READ_BYTES = 64 * 1024
+#: what a child process finds open, from 1 on: stdout, stderr, its connection to the server, and where it tells how it is
+PASSED = 4
+#: descriptors from here on are none that it is to be given
+_ABOVE = 16
 
 
 class Ear:
@@ -62,10 +70,11 @@ class Tail:
 class Minder:
     """See the module docstring. It ends when the server's end of the channel is closed, or the server is gone."""
 
-    def __init__(self, channel: socket.socket, server: int | None) -> None:
-        """Args: server: a pidfd of the server's process, where there are such."""
+    def __init__(self, channel: socket.socket, server: int | None, passed: Sequence[int] = ()) -> None:
+        """Args: server: a pidfd of the server's process, where there are such. passed: to a child; none: this has commands."""
         self._channel = channel
         self._server = server
+        self._passed = passed
         self._reader = FrameReader()
         self._ear = Ear()
 
@@ -81,10 +90,13 @@ class Minder:
                 return 0
             for kind, body in kinds:
                 if kind == Kind.ORDER:  # else it is the end of an order that has ended already
-                    run = _Run(decode_order(body), self._ear)
+                    run = self._run(decode_order(body))
                     report = self._watch(run)
                     if report is None or not self._send(encode_report(report)) or not run.is_clean:
                         return 0 if run.is_clean else 1
+
+    def _run(self, order: Order) -> _Run:
+        return _ChildRun(order, self._ear, self._passed) if self._passed else _Run(order, self._ear)
 
     def _send(self, frame: bytes) -> bool:
         try:
@@ -136,7 +148,7 @@ class Minder:
 
     def _receive_end(self, run: _Run) -> bool:
         frames = self._receive()
-        if frames:  # nothing else is said to a minder at work
+        for _ in frames or ():  # nothing else is said to a minder at work
             run.terminate()
         return frames is not None
 
@@ -332,10 +344,35 @@ class _Run:
                     break
 
 
-def serve(channel: socket.socket, server: int | None) -> NoReturn:
+class _ChildRun(_Run):
+    """A child process of the server's at work. It reads its data, and writes to what is passed to it."""
+
+    def __init__(self, order: Order, ear: Ear, passed: Sequence[int]) -> None:
+        super().__init__(order, ear)
+        self._passed = passed
+        self._is_asked = False
+
+    def _begin(self, pipes: list[tuple[int, int]]) -> None:
+        passed = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for number in self._passed]
+        try:
+            self._pid = launch.begin(self._order, (pipes[0][0], *passed))
+        finally:
+            for number in (*passed, *self._passed):  # its end must show at the other ends
+                os.close(number)
+
+    def terminate(self) -> None:
+        """Ask it to end, and it alone: what it runs may have time. Asked again, kill all that has come of it."""
+        if self._is_asked:
+            self.kill()
+        else:
+            self._is_asked = True
+            os.kill(self._pid, signal.SIGTERM)
+
+
+def serve(channel: socket.socket, server: int | None, passed: Sequence[int] = ()) -> NoReturn:
     """Be a minder, to the end of this process."""
     code = 1
     try:
-        code = Minder(channel, server).serve()
+        code = Minder(channel, server, passed).serve()
     finally:
         os._exit(code)

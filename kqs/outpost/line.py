@@ -43,16 +43,18 @@ class _Call(NamedTuple):
     length: int
 
 
-class _OwnLink(Link):
+class OwnLink(Link):
     """A link that no fork of this process keeps open."""
 
     _identity: forks.Identity | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         super().connection_made(transport)
         self._identity = forks.own(transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell why."""
         if self._identity is not None:
             forks.disown(self._identity)
         super().connection_lost(exc)
@@ -129,11 +131,11 @@ class Line:
         """Return a new connection. Raises: OSError, UnicodeError: none of the server's addresses answers."""
         async with asyncio.timeout(CONNECT_S):
             if self._address.socket:
-                return await _OwnLink.open(self._address, self._heard, self._lost)
+                return await OwnLink.open(self._address, self._heard, self._lost)
             fault: OSError = OSError("the name has no address")
             for host in await addresses_of(self._address.host):
                 try:
-                    return await _OwnLink.open(Address(host, self._address.port), self._heard, self._lost)
+                    return await OwnLink.open(Address(host, self._address.port), self._heard, self._lost)
                 except OSError as error:
                     fault = error
             raise fault

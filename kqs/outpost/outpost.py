@@ -71,7 +71,7 @@ class Outpost:
         settings, supervisor = self._settings, self._supervisor
         self._sentry.attach()
         forks.own_loop()
-        registry = with_commands(load_modules(settings.worker.modules, "MODULE"), settings.commands)
+        registry = self._load()
         types = taken_types(registry, _named(settings.types, registry), "--types")
         if not 1 <= len(types) <= MAX_TYPES:
             raise StartupError(
@@ -83,8 +83,8 @@ class Outpost:
         forks.end_child()
         self._sentry.keep(supervisor)
         self._sentry.begin(self._stop.request)
-        line = Line(settings.server, supervisor)
-        source = WireSource(line, SystemClock(), supervisor, hold=settings.hold)
+        line = self._make_line()
+        source = self._make_source(line)
         executor = Executor(max(1, settings.worker.concurrency), supervisor)
         section = settings.worker.model_copy(update={"types": sorted(types)})
         worker = Worker(source, registry, executor, section, settings.name, {}, supervisor)
@@ -100,6 +100,15 @@ class Outpost:
             await supervisor.end_part(name, stop)
         log.info("stopped", runs=worker.done_count, failed=worker.failed_count)
         return ExitCode.UNAVAILABLE if source.untaken_count and not self._stop.exit_code else self._stop.exit_code
+
+    def _load(self) -> Registry:
+        return with_commands(load_modules(self._settings.worker.modules, "MODULE"), self._settings.commands)
+
+    def _make_line(self) -> Line:
+        return Line(self._settings.server, self._supervisor)
+
+    def _make_source(self, line: Line) -> WireSource:
+        return WireSource(line, SystemClock(), self._supervisor, hold=self._settings.hold)
 
     def _tell_start(self, types: frozenset[str]) -> None:
         settings = self._settings

@@ -56,13 +56,13 @@ async def give_back_holes() -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         with suppress(OSError):  # there may be no descriptor for a look now
-            resident_bytes = _resident_bytes()
-            if resident_bytes - least_bytes >= GROWN_BYTES:
+            taken_bytes = resident_bytes()
+            if taken_bytes - least_bytes >= GROWN_BYTES:
                 _libc.malloc_trim(0)
-                resident_bytes = least_bytes = _resident_bytes()
-            least_bytes = min(least_bytes, resident_bytes)
+                taken_bytes = least_bytes = resident_bytes()
+            least_bytes = min(least_bytes, taken_bytes)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Return how much of this process is in memory. Raises: OSError."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")

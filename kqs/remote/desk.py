@@ -203,6 +203,8 @@ class Desk:
     def _run_lost(self, run: OpenRun, _lease: Lease) -> None:
         if run.order is not None:
             run.order.tell_lost(run)
+        if run.party is not None:
+            run.party.overdue_count += 1
         self._close(run)
 
     def _close(self, run: OpenRun) -> None:

@@ -95,6 +95,13 @@ class Party:
         self._orders: set[Order] = set()
         self._runs: dict[str, OpenRun] = {}
         self._is_paused = False
+        #: runs that were lost while it had them, and those that were lost with it
+        self.overdue_count = self.lost_count = 0
+
+    @property
+    def runs_count(self) -> int:
+        """Return how many runs it has."""
+        return len(self._runs)
 
     @property
     def orders_count(self) -> int:
@@ -165,5 +172,6 @@ class Party:
                 self._desk.lose(run, reason)
                 lost += 1
         self._runs.clear()
+        self.lost_count = lost
         if lost:
             log.warning("runs lost", count=lost, reason=reason)

@@ -14,6 +14,7 @@ import socket
 from typing import Protocol, cast
 
 from kqs.errors import CallError
+from kqs.remote import Party
 from kqs.server.answers import LITTLE_BYTES
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
@@ -222,6 +223,11 @@ class Connection(asyncio.Protocol):
     def is_inserting(self) -> bool:
         """Tell whether what waits here waits for the journal."""
         return self._owner.context.is_flooded and self._conversation.newest_record is not None
+
+    @property
+    def hand(self) -> Party:
+        """Return what the peer has of the server's jobs."""
+        return self._conversation.standing.party
 
     @property
     def peer(self) -> str:

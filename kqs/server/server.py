@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 
 from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.log import get_logger
+from kqs.process import forks
 from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
@@ -60,6 +62,7 @@ class Server:
         self._listener = listener or Listener(settings, supervisor)
         self._connections: set[Connection] = set()
         self._extra: dict[bool, dict[Connection, None]] = {True: {}, False: {}}  # of UNIX sockets, and of TCP; the oldest first
+        self._own: dict[Connection, forks.Identity] = {}
         self._told: dict[str, tuple[float, int]] = {}  # when the log told of something last, and how often it was since
         self.context.lines.senders = self._connections
         self._all_gone = asyncio.Event()
@@ -82,6 +85,22 @@ class Server:
     async def start(self) -> None:
         """Listen. Raises StartupError (see Listener.start)."""
         await self._listener.start(self._make_connection, self._room)
+
+    async def adopt(self, ours: socket.socket) -> Connection:
+        """Serve a connection to a process of the server's own, which takes nobody's place. Raises: OSError."""
+        ours.setblocking(False)
+        connection = self._make_connection()
+        self._own[connection] = forks.own(ours.fileno())
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+        except BaseException:
+            self._disown(connection)
+            raise
+        return connection
+
+    def _disown(self, connection: Connection) -> None:
+        if (identity := self._own.pop(connection, None)) is not None:
+            forks.disown(identity)
 
     def drain(self) -> None:
         """Take no more jobs and give none out; everything else goes on, for new connections as well. Idempotent."""
@@ -113,7 +132,7 @@ class Server:
         counters.connections_total += 1
         if self._is_stopping:
             refusal = CallError("the server is stopping", "draining")
-        elif self._ordinary <= self._settings.max_connections or self._admit_extra(connection):
+        elif connection in self._own or self._ordinary <= self._settings.max_connections or self._admit_extra(connection):
             return None
         else:
             refusal = CallError("too many connections, try again later", "busy")
@@ -123,12 +142,12 @@ class Server:
     def _room(self) -> int:
         """Return how many more connections may be open, those included that are only told that they are too many."""
         most = self._settings.max_connections + 2 * RESERVED_CONNECTIONS + TURNED_AWAY_AT_ONCE
-        return most - len(self._connections)
+        return most - (len(self._connections) - len(self._own))
 
     @property
     def _ordinary(self) -> int:
         """Return how many connections there are, beside those for administration."""
-        return len(self._connections) - sum(map(len, self._extra.values()))
+        return len(self._connections) - len(self._own) - sum(map(len, self._extra.values()))
 
     def _admit_extra(self, connection: Connection) -> bool:
         """Admit a connection of this machine beyond max_connections for administration, in the place of the oldest such."""
@@ -146,10 +165,7 @@ class Server:
     def may_keep(self, connection: Connection) -> bool:
         """Tell whether a connection beyond max_connections has become one of them meanwhile."""
         extra = self._extra[connection.is_unix]
-        if (
-            connection in extra
-            and len(self._connections) - sum(map(len, self._extra.values())) < self._settings.max_connections
-        ):
+        if connection in extra and self._ordinary < self._settings.max_connections:
             del extra[connection]
             return True
         return False
@@ -164,6 +180,7 @@ class Server:
         self.context.lines.leave(connection)
         for extra in self._extra.values():
             extra.pop(connection, None)
+        self._disown(connection)
         self.context.counters.connections_open -= 1
         if not self._connections:
             self._all_gone.set()

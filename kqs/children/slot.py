@@ -1,0 +1,107 @@
+"""The place of one child process: who has it, and when the next one comes. Call from the loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from kqs.children.child import Child, End
+from kqs.log import get_logger
+from kqs.supervisor import Supervisor, with_its_answer
+
+log = get_logger("kqs.children")
+
+#: between an end and the next start, in s: the first time, and at most; it doubles with each in a row
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 10.0
+#: who has lived so long, in s, did not fall at its start
+STEADY_S = 10.0
+#: a start that takes longer is told of, in s
+START_S = 30.0
+#: why children leave who were only asked to
+_WORN = "max_rss_bytes"
+
+
+class Leavers(Protocol):
+    """Who ask for no more, while others have taken their places."""
+
+    async def room(self) -> None:
+        """Return when there are few enough for one more."""
+        ...
+
+    def add(self, child: Child, ended: asyncio.Task[End]) -> None:
+        """Take one."""
+        ...
+
+
+class Slot:
+    """See the module docstring. restarts_count: how often somebody ended who was not to."""
+
+    def __init__(self, number: int, make: Callable[[int], Child], leavers: Leavers, supervisor: Supervisor) -> None:
+        self._number = number
+        self._make = make
+        self._leavers = leavers
+        self._supervisor = supervisor
+        self._falls = 0  # in a row
+        self._how = ""
+        self.child: Child | None = None
+        self.ended: asyncio.Task[End] | None = None
+        self.restarts_count = 0
+        self.recycled_count = 0
+
+    @property
+    def pid(self) -> int:
+        """Return the process that asks for jobs here; 0: none does."""
+        return self.child.pid if self.child is not None and self.child.is_ready else 0
+
+    async def keep(self) -> None:
+        """Let one child follow the other, for ever."""
+        while True:
+            await self._leavers.room()
+            self.child = child = self._make(self._number)
+            self.ended = ended = self._supervisor.spawn(child.run(), f"child-{self._number}", with_its_answer)
+            first: list[asyncio.Future[End] | asyncio.Future[str]] = [ended, child.leaving]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            self.child = self.ended = None
+            wait_s = self._note_end(child, ended.result()) if ended.done() else self._note_leaving(child, ended)
+            await asyncio.sleep(wait_s)
+
+    def _note_end(self, child: Child, end: End) -> float:
+        self.restarts_count += 1
+        wait_s = self._fall(child, end.how)
+        told = {"child": child.number, "pid": child.pid or None, "runs": end.runs_count, "again_in_s": round(wait_s, 1)}
+        if child.why_unfit:
+            log.error("a child process cannot start, trying again", error=end.how, **told)
+        else:
+            log.warning("a child process has died, starting another", how=end.how, **told)
+        return wait_s
+
+    def _note_leaving(self, child: Child, ended: asyncio.Task[End]) -> float:
+        why = child.leaving.result()
+        self.recycled_count += 1
+        log.info("a child process takes no more jobs, starting another", child=child.number, pid=child.pid, reason=why)
+        self._leavers.add(child, ended)
+        if why == _WORN and child.lived_s < STEADY_S:
+            return self._fall(child, "it takes more memory than max_rss_bytes soon after its start")
+        return 0.0
+
+    def _fall(self, child: Child, how: str) -> float:
+        """Return how long to wait for the next one."""
+        self._falls = 1 if child.lived_s >= STEADY_S else self._falls + 1
+        self._how = how
+        return float(min(FIRST_WAIT_S * 2 ** min(self._falls - 1, 20), LONGEST_WAIT_S))
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        child = self.child
+        if child is None:
+            return [f"child {self._number} does not run, and will be started again: {self._how}"] if self._how else []
+        if child.is_ready and child.lived_s >= STEADY_S:
+            self._falls, self._how = 0, ""
+        problems = [f"child {self._number}: {problem}" for problem in child.problems()]
+        if self._falls > 1 or (self._falls and not child.is_ready):
+            problems.append(f"child {self._number} has ended {self._falls} times in a row, the last time: {self._how}")
+        elif not child.is_ready and child.lived_s >= START_S:
+            problems.append(f"child {self._number} has been starting for {child.lived_s:.0f} s")
+        return problems

@@ -1,0 +1,204 @@
+"""A child process of a server: `kqs work` on a socket that the server has passed on, which lives no longer than that.
+
+Descriptors: 3 is the connection, 4 where it tells how it is (kqs.children.words). The brief came on stdin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket as sockets
+import sys
+from collections.abc import Callable
+from posix import _exit as leave_now  # as in kqs.process.forks
+from typing import Any, NoReturn
+
+from structlog.typing import EventDict, Processor
+
+from kqs import log as logs
+from kqs.children.words import STATUS, WIRE, Beat, Born, Leaving, Ready, Unfit, Word, config_of, told
+from kqs.client import Address
+from kqs.client.link import Link
+from kqs.clock import Clock
+from kqs.config import Config
+from kqs.errors import ExitCode, StartupError
+from kqs.handlers import Registry
+from kqs.job import Run
+from kqs.log import get_logger
+from kqs.minding.launch import set_name
+from kqs.modules import load_modules, with_commands
+from kqs.outpost.line import Line, OwnLink
+from kqs.outpost.outpost import Outpost, OutpostSettings
+from kqs.outpost.source import WireSource
+from kqs.process import forks, memory
+from kqs.process.host import hosted
+from kqs.process.sentry import Sentry
+from kqs.service import SystemClock
+from kqs.supervisor import Supervisor, when_done
+from kqs.worker import Worker
+
+log = get_logger("kqs.work")
+
+#: how often it tells that its loop turns, and looks at its memory, in s
+BEAT_S = 1.0
+#: the last words of a process wait so long for whoever reads them, in s
+_WORDS_S = 0.5
+
+
+class GivenLine(Line):
+    """A connection that was there before; there is no other, and no use without it."""
+
+    def __init__(self, given: sockets.socket, supervisor: Supervisor) -> None:
+        super().__init__(Address(socket="given"), supervisor)
+        self._given: sockets.socket | None = given
+        self._was_open = True  # that it opens is nothing to tell
+
+    async def _connect(self) -> Link:
+        given, self._given = self._given, None
+        if given is None:
+            logs.flush(_WORDS_S)
+            leave_now(ExitCode.UNAVAILABLE)  # the server is gone, and has taken back the runs
+        loop = asyncio.get_running_loop()
+        return (await loop.create_unix_connection(lambda: OwnLink(self._heard, self._lost), sock=given))[1]
+
+
+class WearingSource(WireSource):
+    """Lets so many runs begin, and no more. begun_count: how many have."""
+
+    def __init__(self, line: Line, clock: Clock, supervisor: Supervisor, most: int, on_worn: Callable[[], None]) -> None:
+        """Args: most: 0: any number."""
+        super().__init__(line, clock, supervisor)
+        self._most = most
+        self._on_worn = on_worn
+        self.begun_count = 0
+
+    def may_begin(self, run: Run) -> bool:
+        """Tell whether a run is still ours, and may begin; one that may not is given back."""
+        if not super().may_begin(run):
+            return False
+        if self._most and self.begun_count >= self._most:
+            self.give_back(run)
+            return False
+        self.begun_count += 1
+        if self.begun_count == self._most:
+            if self._consumer is not None:
+                self._consumer.stopped = True  # nothing more is asked for, from this turn on
+            self._on_worn()
+        return True
+
+
+class Child(Outpost):
+    """One child process."""
+
+    def __init__(self, settings: OutpostSettings, config: Config, sentry: Sentry) -> None:
+        super().__init__(settings, sentry)
+        self._config = config
+        self._source: WearingSource
+        self._worker: Worker
+        self._is_leaving = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _load(self) -> Registry:
+        return with_commands(load_modules(self._config.worker.modules), self._config)
+
+    def _make_line(self) -> Line:
+        return GivenLine(sockets.socket(fileno=WIRE), self._supervisor)
+
+    def _make_source(self, line: Line) -> WireSource:
+        most = self._config.worker.max_jobs
+        self._source = WearingSource(line, SystemClock(), self._supervisor, most, lambda: self._leave("max_jobs"))
+        return self._source
+
+    def _tell_start(self, types: frozenset[str]) -> None:
+        log.debug("started", pid=os.getpid(), types=", ".join(sorted(types)))
+
+    async def run(self) -> ExitCode:
+        """Work until asked to end, or worn; return the exit code. Raises: StartupError: a module or type is none."""
+        try:
+            return await super().run()
+        finally:
+            await self._supervisor.end(*self._tasks)
+
+    async def _work(self, worker: Worker) -> None:
+        self._worker = worker
+        self._tasks.append(self._supervisor.spawn(self._beat(worker), "beat"))
+        say(Ready())
+        await super()._work(worker)
+        say(Leaving("it was asked to end"))
+
+    def _leave(self, why: str) -> None:
+        """Let others have the jobs, and end when all runs have."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            say(Leaving(why))
+            self._tasks.append(self._supervisor.spawn(self._end_with_runs(), "leave", when_done))
+
+    async def _end_with_runs(self) -> None:
+        await self._worker.drain()
+        self._stop.request()
+
+    async def _beat(self, worker: Worker) -> None:
+        """Tell that the loop turns, for ever, and leave if this takes more memory than it may."""
+        most_bytes = self._config.worker.max_rss_bytes
+        while True:
+            say(Beat(worker.problems()))
+            await asyncio.sleep(BEAT_S)
+            if most_bytes and self._source.begun_count:
+                with contextlib.suppress(OSError):  # there may be no descriptor for a look now
+                    if memory.resident_bytes() > most_bytes:
+                        self._leave("max_rss_bytes")
+
+
+def say(word: Word) -> None:
+    """Tell the server something, unless it does not listen."""
+    with contextlib.suppress(OSError):
+        os.write(STATUS, told(word))
+
+
+def _take_descriptors() -> None:
+    """Keep what was passed on to this process alone; handlers find no brief on stdin."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    for number in (WIRE, STATUS):
+        os.set_inheritable(number, False)
+        os.set_blocking(number, False)
+    forks.own(STATUS)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _marked(number: int) -> Processor:
+    """Return what says in each line of the log which child has written it."""
+
+    def mark(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event["child"] = number
+        return event
+
+    return mark
+
+
+def main(brief: dict[str, Any]) -> NoReturn:
+    """Be a child process, to the end of it."""
+    _take_descriptors()
+    say(Born(os.getpid()))
+    set_name(b"kqs-child")
+    config = config_of(brief)
+    logs.configure(config.log)
+    logs.PROCESSORS.insert(1, _marked(brief["number"]))
+    worker = config.worker
+    if worker.max_jobs:
+        worker = worker.model_copy(update={"concurrency": min(worker.concurrency, worker.max_jobs)})
+    name = f"{sockets.gethostname()}:{os.getpid()}"
+    settings = OutpostSettings(Address(socket="given"), worker, name, tuple(worker.types), commands=config)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        code = hosted(lambda sentry: Child(settings, config, sentry).run(), worker.grace_s)
+    except StartupError as error:
+        say(Unfit(str(error)))
+        code = error.exit_code
+    sys.exit(code)
