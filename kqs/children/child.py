@@ -88,7 +88,8 @@ class End(NamedTuple):
 class Child:
     """See the module docstring.
 
-    pid: 0 until it has said it. leaving: done when it asks for no more, with the reason. why_unfit: what kept it from starting.
+    pid: 0 until it has said it. ready: done when it asks for jobs. leaving: done when it is about to, with the reason.
+    why_unfit: what kept it from starting.
     """
 
     def __init__(self, number: int, brief: bytes, folder: str, minders: Minders, door: Door, supervisor: Supervisor) -> None:
@@ -102,7 +103,7 @@ class Child:
         self.began_at = self._loop.time()
         self.pid = 0
         self._pidfd = -1
-        self.is_ready = False
+        self.ready: asyncio.Future[None] = self._loop.create_future()
         self.leaving: asyncio.Future[str] = self._loop.create_future()
         self.why_unfit = ""
         self._problems: list[str] = []
@@ -113,6 +114,11 @@ class Child:
         self._overdue_heard = 0
         self._why_killed = ""
         self._is_ending = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether it has asked for jobs."""
+        return self.ready.done()
 
     @property
     def lived_s(self) -> float:
@@ -218,27 +224,32 @@ class Child:
         return True
 
     def _take(self, word: Word) -> None:
-        if self._peer is not None:
-            self._overdue_heard = self._peer.hand.overdue_count
-            if self._silent_looks >= DOUBTED_LOOKS:
-                self._peer.hand.resume()
-        self._silent_looks = 0
+        self._note_life()
         match word:
             case Born(pid):
-                if not self.pid:
-                    self.pid = pid
-                    with suppress(OSError):  # it has gone already, or no descriptor is left
-                        self._pidfd = os.pidfd_open(pid)
-            case Ready():
-                self.is_ready = True
+                self._note_birth(pid)
+            case Ready() if not self.is_ready:
+                self.ready.set_result(None)
                 log.info("a child process runs", child=self.number, pid=self.pid)
             case Beat(problems):
                 self._problems = problems
             case Unfit(why):
                 self.why_unfit = why
-            case Leaving(why):
-                if not self.leaving.done():
-                    self.leaving.set_result(why)
+            case Leaving(why) if not self.leaving.done():
+                self.leaving.set_result(why)
+
+    def _note_life(self) -> None:
+        if self._peer is not None:
+            self._overdue_heard = self._peer.hand.overdue_count
+            if self._silent_looks >= DOUBTED_LOOKS:
+                self._peer.hand.resume()
+        self._silent_looks = 0
+
+    def _note_birth(self, pid: int) -> None:
+        if not self.pid:
+            self.pid = pid
+            with suppress(OSError):  # it has gone already, or no descriptor is left
+                self._pidfd = os.pidfd_open(pid)
 
     def _stop_hearing(self, told: int, identity: forks.Identity) -> None:
         forks.disown(identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from kqs.children.child import Child, Door, End
@@ -36,6 +37,7 @@ class Children:
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._leavers: dict[Child, asyncio.Task[End]] = {}
+        self.starting = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_stopping = False
@@ -60,7 +62,7 @@ class Children:
         await self._has_room.wait()
 
     def add(self, child: Child, ended: asyncio.Task[End]) -> None:
-        """Take one that asks for no more."""
+        """Take one that is about to ask for no more."""
         self._leavers[child] = ended
         if len(self._leavers) > self._count:
             self._has_room.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from kqs.children.child import Child, End
 from kqs.log import get_logger
@@ -12,22 +12,30 @@ from kqs.supervisor import Supervisor, with_its_answer
 
 log = get_logger("kqs.children")
 
+pause = asyncio.sleep
+
 #: between an end and the next start, in s: the first time, and at most; it doubles with each in a row
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 #: who has lived so long, in s, did not fall at its start
 STEADY_S = 10.0
-#: a start that takes longer is told of, in s
+#: a start that takes longer lets others start, and later is told of, in s
+STARTING_S = 10.0
 START_S = 30.0
-#: why children leave who were only asked to
+#: why a child leaves that takes too much memory
 _WORN = "max_rss_bytes"
 
 
-class Leavers(Protocol):
-    """Who ask for no more, while others have taken their places."""
+class Others(Protocol):
+    """Who is beside those in their places.
+
+    starting: held by each who starts: among many who start at once nobody would be there soon.
+    """
+
+    starting: asyncio.Semaphore
 
     async def room(self) -> None:
-        """Return when there are few enough for one more."""
+        """Return when those who leave are few enough for one more."""
         ...
 
     def add(self, child: Child, ended: asyncio.Task[End]) -> None:
@@ -38,10 +46,10 @@ class Leavers(Protocol):
 class Slot:
     """See the module docstring. restarts_count: how often somebody ended who was not to."""
 
-    def __init__(self, number: int, make: Callable[[int], Child], leavers: Leavers, supervisor: Supervisor) -> None:
+    def __init__(self, number: int, make: Callable[[int], Child], others: Others, supervisor: Supervisor) -> None:
         self._number = number
         self._make = make
-        self._leavers = leavers
+        self._others = others
         self._supervisor = supervisor
         self._falls = 0  # in a row
         self._how = ""
@@ -58,14 +66,15 @@ class Slot:
     async def keep(self) -> None:
         """Let one child follow the other, for ever."""
         while True:
-            await self._leavers.room()
-            self.child = child = self._make(self._number)
-            self.ended = ended = self._supervisor.spawn(child.run(), f"child-{self._number}", with_its_answer)
-            first: list[asyncio.Future[End] | asyncio.Future[str]] = [ended, child.leaving]
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await self._others.room()
+            async with self._others.starting:
+                self.child = child = self._make(self._number)
+                self.ended = ended = self._supervisor.spawn(child.run(), f"child-{self._number}", with_its_answer)
+                await _first_of(ended, child.ready, STARTING_S)
+            await _first_of(ended, child.leaving)
             self.child = self.ended = None
-            wait_s = self._note_end(child, ended.result()) if ended.done() else self._note_leaving(child, ended)
-            await asyncio.sleep(wait_s)
+            wait_s = self._note_leaving(child, ended) if child.leaving.done() else self._note_end(child, ended.result())
+            await pause(wait_s)
 
     def _note_end(self, child: Child, end: End) -> float:
         self.restarts_count += 1
@@ -80,8 +89,8 @@ class Slot:
     def _note_leaving(self, child: Child, ended: asyncio.Task[End]) -> float:
         why = child.leaving.result()
         self.recycled_count += 1
-        log.info("a child process takes no more jobs, starting another", child=child.number, pid=child.pid, reason=why)
-        self._leavers.add(child, ended)
+        log.info("a child process is about to leave, starting another", child=child.number, pid=child.pid, reason=why)
+        self._others.add(child, ended)
         if why == _WORN and child.lived_s < STEADY_S:
             return self._fall(child, "it takes more memory than max_rss_bytes soon after its start")
         return 0.0
@@ -105,3 +114,8 @@ class Slot:
         elif not child.is_ready and child.lived_s >= START_S:
             problems.append(f"child {self._number} has been starting for {child.lived_s:.0f} s")
         return problems
+
+
+async def _first_of(ended: asyncio.Future[Any], other: asyncio.Future[Any], within_s: float | None = None) -> None:
+    """Return when one is done, or after `within_s`."""
+    await asyncio.wait([ended, other], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)

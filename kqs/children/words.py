@@ -39,7 +39,7 @@ class Beat(msgspec.Struct, tag="beat"):
 
 
 class Leaving(msgspec.Struct, tag="leaving"):
-    """It asks for no more jobs, and ends when those that it runs have ended."""
+    """It is about to ask for no more jobs, and to end when those that it runs have ended: another is needed."""
 
     why: str
 

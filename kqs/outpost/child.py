@@ -44,6 +44,8 @@ log = get_logger("kqs.work")
 
 #: how often it tells that its loop turns, and looks at its memory, in s
 BEAT_S = 1.0
+#: who is about to be worn says so this long before, in s, as far as it can tell: the next one takes about as long to start
+OVERLAP_S = 2.0
 #: the last words of a process wait so long for whoever reads them, in s
 _WORDS_S = 0.5
 
@@ -63,6 +65,10 @@ class GivenLine(Line):
             leave_now(ExitCode.UNAVAILABLE)  # the server is gone, and has taken back the runs
         loop = asyncio.get_running_loop()
         return (await loop.create_unix_connection(lambda: OwnLink(self._heard, self._lost), sock=given))[1]
+
+    async def _beat(self) -> None:
+        """Ask for no word of the server: it may be held up, and that it is gone shows."""
+        await asyncio.Event().wait()
 
 
 class WearingSource(WireSource):
@@ -98,7 +104,7 @@ class Child(Outpost):
         self._config = config
         self._source: WearingSource
         self._worker: Worker
-        self._is_leaving = False
+        self._is_leaving = self._is_ending = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def _load(self) -> Registry:
@@ -109,7 +115,7 @@ class Child(Outpost):
 
     def _make_source(self, line: Line) -> WireSource:
         most = self._config.worker.max_jobs
-        self._source = WearingSource(line, SystemClock(), self._supervisor, most, lambda: self._leave("max_jobs"))
+        self._source = WearingSource(line, SystemClock(), self._supervisor, most, lambda: self._end("max_jobs"))
         return self._source
 
     def _tell_start(self, types: frozenset[str]) -> None:
@@ -130,10 +136,17 @@ class Child(Outpost):
         say(Leaving("it was asked to end"))
 
     def _leave(self, why: str) -> None:
-        """Let others have the jobs, and end when all runs have."""
+        """Have another started, and go on until it may be there."""
         if not self._is_leaving:
             self._is_leaving = True
             say(Leaving(why))
+            self._supervisor.call_later(OVERLAP_S, "leave", self._end, why)
+
+    def _end(self, why: str) -> None:
+        """Let others have the jobs, and end when all runs have."""
+        self._leave(why)
+        if not self._is_ending:
+            self._is_ending = True
             self._tasks.append(self._supervisor.spawn(self._end_with_runs(), "leave", when_done))
 
     async def _end_with_runs(self) -> None:
@@ -141,15 +154,23 @@ class Child(Outpost):
         self._stop.request()
 
     async def _beat(self, worker: Worker) -> None:
-        """Tell that the loop turns, for ever, and leave if this takes more memory than it may."""
-        most_bytes = self._config.worker.max_rss_bytes
+        """Tell that the loop turns, for ever, and leave when this is worn or soon will be."""
+        settings, source = self._config.worker, self._source
         while True:
             say(Beat(worker.problems()))
+            begun_count = source.begun_count
             await asyncio.sleep(BEAT_S)
-            if most_bytes and self._source.begun_count:
-                with contextlib.suppress(OSError):  # there may be no descriptor for a look now
-                    if memory.resident_bytes() > most_bytes:
-                        self._leave("max_rss_bytes")
+            soon_count = (source.begun_count - begun_count) * OVERLAP_S / BEAT_S
+            if settings.max_jobs and source.begun_count + soon_count >= settings.max_jobs:
+                self._leave("max_jobs")
+            elif settings.max_rss_bytes and source.begun_count and _takes_more_than(settings.max_rss_bytes):
+                self._leave("max_rss_bytes")
+
+
+def _takes_more_than(most_bytes: int) -> bool:
+    with contextlib.suppress(OSError):  # there may be no descriptor for a look now
+        return memory.resident_bytes() > most_bytes
+    return False
 
 
 def say(word: Word) -> None:

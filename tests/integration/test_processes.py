@@ -238,7 +238,7 @@ def test_one_that_takes_too_much_memory_is_replaced(tmp_path: Path) -> None:
     with having_children(tmp_path, 1, WORKER__MAX_RSS_BYTES="200000000") as server:
         first = record_of(server, insert(server, "eat", 300_000_000))["result"]
         until_said(server, "reason=max_rss_bytes")
-        eventually(lambda: pids(server), lambda found: found not in ([], [first]))
+        until(server, children_recycled=1, children_leaving=0, children_running=1)
         assert record_of(server, insert(server, "pid"))["result"] != first
         assert ask(server, "stats")["runs_ghost"] == 0
 
