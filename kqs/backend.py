@@ -136,7 +136,9 @@ class ServerBackend:
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
-        return {type_: n for type_, n in waiting.items() if n and not self._queue.admission.is_handled(type_)}
+        ours = frozenset[str]() if self._children is None else self._children.types
+        is_handled = self._queue.admission.is_handled
+        return {type_: n for type_, n in waiting.items() if n and type_ not in ours and not is_handled(type_)}
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         """Take the end of a run that is not watched over here: another server's, or one that it repeats.

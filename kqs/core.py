@@ -132,7 +132,7 @@ class Core:
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
-        children = self._children = Children(config, supervisor, self._children_count(worker))
+        children = self._children = self._make_children(worker)
         desk = self._desk = Desk(queue, config.weights, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self._startup = Startup(
@@ -174,13 +174,12 @@ class Core:
             section = section.model_copy(update={"concurrency": 0})
         return Worker(queue, self._registry, executor, section, self._name, config.weights, supervisor)
 
-    def _children_count(self, worker: Worker) -> int:
-        """Return how many child processes there are to be. Raises: StartupError: they could not ask for so many types."""
-        section = self._config.worker
-        if len(worker.types) > MAX_TYPES and section.processes:
+    def _make_children(self, worker: Worker) -> Children:
+        """Return the child processes. Raises: StartupError: they could not ask for so many types."""
+        if len(worker.types) > MAX_TYPES and self._config.worker.processes:
             message = f"[worker] processes: {len(worker.types)} types have a handler, expected at most {MAX_TYPES}"
             raise StartupError(f"{message}; choose some with [worker] types", ExitCode.CONFIG)
-        return section.processes if section.concurrency and worker.types else 0
+        return Children(self._config, self._supervisor, worker.types)
 
 
 def _seek_looks(config: Config) -> int:

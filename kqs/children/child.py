@@ -34,9 +34,12 @@ _MAIN = (
 )
 #: what systemd tells the server alone
 _NOT_PASSED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-#: silent at so many looks in a row, a child is given no more jobs; and is held by a handler if it has let a run's time go by
+#: silent at so many looks in a row, a second each, a child is given no more jobs; and is held by a handler if it has let a
+#: run's time go by
 DOUBTED_LOOKS = 2
 SILENT_LOOKS = 4
+#: so is one that has no run, of which nothing is heard at so many
+LOST_LOOKS = 15
 _READ_BYTES = 64 * 1024
 
 
@@ -126,7 +129,9 @@ class Child:
         return self._loop.time() - self.began_at
 
     def problems(self) -> list[str]:
-        """Return what it says is wrong with its handlers, in words."""
+        """Return what is wrong with its handlers, in words."""
+        if self.is_ready and self._silent_looks >= SILENT_LOOKS:
+            return [f"a handler holds its event loop, nothing was heard of it for {self._silent_looks} s"]
         return self._problems
 
     async def run(self) -> End:
@@ -197,9 +202,14 @@ class Child:
         if self._silent_looks == DOUBTED_LOOKS:
             self._peer.hand.pause()
         if self._silent_looks >= SILENT_LOOKS and self._peer.hand.overdue_count > self._overdue_heard:
-            self._why_killed = "a handler held its event loop beyond the time of a run, so it was killed"
-            self.end()
-            self.end()
+            self._kill("a handler held its event loop beyond the time of a run, so it was killed")
+        elif self._silent_looks >= LOST_LOOKS and self.is_ready and not self._peer.hand.runs_count:
+            self._kill("a handler held its event loop after all its runs were over, so it was killed")
+
+    def _kill(self, why: str) -> None:
+        self._why_killed = why
+        self.end()
+        self.end()
 
     # -- what it says ---------------------------------------------------------------------------------------------------
 

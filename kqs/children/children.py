@@ -27,11 +27,13 @@ KILL_S = 3.0
 class Children:
     """See the module docstring."""
 
-    def __init__(self, config: Config, supervisor: Supervisor, count: int) -> None:
-        """Args: count: how many run at a time."""
+    def __init__(self, config: Config, supervisor: Supervisor, types: frozenset[str]) -> None:
+        """Args: types: whose jobs run here."""
         self._config = config
         self._supervisor = supervisor
-        self._count = count
+        self._count = config.worker.processes if config.worker.concurrency and types else 0
+        #: whose jobs the children run
+        self.types = types if self._count else frozenset[str]()
         self._minders = Minders(supervisor, "child processes")
         self._slots: list[Slot] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -48,7 +50,8 @@ class Children:
             return
 
         def make(number: int) -> Child:
-            brief = brief_of(self._config, number, sys.path)
+            path = [place for place in sys.path if isinstance(place, str)]  # tools put other things there
+            brief = brief_of(self._config, number, path)
             return Child(number, brief, str(self._config.folder.absolute()), self._minders, door, self._supervisor)
 
         self._slots = [Slot(number, make, self, self._supervisor) for number in range(1, self._count + 1)]
@@ -105,7 +108,10 @@ class Children:
             return []
         pids = [str(slot.pid) for slot in self._slots if slot.pid]
         note = f"{len(pids)} of {self._count} child processes run"
-        return [f"{note}: {', '.join(pids)}" if pids else note]
+        if pids:
+            note = f"{note}: {', '.join(pids)}"
+        died = sum(slot.restarts_count for slot in self._slots)
+        return [f"{note}; {died} have died since the start" if died else note]
 
     def stats(self) -> dict[str, int]:
         """Return plain numbers by name."""

@@ -128,8 +128,9 @@ class Server:
         self._connections.add(connection)
         self.context.answers.holders.add(connection)
         self._all_gone.clear()
-        counters.connections_open += 1
-        counters.connections_total += 1
+        if connection not in self._own:
+            counters.connections_open += 1
+            counters.connections_total += 1
         if self._is_stopping:
             refusal = CallError("the server is stopping", "draining")
         elif connection in self._own or self._ordinary <= self._settings.max_connections or self._admit_extra(connection):
@@ -180,8 +181,10 @@ class Server:
         self.context.lines.leave(connection)
         for extra in self._extra.values():
             extra.pop(connection, None)
-        self._disown(connection)
-        self.context.counters.connections_open -= 1
+        if connection in self._own:
+            self._disown(connection)
+        else:
+            self.context.counters.connections_open -= 1
         if not self._connections:
             self._all_gone.set()
 

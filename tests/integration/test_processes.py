@@ -82,6 +82,15 @@ def test_a_broken_module_stops_the_start_as_without_children(tmp_path: Path) -> 
     assert "[worker] modules: cannot load 'broken'" in done.stderr
 
 
+def test_more_types_than_a_child_can_ask_for_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "kqs.toml").write_text("".join(f'[types.t{number}]\ncommand = ["true"]\n' for number in range(1001)))
+    settings = {"KQS_WORKER__PROCESSES": "1", "KQS_SERVER__PORT": "0"}
+    command = [*SERVE, "--config", "kqs.toml"]
+    done = subprocess.run(command, cwd=tmp_path, env=SERVE_ENVIRON | settings, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert "[worker] processes: 1003 types have a handler, expected at most 1000" in done.stderr
+
+
 CURED = "import kqs\n@kqs.handler('double')\nasync def double(data):\n    return 3 * data\n"
 
 # -- one dies -----------------------------------------------------------------------------------------------------------
@@ -187,6 +196,8 @@ def test_one_that_cannot_be_imported_is_told_in_the_log_and_in_health(tmp_path: 
             lambda: ask(server, "health")["problems"], lambda problems: any("nowhere" in each for each in problems)
         )
         assert "child 1" in problem
+        insert(server, "double", 1)
+        assert [note for note in ask(server, "health")["notes"] if "no handler" in note] == []
         assert "[worker] modules: cannot load 'chores': ModuleNotFoundError: No module named 'nowhere'" in problem
         (tmp_path / "chores.py").write_text(CURED)
         assert record_of(server, insert(server, "double", 2))["result"] == 6

@@ -142,13 +142,15 @@ async def environ(data):
 
 @contextmanager
 def having_children(folder: Path, count: int = 2, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Served]:
-    """Run a server with so many child processes, which all ask for jobs."""
+    """Run a server with so many child processes, which all ask for jobs. It is stopped in good order, unless it was before."""
     (folder / "chores.py").write_text(CHORES)
-    given = {"WORKER__PROCESSES": str(count), "WORKER__MODULES": '["chores"]'} | settings
+    given = {"WORKER__PROCESSES": str(count), "WORKER__MODULES": '["chores"]', "WORKER__GRACE_S": "2"} | settings
     with serving(folder, command, **given) as server, telling(server):
         if count:
             until_at_least(server, children_running=count)
         yield server
+        if server.process.poll() is None:
+            assert server.stop() == 0
 
 
 def pids(server: Served) -> list[int]:
