@@ -1,7 +1,8 @@
 """How many runs are claimed beyond the lanes that are free, so that short ones need not wait for a claim each time. Pure.
 
-As many as the lanes get through in `AHEAD_S`, by how long runs have taken lately. Whoever runs them counts in `begun_count` and
-`busy_s`, which are plain for the sake of speed, and asks what that means from time to time.
+As many as the lanes get through in `AHEAD_S`, by how long runs have taken lately, and by how long they had the loop for
+themselves, for which lanes wait for each other. Whoever runs them counts in `begun_count` and `busy_s`, which are plain for
+the sake of speed, and asks what that means from time to time.
 """
 
 from __future__ import annotations
@@ -21,12 +22,24 @@ _LEAST_RUN_S = 1e-6
 class Ahead:
     """See the module docstring. count: how many runs more than there are lanes may be claimed now."""
 
-    __slots__ = ("_lanes", "_mean_run_s", "_tuned_at", "begun_count", "busy_s", "count", "tune_at")
+    __slots__ = (
+        "_lanes",
+        "_mean_held_s",
+        "_mean_run_s",
+        "_tuned_at",
+        "_tuned_held_s",
+        "begun_count",
+        "busy_s",
+        "count",
+        "tune_at",
+    )
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
         self._mean_run_s: float | None = None
+        self._mean_held_s = 0.0
         self._tuned_at = 0
+        self._tuned_held_s = 0.0
         #: at how many begun runs it is time to `tune`
         self.tune_at = TUNE_EVERY
         self.count = 0
@@ -34,16 +47,21 @@ class Ahead:
         self.begun_count = 0
         self.busy_s = 0.0
 
-    def tune(self) -> int:
-        """Take in how long runs have taken since; return by how many more may be claimed, or fewer if it is negative."""
-        seen_s = self.busy_s / (self.begun_count - self._tuned_at)
+    def tune(self, held_s: float = 0.0) -> int:
+        """Take in how long runs have taken since; return by how many more may be claimed, or fewer if it is negative.
+
+        Args: held_s: how long all runs so far have had the loop for themselves.
+        """
+        count = self.begun_count - self._tuned_at
+        seen_s, seen_held_s = self.busy_s / count, (held_s - self._tuned_held_s) / count
         if self._mean_run_s is None:
-            self._mean_run_s = seen_s
+            self._mean_run_s, self._mean_held_s = seen_s, seen_held_s
         self._mean_run_s += TUNE_WEIGHT * (seen_s - self._mean_run_s)
-        self.busy_s, self._tuned_at = 0.0, self.begun_count
+        self._mean_held_s += TUNE_WEIGHT * (seen_held_s - self._mean_held_s)
+        self.busy_s, self._tuned_at, self._tuned_held_s = 0.0, self.begun_count, held_s
         self.tune_at = self.begun_count + TUNE_EVERY
-        reached = int(self._lanes * AHEAD_S / max(self._mean_run_s, _LEAST_RUN_S))
-        return self._reach(min(reached, self._lanes * MAX_AHEAD_PER_LANE))
+        each_s = max(self._mean_run_s / self._lanes, self._mean_held_s, _LEAST_RUN_S / self._lanes)
+        return self._reach(min(int(AHEAD_S / each_s), self._lanes * MAX_AHEAD_PER_LANE))
 
     def get_stuck(self) -> int:
         """Take in that runs wait behind others that turned out to be long; return as `tune` does."""

@@ -19,7 +19,7 @@ FIRST_WOKEN = 8
 class Breaks:
     """See the module docstring. is_on: no run may begin."""
 
-    __slots__ = ("_context", "_is_due", "_slice_s", "_supervisor", "_to_wake", "_wake", "is_on")
+    __slots__ = ("_context", "_held_s", "_is_due", "_slice_s", "_supervisor", "_to_wake", "_wake", "is_on")
 
     def __init__(self, supervisor: Supervisor, context: contextvars.Context, wake: Callable[[int], bool]) -> None:
         """Args: wake: lets up to so many runs begin, and tells whether more could."""
@@ -27,6 +27,7 @@ class Breaks:
         self._context = context
         self._wake = wake
         self._slice_s = 0.0
+        self._held_s = 0.0  # in slices before
         self._is_due = False
         self._to_wake = FIRST_WOKEN
         self.is_on = False
@@ -35,6 +36,11 @@ class Breaks:
     def is_due(self) -> bool:
         """Tell whether runs go on by themselves, in the loop's next turn."""
         return self._is_due
+
+    @property
+    def held_s(self) -> float:
+        """Return how long runs have had the loop for themselves."""
+        return self._held_s + self._slice_s
 
     def charge(self, took_s: float) -> None:
         """Count a run that had the loop for itself."""
@@ -52,6 +58,7 @@ class Breaks:
     def _next(self) -> None:
         """Let runs begin again."""
         self._is_due = self.is_on = False
+        self._held_s += self._slice_s
         self._slice_s = 0.0
         if self._wake(self._to_wake):
             self._to_wake *= 2

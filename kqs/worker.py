@@ -101,6 +101,11 @@ class Worker:
         return sum(lane.lease is not None for lane in self._lanes)
 
     @property
+    def waiting_count(self) -> int:
+        """Return how many runs it has that have not begun."""
+        return len(self._runs)
+
+    @property
     def _working_count(self) -> int:
         return sum(lane.is_working for lane in self._lanes)
 
@@ -193,7 +198,8 @@ class Worker:
         return bool(self._runs and self._idle)
 
     def _watch_unstarted(self) -> None:
-        due_count = self._ahead.begun_count + len(self._runs)
+        ahead_count = max(0, len(self._runs) - len(self._idle))  # the others have lanes, once the loop turns
+        due_count = self._ahead.begun_count + ahead_count
         self._stuck_timer = self._supervisor.call_later(STUCK_S, "worker", self._check_unstarted, due_count)
 
     def _check_unstarted(self, due_count: int) -> None:
@@ -299,7 +305,7 @@ class Worker:
         """Take in that a run is over."""
         self._consumer.free()
         if self._ahead.begun_count >= self._ahead.tune_at:
-            self._reach(self._ahead.tune())
+            self._reach(self._ahead.tune(self._breaks.held_s))
 
     async def _run(self, lane: Lane, begun: _Begun) -> None:
         run, handler, rest, began_at = begun

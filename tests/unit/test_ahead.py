@@ -47,3 +47,15 @@ def test_none_is_claimed_ahead_of_runs_that_hold_others_up_until_they_are_short_
         ahead.begun_count += TUNE_EVERY
         ahead.tune()
     assert ahead.count == LANES * MAX_AHEAD_PER_LANE
+
+
+def test_runs_that_have_the_loop_for_themselves_wait_for_each_other_whatever_lanes_there_are() -> None:
+    ahead = Ahead(LANES)
+    ahead.begun_count, ahead.busy_s = TUNE_EVERY, TUNE_EVERY * 0.001
+    ahead.tune(TUNE_EVERY * 0.001)
+    assert ahead.count == round(AHEAD_S / 0.001)
+    for _ in range(50):  # and others since, that wait
+        ahead.begun_count += TUNE_EVERY
+        ahead.busy_s += TUNE_EVERY * 0.001
+        ahead.tune(TUNE_EVERY * 0.001)
+    assert ahead.count == min(int(LANES * AHEAD_S / 0.001), LANES * MAX_AHEAD_PER_LANE)
