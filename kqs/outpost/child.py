@@ -46,6 +46,10 @@ log = get_logger("kqs.work")
 BEAT_S = 1.0
 #: who is about to be worn says so this long before, in s, as far as it can tell: the next one takes about as long to start
 OVERLAP_S = 2.0
+#: what is said while so many runs wait in hand gathers for so long, in s: reports of runs that follow each other on a loop that
+#: they fill would come a few at a time, and each time costs the server as much as twenty runs
+ENOUGH = 8
+GATHER_S = 0.02
 #: the last words of a process wait so long for whoever reads them, in s
 _WORDS_S = 0.5
 
@@ -79,7 +83,10 @@ class WearingSource(WireSource):
         super().__init__(line, clock, supervisor)
         self._most = most
         self._on_worn = on_worn
+        self._timer: asyncio.TimerHandle | None = None
         self.begun_count = 0
+        #: tells how many runs are in hand that have not begun
+        self.waiting_count: Callable[[], int] = lambda: 0
 
     def may_begin(self, run: Run) -> bool:
         """Tell whether a run is still ours, and may begin; one that may not is given back."""
@@ -94,6 +101,19 @@ class WearingSource(WireSource):
                 self._consumer.stopped = True  # nothing more is asked for, from this turn on
             self._on_worn()
         return True
+
+    def _note(self) -> None:
+        """Have what there is to be said go out soon, and together, while there is enough to do; else with this turn."""
+        if self._timer is None and not self._is_due and self.waiting_count() >= ENOUGH:
+            self._timer = self._supervisor.call_later(GATHER_S, "work", self._send)
+        elif self._timer is None or self.waiting_count() < ENOUGH:
+            super()._note()
+
+    def _send(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super()._send()
 
 
 class Child(Outpost):
@@ -130,6 +150,7 @@ class Child(Outpost):
 
     async def _work(self, worker: Worker) -> None:
         self._worker = worker
+        self._source.waiting_count = lambda: worker.waiting_count
         self._tasks.append(self._supervisor.spawn(self._beat(worker), "beat"))
         say(Ready())
         await super()._work(worker)

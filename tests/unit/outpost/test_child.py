@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from kqs.handlers import Ok
@@ -52,3 +54,25 @@ async def test_without_a_bound_any_number_begins(post: Post) -> None:
     await post.start(room=50)
     assert all(worn.source.may_begin(run) for run in await post.given(*(a_run(number) for number in range(50))))
     assert worn.count == 0
+
+
+async def test_reports_gather_while_enough_runs_wait_and_go_at_once_with_the_last(post: Post) -> None:
+    worn = Worn(post, 0)
+    await post.start(room=50)
+    runs = await post.given(*(a_run(number) for number in range(30)))
+    left = len(runs)
+    worn.source.waiting_count = lambda: left
+    await asyncio.sleep(0.001)  # what the delivery had to say is said
+    for run in runs[:10]:  # in turns of their own, but within the time
+        left -= 1
+        assert worn.source.may_begin(run)
+        worn.source.end(run, Ok())
+        await asyncio.sleep(0)
+    (first,) = await post.called("finish")
+    assert len(first) == 10
+    left = 0
+    assert worn.source.may_begin(runs[10])
+    worn.source.end(runs[10], Ok())
+    await asyncio.sleep(0)
+    assert worn.source._timer is None
+    assert len((await post.called("finish", 2))[1]) == 1
