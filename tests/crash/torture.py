@@ -81,7 +81,7 @@ class Sender:
         self._account = account
         self._most_calls = most_calls
         self._name = name
-        self._rng = rng
+        self.rng = rng
         self._count = 0
         self._waiting: dict[int, list[str]] = {}
 
@@ -110,9 +110,9 @@ class Sender:
 
     def _next_call(self) -> bytes:
         self._count += 1
-        kind = self._rng.random()
-        size = 1 if kind < 0.8 else self._rng.randint(2, 8)
-        jobs = [self._job(f"{self._name}-{self._count}-{number}") for number in range(size)]
+        kind = self.rng.random()
+        size = 1 if kind < 0.8 else self.rng.randint(2, 8)
+        jobs = [self.job(f"{self._name}-{self._count}-{number}") for number in range(size)]
         keys = [job["data"]["key"] for job in jobs]
         if kind > 0.95:
             jobs.append({"type": "torture", "ttr": -1})
@@ -124,15 +124,16 @@ class Sender:
         argument = jobs if len(jobs) > 1 else jobs[0]
         return json.dumps({"v": 1, "id": self._count, "n": "insert", "m": argument}).encode() + b"\n"
 
-    def _job(self, key: str) -> dict[str, object]:
-        pad = self._rng.randbytes(self._rng.randint(0, 300)).hex()
+    def job(self, key: str) -> dict[str, object]:
+        """Make a job."""
+        pad = self.rng.randbytes(self.rng.randint(0, 300)).hex()
         data = {"key": key, "pad": pad, "sha": hashlib.sha256(pad.encode()).hexdigest()}
         job: dict[str, object] = {"type": "torture", "data": data}
-        if self._rng.random() < 0.2:
+        if self.rng.random() < 0.2:
             job |= {"type": "far", "ghosts": -1, "ghost_delay": 0}
-        if self._rng.random() < 0.5:
+        if self.rng.random() < 0.5:
             job["id"] = key
-        if self._rng.random() < 0.1:
+        if self.rng.random() < 0.1:
             job["delay"] = 0.05
         return job
 
@@ -260,7 +261,7 @@ def torture(folder: Path, plan: Plan) -> Account:
             victim = rng.choice(victims)
             asyncio.run(_load(account, plan, victims, victim, f"r{number}", rng))
             victim.start()
-        _drain([victim.served for victim in victims], plan.unfinished)
+        drain([victim.served for victim in victims], plan.unfinished)
         for worker in far:
             worker.stop()
         for victim in victims:
@@ -283,7 +284,7 @@ async def _load(account: Account, plan: Plan, victims: Sequence[Victim], victim:
     await asyncio.gather(*senders)
 
 
-def _drain(servers: Sequence[Served], unfinished: Callable[[Sequence[Served]], int]) -> None:
+def drain(servers: Sequence[Served], unfinished: Callable[[Sequence[Served]], int]) -> None:
     """Wait until nothing waits any more; the only wait without an event, since the wire has none to offer."""
     eventually(
         lambda: sum(ask(server, "stats")["journal_unfed_records"] for server in servers) or unfinished(servers),
