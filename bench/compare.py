@@ -27,7 +27,7 @@ from bench.run import FIGURES, STATE, shown
 from bench.tools import Figure, compile_programs
 
 #: what a server of either commit does; the others compare two programs by themselves
-DEFAULT = ("echo", "insert", "serial", "end to end", "latency", "start after kill")
+DEFAULT = ("echo", "insert", "serial", "end to end", "latency", "start after kill", "work", "reserve", "kqs work", "idle work")
 #: what `bench.run` measures besides its named figures: memory, start and rates with so many jobs waiting
 WAITING_COUNT = 100_000
 
@@ -96,14 +96,19 @@ def _turn(figure: str, old: Bench, new: Bench, *, newest_first: bool) -> Turn:
 
 
 def _measure(figure: str, bench: Bench) -> Figure:
-    return figures.backlog(bench, bench.count(WAITING_COUNT)) if figure == "backlog" else FIGURES[figure](bench)
+    if figure == "backlog":
+        return figures.backlog(bench, bench.count(WAITING_COUNT))
+    try:
+        return FIGURES[figure](bench)
+    except FileNotFoundError:  # it cannot be had here, or of that commit
+        return {}
 
 
 def _table(commit: str, results: dict[str, list[Turn]]) -> Table:
     table = Table("figure", "what", commit, "this tree", "ratio", "least … most")
     for name, turns in results.items():
         for index, what in enumerate(turns[0][1]):
-            pairs = [(old[what], new[what]) for old, new in turns if what in old]
+            pairs = [(old[what], new[what]) for old, new in turns if what in old and what in new]
             table.add_row("" if index else name, what, *_compared(pairs))
         table.add_section()
     return table

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.ended import put_ended
@@ -25,8 +25,9 @@ UNTAKEN = "untaken"
 STEADY_PER_S = 60_000
 STEADY_S = 60
 LOOK_EVERY_S = 0.5
-#: between two jobs of an idle server, which takes about 500 to store the finish of the first
-RESTS_US = (500, 2000, 10_000)
+#: between two jobs of an idle server, which takes about 500 to store the finish of the first, in us, and how many jobs: each
+#: costs its rest, so that they are fewer where that is longer
+RESTS = {500: 2000, 2000: 1000, 10_000: 400}
 #: how often two that are compared are measured, one after the other
 TURNS = 5
 
@@ -52,6 +53,10 @@ class Bench:
     def count(self, full: int) -> int:
         """Return `full` calls or jobs at this run's scale, at least 1,000."""
         return max(1000, int(full * self.scale))
+
+    def on(self, cores: str) -> Bench:
+        """Return the same with its server on these cores."""
+        return replace(self, cores=cores)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -283,20 +288,19 @@ def latency(bench: Bench) -> Figure:
     the machine takes to wake up depends on how long it has slept.
     """
     figure: Figure = {}
-    with bench.folder() as folder, _fifo(folder) as stamps:
-        for rest_us in RESTS_US:
-            with bench.subject(folder, HANDLERS, KQS_BENCH_STAMPS=str(stamps)) as server:
-                found = _latency(bench, server.port, stamps, rest_us)
-                server.wait_stored()  # or the last job runs once more after the kill, and its stamp is taken for another's
+    with bench.folder() as folder, fifo(folder) as stamps:
+        for rest_us, full in RESTS.items():
+            count = max(100, int(full * bench.scale))
+            found = latency_in_server(bench, folder, stamps, count, rest_us)
             with bare_server(folder, stamps, bench.cores) as port:
-                bare = _latency(bench, port, stamps, rest_us)
+                bare = run("latency", port, stamps, count, rest_us, LOAD_CORE)
             figure |= {f"p50_ms after {rest_us} us": found["p50_us"] / 1e3, f"p99_ms after {rest_us} us": found["p99_us"] / 1e3}
             figure |= {f"bare p50_ms after {rest_us} us": bare["p50_us"] / 1e3}
     return figure
 
 
 @contextmanager
-def _fifo(folder: Path) -> Iterator[Path]:
+def fifo(folder: Path) -> Iterator[Path]:
     """Give a FIFO that has a reader, without which no writer may open it."""
     fifo = folder / "stamps"
     os.mkfifo(fifo)
@@ -307,8 +311,12 @@ def _fifo(folder: Path) -> Iterator[Path]:
         os.close(reader)
 
 
-def _latency(bench: Bench, port: int, stamps: Path, rest_us: int) -> Figure:
-    return run("latency", port, stamps, bench.count(2000), rest_us, LOAD_CORE)
+def latency_in_server(bench: Bench, folder: Path, stamps: Path, count: int, rest_us: int) -> Figure:
+    """Return what bench/latency.c prints of a new server's own lanes. stamps: a FIFO that has a reader."""
+    with bench.subject(folder, HANDLERS, KQS_BENCH_STAMPS=str(stamps)) as server:
+        found = run("latency", server.port, stamps, count, rest_us, LOAD_CORE)
+        server.wait_stored()  # or the last job runs once more after the kill, and its stamp is taken for another's
+    return found
 
 
 def backlog(bench: Bench, waiting: int) -> Figure:

@@ -1,4 +1,4 @@
-"""The handlers that the benchmarks run: one that does nothing, one that says when it began."""
+"""The handlers that the benchmarks run: one that does nothing, one that works, one that says when it began."""
 
 import os
 import time
@@ -12,6 +12,14 @@ STAMPS = os.environ.get("KQS_BENCH_STAMPS", "")
 @kqs.handler("noop")
 async def noop(data: object) -> None:
     """Do nothing."""
+
+
+@kqs.handler("burn")
+async def burn(data: object) -> None:
+    """Take 1 ms of CPU."""
+    until_ns = time.thread_time_ns() + 1_000_000
+    while time.thread_time_ns() < until_ns:
+        pass
 
 
 if STAMPS:

@@ -4,7 +4,10 @@
  *
  * Inserts COUNT jobs of type `stamp` (bench/handlers.py), one at a time with REST_US between them, in which the finish is
  * stored and the server falls idle. Sleeps until the handler has begun, so that the server has the machine to itself. Prints
- * one JSON object; times in microseconds, from before the insert's send to the time the handler wrote into FIFO. */
+ * one JSON object; times in microseconds, from before the insert's send to the time the handler wrote into FIFO.
+ *
+ * With `work` in the place of FIFO the jobs are run here, by a worker with a `work` call on a connection of its own, and a time
+ * ends when that has read the run. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,8 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 1024 };
+enum { LINE_BYTES = 1024, SETTLE_US = 200000 }; /* the server has read what the worker asked for */
 
+static const char work[] = "{\"id\":1,\"n\":\"work\",\"m\":{\"types\":[\"stamp\"],\"room\":10}}\n";
 static const char call[] = "{\"v\":1,\"id\":1,\"n\":\"insert\",\"m\":{\"type\":\"stamp\"}}\n";
 
 static void die(const char *what) {
@@ -63,6 +67,22 @@ static int by_size(const void *left, const void *right) {
     return a < b ? -1 : a > b;
 }
 
+/* Report that the run in `line` went well, and read the answer. */
+static void finish(int worker, char *line) {
+    char *run = strstr(line, "\"run\":\""), *end = run ? strchr(run + 7, '"') : NULL, report[LINE_BYTES];
+    if (!end) {
+        fprintf(stderr, "no run: %s\n", line);
+        exit(1);
+    }
+    int size = snprintf(report, sizeof report, "{\"id\":2,\"n\":\"finish\",\"m\":{\"report\":\"ok\",%.*s\"}}\n", (int)(end - run), run);
+    if (send(worker, report, (size_t)size, MSG_NOSIGNAL) != size) die("send");
+    read_line(worker, line);
+    if (!strstr(line, "true")) {
+        fprintf(stderr, "answer: %s\n", line);
+        exit(1);
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc != 6) {
         fprintf(stderr, "usage: latency PORT FIFO COUNT REST_US CORE\n");
@@ -75,14 +95,18 @@ int main(int argc, char **argv) {
     CPU_ZERO(&core);
     CPU_SET((size_t)atoi(argv[5]), &core);
     if (sched_setaffinity(0, sizeof core, &core)) die("sched_setaffinity");
-    int server = open_connection(atoi(argv[1])), stamps = open(argv[2], O_RDWR | O_CLOEXEC);
+    int is_worker = !strcmp(argv[2], "work"), server = open_connection(atoi(argv[1]));
+    int stamps = is_worker ? open_connection(atoi(argv[1])) : open(argv[2], O_RDWR | O_CLOEXEC);
     if (stamps < 0) die(argv[2]);
+    if (is_worker && send(stamps, work, sizeof work - 1, MSG_NOSIGNAL) != sizeof work - 1) die("send");
+    if (is_worker) usleep(SETTLE_US);
 
     for (long i = 0; i < count; i++) {
         uint64_t sent = now_ns();
         if (send(server, call, sizeof call - 1, MSG_NOSIGNAL) != sizeof call - 1) die("send");
         read_line(stamps, line);
-        took[i] = strtoull(line, NULL, 10) - sent;
+        took[i] = (is_worker ? now_ns() : strtoull(line, NULL, 10)) - sent;
+        if (is_worker) finish(stamps, line);
         read_line(server, line);
         if (!strstr(line, "\"s\":\"end\"")) {
             fprintf(stderr, "answer: %s\n", line);

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures
+from bench import figures, remote
 from bench.figures import Bench
 from bench.tools import Figure, compile_programs
 
@@ -34,6 +34,13 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "latency": figures.latency,
     "start after kill": figures.start_after_kill,
     "retention": figures.retention,
+    "work": remote.work,
+    "reserve": remote.reserve,
+    "kqs work": remote.kqs_work,
+    "idle work": remote.idle_latency,
+    "waiting": remote.waiting,
+    "processes": remote.processes,
+    "commands": remote.commands,
 }
 BACKLOGS = (10_000, 100_000, 1_000_000)
 FULL_BACKLOG = 10_000_000
