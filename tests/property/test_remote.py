@@ -56,7 +56,7 @@ class Peer:
         self.party = machine.desk.party()
         self.stood: list[Stood] = []
 
-    def ask(self, types: frozenset[str], room: int, name: str, *, is_once: bool) -> None:
+    def ask(self, types: frozenset[str], room: int, name: str, *, is_once: bool, held: bool = False) -> None:
         stood = Stood(room, is_once=is_once)
         self.stood.append(stood)
 
@@ -76,7 +76,7 @@ class Peer:
             stood.is_over = True
 
         lost: Callable[[OpenRun], None] | None = None if is_once else (lambda run: None)
-        stood.order = self.party.order(types, room, name, given, ended, lost)
+        stood.order = self.party.order(types, room, name, given, ended, lost, held=held)
 
 
 class RemoteMachine(RuleBasedStateMachine):
@@ -88,7 +88,7 @@ class RemoteMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.life = Life(self.folder / "life")
         self.boots = 1
-        self.open: dict[str, tuple[OpenRun, Peer, Stood]] = {}
+        self.open: dict[str, tuple[OpenRun, Peer | None, Stood]] = {}  # of nobody: held, and its connection was lost
         self.old: list[str] = []  # tokens of runs that are over, of earlier boots too
         self.told: Counter[str] = Counter()
         self.run(self.start())
@@ -98,8 +98,8 @@ class RemoteMachine(RuleBasedStateMachine):
         self.desk = Desk(self.life.rig.queue, {"mail": 2}, 0.0, self.life.rig.supervisor)
         self.desk.start(self.life.rig.info.store_id)
         self.peers = [Peer(self) for _ in range(3)]
-        for peer in self.peers[:2]:  # so that most of what is inserted runs
-            peer.ask(frozenset(["mail", "resize"]), 3, "a", is_once=False)
+        for peer, held in zip(self.peers, (False, True), strict=False):  # so that most of what is inserted runs
+            peer.ask(frozenset(["mail", "resize"]), 3, "a", is_once=False, held=held)
 
     def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
         async def bounded() -> Any:
@@ -143,12 +143,19 @@ class RemoteMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
-    @rule(peer=st.integers(0, 2), types=TYPES, room=st.integers(1, 4), name=st.sampled_from("ab"), is_once=st.booleans())
-    def ask(self, peer: int, types: frozenset[str], room: int, name: str, is_once: bool) -> None:
-        """Reserve, or work."""
+    @rule(
+        peer=st.integers(0, 2),
+        types=TYPES,
+        room=st.integers(1, 4),
+        name=st.sampled_from("ab"),
+        is_once=st.booleans(),
+        held=st.booleans(),
+    )
+    def ask(self, peer: int, types: frozenset[str], room: int, name: str, is_once: bool, held: bool) -> None:
+        """Reserve, or work; to hold what comes, or not."""
 
         async def steps() -> None:
-            self.peers[peer].ask(types, room, name, is_once=is_once)
+            self.peers[peer].ask(types, room, name, is_once=is_once, held=held)
             await self.pause()
 
         self.run(steps())
@@ -240,9 +247,13 @@ class RemoteMachine(RuleBasedStateMachine):
             gone, self.peers[peer] = self.peers[peer], Peer(self)
             gone.party.leave("gone")
             assert all(stood.is_over or stood.order.is_once for stood in gone.stood)
-            for token in [token for token, (_, owner, _) in self.open.items() if owner is gone]:
-                assert self.desk.run(token) is None
-                self.over(token, is_final=False)
+            for token, (run, _, stood) in [one for one in self.open.items() if one[1][1] is gone]:
+                if run.run.held:
+                    assert self.desk.run(token) is run, "a held run was lost with its connection"
+                    self.open[token] = (run, None, stood)
+                else:
+                    assert self.desk.run(token) is None
+                    self.over(token, is_final=False)
             await self.pause()
 
         self.run(steps())
@@ -286,29 +297,48 @@ class RemoteMachine(RuleBasedStateMachine):
                 life.account, life.given, life.plain = old.account.copy(), old.given, old.plain
             if is_kill:
                 old.fault = None
-                self.forget_all()
+                held = self.forget_all()
                 await self.stop()
+                self.open = held
                 life.account.cut_off()
             self.life = life
             await self.start()
+            self.go_on()
             await self.pause()
 
         self.run(steps())
         self.boots += 1
 
-    def forget_all(self) -> None:
-        """A kill: what the old boot still does in its own folder is nobody's business."""
-        self.old += self.open
-        self.open.clear()
+    def forget_all(self) -> dict[str, tuple[OpenRun, Peer | None, Stood]]:
+        """A kill: what the old boot still does in its own folder is nobody's business. Return what goes on."""
+        held = {token: one for token, one in self.open.items() if one[0].run.held}
+        self.old += self.open.keys() - held.keys()
+        self.open = {}
         self.note_told = lambda token, ok: None  # type: ignore[method-assign]
+        return held
+
+    def go_on(self) -> None:
+        """A start: held runs go on, also those whose report, or delivery, a kill has cut off. Nothing else does."""
+        assert self.open.keys() <= self.desk._runs.keys(), "a held run was lost with its server"
+        account = self.life.account
+        for token, run in self.desk._runs.items():
+            assert run.run.held
+            assert not self.told[token], "a run goes on whose report was answered"
+            if token in self.old:
+                self.old.remove(token)
+            elif token not in self.open:
+                account.begin(run.run.claim.order)
+            account.go_on(run.run.claim.order)
+            self.open[token] = (run, None, self.open[token][2] if token in self.open else Stood(1, is_once=True))
 
     async def stop(self) -> None:
         stood = [one for peer in self.peers for one in peer.stood]
         await self.desk.stop()
         assert all(one.order.is_over for one in stood)
-        for token in list(self.open):
+        for token, (run, _, _) in list(self.open.items()):
             assert self.desk.run(token) is None
-            self.over(token, is_final=False)
+            if not run.run.held:
+                self.over(token, is_final=False)
         await self.life.stop()
         self.__dict__.pop("note_told", None)
 

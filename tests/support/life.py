@@ -57,6 +57,12 @@ class Account:
             if order not in self.ended:
                 self.may_run[order] = self.runs[order]
 
+    def go_on(self, order: int) -> None:
+        """Note that a run goes on over a start."""
+        assert order not in self.ended, "a run goes on of a job that had ended for good"
+        self.running.add(order)
+        self.may_run[order] = self.runs[order] - 1
+
 
 class AccountedHand(Hand):
     """Keeps the account of its runs, and the order in which they began."""
