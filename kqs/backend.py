@@ -16,7 +16,7 @@ from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Inserter
-from kqs.job import JobRecord, Returned, State, waiting_count
+from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
@@ -148,7 +148,7 @@ class ServerBackend:
         await self._catch_up()
         await self._queue.settle()
         record = await _told(self._queue.reads.job(named.claim.id))
-        if record is None or record.order != named.claim.order:
+        if record is None or record.order != named.claim.order or _is_later(record, named):
             return False
         if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
             return await self._queue.report_unwatched(record, named.claim, named.attempt, end)
@@ -216,3 +216,11 @@ async def _told(answer: Awaitable[T]) -> T:
         return await answer
     except StoreUnavailableError:
         raise CallError("the store cannot be asked now, try again later", "busy") from None
+
+
+def _is_later(record: JobRecord, named: Named) -> bool:
+    """Tell whether the last run of a job was claimed by another boot than this run of the same number.
+
+    A power cut may cost the store a claim, and the next boot makes another.
+    """
+    return record.state not in WAITING and record.attempt == named.attempt and record.epoch != named.claim.epoch

@@ -273,7 +273,11 @@ class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):
 
 
 class JobRecord(msgspec.Struct, gc=False):
-    """All the store knows of one job. data: None where a listing left it out."""
+    """All the store knows of one job.
+
+    data: None where a listing left it out. epoch: of the claim of its last run, while that is in progress and when it has ended
+    the job.
+    """
 
     order: int
     id: str
@@ -294,6 +298,7 @@ class JobRecord(msgspec.Struct, gc=False):
     result: bytes | None
     error: str | None
     runs: list[RunRecord]
+    epoch: int | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:

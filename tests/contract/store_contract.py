@@ -1027,6 +1027,22 @@ class StoreContract:
         assert await again.report([a_report(run.claim, at=now) for run in orphans[:2]]) == [True] * 2
         assert await again.adopt(orphans[:1]) == [False]
 
+    async def test_a_record_tells_which_boot_has_claimed_the_run_in_progress(
+        self, store: Store, insert, reopen, now: float
+    ) -> None:
+        await insert(a_job(0, id="mine"), a_job(1, id="yours"))
+        (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
+        for name, epoch in (("mine", run.claim.epoch), ("yours", None)):
+            record = await store.job(name)
+            assert record is not None
+            assert record.epoch == epoch
+        again, _ = await reopen()
+        assert await again.report([a_report(run.claim, State.GHOST, "ghost", at=now, ghosts=1)]) == [True]
+        (later,) = await again.claim([an_entry(0, id="mine")], "w1", now)
+        record = await again.job("mine")
+        assert record is not None
+        assert record.epoch == later.claim.epoch > run.claim.epoch
+
     async def test_adopted_runs_are_orphans_again_of_the_next_boot(self, store: Store, insert, reopen, now: float) -> None:
         await insert(a_job(0), a_job(1))
         (held,) = await store.claim([an_entry(0)], "w1", now, None, held=True)

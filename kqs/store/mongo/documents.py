@@ -187,6 +187,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         result=result,
         error=document.get("error"),
         runs=_runs(document),
+        epoch=document.get("epoch") if document["place"] in (Place.RUNNING, Place.ENDED) else None,
     )
 
 

@@ -33,6 +33,7 @@ class _Row(NamedTuple):
     options: bytes | None
     attempt: int
     returned: int
+    epoch: int | None
     failures: int
     ghosts: int
     interrupted: int
@@ -171,6 +172,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         result=row.result,
         error=DAMAGED if is_damaged else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
+        epoch=row.epoch,
     )
 
 

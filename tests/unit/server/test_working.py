@@ -458,6 +458,24 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     assert not await backend.report_unwatched(named._replace(claim=msgspec.structs.replace(named.claim, id="nobody")), Ok())
 
 
+async def test_a_run_of_the_same_number_that_a_later_boot_has_claimed_is_another(rig: Rig) -> None:
+    class Fed:
+        lag_records = 0
+
+        async def catch_up(self) -> None:
+            """All is fed."""
+
+    talk = Talk(rig)
+    named = talk.desk.named((await talk.run(1))["run"])
+    assert named is not None
+    backend = ServerBackend(None, Fed(), rig.queue, None, talk.desk, None, rig.clock)  # type: ignore[arg-type]
+    for change in ({"epoch": named.claim.epoch - 1}, {"order": named.claim.order + 1}):
+        other = named._replace(claim=msgspec.structs.replace(named.claim, **change))  # type: ignore[arg-type]
+        assert not await backend.report_unwatched(other, Ok())
+    assert not await backend.report_unwatched(named._replace(attempt=2), Ok())
+    assert await backend.report_unwatched(named, Ok())
+
+
 async def test_a_report_that_the_store_refuses_is_stale(talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server may have given the job back meanwhile."""
     first, second = (await talk.run(1))["run"], (await talk.run(2))["run"]
