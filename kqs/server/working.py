@@ -132,7 +132,7 @@ def reserve(peer: Peer, call: Call) -> None:
     def given(runs: list[OpenRun]) -> None:
         timer.cancel()
         peer.answer(call, _encode([_view(run) for run in runs]))
-        peer.settle(0)
+        peer.settle(0, at_once=len(runs) == 1)  # a lone run is not worth another turn of the loop
 
     def ended() -> None:
         timer.cancel()
@@ -153,7 +153,7 @@ def work(peer: Peer, call: Call) -> None:
     def given(runs: list[OpenRun]) -> None:
         for part in _parts(runs):
             peer.event(call, _encode([_view(run) for run in part]))
-        peer.settle(0)
+        peer.settle(0, at_once=len(runs) == 1)
 
     def ended() -> None:
         peer.answer(call, NULL)

@@ -30,7 +30,9 @@ class Conversing:
         self.backend.desk = desk
         self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
         self.context.slices = AtOnce(self.context.supervisor)
-        self.conversation = Conversation(self.context, max_line_bytes, lambda at_once: None)
+        #: whether each time that deferred calls were answered that was not to wait for the end of the tick
+        self.in_haste: list[bool] = []
+        self.conversation = Conversation(self.context, max_line_bytes, self.in_haste.append)
         self._said: list[bytes] = []
 
     def hear(self, *pieces: bytes) -> list[dict[str, Any]]:

@@ -386,6 +386,16 @@ async def test_results_that_wait_for_a_store_which_is_away_are_bounded(
     assert await talk.ask("finish", {"run": second, "report": "ok", "result": 1}) is True
 
 
+@pytest.mark.parametrize("name", ["reserve", "work"])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_lone_run_does_not_wait_for_the_end_of_the_tick(talk: Talk, rig: Rig, name: str, count: int) -> None:
+    talk.say(name, {"types": ["mail"]} | ({"count": 5, "wait": 9} if name == "reserve" else {"room": 5}))
+    await rig.accept(*(an_accepted(number) for number in range(1, count + 1)))
+    (answer,) = await talk.heard()
+    assert len(answer["m"]) == count
+    assert talk.in_haste == [count == 1]
+
+
 # -- JSON-RPC -----------------------------------------------------------------------------------------------------------
 
 
