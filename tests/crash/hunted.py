@@ -189,9 +189,9 @@ class Prey:
                 return self._kill(SERVER)
             case "work":
                 return self._kill(rng.choice(["work-0", "work-1"]))
-            case "child":
-                self._kill_child(rng)
-            case "line":
+            case "child" if self._kill_child(rng):
+                pass
+            case _:
                 name = rng.choice(sorted(self._lines))
                 with self._account.death_of(name):
                     self._lines[name].mend()
@@ -206,10 +206,13 @@ class Prey:
         self._lives[name].close()
         return name
 
-    def _kill_child(self, rng: random.Random) -> None:
-        if children := self._pids_of_children():  # else they are being started
+    def _kill_child(self, rng: random.Random) -> bool:
+        """Tell whether there was one to kill: they may just be started again."""
+        children = self._pids_of_children()
+        if children:
             with self._account.death_of(CHILD), suppress(ProcessLookupError):
                 os.kill(rng.choice(children), signal.SIGKILL)
+        return bool(children)
 
     def _pids_of_children(self) -> list[int]:
         pid = self.server.process.pid
