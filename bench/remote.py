@@ -41,6 +41,7 @@ def reserve(bench: Bench) -> Figure:
 
 def kqs_work(bench: Bench) -> Figure:
     """The same by `kqs work`."""
+    _need(bench, "outpost")
     with bench.server() as server, bench.folder() as folder:
         own = {"SERVER__PORT": str(free_port()), "LOG__LEVEL": "warning"}
         command = ("taskset", "--cpu-list", ALL_CORES, *WORK, "--connect", f"127.0.0.1:{server.port}")
@@ -50,7 +51,14 @@ def kqs_work(bench: Bench) -> Figure:
             return _end_to_end(bench, server, {"worker_cpu_us_per_job": Subject(worker)})
 
 
+def _need(bench: Bench, package: str) -> None:
+    """Raise FileNotFoundError where the version that is measured has no such part."""
+    if not (bench.tree / "kqs" / package).is_dir():
+        raise FileNotFoundError(f"this version has no kqs.{package}")
+
+
 def _by_worker(bench: Bench, way: str, size: int) -> Figure:
+    _need(bench, "remote")
     with bench.server() as server, _program(bench, "worker", way, server.port, size):
         return _end_to_end(bench, server, {})
 
@@ -84,6 +92,7 @@ def idle_latency(bench: Bench) -> Figure:
 
     And until a lane of the server has it; both in turns, since the machine is never equally fast for long.
     """
+    _need(bench, "remote")
     count = max(100, int(1000 * min(1.0, bench.scale)))
     there: list[float] = []
     here: list[float] = []
@@ -102,6 +111,7 @@ def idle_latency(bench: Bench) -> Figure:
 
 def waiting(bench: Bench) -> Figure:
     """10,000 connections that each wait in `reserve`: what they take of memory, and from an insert to its run."""
+    _need(bench, "remote")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < DESCRIPTORS:
         raise FileNotFoundError(f"ulimit -Hn is below {DESCRIPTORS}")
     count = max(100, int(2000 * min(1.0, bench.scale)))
@@ -116,8 +126,7 @@ def waiting(bench: Bench) -> Figure:
 
 def processes(bench: Bench) -> Figure:
     """Handlers that take 1 ms of CPU, run by one child process and by two."""
-    if "    processes: int" not in (bench.tree / "kqs/config/sections.py").read_text():
-        raise FileNotFoundError("this version has no child processes")
+    _need(bench, "children")
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(TURNS):
         for number in rates:
@@ -129,6 +138,7 @@ def processes(bench: Bench) -> Figure:
 
 def commands(bench: Bench) -> Figure:
     """Runs of /bin/true a second, in one lane and in four."""
+    _need(bench, "commands")
     count = max(100, int(600 * bench.scale))
     rates = {
         lanes: _rate(bench, "true", count, KQS_WORKER__CONCURRENCY=str(lanes), KQS_TYPES__true=NOOP_COMMAND) for lanes in (1, 4)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare import _compared, _unpack
+from bench.compare import _compared, _measure, _unpack
+from bench.figures import Bench
 from tests.support.serving import ROOT
 
 
@@ -31,3 +32,8 @@ def test_a_commit_that_is_not_there_is_told_in_one_line() -> None:
     )
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("figure", ["work", "reserve", "kqs work", "idle work", "waiting", "processes", "commands"])
+def test_a_figure_that_a_version_cannot_give_is_left_out(tmp_path: Path, figure: str) -> None:
+    assert _measure(figure, Bench(tmp_path, cores="0", scale=1.0, tree=tmp_path)) == {}
