@@ -348,6 +348,44 @@ def test_a_held_run_whose_worker_died_while_the_server_was_away_is_a_ghost_after
             worker.call("finish", {"run": run["run"], "report": "ok"})
 
 
+def test_held_runs_go_on_over_one_kill_after_another_right_after_their_claims(tmp_path: Path) -> None:
+    ids: list[str] = []
+    runs: dict[str, dict[str, object]] = {}
+    for _ in range(5):
+        with serving(tmp_path) as server, working_at(server) as worker:
+            assert ask(server, "stats")["running_remote"] == len(runs)
+            ids += worker.call("insert", [JOB] * 4)
+            given = worker.reserve("mail", count=4, worker="w", hold=True)
+            server.stop(signal.SIGKILL)
+            assert not runs.keys() & {str(run["run"]) for run in given}
+            runs |= {str(run["run"]): run for run in given}
+    with serving(tmp_path) as server, working_at(server) as worker:
+        assert worker.finish(*runs) == [True] * len(runs)
+        while len(runs) < len(ids):  # those that a kill overtook before they were asked for
+            given = worker.reserve("mail", count=20, worker="w", hold=True)
+            assert worker.finish(*(str(run["run"]) for run in given)) == [True] * len(given)
+            runs |= {str(run["run"]): run for run in given}
+        assert states(server, ids) == {("success", 1, 0, 0)}
+
+
+def test_what_is_held_by_nobody_who_knows_of_it_is_a_ghost_after_its_ttr(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        ids = worker.call("insert", [{"type": "mail", "ttr": 1, "ghost_delay": 0}] * 20)
+        until(server, jobs_new=20)
+        worker.send("reserve", {"types": ["mail"], "count": 20, "worker": "w", "hold": True})
+        until(server, running_remote=20)
+        server.stop(signal.SIGKILL)  # the answer was on its way
+    with serving(tmp_path) as server, working_at(server) as worker:
+        assert ask(server, "stats")["running_remote"] == 20
+        done = 0
+        while done < 20:
+            given = worker.reserve("mail", count=20, worker="w", hold=True)
+            assert {run["ghosts"] for run in given} == {1}
+            assert worker.finish(*(run["run"] for run in given)) == [True] * len(given)
+            done += len(given)
+        assert states(server, ids) == {("success", 2, 1, 0)}
+
+
 def test_hold_needs_a_name(tmp_path: Path) -> None:
     with serving(tmp_path) as server, working_at(server) as worker:
         for name in ("reserve", "work"):
