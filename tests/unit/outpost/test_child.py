@@ -29,7 +29,7 @@ async def test_so_many_runs_begin_and_the_others_are_given_back(post: Post, worn
     runs = await post.given(*(a_run(number) for number in range(1, 5)))
     assert [worn.source.may_begin(run) for run in runs] == [True, True, False, False]
     assert worn.count == 1
-    assert await post.called("release") == [[{"run": "token-3"}, {"run": "token-4"}]]
+    assert await post.called("release") == [[{"run": "token-3", "begun": False}, {"run": "token-4", "begun": False}]]
 
 
 async def test_a_run_that_is_lost_before_it_begins_wears_nothing(post: Post, worn: Worn) -> None:
