@@ -204,6 +204,7 @@ class ServerBackend:
             "failures": record.failures,
             "ghosts": record.ghosts,
             "interrupted": record.interrupted,
+            "progress": None if record.progress is None else Raw(record.progress),
             "result": None if record.result is None else Raw(record.result),
             "error": record.error,
             "runs": record.runs,

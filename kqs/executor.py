@@ -114,7 +114,7 @@ class Executor:
         if not handler.is_async:
             return await self._threads.execute(run, handler, context)
         if handler.command is not None:
-            return await self.finish(run, self._commands.run(handler.command, run))
+            return await self.finish(run, self._commands.run(handler.command, context))
         try:
             argument = handler.decode(run.data)
         except BaseException as fault:

@@ -20,6 +20,7 @@ from kqs.job import Run
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
 from kqs.printable import shortened
+from kqs.progress import progress_of
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 
@@ -54,11 +55,16 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
 Outcome = Ok | Again | Failed
 
 
+def to_nobody(_context: JobContext) -> None:
+    """Take in that a handler has saved something, where nobody keeps it."""
+
+
 class JobContext(msgspec.Struct, gc=False, eq=False):
-    """What a handler may know of its run, and how it says that it is alive. Safe to use from any thread.
+    """What a handler may know of its run, how it says that it is alive, and how far. Safe to use from any thread.
 
     Whoever watches the run reads `touched_at` (on `monotonic`'s clock, s) when the ttr seems to be over, and calls `end`
-    when the run is: a touch is one store, without a lock, a timer or a hop to the loop.
+    when the run is: a touch is one store, without a lock, a timer or a hop to the loop. He is told by `on_save`, in whatever
+    thread, that something was `saved` since he has last set `is_unsent` to False and then looked.
     """
 
     run: Run
@@ -66,6 +72,9 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
     monotonic: Callable[[], float]
     touched_at: float = -math.inf
     is_over: bool = False
+    on_save: Callable[[JobContext], None] = to_nobody
+    saved: bytes | None = None
+    is_unsent: bool = False
 
     @property
     def id(self) -> str:
@@ -98,6 +107,34 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
             return False
         self.touched_at = self.monotonic()
         return True
+
+    @property
+    def progress(self) -> Any:
+        """Return what was saved last, in this run or an earlier one of the job; None: nothing.
+
+        Raises: msgspec.DecodeError: it has a number that no float can hold, from a worker in another language.
+        """
+        said = self.run.progress if self.saved is None else self.saved
+        return _decode_json(said) if said else None
+
+    def save(self, value: object) -> bool:
+        """Keep how far the run is, for whoever looks and for the job's next run, in the place of what was saved before.
+
+        It is kept within a second, or with the end of the run. None takes back what was saved. It counts as a `touch`, and
+        returns as that does.
+        Raises: ValueError: it cannot be written as JSON, or takes more than MAX_PROGRESS_BYTES; nothing was changed.
+        """
+        return not self.is_over and self.keep(progress_of(value))
+
+    def keep(self, progress: bytes) -> bool:
+        """Do what `save` does with what `kqs.progress` has made of it."""
+        if not self.touch():
+            return False
+        self.saved = progress
+        if not self.is_unsent:
+            self.is_unsent = True
+            self.on_save(self)
+        return not self.is_over
 
     def end(self) -> None:
         """Make every later `touch` return False. For the run's owner, not for handlers."""

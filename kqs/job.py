@@ -38,6 +38,12 @@ class State(IntEnum):
         return self.name.lower()
 
 
+#: the longest progress of a job, in bytes of JSON: it goes to the next run with its data, thousands of runs at a time, and into
+#: the environment of a command, of which one variable may have 128 KiB
+MAX_PROGRESS_BYTES = 16 * 1024
+#: said of a job's progress: there is none, or none any more
+NO_PROGRESS = b""
+
 WAITING = frozenset({State.NEW, State.DELAYED, State.RETRY, State.GHOST})
 ENDED = frozenset({State.SUCCESS, State.FAIL, State.CANCELLED})
 STATES_BY_WORD = {state.word: state for state in State}
@@ -191,6 +197,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
 
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
+    progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
     """
 
     claim: Claim
@@ -207,6 +214,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     returned: int = 0
     waited_as: int = State.NEW
     held: bool = False
+    progress: bytes | None = None
 
     @property
     def attempt(self) -> int:
@@ -224,6 +232,7 @@ class Report(msgspec.Struct, gc=False):
     has_begun: False where the run never began: then there was none, and the record is as if there had been no claim; but for
     its end, if `state` is one. prio: the job's from then on, where it waits again after a run; None: what it was.
     by_watcher: it is true only if no other server watches over the run by now.
+    progress: the record's from then on, NO_PROGRESS: none; None: it stays as it is.
     """
 
     claim: Claim
@@ -242,6 +251,7 @@ class Report(msgspec.Struct, gc=False):
     has_begun: bool = True
     prio: int | None = None
     by_watcher: bool = False
+    progress: bytes | None = None
 
 
 class Returned(NamedTuple):
@@ -249,6 +259,13 @@ class Returned(NamedTuple):
 
     delay_s: float = 0.0
     prio: int | None = None
+
+
+class Progress(msgspec.Struct, gc=False, frozen=True):
+    """What a run in progress has said last of how far it is, as JSON; NO_PROGRESS takes back what was said before."""
+
+    claim: Claim
+    value: bytes
 
 
 class Rescheduled(msgspec.Struct, gc=False, frozen=True):
@@ -275,8 +292,8 @@ class RunRecord(msgspec.Struct, gc=False, omit_defaults=False):
 class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
-    data: None where a listing left it out. epoch: of the claim of its last run, while that is in progress and when it has ended
-    the job.
+    data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
+    is in progress and when it has ended the job.
     """
 
     order: int
@@ -299,6 +316,7 @@ class JobRecord(msgspec.Struct, gc=False):
     error: str | None
     runs: list[RunRecord]
     epoch: int | None = None
+    progress: bytes | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:

@@ -7,13 +7,8 @@ raises. A failure is told in the log, in a line of bounded length. A fork of thi
 from __future__ import annotations
 
 import contextlib
-import inspect
-import json
-from decimal import Decimal
-from typing import Any
 
-import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from kqs import verdicts
 from kqs.handlers import Again, Failed, Handler, Ok, Outcome
@@ -21,6 +16,7 @@ from kqs.job import Run
 from kqs.log import get_logger
 from kqs.process import forks
 from kqs.traces import text_of, trace_of
+from kqs.values import written
 
 _log = get_logger("kqs.executor")
 
@@ -120,7 +116,7 @@ def judge_result(result: object, run: Run) -> Outcome:
     if result is None:
         return _OK
     try:
-        return Ok(_written(result))
+        return Ok(written(result, MAX_RESULT_BYTES))
     except BaseException as fault:
         return _failed(run, f"the handler's result cannot be written as JSON: {_told(fault)}", final=True)
 
@@ -140,62 +136,3 @@ def _told(fault: BaseException) -> str:
         return text_of(fault) or type(fault).__name__
     except BaseException:
         return "(cannot be shown)"
-
-
-# -- results ----------------------------------------------------------------------------------------------------------
-
-
-def _encode_other(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if inspect.iscoroutine(value):
-        value.close()
-        raise TypeError("it is a coroutine; make the handler an `async def`")
-    raise TypeError(f"{type(value).__name__} is no JSON type")
-
-
-_encode_json = msgspec.json.Encoder(enc_hook=_encode_other).encode
-_skim = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-def _written(result: object) -> bytes:
-    """Return a result as JSON in one line. Raises: anything: it cannot be; the message says why."""
-    text = _encode_json(result)
-    if len(text) > MAX_RESULT_BYTES:
-        raise ValueError(f"it takes {len(text)} bytes, and {MAX_RESULT_BYTES} are allowed")
-    _skim(text)  # msgspec.Raw is written as it is
-    if b"\n" in text or b"\r" in text:
-        text = msgspec.json.format(text, indent=-1)
-    if not text.isascii():
-        text.decode()
-    if b"null" in text or b"NaN" in text or b"Infinity" in text:
-        _refuse_what_is_no_number(result)
-    return text
-
-
-def _refuse_what_is_no_number(result: object) -> None:
-    """Raise ValueError if `null`, or the text NaN or Infinity, is what became of a number that JSON does not have."""
-    values = msgspec.to_builtins(result, builtin_types=(Decimal,), str_keys=True, enc_hook=_numbers_of)
-    try:
-        json.dumps(values, allow_nan=False, check_circular=False, default=_refuse_decimal)  # the quickest walk there is
-    except ValueError:
-        raise ValueError("NaN and Infinity are no numbers in JSON") from None
-
-
-def _refuse_decimal(value: Decimal) -> None:
-    if not value.is_finite():
-        raise ValueError
-
-
-def _numbers_of(value: Any) -> Any:
-    """Return what has the numbers of a value that msgspec does not know; not msgspec.Raw, which was skimmed."""
-    return _numbers_in(value.model_dump()) if isinstance(value, BaseModel) else None
-
-
-def _numbers_in(value: Any) -> list[float | Decimal]:
-    """Return the numbers in a model's plain data: in its JSON they may be null, or text."""
-    if isinstance(value, dict):
-        return [found for one in value.values() for found in _numbers_in(one)]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [found for one in value for found in _numbers_in(one)]
-    return [value] if isinstance(value, (float, Decimal)) else []

@@ -22,6 +22,7 @@ from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec import UNSET
 
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
@@ -231,20 +232,27 @@ class Client:
         """
         return Work(self, encode(_without_none(types=_names(types), room=room, worker=worker), "bad_call"))
 
-    async def touch(self, run: Run | str) -> float:
-        """Give a run its `ttr` anew; return how many seconds it has. Raises: as `call`; of a run that is over, `stale`."""
-        (left,) = await self.touch_many([run])
+    async def touch(self, run: Run | str, progress: Any = UNSET) -> float:
+        """Give a run its `ttr` anew; return how many seconds it has.
+
+        progress: how far it is, which is kept when this returns: shown with the job, and given to its next run, should there be
+        one. None takes back what was said before.
+        Raises: as `call`; of a run that is over, `stale`; of progress that is too long, `too_large`.
+        """
+        (left,) = await self._touch([{"run": _token(run)} | ({} if progress is UNSET else {"progress": progress})])
         if isinstance(left, CallError):
             raise left
         return left
 
     async def touch_many(self, runs: Iterable[Run | str]) -> list[float | CallError]:
         """Touch up to 10,000 runs; return the seconds that each has, or why it was refused. Raises: as `call`."""
-        tokens = [_token(run) for run in runs]
-        lefts = seconds_left(await (await self._start("touch", encode([{"run": token} for token in tokens], "bad_call"))))
-        for token, left in zip(tokens, lefts, strict=True):
+        return await self._touch([{"run": _token(run)} for run in runs])
+
+    async def _touch(self, members: Sequence[Mapping[str, Any]]) -> list[float | CallError]:
+        lefts = seconds_left(await (await self._start("touch", encode(members, "bad_call"))))
+        for member, left in zip(members, lefts, strict=True):
             if isinstance(left, CallError) and left.call_code == "stale":
-                self.end_run(token)
+                self.end_run(member["run"])
         return lefts
 
     async def release(

@@ -16,7 +16,8 @@ class Run(msgspec.Struct, eq=False, weakref=True):
 
     token: names the run in all that is said of it. raw: the job's data as its client sent it. attempt: which run of the job it
     is, from 1. failures, ghosts: earlier runs that failed, and that vanished. ttr: seconds that it may go without a touch or a
-    report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not.
+    report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not. raw_progress: what was said
+    last in earlier runs of the job, as it was said; UNSET: nothing.
     is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`.
     """
 
@@ -30,12 +31,18 @@ class Run(msgspec.Struct, eq=False, weakref=True):
     ttr: float
     auto_touch: bool = False
     time_limit: float | None = None
+    raw_progress: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="progress", default=msgspec.UNSET)
     is_over: bool = False
 
     @property
     def data(self) -> Any:
         """Return the job's data. Raises: msgspec.DecodeError: it has a number that no float can hold."""
         return _decode_json(self.raw)
+
+    @property
+    def progress(self) -> Any:
+        """Return how far earlier runs of the job said they were, last; None: they said nothing. Raises: as `data`."""
+        return None if self.raw_progress is msgspec.UNSET else _decode_json(self.raw_progress)
 
 
 class Report(msgspec.Struct, omit_defaults=True):

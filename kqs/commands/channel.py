@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 from kqs.minding.frames import Ended, FrameReader, Kind, Order, Unstarted, decode_report, encode_order, encoded
 from kqs.process import forks
@@ -18,6 +19,10 @@ _READ_BYTES = 256 * 1024
 
 class MinderLostError(OSError):
     """The minder has ended, or could not be made."""
+
+
+def _to_nobody(_progress: bytes) -> None:
+    return None
 
 
 class Channel:
@@ -35,6 +40,7 @@ class Channel:
         self._waiter: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()  # for the first word of the minder
         self._is_awaited = True  # a word is still to come
         self._is_lost = False
+        self._on_progress: Callable[[bytes], None] = _to_nobody
         self.is_free = False
         self.pid = 0
         ours.setblocking(False)
@@ -54,8 +60,10 @@ class Channel:
         self.pid = int(told)
         self.is_free = not self._is_lost
 
-    async def run(self, order: Order) -> Ended | Unstarted:
+    async def run(self, order: Order, on_progress: Callable[[bytes], None] = _to_nobody) -> Ended | Unstarted:
         """Have the minder do an order. Cancelled, it ends the command and returns when that is done, or after a while.
+
+        on_progress: called with what the command says of it, before this returns.
 
         `is_stuck` tells then whether it was not done.
         Raises: MinderLostError: it has ended before it could report.
@@ -64,6 +72,7 @@ class Channel:
         if self._is_lost:
             raise MinderLostError("it has ended")
         self._waiter, self._is_awaited = self._loop.create_future(), True
+        self._on_progress = on_progress
         self._send(encode_order(order))
         try:
             report = decode_report(*await self._waiter)
@@ -123,6 +132,9 @@ class Channel:
         if not data:
             self.close()
         for frame in self._reader.receive_data(data):
+            if frame[0] == Kind.PROGRESS:
+                self._on_progress(frame[1])
+                continue
             self._is_awaited = False
             if not self._waiter.done():
                 self._waiter.set_result(frame)

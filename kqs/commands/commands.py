@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kqs import verdicts
 from kqs.commands.minders import Minders
 from kqs.commands.verdict import result_of
-from kqs.handlers import Command
+from kqs.handlers import Command, JobContext
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.minding.frames import Order, Unstarted
+from kqs.progress import checked_progress
 from kqs.supervisor import Supervisor
 
 _log = get_logger("kqs.commands")
@@ -55,7 +56,7 @@ class Commands:
             return f"{program}: no such file in {self._environ['PATH']}"
         return f"{program}: {'it cannot be executed' if Path(program).is_file() else 'no such file'}"
 
-    async def run(self, command: Command, run: Run) -> object:
+    async def run(self, command: Command, context: JobContext) -> object:
         """Run a job; return its result. Cancelled, it ends the command.
 
         Raises: verdicts.Again, verdicts.Fail.
@@ -64,8 +65,9 @@ class Commands:
             channel = await self._minders.take()
         except OSError as error:
             raise verdicts.Fail(f"no process can be had for the command: {_told(error)}", final=False) from None
+        run = context.run
         try:
-            report = await channel.run(self._order(command, run))
+            report = await channel.run(self._order(command, run), _keeper(context))
         except OSError:
             raise verdicts.Fail("the process that watched over the command was killed", final=False) from None
         finally:
@@ -76,6 +78,8 @@ class Commands:
 
     def _order(self, command: Command, run: Run) -> Order:
         job = {"KQS_JOB_ID": run.claim.id, "KQS_JOB_TYPE": run.type, "KQS_JOB_ATTEMPT": str(run.attempt)}
+        if run.progress:
+            job["KQS_JOB_PROGRESS"] = run.progress.decode(errors="replace")
         return Order(
             command.argv,
             command.folder,
@@ -94,6 +98,22 @@ class Commands:
     async def wait_closed(self) -> None:
         """Return when the helper processes have ended, or after a while."""
         await self._minders.wait_closed()
+
+
+def _keeper(context: JobContext) -> Callable[[bytes], None]:
+    """Return what keeps what a command says of its progress; what cannot be kept is told in the log, once a run."""
+    is_told = False
+
+    def keep(written: bytes) -> None:
+        nonlocal is_told
+        try:
+            context.keep(checked_progress(written))
+        except ValueError as error:
+            if not is_told:
+                is_told = True
+                _log.warning("a command's progress is not kept", type=context.type, job=context.id, error=str(error))
+
+    return keep
 
 
 def _told(error: OSError) -> str:

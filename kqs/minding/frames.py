@@ -4,6 +4,7 @@
     ORDER = length of the header: 4 bytes | header: JSON | the job's data
     ENDED = exit code, negative for a signal: 4 bytes | flags: 1 byte | length of the output: 4 bytes | output | errors
     UNSTARTED = errno: 4 bytes | at what: UTF-8
+    PROGRESS = what a command says of it, at most one byte longer than may be kept
     READY, KILL = the minder's process: decimal digits
 
 Both ends are of one version: the server starts the other from its own files.
@@ -18,6 +19,9 @@ from typing import Any, NamedTuple
 
 #: the descriptor under which a keeper finds the socket to its server
 CONTROL = 3
+
+#: the longest progress that is kept; kqs.job has the same bound, which cannot be imported from here
+PROGRESS_BYTES = 16 * 1024
 
 _LENGTH = struct.Struct("!I")
 _ENDED = struct.Struct("!iBI")
@@ -38,6 +42,7 @@ class Kind(IntEnum):
     UNSTARTED = 5  # from a minder: the command could not be started
     FORK = 6  # to the keeper: fork a minder, for the channel whose end comes with this
     KILL = 7  # to the keeper: kill a minder
+    PROGRESS = 8  # from a minder: how far the command is, as it says
 
 
 class Order(NamedTuple):

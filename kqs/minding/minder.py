@@ -19,7 +19,17 @@ from contextlib import suppress
 from typing import NoReturn
 
 from kqs.minding import launch
-from kqs.minding.frames import Ended, FrameReader, Kind, Order, Unstarted, decode_order, encode_report, encoded
+from kqs.minding.frames import (
+    PROGRESS_BYTES,
+    Ended,
+    FrameReader,
+    Kind,
+    Order,
+    Unstarted,
+    decode_order,
+    encode_report,
+    encoded,
+)
 from kqs.minding.tree import children, signal_tree
 
 #: between SIGTERM and SIGKILL, in s: less than a cancelled handler may take before it counts as deaf
@@ -27,6 +37,12 @@ TERM_S = 0.5
 #: how long to try to end what is left, in s: what belongs to another user, or hangs in the kernel, cannot be
 LEFT_S = 2.0
 _LOOK_S = 0.005
+#: begins a line on stderr that tells how far the command is, as JSON
+MARK = b"KQS-PROGRESS "
+#: what is kept of such a line until it is whole: more than any that counts
+_MARKED_BYTES = len(MARK) + 2 * PROGRESS_BYTES
+#: between two such that the server is told, in s: a command may write them in a loop
+TOLD_S = 0.2
 #: what is kept of stderr: a reason of a failure is stored up to 4,000 characters
 ERRORS_BYTES = 3500
 _READ_BYTES = 64 * 1024
@@ -53,14 +69,59 @@ class Ear:
 
 
 class Tail:
-    """The end of what a command writes to stderr."""
+    """The end of what a command writes to stderr, but for lines that tell its progress. progress: the last; None: taken."""
 
     def __init__(self) -> None:
         self.data = b""
         self.is_cut = False
+        self.progress: bytes | None = None
+        self._begun = b""  # of a line that may be one
+        self._is_inside = False  # of a line that is none
 
     def receive_data(self, data: bytes) -> None:
         """Take what was written."""
+        if data and not self._begun and MARK[:1] not in data:
+            self._keep(data)
+            self._is_inside = not data.endswith(b"\n")
+            return
+        *lines, rest = data.split(b"\n")
+        plain: list[bytes] = []
+        for line in lines:
+            self._receive_line(line, plain)
+        self._receive_begin(rest, plain)
+        self._keep(b"".join(plain))
+
+    def end(self) -> None:
+        """Take in that nothing more comes. A line of progress that was cut short is none, and nothing else either."""
+        if not self._begun.startswith(MARK):
+            self._keep(self._begun)
+        self._begun = b""
+
+    def _receive_line(self, line: bytes, plain: list[bytes]) -> None:
+        """Take the rest of a line that is whole."""
+        if self._is_inside:
+            self._is_inside = False
+            plain += (line, b"\n")
+            return
+        line, self._begun = self._begun + line, b""
+        if line.startswith(MARK):
+            self.progress = line[len(MARK) :].strip()[: PROGRESS_BYTES + 1]
+        else:
+            plain += (line, b"\n")
+
+    def _receive_begin(self, begin: bytes, plain: list[bytes]) -> None:
+        """Take a part of a line whose end is still to come."""
+        if self._is_inside:
+            plain.append(begin)
+            return
+        begin = self._begun + begin
+        if begin.startswith(MARK) or MARK.startswith(begin):
+            self._begun = begin[:_MARKED_BYTES]
+        else:
+            self._begun, self._is_inside = b"", True
+            plain.append(begin)
+
+    def _keep(self, data: bytes) -> None:
         self.data += data
         if len(self.data) > ERRORS_BYTES:
             self.is_cut = True
@@ -143,8 +204,19 @@ class Minder:
                 run.kill()
                 break
             run.look_at_time()
+            if run.has_progress_due() and self._can_send():
+                is_wanted = self._tell(run)
         report = run.finish()
-        return report if is_wanted else None
+        return report if is_wanted and self._tell(run) else None
+
+    def _tell(self, run: _Run) -> bool:
+        """Tell the server how far the command is, if that is news; False: nobody hears it."""
+        progress = run.take_progress()
+        return progress is None or self._send(encoded(Kind.PROGRESS, progress))
+
+    def _can_send(self) -> bool:
+        """Tell whether the server takes a frame at once: it may be held up, and a minder must not be by that."""
+        return bool(select.select([], [self._channel], [], 0)[1])
 
     def _receive_end(self, run: _Run) -> bool:
         frames = self._receive()
@@ -165,6 +237,7 @@ class _Run:
         self._is_flooded = False
         self._told = b""
         self._kill_at: float | None = None
+        self._tell_at = 0.0
         self._is_killed = False
         self._pid = 0
         self._fault = -1  # what says why a forked child has not become the command
@@ -283,7 +356,19 @@ class _Run:
 
     def patience_ms(self) -> float | None:
         """Return how long to wait for something to happen."""
-        return None if self._kill_at is None else max(0.0, 1000 * (self._kill_at - time.monotonic())) + 1
+        tell_at = None if self._tail.progress is None else max(self._tell_at, time.monotonic() + _LOOK_S)
+        instants = [at for at in (self._kill_at, tell_at) if at is not None]
+        return max(0.0, 1000 * (min(instants) - time.monotonic())) + 1 if instants else None
+
+    def has_progress_due(self) -> bool:
+        """Tell whether there is progress to tell now."""
+        return self._tail.progress is not None and time.monotonic() >= self._tell_at
+
+    def take_progress(self) -> bytes | None:
+        """Take the progress that is not told yet, or None."""
+        progress, self._tail.progress = self._tail.progress, None
+        self._tell_at = time.monotonic() + TOLD_S
+        return progress
 
     def terminate(self) -> None:
         """Ask all that has come of the command to end, and kill it a while later."""
@@ -313,6 +398,7 @@ class _Run:
             self._close(number)
         if self._told:
             return launch.why_not(self._told)
+        self._tail.end()
         code = -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
         return Ended(code, self._is_flooded, self._tail.is_cut, bytes(self._output), self._tail.data)
 

@@ -106,6 +106,22 @@ class OpenRuns:
             run.given_at = run.told_at = now
         self._touch(living, now)
 
+    def note_told(self, token: str) -> bool:
+        """Take in that the server hears of a run in another way, now; False: it is over."""
+        run = self.by_token.get(token)
+        if run is not None:
+            run.told_at = self._monotonic()
+        return run is not None
+
+    def touch(self, tokens: Iterable[str]) -> None:
+        """Touch for runs now, as far as they are not over."""
+        if open_tokens := [token for token in tokens if token in self.by_token]:
+            self._touch(open_tokens, self._monotonic())
+
+    def end(self, token: str) -> None:
+        """Take in that the server says of a run that it is over."""
+        self._on_over(token)
+
     def close(self) -> None:
         """Touch no more."""
         if self._timer is not None:

@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import msgspec
+
 from kqs.client import runs as wire
 from kqs.clock import Clock
 from kqs.handlers import Outcome
@@ -23,6 +25,7 @@ from kqs.outpost.line import Line
 from kqs.outpost.open_runs import OpenRun, OpenRuns
 from kqs.outpost.orders import Order, Orders
 from kqs.outpost.reports import Reports
+from kqs.outpost.saves import Saves
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.supervisor import Supervisor
@@ -48,6 +51,7 @@ class WireSource:
         self._orders = Orders(line, supervisor, self._given, self._taken_away, self._note)
         self._reports = Reports(line, supervisor, hold=hold)
         self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._taken_away)
+        self._saves = Saves(line, supervisor, self._open_runs)
         self._runs = self._open_runs.by_token
         self._is_due = False
         #: reports of runs that were lost before
@@ -63,6 +67,7 @@ class WireSource:
             self.untaken_count = self._reports.count
             log.error("stopping without the last reports: the server does not take them", count=self.untaken_count)
         self._open_runs.close()
+        self._saves.close()
 
     # -- the port -------------------------------------------------------------------------------------------------------
 
@@ -101,7 +106,8 @@ class WireSource:
         token = str(run.handle)
         found = self._runs[token]
         options = _options(found.ttr, found.auto_touch, found.time_limit)
-        lease = Lease(run, options, self.clock, on_lost, self._monotonic() if now is None else now, is_remote=True)
+        began_at = self._monotonic() if now is None else now
+        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=True, on_save=self._saves.note)
         self._open_runs.begin(token, found, lease)
         self._note()
         return lease
@@ -113,6 +119,7 @@ class WireSource:
             self.stale_count += 1
             return False
         lease.context.end()
+        self._saves.end(lease.context, outcome)
         self._reports.add(token, outcome)
         return True
 
@@ -128,6 +135,7 @@ class WireSource:
         if not self._close(token):
             return False
         lease.context.end()
+        self._saves.end(lease.context, None)
         self._reports.release(token, begun=True)
         return True
 
@@ -201,6 +209,7 @@ class WireSource:
     def _send(self) -> None:
         self._is_due = False
         self._open_runs.send()
+        self._saves.send()
         self._reports.send()
         consumer = self._consumer
         if consumer is not None and not consumer.stopped:
@@ -234,4 +243,5 @@ def _run(run: wire.Run, now: float) -> Run:
         started_at=now,
         expire_at=math.inf,
         handle=run.token,
+        progress=None if run.raw_progress is msgspec.UNSET else bytes(run.raw_progress),
     )

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 
 from kqs.clock import Clock
-from kqs.handlers import JobContext
+from kqs.handlers import JobContext, to_nobody
 from kqs.job import Run
 from kqs.options import Options
 from kqs.supervisor import Supervisor
@@ -44,13 +44,18 @@ class Lease:
         now: float,
         *,
         is_remote: bool = False,
+        on_save: Callable[[JobContext], None] = to_nobody,
     ) -> None:
-        """Args: now: when the run began. is_remote: who touches for its handler, if it is not touched by it, may die alone."""
+        """Args:
+
+        now: when the run began. is_remote: who touches for its handler, if it is not touched by it, may die alone.
+        on_save: told, in any thread, that the handler has saved something.
+        """
         self.began_at = now
         self.run = run
         self.options = options
         self.on_lost = on_lost
-        self.context = JobContext(run, options, clock.monotonic)
+        self.context = JobContext(run, options, clock.monotonic, on_save=on_save)
         # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
         self.deadline = math.inf if options.auto_touch and not is_remote else now + options.ttr
         self.limit_deadline = math.inf if options.time_limit is None else now + options.time_limit

@@ -18,6 +18,7 @@ from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import (
+    NO_PROGRESS,
     WAITING,
     Accepted,
     Claim,
@@ -43,6 +44,7 @@ from kqs.queue.leases import Lease, Leases
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
+from kqs.queue.saves import Saves, Told
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store import base
@@ -97,6 +99,7 @@ class Queue:
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
+        self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
@@ -147,6 +150,9 @@ class Queue:
         """
         if self._tasks and (not await self._reporter.settle(SETTLE_S) or self._reporter.count):
             log.error("stopping without the last reports: the store does not take them", count=self._reporter.count)
+        if self._tasks and not await self._saves.settle(SETTLE_S):
+            log.error("stopping without the last progress: the store does not take it")
+        await self._saves.stop()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
         self._leases.close()
@@ -210,6 +216,7 @@ class Queue:
         for job in self._reporter.let_go(claimed, known):
             run = first_run(job, self._epoch)
             self._over(run, self._died(run, self._now()))
+        self._saves.look_again()
         await self._offer(jobs, known)
 
     def _died(self, run: Run, now: float) -> Report:
@@ -260,7 +267,7 @@ class Queue:
         """
         options = self.cascade.resolve(run.type, run.options)
         began_at = self.clock.monotonic() if now is None else now
-        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote)
+        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote, on_save=self._saves.note)
         self._leases.add(lease)
         return lease
 
@@ -269,13 +276,34 @@ class Queue:
         if not self._leases.end(lease):
             self.stale_count += 1
             return False
-        self._over(lease.run, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
+        self._ended(lease, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
         return True
+
+    def _ended(self, lease: Lease, report: Report) -> None:
+        """Take the report of a run that has a lease, and with it what it has said of its progress."""
+        if self._saves or lease.context.is_unsent or lease.run.progress is not None:
+            self._saves.close(lease.context, report)
+        self._over(_in_line(lease.run, report), report)
+
+    def save(self, lease: Lease, progress: bytes, told: Told) -> None:
+        """Keep how far a run in progress is; `told` is called when it is kept, and with False if the run turns out to be over.
+
+        It survives the end of this process then; that of the machine a second later, or with the next report.
+        """
+        self._saves.add(lease.run, progress, told)
+
+    @property
+    def has_much_to_save(self) -> bool:
+        """Tell whether the store is so far behind with what runs `save` that they should not, for now."""
+        return self._saves.is_full
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Take the report of a run that ended in the step in which it began."""
         options = self.cascade.resolve(run.type, run.options)
-        self._over(run, self._judge.outcome(run, options, outcome, whole_ms(self.clock.now())))
+        report = self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()))
+        if run.progress is not None and report.state is State.SUCCESS:
+            report.progress = NO_PROGRESS
+        self._over(run, report)
 
     def interrupt(self, lease: Lease, delay_s: float = 0.0, prio: int | None = None) -> bool:
         """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before.
@@ -284,12 +312,8 @@ class Queue:
         """
         if not self._leases.end(lease):
             return False
-        self._interrupt(lease.run, delay_s, prio)
+        self._ended(lease, self._judge.interrupted(lease.run, self._now(), delay_s, prio))
         return True
-
-    def _interrupt(self, run: Run, delay_s: float, prio: int | None) -> None:
-        waiting = run if prio is None else replace(run, prio=prio)  # as whom it stands in line again
-        self._over(waiting, self._judge.interrupted(run, self._now(), delay_s, prio))
 
     def cancel(self, lease: Lease) -> None:
         """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
@@ -315,10 +339,12 @@ class Queue:
             record.expire_at,
             None,
             claim.attempt - attempt,
+            progress=None if record.progress is None else NO_PROGRESS,
         )
         accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if isinstance(end, Returned):
-            self._interrupt(run, end.delay_s, end.prio)
+            report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
+            self._over(_in_line(run, report), report)
         else:
             self.end(run, end)
 
@@ -346,7 +372,7 @@ class Queue:
         """Take it that nobody will report this run: who ran it is gone. Whoever lost thousands logs it once."""
         if self._leases.end(lease):
             self.ghost_count += 1
-            self._over(lease.run, self._judge.ghost(lease.run, lease.options, self._now(), reason))
+            self._ended(lease, self._judge.ghost(lease.run, lease.options, self._now(), reason))
 
     def when_stored(self, run: Run, told: Callable[[bool], None]) -> None:
         """Have `told` called when the report of a run that was just taken is durable, with whether the store accepted it.
@@ -386,7 +412,7 @@ class Queue:
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
         log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
         judged.by_watcher = lease.run.held
-        self._over(lease.run, judged)
+        self._ended(lease, judged)
         lease.on_lost(lease)
 
     async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
@@ -395,6 +421,8 @@ class Queue:
         for (run, report), ok in zip(batch, accepted, strict=True):
             if run.handle is not None:
                 held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))
+            if report.progress is not None:
+                self._saves.applied(run.claim.id, ok=ok)
             if not ok:
                 self.stale_count += 1
             elif report.state in WAITING:
@@ -417,9 +445,15 @@ class Queue:
 
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
-        trouble = self._reporter.trouble
-        return [*([f"the store refuses reports: {trouble}"] if trouble else []), *self._broker.problems()]
+        refused = {"reports": self._reporter.trouble, "progress": self._saves.trouble}
+        troubles = [f"the store refuses {what}: {trouble}" for what, trouble in refused.items() if trouble]
+        return [*troubles, *self._broker.problems()]
 
 
 def _nobody() -> None:
     return None
+
+
+def _in_line(run: Run, report: Report) -> Run:
+    """Return a run that is over as its job stands in line again."""
+    return run if report.prio is None else replace(run, prio=report.prio)

@@ -70,8 +70,12 @@ class Reporter:
             self._idle.clear()
             self._wake.set()
         self._pending.append((run, report))
-        if report.result is not None:
-            self._pending_bytes += len(report.result)
+        if report.result is not None or report.progress is not None:
+            self._pending_bytes += _size_of(report)
+
+    def is_unstored(self, order: int) -> bool:
+        """Tell whether what is reported of this job is kept back."""
+        return order in self._unstored
 
     @property
     def result_bytes(self) -> int:
@@ -100,7 +104,7 @@ class Reporter:
         unstored, size = self._unstored, 0
         for job in jobs:
             early = unstored.get(job.order)
-            if early is not None and (report := early[1]).has_begun and report.state in ENDED:
+            if early is not None and (report := early[1]).has_begun and report.state in ENDED and report.progress is None:
                 if report.result is not None:
                     size += len(report.result)
                     if size > base.DATA_BYTES:
@@ -207,7 +211,7 @@ class Reporter:
             return batch
         total = 0
         for index, (_, report) in enumerate(batch):
-            size = len(report.result or b"")
+            size = _size_of(report)
             if index and (index == COMMIT_REPORTS or total + size > base.DATA_BYTES):
                 batch, self._pending, self._pending_bytes = batch[:index], batch[index:], held_bytes - total
                 self._committing_bytes = total
@@ -229,3 +233,7 @@ class Reporter:
                 self.trouble = None
                 self._lasting.over()
                 return accepted
+
+
+def _size_of(report: Report) -> int:
+    return len(report.result or b"") + len(report.progress or b"")

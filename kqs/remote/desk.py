@@ -128,7 +128,8 @@ class Desk:
         """Watch over held runs whose server is gone."""
         unknown = [run for run in runs if self._tokens.of(run) not in self._runs]
         for run in unknown:
-            self.begin(run, None, None).data = b""
+            begun = self.begin(run, None, None)
+            begun.data, begun.progress = b"", None
         if unknown:
             log.info("held runs go on", count=len(unknown))
 
@@ -193,6 +194,20 @@ class Desk:
     def touch(self, run: OpenRun) -> float:
         """Give a run another ttr; return how long it has then, in s."""
         run.lease.context.touch()
+        return self.left_s(run)
+
+    @property
+    def has_much_to_save(self) -> bool:
+        """Tell whether nothing should be saved now: the store is far behind."""
+        return self._queue.has_much_to_save
+
+    def save(self, run: OpenRun, progress: bytes, told: Callable[[bool], None]) -> None:
+        """Touch a run, and keep how far it is. told: called when that is kept; with False if the run turns out to be over."""
+        run.lease.context.touch()
+        self._queue.save(run.lease, progress, told)
+
+    def left_s(self, run: OpenRun) -> float:
+        """Return how long a run has, in s."""
         return run.lease.next_deadline - self._queue.clock.monotonic()
 
     def lose(self, run: OpenRun, reason: str) -> None:

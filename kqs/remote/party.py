@@ -53,6 +53,7 @@ class Order:
         self._given(begun)
         for run in begun:
             run.data = b""
+            run.progress = None
 
     def tell_lost(self, run: OpenRun) -> None:
         """Tell of a run that was judged without its report."""

@@ -223,8 +223,8 @@ CALLS = _table(
     CallSpec(
         "touch",
         Role.WORK,
-        "{run} | [{run}, …]",
-        "a run goes on; answers {left, cancel}",
+        "{run, progress?} | [{run, progress?}, …]",
+        "a run goes on, and how far it is, for the next; answers {left, cancel}",
         _all_steps(working.touching),
         working.touching,
     ),

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from kqs.errors import CallError
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import Returned
+from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
 from kqs.nearest import unknown_name
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcomes import MAX_RESULT_BYTES
+from kqs.progress import MAX_PROGRESS_DEPTH
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import strict
 from kqs.wire.call import NULL, Call
@@ -30,9 +31,10 @@ T = TypeVar("T")
 
 
 class Touch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The run goes on."""
+    """The run goes on. progress: how far it is; null: nothing is to be known of that any more."""
 
     run: str
+    progress: Raw | UnsetType = UNSET
 
 
 class Release(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -59,6 +61,7 @@ _EXPECTED = {
     "run": (str, "the token of a run"),
     "report": (Literal["ok", "again", "fail"], '"ok", "again" or "fail"'),
     "result": (Raw, "any value"),
+    "progress": (Raw, "any value"),
     "reason": (str | None, "a text"),
     "delay": (float | None, f"seconds from 0 to {MAX_DELAY_S}"),
     "final": (bool | None, "true or false"),
@@ -141,6 +144,15 @@ def _check_delay(delay: float | None) -> None:
         raise CallError(f"delay: expected {_EXPECTED['delay'][1]}, got {delay:g}")
 
 
+def _check_touch(one: Touch) -> None:
+    if one.progress is UNSET:
+        return
+    if len(one.progress) > MAX_PROGRESS_BYTES:
+        raise CallError(f"progress: expected at most {MAX_PROGRESS_BYTES} bytes, got {len(one.progress)}", "too_large")
+    if strict.is_deeper(bytes(one.progress), MAX_PROGRESS_DEPTH):
+        raise CallError(f"progress: expected at most {MAX_PROGRESS_DEPTH} levels of arrays and objects")
+
+
 def _check_release(one: Release) -> None:
     _check_delay(one.delay)
     if one.prio is not None and not is_option("prio", one.prio):
@@ -162,7 +174,7 @@ def _check_finish(one: Finish) -> None:
         raise CallError(f"result: expected at most {MAX_RESULT_BYTES} bytes, got {len(one.result)}", "too_large")
 
 
-TOUCHES = Reader(Touch, lambda one: None)
+TOUCHES = Reader(Touch, _check_touch)
 RELEASES = Reader(Release, _check_release)
 FINISHES = Reader(Finish, _check_finish)
 
@@ -173,6 +185,11 @@ def end_of(one: Release) -> Returned | None:
         return None
     prio = PRIORITIES[one.prio] if isinstance(one.prio, str) else one.prio
     return Returned(one.delay or 0.0, prio)
+
+
+def progress_in(one: Touch) -> bytes:
+    """Return how far a run is, as it is kept."""
+    return NO_PROGRESS if one.progress is UNSET or one.progress == NULL else bytes(one.progress)
 
 
 def outcome_of(one: Finish) -> Outcome:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple, Self, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 from pydantic import AfterValidator, Field, model_validator
 
 from kqs.errors import CallError
@@ -21,7 +21,20 @@ from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.server.parameters import Parameters, parse
 from kqs.server.peer import Peer, translate
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Members, Reader, Release, T, Touch, end_of, outcome_of
+from kqs.server.reports import (
+    FINISHES,
+    RELEASES,
+    TOUCHES,
+    Finish,
+    Members,
+    Reader,
+    Release,
+    T,
+    Touch,
+    end_of,
+    outcome_of,
+    progress_in,
+)
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.steps import Steps
@@ -105,6 +118,7 @@ class RunView(msgspec.Struct, gc=False, omit_defaults=True):
     ttr: float
     auto_touch: bool = False
     time_limit: float | None = None
+    progress: Raw | UnsetType = UNSET
 
 
 def _view(run: OpenRun) -> RunView:
@@ -120,6 +134,7 @@ def _view(run: OpenRun) -> RunView:
         options.ttr,
         options.auto_touch,
         options.time_limit,
+        Raw(run.progress) if run.progress else UNSET,
     )
 
 
@@ -190,17 +205,18 @@ def _asked(peer: Peer, call: Call, model: type[AnyJobsWanted], nothing: Raw) -> 
 
 
 def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:
-    """Cut runs where their data is too much for one line."""
-    total = sum([len(run.data) for run in runs])
+    """Cut runs where their data, and progress, is too much for one line."""
+    sizes = [len(run.data) if run.progress is None else len(run.data) + len(run.progress) for run in runs]
+    total = sum(sizes)
     if total <= _EVENT_BYTES:
         return [runs]
     parts: list[Sequence[OpenRun]] = []
     start = size = 0
-    for index, run in enumerate(runs):
-        if index > start and size + len(run.data) > _EVENT_BYTES:
+    for index, run_bytes in enumerate(sizes):
+        if index > start and size + run_bytes > _EVENT_BYTES:
             parts.append(runs[start:index])
             start, size = index, 0
-        size += len(run.data)
+        size += run_bytes
     parts.append(runs[start:])
     return parts
 
@@ -249,22 +265,39 @@ class _Answers:
 
 
 def touching(peer: Peer, call: Call) -> Steps[None]:
-    """Give runs another ttr."""
-
+    """Give runs another ttr, and keep how far they are."""
     unknown: list[_Unknown] = []
 
     def touch(answers: _Answers, index: int, one: Touch) -> None:
         if (run := peer.context.desk.watched(one.run)) is not None:
-            answers.told(index, _touched(peer, run))
+            _touch(peer, answers, index, run, one)
         else:
-            unknown.append(_Unknown(answers, index, _named(peer, one.run), None))
+            unknown.append(_Unknown(answers, index, _named(peer, one.run), one))
 
     yield from _each(peer, call, TOUCHES, touch)
     _ask_later(peer, unknown)
 
 
-def _touched(peer: Peer, run: OpenRun) -> Raw:
-    return Raw(_encode({"left": round(max(0.0, peer.context.desk.touch(run)), 3), "cancel": False}))
+def _touch(peer: Peer, answers: _Answers, index: int, run: OpenRun, one: Touch) -> None:
+    """Raises: CallError: nothing is done."""
+    desk = peer.context.desk
+
+    def saved(ok: bool) -> None:
+        if ok:
+            answers.told(index, _left(desk.left_s(run)))
+        else:
+            answers.refused(index, _stale())
+
+    if one.progress is UNSET:
+        answers.told(index, _left(desk.touch(run)))
+    elif desk.has_much_to_save:
+        raise CallError("progress: the store is far behind with that of others, try again later", "busy")
+    else:
+        desk.save(run, progress_in(one), saved)
+
+
+def _left(left_s: float) -> Raw:
+    return Raw(_encode({"left": round(max(0.0, left_s), 3), "cancel": False}))
 
 
 def releasing(peer: Peer, call: Call) -> Steps[None]:
@@ -299,15 +332,12 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
 
 
 class _Unknown(NamedTuple):
-    """A report whose run is not open here: it may be the one that has ended it, repeated, or the run is another server's.
-
-    end: None: it is touched.
-    """
+    """What is said of a run that is not open here: the report that has ended it, repeated, or the run is another server's."""
 
     answers: _Answers
     place: int
     named: Named
-    end: Outcome | Returned | None
+    said: Outcome | Returned | Touch
 
 
 def _ask_later(peer: Peer, unknown: list[_Unknown]) -> None:
@@ -318,29 +348,28 @@ def _ask_later(peer: Peer, unknown: list[_Unknown]) -> None:
 
 async def _ask_again(peer: Peer, unknown: list[_Unknown]) -> None:
     """Answer reports by what is stored: one after the other, so that long lists of them take no memory and no store's time."""
-    for answers, place, named, end in unknown:
+    for one in unknown:
         if peer.is_gone:
             break
         try:
             async with peer.reads:
-                answer = await _asked_again(peer, named, end)
+                await _ask_of(peer, one)
         except Exception as error:
             code, message = translate(error)
-            answers.refused(place, CallError(message, code))
-        else:
-            answers.told(place, answer)
+            one.answers.refused(one.place, CallError(message, code))
     peer.end_task(_ANSWER_BYTES * len(unknown))
 
 
-async def _asked_again(peer: Peer, named: Named, end: Outcome | Returned | None) -> Raw:
-    """Return the answer. Raises: CallError: the run is over; StoreUnavailableError."""
-    if end is not None:
-        if not await peer.context.backend.report_unwatched(named, end):
+async def _ask_of(peer: Peer, one: _Unknown) -> None:
+    """Answer one. Raises: CallError: it is refused; StoreUnavailableError."""
+    if isinstance(one.said, Touch):
+        if (run := await peer.context.desk.take(one.named)) is None:
             raise _stale()
-        return _TRUE
-    if (run := await peer.context.desk.take(named)) is None:
+        _touch(peer, one.answers, one.place, run, one.said)
+    elif await peer.context.backend.report_unwatched(one.named, one.said):
+        one.answers.told(one.place, _TRUE)
+    else:
         raise _stale()
-    return _touched(peer, run)
 
 
 def _told(answers: _Answers, index: int, ok: bool) -> None:

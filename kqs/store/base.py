@@ -18,7 +18,8 @@ A record that does not fit the checksum of what was accepted (see checksum.py) i
 as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
 before there were checksums is taken as it is.
 
-However many jobs are asked for, no more than DATA_BYTES of their data come at once, and one job's.
+However many jobs are asked for, no more than DATA_BYTES of their data come at once, and one job's. The progress of a job comes
+beside that, and has at most MAX_PROGRESS_BYTES.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Protocol
 
 import msgspec
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -38,7 +39,7 @@ DATA_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
-#: the longest data or result that a listing shows
+#: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
 
@@ -113,7 +114,8 @@ class Store(Protocol):
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
         `most_bytes` (None: DATA_BYTES) together with the others' are `left`, and stay as they are; the first ready one never
         is. Whether a job may run now is no question of the store's (kqs.queue.admission).
-        Need only survive a crash of the process. Run.handle is taken over from the entry.
+        Need only survive a crash of the process. Run.handle is taken over from the entry. A run comes with the job's progress;
+        one that is damaged is none.
 
         Args: keep_damaged_s: the retention of jobs that end as damaged, in s from now; None for ever. held: the runs outlive
             this server (see `adopt`).
@@ -131,6 +133,15 @@ class Store(Protocol):
         """Watch over a held run in the place of another server that does: it goes on under its claim. Its data may be left out.
 
         Returns: None: it has ended, or is not held, or there are no other servers: nothing was changed.
+        """
+        ...
+
+    async def save(self, saved: Sequence[Progress], *, durable: bool) -> list[bool]:
+        """Keep how far runs are, in the place of what was kept of their jobs before; a later one of a run wins.
+
+        It survives a crash of the process when this returns, of the machine after `sync` or `report`, or at once if `durable`,
+        and with it all that was saved before. It stays, whatever becomes of the run, until a report says otherwise.
+        Returns: per run, whether its claim is the running one; else it is stale, and nothing was changed.
         """
         ...
 
@@ -189,7 +200,7 @@ class Store(Protocol):
         """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 
         They were claimed in an earlier epoch of this server, or by another one whose lease ran out. keep_damaged_s: as for
-        `claim`.
+        `claim`. Their progress may be NO_PROGRESS, where there is some.
         """
         ...
 
@@ -205,9 +216,9 @@ class Store(Protocol):
     ) -> list[JobRecord]:
         """Return up to `limit` records by order (descending if `newest_first`), beginning after order `after`.
 
-        For an overview, so that a page stays small: data and results over LISTED_BYTES, and bulk data, are left out (None),
-        and of the runs there is only the last. Filters are optional; looking through many records to find few takes long, but
-        holds nobody else up.
+        For an overview, so that a page stays small: data, results and progress over LISTED_BYTES, and bulk data, are left out
+        (None), and of the runs there is only the last. Filters are optional; looking through many records to find few takes
+        long, but holds nobody else up.
         """
         ...
 

@@ -9,11 +9,24 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest.mock import ANY
 
+import msgspec
 import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Claim, Entry, Report, Rescheduled, Run, State, first_run
+from kqs.job import (
+    MAX_PROGRESS_BYTES,
+    NO_PROGRESS,
+    Accepted,
+    Claim,
+    Entry,
+    Progress,
+    Report,
+    Rescheduled,
+    Run,
+    State,
+    first_run,
+)
 from kqs.store import base
 from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo
 from tests.support.clock import FakeClock
@@ -1237,3 +1250,152 @@ class StoreContract:
         assert await store.sync() == 0
         await insert(a_job(0), fed_seq=3)
         assert [await store.sync(), await store.sync()] == [3, 3]
+
+    # -- progress ---------------------------------------------------------------------------------------------------------
+
+    async def test_progress_is_shown_and_goes_to_the_next_attempt(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        assert run.progress is None
+        assert await store.save([Progress(run.claim, b'{"at":1}')], durable=False) == [True]
+        assert await store.save([Progress(run.claim, b'{"at":2}')], durable=True) == [True]
+        assert await progress_of(store) == b'{"at":2}'
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now)])
+        assert await progress_of(store) == b'{"at":2}'
+        (again,) = await store.claim([an_entry(0)], "w1", now)
+        assert again.progress == b'{"at":2}'
+        assert await progress_of(store) == b'{"at":2}'
+
+    async def test_a_job_without_progress_runs_beside_one_with_it(self, store: Store, run_one, now: float) -> None:
+        runs = [await run_one(n) for n in range(3)]
+        await store.save([Progress(runs[1].claim, b"7")], durable=False)
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now) for run in runs])
+        again = await store.claim([an_entry(n) for n in range(3)], "w1", now)
+        assert [run.progress for run in again] == [None, b"7", None]
+
+    async def test_the_last_progress_of_a_batch_counts(self, store: Store, run_one) -> None:
+        run = await run_one()
+        saved = [Progress(run.claim, b"%d" % n) for n in range(3)]
+        assert await store.save(saved, durable=False) == [True] * 3
+        assert await progress_of(store) == b"2"
+
+    async def test_nothing_saved_is_nothing(self, store: Store) -> None:
+        assert await store.save([], durable=False) == []
+        assert await store.save([], durable=True) == []
+
+    @pytest.mark.parametrize("is_other", [{"attempt": 2}, {"epoch": 2}])
+    async def test_progress_of_any_other_claim_is_stale(self, store: Store, run_one, is_other: dict[str, Any]) -> None:
+        run = await run_one()
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        stale = Progress(msgspec.structs.replace(run.claim, **is_other), b"2")
+        assert await store.save([stale, Progress(a_claim(9), b"3")], durable=False) == [False, False]
+        assert await store.save([stale, Progress(run.claim, b"4")], durable=False) == [False, True]
+        assert await progress_of(store) == b"4"
+
+    @pytest.mark.parametrize("state", [State.SUCCESS, State.FAIL, State.RETRY])
+    async def test_progress_of_a_run_that_is_over_is_stale(self, store: Store, run_one, now: float, state: State) -> None:
+        run = await run_one()
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        await store.report([a_report(run.claim, state, at=now)])
+        assert await store.save([Progress(run.claim, b"2")], durable=False) == [False]
+        assert await progress_of(store) == b"1"
+
+    async def test_progress_is_taken_back(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        assert await store.save([Progress(run.claim, NO_PROGRESS)], durable=False) == [True]
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        assert await store.save([Progress(run.claim, NO_PROGRESS)], durable=False) == [True]
+        assert await progress_of(store) is None
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now)])
+        (again,) = await store.claim([an_entry(0)], "w1", now)
+        assert again.progress is None
+
+    @pytest.mark.parametrize("state", [State.SUCCESS, State.FAIL, State.RETRY, State.GHOST])
+    @pytest.mark.parametrize("before", [None, b"1"])
+    @pytest.mark.parametrize(("said", "after"), [(b"[2]", b"[2]"), (NO_PROGRESS, None)])
+    async def test_a_report_brings_progress(
+        self, store: Store, run_one, now: float, state: State, before: bytes | None, said: bytes, after: bytes | None
+    ) -> None:
+        run = await run_one()
+        if before is not None:
+            await store.save([Progress(run.claim, before)], durable=False)
+        assert await store.report([a_report(run.claim, state, at=now, progress=said)]) == [True]
+        assert await progress_of(store) == after
+
+    async def test_a_stale_report_brings_none(self, store: Store, run_one, now: float) -> None:
+        run, other = await run_one(0), await run_one(1)
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        stale = a_report(a_claim(0, attempt=2), State.RETRY, at=now, progress=b"2")
+        assert await store.report([stale, a_report(other.claim, State.RETRY, at=now, progress=b"3")]) == [False, True]
+        assert (await progress_of(store), await progress_of(store, 1)) == (b"1", b"3")
+
+    async def test_progress_goes_with_its_job(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, id="mine"))
+        (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
+        assert await store.save([Progress(run.claim, b"1")], durable=False) == [True]
+        await store.report([a_report(run.claim, State.FAIL, at=now, drop_at=now)])
+        assert await store.sweep(now, 10, FIRST + 9) == 1
+        await insert(a_job(5, id="mine"))
+        (again,) = await store.claim([an_entry(5, id="mine")], "w1", now)
+        assert again.progress is None
+
+    async def test_a_new_job_in_the_place_of_an_old_one_has_none(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, id="mine"))
+        (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
+        assert await store.save([Progress(run.claim, b"1")], durable=False) == [True]
+        await store.report([a_report(run.claim, State.FAIL, at=now, drop_at=now)])
+        assert await insert(a_job(5, id="mine", accepted_at=now + 1)) == []
+        record = await store.job("mine")
+        assert record is not None
+        assert (record.order, record.progress) == (FIRST + 5, None)
+
+    async def test_progress_outlives_the_server(self, store: Store, run_one, reopen, now: float) -> None:
+        run, held = await run_one(0), await run_one(1)
+        await store.save([Progress(one.claim, b"1") for one in (run, held)], durable=True)
+        again, _ = await reopen()
+        orphans = await again.orphans(9)
+        assert {one.progress for one in orphans} <= {b"1", NO_PROGRESS}
+        await again.report([a_report(one.claim, State.GHOST, at=now) for one in orphans])
+        runs = await again.claim([an_entry(0), an_entry(1)], "w2", now)
+        assert [one.progress for one in runs] == [b"1", b"1"]
+
+    async def test_an_adopted_run_goes_on_saving(self, store: Store, insert, reopen, now: float) -> None:
+        await insert(a_job(0))
+        (run,) = await store.claim([an_entry(0)], "w1", now, held=True)
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        again, _ = await reopen()
+        assert await again.adopt(await again.orphans(9)) == [True]
+        assert await progress_of(again) == b"1"
+        assert await again.save([Progress(run.claim, b"2")], durable=False) == [True]
+        assert await progress_of(again) == b"2"
+
+    async def test_a_claim_that_is_given_back_keeps_it(self, store: Store, run_one, now: float) -> None:
+        run = await run_one()
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now)])
+        (again,) = await store.claim([an_entry(0)], "w1", now)
+        await store.report([unbegun(again, at=now)])
+        (third,) = await store.claim([an_entry(0)], "w1", now)
+        assert third.progress == b"1"
+
+    async def test_a_listing_shows_short_progress(self, store: Store, run_one) -> None:
+        values = [b'"' + b"x" * (length - 2) + b'"' for length in (LISTED_BYTES, LISTED_BYTES + 1, MAX_PROGRESS_BYTES)]
+        for n, value in enumerate(values):
+            run = await run_one(n)
+            await store.save([Progress(run.claim, value)], durable=False)
+        await run_one(3)
+        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        assert [record.progress for record in records] == [values[0], None, None, None]
+        assert await progress_of(store, 2) == values[2]
+
+    async def test_many_save_at_a_time(self, store: Store, insert, now: float) -> None:
+        await insert(*some_jobs(700))
+        runs = await store.claim([an_entry(n) for n in range(700)], "w1", now)
+        assert await store.save([Progress(run.claim, b"%d" % n) for n, run in enumerate(runs)], durable=False) == [True] * 700
+        assert await store.report([a_report(run.claim, State.GHOST, at=now) for run in runs]) == [True] * 700
+        again = await store.claim([an_entry(n) for n in range(700)], "w1", now)
+        assert [run.progress for run in again] == [b"%d" % n for n in range(700)]
+
+
+async def progress_of(store: Store, n: int = 0) -> bytes | None:
+    found = [record for record in [await store.job(IDS.of(FIRST + n)), await store.job("mine")] if record is not None]
+    return found[0].progress

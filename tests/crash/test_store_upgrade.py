@@ -1,6 +1,6 @@
 """A store that a version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
 
-The files were written by versions 1 and 2: jobs 0 to 8 of the contract's `a_job`, as told below.
+The files were written by versions 1, 2 and 3: jobs 0 to 8 of the contract's `a_job`, as told below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kqs.config import StoreSection
-from kqs.job import State
+from kqs.job import Progress, State
 from kqs.store.base import DAMAGED
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import SqliteStore, schema
@@ -110,13 +110,16 @@ async def test_a_step_that_fails_leaves_the_old_version(
     def fail(_db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
+    with sqlite3.connect(path) as db:
+        before = db.execute("select sql from sqlite_schema").fetchall()
+    db.close()
     monkeypatch.setattr(schema, "_STEPS", (*schema._STEPS, fail))
     monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     with pytest.raises(Exception, match="I/O"):
         await make_store().open(JOURNAL, NODE)
     with sqlite3.connect(path) as db:
         assert db.execute("pragma user_version").fetchone() == (version,)
-        assert "watcher" not in [name for _, name, *_ in db.execute("pragma table_info(jobs)")]
+        assert db.execute("select sql from sqlite_schema").fetchall() == before
     db.close()
 
 
@@ -144,3 +147,26 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
     again = make_store()
     assert (await again.open(JOURNAL, NODE)).fed_seq == 4
     assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10)], "w", NOW)) == [0, 9, 10]
+
+
+async def test_progress_whose_job_an_older_version_deleted_is_gone(
+    path: Path, version: int, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    runs = await store.claim([an_entry(0), an_entry(8)], "w", NOW)
+    assert await store.save([Progress(run.claim, b"1") for run in runs], durable=False) == [True, True]
+    await store.close()
+    set_back(path, version)
+    with sqlite3.connect(path) as db:
+        db.execute("delete from jobs where ord = ?", (FIRST,))
+    db.close()
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    record = await again.job(IDS.of(FIRST + 8))
+    assert record is not None
+    assert record.progress == b"1"
+    await again.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("select ord from progress").fetchall() == [(FIRST + 8,)]
+    db.close()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kqs.errors import ERROR_CODES
-from kqs.job import Claim, Run
+from kqs.job import MAX_PROGRESS_BYTES, Claim, Run
 from kqs.journal.format import MAGIC, decode_header
 from kqs.remote.tokens import Tokens
 from tests.support.serving import Served, serving
@@ -90,12 +90,18 @@ def said(worker: WireWorker, name: str, argument: object, *, is_rpc: bool) -> li
     return codes(worker.line())
 
 
-def member(name: str, token: object, report: str) -> dict[str, object]:
-    return {"run": token} | ({"report": report} if name == "finish" else {})
+def member(name: str, token: object, report: str, progress: object = "none") -> dict[str, object]:
+    more = {"finish": {"report": report}, "touch": {} if progress == "none" else {"progress": progress}}
+    return {"run": token} | more.get(name, {})
 
 
 REPORTS = st.sampled_from(["ok", "again", "fail"])
 NAMES = st.sampled_from(["touch", "release", "finish"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @st.composite
@@ -107,16 +113,16 @@ def altered(draw: st.DrawFn) -> tuple[str, int, str, int]:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=NAMES, report=REPORTS, how=altered(), is_rpc=st.booleans(), is_list=st.booleans())
+@given(name=NAMES, report=REPORTS, how=altered(), is_rpc=st.booleans(), is_list=st.booleans(), progress=VALUES)
 def test_an_altered_token_names_nothing(
-    scene: Scene, name: str, report: str, how: tuple[str, int, str, int], is_rpc: bool, is_list: bool
+    scene: Scene, name: str, report: str, how: tuple[str, int, str, int], is_rpc: bool, is_list: bool, progress: object
 ) -> None:
     which, at, other, cut = how
     token = getattr(scene, which)
     token = token[:at] + other + token[at + cut :]
     if token in (scene.open, scene.ended):
         return
-    one = member(name, token, report)
+    one = member(name, token, report, progress)
     assert said(scene.worker, name, [one] * 3 if is_list else one, is_rpc=is_rpc) == ["bad_call"] * (3 if is_list else 1)
 
 
@@ -132,7 +138,7 @@ def test_a_token_that_nobody_has_now_changes_nothing(scene: Scene) -> None:
         for name in ("touch", "release", "finish"):
             for is_rpc in (False, True):
                 for report in ("again", "fail") if label == "ended" else ("ok", "again", "fail"):
-                    one = member(name, token, report)
+                    one = member(name, token, report, {"of": label})
                     found = said(scene.worker, name, one, is_rpc=is_rpc) + said(scene.worker, name, [one, one], is_rpc=is_rpc)
                     expected = "bad_call" if label in ("foreign", "huge", "empty", "dots") else "stale"
                     assert found == [expected] * 3, (label, name, report, found)
@@ -150,7 +156,7 @@ def test_a_token_that_nobody_has_now_changes_nothing(scene: Scene) -> None:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["run", "report", "types", "call", "room", "wait", "count", "x"]), inner, max_size=4
+                st.sampled_from(["run", "report", "progress", "types", "call", "room", "wait", "count", "x"]), inner, max_size=4
             )
         ),
         max_leaves=6,
@@ -169,6 +175,22 @@ def test_any_argument_is_refused_with_a_known_code_or_asks_for_nothing_that_is_t
         with_worker.close()
     assert len(answers) == 1
     assert set(codes(answers[0])) <= {"ok", *ERROR_CODES} - {"internal"}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(progress=VALUES, is_rpc=st.booleans(), is_list=st.booleans(), filler=st.integers(0, 20_000))
+def test_any_value_is_progress_unless_it_is_too_long(
+    scene: Scene, progress: object, is_rpc: bool, is_list: bool, filler: int
+) -> None:
+    before = scene.other.call("job", "job-0")["progress"]
+    value = [progress, "x" * filler] if filler > 10_000 else progress
+    one = {"run": scene.open, "progress": value}
+    (code,) = said(scene.worker, "touch", [one] if is_list else one, is_rpc=is_rpc)
+    after = scene.other.call("job", "job-0")["progress"]
+    if len(json.dumps(value)) > MAX_PROGRESS_BYTES:
+        assert (code, after) == ("too_large", before)
+    else:
+        assert (code, after) == ("ok", value)
 
 
 def test_a_batch_with_all_of_them_and_notifications_is_answered_whole(scene: Scene) -> None:

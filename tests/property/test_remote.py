@@ -91,9 +91,14 @@ class RemoteMachine(RuleBasedStateMachine):
         self.open: dict[str, tuple[OpenRun, Peer | None, Stood]] = {}  # of nobody: held, and its connection was lost
         self.old: list[str] = []  # tokens of runs that are over, of earlier boots too
         self.told: Counter[str] = Counter()
+        #: by order, what the next run of a job may be given as its progress: what was kept last, and what was said since
+        self.said: dict[int, list[bytes | None]] = {}
+        self.said_count = 0
+        self.is_dying = False
         self.run(self.start())
 
     async def start(self) -> None:
+        self.is_dying = False
         await self.life.start()
         self.desk = Desk(self.life.rig.queue, {"mail": 2}, 0.0, self.life.rig.supervisor)
         self.desk.start(self.life.rig.info.store_id)
@@ -117,6 +122,9 @@ class RemoteMachine(RuleBasedStateMachine):
     def begun(self, run: OpenRun, peer: Peer, stood: Stood) -> None:
         assert run.token not in self.open
         assert run.token not in self.old, "a token comes twice"
+        order = run.run.claim.order
+        assert run.progress in self.said.get(order, [None]), "given progress that is older than what was kept"
+        self.said[order] = [run.progress]
         self.life.account.begin(run.run.claim.order)
         self.open[run.token] = (run, peer, stood)
 
@@ -220,6 +228,34 @@ class RemoteMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
+    @rule(index=st.integers(0, 9), many=st.integers(1, 3), is_none=st.booleans())
+    def save(self, index: int, many: int, is_none: bool) -> None:
+        """Say how far a run is, some times; the last may be that nothing is to be known of it."""
+
+        async def steps() -> None:
+            self.find_lost()
+            for number in range(many) if self.open else ():
+                run = self.open[sorted(self.open)[index % len(self.open)]][0]
+                self.said_count += 1
+                value = b"" if is_none and number == many - 1 else b"%d" % self.said_count
+                self.said[run.run.claim.order].append(value or None)
+                self.desk.save(run, value, self.teller(run.run.claim.order, len(self.said[run.run.claim.order]) - 1))
+            await self.pause()
+
+        self.run(steps())
+
+    def teller(self, order: int, place: int) -> Callable[[bool], None]:
+        """Take in that a value is kept, when it is: none before it may come back."""
+        said = self.said[order]
+
+        def told(ok: bool) -> None:
+            if not self.is_dying:
+                assert ok, "what an open run says is never stale"
+                if self.said[order] is said:  # else another run has begun since
+                    said[:place] = said[place : place + 1] * place
+
+        return told
+
     def note_told(self, token: str, ok: bool) -> None:
         assert ok, "a report of an open run is never stale"
         self.told[token] += 1
@@ -314,6 +350,7 @@ class RemoteMachine(RuleBasedStateMachine):
         held = {token: one for token, one in self.open.items() if one[0].run.held}
         self.old += self.open.keys() - held.keys()
         self.open = {}
+        self.is_dying = True
         self.note_told = lambda token, ok: None  # type: ignore[method-assign]
         return held
 

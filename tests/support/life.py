@@ -117,7 +117,7 @@ class Life:
         self.rig = Rig(self.folder)
         self.rig.clock, self.rig.cascade = self.clock, Cascade({"retry_delay": 0.0}, {})
         await self.rig.start()
-        for name in ("insert", "report", "claim", "sync"):
+        for name in ("insert", "report", "claim", "save", "sync"):
             setattr(self.rig.store, name, self._watched(name, getattr(self.rig.store, name)))
         self.feeding = Feeding(self.rig, self.folder)
         info = self.rig.info
@@ -177,14 +177,14 @@ class Life:
         return copy
 
     def _watched(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def watched(*args: Any) -> Any:
+        async def watched(*args: Any, **named: Any) -> Any:
             async with self._mutex:
                 self.on_step()
-                if self.fault is not None and name in ("insert", "report"):
+                if self.fault is not None and name in ("insert", "report", "save"):
                     raise self.fault
                 self._in_store += 1
                 try:
-                    answer = await call(*args)
+                    answer = await call(*args, **named)
                 finally:
                     self._in_store -= 1
                 self._note(name, args[0] if args else (), answer)

@@ -51,9 +51,10 @@ async def client(server: LineServer) -> AsyncIterator[Client]:
 async def test_reserve_returns_runs_with_their_data(server: LineServer, client: Client) -> None:
     asking = await task(client.reserve(["mail"], 5, 60, worker="me"))
     assert called(await server.got(1)) == [("reserve", {"types": ["mail"], "count": 5, "wait": 60, "worker": "me"})]
-    server.answer(0, [a_run(1, auto_touch=True), a_run(2, time_limit=5.0)])
+    server.answer(0, [a_run(1, auto_touch=True, progress=[1, {}]), a_run(2, time_limit=5.0)])
     first, second = await asking
     assert (first.token, first.id, first.data, first.auto_touch, first.time_limit) == ("token-1", "id-1", {"n": 1}, True, None)
+    assert (first.progress, second.progress) == ([1, {}], None)
     assert (json.loads(bytes(second.raw)), second.ttr, second.time_limit, second.is_over) == ({"n": 2}, 30.0, 5.0, False)
 
 
@@ -205,6 +206,8 @@ async def test_each_report_says_what_it_is_given() -> None:
     async with LineServer(lambda line: answers[line["n"]]) as server, Client(server.address) as client:
         run = Run("token-1", "id-1", "mail", b"1", 1, 0, 0, 30.0)  # type: ignore[arg-type]
         assert await client.touch(run) == 29.5
+        assert await client.touch(run, progress={"page": 3}) == 29.5
+        assert await client.touch("token-2", progress=None) == 29.5
         await client.finish(run, {"a": 1})
         await client.finish("token-2")
         await client.fail(run, "no", final=True)
@@ -214,8 +217,10 @@ async def test_each_report_says_what_it_is_given() -> None:
         await client.release(run, 60)
         await client.release(run, prio="low")
         await client.release(run, begun=False)
-        assert called(await server.got(10)) == [
+        assert called(await server.got(12)) == [
             ("touch", [{"run": "token-1"}]),
+            ("touch", [{"run": "token-1", "progress": {"page": 3}}]),
+            ("touch", [{"run": "token-2", "progress": None}]),
             ("finish", [{"run": "token-1", "report": "ok", "result": {"a": 1}}]),
             ("finish", [{"run": "token-2", "report": "ok"}]),
             ("finish", [{"run": "token-1", "report": "fail", "reason": "no", "final": True}]),

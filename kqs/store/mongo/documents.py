@@ -11,6 +11,7 @@
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
     data_bytes  how long data is that does not stand under `data`
     crc32c    of what decides what runs (checksum.py); older documents have none
+    progress  how far the job's runs have come, where they said it
     attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
     begun     [worker, started_at] of the newest claims that were not given back
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
@@ -162,6 +163,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document.get("returned", 0),
         document["state"],
         document.get("held", False),
+        document.get("progress"),
     )
 
 
@@ -188,6 +190,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         error=document.get("error"),
         runs=_runs(document),
         epoch=document.get("epoch") if document["place"] in (Place.RUNNING, Place.ENDED) else None,
+        progress=document.get("progress"),
     )
 
 

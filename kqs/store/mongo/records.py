@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kqs.job import JobRecord, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, is_intact, record_of
 from kqs.store.mongo.servers import Servers
@@ -74,5 +74,7 @@ def _listed(document: Any) -> JobRecord:
     record = record_of(document, data, document.get("result"))
     if data is not None and not is_intact(document, data):
         record.data, record.error = b"null", DAMAGED
+    if record.progress is not None and len(record.progress) > LISTED_BYTES:
+        record.progress = None
     del record.runs[:-1]
     return record

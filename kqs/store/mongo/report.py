@@ -144,7 +144,7 @@ def _content(one: Report, results: dict[str, Document]) -> Hashable:
         return one.claim.id
     fence = (one.claim.attempt, one.claim.epoch)
     end = (one.state, one.run_state, one.ended_at, one.due_at, one.drop_at, one.result, one.error, one.has_begun)
-    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned, one.by_watcher)
+    return (fence, end, one.failures, one.ghosts, one.interrupted, one.returned, one.by_watcher, one.progress)
 
 
 def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[str, Any] = _NO_RANK) -> Document:
@@ -161,6 +161,8 @@ def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[
         "error": one.error,
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
+    if one.progress is not None:
+        fields["progress"] = one.progress or None
     change: Document = {
         "$set": {name: value for name, value in fields.items() if value is not None} | dict(rank),
         "$unset": {name: "" for name, value in fields.items() if value is None},

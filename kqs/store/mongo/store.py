@@ -12,10 +12,10 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Granted, StoreInfo
-from kqs.store.mongo import client, records, retention, schedule, schema
+from kqs.store.mongo import client, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -106,6 +106,10 @@ class MongoStore:
     async def take(self, claim: Claim) -> Run | None:
         """See Store.take."""
         return await self._there.write_alive(Lane.CLAIM, partial(self._there.claimer.take, claim))
+
+    async def save(self, saved: Sequence[Progress], *, durable: bool) -> list[bool]:
+        """See Store.save. It goes in turn with reports, since the last one of a run comes after all that it has saved."""
+        return await self._there.write(Lane.REPORT, partial(progress.save, self._there.session, saved))
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""

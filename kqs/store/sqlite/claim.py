@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kqs.job import Claim, Entry, Run, State
+from kqs.job import NO_PROGRESS, Claim, Entry, Run, State
 from kqs.store.base import Granted
-from kqs.store.sqlite import content
-from kqs.store.sqlite.content import Row
+from kqs.store.sqlite import content, progress
+from kqs.store.sqlite.content import Content, Row
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -44,17 +44,17 @@ def claim(
     if not rows:
         return Granted()
     session.db.execute(_CLAIM, (session.epoch, worker, now, session.epoch if held else None, json_list(rows)))
-    runs = _runs(session.epoch, entries, rows, found.data, now, held)
+    runs = _runs(session, entries, found, now, held)
     session.tallies.remove([(row.type, row.state) for row in rows.values()])
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
     return Granted(runs, [entry for entry in entries if entry.order in found.left] if found.left else ())
 
 
-def _runs(
-    epoch: int, entries: Sequence[Entry], rows: dict[int, Row], data: dict[int, bytes], now: float, held: bool
-) -> list[Run]:
+def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float, held: bool) -> list[Run]:
+    epoch, data = session.epoch, found.data
+    said = progress.get(session, [order for order, row in found.rows.items() if row.attempt]) if session.has_progress else {}
     runs: list[Run] = []
-    left = dict(rows)  # an entry may be repeated; its job is granted once
+    left = dict(found.rows)  # an entry may be repeated; its job is granted once
     for entry in entries:
         row = left.pop(entry.order, None)
         if row is None:
@@ -75,6 +75,7 @@ def _runs(
                 row.returned,
                 row.state,
                 held,
+                said.get(entry.order) if said else None,
             )
         )
     return runs
@@ -87,10 +88,11 @@ def orphans(session: Session, limit: int, keep_damaged_s: float | None = None) -
         orders = decode_orders(packed)
         found = content.running(session, orders, session.now(), keep_damaged_s)
         if found.rows or not orders:
-            return [_orphan(session, row, found.data[row.order]) for row in found.rows.values()]
+            said = progress.known(session, found.rows)
+            return [_orphan(session, row, found.data[row.order], row.order in said) for row in found.rows.values()]
 
 
-def _orphan(session: Session, row: Row, data: bytes) -> Run:
+def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
     return Run(
         Claim(row.order, row.id or session.ids.of(row.order), row.attempt, row.epoch),
         row.type,
@@ -105,6 +107,7 @@ def _orphan(session: Session, row: Row, data: bytes) -> Run:
         None,
         row.returned,
         held=row.watcher is not None,
+        progress=NO_PROGRESS if has_progress else None,
     )
 
 

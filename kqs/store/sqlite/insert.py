@@ -138,7 +138,7 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
 
 
 def _is_plain_success(end: Report) -> bool:
-    if end.state is not State.SUCCESS or end.result is not None or end.error is not None:
+    if end.state is not State.SUCCESS or end.result is not None or end.error is not None or end.progress is not None:
         return False
     return end.run_state == _SUCCESS_WORD and not (end.failures or end.ghosts or end.interrupted)
 

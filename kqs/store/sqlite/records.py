@@ -7,10 +7,10 @@ from typing import NamedTuple, get_type_hints
 
 import msgspec
 
-from kqs.job import ENDED, JobRecord, RunRecord, State, instant_of
+from kqs.job import ENDED, MAX_PROGRESS_BYTES, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.checksum import checksum
-from kqs.store.sqlite import bulk
+from kqs.store.sqlite import bulk, progress
 from kqs.store.sqlite.session import Session
 
 #: records a filtered listing looks at in one go; the thread commits for others between two of them
@@ -116,7 +116,17 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     rows = session.db.execute(
         f"select {_LISTED} from jobs where {' and '.join(conditions)} order by ord {direction} limit :limit", values
     ).fetchall()
-    return Page([_record(session, _Row._make(row)) for row in rows], None if edge is None else edge[0])
+    records = [_record(session, _Row._make(row)) for row in rows]
+    _add_progress(session, records, LISTED_BYTES)
+    return Page(records, None if edge is None else edge[0])
+
+
+def _add_progress(session: Session, records: list[JobRecord], most_bytes: int) -> None:
+    """Add the progress of those jobs that have some of up to `most_bytes`."""
+    said = progress.get(session, [record.order for record in records])
+    for record in records if said else ():
+        if (value := said.get(record.order)) is not None and len(value) <= most_bytes:
+            record.progress = value
 
 
 def counts(session: Session) -> dict[str, dict[State, int]]:
@@ -129,7 +139,9 @@ def counts(session: Session) -> dict[str, dict[State, int]]:
 
 def _whole(session: Session, row: _Row) -> JobRecord:
     data = row.data if row.data is not None else bulk.get(session.db, [row.ord]).get(row.ord)
-    return _record(session, row._replace(data=data), is_whole=True)
+    record = _record(session, row._replace(data=data), is_whole=True)
+    _add_progress(session, [record], MAX_PROGRESS_BYTES)
+    return record
 
 
 def _is_intact(session: Session, row: _Row) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
+from kqs.store.sqlite import progress
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -109,7 +110,9 @@ def _end_if_running(session: Session, reports: Sequence[Report]) -> bool:
     """
     alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for one in reports:
-        if one.result is not None or one.error is not None or not (one.has_begun and _IS_END[one.state]):
+        if one.result is not None or one.error is not None or one.progress is not None:
+            return False
+        if not (one.has_begun and _IS_END[one.state]):
             return False
         claim = one.claim
         alike[(*_end_columns(one), claim.attempt, claim.epoch)].append(claim.order)
@@ -174,13 +177,19 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
         for columns, orders in alike.items():
             session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
     _END.execute(session.db, ends, lengths)
-    for start in range(0, len(waits), _RUNS_AT_ONCE):
-        _WAIT.execute(session.db, _wait_rows(session.db, waits[start : start + _RUNS_AT_ONCE]))
-    if prios := {one.claim.order: one.prio for one in waits if one.prio is not None}:
-        _rerank(session.db, prios)
+    _apply_waits(session.db, waits)
     if unbegun:
         _apply_unbegun(session.db, unbegun)
+    if said := {one.claim.order: one.progress for one in reports if one.progress is not None}:
+        progress.put(session, said)
     _count(session, reports)
+
+
+def _apply_waits(db: sqlite3.Connection, waits: list[Report]) -> None:
+    for start in range(0, len(waits), _RUNS_AT_ONCE):
+        _WAIT.execute(db, _wait_rows(db, waits[start : start + _RUNS_AT_ONCE]))
+    if prios := {one.claim.order: one.prio for one in waits if one.prio is not None}:
+        _rerank(db, prios)
 
 
 def _count(session: Session, reports: Sequence[Report]) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -32,7 +32,9 @@ class Place(IntEnum):
     ENDED = 3
 
 
-_TABLES = """
+_PROGRESS = "create table if not exists progress (ord integer primary key, crc32c integer not null, data blob not null)"
+
+_TABLES = f"""
 create table jobs (
   ord integer primary key,
   place integer not null default 0,
@@ -70,6 +72,8 @@ create index ended on jobs (state, drop_at) where place = 3;
 create index expiring on jobs (expire_at) where place < 2 and expire_at is not null;
 
 create table bulk (ord integer primary key, crc32c integer not null, data blob not null);
+
+{_PROGRESS};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -176,6 +180,12 @@ def _add_watchers(db: sqlite3.Connection) -> None:
     db.execute("update jobs set watcher = null where watcher is not null and place = 2")
 
 
+def _add_progress(db: sqlite3.Connection) -> None:
+    """From 3 to 4. Version 3 may have deleted jobs since whose progress an earlier step left here."""
+    db.execute(_PROGRESS)
+    db.execute("delete from progress where not exists (select 1 from jobs where jobs.ord = progress.ord)")
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -184,7 +194,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers)
+_STEPS = (_add_checksums, _add_watchers, _add_progress)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

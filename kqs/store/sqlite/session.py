@@ -25,6 +25,7 @@ with recursive kinds (type) as (
   select (select min(type) from jobs indexed by ready where place = 0 and type > kinds.type) from kinds where type is not null)
 select json_group_array(cast(type as text)) from kinds where type is not null
 """
+_HAS_PROGRESS = "select exists (select 1 from progress)"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -57,6 +58,8 @@ class Session:
         self.last_order = 0
         self.unchecked_to = 0
         self.tallies = Tallies()
+        #: False: no job has progress
+        self.has_progress = False
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
@@ -102,6 +105,8 @@ class Session:
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
+        (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
+        self.has_progress = bool(has_progress)
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)

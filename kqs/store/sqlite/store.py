@@ -10,9 +10,9 @@ from pathlib import Path
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
-from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Granted, StoreInfo
-from kqs.store.sqlite import claim, insert, records, report, retention, schedule
+from kqs.store.sqlite import claim, insert, progress, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -98,6 +98,11 @@ class SqliteStore:
     async def take(self, claim: Claim) -> Run | None:
         """See Store.take. There are no other servers."""
         return None
+
+    async def save(self, saved: Sequence[Progress], *, durable: bool) -> list[bool]:
+        """See Store.save."""
+        operation = partial(progress.save, progress=saved, durable=durable)
+        return await self._thread.call(operation, durable=durable, small=not durable and len(saved) <= _FEW_JOBS)
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """See Store.report."""

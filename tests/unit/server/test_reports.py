@@ -15,7 +15,7 @@ from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Returned
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.server import reports
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of
+from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of, progress_in
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire.call import Call
 
@@ -43,6 +43,7 @@ def fault(name: str, text: str) -> str:
 
 def test_one_run_or_a_list_of_them_is_read() -> None:
     assert read("touch", '{"run":"x"}') == [Touch("x")]
+    assert read("touch", '{"run":"x","progress":[1]}') == [Touch("x", Raw(b"[1]"))]
     assert read("release", '[{"run":"x"},{"run":"y","delay":1.5}]') == [Release("x"), Release("y", 1.5)]
     assert [end_of(one) for one in read("release", '[{"run":"x","prio":7,"delay":2},{"run":"x","prio":"low"}]')] == [
         Returned(2.0, 7),
@@ -62,6 +63,10 @@ def test_one_run_or_a_list_of_them_is_read() -> None:
         ("touch", '{"run":7}', "run: expected the token of a run, got 7"),
         ("touch", '{"run":null}', "run: expected the token of a run, got null"),
         ("touch", '{"run":"x","delay":1}', 'unknown field "delay"'),
+        ("touch", '{"run":"x","progres":1}', 'unknown field "progres"; the nearest known one is "progress"'),
+        ("touch", '{"progress":1}', "run: expected the token of a run, got nothing"),
+        ("touch", '{"run":"x","progress":"%s"}' % ("x" * 16383), "progress: expected at most 16384 bytes, got 16385"),
+        ("touch", '{"run":"x","progress":%s}' % ("[" * 61 + "]" * 61), "progress: expected at most 60 levels of arrays"),
         ("touch", '{"run":"x","rum":"y"}', 'unknown field "rum"; the nearest known one is "run"'),
         ("release", '{"run":"x","delay":-1}', f"delay: expected seconds from 0 to {MAX_DELAY_S}, got -1"),
         ("release", '{"run":"x","delay":"1"}', "delay: expected seconds"),
@@ -184,3 +189,22 @@ def test_any_json_is_read_or_refused_with_a_known_code(name: str, text: bytes) -
                 assert len(str(value)) < 1000
             elif isinstance(value, Finish):
                 outcome_of(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"run":"x"}', None),
+        ('{"run":"x","progress":null}', b""),
+        ('{"run":"x","progress": null }', b""),
+        ('{"run":"x","progress":"null"}', b'"null"'),
+        ('{"run":"x","progress":0}', b"0"),
+        ('{"run":"x","progress": {"a": 1e400} }', b'{"a": 1e400}'),
+        ('{"run":"x","progress":1,"progress":2}', b"2"),
+        ('{"run":"x","progress":%s}' % ("[" * 60 + "]" * 60), b"[" * 60 + b"]" * 60),
+    ],
+)
+def test_progress_is_kept_as_it_was_sent(text: str, kept: bytes | None) -> None:
+    (one,) = read("touch", text)
+    assert (one.progress is msgspec.UNSET) is (kept is None)
+    assert progress_in(one) == (kept or b"")

@@ -13,7 +13,8 @@ import pytest
 from kqs.backend import ServerBackend
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Ok
-from kqs.job import Returned, State
+from kqs.job import Report, Returned, State
+from kqs.queue import saves
 from kqs.server import working
 from kqs.server.standing import MAX_STANDING
 from kqs.store import base
@@ -255,6 +256,56 @@ async def test_a_touch_says_how_long_is_left(talk: Talk) -> None:
     ]
     talk.rig.clock.advance(16)  # nobody has looked yet
     assert (await talk.ask("touch", {"run": run["run"]}))["left"] == 0
+
+
+async def test_a_touch_that_says_how_far_a_run_is_is_answered_when_that_is_kept(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    talk.rig.clock.advance(10)
+    assert await talk.ask("touch", {"run": run["run"], "progress": {"page": 3}}) == {"left": 30.0, "cancel": False}
+    assert (await rig.record(1)).progress == b'{"page": 3}'
+    answers = await talk.ask("touch", [{"run": run["run"], "progress": value} for value in (1, None, "x")])
+    assert answers == [{"left": 30.0, "cancel": False}] * 3
+    assert (await rig.record(1)).progress == b'"x"'
+
+
+async def test_a_run_whose_end_another_server_took_says_nothing_more(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    claim = talk.desk._runs[run["run"]].run.claim
+    await rig.store.report([Report(claim, "mail", State.RETRY, "fail", NOW)])
+    assert await talk.ask("touch", {"run": run["run"], "progress": 1}) == "stale"
+    assert (await rig.record(1)).progress is None
+
+
+async def test_while_the_store_is_far_behind_progress_is_refused_with_its_touch(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saves, "MOST_BYTES", -1)
+    run = await talk.run(1)
+    talk.rig.clock.advance(10)
+    assert await talk.ask("touch", {"run": run["run"], "progress": 1}) == "busy"
+    assert talk.desk.left_s(talk.desk._runs[run["run"]]) == 20
+    assert (await talk.ask("touch", {"run": run["run"]}))["left"] == 30
+
+
+async def test_runs_with_much_progress_are_given_in_several_lines(
+    talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "_EVENT_BYTES", 250)
+    talk.say("work", {"types": ["mail"], "room": 4}, "w")
+    await rig.accept(*(an_accepted(number) for number in range(4)))
+    runs = [run for answer in await talk.heard(1) for run in answer["m"]]
+    assert len(runs) == 4
+    value = "x" * 98
+    await talk.ask("touch", [{"run": run["run"], "progress": value} for run in runs])
+    talk.say("withdraw", {"call": "w"})
+    await talk.heard(2)
+    for run in runs:
+        await talk.ask("release", {"run": run["run"]})
+    await still(rig)
+    talk.gathered.clear()
+    talk.say("work", {"types": ["mail"], "room": 4}, "again")
+    answers = await talk.heard(2)
+    assert [[run["progress"] for run in answer["m"]] for answer in answers] == [[value] * 2] * 2
 
 
 async def test_a_released_run_is_over_and_its_job_waits(talk: Talk, rig: Rig) -> None:

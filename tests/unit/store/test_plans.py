@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from kqs.store.sqlite import bulk, claim, content, report, retention, schedule, schema
+from kqs.store.sqlite import bulk, claim, content, progress, report, retention, schedule, schema
 
 BY_KEY = [
     content._READY,
@@ -24,6 +24,10 @@ BY_KEY = [
     bulk._GET,
     bulk._LENGTHS,
     bulk._DELETE,
+    progress._RUNNING,
+    progress._GET,
+    progress._KNOWN,
+    progress._DELETE,
 ]
 BY_INDEX = {
     f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
