@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kqs.handlers import Failed, Ok
-from kqs.job import NO_PROGRESS, State
+from kqs.job import NO_PROGRESS, Returned, State
 from kqs.queue.leases import SLOT_S
 from kqs.remote.runs import OpenRun
 from tests.support.jobs import an_accepted
@@ -53,7 +53,7 @@ async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig,
     if end == "fail":
         desk.report(run, Failed("no"), lambda ok: None)
     elif end == "release":
-        desk.release(run, 0.0, lambda ok: None)
+        desk.release(run, Returned(), lambda ok: None)
     elif end == "lose":
         worker.party.leave("gone")
     else:
@@ -83,7 +83,7 @@ async def test_a_success_in_the_first_step_leaves_none(rig: Rig) -> None:
     worker = Hired(desk)
     run = await a_run_of(rig, worker)
     desk.save(run, b"1", worker.told.append)
-    desk.release(run, 0.0, lambda ok: None)
+    desk.release(run, Returned(), lambda ok: None)
     hand = rig.hand(1)
     begun = await hand.take()
     assert begun.progress == b"1"
