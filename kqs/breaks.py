@@ -42,8 +42,13 @@ class Breaks:
         """Return how long runs have had the loop for themselves."""
         return self._held_s + self._slice_s
 
+    @property
+    def left_s(self) -> float:
+        """Return how much longer runs may have the loop."""
+        return SLICE_S - self._slice_s
+
     def charge(self, took_s: float) -> None:
-        """Count a run that had the loop for itself."""
+        """Count runs that had the loop for themselves."""
         self._slice_s += took_s
         if self._slice_s >= SLICE_S:
             self.is_on = True

@@ -112,7 +112,8 @@ def judge_data(fault: BaseException, run: Run) -> Outcome:
 
 def judge_result(result: object, run: Run) -> Outcome:
     """Return what it means that a handler returned `result`."""
-    forks.end_child()
+    if forks.guard.is_child:
+        forks.end_child()
     if result is None:
         return _OK
     try:

@@ -272,38 +272,45 @@ class Worker:
     def _begin(self, task: CleanTask) -> _Begun | None:
         """Let runs begin, one after the other, until one is not over in its first step, as most are: that is returned.
 
-        None: none is left, it is time for a break, or the lane has to look after itself.
+        None: none is left, it is time for a break, or the lane has to look after itself. What all of them have taken, and the
+        room that they leave, is told once: nobody else could have heard of it before.
         """
-        runs, consumer, ahead, breaks, monotonic = self._runs, self._consumer, self._ahead, self._breaks, self._monotonic
-        now = monotonic()
-        while runs and not breaks.is_on:
+        runs, consumer, monotonic = self._runs, self._consumer, self._monotonic
+        began_at = now = monotonic()
+        until = now + self._breaks.left_s
+        begun, over_count = None, 0
+        while runs:
             run = runs.popleft()
             if consumer.unbegun_bytes:
                 consumer.begin(run)
-            ahead.begun_count += 1
             handler = self._registry.get(run.type)
             if handler is None or handler.wants_job or not handler.is_async:
-                return _Begun(run, handler, None, now)
+                begun = _Begun(run, handler, None, now)
+                break
             if self._is_certain(run) or self._source.may_begin(run):
                 outcome = self._executor.begin(run, handler)
                 if isinstance(outcome, Suspended):
-                    return _Begun(run, handler, outcome, now)
+                    begun = _Begun(run, handler, outcome, now)
+                    break
                 if type(outcome) is Failed:
                     outcome = delayed(outcome, handler, run)
                     self.failed_count += 1
                 self._source.end(run, outcome)
                 self.done_count += 1
-            began_at, now = now, monotonic()
-            ahead.busy_s += now - began_at
-            breaks.charge(now - began_at)
-            self._end()
-            if self._stopping or not task.is_clean():
+            over_count += 1
+            now = monotonic()
+            if now >= until or self._stopping or not task.is_clean():
                 break
-        return None
+        self._ahead.begun_count += over_count + (begun is not None)
+        self._ahead.busy_s += now - began_at
+        self._breaks.charge(now - began_at)
+        if over_count:
+            self._end(over_count)
+        return begun
 
-    def _end(self) -> None:
-        """Take in that a run is over."""
-        self._consumer.free()
+    def _end(self, count: int = 1) -> None:
+        """Take in that so many runs are over."""
+        self._consumer.free(count)
         if self._ahead.begun_count >= self._ahead.tune_at:
             self._reach(self._ahead.tune(self._breaks.held_s))
 

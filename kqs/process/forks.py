@@ -39,7 +39,7 @@ Identity = tuple[int, int]
 
 
 class _Guard:
-    """What is ours. `is_child` is read at each end of a run: a plain attribute."""
+    """What is ours. is_child: this process is a fork of the server's; read at each end of a run."""
 
     def __init__(self) -> None:
         self.is_child = False
@@ -55,32 +55,32 @@ class _Guard:
         self.masks = threading.local()
 
 
-_guard = _Guard()
+guard = _Guard()
 
 
 def install() -> None:
     """Watch the forks of this process from now on. Idempotent."""
-    if not _guard.is_installed:
-        _guard.is_installed = True
+    if not guard.is_installed:
+        guard.is_installed = True
         os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_become_child)
 
 
 def take_signal(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
     """Have `handler` called at a signal, but not in a child: that gets back what there was, unless it was replaced since."""
-    _guard.signals[number] = (handler, signal.signal(number, handler))
+    guard.signals[number] = (handler, signal.signal(number, handler))
 
 
 def own(number: int) -> Identity:
     """Count what is open under this descriptor as ours, until `disown`."""
     found = os.fstat(number)
     identity = (found.st_dev, found.st_ino)
-    _guard.identities.add(identity)
+    guard.identities.add(identity)
     return identity
 
 
 def disown(identity: Identity) -> None:
     """Forget what `own` returned this for."""
-    _guard.identities.discard(identity)
+    guard.identities.discard(identity)
 
 
 def own_files(folder: Path, patterns: Sequence[str]) -> None:
@@ -89,38 +89,38 @@ def own_files(folder: Path, patterns: Sequence[str]) -> None:
     with suppress(OSError):
         found = folder.stat()
         identity = (found.st_dev, found.st_ino)
-    _guard.files[str(folder.resolve())] = (identity, patterns)
+    guard.files[str(folder.resolve())] = (identity, patterns)
 
 
 def own_folder(folder: Path) -> None:
     """Count what is open of this folder itself as ours: its lock is."""
     with suppress(OSError):
         found = folder.stat()
-        _guard.identities.add((found.st_dev, found.st_ino))
+        guard.identities.add((found.st_dev, found.st_ino))
 
 
 def own_addresses(addresses: Iterable[tuple[str, int]], unix: Path | None) -> None:
     """Count sockets that listen on these, or were accepted there, as ours."""
-    _guard.ports |= set(addresses)
+    guard.ports |= set(addresses)
     if unix is not None:
-        _guard.sockets.add(str(unix))
+        guard.sockets.add(str(unix))
 
 
 def own_loop() -> None:
     """Take the running loop, and the thread it runs in, for the server's."""
     loop = asyncio.get_running_loop()
-    _guard.loop, _guard.loop_thread = loop, threading.get_ident()
-    _guard.ready = _ready_queue(loop)
+    guard.loop, guard.loop_thread = loop, threading.get_ident()
+    guard.ready = _ready_queue(loop)
 
 
 def is_child() -> bool:
     """Tell whether this process is a fork of the server's."""
-    return _guard.is_child
+    return guard.is_child
 
 
 def end_child() -> None:
     """End this process if it is a fork of the server's: what comes now is not its business."""
-    if _guard.is_child:
+    if guard.is_child:
         with suppress(OSError):
             os.write(2, b"kqs: a process that a handler has forked came back from it and is ended; end such with os._exit\n")
         leave_now(ExitCode.SOFTWARE)
@@ -135,18 +135,18 @@ def _ready_queue(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
 
 def _hold_signals() -> None:
     # a signal that meets the child before its handlers are its own would be taken for the server's
-    _guard.masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    guard.masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _release_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _guard.masks.before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, guard.masks.before)
 
 
 def _become_child() -> None:
-    if _guard.is_child:  # what forks in a child is the child's own business
+    if guard.is_child:  # what forks in a child is the child's own business
         _release_signals()
         return
-    _guard.is_child = True
+    guard.is_child = True
     try:
         _let_signals_be()
         _bar_the_loop()
@@ -158,7 +158,7 @@ def _become_child() -> None:
 
 def _let_signals_be() -> None:
     signal.set_wakeup_fd(-1)
-    for number, (ours, before) in _guard.signals.items():
+    for number, (ours, before) in guard.signals.items():
         if signal.getsignal(number) == ours:
             signal.signal(number, before)
     _release_signals()
@@ -166,12 +166,12 @@ def _let_signals_be() -> None:
 
 def _bar_the_loop() -> None:
     """Have the loop, should the child come back to it, call nothing before `end_child`."""
-    if _guard.loop is None or threading.get_ident() != _guard.loop_thread or _guard.loop.is_closed():
+    if guard.loop is None or threading.get_ident() != guard.loop_thread or guard.loop.is_closed():
         return
-    _deafen(_guard.loop)
-    _guard.loop.call_soon(end_child)
-    if _guard.ready is not None:
-        _guard.ready.rotate(1)
+    _deafen(guard.loop)
+    guard.loop.call_soon(end_child)
+    if guard.ready is not None:
+        guard.ready.rotate(1)
 
 
 def _deafen(loop: asyncio.AbstractEventLoop) -> None:
@@ -199,7 +199,7 @@ def _let_go() -> None:
 def _is_ours(number: int) -> bool:
     try:
         found = os.fstat(number)
-        if (found.st_dev, found.st_ino) in _guard.identities:
+        if (found.st_dev, found.st_ino) in guard.identities:
             return True
         if stat.S_ISSOCK(found.st_mode):
             return _is_our_socket(number)
@@ -213,17 +213,17 @@ def _is_our_socket(number: int) -> bool:
     try:
         address = sock.getsockname()
         if sock.family == socket.AF_UNIX:
-            return address in _guard.sockets
+            return address in guard.sockets
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
-        return any((host, address[1]) in _guard.ports for host in (address[0], *_ANY_HOST))
+        return any((host, address[1]) in guard.ports for host in (address[0], *_ANY_HOST))
     finally:
         sock.detach()
 
 
 def _is_our_file(path: Path) -> bool:
     name = path.name.removesuffix(_GONE)
-    for folder, (identity, patterns) in _guard.files.items():
+    for folder, (identity, patterns) in guard.files.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             if str(path.parent) == folder:
                 return True
