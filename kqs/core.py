@@ -133,7 +133,7 @@ class Core:
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
         children = self._children = self._make_children(worker)
-        desk = self._desk = Desk(queue, config.weights, config.worker.grace_s, supervisor)
+        desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self._startup = Startup(
             store, recovery, ids, queue, worker, feeder, desk, supervisor, may_wait=may_wait, skip_to=journal.skip_to
@@ -163,7 +163,7 @@ class Core:
     def _queue_settings(self) -> QueueSettings:
         keep = self._config.store
         retention = Retention(keep.keep_success_s, keep.keep_fail_s)
-        return QueueSettings(self._name, retention, keep.keep_success_count, seek_looks=_seek_looks(self._config))
+        return QueueSettings(self._name, retention, keep.keep_success_count, _seek_looks(self._config), self._config.taking)
 
     def _make_worker(self, queue: Queue) -> Worker:
         config, supervisor = self._config, self._supervisor
@@ -172,7 +172,7 @@ class Core:
         if section.processes:
             executor.look_after(self._registry.commands)
             section = section.model_copy(update={"concurrency": 0})
-        return Worker(queue, self._registry, executor, section, self._name, config.weights, supervisor)
+        return Worker(queue, self._registry, executor, section, self._name, supervisor)
 
     def _make_children(self, worker: Worker) -> Children:
         """Return the child processes. Raises: StartupError: they could not ask for so many types."""

@@ -58,10 +58,9 @@ class Worker:
         executor: Executor,
         settings: WorkerSection,
         name: str,
-        weights: dict[str, int],
         supervisor: Supervisor,
     ) -> None:
-        """Args: name: who runs the jobs, as their records say. weights: shares of turns by type; 1 where none is given.
+        """Args: name: who runs the jobs, as their records say.
 
         Raises: StartupError: (78) `settings.types` names a type without a handler.
         """
@@ -86,7 +85,7 @@ class Worker:
         self._stopping = False
         self._is_ending = False
         self._closing = False
-        self._consumer = Consumer(name, {type_: weights.get(type_, 1) for type_ in types}, settings.concurrency, self._deliver)
+        self._consumer = Consumer(name, types, settings.concurrency, self._deliver)
         self.done_count = 0
         self.failed_count = 0
 

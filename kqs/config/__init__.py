@@ -10,6 +10,7 @@ from kqs.config.sections import (
     LogSection,
     ServerSection,
     StoreSection,
+    TakingSection,
     WorkerSection,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "LogSection",
     "ServerSection",
     "StoreSection",
+    "TakingSection",
     "WorkerSection",
     "anchored",
     "find_config",

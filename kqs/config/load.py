@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kqs.config.sections import MAX_WEIGHT, SECTIONS, CommandSection, Config, Section
+from kqs.config.sections import SECTIONS, CommandSection, Config, Section, TakingSection
 from kqs.errors import ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
@@ -145,7 +145,7 @@ class _Reader:
         checked: dict[str, Any] = {name: self._section(name, model, values.get(name, {})) for name, model in SECTIONS.items()}
         checked["defaults"] = self._options(("defaults",), values.get("defaults", {}))
         checked["types"] = {name: options for name, (options, _, _) in types.items()}
-        checked["weights"] = {name: weight for name, (_, weight, _) in types.items()}
+        checked["taking"] = {name: taking for name, (_, taking, _) in types.items()}
         checked["commands"] = {name: command for name, (_, _, command) in types.items() if command is not None}
         return Config(**checked)
 
@@ -163,18 +163,16 @@ class _Reader:
             key = str(error["loc"][0])
             raise self._wrong((*at, key), values.get(key), expected(model, key)) from exc
 
-    def _type(self, name: str, values: Any) -> tuple[dict[str, Any], int, CommandSection | None]:
+    def _type(self, name: str, values: Any) -> tuple[dict[str, Any], TakingSection, CommandSection | None]:
         key = ("types", name)
         if not isinstance(values, dict):
             raise self._wrong(key, values, f"a section, [types.{name}]")
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
-        weight = values.get("weight", 1)
-        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
-            raise self._wrong((*key, "weight"), weight, f"an integer from 1 to {MAX_WEIGHT}")
-        also = ("weight", *CommandSection.model_fields)
+        taking = self._checked(key, TakingSection, {k: v for k, v in values.items() if k in TakingSection.model_fields})
+        also = (*TakingSection.model_fields, *CommandSection.model_fields)
         options = self._options(key, {k: v for k, v in values.items() if k not in also}, also)
-        return options, weight, self._command(key, values)
+        return options, taking, self._command(key, values)
 
     def _command(self, key: tuple[str, ...], values: dict[str, Any]) -> CommandSection | None:
         """Return the command of a type, if it has one; its limits are of no use without."""

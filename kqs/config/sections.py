@@ -160,6 +160,17 @@ class WorkerSection(Section):
     )
 
 
+#: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
+#: would be rounded, and at last a type would pay nothing for its turns and keep all others waiting.
+MAX_WEIGHT = 10_000
+
+
+class TakingSection(Section):
+    """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
+
+    weight: int = Field(default=1, ge=1, le=MAX_WEIGHT, description="its share of turns beside the other types")
+
+
 class CommandSection(Section):
     """What [types.NAME] says of a command that runs its jobs."""
 
@@ -189,16 +200,11 @@ class LogSection(Section):
     format: Literal["text", "json"] = Field(default="text", description="lines for people, or one JSON object a line")
 
 
-#: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
-#: would be rounded, and at last a type would pay nothing for its turns and keep all others waiting.
-MAX_WEIGHT = 10_000
-
-
 class Config(Section):
     """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
 
-    types: {TYPE: options}; weights: {TYPE: share of turns} and commands: {TYPE: command}, which the file gives beside them in
-    [types.TYPE]. folder: what relative paths are taken from.
+    types: {TYPE: options}; taking: {TYPE: how its jobs are taken} and commands: {TYPE: command}, which the file gives beside
+    them in [types.TYPE]. folder: what relative paths are taken from.
     """
 
     server: ServerSection = Field(default=ServerSection())
@@ -209,13 +215,9 @@ class Config(Section):
     log: LogSection = Field(default=LogSection())
     defaults: dict[str, Any] = Field(default={})
     types: dict[str, dict[str, Any]] = Field(default={})
-    weights: dict[str, int] = Field(default={})
+    taking: dict[str, TakingSection] = Field(default={})
     commands: dict[str, CommandSection] = Field(default={})
     folder: Path = Field(default=Path())
-
-    def weight(self, type_: str) -> int:
-        """Return a type's share of turns beside the others, 1 to `MAX_WEIGHT`."""
-        return self.weights.get(type_, 1)
 
     @property
     def store_path(self) -> Path:

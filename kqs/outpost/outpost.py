@@ -87,7 +87,7 @@ class Outpost:
         source = self._make_source(line)
         executor = Executor(max(1, settings.worker.concurrency), supervisor)
         section = settings.worker.model_copy(update={"types": sorted(types)})
-        worker = Worker(source, registry, executor, section, settings.name, {}, supervisor)
+        worker = Worker(source, registry, executor, section, settings.name, supervisor)
         self._tell_start(types)
         await worker.start()
         line.start()

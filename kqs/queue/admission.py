@@ -16,8 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from kqs.config import TakingSection
 from kqs.job import Accepted, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
+
+_AS_OTHERS = TakingSection()
 
 
 def may_run(expire_at: float | None, now: float) -> bool:
@@ -94,10 +97,12 @@ class Reservation:
 class Admission:
     """Who takes jobs, and which job may go to whom now. Call from the loop thread."""
 
-    def __init__(self, backlog: Callable[[str], bool]) -> None:
-        """Args: backlog: tells whether jobs of a type wait in the broker."""
+    def __init__(self, backlog: Callable[[str], bool], taking: Mapping[str, TakingSection]) -> None:
+        """Args: backlog: tells whether jobs of a type wait in the broker. taking: how jobs are taken, where that is set."""
         self._backlog = backlog
+        self._taking = taking
         self._consumers: list[Consumer] = []
+        self._weights: dict[Consumer, dict[str, int]] = {}
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -107,10 +112,12 @@ class Admission:
     def enter(self, consumer: Consumer) -> None:
         """Let a consumer have jobs from now on."""
         self._consumers.append(consumer)
+        self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
 
     def leave(self, consumer: Consumer) -> None:
         """Let a consumer have no more of them."""
         self._consumers.remove(consumer)
+        del self._weights[consumer]
 
     @property
     def room(self) -> int:
@@ -131,7 +138,7 @@ class Admission:
 
     def wanted(self, consumer: Consumer) -> Wanted:
         """Return what a consumer may have from the broker now."""
-        return Wanted(consumer.weights, consumer.types, consumer.room)
+        return Wanted(self._weights[consumer], consumer.types, consumer.room)
 
     def fit(self, consumer: Consumer, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
         """Part what was brought from the broker into what the consumer may have still, and what must go back."""

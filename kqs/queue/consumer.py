@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kqs.job import Run
 from kqs.store import base
@@ -15,10 +15,9 @@ LONG_BYTES = 4096
 class Consumer:
     """Somebody who runs jobs. `deliver` is called with claimed runs, never more than `room` in all."""
 
-    def __init__(self, worker: str, weights: Mapping[str, int], room: int, deliver: Callable[[list[Run]], None]) -> None:
+    def __init__(self, worker: str, types: Iterable[str], room: int, deliver: Callable[[list[Run]], None]) -> None:
         self.worker = worker
-        self.weights = weights
-        self.types = frozenset(weights)
+        self.types = frozenset(types)
         self.deliver = deliver
         self._room = room
         self._has_room = asyncio.Event()

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec.structs import replace
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
+from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Failed, Outcome
 from kqs.job import (
@@ -63,12 +64,16 @@ SETTLE_S = 5.0
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """What the queue needs of the configuration. seek_looks: see `Seeker`; 0 when nobody else uses the store."""
+    """What the queue needs of the configuration.
+
+    seek_looks: see `Seeker`; 0 when nobody else uses the store. taking: how jobs of a type are taken, where that is set.
+    """
 
     worker: str
     retention: Retention
     keep_success_count: int
     seek_looks: int = 0
+    taking: Mapping[str, TakingSection] = field(default_factory=dict)
 
 
 class Queue:
@@ -92,7 +97,7 @@ class Queue:
         self._settings = settings
         self._judge = Judge(settings.retention, random.random)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
-        self.admission = Admission(lambda type_: bool(broker.backlog(type_)))
+        self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking)
         #: tells whether a run may begin, whenever it does, without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)

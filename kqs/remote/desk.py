@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from kqs.handlers import Failed, Outcome
@@ -34,10 +34,9 @@ MOST_LINGERING = 100
 class Desk:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, queue: Queue, weights: Mapping[str, int], grace_s: float, supervisor: Supervisor) -> None:
-        """Args: weights: shares of turns by type; 1 where none is given. grace_s: how long `stop` waits; -1: for ever."""
+    def __init__(self, queue: Queue, grace_s: float, supervisor: Supervisor) -> None:
+        """Args: grace_s: how long `stop` waits; -1: for ever."""
         self._queue = queue
-        self._weights = weights
         self._grace_s = grace_s
         self._supervisor = supervisor
         self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
@@ -91,8 +90,7 @@ class Desk:
         """Return where those stand in line who ask for these types under that name, to hold their runs or not."""
         pool = self._pools.get((types, worker, held))
         if pool is None:
-            weights = {type_: self._weights.get(type_, 1) for type_ in types}
-            pool = self._pools[types, worker, held] = Pool(self._queue, worker, weights, held=held)
+            pool = self._pools[types, worker, held] = Pool(self._queue, worker, types, held=held)
             if self._is_started:
                 self._queue.add_consumer(pool.consumer)
         elif (timer := self._timers.pop(pool, None)) is not None:

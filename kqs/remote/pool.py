@@ -11,7 +11,7 @@ turns, and comes again after the others. Invariants:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kqs.job import Run
@@ -28,12 +28,12 @@ MOST_BYTES = 8 * 1024 * 1024
 class Pool:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, queue: Queue, worker: str, weights: Mapping[str, int], *, held: bool = False) -> None:
-        """Args: worker: who runs the jobs, as their records say. weights: shares of turns, by type. held: runs outlive us."""
+    def __init__(self, queue: Queue, worker: str, types: Iterable[str], *, held: bool = False) -> None:
+        """Args: worker: who runs the jobs, as their records say. held: runs outlive us."""
         self._queue = queue
         self._line: OrderedDict[Order, None] = OrderedDict()
         self.orders: set[Order] = set()
-        self.consumer = Consumer(worker, weights, 0, self._deliver)
+        self.consumer = Consumer(worker, types, 0, self._deliver)
         self.consumer.is_remote = True
         self.consumer.is_held = held
         self.consumer.most_bytes = MOST_BYTES

@@ -57,7 +57,7 @@ class Image(NamedTuple):
 
 async def a_desk(life: Life) -> Desk:
     await life.start()
-    desk = Desk(life.rig.queue, {}, 0.0, life.rig.supervisor)
+    desk = Desk(life.rig.queue, 0.0, life.rig.supervisor)
     desk.start(life.rig.info.store_id)
     return desk
 

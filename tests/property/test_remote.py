@@ -100,7 +100,7 @@ class RemoteMachine(RuleBasedStateMachine):
     async def start(self) -> None:
         self.is_dying = False
         await self.life.start()
-        self.desk = Desk(self.life.rig.queue, {"mail": 2}, 0.0, self.life.rig.supervisor)
+        self.desk = Desk(self.life.rig.queue, 0.0, self.life.rig.supervisor)
         self.desk.start(self.life.rig.info.store_id)
         self.peers = [Peer(self) for _ in range(3)]
         for peer, held in zip(self.peers, (False, True), strict=False):  # so that most of what is inserted runs

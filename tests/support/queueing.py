@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from kqs.broker.memory import MemoryBroker
-from kqs.config import StoreSection
+from kqs.config import StoreSection, TakingSection
 from kqs.handlers import Ok, Outcome
 from kqs.job import Accepted, JobRecord, Run, State
 from kqs.options import Cascade
@@ -30,7 +30,7 @@ class Hand:
         self.runs: asyncio.Queue[Run] = asyncio.Queue()
         self.lost: list[Lease] = []
         self.leases: dict[str, Lease] = {}
-        self.consumer = Consumer("hand", dict.fromkeys(types or ("mail",), 1), room, self._deliver)
+        self.consumer = Consumer("hand", types or ("mail",), room, self._deliver)
         queue.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:
@@ -64,13 +64,12 @@ class Rig:
         self.hungry = 0
         self.fed_seq = 0
         self.seek_looks = 0
+        self.taking: dict[str, TakingSection] = {}
 
     async def start(self) -> None:
         self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
         self.info = info = await self.store.open(JOURNAL_ID, "0000beef")
-        settings = QueueSettings(
-            "test", Retention(success_s=3600, fail_s=-1), keep_success_count=1000, seek_looks=self.seek_looks
-        )
+        settings = QueueSettings("test", Retention(success_s=3600, fail_s=-1), 1000, self.seek_looks, self.taking)
         self.broker = MemoryBroker(self.supervisor, 100)
         self.queue = Queue(
             self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order, self.supervisor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from kqs.remote import Desk, OpenRun, Order
 from kqs.remote.pool import Pool
@@ -13,9 +13,9 @@ from tests.support.queueing import Rig
 STORE_ID = "0123456789abcdef"
 
 
-def a_desk(rig: Rig, weights: Mapping[str, int] | None = None, grace_s: float = 1.0) -> Desk:
+def a_desk(rig: Rig, grace_s: float = 1.0) -> Desk:
     """A desk that has begun."""
-    desk = Desk(rig.queue, weights or {}, grace_s, rig.supervisor)
+    desk = Desk(rig.queue, grace_s, rig.supervisor)
     desk.start(STORE_ID)
     return desk
 

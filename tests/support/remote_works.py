@@ -18,7 +18,7 @@ class RemoteRig:
     def __init__(self, rig: Rig, grace_s: float = 0.0) -> None:
         self._rig = rig
         self.backend = MemoryBackend()
-        self.desk = self.backend.desk = Desk(rig.queue, {}, grace_s, rig.supervisor)
+        self.desk = self.backend.desk = Desk(rig.queue, grace_s, rig.supervisor)
         self.server = Server(ServerSection(host="127.0.0.1", port=0), self.backend, rig.supervisor, lambda: None, stop_s=5.0)
         self.line: Line
         self.source: WireSource

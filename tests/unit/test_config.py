@@ -7,7 +7,7 @@ import pytest
 
 from kqs.config import Config, ServerSection, find_config, load_config
 from kqs.config.load import _toml_trouble
-from kqs.config.sections import SECTIONS, CommandSection
+from kqs.config.sections import SECTIONS, CommandSection, TakingSection
 from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
 
@@ -77,7 +77,7 @@ def test_environment_overrides_the_file(load):
         ("KQS_TYPES__Resize__TTR", "5", "types", {"Resize": {"ttr": 5}}),
         ("KQS_TYPES__a__b__TTR", "5", "types", {"a__b": {"ttr": 5}}),
         ("KQS_TYPES__resize", '{"ttr": 5}', "types", {"resize": {"ttr": 5}}),
-        ("KQS_TYPES__RESIZE__WEIGHT", "3", "weights", {"resize": 3}),
+        ("KQS_TYPES__RESIZE__WEIGHT", "3", "taking", {"resize": TakingSection(weight=3)}),
         ("KQS_TYPES__RESIZE__COMMAND", '["a", "b"]', "commands", {"resize": CommandSection(command=["a", "b"])}),
     ],
 )
@@ -99,7 +99,7 @@ def test_server_address_of_the_command_line_is_no_section(load):
 def test_types_give_options_and_weights(load):
     config = load("[types.a]\nttr = 5\nweight = 3\n[types.b]\nretries = 0")
     assert config.types == {"a": {"ttr": 5}, "b": {"retries": 0}}
-    assert [config.weight(name) for name in "abc"] == [3, 1, 1]
+    assert config.taking == {"a": TakingSection(weight=3), "b": TakingSection()}
     assert Cascade(config.defaults, config.types).for_type("a").ttr == 5
 
 

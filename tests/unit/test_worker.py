@@ -48,7 +48,7 @@ class Works:
         supervisor = self.rig.supervisor
         executor = Executor(max(1, concurrency), supervisor)
         source: Source = self.rig.queue if self.remote is None else self.remote.source
-        worker = Worker(source, self.registry, executor, settings, "test", {}, supervisor)
+        worker = Worker(source, self.registry, executor, settings, "test", supervisor)
         await worker.start()
         self.workers.append(worker)
         return worker

@@ -38,7 +38,7 @@ class Post:
 
     async def start(self, room: int = 2) -> None:
         self.line.start()
-        self.consumer = Consumer("me", {"mail": 1, "sms": 1}, room, self.runs.extend)
+        self.consumer = Consumer("me", ("mail", "sms"), room, self.runs.extend)
         self.source.add_consumer(self.consumer)
 
     async def stop(self) -> None:

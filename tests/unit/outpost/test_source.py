@@ -99,7 +99,7 @@ async def test_what_waits_for_a_lane_as_the_connection_is_lost_never_begins(post
     registry = Registry()
     registry.add("mail", mail)
     settings = WorkerSection(concurrency=1, grace_s=0)
-    worker = Worker(post.source, registry, Executor(1, post.supervisor), settings, "me", {}, post.supervisor)
+    worker = Worker(post.source, registry, Executor(1, post.supervisor), settings, "me", post.supervisor)
     post.line.start()
     await worker.start()
     worker._consumer.grow(1)  # as if runs were short

@@ -567,7 +567,7 @@ async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
         for run in runs:
             delivered.put_nowait(run)
 
-    consumer = Consumer("worker", {"mail": 1}, 9, deliver)
+    consumer = Consumer("worker", ["mail"], 9, deliver)
     rig.queue.add_consumer(consumer)
     held = [await delivered.get(), await delivered.get()]
     await rig.store.counts()

@@ -21,8 +21,8 @@ class Surroundings:
         self.jobs = ReadyJobs()
         self.known: set[str] = set()
         self.rechecked: list[str] = []
-        self.consumer = Consumer("w", {"mail": 1}, 1, lambda _runs: None)
-        self.admission = Admission(self.backlog)
+        self.consumer = Consumer("w", ["mail"], 1, lambda _runs: None)
+        self.admission = Admission(self.backlog, {})
         self.admission.enter(self.consumer)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:

@@ -145,7 +145,7 @@ async def test_a_report_that_the_store_does_not_take_is_told_as_stale(rig: Rig, 
 
 
 async def test_who_asked_before_there_is_a_store_is_served_when_there_is(rig: Rig) -> None:
-    desk = Desk(rig.queue, {}, 1.0, rig.supervisor)
+    desk = Desk(rig.queue, 1.0, rig.supervisor)
     worker = Hired(desk)
     worker.reserve()
     await rig.accept(an_accepted(1))
@@ -156,7 +156,7 @@ async def test_who_asked_before_there_is_a_store_is_served_when_there_is(rig: Ri
 
 
 async def test_a_desk_that_never_began_stops(rig: Rig) -> None:
-    desk = Desk(rig.queue, {}, 1.0, rig.supervisor)
+    desk = Desk(rig.queue, 1.0, rig.supervisor)
     worker = Hired(desk)
     worker.reserve()
     await desk.stop()
@@ -184,7 +184,7 @@ async def test_a_pool_outlives_its_last_order_for_a_while(rig: Rig, monkeypatch:
 
 async def test_a_pool_that_never_got_a_consumer_goes_as_well(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "LINGER_S", 0.0)
-    desk = Desk(rig.queue, {}, 1.0, rig.supervisor)
+    desk = Desk(rig.queue, 1.0, rig.supervisor)
     Hired(desk).reserve().withdraw()
     await turned(lambda: not desk._pools)
 

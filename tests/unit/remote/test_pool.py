@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from kqs.config import TakingSection
 from kqs.job import Entry, Returned, State
 from kqs.remote.pool import Pool
 from kqs.store.base import Granted
@@ -127,8 +128,9 @@ async def test_nobody_has_more_than_its_room_and_every_end_makes_room_for_one(ri
 
 
 async def test_types_get_their_turns_by_weight(rig: Rig) -> None:
+    rig.taking["a"] = TakingSection(weight=3)
     await rig.accept(*(an_accepted(n, "ab"[n % 2]) for n in range(80)))
-    desk = a_desk(rig, {"a": 3})
+    desk = a_desk(rig)
     worker = Hired(desk)
     worker.work(40, "a", "b")
     await worker.take(40)
@@ -259,6 +261,6 @@ async def test_a_waiting_job_is_claimed_under_the_name_of_who_takes_it(rig: Rig)
 
 
 async def test_a_pool_of_nobody_has_no_room(rig: Rig) -> None:
-    pool = Pool(rig.queue, "w", {"mail": 1})
+    pool = Pool(rig.queue, "w", ["mail"])
     assert pool.consumer.room == 0
     assert_balanced(pool)
