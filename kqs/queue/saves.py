@@ -87,6 +87,7 @@ class Saves:
         self._rested_at = 0.0  # of the loop's clock
         self._tick_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         self._task: asyncio.Task[None] | None = None
         self._wait_s = FIRST_WAIT_S
         self._is_stopped = False
@@ -208,6 +209,7 @@ class Saves:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._rings_at = math.inf
 
     def _arm(self) -> None:
         """Write what is due, or see to it that somebody looks when it is."""
@@ -220,12 +222,14 @@ class Saves:
         if wait_s <= 0:
             self._cancel_timer()
             self._task = self._supervisor.spawn(self._write(), "progress", when_done)
-        elif wait_s < math.inf and (self._timer is None or due_at < self._timer.when()):
+        elif due_at < self._rings_at:  # uvloop's handle of what is due at once does not tell when that is
             self._cancel_timer()
+            self._rings_at = due_at
             self._timer = self._supervisor.call_later(wait_s, "progress", self._ring)
 
     def _ring(self) -> None:
         self._timer = None
+        self._rings_at = math.inf
         self._arm()
 
     async def _write(self) -> None:

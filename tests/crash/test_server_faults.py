@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.asking import WITHIN_S, Peer, RefusedError, ask, eventually, peer_of, until
 from tests.support.disks import Disk, small_disk
-from tests.support.serving import SERVE, SERVE_ENVIRON, Served, serving
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
 
 MIB = 1 << 20
 HANDLERS = """
@@ -206,7 +206,7 @@ def test_a_nearly_full_disk_at_the_start_is_started_on_and_takes_no_insert(tmp_p
 
 
 def test_a_full_disk_at_the_first_start_is_one_clear_line(tmp_path: Path, disk: Disk) -> None:
-    settings = {f"KQS_{key}": value for key, value in on_disk(disk).items()}
+    settings = {f"KQS_{key}": value for key, value in (on_disk(disk) | {"SERVER__PORT": str(free_port())}).items()}
     disk.fill()
     ended = subprocess.run(
         disk.command(tmp_path), env=SERVE_ENVIRON | settings, capture_output=True, text=True, timeout=30, check=False

@@ -125,7 +125,7 @@ async def lost(data, job):
     try:
         await asyncio.sleep(3600)
     finally:
-        print("late:", job.save("too late"), flush=True)
+        print(f"late: {job.save('too late')}", flush=True)
 """
 
 

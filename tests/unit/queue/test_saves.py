@@ -114,6 +114,15 @@ async def test_a_store_that_was_busy_has_a_rest_in_proportion(bench: Bench) -> N
     assert loop.time() - began_at >= 0.9 * module.REST_SHARE * min(took_s, 0.02)
 
 
+async def test_a_rest_that_is_all_but_over_is_waited_for(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    for number in range(1, 50):
+        bench.saves._rested_at = loop.time() + 0.0004  # so short that uvloop makes no timer of it
+        bench.add(a_run(1), b"1")
+        bench.add(a_run(2), b"2")
+        await until(lambda count=2 * number: len(bench.told) == count)  # type: ignore[misc]
+
+
 async def test_within_a_second_all_is_durable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SAVE_S", 0.05)
     bench.add(a_run(1), b"1")

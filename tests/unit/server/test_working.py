@@ -338,7 +338,7 @@ async def test_a_run_that_never_began_leaves_no_trace(talk: Talk, rig: Rig) -> N
     assert await talk.ask("release", {"run": run["run"], "begun": False}) is True
     record = await rig.record(1)
     assert (record.state, record.attempt, record.interrupted, record.runs) == (State.NEW, 0, 0, [])
-    (again,) = await talk.ask("reserve", {"types": ["mail"]})
+    (again,) = await talk.ask("reserve", {"types": ["mail"], "wait": 10})
     assert (again["id"], again["attempt"]) == (run["id"], 1)
     assert (await rig.record(1)).attempt == before.attempt
     assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) == "stale"
