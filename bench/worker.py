@@ -1,7 +1,7 @@
 """A remote worker in Python that is tuned, for jobs that need no work: python -m bench.worker work|reserve PORT SIZE.
 
 One connection; tokens are found in what arrives without decoding it, and all of one piece are reported in one list. SIZE: the
-room of `work`, or the count of each `reserve`, of which two are asked at a time. Says `ready` once it has asked.
+room of `work`, or the count of each `reserve`, of which four are asked at a time. Says `ready` once it has asked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 
-ASKED = 2
+ASKED = 4
 READ_BYTES = 1 << 18
 _TOKEN = re.compile(rb'"run":"([^"]+)"')
 #: in the answer to a `reserve`, which has runs; `finish` is answered with lists of true

@@ -85,7 +85,6 @@ class Claims:
             if jobs:
                 claimed = [job for job in jobs if job.claimed_at]
                 record.claimed = len(claimed) == len(jobs)
-                record.runs_first = record.claimed and not reservation.is_remote
                 parts += [] if record.claimed else claimed
         if parts:
             reservation.withdraw(parts)

@@ -218,7 +218,7 @@ class GroupCommit:
     def _flush_here(self, batch: list[Record]) -> None:
         self._under_way = batch
         self._hearing.offer(batch)
-        batch[0].alone = not batch[0].runs_first
+        batch[0].alone = not batch[0].claimed  # a run goes before the answer
         self._began_at = self._clock.monotonic()
         try:
             flushed, free = self._disk.write(batch, self._began_at)
@@ -282,12 +282,12 @@ class GroupCommit:
         self.records += len(batch)
         self.bytes += size
         seq = flushed.frame.first_seq
-        runs_first = False
+        is_claimed = False
         for record in batch:
             record.seq = seq
             seq += 1
-            runs_first = runs_first or record.runs_first
-        if runs_first:
+            is_claimed = is_claimed or record.claimed
+        if is_claimed:
             self._hearing.flushed(batch)
         for record in batch:
             if (done := record.done) is not None:
@@ -295,7 +295,7 @@ class GroupCommit:
                     done(None)
                 except Exception:
                     _log.exception("a journal callback failed")
-        if not runs_first:
+        if not is_claimed:
             self._hearing.flushed(batch)
         self._under_way = []
         self._tally.settle(len(batch))

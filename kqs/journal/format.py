@@ -82,7 +82,7 @@ class Record(msgspec.Struct, gc=False):
     count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
     seq: the record's number, dense from 0; -1 until it is durable. alone: its batch was flushed on the loop, and nothing in
-    this tick comes before its answer. runs_first: what is claimed of it begins before its answer is given.
+    this tick comes before its answer.
     claimed: its jobs are run as soon as it is durable; who finds one in the journal and not in the store knows that it may
     have begun. accepted_us: when it was accepted, in microseconds since 1970; 0: that is its first order.
     adopted: its jobs were accepted by another server before; a replay of that one's journal may be repeated.
@@ -97,7 +97,6 @@ class Record(msgspec.Struct, gc=False):
     seq: int = -1
     alone: bool = False
     claimed: bool = False
-    runs_first: bool = False
     accepted_us: int = 0
     adopted: bool = False
 

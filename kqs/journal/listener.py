@@ -25,7 +25,7 @@ class Listener(Protocol):
     def flushed(self, batch: list[Record]) -> None:
         """Take in that `batch` is durable; its records have their `seq`.
 
-        Their `done` was called before, or is called after this, if it has set `runs_first` on any of them.
+        Their `done` was called, so that answers go first; of a batch with claimed records it is called after this: runs do.
         """
 
     def failed(self, batch: list[Record]) -> None:
@@ -66,7 +66,7 @@ class Hearing:
             self.listener.before_flush(batch)
         except Exception as error:
             for record in batch:
-                record.claimed = record.runs_first = False
+                record.claimed = False
             self._give_up(error)
 
     def flushed(self, batch: list[Record]) -> None:

@@ -55,11 +55,6 @@ class Reservation:
         return bool(self._jobs)
 
     @property
-    def is_remote(self) -> bool:
-        """Tell whether any is claimed for somebody elsewhere, who is told of it where he may have inserted it himself."""
-        return any(consumer.is_remote for consumer, _ in self._jobs)
-
-    @property
     def orders(self) -> list[int]:
         """Return the orders of the jobs."""
         return [job.order for _, jobs in self._jobs for job in jobs]

@@ -78,7 +78,7 @@ def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
         if given.jobs:
             _insert_checked(peer, call, given, adopted)
         else:
-            _after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
+            after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
         peer.refuse(call, *translate(error))
 
@@ -108,8 +108,8 @@ def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None
     peer.defer()
 
 
-def _after_earlier_inserts(peer: Peer, answer: Callable[[], None]) -> None:
-    """Answer an insert that keeps nothing: not before the connection's earlier ones are settled."""
+def after_earlier_inserts(peer: Peer, answer: Callable[[], None]) -> None:
+    """Give an answer, but not before the connection's earlier inserts are settled."""
     newest = peer.newest_record
     if newest is None:
         answer()

@@ -7,6 +7,7 @@ answered when it is durable. Source: docs/protocol.md, "The worker's calls".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from kqs.job import Returned
 from kqs.options import TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
+from kqs.server.inserts import after_earlier_inserts
 from kqs.server.parameters import Parameters, parse
 from kqs.server.peer import Peer, translate
 from kqs.server.reports import (
@@ -146,7 +148,8 @@ def reserve(peer: Peer, call: Call) -> None:
 
     def given(runs: list[OpenRun]) -> None:
         timer.cancel()
-        peer.answer(call, _encode([_view(run) for run in runs]))
+        answer = _encode([_view(run) for run in runs])
+        after_earlier_inserts(peer, lambda: peer.answer(call, answer))
         peer.settle(0, at_once=len(runs) == 1)  # a lone run is not worth another turn of the loop
 
     def ended() -> None:
@@ -167,7 +170,8 @@ def work(peer: Peer, call: Call) -> None:
 
     def given(runs: list[OpenRun]) -> None:
         for part in _parts(runs):
-            peer.event(call, _encode([_view(run) for run in part]))
+            value = _encode([_view(run) for run in part])
+            after_earlier_inserts(peer, partial(peer.event, call, value))  # whose they may be
         peer.settle(0, at_once=len(runs) == 1)
 
     def ended() -> None:
