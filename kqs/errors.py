@@ -21,13 +21,13 @@ ERROR_CODES: dict[str, str] = {
     "bad_call": "the line is JSON but no call, or its argument does not fit the call",
     "unknown_call": "no call has this name",
     "bad_job": "a job was refused; the message names the field and, in an array, the job",
-    "too_large": "the line is longer than max_line_bytes, its array has too many calls or jobs, "
-    "or the answers to a batch are too long",
+    "too_large": "the line is longer than max_line_bytes, its array has too many calls, jobs or runs, "
+    "a run's progress is too long, or the answers to a batch are",
     "busy": "a limit of the server was reached; try again later",
     "draining": "the server is stopping and takes no new jobs",
     "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
     "journal_failed": "writing the journal failed; the job may or may not run: insert it again under the same id",
-    "not_found": "there is no such job",
+    "not_found": "there is no such job, or no such call to withdraw",
     "stale": "a touch, release or report names a run that is over; nothing was changed",
     "timeout": "the time given with the call is over",
     "unauthorized": "this call needs a token",

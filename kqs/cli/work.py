@@ -46,7 +46,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 
 
 @click.command("work")
-@click.argument("modules", nargs=-1, metavar="MODULE…")
+@click.argument("modules", nargs=-1, metavar="[MODULE]…")
 @partial(server_option, name="--connect")
 @click.option("--socket", type=click.Path(), help="Path of the server's UNIX socket, in place of --connect.")
 @click.option(
@@ -59,7 +59,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 @click.option("--name", type=Name(), help="Who ran a job, in its record. Default: HOST:PID.")
 @click.option("--hold", is_flag=True, help="Go on with runs while the server is away, and report them when it is back.")
 @click.option(
-    "--grace", "grace_s", type=Grace(), default=10, show_default=True, help="Seconds for runs to finish in a stop; -1: all."
+    "--grace", "grace_s", type=Grace(), default=10, show_default=True, help="Seconds for runs to finish in a stop; -1: forever."
 )
 @click.option(
     "--log-level",

@@ -231,7 +231,7 @@ CALLS = _table(
     CallSpec(
         "release",
         Role.WORK,
-        "{run, delay?} | […]",
+        "{run, delay?, prio?, begun? = true} | […]",
         "a run is given back, at no cost; answers true",
         _all_steps(working.releasing),
         working.releasing,
