@@ -33,7 +33,6 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
 _TOP_LEVEL = (*SECTIONS, "defaults", "types")
-#: shares of turns; many times more than jobs that one turn can grant
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
