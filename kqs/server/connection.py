@@ -18,7 +18,7 @@ from kqs.remote import Party
 from kqs.server.answers import LITTLE_BYTES
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
-from kqs.server.lines import SHORT_BYTES
+from kqs.server.lines import SHORT_BYTES, Lines
 from kqs.server.turns import SLICE_S, clock
 from kqs.wire.call import BadLine
 
@@ -73,9 +73,15 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """See the module docstring."""
 
-    def __init__(self, owner: Owner, max_line_bytes: int) -> None:
+    def __init__(self, owner: Owner, max_line_bytes: int, own_lines: Lines | None = None) -> None:
+        """Args: own_lines: with which what the peer sends counts, if it is a process of the server's own.
+
+        Such a one is never cut off, since that would end the runs that it has: there are few, and others watch over them.
+        """
         self._owner = owner
-        self._conversation = Conversation(owner.context, max_line_bytes, self._answered)
+        self._is_own = own_lines is not None
+        self._lines = owner.context.lines if own_lines is None else own_lines
+        self._conversation = Conversation(owner.context, max_line_bytes, self._answered, self._lines)
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much
@@ -102,7 +108,7 @@ class Connection(asyncio.Protocol):
         """Run what arrived and write what that answered."""
         if self._is_ending:
             return
-        conversation, context = self._conversation, self._owner.context
+        conversation, context, lines = self._conversation, self._owner.context, self._lines
         conversation.receive_data(data)
         if conversation.is_foreign:
             self._owner.note_foreign(self)
@@ -113,8 +119,8 @@ class Connection(asyncio.Protocol):
         context.inserter.flush_if_alone()
         if self._line_bytes or not data.endswith(b"\n"):
             self._note_open_line(data)
-        if conversation.is_counted and context.lines.is_too_much:
-            context.lines.make_room(self)
+        if conversation.is_counted and lines.is_too_much:
+            lines.make_room(self)
 
     def _note_open_line(self, data: bytes) -> None:
         """Take note of how the line goes on that is not finished, or has just been, by `data`."""
@@ -123,7 +129,7 @@ class Connection(asyncio.Protocol):
             has_progressed = b"\n" in data or not self._line_bytes or open_bytes >= self._line_bytes + PROGRESS_BYTES
             if has_progressed:
                 self._line_bytes = open_bytes if open_bytes > SHORT_BYTES else 0
-            self._owner.context.lines.note_open(self, has_progressed=has_progressed)
+            self._lines.note_open(self, has_progressed=has_progressed)
 
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
@@ -150,6 +156,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._stop_watching()
         self._conversation.forget()
+        self._lines.leave(self)
         self._owner.dismiss(self)
 
     def turn_away(self, refusal: CallError, *, of_line: bool = False) -> None:
@@ -161,22 +168,23 @@ class Connection(asyncio.Protocol):
             self._conversation.drop_line()
         else:
             self._conversation.drop()
-        self._owner.context.lines.leave(self)
+        self._lines.leave(self)
         self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
         self.finish()
 
     def pause_writing(self) -> None:
         """Rest a peer that does not take its answers."""
         self._is_blocked = True
-        self._owner.context.lines.note_blocked(self)
+        self._lines.note_blocked(self)
         self._conversation.standing.pause()
         self._stop_reading()
-        self._watch_draining()
+        if not self._is_own:
+            self._watch_draining()
 
     def resume_writing(self) -> None:
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
-        self._owner.context.lines.note_free(self)
+        self._lines.note_free(self)
         self._conversation.standing.resume()
         self._stop_watching()
         self._owner.wake_later(self)

@@ -24,6 +24,7 @@ from kqs.server.answers import LITTLE_BYTES
 from kqs.server.calls import CALLS, PONG, CallSpec, unknown_call
 from kqs.server.context import Context
 from kqs.server.inserts import insert_lines
+from kqs.server.lines import Lines
 from kqs.server.peer import translate
 from kqs.server.standing import Standing
 from kqs.server.turns import clock
@@ -84,8 +85,12 @@ class Conversation:
     administration may be done here.
     """
 
-    def __init__(self, context: Context, max_line_bytes: int, changed: Callable[[bool], None]) -> None:
+    def __init__(
+        self, context: Context, max_line_bytes: int, changed: Callable[[bool], None], lines: Lines | None = None
+    ) -> None:
+        """Args: lines: with which what is received counts; None: with that of all others."""
         self.context = context
+        self.lines = context.lines if lines is None else lines
         self.newest_record: Record | None = None
         self.standing = Standing(context.desk)
         self.in_flight = 0
@@ -192,7 +197,7 @@ class Conversation:
         """
         if not (self.is_counted or self._held or self._lines.open_line or self._work_bytes):
             return
-        lines = self.context.lines
+        lines = self.lines
         open_bytes = self._lines.buffered_bytes
         waiting_bytes = sum(map(_size_of, self._held)) if self._held else 0
         if self._work_bytes > _LONG_CHUNK_BYTES:

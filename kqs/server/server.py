@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Callable
 
 from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.log import get_logger
+from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.process import forks
 from kqs.server.backend import Backend
 from kqs.server.connection import Connection
 from kqs.server.context import Context
 from kqs.server.counters import Counters
-from kqs.server.lines import Sender
+from kqs.server.lines import Lines, Sender
 from kqs.server.listener import Listener
 from kqs.server.turns import Waiting
 from kqs.supervisor import Supervisor
@@ -28,6 +30,8 @@ RESERVED_CONNECTIONS = 16
 TURNED_AWAY_AT_ONCE = 16
 #: How often the log tells of what peers do wrong again and again, in s.
 _TELL_S = 60.0
+#: the longest line of a process of the server's own: the longest result, and what is around it
+OWN_LINE_BYTES = MAX_RESULT_BYTES + 64 * 1024
 _TOO_MANY_LINES = CallError("too many long lines at once, try again later", "busy")
 
 
@@ -63,6 +67,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._extra: dict[bool, dict[Connection, None]] = {True: {}, False: {}}  # of UNIX sockets, and of TCP; the oldest first
         self._own: dict[Connection, forks.Identity] = {}
+        self._own_lines = Lines(sys.maxsize, sys.maxsize)
         self._told: dict[str, tuple[float, int]] = {}  # when the log told of something last, and how often it was since
         self.context.lines.senders = self._connections
         self._all_gone = asyncio.Event()
@@ -89,7 +94,7 @@ class Server:
     async def adopt(self, ours: socket.socket) -> Connection:
         """Serve a connection to a process of the server's own, which takes nobody's place. Raises: OSError."""
         ours.setblocking(False)
-        connection = self._make_connection()
+        connection = Connection(self, max(self._settings.max_line_bytes, OWN_LINE_BYTES), self._own_lines)
         self._own[connection] = forks.own(ours.fileno())
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
@@ -126,9 +131,9 @@ class Server:
         """Register a new connection, or tell why not."""
         counters = self.context.counters
         self._connections.add(connection)
-        self.context.answers.holders.add(connection)
         self._all_gone.clear()
         if connection not in self._own:
+            self.context.answers.holders.add(connection)
             counters.connections_open += 1
             counters.connections_total += 1
         if self._is_stopping:
@@ -178,7 +183,6 @@ class Server:
         self._resting.discard(connection)
         self._crowded_out.discard(connection)
         self.context.turns.leave(connection)
-        self.context.lines.leave(connection)
         for extra in self._extra.values():
             extra.pop(connection, None)
         if connection in self._own:

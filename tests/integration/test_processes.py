@@ -273,3 +273,19 @@ def test_one_that_is_asked_to_end_is_replaced_without_a_ghost(tmp_path: Path) ->
         assert runs_of(record_of(server, job_id)) == ["success"]
         assert record_of(server, insert(server, "double", 4))["result"] == 8
         assert ask(server, "stats")["runs_ghost"] == 0
+
+
+def test_what_clients_may_send_does_not_bound_what_children_do(tmp_path: Path) -> None:
+    with having_children(tmp_path, 1, SERVER__MAX_LINE_BYTES="1024", WORKER__CONCURRENCY="60") as server:
+        with peer_of(server) as peer:
+            jobs = [peer.insert("sleep", 2, ttr=0.6, auto_touch=True) for _ in range(60)]  # whose touches go out together
+        assert {record_of(server, job_id)["ghosts"] for job_id in jobs} == {0}
+        assert "PATH" in record_of(server, insert(server, "environ"))["result"]
+
+
+def test_children_that_are_held_for_a_while_are_not_cut_off_for_what_they_were_given(tmp_path: Path) -> None:
+    with having_children(tmp_path, 2, WORKER__CONCURRENCY="4") as server:
+        with peer_of(server) as peer:
+            jobs = [peer.insert("hold", "x" * (12 * 1024 * 1024), ttr=60) for _ in range(6)]
+        assert [len(runs_of(record_of(server, job_id))) for job_id in jobs] == [1] * 6
+        assert ask(server, "stats")["connections_aborted"] == 0

@@ -111,6 +111,11 @@ async def end(data, job):
             KEPT.append(bytearray(1024 * 1024))
 
 
+@kqs.handler("hold")
+async def hold(data):
+    time.sleep(1.5)
+
+
 @kqs.handler("block_thread")
 def block_thread(data):
     while True:
