@@ -155,11 +155,19 @@ class OpenRuns:
         for token in tokens:
             self.by_token[token].told_at = now
         for start in range(0, len(tokens), MAX_MEMBERS):
-            members = tokens[start : start + MAX_MEMBERS]
-            self._line.call(b'"touch"', _encode([{"run": token} for token in members]), partial(self._answered, members))
+            self._call(tokens[start : start + MAX_MEMBERS])
 
-    def _answered(self, tokens: Iterable[str], answer: msgspec.Raw | CallError | None) -> None:
-        if answer is None or isinstance(answer, CallError):
+    def _call(self, tokens: list[str]) -> None:
+        self._line.call(b'"touch"', _encode([{"run": token} for token in tokens]), partial(self._answered, tokens))
+
+    def _answered(self, tokens: list[str], answer: msgspec.Raw | CallError | None) -> None:
+        if answer is None:
+            return
+        if isinstance(answer, CallError):
+            if answer.call_code == "too_large" and len(tokens) > 1 and self._line.is_open:  # nothing of the line was taken
+                half = len(tokens) // 2
+                self._call(tokens[:half])
+                self._call(tokens[half:])
             return
         for token, left in zip(tokens, seconds_left(answer), strict=True):
             if isinstance(left, CallError) and left.call_code == "stale":

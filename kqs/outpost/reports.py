@@ -98,11 +98,13 @@ class Reports:
             return
         releases, self._releases = self._releases, []
         for start in range(0, len(releases), MAX_MEMBERS):
-            part = releases[start : start + MAX_MEMBERS]
-            self._unanswered += len(part) if self._hold else 0
-            self._line.call(b'"release"', _encode(part), partial(self._answered_release, part))
+            self._call_release(releases[start : start + MAX_MEMBERS])
         while self._finishes:
             self._send(self._next_part())
+
+    def _call_release(self, part: list[Release]) -> None:
+        self._unanswered += len(part) if self._hold else 0
+        self._line.call(b'"release"', _encode(part), partial(self._answered_release, part))
 
     def lose(self) -> None:
         """Take in that the connection is lost: what was to be given back has gone back."""
@@ -151,6 +153,11 @@ class Reports:
             self._answered_all.set()
 
     def _answered_release(self, part: list[Release], answer: msgspec.Raw | CallError | None) -> None:
+        is_too_long = isinstance(answer, CallError) and answer.call_code == "too_large" and len(part) > 1
+        if is_too_long and self._line.is_open:  # nothing of the line was taken
+            half = len(part) // 2
+            self._call_release(part[:half])
+            self._call_release(part[half:])
         if not self._hold:
             return
         self._unanswered -= len(part)

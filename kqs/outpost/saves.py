@@ -94,10 +94,17 @@ class Saves:
     def _send(self, saved: Mapping[str, bytes]) -> None:
         if self._line.is_open:
             for part in _parts(saved):
-                members = [_Touch(token, Raw(value or b"null")) for token, value in part.items()]
-                self._line.call(b'"touch"', _encode(members), partial(self._answered, part))
+                self._call(part)
+
+    def _call(self, part: dict[str, bytes]) -> None:
+        members = [_Touch(token, Raw(value or b"null")) for token, value in part.items()]
+        self._line.call(b'"touch"', _encode(members), partial(self._answered, part))
 
     def _answered(self, part: dict[str, bytes], answer: Raw | CallError | None) -> None:
+        if isinstance(answer, CallError) and answer.call_code == "too_large" and len(part) > 1 and self._line.is_open:
+            for token, value in part.items():  # nothing of the line was taken
+                self._call({token: value})
+            return
         each = seconds_left(answer) if isinstance(answer, Raw) else [answer] * len(part)
         refused: list[str] = []
         for token, told in zip(part, each, strict=True):

@@ -68,6 +68,15 @@ async def test_of_a_run_that_succeeded_nothing_is_said(post: Post) -> None:
     assert leases[0].context.save("late") is False
 
 
+async def test_what_makes_too_long_a_line_is_said_in_lines_of_its_own(post: Post) -> None:
+    await post.start()
+    for number, run in enumerate(await post.given(a_run(1), a_run(2)), 1):
+        post.begin(run).context.save(number)
+    await post.called("touch")
+    post.refuse("touch", "too_large")
+    assert (await post.called("touch", 3))[1:] == [[touch(1, 1)], [touch(2, 2)]]
+
+
 async def test_what_the_server_could_not_take_is_said_again(post: Post) -> None:
     await post.start()
     (run,) = await post.given(a_run(1))

@@ -472,6 +472,30 @@ async def test_a_held_run_is_given_back_again_until_that_is_answered(holding: Po
 
 
 @pytest.mark.usefixtures("looking")
+async def test_touches_that_make_too_long_a_line_are_sent_in_shorter_ones(post: Post) -> None:
+    await post.start()
+    for run in await post.given(a_run(1, ttr=30.0), a_run(2, ttr=30.0)):
+        post.begin(run).context.touch()
+    post.clock.advance(10)
+    post.source._open_runs.touch(["token-1", "token-2"])
+    await post.called("touch")
+    post.refuse("touch", "too_large")
+    assert (await post.called("touch", 3))[1:] == [[{"run": "token-1"}], [{"run": "token-2"}]]
+    post.refuse("touch", "too_large")
+    await asyncio.sleep(0.01)
+    assert len(post.calls("touch")) == 3
+
+
+async def test_releases_that_make_too_long_a_line_are_sent_in_shorter_ones(post: Post) -> None:
+    await post.start()
+    for run in await post.given(a_run(1), a_run(2)):
+        post.source.give_back(run)
+    await post.called("release")
+    post.refuse("release", "too_large")
+    released = (await post.called("release", 3))[1:]
+    assert [[one["run"] for one in part] for part in released] == [["token-1"], ["token-2"]]
+
+
 async def test_held_runs_are_touched_as_soon_as_there_is_a_connection_again(holding: Post) -> None:
     await holding.start(room=4)
     runs = await holding.given(a_run(1, ttr=9.0, auto_touch=True), a_run(2, ttr=9.0), a_run(3, ttr=9.0), a_run(4, ttr=9.0))
