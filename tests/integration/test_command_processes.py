@@ -35,13 +35,27 @@ def _helper_processes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(keeper, "ENVIRON", (MEASURED,))
 
 
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _servers_of_other_tests_are_not_ours() -> None:
+    _others.clear()
+    _others.update(children(os.getpid()))
+
+
+def helpers() -> list[int]:
+    """Return the processes that the test has begun, of which those are left that have not ended."""
+    return [child for child in children(os.getpid()) if child not in _others]
+
+
 @pytest.fixture
 async def executor() -> AsyncIterator[Executor]:
     executor = Executor(4, StrictSupervisor())
     yield executor
     executor.close()
     await executor.wait_closed()
-    await until(lambda: children(os.getpid()) == [])
+    await until(lambda: helpers() == [])
 
 
 @pytest.fixture
@@ -188,7 +202,7 @@ async def test_a_command_that_stops_its_minder_is_killed_with_it(executor: Execu
 
 async def test_the_keeper_is_replaced_when_it_was_killed(run: Any) -> None:
     assert await run("echo 1") == Ok(b"1")
-    (helper,) = children(os.getpid())
+    (helper,) = helpers()
     with capture_logs() as lines:
         os.kill(helper, signal.SIGKILL)
         await until(lambda: lines != [])
@@ -203,14 +217,14 @@ async def test_runs_share_minders_and_leave_no_descriptor(run: Any) -> None:
     for _ in range(20):
         await run("true")
     assert descriptor_count() == before
-    (helper,) = children(os.getpid())
+    (helper,) = helpers()
     assert len(list(descendants(helper))) == 1
 
 
 async def test_minders_that_nobody_needs_end(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minders, "SPARE_S", 0.05)
     await asyncio.gather(*[run("sleep 0.2") for _ in range(3)])
-    (helper,) = children(os.getpid())
+    (helper,) = helpers()
     await until(lambda: not list(descendants(helper)))
     assert await run("echo 1") == Ok(b"1")
 
@@ -334,7 +348,7 @@ async def test_without_a_descriptor_for_the_keepers_end_a_run_fails_and_the_next
         patch.setattr(os, "pidfd_open", refuse)
         outcome = await run_command(executor, handler_of(["true"], tmp_path))
     assert outcome == Failed("no process can be had for the command: too many open files")
-    assert children(os.getpid()) == []
+    assert helpers() == []
     assert await run_command(executor, handler_of(["true"], tmp_path)) == Ok()
 
 
