@@ -269,6 +269,24 @@ async def test_what_the_thread_has_in_hand_when_the_journal_gives_up_is_settled_
     assert [str(error) for error in faults] == ["a bug"]
 
 
+async def test_what_waits_for_its_tick_when_the_journal_gives_up_fails_at_once_and_is_not_flushed() -> None:
+    files, faults, told = FaultyFiles(MemoryFiles()), list[Exception](), Told()
+    journal = a_journal(files, on_fault=faults.append)
+    await journal.start()
+    journal.append(told.of(a_record("a")))
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    journal._commit._guard(fail)
+    assert told.failed == [b"a"]
+    touched = len(files.calls)
+    await asyncio.sleep(0)
+    assert "write" not in files.calls[touched:]
+    assert [str(error) for error in faults] == ["a bug"]
+    await journal.stop()
+
+
 async def test_a_callback_that_raises_at_a_failure_stops_no_other() -> None:
     life = Life()
     await life.journal.start()

@@ -499,6 +499,20 @@ async def test_a_lone_record_goes_without_waiting_once_no_tick_has_brought_compa
     await journal.stop()
 
 
+async def test_what_is_appended_as_a_lone_record_is_settled_goes_with_the_end_of_the_tick() -> None:
+    journal = a_journal(MemoryFiles(), segment_bytes=1 << 20)
+    await journal.start()
+    await lone_ticks(journal, 16)
+    told, first = Told(), a_record("first")
+    first.done = lambda _error: journal.append(told.of(a_record("second")))
+    journal.append(first)
+    journal.flush_if_alone()
+    assert (journal.durable_seq, told.acknowledged) == (17, [])
+    await journal.flush()
+    assert told.acknowledged == [b"second"]
+    await journal.stop()
+
+
 async def test_every_few_lone_records_one_waits_for_company_all_the_same() -> None:
     journal = a_journal(MemoryFiles(), segment_bytes=1 << 20)
     await journal.start()
