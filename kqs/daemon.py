@@ -8,7 +8,6 @@ ends it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 from contextlib import AsyncExitStack
@@ -25,6 +24,7 @@ from kqs.log import get_logger
 from kqs.modules import load_modules, with_commands
 from kqs.notify import Notifier
 from kqs.process import forks
+from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
@@ -151,11 +151,7 @@ def _spare_files(section: ServerSection, channels: int) -> ServerSection:
     Connections beyond that are refused as `busy`; without a reserve they could keep a segment from being begun.
     """
     spare = SPARE_FILES + channels
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
+    soft = allow_files()
     if soft == resource.RLIM_INFINITY or section.max_connections <= soft - spare:
         return section
     most = max(1, soft - spare)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import socket as sockets
 import sys
@@ -34,6 +33,7 @@ from kqs.outpost.line import Line, OwnLink
 from kqs.outpost.outpost import Outpost, OutpostSettings
 from kqs.outpost.source import WireSource
 from kqs.process import forks, memory
+from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted
 from kqs.process.sentry import Sentry
 from kqs.service import SystemClock
@@ -209,9 +209,7 @@ def _take_descriptors() -> None:
         os.set_inheritable(number, False)
         os.set_blocking(number, False)
     forks.own(STATUS)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_files()
 
 
 def _marked(number: int) -> Processor:

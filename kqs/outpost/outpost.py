@@ -7,9 +7,7 @@ rest, report all. The process is watched over as a server's is (kqs.process).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import resource
 import time
 from dataclasses import dataclass, field
 
@@ -25,6 +23,7 @@ from kqs.notify import Notifier
 from kqs.outpost.line import Line
 from kqs.outpost.source import WireSource
 from kqs.process import forks
+from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
@@ -78,8 +77,8 @@ class Outpost:
                 f"MODULE: {len(types)} types have a handler or a command, expected 1 to {MAX_TYPES}", ExitCode.CONFIG
             )
         share_decimal_settings()
-        if settings.commands.commands:
-            _allow_files()
+        if settings.commands.commands:  # each at work has a channel
+            allow_files()
         forks.end_child()
         self._sentry.keep(supervisor)
         self._sentry.begin(self._stop.request)
@@ -125,13 +124,6 @@ class Outpost:
         health = self._supervisor.spawn(_tell_health(worker), "health")
         await until_stopped(self._stop, self._notifier, self._supervisor)
         await self._supervisor.end(health)
-
-
-def _allow_files() -> None:
-    """Allow this process as many open files as it may have: each command at work has a channel. Commands find the usual."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _tell_health(worker: Worker) -> None:

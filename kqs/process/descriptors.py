@@ -1,12 +1,13 @@
-"""Standard input, output and error that are there.
+"""Standard input, output and error that are there, and as many other descriptors as may be.
 
-A process may be started with some of them closed. The next file or socket it opens would get such a number: what is printed
-would go there, and libuv ends a process that closes one.
+A process may be started with some of the first closed. The next file or socket it opens would get such a number: what is
+printed would go there, and libuv ends a process that closes one.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from contextlib import suppress
 
@@ -34,3 +35,13 @@ def _is_open(number: int) -> bool:
         os.fstat(number)
         return True
     return False
+
+
+def allow_files() -> int:
+    """Allow this process as many open files as it may have; return how many. Commands that it starts find the usual number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return hard
+    return soft
