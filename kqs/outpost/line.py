@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,8 +34,14 @@ CONNECT_S = 10.0
 BEAT_S = 15.0
 MOST_UNANSWERED = 2
 
+#: codes of refusals that say nothing of what was said: it may be said again
+PASSING = frozenset({"busy", "draining", "internal", "journal_failed", "no_space", "timeout"})
+
+T = TypeVar("T")
 #: told a call's result, or its refusal; None: its connection was lost before
 Answered = Callable[[msgspec.Raw | CallError | None], None]
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _Call(NamedTuple):
@@ -109,6 +116,30 @@ class Line:
         self._calls[number] = _Call(answered, event, len(line))
         self._link.send(line)
         return number
+
+    def call_list(
+        self, name: bytes, members: Sequence[T], answered: Callable[[Sequence[T], msgspec.Raw | CallError | None], None]
+    ) -> None:
+        """Send a call whose argument is a list; if that is too long a line for the server, its halves, and so on.
+
+        Args: answered: called for each line that the server has taken or refused, with its members. There must be a connection.
+        """
+        self.call(name, _encode(members), partial(self._answered_list, name, members, answered))
+
+    def _answered_list(
+        self,
+        name: bytes,
+        members: Sequence[T],
+        answered: Callable[[Sequence[T], msgspec.Raw | CallError | None], None],
+        answer: msgspec.Raw | CallError | None,
+    ) -> None:
+        is_too_long = isinstance(answer, CallError) and answer.call_code == "too_large" and len(members) > 1
+        if is_too_long and self.is_open:  # nothing of it was taken
+            half = len(members) // 2
+            self.call_list(name, members[:half], answered)
+            self.call_list(name, members[half:], answered)
+        else:
+            answered(members, answer)
 
     async def _keep(self) -> None:
         backoff_s = FIRST_BACKOFF_S

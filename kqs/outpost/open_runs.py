@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -36,8 +35,6 @@ MARGIN_S = 0.5
 MAX_MEMBERS = 10_000
 #: a run that has waited so long for its lane is touched as it begins, as a share of its ttr
 LATE_SHARE = 0.05
-
-_encode = msgspec.json.Encoder().encode
 
 
 class OpenRun:
@@ -155,23 +152,15 @@ class OpenRuns:
         for token in tokens:
             self.by_token[token].told_at = now
         for start in range(0, len(tokens), MAX_MEMBERS):
-            self._call(tokens[start : start + MAX_MEMBERS])
+            members = [{"run": token} for token in tokens[start : start + MAX_MEMBERS]]
+            self._line.call_list(b'"touch"', members, self._answered)
 
-    def _call(self, tokens: list[str]) -> None:
-        self._line.call(b'"touch"', _encode([{"run": token} for token in tokens]), partial(self._answered, tokens))
-
-    def _answered(self, tokens: list[str], answer: msgspec.Raw | CallError | None) -> None:
-        if answer is None:
+    def _answered(self, members: Sequence[Mapping[str, str]], answer: msgspec.Raw | CallError | None) -> None:
+        if answer is None or isinstance(answer, CallError):
             return
-        if isinstance(answer, CallError):
-            if answer.call_code == "too_large" and len(tokens) > 1 and self._line.is_open:  # nothing of the line was taken
-                half = len(tokens) // 2
-                self._call(tokens[:half])
-                self._call(tokens[half:])
-            return
-        for token, left in zip(tokens, seconds_left(answer), strict=True):
+        for member, left in zip(members, seconds_left(answer), strict=True):
             if isinstance(left, CallError) and left.call_code == "stale":
-                self._on_over(token)
+                self._on_over(member["run"])
 
 
 def _lives(run: OpenRun) -> bool:

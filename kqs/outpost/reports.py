@@ -18,7 +18,7 @@ from kqs.client.runs import told
 from kqs.errors import CallError
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.log import get_logger
-from kqs.outpost.line import Line
+from kqs.outpost.line import PASSING, Line
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.work")
@@ -30,8 +30,6 @@ MAX_BYTES = 256 * 1024
 MAX_REASON_CHARS = 4000
 #: what a server could not take now it is told again so late, in s
 AGAIN_S = 1.0
-#: codes that say nothing of a report
-_PASSING = frozenset({"busy", "draining", "internal", "journal_failed", "no_space", "timeout"})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -97,14 +95,11 @@ class Reports:
         if not self._line.is_open:
             return
         releases, self._releases = self._releases, []
+        self._unanswered += len(releases) if self._hold else 0
         for start in range(0, len(releases), MAX_MEMBERS):
-            self._call_release(releases[start : start + MAX_MEMBERS])
+            self._line.call_list(b'"release"', releases[start : start + MAX_MEMBERS], self._answered_release)
         while self._finishes:
             self._send(self._next_part())
-
-    def _call_release(self, part: list[Release]) -> None:
-        self._unanswered += len(part) if self._hold else 0
-        self._line.call(b'"release"', _encode(part), partial(self._answered_release, part))
 
     def lose(self) -> None:
         """Take in that the connection is lost: what was to be given back has gone back."""
@@ -152,18 +147,13 @@ class Reports:
         if not self.count:
             self._answered_all.set()
 
-    def _answered_release(self, part: list[Release], answer: msgspec.Raw | CallError | None) -> None:
-        is_too_long = isinstance(answer, CallError) and answer.call_code == "too_large" and len(part) > 1
-        if is_too_long and self._line.is_open:  # nothing of the line was taken
-            half = len(part) // 2
-            self._call_release(part[:half])
-            self._call_release(part[half:])
+    def _answered_release(self, part: Sequence[Release], answer: msgspec.Raw | CallError | None) -> None:
         if not self._hold:
             return
         self._unanswered -= len(part)
         if answer is None:
             self._releases.extend(part)
-        elif isinstance(answer, CallError) and answer.call_code in _PASSING:
+        elif isinstance(answer, CallError) and answer.call_code in PASSING:
             self._releases.extend(part)
             self._supervisor.call_later(AGAIN_S, "reports", self.send)
         if not self.count:
@@ -173,7 +163,7 @@ class Reports:
         if error.call_code == "stale":
             self.stale_count += 1
             log.info("a report came too late, its run was over", run=one.run)
-        elif error.call_code in _PASSING:
+        elif error.call_code in PASSING:
             self._finishes.append(one)
             self._supervisor.call_later(AGAIN_S, "reports", self.send)
         elif one.report != "fail":

@@ -7,8 +7,7 @@ nobody asks. What the server could not take now is said again. Call from the loo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
@@ -17,7 +16,7 @@ from kqs.client.runs import seconds_left
 from kqs.errors import CallError
 from kqs.handlers import JobContext, Ok, Outcome
 from kqs.log import get_logger
-from kqs.outpost.line import Line
+from kqs.outpost.line import PASSING, Line
 from kqs.outpost.open_runs import OpenRuns
 from kqs.queue.noted import Noted, saved_by
 from kqs.supervisor import Supervisor
@@ -30,10 +29,6 @@ SAVE_S = 1.0
 #: most touches of one call, and most bytes in it: one may be longer
 MAX_MEMBERS = 1000
 MAX_BYTES = 256 * 1024
-#: codes that say nothing of what was saved
-_PASSING = frozenset({"busy", "draining", "internal", "timeout"})
-
-_encode = msgspec.json.Encoder().encode
 
 
 class _Touch(msgspec.Struct, gc=False):
@@ -94,24 +89,16 @@ class Saves:
     def _send(self, saved: Mapping[str, bytes]) -> None:
         if self._line.is_open:
             for part in _parts(saved):
-                self._call(part)
+                self._line.call_list(b'"touch"', part, self._answered)
 
-    def _call(self, part: dict[str, bytes]) -> None:
-        members = [_Touch(token, Raw(value or b"null")) for token, value in part.items()]
-        self._line.call(b'"touch"', _encode(members), partial(self._answered, part))
-
-    def _answered(self, part: dict[str, bytes], answer: Raw | CallError | None) -> None:
-        if isinstance(answer, CallError) and answer.call_code == "too_large" and len(part) > 1 and self._line.is_open:
-            for token, value in part.items():  # nothing of the line was taken
-                self._call({token: value})
-            return
+    def _answered(self, part: Sequence[_Touch], answer: Raw | CallError | None) -> None:
         each = seconds_left(answer) if isinstance(answer, Raw) else [answer] * len(part)
         refused: list[str] = []
-        for token, told in zip(part, each, strict=True):
+        for token, told in zip([touch.run for touch in part], each, strict=True):
             context = self._contexts.pop(token, None)
             if isinstance(told, float):
                 self._trouble.over()
-            elif told is None or told.call_code in _PASSING:
+            elif told is None or told.call_code in PASSING:
                 self._note_again(context)
             elif told.call_code == "stale":
                 self._open_runs.end(token)
@@ -126,14 +113,14 @@ class Saves:
             self.note(context)
 
 
-def _parts(saved: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
-    part: dict[str, bytes] = {}
+def _parts(saved: Mapping[str, bytes]) -> Iterator[list[_Touch]]:
+    part: list[_Touch] = []
     size = 0
     for token, value in saved.items():
         if part and (len(part) == MAX_MEMBERS or size + len(value) > MAX_BYTES):
             yield part
-            part, size = {}, 0
-        part[token] = value
+            part, size = [], 0
+        part.append(_Touch(token, Raw(value or b"null")))
         size += len(value)
     if part:
         yield part
