@@ -11,23 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from kqs.commands import keeper
 from kqs.commands.channel import Channel, MinderLostError
 from kqs.commands.minders import Minders
 from kqs.minding.frames import Ended, Order, Unstarted
-from kqs.minding.tree import children
 from tests.support.commands import alive, nap
+from tests.support.helper_processes import (  # noqa: F401 - fixtures of every test here
+    WITHIN_S,
+    helper_processes_are_measured,
+    helpers,
+    servers_of_other_tests_are_not_ours,
+    until,
+)
 from tests.support.supervising import StrictSupervisor
-
-WITHIN_S = 20
-MEASURED = "COVERAGE_PROCESS_CONFIG"
-
-
-@pytest.fixture(autouse=True)
-def _helper_processes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    if MEASURED in os.environ:
-        monkeypatch.setattr(keeper, "FLAGS", ("-X", "utf8"))
-        monkeypatch.setattr(keeper, "ENVIRON", (MEASURED,))
 
 
 class Raised:
@@ -52,7 +47,6 @@ class Raised:
 
 @pytest.fixture
 async def raised(tmp_path: Path) -> AsyncIterator[Raised]:
-    others = set(children(os.getpid()))  # servers of other tests, which may end
     minders = Minders(StrictSupervisor(), "child processes")
     pairs = {name: socket.socketpair() for name in ("out", "err", "wire", "status")}
     channel = await minders.make([theirs.fileno() for _, theirs in pairs.values()])
@@ -62,16 +56,9 @@ async def raised(tmp_path: Path) -> AsyncIterator[Raised]:
     channel.close()
     minders.close()
     await minders.wait_closed()
-    await until(lambda: set(children(os.getpid())) <= others)
+    await until(lambda: helpers() == [])
     for ours, _ in pairs.values():
         ours.close()
-
-
-async def until(look: object) -> None:
-    assert callable(look)
-    async with asyncio.timeout(WITHIN_S):
-        while not look():  # noqa: ASYNC110 - other processes have no event
-            await asyncio.sleep(0.01)
 
 
 async def over(run: asyncio.Task[Ended | Unstarted]) -> Ended | Unstarted:

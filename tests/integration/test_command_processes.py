@@ -14,39 +14,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from kqs.commands import keeper, minders
+from kqs.commands import minders
 from kqs.executor import Executor
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.minding.tree import children, descendants
+from kqs.minding.tree import descendants
 from tests.support.commands import alive, handler_of, nap, run_command
+from tests.support.helper_processes import (  # noqa: F401 - fixtures of every test here
+    WITHIN_S,
+    helper_processes_are_measured,
+    helpers,
+    servers_of_other_tests_are_not_ours,
+    until,
+)
 from tests.support.supervising import StrictSupervisor
-
-WITHIN_S = 20
-
-
-#: what coverage tells the processes of which it is to measure
-MEASURED = "COVERAGE_PROCESS_CONFIG"
-
-
-@pytest.fixture(autouse=True)
-def _helper_processes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    if MEASURED in os.environ:
-        monkeypatch.setattr(keeper, "FLAGS", ("-X", "utf8"))
-        monkeypatch.setattr(keeper, "ENVIRON", (MEASURED,))
-
-
-_others: set[int] = set()
-
-
-@pytest.fixture(autouse=True)
-def _servers_of_other_tests_are_not_ours() -> None:
-    _others.clear()
-    _others.update(children(os.getpid()))
-
-
-def helpers() -> list[int]:
-    """Return the processes that the test has begun, of which those are left that have not ended."""
-    return [child for child in children(os.getpid()) if child not in _others]
 
 
 @pytest.fixture
@@ -70,12 +50,6 @@ def run(executor: Executor, tmp_path: Path) -> Callable[..., Any]:
 
 def descriptor_count() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-async def until(look: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not look():  # noqa: ASYNC110 - other processes have no event
-            await asyncio.sleep(0.01)
 
 
 async def test_data_comes_on_stdin_and_json_goes_back(run: Any) -> None:
