@@ -22,7 +22,6 @@ from kqs.children.words import STATUS, WIRE, Beat, Born, Leaving, Ready, Unfit, 
 from kqs.client import Address
 from kqs.client.link import Link
 from kqs.clock import Clock
-from kqs.config import Config
 from kqs.errors import ExitCode, StartupError
 from kqs.handlers import Registry
 from kqs.job import Run
@@ -119,9 +118,9 @@ class WearingSource(WireSource):
 class Child(Outpost):
     """One child process."""
 
-    def __init__(self, settings: OutpostSettings, config: Config, sentry: Sentry) -> None:
+    def __init__(self, settings: OutpostSettings, sentry: Sentry) -> None:
         super().__init__(settings, sentry)
-        self._config = config
+        self._config = settings.commands
         self._source: WearingSource
         self._worker: Worker
         self._is_leaving = self._is_ending = False
@@ -237,7 +236,7 @@ def main(brief: dict[str, Any]) -> NoReturn:
     settings = OutpostSettings(Address(socket="given"), worker, name, tuple(worker.types), commands=config)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        code = hosted(lambda sentry: Child(settings, config, sentry).run(), worker.grace_s)
+        code = hosted(lambda sentry: Child(settings, sentry).run(), worker.grace_s)
     except StartupError as error:
         say(Unfit(str(error)))
         code = error.exit_code
