@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from kqs.errors import KqsError
 from kqs.job import Run
+from kqs.minding.limits import Limits
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
 from kqs.printable import shortened
@@ -144,15 +145,13 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
 class Command(msgspec.Struct, frozen=True):
     """A program that runs jobs: what it is called with, in which folder, and what it may take.
 
-    argv: its first is a path or, without a slash, a name that is looked for in PATH. Limits of 0 are none.
+    argv: its first is a path or, without a slash, a name that is looked for in PATH.
     """
 
     argv: list[str]
     folder: str
     output_bytes: int = 2**20
-    memory_bytes: int = 0
-    cpu_s: int = 0
-    open_files: int = 0
+    limits: Limits = Limits()
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):

@@ -15,6 +15,7 @@ from kqs.config import Config
 from kqs.errors import ExitCode, StartupError
 from kqs.handlers import Command, HandlerError, Registry
 from kqs.log import get_logger
+from kqs.minding.limits import Limits
 
 log = get_logger("kqs.modules")
 
@@ -49,7 +50,9 @@ def with_commands(registry: Registry, config: Config) -> Registry:
     """
     folder = str(config.folder.absolute())
     commands = {
-        type_: Command(section.command, folder, section.output_bytes, section.memory_bytes, section.cpu_s, section.open_files)
+        type_: Command(
+            section.command, folder, section.output_bytes, Limits(*(getattr(section, name) for name in Limits._fields))
+        )
         for type_, section in config.commands.items()
     }
     try:

@@ -80,16 +80,7 @@ class Commands:
         job = {"KQS_JOB_ID": run.claim.id, "KQS_JOB_TYPE": run.type, "KQS_JOB_ATTEMPT": str(run.attempt)}
         if run.progress:
             job["KQS_JOB_PROGRESS"] = run.progress.decode(errors="replace")
-        return Order(
-            command.argv,
-            command.folder,
-            self._environ | job,
-            command.output_bytes,
-            command.memory_bytes,
-            command.cpu_s,
-            command.open_files,
-            run.data,
-        )
+        return Order(command.argv, command.folder, self._environ | job, command.output_bytes, command.limits, run.data)
 
     def close(self) -> None:
         """Let helper processes that are idle end, and start no more. Idempotent."""

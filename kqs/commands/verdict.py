@@ -66,8 +66,8 @@ def _reason(report: Ended, command: Command) -> str:
     if report.is_cut:
         errors = f"…{errors.partition(chr(10))[2] or errors}"
     end = f"exit code {report.code}" if report.code > 0 else f"killed by {_signal_name(-report.code)}"
-    if report.code == -signal.SIGXCPU and command.cpu_s:
-        end = f"{end}, after {command.cpu_s} s of CPU time (cpu_s)"
+    if report.code == -signal.SIGXCPU and command.limits.cpu_s:
+        end = f"{end}, after {command.limits.cpu_s} s of CPU time (cpu_s)"
     return f"{end}: {errors}" if errors else end
 
 

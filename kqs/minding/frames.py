@@ -17,6 +17,8 @@ import struct
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from kqs.minding.limits import Limits
+
 #: the descriptor under which a keeper finds the socket to its server
 CONTROL = 3
 
@@ -46,15 +48,13 @@ class Kind(IntEnum):
 
 
 class Order(NamedTuple):
-    """A command to run. folder: where. Limits of 0 are none; memory in bytes, CPU time in s."""
+    """A command to run. folder: where."""
 
     argv: list[str]
     folder: str
     environ: dict[str, str]
     output_bytes: int
-    memory_bytes: int
-    cpu_s: int
-    open_files: int
+    limits: Limits
     data: bytes
 
 
@@ -94,7 +94,8 @@ def decode_order(body: bytes) -> Order:
     (length,) = _LENGTH.unpack_from(body)
     start = _LENGTH.size + length
     values: list[Any] = json.loads(body[_LENGTH.size : start])
-    return Order._make([*values, body[start:]])
+    limits = Limits(*values.pop())
+    return Order._make([*values, limits, body[start:]])
 
 
 def encode_report(report: Ended | Unstarted) -> bytes:

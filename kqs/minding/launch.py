@@ -10,6 +10,7 @@ import signal
 from typing import NoReturn
 
 from kqs.minding.frames import Order, Unstarted
+from kqs.minding.limits import RLIMITS
 
 # prctl(2)
 _PR_SET_NAME = 15
@@ -71,9 +72,10 @@ def become(order: Order, streams: tuple[int, int, int], fault: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
-        for name, kind, soft, hard in _limits(order):
-            step = name
-            _limit(kind, soft, hard)
+        for name, value in order.limits._asdict().items():
+            if value:
+                step = name
+                _limit(name, value)
         step = order.argv[0]
         os.execvpe(order.argv[0], order.argv, order.environ)  # noqa: S606 - without a shell, as it should be
     except BaseException as error:
@@ -89,25 +91,10 @@ def why_not(told: bytes) -> Unstarted:
     return Unstarted(int(number), step)
 
 
-def has_limits(order: Order) -> bool:
-    """Tell whether a command is to have limits."""
-    return bool(order.memory_bytes or order.cpu_s or order.open_files)
-
-
-def _limits(order: Order) -> list[tuple[str, int, int, int]]:
-    """Return name, kind, soft and hard limit; a second of CPU time is left to hear that it is over."""
-    limits = []
-    if order.memory_bytes:
-        limits.append(("memory_bytes", resource.RLIMIT_AS, order.memory_bytes, order.memory_bytes))
-    if order.cpu_s:
-        limits.append(("cpu_s", resource.RLIMIT_CPU, order.cpu_s, order.cpu_s + 1))
-    if order.open_files:
-        limits.append(("open_files", resource.RLIMIT_NOFILE, order.open_files, order.open_files))
-    return limits
-
-
-def _limit(kind: int, soft: int, hard: int) -> None:
+def _limit(name: str, soft: int) -> None:
     """Set a limit, or leave what is stricter already."""
+    system_name, later = RLIMITS[name]
+    kind, hard = getattr(resource, system_name), soft + later
     _, most = resource.getrlimit(kind)
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)

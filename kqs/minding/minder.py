@@ -250,7 +250,7 @@ class _Run:
         pipes: list[tuple[int, int]] = []
         step = "descriptors"
         try:
-            for _ in range(3 + launch.has_limits(self._order)):
+            for _ in range(3 + any(self._order.limits)):
                 pipes.append(os.pipe2(os.O_CLOEXEC))  # noqa: PERF401 - those that there are must be closed if one cannot be
             step = f"folder {self._order.folder}"
             os.chdir(self._order.folder)
@@ -274,7 +274,7 @@ class _Run:
 
     def _begin(self, pipes: list[tuple[int, int]]) -> None:
         streams = pipes[0][0], pipes[1][1], pipes[2][1]
-        if not launch.has_limits(self._order):
+        if not any(self._order.limits):
             self._pid = launch.begin(self._order, streams)
             return
         self._fault, fault = pipes[3]

@@ -9,6 +9,7 @@ from pathlib import Path
 from kqs.executor import Executor
 from kqs.handlers import Command, Handler, JobContext, Outcome, Registry
 from kqs.job import Claim, Run
+from kqs.minding.limits import Limits
 from kqs.options import Options
 
 
@@ -41,9 +42,9 @@ def command_lines() -> dict[int, list[str]]:
     return lines
 
 
-def handler_of(argv: list[str], folder: Path, **limits: int) -> Handler:
+def handler_of(argv: list[str], folder: Path, output_bytes: int = 2**20, **limits: int) -> Handler:
     """Return the handler of a command."""
-    found = Registry().with_commands({"resize": Command(argv, str(folder), **limits)}).get("resize")
+    found = Registry().with_commands({"resize": Command(argv, str(folder), output_bytes, Limits(**limits))}).get("resize")
     assert found is not None
     return found
 

@@ -9,6 +9,7 @@ from kqs import handlers
 from kqs.config import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
 from kqs.handlers import Command, Registry
+from kqs.minding.limits import Limits
 from kqs.modules import load_modules, with_commands
 
 
@@ -126,7 +127,7 @@ def test_commands_stand_beside_the_handlers_of_modules(registry: Registry, monke
     section = CommandSection(command=["./resize.sh", "--fast"], cpu_s=3)
     both = with_commands(registry, Config(commands={"resize": section}, folder=Path("/srv")))
     assert both.types == {"order", "resize"}
-    assert both.commands == {"resize": Command(["./resize.sh", "--fast"], "/srv", 2**20, 0, 3, 0)}
+    assert both.commands == {"resize": Command(["./resize.sh", "--fast"], "/srv", 2**20, Limits(cpu_s=3))}
     assert registry.types == {"order"}
 
 

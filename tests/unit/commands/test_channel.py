@@ -20,9 +20,10 @@ from kqs.minding.frames import (
     encode_report,
     encoded,
 )
+from kqs.minding.limits import Limits
 from tests.support.supervising import StrictSupervisor
 
-ORDER = Order(["true"], "/", {}, 1, 0, 0, 0, b"null")
+ORDER = Order(["true"], "/", {}, 1, Limits(), b"null")
 REPORT = Ended(0, False, False, b"1", b"")
 
 
