@@ -122,6 +122,7 @@ class ServerBackend:
         unhandled = self._unhandled(counts) if is_told else {}
         notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in unhandled.items()]
         del notes[MAX_TYPES_NAMED:]
+        notes += self._suspended_notes(counts)
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
             notes.append(f"{failed} jobs failed for good and are kept")
@@ -133,6 +134,11 @@ class ServerBackend:
         is_failing = draining or not self._journal.accepting
         verdict = "failing" if is_failing else "degraded" if problems else "ok"
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
+
+    def _suspended_notes(self, counts: dict[str, dict[State, int]]) -> list[str]:
+        waiting = {type_: waiting_count(counts.get(type_, {})) for type_ in self._queue.admission.suspended}
+        notes = [f"{n} jobs of type {type_!r} wait, which is suspended" for type_, n in waiting.items() if n]
+        return notes[:MAX_TYPES_NAMED]
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
@@ -154,6 +160,16 @@ class ServerBackend:
             return await self._queue.report_unwatched(record, named.claim, named.attempt, end)
         word = _WORDS[type(end)]
         return any(run.attempt == named.attempt and run.state == word for run in record.runs)
+
+    async def suspend(self, type_: str) -> dict[str, Any]:
+        """Let no job of a type begin, on any server of the store. Raises: CallError."""
+        changed = await _told(self._queue.suspensions.suspend(type_))
+        return {"type": type_, "suspended": True, "changed": changed}
+
+    async def resume(self, type_: str) -> dict[str, Any]:
+        """Let jobs of a type begin again. Raises: CallError."""
+        changed = await _told(self._queue.suspensions.resume(type_))
+        return {"type": type_, "suspended": False, "changed": changed}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""

@@ -33,7 +33,7 @@ class Source(Protocol):
 
     @property
     def is_certain(self) -> Callable[[Run], bool]:
-        """Return what tells of a delivered run that it may begin, whenever it does: `may_begin` need not be asked then."""
+        """Return what tells of a delivered run that it may begin now: `may_begin` need not be asked then."""
         ...
 
     def may_begin(self, run: Run) -> bool:

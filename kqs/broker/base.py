@@ -48,6 +48,10 @@ class Broker(Protocol):
         """Return when an entry of one of `types` may have become ready since the last empty `reserve`."""
         ...
 
+    def wake(self) -> None:
+        """Have everybody return who is in `wait_ready`: what they wait for may be something else from now on."""
+        ...
+
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: their runs ended, or the store refused the claim."""
         ...

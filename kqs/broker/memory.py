@@ -132,6 +132,10 @@ class MemoryBroker:
         if not self._may_have(types):
             await self._waiters.wait(types)
 
+    def wake(self) -> None:
+        """Have everybody return who is in `wait_ready`."""
+        self._waiters.wake_all()
+
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""
 

@@ -188,6 +188,14 @@ class Client:
 
     # -- the worker's calls ---------------------------------------------------------------------------------------------
 
+    async def suspend(self, type: str) -> bool:  # noqa: A002 - the job's field
+        """Let no job of this type begin, on any server of the store, until `resume`. Returns: False: it was so already."""
+        return bool((await self.call("suspend", {"type": type}))["changed"])
+
+    async def resume(self, type: str) -> bool:  # noqa: A002 - the job's field
+        """Let jobs of this type begin again. Returns: False: it was not suspended."""
+        return bool((await self.call("resume", {"type": type}))["changed"])
+
     async def reserve(
         self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None
     ) -> list[Run]:

@@ -33,6 +33,7 @@ class Verdict(Enum):
 
     RUN = "it may"
     EXPIRED = "its time is over, and with that it ends"
+    SUSPENDED = "its type was suspended since it was claimed: it waits again, as if it had not been"
 
 
 class Wanted(NamedTuple):
@@ -103,6 +104,8 @@ class Admission:
         self._taking = taking
         self._consumers: list[Consumer] = []
         self._weights: dict[Consumer, dict[str, int]] = {}
+        self._offered: dict[Consumer, tuple[Mapping[str, int], frozenset[str]]] = {}  # shares and types that it may have now
+        self._suspended: dict[str, float] = {}
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -113,11 +116,31 @@ class Admission:
         """Let a consumer have jobs from now on."""
         self._consumers.append(consumer)
         self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
+        self._offer(consumer)
 
     def leave(self, consumer: Consumer) -> None:
         """Let a consumer have no more of them."""
         self._consumers.remove(consumer)
-        del self._weights[consumer]
+        del self._weights[consumer], self._offered[consumer]
+
+    @property
+    def suspended(self) -> Mapping[str, float]:
+        """Return the types of which no job may begin, and since when, in Unix seconds."""
+        return self._suspended
+
+    def suspend(self, types: Mapping[str, float]) -> None:
+        """Let no job of these types begin, and of all others again. Who waits for jobs must look anew."""
+        self._suspended.clear()
+        self._suspended.update(types)
+        for consumer in self._consumers:
+            self._offer(consumer)
+
+    def _offer(self, consumer: Consumer) -> None:
+        weights, types, suspended = self._weights[consumer], consumer.types, self._suspended
+        if suspended and not types.isdisjoint(suspended):
+            weights = {type_: weight for type_, weight in weights.items() if type_ not in suspended}
+            types = types.difference(suspended)
+        self._offered[consumer] = (weights, types)
 
     @property
     def room(self) -> int:
@@ -131,6 +154,8 @@ class Admission:
 
     def has_room(self, type_: str) -> bool:
         """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
+        if type_ in self._suspended:
+            return False
         for consumer in self._consumers:
             if consumer.room >= consumer.worth and type_ in consumer.types:
                 return not self._backlog(type_)
@@ -138,21 +163,25 @@ class Admission:
 
     def wanted(self, consumer: Consumer) -> Wanted:
         """Return what a consumer may have from the broker now."""
-        return Wanted(self._weights[consumer], consumer.types, consumer.room)
+        return Wanted(*self._offered[consumer], consumer.room)
 
     def fit(self, consumer: Consumer, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
         """Part what was brought from the broker into what the consumer may have still, and what must go back."""
         room = max(consumer.room, 0)  # new jobs may have taken some of it meanwhile
+        if self._suspended and any(entry.type in self._suspended for entry in entries):
+            entries = sorted(entries, key=lambda entry: entry.type in self._suspended)
+            room = min(room, sum(entry.type not in self._suspended for entry in entries))
         return entries[:room], entries[room:]
 
     def verdict(self, run: Run, now: float) -> Verdict:
         """Return whether a delivered run may begin. now: Unix seconds."""
-        return Verdict.RUN if may_run(run.expire_at, now) else Verdict.EXPIRED
+        if not may_run(run.expire_at, now):
+            return Verdict.EXPIRED
+        return Verdict.SUSPENDED if run.type in self._suspended else Verdict.RUN
 
-    @staticmethod
-    def is_certain(run: Run) -> bool:
-        """Tell whether no verdict but RUN is possible, whenever it is asked for: so it is with nearly all."""
-        return run.expire_at is None
+    def is_certain(self, run: Run) -> bool:
+        """Tell whether no verdict but RUN is possible now: so it is with nearly all."""
+        return run.expire_at is None and run.type not in self._suspended
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -168,7 +197,7 @@ class Admission:
         if not jobs:
             return reservation
         types = {job.type for job in jobs}
-        open_types = {type_ for type_ in types if not self._backlog(type_)}
+        open_types = {type_ for type_ in types if type_ not in self._suspended and not self._backlog(type_)}
         takers = [
             consumer
             for consumer in self._consumers

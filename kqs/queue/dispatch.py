@@ -67,9 +67,12 @@ class Dispatcher:
         wanted = self._admission.wanted(consumer)
         if wanted.most <= 0:
             return
-        entries = await self._broker.reserve(wanted.weights, min(wanted.most, CLAIM_ENTRIES))
+        entries: list[Entry] = []
+        if wanted.types:  # else all of them are suspended
+            entries = await self._broker.reserve(wanted.weights, min(wanted.most, CLAIM_ENTRIES))
         if not entries:
-            await self._wait_ready(consumer, wanted.types)
+            if self._admission.wanted(consumer).types is wanted.types:  # else some were suspended or resumed meanwhile
+                await self._wait_ready(consumer, wanted.types)
             return
         taken, surplus = self._admission.fit(consumer, entries)
         try:

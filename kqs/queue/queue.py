@@ -47,6 +47,7 @@ from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.saves import Saves, Told
 from kqs.queue.seeker import Seeker
+from kqs.queue.suspensions import Suspensions
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store import base
 from kqs.store.base import Store, StoreInfo
@@ -98,7 +99,7 @@ class Queue:
         self._judge = Judge(settings.retention, random.random)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking)
-        #: tells whether a run may begin, whenever it does, without asking `may_begin`
+        #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
@@ -113,6 +114,7 @@ class Queue:
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
         self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
@@ -138,6 +140,7 @@ class Queue:
         self.house.start(info.last_order)
         counts = await self._store.counts()
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
+        await self.suspensions.look()
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         await self._broker.start(refill, {type_: n for type_, n in waiting.items() if n}, info.store_id)
@@ -146,7 +149,7 @@ class Queue:
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
         services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self.house.run()}
-        for name, body in (services | self._timetable.services()).items():
+        for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
     async def stop(self) -> None:
@@ -265,6 +268,8 @@ class Queue:
         verdict = self.admission.verdict(run, self.clock.now())
         if verdict is Verdict.EXPIRED:
             self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
+        elif verdict is Verdict.SUSPENDED:
+            self.give_back(run)
         return verdict is Verdict.RUN
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:

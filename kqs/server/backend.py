@@ -37,6 +37,14 @@ class Backend(Protocol):
         """Return a verdict and what is wrong."""
         ...
 
+    async def suspend(self, type_: str) -> dict[str, Any]:
+        """Let no job of a type begin; tell whether that changed anything."""
+        ...
+
+    async def resume(self, type_: str) -> dict[str, Any]:
+        """Let jobs of a type begin again; tell whether that changed anything."""
+        ...
+
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of one job, or None."""
         ...

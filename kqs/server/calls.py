@@ -19,7 +19,7 @@ from kqs.nearest import unknown_name
 from kqs.server import working
 from kqs.server.context import Context
 from kqs.server.inserts import adopting, inserting
-from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, parse
+from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, TypeQuery, parse
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
@@ -37,6 +37,7 @@ class Role(StrEnum):
     INSERT = "insert"
     READ = "read"
     WORK = "work"
+    MANAGE = "manage"
     ADMIN = "admin"
 
 
@@ -157,6 +158,14 @@ async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]]:
         return await peer.context.backend.jobs(query)
 
 
+async def _suspend(peer: Peer, query: TypeQuery) -> dict[str, Any]:
+    return await peer.context.backend.suspend(query.type)
+
+
+async def _resume(peer: Peer, query: TypeQuery) -> dict[str, Any]:
+    return await peer.context.backend.resume(query.type)
+
+
 async def _wait_for_room(peer: Peer) -> None:
     """Wait until jobs may be read for `peer`, who has its turn: nobody knows their size before.
 
@@ -246,6 +255,20 @@ CALLS = _table(
     ),
     CallSpec(
         "withdraw", Role.WORK, "{call}", "ends a reserve or work call of this connection; its runs go on", working.withdraw
+    ),
+    CallSpec(
+        "suspend",
+        Role.MANAGE,
+        "type | {type}",
+        "no job of a type begins any more; running ones go on; answers {type, suspended, changed}",
+        _in_a_task(TypeQuery, _suspend),
+    ),
+    CallSpec(
+        "resume",
+        Role.MANAGE,
+        "type | {type}",
+        "jobs of a type begin again; answers {type, suspended, changed}",
+        _in_a_task(TypeQuery, _resume),
     ),
     CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
     CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),

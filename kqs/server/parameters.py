@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Raw
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kqs.errors import CallError
 from kqs.job import STATES_BY_WORD, State
 from kqs.nearest import unknown_name
+from kqs.options import is_type
 from kqs.wire import strict
 from kqs.wire.call import Call, Dialect
 
@@ -39,6 +40,12 @@ def _state(word: object) -> object:
     raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
 
 
+def _type(text: str) -> str:
+    if not is_type(text):
+        raise ValueError("no job can be of this type")
+    return text
+
+
 class NoQuery(Parameters):
     """No argument: nothing, null, or an empty object."""
 
@@ -52,6 +59,17 @@ class JobQuery(Parameters):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"id": value} if isinstance(value, str) else value
+
+
+class TypeQuery(Parameters):
+    """Argument of `suspend` and `resume`: a type as a string, or an object with `type`."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
 
 class JobsQuery(Parameters):

@@ -266,6 +266,22 @@ class Store(Protocol):
         """Return {type: {state: how many}}; zero counts may be left out. Cost must not grow with the number of jobs."""
         ...
 
+    async def suspend(self, type_: str, at: float) -> bool:
+        """Keep that jobs of this type wait from `at` on, until `resume`; durable before it returns. The type need have none.
+
+        What the store does with jobs is the same for all types: which may be claimed is no question of its own.
+        Returns: False: it is kept already, with the `at` of the first time.
+        """
+        ...
+
+    async def resume(self, type_: str) -> bool:
+        """Keep that no more; durable before it returns. Returns: False: it was not kept."""
+        ...
+
+    async def suspended(self) -> dict[str, float]:
+        """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
+        ...
+
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """Delete up to `limit` ended records whose drop_at <= now and order < before_order; return how many.
 

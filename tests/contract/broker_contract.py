@@ -114,6 +114,14 @@ class BrokerContract:
         await self.put(broker, store, 2)
         await broker.wait_ready(MAIL)
 
+    async def test_a_wake_has_everybody_look_again(self, broker: Broker, store: ReadyJobs) -> None:
+        await broker.reserve({"mail": 1}, 1)
+        waiters = [asyncio.ensure_future(broker.wait_ready(types)) for types in (MAIL, frozenset({"video"}), frozenset())]
+        await asyncio.sleep(0)
+        assert not any(waiter.done() for waiter in waiters)
+        broker.wake()
+        await asyncio.gather(*waiters)
+
     async def test_a_cancelled_waiter_leaves_nothing_behind(self, broker: Broker, store: ReadyJobs) -> None:
         await broker.reserve({"mail": 1}, 1)
         waiter = asyncio.ensure_future(broker.wait_ready(MAIL))

@@ -1395,6 +1395,29 @@ class StoreContract:
         again = await store.claim([an_entry(n) for n in range(700)], "w1", now)
         assert [run.progress for run in again] == [b"%d" % n for n in range(700)]
 
+    async def test_a_type_is_suspended_until_it_is_resumed(self, store: Store) -> None:
+        assert await store.suspended() == {}
+        assert await store.suspend("mail", 7.5)
+        assert not await store.suspend("mail", 8.5)
+        assert await store.suspend("é $x.y", 9.0)
+        assert await store.suspended() == {"mail": 7.5, "é $x.y": 9.0}
+        assert await store.resume("mail")
+        assert not await store.resume("mail")
+        assert await store.suspended() == {"é $x.y": 9.0}
+
+    async def test_a_type_stays_suspended_over_a_restart(self, store: Store, reopen) -> None:
+        await store.suspend("mail", 7.5)
+        await store.suspend("video", 7.5)
+        await store.resume("video")
+        again, _ = await reopen()
+        assert await again.suspended() == {"mail": 7.5}
+
+    async def test_a_suspended_type_changes_nothing_of_its_jobs(self, store: Store, insert, now: float) -> None:
+        await store.suspend("mail", now)
+        await insert(a_job(0))
+        assert [entry.order for entry in await store.ready("mail", None, 9)] == [FIRST]
+        assert len(await store.claim([an_entry(0)], "w1", now)) == 1
+
 
 async def progress_of(store: Store, n: int = 0) -> bytes | None:
     found = [record for record in [await store.job(IDS.of(FIRST + n)), await store.job("mine")] if record is not None]

@@ -21,6 +21,8 @@ CALLS = {"connect", "insert", "insert_many", "call", "start", "reserve", "work",
     "again",
     "finish_many",
     "release",
+    "suspend",
+    "resume",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

@@ -55,6 +55,7 @@ class MemoryBackend:
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
+        self.suspended: set[str] = set()
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         return (named.claim.id, type(end)) in self.ended
@@ -64,6 +65,16 @@ class MemoryBackend:
 
     async def health(self, *, draining: bool) -> dict[str, Any]:
         return {"verdict": "ok", "problems": []}
+
+    async def suspend(self, type_: str) -> dict[str, Any]:
+        changed = type_ not in self.suspended
+        self.suspended.add(type_)
+        return {"type": type_, "suspended": True, "changed": changed}
+
+    async def resume(self, type_: str) -> dict[str, Any]:
+        changed = type_ in self.suspended
+        self.suspended.discard(type_)
+        return {"type": type_, "suspended": False, "changed": changed}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)

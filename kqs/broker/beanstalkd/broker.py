@@ -178,6 +178,10 @@ class BeanstalkdBroker:
         self._pool.wake_watches()  # which look again at what is wanted, and first have a turn when this waits
         await self._waiters.wait(types)
 
+    def wake(self) -> None:
+        """Have everybody return who is in `wait_ready`."""
+        self._waiters.wake_all()
+
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries, without waiting for the servers."""
         self._pool.delete(entries)

@@ -4,6 +4,7 @@
     servers   one document a journal (servers.py)
     jobs      one document a job (documents.py)
     tallies   one document a type (tallies.py)
+    suspended one document a suspended type (suspended.py)
     bulk.*    GridFS (bulk.py)
 
 A change of the documents raises SCHEMA_VERSION and adds the step from the version before.

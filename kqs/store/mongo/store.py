@@ -15,7 +15,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Granted, Holder, Known, StoreInfo
-from kqs.store.mongo import client, progress, records, retention, schedule, schema
+from kqs.store.mongo import client, progress, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -167,6 +167,18 @@ class MongoStore:
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
         return await self._there.lanes.look(self._there.session.tallies.read)
+
+    async def suspend(self, type_: str, at: float) -> bool:
+        """See Store.suspend."""
+        return await self._look(suspended.suspend, type_, at)
+
+    async def resume(self, type_: str) -> bool:
+        """See Store.resume."""
+        return await self._look(suspended.resume, type_)
+
+    async def suspended(self) -> dict[str, float]:
+        """See Store.suspended."""
+        return await self._look(suspended.suspended)
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""

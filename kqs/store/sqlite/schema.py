@@ -39,6 +39,7 @@ create table if not exists parked (
   resource text not null, type text not null, prio integer not null, ord integer not null,
   primary key (resource, type, prio, ord)
 ) without rowid"""
+_SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
 
 _TABLES = f"""
 create table jobs (
@@ -83,6 +84,8 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PROGRESS};
 
 {_PARKED};
+
+{_SUSPENDED};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -147,7 +150,7 @@ def read_meta(db: sqlite3.Connection) -> Meta:
     row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources from meta").fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
-    return Meta(*row)
+    return Meta(*(*row[:-1], bool(row[-1])))
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
@@ -204,6 +207,7 @@ def _add_owners(db: sqlite3.Connection) -> None:
     db.execute(_PARKED)
     db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
     db.execute("delete from parked")
+    db.execute(_SUSPENDED)
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

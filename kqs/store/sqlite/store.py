@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Granted, Holder, Known, StoreInfo
-from kqs.store.sqlite import claim, insert, progress, records, report, resources, retention, schedule
+from kqs.store.sqlite import claim, insert, progress, records, report, resources, retention, schedule, suspended
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -178,6 +178,18 @@ class SqliteStore:
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts."""
         return await self._thread.call(records.counts)
+
+    async def suspend(self, type_: str, at: float) -> bool:
+        """See Store.suspend."""
+        return await self._thread.call(partial(suspended.suspend, type_=type_, at=at), durable=True)
+
+    async def resume(self, type_: str) -> bool:
+        """See Store.resume."""
+        return await self._thread.call(partial(suspended.resume, type_=type_), durable=True)
+
+    async def suspended(self) -> dict[str, float]:
+        """See Store.suspended."""
+        return await self._thread.call(suspended.suspended)
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""
