@@ -65,6 +65,14 @@ class Granted(list[Run]):
         self.left = left
 
 
+class Known(list[int]):
+    """The orders of jobs that an insert did not store. joined: by order, the id of the waiting job that has its unique key."""
+
+    def __init__(self, orders: Iterable[int] = (), joined: Mapping[int, str] | None = None) -> None:
+        super().__init__(orders)
+        self.joined: Mapping[int, str] = joined or {}
+
+
 class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
@@ -84,19 +92,22 @@ class Store(Protocol):
         """Finish what was asked, make it durable, close. Idempotent; tolerates never opened."""
         ...
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
         A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
         record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
         see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
         while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
+        A job with a `unique` key is not stored, but joined, while another of its type and key waits, from whatever server that
+        came, and has not expired by `now`; one that runs does not wait. Of several in `jobs` the first is stored, even if it is
+        claimed. An id that is known is so before the key is asked for. After a `sync` no replay decides anew.
         Jobs with `claimed_at` are stored as attempt 1, running since then by their own `worker` or by this one, or, with an
         `end`, as what `report` would have made of that; what is stored with an end is as durable as a report before this
         returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
-        Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
+        Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule.
         """
         ...
 
@@ -253,4 +264,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Store", "StoreInfo"]
+__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Known", "Store", "StoreInfo"]

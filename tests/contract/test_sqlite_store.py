@@ -9,11 +9,12 @@ from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
+from tests.contract.uniques_contract import UniquesContract
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
 
-class TestSqliteStore(StoreContract):
+class TestSqliteStore(UniquesContract, StoreContract):
     @pytest.fixture
     async def make_store(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[MakeStore]:
         made: list[SqliteStore] = []

@@ -24,13 +24,14 @@ class Collections:
         self.servers = db[f"{prefix}servers"]
         self.jobs = db[f"{prefix}jobs"]
         self.tallies = db[f"{prefix}tallies"]
+        self.uniques = db[f"{prefix}uniques"]
         self.files = db[f"{prefix}bulk.files"]
         self.chunks = db[f"{prefix}bulk.chunks"]
         self.bucket = AsyncIOMotorGridFSBucket(db, f"{prefix}bulk", chunk_size_bytes=CHUNK_BYTES)
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        ours = {one.name for one in (self.servers, self.jobs, self.tallies, self.files, self.chunks)}
+        ours = {one.name for one in (self.servers, self.jobs, self.tallies, self.uniques, self.files, self.chunks)}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
     @property

@@ -29,6 +29,7 @@ class Session:
     def __init__(self, collections: Collections, epoch: int, bulk_bytes: int, clock: Clock) -> None:
         """Args: epoch: this boot's number, which no other boot of any server has."""
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
+        self.uniques: AsyncIOMotorCollection[Document] = collections.uniques
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes
         self.bulk = Bulk(collections)

@@ -14,7 +14,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Granted, Known, StoreInfo
 from kqs.store.mongo import client, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -82,7 +82,7 @@ class MongoStore:
         if opened is not None:
             await opened.close()
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
@@ -241,9 +241,9 @@ class _Open:
 
         return self.write(lane, beat_first)
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
-        known = await self.inserter.insert(jobs, worker, now) if jobs else []
+        known = await self.inserter.insert(jobs, worker, now) if jobs else Known()
         self.servers.fed_to(fed_seq, max((job.order for job in jobs), default=0))
         return known
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.job import Accepted, Report, State, room_at
+from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, report, retention
+from kqs.store.sqlite import bulk, report, retention, uniques
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -33,8 +34,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, unique_key)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -69,11 +70,11 @@ class _Shapes(NamedTuple):
     full: list[Accepted]
 
 
-def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
     """See Store.insert."""
     session.fed_to(fed_seq)
     if not jobs:
-        return []
+        return Known()
     fresh, known = _without_replayed(session, jobs)
     shapes = _by_shape(fresh, session.bulk_bytes)
     if shapes.plain:
@@ -82,12 +83,18 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, name)
     for name, ended in _by_worker(shapes.ended, worker).items():
         _insert_ended(session, ended, name)
+    joined: dict[int, str] = {}
     if shapes.full:
-        known += _insert_full(session, shapes.full, worker, now)
+        free = [job for job in shapes.full if job.unique is None]
+        known += _insert_full(session, free, worker, now)
+        if len(free) < len(shapes.full):
+            keyed = [job for job in shapes.full if job.unique is not None]
+            joined = _insert_keyed(session, keyed, worker, now, known)
+            known += joined
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
-    return known
+    return Known(known, joined)
 
 
 def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[int]]:
@@ -126,7 +133,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        if has_times or job.given_id or job.options is not None or job.held or len(job.data) > bulk_bytes:
+        is_own = has_times or job.given_id or job.options is not None or job.held or job.unique is not None
+        if is_own or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -217,6 +225,50 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     return list(known)
 
 
+def _insert_keyed(session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int]) -> dict[int, str]:
+    """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
+
+    Args: known: the orders of those whose id is known are added.
+    Returns: by order, the ids of the jobs that others were joined to.
+    """
+    joined: dict[int, str] = {}
+    while jobs:
+        first: dict[uniques.Pair, Accepted] = {}
+        for job in jobs:
+            first.setdefault(_pair(job), job)
+        holders = uniques.waiting(session, list(first), now)
+        free = [job for pair, job in first.items() if pair not in holders]
+        refused = set(_insert_full(session, free, worker, now))
+        made = [job for job in free if job.order not in refused]
+        uniques.put(session, made)
+        holders |= {_pair(job): job.id for job in made}
+        known += refused
+        asked = {job.order for job in free}
+        others = [job for job in jobs if job.order not in asked]
+        conflicting = [job for job in others if _pair(job) in holders]
+        ids_known = _known_ids(session, conflicting)
+        known += [job.order for job in conflicting if job.id in ids_known]
+        joined.update((job.order, holders[_pair(job)]) for job in conflicting if job.id not in ids_known)
+        jobs = [job for job in others if _pair(job) not in holders]
+    return joined
+
+
+def _pair(job: Accepted) -> uniques.Pair:
+    assert job.unique is not None, "it has a key"
+    return job.type, job.unique
+
+
+def _known_ids(session: Session, jobs: Sequence[Accepted]) -> set[str]:
+    """Return the given ids of these jobs under which there is a record that makes no room for them."""
+    given = [job for job in jobs if job.given_id]
+    if not given:
+        return set()
+    (found,) = session.db.execute(_GIVEN_IDS_TAKEN, (encode_json([job.id for job in given]).decode(),)).fetchone()
+    taken = {*_decode_ids(found), *_made_ids_taken(session, given)}
+    over = _over(session, [job for job in given if job.id in taken])
+    return taken - {job.id for job in given if job.order in over}
+
+
 def _insert_rows(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
     """Insert the rows of these jobs; return those whose id is taken."""
     taken = _made_ids_taken(session, jobs)
@@ -244,14 +296,19 @@ def _make_way(session: Session, jobs: Sequence[Accepted]) -> list[Accepted]:
 
     What a replay brings back is older than the record, or was accepted before that was over.
     """
-    order_of = session.ids.order_of
-    wanted = [(job.id, order_of(job.id), job.order, round(room_at(job) * 1_000_000)) for job in jobs if job.given_id]
-    (found,) = session.db.execute(_OVER, (encode_json(wanted).decode(),)).fetchone()
-    over = dict(_decode_pairs(found))
+    over = _over(session, jobs)
     if over:
         session.pay()
         retention.delete(session, list(set(over.values())))
     return [job for job in jobs if job.order in over]
+
+
+def _over(session: Session, jobs: Sequence[Accepted]) -> dict[int, int]:
+    """Return the orders of the records that make room for those of some jobs, by the orders of these."""
+    order_of = session.ids.order_of
+    wanted = [(job.id, order_of(job.id), job.order, round(room_at(job) * 1_000_000)) for job in jobs if job.given_id]
+    (found,) = session.db.execute(_OVER, (encode_json(wanted).decode(),)).fetchone()
+    return dict(_decode_pairs(found))
 
 
 def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
@@ -271,7 +328,8 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
     data = job.data if len(job.data) <= session.bulk_bytes else None
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
     times = (job.due_at or None, job.expire_at)
-    return (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None, *run)
+    own = (job.options, job.accepted_at or None)
+    return (job.order, given_id, job.type, job.prio, data, total, *times, *own, *run, job.unique)
 
 
 def _first_state(job: Accepted, now: float) -> State:

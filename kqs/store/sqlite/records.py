@@ -47,6 +47,7 @@ class _Row(NamedTuple):
     error: str | None
     runs: str | None
     crc32c: int | None
+    unique_key: str | None
 
 
 _BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
@@ -185,6 +186,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         error=DAMAGED if is_damaged else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
         epoch=row.epoch,
+        unique=row.unique_key,
     )
 
 

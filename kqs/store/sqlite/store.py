@@ -11,7 +11,7 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Granted, Known, StoreInfo
 from kqs.store.sqlite import claim, insert, progress, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -62,7 +62,7 @@ class SqliteStore:
         with suppress(StoreUnavailableError):
             self._thread.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
         has_ends = any(job.end is not None for job in jobs)
