@@ -41,23 +41,24 @@ class Intake:
             raise
         if record.claimed:
             for one in accepted:
-                one.claimed_at = record.accepted_at
+                _claimed(one, record.accepted_at)
         return accepted
 
     def claimable(self, record: Record) -> list[Accepted] | None:
         """Return the record's jobs if they may begin before the store has them, else None.
 
-        About an id of the client's own, or a unique key, the store must be asked first; and what is decoded in pieces is no
-        short work.
+        About an id of the client's own the store must be asked first, and about a unique key or a resource; and what is decoded
+        in pieces is no short work.
         Raises: as `accepted`.
         """
         if record.claimed or record.adopted or not 0 < record.count <= PIECE_JOBS:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            return None if any(job.given_id or job.unique is not None for job in accepted) else accepted
+            is_free = not any(job.given_id or job.unique is not None for job in accepted)
+            return _without_resource(accepted) if is_free else None
         is_free = _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs))
-        return self.accepted(record) if is_free else None
+        return _without_resource(self.accepted(record)) if is_free else None
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
@@ -78,7 +79,7 @@ class Intake:
         if self.lost_claims:
             for one in accepted:
                 if one.order in self.lost_claims:
-                    one.claimed_at = at
+                    _claimed(one, at)
         return accepted
 
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
@@ -88,6 +89,16 @@ class Intake:
 
 def _is_free(job: Job) -> bool:
     return job.id is None and (type(job) is PlainJob or unique_key(job) is None)
+
+
+def _claimed(job: Accepted, at: float) -> None:
+    """Note that an earlier boot claimed a job in the journal: it had no resource then, whatever its type's settings are now."""
+    job.claimed_at = at
+    job.resource = None
+
+
+def _without_resource(jobs: list[Accepted]) -> list[Accepted] | None:
+    return jobs if [job.resource for job in jobs].count(None) == len(jobs) else None
 
 
 class Opened:

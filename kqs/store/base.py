@@ -12,7 +12,9 @@ StoreCorruptError does not pass.
 One store may serve several servers, each with a journal of its own. An order is unique on one server only; a job is known by
 its id.
 
-A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
+A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended. Of all jobs
+with the same resource one runs at a time. Those that wait for it are later, too, without a due_at: they are *parked*, and
+become ready when they are *called*, the first by (prio, order) when whoever has the resource is over, in whatever way.
 
 A record that does not fit the checksum of what was accepted (see checksum.py) is never run: `claim` and `orphans` end that job
 as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
@@ -24,8 +26,8 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -39,6 +41,9 @@ DATA_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
+#: a job that was called to take its resource and does not within so long, in s, stops no others: nobody may take its type. A
+#: claim takes milliseconds, or as long as lanes are full, and then it is no matter who is first
+CALL_S = 1.0
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -66,20 +71,37 @@ class Granted(list[Run]):
 
 
 class Known(list[int]):
-    """The orders of jobs that an insert did not store. joined: by order, the id of the waiting job that has its unique key."""
+    """The orders of jobs that an insert did not store.
 
-    def __init__(self, orders: Iterable[int] = (), joined: Mapping[int, str] | None = None) -> None:
+    parked: those of jobs that were stored, and have to wait for their resource: they are neither claimed nor ready.
+    joined: by order, the id of the waiting job that has the unique key of one that was not.
+    """
+
+    def __init__(
+        self, orders: Iterable[int] = (), parked: Collection[int] = (), joined: Mapping[int, str] | None = None
+    ) -> None:
         super().__init__(orders)
+        self.parked = parked
         self.joined: Mapping[int, str] = joined or {}
+
+
+class Holder(NamedTuple):
+    """Which job has a resource, and since when it runs, in Unix seconds."""
+
+    id: str
+    since: float
 
 
 class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
+    on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
+    asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
     """
 
     is_shared: bool
+    on_called: Callable[[list[Entry]], None]
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
@@ -107,6 +129,7 @@ class Store(Protocol):
         returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
+        A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
         Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -124,7 +147,8 @@ class Store(Protocol):
 
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
         `most_bytes` (None: DATA_BYTES) together with the others' are `left`, and stay as they are; the first ready one never
-        is. Whether a job may run now is no question of the store's (kqs.queue.admission).
+        is. Whether a job may run now is no question of the store's (kqs.queue.admission), but for its resource: while another
+        job runs with the same, or was called for it before, it is not granted, and parked until it is called (`on_called`).
         Need only survive a crash of the process. Run.handle is taken over from the entry. A run comes with the job's progress;
         one that is damaged is none.
 
@@ -207,6 +231,18 @@ class Store(Protocol):
         """Return the earliest expire_at among waiting jobs, or None."""
         ...
 
+    async def call_on(self, now: float) -> float | None:
+        """Call others for free resources that nobody has taken within `CALL_S`; return when to ask again, None: when called.
+
+        Whoever was called may still come, and have the resource if it is first. It also finds, after a start or trouble, what
+        is parked for a resource that is free.
+        """
+        ...
+
+    async def holder(self, resource: str) -> Holder | None:
+        """Return which job has a resource now; None: none."""
+        ...
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 
@@ -264,4 +300,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Known", "Store", "StoreInfo"]
+__all__ = ["CALL_S", "DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Holder", "Known", "Store", "StoreInfo"]

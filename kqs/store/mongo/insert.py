@@ -51,7 +51,7 @@ class Inserter:
             joined = await self._insert_keyed(keyed, worker, now, known)
         self._doubted.clear()
         self._stored.clear()
-        return Known([*(order for order in known if order not in stored_before), *joined], joined)
+        return Known([*(order for order in known if order not in stored_before), *joined], joined=joined)
 
     async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
         """Store jobs; return the orders of those whose id is known."""

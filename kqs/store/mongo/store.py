@@ -14,7 +14,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Granted, Known, StoreInfo
+from kqs.store.base import Granted, Holder, Known, StoreInfo
 from kqs.store.mongo import client, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -53,6 +53,7 @@ class MongoStore:
         self._supervisor = supervisor
         self._namespace = namespace
         self._open: _Open | None = None
+        self.on_called: Callable[[list[Entry]], None] = _nobody
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -141,6 +142,14 @@ class MongoStore:
         """See Store.next_expire_at."""
         return await self._look(schedule.next_expire_at)
 
+    async def call_on(self, now: float) -> float | None:
+        """See Store.call_on."""
+        return None
+
+    async def holder(self, resource: str) -> Holder | None:
+        """See Store.holder."""
+        return None
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
         return await self._there.lanes.look(partial(self._there.claimer.orphans, limit, keep_damaged_s))
@@ -193,6 +202,10 @@ class MongoStore:
 
     def _keep_house(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
+
+
+def _nobody(_called: list[Entry]) -> None:
+    return None
 
 
 class _Open:

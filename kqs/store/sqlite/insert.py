@@ -6,7 +6,7 @@ plain job, which most are, is one row from the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from kqs.job import Accepted, Report, State, room_at
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, report, retention, uniques
+from kqs.store.sqlite import bulk, report, resources, retention, uniques
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -34,8 +34,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher, unique_key)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -83,18 +83,20 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, name)
     for name, ended in _by_worker(shapes.ended, worker).items():
         _insert_ended(session, ended, name)
+    parked: set[int] = set()
     joined: dict[int, str] = {}
     if shapes.full:
         free = [job for job in shapes.full if job.unique is None]
-        known += _insert_full(session, free, worker, now)
+        if free:
+            known += _insert_full(session, free, worker, now, parked)
         if len(free) < len(shapes.full):
             keyed = [job for job in shapes.full if job.unique is not None]
-            joined = _insert_keyed(session, keyed, worker, now, known)
+            joined = _insert_keyed(session, keyed, worker, now, known, parked)
             known += joined
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
-    return Known(known, joined)
+    return Known(known, parked, joined)
 
 
 def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[int]]:
@@ -133,8 +135,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        is_own = has_times or job.given_id or job.options is not None or job.held or job.unique is not None
-        if is_own or len(job.data) > bulk_bytes:
+        has_more = job.options is not None or job.resource is not None or job.unique is not None or job.held
+        if has_times or job.given_id or has_more or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -209,26 +211,40 @@ def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
     return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
 
 
-def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
-    """Store jobs of any kind; return the orders of those whose given id is known."""
+def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[int]:
+    """Store jobs of any kind; return the orders of those whose given id is known. Those that are parked join `parked`."""
     known: set[int] = set()
+    # whether a given id is known shows as it is stored, and only then whether its job needs its resource
+    later: set[int] = set()
+    waiting: list[Accepted] = []
+    if locked := [job for job in jobs if job.resource is not None and _may_need(job, now)]:
+        resources.note_used(session)
+        later = {job.order for job in locked if job.given_id}
+        waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
+        parked.update(job.order for job in waiting)
     while jobs:
-        refused = _insert_rows(session, jobs, worker, now)
+        refused = _insert_rows(session, jobs, worker, now, parked, later)
         known.update(job.order for job in refused)
         fresh = [job for job in jobs if job.order not in known]
         bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
-        session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
+        session.tallies.add([(job.type, _first_state(job, now, parked, later)) for job in fresh])
         _report_ends(session, fresh)
         # of each id one at least is stored now, and a job that has ended may make room for the next with its id
         jobs = _make_way(session, refused) if refused else ()
         known.difference_update(job.order for job in jobs)
+    resources.park_new(session, waiting, now)
+    if stored := later - known:
+        resources.stand_ready(session, stored, now)
+        parked |= stored
     return list(known)
 
 
-def _insert_keyed(session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int]) -> dict[int, str]:
+def _insert_keyed(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+) -> dict[int, str]:
     """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
 
-    Args: known: the orders of those whose id is known are added.
+    Args: known, parked: the orders of those whose id is known, and of those that wait for their resource, are added.
     Returns: by order, the ids of the jobs that others were joined to.
     """
     joined: dict[int, str] = {}
@@ -238,7 +254,7 @@ def _insert_keyed(session: Session, jobs: Sequence[Accepted], worker: str, now: 
             first.setdefault(_pair(job), job)
         holders = uniques.waiting(session, list(first), now)
         free = [job for pair, job in first.items() if pair not in holders]
-        refused = set(_insert_full(session, free, worker, now))
+        refused = set(_insert_full(session, free, worker, now, parked))
         made = [job for job in free if job.order not in refused]
         uniques.put(session, made)
         holders |= {_pair(job): job.id for job in made}
@@ -269,13 +285,20 @@ def _known_ids(session: Session, jobs: Sequence[Accepted]) -> set[str]:
     return taken - {job.id for job in given if job.order in over}
 
 
-def _insert_rows(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
+def _may_need(job: Accepted, now: float) -> bool:
+    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
+    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
+
+
+def _insert_rows(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, parked: Collection[int], later: Collection[int]
+) -> list[Accepted]:
     """Insert the rows of these jobs; return those whose id is taken."""
     taken = _made_ids_taken(session, jobs)
     values: list[object] = []
     free = [job for job in jobs if not (job.given_id and job.id in taken)] if taken else jobs
     for job in free:
-        values += _full_row(session, job, worker, now)
+        values += _full_row(session, job, worker, now, parked, later)
     if _FULL.execute(session.db, values, _lengths(session, free)) == len(jobs):
         return []
     stored = _stored_orders(session, (job.order for job in jobs))
@@ -311,10 +334,13 @@ def _over(session: Session, jobs: Sequence[Accepted]) -> dict[int, int]:
     return dict(_decode_pairs(found))
 
 
-def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
-    state = _first_state(job, now)
-    run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None, None)
-    if job.claimed_at:
+def _full_row(
+    session: Session, job: Accepted, worker: str, now: float, parked: Collection[int], later: Collection[int]
+) -> tuple[object, ...]:
+    state = _first_state(job, now, parked, later)
+    place = Place.LATER if state is State.DELAYED or job.order in parked else Place.READY
+    run: tuple[object, ...] = (place, state, 0, None, None, None, None)
+    if state is State.PROCESSING:
         run = (
             Place.RUNNING,
             state,
@@ -326,13 +352,13 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         )
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
-    times = (job.due_at or None, job.expire_at)
-    own = (job.options, job.accepted_at or None)
-    return (job.order, given_id, job.type, job.prio, data, total, *times, *own, *run, job.unique)
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
+    times = (None if job.order in parked else job.due_at or None, job.expire_at)
+    first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
+    return (*first, *run, job.resource, job.unique)
 
 
-def _first_state(job: Accepted, now: float) -> State:
-    if job.claimed_at:
+def _first_state(job: Accepted, now: float, parked: Collection[int], later: Collection[int]) -> State:
+    if job.claimed_at and job.order not in parked and job.order not in later:
         return State.PROCESSING
     return State.DELAYED if job.due_at > now else State.NEW
