@@ -211,6 +211,7 @@ class ServerBackend:
             "state": record.state.word,
             "data": None if record.data is None else Raw(record.data),
             "options": msgspec.structs.asdict(options) | {"prio": record.prio, "resource": record.resource},
+            "unique": record.unique,
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,
             "expire_at": record.expire_at,

@@ -28,6 +28,7 @@ ERROR_CODES: dict[str, str] = {
     "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
     "journal_failed": "writing the journal failed; the job may or may not run: insert it again under the same id",
     "not_found": "there is no such job, or no such call to withdraw",
+    "duplicate": "the job was to be refused if one with its type and `unique` key waits already, and one does",
     "stale": "a touch, release or report names a run that is over; nothing was changed",
     "timeout": "the time given with the call is over",
     "unauthorized": "this call needs a token",

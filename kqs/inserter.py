@@ -7,14 +7,15 @@ before the record is flushed. The journal settles records in order. Call from th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import NamedTuple, Protocol
 
-from kqs.errors import CallError, JournalError
+from kqs.errors import CallError, JournalError, KqsError
 from kqs.ids import Ids, microseconds
 from kqs.journal.format import Kind, Record
-from kqs.options import Job
+from kqs.options import Job, JobFields, is_told
 from kqs.wire import strict
+from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, decoding
 from kqs.wire.steps import Steps, finish
 
@@ -24,6 +25,56 @@ _JOBS_A_STEP = 1000
 
 #: told of a record that it is flushed, or why it may not be
 Settled = Callable[[Record, JournalError | None], None]
+
+
+Answer = str | Inserted | Refused
+#: told the answers to jobs, in order, or why there are none
+AnswersTold = Callable[[list[Answer] | Exception], None]
+
+
+class Found(NamedTuple):
+    """What the store has made of the jobs that were asked about: orders of known ones; by order, whom others were joined to."""
+
+    known: Set[int]
+    joined: Mapping[int, str]
+
+
+class Question:
+    """What is asked about some jobs of a record that is being journaled.
+
+    left: orders that are not decided. is_lasting: no replay may decide anew, once it is told. told: called once, with what is
+    found or why it is not.
+    """
+
+    __slots__ = ("is_lasting", "is_over", "joined", "known", "left", "told")
+
+    def __init__(self, orders: Sequence[int], told: Callable[[Found | KqsError], None], *, is_lasting: bool) -> None:
+        self.left = set(orders)
+        self.told = told
+        self.is_lasting = is_lasting
+        self.is_over = False
+        self.known: set[int] = set()
+        self.joined: dict[int, str] = {}
+
+
+class VerdictsPort(Protocol):
+    """The part of the queue that is asked whether jobs are new."""
+
+    def check_room(self, count: int) -> None:
+        """Raise CallError, busy, if there are too many questions for one about so many jobs more."""
+        ...
+
+    def ask(self, question: Question) -> None:
+        """Take a question about jobs that the journal is about to flush."""
+        ...
+
+    def flushed(self, question: Question) -> None:
+        """Take in that the jobs are kept: the question must be answered within bounds from now on."""
+        ...
+
+    def withdraw(self, question: Question) -> None:
+        """Forget a question: its jobs are not kept."""
+        ...
 
 
 class JournalPort(Protocol):
@@ -44,9 +95,10 @@ class JournalPort(Protocol):
 class Inserter:
     """See the module docstring. unflushed_bytes: of records that are not settled."""
 
-    def __init__(self, journal: JournalPort, ids: Ids, now: Callable[[], float]) -> None:
+    def __init__(self, journal: JournalPort, ids: Ids, now: Callable[[], float], verdicts: VerdictsPort) -> None:
         """Args: now: wall time in Unix seconds."""
         self.ids = ids
+        self._verdicts = verdicts
         self.now = now
         self.flush_if_alone = journal.flush_if_alone
         self.unflushed_bytes = 0
@@ -55,27 +107,34 @@ class Inserter:
     async def insert(self, text: bytes, max_jobs: int = DEFAULT_INSERT_JOBS) -> list[str]:
         """Keep the job, or all jobs of an array or none of them, that stand in `text` as JSON; return their ids, in order.
 
-        Raises: CallError: a job is refused; nothing was kept. JournalError: they may or may not have been kept.
-        Cancelling the caller does not withdraw them.
+        That of a job which was joined to another is the other's.
+        Raises: CallError: a job is refused; nothing was kept, but where it is as a `duplicate`: all others are. JournalError,
+        and CallError of the code timeout: they may or may not have been kept. Cancelling the caller does not withdraw them.
         """
+        answers = await self.insert_told(text, max_jobs)
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise CallError(answer.message, answer.code)
+        return [answer.id if isinstance(answer, Inserted) else str(answer) for answer in answers]
+
+    async def insert_told(self, text: bytes, max_jobs: int = DEFAULT_INSERT_JOBS) -> list[Answer]:
+        """As `insert`, with the answers that the jobs ask for. Raises: as `insert`, but for duplicates, which are told."""
         finish(strict.checking_json(text))
         given = finish(self.checking(text, max_jobs))
         if not given.jobs:
             return []
-        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
 
-        def settled(_record: Record, error: JournalError | None) -> None:
-            if flushed.done():
+        def told(answers: list[Answer] | Exception) -> None:
+            if answered.done():
                 return
-            if error is None:
-                flushed.set_result(None)
+            if isinstance(answers, Exception):
+                answered.set_exception(answers)
             else:
-                flushed.set_exception(error)
+                answered.set_result(answers)
 
-        own_ids = [job.id for job in given.jobs]
-        record = self.keep(given, settled)
-        await flushed
-        return self.ids_of(own_ids, record.first_order)
+        self.keep_told(given, told)
+        return await answered
 
     def checking(self, text: bytes, max_jobs: int, *, adopted: bool = False) -> Steps[Given]:
         """Decode and check in steps what an insert was given: JSON that `strict` or its equal has checked.
@@ -89,6 +148,8 @@ class Inserter:
             if job.id is not None and (self.ids.is_ours_unmade(job.id) if adopted else self.ids.may_be_unmade(job.id, now)):
                 where = f"job {index}: " if given.is_array else ""
                 raise CallError(f"{where}id {job.id!r} has the form of an id that a server may have yet to make", "bad_job")
+            if is_told(job):
+                given.told.append(index)
             if index % _JOBS_A_STEP == 0:
                 yield
         return given
@@ -104,6 +165,45 @@ class Inserter:
         Raises: JournalError: nothing was kept, and `settled` will not be called.
         """
         return self._keep(Kind.JOBS, given.payload, given.jobs, settled, adopted)
+
+    def keep_told(
+        self,
+        given: Given,
+        told: AnswersTold,
+        flushed: Callable[[Record], None] = lambda record: None,
+        *,
+        adopted: bool = False,
+    ) -> Record:
+        """Journal checked jobs as `keep`; `told` is called once their answers are known, which the store may have to say.
+
+        Args: flushed: called before, when the record is settled.
+        Raises: JournalError, CallError: nothing was kept, and neither will be called.
+        """
+        telling = _Telling(given, self.ids)
+        if telling.asked:
+            self._verdicts.check_room(len(telling.asked))
+        question: Question | None = None
+
+        def settled(record: Record, error: JournalError | None) -> None:
+            flushed(record)
+            if error is not None:
+                if question is not None:
+                    self._verdicts.withdraw(question)
+                told(error)
+            elif question is not None:
+                self._verdicts.flushed(question)
+            else:
+                told(telling.answers(record.first_order, _NOTHING_FOUND))
+
+        def decided(found: Found | KqsError) -> None:
+            told(found if isinstance(found, KqsError) else telling.answers(first_order, found))
+
+        record = self.keep(given, settled, adopted=adopted)
+        first_order = record.first_order
+        if telling.asked:
+            question = Question([first_order + index for index in telling.asked], decided, is_lasting=telling.has_keys)
+            self._verdicts.ask(question)
+        return record
 
     def keep_lines(self, chunk: bytes, jobs: list[Job], settled: Settled) -> Record:
         """Journal the checked jobs of a chunk that is one plain insert a line. As `keep`."""
@@ -128,3 +228,52 @@ class Inserter:
         """Return the ids of jobs that were numbered from `first_order` on, of which some brought their own."""
         made = self.ids.of
         return [made(order) if own is None else own for order, own in enumerate(own_ids, first_order)]
+
+
+class _Told(NamedTuple):
+    """What is told of a job beside an id. has_id: it brought its own. key: its unique key, if it is refused for that."""
+
+    has_id: bool
+    is_full: bool
+    is_keyed: bool
+    refused_key: str | None
+
+
+class _Telling:
+    """What becomes of the jobs of an insert as it is told. Holds no data of theirs.
+
+    asked: which of them the store must be asked about. has_keys: one of these has a unique key.
+    """
+
+    def __init__(self, given: Given, ids: Ids) -> None:
+        self._ids = ids
+        self._is_array = given.is_array
+        self._own_ids = [job.id for job in given.jobs]
+        self._told = {index: _told_of(given.jobs[index]) for index in given.told}
+        self.asked = [index for index, told in self._told.items() if told.is_keyed or (told.is_full and told.has_id)]
+        self.has_keys = any(told.is_keyed for told in self._told.values())
+
+    def answers(self, first_order: int, found: Found) -> list[Answer]:
+        """Return the answers to all jobs, of which the first was numbered `first_order`."""
+        made = self._ids.of
+        answers: list[Answer] = [made(order) if own is None else own for order, own in enumerate(self._own_ids, first_order)]
+        for index, told in self._told.items():
+            order = first_order + index
+            joined = found.joined.get(order)
+            if joined is not None and told.refused_key is not None:
+                where = f"job {index}: " if self._is_array else ""
+                message = f"{where}unique: a job of this type and key {told.refused_key!r} waits already, its id is {joined!r}"
+                answers[index] = Refused("duplicate", message)
+                continue
+            job_id = str(answers[index]) if joined is None else joined
+            answers[index] = Inserted(job_id, joined is None and order not in found.known) if told.is_full else job_id
+        return answers
+
+
+def _told_of(job: Job) -> _Told:
+    assert isinstance(job, JobFields), "only such a job is told"
+    is_refused = job.on_conflict == "refuse"
+    return _Told(job.id is not None, job.answer is not None, job.unique is not None, job.unique if is_refused else None)
+
+
+_NOTHING_FOUND = Found(frozenset(), {})

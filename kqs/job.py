@@ -141,6 +141,7 @@ class Accepted(msgspec.Struct, gc=False):
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
     worker: who has that run, where it is not the server's own worker. held: as Run's.
     resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
+    unique: the key of which no second job of its type may wait.
     """
 
     order: int
@@ -159,6 +160,7 @@ class Accepted(msgspec.Struct, gc=False):
     worker: str | None = None
     held: bool = False
     resource: str | None = None
+    unique: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -297,7 +299,7 @@ class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
-    is in progress and when it has ended the job.
+    is in progress and when it has ended the job. unique: as Accepted's.
     """
 
     order: int
@@ -322,6 +324,7 @@ class JobRecord(msgspec.Struct, gc=False):
     epoch: int | None = None
     progress: bytes | None = None
     resource: str | None = None
+    unique: str | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:

@@ -43,6 +43,9 @@ Keep = Annotated[
     float,
     Meta(ge=-1, le=MAX_SECONDS, extra_json_schema={"expected": f"a number of seconds from 0 to {MAX_SECONDS}, or -1 for ever"}),
 ]
+UniqueKey = Annotated[  # the rest of the rule is `is_type`
+    str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
+]
 At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"})]
 
 
@@ -85,10 +88,23 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     data: Raw = Raw(b"null")
     id: JobId | None = None
     at: At | None = None
+    unique: UniqueKey | None = None
+    on_conflict: Literal["join", "refuse"] | None = None
+    answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
     wait: None = None  # known, but only its default is supported yet
 
 
 Job = PlainJob | JobFields
+
+
+def unique_key(job: Job) -> str | None:
+    """Return the key of which no second job of its type may wait; None: it has none."""
+    return job.unique if isinstance(job, JobFields) else None
+
+
+def is_told(job: Job) -> bool:
+    """Tell whether what is answered to its insert is more than the id it is kept under."""
+    return isinstance(job, JobFields) and (job.unique is not None or job.answer is not None)
 
 
 class Options(msgspec.Struct, frozen=True, gc=False):
@@ -248,6 +264,8 @@ __all__ = [
     "field_types",
     "is_option",
     "is_supported",
+    "is_told",
     "is_type",
     "own_options",
+    "unique_key",
 ]

@@ -49,6 +49,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "ghosts": (WholeNumber(), "Vanished runs that are run again; -1: without end."),
     "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
     "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
+    "unique": (str, "A key of which one waiting job of TYPE is enough: a second is joined to it, whose id is printed."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
     "resource": (str, "A key that only one running job may have at a time."),
 }
@@ -89,6 +90,7 @@ def field_options(command: AnyFunction) -> AnyFunction:
 @click.argument("type_", metavar="TYPE", required=False)
 @click.argument("json", metavar="[JSON]", required=False)
 @field_options
+@click.option("--refuse", is_flag=True, help="With --unique: refuse the second job, instead of joining it (exit 1).")
 @click.option(
     "--file", "path", type=click.Path(allow_dash=True), help="Insert a file of jobs, one JSON object a line; - is stdin."
 )
@@ -99,6 +101,7 @@ def field_options(command: AnyFunction) -> AnyFunction:
 def insert_command(
     type_: str | None,
     json: str | None,
+    refuse: bool,
     path: str | None,
     run_name: str,
     progress: bool | None,
@@ -115,6 +118,10 @@ def insert_command(
     stays in, once, as long as the server remembers it (`keep`).
     """
     job = {name: value for name, value in fields.items() if value is not None}
+    if refuse:
+        if "unique" not in job:
+            raise click.UsageError("--refuse belongs to --unique")
+        job["on_conflict"] = "refuse"
     if type_ is not None:
         job["type"] = type_
     if path is not None:
@@ -130,14 +137,19 @@ def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
     from kqs.cli.connection import with_client
     from kqs.cli.output import print_line
 
-    async def work(client: Client) -> str:
-        return await client.insert(**job)
+    is_told = as_lines and ("id" in job or "unique" in job)  # else it is new
 
-    job_id: str = with_client(server, work)
+    async def work(client: Client) -> dict[str, Any]:
+        if is_told:
+            inserted = await client.insert(**job, answer="full")
+            return {"id": inserted.id, "created": inserted.created}
+        return {"id": await client.insert(**job)}
+
+    answer: dict[str, Any] = with_client(server, work)
     if as_lines:
-        print_line({"id": job_id})
+        print_line(answer)
     else:
-        click.echo(job_id)
+        click.echo(answer["id"])
 
 
 def _insert_file(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 import msgspec
@@ -19,7 +19,9 @@ IN_FLIGHT = 1000
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
 #: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
-NOT_THE_JOBS = frozenset({"busy", "draining", "no_space", "journal_failed", "unknown_call", "unauthorized", "forbidden"})
+NOT_THE_JOBS = frozenset(
+    {"busy", "draining", "no_space", "journal_failed", "timeout", "unknown_call", "unauthorized", "forbidden"}
+)
 
 
 class JobSource(Protocol):
@@ -98,7 +100,7 @@ class Inserter:
             self.inserted += 1
             self._told_lost = False
             if self._as_lines:
-                print_line(dict([self._source.named(number)]) | {"id": answer.result()})
+                print_line(dict([self._source.named(number)]) | _told(answer.result()))
         elif isinstance(error, CallError) and error.call_code not in NOT_THE_JOBS:
             self._refuse(number, error)
         elif isinstance(error, Exception):
@@ -119,6 +121,13 @@ class Inserter:
             print_line({what: name, "error": str(error)})
         else:
             say(f"{what} {name}: {error}")
+
+
+def _told(answer: msgspec.Raw) -> dict[str, Any]:
+    """Return what is printed of an answer: an id, or an object where the line has asked for one."""
+    if bytes(answer).startswith(b"{"):
+        return dict(msgspec.json.decode(answer, type=dict[str, Any]))
+    return {"id": answer}
 
 
 def insert_all(server: Address, source: JobSource, *, progress: bool | None, as_lines: bool) -> ExitCode:

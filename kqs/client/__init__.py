@@ -9,6 +9,7 @@ from kqs.client.address import DEFAULT_PORT, Address, parse_address
 from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
 from kqs.client.runs import Report, Run
 from kqs.client.standing import Work
+from kqs.wire.inserted import Inserted
 
 __all__ = [
     "DEFAULT_PORT",
@@ -17,6 +18,7 @@ __all__ = [
     "CallTimeoutError",
     "Client",
     "ConnectionLostError",
+    "Inserted",
     "Report",
     "Run",
     "UnreachableError",

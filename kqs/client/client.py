@@ -18,12 +18,13 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import UNSET
 
+from kqs.client import inserts
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
@@ -32,6 +33,7 @@ from kqs.client.standing import StandingCall, Work
 from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
 from kqs.errors import CallError, KqsError
 from kqs.wire.calling import Answer, call_line
+from kqs.wire.inserted import Inserted
 from kqs.wire.strict import check_text
 
 #: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
@@ -47,6 +49,9 @@ _TICK_S = 0.1
 
 # what an error without an id says of some line; any other is about the connection
 _ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
+
+#: what `insert_many` takes: mappings of the jobs' fields
+Jobs = Sequence[Mapping[str, Any]]
 
 _decode = msgspec.json.Decoder().decode
 
@@ -169,22 +174,54 @@ class Client:
         """
         return _decode(await (await self._start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
 
-    async def insert(self, type: str, data: Any = None, **fields: Any) -> str:  # noqa: A002 - the job's field
+    @overload
+    async def insert(self, type: str, data: Any = None, *, answer: Literal["full"], **fields: Any) -> Inserted: ...
+
+    @overload
+    async def insert(self, type: str, data: Any = None, *, answer: None = None, **fields: Any) -> str: ...
+
+    async def insert(
+        self,
+        type: str,  # noqa: A002 - the job's field
+        data: Any = None,
+        *,
+        unique: str | None = None,
+        on_conflict: Literal["join", "refuse"] | None = None,
+        answer: Literal["full"] | None = None,
+        **fields: Any,
+    ) -> str | Inserted:
         """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
 
+        Args: unique: a key of which no second job of this type is to wait: this one is joined to the one that does, whose id
+            is returned, or refused (`duplicate`), as `on_conflict` says. answer: "full" tells besides whether a job was made.
         Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
         """
-        job = self._named({"type": type, "data": data} | fields)
-        return str(_decode(await (await self._start("insert", encode(job, "bad_job"), repeatable=True))))
+        job = {"type": type, "data": data} | fields | _without_none(unique=unique, on_conflict=on_conflict, answer=answer)
+        (named,), made = self._all_named([job])
+        result = await (await self._start("insert", encode(named, "bad_job"), repeatable=True))
+        answers = [inserts.told(result, made)]
+        (inserted,) = inserts.ids_of(answers) if answer is None else inserts.full(answers)
+        assert not isinstance(inserted, CallError), "that is the answer to the whole call"
+        return inserted
 
-    async def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Insert all jobs or none, in one line; return their ids in order.
+    @overload
+    async def insert_many(self, jobs: Jobs, *, answer: Literal["full"]) -> list[Inserted | CallError]: ...
 
-        Raises: as `insert`. ValueError: a job is no mapping; nothing was sent.
+    @overload
+    async def insert_many(self, jobs: Jobs, *, answer: None = None) -> list[str]: ...
+
+    async def insert_many(self, jobs: Jobs, *, answer: Literal["full"] | None = None) -> list[str] | list[Inserted | CallError]:
+        """Insert all jobs or none, in one line; return their ids in order, or, for a full `answer`, what became of each.
+
+        Raises: as `insert`; `duplicate` is raised without a full `answer`, and all other jobs are kept all the same.
+        ValueError: a job is no mapping; nothing was sent.
         """
-        named = encode([self._named(job) for job in jobs], "bad_job")
-        ids: list[str] = _decode(await (await self._start("insert", named, repeatable=True)))
-        return ids
+        named, made = self._all_named(jobs)
+        if answer is not None:
+            named = [{**job, "answer": answer} for job in named]
+        result = await (await self._start("insert", encode(named, "bad_job"), repeatable=True))
+        answers = inserts.all_told(result, made)
+        return inserts.ids_of(answers) if answer is None else inserts.full(answers)
 
     # -- the worker's calls ---------------------------------------------------------------------------------------------
 
@@ -364,11 +401,18 @@ class Client:
         for standing in sent.values():
             standing.ended(error)
 
-    def _named(self, job: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the job under an id, so that a repetition is safe; None is none."""
-        if not isinstance(job, Mapping):
-            raise ValueError(f"job: expected a mapping of its fields, got {job!r:.60}")
-        return job if job.get("id") is not None else {**job, "id": self._ids.take()}
+    def _all_named(self, jobs: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], set[str]]:
+        """Return the jobs under ids, so that a repetition is safe, and the ids that were made here; None is none."""
+        named: list[Mapping[str, Any]] = []
+        made: set[str] = set()
+        for job in jobs:
+            if not isinstance(job, Mapping):
+                raise ValueError(f"job: expected a mapping of its fields, got {job!r:.60}")
+            if job.get("id") is None:
+                made.add(own_id := self._ids.take())
+                job = {**job, "id": own_id}
+            named.append(job)
+        return named, made
 
     async def start(
         self, name: str, arg: bytes, *, repeatable: bool = False, timeout_s: float | None = None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from kqs.errors import ERROR_CODES, CallError
+from kqs.wire.inserted import Refused
 
 _decode_json = msgspec.json.Decoder().decode
 
@@ -57,11 +58,6 @@ class Report(msgspec.Struct, omit_defaults=True):
     final: bool = False
 
 
-class _Refusal(msgspec.Struct):
-    code: str
-    message: str = ""
-
-
 class _Left(msgspec.Struct):
     left: float
 
@@ -72,10 +68,10 @@ class _Cancel(msgspec.Struct):
 
 _decode_runs = msgspec.json.Decoder(list[Run]).decode
 _decode_event = msgspec.json.Decoder(list[Run] | _Cancel).decode
-_decode_told = msgspec.json.Decoder(list[bool | _Refusal]).decode
+_decode_told = msgspec.json.Decoder(list[bool | Refused]).decode
 _decode_members = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_left = msgspec.json.Decoder(_Left).decode
-_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_decode_refusal = msgspec.json.Decoder(Refused).decode
 
 
 def given_runs(result: msgspec.Raw) -> list[Run]:
@@ -94,7 +90,7 @@ def heard(event: msgspec.Raw) -> list[Run] | str:
 
 def told(result: msgspec.Raw) -> list[CallError | None]:
     """Return what a list of reports was answered: None where it was taken. Raises: msgspec.DecodeError."""
-    return [_error(one) if isinstance(one, _Refusal) else None for one in _decode_told(result)]
+    return [error_of(one) if isinstance(one, Refused) else None for one in _decode_told(result)]
 
 
 def seconds_left(result: msgspec.Raw) -> list[float | CallError]:
@@ -106,10 +102,11 @@ def _left(member: msgspec.Raw) -> float | CallError:
     try:
         return _decode_left(member).left
     except msgspec.ValidationError:
-        return _error(_decode_refusal(member))
+        return error_of(_decode_refusal(member))
 
 
-def _error(refusal: _Refusal) -> CallError:
+def error_of(refusal: Refused) -> CallError:
+    """Return what the server says in the place of an answer, as what is raised for a call of its own."""
     if refusal.code in ERROR_CODES:
         return CallError(refusal.message, refusal.code)
     return CallError(f"{refusal.code}: {refusal.message}", "internal")

@@ -69,7 +69,13 @@ class Feeder:
         self._stopping = asyncio.Event()
         self._monotonic = queue.clock.monotonic
         self._gathering = Gathering(
-            self._held, self._claims, queue.admission, self._monotonic, self._is_ordered, lambda: self._may_claim
+            self._held,
+            self._claims,
+            queue.admission,
+            self._monotonic,
+            self._is_ordered,
+            lambda: self._may_claim,
+            lambda: bool(queue.asked),
         )
         self._task: asyncio.Task[None] | None = None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
@@ -154,6 +160,8 @@ class Feeder:
     def _take(self, batch: list[Record]) -> None:
         now = self._monotonic()
         self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]), now)
+        if self._queue.asked:
+            self._gathering.want()
         for record in batch:
             self._alike.note(record)
             if record.kind is Kind.CLAIMS:

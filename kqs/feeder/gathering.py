@@ -36,10 +36,12 @@ class Gathering:
         monotonic: Callable[[], float],
         is_ordered: Callable[[], bool],
         may_claim: Callable[[], bool],
+        is_asked: Callable[[], bool],
     ) -> None:
         """Args: is_ordered: tells whether no job that waits, in memory or on disk, has a right to overtake another.
 
-        may_claim: tells whether held jobs may begin before they are stored.
+        may_claim: tells whether held jobs may begin before they are stored. is_asked: tells whether somebody waits to hear what
+        the store makes of what is held.
         """
         self._held = held
         self._claims = claims
@@ -47,6 +49,7 @@ class Gathering:
         self._monotonic = monotonic
         self._is_ordered = is_ordered
         self._may_claim = may_claim
+        self._is_asked = is_asked
         self._waiting = Waiting()
         self._speeds = pace.Speeds()
         self._drain = pace.Drain()
@@ -110,7 +113,7 @@ class Gathering:
         came_jobs, since_s = self._look()
         self._speeds = self._speeds.after_batch(came_jobs, since_s, self.fed_jobs)
         rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
-        while not (self._hurried or self._is_ending):
+        while not (self._hurried or self._is_ending or self._is_asked()):
             if self._is_wanted:
                 if not (self._may_claim() and self._is_ordered() and self._claims.of_held()):
                     return self._wanted_jobs(age_s(), came_jobs)

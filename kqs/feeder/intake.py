@@ -8,7 +8,7 @@ from kqs.feeder.lost import LostClaims
 from kqs.ids import Ids
 from kqs.job import Accepted, instant_of
 from kqs.journal import Kind, Record
-from kqs.options import Cascade, Job, JobFields, PlainJob
+from kqs.options import Cascade, Job, JobFields, PlainJob, unique_key
 from kqs.queue.rules import accept, accept_plain
 from kqs.wire.arrays import split_array
 from kqs.wire.jobs import kept_at_seconds
@@ -47,16 +47,17 @@ class Intake:
     def claimable(self, record: Record) -> list[Accepted] | None:
         """Return the record's jobs if they may begin before the store has them, else None.
 
-        About an id of the client's own the store must be asked first, and about a resource; and what is decoded in pieces is
-        no short work.
+        About an id of the client's own the store must be asked first, and about a unique key or a resource; and what is decoded
+        in pieces is no short work.
         Raises: as `accepted`.
         """
         if record.claimed or record.adopted or not 0 < record.count <= PIECE_JOBS:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            return None if any(job.given_id for job in accepted) else _without_resource(accepted)
-        is_free = record.jobs[0].id is None if record.count == 1 else all(job.id is None for job in record.jobs)
+            is_free = not any(job.given_id or job.unique is not None for job in accepted)
+            return _without_resource(accepted) if is_free else None
+        is_free = _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs))
         return _without_resource(self.accepted(record)) if is_free else None
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
@@ -84,6 +85,10 @@ class Intake:
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
         return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
+
+
+def _is_free(job: Job) -> bool:
+    return job.id is None and (type(job) is PlainJob or unique_key(job) is None)
 
 
 def _claimed(job: Accepted, at: float) -> None:

@@ -38,6 +38,7 @@ from kqs.job import (
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
+from kqs.queue.asked import Asked
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
@@ -105,6 +106,8 @@ class Queue:
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
+        #: of which jobs that are on their way into the store somebody waits to hear whether they are new
+        self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
@@ -148,7 +151,11 @@ class Queue:
             await self._recover_orphans()
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
-        services = {"queue-reports": self._reporter.run(), "queue-housekeeping": self.house.run()}
+        services = {
+            "queue-reports": self._reporter.run(),
+            "queue-housekeeping": self.house.run(),
+            "queue-asked": self.asked.run(),
+        }
         for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
@@ -162,6 +169,7 @@ class Queue:
         if self._tasks and not await self._saves.settle(SETTLE_S):
             log.error("stopping without the last progress: the store does not take it")
         await self._saves.stop()
+        self.asked.close()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
         self._leases.close()
@@ -228,6 +236,8 @@ class Queue:
             run = first_run(job, self._epoch)
             self._over(run, self._died(run, self._now()))
         self._saves.look_again()
+        if self.asked:
+            self.asked.stored(jobs, found)
         await self._offer(jobs, known.union(parked) if parked else known)
 
     def _died(self, run: Run, now: float) -> Report:

@@ -13,11 +13,13 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
+from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.server.context import Context
 from kqs.server.peer import Peer, translate
 from kqs.wire import qrpc
 from kqs.wire.call import NULL, Call, detached
+from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
 from kqs.wire.steps import Steps
 
@@ -88,7 +90,34 @@ def _refuse_when_draining(context: Context) -> None:
         raise CallError("the server is stopping", "draining")
 
 
+def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
+    """Insert jobs of which some are answered with more than their id, when the store has told what became of them."""
+    context, is_array = peer.context, given.is_array
+    counters = context.counters
+
+    def flushed(record: Record) -> None:
+        if peer.newest_record is record:
+            peer.newest_record = None
+
+    def told(answers: list[Answer] | Exception) -> None:
+        if isinstance(answers, Exception):
+            peer.refuse(call, *translate(answers))
+        else:
+            counters.jobs_inserted += sum([not isinstance(answer, Refused) for answer in answers])
+            if is_array or not isinstance(answers[0], Refused):
+                peer.answer(call, _encode(answers if is_array else answers[0]))
+            else:
+                peer.refuse(call, answers[0].code, answers[0].message)
+        peer.settle()
+
+    peer.newest_record = context.inserter.keep_told(given, told, flushed, adopted=adopted)
+    peer.defer()
+
+
 def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
+    if given.told:
+        _insert_told(peer, call, given, adopted)
+        return
     context, is_array = peer.context, given.is_array
     inserter = context.inserter
     own_ids = [job.id for job in given.jobs]

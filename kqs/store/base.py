@@ -71,14 +71,18 @@ class Granted(list[Run]):
 
 
 class Known(list[int]):
-    """The orders of jobs that an insert knew already.
+    """The orders of jobs that an insert did not store.
 
     parked: those of jobs that were stored, and have to wait for their resource: they are neither claimed nor ready.
+    joined: by order, the id of the waiting job that has the unique key of one that was not.
     """
 
-    def __init__(self, known: Iterable[int] = (), parked: Collection[int] = ()) -> None:
-        super().__init__(known)
+    def __init__(
+        self, orders: Iterable[int] = (), parked: Collection[int] = (), joined: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(orders)
         self.parked = parked
+        self.joined: Mapping[int, str] = joined or {}
 
 
 class Holder(NamedTuple):
@@ -117,13 +121,16 @@ class Store(Protocol):
         record that was over (its drop_at had come) when the job with its id was accepted makes room for it: whoever could not
         see the one any more has a new job. No replay does that: a record is never replaced by what was accepted before it, nor
         while another server's journal could bring it back, for then `job` shows it still; nor by an adopted job.
+        A job with a `unique` key is not stored, but joined, while another of its type and key waits, from whatever server that
+        came, and has not expired by `now`; one that runs does not wait. Of several in `jobs` the first is stored, even if it is
+        claimed. An id that is known is so before the key is asked for. After a `sync` no replay decides anew.
         Jobs with `claimed_at` are stored as attempt 1, running since then by their own `worker` or by this one, or, with an
         `end`, as what `report` would have made of that; what is stored with an end is as durable as a report before this
         returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
         A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
-        Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
+        Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule.
         """
         ...
 

@@ -58,11 +58,15 @@ _known_types: set[str] = set()  # that passed `is_type`
 
 
 class Given(msgspec.Struct, gc=False):
-    """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too."""
+    """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too.
+
+    told: which of the jobs are answered with more than the id that they are kept under.
+    """
 
     payload: bytes
     jobs: list[Job]
     is_array: bool
+    told: list[int] = []
 
 
 def decode_job(raw: bytes | Raw) -> Job:
@@ -152,6 +156,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = allowed(name, _decode_any(value))
         elif name in ("type", "id", "data", "at"):
             fields[name] = value if name == "data" else _decode_any(value)
+        elif name == "unique" and isinstance(key := _decode_any(value), str):
+            fields[name] = key
     if not isinstance(fields.get("type"), str):
         raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)
@@ -289,7 +295,7 @@ def _admit_type(text: str) -> bool:
 def _own_fault(job: JobFields) -> str | None:
     if job.resource is not None and not is_type(job.resource):
         return _mismatch("resource", msgspec.json.encode(job.resource))
-    return _time_fault(job)
+    return _time_fault(job) or _unique_fault(job)
 
 
 def _time_fault(job: JobFields) -> str | None:
@@ -302,6 +308,12 @@ def _time_fault(job: JobFields) -> str | None:
     except CallError as error:
         return str(error)
     return None
+
+
+def _unique_fault(job: JobFields) -> str | None:
+    if job.unique is None:
+        return None if job.on_conflict is None else "on_conflict: expected a unique key beside it, got none"
+    return None if is_type(job.unique) else _mismatch("unique", msgspec.json.encode(job.unique))
 
 
 def _fault(job: Job) -> str | None:

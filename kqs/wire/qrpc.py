@@ -23,7 +23,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kqs.errors import CallError
-from kqs.options import Job, JobFields, PlainJob
+from kqs.options import Job, JobFields, PlainJob, is_told
 from kqs.wire import envelope, jobs, strict
 from kqs.wire.call import NULL, BadLine, Call
 from kqs.wire.members import Reader
@@ -88,6 +88,8 @@ _decode_lines = msgspec.json.Decoder(_Line).decode_lines
 def decode_inserts(chunk: bytes) -> Inserts | None:
     """Decode whole lines, if each is an insert of one job that decode_line and jobs.decode_job would take as it is.
 
+    One that is not answered with the id it is kept under is not among them.
+
     Returns: None when one is not, or is in doubt; nothing is known of any line then.
     """
     if chunk.find(b"\n") == len(chunk) - 1 and (lone := _decode_lone(chunk)) is not None:
@@ -100,7 +102,7 @@ def decode_inserts(chunk: bytes) -> Inserts | None:
     ids = [None if call.id is _NO_ID else call.id for call in calls]
     data = [job.data for job in accepted]
     count = len(calls)
-    if not count or not _is_clean(chunk, count, ids, data, 2):
+    if not count or not _is_clean(chunk, count, ids, data, 2) or (type(calls[0]) is _Insert and any(map(is_told, accepted))):
         return None
     own_ids = [job.id for job in accepted if job.id is not None]
     versions, given_ids, fewest_bytes = _found(calls, ids)

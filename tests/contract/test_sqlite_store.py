@@ -10,6 +10,7 @@ from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
+from tests.contract.uniques_contract import UniquesContract
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
@@ -55,7 +56,7 @@ class _Engine:
         return read_raw
 
 
-class TestSqliteStore(_Engine, StoreContract):
+class TestSqliteStore(_Engine, UniquesContract, StoreContract):
     pass
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kqs.errors import JournalError, JournalFailedError
 from kqs.handlers import Outcome
 from kqs.ids import Ids
-from kqs.inserter import Inserter
+from kqs.inserter import Found, Inserter, Question
 from kqs.job import Returned, State
 from kqs.journal.format import Record
 from kqs.remote.tokens import Named
@@ -45,13 +45,48 @@ class MemoryJournal:
             record.done(self.failure)
 
 
+class MemoryVerdicts:
+    """Says what `found` does of all that is flushed, at once unless `held`; then `decide` says it. refusal: of any question."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.refusal: Exception | None = None
+        self.found: Callable[[int], Found] = lambda order: Found(frozenset(), {})
+        self.asked: list[Question] = []
+        self.flushed_first: list[Question] = []
+
+    def check_room(self, count: int) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def ask(self, question: Question) -> None:
+        self.asked.append(question)
+
+    def flushed(self, question: Question) -> None:
+        self.flushed_first.append(question)
+        if not self.held:
+            self.decide()
+
+    def withdraw(self, question: Question) -> None:
+        self.asked.remove(question)
+
+    def decide(self) -> None:
+        for question in self.flushed_first:
+            self.asked.remove(question)
+            founds = [self.found(order) for order in sorted(question.left)]
+            known = frozenset(order for one in founds for order in one.known)
+            question.told(Found(known, {order: id_ for one in founds for order, id_ in one.joined.items()}))
+        self.flushed_first.clear()
+
+
 class MemoryBackend:
     """Satisfies kqs.server.backend.Backend."""
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.ids = Ids("0000cafe")
         self.journal = MemoryJournal()
-        self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
+        self.verdicts = MemoryVerdicts()
+        self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now, self.verdicts)
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()

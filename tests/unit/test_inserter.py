@@ -10,7 +10,7 @@ from kqs.errors import CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
 from kqs.inserter import Inserter
 from kqs.journal.format import Kind
-from tests.support.backend import MemoryJournal
+from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
 
 
@@ -19,7 +19,8 @@ class Rig:
         self.journal = MemoryJournal()
         self.ids = Ids("0000cafe")
         self.clock = FakeClock()
-        self.inserter = Inserter(self.journal, self.ids, self.clock.now)
+        self.verdicts = MemoryVerdicts()
+        self.inserter = Inserter(self.journal, self.ids, self.clock.now, self.verdicts)
 
 
 @pytest.fixture

@@ -100,7 +100,8 @@ class Claimer:
         ended = 0
         for document in documents:
             is_still = {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)}
-            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": {"owner": "", "held": ""}})
+            gone = {"owner": "", "held": "", "pair": ""}
+            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": gone})
             ended += done.matched_count
         return ended
 

@@ -25,13 +25,15 @@ class Collections:
         self.jobs = db[f"{prefix}jobs"]
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
+        self.uniques = db[f"{prefix}uniques"]
         self.files = db[f"{prefix}bulk.files"]
         self.chunks = db[f"{prefix}bulk.chunks"]
         self.bucket = AsyncIOMotorGridFSBucket(db, f"{prefix}bulk", chunk_size_bytes=CHUNK_BYTES)
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        ours = {one.name for one in (self.servers, self.jobs, self.tallies, self.suspended, self.files, self.chunks)}
+        known = (self.servers, self.jobs, self.tallies, self.suspended, self.uniques, self.files, self.chunks)
+        ours = {one.name for one in known}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
     @property

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from pymongo import ReplaceOne
-from pymongo.errors import BulkWriteError
 
 from kqs.job import Accepted, room_at
-from kqs.store.mongo.client import DUPLICATE_KEY, Document
-from kqs.store.mongo.documents import Place, claimed, named, new_document, state_of
+from kqs.store.base import Known
+from kqs.store.mongo.client import Document
+from kqs.store.mongo.documents import Place, claimed, named, new_document, pair_of, state_of
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.mongo.uniques import Uniques, forget, keys_of
+from kqs.store.mongo.writes import write_unless_taken
 
 #: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
 _STANDING = (
@@ -23,7 +25,7 @@ _STANDING = (
 )
 #: what tells a record from a later one with its id
 _IDENTITY = ("_id", "order", "node", "drop_at")
-_REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "data_bulk", "result_bulk"]
+_REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "unique", "data_bulk", "result_bulk"]
 
 
 class Inserter:
@@ -33,26 +35,81 @@ class Inserter:
         self._session = session
         self._servers = servers
         self._node = node
+        self._uniques = Uniques(session, servers, node)
         self._doubted: set[int] = set()
         self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
 
-    async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
-        """Store jobs; return the orders of those that were known."""
-        known: list[int] = []
+    async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
+        """Store jobs; return the orders of those that were known, or joined."""
         stored_before = frozenset(self._stored)
+        keyed = [job for job in jobs if job.unique is not None]
+        free = [job for job in jobs if job.unique is None] if keyed else jobs
+        known = await self._insert_each(free, worker, now)
+        joined: dict[int, str] = {}
+        if keyed:
+            self._stored.update({job.order for job in free}.difference(known))
+            joined = await self._insert_keyed(keyed, worker, now, known)
+        self._doubted.clear()
+        self._stored.clear()
+        return Known([*(order for order in known if order not in stored_before), *joined], joined=joined)
+
+    async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
+        """Store jobs; return the orders of those whose id is known."""
+        known: list[int] = []
         while jobs:
             fresh, repeated = _without_repeated(jobs)
             refused = await self._insert(fresh, worker, now)
-            known += [job.order for job in refused if job.order not in stored_before]
+            known += [job.order for job in refused]
             if not repeated:
                 break
             self._stored.update({job.order for job in fresh}.difference(job.order for job in refused))
             again = _worth_trying(fresh, refused, repeated)
             known += {job.order for job in repeated}.difference(job.order for job in again)
             jobs = again
-        self._doubted.clear()
-        self._stored.clear()
         return known
+
+    async def _insert_keyed(self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int]) -> dict[int, str]:
+        """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
+
+        Args: known: the orders of those whose id is known are added.
+        Returns: by order, the ids of the jobs that others were joined to.
+        """
+        joined: dict[int, str] = {}
+        while jobs:
+            first: dict[str, Accepted] = {}
+            for job in jobs:
+                first.setdefault(pair_of(job), job)
+            standing = await self._standing_ids(list(first.values()))
+            holders = await self._uniques.take([job for job in first.values() if job.id not in standing], now)
+            free = [job for pair, job in first.items() if pair not in holders]
+            refused = set(await self._insert_each(free, worker, now))
+            in_vain = [job for job in free if job.order in refused and job.id not in standing]
+            await forget(self._session, [(pair_of(job), job.id, job.order) for job in in_vain])
+            made = [job for job in free if job.order not in refused]
+            self._stored.update(job.order for job in made)
+            holders |= {pair_of(job): job.id for job in made}
+            known += refused
+            asked = {job.order for job in free}
+            others = [job for job in jobs if job.order not in asked]
+            conflicting = [job for job in others if pair_of(job) in holders]
+            standing = await self._standing_ids(conflicting)
+            known += [job.order for job in conflicting if job.id in standing]
+            joined.update((job.order, holders[pair_of(job)]) for job in conflicting if job.id not in standing)
+            jobs = [job for job in others if pair_of(job) not in holders]
+        return joined
+
+    async def _standing_ids(self, jobs: Sequence[Accepted]) -> set[str]:
+        """Return the ids of these jobs under which there is a record that makes no room for them, or their own."""
+        by_id = {job.id: job for job in jobs}
+        if not by_id:
+            return set()
+        found = await self._session.find(list(by_id), {}, [*_IDENTITY, "place"])
+        return {old["_id"] for old in found if not self._is_over(by_id[old["_id"]], old)}
+
+    def _is_over(self, job: Accepted, old: Document) -> bool:
+        """Tell whether a record may make room for a job, as far as it tells itself."""
+        drop_at = old.get("drop_at")
+        return old["place"] == Place.ENDED and drop_at is not None and self._may_replace(job, old)
 
     async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
         """Store jobs, no two of one id; return those that were known."""
@@ -86,7 +143,7 @@ class Inserter:
 
     async def _store(self, documents: list[Document]) -> set[int]:
         """Insert; return the indexes of those whose id is taken."""
-        return await _write_unless_taken(self._session.jobs.insert_many(documents, ordered=False))
+        return await write_unless_taken(self._session.jobs.insert_many(documents, ordered=False))
 
     async def _recognise(self, documents: list[Document], refused: set[int], mark: int) -> set[int]:
         """Take over what an earlier attempt at these inserts stored after all; return the indexes of the others.
@@ -118,12 +175,13 @@ class Inserter:
         over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
         if not over:
             return set()
+        await forget(self._session, keys_of([old for _, old in over]))
         # what somebody has swept meanwhile is inserted; what somebody else has replaced is not
         writes = [
             ReplaceOne({name: old[name] for name in _IDENTITY} | {"place": int(Place.ENDED)}, documents[index], upsert=True)
             for index, old in over
         ]
-        failed = await _write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
+        failed = await write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
         replaced = [one for number, one in enumerate(over) if number not in failed]
         self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced])
         await self._session.bulk.delete(old for _, old in replaced)
@@ -132,19 +190,6 @@ class Inserter:
     def _may_replace(self, job: Accepted, old: Document) -> bool:
         is_newer = old["node"] != self._node or old["order"] < job.order
         return is_newer and bool(old["drop_at"] <= room_at(job))
-
-
-async def _write_unless_taken(writing: Awaitable[object]) -> set[int]:
-    """Return the indexes of the writes that were refused since their id is taken."""
-    try:
-        await writing
-    except BulkWriteError as error:
-        details = error.details or {}
-        writes = details.get("writeErrors", [])
-        if details.get("writeConcernErrors") or any(write["code"] != DUPLICATE_KEY for write in writes):
-            raise
-        return {write["index"] for write in writes}
-    return set()
 
 
 def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:

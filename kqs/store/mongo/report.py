@@ -180,14 +180,14 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": {"owner": "", "held": ""},
+        "$unset": {"owner": "", "held": "", **({"pair": ""} if one.state in ENDED else {})},
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }
 
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
-    end: dict[str, Any] = {"place": int(Place.ENDED), "ended_at": one.ended_at, "drop_at": one.drop_at}
+    end: dict[str, Any] = {"place": int(Place.ENDED), "ended_at": one.ended_at, "drop_at": one.drop_at, "pair": None}
     if bulk_result is not None:
         return end | bulk_result
     return end if one.result is None else end | named("result", one.result)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from kqs.job import ENDED, State
+from kqs.store.mongo import uniques
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
-_FIELDS = ["type", "state", "data_bulk", "result_bulk"]
+_FIELDS = ["type", "state", "order", "unique", "data_bulk", "result_bulk"]
 _ENDED = [int(state) for state in sorted(ENDED)]
 
 
@@ -51,6 +52,7 @@ async def _delete(session: Session, documents: list[Any]) -> int:
     if not documents:
         return 0
     ids = [document["_id"] for document in documents]
+    await uniques.forget(session, uniques.keys_of(documents))
     deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "place": int(Place.ENDED)})
     kinds = [(document["type"], document["state"]) for document in documents]
     if deleted.deleted_count == len(ids) or len(set(kinds)) == 1:

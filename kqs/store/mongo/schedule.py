@@ -143,7 +143,7 @@ def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -
     if drop_at is not None:
         fields["drop_at"] = drop_at
     # without an epoch, no report can take this end for its own
-    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": {"wake_at": "", "epoch": ""}})
+    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": {"wake_at": "", "epoch": "", "pair": ""}})
 
 
 def _expired(state: int) -> State:

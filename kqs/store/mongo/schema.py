@@ -5,6 +5,7 @@
     jobs      one document a job (documents.py)
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
+    uniques   one document a unique key (uniques.py)
     bulk.*    GridFS (bulk.py)
 
 A change of the documents raises SCHEMA_VERSION and adds the step from the version before.
@@ -32,6 +33,7 @@ _JOB_INDEXES = [
     IndexModel([("owner", 1)], name="running", sparse=True),
     IndexModel([("state", 1), ("drop_at", 1), ("order", 1)], name="ended"),
     IndexModel([("order", 1)], name="age"),
+    IndexModel([("pair", 1)], name="pairs", sparse=True),
 ]
 _SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
 

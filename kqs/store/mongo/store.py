@@ -268,9 +268,9 @@ class _Open:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
-        known = await self.inserter.insert(jobs, worker, now) if jobs else []
+        known = await self.inserter.insert(jobs, worker, now) if jobs else Known()
         self.servers.fed_to(fed_seq, max((job.order for job in jobs), default=0))
-        return Known(known)
+        return known
 
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""

@@ -14,7 +14,7 @@ import msgspec
 from kqs.job import Accepted, Report, State, room_at
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, report, resources, retention
+from kqs.store.sqlite import bulk, report, resources, retention, uniques
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -34,8 +34,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher, resource)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -84,12 +84,19 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     for name, ended in _by_worker(shapes.ended, worker).items():
         _insert_ended(session, ended, name)
     parked: set[int] = set()
+    joined: dict[int, str] = {}
     if shapes.full:
-        known += _insert_full(session, shapes.full, worker, now, parked)
+        free = [job for job in shapes.full if job.unique is None]
+        if free:
+            known += _insert_full(session, free, worker, now, parked)
+        if len(free) < len(shapes.full):
+            keyed = [job for job in shapes.full if job.unique is not None]
+            joined = _insert_keyed(session, keyed, worker, now, known, parked)
+            known += joined
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
-    return Known(known, parked)
+    return Known(known, parked, joined)
 
 
 def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[int]]:
@@ -128,8 +135,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        has_more = job.options is not None or job.resource is not None or job.held or len(job.data) > bulk_bytes
-        if has_times or job.given_id or has_more:
+        has_more = job.options is not None or job.resource is not None or job.unique is not None or job.held
+        if has_times or job.given_id or has_more or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -232,6 +239,52 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     return list(known)
 
 
+def _insert_keyed(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+) -> dict[int, str]:
+    """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
+
+    Args: known, parked: the orders of those whose id is known, and of those that wait for their resource, are added.
+    Returns: by order, the ids of the jobs that others were joined to.
+    """
+    joined: dict[int, str] = {}
+    while jobs:
+        first: dict[uniques.Pair, Accepted] = {}
+        for job in jobs:
+            first.setdefault(_pair(job), job)
+        holders = uniques.waiting(session, list(first), now)
+        free = [job for pair, job in first.items() if pair not in holders]
+        refused = set(_insert_full(session, free, worker, now, parked))
+        made = [job for job in free if job.order not in refused]
+        uniques.put(session, made)
+        holders |= {_pair(job): job.id for job in made}
+        known += refused
+        asked = {job.order for job in free}
+        others = [job for job in jobs if job.order not in asked]
+        conflicting = [job for job in others if _pair(job) in holders]
+        ids_known = _known_ids(session, conflicting)
+        known += [job.order for job in conflicting if job.id in ids_known]
+        joined.update((job.order, holders[_pair(job)]) for job in conflicting if job.id not in ids_known)
+        jobs = [job for job in others if _pair(job) not in holders]
+    return joined
+
+
+def _pair(job: Accepted) -> uniques.Pair:
+    assert job.unique is not None, "it has a key"
+    return job.type, job.unique
+
+
+def _known_ids(session: Session, jobs: Sequence[Accepted]) -> set[str]:
+    """Return the given ids of these jobs under which there is a record that makes no room for them."""
+    given = [job for job in jobs if job.given_id]
+    if not given:
+        return set()
+    (found,) = session.db.execute(_GIVEN_IDS_TAKEN, (encode_json([job.id for job in given]).decode(),)).fetchone()
+    taken = {*_decode_ids(found), *_made_ids_taken(session, given)}
+    over = _over(session, [job for job in given if job.id in taken])
+    return taken - {job.id for job in given if job.order in over}
+
+
 def _may_need(job: Accepted, now: float) -> bool:
     """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
     return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
@@ -266,14 +319,19 @@ def _make_way(session: Session, jobs: Sequence[Accepted]) -> list[Accepted]:
 
     What a replay brings back is older than the record, or was accepted before that was over.
     """
-    order_of = session.ids.order_of
-    wanted = [(job.id, order_of(job.id), job.order, round(room_at(job) * 1_000_000)) for job in jobs if job.given_id]
-    (found,) = session.db.execute(_OVER, (encode_json(wanted).decode(),)).fetchone()
-    over = dict(_decode_pairs(found))
+    over = _over(session, jobs)
     if over:
         session.pay()
         retention.delete(session, list(set(over.values())))
     return [job for job in jobs if job.order in over]
+
+
+def _over(session: Session, jobs: Sequence[Accepted]) -> dict[int, int]:
+    """Return the orders of the records that make room for those of some jobs, by the orders of these."""
+    order_of = session.ids.order_of
+    wanted = [(job.id, order_of(job.id), job.order, round(room_at(job) * 1_000_000)) for job in jobs if job.given_id]
+    (found,) = session.db.execute(_OVER, (encode_json(wanted).decode(),)).fetchone()
+    return dict(_decode_pairs(found))
 
 
 def _full_row(
@@ -297,7 +355,7 @@ def _full_row(
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
     times = (None if job.order in parked else job.due_at or None, job.expire_at)
     first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
-    return (*first, *run, job.resource)
+    return (*first, *run, job.resource, job.unique)
 
 
 def _first_state(job: Accepted, now: float, parked: Collection[int], later: Collection[int]) -> State:

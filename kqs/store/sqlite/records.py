@@ -48,6 +48,7 @@ class _Row(NamedTuple):
     runs: str | None
     crc32c: int | None
     resource: str | None
+    unique_key: str | None
 
 
 _BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
@@ -187,6 +188,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         runs=_earlier_runs(row.runs) + _last_run(row),
         epoch=row.epoch,
         resource=row.resource,
+        unique=row.unique_key,
     )
 
 

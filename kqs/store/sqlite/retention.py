@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kqs.job import ENDED, State
-from kqs.store.sqlite import bulk, progress, resources
+from kqs.store.sqlite import bulk, progress, resources, uniques
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -68,6 +68,7 @@ def delete(session: Session, orders: list[int]) -> int:
     session.tallies.remove(kinds)
     bulk.delete(session.db, packed)
     progress.delete(session, packed)
+    uniques.delete(session, packed)
     session.db.execute(_DELETE, (packed,))
     session.tallies.forget(session.db, {type_ for type_, _ in kinds})
     return len(orders)

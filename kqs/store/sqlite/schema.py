@@ -40,6 +40,11 @@ create table if not exists parked (
   primary key (resource, type, prio, ord)
 ) without rowid"""
 _SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
+_UNIQUES = (
+    "create table if not exists uniques (type text not null, key text not null, ord integer not null, "
+    "primary key (type, key, ord)) without rowid",
+    "create index if not exists uniques_ord on uniques (ord)",
+)
 
 _TABLES = f"""
 create table jobs (
@@ -70,7 +75,8 @@ create table jobs (
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
   crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
-  resource text   -- no other job with it runs at the same time
+  resource text,  -- no other job with it runs at the same time
+  unique_key text -- see uniques.py
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -86,6 +92,8 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PARKED};
 
 {_SUSPENDED};
+{_UNIQUES[0]};
+{_UNIQUES[1]};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -107,7 +115,10 @@ _SINCE_1 = {
     "meta": {"unchecked_to": "integer not null default 0"},
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
-_SINCE_4 = {"jobs": {"resource": "text"}, "meta": {"has_resources": "integer not null default 0"}}
+_SINCE_4 = {
+    "jobs": {"resource": "text", "unique_key": "text"},
+    "meta": {"has_resources": "integer not null default 0"},
+}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -202,12 +213,19 @@ def _add_progress(db: sqlite3.Connection) -> None:
 
 
 def _add_owners(db: sqlite3.Connection) -> None:
-    """From 4 to 5. Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again."""
+    """From 4 to 5.
+
+    Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again. It may have deleted jobs
+    since whose keys stand here.
+    """
     _add(db, _SINCE_4)
     db.execute(_PARKED)
     db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
     db.execute("delete from parked")
     db.execute(_SUSPENDED)
+    for statement in _UNIQUES:
+        db.execute(statement)
+    db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

@@ -28,6 +28,7 @@ with recursive kinds (type) as (
 select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
+_HAS_UNIQUES = "select exists (select 1 from uniques)"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -62,6 +63,8 @@ class Session:
         self.tallies = Tallies()
         #: False: no job has progress
         self.has_progress = False
+        #: False: no job has a unique key, but for such as have ended
+        self.has_uniques = False
         #: False: no job has a resource, nor ever had
         self.has_resources = False
         self._had_resources = False
@@ -123,6 +126,8 @@ class Session:
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
         self.has_progress = bool(has_progress)
+        (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
+        self.has_uniques = bool(has_uniques)
         self.has_resources = self._had_resources = bool(meta.has_resources)
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
