@@ -198,6 +198,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
+    is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it).
     """
 
     claim: Claim
@@ -215,6 +216,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     waited_as: int = State.NEW
     held: bool = False
     progress: bytes | None = None
+    is_cancelled: bool = False
 
     @property
     def attempt(self) -> int:
@@ -293,7 +295,7 @@ class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
-    is in progress and when it has ended the job.
+    is in progress and when it has ended the job. cancel_at: when it was cancelled while it ran, which goes on.
     """
 
     order: int
@@ -317,6 +319,7 @@ class JobRecord(msgspec.Struct, gc=False):
     runs: list[RunRecord]
     epoch: int | None = None
     progress: bytes | None = None
+    cancel_at: float | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:

@@ -10,8 +10,9 @@ from pathlib import Path
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Change, Granted, Slice, StoreInfo
 from kqs.store.sqlite import claim, insert, progress, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -104,7 +105,7 @@ class SqliteStore:
         operation = partial(progress.save, progress=saved, durable=durable)
         return await self._thread.call(operation, durable=durable, small=not durable and len(saved) <= _FEW_JOBS)
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
         return await self._thread.call(partial(report.report, reports=reports), durable=True)
 
@@ -157,6 +158,20 @@ class SqliteStore:
             if after is None:
                 break
         return found
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """See Store.change."""
+        raise NotImplementedError
+
+    async def cancels(self) -> list[Claim]:
+        """See Store.cancels."""
+        return []
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """See Store.page."""
+        raise NotImplementedError
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts."""
