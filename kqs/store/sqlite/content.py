@@ -30,7 +30,9 @@ from (select *, case when length(data) <= ? then data end as short from jobs not
       where ord in (select value from json_each(?)) and {{condition}})
 """
 _READY = _READ.format(more="", condition=f"place = {Place.READY:d}")
-_RUNNING = _READ.format(more=f", epoch, {json_real('started_at')}, watcher", condition=f"place = {Place.RUNNING:d}")
+_RUNNING = _READ.format(
+    more=f", epoch, {json_real('started_at')}, watcher, cancel_at is not null", condition=f"place = {Place.RUNNING:d}"
+)
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
 from jobs not indexed where ord in (select value from json_each(?)) and data is not null
@@ -48,7 +50,7 @@ where ord in (select value from json_each(?))
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """A job, but for its data. data_bytes: None where that is long or in bulk. The last four only of a run."""
+    """A job, but for its data. data_bytes: None where that is long or in bulk. The last five only of a run."""
 
     order: int
     state: int
@@ -69,6 +71,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     started_whole_s: int | None = None
     started_rest_s: float | None = None
     watcher: int | None = None
+    is_cancelled: int = 0
 
     @property
     def expire_at(self) -> float | None:
@@ -174,6 +177,16 @@ def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int], m
             taken.append(order)
     data |= _long(db, {order: inline[order] for order in taken if order in inline})
     data |= bulk.get(db, [order for order in taken if order not in inline])
+
+
+def data(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, bytes]:
+    """Return data by order, unchecked; what is missing is left out. How much it may be is the caller's to bound."""
+    (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
+    inline = dict(_decode_lengths(packed))
+    found = _long(db, inline)
+    if len(inline) < len(orders):
+        found |= bulk.get(db, [order for order in orders if order not in inline])
+    return found
 
 
 def _long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:

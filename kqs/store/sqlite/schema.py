@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -62,7 +62,8 @@ create table jobs (
   result blob,
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
-  crc32c integer  -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  cancel_at real  -- when it was cancelled while it ran; means nothing once its run is over
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -94,6 +95,7 @@ _SINCE_1 = {
     "meta": {"unchecked_to": "integer not null default 0"},
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
+_SINCE_4 = {"jobs": {"cancel_at": "real"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -186,6 +188,12 @@ def _add_progress(db: sqlite3.Connection) -> None:
     db.execute("delete from progress where not exists (select 1 from jobs where jobs.ord = progress.ord)")
 
 
+def _add_owners(db: sqlite3.Connection) -> None:
+    """From 4 to 5. What version 4 has claimed since an earlier step was cancelled as another run."""
+    _add(db, _SINCE_4)
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -194,7 +202,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -26,6 +26,7 @@ with recursive kinds (type) as (
 select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
+_CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -60,6 +61,9 @@ class Session:
         self.tallies = Tallies()
         #: False: no job has progress
         self.has_progress = False
+        #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
+        self.cancelled: set[int] = set()
+        self.uncancelled: list[int] = []
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
@@ -107,6 +111,8 @@ class Session:
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
         self.has_progress = bool(has_progress)
+        (cancelled,) = self._db.execute(_CANCELLED).fetchone()
+        self.cancelled = set(msgspec.json.decode(cancelled))
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
@@ -148,6 +154,9 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
+        if self.uncancelled:
+            self.cancelled.difference_update(self.uncancelled)
+            self.uncancelled.clear()
         if self.dropped:
             self.most_dropped = max(self.most_dropped, 2 * self.dropped)
             self.dropped = 0
@@ -163,6 +172,7 @@ class Session:
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
+        self.uncancelled.clear()
         self.fed_seq, self.last_order = self._committed
         is_broken = connection.breaks_connection(error)
         try:

@@ -13,7 +13,8 @@ from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Change, Granted, Slice, StoreInfo
-from kqs.store.sqlite import claim, insert, progress, records, report, retention, schedule
+from kqs.store.sqlite import change as changing
+from kqs.store.sqlite import claim, insert, pages, progress, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -107,7 +108,7 @@ class SqliteStore:
 
     async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
-        return await self._thread.call(partial(report.report, reports=reports), durable=True)
+        return await self._thread.call(partial(report.report_all, reports=reports), durable=True)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
@@ -161,17 +162,18 @@ class SqliteStore:
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change."""
-        raise NotImplementedError
+        return await self._thread.call(partial(changing.change, change=change, after=after, first_order=first_order))
 
     async def cancels(self) -> list[Claim]:
-        """See Store.cancels."""
+        """See Store.cancels. There are no other servers."""
         return []
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
         """See Store.page."""
-        raise NotImplementedError
+        found = await self._thread.call(partial(pages.page, wanted=wanted, after=after, limit=limit, newest_first=newest_first))
+        return found.records, found.next_after
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts."""
