@@ -103,7 +103,7 @@ class Queue:
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
-        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
+        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled)
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
@@ -187,10 +187,10 @@ class Queue:
                 if not orphans:
                     continue
             now = self.clock.now()
-            reports = [self._died(run, now) for run in orphans]
-            accepted = await self._store.report(reports)
+            ends = [(run, self._died(run, now)) for run in orphans]
+            accepted = await self._reporter.committed(ends, is_patient=False)
             # other servers look for orphans too: what is stale here was given back by them
-            ours = [(run, report) for run, report, ok in zip(orphans, reports, accepted, strict=True) if ok]
+            ours = [end for end, ok in zip(ends, accepted, strict=True) if ok]
             if ours:
                 log.info("gave back runs of a server that died", count=len(ours))
             await self._reports_applied(ours, [True] * len(ours))
@@ -243,6 +243,9 @@ class Queue:
     def _died(self, run: Run, now: float) -> Report:
         """Judge a run whose server died."""
         return self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
+
+    def _cancelled(self, run: Run, end: Report) -> Report:
+        return self._judge.cancelled(run, self.cascade.resolve(run.type, run.options), end)
 
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
@@ -438,7 +441,7 @@ class Queue:
         self._ended(lease, judged)
         lease.on_lost(lease)
 
-    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
+    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         ready: list[Entry] = []
         held: list[Entry] = []
         for (run, report), ok in zip(batch, accepted, strict=True):

@@ -22,6 +22,9 @@ MAX_ERROR_CHARS = 4000
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
 DELAY_MARGIN_S = 1.1
 
+#: the error of a cancelled job whose run told of none
+CANCELLED = State.CANCELLED.word
+
 #: the table's rows of a running job
 _AFTER = TRANSITIONS[State.PROCESSING]
 _SUCCEEDED = _AFTER[Event.OK]
@@ -173,6 +176,14 @@ class Judge:
         report = self._ended(run, options, Event.EXPIRE, "", now)
         report.error = "expired"
         report.has_begun = False
+        return report
+
+    def cancelled(self, run: Run, options: Options, end: Report) -> Report:
+        """Judge a run that ended as `end` says, but whose job had been cancelled: it has no other end, whatever that says."""
+        report = self._ended(run, options, Event.CANCEL, "cancelled" if end.has_begun else "", end.ended_at)
+        report.failures, report.ghosts, report.interrupted = end.failures, end.ghosts, end.interrupted
+        report.error = CANCELLED if end.error is None else end.error
+        report.progress, report.has_begun = end.progress, end.has_begun
         return report
 
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float) -> Report:

@@ -116,6 +116,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
         held=row.watcher is not None,
         progress=NO_PROGRESS if has_progress else None,
         resource=row.resource,
+        is_cancelled=bool(row.is_cancelled),
     )
 
 

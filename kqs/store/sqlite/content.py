@@ -29,13 +29,13 @@ select json_group_array(json_array(
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
 """
-_OF_RUN = f", epoch, {json_real('started_at')}, watcher"
+_OF_RUN = f", epoch, {json_real('started_at')}, watcher, cancel_at is not null"
 _RESOURCE = ", cast(resource as text)"
 _IS_READY, _IS_RUNNING = f"place = {Place.READY:d}", f"place = {Place.RUNNING:d}"
 #: by whether any job has a resource
 _READY = {
     False: _READ.format(more="", condition=_IS_READY),
-    True: _READ.format(more=f", 0, null, null, null{_RESOURCE}", condition=_IS_READY),
+    True: _READ.format(more=f", 0, null, null, null, 0{_RESOURCE}", condition=_IS_READY),
 }
 _RUNNING = {
     False: _READ.format(more=_OF_RUN, condition=_IS_RUNNING),
@@ -58,7 +58,7 @@ where ord in (select value from json_each(?))
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """A job, but for its data. data_bytes: None where that is long or in bulk. epoch to watcher only of a run."""
+    """A job, but for its data. data_bytes: None where that is long or in bulk. epoch to is_cancelled only of a run."""
 
     order: int
     state: int
@@ -79,6 +79,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     started_whole_s: int | None = None
     started_rest_s: float | None = None
     watcher: int | None = None
+    is_cancelled: int = 0
     resource: str | None = None
 
     @property
@@ -193,6 +194,16 @@ def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int], m
             taken.append(order)
     data |= _long(db, {order: inline[order] for order in taken if order in inline})
     data |= bulk.get(db, [order for order in taken if order not in inline])
+
+
+def data(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, bytes]:
+    """Return data by order, unchecked; what is missing is left out. How much it may be is the caller's to bound."""
+    (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
+    inline = dict(_decode_lengths(packed))
+    found = _long(db, inline)
+    if len(inline) < len(orders):
+        found |= bulk.get(db, [order for order in orders if order not in inline])
+    return found
 
 
 def _long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:

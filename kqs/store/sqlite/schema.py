@@ -76,7 +76,8 @@ create table jobs (
   data blob,      -- null: in `bulk`
   crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
   resource text,  -- no other job with it runs at the same time
-  unique_key text -- see uniques.py
+  unique_key text, -- see uniques.py
+  cancel_at real  -- when it was cancelled while it ran; means nothing once its run is over
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -116,7 +117,7 @@ _SINCE_1 = {
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
 _SINCE_4 = {
-    "jobs": {"resource": "text", "unique_key": "text"},
+    "jobs": {"resource": "text", "unique_key": "text", "cancel_at": "real"},
     "meta": {"has_resources": "integer not null default 0"},
 }
 
@@ -216,7 +217,7 @@ def _add_owners(db: sqlite3.Connection) -> None:
     """From 4 to 5.
 
     Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again. It may have deleted jobs
-    since whose keys stand here.
+    since whose keys stand here, and what it has claimed since was cancelled as another run.
     """
     _add(db, _SINCE_4)
     db.execute(_PARKED)
@@ -226,6 +227,7 @@ def _add_owners(db: sqlite3.Connection) -> None:
     for statement in _UNIQUES:
         db.execute(statement)
     db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

@@ -29,6 +29,7 @@ select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
 _HAS_UNIQUES = "select exists (select 1 from uniques)"
+_CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -72,6 +73,9 @@ class Session:
         #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
         self.called: list[Entry] = []
         self._untold: list[Entry] = []
+        #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
+        self.cancelled: set[int] = set()
+        self.uncancelled: list[int] = []
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
@@ -129,6 +133,8 @@ class Session:
         (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
         self.has_uniques = bool(has_uniques)
         self.has_resources = self._had_resources = bool(meta.has_resources)
+        (cancelled,) = self._db.execute(_CANCELLED).fetchone()
+        self.cancelled = set(msgspec.json.decode(cancelled))
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
@@ -174,6 +180,9 @@ class Session:
         if self.called:
             self._untold += self.called
             self.called = []
+        if self.uncancelled:
+            self.cancelled.difference_update(self.uncancelled)
+            self.uncancelled.clear()
         if self.dropped:
             self.most_dropped = max(self.most_dropped, 2 * self.dropped)
             self.dropped = 0
@@ -192,6 +201,7 @@ class Session:
         self.called.clear()
         self._locks = None
         self.has_resources = self._had_resources
+        self.uncancelled.clear()
         self.fed_seq, self.last_order = self._committed
         is_broken = connection.breaks_connection(error)
         try:
