@@ -39,6 +39,7 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
 from kqs.queue.asked import Asked
+from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
@@ -60,6 +61,8 @@ log = get_logger("kqs.queue")
 #: long, in s, since each commit costs as much as a hundred jobs
 FEW_TOLD = 4
 TELL_S = 0.003
+#: a claimed job that was cancelled has begun to run, or been given back, after so long, in s
+REVOKED_S = 60.0
 #: how long a stop waits for a store that refuses the last reports
 SETTLE_S = 5.0
 
@@ -116,6 +119,7 @@ class Queue:
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
+        self.changes = Changes(store, broker, cascade, clock, settings.retention, self._timetable.note, self.call_off)
         self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
@@ -156,6 +160,8 @@ class Queue:
             "queue-housekeeping": self.house.run(),
             "queue-asked": self.asked.run(),
         }
+        if self._store.is_shared:
+            services["queue-cancels"] = self.changes.watch()
         for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
@@ -283,6 +289,9 @@ class Queue:
             self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
         elif verdict is Verdict.SUSPENDED:
             self.give_back(run)
+        elif verdict is Verdict.CANCELLED:
+            options = self.cascade.resolve(run.type, run.options)
+            self._over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
         return verdict is Verdict.RUN
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
@@ -345,6 +354,25 @@ class Queue:
         """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
         if self._leases.end(lease):
             self.give_back(lease.run)
+
+    def call_off(self, claims: Sequence[Claim]) -> None:
+        """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
+        left = {claim.id: claim for claim in claims}
+        for lease in self._leases.all():
+            if left.get(lease.run.claim.id) == lease.run.claim:
+                del left[lease.run.claim.id]
+                self._call_off(lease)
+        unbegun = [claim for claim in left.values() if claim.epoch == self._epoch]
+        if unbegun:
+            self.admission.revoked.update(unbegun)
+            self._supervisor.call_later(REVOKED_S, "queue", self.admission.revoked.difference_update, unbegun)
+
+    def _call_off(self, lease: Lease) -> None:
+        if lease.on_cancel is not None:
+            lease.on_cancel(lease)
+        elif self._leases.end(lease):
+            self._ended(lease, self._judge.called_off(lease.run, lease.options, self._now()))
+            lease.on_lost(lease)
 
     async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
         """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.

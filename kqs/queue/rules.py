@@ -178,12 +178,19 @@ class Judge:
         report.has_begun = False
         return report
 
+    def called_off(self, run: Run, options: Options, now: float, *, has_begun: bool = True) -> Report:
+        """Judge a run whose job was cancelled, and that ends with that."""
+        report = self._ended(run, options, Event.CANCEL, CANCELLED if has_begun else "", now)
+        report.error = CANCELLED
+        report.has_begun = has_begun
+        return report
+
     def cancelled(self, run: Run, options: Options, end: Report) -> Report:
         """Judge a run that ended as `end` says, but whose job had been cancelled: it has no other end, whatever that says."""
-        report = self._ended(run, options, Event.CANCEL, "cancelled" if end.has_begun else "", end.ended_at)
+        report = self.called_off(run, options, end.ended_at, has_begun=end.has_begun)
         report.failures, report.ghosts, report.interrupted = end.failures, end.ghosts, end.interrupted
-        report.error = CANCELLED if end.error is None else end.error
-        report.progress, report.has_begun = end.progress, end.has_begun
+        report.error = end.error or report.error
+        report.progress = end.progress
         return report
 
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float) -> Report:

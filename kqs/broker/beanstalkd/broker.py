@@ -186,6 +186,9 @@ class BeanstalkdBroker:
         """Forget reserved entries, without waiting for the servers."""
         self._pool.delete(entries)
 
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """Leave waiting entries where they are: whoever reserves one hears from the store that there is no such job."""
+
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back, in their old places."""
         self._pool.release(entries)

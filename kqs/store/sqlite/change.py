@@ -31,8 +31,8 @@ _STATES = {
 }
 #: and what must be so beside that
 _CONDITIONS = {
-    Verb.CANCEL: f"(place < 2 or (place = {Place.RUNNING:d} and cancel_at is null))",
-    Verb.RETRY: f"place = {Place.ENDED:d} and state in ({State.FAIL:d}, {State.CANCELLED:d}) and ended_at <= :asked_at",
+    Verb.CANCEL: f"(+place < 2 or (+place = {Place.RUNNING:d} and cancel_at is null))",
+    Verb.RETRY: f"+place = {Place.ENDED:d} and +state in ({State.FAIL:d}, {State.CANCELLED:d}) and ended_at <= :asked_at",
     Verb.DELETE: "true",
 }
 

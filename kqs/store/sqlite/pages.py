@@ -6,8 +6,8 @@ from kqs.filter import Filter
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.sqlite import records, walk
-from kqs.store.sqlite.records import MAX_ORDER, Page
-from kqs.store.sqlite.rows import decode_orders, json_list
+from kqs.store.sqlite.records import Page
+from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, json_list
 from kqs.store.sqlite.session import Session
 
 
@@ -21,20 +21,20 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int, newest
     if (few := _few(session, wanted)) is not None:
         source, values = "jobs not indexed where ord in (select value from json_each(:few))", {"few": json_list(few)}
     values |= {"after": after, "looked": bounds.LOOKED, "limit": limit}
-    part = f"select {walk.FOUND} from {source} and ord {step} :after order by ord {direction} limit :looked"
+    source = f"{source} and ord {step} :after"
+    row = session.db.execute(f"select ord from {source} order by ord {direction} limit 1 offset :looked - 1", values).fetchone()
+    edge: int | None = None if row is None else row[0]
+    if edge is not None:
+        source += " and ord >= :edge" if newest_first else " and ord <= :edge"
+        values["edge"] = edge
     (packed,) = session.db.execute(
-        f"select json_group_array(ord) from (select ord from ({part}) where {asked.conditions} limit :limit)",
+        f"select json_group_array(ord) from"
+        f" (select ord from {source} and {asked.conditions} order by ord {direction} limit :limit)",
         values | asked.values,
     ).fetchone()
     orders = decode_orders(packed)
-    edge: int | None = None
     if len(orders) == limit:
         edge = orders[-1]
-    else:
-        row = session.db.execute(
-            f"select ord from {source} and ord {step} :after order by ord {direction} limit 1 offset :looked - 1", values
-        ).fetchone()
-        edge = None if row is None else row[0]
     if wanted.match is not None and orders:
         fitting, done = walk.matching(session.db, orders, wanted.match)
         edge = edge if done == len(orders) else orders[done - 1]

@@ -11,13 +11,11 @@ from kqs.job import ENDED, MAX_PROGRESS_BYTES, JobRecord, RunRecord, State, inst
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import bulk, progress
-from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.rows import MAX_ORDER, json_list
 from kqs.store.sqlite.session import Session
 
 #: records a filtered listing looks at in one go; the thread commits for others between two of them
 SLICE = 20_000
-#: above every order
-MAX_ORDER = 2**63 - 1
 
 
 class _Row(NamedTuple):

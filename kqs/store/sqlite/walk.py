@@ -17,7 +17,7 @@ from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.sqlite import content
-from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
+from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -139,18 +139,20 @@ def _waiting_types(session: Session, wanted: Filter) -> list[str]:
 
 def conditions(wanted: Filter, now: float, *more: str, **values: Any) -> Wanted:
     """Return what a filter asks for, and more. What is over at `now` fits nothing."""
-    found = ["(drop_at is null or drop_at > :now)", *more]
+    found = ["(+drop_at is null or +drop_at > :now)", *more]
     values["now"] = now
     if wanted.type is not None:
-        found.append("type = :type")
+        found.append("+type = :type")
         values["type"] = wanted.type
     if wanted.states is not None:
-        found.append(f"state in ({', '.join(str(int(state)) for state in sorted(wanted.states))})")
+        found.append(f"+state in ({', '.join(str(int(state)) for state in sorted(wanted.states))})")
     if wanted.accepted_before is not None:
         found.append("ifnull(accepted_at, ord / 1e6) < :accepted_before")
         values["accepted_before"] = wanted.accepted_before
     if wanted.resource is not None:
-        found.append("case when json_valid(options) then json_extract(options, '$.resource') end = :resource")
+        found.append(
+            "case when json_valid(cast(options as text)) then json_extract(cast(options as text), '$.resource') end = :resource"
+        )
         values["resource"] = wanted.resource
     return Wanted(" and ".join(found), values, wanted.match)
 
@@ -177,22 +179,35 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     """Look at some records of one leg; return those that fit, where to go on, and at how many it has looked, about."""
     leg = at.legs[0]
     source, values = _source(leg, at)
-    by = "ord" if leg.key is None else f"{leg.key}, ord"
-    values |= {"most": most, "budget": budget}
-    looked = f"select {FOUND} from {source} order by {by} limit :budget"
-    fitting = f"select * from ({looked}) where {wanted.conditions} limit :most"
+    by = "jobs.ord" if leg.key is None else f"jobs.{leg.key}, jobs.ord"  # not what is selected under these names
+    values |= {"most": most, "budget": budget, "edge_key": None, "edge": MAX_ORDER}
+    edge = db.execute(
+        f"select {leg.key or 'null'}, ord from {source} order by {by} limit 1 offset :budget - 1", values
+    ).fetchone()
+    within = "true"
+    if edge is not None:
+        values["edge_key"], values["edge"] = edge
+        within = _within(leg.key, edge[0])
+    fitting = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
     (packed,) = db.execute(f"select json_group_array({_JSON}) from ({fitting})", values | wanted.values).fetchone()
     found = _decode_found(packed)
     if len(found) == most:
         return found, _behind(db, at.legs, found[-1].order), budget
-    edge = db.execute(
-        f"select {leg.key or 'null'}, ord from {source} order by {by} limit 1 offset :budget - 1", values
-    ).fetchone()
     if edge is not None:
         return found, At(at.legs, *edge), budget
     (count,) = db.execute(f"select count(*) from (select 1 from {source} limit :budget)", values).fetchone()
     is_of_key = leg.key is not None and at.order is not None and not at.is_beyond
     return found, at._replace(is_beyond=True) if is_of_key else At(at.legs[1:]), count
+
+
+def _within(key: str | None, edge_key: object) -> str:
+    """Return the condition for what does not lie beyond the edge."""
+    if key is None:
+        return "ord <= :edge"
+    if edge_key is None:
+        return f"({key} is null and ord <= :edge)"
+    # the plus keeps the planner with what begins the search
+    return f"(+{key} is null or +{key} < :edge_key or (+{key} = :edge_key and ord <= :edge))"
 
 
 def _source(leg: Leg, at: At) -> tuple[str, dict[str, Any]]:
