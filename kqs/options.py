@@ -40,6 +40,9 @@ Keep = Annotated[
     float,
     Meta(ge=-1, le=MAX_SECONDS, extra_json_schema={"expected": f"a number of seconds from 0 to {MAX_SECONDS}, or -1 for ever"}),
 ]
+#: the longest that an answer is held for a job's end, in s: a week
+MAX_WAIT_S = 604_800
+Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_S, extra_json_schema=_UNIT)]
 At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"})]
 
 
@@ -72,6 +75,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
     ghost_delay: Seconds | None = None
     expire: Span | None = None
     keep: Keep | None = None
+    wait: Wait | None = None
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
@@ -81,8 +85,7 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     data: Raw = Raw(b"null")
     id: JobId | None = None
     at: At | None = None
-    wait: None = None  # known, but only its default is supported yet
-    resource: None = None  # as wait
+    resource: None = None  # known, but only its default is supported yet
 
 
 Job = PlainJob | JobFields
@@ -104,6 +107,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     ghost_delay: float = 1.0
     expire: float | None = None
     keep: float | None = None  # None: the store's keep_success_s or keep_fail_s
+    wait: float | None = None  # of the insert, not of the run: a job's own is not kept
 
 
 _OPTION_NAMES = OptionFields.__struct_fields__
@@ -163,8 +167,12 @@ def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
 
 
 def own_options(job: JobFields) -> bytes | None:
-    """Return the JSON of the options this job set itself (an `at` is resolved elsewhere), or None if it set none."""
+    """Return the JSON of the options that this job set itself and that are kept, or None if there are none.
+
+    An `at` is resolved elsewhere; `wait` is for who has inserted the job, and for nobody else.
+    """
     own = OptionFields(*(getattr(job, name) for name in _OPTION_NAMES))
+    own.wait = None
     encoded = _encode_own(own)
     return None if encoded == b"{}" else encoded
 
@@ -194,6 +202,12 @@ class Cascade:
                 self._cache.clear()
             self._cache[type_] = found
         return found
+
+    @property
+    def has_waits(self) -> bool:
+        """Tell whether jobs of any type wait for their end without saying so themselves."""
+        found = (fields.get("wait") for fields in (*self._handlers.values(), *self._types.values()))
+        return bool(self.base.wait) or any(found)
 
     def keep_by_type(self) -> dict[str, float | None]:
         """Return the retention of types that set `keep` somewhere, in s; None for ever."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from kqs.cli.arguments import Seconds, WholeNumber, YesOrNo, as_json, json_option, server_option
+from kqs.cli.arguments import Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
 from kqs.options import PRIORITIES
 
 if TYPE_CHECKING:
-    from kqs.client import Address, Client
+    from kqs.client import Address, Client, Ended
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -50,6 +50,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
     "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
+    "wait": (SecondsAboveZero(), "Wait so many seconds for its end, and print how it has ended."),
 }
 
 
@@ -105,7 +106,7 @@ def insert_command(
     server: Address,
     **fields: Any,
 ) -> int:
-    """Insert a job of TYPE with JSON as its data, and print its id.
+    """Insert a job of TYPE with JSON as its data, and print its id; with --wait, wait for its end and print its result.
 
     JSON may be JSON5 ({a:1}); what is neither is sent as a string.
 
@@ -127,13 +128,20 @@ def insert_command(
 
 def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
     from kqs.cli.connection import with_client
-    from kqs.cli.output import print_line
+    from kqs.cli.output import print_line, print_pairs
 
-    async def work(client: Client) -> str:
-        return await client.insert(**job)
+    async def work(client: Client) -> str | Ended:
+        inserted: str | Ended = await client.insert(**job)
+        return inserted
 
-    job_id: str = with_client(server, work)
-    if as_lines:
+    job_id = with_client(server, work)
+    if not isinstance(job_id, str):
+        shown = {"id": job_id.id, "state": job_id.state, "result": job_id.raw}
+        if as_lines:
+            print_line(shown)
+        else:
+            print_pairs(shown.items())
+    elif as_lines:
         print_line({"id": job_id})
     else:
         click.echo(job_id)
@@ -144,6 +152,6 @@ def _insert_file(
 ) -> int:
     from kqs.cli.insertfile import insert_file
 
-    if json is not None or "id" in defaults:
-        raise click.UsageError("JSON and --id belong to one job, not to a file of them")
+    if json is not None or "id" in defaults or "wait" in defaults:
+        raise click.UsageError("JSON, --id and --wait belong to one job, not to a file of them")
     return insert_file(server, path, defaults, run_name, progress=progress, as_lines=as_lines)

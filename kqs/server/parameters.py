@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kqs.errors import CallError
 from kqs.job import STATES_BY_WORD, State
 from kqs.nearest import unknown_name
+from kqs.options import MAX_WAIT_S
 from kqs.wire import strict
 from kqs.wire.call import Call, Dialect
 
@@ -29,6 +30,8 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
+    #: how many may come by position; None: all, if there is no more than one
+    BY_POSITION: ClassVar[int | None] = None
 
 
 def _state(word: object) -> object:
@@ -44,9 +47,12 @@ class NoQuery(Parameters):
 
 
 class JobQuery(Parameters):
-    """Argument of `job`: the id as a string, or an object with `id`."""
+    """Argument of `job`: the id as a string, or an object with `id`. wait: how long to wait for the job's end, in s."""
+
+    BY_POSITION = 1
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +86,7 @@ AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     """Return the argument of `call` as `model`; null and an empty list are an empty object.
 
-    JSON-RPC may give it by position, if the call has one parameter.
+    JSON-RPC may give it by position, if the call has one parameter, or one that counts.
     Raises: CallError: `bad_call`, with the fields that do not fit.
     """
     if call.blob is not None:
@@ -102,7 +108,7 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
     members = _decode_list(raw)
     if not members:
         return b"null"
-    known = len(model.model_fields)
+    known = len(model.model_fields) if model.BY_POSITION is None else model.BY_POSITION
     if known > 1 or call.dialect is not Dialect.JSONRPC:
         raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
     if len(members) > known:

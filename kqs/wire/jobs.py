@@ -273,6 +273,11 @@ def are_clean(jobs: Sequence[Job]) -> bool:
     return not any(_time_fault(job) for job in jobs if isinstance(job, JobFields))
 
 
+def are_waiting(jobs: Sequence[Job]) -> bool:
+    """Tell whether one of some decoded jobs, which are all plain or none is, says itself how long to wait for its end."""
+    return bool(jobs) and type(jobs[0]) is JobFields and any(job.wait is not None for job in jobs if type(job) is JobFields)
+
+
 def _is_array(text: bytes) -> bool:
     return text.lstrip().startswith(b"[")
 
@@ -341,7 +346,7 @@ def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
     keys = {b'"type"': len(jobs), b'"id"': len(jobs) - [job.id for job in jobs].count(None)}
     if strict.may_hold_unseen(text, keys, [job.data for job in jobs]) or not are_clean(jobs):
         return None
-    return jobs
+    return None if is_array and are_waiting(jobs) else jobs
 
 
 def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
@@ -370,6 +375,8 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     job: Job = PlainJob(**fields) if seen <= _PLAIN else JobFields(**fields)
     if fault := _fault(job):
         raise CallError(place + fault, "bad_job")
+    if place and are_waiting([job]):
+        raise CallError(f"{place}wait: belongs to an insert of one job, not to one of an array", "bad_job")
     return job
 
 

@@ -10,8 +10,9 @@ from kqs.errors import JournalError, JournalFailedError
 from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Inserter
-from kqs.job import Returned, State
+from kqs.job import JobRecord, Returned, State
 from kqs.journal.format import Record
+from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
 from tests.support.clock import FakeClock
@@ -54,10 +55,29 @@ class MemoryBackend:
         self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now)
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
+        self.has_waits = False
+        self.waits_s: dict[str, float] = {}
+        self.waiting: dict[str, list[Told]] = {}
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         return (named.claim.id, type(end)) in self.ended
+
+    def default_wait_s(self, type_: str) -> float:
+        return self.waits_s.get(type_, 0.0)
+
+    def wait(self, job_id: str, told: Told) -> None:
+        self.waiting.setdefault(job_id, []).append(told)
+
+    def forget(self, job_id: str, told: Told) -> None:
+        if told in self.waiting.get(job_id, ()):
+            self.waiting[job_id].remove(told)
+
+    async def settle(self) -> None:
+        """All is."""
+
+    def shown(self, record: JobRecord) -> dict[str, Any]:
+        return {"id": record.id, "state": record.state.word}
 
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}
