@@ -72,6 +72,10 @@ class ServerBackend:
         self._children = children
         self._clock = clock
         self._only_accepts = only_accepts
+        self.has_waits = queue.cascade.has_waits
+        self.wait = queue.events.ends.wait
+        self.forget = queue.events.ends.forget
+        self.search = queue.events.ends.search
         self._started = clock.monotonic()
         self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
@@ -186,7 +190,7 @@ class ServerBackend:
         if record is None and lagged:
             await self._catch_up()
             record = await _told(self._queue.reads.job(job_id))
-        return None if record is None else self._shown(record)
+        return None if record is None else self.shown(record)
 
     async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
@@ -204,7 +208,7 @@ class ServerBackend:
         while True:
             most = min(PAGE_JOBS, query.limit - len(shown))
             records, after = await _told(self._queue.reads.page(wanted, after, most, newest_first=query.newest))
-            shown += [self._shown(record) for record in records]
+            shown += [self.shown(record) for record in records]
             if after is None or len(shown) == query.limit or self._clock.monotonic() >= until:
                 return shown, after
 
@@ -237,14 +241,25 @@ class ServerBackend:
             raise CallError(f"after: no job has the id {job_id!r}", "not_found")
         return order
 
-    def _shown(self, record: JobRecord) -> dict[str, Any]:
+    def default_wait_s(self, type_: str) -> float:
+        """Return how long an insert of a job of this type waits for its end if it does not say."""
+        return self._queue.cascade.for_type(type_).wait or 0.0
+
+    async def settle(self) -> None:
+        """Return when the ends of all runs that are over are durable, and told. Raises: CallError: the store is behind."""
+        await self._catch_up()
+        await self._queue.settle()
+
+    def shown(self, record: JobRecord) -> dict[str, Any]:
+        """Return a record as `job` does."""
         options = self._queue.cascade.resolve(record.type, record.options)
         return {
             "id": record.id,
             "type": record.type,
             "state": record.state.word,
             "data": None if record.data is None else Raw(record.data),
-            "options": msgspec.structs.asdict(options) | {"prio": record.prio, "resource": record.resource},
+            "options": {name: value for name, value in msgspec.structs.asdict(options).items() if name != "wait"}
+            | {"prio": record.prio, "resource": record.resource},
             "unique": record.unique,
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,

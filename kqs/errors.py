@@ -33,6 +33,7 @@ ERROR_CODES: dict[str, str] = {
     "deleted": "the job was deleted before it ended",
     "cancelled": "the job was cancelled by its owner",
     "stale": "a touch, release or report names a run that is over; nothing was changed",
+    "job_failed": "the job that was waited for has failed for good; the message is its last error",
     "timeout": "the time given with the call is over",
     "unauthorized": "this call needs a token",
     "forbidden": "the token does not allow this call",

@@ -7,7 +7,6 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 from __future__ import annotations
 
 from functools import cache
-from types import NoneType
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
@@ -46,6 +45,9 @@ Keep = Annotated[
 UniqueKey = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
 ]
+#: the longest that an answer is held for a job's end, in s: a week
+MAX_WAIT_S = 604_800
+Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_S, extra_json_schema=_UNIT)]
 At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"})]
 
 
@@ -79,6 +81,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
     expire: Span | None = None
     keep: Keep | None = None
     resource: ResourceName | None = None
+    wait: Wait | None = None
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
@@ -91,7 +94,6 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     unique: UniqueKey | None = None
     on_conflict: Literal["join", "refuse"] | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
-    wait: None = None  # known, but only its default is supported yet
 
 
 Job = PlainJob | JobFields
@@ -124,6 +126,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     expire: float | None = None
     keep: float | None = None  # None: the store's keep_success_s or keep_fail_s
     resource: str | None = None
+    wait: float | None = None  # of the insert, not of the run: a job's own is not kept
 
 
 _OPTION_NAMES = OptionFields.__struct_fields__
@@ -144,11 +147,6 @@ def field_types(fields: type[msgspec.Struct]) -> dict[str, Any]:
 def expected(fields: type[msgspec.Struct], name: str) -> str:
     """Return in words what the field `name` may be."""
     return in_words(_schema(fields, name))
-
-
-def is_supported(fields: type[msgspec.Struct], name: str) -> bool:
-    """Tell whether the field `name` takes anything but null."""
-    return field_types(fields)[name] is not NoneType
 
 
 def is_option(name: str, value: object) -> bool:
@@ -183,8 +181,12 @@ def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
 
 
 def own_options(job: JobFields) -> bytes | None:
-    """Return the JSON of the options this job set itself (an `at` is resolved elsewhere), or None if it set none."""
+    """Return the JSON of the options that this job set itself and that are kept, or None if there are none.
+
+    An `at` is resolved elsewhere; `wait` is for who has inserted the job, and for nobody else.
+    """
     own = OptionFields(*(getattr(job, name) for name in _OPTION_NAMES))
+    own.wait = None
     encoded = _encode_own(own)
     return None if encoded == b"{}" else encoded
 
@@ -214,6 +216,12 @@ class Cascade:
                 self._cache.clear()
             self._cache[type_] = found
         return found
+
+    @property
+    def has_waits(self) -> bool:
+        """Tell whether jobs of any type wait for their end without saying so themselves."""
+        found = (fields.get("wait") for fields in (*self._handlers.values(), *self._types.values()))
+        return bool(self.base.wait) or any(found)
 
     def keep_by_type(self) -> dict[str, float | None]:
         """Return the retention of types that set `keep` somewhere, in s; None for ever."""
@@ -267,7 +275,6 @@ __all__ = [
     "expected",
     "field_types",
     "is_option",
-    "is_supported",
     "is_told",
     "is_type",
     "own_options",

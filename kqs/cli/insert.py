@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from kqs.cli.arguments import Seconds, WholeNumber, YesOrNo, as_json, json_option, server_option
+from kqs.cli.arguments import Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
 from kqs.options import PRIORITIES
 
 if TYPE_CHECKING:
-    from kqs.client import Address, Client
+    from kqs.client import Address, Client, Ended
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -52,6 +52,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "unique": (str, "A key of which one waiting job of TYPE is enough: a second is joined to it, whose id is printed."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
     "resource": (str, "A key that only one running job may have at a time."),
+    "wait": (SecondsAboveZero(), "Wait so many seconds for its end, and print how it has ended."),
 }
 
 
@@ -109,7 +110,7 @@ def insert_command(
     server: Address,
     **fields: Any,
 ) -> int:
-    """Insert a job of TYPE with JSON as its data, and print its id.
+    """Insert a job of TYPE with JSON as its data, and print its id; with --wait, wait for its end and print its result.
 
     JSON may be JSON5 ({a:1}); what is neither is sent as a string.
 
@@ -135,19 +136,24 @@ def insert_command(
 
 def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
     from kqs.cli.connection import with_client
-    from kqs.cli.output import print_line
+    from kqs.cli.output import print_line, print_pairs
 
-    is_told = as_lines and ("id" in job or "unique" in job)  # else it is new
+    is_told = as_lines and "wait" not in job and ("id" in job or "unique" in job)  # else it is new
 
     async def work(client: Client) -> dict[str, Any]:
         if is_told:
             inserted = await client.insert(**job, answer="full")
             return {"id": inserted.id, "created": inserted.created}
-        return {"id": await client.insert(**job)}
+        answer: str | Ended = await client.insert(**job)
+        if not isinstance(answer, str):
+            return {"id": answer.id, "state": answer.state, "result": answer.raw}
+        return {"id": answer}
 
     answer: dict[str, Any] = with_client(server, work)
     if as_lines:
         print_line(answer)
+    elif "state" in answer:
+        print_pairs(answer.items())
     else:
         click.echo(answer["id"])
 
@@ -157,6 +163,6 @@ def _insert_file(
 ) -> int:
     from kqs.cli.insertfile import insert_file
 
-    if json is not None or "id" in defaults:
-        raise click.UsageError("JSON and --id belong to one job, not to a file of them")
+    if json is not None or "id" in defaults or "wait" in defaults:
+        raise click.UsageError("JSON, --id and --wait belong to one job, not to a file of them")
     return insert_file(server, path, defaults, run_name, progress=progress, as_lines=as_lines)

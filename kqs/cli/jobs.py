@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from kqs.cli.arguments import WholeNumber, json_option, server_option
-from kqs.job import STATES_BY_WORD
+from kqs.cli.arguments import SecondsAboveZero, WholeNumber, json_option, server_option
+from kqs.errors import ExitCode
+from kqs.job import STATES_BY_WORD, State
 
 if TYPE_CHECKING:
     from kqs.client import Address, Client
@@ -84,18 +85,31 @@ async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIter
 
 @click.command("job")
 @click.argument("id_", metavar="ID")
+@click.option("--wait", "wait_s", type=SecondsAboveZero(), help="Wait so many seconds for its end; exit 1 if it has failed.")
 @json_option
 @server_option
-def job_command(id_: str, as_lines: bool, server: Address) -> None:
+def job_command(id_: str, wait_s: float | None, as_lines: bool, server: Address) -> ExitCode:
     """Show all that is known of one job."""
-    from kqs.cli.connection import call
-    from kqs.cli.output import print_line, print_pairs, print_table
+    from kqs.cli.connection import call, with_client
+    from kqs.cli.output import print_line
 
-    result = call(server, "job", msgspec.json.encode(id_))
+    async def wait(client: Client) -> msgspec.Raw:
+        assert wait_s is not None
+        return await client.wait_for_end(id_, wait_s)
+
+    result = call(server, "job", msgspec.json.encode(id_)) if wait_s is None else with_client(server, wait)
+    record = _decode_record(result)
     if as_lines:
         print_line(result)
-        return
-    record = _decode_record(result)
+    else:
+        _print_job(record)
+    has_failed = wait_s is not None and _decode(record["state"]) != State.SUCCESS.word
+    return ExitCode.REFUSED if has_failed else ExitCode.OK
+
+
+def _print_job(record: dict[str, msgspec.Raw]) -> None:
+    from kqs.cli.output import print_pairs, print_table
+
     runs = [_cells(run) for run in _decode_runs(record.pop("runs"))]
     print_pairs(_cells(record).items())
     if runs:

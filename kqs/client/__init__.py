@@ -7,6 +7,7 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
 from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+from kqs.client.ended import Ended
 from kqs.client.runs import Report, Run
 from kqs.client.standing import Work
 from kqs.wire.inserted import Inserted
@@ -18,6 +19,7 @@ __all__ = [
     "CallTimeoutError",
     "Client",
     "ConnectionLostError",
+    "Ended",
     "Inserted",
     "Report",
     "Run",

@@ -5,7 +5,8 @@ insert is sent again, since it carries an id and inserting an id twice has no ef
 connection waits for the next one. No call outlives its timeout, so no wait is without end.
 
 A call that stands (`reserve`, `work`) takes no place among those in flight. It ends with the connection it was sent on, and so
-do the runs it gave. A report is sent again, since the server answers a repeated one as it did the first.
+do the runs it gave. A report is sent again, since the server answers a repeated one as it did the first; so is a call that
+waits for a job to end, which takes no place either.
 
 An error without an id means a line that the server could not read at all. Lines are checked before they are sent, so there
 should be none; should there be one all the same, the inserts in flight are tried one by one on a new connection, where it can
@@ -26,6 +27,7 @@ from msgspec import UNSET
 
 from kqs.client import inserts
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
+from kqs.client.ended import Ended, ended_job
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.client.runs import Report, Run, given_runs, seconds_left, told
@@ -71,12 +73,18 @@ class CallTimeoutError(KqsError, TimeoutError):
 
 
 class _Pending(msgspec.Struct, gc=False):
-    """A call without an answer. repeatable: sending it twice does no harm."""
+    """A call without an answer.
+
+    repeatable: sending it twice does no harm. at_first: an intermediate answer is all that is waited for. has_place: it takes
+    one of those in flight.
+    """
 
     line: bytes
     answer: asyncio.Future[msgspec.Raw]
     repeatable: bool
     deadline: float | None
+    at_first: bool = False
+    has_place: bool = True
     sent: bool = False
 
 
@@ -175,10 +183,15 @@ class Client:
         return _decode(await (await self._start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
 
     @overload
-    async def insert(self, type: str, data: Any = None, *, answer: Literal["full"], **fields: Any) -> Inserted: ...
+    async def insert(self, type: str, data: Any = None, *, wait: float, **fields: Any) -> Ended: ...
 
     @overload
-    async def insert(self, type: str, data: Any = None, *, answer: None = None, **fields: Any) -> str: ...
+    async def insert(
+        self, type: str, data: Any = None, *, answer: Literal["full"], wait: None = None, **fields: Any
+    ) -> Inserted: ...
+
+    @overload
+    async def insert(self, type: str, data: Any = None, *, answer: None = None, wait: None = None, **fields: Any) -> str: ...
 
     async def insert(
         self,
@@ -188,21 +201,56 @@ class Client:
         unique: str | None = None,
         on_conflict: Literal["join", "refuse"] | None = None,
         answer: Literal["full"] | None = None,
+        wait: float | None = None,
         **fields: Any,
-    ) -> str | Inserted:
-        """Insert one job and return its id. fields: as docs/protocol.md names them; without `id` one is made here.
+    ) -> str | Inserted | Ended:
+        """Insert one job and return its id; with `wait`, return how it has ended, if it does within so many seconds.
 
+        fields: as docs/protocol.md names them; without `id` one is made here.
         Args: unique: a key of which no second job of this type is to wait: this one is joined to the one that does, whose id
-            is returned, or refused (`duplicate`), as `on_conflict` says. answer: "full" tells besides whether a job was made.
+            is returned, or refused (`duplicate`), as `on_conflict` says. answer: "full" tells besides whether a job was made;
+            it says nothing of a job that is waited for.
         Raises: as `call`. After a ConnectionLostError or CallTimeoutError, inserting again under the same id is safe.
+                CallError: with `wait` also `job_failed`, `cancelled`, `deleted`; `timeout`, `draining`: the job goes on.
         """
         job = {"type": type, "data": data} | fields | _without_none(unique=unique, on_conflict=on_conflict, answer=answer)
         (named,), made = self._all_named([job])
+        if wait is not None:
+            check_seconds("wait", wait)
+            return ended_job(await self._wait_for("insert", encode({**named, "wait": wait}, "bad_job"), wait))
         result = await (await self._start("insert", encode(named, "bad_job"), repeatable=True))
         answers = [inserts.told(result, made)]
         (inserted,) = inserts.ids_of(answers) if answer is None else inserts.full(answers)
         assert not isinstance(inserted, CallError), "that is the answer to the whole call"
         return inserted
+
+    async def wait_job(self, job_id: str, wait: float) -> dict[str, Any]:
+        """Return the record of a job once it has ended, as the call `job` shows it.
+
+        Raises: as `call`. CallError: `timeout`: it has not within `wait` seconds; `not_found`; `draining`.
+        """
+        found: dict[str, Any] = _decode(await self.wait_for_end(job_id, wait))
+        return found
+
+    async def wait_for_end(self, job_id: str, wait: float) -> msgspec.Raw:
+        """Return what `wait_job` does, as JSON. Raises: as `wait_job`."""
+        check_seconds("wait", wait)
+        return await self._wait_for("job", encode({"id": job_id, "wait": wait}, "bad_call"), wait)
+
+    async def _wait_for(self, name: str, arg: bytes, wait_s: float) -> msgspec.Raw:
+        """Make a call that is answered when a job has ended; it takes no place among those in flight."""
+        self._number = number = self._number + 1
+        line = self._line(number, name, arg)
+        if not self._is_open:
+            raise ConnectionLostError("the client is not open")
+        deadline = None if self._timeout_s is None else asyncio.get_running_loop().time() + wait_s + self._timeout_s
+        pending = _Pending(line, asyncio.get_running_loop().create_future(), True, deadline, has_place=False)
+        try:
+            return await self._send(number, pending)
+        except asyncio.CancelledError:
+            if self._pending.pop(number, None) is not None and pending.sent and self._link is not None:
+                self._withdraw(self._link, number)
+            raise
 
     @overload
     async def insert_many(self, jobs: Jobs, *, answer: Literal["full"]) -> list[Inserted | CallError]: ...
@@ -365,10 +413,13 @@ class Client:
         if standing is None:
             return
         if standing.sent and self._link is not None:
-            self._number += 1
-            self._link.send(call_line(self._number, b'"withdraw"', b'{"call":%d}' % number))  # nobody waits for the answer
+            self._withdraw(self._link, number)
         else:
             del self._standing[number]
+
+    def _withdraw(self, link: Link, number: int) -> None:
+        self._number += 1
+        link.send(call_line(self._number, b'"withdraw"', b'{"call":%d}' % number))  # nobody waits for the answer
 
     def note_runs(self, runs: Iterable[Run]) -> None:
         """Take in that these were given to somebody, who is to hear of their loss."""
@@ -441,7 +492,8 @@ class Client:
         if not self._is_open:
             self._slots.release()
             raise ConnectionLostError("the client is not open")
-        return self._send(number, line, repeatable, deadline)
+        answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        return self._send(number, _Pending(line, answer, repeatable, deadline, at_first=name == "insert" and repeatable))
 
     def _line(self, number: int, name: str, arg: bytes) -> bytes:
         """Return the line of a call. Raises: CallError: it is too long, or no text."""
@@ -467,44 +519,48 @@ class Client:
             self._slots.release()
             raise self._late_error()
 
-    def _send(self, number: int, line: bytes, repeatable: bool, deadline: float | None) -> asyncio.Future[msgspec.Raw]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[msgspec.Raw] = loop.create_future()
-        pending = _Pending(line, answer, repeatable, deadline)
+    def _send(self, number: int, pending: _Pending) -> asyncio.Future[msgspec.Raw]:
         self._pending[number] = pending
         if self._link and not self._suspects:
             pending.sent = True
-            self._link.send(line)
+            self._link.send(pending.line)
         if pending.deadline is not None and self._ticking is None:
-            self._ticking = loop.call_later(_TICK_S, self._end_late_calls)
-        return answer
+            self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._end_late_calls)
+        return pending.answer
 
     def _on_answer(self, answer: Answer) -> None:
         if answer.s == "ok":
             if answer.id is not None and (standing := self._standing.get(answer.id)) is not None:
                 standing.event(answer.m)
+            elif answer.id is not None and (pending := self._pending.get(answer.id)) is not None and pending.at_first:
+                self._succeed(answer.id, answer.m)  # its type waits for jobs to end, which nobody has asked for here
         elif answer.id is None:
             self._on_unnamed(answer.e.error() if answer.e else CallError("an answer without an id", "internal"))
         elif (standing := self._standing.pop(answer.id, None)) is not None:
             standing.ended(answer.m if answer.e is None else answer.e.error())
         elif answer.e is not None:
             self._fail(answer.id, answer.e.error())
-        elif pending := self._pending.pop(answer.id, None):
+        else:
+            self._succeed(answer.id, answer.m)
+
+    def _succeed(self, number: int, result: msgspec.Raw) -> None:
+        if pending := self._pending.pop(number, None):
             # a server that takes connections only to close them has not come back
             self._backoff_s = _FIRST_BACKOFF_S
             if not pending.answer.done():
-                pending.answer.set_result(answer.m)
-            self._end(answer.id)
+                pending.answer.set_result(result)
+            self._end(number, pending)
 
     def _fail(self, number: int, error: Exception) -> None:
         if pending := self._pending.pop(number, None):
             if not pending.answer.done():
                 pending.answer.set_exception(error)
-            self._end(number)
+            self._end(number, pending)
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: int, pending: _Pending) -> None:
         """Give the place of a call to the next. After its answer: who waits for a place hears first how the last call ended."""
-        self._slots.release()
+        if pending.has_place:
+            self._slots.release()
         if number in self._suspects:
             del self._suspects[number]
             self._send_waiting()

@@ -42,6 +42,8 @@ from kqs.queue.asked import Asked
 from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
+from kqs.queue.ends import Ends
+from kqs.queue.events import Events
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reads import Reads
@@ -106,23 +108,28 @@ class Queue:
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
-        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled)
+        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        #: where it is told what happens to jobs
+        self.events = Events(Ends(self.reads, clock, supervisor))
+        waited = self.events.ends.waiting
+        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
+        self._reporter.on_waited = self._hurry_end
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
-        self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
+        self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events.ends.expired)
         store.on_called = self._timetable.called
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
         self.changes = Changes(store, broker, cascade, clock, settings.retention, self._timetable.note, self.call_off)
-        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
+        self._hurried_ends = 0  # since jobs were stored last
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         self._epoch = 0
@@ -178,6 +185,7 @@ class Queue:
         self.asked.close()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
+        await self.events.ends.stop()
         self._leases.close()
         if self._telling is not None:
             self._telling.cancel()
@@ -238,9 +246,15 @@ class Queue:
             reservation.deliver(self._epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()
-        for job in self._reporter.let_go(claimed, known):
+        self._hurried_ends = 0
+        ended: list[tuple[Run, Report]] | None = [] if self.events.hears_ends else None
+        for job in self._reporter.let_go(claimed, known, ended):
             run = first_run(job, self._epoch)
             self._over(run, self._died(run, self._now()))
+        if ended:
+            self.events.reported(ended, [True] * len(ended))
+        if known and self.events.ends.waiting:
+            self.events.ends.search([job.id for job in jobs if job.order in known])
         self._saves.look_again()
         if self.asked:
             self.asked.stored(jobs, found)
@@ -439,6 +453,14 @@ class Queue:
             else:
                 self._telling = self._supervisor.call_later(TELL_S, "queue", self._hurry_told)
 
+    def _hurry_end(self) -> None:
+        """Have the end of a job stored for which somebody waits, and the job with it: as `when_stored`."""
+        self._hurried_ends += 1
+        if self._hurried_ends <= FEW_TOLD:
+            self.on_early()
+        elif self._telling is None:
+            self._telling = self._supervisor.call_later(TELL_S, "queue", self._hurry_told)
+
     def _hurry_told(self) -> None:
         self._telling = None
         self.on_early()
@@ -470,6 +492,12 @@ class Queue:
         lease.on_lost(lease)
 
     async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        if self.events.hears_ends:
+            self.events.reported(batch, accepted)
+        await self._follow(batch, accepted)
+
+    async def _follow(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        """Do what follows from reports, now that they are in the store."""
         ready: list[Entry] = []
         held: list[Entry] = []
         for (run, report), ok in zip(batch, accepted, strict=True):

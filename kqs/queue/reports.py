@@ -36,11 +36,13 @@ class Reporter:
         applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
         on_early: Callable[[], None],
         cancelled: Callable[[Run, Report], Report],
+        waited: Collection[str] = (),
     ) -> None:
         """Args: applied: told of every committed batch, with which of its reports were accepted.
 
         on_early: called when what waits for its job to be stored should not: that is to run again, or its results are many.
         cancelled: judges the end of a run anew whose job turns out to have been cancelled.
+        waited: ids of the jobs for whose end somebody waits.
         """
         self._cancelled = cancelled
         self._store = store
@@ -51,6 +53,9 @@ class Reporter:
         self._committing_bytes = 0
         self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
         self._on_early = on_early
+        self._waited = waited
+        #: called when the end of a job for which somebody waits is kept back until that is stored
+        self.on_waited: Callable[[], None] = on_early
         #: of the results that wait for their jobs to be stored
         self.early_bytes = 0
         self._wake = asyncio.Event()
@@ -69,6 +74,8 @@ class Reporter:
                 self.early_bytes += len(report.result)
             if self.early_bytes > EARLY_BYTES or not report.has_begun or report.state not in ENDED:
                 self._on_early()
+            elif self._waited and run.claim.id in self._waited:
+                self.on_waited()
             return
         if not self._pending:
             self._idle.clear()
@@ -115,10 +122,13 @@ class Reporter:
                         return
                 job.end = report
 
-    def let_go(self, jobs: Sequence[Accepted], known: Collection[int]) -> list[Accepted]:
+    def let_go(
+        self, jobs: Sequence[Accepted], known: Collection[int], ended: list[tuple[Run, Report]] | None = None
+    ) -> list[Accepted]:
         """Take what was kept back of these jobs, now that they are stored; return those that are stored and were none of them.
 
         known: the orders of those that were stored before: whatever was attached to such a job has gone nowhere.
+        ended: is given the ends that went in with their jobs, for whoever wants to hear of them.
         """
         unstored, others = self._unstored, []
         for job in jobs:
@@ -134,7 +144,10 @@ class Reporter:
                 self.early_bytes -= len(early[1].result)
             if job.end is None or order in known:
                 self.add(*early)
-            elif order in self._told:
+                continue
+            if ended is not None:
+                ended.append(early)
+            if order in self._told:
                 self._tell_one(order, ok=True)
         return others
 

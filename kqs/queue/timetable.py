@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from kqs.broker.base import Broker
@@ -31,12 +31,22 @@ RETRY_WAIT_S = 1.0
 class Timetable:
     """Moves what is due to the broker, and ends what has expired. Own a task for each of its `services`."""
 
-    def __init__(self, store: Store, broker: Broker, cascade: Cascade, clock: Clock, retention: Retention) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        cascade: Cascade,
+        clock: Clock,
+        retention: Retention,
+        expired: Callable[[Sequence[str]], None],
+    ) -> None:
+        """Args: expired: told the ids of jobs that have."""
         self._store = store
         self._broker = broker
         self._cascade = cascade
         self._clock = clock
         self._retention = retention
+        self._told_expired = expired
         monotonic = clock.monotonic
         self._due_trouble = Trouble(log, "cannot wake what is due, trying again", "wakes what is due again", monotonic)
         self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
@@ -131,6 +141,7 @@ class Timetable:
         try:
             while ended := await self._store.expire(whole_ms(self._clock.now()), SLICE, drop_after_s, by_type):
                 log.info("jobs expired", count=len(ended))
+                self._told_expired(ended)
             next_at = await self._store.next_expire_at()
         except StoreUnavailableError as error:
             self._expiry_trouble.met(error=str(error))

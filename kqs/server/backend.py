@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from kqs.filter import Filter
 from kqs.handlers import Outcome
 from kqs.inserter import Inserter
-from kqs.job import Returned
+from kqs.job import JobRecord, Returned
 from kqs.queue.changes import Done
+from kqs.queue.ends import Told
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
@@ -50,6 +52,35 @@ class Backend(Protocol):
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of one job, or None."""
+        ...
+
+    def shown(self, record: JobRecord) -> dict[str, Any]:
+        """Return a record as `job` does."""
+        ...
+
+    @property
+    def has_waits(self) -> bool:
+        """Tell whether inserts of jobs of any type wait for their end without saying so."""
+        ...
+
+    def default_wait_s(self, type_: str) -> float:
+        """Return how long an insert of a job of this type waits for its end if it does not say."""
+        ...
+
+    def wait(self, job_id: str, told: Told) -> None:
+        """Have `told` called when this job has ended, unless `forget` comes before."""
+        ...
+
+    def forget(self, job_id: str, told: Told) -> None:
+        """Let somebody wait no more. Idempotent."""
+        ...
+
+    def search(self, job_ids: Sequence[str]) -> None:
+        """Tell those who wait for jobs that the store knows, if these have ended."""
+        ...
+
+    async def settle(self) -> None:
+        """Return when the ends of all runs that are over are durable, and told."""
         ...
 
     async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:

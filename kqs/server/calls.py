@@ -18,6 +18,7 @@ from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server import changing, working
 from kqs.server.context import Context
+from kqs.server.hotjobs import await_end
 from kqs.server.inserts import adopting, inserting
 from kqs.server.parameters import (
     AnyParameters,
@@ -165,6 +166,21 @@ async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
     return found
 
 
+_job_now = _in_a_task(JobQuery, _job)
+
+
+def _job_or_its_end(peer: Peer, call: Call) -> None:
+    """Tell of a job, at once or when it has ended."""
+    try:
+        query = parse(JobQuery, call)
+        if not query.wait or call.notification:
+            _job_now(peer, call)
+        else:
+            await_end(peer, detached(call), query.id, query.wait, lambda: _job(peer, query))
+    except CallError as error:
+        peer.refuse(call, *translate(error))
+
+
 async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]] | dict[str, Any]:
     async with peer.reads:
         await _wait_for_room(peer)
@@ -223,7 +239,13 @@ CALLS = _table(
         _all_steps(adopting),
         adopting,
     ),
-    CallSpec("job", Role.READ, "id | {id}", "all that is known of one job", _in_a_task(JobQuery, _job)),
+    CallSpec(
+        "job",
+        Role.READ,
+        "id | {id, wait? = 0}",
+        "all that is known of one job, once it has ended if wait s say so",
+        _job_or_its_end,
+    ),
     CallSpec(
         "jobs",
         Role.READ,

@@ -144,6 +144,15 @@ class Connection(asyncio.Protocol):
             self._conversation.standing.end()
             self._advance()
 
+    def end_waits(self) -> None:
+        """Answer the calls that wait for jobs to end: the server stops."""
+        self._conversation.standing.refuse_waits("draining", "the server is stopping; the job goes on")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether a call waits for a job to end."""
+        return self._conversation.standing.is_waiting
+
     def abort(self) -> None:
         """Drop the peer at once, with whatever it has not been sent."""
         if self._transport is not None:
@@ -169,6 +178,7 @@ class Connection(asyncio.Protocol):
         else:
             self._conversation.drop()
         self._lines.leave(self)
+        self._conversation.standing.refuse_waits(refusal.call_code, str(refusal))
         self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
         self.finish()
 

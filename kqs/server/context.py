@@ -27,6 +27,8 @@ HELD_LINES = 4
 #: nothing is known, or that had a long answer last; and for those that had a short one.
 READS_AT_ONCE = 4
 SHORT_READS_AT_ONCE = 12
+#: calls over all connections that may wait for jobs to end: each takes about 1 KiB
+MAX_WAITS_IN_ALL = 100_000
 
 
 class Context:
@@ -60,6 +62,7 @@ class Context:
         self.slices = Slices(supervisor)
         self.trace = trace
         self.draining = False
+        self.waits = 0  # calls that wait for jobs to end
         self.lines = Lines(held_bytes, held_bytes // 2)
         self.answers = Answers(held_bytes // 2, supervisor)
         self.turns = Turns(supervisor)

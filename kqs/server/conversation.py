@@ -138,7 +138,7 @@ class Conversation:
     @property
     def is_idle(self) -> bool:
         """Tell whether everything that was asked has been answered."""
-        return not self.in_flight and not self._held and self._work is None
+        return not self.in_flight and not self._held and self._work is None and not self.standing.is_waiting
 
     @property
     def open_bytes(self) -> int:

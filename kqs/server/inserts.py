@@ -1,8 +1,9 @@
 """The insert call: what a peer sends goes to the node's inserter (kqs.inserter), and what becomes of it goes to the peer.
 
 Two ways in. `insert_lines` takes a whole received chunk whose every line is a plain insert of one job, which becomes one
-record; `insert` takes any other insert call. Nothing is answered before the record is flushed. The journal settles records in
-order, so an answered insert means that all earlier ones of its connection are flushed too.
+record; `insert` takes any other insert call, in particular one that waits for its job's end (kqs.server.hotjobs). Nothing is
+answered before the record is flushed. The journal settles records in order, so an answered insert means that all earlier ones
+of its connection are flushed too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from kqs.errors import CallError, JournalError
 from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.server.context import Context
+from kqs.server.hotjobs import Hotjob, check_room, may_any_wait, wait_s
 from kqs.server.peer import Peer, translate
 from kqs.wire import qrpc
 from kqs.wire.call import NULL, Call, detached
@@ -34,7 +36,7 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     jobs = list(inserts.jobs)
     count = len(jobs)
     given_ids = [job.id for job in jobs if job.id is not None]
-    if context.draining or (given_ids and inserter.may_make_any(given_ids)):
+    if context.draining or (given_ids and inserter.may_make_any(given_ids)) or may_any_wait(context, jobs):
         return False
 
     def settled(record: Record, error: JournalError | None) -> None:
@@ -78,7 +80,8 @@ def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
         given = yield from context.inserter.checking(text, context.max_insert_jobs, adopted=adopted)
         _refuse_when_draining(context)
         if given.jobs:
-            _insert_checked(peer, call, given, adopted)
+            waits_s = 0.0 if given.is_array or adopted or call.notification else wait_s(context, given.jobs[0])
+            _insert_checked(peer, call, given, adopted, waits_s)
         else:
             after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
@@ -90,8 +93,11 @@ def _refuse_when_draining(context: Context) -> None:
         raise CallError("the server is stopping", "draining")
 
 
-def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
-    """Insert jobs of which some are answered with more than their id, when the store has told what became of them."""
+def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: float) -> None:
+    """Insert jobs of which some are answered with more than their id, when the store has told what became of them.
+
+    Args: waits_s: as for `_insert_checked`.
+    """
     context, is_array = peer.context, given.is_array
     counters = context.counters
 
@@ -104,19 +110,33 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
             peer.refuse(call, *translate(answers))
         else:
             counters.jobs_inserted += sum([not isinstance(answer, Refused) for answer in answers])
-            if is_array or not isinstance(answers[0], Refused):
-                peer.answer(call, _encode(answers if is_array else answers[0]))
+            if is_array:
+                peer.answer(call, _encode(answers))
             else:
-                peer.refuse(call, answers[0].code, answers[0].message)
+                one_told(answers[0])
         peer.settle()
 
+    def one_told(answer: Answer) -> None:
+        if isinstance(answer, Refused):
+            peer.refuse(call, answer.code, answer.message)
+        elif waits_s:
+            peer.event(call, _encode(answer))
+            job_id = answer if isinstance(answer, str) else answer.id
+            Hotjob(peer, call, job_id).begin(waits_s)
+            context.backend.search([job_id])
+        else:
+            peer.answer(call, _encode(answer))
+
+    if waits_s:
+        check_room(peer)
     peer.newest_record = context.inserter.keep_told(given, told, flushed, adopted=adopted)
     peer.defer()
 
 
-def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None:
+def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: float) -> None:
+    """Keep checked jobs. waits_s: how long the call waits for the job's end; 0.0: not. Raises: CallError, JournalError."""
     if given.told:
-        _insert_told(peer, call, given, adopted)
+        _insert_told(peer, call, given, adopted, waits_s)
         return
     context, is_array = peer.context, given.is_array
     inserter = context.inserter
@@ -128,12 +148,24 @@ def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool) -> None
         if error is None:
             context.counters.jobs_inserted += len(own_ids)
             ids = inserter.ids_of(own_ids, record.first_order)
-            peer.answer(call, _encode(ids if is_array else ids[0]))
+            answer = _encode(ids if is_array else ids[0])
+            if hotjob is None:
+                peer.answer(call, answer)
+            else:
+                peer.event(call, answer)
+                hotjob.begin(waits_s)
         else:
+            if hotjob is not None:
+                hotjob.leave()
             peer.refuse(call, *translate(error))
         peer.settle(at_once=record.alone)
 
-    peer.newest_record = inserter.keep(given, settled, adopted=adopted)
+    hotjob: Hotjob | None = None
+    if waits_s:
+        check_room(peer)
+    record = peer.newest_record = inserter.keep(given, settled, adopted=adopted)
+    if waits_s:
+        hotjob = Hotjob(peer, call, inserter.ids_of(own_ids, record.first_order)[0])
     peer.defer()
 
 

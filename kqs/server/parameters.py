@@ -13,7 +13,7 @@ from kqs.errors import CallError
 from kqs.filter import Filter, Pattern, PatternError
 from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
-from kqs.options import MAX_SECONDS, is_type
+from kqs.options import MAX_SECONDS, MAX_WAIT_S, is_type
 from kqs.wire import strict
 from kqs.wire.call import Call, Dialect
 
@@ -36,6 +36,8 @@ class Parameters(BaseModel):
     MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
     #: a list is the argument itself, not parameters by position
     TAKES_LIST: ClassVar[bool] = False
+    #: how many may come by position; None: all, if there is no more than one
+    BY_POSITION: ClassVar[int | None] = None
 
 
 def _state(word: object) -> object:
@@ -57,9 +59,12 @@ class NoQuery(Parameters):
 
 
 class JobQuery(Parameters):
-    """Argument of `job`: the id as a string, or an object with `id`."""
+    """Argument of `job`: the id as a string, or an object with `id`. wait: how long to wait for the job's end, in s."""
+
+    BY_POSITION = 1
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -203,7 +208,7 @@ AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     """Return the argument of `call` as `model`; null and an empty list are an empty object.
 
-    JSON-RPC may give it by position, if the call has one parameter.
+    JSON-RPC may give it by position, if the call has one parameter, or one that counts.
     Raises: CallError: `bad_call`, with the fields that do not fit.
     """
     if call.blob is not None:
@@ -225,7 +230,7 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
     members = _decode_list(raw)
     if not members:
         return b"null"
-    known = len(model.model_fields)
+    known = len(model.model_fields) if model.BY_POSITION is None else model.BY_POSITION
     if known > 1 or call.dialect is not Dialect.JSONRPC:
         raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
     if len(members) > known:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from kqs.config import ServerSection
-from kqs.errors import CallError
+from kqs.errors import CallError, KqsError
 from kqs.log import get_logger
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.process import forks
@@ -32,6 +32,8 @@ TURNED_AWAY_AT_ONCE = 16
 _TELL_S = 60.0
 #: the longest line of a process of the server's own: the longest result, and what is around it
 OWN_LINE_BYTES = MAX_RESULT_BYTES + 64 * 1024
+#: how long a stop waits for the ends of runs that are over, which somebody waits for, to be durable
+ENDS_S = 2.0
 _TOO_MANY_LINES = CallError("too many long lines at once, try again later", "busy")
 
 
@@ -116,6 +118,7 @@ class Server:
         self.drain()
         self._listener.close()
         self._is_stopping = True
+        await self._end_waits()
         for connection in list(self._connections):
             connection.finish()
         with contextlib.suppress(TimeoutError):
@@ -126,6 +129,15 @@ class Server:
         await self._supervisor.end(*self.context.tasks)
         self.context.answers.stop()
         await self._all_gone.wait()  # connection_lost follows an abort in the next tick
+
+    async def _end_waits(self) -> None:
+        """Tell whoever waits for jobs to end of those that have, and then that no more will be told."""
+        if any(connection.is_waiting for connection in self._connections):
+            with contextlib.suppress(TimeoutError, KqsError):
+                async with asyncio.timeout(ENDS_S):
+                    await self.context.backend.settle()
+        for connection in list(self._connections):
+            connection.end_waits()
 
     def admit(self, connection: Connection) -> CallError | None:
         """Register a new connection, or tell why not."""

@@ -1,18 +1,36 @@
-"""The calls of one connection that stand: what they have asked for, by the ids of the calls, and the runs they brought."""
+"""The calls of one connection that stand: what they have asked for, by the ids of the calls, and the runs they brought.
+
+Those that wait for a job to end outlive the peer's end of input, since all that is left to do is to answer them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
+from msgspec import Raw
 
 from kqs.remote import Desk, Order, Party
 from kqs.wire.call import Call
 
 #: `reserve` and `work` calls of one connection that may stand at a time
 MAX_STANDING = 100
+#: calls of one connection that may wait for jobs to end, at a time
+MAX_WAITS = 10_000
+
+
+class Wait(Protocol):
+    """A call that waits for a job to end."""
+
+    def refuse(self, code: str, message: str) -> None:
+        """Answer it without the end of the job."""
+        ...
+
+    def leave(self) -> None:
+        """Forget it: nobody is there to be answered."""
+        ...
 
 
 class _Stood(NamedTuple):
@@ -27,6 +45,9 @@ class Standing:
         self._desk = desk
         self._party: Party | None = None
         self._by_id: dict[str | int | float, _Stood] = {}
+        #: calls that wait for jobs to end, by their ids where they have one
+        self._waits: dict[Wait, str | int | float | None] = {}
+        self._waits_by_id: dict[str | int | float, Wait] = {}
         #: there is nobody to ask any more
         self.has_ended = False
 
@@ -44,14 +65,43 @@ class Standing:
 
     def add(self, call: Call, order: Order, withdrawn: Callable[[], None]) -> None:
         """Let an order be found by the id of its call. withdrawn: answers the call."""
-        if call.id is not None and not order.is_over:
+        if (key := _key(call.id)) is not None and not order.is_over:
             if len(self._by_id) > 2 * MAX_STANDING:
                 self._by_id = {key: stood for key, stood in self._by_id.items() if not stood.order.is_over}
-            with contextlib.suppress(msgspec.DecodeError):  # a number beyond all
-                self._by_id[msgspec.json.decode(call.id)] = _Stood(order, withdrawn)
+            self._by_id[key] = _Stood(order, withdrawn)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether a call waits for a job to end."""
+        return bool(self._waits)
+
+    @property
+    def may_wait(self) -> bool:
+        """Tell whether one more may."""
+        return len(self._waits) < MAX_WAITS
+
+    def add_wait(self, call: Call, wait: Wait) -> None:
+        """Let a call wait for a job to end; `end_wait` follows unless it is told to `leave`."""
+        key = self._waits[wait] = _key(call.id)
+        if key is not None:
+            self._waits_by_id[key] = wait
+
+    def end_wait(self, wait: Wait) -> None:
+        """Take in that a call waits no more. Idempotent."""
+        key = self._waits.pop(wait, None)
+        if key is not None and self._waits_by_id.get(key) is wait:
+            del self._waits_by_id[key]
+
+    def refuse_waits(self, code: str, message: str) -> None:
+        """Answer all that wait for jobs to end: they are not told of that any more."""
+        for wait in list(self._waits):
+            wait.refuse(code, message)
 
     def withdraw(self, call_id: str | int | float) -> bool:
         """End the standing call with this id; False: none stands."""
+        if (wait := self._waits_by_id.get(call_id)) is not None:
+            wait.refuse("timeout", "the call was withdrawn; the job goes on")
+            return True
         stood = self._by_id.pop(call_id, None)
         if stood is None or not stood.order.withdraw():
             return False
@@ -59,13 +109,16 @@ class Standing:
         return True
 
     def end(self) -> None:
-        """Answer all that stand: there is nobody to ask any more, or nothing to be had."""
+        """Answer all that stand, but those that wait for jobs to end: there is nobody to ask any more, or nothing to be had."""
         self.has_ended = True
         if self._party is not None:
             self._party.end_orders()
 
     def leave(self) -> None:
         """Take back what the connection had: it is lost."""
+        waits, self._waits, self._waits_by_id = self._waits, {}, {}
+        for wait in waits:
+            wait.leave()
         if self._party is not None:
             self._party.leave("the worker's connection was lost")
 
@@ -78,3 +131,11 @@ class Standing:
         """Bring more again."""
         if self._party is not None:
             self._party.resume()
+
+
+def _key(call_id: Raw | None) -> str | int | float | None:
+    """Return the id of a call as `withdraw` names it; None: it has none."""
+    with contextlib.suppress(msgspec.DecodeError):  # a number beyond all
+        key: str | int | float | None = None if call_id is None else msgspec.json.decode(call_id)
+        return key
+    return None

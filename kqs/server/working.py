@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from kqs.errors import CallError
 from kqs.handlers import Outcome
 from kqs.job import Returned
-from kqs.options import TYPE_RULE, is_type
+from kqs.options import MAX_WAIT_S, TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.server.inserts import after_earlier_inserts
@@ -44,8 +44,6 @@ from kqs.wire.strict import shown
 
 #: a `reserve` that does not wait is answered so late, in s, if nothing comes: a job that was just inserted is on its way
 LEAST_WAIT_S = 0.05
-#: the longest `wait`, in s: a week
-MAX_WAIT_S = 604_800
 #: who gives no name is recorded as this
 NAMELESS = "remote"
 #: intermediate answers of `work` are cut where their data exceeds this

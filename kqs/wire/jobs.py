@@ -20,7 +20,7 @@ from msgspec import Meta, Raw
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
 from kqs.nearest import unknown_name
-from kqs.options import Job, JobFields, OptionFields, PlainJob, allowed, expected, field_types, is_supported, is_type
+from kqs.options import Job, JobFields, OptionFields, PlainJob, allowed, expected, field_types, is_type
 from kqs.wire import strict
 from kqs.wire.members import Member, Reader, walking
 from kqs.wire.scan import SHORT_BYTES, runs
@@ -279,6 +279,11 @@ def are_clean(jobs: Sequence[Job]) -> bool:
     return not any(_own_fault(job) for job in jobs if isinstance(job, JobFields))
 
 
+def are_waiting(jobs: Sequence[Job]) -> bool:
+    """Tell whether one of some decoded jobs, which are all plain or none is, says itself how long to wait for its end."""
+    return bool(jobs) and type(jobs[0]) is JobFields and any(job.wait is not None for job in jobs if type(job) is JobFields)
+
+
 def _is_array(text: bytes) -> bool:
     return text.lstrip().startswith(b"[")
 
@@ -359,7 +364,7 @@ def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
     keys = {b'"type"': len(jobs), b'"id"': len(jobs) - [job.id for job in jobs].count(None)}
     if strict.may_hold_unseen(text, keys, [job.data for job in jobs]) or not are_clean(jobs):
         return None
-    return jobs
+    return None if is_array and are_waiting(jobs) else jobs
 
 
 def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
@@ -388,6 +393,8 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     job: Job = PlainJob(**fields) if seen <= _PLAIN else JobFields(**fields)
     if fault := _fault(job):
         raise CallError(place + fault, "bad_job")
+    if place and are_waiting([job]):
+        raise CallError(f"{place}wait: belongs to an insert of one job, not to one of an array", "bad_job")
     return job
 
 
@@ -407,8 +414,6 @@ def _check_field(name: str, value: bytes, place: str) -> None:
     try:
         _decode_field[name](value)
     except msgspec.ValidationError:
-        if not is_supported(JobFields, name):
-            raise CallError(f"{place}{name}: not supported by this version", "unsupported") from None
         raise CallError(place + _mismatch(name, value), "bad_job") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kqs.errors import JournalError, JournalFailedError
@@ -11,9 +11,10 @@ from kqs.filter import Filter
 from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Found, Inserter, Question
-from kqs.job import Returned, State
+from kqs.job import JobRecord, Returned, State
 from kqs.journal.format import Record
 from kqs.queue.changes import Done
+from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
 from kqs.store.base import Verb
@@ -92,6 +93,9 @@ class MemoryBackend:
         self.inserter = Inserter(self.journal, self.ids, now or FakeClock().now, self.verdicts)
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
+        self.has_waits = False
+        self.waits_s: dict[str, float] = {}
+        self.waiting: dict[str, list[Told]] = {}
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
         self.suspended: set[str] = set()
         self.changes: list[tuple[Verb, Filter, bool, bool]] = []
@@ -99,6 +103,25 @@ class MemoryBackend:
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         return (named.claim.id, type(end)) in self.ended
+
+    def default_wait_s(self, type_: str) -> float:
+        return self.waits_s.get(type_, 0.0)
+
+    def wait(self, job_id: str, told: Told) -> None:
+        self.waiting.setdefault(job_id, []).append(told)
+
+    def forget(self, job_id: str, told: Told) -> None:
+        if told in self.waiting.get(job_id, ()):
+            self.waiting[job_id].remove(told)
+
+    def search(self, job_ids: Sequence[str]) -> None:
+        """None has ended before."""
+
+    async def settle(self) -> None:
+        """All is."""
+
+    def shown(self, record: JobRecord) -> dict[str, Any]:
+        return {"id": record.id, "state": record.state.word}
 
     async def stats(self) -> dict[str, int | float]:
         return {"jobs_new": len(self._rows())}

@@ -150,9 +150,20 @@ def test_delay_and_at_exclude_each_other() -> None:
     assert decode_job(b'{"type":"a","delay":null,"at":5}').type == "a"
 
 
-@pytest.mark.parametrize("field", ["wait"])
-def test_a_field_of_a_later_version_is_unsupported(field: str) -> None:
-    assert refused(f'{{"type":"a","{field}":1}}', "unsupported").startswith(f"{field}: not supported")
+@pytest.mark.parametrize("wait", ["0", "5", "604800"])
+def test_a_job_says_how_long_to_wait_for_its_end_but_not_in_an_array(wait: str) -> None:
+    job = decode_job(b'{"type":"a","wait":%b}' % wait.encode())
+    assert isinstance(job, JobFields)
+    assert job.wait == float(wait)
+    message = "wait: belongs to an insert of one job, not to one of an array"
+    assert refused(f'[{{"type":"a"}},{{"type":"a","wait":{wait}}}]') == f"job 1: {message}"
+    assert refused(f'[{{"type":"a","wait":{wait},"data":"{"x" * 200_000}"}}]') == f"job 0: {message}"
+    (kept,) = replay_jobs(b'[{"type":"a","wait":%b}]' % wait.encode())
+    assert kept.type == "a"
+
+
+def test_null_waits_as_its_type_does() -> None:
+    assert [job.type for job in decode_jobs(b'[{"type":"a","wait":null}]')] == ["a"]
 
 
 @pytest.mark.parametrize(

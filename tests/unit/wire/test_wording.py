@@ -72,7 +72,7 @@ def test_what_was_journaled_is_replayed() -> None:
     [
         (b'[{"type":"a"},{"type":"a","ttr":0}]', "bad_job", "job 1: ttr: expected a number of seconds from 0.1 to 2147483648"),
         (b'[{"type":"a"},{"type":"a","dealy":0}]', "bad_job", 'job 1: unknown field "dealy"; the nearest known one is "delay"'),
-        (b'{"type":"a","wait":5}', "unsupported", "wait: not supported by this version"),
+        (b'{"type":"a","wait":-1}', "bad_job", "wait: expected a number of seconds from 0 to 604800, got -1"),
         (b'[{"type":"a"},{}]', "bad_job", "job 1: type: missing"),
         (b'[{"type":"a"},7]', "bad_job", "job 1: expected a job object, got 7"),
         (b"7", "bad_job", "expected a job object, got 7"),

@@ -1,0 +1,133 @@
+"""Who waits for the end of which job. Each is told once, when that end is durable. Call from the loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from kqs.clock import Clock
+from kqs.errors import StoreUnavailableError
+from kqs.job import ENDED, JobRecord, Report, Run, RunRecord, State, instant_of
+from kqs.queue.reads import Reads
+from kqs.queue.rules import whole_ms
+from kqs.supervisor import Supervisor, when_done
+
+#: how long to wait before a store that refused is asked again whether a job has ended, in s
+SEARCH_AGAIN_S = 0.5
+
+#: what has become of a job: its record, as it ended, or that it is there no more
+End = JobRecord | Literal["deleted"]
+DELETED: Literal["deleted"] = "deleted"
+
+#: told an end, and whether that of no other job is told in the same step
+Told = Callable[[End, bool], None]
+
+
+class Ends:
+    """See the module docstring."""
+
+    def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor) -> None:
+        self._reads = reads
+        self._clock = clock
+        self._supervisor = supervisor
+        self._searches: set[asyncio.Task[None]] = set()
+        #: by job id; falsy while nobody waits
+        self.waiting: dict[str, list[Told]] = {}
+
+    def wait(self, job_id: str, told: Told) -> None:
+        """Have `told` called with the end of a job, if that is not stored yet; unless `forget` comes before.
+
+        So whoever waits for a job that may have ended before looks as well, afterwards.
+        """
+        self.waiting.setdefault(job_id, []).append(told)
+
+    def forget(self, job_id: str, told: Told) -> None:
+        """Let somebody wait no more. Idempotent."""
+        waiters = self.waiting.get(job_id)
+        if waiters is not None and told in waiters:
+            waiters.remove(told)
+            if not waiters:
+                del self.waiting[job_id]
+
+    def reported(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        """Take in that reports are durable, and which of them were accepted."""
+        waiting = self.waiting
+        ended = [
+            (run, report)
+            for (run, report), ok in zip(batch, accepted, strict=True)
+            if ok and run.claim.id in waiting and report.state in ENDED
+        ]
+        for run, report in ended:
+            self.tell(run.claim.id, record_of(run, report), is_alone=len(ended) == 1)
+
+    def tell(self, job_id: str, end: End, *, is_alone: bool = True) -> None:
+        """Tell those who wait for this job how it has ended."""
+        for told in self.waiting.pop(job_id, ()):
+            told(end, is_alone)
+
+    def search(self, job_ids: Sequence[str], of_gone: Callable[[str], End] = lambda job_id: DELETED) -> None:
+        """Tell those who wait for jobs that the store knows, if these have ended. of_gone: what is told if it does not."""
+        waited = [job_id for job_id in job_ids if job_id in self.waiting]
+        if waited:
+            search = self._supervisor.spawn(self._search(waited, of_gone), "queue-ends", when_done)
+            self._searches.add(search)
+            search.add_done_callback(self._searches.discard)
+
+    async def _search(self, job_ids: Sequence[str], of_gone: Callable[[str], End]) -> None:
+        for job_id in job_ids:
+            while job_id in self.waiting:
+                try:
+                    record = await self._reads.job(job_id)
+                except StoreUnavailableError:
+                    await asyncio.sleep(SEARCH_AGAIN_S)
+                    continue
+                if record is None:
+                    self.tell(job_id, of_gone(job_id))
+                elif record.state in ENDED:
+                    self.tell(job_id, record)
+                break
+
+    def expired(self, job_ids: Sequence[str]) -> None:
+        """Take in that waiting jobs have ended as expired."""
+        self.search(job_ids, self._expired_record)
+
+    def _expired_record(self, job_id: str) -> JobRecord:
+        """Return what is known of a job that has expired and was not kept."""
+        now = whole_ms(self._clock.now())
+        return JobRecord(0, job_id, "", State.FAIL, 0, 0.0, None, None, None, 0, 0, 0, 0, now, now, now, None, "expired", [])
+
+    async def stop(self) -> None:
+        """Search no more."""
+        await self._supervisor.end(*self._searches)
+
+
+def record_of(run: Run, report: Report) -> JobRecord:
+    """Return what is at hand of the record of a job that a report has ended, or lets wait again.
+
+    Of the runs there is only this one, without its worker; `accepted_at` is told by the order.
+    """
+    claim = run.claim
+    last = RunRecord(run.attempt, "", run.started_at, report.ended_at, report.run_state, report.error)
+    return JobRecord(
+        claim.order,
+        claim.id,
+        run.type,
+        report.state,
+        run.prio,
+        report.due_at,
+        run.expire_at,
+        run.data or None,
+        run.options,
+        run.attempt if report.has_begun else run.attempt - 1,
+        report.failures,
+        report.ghosts,
+        report.interrupted,
+        instant_of(claim.order),
+        report.ended_at if report.state in ENDED else None,
+        report.drop_at,
+        report.result,
+        report.error,
+        [last] if report.has_begun else [],
+        progress=(run.progress if report.progress is None else report.progress) or None,
+    )

@@ -1,0 +1,235 @@
+"""Jobs whose end is waited for, over real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.client import Client, connect
+from kqs.errors import CallError
+from tests.support.asking import RefusedError, ask, eventually, peer_of
+from tests.support.serving import ROOT, SERVE_ENVIRON, Served, free_port, serving
+
+
+def hot(number: int, type_: str = "echo", **fields: object) -> bytes:
+    job = {"type": type_, "data": number, "wait": 20} | fields
+    return json.dumps({"id": number, "n": "insert", "m": job}).encode() + b"\n"
+
+
+def all_answers(server: Served, *lines: bytes) -> list[dict[str, Any]]:
+    """All that is answered before the server closes a connection on which these were sent, and the end of input."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+        peer.sendall(b"".join(lines))
+        peer.shutdown(socket.SHUT_WR)
+        return [json.loads(line) for line in b"".join(iter(lambda: peer.recv(65536), b"")).splitlines()]
+
+
+def later(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def waits(server: Served) -> int:
+    """How many errors of time-outs the server has answered."""
+    return int(ask(server, "stats").get("errors_timeout", 0))
+
+
+def test_a_thousand_are_answered_after_the_end_of_input(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        answers = all_answers(server, *(hot(number) for number in range(1000)))
+    ids = {answer["id"]: answer["m"] for answer in answers if answer["s"] == "ok"}
+    ends = {answer["id"]: answer["m"] for answer in answers if answer["s"] == "end"}
+    assert len(ids) == len(ends) == 1000
+    assert ends == {number: {"id": ids[number], "state": "success", "result": number} for number in range(1000)}
+
+
+def test_a_known_job_is_waited_for_and_one_that_has_ended_is_answered_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker:
+        ends: list[Any] = []
+        waiting = later(lambda: ends.append(all_answers(server, hot(1, "mail", id="m"), hot(2, "mail", id="m"))))
+        (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+        worker.call("finish", {"run": run["run"], "report": "fail", "reason": "no such address", "final": True})
+        waiting.join()
+        ends.append(all_answers(server, hot(3, "mail", id="m")))
+    for said in ends:
+        told = [answer["e"] for answer in said if answer["s"] == "err"]
+        assert {(error["code"], error["message"]) for error in told} == {("job_failed", "no such address")}
+    assert [len(said) for said in ends] == [4, 2]
+
+
+def test_a_result_that_is_not_kept_is_told_all_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        *_, end = all_answers(server, hot(1, keep=0))
+        assert end["m"]["result"] == 1
+        assert all_answers(server, hot(2, "nobody", keep=0, expire=0.1))[-1]["e"]["message"] == "expired"
+
+
+def test_a_retry_is_no_end(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker, peer_of(server) as client:
+        client.send("insert", {"type": "mail", "wait": 20, "retry_delay": 0})
+        client.receive()
+        for report in ("fail", "again", "ok"):
+            (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+            worker.call("finish", {"run": run["run"], "report": report} | ({"reason": "x"} if report == "fail" else {}))
+        assert client.receive()["state"] == "success"
+
+
+def test_a_job_that_expires_in_line_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert all_answers(server, hot(1, "nobody", expire=0.1))[-1]["e"]["message"] == "expired"
+
+
+def test_job_waits_too(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker, peer_of(server) as client:
+        job_id = client.insert("mail", keep=0)
+        client.send("job", {"id": job_id, "wait": 20})
+        (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+        worker.call("finish", {"run": run["run"], "report": "ok", "result": [1e300]})
+        record = client.receive()
+    assert (record["id"], record["state"], record["result"]) == (job_id, "success", [1e300])
+    assert (record["type"], record["attempt"]) == ("mail", 1)
+
+
+def test_a_type_has_a_default_and_the_store_is_told_of_none(tmp_path: Path) -> None:
+    with serving(tmp_path, TYPES__ECHO__WAIT="20") as server:
+        said = all_answers(server, b'{"id":1,"n":"insert","m":{"type":"echo","data":7}}\n')
+        assert [answer["s"] for answer in said] == ["ok", "end"]
+        assert "wait" not in ask(server, "job", said[0]["m"])["options"]
+
+
+def test_a_stop_answers_draining_and_first_what_ends_in_its_grace(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__GRACE_S="20") as server, peer_of(server) as worker, peer_of(server) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as closed, closed.makefile("rb") as lines:
+            closed.sendall(hot(1, "nobody"))
+            closed.shutdown(socket.SHUT_WR)
+            assert b'"ok"' in lines.readline()
+            client.send("insert", {"type": "mail", "wait": 20})
+            client.receive()
+            (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+            server.process.send_signal(signal.SIGTERM)
+            eventually(server.log.read_text, lambda said: "waiting for remote runs" in said)
+            with pytest.raises(RefusedError, match="draining"):
+                worker.call("insert", {"type": "mail", "wait": 1})
+            worker.call("finish", {"run": run["run"], "report": "ok"})
+            assert client.receive()["state"] == "success"
+            assert json.loads(lines.readline())["e"]["code"] == "draining"
+            assert lines.readline() == b""
+        assert server.process.wait(30) == 0
+
+
+def test_a_killed_server_ends_the_wait_and_the_next_one_tells_the_end_under_the_same_id(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as client:
+        client.send("insert", {"type": "echo", "id": "mine", "delay": 1, "wait": 20, "data": 5})
+        assert client.receive() == "mine"
+        os.kill(server.process.pid, signal.SIGKILL)
+        with pytest.raises((EOFError, ConnectionError)):
+            client.receive()
+    with serving(tmp_path) as server:
+        assert all_answers(server, hot(1, id="mine"))[-1]["m"]["result"] == 5
+
+
+def test_a_client_that_reset_its_connection_is_forgotten(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        peer = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        lines = peer.makefile("rb")
+        peer.sendall(b"".join(hot(number, "nobody", wait=1) for number in range(100)))
+        for _ in range(100):
+            assert b'"ok"' in lines.readline()
+        lines.close()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        (_, late) = all_answers(server, hot(1, "nobody", wait=1.5))
+        assert late["e"]["code"] == "timeout"
+        assert waits(server) == 1
+
+
+# -- from Python --------------------------------------------------------------------------------------------------------
+
+
+async def until(kqs: Client, call: str, is_right: Callable[[Any], bool]) -> Any:
+    while not is_right(found := await kqs.call(call)):  # noqa: ASYNC110 - a server has no event for that
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def test_the_client_returns_the_ended_job(tmp_path: Path) -> None:
+    with serving(tmp_path, TYPES__PING__WAIT="20") as server:
+        async with connect("127.0.0.1", server.port, max_in_flight=1) as kqs:
+            ended = await asyncio.gather(*(kqs.insert("echo", number, wait=20) for number in range(100)))
+            assert [(one.state, one.result) for one in ended] == [("success", number) for number in range(100)]
+            record = await kqs.wait_job(ended[0].id, 20)
+            assert (record["id"], record["result"]) == (ended[0].id, 0)
+            assert isinstance(await kqs.insert("ping", id="mine"), str)  # of a type that waits by default
+            with pytest.raises(CallError) as refused:
+                await kqs.insert("nobody", wait=0.05)
+            assert refused.value.call_code == "timeout"
+            with pytest.raises(ValueError, match="wait"):
+                await kqs.insert("echo", wait=0)
+
+
+async def test_the_client_waits_on_over_a_lost_connection(tmp_path: Path) -> None:
+    port = free_port()
+    async with asyncio.timeout(60):
+        with serving(tmp_path, SERVER__PORT=str(port)) as server:
+            kqs = connect("127.0.0.1", port)
+            await kqs.open()
+            waiting = asyncio.create_task(kqs.insert("echo", 7, delay=2, wait=30))
+            found = await until(kqs, "jobs", bool)
+            record = asyncio.create_task(kqs.wait_job(found[0]["id"], 30))
+            os.kill(server.process.pid, signal.SIGKILL)
+        with serving(tmp_path, SERVER__PORT=str(port)):
+            assert (await waiting).result == 7
+            assert (await record)["state"] == "success"
+            await kqs.close()
+
+
+async def test_a_cancelled_wait_is_withdrawn(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with connect("127.0.0.1", server.port) as kqs, asyncio.timeout(30):
+            waiting = asyncio.create_task(kqs.insert("nobody", wait=600))
+            await until(kqs, "jobs", bool)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await until(kqs, "stats", lambda stats: "calls_withdraw" in stats)
+            assert waits(server) == 1
+
+
+# -- on the command line ------------------------------------------------------------------------------------------------
+
+
+def kqs_command(server: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kqs", *arguments, "--server", f"127.0.0.1:{server.port}"]
+    return subprocess.run(command, cwd=ROOT, env=SERVE_ENVIRON, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line_waits_and_tells_by_its_exit_code(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        done = kqs_command(server, "insert", "echo", "7", "--id", "mine", "--wait", "20", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == '{"id":"mine","state":"success","result":7}\n'
+        shown = kqs_command(server, "insert", "echo", "7", "--wait", "20").stdout
+        assert [line.split()[0] for line in shown.splitlines()] == ["id", "state", "result"]
+        expired = kqs_command(server, "insert", "nobody", "--id", "x", "--expire", "0.1", "--wait", "20")
+        assert (expired.returncode, expired.stderr) == (1, "kqs: job_failed: expired\n")
+        late = kqs_command(server, "insert", "nobody", "--id", "late", "--wait", "0.1")
+        assert late.returncode == 75
+        assert kqs_command(server, "job", "late", "--wait", "0.1").returncode == 75
+        assert json.loads(kqs_command(server, "job", "mine", "--wait", "20", "--json").stdout)["id"] == "mine"
+        failed = kqs_command(server, "job", "x", "--wait", "20")
+        assert failed.returncode == 1
+        assert "expired" in failed.stdout
+        assert kqs_command(server, "job", "x").returncode == 0
+        assert kqs_command(server, "insert", "--file", "-", "--wait", "1").returncode == 2
