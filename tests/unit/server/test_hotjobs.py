@@ -51,8 +51,8 @@ async def test_an_insert_that_waits_is_answered_with_the_id_and_then_with_the_en
     [
         (ended(State.FAIL, None, "no such image"), "job_failed", "no such image"),
         (ended(State.FAIL, None, None), "job_failed", "failed"),
-        (ended(State.CANCELLED, None, None), "cancelled", "the job was cancelled"),
-        ("deleted", "deleted", "the job was deleted"),
+        (ended(State.CANCELLED, None, None), "cancelled", "the job was cancelled by its owner"),
+        ("deleted", "deleted", "the job was deleted before it ended"),
     ],
 )
 async def test_an_end_that_is_no_success_is_an_error(end: Any, code: str, message: str) -> None:

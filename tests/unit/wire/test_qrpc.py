@@ -172,7 +172,6 @@ class TestInserts:
             b'{"n":"insert","m":5}\n',
             b'{"n":"insert"}\n',
             b'{"n":"insert","m":{"type":"a","auth":{}}}\n',
-            b'{"n":"insert","m":{"type":"a","resource":"a"}}\n',
             b'{"n":"insert","m":{"type":"a","type":"b"}}\n',
             b'{"n":"insert","m":{"type":"a","id":"a","id":"b"}}\n',
             b'{"n":"insert","m":{"type":"a","id":"a b"}}\n',
