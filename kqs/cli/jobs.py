@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 _COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
+#: what a narrow terminal goes without, in that order
+_SPARE = ("prio", "due", "ended", "attempt", "accepted")
 _AS_THEY_STAND = ("data", "result")
 _TIMES = ("accepted_at", "due_at", "expire_at", "started_at", "ended_at", "drop_at")
 
@@ -56,7 +58,7 @@ def jobs_command(type_: str | None, state: str | None, limit: int, after: str | 
                 print_line(job)
             return
         found = [_cells(_decode_record(job)) async for job in _pages(client, query, limit)]
-        print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"))
+        print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"), spare=_SPARE)
 
     with_client(server, work)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
 
 from kqs.printable import printable, printable_json
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: what an overview shows of a text that may have thousands of characters
 BRIEF_CHARS = 100
+#: the least that is left of a column that is cut, and what lies between two columns
+CUT_CHARS = 12
+GAP_CHARS = 2
 
 
 def print_line(value: Any) -> None:
@@ -25,18 +31,44 @@ def print_pretty(value: Any) -> None:
     click.echo(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> None:
-    """Print rows under their headings. numbers: headings of the columns that are flush right."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """Print rows under their headings.
+
+    Args: numbers: headings of the columns that are flush right. spare: of those that a narrow terminal goes without, the first
+        to go first; the last column of all is cut there, if need be.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    cells = [[shown(value) for value in row] for row in rows]
+    kept = _fitting(headings, cells, spare)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        right = heading in numbers
-        table.add_column(printable(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for row in rows:
-        table.add_row(*map(shown, row))
+    for index in kept:
+        right, is_cut = headings[index] in numbers, bool(spare) and index == len(headings) - 1
+        overflow: Literal["fold", "ellipsis"] = "ellipsis" if is_cut else "fold"
+        table.add_column(
+            printable(headings[index]), justify="right" if right else "left", no_wrap=right or is_cut, overflow=overflow
+        )
+    for row in cells:
+        table.add_row(*(row[index] for index in kept))
     _print(table)
+
+
+def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> list[int]:
+    """Return the places of the columns that fit the terminal: all, but for as many of the `spare` ones as must go."""
+    kept = list(range(len(headings)))
+    if not spare:
+        return kept
+    widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *rows, strict=True)]
+    widths[-1] = min(widths[-1], CUT_CHARS)
+    console = _console()
+    for heading in spare:
+        if sum(widths[index] for index in kept) + GAP_CHARS * (len(kept) - 1) <= console.width:
+            break
+        kept.remove(headings.index(heading))
+    return kept
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
@@ -51,13 +83,18 @@ def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     _print(table)
 
 
-def _print(table: Any) -> None:
+def _console() -> Console:
+    """Return stdout. Into a file or pipe nothing is folded or left out: whoever reads it there has no width."""
     from rich.console import Console
 
-    # into a file or pipe nothing is folded: whoever reads it there has no width
     console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, emoji=False, highlight=False, width=10_000)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, emoji=False, highlight=False, width=10_000)
+
+
+def _print(table: Any) -> None:
+    console = _console()
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
