@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BRIEF_CHARS = 100
 #: the least that is left of a column that is cut, and what lies between two columns
 CUT_CHARS = 12
-GAP_CHARS = 2
+GAP_CHARS = 3
 
 
 def print_line(value: Any) -> None:
@@ -43,32 +43,34 @@ def print_table(
     from rich.table import Table
 
     cells = [[shown(value) for value in row] for row in rows]
-    kept = _fitting(headings, cells, spare)
+    if spare:
+        headings, cells = _fitting(headings, cells, spare, _console().width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index in kept:
-        right, is_cut = headings[index] in numbers, bool(spare) and index == len(headings) - 1
-        overflow: Literal["fold", "ellipsis"] = "ellipsis" if is_cut else "fold"
-        table.add_column(
-            printable(headings[index]), justify="right" if right else "left", no_wrap=right or is_cut, overflow=overflow
-        )
+    for heading in headings:
+        right = heading in numbers
+        table.add_column(printable(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in cells:
-        table.add_row(*(row[index] for index in kept))
+        table.add_row(*row)
     _print(table)
 
 
-def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> list[int]:
-    """Return the places of the columns that fit the terminal: all, but for as many of the `spare` ones as must go."""
-    kept = list(range(len(headings)))
-    if not spare:
-        return kept
+def _fitting(
+    headings: Sequence[str], rows: list[list[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return the columns that fit so many characters: all, but for as many of the `spare` ones as must go; the last one cut."""
     widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *rows, strict=True)]
-    widths[-1] = min(widths[-1], CUT_CHARS)
-    console = _console()
+    kept = list(range(len(headings) - 1))
+    left = width - sum(widths[index] + GAP_CHARS for index in kept)
     for heading in spare:
-        if sum(widths[index] for index in kept) + GAP_CHARS * (len(kept) - 1) <= console.width:
+        if left >= min(widths[-1], CUT_CHARS):
             break
-        kept.remove(headings.index(heading))
-    return kept
+        index = headings.index(heading)
+        kept.remove(index)
+        left += widths[index] + GAP_CHARS
+    most = max(left, CUT_CHARS)
+    last = [row[-1] if len(row[-1]) <= most else f"{row[-1][: most - 1]}…" for row in rows]
+    shown_rows = [[*(row[index] for index in kept), end] for row, end in zip(rows, last, strict=True)]
+    return [*(headings[index] for index in kept), headings[-1]], shown_rows
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
