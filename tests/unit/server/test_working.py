@@ -87,8 +87,11 @@ async def test_a_run_says_all_that_its_worker_needs(talk: Talk) -> None:
     assert (run["auto_touch"], run["time_limit"], run["ttr"]) == (True, 5.0, 2.5)
 
 
-async def test_who_does_not_wait_gets_what_is_on_its_way_or_nothing(talk: Talk, rig: Rig) -> None:
+async def test_who_does_not_wait_gets_what_is_on_its_way_or_nothing(
+    talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert await talk.ask("reserve", {"types": ["mail"]}) == []
+    monkeypatch.setattr(working, "LEAST_WAIT_S", 20)
     await rig.accept(an_accepted(1))
     assert len(await talk.ask("reserve", {"types": ["mail"], "count": 1000})) == 1
 
