@@ -1,5 +1,6 @@
 """The handlers that the benchmarks run: one that does nothing, one that works, one that says when it began."""
 
+import asyncio
 import os
 import time
 
@@ -29,3 +30,10 @@ if STAMPS:
     async def stamp(data: object) -> None:
         """Write the time of the handler's first line."""
         os.write(_stamps, b"%d\n" % time.monotonic_ns())
+
+    @kqs.handler("span")
+    async def span(data: object) -> None:
+        """Take 1 ms; write the time of the first line and of the last."""
+        began_ns = time.monotonic_ns()
+        await asyncio.sleep(0.001)
+        os.write(_stamps, b"%d\n%d\n" % (began_ns, time.monotonic_ns()))

@@ -7,7 +7,7 @@
  * one JSON object; times in microseconds, from before the insert's send to the time the handler wrote into FIFO.
  *
  * With `work` in the place of FIFO the jobs are run here, by a worker with a `work` call on a connection of its own, and a time
- * ends when that has read the run. */
+ * ends when that has read the run. With `wait` the inserts wait for their jobs, of type `noop`, and a time ends with that. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,6 +27,7 @@
 enum { LINE_BYTES = 1024, SETTLE_US = 200000 }; /* the server has read what the worker asked for */
 
 static const char work[] = "{\"id\":1,\"n\":\"work\",\"m\":{\"types\":[\"stamp\"],\"room\":10}}\n";
+static const char hot[] = "{\"v\":1,\"id\":1,\"n\":\"insert\",\"m\":{\"type\":\"noop\",\"wait\":10}}\n";
 static const char call[] = "{\"v\":1,\"id\":1,\"n\":\"insert\",\"m\":{\"type\":\"stamp\"}}\n";
 
 static void die(const char *what) {
@@ -83,6 +84,35 @@ static void finish(int worker, char *line) {
     }
 }
 
+/* Insert a job and read until it has ended; return how long that took. */
+static uint64_t wait_for_job(int server, char *line) {
+    uint64_t sent = now_ns();
+    if (send(server, hot, sizeof hot - 1, MSG_NOSIGNAL) != sizeof hot - 1) die("send");
+    do
+        read_line(server, line); /* the id, then the end; or both */
+    while (!strstr(line, "\"s\":\"end\""));
+    if (!strstr(line, "\"success\"")) {
+        fprintf(stderr, "answer: %s\n", line);
+        exit(1);
+    }
+    return now_ns() - sent;
+}
+
+/* Insert a job and wait until it begins; return how long that took, and report it. */
+static uint64_t wait_for_run(int server, int stamps, int is_worker, char *line) {
+    uint64_t sent = now_ns(), took;
+    if (send(server, call, sizeof call - 1, MSG_NOSIGNAL) != sizeof call - 1) die("send");
+    read_line(stamps, line);
+    took = (is_worker ? now_ns() : strtoull(line, NULL, 10)) - sent;
+    if (is_worker) finish(stamps, line);
+    read_line(server, line);
+    if (!strstr(line, "\"s\":\"end\"")) {
+        fprintf(stderr, "answer: %s\n", line);
+        exit(1);
+    }
+    return took;
+}
+
 int main(int argc, char **argv) {
     if (argc != 6) {
         fprintf(stderr, "usage: latency PORT FIFO COUNT REST_US CORE\n");
@@ -95,23 +125,14 @@ int main(int argc, char **argv) {
     CPU_ZERO(&core);
     CPU_SET((size_t)atoi(argv[5]), &core);
     if (sched_setaffinity(0, sizeof core, &core)) die("sched_setaffinity");
-    int is_worker = !strcmp(argv[2], "work"), server = open_connection(atoi(argv[1]));
-    int stamps = is_worker ? open_connection(atoi(argv[1])) : open(argv[2], O_RDWR | O_CLOEXEC);
+    int is_worker = !strcmp(argv[2], "work"), is_hot = !strcmp(argv[2], "wait"), server = open_connection(atoi(argv[1]));
+    int stamps = is_hot ? 0 : is_worker ? open_connection(atoi(argv[1])) : open(argv[2], O_RDWR | O_CLOEXEC);
     if (stamps < 0) die(argv[2]);
     if (is_worker && send(stamps, work, sizeof work - 1, MSG_NOSIGNAL) != sizeof work - 1) die("send");
     if (is_worker) usleep(SETTLE_US);
 
     for (long i = 0; i < count; i++) {
-        uint64_t sent = now_ns();
-        if (send(server, call, sizeof call - 1, MSG_NOSIGNAL) != sizeof call - 1) die("send");
-        read_line(stamps, line);
-        took[i] = (is_worker ? now_ns() : strtoull(line, NULL, 10)) - sent;
-        if (is_worker) finish(stamps, line);
-        read_line(server, line);
-        if (!strstr(line, "\"s\":\"end\"")) {
-            fprintf(stderr, "answer: %s\n", line);
-            return 1;
-        }
+        took[i] = is_hot ? wait_for_job(server, line) : wait_for_run(server, stamps, is_worker, line);
         usleep((useconds_t)atol(argv[4]));
     }
     qsort(took, (size_t)count, sizeof *took, by_size);

@@ -59,12 +59,12 @@ def _need(bench: Bench, package: str) -> None:
 
 def _by_worker(bench: Bench, way: str, size: int) -> Figure:
     _need(bench, "remote")
-    with bench.server() as server, _program(bench, "worker", way, server.port, size):
+    with bench.server() as server, program(bench, "worker", way, server.port, size):
         return _end_to_end(bench, server, {})
 
 
 @contextmanager
-def _program(bench: Bench, name: str, *arguments: object, cores: str = str(LOAD_CORE)) -> Iterator[subprocess.Popen[bytes]]:
+def program(bench: Bench, name: str, *arguments: object, cores: str = str(LOAD_CORE)) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program of bench/ that says `ready`, as long as the block lasts."""
     argv = ["taskset", "--cpu-list", cores, sys.executable, "-m", f"bench.{name}", *map(str, arguments)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=HERE.parent) as process:
@@ -117,10 +117,10 @@ def waiting(bench: Bench) -> Figure:
     count = max(100, int(2000 * min(1.0, bench.scale)))
     with bench.server(KQS_SERVER__MAX_CONNECTIONS=str(DESCRIPTORS)) as server:
         rest_mb = server.rss_mb()
-        with _program(bench, "waiting", server.port, WAITING, count) as program:
+        with program(bench, "waiting", server.port, WAITING, count) as waiters:
             figure = {"mb_above_rest": server.rss_mb() - rest_mb}
-            assert program.stdout is not None
-            figure |= json.loads(program.stdout.readline())
+            assert waiters.stdout is not None
+            figure |= json.loads(waiters.stdout.readline())
         return figure
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures, remote
+from bench import figures, owning, remote
 from bench.figures import Bench
 from bench.tools import Figure, compile_programs
 
@@ -41,6 +41,13 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "waiting": remote.waiting,
     "processes": remote.processes,
     "commands": remote.commands,
+    "purge": owning.purge,
+    "retry": owning.retry,
+    "views": owning.views,
+    "hotjob": owning.hotjob,
+    "events": owning.events,
+    "resources": owning.resources,
+    "parked": owning.parked,
 }
 BACKLOGS = (10_000, 100_000, 1_000_000)
 FULL_BACKLOG = 10_000_000

@@ -9,8 +9,9 @@ import click
 import msgspec
 
 from kqs.cli.arguments import SecondsAboveZero, WholeNumber, json_option, server_option
+from kqs.cli.choosing import chosen, filter_options
 from kqs.errors import ExitCode
-from kqs.job import STATES_BY_WORD, State
+from kqs.job import State
 
 if TYPE_CHECKING:
     from kqs.client import Address, Client
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 _COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
+#: what a narrow terminal goes without, in that order
+_SPARE = ("prio", "due", "ended", "attempt", "accepted")
 _AS_THEY_STAND = ("data", "result")
 _TIMES = ("accepted_at", "due_at", "expire_at", "started_at", "ended_at", "drop_at")
 
@@ -35,13 +38,13 @@ class _Listed(msgspec.Struct):
 
 
 @click.command("jobs")
-@click.option("--type", "type_", help="Only jobs of this type.")
-@click.option("--state", type=click.Choice(list(STATES_BY_WORD)), help="Only jobs in this state.")
+@filter_options
+@click.option("--newest", is_flag=True, help="The newest first.")
 @click.option("--limit", type=WholeNumber(1), default=100, show_default=True, help="Most jobs shown.")
 @click.option("--after", help="Begin after the job with this id.")
 @json_option
 @server_option
-def jobs_command(type_: str | None, state: str | None, limit: int, after: str | None, as_lines: bool, server: Address) -> None:
+def jobs_command(*, newest: bool, limit: int, after: str | None, as_lines: bool, server: Address, **values: Any) -> None:
     """List jobs in the order they were accepted.
 
     Of an error the beginning is shown; `kqs job ID` and --json have the whole.
@@ -49,7 +52,11 @@ def jobs_command(type_: str | None, state: str | None, limit: int, after: str | 
     from kqs.cli.connection import with_client
     from kqs.cli.output import print_line, print_table
 
-    query = {name: value for name, value in (("type", type_), ("state", state), ("after", after)) if value is not None}
+    query = chosen(values)
+    if newest:
+        query["newest"] = True
+    if after is not None:
+        query["after"] = after
 
     async def work(client: Client) -> None:
         if as_lines:
@@ -57,7 +64,7 @@ def jobs_command(type_: str | None, state: str | None, limit: int, after: str | 
                 print_line(job)
             return
         found = [_cells(_decode_record(job)) async for job in _pages(client, query, limit)]
-        print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"))
+        print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"), spare=_SPARE)
 
     with_client(server, work)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from kqs.printable import printable, printable_json
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: what an overview shows of a text that may have thousands of characters
 BRIEF_CHARS = 100
+#: the least that is left of a column that is cut, and what lies between two columns
+CUT_CHARS = 12
+GAP_CHARS = 3
 
 
 def print_line(value: Any) -> None:
@@ -25,18 +31,46 @@ def print_pretty(value: Any) -> None:
     click.echo(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> None:
-    """Print rows under their headings. numbers: headings of the columns that are flush right."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """Print rows under their headings.
+
+    Args: numbers: headings of the columns that are flush right. spare: of those that a narrow terminal goes without, the first
+        to go first; the last column of all is cut there, if need be.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    cells = [[shown(value) for value in row] for row in rows]
+    if spare:
+        headings, cells = _fitting(headings, cells, spare, _console().width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading in numbers
         table.add_column(printable(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for row in rows:
-        table.add_row(*map(shown, row))
+    for row in cells:
+        table.add_row(*row)
     _print(table)
+
+
+def _fitting(
+    headings: Sequence[str], rows: list[list[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return the columns that fit so many characters: all, but for as many of the `spare` ones as must go; the last one cut."""
+    widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *rows, strict=True)]
+    kept = list(range(len(headings) - 1))
+    left = width - sum(widths[index] + GAP_CHARS for index in kept)
+    for heading in spare:
+        if left >= min(widths[-1], CUT_CHARS):
+            break
+        index = headings.index(heading)
+        kept.remove(index)
+        left += widths[index] + GAP_CHARS
+    most = max(left, CUT_CHARS)
+    last = [row[-1] if len(row[-1]) <= most else f"{row[-1][: most - 1]}…" for row in rows]
+    shown_rows = [[*(row[index] for index in kept), end] for row, end in zip(rows, last, strict=True)]
+    return [*(headings[index] for index in kept), headings[-1]], shown_rows
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
@@ -51,13 +85,18 @@ def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     _print(table)
 
 
-def _print(table: Any) -> None:
+def _console() -> Console:
+    """Return stdout. Into a file or pipe nothing is folded or left out: whoever reads it there has no width."""
     from rich.console import Console
 
-    # into a file or pipe nothing is folded: whoever reads it there has no width
     console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, emoji=False, highlight=False, width=10_000)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, emoji=False, highlight=False, width=10_000)
+
+
+def _print(table: Any) -> None:
+    console = _console()
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():

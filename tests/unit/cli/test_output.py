@@ -84,3 +84,21 @@ def test_json_keeps_control_characters_from_the_terminal(capsys):
 def test_no_time_is_no_text():
     assert shown_time(None) is None
     assert shown_time(0.0) is not None
+
+
+@pytest.mark.parametrize(("columns", "headings"), [(200, "id type prio error"), (34, "id type error"), (25, "id error")])
+def test_a_narrow_terminal_goes_without_spare_columns(columns, headings, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    rows = [("0123456789", "resize", 1, "x" * 300)]
+    print_table(("id", "type", "prio", "error"), rows, numbers=("prio",), spare=("prio", "type"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == headings.split()
+    assert len(lines) == 3
+    assert all(len(line) <= columns for line in lines)
+
+
+def test_a_pipe_has_every_column(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(("id", "type", "error"), [("0123456789", "resize", "x" * 300)], spare=("type",))
+    assert capsys.readouterr().out.splitlines()[2].split() == ["0123456789", "resize", "x" * 300]
