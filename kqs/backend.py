@@ -228,7 +228,7 @@ class ServerBackend:
             "type": record.type,
             "state": record.state.word,
             "data": None if record.data is None else Raw(record.data),
-            "options": msgspec.structs.asdict(options) | {"prio": record.prio},
+            "options": msgspec.structs.asdict(options) | {"prio": record.prio, "resource": record.resource},
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,
             "expire_at": record.expire_at,

@@ -140,6 +140,7 @@ class Accepted(msgspec.Struct, gc=False):
     adopted: it stands in another server's journal as well, and may be inserted again and again.
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
     worker: who has that run, where it is not the server's own worker. held: as Run's.
+    resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
     """
 
     order: int
@@ -157,6 +158,7 @@ class Accepted(msgspec.Struct, gc=False):
     end: Report | None = None
     worker: str | None = None
     held: bool = False
+    resource: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -198,6 +200,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
+    resource: the key that no other run has while this one lasts.
     is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it).
     """
 
@@ -216,6 +219,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     waited_as: int = State.NEW
     held: bool = False
     progress: bytes | None = None
+    resource: str | None = None
     is_cancelled: bool = False
 
     @property
@@ -320,6 +324,7 @@ class JobRecord(msgspec.Struct, gc=False):
     epoch: int | None = None
     progress: bytes | None = None
     cancel_at: float | None = None
+    resource: str | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:
@@ -333,6 +338,7 @@ def first_run(job: Accepted, epoch: int) -> Run:
         started_at=job.claimed_at,
         expire_at=job.expire_at,
         held=job.held,
+        resource=job.resource,
     )
 
 

@@ -60,6 +60,7 @@ def accept_plain(job: PlainJob, order: int, job_id: str, defaults: Options, at: 
         at + defaults.expire if defaults.expire is not None else None,
         bytes(job.data),
         None,
+        resource=defaults.resource,
     )
 
 
@@ -84,6 +85,7 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s
         at + expire if expire is not None else None,
         bytes(job.data),
         own_options(job),
+        resource=defaults.resource if job.resource is None else job.resource,
     )
 
 

@@ -121,6 +121,7 @@ class RunView(msgspec.Struct, gc=False, omit_defaults=True):
     auto_touch: bool = False
     time_limit: float | None = None
     progress: Raw | UnsetType = UNSET
+    resource: str | None = None
 
 
 def _view(run: OpenRun) -> RunView:
@@ -137,6 +138,7 @@ def _view(run: OpenRun) -> RunView:
         options.auto_touch,
         options.time_limit,
         Raw(run.progress) if run.progress else UNSET,
+        job.resource,
     )
 
 
