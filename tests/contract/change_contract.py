@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kqs.filter import EVERYTHING, Filter, Pattern
-from kqs.job import NO_PROGRESS, WAITING, Accepted, JobRecord, Progress, State
+from kqs.job import NO_PROGRESS, WAITING, Accepted, Entry, JobRecord, Progress, Run, State
 from kqs.store import change as changing
 from kqs.store.base import DAMAGED, Change, Changed, Spans, Store, Verb
 from tests.contract.store_contract import (
@@ -503,8 +503,7 @@ class ChangeContract:
         assert done.changed
 
     async def test_resource_is_the_jobs_own(self, store: Store, insert, now: float) -> None:
-        jobs = [a_job(n, options=options) for n, options in enumerate([b'{"resource":"r"}', b'{"resource":"s"}', None])]
-        await insert(*jobs)
+        await insert(*(a_job(n, resource=resource) for n, resource in enumerate(["r", "s", None])))
         assert (await change(store, Verb.DELETE, Filter(resource="r"), now=now)).numbers == [0]
 
     async def test_jobs_of_later_orders_are_passed_over(self, store: Store, insert, now: float) -> None:
@@ -554,6 +553,62 @@ class ChangeContract:
 
     async def test_nothing_is_cancelled_elsewhere_of_what_runs_nowhere(self, store: Store) -> None:
         assert await store.cancels() == []
+
+    # -- resources ------------------------------------------------------------------------------------------------------
+
+    async def needing(self, store: Store, insert, now: float) -> tuple[Run, list[Entry]]:
+        """Jobs 0 to 3 need the same resource, which 0 has; the others are parked."""
+        called: list[Entry] = []
+        store.on_called = called.extend
+        await insert(*(a_job(n, resource="r") for n in range(4)))
+        (run,) = await store.claim([an_entry(n) for n in range(4)], "w1", now)
+        assert run.claim.order == FIRST
+        called.clear()
+        return run, called
+
+    @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+    async def test_parked_jobs_are_changed_as_others_that_wait(self, store: Store, insert, now: float, verb: Verb) -> None:
+        run, called = await self.needing(store, insert, now)
+        done = await change(store, verb, Filter(type="mail", states=WAIT), now=now + 1)
+        assert (sorted(done.numbers), done.skipped) == ([1, 2, 3], [])
+        await store.report([a_report(run.claim, at=now + 2)])
+        assert called == []
+
+    async def test_next_is_called_when_who_was_called_is_cancelled(self, store: Store, insert, now: float) -> None:
+        run, called = await self.needing(store, insert, now)
+        await store.report([a_report(run.claim, at=now + 1)])
+        assert numbers(called) == [1]
+        await change(store, Verb.CANCEL, of_ids(1), now=now + 1)
+        assert numbers(called) == [1, 2]
+        (run,) = await store.claim([an_entry(2)], "w1", now + 1)
+        await change(store, Verb.DELETE, of_ids(2), now=now + 1, is_forced=True)
+        assert numbers(called) == [1, 2, 3]
+
+    async def test_cancelled_run_keeps_its_resource_until_it_is_over(self, store: Store, insert, now: float) -> None:
+        run, called = await self.needing(store, insert, now)
+        await change(store, Verb.CANCEL, of_ids(0), now=now + 1)
+        assert called == []
+        assert await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 2)]) == [None]
+        assert called == []
+        assert await store.report([a_report(run.claim, State.CANCELLED, at=now + 2)]) == [True]
+        assert numbers(called) == [1]
+
+    async def test_retried_jobs_stand_in_line_for_their_resource(self, store: Store, insert, now: float) -> None:
+        run, called = await self.needing(store, insert, now)
+        await change(store, Verb.CANCEL, of_ids(1, 2), now=now + 1)
+        done = await change(store, Verb.RETRY, now=now + 2)
+        assert (sorted(done.numbers), done.ready, called) == ([1, 2], [], [])
+        order = []
+        for _ in range(3):
+            await store.report([a_report(run.claim, at=now + 3)])
+            (run,) = await store.claim([called.pop()], "w1", now + 3)
+            order.append(run.claim.id)
+        assert order == [IDS.of(FIRST + n) for n in (3, 1, 2)]
+        await change(store, Verb.CANCEL, of_ids(2), now=now + 3)
+        await store.report([a_report(run.claim, State.CANCELLED, at=now + 4)])
+        await change(store, Verb.RETRY, of_ids(2), now=now + 5, first_order=FRESH + 9)
+        assert [entry.id for entry in called] == [IDS.of(FIRST + 2)]
+        assert [run.resource for run in await store.claim(called, "w1", now + 5)] == ["r"]
 
     # -- pages ----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from kqs.job import WAITING, Claim, Event, State, next_state
 from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite import retention, revive, walk
+from kqs.store.sqlite import resources, retention, revive, walk
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -89,6 +89,7 @@ def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Sli
     waiting = [row for row in found if row.place != Place.RUNNING]
     for row in waiting:
         by_keep[own_keep_s(row.options, change.keep.of(row.type))].append(row.order)
+    resources.gone(session, [row.order for row in waiting])
     for keep_s, orders in by_keep.items():
         drop_at = None if keep_s is None else change.now + keep_s
         session.db.execute(_CANCEL, (change.now, drop_at, json_list(orders)))

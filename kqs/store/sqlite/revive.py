@@ -17,7 +17,7 @@ from kqs.store import change as bounds
 from kqs.store.base import Change
 from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s
-from kqs.store.sqlite import progress, walk
+from kqs.store.sqlite import progress, resources, walk
 from kqs.store.sqlite.report import with_run
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
@@ -29,7 +29,7 @@ _READ = f"""
 select json_group_array(json_array(
   ord, {json_real("expire_at")}, {json_real("accepted_at")}, crc32c, attempt, returned, cast(worker as text),
   {json_real("started_at")}, {json_real("ended_at")}, state, cast(run_state as text), cast(error as text),
-  cast(runs as text), data is null))
+  cast(runs as text), data is null, cast(resource as text)))
 from jobs not indexed where ord in (select value from json_each(?))
 """
 _REVIVE = ManyRows(
@@ -71,6 +71,7 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
     error: str | None
     runs: str | None
     is_in_bulk: bool | int
+    resource: str | None
 
 
 _decode_rows = msgspec.json.Decoder(list[_Row], strict=False).decode
@@ -79,9 +80,10 @@ _decode_rows = msgspec.json.Decoder(list[_Row], strict=False).decode
 def revive(session: Session, change: Change, found: Sequence[Found], first_order: int) -> tuple[list[Entry], float | None]:
     """Let these jobs wait from now on under orders from `first_order` on.
 
-    Returns: them as the broker is to know them, and when the first of them expires.
+    Returns: them as the broker is to know them, but for those with a resource, which are called; and when the first expires.
     """
     entries: list[Entry] = []
+    needing: list[int] = []
     expire_ats: list[float] = []
     by_order = {row.order: (new, row) for new, row in enumerate(found, first_order)}
     for start in range(0, len(found), _AT_ONCE):
@@ -96,12 +98,17 @@ def revive(session: Session, change: Change, found: Sequence[Found], first_order
                 expire_at = _expire_at(change, job)
                 values += _values(session, rows[order], job, new, expire_at, data.get(order))
                 moved += [(order, new)] if rows[order].is_in_bulk else []
-                entries.append(_entry(session, change, job, new, None if rows[order].is_in_bulk else data.get(order)))
+                if rows[order].resource is not None:
+                    needing.append(new)
+                else:
+                    entries.append(_entry(session, change, job, new, None if rows[order].is_in_bulk else data.get(order)))
                 expire_ats += [] if expire_at is None else [expire_at]
         _REVIVE.execute(session.db, values, filler=_NO_ROW)
         if moved:
             session.db.execute(_MOVE_BULK, (encode_json(moved).decode(),))
     _move_progress(session, {row.order: new for new, row in enumerate(found, first_order)})
+    if needing:
+        resources.stand_ready(session, needing, session.now())
     session.last_order = max(session.last_order, first_order + len(found) - 1)
     return entries, min(expire_ats, default=None)
 
@@ -132,10 +139,12 @@ def _checksum(row: _Row, job: Found, order: int, job_id: str, expire_at: float |
     if data is None:
         return row.checksum
     options = None if job.options is None else job.options.encode()
-    found = checksum(order, job.type, job.prio, data, job_id, expire_at, options)
+    resource = row.resource
+    found = checksum(order, job.type, job.prio, data, job_id, expire_at, options, resource)
     if row.checksum is None:
         return found
-    was = checksum(job.order, job.type, job.prio, data, job.id, real(row.expire_whole_s, row.expire_rest_s), options)
+    was_at = real(row.expire_whole_s, row.expire_rest_s)
+    was = checksum(job.order, job.type, job.prio, data, job.id, was_at, options, resource)
     return found ^ was ^ row.checksum
 
 

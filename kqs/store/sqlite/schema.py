@@ -220,6 +220,7 @@ def _add_owners(db: sqlite3.Connection) -> None:
     since whose keys stand here, and what it has claimed since was cancelled as another run.
     """
     _add(db, _SINCE_4)
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
     db.execute(_PARKED)
     db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
     db.execute("delete from parked")

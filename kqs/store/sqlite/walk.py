@@ -150,9 +150,7 @@ def conditions(wanted: Filter, now: float, *more: str, **values: Any) -> Wanted:
         found.append("ifnull(accepted_at, ord / 1e6) < :accepted_before")
         values["accepted_before"] = wanted.accepted_before
     if wanted.resource is not None:
-        found.append(
-            "case when json_valid(cast(options as text)) then json_extract(cast(options as text), '$.resource') end = :resource"
-        )
+        found.append("resource = :resource")
         values["resource"] = wanted.resource
     return Wanted(" and ".join(found), values, wanted.match)
 
