@@ -10,7 +10,7 @@ import pytest
 from pymongo import MongoClient
 
 from kqs.config import StoreSection
-from kqs.errors import StoreCorruptError
+from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
@@ -481,3 +481,87 @@ async def test_a_record_that_another_server_replaces_meanwhile_is_known(
     record = await theirs.job("mine")
     assert record is not None
     assert record.order == FIRST + 7
+
+
+async def test_key_of_a_waiting_job_is_everybodys(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, unique="k")], 1, "w", now)
+    assert (await theirs.insert([their_job(1, unique="k")], 1, "w", now)).joined == {FIRST + 1: a_job(0).id}
+    (run,) = await theirs.claim([an_entry(0)], "w", now)
+    assert await theirs.insert([their_job(2, unique="k")], 2, "w", now) == []
+    await theirs.report([a_report(run.claim, State.RETRY, "fail", at=now)])
+    assert (await ours.insert([a_job(3, unique="k")], 2, "w", now)).joined == {FIRST + 3: a_job(0).id}
+
+
+async def test_of_servers_that_insert_a_key_at_once_one_makes_the_job(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    for number in range(20):
+        first, second = a_job(2 * number, unique=f"k{number}"), their_job(2 * number + 1, unique=f"k{number}")
+        found = await asyncio.gather(ours.insert([first], 1, "w", now), theirs.insert([second], 1, "w", now))
+        assert sorted(map(len, found)) == [0, 1]
+        assert [one.joined for one in found if one] in ([{first.order: second.id}], [{second.order: first.id}])
+    assert len(await ours.jobs(type_=None, state=None, after=None, limit=1000)) == 20
+
+
+async def test_servers_that_take_many_keys_at_once_share_them(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    mine = [a_job(n, unique=f"k{n}") for n in range(200)]
+    others = [their_job(1000 + n, unique=f"k{n}") for n in reversed(range(200))]
+    found = await asyncio.gather(ours.insert(mine, 1, "w", now), theirs.insert(others, 1, "w", now))
+    assert sum(map(len, found)) == 200
+    records = await ours.jobs(type_=None, state=None, after=None, limit=1000)
+    assert len(records) == len({record.unique for record in records}) == 200
+
+
+async def test_key_that_another_server_has_taken_and_not_used_is_waited_for(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float
+) -> None:
+    with MongoClient(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+        with pytest.raises(StoreUnavailableError, match="another server is storing"):
+            await theirs.insert([their_job(6, unique="k")], 1, "w", now)
+        storing = asyncio.ensure_future(theirs.insert([their_job(6, unique="k")], 1, "w", now))
+        assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
+        assert (await storing).joined == {FIRST + 6: a_job(5).id}
+
+
+@pytest.mark.parametrize("why", ["died", "has stored what came later"])
+async def test_key_that_nobody_will_use_any_more_is_taken(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float, why: str
+) -> None:
+    with MongoClient(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+        if why == "died":
+            await ours.close()
+        else:
+            await ours.insert([a_job(6)], 1, "w", now)
+            await ours.sync()
+        assert await theirs.insert([their_job(7, unique="k")], 1, "w", now) == []
+
+
+async def test_server_that_takes_up_its_journal_again_finds_its_key_taken(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, now: float
+) -> None:
+    await ours.insert([a_job(0, unique="k")], 1, "w", now)
+    await ours.claim([an_entry(0)], "w", now)
+    await ours.close()
+    assert await theirs.insert([their_job(1, unique="k")], 1, "w", now) == []
+    again = make_mongo_store()
+    await again.open(JOURNAL, NODE)
+    found = await again.insert([a_job(0, unique="k"), a_job(2, unique="k")], 1, "w", now)
+    assert (sorted(found), found.joined) == ([FIRST, FIRST + 2], {FIRST + 2: their_job(1).id})
+    (run,) = await again.orphans(9)
+    await again.report([a_report(run.claim, State.GHOST, at=now)])
+    assert (await again.insert([a_job(3, unique="k")], 1, "w", now)).joined == {FIRST + 3: a_job(0).id}
+
+
+async def test_keys_of_swept_and_replaced_jobs_are_given_up(ours: MongoStore, uri: str, now: float) -> None:
+    await ours.insert([a_job(0, unique="k0"), a_job(1, unique="k1", id="mine"), a_job(2, unique="k2")], 1, "w", now)
+    for run in await ours.claim([an_entry(0), an_entry(1, id="mine")], "w", now):
+        await ours.report([a_report(run.claim, at=now, drop_at=now)])
+    assert await ours.insert([a_job(9, id="mine", unique="k9", accepted_at=now)], 1, "w", now) == []
+    assert await ours.insert([a_job(10, id="mine", unique="k10", accepted_at=now)], 1, "w", now) == [FIRST + 10]
+    assert await ours.sweep(now, 9, FIRST + 100) == 1
+    with MongoClient(uri) as client:
+        db = client.get_default_database()
+        assert sorted(one["_id"] for one in db.uniques.find()) == ["mail\0k2", "mail\0k9"]
+        assert db.jobs.count_documents({"pair": {"$exists": True}}) == 2

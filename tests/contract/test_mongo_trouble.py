@@ -308,3 +308,37 @@ async def test_a_boot_that_is_not_its_journals_newest_stores_nothing_more_and_st
     assert (name, type(error)) == ("store heartbeat", StoreCorruptError)
     with pytest.raises(StoreCorruptError, match="copy of journal"):
         await store.insert([a_job(0)], 1, "w1", now)
+
+
+@pytest.mark.parametrize("nth", range(1, 4))
+@pytest.mark.parametrize("command", ["insert", "find", "update"])
+async def test_insert_of_keys_whose_answer_was_lost_at_any_step_knows_itself_again(
+    store: MongoStore, proxy: MongoProxy, now: float, command: str, nth: int
+) -> None:
+    for n in range(2):  # keys that others have taken, and do not have any more
+        await store.insert([a_job(n, unique=f"k{n}", claimed_at=now)], 1, "w1", now)
+    assert await store.insert([a_job(2, unique="k2")], 1, "w1", now) == []
+    jobs = [a_job(10 + n, unique=f"k{n % 5}") for n in range(10)]
+    for _ in range(nth):
+        proxy.lose_answer(command)
+        try:
+            found = await store.insert(jobs, 2, "w1", now)
+        except StoreUnavailableError:
+            found = None
+        proxy.lose_answer(None)
+    if found is None:
+        found = await store.insert(jobs, 2, "w1", now)
+    made = [0, 1, 3, 4]
+    joined = {n: IDS.of(FIRST + (2 if n % 5 == 2 else 10 + n % 5)) for n in range(10) if n not in made}
+    if nth == 1 or command != "find":
+        assert {order - FIRST - 10: job_id for order, job_id in found.joined.items()} == joined
+    assert numbers(await store.ready("mail", None, 20)) == [2, *(10 + n for n in made)]
+
+
+async def test_sync_that_fails_is_told(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+    await store.insert([a_job(0, unique="k")], 1, "w1", now)
+    await proxy.cut()
+    with pytest.raises(StoreUnavailableError):
+        await store.sync()
+    await proxy.start()
+    assert await store.sync() == 1

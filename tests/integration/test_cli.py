@@ -92,6 +92,38 @@ def test_insert_makes_an_id(kqs):
     assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None
 
 
+def test_second_waiting_job_of_a_key_is_joined_or_refused(kqs):
+    code, first, _ = kqs("insert", "untaken", "--unique", "k")
+    assert code == 0
+    assert kqs("insert", "untaken", "--unique", "k") == (0, first, "")
+    told = {"id": first.strip(), "created": False}
+    assert json.loads(kqs("insert", "untaken", "--unique", "k", "--json")[1]) == told
+    code, out, err = kqs("insert", "untaken", "--unique", "k", "--refuse")
+    assert (code, out) == (1, "")
+    assert err.startswith("kqs: duplicate: unique: a job of this type and key 'k' waits already")
+    assert kqs("insert", "untaken", "--refuse")[0] == 2
+    assert json.loads(kqs("job", first.strip(), "--json")[1])["unique"] == "k"
+
+
+def test_json_of_an_insert_says_whether_a_given_id_is_new(kqs):
+    assert json.loads(kqs("insert", "untaken", "--id", "told", "--json")[1]) == {"id": "told", "created": True}
+    assert json.loads(kqs("insert", "untaken", "--id", "told", "--json")[1]) == {"id": "told", "created": False}
+
+
+def test_lines_of_a_file_that_ask_for_it_are_told_in_full(kqs, tmp_path):
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(
+        '{"id":"one","unique":"file","answer":"full"}\n{"id":"two","unique":"file","answer":"full"}\n{"id":"three"}\n'
+    )
+    code, out, _ = kqs("insert", "untaken", "--file", str(path), "--json")
+    assert code == 0
+    assert sorted(map(json.loads, out.splitlines()), key=lambda one: one["line"]) == [
+        {"line": 1, "id": "one", "created": True},
+        {"line": 2, "id": "one", "created": False},
+        {"line": 3, "id": "three"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--prio", "500"), ("--at", "2031-01-01T00:00:00Z"), ("--at", "1767225600"), ("--delay", "0.5")]
 )

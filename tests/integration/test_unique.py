@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.asking import RefusedError, ask, peer_of
-from tests.support.mongodb import a_database, mongodb
-from tests.support.serving import Served, serving
+from tests.support.asking import WITHIN_S, RefusedError, ask, peer_of
+from tests.support.mongodb import MongoServer, a_database, mongodb
+from tests.support.serving import SERVE_ENVIRON, Served, serving
 
 #: no handler takes it
 JOB = {"type": "mail"}
@@ -181,3 +183,102 @@ def test_what_fits_no_field_is_refused(served: Served, fields: dict[str, object]
             ask(served, "insert", job)
         assert caught.value.code == "bad_job"
     assert ask(served, "jobs") == []
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[MongoServer]:
+    (tmp_path / "mongodb").mkdir()
+    mongo = MongoServer(tmp_path / "mongodb")
+    mongo.start()
+    yield mongo
+    mongo.stop()
+
+
+def test_store_that_is_away_is_not_waited_for_and_decides_when_it_is_back(tmp_path: Path, mongo: MongoServer) -> None:
+    uri = f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"
+    with serving(tmp_path, STORE__KIND="mongodb", STORE__URI=uri) as server:
+        ask(server, "insert", JOB | {"id": "first", "unique": "k"})
+        mongo.stop()
+        with ThreadPoolExecutor(4) as pool:
+            keyed = [pool.submit(ask, server, "insert", JOB | {"id": f"l{n}", "unique": "l"}) for n in range(3)]
+            given = pool.submit(ask, server, "insert", JOB | {"id": "mine", "answer": "full"})
+            for waiting_one in (*keyed, given):
+                error = waiting_one.exception(WITHIN_S)
+                assert isinstance(error, RefusedError)
+                assert error.code == "timeout"
+        assert ask(server, "insert", JOB | {"id": "plain"}) == "plain"
+        mongo.start()
+        assert ask(server, "insert", JOB | {"id": "mine", "answer": "full"}) == {"id": "mine", "created": False}
+        assert {ask(server, "insert", JOB | {"id": f"l{n}", "unique": "l"}) for n in range(3)} == {waiting(server)[1]}
+        assert sorted(waiting(server))[0] == "first"
+        assert len(waiting(server)) == 4
+
+
+def test_kill_before_the_store_has_any_of_them_leaves_one_job_of_a_key(tmp_path: Path, mongo: MongoServer) -> None:
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"}
+    with serving(tmp_path, **settings) as server:
+        ask(server, "insert", JOB | {"id": "before", "unique": "before"})
+        mongo.stop()
+        with peer_of(server) as peer:
+            for number in range(10):
+                peer.send("insert", JOB | {"id": f"k{number}", "unique": "k"})
+                peer.send("insert", JOB | {"id": f"b{number}", "unique": "before"})
+            assert peer.call("insert", JOB | {"id": "last"}) == "last"  # so all before are flushed
+            server.stop(signal.SIGKILL)
+    mongo.start()
+    with serving(tmp_path, **settings) as server:
+        assert waiting(server) == ["before", "k0", "last"]
+        assert ask(server, "insert", JOB | {"id": "k5", "unique": "k"}) == "k0"
+
+
+def test_server_that_stops_without_its_store_tells_who_waits(tmp_path: Path, mongo: MongoServer) -> None:
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=300"}
+    with serving(tmp_path, **settings) as server, peer_of(server) as peer:
+        ask(server, "insert", JOB)
+        mongo.stop()
+        peer.send("insert", JOB | {"unique": "k"})
+        assert ask(server, "insert", JOB | {"id": "last"}) == "last"
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(RefusedError) as caught:
+            peer.receive()
+        assert caught.value.code == "timeout"
+        assert server.process.wait(WITHIN_S) == 0
+
+
+def test_of_inserts_at_two_servers_of_a_store_one_makes_the_job(tmp_path: Path, mongo: MongoServer) -> None:
+    settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs"}
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with serving(folders[0], **settings) as one, serving(folders[1], **settings) as two:
+
+        def insert(number: int) -> dict[str, Any]:
+            answer: dict[str, Any] = ask(
+                (one, two)[number % 2], "insert", JOB | {"unique": f"k{number // 20}", "answer": "full"}
+            )
+            return answer
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(insert, range(100)))
+        for key in range(5):
+            of_key = answers[20 * key : 20 * key + 20]
+            assert [answer["created"] for answer in of_key].count(True) == 1
+            assert len({answer["id"] for answer in of_key}) == 1
+        assert len(waiting(one)) == 5
+
+
+def test_journal_of_a_dead_server_is_taken_over_and_its_keys_are_asked_for_anew(tmp_path: Path) -> None:
+    dead, living = tmp_path / "dead", tmp_path / "living"
+    dead.mkdir()
+    living.mkdir()
+    with serving(dead) as server:
+        ask(server, "insert", JOB | {"id": "a", "unique": "k", "answer": "full"})
+        ask(server, "insert", JOB | {"id": "b", "unique": "l", "on_conflict": "refuse", "answer": "full"})
+        server.stop(signal.SIGKILL)
+    with serving(living) as server:
+        assert ask(server, "insert", JOB | {"id": "ours", "unique": "l"}) == "ours"
+        command = ["journal", "replay", str(dead / "journal"), "--to", f"127.0.0.1:{server.port}", "--all", "--json"]
+        done = subprocess.run([sys.executable, "-m", "kqs", *command], env=SERVE_ENVIRON, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert sorted(json.loads(line)["id"] for line in done.stdout.splitlines()) == ["a", "ours"]
+        assert waiting(server) == ["ours", "a"]

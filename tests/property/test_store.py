@@ -19,6 +19,7 @@ from pymongo import MongoClient
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, JobRecord, Report, State
+from kqs.store.base import Known as Inserted
 from kqs.store.base import Store
 from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
@@ -32,6 +33,7 @@ BULK_BYTES = 30
 LONG_AFTER = 5e9
 TYPES = st.sampled_from(["mail", "resize"])
 GIVEN_IDS = st.sampled_from([None, None, "a", "b", "c"])
+KEYS = st.sampled_from([None, None, None, "k", "l"])
 DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
 KEEPS = st.sampled_from([None, 0.0, 3.0, 9.0])
 WAYS = st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL, State.RETRY, State.GHOST])
@@ -111,13 +113,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         jobs=st.lists(
-            st.tuples(TYPES, GIVEN_IDS, st.integers(0, 3), DELAYS, DELAYS, FIRST_RUNS, st.integers(0, 60), st.booleans()),
+            st.tuples(TYPES, GIVEN_IDS, st.integers(0, 3), DELAYS, DELAYS, FIRST_RUNS, st.integers(0, 60), st.booleans(), KEYS),
             max_size=9,
         )
     )
-    def insert(self, jobs: list[tuple[str, str | None, int, float, float, tuple[Any, ...] | None, int, bool]]) -> None:
-        now, batch, refused = self.clock.now(), [], []
-        for type_, given, prio, delay, expire, run, size, is_plain in jobs:
+    def insert(
+        self, jobs: list[tuple[str, str | None, int, float, float, tuple[Any, ...] | None, int, bool, str | None]]
+    ) -> None:
+        now = self.clock.now()
+        batch: list[Accepted] = []
+        for type_, given, prio, delay, expire, run, size, is_plain, key in jobs:
             order, self.next_order = self.next_order, self.next_order + 1
             due_at = now + delay if delay else 0.0
             job = Accepted(
@@ -126,20 +131,43 @@ class StoreMachine(RuleBasedStateMachine):
             )  # fmt: skip
             if is_plain:
                 job = Accepted(order, IDS.of(order), False, type_, prio, 0.0, None, b"1", None, job.claimed_at)
-            if run:
+            job.unique = key
+            if run and key is None:
                 job.end = self._end(job, *run)
             batch.append(job)
+        refused, joined = self._accept(batch)
+        self.fed_seq += 1
+        found = self.runner.run(self.store.insert(batch, self.fed_seq, "w", now))
+        assert (sorted(found), found.joined) == (sorted(refused), joined)
+
+    def _accept(self, batch: list[Accepted]) -> tuple[list[int], dict[int, str]]:
+        """Take in new jobs, those without a key first; return whose id or key is taken, and by whom."""
+        now, refused, joined = self.clock.now(), [], {}
+        made: dict[tuple[str, str], str] = {}
+        for job in sorted(batch, key=lambda job: job.unique is not None):
             holder = next((one for one in self.known.values() if one.job.id == job.id), None)
             if holder and not holder.is_gone(now):
-                refused.append(order)
-            else:
-                if holder:
-                    self.replaced.append(self.known.pop(holder.job.order).job)
-                self.known[order] = Known(job, now, self.epoch)
-                if job.claimed_at:
-                    self.claims.append((Claim(order, job.id, 1, self.epoch), type_))
-        self.fed_seq += 1
-        assert sorted(self.runner.run(self.store.insert(batch, self.fed_seq, "w", now))) == refused
+                refused.append(job.order)
+                continue
+            if job.unique is not None:
+                pair = (job.type, job.unique)
+                waiting = made.get(pair) or next((one.job.id for one in self._waiting() if self._has(one, pair)), None)
+                if waiting:
+                    refused.append(job.order)
+                    joined[job.order] = waiting
+                    continue
+                made[pair] = job.id
+            if holder:
+                self.replaced.append(self.known.pop(holder.job.order).job)
+            self.known[job.order] = Known(job, now, self.epoch)
+            if job.claimed_at:
+                self.claims.append((Claim(job.order, job.id, 1, self.epoch), job.type))
+        self.known = dict(sorted(self.known.items()))
+        return refused, joined
+
+    def _has(self, one: Known, pair: tuple[str, str]) -> bool:
+        job = one.job
+        return (job.type, job.unique) == pair and (job.expire_at is None or job.expire_at > self.clock.now())
 
     def _end(self, job: Accepted, state: State, keep: float | None, result: bytes | None) -> Report:
         now, claim = self.clock.now(), Claim(job.order, job.id, 1, self.epoch)
@@ -324,7 +352,7 @@ class Repeating:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def insert(self, *args: Any) -> list[int]:
+    async def insert(self, *args: Any) -> Inserted:
         return await self._until_answered("insert", self._store.insert, *args)
 
     async def report(self, *args: Any) -> list[bool]:

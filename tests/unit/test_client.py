@@ -7,7 +7,16 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from kqs.client import Address, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect, parse_address
+from kqs.client import (
+    Address,
+    CallTimeoutError,
+    Client,
+    ConnectionLostError,
+    Inserted,
+    UnreachableError,
+    connect,
+    parse_address,
+)
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.errors import CallError
@@ -607,3 +616,60 @@ async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg, server, c
     await server.got(1)
     server.answer(0, "undisturbed")
     assert await other == "undisturbed"
+
+
+def told(created):
+    def answer(line):
+        return {"id": line["m"]["id"], "created": created}
+
+    return answer
+
+
+async def test_full_answer_is_typed_and_its_id_may_be_another_jobs():
+    async with LineServer(lambda line: {"id": "other", "created": False}) as server, Client(server.address) as client:
+        inserted = await client.insert("mail", unique="k", on_conflict="refuse", answer="full", delay=1)
+        assert inserted == Inserted("other", created=False)
+    ((_, line),) = server.calls
+    assert line["m"] | {"id": ""} == {
+        "type": "mail", "data": None, "delay": 1, "unique": "k", "on_conflict": "refuse", "answer": "full", "id": "",
+    }  # fmt: skip
+
+
+async def test_job_under_an_id_made_here_was_made_by_its_insert_however_often_that_was_sent():
+    async with LineServer(told(False)) as server, Client(server.address) as client:
+        assert (await client.insert("mail", answer="full")).created
+        assert await client.insert("mail", id="mine", answer="full") == Inserted("mine", created=False)
+
+
+async def test_answer_without_an_object_is_no_full_one():
+    async with LineServer(lambda line: "old") as server, Client(server.address) as client:
+        with pytest.raises(TypeError, match="an id alone"):
+            await client.insert("mail", answer="full")
+
+
+async def test_insert_many_tells_each_jobs_fate():
+    answers = [{"id": "a", "created": False}, {"code": "duplicate", "message": "b waits"}, {"code": "newer", "message": "?"}]
+    async with LineServer(lambda line: answers) as server, Client(server.address) as client:
+        one, two, three = await client.insert_many(
+            [{"type": "mail", "id": "a"}, {"type": "mail"}, {"type": "x"}], answer="full"
+        )
+        assert one == Inserted("a", created=False)
+        assert (two.call_code, str(two), three.call_code) == ("duplicate", "b waits", "internal")
+    assert [job["answer"] for job in server.calls[0][1]["m"]] == ["full"] * 3
+
+
+async def test_insert_many_returns_ids_or_raises_what_was_refused():
+    answers = ["a", {"id": "b", "created": True}]
+    async with LineServer(lambda line: answers) as server, Client(server.address) as client:
+        assert await client.insert_many([{"type": "mail"}, {"type": "mail", "answer": "full"}]) == ["a", "b"]
+        answers.append({"code": "duplicate", "message": "c waits"})
+        with pytest.raises(CallError, match="c waits"):
+            await client.insert_many([{"type": "mail"}] * 3)
+
+
+async def test_refused_insert_raises_its_code():
+    refusal = {"e": {"_isError__": 1, "message": "unique: a job waits", "code": "duplicate"}}
+    async with LineServer(lambda line: refusal) as server, Client(server.address) as client:
+        with pytest.raises(CallError) as caught:
+            await client.insert("mail", unique="k", on_conflict="refuse", answer="full")
+        assert caught.value.call_code == "duplicate"

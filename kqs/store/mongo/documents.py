@@ -12,7 +12,7 @@
     data_bytes  how long data is that does not stand under `data`
     crc32c    of what decides what runs (checksum.py); older documents have none
     progress  how far the job's runs have come, where they said it
-    unique    its unique key; `pair` is that with its type (`pair_of`), until the job ends
+    unique    its unique key; `pair` is that with its type (`key_of`), until the job ends
     attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
     begun     [worker, started_at] of the newest claims that were not given back
     done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
@@ -76,7 +76,7 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
     optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
     optional["accepted_at"] = job.accepted_at or None
     if job.unique is not None:
-        optional |= {"unique": job.unique, "pair": pair_of(job)}
+        optional |= {"unique": job.unique, "pair": key_of(job)}
     document.update((name, value) for name, value in optional.items() if value is not None)
     if is_later:
         document["wake_at"] = job.due_at
@@ -85,9 +85,8 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
     return document
 
 
-def pair_of(job: Accepted) -> str:
-    """Return what no two waiting jobs share, of a job with a unique key."""
-    assert job.unique is not None, "it has a key"
+def key_of(job: Accepted) -> str:
+    """Return under what the key of a job is taken that has one: no type has a null character."""
     return f"{job.type}\0{job.unique}"
 
 

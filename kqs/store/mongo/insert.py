@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pymongo import ReplaceOne
 
 from kqs.job import Accepted, room_at
+from kqs.store import keyed
 from kqs.store.base import Known
+from kqs.store.keyed import pair_of
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, claimed, named, new_document, pair_of, state_of
+from kqs.store.mongo.documents import Place, claimed, key_of, named, new_document, state_of
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -42,13 +44,13 @@ class Inserter:
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
         """Store jobs; return the orders of those that were known, or joined."""
         stored_before = frozenset(self._stored)
-        keyed = [job for job in jobs if job.unique is not None]
-        free = [job for job in jobs if job.unique is None] if keyed else jobs
+        others = [job for job in jobs if job.unique is not None]
+        free = [job for job in jobs if job.unique is None] if others else jobs
         known = await self._insert_each(free, worker, now)
         joined: dict[int, str] = {}
-        if keyed:
+        if others:
             self._stored.update({job.order for job in free}.difference(known))
-            joined = await self._insert_keyed(keyed, worker, now, known)
+            joined = await self._insert_keyed(others, worker, now, known)
         self._doubted.clear()
         self._stored.clear()
         return Known([*(order for order in known if order not in stored_before), *joined], joined=joined)
@@ -76,26 +78,21 @@ class Inserter:
         """
         joined: dict[int, str] = {}
         while jobs:
-            first: dict[str, Accepted] = {}
-            for job in jobs:
-                first.setdefault(pair_of(job), job)
+            first = keyed.first(jobs)
             standing = await self._standing_ids(list(first.values()))
             holders = await self._uniques.take([job for job in first.values() if job.id not in standing], now)
             free = [job for pair, job in first.items() if pair not in holders]
             refused = set(await self._insert_each(free, worker, now))
             in_vain = [job for job in free if job.order in refused and job.id not in standing]
-            await forget(self._session, [(pair_of(job), job.id, job.order) for job in in_vain])
+            await forget(self._session, [(key_of(job), job.id, job.order) for job in in_vain])
             made = [job for job in free if job.order not in refused]
             self._stored.update(job.order for job in made)
             holders |= {pair_of(job): job.id for job in made}
             known += refused
-            asked = {job.order for job in free}
-            others = [job for job in jobs if job.order not in asked]
-            conflicting = [job for job in others if pair_of(job) in holders]
+            conflicting, jobs = keyed.decided(jobs, {job.order for job in free}, holders)
             standing = await self._standing_ids(conflicting)
             known += [job.order for job in conflicting if job.id in standing]
             joined.update((job.order, holders[pair_of(job)]) for job in conflicting if job.id not in standing)
-            jobs = [job for job in others if pair_of(job) not in holders]
         return joined
 
     async def _standing_ids(self, jobs: Sequence[Accepted]) -> set[str]:

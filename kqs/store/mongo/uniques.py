@@ -20,8 +20,9 @@ from pymongo import UpdateOne
 
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted
+from kqs.store.keyed import Pair, pair_of
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, pair_of, waits
+from kqs.store.mongo.documents import Place, key_of, waits
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.writes import write_unless_taken
@@ -30,7 +31,7 @@ from kqs.store.mongo.writes import write_unless_taken
 _LOOK_AGAIN_S = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _HOLDER_FIELDS = ["order", "node", "place", "expire_at"]
 
-#: jobs by what `pair_of` says of them
+#: jobs by what `key_of` says of them
 Keyed = dict[str, Accepted]
 
 
@@ -43,14 +44,15 @@ class Uniques:
         self._servers = servers
         self._node = node
 
-    async def take(self, jobs: Iterable[Accepted], now: float) -> dict[str, str]:
+    async def take(self, jobs: Sequence[Accepted], now: float) -> dict[Pair, str]:
         """Take the keys of jobs that are not stored, no two of which share one.
 
         Returns: by pair, the ids of the waiting jobs that have the others.
         Raises: StoreUnavailableError: another server is about to store jobs with some of them, and does not.
         """
-        left = {pair_of(job): job for job in jobs}
-        holders: dict[str, str] = {}
+        pairs = {key_of(job): pair_of(job) for job in jobs}
+        left = {key_of(job): job for job in jobs}
+        holders: dict[Pair, str] = {}
         for wait_s in _LOOK_AGAIN_S:
             if not left:
                 return holders
@@ -58,7 +60,7 @@ class Uniques:
             found = await self._waiting(left, now)
             left = {pair: job for pair, job in left.items() if pair not in found}
             left = await self._take(left, now, found)
-            holders |= found
+            holders |= {pairs[key]: job_id for key, job_id in found.items()}
         if left:
             raise StoreUnavailableError(f"another server is storing jobs of {len(left)} unique keys that jobs here have too")
         return holders

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.job import Accepted, Report, State, room_at
+from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
+from kqs.store.keyed import pair_of
 from kqs.store.sqlite import bulk, report, resources, retention, uniques
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
@@ -90,8 +92,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         if free:
             known += _insert_full(session, free, worker, now, parked)
         if len(free) < len(shapes.full):
-            keyed = [job for job in shapes.full if job.unique is not None]
-            joined = _insert_keyed(session, keyed, worker, now, known, parked)
+            others = [job for job in shapes.full if job.unique is not None]
+            joined = _insert_keyed(session, others, worker, now, known, parked)
             known += joined
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
@@ -249,29 +251,19 @@ def _insert_keyed(
     """
     joined: dict[int, str] = {}
     while jobs:
-        first: dict[uniques.Pair, Accepted] = {}
-        for job in jobs:
-            first.setdefault(_pair(job), job)
+        first = keyed.first(jobs)
         holders = uniques.waiting(session, list(first), now)
         free = [job for pair, job in first.items() if pair not in holders]
         refused = set(_insert_full(session, free, worker, now, parked))
         made = [job for job in free if job.order not in refused]
         uniques.put(session, made)
-        holders |= {_pair(job): job.id for job in made}
+        holders |= {pair_of(job): job.id for job in made}
         known += refused
-        asked = {job.order for job in free}
-        others = [job for job in jobs if job.order not in asked]
-        conflicting = [job for job in others if _pair(job) in holders]
+        conflicting, jobs = keyed.decided(jobs, {job.order for job in free}, holders)
         ids_known = _known_ids(session, conflicting)
         known += [job.order for job in conflicting if job.id in ids_known]
-        joined.update((job.order, holders[_pair(job)]) for job in conflicting if job.id not in ids_known)
-        jobs = [job for job in others if _pair(job) not in holders]
+        joined.update((job.order, holders[pair_of(job)]) for job in conflicting if job.id not in ids_known)
     return joined
-
-
-def _pair(job: Accepted) -> uniques.Pair:
-    assert job.unique is not None, "it has a key"
-    return job.type, job.unique
 
 
 def _known_ids(session: Session, jobs: Sequence[Accepted]) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kqs.job import Accepted
+from kqs.store.keyed import Pair
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -45,9 +46,6 @@ select json_group_array(json_array(number, ord, id)) from (
 _DELETE = "delete from uniques where ord in (select value from json_each(?))"
 
 _decode_waiting = msgspec.json.Decoder(list[tuple[int, int, str | None]]).decode
-
-#: a type and a key
-Pair = tuple[str, str]
 
 
 def waiting(session: Session, pairs: Sequence[Pair], now: float) -> dict[Pair, str]:

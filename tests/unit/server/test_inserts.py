@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import pytest
 
-from kqs.errors import ERROR_CODES, JournalFailedError, NoSpaceError
+from kqs.errors import ERROR_CODES, CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
+from kqs.inserter import Found
 from kqs.journal.format import Kind
 from tests.support.conversing import Conversing, codes
 
@@ -154,3 +158,87 @@ async def test_an_id_of_another_server_that_is_old_enough_is_a_clients_to_give()
 
 async def test_an_id_that_this_server_has_yet_to_make_is_not_even_adopted() -> None:
     assert codes(await Conversing().settled(b'{"id":1,"n":"adopt","m":[{"type":"x","id":"%b"}]}\n' % UNMADE)) == ["bad_job"]
+
+
+def insert(**job: object) -> bytes:
+    return json.dumps({"id": 1, "n": "insert", "m": {"type": "x"} | job}).encode() + b"\n"
+
+
+def insert_all(*jobs: dict[str, object]) -> bytes:
+    return json.dumps({"id": 1, "n": "insert", "m": [{"type": "x"} | job for job in jobs]}).encode() + b"\n"
+
+
+async def test_a_full_answer_about_an_id_the_server_made_needs_no_store() -> None:
+    talk = Conversing()
+    talk.backend.verdicts.held = True
+    (answer,) = await talk.settled(insert(answer="full"))
+    (record,) = talk.backend.journal.records
+    assert answer["m"] == {"id": talk.backend.ids.of(record.first_order), "created": True}
+
+
+async def test_what_the_store_must_decide_is_answered_when_it_has() -> None:
+    talk = Conversing()
+    talk.backend.verdicts.held = True
+    talk.hear(insert(unique="k") + insert(id="mine", answer="full") + insert())
+    await asyncio.sleep(0)
+    assert [answer["m"] for answer in talk.answers()] == [talk.backend.ids.of(talk.backend.journal.records[-1].first_order)]
+    talk.backend.verdicts.found = lambda order: Found(frozenset([order]), {})
+    talk.backend.verdicts.decide()
+    first = talk.backend.ids.of(talk.backend.journal.records[0].first_order)
+    assert [answer["m"] for answer in talk.answers()] == [first, {"id": "mine", "created": False}]
+    assert talk.conversation.in_flight == 0
+
+
+async def test_each_job_of_an_array_is_answered_as_it_asks() -> None:
+    talk = Conversing()
+    talk.backend.verdicts.found = lambda order: Found(frozenset(), {order: "other"})
+    refusing = {"unique": "k", "on_conflict": "refuse"}
+    (answer,) = await talk.settled(
+        insert_all({"id": "a"}, {"unique": "k"}, {"id": "b", "unique": "k", "answer": "full"}, refusing, {"answer": "full"})
+    )
+    message = "job 3: unique: a job of this type and key 'k' waits already, its id is 'other'"
+    own = talk.backend.ids.of(talk.backend.journal.records[0].last_order)
+    assert answer["m"] == [
+        "a",
+        "other",
+        {"id": "other", "created": False},
+        {"code": "duplicate", "message": message},
+        {"id": own, "created": True},
+    ]
+    assert talk.backend.inserter.unflushed_bytes == 0
+
+
+async def test_a_refused_job_is_an_error_and_not_counted() -> None:
+    talk = Conversing()
+    talk.backend.verdicts.found = lambda order: Found(frozenset(), {order: "other"})
+    (answer,) = await talk.settled(insert(unique="k", on_conflict="refuse", answer="full"))
+    assert answer["e"]["code"] == "duplicate"
+    assert talk.context.counters.jobs_inserted == 0
+    await talk.settled(insert(unique="k"))
+    assert talk.context.counters.jobs_inserted == 1
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), JournalFailedError("EIO")])
+async def test_a_journal_that_refuses_leaves_no_question(error: NoSpaceError | JournalFailedError) -> None:
+    talk = Conversing()
+    talk.backend.journal.failure = error
+    (answer,) = await talk.settled(insert(unique="k"))
+    assert answer["e"]["code"] == error.code
+    assert talk.backend.verdicts.asked == []
+    assert talk.conversation.in_flight == 0
+
+
+async def test_too_many_questions_are_refused_before_anything_is_kept() -> None:
+    talk = Conversing()
+    talk.backend.verdicts.refusal = CallError("too many", "busy")
+    answers = await talk.settled(insert(unique="k") + insert(answer="full"))
+    assert codes(answers) == ["busy", "ok"]
+    assert len(talk.backend.journal.records) == 1
+
+
+async def test_what_asks_for_more_than_an_id_is_never_one_of_many_plain_lines() -> None:
+    talk = Conversing()
+    lines = insert(delay=1) + insert(delay=1, answer="full") + insert(delay=1)
+    answers = await talk.settled(lines)
+    assert [type(answer["m"]) for answer in answers] == [str, dict, str]
+    assert [record.kind for record in talk.backend.journal.records] == [Kind.JOBS] * 3
