@@ -305,6 +305,14 @@ class ChangeContract:
             assert await store.report([a_report(run.claim, State.FAIL, at=now + turn, error="oops")]) == [True]
         assert len((await known(store, IDS.of(FIRST))).runs) == 4
 
+    async def test_retried_job_has_its_unique_key_again(self, store: Store, insert, now: float) -> None:
+        await insert(an_ended(0, State.FAIL, at=now, unique="k"))
+        assert await insert(a_job(1, unique="k", expire_at=now + 5)) == []
+        await store.expire(now + 5, 9, 0.0)
+        await change(store, Verb.RETRY, wanted=Filter(ids=(IDS.of(FIRST),)), now=now + 6)
+        found = await insert(a_job(9, unique="k"))
+        assert (found, found.joined) == ([FIRST + 9], {FIRST + 9: IDS.of(FIRST)})
+
     async def test_expiry_counts_anew_and_delay_does_not_come_again(self, store: Store, insert, now: float) -> None:
         own = {0: b'{"expire":7,"delay":50}', 1: b'{"ttr":1}', 2: None}
         jobs = [a_job(n, expire_at=now + 1, options=options, due_at=now + 50) for n, options in own.items()]

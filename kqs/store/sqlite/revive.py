@@ -17,7 +17,7 @@ from kqs.store import change as bounds
 from kqs.store.base import Change
 from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s
-from kqs.store.sqlite import progress, resources, walk
+from kqs.store.sqlite import progress, resources, uniques, walk
 from kqs.store.sqlite.report import with_run
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
@@ -107,6 +107,7 @@ def revive(session: Session, change: Change, found: Sequence[Found], first_order
         if moved:
             session.db.execute(_MOVE_BULK, (encode_json(moved).decode(),))
     _move_progress(session, {row.order: new for new, row in enumerate(found, first_order)})
+    uniques.put_again(session, range(first_order, first_order + len(found)))
     if needing:
         resources.stand_ready(session, needing, session.now())
     session.last_order = max(session.last_order, first_order + len(found) - 1)

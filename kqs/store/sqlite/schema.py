@@ -228,7 +228,6 @@ def _add_owners(db: sqlite3.Connection) -> None:
     for statement in _UNIQUES:
         db.execute(statement)
     db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
-    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
