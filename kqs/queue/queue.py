@@ -115,8 +115,10 @@ class Queue:
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
-        self.changes = Changes(store, broker, cascade, clock, settings.retention, self._timetable.note, self.call_off)
-        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        on_damage = partial(supervisor.fault, "queue")
+        note = self._timetable.note
+        self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.call_off, on_damage)
+        self.reads = Reads(store, on_damage)
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
