@@ -12,7 +12,7 @@ import msgspec
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
-from kqs.errors import StoreUnavailableError
+from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import WAITING, Claim, Entry, State
 from kqs.log import get_logger
@@ -26,6 +26,9 @@ log = get_logger("kqs.queue")
 
 #: of so many changed jobs the ids are told
 TOLD_IDS = 100
+#: a store that refuses a slice is asked again so often, and no longer than so, in s
+RETRY_WAIT_S = 0.1
+PATIENCE_S = 5.0
 #: how soon this server hears that another one has cancelled what runs here, in s
 WATCH_S = 0.5
 
@@ -57,8 +60,12 @@ class Changes:
         retention: Retention,
         note: Callable[[float, float | None], None],
         call_off: Callable[[Sequence[Claim]], None],
+        on_damage: Callable[[StoreCorruptError], None],
     ) -> None:
-        """Args: note: takes in when a waiting job is due and when it expires. call_off: ends runs."""
+        """Args: note: takes in when a waiting job is due and when it expires. call_off: ends runs.
+
+        on_damage: told of damage, which ends the server.
+        """
         self._store = store
         self._broker = broker
         self._cascade = cascade
@@ -66,6 +73,7 @@ class Changes:
         self._retention = retention
         self._note = note
         self._call_off = call_off
+        self._on_damage = on_damage
         #: told of what each slice has done
         self.on_changed: Callable[[Verb, Sequence[Changed]], None] = _nobody
 
@@ -89,7 +97,7 @@ class Changes:
         done, after = Done(), None
         while True:
             first_order = take_orders(bounds.SLICE) if verb is Verb.RETRY and not is_dry else 0
-            part = await self._store.change(change, after, first_order)
+            part = await self._slice(change, after, first_order)
             done.add(part)
             if not is_dry:
                 await self._follow(verb, part)
@@ -100,6 +108,20 @@ class Changes:
             await self._store.sync()
             log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)
         return done
+
+    async def _slice(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """Do a slice, for a while as often as it must be tried: a full disk that has no room for many may have it for some."""
+        until = self._clock.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await self._store.change(change, after, first_order)
+            except StoreCorruptError as error:
+                self._on_damage(error)
+                raise
+            except StoreUnavailableError:
+                if self._clock.monotonic() >= until:
+                    raise
+            await asyncio.sleep(RETRY_WAIT_S)
 
     def _change(self, verb: Verb, wanted: Filter, before_order: int, *, is_forced: bool, is_dry: bool) -> Change:
         cascade = self._cascade

@@ -108,7 +108,8 @@ class Queue:
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
-        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        on_damage = partial(supervisor.fault, "queue")
+        self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs
         self.events = Events(Ends(self.reads, clock, supervisor))
         waited = self.events.ends.waiting
@@ -126,7 +127,8 @@ class Queue:
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
-        self.changes = Changes(store, broker, cascade, clock, settings.retention, self._timetable.note, self.call_off)
+        note = self._timetable.note
+        self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.call_off, on_damage)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last

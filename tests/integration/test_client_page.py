@@ -23,6 +23,11 @@ CALLS = {"connect", "insert", "wait_job", "insert_many", "call", "start", "reser
     "release",
     "suspend",
     "resume",
+    "cancel",
+    "retry",
+    "delete",
+    "purge",
+    "jobs",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

@@ -187,7 +187,9 @@ class BeanstalkdBroker:
         self._pool.delete(entries)
 
     async def forget(self, entries: Sequence[Entry]) -> None:
-        """Leave waiting entries where they are: whoever reserves one hears from the store that there is no such job."""
+        """Delete waiting entries that were put, without waiting for the servers; whoever has one hears from the store."""
+        for type_, group in by_type(entries).items():
+            self._pool.forget(type_, group)
 
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back, in their old places."""
