@@ -42,6 +42,7 @@ from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
+from kqs.queue.meter import Meter
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
@@ -113,6 +114,7 @@ class Queue:
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
         self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        self.meter = Meter(clock.monotonic)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -225,6 +227,7 @@ class Queue:
             run = first_run(job, self._epoch)
             self._over(run, self._died(run, self._now()))
         self._saves.look_again()
+        self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known)
 
     def _died(self, run: Run, now: float) -> Report:
@@ -428,6 +431,7 @@ class Queue:
     async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
         ready: list[Entry] = []
         held: list[Entry] = []
+        self.meter.reported(batch if all(accepted) else [one for one, ok in zip(batch, accepted, strict=True) if ok])
         for (run, report), ok in zip(batch, accepted, strict=True):
             if run.handle is not None:
                 held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))

@@ -19,7 +19,7 @@ from kqs.nearest import unknown_name
 from kqs.server import working
 from kqs.server.context import Context
 from kqs.server.inserts import adopting, inserting
-from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, TypeQuery, parse
+from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, TypeQuery, TypesQuery, parse
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
@@ -148,14 +148,37 @@ async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
         await _wait_for_room(peer)
         found = await peer.context.backend.job(query.id)
     if found is None:
-        raise CallError(f"no job has the id {strict.shown(_encode(query.id))}", "not_found")
+        raise _no_job(query.id)
     return found
+
+
+def _no_job(job_id: str) -> CallError:
+    return CallError(f"no job has the id {strict.shown(_encode(job_id))}", "not_found")
 
 
 async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]]:
     async with peer.reads:
         await _wait_for_room(peer)
         return await peer.context.backend.jobs(query)
+
+
+async def _explain(peer: Peer, query: JobQuery) -> dict[str, Any]:
+    async with peer.reads:
+        await _wait_for_room(peer)
+        found = await peer.context.backend.explain(query.id)
+    if found is None:
+        raise _no_job(query.id)
+    return found
+
+
+async def _types(peer: Peer, query: TypesQuery) -> list[dict[str, Any]]:
+    async with peer.reads:
+        return await peer.context.backend.types(query)
+
+
+async def _workers(peer: Peer, _nothing: NoQuery) -> list[dict[str, Any]]:
+    async with peer.reads:
+        return await peer.context.backend.workers()
 
 
 async def _suspend(peer: Peer, query: TypeQuery) -> dict[str, Any]:
@@ -214,6 +237,23 @@ CALLS = _table(
         "{type?, state?, after?, limit? = 100}",
         "jobs in order of acceptance; after: the last id seen, limit: 1 to 1000",
         _in_a_task(JobsQuery, _jobs),
+    ),
+    CallSpec(
+        "explain",
+        Role.READ,
+        "id | {id}",
+        "why a job is where it is, in a sentence and its facts",
+        _in_a_task(JobQuery, _explain),
+    ),
+    CallSpec(
+        "types",
+        Role.READ,
+        "{type?, after?, limit? = 100}",
+        "types by name: their jobs, rates, times and workers; after: the last type seen, limit: 1 to 1000",
+        _in_a_task(TypesQuery, _types),
+    ),
+    CallSpec(
+        "workers", Role.READ, "", "who runs jobs of this server: itself, its children and others", _in_a_task(NoQuery, _workers)
     ),
     CallSpec(
         "reserve",

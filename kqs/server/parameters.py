@@ -51,7 +51,7 @@ class NoQuery(Parameters):
 
 
 class JobQuery(Parameters):
-    """Argument of `job`: the id as a string, or an object with `id`."""
+    """Argument of `job` and `explain`: the id as a string, or an object with `id`."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -77,6 +77,14 @@ class JobsQuery(Parameters):
 
     type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     state: Annotated[State | None, BeforeValidator(_state)] = None
+    after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class TypesQuery(Parameters):
+    """Argument of `types`. `after`: the last type already seen; `limit`: 1..1000 types."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 

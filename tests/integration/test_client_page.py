@@ -23,6 +23,9 @@ CALLS = {"connect", "insert", "insert_many", "call", "start", "reserve", "work",
     "release",
     "suspend",
     "resume",
+    "explain",
+    "types",
+    "workers",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

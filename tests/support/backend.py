@@ -13,7 +13,7 @@ from kqs.inserter import Inserter
 from kqs.job import Returned, State
 from kqs.journal.format import Record
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery
+from kqs.server.parameters import JobsQuery, TypesQuery
 from tests.support.clock import FakeClock
 
 
@@ -78,6 +78,17 @@ class MemoryBackend:
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)
+
+    async def explain(self, job_id: str) -> dict[str, Any] | None:
+        row = await self.job(job_id)
+        return None if row is None else {"text": "It waits.", "id": job_id}
+
+    async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
+        names = sorted({row["type"] for row in self._rows()})
+        return [{"type": name} for name in names if name > (query.after or "")][: query.limit]
+
+    async def workers(self) -> list[dict[str, Any]]:
+        return []
 
     async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
         rows = [row for row in self._rows() if query.type in (None, row["type"]) and query.state in (None, State.NEW)]
