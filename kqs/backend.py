@@ -25,9 +25,10 @@ from kqs.queue.changes import Done
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery
+from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 from kqs.trouble import Trouble
+from kqs.views.views import Views
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -76,6 +77,7 @@ class ServerBackend:
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
         self.search = queue.events.ends.search
+        self._views = Views(feeder, queue, worker, desk, inserter, children, self._record, self._counts)
         self._started = clock.monotonic()
         self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
@@ -84,7 +86,11 @@ class ServerBackend:
 
         What only the store knows is left out while it cannot be asked.
         """
-        stats: dict[str, int | float] = {"pid": os.getpid(), "uptime_s": round(self._clock.monotonic() - self._started, 3)}
+        stats: dict[str, int | float] = {
+            "pid": os.getpid(),
+            "process": os.getpid(),
+            "uptime_s": round(self._clock.monotonic() - self._started, 3),
+        }
         try:
             stats |= self._job_stats(await self._counts())
         except StoreUnavailableError as error:
@@ -154,9 +160,7 @@ class ServerBackend:
 
     def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
-        ours = frozenset[str]() if self._children is None else self._children.types
-        is_handled = self._queue.admission.is_handled
-        return {type_: n for type_, n in waiting.items() if n and type_ not in ours and not is_handled(type_)}
+        return {type_: n for type_, n in waiting.items() if n and not self._views.is_handled(type_)}
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         """Take the end of a run that is not watched over here: another server's, or one that it repeats.
@@ -185,12 +189,28 @@ class ServerBackend:
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
+        record = await self._record(job_id)
+        return None if record is None else self.shown(record)
+
+    async def explain(self, job_id: str) -> dict[str, Any] | None:
+        """Return why a job is where it is, in a sentence and its facts; None: nobody knows it. Raises: CallError."""
+        return await _told(self._views.explain(job_id))
+
+    async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
+        """Return how types stand, by name, beginning after `query.after`. Raises: CallError."""
+        return await _told(self._views.types(query))
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return who runs jobs of this server."""
+        return await self._views.workers()
+
+    async def _record(self, job_id: str) -> JobRecord | None:
         lagged = self._feeder.lag_records  # before the store is asked: it may catch up while it answers
         record = await _told(self._queue.reads.job(job_id))
         if record is None and lagged:
             await self._catch_up()
             record = await _told(self._queue.reads.job(job_id))
-        return None if record is None else self.shown(record)
+        return record
 
     async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.

@@ -100,6 +100,16 @@ class Worker:
         return sum(lane.lease is not None for lane in self._lanes)
 
     @property
+    def lanes_count(self) -> int:
+        """Return how many jobs it runs at a time."""
+        return self._settings.concurrency
+
+    @property
+    def name(self) -> str:
+        """Return who runs the jobs, as their records say."""
+        return self._consumer.worker
+
+    @property
     def waiting_count(self) -> int:
         """Return how many runs it has that have not begun."""
         return len(self._runs)

@@ -282,6 +282,18 @@ class Client(OwnersCalls):
         """Let jobs of this type begin again. Returns: False: it was not suspended."""
         return bool((await self.call("resume", {"type": type}))["changed"])
 
+    async def explain(self, job_id: str) -> dict[str, Any]:
+        """Return why a job is where it is: `text`, a sentence, and its facts. Raises: CallError: `not_found`."""
+        return dict(await self.call("explain", {"id": job_id}))
+
+    async def types(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return how types stand, by name, beginning after the type `after`."""
+        return list(await self.call("types", {"after": after, "limit": limit}))
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return who runs jobs of the server."""
+        return list(await self.call("workers"))
+
     async def reserve(
         self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None
     ) -> list[Run]:

@@ -121,6 +121,10 @@ class Admission:
         self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
         self._offer(consumer)
 
+    def weight(self, type_: str) -> int:
+        """Return the share of turns of a type beside others."""
+        return self._taking.get(type_, _AS_OTHERS).weight
+
     def leave(self, consumer: Consumer) -> None:
         """Let a consumer have no more of them."""
         self._consumers.remove(consumer)

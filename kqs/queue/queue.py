@@ -46,6 +46,7 @@ from kqs.queue.ends import Ends
 from kqs.queue.events import Events
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
+from kqs.queue.meter import Meter
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
@@ -129,6 +130,7 @@ class Queue:
         )
         note = self._timetable.note
         self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.call_off, on_damage)
+        self.meter = Meter(clock.monotonic)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last
@@ -260,6 +262,7 @@ class Queue:
         self._saves.look_again()
         if self.asked:
             self.asked.stored(jobs, found)
+        self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)
 
     def _died(self, run: Run, now: float) -> Report:
@@ -502,6 +505,7 @@ class Queue:
         """Do what follows from reports, now that they are in the store."""
         ready: list[Entry] = []
         held: list[Entry] = []
+        self.meter.reported(batch if all(accepted) else [one for one, ok in zip(batch, accepted, strict=True) if ok])
         for (run, report), ok in zip(batch, accepted, strict=True):
             if run.handle is not None:
                 held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
@@ -34,6 +34,14 @@ class Reads:
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""
         return await self._told(self._store.counts())
+
+    async def before(self, record: JobRecord, most: int) -> int:
+        """Return how many ready jobs of its type come before a job that is ready; `most` if they are so many or more."""
+        return await self._told(self._store.before(record.type, (record.prio, record.order), most))
+
+    async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
+        """Return for each type that has ready jobs when the oldest was accepted; see Store.oldest."""
+        return await self._told(self._store.oldest(types, prios))
 
     async def taken(self, claim: Claim) -> Run | None:
         """Return a held run that is ours to watch over from now on, under this claim; None: it is over."""

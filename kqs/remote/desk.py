@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from weakref import WeakSet
 
 from kqs.handlers import Failed, Outcome
 from kqs.job import Returned, Run
@@ -42,6 +43,7 @@ class Desk:
         self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
         self._runs: dict[str, OpenRun] = {}
         self._held_count = 0  # of these
+        self._parties: WeakSet[Party] = WeakSet()
         self._tokens = Tokens("")
         self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
         self._drained = asyncio.Event()
@@ -80,9 +82,21 @@ class Desk:
         """Tell whether nothing may be asked for any more."""
         return self._is_stopping
 
-    def party(self) -> Party:
-        """Return a new party, which has nothing."""
-        return Party(self)
+    def party(self, address: str = "") -> Party:
+        """Return a new party, which has nothing. address: where it is, for people."""
+        party = Party(self, address, self._queue.clock.now())
+        self._parties.add(party)
+        return party
+
+    @property
+    def parties(self) -> list[Party]:
+        """Return those who ask for jobs, or have done so and are still there."""
+        return [party for party in self._parties if not party.is_gone]
+
+    @property
+    def away(self) -> list[OpenRun]:
+        """Return the held runs whose workers are away."""
+        return [run for run in self._runs.values() if run.party is None] if self._held_count else []
 
     # -- orders ---------------------------------------------------------------------------------------------------------
 
@@ -174,11 +188,15 @@ class Desk:
 
     def report(self, run: OpenRun, outcome: Outcome, told: Callable[[bool], None]) -> None:
         """Take the report of a run; `told` is called when it is durable."""
+        party = run.party
         self._close(run)
         taken = self._queue.report(run.lease, outcome)
         assert taken, "a run is forgotten when its lease ends"
         self.done_count += 1
         self.failed_count += isinstance(outcome, Failed)
+        if party is not None:
+            party.done_count += 1
+            party.failed_count += isinstance(outcome, Failed)
         self._queue.when_stored(run.run, told)
 
     def release(self, run: OpenRun, end: Returned | None, told: Callable[[bool], None]) -> None:

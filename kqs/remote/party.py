@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from kqs.job import Run
@@ -91,8 +91,17 @@ class Order:
 class Party:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, address: str, since: float) -> None:
+        """Args: address: where it is, for people. since: when it came, in Unix seconds."""
         self._desk = desk
+        self.address = address
+        self.since = since
+        #: under which name it has asked last
+        self.worker = ""
+        self.is_child = False
+        self.is_gone = False
+        #: reports of its runs; of those, failures
+        self.done_count = self.failed_count = 0
         self._orders: set[Order] = set()
         self._runs: dict[str, OpenRun] = {}
         self._is_paused = False
@@ -103,6 +112,11 @@ class Party:
     def runs_count(self) -> int:
         """Return how many runs it has."""
         return len(self._runs)
+
+    @property
+    def orders(self) -> Collection[Order]:
+        """Return the orders that stand."""
+        return self._orders
 
     @property
     def orders_count(self) -> int:
@@ -121,6 +135,7 @@ class Party:
         held: bool = False,
     ) -> Order:
         """Ask for jobs; see `Order`. worker: who runs them, as their records say. held: the runs outlive this party."""
+        self.worker = worker
         pool = self._desk.pool(types, worker, held=held)
         order = Order(self, pool, room, given, ended, lost)
         order.is_paused = self._is_paused
@@ -164,6 +179,7 @@ class Party:
 
     def leave(self, reason: str) -> None:
         """Take back all that it has, but for what it holds: it is gone."""
+        self.is_gone = True
         self.end_orders()
         runs, lost = list(self._runs.values()), 0
         for run in runs:

@@ -13,7 +13,7 @@ from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery
+from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 
 
@@ -52,6 +52,18 @@ class Backend(Protocol):
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of one job, or None."""
+        ...
+
+    async def explain(self, job_id: str) -> dict[str, Any] | None:
+        """Return why a job is where it is, or None: nobody knows it."""
+        ...
+
+    async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
+        """Return how types stand, by name, beginning after `query.after`."""
+        ...
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return who runs jobs here."""
         ...
 
     def shown(self, record: JobRecord) -> dict[str, Any]:

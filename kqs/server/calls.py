@@ -25,11 +25,13 @@ from kqs.server.parameters import (
     ChangeQuery,
     DeleteQuery,
     HelpQuery,
+    IdQuery,
     JobQuery,
     JobsQuery,
     NoQuery,
     PurgeQuery,
     TypeQuery,
+    TypesQuery,
     parse,
 )
 from kqs.server.peer import Peer, translate
@@ -162,8 +164,12 @@ async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
         await _wait_for_room(peer)
         found = await peer.context.backend.job(query.id)
     if found is None:
-        raise CallError(f"no job has the id {strict.shown(_encode(query.id))}", "not_found")
+        raise _no_job(query.id)
     return found
+
+
+def _no_job(job_id: str) -> CallError:
+    return CallError(f"no job has the id {strict.shown(_encode(job_id))}", "not_found")
 
 
 _job_now = _in_a_task(JobQuery, _job)
@@ -188,6 +194,25 @@ async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]] | dict[str
     if query.cursor is None:
         return jobs
     return {"jobs": jobs, "cursor": None if after is None else f"{after:x}"}
+
+
+async def _explain(peer: Peer, query: IdQuery) -> dict[str, Any]:
+    async with peer.reads:
+        await _wait_for_room(peer)
+        found = await peer.context.backend.explain(query.id)
+    if found is None:
+        raise _no_job(query.id)
+    return found
+
+
+async def _types(peer: Peer, query: TypesQuery) -> list[dict[str, Any]]:
+    async with peer.reads:
+        return await peer.context.backend.types(query)
+
+
+async def _workers(peer: Peer, _nothing: NoQuery) -> list[dict[str, Any]]:
+    async with peer.reads:
+        return await peer.context.backend.workers()
 
 
 async def _suspend(peer: Peer, query: TypeQuery) -> dict[str, Any]:
@@ -280,6 +305,23 @@ CALLS = _table(
         "{type, regex?, dry_run?}",
         "all jobs of a type that wait are gone; answers how many",
         _in_a_task(PurgeQuery, changing.purge),
+    ),
+    CallSpec(
+        "explain",
+        Role.READ,
+        "id | {id}",
+        "why a job is where it is, in a sentence and its facts",
+        _in_a_task(IdQuery, _explain),
+    ),
+    CallSpec(
+        "types",
+        Role.READ,
+        "{type?, after?, limit? = 100}",
+        "types by name: their jobs, rates, times and workers; after: the last type seen, limit: 1 to 1000",
+        _in_a_task(TypesQuery, _types),
+    ),
+    CallSpec(
+        "workers", Role.READ, "", "who runs jobs of this server: itself, its children and others", _in_a_task(NoQuery, _workers)
     ),
     CallSpec(
         "reserve",

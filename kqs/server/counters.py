@@ -37,6 +37,8 @@ class Counters:
             "calls": sum(self.calls.values()),
             "errors": sum(self.errors.values()),
         }
+        # under the names that older systems give them, for whoever watches those
+        table |= {"callCount": table["calls"], "jobCount": table["jobs_inserted"], "errorCount": table["errors"]}
         table.update((f"calls_{name}", count) for name, count in sorted(self.calls.items()))
         table.update((f"errors_{code}", count) for code, count in sorted(self.errors.items()))
         return table

@@ -58,18 +58,23 @@ class NoQuery(Parameters):
     """No argument: nothing, null, or an empty object."""
 
 
-class JobQuery(Parameters):
-    """Argument of `job`: the id as a string, or an object with `id`. wait: how long to wait for the job's end, in s."""
+class IdQuery(Parameters):
+    """Argument of `explain`: the id as a string, or an object with `id`."""
 
     BY_POSITION = 1
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"id": value} if isinstance(value, str) else value
+
+
+class JobQuery(IdQuery):
+    """Argument of `job`: as of `explain`. wait: how long to wait for the job's end, in s."""
+
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
 
 
 class TypeQuery(Parameters):
@@ -189,6 +194,14 @@ class PurgeQuery(Parameters):
     def filter(self) -> Filter:
         """Return the filter."""
         return Filter(type=self.type, states=WAITING, match=self.regex)
+
+
+class TypesQuery(Parameters):
+    """Argument of `types`. `after`: the last type already seen; `limit`: 1..1000 types."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class HelpQuery(Parameters):

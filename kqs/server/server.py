@@ -103,6 +103,7 @@ class Server:
         except BaseException:
             self._disown(connection)
             raise
+        connection.hand.is_child = True
         return connection
 
     def _disown(self, connection: Connection) -> None:

@@ -44,6 +44,8 @@ class Standing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._party: Party | None = None
+        #: tells where the peer is, for people
+        self.where: Callable[[], str] = str
         self._by_id: dict[str | int | float, _Stood] = {}
         #: calls that wait for jobs to end, by their ids where they have one
         self._waits: dict[Wait, str | int | float | None] = {}
@@ -55,7 +57,7 @@ class Standing:
     def party(self) -> Party:
         """Return who asks."""
         if self._party is None:
-            self._party = self._desk.party()
+            self._party = self._desk.party(self.where())
         return self._party
 
     @property

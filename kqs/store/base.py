@@ -335,6 +335,18 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
+    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
+        """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more."""
+        ...
+
+    async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
+        """Return for each type when the oldest of its ready jobs was accepted, in Unix seconds; a type without any is left out.
+
+        Only those of the `prios` foremost priorities at which a type has ready jobs are looked at. By order, which is age on
+        one server; of several servers it is as right as their clocks.
+        """
+        ...
+
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """Delete up to `limit` ended records whose drop_at <= now and order < before_order; return how many.
 

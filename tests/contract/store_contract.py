@@ -1418,6 +1418,28 @@ class StoreContract:
         assert [entry.order for entry in await store.ready("mail", None, 9)] == [FIRST]
         assert len(await store.claim([an_entry(0)], "w1", now)) == 1
 
+    async def test_what_comes_before_a_job_is_counted_up_to_a_bound(self, store: Store, insert, now: float) -> None:
+        await insert(*(a_job(n, prio=9000 if n < 3 else 10_000) for n in range(10)), a_job(10, type="video"))
+        await insert(a_job(11, due_at=now + 100))
+        await store.claim([an_entry(4)], "w1", now)
+        ranks = [(9000, FIRST), (9000, FIRST + 2), (10_000, FIRST + 3), (10_000, FIRST + 9), (10_000, FIRST + 11)]
+        assert [await store.before("mail", rank, 100) for rank in ranks] == [0, 2, 3, 8, 9]
+        assert [await store.before("mail", ranks[-1], most) for most in (1, 3, 4, 8, 9)] == [1, 3, 4, 8, 9]
+        assert await store.before("nobody", ranks[-1], 100) == 0
+
+    async def test_the_oldest_ready_job_of_a_type_is_found_at_any_of_so_many_priorities(
+        self, store: Store, insert, now: float
+    ) -> None:
+        await insert(*(a_job(20 - n, prio=n) for n in range(10)), a_job(0, prio=10, due_at=now + 100))
+        await insert(a_job(30, type="video"), a_job(31, type="video"), a_job(32, type='é "x"', accepted_at=1234.5))
+        types = ["mail", "video", 'é "x"', "nobody"]
+        oldest = await store.oldest(types, 99)
+        assert oldest == {"mail": (FIRST + 11) / 1e6, "video": (FIRST + 30) / 1e6, 'é "x"': 1234.5}
+        assert [(await store.oldest(["mail"], prios))["mail"] for prios in (1, 3)] == [(FIRST + 20) / 1e6, (FIRST + 18) / 1e6]
+        await store.claim([an_entry(30, type="video"), an_entry(31, type="video")], "w1", now)
+        assert (await store.oldest(types, 99)).keys() == {"mail", 'é "x"'}
+        assert await store.oldest([], 9) == {}
+
 
 async def progress_of(store: Store, n: int = 0) -> bytes | None:
     found = [record for record in [await store.job(IDS.of(FIRST + n)), await store.job("mine")] if record is not None]

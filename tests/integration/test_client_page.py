@@ -28,6 +28,9 @@ CALLS = {"connect", "insert", "wait_job", "insert_many", "call", "start", "reser
     "delete",
     "purge",
     "jobs",
+    "explain",
+    "types",
+    "workers",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

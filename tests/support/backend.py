@@ -16,7 +16,7 @@ from kqs.journal.format import Record
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery
+from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 from tests.support.clock import FakeClock
 
@@ -141,6 +141,17 @@ class MemoryBackend:
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)
+
+    async def explain(self, job_id: str) -> dict[str, Any] | None:
+        row = await self.job(job_id)
+        return None if row is None else {"text": "It waits.", "id": job_id}
+
+    async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
+        names = sorted({row["type"] for row in self._rows()})
+        return [{"type": name} for name in names if name > (query.after or "")][: query.limit]
+
+    async def workers(self) -> list[dict[str, Any]]:
+        return []
 
     async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
         states = query.state or {State.NEW}

@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
-from kqs.store.mongo import client, progress, records, retention, schedule, schema, suspended
+from kqs.store.mongo import client, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -194,6 +194,14 @@ class MongoStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._look(suspended.suspended)
+
+    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
+        """See Store.before."""
+        return await self._look(queues.before, type_, rank, most)
+
+    async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
+        """See Store.oldest. It costs a round trip for each priority of a type, a few of them at a time."""
+        return await self._look(queues.oldest, types, prios)
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""

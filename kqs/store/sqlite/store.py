@@ -14,7 +14,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
 from kqs.store.sqlite import change as changing
-from kqs.store.sqlite import claim, insert, pages, progress, records, report, resources, retention, schedule, suspended
+from kqs.store.sqlite import claim, insert, pages, progress, queues, records, report, resources, retention, schedule, suspended
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -207,6 +207,14 @@ class SqliteStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._thread.call(suspended.suspended)
+
+    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
+        """See Store.before."""
+        return await self._thread.call(partial(queues.before, type_=type_, rank=rank, most=most))
+
+    async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
+        """See Store.oldest."""
+        return await self._thread.call(partial(queues.oldest, types=types, prios=prios))
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from kqs.store.sqlite import bulk, claim, content, locks, progress, report, resources, retention, schedule, schema
+from kqs.store.sqlite import bulk, claim, content, locks, progress, queues, report, resources, retention, schedule, schema
 
 BY_KEY = [
     *content._READY.values(),
@@ -84,3 +84,11 @@ def test_rows_are_found_by_index_and_never_sorted(db: sqlite3.Connection, statem
     steps = plan(db, statement)
     assert any(f"INDEX {index}" in step for step in steps)
     assert not any("TEMP B-TREE" in step for step in steps)
+
+
+@pytest.mark.parametrize("statement", [queues._BEFORE, queues._OLDEST])
+def test_what_waits_is_found_by_its_index(db: sqlite3.Connection, statement: str) -> None:
+    steps = [row[3] for row in db.execute(f"explain query plan {statement}", [0] * (4 if "?4" in statement else 2))]
+    of_jobs = [step for step in steps if " jobs " in step]
+    assert len(of_jobs) >= 2
+    assert all("INDEX ready (type=?" in step or "PRIMARY KEY (rowid=?)" in step for step in of_jobs), of_jobs

@@ -1,0 +1,42 @@
+"""How those stand that wait: what comes before a job, and how long the oldest of a type has waited. All of it bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kqs.job import instant_of
+from kqs.store.sqlite.rows import encode_json
+from kqs.store.sqlite.schema import Place
+from kqs.store.sqlite.session import Session
+
+_READY = f"from jobs indexed by ready where place = {Place.READY:d} and type ="
+_BEFORE = f"""
+select (select count(*) from (select 1 {_READY} ?1 and prio < ?2 limit ?4))
+     + (select count(*) from (select 1 {_READY} ?1 and prio = ?2 and ord < ?3 limit ?4))
+"""
+# one search in the index for each priority of a type, and one for its oldest, however many jobs are ready
+_OLDEST = f"""
+with recursive steps (kind, at, n) as (
+  select value, (select min(prio) {_READY} value), 1 from json_each(?1)
+  union all
+  select kind, (select min(prio) {_READY} kind and prio > at), n + 1 from steps where at is not null and n < ?2),
+oldest (kind, number) as (
+  select kind, min((select min(ord) {_READY} kind and prio = at)) from steps where at is not null group by kind)
+select json_group_array(json_array(kind, number, (select cast(accepted_at as real) from jobs where ord = number))) from oldest
+"""
+
+_decode_oldest = msgspec.json.Decoder(list[tuple[str, int, float | None]]).decode
+
+
+def before(session: Session, type_: str, rank: tuple[int, int], most: int) -> int:
+    """See Store.before."""
+    (count,) = session.db.execute(_BEFORE, (type_, *rank, most)).fetchone()
+    return min(int(count), most)
+
+
+def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, float]:
+    """See Store.oldest."""
+    (packed,) = session.db.execute(_OLDEST, (encode_json(list(types)).decode(), prios)).fetchone()
+    return {type_: instant_of(order) if at is None else at for type_, order, at in _decode_oldest(packed)}

@@ -1,0 +1,1 @@
+"""What an owner is shown of jobs, types and workers, and in which words; nothing here changes anything."""

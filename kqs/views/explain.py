@@ -1,0 +1,221 @@
+"""Why a job is where it is: one sentence and its facts. Pure.
+
+Each reason is a function of what was `Seen`; the first in `REASONS` that has something to say is the answer. A new reason is a
+function there, in its place, and whatever it has to know a field of `Seen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from kqs.job import ENDED, JobRecord, State
+from kqs.store.base import DAMAGED
+
+#: jobs before one are counted up to here
+MOST_BEFORE = 1000
+#: of an error in the sentence; the facts have all that is kept of it
+ERROR_CHARS = 200
+
+
+class Seen(NamedTuple):
+    """A job, and what may keep it from running.
+
+    suspended_at: since when its type is suspended, None: it is not. is_handled: somebody takes the type here.
+    before: how many ready jobs of its type come before it, where that was counted: at most MOST_BEFORE + 1.
+    """
+
+    record: JobRecord
+    now: float
+    suspended_at: float | None = None
+    is_handled: bool = True
+    before: int = 0
+
+
+class Reason(NamedTuple):
+    """code: which one it is, for programs. text: a sentence, for people."""
+
+    code: str
+    text: str
+    facts: dict[str, Any]
+
+
+def explained(seen: Seen) -> dict[str, Any]:
+    """Return the answer to `explain`."""
+    reason = next(found for rule in REASONS if (found := rule(seen)) is not None)
+    record = seen.record
+    about = {"id": record.id, "type": record.type, "state": record.state.word, "reason": reason.code}
+    return {"text": reason.text, **about, **reason.facts}
+
+
+def journaled(job_id: str) -> dict[str, Any]:
+    """Return the answer for a job that the store does not have yet, which is all that is known of it."""
+    text = "It is in the journal, and waits there for the store, which is behind or away."
+    return {"text": text, "id": job_id, "type": None, "state": None, "reason": "journaled"}
+
+
+def _succeeded(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.state is not State.SUCCESS:
+        return None
+    return Reason("success", f"It succeeded {_at(record.ended_at, seen.now)}.", _end_of(record))
+
+
+def _cancelled(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.state is not State.CANCELLED:
+        return None
+    return Reason("cancelled", f"It was cancelled {_at(record.ended_at, seen.now)}.", _end_of(record))
+
+
+def _failed(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.state is not State.FAIL:
+        return None
+    at, error = _at(record.ended_at, seen.now), _quoted(record.error)
+    if record.error == "expired":
+        return Reason("expired", f"It expired {at}, before it had succeeded.", _end_of(record))
+    if record.error == DAMAGED:
+        return Reason("damaged", f"It failed {at}, since {DAMAGED}.", _end_of(record))
+    if record.runs and record.runs[-1].state == "ghost":
+        text = f"It failed for good {at}: {_times(record.ghosts, 'run')} ended without a report, the last one: {error}."
+        return Reason("ghosted_out", text, _end_of(record))
+    return Reason(
+        "failed",
+        f"It failed for good {at}, after {_times(record.failures, 'failure')}, the last one: {error}.",
+        _end_of(record),
+    )
+
+
+def _running(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.state is not State.PROCESSING:
+        return None
+    run = record.runs[-1] if record.runs else None
+    began_at, worker = (run.started_at, run.worker) if run is not None else (None, None)
+    text = (
+        f"It has been running since {_time(began_at)} on {worker}{_for(began_at, seen.now)}; this is attempt {record.attempt}."
+    )
+    return Reason("running", text, {"since": began_at, "worker": worker, "attempt": record.attempt})
+
+
+def _not_due(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.due_at <= seen.now:
+        return None
+    text = f"It is due {_at(record.due_at, seen.now)}{_again(record)}."
+    return Reason("not_due", text, {"due_at": record.due_at} | _error_of(record))
+
+
+def _suspended(seen: Seen) -> Reason | None:
+    if seen.suspended_at is None:
+        return None
+    text = f"Its type is suspended since {_time(seen.suspended_at)}, and waits for a resume{_again(seen.record)}."
+    return Reason("suspended", text, {"suspended_at": seen.suspended_at} | _error_of(seen.record))
+
+
+def _unhandled(seen: Seen) -> Reason | None:
+    if seen.is_handled:
+        return None
+    return Reason("no_worker", f"No worker of this server takes its type{_again(seen.record)}.", _error_of(seen.record))
+
+
+def _behind(seen: Seen) -> Reason | None:
+    if not seen.before:
+        return None
+    is_more = seen.before > MOST_BEFORE
+    count = f"More than {MOST_BEFORE:,}" if is_more else f"{seen.before:,}"
+    jobs = "job of its type comes" if seen.before == 1 else "jobs of its type come"
+    facts = {"before": min(seen.before, MOST_BEFORE), "before_is_more": is_more}
+    return Reason("behind", f"{count} {jobs} before it{_again(seen.record)}.", facts | _error_of(seen.record))
+
+
+def _next(seen: Seen) -> Reason:
+    text = f"It is the next of its type, and begins when a worker has room{_again(seen.record)}."
+    return Reason("next", text, {"before": 0} | _error_of(seen.record))
+
+
+#: the first that applies is the reason
+REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
+    _succeeded,
+    _cancelled,
+    _failed,
+    _running,
+    _not_due,
+    _suspended,
+    _unhandled,
+    _behind,
+    _next,
+)
+
+
+def is_ready(record: JobRecord, now: float) -> bool:
+    """Tell whether a job waits for nothing but others."""
+    return record.state not in ENDED and record.state is not State.PROCESSING and record.due_at <= now
+
+
+def _end_of(record: JobRecord) -> dict[str, Any]:
+    return {"ended_at": record.ended_at, "failures": record.failures, "ghosts": record.ghosts} | _error_of(record)
+
+
+def _error_of(record: JobRecord) -> dict[str, Any]:
+    error = _last_error(record)
+    return {} if error is None else {"error": error}
+
+
+def _last_error(record: JobRecord) -> str | None:
+    if record.error is None and record.state is not State.SUCCESS and record.runs:
+        return record.runs[-1].error
+    return record.error
+
+
+def _again(record: JobRecord) -> str:
+    """Return why it is to run again, as the end of a sentence."""
+    error = _last_error(record)
+    if record.state is State.GHOST:
+        return f"; it is run again since nobody reported its last run: {_quoted(error)}"
+    if record.state is State.RETRY:
+        return (
+            "; it is run again"
+            if error is None
+            else f"; it is tried again after {_times(record.failures, 'failure')}, the last one: {_quoted(error)}"
+        )
+    return ""
+
+
+def _quoted(error: str | None) -> str:
+    if error is None:
+        return "no reason was given"
+    return f'"{error if len(error) <= ERROR_CHARS else error[:ERROR_CHARS] + "…"}"'
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _time(at: float | None) -> str:
+    if at is None:
+        return "an unknown time"
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # beyond the calendar
+        return f"{at:.0f} s after 1970"
+
+
+def _at(at: float | None, now: float) -> str:
+    if at is None:
+        return "at an unknown time"
+    how = f"in {_span(at - now)}" if at > now else f"{_span(now - at)} ago"
+    return f"at {_time(at)}, {how}"
+
+
+def _for(since: float | None, now: float) -> str:
+    return "" if since is None else f", for {_span(max(0.0, now - since))}"
+
+
+def _span(seconds: float) -> str:
+    for unit_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"

@@ -1,0 +1,211 @@
+"""What an owner asks about jobs, types and workers, put together from the parts that know it. Call from the loop thread.
+
+However many types or workers there are, the loop is not held: what is long is made a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from heapq import nsmallest
+from typing import Any
+
+from kqs.children import Children
+from kqs.errors import CallError
+from kqs.feeder import Feeder
+from kqs.inserter import Inserter
+from kqs.job import JobRecord, State, waiting_count
+from kqs.queue.meter import Meter
+from kqs.queue.queue import Queue
+from kqs.remote import Desk, Party
+from kqs.server.parameters import TypesQuery
+from kqs.views import explain
+from kqs.worker import Worker
+
+#: `types` looks at so many priorities of a type for its oldest job
+OLDEST_PRIOS = 16
+#: names or types that one row shows; it counts them all
+MOST_NAMES = 20
+#: rows of `workers`
+MOST_WORKERS = 1000
+#: rows that are made in one turn of the loop
+ROWS_AT_ONCE = 50
+
+Counts = dict[str, dict[State, int]]
+
+
+class Views:
+    """See the module docstring. Raises: StoreUnavailableError, from whatever asks the store."""
+
+    def __init__(
+        self,
+        feeder: Feeder,
+        queue: Queue,
+        worker: Worker,
+        desk: Desk,
+        inserter: Inserter,
+        children: Children | None,
+        find: Callable[[str], Awaitable[JobRecord | None]],
+        counts: Callable[[], Awaitable[Counts]],
+    ) -> None:
+        """Args: find: returns the record of a job, also of one that the store has yet to take; raises CallError: nobody knows.
+
+        counts: returns {type: {state: how many}}.
+        """
+        self._feeder = feeder
+        self._queue = queue
+        self._worker = worker
+        self._desk = desk
+        self._inserter = inserter
+        self._children = children
+        self._find = find
+        self._counts = counts
+        self._since = queue.clock.now()
+
+    def is_handled(self, type_: str) -> bool:
+        """Tell whether somebody takes jobs of this type here, or does as soon as it has been started."""
+        is_childs = self._children is not None and type_ in self._children.types
+        return is_childs or self._queue.admission.is_handled(type_)
+
+    # -- explain --------------------------------------------------------------------------------------------------------
+
+    async def explain(self, job_id: str) -> dict[str, Any] | None:
+        """Return why a job is where it is; None: nobody knows it."""
+        try:
+            record = await self._find(job_id)
+        except CallError:
+            if not self._is_journaled(job_id):
+                raise
+            return explain.journaled(job_id)
+        if record is None:
+            return None
+        now = self._queue.clock.now()
+        suspended_at = self._queue.admission.suspended.get(record.type)
+        is_handled, before = self.is_handled(record.type), 0
+        if suspended_at is None and is_handled and explain.is_ready(record, now):
+            before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
+        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before))
+
+    def _is_journaled(self, job_id: str) -> bool:
+        """Tell whether an id is of a job that this server has accepted, and may not have stored."""
+        order = self._inserter.ids.order_of(job_id)
+        return order is not None and self._feeder.checkpointed_order <= order <= self._inserter.ids.last_order
+
+    # -- types ----------------------------------------------------------------------------------------------------------
+
+    async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
+        """Return up to `query.limit` types by name, beginning after the type `query.after`."""
+        counts = await self._counts()
+        names = self._names(counts, query)
+        oldest = await self._queue.reads.oldest([name for name in names if waiting_count(counts.get(name, {}))], OLDEST_PRIOS)
+        workers = self._takers(set(names))
+        rows: list[dict[str, Any]] = []
+        for name in names:
+            if rows and not len(rows) % ROWS_AT_ONCE:
+                await asyncio.sleep(0)
+            rows.append(self._type(name, counts.get(name, {}), oldest.get(name), workers.get(name, [])))
+        return rows
+
+    def _names(self, counts: Counts, query: TypesQuery) -> list[str]:
+        admission = self._queue.admission
+        taken = [consumer.types for consumer in admission.consumers]
+        known = set(counts).union(admission.suspended, self._queue.meter.types, *taken)
+        if self._children is not None:
+            known |= self._children.types
+        if query.type is not None:
+            return [query.type] if query.type in known else []
+        after = query.after
+        return nsmallest(query.limit, known if after is None else [name for name in known if name > after])
+
+    def _takers(self, names: set[str]) -> dict[str, list[str]]:
+        """Return by type the names of those who take it here."""
+        takers: defaultdict[str, list[str]] = defaultdict(list)
+        for consumer in self._queue.admission.consumers:
+            for type_ in consumer.types & names:
+                takers[type_].append(consumer.worker)
+        return takers
+
+    def _type(self, name: str, counts: dict[State, int], oldest_at: float | None, workers: list[str]) -> dict[str, Any]:
+        queue, meter = self._queue, self._queue.meter
+        return {
+            "type": name,
+            "counts": {state.word: counts[state] for state in State if counts.get(state)},
+            "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
+            **_measured(meter, name, queue.clock.monotonic()),
+            "suspended_at": queue.admission.suspended.get(name),
+            "limits": {"weight": queue.admission.weight(name)},
+            "workers": sorted(set(workers))[:MOST_NAMES],
+            "workers_count": len(workers),
+        }
+
+    # -- workers --------------------------------------------------------------------------------------------------------
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return who runs jobs of this server: itself, its children, workers elsewhere, and those that are away with some."""
+        rows = [self._own()] if self._worker.lanes_count else []
+        parties = sorted(self._desk.parties, key=lambda party: (not party.is_child, party.worker, party.since))
+        for party in parties[:MOST_WORKERS]:
+            if rows and not len(rows) % ROWS_AT_ONCE:
+                await asyncio.sleep(0)
+            if party.worker and not party.is_gone:
+                rows.append(_party(party))
+        return (rows + self._away())[:MOST_WORKERS]
+
+    def _own(self) -> dict[str, Any]:
+        worker = self._worker
+        open_count = worker.busy_count
+        return {
+            "name": worker.name,
+            "kind": "server",
+            "address": None,
+            **_some_types(worker.types),
+            "room": max(0, worker.lanes_count - open_count),
+            "open": open_count,
+            "since": self._since,
+            "done": worker.done_count,
+            "failed": worker.failed_count,
+        }
+
+    def _away(self) -> list[dict[str, Any]]:
+        by_worker: defaultdict[str | None, list[str]] = defaultdict(list)
+        for run in self._desk.away:
+            by_worker[run.worker].append(run.run.type)
+        gone = {"kind": "away", "address": None}
+        return [
+            {"name": name, **gone, **_some_types(set(types)), "room": 0, "open": len(types), "since": None}
+            | {"done": None, "failed": None}
+            for name, types in sorted(by_worker.items(), key=lambda row: row[0] or "")
+        ]
+
+
+def _measured(meter: Meter, name: str, now: float) -> dict[str, Any]:
+    """Return rates and times of a type, None where nothing is known of it."""
+    found = meter.of(name)
+    if found is None:
+        return {"in_per_s": [0.0, 0.0, 0.0], "out_per_s": [0.0, 0.0, 0.0], "wait_s": None, "run_s": None}
+    return {
+        "in_per_s": found.came.per_s(now, meter.since),
+        "out_per_s": found.ended.per_s(now, meter.since),
+        "wait_s": found.waited.quantiles(),
+        "run_s": found.ran.quantiles(),
+    }
+
+
+def _party(party: Party) -> dict[str, Any]:
+    types: set[str] = set()
+    return {
+        "name": party.worker,
+        "kind": "child" if party.is_child else "remote",
+        "address": None if party.is_child else party.address,
+        **_some_types(types.union(*[order.pool.consumer.types for order in party.orders])),
+        "room": sum(max(0, order.room) for order in party.orders),
+        "open": party.runs_count,
+        "since": party.since,
+        "done": party.done_count,
+        "failed": party.failed_count,
+    }
+
+
+def _some_types(types: set[str] | frozenset[str]) -> dict[str, Any]:
+    return {"types": nsmallest(MOST_NAMES, types), "types_count": len(types)}
