@@ -88,11 +88,7 @@ class Ends:
                     self.tell(job_id, record)
                 break
 
-    def expired(self, job_ids: Sequence[str]) -> None:
-        """Take in that waiting jobs have ended as expired."""
-        self.search(job_ids, self._expired_record)
-
-    def _expired_record(self, job_id: str) -> JobRecord:
+    def expired_record(self, job_id: str) -> JobRecord:
         """Return what is known of a job that has expired and was not kept."""
         now = whole_ms(self._clock.now())
         return JobRecord(0, job_id, "", State.FAIL, 0, 0.0, None, None, None, 0, 0, 0, 0, now, now, now, None, "expired", [])
