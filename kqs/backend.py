@@ -74,6 +74,7 @@ class ServerBackend:
         self._clock = clock
         self._only_accepts = only_accepts
         self.has_waits = queue.cascade.has_waits
+        self.events = queue.events
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
         self.search = queue.events.ends.search
@@ -270,16 +271,20 @@ class ServerBackend:
         await self._catch_up()
         await self._queue.settle()
 
+    def options(self, type_: str, own: bytes | None, prio: int) -> dict[str, Any]:
+        """Return the resolved options of a job as `job` shows them."""
+        options = msgspec.structs.asdict(self._queue.cascade.resolve(type_, own)) | {"prio": prio}
+        del options["wait"]  # of its insert
+        return options
+
     def shown(self, record: JobRecord) -> dict[str, Any]:
         """Return a record as `job` does."""
-        options = self._queue.cascade.resolve(record.type, record.options)
         return {
             "id": record.id,
             "type": record.type,
             "state": record.state.word,
             "data": None if record.data is None else Raw(record.data),
-            "options": {name: value for name, value in msgspec.structs.asdict(options).items() if name != "wait"}
-            | {"prio": record.prio, "resource": record.resource},
+            "options": self.options(record.type, record.options, record.prio) | {"resource": record.resource},
             "unique": record.unique,
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,

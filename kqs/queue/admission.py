@@ -57,6 +57,11 @@ class Reservation:
         return bool(self._jobs)
 
     @property
+    def jobs(self) -> list[Accepted]:
+        """Return the jobs, by age."""
+        return sorted((job for _, jobs in self._jobs for job in jobs), key=lambda job: job.order)
+
+    @property
     def orders(self) -> list[int]:
         """Return the orders of the jobs."""
         return [job.order for _, jobs in self._jobs for job in jobs]

@@ -17,9 +17,10 @@ from kqs.filter import Filter
 from kqs.job import WAITING, Claim, Entry, State
 from kqs.log import get_logger
 from kqs.options import Cascade
+from kqs.queue.events import Events
 from kqs.queue.rules import Retention, whole_ms
 from kqs.store import change as bounds
-from kqs.store.base import Change, Changed, Slice, Spans, Store, Verb
+from kqs.store.base import Change, Slice, Spans, Store, Verb
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -59,6 +60,7 @@ class Changes:
         clock: Clock,
         retention: Retention,
         note: Callable[[float, float | None], None],
+        events: Events,
         call_off: Callable[[Sequence[Claim]], None],
         on_damage: Callable[[StoreCorruptError], None],
     ) -> None:
@@ -74,8 +76,7 @@ class Changes:
         self._note = note
         self._call_off = call_off
         self._on_damage = on_damage
-        #: told of what each slice has done
-        self.on_changed: Callable[[Verb, Sequence[Changed]], None] = _nobody
+        self._events = events
 
     async def do(
         self,
@@ -144,12 +145,21 @@ class Changes:
             self._call_off(claims)
         if part.expire_at is not None:
             self._note(0.0, part.expire_at)
-        if part.changed:
-            self.on_changed(verb, part.changed)
+        if part.changed and self._events.hears_ends:
+            self._tell(verb, part)
         if part.ready:
             await self._broker.put(part.ready)
         if gone := [Entry(one.order, one.id, one.type, one.prio) for one in part.changed if one.state in WAITING]:
             await self._broker.forget(gone)
+
+    def _tell(self, verb: Verb, part: Slice) -> None:
+        """Tell what has happened to jobs; that a run has ended is told when it has."""
+        if verb is Verb.DELETE:
+            self._events.deleted(part.changed)
+        elif verb is Verb.CANCEL:
+            self._events.cancelled([one.id for one in part.changed if one.claim is None])
+        else:
+            self._events.woken(part.ready)
 
     async def watch(self) -> None:
         """Call runs off whose jobs other servers have cancelled, for ever."""
@@ -164,7 +174,3 @@ class Changes:
                 trouble.over()
                 if claims:
                     self._call_off(claims)
-
-
-def _nobody(_verb: Verb, _changed: Sequence[Changed]) -> None:
-    return None

@@ -88,14 +88,10 @@ class Ends:
                     self.tell(job_id, record)
                 break
 
-    def expired(self, job_ids: Sequence[str]) -> None:
-        """Take in that waiting jobs have ended as expired."""
-        self.search(job_ids, self._expired_record)
-
-    def _expired_record(self, job_id: str) -> JobRecord:
-        """Return what is known of a job that has expired and was not kept."""
+    def unrun_record(self, job_id: str, state: State, error: str) -> JobRecord:
+        """Return what is known of a job that has ended while it waited, and was not kept."""
         now = whole_ms(self._clock.now())
-        return JobRecord(0, job_id, "", State.FAIL, 0, 0.0, None, None, None, 0, 0, 0, 0, now, now, now, None, "expired", [])
+        return JobRecord(0, job_id, "", state, 0, 0.0, None, None, None, 0, 0, 0, 0, now, now, now, None, error, [])
 
     async def stop(self) -> None:
         """Search no more."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -42,7 +42,6 @@ from kqs.queue.asked import Asked
 from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
-from kqs.queue.ends import Ends
 from kqs.queue.events import Events
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
@@ -112,7 +111,7 @@ class Queue:
         on_damage = partial(supervisor.fault, "queue")
         self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs
-        self.events = Events(Ends(self.reads, clock, supervisor))
+        self.events = Events(self.reads, clock, supervisor)
         waited = self.events.ends.waiting
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
         self._reporter.on_waited = self._hurry_end
@@ -122,14 +121,14 @@ class Queue:
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
-        self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events.ends.expired)
+        self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events)
         store.on_called = self._timetable.called
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
         note = self._timetable.note
-        self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.call_off, on_damage)
+        self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.events, self.call_off, on_damage)
         self.meter = Meter(clock.monotonic)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
@@ -189,7 +188,7 @@ class Queue:
         self.asked.close()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
-        await self.events.ends.stop()
+        await self.events.stop()
         self._leases.close()
         if self._telling is not None:
             self._telling.cancel()
@@ -211,6 +210,8 @@ class Queue:
             ours = [end for end, ok in zip(ends, accepted, strict=True) if ok]
             if ours:
                 log.info("gave back runs of a server that died", count=len(ours))
+                if self.events.is_heard:
+                    self.events.worker_lost(None, [run for run, _ in ours])
             await self._reports_applied(ours, [True] * len(ours))
 
     # -- from the feeder ----------------------------------------------------------------------------------------------
@@ -218,6 +219,8 @@ class Queue:
     def run_claimed(self, reservation: Reservation) -> None:
         """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
         self._reporter.keep_back(reservation.orders)
+        if self.events.is_heard:
+            self.events.created(reservation.jobs)
         reservation.deliver(self._epoch)
 
     @property
@@ -247,6 +250,8 @@ class Queue:
             found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
             known = frozenset(found)
             parked = found.parked
+            if self.events.is_heard:
+                self._tell_created(jobs, known, parked)
             reservation.deliver(self._epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()
@@ -264,6 +269,10 @@ class Queue:
             self.asked.stored(jobs, found)
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)
+
+    def _tell_created(self, jobs: Sequence[Accepted], known: frozenset[int], parked: Collection[int]) -> None:
+        is_told = self._reporter.is_unstored  # as it was claimed in the journal
+        self.events.created([job for job in jobs if job.order not in known and not is_told(job.order)], parked)
 
     def _died(self, run: Run, now: float) -> Report:
         """Judge a run whose server died."""
@@ -319,6 +328,8 @@ class Queue:
         `on_lost` is called if a deadline of the run passes; it is judged by then. now: when it began, if that is known.
         is_remote: as for `Lease`.
         """
+        if self.events.is_heard:
+            self.events.started(run)
         options = self.cascade.resolve(run.type, run.options)
         began_at = self.clock.monotonic() if now is None else now
         lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote, on_save=self._saves.note)
@@ -351,8 +362,10 @@ class Queue:
         """Tell whether the store is so far behind with what runs `save` that they should not, for now."""
         return self._saves.is_full
 
-    def end(self, run: Run, outcome: Outcome) -> None:
-        """Take the report of a run that ended in the step in which it began."""
+    def end(self, run: Run, outcome: Outcome, *, has_begun: bool = False) -> None:
+        """Take the report of a run that ended in the step in which it began. has_begun: it was told before that it has."""
+        if self.events.is_heard and not has_begun:
+            self.events.started(run)
         options = self.cascade.resolve(run.type, run.options)
         report = self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()))
         if run.progress is not None and report.state is State.SUCCESS:
@@ -372,6 +385,8 @@ class Queue:
     def cancel(self, lease: Lease) -> None:
         """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
         if self._leases.end(lease):
+            if self.events.is_heard:
+                self.events.unbegun(lease.run)
             self.give_back(lease.run)
 
     def call_off(self, claims: Sequence[Claim]) -> None:
@@ -419,7 +434,7 @@ class Queue:
             report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
             self._over(_in_line(run, report), report)
         else:
-            self.end(run, end)
+            self.end(run, end, has_begun=True)
 
         def told(ok: bool) -> None:
             if not accepted.done():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 from kqs.broker.base import Broker
@@ -13,6 +13,7 @@ from kqs.job import WAITING, Entry, JobRecord, State
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
+from kqs.queue.events import Events
 from kqs.queue.rules import Retention, rescheduled, whole_ms
 from kqs.store.base import CALL_S, Store
 from kqs.trouble import Trouble
@@ -38,15 +39,14 @@ class Timetable:
         cascade: Cascade,
         clock: Clock,
         retention: Retention,
-        expired: Callable[[Sequence[str]], None],
+        events: Events,
     ) -> None:
-        """Args: expired: told the ids of jobs that have."""
         self._store = store
         self._broker = broker
         self._cascade = cascade
         self._clock = clock
         self._retention = retention
-        self._told_expired = expired
+        self._events = events
         monotonic = clock.monotonic
         self._due_trouble = Trouble(log, "cannot wake what is due, trying again", "wakes what is due again", monotonic)
         self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
@@ -68,6 +68,7 @@ class Timetable:
 
     def called(self, entries: list[Entry]) -> None:
         """Take jobs that may have their resource now. See Store.on_called."""
+        self._events.woken(entries)
         self._called += entries
         self._has_called.set()
         self._uncalled.note(self._clock.now() + CALL_S)
@@ -109,6 +110,7 @@ class Timetable:
     async def _wake_due(self) -> float | None:
         try:
             while entries := await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes):
+                self._events.woken(entries)
                 await self._broker.put(entries)
             next_at = await self._store.next_due_at()
         except StoreUnavailableError as error:
@@ -141,7 +143,7 @@ class Timetable:
         try:
             while ended := await self._store.expire(whole_ms(self._clock.now()), SLICE, drop_after_s, by_type):
                 log.info("jobs expired", count=len(ended))
-                self._told_expired(ended)
+                self._events.expired(ended)
             next_at = await self._store.next_expire_at()
         except StoreUnavailableError as error:
             self._expiry_trouble.met(error=str(error))

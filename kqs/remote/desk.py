@@ -158,6 +158,11 @@ class Desk:
         self.adopt([run])
         return self._runs.get(self._tokens.of(run))
 
+    def tell_lost(self, worker: str, runs: Sequence[OpenRun]) -> None:
+        """Tell whoever listens that a worker is gone that had these runs."""
+        if self._queue.events.is_heard:
+            self._queue.events.worker_lost(worker, [run.run for run in runs])
+
     def let_go(self, run: OpenRun) -> None:
         """Let a held run go on without its party, which is gone; its ttr counts from now."""
         run.party = run.order = None

@@ -105,6 +105,7 @@ class Party:
         self._orders: set[Order] = set()
         self._runs: dict[str, OpenRun] = {}
         self._is_paused = False
+        self._worker = ""  # as it has called itself last
         #: runs that were lost while it had them, and those that were lost with it
         self.overdue_count = self.lost_count = 0
 
@@ -137,6 +138,7 @@ class Party:
         """Ask for jobs; see `Order`. worker: who runs them, as their records say. held: the runs outlive this party."""
         self.worker = worker
         pool = self._desk.pool(types, worker, held=held)
+        self._worker = worker
         order = Order(self, pool, room, given, ended, lost)
         order.is_paused = self._is_paused
         self._orders.add(order)
@@ -182,6 +184,8 @@ class Party:
         self.is_gone = True
         self.end_orders()
         runs, lost = list(self._runs.values()), 0
+        if runs:
+            self._desk.tell_lost(self._worker, runs)
         for run in runs:
             if run.run.held:
                 self._desk.let_go(run)

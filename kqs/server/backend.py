@@ -11,6 +11,7 @@ from kqs.inserter import Inserter
 from kqs.job import JobRecord, Returned
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
+from kqs.queue.events import Events
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery, TypesQuery
@@ -68,6 +69,15 @@ class Backend(Protocol):
 
     def shown(self, record: JobRecord) -> dict[str, Any]:
         """Return a record as `job` does."""
+        ...
+
+    @property
+    def events(self) -> Events:
+        """Return where it is told what happens to jobs."""
+        ...
+
+    def options(self, type_: str, own: bytes | None, prio: int) -> dict[str, Any]:
+        """Return the resolved options of a job as `job` shows them."""
         ...
 
     @property

@@ -18,6 +18,7 @@ from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server import changing, working
 from kqs.server.context import Context
+from kqs.server.events import listen
 from kqs.server.hotjobs import await_end
 from kqs.server.inserts import adopting, inserting
 from kqs.server.parameters import (
@@ -361,8 +362,13 @@ CALLS = _table(
         _all_steps(working.finishing),
         working.finishing,
     ),
+    CallSpec("withdraw", Role.WORK, "{call}", "ends a call of this connection that stands; its runs go on", working.withdraw),
     CallSpec(
-        "withdraw", Role.WORK, "{call}", "ends a reserve or work call of this connection; its runs go on", working.withdraw
+        "events",
+        Role.READ,
+        "{types?, events?}",
+        "what happens to jobs from now on, as intermediate answers, until the server stops",
+        listen,
     ),
     CallSpec(
         "suspend",

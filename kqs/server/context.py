@@ -10,6 +10,7 @@ from kqs.inserter import DEFAULT_INSERT_JOBS
 from kqs.server.answers import Answers
 from kqs.server.backend import Backend
 from kqs.server.counters import Counters
+from kqs.server.happenings import Happenings
 from kqs.server.lines import Lines
 from kqs.server.slices import Slices
 from kqs.server.turns import Turns
@@ -64,6 +65,7 @@ class Context:
         self.draining = False
         self.waits = 0  # calls that wait for jobs to end
         self.lines = Lines(held_bytes, held_bytes // 2)
+        self.happenings = Happenings(backend, supervisor)
         self.answers = Answers(held_bytes // 2, supervisor)
         self.turns = Turns(supervisor)
         self.reads = asyncio.Semaphore(READS_AT_ONCE)

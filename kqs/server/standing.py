@@ -15,7 +15,7 @@ from msgspec import Raw
 from kqs.remote import Desk, Order, Party
 from kqs.wire.call import Call
 
-#: `reserve` and `work` calls of one connection that may stand at a time
+#: `reserve`, `work` and `events` calls of one connection that may stand at a time
 MAX_STANDING = 100
 #: calls of one connection that may wait for jobs to end, at a time
 MAX_WAITS = 10_000
@@ -33,8 +33,29 @@ class Wait(Protocol):
         ...
 
 
+class Listening(Protocol):
+    """A call that hears of events."""
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it hears nothing more."""
+        ...
+
+    def withdraw(self) -> bool:
+        """Hear nothing more. False: that was so before."""
+        ...
+
+    def pause(self) -> None:
+        """Say nothing for now."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+
 class _Stood(NamedTuple):
-    order: Order
+    order: Order | Listening
     withdrawn: Callable[[], None]
 
 
@@ -47,6 +68,8 @@ class Standing:
         #: tells where the peer is, for people
         self.where: Callable[[], str] = str
         self._by_id: dict[str | int | float, _Stood] = {}
+        self._listening: dict[Listening, Callable[[], None]] = {}
+        self._is_paused = False
         #: calls that wait for jobs to end, by their ids where they have one
         self._waits: dict[Wait, str | int | float | None] = {}
         self._waits_by_id: dict[str | int | float, Wait] = {}
@@ -63,9 +86,17 @@ class Standing:
     @property
     def is_full(self) -> bool:
         """Tell whether no more may stand."""
-        return self._party is not None and self._party.orders_count >= MAX_STANDING
+        orders_count = 0 if self._party is None else self._party.orders_count
+        return orders_count + len(self._listening) >= MAX_STANDING
 
-    def add(self, call: Call, order: Order, withdrawn: Callable[[], None]) -> None:
+    def listen(self, call: Call, listening: Listening, ended: Callable[[], None]) -> None:
+        """Let a call hear of events. ended: answers it."""
+        self._listening[listening] = ended
+        self.add(call, listening, ended)
+        if self._is_paused:
+            listening.pause()
+
+    def add(self, call: Call, order: Order | Listening, withdrawn: Callable[[], None]) -> None:
         """Let an order be found by the id of its call. withdrawn: answers the call."""
         if (key := _key(call.id)) is not None and not order.is_over:
             if len(self._by_id) > 2 * MAX_STANDING:
@@ -107,12 +138,17 @@ class Standing:
         stood = self._by_id.pop(call_id, None)
         if stood is None or not stood.order.withdraw():
             return False
+        self._listening.pop(stood.order, None)
         stood.withdrawn()
         return True
 
     def end(self) -> None:
         """Answer all that stand, but those that wait for jobs to end: there is nobody to ask any more, or nothing to be had."""
         self.has_ended = True
+        listening, self._listening = self._listening, {}
+        for one, ended in listening.items():
+            if one.withdraw():
+                ended()
         if self._party is not None:
             self._party.end_orders()
 
@@ -121,16 +157,25 @@ class Standing:
         waits, self._waits, self._waits_by_id = self._waits, {}, {}
         for wait in waits:
             wait.leave()
+        for listening in self._listening:
+            listening.withdraw()
+        self._listening.clear()
         if self._party is not None:
             self._party.leave("the worker's connection was lost")
 
     def pause(self) -> None:
         """Bring nothing more for now: the peer does not take what it got."""
+        self._is_paused = True
+        for listening in self._listening:
+            listening.pause()
         if self._party is not None:
             self._party.pause()
 
     def resume(self) -> None:
         """Bring more again."""
+        self._is_paused = False
+        for listening in list(self._listening):
+            listening.resume()
         if self._party is not None:
             self._party.resume()
 

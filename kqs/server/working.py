@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, NamedTuple, Self, TypeVar
+from typing import Annotated, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -21,7 +21,7 @@ from kqs.options import MAX_WAIT_S, TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.server.inserts import after_earlier_inserts
-from kqs.server.parameters import Parameters, parse
+from kqs.server.parameters import AnyParameters, Parameters, parse
 from kqs.server.peer import Peer, translate
 from kqs.server.reports import (
     FINISHES,
@@ -62,7 +62,7 @@ def _type_name(name: str) -> str:
     return name
 
 
-_TypeName = Annotated[str, AfterValidator(_type_name)]
+TypeName = Annotated[str, AfterValidator(_type_name)]
 #: longest argument that names types, in bytes: 1,000 of 200 bytes, and more than enough room
 _TYPES_BYTES = 256 * 1024
 
@@ -72,7 +72,7 @@ class JobsWanted(Parameters):
 
     MAX_BYTES = _TYPES_BYTES
 
-    types: Annotated[list[_TypeName], Field(min_length=1, max_length=1000)]
+    types: Annotated[list[TypeName], Field(min_length=1, max_length=1000)]
     worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
     hold: bool = False
 
@@ -94,9 +94,6 @@ class WorkQuery(JobsWanted):
     """Argument of `work`."""
 
     room: Annotated[int, Field(ge=1, le=10_000)] = 1
-
-
-AnyJobsWanted = TypeVar("AnyJobsWanted", bound=JobsWanted)
 
 
 class WithdrawQuery(Parameters):
@@ -142,7 +139,7 @@ def _view(run: OpenRun) -> RunView:
 
 def reserve(peer: Peer, call: Call) -> None:
     """Give so many runs as soon as there is one, or none when the wait is over."""
-    if (query := _asked(peer, call, ReserveQuery, _NOTHING)) is None:
+    if (query := asked(peer, call, ReserveQuery, _NOTHING)) is None:
         return
     call, party = detached(call), peer.standing.party
 
@@ -164,7 +161,7 @@ def reserve(peer: Peer, call: Call) -> None:
 
 def work(peer: Peer, call: Call) -> None:
     """Give runs whenever there are some and fewer than `room` are open, until the server stops."""
-    if (query := _asked(peer, call, WorkQuery, NULL)) is None:
+    if (query := asked(peer, call, WorkQuery, NULL)) is None:
         return
     call, party = detached(call), peer.standing.party
 
@@ -186,8 +183,8 @@ def work(peer: Peer, call: Call) -> None:
     peer.standing.add(call, order, ended)
 
 
-def _asked(peer: Peer, call: Call, model: type[AnyJobsWanted], nothing: Raw) -> AnyJobsWanted | None:
-    """Return what is asked for; None: nothing, and the call was answered if it wants an answer.
+def asked(peer: Peer, call: Call, model: type[AnyParameters], nothing: Raw) -> AnyParameters | None:
+    """Return what a call asks for that stands; None: nothing, and the call was answered if it wants an answer.
 
     Args: nothing: the answer where the client's input has ended, so that nobody is left to be given a run.
     """

@@ -94,6 +94,7 @@ class MemoryBackend:
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
         self.has_waits = False
+        self.events: Any = None  # as desk
         self.waits_s: dict[str, float] = {}
         self.waiting: dict[str, list[Told]] = {}
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
@@ -103,6 +104,9 @@ class MemoryBackend:
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         return (named.claim.id, type(end)) in self.ended
+
+    def options(self, type_: str, own: bytes | None, prio: int) -> dict[str, Any]:
+        return {"prio": prio}
 
     def default_wait_s(self, type_: str) -> float:
         return self.waits_s.get(type_, 0.0)

@@ -12,8 +12,10 @@ from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.options import Cascade
 from kqs.queue.changes import Done
+from kqs.queue.ends import DELETED, End
+from kqs.queue.events import Word
 from kqs.store import change as bounds
-from kqs.store.base import Changed, Verb
+from kqs.store.base import Verb
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
 
@@ -152,17 +154,31 @@ async def test_ttr_of_a_cancelled_run_ends_its_job(rig: Rig) -> None:
     assert (await rig.until(1, State.CANCELLED)).ghosts == 1
 
 
-async def test_each_slice_is_told(rig: Rig) -> None:
-    told: list[tuple[Verb, list[str]]] = []
-
-    def note(verb: Verb, changed: Any) -> None:
-        told.append((verb, [one.id for one in changed if isinstance(one, Changed)]))
-
-    rig.queue.changes.on_changed = note
-    await rig.accept(an_accepted(1))
+async def test_what_is_changed_is_told(rig: Rig) -> None:
+    told: list[tuple[Word, list[str]]] = []
+    rig.queue.events.listen(lambda batch: told.append((batch.word, [getattr(job, "id", "") for job in batch.jobs])))
+    one = an_accepted(1)
+    await rig.accept(one)
+    told.clear()
     await change(rig, Verb.DELETE, is_dry=True)
+    await change(rig, Verb.CANCEL)
+    while not told:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    await change(rig, Verb.RETRY)
     await change(rig, Verb.DELETE)
-    assert told == [(Verb.DELETE, [an_accepted(1).id])]
+    assert told == [(word, [one.id]) for word in (Word.CANCELLED, Word.QUEUED, Word.DELETED)]
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+async def test_who_waits_for_a_job_that_did_not_run_hears_what_became_of_it(rig: Rig, verb: Verb) -> None:
+    told: list[End] = []
+    one = an_accepted(1)
+    await rig.accept(one)
+    rig.queue.events.ends.wait(one.id, lambda end, _is_alone: told.append(end))
+    await change(rig, verb)
+    while not told:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    assert [end if isinstance(end, str) else end.state for end in told] == [DELETED if verb is Verb.DELETE else State.CANCELLED]
 
 
 async def test_store_that_refuses_is_asked_again_for_a_while(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,41 @@
+"""The call that hears what happens to jobs (kqs.server.happenings). Source: docs/protocol.md, "events"."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kqs.queue.events import Word
+from kqs.server.happenings import Filter, Reader
+from kqs.server.parameters import Parameters
+from kqs.server.peer import Peer
+from kqs.server.working import TypeName, asked
+from kqs.wire.call import NULL, Call, detached
+
+
+class EventsQuery(Parameters):
+    """Argument of `events`. types, events: only these; None: all."""
+
+    MAX_BYTES = 256 * 1024
+
+    types: Annotated[list[TypeName], Field(min_length=1, max_length=1000)] | None = None
+    events: Annotated[list[Word], Field(min_length=1, strict=False)] | None = None
+
+
+def listen(peer: Peer, call: Call) -> None:
+    """Tell what happens to jobs, until the server stops."""
+    if (query := asked(peer, call, EventsQuery, NULL)) is None:
+        return
+    call = detached(call)
+    wanted = Filter(
+        None if query.types is None else frozenset(query.types), None if query.events is None else frozenset(query.events)
+    )
+    reader = Reader(peer.context.happenings, peer, call, wanted)
+
+    def ended() -> None:
+        peer.answer(call, NULL)
+        peer.settle(0)
+
+    peer.context.happenings.add(reader)
+    peer.standing.listen(call, reader, ended)

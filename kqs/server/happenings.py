@@ -1,0 +1,368 @@
+"""`events`: what happens to jobs, told to whoever listens, as one intermediate answer each.
+
+Whatever it costs, the jobs come first. What happens waits here until its turn, bounded, and telling it has a small share of
+the loop's time; what finds no room, and what a reader does not take, is counted for each reader by its own filter, and told to
+it as `{"skipped": N}` in its place. An event is encoded once for all who hear it; for each of them the lines of one turn are
+joined, and written in one piece. While nobody listens there is nothing of all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from kqs.job import ENDED, Accepted, Entry, JobRecord, Report, Run, State
+from kqs.queue.ends import record_of
+from kqs.queue.events import Batch, Word
+from kqs.server.backend import Backend
+from kqs.store.base import LISTED_BYTES
+from kqs.supervisor import Supervisor
+from kqs.wire import jsonrpc, qrpc
+from kqs.wire.call import NULL, Call, Dialect
+
+#: events gather so long, in s, for one write a reader
+GATHER_S = 0.005
+#: a turn takes about so long, in s, and the next one comes after so many times as long: a fourteenth of the loop's time
+TURN_S = 0.002
+REST_FACTOR = 13
+#: events that wait for their turn, and the bytes of their jobs' data
+MOST_WAITING = 20_000
+MOST_WAITING_BYTES = 16 * 1024 * 1024
+#: so many are encoded between two looks at the clock
+_STEP_EVENTS = 100
+_MOST_OPTIONS = 10_000  # a client may invent types without end
+
+_HERE = b"\0"  # no JSON has it
+_encode = msgspec.json.Encoder().encode
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """What a reader wants to hear of; None: all."""
+
+    types: frozenset[str] | None
+    words: frozenset[Word] | None
+
+    def count(self, batch: Batch) -> int:
+        """Return how many events of a batch it lets through."""
+        if self.words is not None and batch.word not in self.words:
+            return 0
+        if batch.word is Word.WORKER_LOST:
+            return int(self.types is None or any(job.type in self.types for job in batch.jobs))
+        return len(batch.jobs) if self.types is None else sum([job.type in self.types for job in batch.jobs])
+
+
+class _EventView(msgspec.Struct, gc=False):
+    at: float
+    event: str
+    id: str | None
+    type: str | None
+    state: str | None
+    attempt: int | None
+    job: _JobView | UnsetType = UNSET
+
+
+class _LossView(msgspec.Struct, gc=False):
+    at: float
+    event: str
+    worker: str | None
+    runs: int
+    ids: list[str]
+
+
+class _JobView(msgspec.Struct, gc=False):
+    """A job's record as `jobs` shows it, without its runs."""
+
+    id: str
+    type: str
+    state: str
+    data: Raw
+    options: Raw
+    accepted_at: float
+    due_at: float | None
+    expire_at: float | None
+    ended_at: float | None
+    drop_at: float | None
+    attempt: int
+    failures: int
+    ghosts: int
+    interrupted: int
+    progress: Raw
+    result: Raw
+    error: str | None
+
+
+class Hearer(Protocol):
+    """The connection of a reader, as seen from here."""
+
+    def send(self, answers: bytes) -> None:
+        """Send whole answers, already encoded."""
+        ...
+
+    def settle(self, count: int = 1, *, at_once: bool = False) -> None:
+        """Note that something was said, which is written at once if that is all."""
+        ...
+
+
+class Reader:
+    """One `events` call."""
+
+    def __init__(self, happenings: Happenings, peer: Hearer, call: Call, wanted: Filter) -> None:
+        self._happenings = happenings
+        self.peer = peer
+        self.call = call
+        self.wanted = wanted
+        #: events that it should have been told and was not
+        self.skipped = 0
+        self.is_paused = False
+        self.is_over = False
+        line = qrpc.progress(call.id, _HERE) if call.dialect is Dialect.QRPC else jsonrpc.event(call.id, _HERE)
+        self._head, _, self._tail = line.rpartition(_HERE)
+        self._between = self._tail + self._head
+
+    def tell(self, events: Sequence[bytes]) -> None:
+        """Say what has happened, each as an answer of its own."""
+        self.peer.send(self._head + self._between.join(events) + self._tail)
+
+    def withdraw(self) -> bool:
+        """Hear nothing more. False: that was so before."""
+        if self.is_over:
+            return False
+        self.is_over = True
+        self._happenings.leave(self)
+        return True
+
+    def pause(self) -> None:
+        """Say nothing until `resume`; what happens meanwhile is skipped."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self.is_paused = False
+        if self.skipped:
+            self._happenings.call_turn()
+
+
+class _Said:
+    """What those with one filter are told next. count: how much that is; events: empty, if all of them are paused."""
+
+    __slots__ = ("count", "events", "is_heard")
+
+    def __init__(self, *, is_heard: bool) -> None:
+        self.is_heard = is_heard
+        self.count = 0
+        self.events: list[bytes] = []
+
+
+class Happenings:
+    """All readers of a server, and what they have yet to be told. Call from the loop thread."""
+
+    def __init__(self, backend: Backend, supervisor: Supervisor) -> None:
+        self._backend = backend
+        self._supervisor = supervisor
+        self._readers: dict[Reader, None] = {}
+        self._waiting: deque[Batch | dict[Reader, int]] = deque()  # what is skipped stands where it would have been told
+        self._count = 0  # of events in these
+        self._bytes = 0  # of their jobs' data
+        self._timer: asyncio.TimerHandle | None = None
+        self._rests_until = 0.0
+        self._options: dict[tuple[str, int], Raw] = {}
+
+    def add(self, reader: Reader) -> None:
+        """Tell a reader what happens from now on; what waits to be told has happened just before."""
+        if not self._readers:
+            self._backend.events.listen(self._hear)
+        self._readers[reader] = None
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader."""
+        del self._readers[reader]
+        if not self._readers:
+            self._backend.events.ignore(self._hear)
+            self._waiting.clear()
+            self._options.clear()
+            self._count = self._bytes = 0
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def call_turn(self) -> None:
+        """Tell what there is, soon."""
+        if self._timer is None:
+            wait_s = max(GATHER_S, self._rests_until - perf_counter())
+            self._timer = self._supervisor.call_later(wait_s, "events", self._turn)
+
+    def _hear(self, batch: Batch) -> None:
+        count, size = _size_of(batch)
+        if self._count + count <= MOST_WAITING and self._bytes + size <= MOST_WAITING_BYTES:
+            self._count += count
+            self._bytes += size
+            self._waiting.append(batch)
+        else:
+            self._skip(batch)
+        self.call_turn()
+
+    def _skip(self, batch: Batch) -> None:
+        if not self._waiting or isinstance(self._waiting[-1], Batch):
+            self._waiting.append({})
+        skipped = self._waiting[-1]
+        assert isinstance(skipped, dict)
+        counts: dict[Filter, int] = {}
+        for reader in self._readers:
+            if (count := counts.get(reader.wanted)) is None:
+                count = counts[reader.wanted] = reader.wanted.count(batch)
+            skipped[reader] = skipped.get(reader, 0) + count
+
+    # -- telling --------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._timer = None
+        began = perf_counter()
+        said = self._filters()
+        while self._waiting and perf_counter() - began < TURN_S:
+            one = self._waiting.popleft()
+            if isinstance(one, Batch):
+                self._say(self._cut(one), said)
+            else:
+                self._give(said)
+                for reader, count in one.items():
+                    reader.skipped += count
+                said = self._filters()
+        self._give(said)
+        ended = perf_counter()
+        self._rests_until = ended + REST_FACTOR * (ended - began)
+        if self._waiting:
+            self.call_turn()
+
+    def _filters(self) -> dict[Filter, _Said]:
+        said: dict[Filter, _Said] = {}
+        for reader in self._readers:
+            found = said.setdefault(reader.wanted, _Said(is_heard=False))
+            found.is_heard = found.is_heard or not reader.is_paused
+        return said
+
+    def _cut(self, batch: Batch) -> Batch:
+        """Return the first events of a batch, and let the others wait."""
+        count, size = _size_of(batch)
+        self._count -= count
+        self._bytes -= size
+        if count <= _STEP_EVENTS:
+            return batch
+        rest = _part(batch, _STEP_EVENTS, None)
+        count, size = _size_of(rest)
+        self._count += count
+        self._bytes += size
+        self._waiting.appendleft(rest)
+        return _part(batch, 0, _STEP_EVENTS)
+
+    def _say(self, batch: Batch, said: dict[Filter, _Said]) -> None:
+        encoded: list[bytes] | None = None
+        for wanted, one in said.items():
+            if not (count := wanted.count(batch)):
+                continue
+            one.count += count
+            if not one.is_heard:
+                continue
+            if encoded is None:
+                encoded = self._encoded(batch)
+            if count == len(encoded):
+                one.events += encoded
+            else:
+                types = wanted.types or frozenset()
+                one.events += [event for job, event in zip(batch.jobs, encoded, strict=True) if job.type in types]
+
+    def _give(self, said: dict[Filter, _Said]) -> None:
+        for reader in list(self._readers):
+            one = said.get(reader.wanted)
+            if one is None or reader.is_paused:
+                reader.skipped += 0 if one is None else one.count
+                continue
+            events = one.events
+            if reader.skipped:
+                events = [_encode({"skipped": reader.skipped}), *events]
+                reader.skipped = 0
+            if events:
+                reader.tell(events)
+                reader.peer.settle(0, at_once=True)
+
+    # -- how it is written ----------------------------------------------------------------------------------------------
+
+    def _encoded(self, batch: Batch) -> list[bytes]:
+        at, word, jobs, state, reports, worker = batch
+        if word is Word.WORKER_LOST:
+            runs = [job for job in jobs if isinstance(job, Run)]
+            return [_encode(_LossView(at, word, worker, len(runs), [run.claim.id for run in runs[:_STEP_EVENTS]]))]
+        if reports is not None:
+            ended = [(job, report) for job, report in zip(jobs, reports, strict=True) if isinstance(job, Run)]
+            return [_encode(self._end_view(at, word, run, report)) for run, report in ended]
+        return [_encode(self._view(at, word, job, state)) for job in jobs]
+
+    def _view(self, at: float, word: Word, job: Accepted | Entry | Run | JobRecord, state: State | None) -> _EventView:
+        if isinstance(job, Run):
+            return _EventView(at, word, job.claim.id, job.type, _word(state), job.attempt)
+        if isinstance(job, JobRecord):
+            shown = UNSET if word is Word.QUEUED or not job.type else self._job_view(job)
+            return _EventView(at, word, job.id, job.type or None, job.state.word, job.attempt, shown)
+        return _EventView(at, word, job.id, job.type, _word(state), 0 if isinstance(job, Accepted) else None)
+
+    def _end_view(self, at: float, word: Word, run: Run, report: Report) -> _EventView:
+        record = record_of(run, report)
+        return _EventView(at, word, record.id, record.type, record.state.word, run.attempt, self._job_view(record))
+
+    def _job_view(self, record: JobRecord) -> _JobView:
+        return _JobView(
+            record.id,
+            record.type,
+            record.state.word,
+            _short(record.data),
+            self._options_of(record),
+            record.accepted_at,
+            record.due_at or None,
+            record.expire_at,
+            record.ended_at if record.state in ENDED else None,
+            record.drop_at,
+            record.attempt,
+            record.failures,
+            record.ghosts,
+            record.interrupted,
+            _short(record.progress),
+            _short(record.result),
+            record.error,
+        )
+
+    def _options_of(self, record: JobRecord) -> Raw:
+        options = self._backend.options
+        if record.options is not None:
+            return Raw(_encode(options(record.type, record.options, record.prio)))
+        key = (record.type, record.prio)
+        if (known := self._options.get(key)) is None:
+            if len(self._options) >= _MOST_OPTIONS:
+                self._options.clear()
+            known = self._options[key] = Raw(_encode(options(record.type, None, record.prio)))
+        return known
+
+
+def _size_of(batch: Batch) -> tuple[int, int]:
+    """Return how many events a batch is, and how many bytes of data its jobs have in memory."""
+    if batch.word is Word.WORKER_LOST:
+        return 1, 0
+    return len(batch.jobs), sum([len(job.data) for job in batch.jobs if job.data])
+
+
+def _part(batch: Batch, first: int, last: int | None) -> Batch:
+    reports = None if batch.reports is None else batch.reports[first:last]
+    return batch._replace(jobs=batch.jobs[first:last], reports=reports)
+
+
+def _word(state: State | None) -> str | None:
+    return None if state is None else state.word
+
+
+def _short(text: bytes | None) -> Raw:
+    """Return JSON as an overview shows it: null, where it is long."""
+    return Raw(text) if text and len(text) <= LISTED_BYTES else NULL

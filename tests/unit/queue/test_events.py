@@ -1,0 +1,321 @@
+"""What is told of jobs, to whom, and when: over a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import msgspec
+import pytest
+
+from kqs.errors import StoreUnavailableError
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import JobRecord, Run, State
+from kqs.queue.ends import DELETED, End
+from kqs.queue.events import Batch, Word
+from kqs.queue.queue import Queue
+from tests.support.feeding import Feeding, caught_up
+from tests.support.jobs import NOW, an_accepted
+from tests.support.queueing import Rig
+from tests.support.remote import Hired, a_desk
+
+JOB = an_accepted(1).id
+
+
+class Ear:
+    """Hears all that is told."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.batches: list[Batch] = []
+        queue.events.listen(self.batches.append)
+
+    def ignore(self) -> None:
+        self.queue.events.ignore(self.batches.append)
+
+    @property
+    def words(self) -> list[str]:
+        return [batch.word.value for batch in self.batches for _ in batch.jobs]
+
+    async def until(self, word: Word) -> Batch:
+        async with asyncio.timeout(10):
+            while not (found := [batch for batch in self.batches if batch.word is word]):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        return found[0]
+
+
+async def test_nothing_is_made_while_nobody_listens(rig: Rig) -> None:
+    events = rig.queue.events
+    assert not events.hears_ends
+    ear = Ear(rig.queue)
+    assert events.is_heard
+    events.ignore(ear.batches.append)
+    assert not events.is_heard
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take())
+    assert ear.batches == []
+
+
+async def test_a_jobs_way_is_told_in_its_order_and_in_batches(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    hand = rig.hand(3)
+    await rig.accept(*map(an_accepted, range(3)))
+    runs = [await hand.take() for _ in range(3)]
+    for run in runs:
+        rig.queue.report(hand.leases[run.claim.id], Ok(b"7"))
+    await rig.queue.settle()
+    assert [(batch.word, len(batch.jobs)) for batch in ear.batches] == [
+        (Word.CREATED, 3),
+        (Word.QUEUED, 3),
+        (Word.STARTED, 3),
+        (Word.SUCCESS, 3),
+    ]
+    reports = ear.batches[-1].reports
+    assert reports is not None
+    assert [report.result for report in reports] == [b"7"] * 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options", "words"),
+    [
+        (Ok(), {}, ["success"]),
+        (Failed("x"), {"retry_delay": 0}, ["retry", "queued"]),
+        (Failed("x"), {"retry_delay": 9}, ["retry"]),
+        (Failed("x"), {"retries": 0}, ["fail"]),
+        (Failed("x", final=True), {}, ["fail"]),
+        (Again(), {}, ["retry", "queued"]),
+        (Again(9.0), {}, ["retry"]),
+    ],
+)
+async def test_each_end_is_one(rig: Rig, outcome: Outcome, options: dict[str, float], words: list[str]) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = msgspec.json.encode(options) if options else None
+    await rig.accept(job)
+    run = await hand.take()
+    ear = Ear(rig.queue)
+    await rig.queue.remove_consumer(hand.consumer)
+    rig.hands.remove(hand)
+    rig.queue.report(hand.leases[run.claim.id], outcome)
+    await rig.queue.settle()
+    assert ear.words == words
+
+
+@pytest.mark.parametrize(("ghosts", "words"), [(10, ["ghost", "queued"]), (0, ["fail"])])
+async def test_a_ghost_out_of_tries_has_failed(rig: Rig, ghosts: int, words: list[str]) -> None:
+    hand = rig.hand(1)
+    job = an_accepted(1)
+    job.options = msgspec.json.encode({"ghosts": ghosts})
+    await rig.accept(job)
+    lease = hand.leases[(await hand.take()).claim.id]
+    ear = Ear(rig.queue)
+    rig.queue.lose(lease, "it died")
+    await rig.queue.settle()
+    assert ear.words == words
+
+
+async def test_what_is_given_back_is_released_and_a_claim_that_never_began_is_nothing(rig: Rig) -> None:
+    hand = rig.hand(3)
+    ear = Ear(rig.queue)
+    await rig.accept(*map(an_accepted, range(1, 3)))
+    interrupted, unbegun = [await hand.take() for _ in range(2)]
+    rig.queue.interrupt(hand.leases[interrupted.claim.id], 60.0)
+    await rig.queue.settle()
+    rig.queue.cancel(hand.leases[unbegun.claim.id])
+    await rig.queue.settle()
+    assert ear.words[6:8] == ["released", "released"]
+    ear.batches.clear()
+    held = await hand.take()
+    await rig.queue.settle()
+    ear.batches.clear()
+    rig.queue.give_back(held)
+    await rig.queue.settle()
+    assert "released" not in ear.words
+
+
+async def test_a_job_whose_time_comes_is_queued_then(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    await rig.accept(an_accepted(1, due_at=NOW + 1))
+    assert ear.words == ["created"]
+    assert ear.batches[0].state is State.DELAYED
+    rig.clock.advance(2)
+    await ear.until(Word.QUEUED)
+
+
+async def test_what_expires_in_line_is_told_with_its_record(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    job = an_accepted(1)
+    job.expire_at = NOW + 1
+    await rig.accept(job)
+    rig.clock.advance(2)
+    (record,) = (await ear.until(Word.EXPIRED)).jobs
+    assert isinstance(record, JobRecord)
+    assert (record.id, record.state, record.error) == (job.id, State.FAIL, "expired")
+
+
+async def test_what_expires_in_a_lane_is_no_end_of_a_run(rig: Rig) -> None:
+    hand = rig.hand(0)
+    job = an_accepted(1)
+    job.expire_at = NOW + 60
+    await rig.accept(job)
+    ear = Ear(rig.queue)
+    rig.clock.advance(30)
+    hand.consumer.free()
+    (run,) = [await hand.take()]
+    assert ear.words == ["started"]
+    rig.queue._over(run, rig.queue._judge.expired(run, rig.cascade.resolve("mail", None), NOW))
+    await rig.queue.settle()
+    assert ear.words == ["started", "expired"]
+
+
+async def test_a_job_that_is_inserted_again_is_not_created_again(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    await rig.accept(an_accepted(1))
+    await rig.accept(an_accepted(1))
+    assert ear.words == ["created", "queued"]
+
+
+async def test_who_was_lost_is_told_with_its_runs(rig: Rig) -> None:
+    hired = Hired(a_desk(rig), "w7")
+    hired.work(2)
+    await rig.accept(an_accepted(1))
+    async with asyncio.timeout(10):
+        while not hired.open:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    ear = Ear(rig.queue)
+    hired.party.leave("gone")
+    lost = await ear.until(Word.WORKER_LOST)
+    assert (lost.worker, len(lost.jobs)) == ("w7", 1)
+    assert (await ear.until(Word.GHOST)).jobs
+
+
+async def test_jobs_that_begin_before_they_are_stored_are_created_first(feeding: Feeding) -> None:
+    rig = feeding.rig
+    ear = Ear(rig.queue)
+    hand = rig.hand(1)
+    feeder = await feeding.start()
+    await feeding.insert(b'{"type":"mail"}')
+    run = await hand.take()
+    await hand.end(run)
+    await caught_up(feeder)
+    assert ear.words == ["created", "queued", "started", "success"]
+
+
+# -- who waits for one job ----------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Waits for a job's end."""
+
+    def __init__(self, queue: Queue, job_id: str = JOB) -> None:
+        self.told: list[tuple[End, bool]] = []
+        self.queue = queue
+        self.job_id = job_id
+        queue.events.ends.wait(job_id, self.hear)
+
+    def hear(self, end: End, is_alone: bool) -> None:
+        self.told.append((end, is_alone))
+
+    async def end(self) -> JobRecord:
+        async with asyncio.timeout(10):
+            while not self.told:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        ((end, _),) = self.told
+        assert isinstance(end, JobRecord)
+        return end
+
+
+async def test_whoever_waits_is_told_once_and_others_are_not(rig: Rig) -> None:
+    waiting, other, gone = Waiting(rig.queue), Waiting(rig.queue, "other"), Waiting(rig.queue)
+    rig.queue.events.ends.forget(JOB, gone.hear)
+    rig.queue.events.ends.forget(JOB, gone.hear)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Again())
+    await hand.end(await hand.take(), Ok(b"[7]"))
+    record = await waiting.end()
+    assert (record.id, record.state, record.result, record.attempt) == (JOB, State.SUCCESS, b"[7]", 2)
+    assert (other.told, gone.told) == ([], [])
+    assert list(rig.queue.events.ends.waiting) == ["other"]
+
+
+async def test_ends_in_one_commit_are_not_alone(rig: Rig) -> None:
+    hand = rig.hand(2)
+    waits = [Waiting(rig.queue, an_accepted(number).id) for number in range(2)]
+    await rig.accept(*map(an_accepted, range(2)))
+    for run in [await hand.take(), await hand.take()]:
+        rig.queue.report(hand.leases[run.claim.id], Ok())
+    for waiting in waits:
+        await waiting.end()
+        assert waiting.told[0][1] is False
+
+
+async def test_a_known_job_that_has_ended_is_looked_for(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Failed("no", final=True))
+    waiting = Waiting(rig.queue)
+    await rig.accept(an_accepted(1))
+    assert (await waiting.end()).error == "no"
+
+
+async def test_a_known_job_that_goes_on_is_waited_for(rig: Rig) -> None:
+    await rig.accept(an_accepted(1))
+    waiting = Waiting(rig.queue)
+    await rig.accept(an_accepted(1))
+    await rig.queue.events.ends._search([JOB], lambda _: DELETED)
+    assert waiting.told == []
+    hand = rig.hand(1)
+    await hand.end(await hand.take())
+    await waiting.end()
+
+
+async def test_a_search_outlasts_a_store_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.queue.ends.SEARCH_AGAIN_S", 0.0)
+    job, tries = rig.store.job, itertools.count()
+
+    async def away(job_id: str) -> JobRecord | None:
+        if next(tries) < 3:
+            raise StoreUnavailableError("away")
+        return await job(job_id)
+
+    monkeypatch.setattr(rig.store, "job", away)
+    waiting = Waiting(rig.queue)
+    rig.queue.events.ends.search([JOB, "nobody's"])
+    async with asyncio.timeout(10):
+        while not waiting.told:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    assert waiting.told == [(DELETED, True)]
+
+
+async def test_what_the_owner_does_is_told_to_both(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    await rig.accept(an_accepted(1))
+    record = await rig.record(1)
+    for word in (Word.DELETED, Word.CANCELLED):
+        waiting = Waiting(rig.queue)
+        rig.queue.events.changed(word, [record])
+        expected = {Word.DELETED: [(DELETED, True)], Word.CANCELLED: [(record, True)]}
+        assert waiting.told == expected[word]
+        rig.queue.events.ends.forget(JOB, waiting.hear)
+    assert ear.words[2:] == ["deleted", "cancelled"]
+
+
+async def test_the_end_of_a_job_that_is_waited_for_does_not_wait_for_company(feeding: Feeding) -> None:
+    hand = feeding.rig.hand(1)
+    wanted = []
+    await feeding.start()
+    await feeding.insert(b'{"type":"mail"}')
+    run: Run = await hand.take()
+    waiting = Waiting(feeding.rig.queue, run.claim.id)
+    early = feeding.rig.queue.on_early
+
+    def want() -> None:
+        wanted.append(True)
+        early()
+
+    feeding.rig.queue.on_early = want
+    feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
+    assert wanted == [True]
+    await waiting.end()
