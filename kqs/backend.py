@@ -199,6 +199,7 @@ class ServerBackend:
 
     async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
         """Return how types stand, by name, beginning after `query.after`. Raises: CallError."""
+        await self._catch_up()
         return await _told(self._views.types(query))
 
     async def workers(self) -> list[dict[str, Any]]:

@@ -1,0 +1,116 @@
+"""`kqs explain`, `kqs types` and `kqs workers`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from kqs.cli.arguments import json_option, server_option
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kqs.client import Address, Client
+
+#: most types that one call answers
+PAGE = 1000
+#: a row names so many types
+_NAMED = 3
+
+_NUMBERS_OF_TYPES = ("waiting", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
+_TYPE_COLUMNS = ("type", *_NUMBERS_OF_TYPES, "suspended", "workers")
+_SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "failed")
+_WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
+_SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
+_WAITING = ("new", "delayed", "retry", "ghost")
+
+
+@click.command("explain")
+@click.argument("id_", metavar="ID")
+@json_option
+@server_option
+def explain_command(id_: str, as_lines: bool, server: Address) -> None:
+    """Say why a job does not run, or how it has ended."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line, print_pairs, shown_time
+    from kqs.printable import printable
+
+    result = call(server, "explain", msgspec.json.encode(id_))
+    if as_lines:
+        print_line(result)
+        return
+    facts: dict[str, Any] = msgspec.json.decode(result)
+    click.echo(printable(facts.pop("text")))
+    times = {name: shown_time(value) for name, value in facts.items() if name.endswith("_at") or name == "since"}
+    click.echo()
+    print_pairs((facts | times).items())
+
+
+@click.command("types")
+@click.option("--type", "type_", help="Only this type.")
+@json_option
+@server_option
+def types_command(type_: str | None, as_lines: bool, server: Address) -> None:
+    """Show what there is of each type: what waits, how fast it goes, how long it takes, and who takes it."""
+    from kqs.cli.connection import with_client
+    from kqs.cli.output import print_line, print_table
+
+    async def work(client: Client) -> None:
+        found = [one async for one in _types(client, type_)]
+        if as_lines:
+            for one in found:
+                print_line(one)
+        else:
+            print_table(_TYPE_COLUMNS, map(_type_row, found), _NUMBERS_OF_TYPES, _SPARE_OF_TYPES)
+
+    with_client(server, work)
+
+
+async def _types(client: Client, type_: str | None) -> AsyncIterator[dict[str, Any]]:
+    """Yield all types, asking for a page at a time."""
+    query: dict[str, Any] = {"limit": PAGE} | ({} if type_ is None else {"type": type_})
+    while True:
+        page: list[dict[str, Any]] = await client.call("types", query)
+        for one in page:
+            yield one
+        if len(page) < PAGE:
+            return
+        query = {**query, "after": page[-1]["type"]}
+
+
+def _type_row(one: dict[str, Any]) -> list[Any]:
+    counts = one["counts"]
+    waiting = sum(counts.get(word, 0) for word in _WAITING)
+    wait_s, run_s = ((one[name] or {}).get("p95") for name in ("wait_s", "run_s"))
+    rates = [one[name][0] for name in ("in_per_s", "out_per_s")]
+    ages = [one["oldest_s"], *rates, wait_s, run_s]
+    told = [None if value is None else round(value, 3) for value in ages]
+    who = ", ".join(one["workers"][:_NAMED]) + (", …" if one["workers_count"] > _NAMED else "")
+    suspended = "suspended" if one["suspended_at"] is not None else None
+    return [one["type"], waiting, counts.get("processing", 0), counts.get("fail", 0), *told, suspended, who or None]
+
+
+@click.command("workers")
+@json_option
+@server_option
+def workers_command(as_lines: bool, server: Address) -> None:
+    """Show who runs jobs of the server."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line, print_table
+
+    found: list[dict[str, Any]] = msgspec.json.decode(call(server, "workers"))
+    if as_lines:
+        for one in found:
+            print_line(one)
+    else:
+        print_table(_WORKER_COLUMNS, map(_worker_row, found), _WORKER_COLUMNS[2:6], _SPARE_OF_WORKERS)
+
+
+def _worker_row(one: dict[str, Any]) -> list[Any]:
+    from kqs.cli.output import shown_time
+
+    types = ", ".join(one["types"][:_NAMED]) + (", …" if one["types_count"] > _NAMED else "")
+    numbers = [one[name] for name in ("room", "open", "done", "failed")]
+    return [one["name"], one["kind"], *numbers, shown_time(one["since"]), one["address"], types or None]

@@ -1,0 +1,151 @@
+"""What an owner does with jobs from the command line, against a real server."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kqs.cli import run
+from tests.support.serving import SERVE_ENVIRON, Served, serving
+
+KQS = (sys.executable, "-m", "kqs")
+
+Kqs = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("owning")) as served:
+        yield served
+
+
+@pytest.fixture
+def kqs(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kqs:
+    """Return a function that runs a command in this process and gives (exit code, stdout, stderr)."""
+    monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
+
+    def kqs(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        return (code, *capsys.readouterr())
+
+    return kqs
+
+
+def insert(kqs: Kqs, type_: str, count: int, **fields: str) -> list[str]:
+    options = [word for name, value in fields.items() for word in (f"--{name}", value)]
+    return [kqs("insert", type_, f'{{"n":{n}}}', *options)[1].strip() for n in range(count)]
+
+
+def on_a_terminal(served: Served, *arguments: str, typed: str = "") -> tuple[int, str]:
+    """Run a command whose input and output are a terminal of 80 columns; return its exit code and what it showed."""
+    here, there = pty.openpty()
+    environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "TERM": "dumb"}
+    process = subprocess.Popen([*KQS, *arguments], env=environ, stdin=there, stdout=there, stderr=there)
+    os.close(there)
+    os.write(here, typed.encode())
+    shown = b""
+    try:
+        while part := os.read(here, 65536):
+            shown += part
+    except OSError:  # so ends a terminal whose last user is gone
+        pass
+    finally:
+        os.close(here)
+    return process.wait(30), shown.decode()
+
+
+def test_jobs_are_cancelled_retried_and_deleted_by_a_filter(kqs: Kqs) -> None:
+    ids = insert(kqs, "bulk", 3)
+    assert kqs("cancel", "--type", "bulk", "--dry-run") == (0, "3 would be cancelled\n", "")
+    assert kqs("cancel", "--type", "bulk", "--match", '"n":[01]}') == (0, "2 cancelled\n", "")
+    assert kqs("retry", "--type", "bulk", "--state", "cancelled", "--dry-run")[1] == "2 would wait again\n"
+    assert kqs("retry", "--type", "bulk") == (0, "2 wait again\n", "")
+    assert json.loads(kqs("delete", *ids[:2], "--json")[1]) == {"count": 2, "ids": sorted(ids[:2]), "skipped": 0}
+    assert kqs("delete", ids[0]) == (0, "0 deleted\n", "")
+    assert kqs("purge", "bulk") == (0, "1 deleted\n", "")
+    assert kqs("purge", "bulk", "--json") == (0, "0\n", "")
+
+
+def test_a_running_job_is_passed_over_unless_forced(kqs: Kqs) -> None:
+    (job_id,) = insert(kqs, "held", 1)
+    assert kqs("call", "reserve", '{types:["held"],worker:"w",hold:true}')[0] == 0
+    code, _, err = kqs("delete", job_id)
+    assert (code, err.startswith("kqs: running: ")) == (1, True)
+    assert kqs("delete", "--type", "held")[1] == "0 deleted; 1 that run passed over (--force deletes them too)\n"
+    assert kqs("delete", "--type", "held", "--force")[1] == "1 deleted\n"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry", "delete"])
+@pytest.mark.parametrize("choice", [[], ["--all", "--type", "x"], ["--all", "an-id"]])
+def test_what_is_meant_must_be_said(kqs: Kqs, verb: str, choice: list[str]) -> None:
+    code, out, err = kqs(verb, *choice)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"kqs {verb}: ")
+
+
+def test_a_pattern_that_is_none_is_refused(kqs: Kqs) -> None:
+    code, _, err = kqs("cancel", "--match", "(bob")
+    assert code == 1
+    assert err.startswith("kqs: bad_call: match: ")
+
+
+def test_jobs_are_listed_by_a_filter_the_newest_first(kqs: Kqs) -> None:
+    ids = insert(kqs, "listed", 3)
+    lines = kqs("jobs", "--type", "listed", "--newest", "--limit", "2", "--json")[1].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [ids[2], ids[1]]
+    lines = kqs("jobs", "--type", "listed", "--state", "new", "--state", "fail", "--match", '"n":1', "--json")[1].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [ids[1]]
+
+
+def test_a_type_is_suspended_and_resumed(kqs: Kqs) -> None:
+    assert kqs("suspend", "paused") == (0, "paused suspended\n", "")
+    assert "suspended" in kqs("types", "--type", "paused")[1]
+    assert json.loads(kqs("resume", "paused", "--json")[1]) == {"type": "paused", "suspended": False, "changed": True}
+
+
+def test_a_job_is_explained(kqs: Kqs) -> None:
+    (job_id,) = insert(kqs, "later", 1, delay="3600")
+    code, out, _ = kqs("explain", job_id)
+    assert code == 0
+    assert out.startswith("It is due at ")
+    assert "not_due" in out
+    assert json.loads(kqs("explain", job_id, "--json")[1])["id"] == job_id
+    assert kqs("explain", "nobody")[0] == 1
+
+
+def test_types_and_workers_are_tables_or_json(kqs: Kqs) -> None:
+    insert(kqs, "seen", 2)
+    assert "seen" in kqs("types")[1]
+    (one,) = [json.loads(line) for line in kqs("types", "--json", "--type", "seen")[1].splitlines()]
+    assert one["counts"] == {"new": 2}
+    assert "server" in kqs("workers")[1]
+    assert json.loads(kqs("workers", "--json")[1])["kind"] == "server"
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["types"], ["workers"], ["jobs", "--newest"]])
+def test_tables_fit_eighty_columns(served: Served, kqs: Kqs, command: list[str]) -> None:
+    insert(kqs, "a-type-with-a-long-name", 1, delay="60")
+    code, shown = on_a_terminal(served, *command)
+    assert code == 0
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(("typed", "code", "left"), [("y\n", 0, 0), ("n\n", 130, 2)])
+def test_a_bulk_verb_asks_on_a_terminal(served: Served, kqs: Kqs, typed: str, code: int, left: int) -> None:
+    insert(kqs, f"asked-{code}", 2)
+    ended, shown = on_a_terminal(served, "purge", f"asked-{code}", typed=typed)
+    assert ended == code
+    assert "delete 2 jobs? [y/N]" in shown
+    assert len(kqs("jobs", "--type", f"asked-{code}", "--json")[1].splitlines()) == left
+
+
+def test_yes_goes_ahead_on_a_terminal(served: Served, kqs: Kqs) -> None:
+    insert(kqs, "sure", 1)
+    ended, shown = on_a_terminal(served, "cancel", "--type", "sure", "--yes")
+    assert ended == 0
+    assert "1 cancelled" in shown
+    assert "?" not in shown
