@@ -8,10 +8,12 @@ import pytest
 
 from kqs.errors import CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
-from kqs.inserter import Inserter
+from kqs.inserter import Found, Inserter
 from kqs.journal.format import Kind
+from kqs.wire.inserted import Inserted
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
+from tests.support.talking import until
 
 
 class Rig:
@@ -96,3 +98,29 @@ async def test_who_gives_up_waiting_leaves_the_job_where_it_is(rig: Rig) -> None
     rig.journal.flush()
     await asyncio.wait([inserting])
     assert len(rig.journal.records) == 1
+
+
+async def test_what_the_store_makes_of_jobs_is_told(rig: Rig) -> None:
+    rig.verdicts.found = lambda order: Found(frozenset(), {order: "other"})
+    text = b'[{"type":"mail","unique":"k"},{"type":"mail","id":"mine"},{"type":"mail","unique":"k","answer":"full"}]'
+    assert await rig.inserter.insert_told(text) == ["other", "mine", Inserted("other", created=False)]
+    assert await rig.inserter.insert(text) == ["other", "mine", "other"]
+
+
+async def test_a_job_that_is_refused_for_its_key_is_an_error_and_the_others_are_kept(rig: Rig) -> None:
+    rig.verdicts.found = lambda order: Found(frozenset(), {order: "other"})
+    text = b'[{"type":"mail"},{"type":"mail","unique":"k","on_conflict":"refuse"}]'
+    with pytest.raises(CallError, match="job 1: unique: a job of this type and key 'k' waits") as caught:
+        await rig.inserter.insert(text)
+    assert caught.value.call_code == "duplicate"
+    assert [record.payload for record in rig.journal.records] == [text]
+
+
+async def test_who_gives_up_waiting_for_the_store_is_told_nothing(rig: Rig) -> None:
+    rig.verdicts.held = True
+    inserting = asyncio.ensure_future(rig.inserter.insert(b'{"type":"mail","unique":"k"}'))
+    await until(lambda: bool(rig.verdicts.flushed_first))
+    inserting.cancel()
+    await asyncio.wait([inserting])
+    rig.verdicts.decide()
+    assert rig.verdicts.asked == []

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from kqs.errors import CallError
-from kqs.options import JobFields, PlainJob
+from kqs.options import JobFields, PlainJob, is_told, unique_key
 from kqs.wire import jobs
 from kqs.wire.jobs import (
     at_seconds,
@@ -433,3 +433,47 @@ def test_a_long_job_that_repeats_an_option_without_end_is_refused_early(auth: by
     with pytest.raises(CallError, match=f"{'job 0: ' * is_array}expected at most 1000 fields") as caught:
         finish(decoding_steps)
     assert caught.value.call_code == "bad_job"
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"type":"t","unique":"k"}', b'[{"type":"t","unique":"k","on_conflict":"refuse","answer":"full"}]']
+)
+def test_unique_key_is_kept_and_read_again(text: bytes) -> None:
+    for (job,) in (decode_jobs(text), replay_jobs(text)):
+        assert isinstance(job, JobFields)
+        assert job.unique == "k"
+        assert is_told(job)
+
+
+def test_unique_key_is_read_of_what_a_later_version_accepted() -> None:
+    (job,) = replay_jobs(b'{"type":"t","unique":"k","on_conflict":"replace","answer":7,"newer":1}')
+    assert isinstance(job, JobFields)
+    assert (job.unique, job.on_conflict, job.answer) == ("k", None, None)
+    (job,) = replay_jobs(b'{"type":"t","unique":{"a":1},"newer":1}')
+    assert isinstance(job, JobFields)
+    assert job.unique is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ('"unique":""', "unique: expected 1 to 200 bytes of printable text"),
+        ('"unique":"' + "é" * 101 + '"', "unique: expected 1 to 200 bytes of printable text"),
+        ('"unique":"a\\u0007b"', "unique: expected 1 to 200 bytes of printable text"),
+        ('"on_conflict":"join"', "on_conflict: expected a unique key beside it, got none"),
+        ('"unique":null,"on_conflict":"refuse"', "on_conflict: expected a unique key beside it, got none"),
+        ('"unique":"k","on_conflict":"other"', 'on_conflict: expected "join" or "refuse"'),
+        ('"answer":"short"', 'answer: expected "full"'),
+    ],
+)
+def test_key_or_answer_that_cannot_be_is_refused(fields: str, complaint: str) -> None:
+    for text in (f'{{"type":"t",{fields}}}', f'[{{"type":"t",{fields}}}]'):
+        with pytest.raises(CallError, match=complaint) as caught:
+            decode_jobs(text.encode())
+        assert caught.value.call_code == "bad_job"
+
+
+def test_longest_key_is_taken() -> None:
+    (job,) = decode_jobs(b'{"type":"t","unique":"%b"}' % (b"k" * 200))
+    assert unique_key(job) == "k" * 200
+    assert unique_key(decode_jobs(b'{"type":"t"}')[0]) is None

@@ -268,3 +268,10 @@ class TestAnswers:
 
     def test_jobs_without_ids_change_nothing(self) -> None:
         assert qrpc.insert_answers([ID], 1, "-0123abcd", [PlainJob("a")]) == qrpc.insert_answers([ID], 1, "-0123abcd")
+
+
+@pytest.mark.parametrize("field", [b'"answer":"full"', b'"unique":"k"'])
+def test_insert_that_is_told_more_than_its_id_is_none_of_many(field: bytes) -> None:
+    line = b'{"n":"insert","m":{"type":"t","delay":1}}\n'
+    assert qrpc.decode_inserts(line * 2) is not None
+    assert qrpc.decode_inserts(line + b'{"n":"insert","m":{"type":"t",%b}}\n' % field) is None
