@@ -123,7 +123,7 @@ def test_types_and_workers_are_tables_or_json(kqs: Kqs) -> None:
     (one,) = [json.loads(line) for line in kqs("types", "--json", "--type", "seen")[1].splitlines()]
     assert one["counts"] == {"new": 2}
     assert "server" in kqs("workers")[1]
-    assert json.loads(kqs("workers", "--json")[1])["kind"] == "server"
+    assert "server" in [json.loads(line)["kind"] for line in kqs("workers", "--json")[1].splitlines()]
 
 
 @pytest.mark.parametrize("command", [["jobs"], ["types"], ["workers"], ["jobs", "--newest"]])

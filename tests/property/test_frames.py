@@ -19,13 +19,13 @@ from kqs.minding.frames import (
     encode_report,
     encoded,
 )
+from kqs.minding.limits import Limits
 
 NUMBERS = st.integers(0, 2**60)
 #: as file names have them, too
 WORDS = st.text() | st.binary().map(lambda name: name.decode(errors="surrogateescape"))
-ORDERS = st.builds(
-    Order, st.lists(WORDS, min_size=1), WORDS, st.dictionaries(WORDS, WORDS), NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.binary()
-)
+LIMITS = st.builds(Limits, NUMBERS, NUMBERS, NUMBERS)
+ORDERS = st.builds(Order, st.lists(WORDS, min_size=1), WORDS, st.dictionaries(WORDS, WORDS), NUMBERS, LIMITS, st.binary())
 REPORTS = st.builds(Ended, st.integers(-64, 255), st.booleans(), st.booleans(), st.binary(), st.binary()) | st.builds(
     Unstarted, st.integers(0, 200), st.text(st.characters(codec="utf-8"))
 )
