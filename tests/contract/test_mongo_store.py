@@ -7,12 +7,13 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.change_contract import PageContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.contract.uniques_contract import UniquesContract
 from tests.support.clock import FakeClock
 
 
-class TestMongoStore(UniquesContract, StoreContract):
+class TestMongoStore(PageContract, UniquesContract, StoreContract):
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store

@@ -192,21 +192,12 @@ def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int], m
         else:
             total += length
             taken.append(order)
-    data |= _long(db, {order: inline[order] for order in taken if order in inline})
+    data |= long(db, {order: inline[order] for order in taken if order in inline})
     data |= bulk.get(db, [order for order in taken if order not in inline])
 
 
-def data(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, bytes]:
-    """Return data by order, unchecked; what is missing is left out. How much it may be is the caller's to bound."""
-    (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
-    inline = dict(_decode_lengths(packed))
-    found = _long(db, inline)
-    if len(inline) < len(orders):
-        found |= bulk.get(db, [order for order in orders if order not in inline])
-    return found
-
-
-def _long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:
+def long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:
+    """Return data that stands in the records, by order, unchecked. lengths: by order; their sum is the caller's to bound."""
     if not lengths:
         return {}
     packed, joined = db.execute(_LONG, (json_list(lengths),)).fetchone()

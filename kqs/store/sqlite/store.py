@@ -179,6 +179,7 @@ class SqliteStore:
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change."""
+        self._thread.expect_slow()
         return await self._thread.call(partial(changing.change, change=change, after=after, first_order=first_order))
 
     async def cancels(self) -> list[Claim]:

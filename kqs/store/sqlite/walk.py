@@ -16,7 +16,7 @@ import msgspec
 from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.sqlite import content
+from kqs.store.sqlite import bulk, content
 from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -25,6 +25,8 @@ from kqs.store.sqlite.session import Session
 _LEG_COST = 50
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
+#: of a job that is gone, in the record and apart from it
+_NO_DATA = (0, 0)
 #: data that is read at a time to be looked through, in bytes
 _PART_BYTES = 1024 * 1024
 
@@ -99,12 +101,13 @@ _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
 _MADE_IDS = "select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and id is null"
 _GIVEN_IDS = "select json_group_array(ord) from jobs indexed by ids where id in (select value from json_each(?))"
 _LENGTHS = """
-select json_group_array(json_array(ord, ifnull(length(data), (select length(data) from bulk where bulk.ord = jobs.ord))))
+select json_group_array(json_array(ord, length(data), case when data is null then (
+  select length(data) from bulk where bulk.ord = jobs.ord) end))
 from jobs not indexed where ord in (select value from json_each(?))
 """
 
 _decode_found = msgspec.json.Decoder(list[Found]).decode
-_decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None]]).decode
+_decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None, int | None]]).decode
 
 
 def way(session: Session, wanted: Filter, states: frozenset[State] | None) -> At:
@@ -234,10 +237,10 @@ def _read(db: sqlite3.Connection, orders: list[int], pattern: Pattern | None) ->
     """Return which of these jobs fit, as far as the data goes that one slice may read, and how many those are."""
     if pattern is not None:
         return matching(db, orders, pattern)
-    lengths = lengths_of(db, orders)
+    lengths = _lengths(db, orders)
     total = done = 0
     for order in orders:
-        total += lengths.get(order) or 0
+        total += sum(lengths.get(order, _NO_DATA))
         done += 1
         if total >= bounds.LOOKED_BYTES:
             break
@@ -264,21 +267,29 @@ def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern) ->
 
 def data_of(db: sqlite3.Connection, orders: Sequence[int]) -> Iterator[tuple[list[int], dict[int, bytes]]]:
     """Yield jobs in parts, with their data, as far as it is there: about _PART_BYTES of it at a time, or one job's."""
-    lengths = lengths_of(db, orders)
+    lengths = _lengths(db, orders)
     part: list[int] = []
     size = 0
     for order in orders:
-        length = lengths.get(order) or 0
+        length = sum(lengths.get(order, _NO_DATA))
         if part and size + length > _PART_BYTES:
-            yield part, content.data(db, part)
+            yield part, _data(db, part, lengths)
             part, size = [], 0
         part.append(order)
         size += length
     if part:
-        yield part, content.data(db, part)
+        yield part, _data(db, part, lengths)
 
 
-def lengths_of(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, int | None]:
-    """Return how long jobs' data is, by order; None: it is missing."""
+def _data(db: sqlite3.Connection, orders: Sequence[int], lengths: dict[int, tuple[int, int]]) -> dict[int, bytes]:
+    inline = {order: found[0] for order in orders if (found := lengths.get(order, _NO_DATA))[0]}
+    data = content.long(db, inline)
+    if len(inline) < len(orders):
+        data |= bulk.get(db, [order for order in orders if order not in inline])
+    return data
+
+
+def _lengths(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Return how long jobs' data is, in the record and apart from it, by order."""
     (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
-    return dict(_decode_lengths(packed))
+    return {order: (inline or 0, apart or 0) for order, inline, apart in _decode_lengths(packed)}
