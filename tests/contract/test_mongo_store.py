@@ -7,11 +7,12 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 
 
-class TestMongoStore(StoreContract):
+class _Engine:
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store
@@ -50,3 +51,11 @@ class TestMongoStore(StoreContract):
     async def settle_totals(self, store: MongoStore, clock: FakeClock) -> None:
         clock.advance(RECOUNT_S)
         await store._there.keep_up()
+
+
+class TestMongoStore(_Engine, StoreContract):
+    pass
+
+
+class TestMongoResources(_Engine, ResourceContract):
+    pass
