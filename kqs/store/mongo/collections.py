@@ -23,6 +23,7 @@ class Collections:
         self.meta = db[f"{prefix}meta"]
         self.servers = db[f"{prefix}servers"]
         self.jobs = db[f"{prefix}jobs"]
+        self.locks = db[f"{prefix}locks"]
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
         self.uniques = db[f"{prefix}uniques"]
@@ -32,7 +33,7 @@ class Collections:
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        known = (self.servers, self.jobs, self.tallies, self.suspended, self.uniques, self.files, self.chunks)
+        known = (self.servers, self.jobs, self.locks, self.tallies, self.suspended, self.uniques, self.files, self.chunks)
         ours = {one.name for one in known}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
