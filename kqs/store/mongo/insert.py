@@ -10,7 +10,7 @@ from pymongo.errors import BulkWriteError
 
 from kqs.job import Accepted, room_at
 from kqs.store.mongo.client import DUPLICATE_KEY, Document
-from kqs.store.mongo.documents import Place, claimed, named, new_document, state_of
+from kqs.store.mongo.documents import Place, a_begin, claimed, named, new_document, state_of
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -78,7 +78,7 @@ class Inserter:
         if job.claimed_at:
             document |= claimed(self._session.epoch, mark, held=job.held) | {
                 "attempt": 1,
-                "begun": [[job.worker or worker, job.claimed_at]],
+                "begun": [a_begin(job.worker or worker, job.claimed_at)],
             }
         if job.end is not None:
             end_new(document, job.end, await put_result(self._session, job.end))
