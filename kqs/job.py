@@ -140,6 +140,7 @@ class Accepted(msgspec.Struct, gc=False):
     adopted: it stands in another server's journal as well, and may be inserted again and again.
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
     worker: who has that run, where it is not the server's own worker. held: as Run's.
+    resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
     """
 
     order: int
@@ -157,6 +158,7 @@ class Accepted(msgspec.Struct, gc=False):
     end: Report | None = None
     worker: str | None = None
     held: bool = False
+    resource: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -198,6 +200,8 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     returned: earlier claims that were given back before their run began. waited_as: the State it had when it was claimed.
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
+    resource: the key that no other run has while this one lasts.
+    is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it).
     """
 
     claim: Claim
@@ -215,6 +219,8 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     waited_as: int = State.NEW
     held: bool = False
     progress: bytes | None = None
+    resource: str | None = None
+    is_cancelled: bool = False
 
     @property
     def attempt(self) -> int:
@@ -293,7 +299,7 @@ class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
-    is in progress and when it has ended the job.
+    is in progress and when it has ended the job. cancel_at: when it was cancelled while it ran, which goes on.
     """
 
     order: int
@@ -317,6 +323,8 @@ class JobRecord(msgspec.Struct, gc=False):
     runs: list[RunRecord]
     epoch: int | None = None
     progress: bytes | None = None
+    cancel_at: float | None = None
+    resource: str | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:
@@ -330,6 +338,7 @@ def first_run(job: Accepted, epoch: int) -> Run:
         started_at=job.claimed_at,
         expire_at=job.expire_at,
         held=job.held,
+        resource=job.resource,
     )
 
 

@@ -32,6 +32,9 @@ Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 TypeName = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
 ]
+ResourceName = Annotated[  # the rest of the rule is `is_type`
+    str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
+]
 JobId = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN
     str, Meta(min_length=1, max_length=200, extra_json_schema={"expected": "1 to 200 of A-Z a-z 0-9 . _ : -"})
 ]
@@ -44,7 +47,7 @@ At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 tim
 
 
 def is_type(text: str) -> bool:
-    """Tell whether `text` may name a type of jobs: TYPE_RULE."""
+    """Tell whether `text` may name a type of jobs, or a resource: TYPE_RULE."""
     return is_all_seen(text) and 0 < len(text.encode()) <= MAX_TYPE_BYTES
 
 
@@ -72,6 +75,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
     ghost_delay: Seconds | None = None
     expire: Span | None = None
     keep: Keep | None = None
+    resource: ResourceName | None = None
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
@@ -82,7 +86,6 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     id: JobId | None = None
     at: At | None = None
     wait: None = None  # known, but only its default is supported yet
-    resource: None = None  # as wait
 
 
 Job = PlainJob | JobFields
@@ -104,6 +107,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     ghost_delay: float = 1.0
     expire: float | None = None
     keep: float | None = None  # None: the store's keep_success_s or keep_fail_s
+    resource: str | None = None
 
 
 _OPTION_NAMES = OptionFields.__struct_fields__
@@ -137,7 +141,7 @@ def is_option(name: str, value: object) -> bool:
         msgspec.convert(value, field_types(OptionFields)[name])
     except msgspec.ValidationError:
         return False
-    return True
+    return name != "resource" or value is None or is_type(str(value))
 
 
 def allowed(name: str, value: object) -> Any:
@@ -199,6 +203,10 @@ class Cascade:
         """Return the retention of types that set `keep` somewhere, in s; None for ever."""
         keeps = {type_: self.for_type(type_).keep for type_ in {*self._handlers, *self._types}}
         return {type_: None if keep < 0 else keep for type_, keep in keeps.items() if keep is not None}
+
+    def expire_by_type(self) -> dict[str, float | None]:
+        """Return after how long jobs expire of all types that have settings, in s; None for never."""
+        return {type_: self.for_type(type_).expire for type_ in {*self._handlers, *self._types}}
 
     def resolve(self, type_: str, own: bytes | None) -> Options:
         """Return a job's settings; `own` is what `own_options` made of its fields."""

@@ -50,6 +50,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
     "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
+    "resource": (str, "A key that only one running job may have at a time."),
 }
 
 

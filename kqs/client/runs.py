@@ -17,7 +17,7 @@ class Run(msgspec.Struct, eq=False, weakref=True):
     token: names the run in all that is said of it. raw: the job's data as its client sent it. attempt: which run of the job it
     is, from 1. failures, ghosts: earlier runs that failed, and that vanished. ttr: seconds that it may go without a touch or a
     report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not. raw_progress: what was said
-    last in earlier runs of the job, as it was said; UNSET: nothing.
+    last in earlier runs of the job, as it was said; UNSET: nothing. resource: the key that no other run has meanwhile.
     is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`.
     """
 
@@ -32,6 +32,7 @@ class Run(msgspec.Struct, eq=False, weakref=True):
     auto_touch: bool = False
     time_limit: float | None = None
     raw_progress: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="progress", default=msgspec.UNSET)
+    resource: str | None = None
     is_over: bool = False
 
     @property
@@ -65,6 +66,10 @@ class _Left(msgspec.Struct):
     left: float
 
 
+class _Touched(msgspec.Struct):
+    cancel: bool = False
+
+
 class _Cancel(msgspec.Struct):
     cancel: str
 
@@ -74,6 +79,7 @@ _decode_event = msgspec.json.Decoder(list[Run] | _Cancel).decode
 _decode_told = msgspec.json.Decoder(list[bool | _Refusal]).decode
 _decode_members = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_left = msgspec.json.Decoder(_Left).decode
+_decode_touched = msgspec.json.Decoder(list[_Touched]).decode
 _decode_refusal = msgspec.json.Decoder(_Refusal).decode
 
 
@@ -99,6 +105,13 @@ def told(result: msgspec.Raw) -> list[CallError | None]:
 def seconds_left(result: msgspec.Raw) -> list[float | CallError]:
     """Return what a list of touches was answered. Raises: msgspec.DecodeError: it is no such answer."""
     return [_left(member) for member in _decode_members(result)]
+
+
+def cancelled(result: msgspec.Raw) -> list[bool]:
+    """Return of which runs a list of touches was answered that they are to end; [] where it is of none, as nearly always."""
+    if b"true" not in bytes(result):
+        return []
+    return [touched.cancel for touched in _decode_touched(result)]
 
 
 def _left(member: msgspec.Raw) -> float | CallError:

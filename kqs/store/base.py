@@ -12,7 +12,9 @@ StoreCorruptError does not pass.
 One store may serve several servers, each with a journal of its own. An order is unique on one server only; a job is known by
 its id.
 
-A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
+A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended. Of all jobs
+with the same resource one runs at a time. Those that wait for it are later, too, without a due_at: they are *parked*, and
+become ready when they are *called*, the first by (prio, order) when whoever has the resource is over, in whatever way.
 
 A record that does not fit the checksum of what was accepted (see checksum.py) is never run: `claim` and `orphans` end that job
 as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
@@ -24,12 +26,14 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
+from kqs.store.change import Change, Changed, Slice, Spans, Verb
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -39,6 +43,9 @@ DATA_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
+#: a job that was called to take its resource and does not within so long, in s, stops no others: nobody may take its type. A
+#: claim takes milliseconds, or as long as lanes are full, and then it is no matter who is first
+CALL_S = 1.0
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -65,13 +72,34 @@ class Granted(list[Run]):
         self.left = left
 
 
+class Known(list[int]):
+    """The orders of jobs that an insert knew already.
+
+    parked: those of jobs that were stored, and have to wait for their resource: they are neither claimed nor ready.
+    """
+
+    def __init__(self, known: Iterable[int] = (), parked: Collection[int] = ()) -> None:
+        super().__init__(known)
+        self.parked = parked
+
+
+class Holder(NamedTuple):
+    """Which job has a resource, and since when it runs, in Unix seconds."""
+
+    id: str
+    since: float
+
+
 class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
+    on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
+    asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
     """
 
     is_shared: bool
+    on_called: Callable[[list[Entry]], None]
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
@@ -84,7 +112,7 @@ class Store(Protocol):
         """Finish what was asked, make it durable, close. Idempotent; tolerates never opened."""
         ...
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
         A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
@@ -96,6 +124,7 @@ class Store(Protocol):
         returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
+        A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -113,7 +142,8 @@ class Store(Protocol):
 
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
         `most_bytes` (None: DATA_BYTES) together with the others' are `left`, and stay as they are; the first ready one never
-        is. Whether a job may run now is no question of the store's (kqs.queue.admission).
+        is. Whether a job may run now is no question of the store's (kqs.queue.admission), but for its resource: while another
+        job runs with the same, or was called for it before, it is not granted, and parked until it is called (`on_called`).
         Need only survive a crash of the process. Run.handle is taken over from the entry. A run comes with the job's progress;
         one that is damaged is none.
 
@@ -145,11 +175,13 @@ class Store(Protocol):
         """
         ...
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """Apply the ends of runs; durable before it returns.
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
+        None: the running job has been cancelled meanwhile (`change`), and such a run ends it as SUCCESS or CANCELLED and in no
+        other way: nothing was changed, and whoever reports it does that again, as CANCELLED.
         The run that ended joins `runs` (the newest MAX_RUNS are kept); a waiting state goes to later if it has a due_at, else
         to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
         is counted and no run told; but the next claim is another one all the same.
@@ -196,6 +228,18 @@ class Store(Protocol):
         """Return the earliest expire_at among waiting jobs, or None."""
         ...
 
+    async def call_on(self, now: float) -> float | None:
+        """Call others for free resources that nobody has taken within `CALL_S`; return when to ask again, None: when called.
+
+        Whoever was called may still come, and have the resource if it is first. It also finds, after a start or trouble, what
+        is parked for a resource that is free.
+        """
+        ...
+
+    async def holder(self, resource: str) -> Holder | None:
+        """Return which job has a resource now; None: none."""
+        ...
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 
@@ -208,6 +252,48 @@ class Store(Protocol):
         """Return one record, or None when there is none or it is over: an insert of its id would be a new job.
 
         It is over when its drop_at has come (`now` is the store's clock), unless another server's journal could bring it back.
+        """
+        ...
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """Do one slice of what an owner asks of all jobs that fit `change.wanted`, beginning where the last slice says.
+
+        It looks at LOOKED records at most (and reads about LOOKED_BYTES of data, where a pattern is to be found in it) and
+        changes SLICE of those that fit; it is done as a whole or not at all, and survives a crash of the process at once, of
+        the machine after `sync` or `report`. Nothing that it deleted or ended comes back by a replay of any journal.
+        A record that is over (see `job`) fits nothing. One that fits from the first slice to the last is met just once; what
+        comes to fit meanwhile, or ceases to, may be met. Many records that do not fit cost slices that change nothing; but
+        only those asked for are looked at where the filter names ids, the waiting jobs of one type, or states but not
+        nearly all.
+
+        CANCEL: a waiting job ends (next_state) with the error `cancelled`, ended_at `change.now`, drop_at by `change.keep`. A
+        running one gets its cancel_at, which goes when the run ends (see `report`); nothing else changes, and its claim is
+        told. One that has a cancel_at already is not changed, nor is what has ended.
+        RETRY: of what has failed or was cancelled, that which ended at `change.now` or before. State by next_state, ready at
+        once; counters 0; error, result, due_at, ended_at, drop_at None; expire_at anew from `change.expire`. Attempt,
+        accepted_at and progress stay, and the last run joins the earlier ones in `runs`. The job stands at the tail: its
+        order is a new one, `first_order` for the first that the slice changes, one more for each that follows, in the order
+        in which they were met. `Changed.order` is the old one, `Slice.ready` has the new. The id stays, and a replay of the
+        job's insert changes nothing, as ever. The checksum moves along, so that what is damaged is so afterwards.
+        DELETE: waiting and ended jobs are gone, with all that is beside them. A running one is `skipped`, or with `is_forced`
+        gone too: its claim is told, and what its run reports is stale.
+        """
+        ...
+
+    async def cancels(self) -> list[Claim]:
+        """Return the claims of runs watched over here that another server has cancelled, or whose record it has deleted.
+
+        Each is told once. In a store that is not shared there are none.
+        """
+        ...
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """Return the next of the records that fit, by order as `jobs`, as far as one slice looks: a few ms.
+
+        It may be less than `limit`, or none, although there are more.
+        Returns: the records as `jobs` shows them, and the order to go on from; None: there are no more.
         """
         ...
 
@@ -253,4 +339,21 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Store", "StoreInfo"]
+__all__ = [
+    "CALL_S",
+    "DAMAGED",
+    "DATA_BYTES",
+    "LOGGED",
+    "MAX_RUNS",
+    "Change",
+    "Changed",
+    "Claim",
+    "Granted",
+    "Holder",
+    "Known",
+    "Slice",
+    "Spans",
+    "Store",
+    "StoreInfo",
+    "Verb",
+]

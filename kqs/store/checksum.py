@@ -27,10 +27,19 @@ def plain_checksum(order: int, kind: int, data: bytes) -> int:
 
 
 def checksum(
-    order: int, type_: str, prio: int, data: bytes, id_: str | None, expire_at: float | None, options: bytes | None
+    order: int,
+    type_: str,
+    prio: int,
+    data: bytes,
+    id_: str | None,
+    expire_at: float | None,
+    options: bytes | None,
+    resource: str | None = None,
 ) -> int:
     """Return the checksum of a job, 32 bits. id_: None where it follows from the order."""
     found = crc32c(data, kind_checksum(type_, prio) ^ (order >> 32) ^ (order & 0xFFFFFFFF))
+    if resource is not None:  # beside the rest, so that `reranked` and `moved` need not know it
+        found ^= crc32c(_encode(resource))
     if id_ is None and expire_at is None and options is None:
         return int(found)
     return int(crc32c(_encode((id_, options, expire_at)), found))

@@ -270,7 +270,7 @@ def are_clean(jobs: Sequence[Job]) -> bool:
         return False
     if not _ID_CHARACTERS.match("".join([job.id for job in jobs if job.id is not None])):
         return False
-    return not any(_time_fault(job) for job in jobs if isinstance(job, JobFields))
+    return not any(_own_fault(job) for job in jobs if isinstance(job, JobFields))
 
 
 def _is_array(text: bytes) -> bool:
@@ -284,6 +284,12 @@ def _admit_type(text: str) -> bool:
         _known_types.clear()
     _known_types.add(text)
     return True
+
+
+def _own_fault(job: JobFields) -> str | None:
+    if job.resource is not None and not is_type(job.resource):
+        return _mismatch("resource", msgspec.json.encode(job.resource))
+    return _time_fault(job)
 
 
 def _time_fault(job: JobFields) -> str | None:
@@ -303,7 +309,7 @@ def _fault(job: Job) -> str | None:
         return _mismatch("type", msgspec.json.encode(job.type))
     if job.id is not None and not ID_PATTERN.match(job.id):
         return _mismatch("id", msgspec.json.encode(job.id))
-    return _time_fault(job) if isinstance(job, JobFields) else None
+    return _own_fault(job) if isinstance(job, JobFields) else None
 
 
 def _mismatch(field: str, got: bytes | Raw) -> str:

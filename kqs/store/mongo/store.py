@@ -12,9 +12,10 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
 from kqs.store.mongo import client, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -53,6 +54,7 @@ class MongoStore:
         self._supervisor = supervisor
         self._namespace = namespace
         self._open: _Open | None = None
+        self.on_called: Callable[[list[Entry]], None] = _nobody
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -82,7 +84,7 @@ class MongoStore:
         if opened is not None:
             await opened.close()
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
@@ -111,7 +113,7 @@ class MongoStore:
         """See Store.save. It goes in turn with reports, since the last one of a run comes after all that it has saved."""
         return await self._there.write(Lane.REPORT, partial(progress.save, self._there.session, saved))
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
         return await self._there.write(Lane.REPORT, partial(self._there.reporter.report, reports))
 
@@ -141,6 +143,14 @@ class MongoStore:
         """See Store.next_expire_at."""
         return await self._look(schedule.next_expire_at)
 
+    async def call_on(self, now: float) -> float | None:
+        """See Store.call_on."""
+        return None
+
+    async def holder(self, resource: str) -> Holder | None:
+        """See Store.holder."""
+        return None
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
         return await self._there.lanes.look(partial(self._there.claimer.orphans, limit, keep_damaged_s))
@@ -154,6 +164,20 @@ class MongoStore:
     ) -> list[JobRecord]:
         """See Store.jobs."""
         return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """See Store.change."""
+        raise NotImplementedError
+
+    async def cancels(self) -> list[Claim]:
+        """See Store.cancels."""
+        return []
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """See Store.page."""
+        raise NotImplementedError
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -193,6 +217,10 @@ class MongoStore:
 
     def _keep_house(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
+
+
+def _nobody(_called: list[Entry]) -> None:
+    return None
 
 
 class _Open:
@@ -241,11 +269,11 @@ class _Open:
 
         return self.write(lane, beat_first)
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
         known = await self.inserter.insert(jobs, worker, now) if jobs else []
         self.servers.fed_to(fed_seq, max((job.order for job in jobs), default=0))
-        return known
+        return Known(known)
 
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""

@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -33,6 +33,12 @@ class Place(IntEnum):
 
 
 _PROGRESS = "create table if not exists progress (ord integer primary key, crc32c integer not null, data blob not null)"
+# jobs whose due time nobody knows but who has their resource: place LATER, no due_at
+_PARKED = """
+create table if not exists parked (
+  resource text not null, type text not null, prio integer not null, ord integer not null,
+  primary key (resource, type, prio, ord)
+) without rowid"""
 
 _TABLES = f"""
 create table jobs (
@@ -62,7 +68,9 @@ create table jobs (
   result blob,
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
-  crc32c integer  -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
+  resource text   -- no other job with it runs at the same time
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -75,6 +83,8 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 
 {_PROGRESS};
 
+{_PARKED};
+
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
 create table meta (
@@ -84,7 +94,8 @@ create table meta (
   epoch integer not null,
   fed_seq integer not null,
   last_order integer not null,
-  unchecked_to integer not null default 0
+  unchecked_to integer not null default 0,
+  has_resources integer not null default 0 -- whether any job ever had one
 );
 """
 
@@ -94,10 +105,11 @@ _SINCE_1 = {
     "meta": {"unchecked_to": "integer not null default 0"},
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
+_SINCE_4 = {"jobs": {"cancel_at": "real", "resource": "text"}, "meta": {"has_resources": "integer not null default 0"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """The one row of `meta`. unchecked_to: records of orders above it have a checksum."""
+    """The one row of `meta`. unchecked_to: records of orders above it have a checksum. has_resources: any job ever had one."""
 
     journal_id: str
     node: str
@@ -105,6 +117,7 @@ class Meta(msgspec.Struct, frozen=True):
     fed_seq: int
     last_order: int
     unchecked_to: int = 0
+    has_resources: int = 0
 
 
 def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
@@ -132,7 +145,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
 
 def read_meta(db: sqlite3.Connection) -> Meta:
     """Return `meta` as committed."""
-    row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to from meta").fetchone()
+    row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources from meta").fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
     return Meta(*row)
@@ -147,7 +160,7 @@ def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             db.execute(statement)
-    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0)", (journal_id, node))
+    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")
 
@@ -186,6 +199,18 @@ def _add_progress(db: sqlite3.Connection) -> None:
     db.execute("delete from progress where not exists (select 1 from jobs where jobs.ord = progress.ord)")
 
 
+def _add_owners(db: sqlite3.Connection) -> None:
+    """From 4 to 5. Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again.
+
+    What it has claimed since that step is another run than the one that was cancelled.
+    """
+    _add(db, _SINCE_4)
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
+    db.execute(_PARKED)
+    db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
+    db.execute("delete from parked")
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -194,7 +219,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

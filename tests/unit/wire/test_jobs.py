@@ -150,7 +150,7 @@ def test_delay_and_at_exclude_each_other() -> None:
     assert decode_job(b'{"type":"a","delay":null,"at":5}').type == "a"
 
 
-@pytest.mark.parametrize("field", ["wait", "resource"])
+@pytest.mark.parametrize("field", ["wait"])
 def test_a_field_of_a_later_version_is_unsupported(field: str) -> None:
     assert refused(f'{{"type":"a","{field}":1}}', "unsupported").startswith(f"{field}: not supported")
 
