@@ -10,7 +10,7 @@ from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, claimed, is_intact, pushed, run_of
+from kqs.store.mongo.documents import Place, a_begin, claimed, is_intact, pushed, run_of
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -51,7 +51,7 @@ class Claimer:
             change = {
                 "$set": claimed(session.epoch, mark, held=held),
                 "$inc": {"attempt": 1},
-                "$push": {"begun": pushed([worker, now])},
+                "$push": {"begun": pushed(a_begin(worker, now))},
             }
             is_ready = {"place": int(Place.READY)}
             is_short = _is_at_most(most // len(ids))

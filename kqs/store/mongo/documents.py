@@ -17,9 +17,12 @@
     progress  how far the job's runs have come, where they said it
     unique    its unique key; `pair` is that with its type (`key_of`), until the job ends
     attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
-    begun     [worker, started_at] of the newest claims that were not given back
-    done      [attempt, ended_at, word, error] of the newest runs that ended; written apart, since no update can complete what
-              another one began without `$` or a pipeline; this attempt is the one that people see
+    begun     {worker, at} of the newest claims that were not given back
+    done      {attempt, at, word, error} of the newest runs that ended; written apart, since no update can complete what another
+              one began without `$` or a pipeline; this attempt is the one that people see
+
+Version 1 wrote lists in place of those in `begun` and `done`: [worker, at] and [attempt, at, word, error]. They stay as they
+are, so one record may have both.
 
 Fields whose value is the usual one (None, 0, []) are left out.
 """
@@ -138,7 +141,18 @@ def named(field: str, value: bytes) -> Document:
     return {field if len(value) <= LISTED_BYTES else f"{field}_long": value}
 
 
-def pushed(item: list[Any]) -> Document:
+def a_begin(worker: str, at: float) -> Document:
+    """Return what `begun` says of a claim."""
+    return {"worker": worker, "at": at}
+
+
+def an_end(attempt: int, at: float, word: str, error: str | None) -> Document:
+    """Return what `done` says of a run."""
+    end: Document = {"attempt": attempt, "at": at, "word": word}
+    return end if error is None else end | {"error": error}
+
+
+def pushed(item: Document) -> Document:
     """Return the operand that appends to a list of runs."""
     return {"$each": [item], "$slice": -MAX_RUNS}
 
@@ -216,7 +230,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
 
 def began_at(document: Mapping[str, Any]) -> float:
     """Return when the last run began, in Unix seconds."""
-    began: float = document["begun"][-1][1]
+    began: float = _begin_of(document["begun"][-1])[1]
     return began
 
 
@@ -242,12 +256,25 @@ def _attempt(document: Mapping[str, Any]) -> int:
 
 def _runs(document: Mapping[str, Any]) -> list[RunRecord]:
     """Join what began with what ended. A run that nobody was told of (its claim's answer was lost) is none."""
-    done = {attempt: rest for attempt, *rest in document.get("done", ())}
+    done = {end[0]: end for end in map(_end_of, document.get("done", ()))}
     runs: list[RunRecord] = []
     begun, last = document.get("begun", []), _attempt(document)
-    for attempt, (worker, started_at) in enumerate(begun, last - len(begun) + 1):
+    for attempt, (worker, started_at) in enumerate(map(_begin_of, begun), last - len(begun) + 1):
         if attempt in done:
-            runs.append(RunRecord(attempt, worker, started_at, *done[attempt]))
+            _, ended_at, word, error = done[attempt]
+            runs.append(RunRecord(attempt, worker, started_at, ended_at, word, error))
         elif document["place"] == Place.RUNNING and attempt == last:
             runs.append(RunRecord(attempt, worker, started_at))
     return runs
+
+
+def _begin_of(item: Any) -> tuple[str, float]:
+    worker, at = item if isinstance(item, list) else (item["worker"], item["at"])
+    return worker, at
+
+
+def _end_of(item: Any) -> tuple[int, float, str, str | None]:
+    if isinstance(item, list):
+        attempt, at, word, error = item
+        return attempt, at, word, error
+    return item["attempt"], item["at"], item["word"], item.get("error")

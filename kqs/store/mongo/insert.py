@@ -12,7 +12,7 @@ from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.keyed import pair_of
 from kqs.store.mongo.client import Document, write_unless_taken
-from kqs.store.mongo.documents import Place, claimed, key_of, named, new_document, parked_key, state_of
+from kqs.store.mongo.documents import Place, a_begin, claimed, key_of, named, new_document, parked_key, state_of
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
@@ -148,7 +148,7 @@ class Inserter:
         if job.claimed_at:
             document |= claimed(self._session.epoch, mark, held=job.held) | {
                 "attempt": 1,
-                "begun": [[job.worker or worker, job.claimed_at]],
+                "begun": [a_begin(job.worker or worker, job.claimed_at)],
             }
         if job.end is not None:
             end_new(document, job.end, await put_result(self._session, job.end))

@@ -11,7 +11,7 @@ from pymongo import UpdateMany
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import RANKED_FIELDS, Place, named, pushed, with_prio
+from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushed, with_prio
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
@@ -183,7 +183,7 @@ def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[
     change: Document = {
         "$set": {name: value for name, value in fields.items() if value is not None} | dict(rank),
         "$unset": {name: "" for name, value in fields.items() if value is None},
-        "$push": {"done": pushed([one.claim.attempt - one.returned, one.ended_at, one.run_state, one.error])},
+        "$push": {"done": pushed(an_end(one.claim.attempt - one.returned, one.ended_at, one.run_state, one.error))},
     }
     return change
 

@@ -63,7 +63,7 @@ class MongoStore:
         connection = client.connect(self._uri)
         try:
             collections = Collections(connection.get_default_database(client.DATABASE), self._namespace)
-            epoch, store_id = await schema.prepare(collections)
+            epoch, store_id = await schema.prepare(collections, journal_id)
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(collections, epoch, self._bulk_bytes, self._clock)
