@@ -41,22 +41,23 @@ class Intake:
             raise
         if record.claimed:
             for one in accepted:
-                one.claimed_at = record.accepted_at
+                _claimed(one, record.accepted_at)
         return accepted
 
     def claimable(self, record: Record) -> list[Accepted] | None:
         """Return the record's jobs if they may begin before the store has them, else None.
 
-        About an id of the client's own the store must be asked first; and what is decoded in pieces is no short work.
+        About an id of the client's own the store must be asked first, and about a resource; and what is decoded in pieces is
+        no short work.
         Raises: as `accepted`.
         """
         if record.claimed or record.adopted or not 0 < record.count <= PIECE_JOBS:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            return None if any(job.given_id for job in accepted) else accepted
+            return None if any(job.given_id for job in accepted) else _without_resource(accepted)
         is_free = record.jobs[0].id is None if record.count == 1 else all(job.id is None for job in record.jobs)
-        return self.accepted(record) if is_free else None
+        return _without_resource(self.accepted(record)) if is_free else None
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
@@ -77,12 +78,22 @@ class Intake:
         if self.lost_claims:
             for one in accepted:
                 if one.order in self.lost_claims:
-                    one.claimed_at = at
+                    _claimed(one, at)
         return accepted
 
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
         return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
+
+
+def _claimed(job: Accepted, at: float) -> None:
+    """Note that an earlier boot claimed a job in the journal: it had no resource then, whatever its type's settings are now."""
+    job.claimed_at = at
+    job.resource = None
+
+
+def _without_resource(jobs: list[Accepted]) -> list[Accepted] | None:
+    return jobs if [job.resource for job in jobs].count(None) == len(jobs) else None
 
 
 class Opened:

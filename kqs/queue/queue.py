@@ -109,6 +109,7 @@ class Queue:
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention)
+        store.on_called = self._timetable.called
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
@@ -219,8 +220,10 @@ class Queue:
         self._reporter.attach(claimed)
         reservation = self.admission.admit(jobs, now)
         try:
-            known = frozenset(await self._store.insert(jobs, fed_seq, self._settings.worker, now))
-            reservation.deliver(self._epoch, known)
+            found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
+            known = frozenset(found)
+            parked = found.parked
+            reservation.deliver(self._epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()
         for job in self._reporter.let_go(claimed, known):
@@ -228,7 +231,7 @@ class Queue:
             self._over(run, self._died(run, self._now()))
         self._saves.look_again()
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
-        await self._offer(jobs, known)
+        await self._offer(jobs, known.union(parked) if parked else known)
 
     def _died(self, run: Run, now: float) -> Report:
         """Judge a run whose server died."""
@@ -443,7 +446,7 @@ class Queue:
                 if report.ended_at > run.started_at:  # else it is when that began, maybe by another server's clock
                     self.house.note_instant(report.ended_at)
                 self._timetable.note(report.due_at, run.expire_at)
-                if not report.due_at:
+                if not report.due_at and run.resource is None:  # the store calls it when that is free
                     ready.append(entry_again(run, self._broker.body_bytes))
         if held:
             await self._broker.delete(held)

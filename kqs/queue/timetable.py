@@ -1,19 +1,20 @@
-"""What happens at an instant: a waiting job comes due, or expires."""
+"""What happens at an instant: a waiting job comes due, or expires, or its resource becomes free."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.job import WAITING, JobRecord, State
+from kqs.job import WAITING, Entry, JobRecord, State
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
 from kqs.queue.rules import Retention, rescheduled, whole_ms
-from kqs.store.base import Store
+from kqs.store.base import CALL_S, Store
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -41,10 +42,25 @@ class Timetable:
         self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
         self._due = Alarm(clock, self._wake_due)
         self._expiring = Alarm(clock, self._expire)
+        self._calls_trouble = Trouble(log, "cannot call parked jobs, trying again", "calls parked jobs again", monotonic)
+        self._uncalled = Alarm(clock, self._call_on)
+        self._called: list[Entry] = []
+        self._has_called = asyncio.Event()
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the bodies of the tasks that serve it, by name; they run for ever."""
-        return {"queue-due": self._due.run(), "queue-expire": self._expiring.run()}
+        return {
+            "queue-due": self._due.run(),
+            "queue-expire": self._expiring.run(),
+            "queue-called": self._put_called(),
+            "queue-uncalled": self._uncalled.run(),
+        }
+
+    def called(self, entries: list[Entry]) -> None:
+        """Take jobs that may have their resource now. See Store.on_called."""
+        self._called += entries
+        self._has_called.set()
+        self._uncalled.note(self._clock.now() + CALL_S)
 
     def note(self, due_at: float, expire_at: float | None) -> None:
         """Take in when a waiting job is due (0.0: it is) and when it expires (None: never), in Unix seconds."""
@@ -56,6 +72,7 @@ class Timetable:
     async def look(self) -> None:
         """Take in what stands in the store. Raises: StoreUnavailableError."""
         self.note(await self._store.next_due_at() or 0.0, await self._store.next_expire_at())
+        self._uncalled.note(self._clock.now())
 
     async def revise(self) -> int:
         """Shorten the waits that a clock made too long which was ahead; return how many. Raises: StoreUnavailableError."""
@@ -89,6 +106,23 @@ class Timetable:
             return self._clock.now() + RETRY_WAIT_S
         self._due_trouble.over()
         return next_at
+
+    async def _put_called(self) -> None:
+        """Offer what is called, for ever."""
+        while True:
+            await self._has_called.wait()
+            self._has_called.clear()
+            called, self._called = self._called, []
+            await self._broker.put(called)
+
+    async def _call_on(self) -> float | None:
+        try:
+            following = await self._store.call_on(self._clock.now())
+        except StoreUnavailableError as error:
+            self._calls_trouble.met(error=str(error))
+            return self._clock.now() + RETRY_WAIT_S
+        self._calls_trouble.over()
+        return following
 
     async def _expire(self) -> float | None:
         keep = self._cascade.base.keep

@@ -12,7 +12,9 @@ StoreCorruptError does not pass.
 One store may serve several servers, each with a journal of its own. An order is unique on one server only; a job is known by
 its id.
 
-A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended.
+A record is in one of four places: ready (waiting, due), later (waiting, due_at ahead), running (claimed), ended. Of all jobs
+with the same resource one runs at a time. Those that wait for it are later, too, without a due_at: they are *parked*, and
+become ready when they are *called*, the first by (prio, order) when whoever has the resource is over, in whatever way.
 
 A record that does not fit the checksum of what was accepted (see checksum.py) is never run: `claim` and `orphans` end that job
 as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
@@ -24,8 +26,8 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -39,6 +41,9 @@ DATA_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
+#: a job that was called to take its resource and does not within so long, in s, stops no others: nobody may take its type. A
+#: claim takes milliseconds, or as long as lanes are full, and then it is no matter who is first
+CALL_S = 1.0
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -65,13 +70,34 @@ class Granted(list[Run]):
         self.left = left
 
 
+class Known(list[int]):
+    """The orders of jobs that an insert knew already.
+
+    parked: those of jobs that were stored, and have to wait for their resource: they are neither claimed nor ready.
+    """
+
+    def __init__(self, known: Iterable[int] = (), parked: Collection[int] = ()) -> None:
+        super().__init__(known)
+        self.parked = parked
+
+
+class Holder(NamedTuple):
+    """Which job has a resource, and since when it runs, in Unix seconds."""
+
+    id: str
+    since: float
+
+
 class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
+    on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
+    asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
     """
 
     is_shared: bool
+    on_called: Callable[[list[Entry]], None]
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
@@ -84,7 +110,7 @@ class Store(Protocol):
         """Finish what was asked, make it durable, close. Idempotent; tolerates never opened."""
         ...
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store new jobs, and with or after them that the journal is fed up to `fed_seq` (exclusive).
 
         A job whose id (or order) is known changes nothing; so does one whose given id is the id made for another job. But a
@@ -96,6 +122,7 @@ class Store(Protocol):
         returns. Others with due_at > now go to later (delayed), the rest to ready (new). `jobs` may be empty (only fed_seq
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
+        A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
         Returns: the orders of `jobs` that were already known, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -113,7 +140,8 @@ class Store(Protocol):
 
         Entries that are not ready any more (running, ended, later, gone) are passed over. Those whose data would exceed
         `most_bytes` (None: DATA_BYTES) together with the others' are `left`, and stay as they are; the first ready one never
-        is. Whether a job may run now is no question of the store's (kqs.queue.admission).
+        is. Whether a job may run now is no question of the store's (kqs.queue.admission), but for its resource: while another
+        job runs with the same, or was called for it before, it is not granted, and parked until it is called (`on_called`).
         Need only survive a crash of the process. Run.handle is taken over from the entry. A run comes with the job's progress;
         one that is damaged is none.
 
@@ -194,6 +222,18 @@ class Store(Protocol):
 
     async def next_expire_at(self) -> float | None:
         """Return the earliest expire_at among waiting jobs, or None."""
+        ...
+
+    async def call_on(self, now: float) -> float | None:
+        """Call others for free resources that nobody has taken within `CALL_S`; return when to ask again, None: when called.
+
+        Whoever was called may still come, and have the resource if it is first. It also finds, after a start or trouble, what
+        is parked for a resource that is free.
+        """
+        ...
+
+    async def holder(self, resource: str) -> Holder | None:
+        """Return which job has a resource now; None: none."""
         ...
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
@@ -281,4 +321,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Store", "StoreInfo"]
+__all__ = ["CALL_S", "DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Holder", "Known", "Store", "StoreInfo"]

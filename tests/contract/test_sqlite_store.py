@@ -8,12 +8,13 @@ import pytest
 from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
+from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
 
-class TestSqliteStore(StoreContract):
+class _Engine:
     @pytest.fixture
     async def make_store(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[MakeStore]:
         made: list[SqliteStore] = []
@@ -52,3 +53,11 @@ class TestSqliteStore(StoreContract):
             return await store._thread.call(read)
 
         return read_raw
+
+
+class TestSqliteStore(_Engine, StoreContract):
+    pass
+
+
+class TestSqliteResources(_Engine, ResourceContract):
+    pass

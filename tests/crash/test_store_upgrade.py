@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kqs.config import StoreSection
-from kqs.job import Progress, State
+from kqs.job import Entry, Progress, State
 from kqs.store.base import DAMAGED
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import SqliteStore, schema
@@ -147,6 +147,36 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
     again = make_store()
     assert (await again.open(JOURNAL, NODE)).fed_seq == 4
     assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10)], "w", NOW)) == [0, 9, 10]
+
+
+async def test_jobs_that_wait_for_their_resource_are_ready_in_older_versions(
+    path: Path, version: int, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.insert([a_job(n, resource="r") for n in (9, 10)], 3, "w", NOW)
+    assert numbers(await store.claim([an_entry(9), an_entry(10)], "w", NOW)) == [9]
+    await store.close()
+    set_back(path, version)
+    with sqlite3.connect(path) as db:
+        assert db.execute("select place from jobs where ord = ?", (FIRST + 10,)).fetchone() == (schema.Place.READY,)
+        db.execute("update jobs set place = 3, state = 5 where ord = ?", (FIRST + 10,))  # as that version runs it
+    db.close()
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    await again.insert([a_job(n, resource="r") for n in (11, 12)], 4, "w", NOW)
+    assert numbers(await again.claim([an_entry(n) for n in (10, 11, 12)], "w", NOW)) == []  # job 9 runs still
+    (nine,) = [run for run in await again.orphans(9) if run.claim.order == FIRST + 9]
+    called = _calls_of(again)
+    assert await again.report([a_report(nine.claim, at=NOW)]) == [True]
+    assert numbers(called) == [11]
+    assert numbers(await again.claim([an_entry(12), an_entry(11)], "w", NOW)) == [11]
+
+
+def _calls_of(store: SqliteStore) -> list[Entry]:
+    called: list[Entry] = []
+    store.on_called = called.extend
+    return called
 
 
 @pytest.mark.parametrize("version", range(1, 4), indirect=True)  # from 4 on none deletes a job without its progress

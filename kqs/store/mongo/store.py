@@ -14,7 +14,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Granted, Holder, Known, StoreInfo
 from kqs.store.mongo import client, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -53,6 +53,7 @@ class MongoStore:
         self._supervisor = supervisor
         self._namespace = namespace
         self._open: _Open | None = None
+        self.on_called: Callable[[list[Entry]], None] = _nobody
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -82,7 +83,7 @@ class MongoStore:
         if opened is not None:
             await opened.close()
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
 
@@ -140,6 +141,14 @@ class MongoStore:
     async def next_expire_at(self) -> float | None:
         """See Store.next_expire_at."""
         return await self._look(schedule.next_expire_at)
+
+    async def call_on(self, now: float) -> float | None:
+        """See Store.call_on."""
+        return None
+
+    async def holder(self, resource: str) -> Holder | None:
+        """See Store.holder."""
+        return None
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
@@ -215,6 +224,10 @@ class MongoStore:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
 
 
+def _nobody(_called: list[Entry]) -> None:
+    return None
+
+
 class _Open:
     """What an open store owns: its connection, its parts, and the task that says it lives."""
 
@@ -261,11 +274,11 @@ class _Open:
 
         return self.write(lane, beat_first)
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """Store jobs; only then is the journal fed so far. A replay of what is stored already is harmless."""
         known = await self.inserter.insert(jobs, worker, now) if jobs else []
         self.servers.fed_to(fed_seq, max((job.order for job in jobs), default=0))
-        return known
+        return Known(known)
 
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""

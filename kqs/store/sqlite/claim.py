@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kqs.job import NO_PROGRESS, Claim, Entry, Run, State
 from kqs.store.base import Granted
-from kqs.store.sqlite import content, progress
+from kqs.store.sqlite import content, progress, resources
 from kqs.store.sqlite.content import Content, Row
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
@@ -41,13 +41,19 @@ def claim(
     """See Store.claim."""
     found = content.ready(session, [entry.order for entry in entries], now, keep_damaged_s, most_bytes)
     rows = found.rows
+    if session.has_resources:
+        resources.let_through(session, rows, now)
     if not rows:
-        return Granted()
+        return Granted((), _left(entries, found))
     session.db.execute(_CLAIM, (session.epoch, worker, now, session.epoch if held else None, json_list(rows)))
     runs = _runs(session, entries, found, now, held)
     session.tallies.remove([(row.type, row.state) for row in rows.values()])
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])
-    return Granted(runs, [entry for entry in entries if entry.order in found.left] if found.left else ())
+    return Granted(runs, _left(entries, found))
+
+
+def _left(entries: Sequence[Entry], found: Content) -> Sequence[Entry]:
+    return [entry for entry in entries if entry.order in found.left] if found.left else ()
 
 
 def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float, held: bool) -> list[Run]:
@@ -76,6 +82,7 @@ def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float
                 row.state,
                 held,
                 said.get(entry.order) if said else None,
+                row.resource,
             )
         )
     return runs
@@ -108,6 +115,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
         row.returned,
         held=row.watcher is not None,
         progress=NO_PROGRESS if has_progress else None,
+        resource=row.resource,
     )
 
 

@@ -12,7 +12,7 @@ from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk
+from kqs.store.sqlite import bulk, resources
 from kqs.store.sqlite.rows import cut, decode_orders, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -29,8 +29,18 @@ select json_group_array(json_array(
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
 """
-_READY = _READ.format(more="", condition=f"place = {Place.READY:d}")
-_RUNNING = _READ.format(more=f", epoch, {json_real('started_at')}, watcher", condition=f"place = {Place.RUNNING:d}")
+_OF_RUN = f", epoch, {json_real('started_at')}, watcher"
+_RESOURCE = ", cast(resource as text)"
+_IS_READY, _IS_RUNNING = f"place = {Place.READY:d}", f"place = {Place.RUNNING:d}"
+#: by whether any job has a resource
+_READY = {
+    False: _READ.format(more="", condition=_IS_READY),
+    True: _READ.format(more=f", 0, null, null, null{_RESOURCE}", condition=_IS_READY),
+}
+_RUNNING = {
+    False: _READ.format(more=_OF_RUN, condition=_IS_RUNNING),
+    True: _READ.format(more=_OF_RUN + _RESOURCE, condition=_IS_RUNNING),
+}
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
 from jobs not indexed where ord in (select value from json_each(?)) and data is not null
@@ -48,7 +58,7 @@ where ord in (select value from json_each(?))
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """A job, but for its data. data_bytes: None where that is long or in bulk. The last four only of a run."""
+    """A job, but for its data. data_bytes: None where that is long or in bulk. epoch to watcher only of a run."""
 
     order: int
     state: int
@@ -69,6 +79,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     started_whole_s: int | None = None
     started_rest_s: float | None = None
     watcher: int | None = None
+    resource: str | None = None
 
     @property
     def expire_at(self) -> float | None:
@@ -97,12 +108,19 @@ def ready(
     session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None, most_bytes: int | None = None
 ) -> Content:
     """Read jobs that are ready; end those that are damaged (see `Store.claim`)."""
-    return _read(session, _READY, orders, now, keep_damaged_s, base.DATA_BYTES if most_bytes is None else most_bytes)
+    return _read(
+        session,
+        _READY[session.has_resources],
+        orders,
+        now,
+        keep_damaged_s,
+        base.DATA_BYTES if most_bytes is None else most_bytes,
+    )
 
 
 def running(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
     """Read jobs that run; end those that are damaged."""
-    return _read(session, _RUNNING, orders, now, keep_damaged_s, base.DATA_BYTES)
+    return _read(session, _RUNNING[session.has_resources], orders, now, keep_damaged_s, base.DATA_BYTES)
 
 
 def _read(
@@ -116,6 +134,7 @@ def _read(
         # one by one, since a damaged record can spoil what is read of its neighbours
         damaged = _read_each(session, query, suspects, content, most_bytes)
         if damaged:
+            resources.lost(session, damaged)
             _end_damaged(session, damaged, now, keep_damaged_s)
     return content
 
@@ -191,7 +210,8 @@ def _damaged(session: Session, content: Content) -> list[int]:
     kinds: dict[tuple[str, int], int] = {}
     data = content.data
     for order, row in content.rows.items():
-        if row.id is None and row.options is None and row.expire_whole_s is None and order in data:
+        is_plain = row.id is None and row.options is None and row.expire_whole_s is None and row.resource is None
+        if is_plain and order in data:
             kind = (row.type, row.prio)
             begun = kinds.get(kind)
             if begun is None:
@@ -209,11 +229,11 @@ def _is_intact(session: Session, row: Row, data: bytes | None) -> bool:
     if row.checksum is None:
         return row.order <= session.unchecked_to
     options = None if row.options is None else row.options.encode()
-    if checksum(row.order, row.type, row.prio, data, row.id, row.expire_at, options) == row.checksum:
+    if checksum(row.order, row.type, row.prio, data, row.id, row.expire_at, options, row.resource) == row.checksum:
         return True
     # an instant far from ours did not travel exactly
     (expire_at,) = session.db.execute(_EXPIRE_AT, (row.order,)).fetchone()
-    return checksum(row.order, row.type, row.prio, data, row.id, expire_at, options) == row.checksum
+    return checksum(row.order, row.type, row.prio, data, row.id, expire_at, options, row.resource) == row.checksum
 
 
 def _end_damaged(session: Session, orders: list[int], now: float, keep_s: float | None) -> None:

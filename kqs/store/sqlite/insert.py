@@ -6,14 +6,15 @@ plain job, which most are, is one row from the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from kqs.job import Accepted, Report, State, room_at
+from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, report, retention
+from kqs.store.sqlite import bulk, report, resources, retention
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -33,8 +34,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, resource)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -69,11 +70,11 @@ class _Shapes(NamedTuple):
     full: list[Accepted]
 
 
-def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
     """See Store.insert."""
     session.fed_to(fed_seq)
     if not jobs:
-        return []
+        return Known()
     fresh, known = _without_replayed(session, jobs)
     shapes = _by_shape(fresh, session.bulk_bytes)
     if shapes.plain:
@@ -82,12 +83,13 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_claimed(session, claimed, name)
     for name, ended in _by_worker(shapes.ended, worker).items():
         _insert_ended(session, ended, name)
+    parked: set[int] = set()
     if shapes.full:
-        known += _insert_full(session, shapes.full, worker, now)
+        known += _insert_full(session, shapes.full, worker, now, parked)
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
-    return known
+    return Known(known, parked)
 
 
 def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[int]]:
@@ -126,7 +128,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        if has_times or job.given_id or job.options is not None or job.held or len(job.data) > bulk_bytes:
+        has_more = job.options is not None or job.resource is not None or job.held or len(job.data) > bulk_bytes
+        if has_times or job.given_id or has_more:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -201,29 +204,48 @@ def _lengths(session: Session, jobs: Sequence[Accepted]) -> Sequence[int]:
     return [len(job.data) for job in jobs] if session.bulk_bytes > MOST_ROW_BYTES else ()
 
 
-def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
-    """Store jobs of any kind; return the orders of those whose given id is known."""
+def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[int]:
+    """Store jobs of any kind; return the orders of those whose given id is known. Those that are parked join `parked`."""
     known: set[int] = set()
+    # whether a given id is known shows as it is stored, and only then whether its job needs its resource
+    later: set[int] = set()
+    waiting: list[Accepted] = []
+    if locked := [job for job in jobs if job.resource is not None and _may_need(job, now)]:
+        resources.note_used(session)
+        later = {job.order for job in locked if job.given_id}
+        waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
+        parked.update(job.order for job in waiting)
     while jobs:
-        refused = _insert_rows(session, jobs, worker, now)
+        refused = _insert_rows(session, jobs, worker, now, parked, later)
         known.update(job.order for job in refused)
         fresh = [job for job in jobs if job.order not in known]
         bulk.put(session.db, [(job.order, job.data) for job in fresh if len(job.data) > session.bulk_bytes])
-        session.tallies.add([(job.type, _first_state(job, now)) for job in fresh])
+        session.tallies.add([(job.type, _first_state(job, now, parked, later)) for job in fresh])
         _report_ends(session, fresh)
         # of each id one at least is stored now, and a job that has ended may make room for the next with its id
         jobs = _make_way(session, refused) if refused else ()
         known.difference_update(job.order for job in jobs)
+    resources.park_new(session, waiting, now)
+    if stored := later - known:
+        resources.stand_ready(session, stored, now)
+        parked |= stored
     return list(known)
 
 
-def _insert_rows(session: Session, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
+def _may_need(job: Accepted, now: float) -> bool:
+    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
+    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
+
+
+def _insert_rows(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, parked: Collection[int], later: Collection[int]
+) -> list[Accepted]:
     """Insert the rows of these jobs; return those whose id is taken."""
     taken = _made_ids_taken(session, jobs)
     values: list[object] = []
     free = [job for job in jobs if not (job.given_id and job.id in taken)] if taken else jobs
     for job in free:
-        values += _full_row(session, job, worker, now)
+        values += _full_row(session, job, worker, now, parked, later)
     if _FULL.execute(session.db, values, _lengths(session, free)) == len(jobs):
         return []
     stored = _stored_orders(session, (job.order for job in jobs))
@@ -254,10 +276,13 @@ def _make_way(session: Session, jobs: Sequence[Accepted]) -> list[Accepted]:
     return [job for job in jobs if job.order in over]
 
 
-def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple[object, ...]:
-    state = _first_state(job, now)
-    run: tuple[object, ...] = (Place.LATER if state is State.DELAYED else Place.READY, state, 0, None, None, None, None)
-    if job.claimed_at:
+def _full_row(
+    session: Session, job: Accepted, worker: str, now: float, parked: Collection[int], later: Collection[int]
+) -> tuple[object, ...]:
+    state = _first_state(job, now, parked, later)
+    place = Place.LATER if state is State.DELAYED or job.order in parked else Place.READY
+    run: tuple[object, ...] = (place, state, 0, None, None, None, None)
+    if state is State.PROCESSING:
         run = (
             Place.RUNNING,
             state,
@@ -269,12 +294,13 @@ def _full_row(session: Session, job: Accepted, worker: str, now: float) -> tuple
         )
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
-    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options)
-    times = (job.due_at or None, job.expire_at)
-    return (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None, *run)
+    total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
+    times = (None if job.order in parked else job.due_at or None, job.expire_at)
+    first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
+    return (*first, *run, job.resource)
 
 
-def _first_state(job: Accepted, now: float) -> State:
-    if job.claimed_at:
+def _first_state(job: Accepted, now: float, parked: Collection[int], later: Collection[int]) -> State:
+    if job.claimed_at and job.order not in parked and job.order not in later:
         return State.PROCESSING
     return State.DELAYED if job.due_at > now else State.NEW

@@ -47,6 +47,7 @@ class _Row(NamedTuple):
     error: str | None
     runs: str | None
     crc32c: int | None
+    resource: str | None
 
 
 _BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
@@ -150,7 +151,7 @@ def _is_intact(session: Session, row: _Row) -> bool:
     if row.crc32c is None:
         return row.ord <= session.unchecked_to
     try:
-        return checksum(row.ord, row.type, row.prio, row.data, row.id, row.expire_at, row.options) == row.crc32c
+        return checksum(row.ord, row.type, row.prio, row.data, row.id, row.expire_at, row.options, row.resource) == row.crc32c
     except TypeError:  # damage made another type of a column
         return False
 
@@ -185,6 +186,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         error=DAMAGED if is_damaged else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
         epoch=row.epoch,
+        resource=row.resource,
     )
 
 

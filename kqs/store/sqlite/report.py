@@ -11,7 +11,7 @@ import msgspec
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
-from kqs.store.sqlite import progress
+from kqs.store.sqlite import progress, resources
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -128,6 +128,8 @@ def _end_if_running(session: Session, reports: Sequence[Report]) -> bool:
     if ended < len(reports):
         return False
     _count(session, reports)
+    if session.has_resources:
+        resources.over(session, reports)
     return True
 
 
@@ -183,6 +185,8 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
     if said := {one.claim.order: one.progress for one in reports if one.progress is not None}:
         progress.put(session, said)
     _count(session, reports)
+    if session.has_resources:
+        resources.over(session, reports)
 
 
 def _apply_waits(db: sqlite3.Connection, waits: list[Report]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kqs.job import ENDED, State
-from kqs.store.sqlite import bulk, progress
+from kqs.store.sqlite import bulk, progress, resources
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -64,6 +64,7 @@ def delete(session: Session, orders: list[int]) -> int:
     packed = json_list(orders)
     (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
     kinds = _decode_kinds(found)
+    resources.gone(session, orders)
     session.tallies.remove(kinds)
     bulk.delete(session.db, packed)
     progress.delete(session, packed)

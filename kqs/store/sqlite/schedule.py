@@ -10,6 +10,7 @@ from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store import base
 from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
+from kqs.store.sqlite import resources
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -143,6 +144,7 @@ def expire(
     for order, _, type_, _, state, options in expired:
         keep_s = own_keep_s(options, by_type.get(type_, drop_after_s))
         values += (order, next_state(state, Event.EXPIRE), now, None if keep_s is None else now + keep_s)
+    resources.gone(session, [order for order, *_ in expired])
     _END_EXPIRED.execute(session.db, values)
     session.tallies.remove([(type_, state) for _, _, type_, _, state, _ in expired])
     session.tallies.add([(type_, next_state(state, Event.EXPIRE)) for _, _, type_, _, state, _ in expired])

@@ -119,7 +119,7 @@ class Meta(msgspec.Struct, frozen=True):
     fed_seq: int
     last_order: int
     unchecked_to: int = 0
-    has_resources: bool = False
+    has_resources: int = 0
 
 
 def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
@@ -150,7 +150,7 @@ def read_meta(db: sqlite3.Connection) -> Meta:
     row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources from meta").fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
-    return Meta(*(*row[:-1], bool(row[-1])))
+    return Meta(*row)
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

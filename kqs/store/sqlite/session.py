@@ -13,7 +13,9 @@ import msgspec
 
 from kqs.errors import StoreDoubtError, StoreUnavailableError
 from kqs.ids import Ids
+from kqs.job import Entry
 from kqs.store.sqlite import connection, schema
+from kqs.store.sqlite.locks import Locks
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
@@ -60,6 +62,13 @@ class Session:
         self.tallies = Tallies()
         #: False: no job has progress
         self.has_progress = False
+        #: False: no job has a resource, nor ever had
+        self.has_resources = False
+        self._had_resources = False
+        self._locks: Locks | None = None
+        #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
+        self.called: list[Entry] = []
+        self._untold: list[Entry] = []
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
@@ -88,6 +97,13 @@ class Session:
         return self._db
 
     @property
+    def locks(self) -> Locks:
+        """Who has which resource, as of this transaction."""
+        if self._locks is None:
+            self._locks = Locks(self.db)
+        return self._locks
+
+    @property
     def ids(self) -> Ids:
         """How this journal's ids are made."""
         assert self._ids is not None
@@ -107,6 +123,7 @@ class Session:
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
         self.has_progress = bool(has_progress)
+        self.has_resources = self._had_resources = bool(meta.has_resources)
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
@@ -148,6 +165,10 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
+        self._had_resources = self.has_resources
+        if self.called:
+            self._untold += self.called
+            self.called = []
         if self.dropped:
             self.most_dropped = max(self.most_dropped, 2 * self.dropped)
             self.dropped = 0
@@ -163,6 +184,9 @@ class Session:
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
+        self.called.clear()
+        self._locks = None
+        self.has_resources = self._had_resources
         self.fed_seq, self.last_order = self._committed
         is_broken = connection.breaks_connection(error)
         try:
@@ -181,6 +205,11 @@ class Session:
     def fed_to(self, fed_seq: int) -> None:
         """Note that the journal is fed up to `fed_seq`; it never goes back."""
         self.fed_seq = max(self.fed_seq, fed_seq)
+
+    def take_untold(self) -> list[Entry]:
+        """Return the jobs that committed transactions have called, each once."""
+        untold, self._untold = self._untold, []
+        return untold
 
     def pay(self) -> None:
         """Let this transaction owe nothing: it does more than to store jobs of new orders."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Granted, StoreInfo
-from kqs.store.sqlite import claim, insert, progress, queues, records, report, retention, schedule, suspended
+from kqs.store.base import Granted, Holder, Known, StoreInfo
+from kqs.store.sqlite import claim, insert, progress, queues, records, report, resources, retention, schedule, suspended
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -62,7 +62,7 @@ class SqliteStore:
         with suppress(StoreUnavailableError):
             self._thread.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> list[int]:
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
         has_ends = any(job.end is not None for job in jobs)
@@ -135,6 +135,23 @@ class SqliteStore:
     async def next_expire_at(self) -> float | None:
         """See Store.next_expire_at."""
         return await self._thread.call(schedule.next_expire_at)
+
+    @property
+    def on_called(self) -> Callable[[list[Entry]], None]:
+        """See Store.on_called."""
+        return self._thread.on_called
+
+    @on_called.setter
+    def on_called(self, on_called: Callable[[list[Entry]], None]) -> None:
+        self._thread.on_called = on_called
+
+    async def call_on(self, now: float) -> float | None:
+        """See Store.call_on."""
+        return await self._thread.call(partial(resources.call_on, now=now))
+
+    async def holder(self, resource: str) -> Holder | None:
+        """See Store.holder."""
+        return await self._thread.call(partial(resources.holder, resource=resource))
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""

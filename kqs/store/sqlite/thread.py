@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from kqs.errors import StoreUnavailableError
+from kqs.job import Entry
 from kqs.process.threads import in_thread
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.session import Session
@@ -62,6 +63,8 @@ class StoreThread:
         self._to_thread = 0
         self._group: list[Operation] = []  # what the thread has in hand
         self._death: BaseException | None = None
+        #: called on the loop with jobs that were called, before the operation that did so is told of
+        self.on_called: Callable[[list[Entry]], None] = _nobody
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
@@ -112,7 +115,7 @@ class StoreThread:
             return False
         began = time.monotonic()
         try:
-            _settle(self._execute([operation], owing=True))
+            self._resolve_here(self._execute([operation], owing=True))
         finally:
             self._session_in_use.release()
         if time.monotonic() - began > _SLOW_S:
@@ -131,15 +134,16 @@ class StoreThread:
         self._group = [opening]
         outcome = _attempt(opening, self._session)
         self._group = []
-        self._hand_back([outcome])
+        self._hand_back([outcome], [])
         is_open = outcome[2] is None
         while is_open:
             self._group, is_open = self._gather()
             if self._group:
                 with self._session_in_use:
                     outcomes = self._execute(self._group)
+                    called = self._session.take_untold()
                 self._group = []
-                self._hand_back(outcomes)
+                self._hand_back(outcomes, called)
             if self._session.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()
@@ -183,8 +187,13 @@ class StoreThread:
             return [outcome for operation in group for outcome in self._execute([operation])]
         return outcomes
 
-    def _hand_back(self, outcomes: list[Outcome]) -> None:
-        self._call_back(self._resolve, outcomes)
+    def _resolve_here(self, outcomes: list[Outcome]) -> None:
+        if called := self._session.take_untold():
+            self.on_called(called)
+        _settle(outcomes)
+
+    def _hand_back(self, outcomes: list[Outcome], called: list[Entry]) -> None:
+        self._call_back(self._resolve, (outcomes, called))
 
     def _call_back(self, step: Callable[[Any], None], news: Any) -> None:
         assert self._loop is not None
@@ -202,9 +211,16 @@ class StoreThread:
         _settle([(operation, None, self._death) for operation in unserved])
         self._supervisor.fault("store thread", self._death)
 
-    def _resolve(self, outcomes: list[Outcome]) -> None:
+    def _resolve(self, news: tuple[list[Outcome], list[Entry]]) -> None:
+        outcomes, called = news
         self._unresolved -= len(outcomes)
+        if called:
+            self.on_called(called)
         _settle(outcomes)
+
+
+def _nobody(_called: list[Entry]) -> None:
+    return None
 
 
 def _attempt(operation: Operation, session: Session) -> Outcome:

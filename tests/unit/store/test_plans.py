@@ -6,11 +6,11 @@ import sqlite3
 
 import pytest
 
-from kqs.store.sqlite import bulk, claim, content, progress, queues, report, retention, schedule, schema
+from kqs.store.sqlite import bulk, claim, content, locks, progress, queues, report, resources, retention, schedule, schema
 
 BY_KEY = [
-    content._READY,
-    content._RUNNING,
+    *content._READY.values(),
+    *content._RUNNING.values(),
     content._LENGTHS,
     content._LONG,
     content._END_DAMAGED,
@@ -28,6 +28,9 @@ BY_KEY = [
     progress._GET,
     progress._KNOWN,
     progress._DELETE,
+    resources._SET_ASIDE,
+    resources._READY,
+    resources._HOLDER,
 ]
 BY_INDEX = {
     f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
@@ -40,6 +43,15 @@ BY_INDEX = {
     retention._DROPPED: "ended (state=? AND drop_at<?)",
     retention._TO_BE_DROPPED: "ended (state=? AND drop_at>?)",
     retention._KEPT_FOR_EVER: "ended (state=? AND drop_at=? AND rowid<?)",
+    locks._HELD: "running",
+}
+#: by statement, the searches in the key of `parked`
+PARKED = {
+    resources._UNPARK: ["(resource=? AND type=? AND prio=? AND ord=?)"],
+    resources._UNPARK_JOBS: ["(resource=? AND type=? AND prio=? AND ord=?)"],
+    resources._WITH_PARKED: ["(resource=?)"],
+    resources._PARKED_FROM: ["(resource>?)", "(resource>?)"],
+    resources._FIRSTS: ["(resource=?)", "(resource=? AND type>?)", "(resource=? AND type=?)"],
 }
 
 
@@ -59,6 +71,12 @@ def plan(db: sqlite3.Connection, statement: str) -> list[str]:
 def test_rows_are_found_by_key(db: sqlite3.Connection, statement: str) -> None:
     (step,) = [step for step in plan(db, statement) if "LIST SUBQUERY" not in step and "CREATE BLOOM" not in step]
     assert "USING INTEGER PRIMARY KEY (rowid=?)" in step
+
+
+@pytest.mark.parametrize(("statement", "searches"), PARKED.items())
+def test_parked_jobs_are_found_by_their_key(db: sqlite3.Connection, statement: str, searches: list[str]) -> None:
+    steps = [step for step in plan(db, statement) if "parked" in step]
+    assert steps == [f"SEARCH parked USING PRIMARY KEY {search}" for search in searches]
 
 
 @pytest.mark.parametrize(("statement", "index"), BY_INDEX.items())

@@ -1,0 +1,392 @@
+"""What kqs.store.base.Store promises about resources, as tests. An engine's subclass supplies `make_store` and `settle`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kqs.job import Accepted, Entry, Report, Run, State
+from kqs.store.base import CALL_S, DAMAGED, Store
+from tests.contract.store_contract import (
+    FIRST,
+    IDS,
+    JOURNAL,
+    NODE,
+    Damage,
+    MakeStore,
+    a_claim,
+    a_job,
+    a_report,
+    an_entry,
+    numbers,
+)
+from tests.support.clock import FakeClock
+
+
+class Calls(list[Entry]):
+    """The jobs that a store has called."""
+
+    def take(self) -> list[int]:
+        taken = numbers(self)
+        self.clear()
+        return taken
+
+
+def needing(*orders: int, resource: str = "r", **changes: object) -> list[Accepted]:
+    return [a_job(n, resource=resource, **changes) for n in orders]  # type: ignore[arg-type]
+
+
+class ResourceContract:
+    @pytest.fixture
+    async def store(self, make_store: MakeStore) -> Store:
+        store = make_store()
+        await store.open(JOURNAL, NODE)
+        return store
+
+    @pytest.fixture
+    def calls(self, store: Store) -> Calls:
+        calls = Calls()
+        store.on_called = calls.extend
+        return calls
+
+    @pytest.fixture
+    def reopen(self, store: Store, make_store: MakeStore, calls: Calls) -> Callable[[], Awaitable[Store]]:
+        async def reopen() -> Store:
+            await store.close()
+            calls.clear()
+            again = make_store()
+            await again.open(JOURNAL, NODE)
+            again.on_called = calls.extend
+            return again
+
+        return reopen
+
+    async def claimed(self, store: Store, *orders: int, now: float, **changes: object) -> list[Run]:
+        return await store.claim([an_entry(n, **changes) for n in orders], "w", now)
+
+    async def end(self, store: Store, run: Run, now: float, **changes: object) -> None:
+        assert await store.report([a_report(run.claim, at=now, **{"type": run.type, **changes})]) == [True]  # type: ignore[arg-type]
+
+    async def place(self, store: Store, n: int) -> State | None:
+        record = await store.job(IDS.of(FIRST + n))
+        return None if record is None else record.state
+
+    async def test_one_of_a_batch_is_granted_the_first_by_rank(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        await store.insert([*needing(0, 1), *needing(2, prio=5), *needing(3, resource="s"), a_job(4)], 1, "w", clock.now())
+        runs = await self.claimed(store, 4, 1, 0, 3, 2, now=clock.now())
+        assert {run.resource for run in runs} == {"r", "s", None}
+        assert sorted(numbers(runs)) == [2, 3, 4]
+        assert await self.claimed(store, 0, 1, 2, 3, 4, now=clock.now()) == []
+        assert calls == []
+
+    async def test_the_next_is_called_when_the_run_is_over(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert(needing(0), 1, "w", now)
+        (run,) = await self.claimed(store, 0, now=now)
+        await store.insert([*needing(1), *needing(2, prio=5)], 2, "w", now)
+        assert await self.claimed(store, 1, 2, now=now) == []
+        for following in (2, 1):
+            await self.end(store, run, now)
+            assert calls.take() == [following]
+            (run,) = await self.claimed(store, following, now=now)
+        await self.end(store, run, now)
+        assert calls == []
+        assert await store.holder("r") is None
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"state": State.FAIL, "error": "no"},
+            {"state": State.RETRY, "run_state": "again", "due_at": 5e9},
+            {"state": State.GHOST, "due_at": 5e9, "ghosts": 1},
+            {"state": State.CANCELLED},
+            {"state": State.SUCCESS, "result": b"1"},
+        ],
+    )
+    async def test_it_is_free_however_the_run_ends(
+        self, store: Store, calls: Calls, clock: FakeClock, changes: dict[str, object]
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1), 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        await self.end(store, run, now, **changes)
+        assert calls.take() == [1]
+        assert numbers(await self.claimed(store, 1, now=now)) == [1]
+
+    async def test_a_run_that_never_began_gives_it_back(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert([*needing(0, prio=9), *needing(1)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        await self.end(store, run, now, state=State.NEW, has_begun=False)
+        assert calls.take() == [0]  # it is the first still
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        assert run.attempt == 1
+        await self.end(store, run, now, state=State.FAIL, has_begun=False, error="expired", returned=run.returned)
+        assert calls.take() == [1]
+
+    async def test_who_waits_again_at_once_is_called_in_its_turn(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert(needing(0), 1, "w", now)
+        (run,) = await self.claimed(store, 0, now=now)
+        await self.end(store, run, now, state=State.RETRY, run_state="again")
+        assert calls.take() == [0]  # nobody else waits there
+        (run,) = await self.claimed(store, 0, now=now)
+        await store.insert([*needing(1), *needing(2, prio=5)], 2, "w", now)
+        assert await self.claimed(store, 1, 2, now=now) == []
+        await self.end(store, run, now, state=State.RETRY, run_state="again")
+        assert calls.take() == [2]
+        assert await self.claimed(store, 0, 1, now=now) == []
+        (run,) = await self.claimed(store, 2, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [0]
+
+    async def test_its_place_in_line_follows_the_priority_it_is_given_back_with(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1), 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        await self.end(store, run, now, state=State.RETRY, run_state="interrupted", interrupted=1, prio=20000)
+        assert calls.take() == [1]
+        (run,) = await self.claimed(store, 1, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [0]
+        (run,) = await self.claimed(store, 0, now=now)
+        assert (run.resource, run.prio) == ("r", 10000)  # the entry's; its record has the new one
+        record = await store.job(run.claim.id)
+        assert record is not None
+        assert (record.prio, record.resource, record.error) == (20000, "r", None)
+
+    async def test_stored_and_claimed_at_once(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        known = await store.insert([*needing(0, 1, claimed_at=now), *needing(2, prio=5), a_job(3, claimed_at=now)], 1, "w", now)
+        assert known == []
+        assert {order - FIRST for order in known.parked} == {1, 2}
+        assert await self.claimed(store, 0, 1, 2, 3, now=now) == []
+        later = await store.insert([*needing(4, claimed_at=now), *needing(5, claimed_at=now, resource="s")], 2, "w", now)
+        assert {order - FIRST for order in later.parked} == {4}
+        assert [await self.place(store, n) for n in range(6)] == [
+            *(State.PROCESSING, State.NEW, State.NEW, State.PROCESSING, State.NEW, State.PROCESSING)
+        ]
+        assert calls == []
+        assert (await store.counts())["mail"] == {State.PROCESSING: 3, State.NEW: 3}
+        holder = await store.holder("r")
+        assert holder is not None
+        assert (holder.id, holder.since) == (IDS.of(FIRST), now)
+        assert await store.report([a_report(a_claim(0), at=now), a_report(a_claim(5), at=now)]) == [True, True]
+        assert calls.take() == [2]
+
+    async def test_jobs_with_ids_of_their_own(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert([a_job(0, id="mine", resource="r", claimed_at=now)], 1, "w", now)
+        assert numbers(calls) == [0]  # what is claimed is told as it is known whether it was new
+        known = await store.insert([a_job(1, id="mine", resource="s", claimed_at=now), *needing(2, resource="s")], 2, "w", now)
+        assert [order - FIRST for order in known] == [1]
+        calls.clear()
+        assert numbers(await self.claimed(store, 0, now=now, id="mine")) == [0]
+        assert numbers(await self.claimed(store, 2, now=now)) == [2]
+
+    async def test_a_replay_changes_nothing(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        jobs = needing(0, 1, claimed_at=now)
+        await store.insert(jobs, 1, "w", now)
+        known = await store.insert(jobs, 1, "w", now)
+        assert sorted(order - FIRST for order in known) == [0, 1]
+        assert not known.parked
+        holder = await store.holder("r")
+        assert holder is not None
+        assert holder.id == IDS.of(FIRST)
+
+    async def test_what_has_ended_before_it_is_stored_needs_none(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        (job,) = needing(0, claimed_at=now)
+        job.end = a_report(a_claim(0), at=now)
+        assert not (await store.insert([job, *needing(1, claimed_at=now)], 1, "w", now)).parked
+        assert [await self.place(store, n) for n in (0, 1)] == [State.SUCCESS, State.PROCESSING]
+
+    async def test_what_is_delayed_has_no_turn_before_it_is_due(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert([*needing(0, due_at=now + 5), *needing(1, prio=20000)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        assert numbers([run]) == [1]
+        clock.advance(5)
+        assert numbers(await store.wake(clock.now(), 9)) == [0]
+        assert await self.claimed(store, 0, now=clock.now()) == []
+        assert await store.wake(clock.now() + 99, 9) == []
+        assert await store.next_due_at() is None
+        await self.end(store, run, clock.now())
+        assert calls.take() == [0]
+        assert numbers(await self.claimed(store, 0, now=clock.now())) == [0]
+
+    async def test_a_parked_job_that_expires_leaves_the_line(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await store.insert([*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        assert await store.next_expire_at() == now + 5
+        assert await store.expire(now + 5, 9, None) == [IDS.of(FIRST + 1)]
+        await self.end(store, run, now)
+        assert calls.take() == [2]
+
+    async def test_a_called_job_that_expires_is_followed_by_the_next(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.insert([*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        await store.expire(now + 5, 9, None)
+        await store.call_on(now + 5)
+        assert calls.take() == [2]
+        assert numbers(await self.claimed(store, 2, now=now)) == [2]
+
+    async def test_while_others_are_parked_only_the_called_one_is_granted(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1, 2), 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        await store.insert(needing(3, prio=1), 2, "w", now)
+        assert await self.claimed(store, 3, 2, now=now) == []
+        assert numbers(await self.claimed(store, 3, 1, 2, now=now)) == [1]
+
+    async def test_who_was_ready_before_the_called_ones_comes_before_them(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0), 1, "w", now)
+        await store.insert(needing(1, 2), 2, "w", now)
+        (run,) = await self.claimed(store, 0, now=now)
+        assert await self.claimed(store, 1, 2, now=now) == []
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+
+    async def test_a_type_that_nobody_takes_stops_no_others(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        jobs = [*needing(0), *needing(1, 2, type="idle"), *needing(3, type="busy"), *needing(4, type="busy")]
+        await store.insert(jobs, 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, 3, 4, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        at = await store.call_on(now)
+        assert calls.take() == []
+        assert at is not None
+        assert at <= now + CALL_S
+        clock.advance(CALL_S)
+        await store.call_on(clock.now())
+        assert calls.take() == [3]
+        (run,) = await self.claimed(store, 3, now=clock.now(), type="busy")
+        await self.end(store, run, clock.now())
+        assert calls.take() == [4]  # at once: job 1 has been called all the time
+        (run,) = await self.claimed(store, 1, now=clock.now(), type="idle")  # who comes first has it
+        assert numbers([run]) == [1]
+        assert await self.claimed(store, 4, now=clock.now(), type="busy") == []
+        await self.end(store, run, clock.now())
+        assert calls.take() == [2]
+
+    async def test_a_new_type_comes_by_when_others_were_called_in_vain(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.insert([*needing(0), *needing(1, 2, type="idle")], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        clock.advance(CALL_S)
+        await store.call_on(clock.now())
+        assert calls.take() == []
+        await store.insert(needing(3), 2, "w", clock.now())
+        granted = await self.claimed(store, 3, now=clock.now())
+        if not granted:
+            await store.call_on(clock.now())
+            assert calls.take() == [3]
+            granted = await self.claimed(store, 3, now=clock.now())
+        assert numbers(granted) == [3]
+
+    async def test_a_restart_leaves_it_with_the_run_until_that_is_given_back(
+        self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
+    ) -> None:
+        now = clock.now()
+        await store.insert([*needing(0, 1), a_job(2)], 1, "w", now)
+        await self.claimed(store, 0, 1, 2, now=now)
+        again = await reopen()
+        await again.call_on(now)
+        assert calls == []
+        orphans = await again.orphans(9)
+        assert {(n, run.resource) for n, run in zip(numbers(orphans), orphans, strict=True)} == {(0, "r"), (2, None)}
+        reports = [a_report(run.claim, State.GHOST, at=now, due_at=now + 9, ghosts=1) for run in orphans]
+        assert await again.report(reports) == [True, True]
+        assert calls.take() == [1]
+        assert numbers(await self.claimed(again, 1, now=now)) == [1]
+
+    async def test_what_was_called_before_a_restart_is_called_again(
+        self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1, 2), 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        again = await reopen()
+        ready = numbers(await again.ready("mail", None, 9))
+        granted = await self.claimed(again, *ready, now=now) if ready else []
+        while not granted:
+            await again.call_on(clock.now())
+            granted = await self.claimed(again, *calls.take(), now=now)
+            clock.advance(CALL_S)
+        assert numbers(granted) in ([1], [2])
+        await self.end(again, granted[0], now)
+        (left,) = calls.take()
+        assert {left, *numbers(granted)} == {1, 2}
+
+    async def test_a_held_run_keeps_it_over_a_restart(
+        self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
+    ) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1), 1, "w", now)
+        await store.claim([an_entry(0), an_entry(1)], "w", now, held=True)
+        again = await reopen()
+        (run,) = await again.orphans(9)
+        assert await again.adopt([run]) == [True]
+        await again.call_on(now)
+        assert await self.claimed(again, 1, now=now) == []
+        assert calls == []
+        await self.end(again, run, now)
+        assert calls.take() == [1]
+
+    async def test_a_damaged_job_gives_way(self, store: Store, calls: Calls, clock: FakeClock, damage: Damage) -> None:
+        now = clock.now()
+        await store.insert(needing(0, 1, 2), 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, now=now)
+        await damage(store, 1, data=b'{"n":2}')
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        assert await self.claimed(store, 1, now=now) == []
+        await store.call_on(now + CALL_S)
+        assert calls.take() == [2]
+        assert await self.place(store, 1) is State.FAIL
+
+    @pytest.mark.parametrize("resource", ["s", None])
+    async def test_a_damaged_resource_is_no_other_one(
+        self, store: Store, calls: Calls, clock: FakeClock, damage: Damage, resource: str | None
+    ) -> None:
+        await store.insert(needing(0), 1, "w", clock.now())
+        await damage(store, 0, resource=resource)
+        assert await self.claimed(store, 0, now=clock.now()) == []
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert (record.state, record.error) == (State.FAIL, DAMAGED)
+
+    async def test_many_resources_and_many_parked(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        jobs = [job for n in range(0, 900, 3) for job in needing(n, n + 1, n + 2, resource=f"r{n}", claimed_at=now)]
+        known = await store.insert(jobs, 1, "w", now)
+        assert {order - FIRST for order in known.parked} == {n for n in range(900) if n % 3}
+        reports: list[Report] = [a_report(a_claim(n), at=now) for n in range(0, 900, 3)]
+        assert await store.report(reports) == [True] * 300
+        assert sorted(calls.take()) == list(range(1, 900, 3))
+        runs = await self.claimed(store, *range(900), now=now)
+        assert sorted(numbers(runs)) == list(range(1, 900, 3))
