@@ -17,7 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from kqs.config import TakingSection
-from kqs.job import Accepted, Entry, Run, first_run
+from kqs.job import Accepted, Claim, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
 
 _AS_OTHERS = TakingSection()
@@ -34,6 +34,7 @@ class Verdict(Enum):
     RUN = "it may"
     EXPIRED = "its time is over, and with that it ends"
     SUSPENDED = "its type was suspended since it was claimed: it waits again, as if it had not been"
+    CANCELLED = "its owner has called it off"
 
 
 class Wanted(NamedTuple):
@@ -106,6 +107,8 @@ class Admission:
         self._weights: dict[Consumer, dict[str, int]] = {}
         self._offered: dict[Consumer, tuple[Mapping[str, int], frozenset[str]]] = {}  # shares and types that it may have now
         self._suspended: dict[str, float] = {}
+        #: claims that were granted, of jobs that were cancelled or deleted before their runs have begun
+        self.revoked: set[Claim] = set()
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -179,13 +182,16 @@ class Admission:
 
     def verdict(self, run: Run, now: float) -> Verdict:
         """Return whether a delivered run may begin. now: Unix seconds."""
+        if self.revoked and run.claim in self.revoked:
+            self.revoked.discard(run.claim)
+            return Verdict.CANCELLED
         if not may_run(run.expire_at, now):
             return Verdict.EXPIRED
         return Verdict.SUSPENDED if run.type in self._suspended else Verdict.RUN
 
     def is_certain(self, run: Run) -> bool:
         """Tell whether no verdict but RUN is possible now: so it is with nearly all."""
-        return run.expire_at is None and run.type not in self._suspended
+        return run.expire_at is None and run.type not in self._suspended and not self.revoked
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""

@@ -8,6 +8,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
+from tests.contract.change_contract import ChangeContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
@@ -55,7 +56,7 @@ class _Engine:
         return read_raw
 
 
-class TestSqliteStore(_Engine, StoreContract):
+class TestSqliteStore(_Engine, ChangeContract, StoreContract):
     pass
 
 

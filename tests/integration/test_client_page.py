@@ -26,6 +26,11 @@ CALLS = {"connect", "insert", "insert_many", "call", "start", "reserve", "work",
     "explain",
     "types",
     "workers",
+    "cancel",
+    "retry",
+    "delete",
+    "purge",
+    "jobs",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

@@ -70,6 +70,7 @@ create table jobs (
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
   crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
   resource text   -- no other job with it runs at the same time
 );
 create unique index ids on jobs (id) where id is not null;
@@ -107,7 +108,7 @@ _SINCE_1 = {
     "meta": {"unchecked_to": "integer not null default 0"},
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
-_SINCE_4 = {"jobs": {"resource": "text"}, "meta": {"has_resources": "integer not null default 0"}}
+_SINCE_4 = {"jobs": {"cancel_at": "real", "resource": "text"}, "meta": {"has_resources": "integer not null default 0"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -202,8 +203,12 @@ def _add_progress(db: sqlite3.Connection) -> None:
 
 
 def _add_owners(db: sqlite3.Connection) -> None:
-    """From 4 to 5. Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again."""
+    """From 4 to 5. Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again.
+
+    What it has claimed since that step is another run than the one that was cancelled.
+    """
     _add(db, _SINCE_4)
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
     db.execute(_PARKED)
     db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
     db.execute("delete from parked")

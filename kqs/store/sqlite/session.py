@@ -28,6 +28,7 @@ with recursive kinds (type) as (
 select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
+_CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -62,6 +63,9 @@ class Session:
         self.tallies = Tallies()
         #: False: no job has progress
         self.has_progress = False
+        #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
+        self.cancelled: set[int] = set()
+        self.uncancelled: list[int] = []
         #: False: no job has a resource, nor ever had
         self.has_resources = False
         self._had_resources = False
@@ -123,6 +127,8 @@ class Session:
         self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
         (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
         self.has_progress = bool(has_progress)
+        (cancelled,) = self._db.execute(_CANCELLED).fetchone()
+        self.cancelled = set(msgspec.json.decode(cancelled))
         self.has_resources = self._had_resources = bool(meta.has_resources)
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
@@ -165,6 +171,9 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
+        if self.uncancelled:
+            self.cancelled.difference_update(self.uncancelled)
+            self.uncancelled.clear()
         self._had_resources = self.has_resources
         if self.called:
             self._untold += self.called
@@ -184,6 +193,7 @@ class Session:
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
+        self.uncancelled.clear()
         self.called.clear()
         self._locks = None
         self.has_resources = self._had_resources
