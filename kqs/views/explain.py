@@ -97,9 +97,13 @@ def _running(seen: Seen) -> Reason | None:
     run = record.runs[-1] if record.runs else None
     began_at, worker = (run.started_at, run.worker) if run is not None else (None, None)
     text = (
-        f"It has been running since {_time(began_at)} on {worker}{_for(began_at, seen.now)}; this is attempt {record.attempt}."
+        f"It has been running since {_time(began_at)} on {worker}{_for(began_at, seen.now)}; this is attempt {record.attempt}"
     )
-    return Reason("running", text, {"since": began_at, "worker": worker, "attempt": record.attempt})
+    facts = {"since": began_at, "worker": worker, "attempt": record.attempt}
+    if record.cancel_at is not None:
+        text = f"{text}, and it was cancelled {_at(record.cancel_at, seen.now)}"
+        facts["cancel_at"] = record.cancel_at
+    return Reason("running", f"{text}.", facts)
 
 
 def _not_due(seen: Seen) -> Reason | None:

@@ -96,6 +96,14 @@ TABLE = [
         {"since": None},
     ),
     (
+        a_record(State.PROCESSING, attempt=3, runs=[RunRecord(3, "w:1", NOW - 5)], cancel_at=NOW - 2),
+        {},
+        "running",
+        "It has been running since 2023-11-14T22:13:15.000Z on w:1, for 5 s; this is attempt 3, "
+        "and it was cancelled at 2023-11-14T22:13:18.000Z, 2 s ago.",
+        {"cancel_at": NOW - 2},
+    ),
+    (
         a_record(State.DELAYED, due_at=NOW + 7200),
         {"suspended_at": 1.0, "is_handled": False},
         "not_due",
