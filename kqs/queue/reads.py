@@ -8,7 +8,7 @@ from typing import TypeVar
 from kqs.errors import StoreCorruptError
 from kqs.filter import Filter
 from kqs.job import Claim, JobRecord, Run, State
-from kqs.store.base import Store
+from kqs.store.base import Holder, Store
 
 Answer = TypeVar("Answer")
 
@@ -42,6 +42,10 @@ class Reads:
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """Return for each type that has ready jobs when the oldest was accepted; see Store.oldest."""
         return await self._told(self._store.oldest(types, prios))
+
+    async def holder(self, resource: str) -> Holder | None:
+        """Return which job has a resource now, None: none."""
+        return await self._told(self._store.holder(resource))
 
     async def taken(self, claim: Claim) -> Run | None:
         """Return a held run that is ours to watch over from now on, under this claim; None: it is over."""

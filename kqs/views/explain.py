@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from kqs.job import ENDED, JobRecord, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import DAMAGED, Holder
 
 #: jobs before one are counted up to here
 MOST_BEFORE = 1000
@@ -23,6 +23,7 @@ class Seen(NamedTuple):
     """A job, and what may keep it from running.
 
     suspended_at: since when its type is suspended, None: it is not. is_handled: somebody takes the type here.
+    holder: who has the resource that it needs, where that is another job.
     before: how many ready jobs of its type come before it, where that was counted: at most MOST_BEFORE + 1.
     """
 
@@ -31,6 +32,7 @@ class Seen(NamedTuple):
     suspended_at: float | None = None
     is_handled: bool = True
     before: int = 0
+    holder: Holder | None = None
 
 
 class Reason(NamedTuple):
@@ -95,9 +97,13 @@ def _running(seen: Seen) -> Reason | None:
     run = record.runs[-1] if record.runs else None
     began_at, worker = (run.started_at, run.worker) if run is not None else (None, None)
     text = (
-        f"It has been running since {_time(began_at)} on {worker}{_for(began_at, seen.now)}; this is attempt {record.attempt}."
+        f"It has been running since {_time(began_at)} on {worker}{_for(began_at, seen.now)}; this is attempt {record.attempt}"
     )
-    return Reason("running", text, {"since": began_at, "worker": worker, "attempt": record.attempt})
+    facts = {"since": began_at, "worker": worker, "attempt": record.attempt}
+    if record.cancel_at is not None:
+        text = f"{text}, and it was cancelled {_at(record.cancel_at, seen.now)}"
+        facts["cancel_at"] = record.cancel_at
+    return Reason("running", f"{text}.", facts)
 
 
 def _not_due(seen: Seen) -> Reason | None:
@@ -113,6 +119,17 @@ def _suspended(seen: Seen) -> Reason | None:
         return None
     text = f"Its type is suspended since {_time(seen.suspended_at)}, and waits for a resume{_again(seen.record)}."
     return Reason("suspended", text, {"suspended_at": seen.suspended_at} | _error_of(seen.record))
+
+
+def _parked(seen: Seen) -> Reason | None:
+    record, holder = seen.record, seen.holder
+    if holder is None:
+        return None
+    resource = _quoted(record.resource)
+    text = f"Its resource {resource} is held by job {holder.id}{_for(holder.since, seen.now)}{_again(record)}."
+    return Reason(
+        "resource", text, {"resource": record.resource, "holder": holder.id, "since": holder.since} | _error_of(record)
+    )
 
 
 def _unhandled(seen: Seen) -> Reason | None:
@@ -144,6 +161,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _running,
     _not_due,
     _suspended,
+    _parked,
     _unhandled,
     _behind,
     _next,
@@ -151,7 +169,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
 
 
 def is_ready(record: JobRecord, now: float) -> bool:
-    """Tell whether a job waits for nothing but others."""
+    """Tell whether a job waits for nothing but others, or its resource."""
     return record.state not in ENDED and record.state is not State.PROCESSING and record.due_at <= now
 
 

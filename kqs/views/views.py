@@ -20,6 +20,7 @@ from kqs.queue.meter import Meter
 from kqs.queue.queue import Queue
 from kqs.remote import Desk, Party
 from kqs.server.parameters import TypesQuery
+from kqs.store.base import Holder
 from kqs.views import explain
 from kqs.worker import Worker
 
@@ -82,10 +83,17 @@ class Views:
             return None
         now = self._queue.clock.now()
         suspended_at = self._queue.admission.suspended.get(record.type)
-        is_handled, before = self.is_handled(record.type), 0
-        if suspended_at is None and is_handled and explain.is_ready(record, now):
-            before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
-        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before))
+        is_handled, before, holder = self.is_handled(record.type), 0, None
+        if suspended_at is None and explain.is_ready(record, now):
+            holder = await self._holder(record)
+            if holder is None and is_handled:
+                before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
+        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder))
+
+    async def _holder(self, record: JobRecord) -> Holder | None:
+        """Return which other job has the resource that a waiting one needs."""
+        holder = None if record.resource is None else await self._queue.reads.holder(record.resource)
+        return None if holder is None or holder.id == record.id else holder
 
     def _is_journaled(self, job_id: str) -> bool:
         """Tell whether an id is of a job that this server has accepted, and may not have stored."""

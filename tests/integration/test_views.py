@@ -74,6 +74,16 @@ def test_each_reason_is_told_of_a_job_that_has_it(peer: Peer) -> None:
         peer.call("explain", "nobody")
 
 
+def test_who_waits_for_a_resource_is_told_who_has_it(tmp_path: Path) -> None:
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    with serving(tmp_path, WORKER__MODULES='["sleeper"]') as server, peer_of(server) as peer:
+        holder = peer.insert("sleep", 60, resource="disk")
+        reason(peer, holder, "running")
+        waiting = reason(peer, peer.insert("sleep", 0, resource="disk"), "resource")
+        assert (waiting["holder"], waiting["resource"]) == (holder, "disk")
+        reason(peer, peer.insert("sleep", 0, resource="net"), "success")
+
+
 def test_more_than_a_thousand_are_not_counted(peer: Peer) -> None:
     peer.insert("sleep", 60)
     many = peer.call("insert", [{"type": "sleep", "data": 0}] * 1500)

@@ -162,7 +162,7 @@ def read_meta(db: sqlite3.Connection) -> Meta:
     row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources from meta").fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
-    return Meta(*(*row[:-1], bool(row[-1])))
+    return Meta(*row)
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

@@ -195,3 +195,19 @@ async def test_delayed_jobs_come_due_and_wait(rig: Rig) -> None:
     assert hand.runs.empty()
     await rig.queue.suspensions.resume("mail")
     await hand.take()
+
+
+async def test_a_suspended_job_keeps_no_resource_from_others(rig: Rig) -> None:
+    hand = rig.hand(2, "mail", "video")
+    first, second, third = (an_accepted(n, type_) for n, type_ in enumerate(("video", "mail", "video")))
+    first.resource = second.resource = third.resource = "disk"
+    await rig.accept(first)
+    run = await hand.take()
+    await rig.queue.suspensions.suspend("mail")
+    await rig.accept(second, third)
+    await hand.end(run)
+    async with asyncio.timeout(10):
+        while hand.runs.empty():
+            rig.clock.advance(1)
+            await asyncio.sleep(0.01)
+    assert (await hand.take()).claim.order == third.order

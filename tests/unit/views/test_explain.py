@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kqs.job import JobRecord, RunRecord, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import DAMAGED, Holder
 from kqs.views.explain import Seen, explained, is_ready, journaled
 
 NOW = 1_700_000_000.0
@@ -96,6 +96,14 @@ TABLE = [
         {"since": None},
     ),
     (
+        a_record(State.PROCESSING, attempt=3, runs=[RunRecord(3, "w:1", NOW - 5)], cancel_at=NOW - 2),
+        {},
+        "running",
+        "It has been running since 2023-11-14T22:13:15.000Z on w:1, for 5 s; this is attempt 3, "
+        "and it was cancelled at 2023-11-14T22:13:18.000Z, 2 s ago.",
+        {"cancel_at": NOW - 2},
+    ),
+    (
         a_record(State.DELAYED, due_at=NOW + 7200),
         {"suspended_at": 1.0, "is_handled": False},
         "not_due",
@@ -124,6 +132,13 @@ TABLE = [
         {"suspended_at": NOW - 1},
     ),
     (a_record(), {"is_handled": False, "before": 7}, "no_worker", "No worker of this server takes its type.", {}),
+    (
+        a_record(resource="disk"),
+        {"is_handled": False, "holder": Holder("b", NOW - 7)},
+        "resource",
+        'Its resource "disk" is held by job b, for 7 s.',
+        {"resource": "disk", "holder": "b", "since": NOW - 7},
+    ),
     (a_record(), {"before": 1}, "behind", "1 job of its type comes before it.", {"before": 1, "before_is_more": False}),
     (
         a_record(),
