@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
 from kqs.job import Claim, JobRecord, Run, State
-from kqs.store.base import Store
+from kqs.store.base import Looked, Store
 
 Answer = TypeVar("Answer")
 
@@ -23,6 +23,10 @@ class Reads:
     async def job(self, job_id: str) -> JobRecord | None:
         """Return what the store knows of a job."""
         return await self._told(self._store.job(job_id))
+
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """Return which of these jobs there are, and how they have ended."""
+        return await self._told(self._store.look(job_ids))
 
     async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
         """Return records by age, oldest first, beginning after order `after`."""

@@ -25,7 +25,7 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -39,6 +39,8 @@ DATA_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 100
 #: damaged jobs that one line of the log names
 LOGGED = 10
+#: ended records that one `look` returns at most, each of which may have a long result
+LOOKED = 100
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -55,6 +57,13 @@ class StoreInfo(msgspec.Struct, frozen=True):
     fed_seq: int
     last_order: int
     store_id: str = ""
+
+
+class Looked(NamedTuple):
+    """What `look` found. there: the ids of jobs that have a record. ended: records of those that have ended, without data."""
+
+    there: frozenset[str]
+    ended: Sequence[JobRecord]
 
 
 class Granted(list[Run]):
@@ -211,6 +220,13 @@ class Store(Protocol):
         """
         ...
 
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """Return which of these jobs have a record, and how up to LOOKED of them have ended: one question for all.
+
+        An ended record that is over, and that `job` does not show any more, is told as long as it stands.
+        """
+        ...
+
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
@@ -253,4 +269,4 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Store", "StoreInfo"]
+__all__ = ["DAMAGED", "DATA_BYTES", "LOGGED", "LOOKED", "MAX_RUNS", "Claim", "Granted", "Looked", "Store", "StoreInfo"]

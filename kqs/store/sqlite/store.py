@@ -11,7 +11,7 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Granted, StoreInfo
+from kqs.store.base import Granted, Looked, StoreInfo
 from kqs.store.sqlite import claim, insert, progress, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -143,6 +143,10 @@ class SqliteStore:
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
         return await self._thread.call(partial(records.job, job_id=job_id))
+
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """See Store.look."""
+        return await self._thread.call(partial(records.look, job_ids=job_ids))
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
