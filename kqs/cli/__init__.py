@@ -20,6 +20,7 @@ COMMANDS = {
     "health": "calls",
     "jobs": "jobs",
     "job": "jobs",
+    "events": "events",
     "makerpc": "makerpc",
     "journal": "journal",
     "bench": "bench",
