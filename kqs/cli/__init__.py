@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "views",
     "types": "views",
     "workers": "views",
+    "events": "events",
     "makerpc": "makerpc",
     "journal": "journal",
     "bench": "bench",

@@ -8,6 +8,7 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
 from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
 from kqs.client.ended import Ended
+from kqs.client.events import Events
 from kqs.client.owners import Changed
 from kqs.client.runs import Report, Run
 from kqs.client.standing import Work
@@ -22,6 +23,7 @@ __all__ = [
     "Client",
     "ConnectionLostError",
     "Ended",
+    "Events",
     "Inserted",
     "Report",
     "Run",

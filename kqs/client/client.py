@@ -4,9 +4,9 @@ Three rules. A call that may have been sent fails when the connection is lost, s
 insert is sent again, since it carries an id and inserting an id twice has no effect. A call made while there is no
 connection waits for the next one. No call outlives its timeout, so no wait is without end.
 
-A call that stands (`reserve`, `work`) takes no place among those in flight. It ends with the connection it was sent on, and so
-do the runs it gave. A report is sent again, since the server answers a repeated one as it did the first; so is a call that
-waits for a job to end, which takes no place either.
+A call that stands (`reserve`, `work`, `events`) takes no place among those in flight. It ends with the connection it was sent
+on, and so do the runs it gave. A report is sent again, since the server answers a repeated one as it did the first; so is a
+call that waits for a job to end, which takes no place either.
 
 An error without an id means a line that the server could not read at all. Lines are checked before they are sent, so there
 should be none; should there be one all the same, the inserts in flight are tried one by one on a new connection, where it can
@@ -28,6 +28,7 @@ from msgspec import UNSET
 from kqs.client import inserts
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ended import Ended, ended_job
+from kqs.client.events import Events
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.client.owners import OwnersCalls
@@ -337,6 +338,13 @@ class Client(OwnersCalls):
         worker: as for `reserve`.
         """
         return Work(self, encode(_without_none(types=_names(types), room=room, worker=worker), "bad_call"))
+
+    def events(self, types: Sequence[str] | None = None, events: Sequence[str] | None = None) -> Events:
+        """Return what happens to jobs from now on, as it happens: of these types, and only these events; None: all."""
+        wanted = _without_none(
+            types=None if types is None else _names(types), events=None if events is None else _names(events)
+        )
+        return Events(self, encode(wanted, "bad_call"))
 
     async def touch(self, run: Run | str, progress: Any = UNSET) -> float:
         """Give a run its `ttr` anew; return how many seconds it has.

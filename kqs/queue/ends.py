@@ -11,10 +11,14 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, JobRecord, Report, Run, RunRecord, State, instant_of
 from kqs.queue.reads import Reads
 from kqs.queue.rules import whole_ms
+from kqs.store.base import MOST_ENDS
 from kqs.supervisor import Supervisor, when_done
 
 #: how long to wait before a store that refused is asked again whether a job has ended, in s
 SEARCH_AGAIN_S = 0.5
+#: jobs that may end on other servers are asked about so often, in s, up to so many in one question
+LOOK_S = 0.25
+LOOK_JOBS = 1000
 
 #: what has become of a job: its record, as it ended, or that it is there no more
 End = JobRecord | Literal["deleted"]
@@ -27,10 +31,14 @@ Told = Callable[[End, bool], None]
 class Ends:
     """See the module docstring."""
 
-    def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor) -> None:
+    def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor, *, is_shared: bool = False) -> None:
+        """Args: is_shared: jobs may end on other servers, so those that somebody waits for are asked about."""
         self._reads = reads
         self._clock = clock
         self._supervisor = supervisor
+        self._is_shared = is_shared
+        self._looking: asyncio.Task[None] | None = None
+        self._waiting_since: dict[str, float] = {}  # Unix seconds, where jobs may end elsewhere
         self._searches: set[asyncio.Task[None]] = set()
         #: by job id; falsy while nobody waits
         self.waiting: dict[str, list[Told]] = {}
@@ -41,6 +49,10 @@ class Ends:
         So whoever waits for a job that may have ended before looks as well, afterwards.
         """
         self.waiting.setdefault(job_id, []).append(told)
+        if self._is_shared:
+            self._waiting_since.setdefault(job_id, self._clock.now())
+            if self._looking is None:
+                self._looking = self._supervisor.spawn(self._look(), "queue-ends", when_done)
 
     def forget(self, job_id: str, told: Told) -> None:
         """Let somebody wait no more. Idempotent."""
@@ -93,9 +105,44 @@ class Ends:
         now = whole_ms(self._clock.now())
         return JobRecord(0, job_id, "", state, 0, 0.0, None, None, None, 0, 0, 0, 0, now, now, now, None, error, [])
 
+    async def _look(self) -> None:
+        """Ask about all jobs that somebody waits for, until nobody does: they may end on other servers."""
+        try:
+            known: set[str] = set()
+            while self.waiting:
+                await asyncio.sleep(LOOK_S)
+                self._waiting_since = {job_id: self._waiting_since[job_id] for job_id in self.waiting}
+                try:
+                    known = await self._look_at_all(known)
+                except StoreUnavailableError:
+                    continue
+        finally:
+            self._looking = None
+
+    async def _look_at_all(self, known: set[str]) -> set[str]:
+        """Tell of those that have ended, or are there no more. known: which there were before. Return which have not ended."""
+        there: set[str] = set()
+        wanted = list(self.waiting)
+        while wanted:
+            part, wanted = wanted[:LOOK_JOBS], wanted[LOOK_JOBS:]
+            looked = await self._reads.look(part)
+            there.update(looked.there.difference(record.id for record in looked.ended))
+            ended = [record for record in looked.ended if record.id in known or self._is_waited_for(record)]
+            for record in ended:
+                self.tell(record.id, record, is_alone=len(ended) == 1)
+            for job_id in known.intersection(part) - looked.there:
+                self.tell(job_id, DELETED)
+            if ended and len(looked.ended) == MOST_ENDS:
+                wanted += [job_id for job_id in part if job_id in self.waiting]
+        return there
+
+    def _is_waited_for(self, record: JobRecord) -> bool:
+        """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id."""
+        return record.drop_at is None or record.drop_at > self._waiting_since.get(record.id, 0.0)
+
     async def stop(self) -> None:
         """Search no more."""
-        await self._supervisor.end(*self._searches)
+        await self._supervisor.end(*self._searches, self._looking)
 
 
 def record_of(run: Run, report: Report) -> JobRecord:

@@ -61,9 +61,10 @@ _WORDS = {State.SUCCESS: Word.SUCCESS, State.FAIL: Word.FAIL, State.CANCELLED: W
 class Events:
     """See the module docstring."""
 
-    def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor) -> None:
+    def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor, *, is_shared: bool = False) -> None:
+        """Args: is_shared: as for Ends."""
         #: who waits for single jobs
-        self.ends = Ends(reads, clock, supervisor)
+        self.ends = Ends(reads, clock, supervisor, is_shared=is_shared)
         #: somebody listens
         self.is_heard = False
         self._reads = reads

@@ -111,7 +111,7 @@ class Queue:
         on_damage = partial(supervisor.fault, "queue")
         self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs
-        self.events = Events(self.reads, clock, supervisor)
+        self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
         waited = self.events.ends.waiting
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
         self._reporter.on_waited = self._hurry_end

@@ -8,7 +8,7 @@ from typing import TypeVar
 from kqs.errors import StoreCorruptError
 from kqs.filter import Filter
 from kqs.job import Claim, JobRecord, Run, State
-from kqs.store.base import Holder, Store
+from kqs.store.base import Holder, Looked, Store
 
 Answer = TypeVar("Answer")
 
@@ -30,6 +30,10 @@ class Reads:
     ) -> tuple[list[JobRecord], int | None]:
         """Return records that fit, as far as one slice of the store goes, and where to go on."""
         return await self._told(self._store.page(wanted, after, limit, newest_first=newest_first))
+
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """Return which of these jobs there are, and how they have ended."""
+        return await self._told(self._store.look(job_ids))
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""

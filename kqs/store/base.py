@@ -46,6 +46,8 @@ LOGGED = 10
 #: a job that was called to take its resource and does not within so long, in s, stops no others: nobody may take its type. A
 #: claim takes milliseconds, or as long as lanes are full, and then it is no matter who is first
 CALL_S = 1.0
+#: ended records that one `look` returns at most, each of which may have a long result
+MOST_ENDS = 100
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -62,6 +64,13 @@ class StoreInfo(msgspec.Struct, frozen=True):
     fed_seq: int
     last_order: int
     store_id: str = ""
+
+
+class Looked(NamedTuple):
+    """What `look` found. there: the ids of jobs that have a record. ended: records of those that have ended, without data."""
+
+    there: frozenset[str]
+    ended: Sequence[JobRecord]
 
 
 class Granted(list[Run]):
@@ -304,6 +313,13 @@ class Store(Protocol):
         """
         ...
 
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """Return which of these jobs have a record, and how up to MOST_ENDS of them have ended: one question for all.
+
+        An ended record that is over, and that `job` does not show any more, is told as long as it stands.
+        """
+        ...
+
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
@@ -380,12 +396,14 @@ __all__ = [
     "DATA_BYTES",
     "LOGGED",
     "MAX_RUNS",
+    "MOST_ENDS",
     "Change",
     "Changed",
     "Claim",
     "Granted",
     "Holder",
     "Known",
+    "Looked",
     "Slice",
     "Spans",
     "Store",

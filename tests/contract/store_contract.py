@@ -1159,6 +1159,29 @@ class StoreContract:
         assert await store.job(run.claim.id) is None
         assert await store.jobs(type_=None, state=None, after=None, limit=9) == []
 
+    async def test_one_question_tells_which_jobs_have_ended(self, store: Store, insert, run_one, now: float) -> None:
+        run = await run_one()
+        await store.report([a_report(run.claim, at=now, drop_at=now, result=b'"%b"' % (b"x" * 2 * BULK_BYTES))])
+        await insert(a_job(1), a_job(2, id="mine", given_id=True, data=b"9" * BULK_BYTES))
+        looked = await store.look([run.claim.id, IDS.of(FIRST + 1), "mine", "nobody"])
+        assert looked.there == {run.claim.id, IDS.of(FIRST + 1), "mine"}
+        (ended,) = looked.ended
+        assert (ended.id, ended.state, ended.data) == (run.claim.id, State.SUCCESS, None)
+        assert ended.result is not None
+        assert len(ended.result) == 2 * BULK_BYTES + 2
+        assert (await store.look([])).there == set()
+
+    async def test_one_question_does_not_bring_too_many_results(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for engine in ("mongo", "sqlite"):
+            monkeypatch.setattr(f"kqs.store.{engine}.records.LOOKED", 2)
+        await insert(*some_jobs(3))
+        runs = await store.claim([an_entry(number) for number in range(3)], "w", now)
+        await store.report([a_report(run.claim, at=now) for run in runs])
+        looked = await store.look([run.claim.id for run in runs])
+        assert (len(looked.there), len(looked.ended)) == (3, 2)
+
     async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert) -> None:
         await insert(*some_jobs(5))
         first = await store.jobs(type_=None, state=None, after=None, limit=2)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kqs.client import ConnectionLostError, connect
 from tests.support.asking import ask, eventually
-from tests.support.serving import Served, serving
+from tests.support.serving import SERVE_ENVIRON, Served, free_port, serving
 
 
 class Listener:
@@ -74,3 +81,83 @@ def test_a_stop_ends_the_call(tmp_path: Path) -> None:
         assert listener.lines.readline() == b""
         listener.close()
         assert server.process.wait(30) == 0
+
+
+# -- from Python, and on the command line -------------------------------------------------------------------------------
+
+
+async def test_the_client_hears_them_until_the_server_stops(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with connect("127.0.0.1", server.port) as kqs, asyncio.timeout(60):
+            async with kqs.events(["echo"], ["created", "success"]) as events:
+                job_id = await kqs.insert("echo", 7)
+                heard = [await anext(events), await anext(events)]
+                assert [(event["event"], event["id"]) for event in heard] == [("created", job_id), ("success", job_id)]
+                server.process.terminate()
+                assert [event async for event in events] == []
+            with pytest.raises(RuntimeError):
+                await anext(events)
+
+
+async def test_the_client_says_that_a_connection_was_lost_and_what_it_could_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kqs.client.events.MOST_KEPT", 10)
+    with serving(tmp_path) as server:
+        async with connect("127.0.0.1", server.port) as kqs, asyncio.timeout(60):
+            with pytest.raises(ValueError, match="types"):
+                kqs.events("echo")
+            async with kqs.events(events=["created"]) as events:
+                await kqs.insert_many([{"type": "nobody"}] * 100)
+                heard = skipped = 0
+                while heard + skipped < 100:
+                    event = await anext(events)
+                    heard += "event" in event
+                    skipped += event.get("skipped", 0)
+                assert skipped > 0
+                server.process.kill()
+                with pytest.raises(ConnectionLostError):
+                    await anext(events)
+
+
+def test_the_command_line_shows_them_and_follows_a_server_that_comes_back(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "kqs", "events", "--server", f"127.0.0.1:{port}", "--type", "echo"]
+
+    def shown(*more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, *more], env=SERVE_ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def line(process: subprocess.Popen[str], said: str) -> str:
+        assert process.stdout is not None
+        return next(line for line in process.stdout if said in line)
+
+    with ExitStack() as stack:
+        with serving(tmp_path, SERVER__PORT=str(port)) as server:
+            plain, following, as_json = (
+                stack.enter_context(shown(*more))
+                for more in ((), ("-f", "--event", "success"), ("--json", "--event", "success"))
+            )
+            stack.callback(following.kill)
+            eventually(lambda: ask(server, "stats").get("calls_events", 0), lambda calls: calls == 3)
+            job_id = ask(server, "insert", {"type": "echo", "data": "x"})
+            assert f"created      {job_id}  echo" in line(plain, "created")
+            assert f"success      {job_id}  echo  attempt 1" in line(following, "success")
+            assert json.loads(line(as_json, "success"))["job"]["result"] == "x"
+            assert server.stop() == 0
+        assert plain.wait(30) == 0
+        assert as_json.wait(30) == 0
+        with serving(tmp_path, SERVER__PORT=str(port)) as server:
+            eventually(lambda: ask(server, "stats").get("calls_events", 0), lambda calls: calls == 1)
+            ask(server, "insert", {"type": "echo", "id": "again"})
+            assert "again" in line(following, "success")
+
+
+def test_the_command_line_tells_of_a_lost_server(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        command = [sys.executable, "-m", "kqs", "events", "--server", f"127.0.0.1:{server.port}"]
+        with subprocess.Popen(command, env=SERVE_ENVIRON, stderr=subprocess.PIPE, text=True) as process:
+            eventually(lambda: ask(server, "stats").get("calls_events", 0), lambda calls: calls == 1)
+            server.process.kill()
+            assert process.wait(30) == 69

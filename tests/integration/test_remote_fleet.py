@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -201,3 +202,20 @@ def test_a_held_run_waits_for_a_server_that_has_no_store_yet(fleet: Fleet) -> No
             assert touched(worker, tokens[0]) == ""
             assert worker.finish(*tokens) == [True, True]
             assert states(a, runs) == {("success",)}
+
+
+def test_a_job_that_ends_on_another_server_is_told_to_who_waits_within_half_a_second(fleet: Fleet) -> None:
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(fleet.serving(name, **NO_LANES)) for name in "ab")
+        client, worker = stack.enter_context(working_at(a)), stack.enter_context(working_at(b))
+        for fields in ({}, {"keep": 0}, {"id": "mine"}, {"id": "mine"}):
+            number = client.send("insert", {"type": "remote", "wait": 30, **fields})
+            job_id = client.next(number)
+            if fields and job_id == "mine" and record(a, "mine")["state"] == "success":
+                assert client.next(number)["state"] == "success"
+                continue
+            (run,) = worker.reserve("remote", worker="worker")
+            worker.finish(run["run"])
+            reported_at = time.monotonic()
+            assert client.next(number) == {"id": job_id, "state": "success", "result": None}
+            assert time.monotonic() - reported_at < 1.0  # half a second, and what a busy machine takes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kqs.job import JobRecord, State
-from kqs.store.base import DAMAGED, LISTED_BYTES
+from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, is_intact, record_of
 from kqs.store.mongo.servers import Servers
@@ -26,6 +27,15 @@ async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | No
     if not is_intact(document, data):
         record.data, record.error = b"null", DAMAGED
     return record
+
+
+async def look(session: Session, job_ids: Sequence[str]) -> Looked:
+    """See Store.look."""
+    found = await session.find(list(job_ids), {}, ["place"])
+    ended = [document["_id"] for document in found if document["place"] == Place.ENDED][:MOST_ENDS]
+    documents = await session.find(ended, {}) if ended else []
+    records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
+    return Looked(frozenset(document["_id"] for document in found), records)
 
 
 async def jobs(

@@ -15,7 +15,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
 from kqs.store.mongo import client, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -160,6 +160,10 @@ class MongoStore:
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
         return await self._look(records.job, self._there.servers, job_id)
+
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """See Store.look."""
+        return await self._look(records.look, job_ids)
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False

@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import claim, insert, pages, progress, queues, records, report, resources, retention, schedule, suspended
 from kqs.store.sqlite.session import Session
@@ -162,6 +162,10 @@ class SqliteStore:
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
         return await self._thread.call(partial(records.job, job_id=job_id))
+
+    async def look(self, job_ids: Sequence[str]) -> Looked:
+        """See Store.look."""
+        return await self._thread.call(partial(records.look, job_ids=job_ids))
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import JobRecord, Run, State
-from kqs.queue.ends import DELETED, End
+from kqs.queue import ends as ends_module
+from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue
+from kqs.store.base import Looked
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
@@ -319,3 +322,106 @@ async def test_the_end_of_a_job_that_is_waited_for_does_not_wait_for_company(fee
     feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
     assert wanted == [True]
     await waiting.end()
+
+
+# -- where jobs may end on other servers --------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """Ends of jobs that may end on other servers: what the store says is what the test says."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kqs.queue.ends.LOOK_S", 0.0)
+        monkeypatch.setattr(rig.store, "look", self.look)
+        self.rig = rig
+        self.ends = Ends(rig.queue.reads, rig.clock, rig.supervisor, is_shared=True)
+        self.there: set[str] = set()
+        self.ended: list[JobRecord] = []
+        self.asked: list[list[str]] = []
+        self.is_away = False
+        self.told: list[tuple[str, End]] = []
+
+    async def look(self, job_ids: list[str]) -> Looked:
+        self.asked.append(list(job_ids))
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        here = [record for record in self.ended if record.id in job_ids]
+        return Looked(frozenset(self.there & set(job_ids)), here[: ends_module.LOOKED])
+
+    def wait(self, job_id: str) -> None:
+        def told(end: End, is_alone: bool) -> None:
+            self.told.append((job_id, end))
+
+        self.ends.wait(job_id, told)
+
+    def end(self, job_id: str, drop_at: float | None = None) -> None:
+        record = self.ends.expired_record(job_id)
+        record.drop_at = drop_at
+        self.ended.append(record)
+        self.there.add(job_id)
+
+    async def turns(self, count: int = 20) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def elsewhere(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Elsewhere]:
+    elsewhere = Elsewhere(rig, monkeypatch)
+    yield elsewhere
+    await elsewhere.ends.stop()
+
+
+async def test_an_end_elsewhere_is_heard_of_and_asked_for_only_as_long_as_somebody_waits(elsewhere: Elsewhere) -> None:
+    await elsewhere.turns()
+    assert elsewhere.asked == []
+    elsewhere.wait("a")
+    elsewhere.wait("b")
+    await elsewhere.turns()
+    assert elsewhere.asked[-1] == ["a", "b"]
+    elsewhere.end("a")
+    await elsewhere.turns()
+    elsewhere.is_away = True
+    await elsewhere.turns()
+    elsewhere.is_away = False
+    elsewhere.end("b")
+    await elsewhere.turns()
+    assert [job_id for job_id, _ in elsewhere.told] == ["a", "b"]
+    asked = len(elsewhere.asked)
+    await elsewhere.turns()
+    assert len(elsewhere.asked) == asked
+    elsewhere.wait("a")
+    await elsewhere.turns()
+    assert len(elsewhere.told) == 3
+
+
+async def test_a_job_that_is_there_no_more_was_deleted_and_one_that_was_never_there_is_on_its_way(elsewhere: Elsewhere) -> None:
+    elsewhere.there = {"a"}
+    elsewhere.wait("a")
+    elsewhere.wait("b")
+    await elsewhere.turns()
+    elsewhere.there = set()
+    await elsewhere.turns()
+    assert elsewhere.told == [("a", DELETED)]
+
+
+async def test_a_record_that_was_over_before_is_of_another_job(elsewhere: Elsewhere) -> None:
+    elsewhere.end("a", drop_at=NOW)
+    elsewhere.wait("a")
+    await elsewhere.turns(3)
+    assert elsewhere.told == []
+    elsewhere.ended[0].drop_at = NOW + 1
+    await elsewhere.turns()
+    assert [job_id for job_id, _ in elsewhere.told] == ["a"]
+
+
+async def test_many_ends_are_asked_for_at_once(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.queue.ends.LOOK_JOBS", 3)
+    monkeypatch.setattr("kqs.queue.ends.LOOKED", 2)
+    for number in range(10):
+        elsewhere.end(str(number))
+        elsewhere.wait(str(number))
+    await elsewhere.turns(100)
+    assert len(elsewhere.told) == 10
+    assert max(map(len, elsewhere.asked)) == 3
+    assert elsewhere.ends.waiting == {}
