@@ -134,7 +134,7 @@ class PageContract:
     ) -> None:
         await self.various(store, insert, now)
         if small:
-            monkeypatch.setattr(changing, "MOST_ENDS", 3)
+            monkeypatch.setattr(changing, "LOOKED", 3)
             monkeypatch.setattr(changing, "LOOKED_BYTES", 100)
         found: list[JobRecord] = []
         after: int | None = None
@@ -540,7 +540,7 @@ class ChangeContract(PageContract):
         await self.various(store, insert, now)
         if small:
             monkeypatch.setattr(changing, "SLICE", 2)
-            monkeypatch.setattr(changing, "MOST_ENDS", 3)
+            monkeypatch.setattr(changing, "LOOKED", 3)
             monkeypatch.setattr(changing, "LOOKED_BYTES", 100)
         for is_dry in (True, False):
             done = await change(store, Verb.DELETE, wanted, now=now, is_forced=True, is_dry=is_dry)
@@ -571,7 +571,7 @@ class ChangeContract(PageContract):
 
     async def test_slices_are_bounded(self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(changing, "SLICE", 10)
-        monkeypatch.setattr(changing, "MOST_ENDS", 100)
+        monkeypatch.setattr(changing, "LOOKED", 100)
         await insert(*some_jobs(95))
         for verb, states_ in ((Verb.CANCEL, WAIT), (Verb.RETRY, None), (Verb.DELETE, WAIT)):
             asked = Change(verb, Filter(type="mail", states=states_), now + 1, ABOVE_ALL)
@@ -591,7 +591,7 @@ class ChangeContract(PageContract):
         self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 3)
-        monkeypatch.setattr(changing, "MOST_ENDS", 4)
+        monkeypatch.setattr(changing, "LOOKED", 4)
         await insert(*some_jobs(20))
         await store.claim([an_entry(n) for n in range(0, 20, 2)], "w1", now)
         done = await change(store, Verb.DELETE, now=now)
@@ -601,7 +601,7 @@ class ChangeContract(PageContract):
         self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 2)
-        monkeypatch.setattr(changing, "MOST_ENDS", 2)
+        monkeypatch.setattr(changing, "LOOKED", 2)
         await insert(*(a_job(n, due_at=now + 9, type="ab"[n % 2]) for n in range(9)))
         await insert(*(an_ended(n, State.FAIL, at=now - 9, type="ab"[n % 2], end_drop_at=now + n // 4) for n in range(10, 19)))
         assert len((await change(store, Verb.DELETE, Filter(type="a", states=WAIT), now=now, is_dry=True)).changed) == 5

@@ -1175,7 +1175,7 @@ class StoreContract:
         self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for engine in ("mongo", "sqlite"):
-            monkeypatch.setattr(f"kqs.store.{engine}.records.LOOKED", 2)
+            monkeypatch.setattr(f"kqs.store.{engine}.records.MOST_ENDS", 2)
         await insert(*some_jobs(3))
         runs = await store.claim([an_entry(number) for number in range(3)], "w", now)
         await store.report([a_report(run.claim, at=now) for run in runs])

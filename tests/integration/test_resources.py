@@ -257,6 +257,23 @@ def test_two_servers_on_one_store_run_one_at_a_time(tmp_path: Path, log: Path) -
     assert len(check(log)) >= 240
 
 
+def test_a_type_that_another_server_alone_takes_has_its_turn(tmp_path: Path, log: Path) -> None:
+    with mongodb(tmp_path) as uri, ExitStack() as stack:
+        settings = {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri)}
+        one = stack.enter_context(Node(tmp_path / "one", log, **settings).serve())
+        (tmp_path / "two").mkdir()
+        two = stack.enter_context(serving(tmp_path / "two", **settings))
+        with working_at(two) as worker:
+            waiting = worker.send("work", {"types": ["abroad"], "room": 10})
+            ask(one, "insert", [a_job(n, "r", "abroad" if n % 2 else "a") for n in range(8)])
+            for number in (1, 3, 5, 7):
+                (run,) = worker.next(waiting)
+                assert run["id"] == f"job-{number}"
+                assert worker.finish(run["run"]) == [True]
+            until(one, jobs_success=8)
+    assert [job for _, job in check(log)] == [f"job-{n}" for n in (0, 2, 4, 6)]
+
+
 def _all_over(servers: list[Served]) -> None:
     eventually(
         lambda: [sum(ask(server, "stats")[word] for word in ("jobs_success", "jobs_fail")) for server in servers],

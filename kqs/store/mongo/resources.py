@@ -31,6 +31,8 @@ from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
 from kqs.store.mongo.session import Session
 
+#: how often a server of several looks for jobs that others have called, in s: their type may be taken here alone
+SEEK_S = 0.25
 #: lines looked at in one round of upkeep; and names of parked jobs, each of which costs a round trip
 SLICE = 1000
 _NAMES = 50
@@ -64,8 +66,9 @@ class Resources:
         locks: AsyncIOMotorCollection[Document],
         monotonic: Callable[[], float],
         tell: Callable[[list[Entry]], None],
+        is_alone: Callable[[], bool],
     ) -> None:
-        """Args: tell: given jobs that were called."""
+        """Args: tell: given jobs that were called. is_alone: tells whether there is no other server."""
         self._session = session
         self._jobs = session.jobs
         self._locks = locks
@@ -73,6 +76,9 @@ class Resources:
         self._tell = tell
         self._held: dict[str, _Held] = {}  # by job: what our runs have, and those that were found with dead servers
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
+        self._is_alone = is_alone
+        self._has_lines = False
+        self._seen_called: dict[tuple[str, int], bool] = {}  # by job and attempt: whether it was told of
         self._seen_open: dict[str, int] = {}
         self._swept_line = self._swept_parked = ""
 
@@ -295,8 +301,29 @@ class Resources:
             lines = self._locks.find({"_id": {"$in": overdue}, "job": None}, ["_id"])
             for line in await lines.to_list(None):
                 await self.hand_on(line["_id"])
-        since = next(iter(self._watched.values()), None)
-        return None if since is None else now + max(0.0, CALL_S - (at - since))
+        waits_s = [CALL_S - (at - since) for since in list(self._watched.values())[:1]]
+        if self._has_lines and not self._is_alone():
+            await self._look_abroad()
+            waits_s.append(SEEK_S)
+        return now + max(0.0, min(waits_s)) if waits_s else None
+
+    async def _look_abroad(self) -> None:
+        """Tell of jobs that were called, and stood so at the last look already; each once."""
+        found = self._jobs.find({"called": {"$gt": ""}, "place": int(Place.READY)}, [*_RANKED, "attempt"]).limit(SLICE)
+        seen: dict[tuple[str, int], bool] = {}
+        late: list[Entry] = []
+        for document in await found.to_list(None):
+            key = (document["_id"], document["attempt"])
+            seen[key] = key in self._seen_called
+            if self._seen_called.get(key) is False:
+                late.append(entry_of(document, None))
+        self._seen_called = seen
+        if late:
+            self._tell(late)
+
+    async def look(self) -> None:
+        """Learn whether anybody uses resources at all."""
+        self._has_lines = await self._locks.find_one({}, ["_id"]) is not None
 
     async def sweep(self) -> None:
         """Put right what deaths and lost answers have left, in a slice of the lines."""

@@ -67,7 +67,13 @@ class MongoStore:
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(collections, epoch, self._bulk_bytes, self._clock)
-            resources = Resources(session, collections.locks, self._clock.monotonic, lambda called: self.on_called(called))
+            resources = Resources(
+                session,
+                collections.locks,
+                self._clock.monotonic,
+                lambda called: self.on_called(called),
+                lambda: servers.is_alone,
+            )
             servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
@@ -334,6 +340,7 @@ class _Open:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
+        await self.lanes.look(self.resources.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)
         if self._rounds % _ROUNDS_PER_SWEEP == 0:

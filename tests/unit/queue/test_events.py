@@ -346,7 +346,7 @@ class Elsewhere:
         if self.is_away:
             raise StoreUnavailableError("away")
         here = [record for record in self.ended if record.id in job_ids]
-        return Looked(frozenset(self.there & set(job_ids)), here[: ends_module.LOOKED])
+        return Looked(frozenset(self.there & set(job_ids)), here[: ends_module.MOST_ENDS])
 
     def wait(self, job_id: str) -> None:
         def told(end: End, is_alone: bool) -> None:
@@ -417,7 +417,7 @@ async def test_a_record_that_was_over_before_is_of_another_job(elsewhere: Elsewh
 
 async def test_many_ends_are_asked_for_at_once(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kqs.queue.ends.LOOK_JOBS", 3)
-    monkeypatch.setattr("kqs.queue.ends.LOOKED", 2)
+    monkeypatch.setattr("kqs.queue.ends.MOST_ENDS", 2)
     for number in range(10):
         elsewhere.end(str(number))
         elsewhere.wait(str(number))
