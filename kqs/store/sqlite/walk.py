@@ -33,9 +33,9 @@ _PART_BYTES = 1024 * 1024
 # whatever damage made of a column, it must not fail the statement
 FOUND = """
 ord, cast(id as text) as id, ifnull(cast(type as text), '') as type, ifnull(cast(prio as integer), 0) as prio, place, state,
-attempt, ifnull(epoch, 0) as epoch, cast(options as text) as options, accepted_at, ended_at, drop_at, cancel_at
+attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options, accepted_at, ended_at, drop_at, cancel_at
 """
-_JSON = "json_array(ord, id, type, prio, place, state, attempt, epoch, options)"
+_JSON = "json_array(ord, id, type, prio, place, state, attempt, returned, epoch, options)"
 #: of a damaged record, by its place
 _STATES = {Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
 
@@ -50,6 +50,7 @@ class Found(msgspec.Struct, array_like=True, gc=False):
     place: int
     number: int
     attempt: int
+    returned: int
     epoch: int
     options: str | None
 
