@@ -190,8 +190,7 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     if edge is not None:
         values["edge_key"], values["edge"] = edge
         within = _within(leg.key, edge[0])
-    fitting = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
-    (packed,) = db.execute(f"select json_group_array({_JSON}) from ({fitting})", values | wanted.values).fetchone()
+    (packed,) = db.execute(_fitting(source, within, wanted, by), values | wanted.values).fetchone()
     found = _decode_found(packed)
     if len(found) == most:
         return found, _behind(db, at.legs, found[-1].order), budget
@@ -202,12 +201,17 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     return found, at._replace(is_beyond=True) if is_of_key else At(at.legs[1:]), count
 
 
+def _fitting(source: str, within: str, wanted: Wanted, by: str) -> str:
+    rows = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
+    return f"select json_group_array({_JSON}) from ({rows})"
+
+
 def _within(key: str | None, edge_key: object) -> str:
     """Return the condition for what does not lie beyond the edge."""
     if key is None:
         return "ord <= :edge"
     if edge_key is None:
-        return f"({key} is null and ord <= :edge)"
+        return f"(+{key} is null and +ord <= :edge)"
     # the plus keeps the planner with what begins the search
     return f"(+{key} is null or +{key} < :edge_key or (+{key} = :edge_key and ord <= :edge))"
 
