@@ -167,8 +167,12 @@ def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
 
 
 def own_options(job: JobFields) -> bytes | None:
-    """Return the JSON of the options this job set itself (an `at` is resolved elsewhere), or None if it set none."""
+    """Return the JSON of the options this job set itself, or None if it set none.
+
+    An `at` is resolved elsewhere, and so is its resource, which is kept beside them: who sets nothing else is a plain job.
+    """
     own = OptionFields(*(getattr(job, name) for name in _OPTION_NAMES))
+    own.resource = None
     encoded = _encode_own(own)
     return None if encoded == b"{}" else encoded
 

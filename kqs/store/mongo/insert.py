@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from pymongo import ReplaceOne
-from pymongo.errors import BulkWriteError
 
-from kqs.job import Accepted, room_at
-from kqs.store.mongo.client import DUPLICATE_KEY, Document
-from kqs.store.mongo.documents import Place, claimed, named, new_document, state_of
+from kqs.job import Accepted, State, room_at
+from kqs.store.base import Known
+from kqs.store.mongo.client import Document, write_unless_taken
+from kqs.store.mongo.documents import Place, claimed, named, new_document, parked_key, state_of
 from kqs.store.mongo.report import end_new, put_result
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 #: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
 _STANDING = (
-    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at"),
+    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at", "parked", "called"),
     *("done", "ended_at", "drop_at", "failures", "ghosts", "interrupted", "error"),
     *("result", "result_long", "result_bulk", "result_crc32c"),
 )
@@ -29,20 +30,22 @@ _REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "data_bulk", "result_b
 class Inserter:
     """Inserts for one server; one insert at a time. An insert that failed is repeated with the same jobs."""
 
-    def __init__(self, session: Session, servers: Servers, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, node: str) -> None:
         self._session = session
+        self._resources = resources
         self._servers = servers
         self._node = node
         self._doubted: set[int] = set()
         self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
 
-    async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
-        """Store jobs; return the orders of those that were known."""
+    async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
+        """See Store.insert."""
         known: list[int] = []
+        parked: set[int] = set()
         stored_before = frozenset(self._stored)
         while jobs:
             fresh, repeated = _without_repeated(jobs)
-            refused = await self._insert(fresh, worker, now)
+            refused = await self._insert(fresh, worker, now, parked)
             known += [job.order for job in refused if job.order not in stored_before]
             if not repeated:
                 break
@@ -52,12 +55,17 @@ class Inserter:
             jobs = again
         self._doubted.clear()
         self._stored.clear()
-        return known
+        return Known(known, parked)
 
-    async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
-        """Store jobs, no two of one id; return those that were known."""
+    async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[Accepted]:
+        """Store jobs, no two of one id; return those that were known. Those that wait for their resource join `parked`."""
+        locked = [job for job in jobs if job.resource is not None and _may_need(job, now)]
+        called = await self._resources.stand_new(locked) if locked else {}
+        is_called = {job.order for job in called.values()}
+        lines = {job.order: _in_line(job, is_called=job.order in is_called) for job in locked}
+        is_doubted = bool(self._doubted)
         async with self._session.marking(self._doubted.add) as mark:
-            documents = [await self._document(job, mark, worker, now) for job in jobs]
+            documents = [await self._document(job, mark, worker, now, lines.get(job.order)) for job in jobs]
             refused = await self._store(documents)
             if refused and self._doubted:
                 refused = await self._recognise(documents, refused, mark)
@@ -67,14 +75,21 @@ class Inserter:
         stored = [document for index, document in enumerate(documents) if index not in refused]
         self._session.tallies.add([(document["type"], state_of(document)) for document in stored])
         await self._session.bulk.delete(documents[index] for index in refused)
+        if locked:
+            parked.update(document["order"] for document in stored if document["order"] in lines)
+            await self._resources.joined(stored, called, is_doubted=is_doubted)
         return [jobs[index] for index in sorted(refused)]
 
-    async def _document(self, job: Accepted, mark: int, worker: str, now: float) -> Document:
+    async def _document(self, job: Accepted, mark: int, worker: str, now: float, line: Document | None = None) -> Document:
+        """Return a job's document. line: of one that needs its resource, how it waits for that: no claim is granted to it."""
         document = new_document(job, self._node, mark, now)
         if len(job.data) > self._session.bulk_bytes:
             document |= await self._session.bulk.put("data", job.id, job.data)
         else:
             document |= named("data", job.data)
+        if line is not None:
+            document.pop("wake_at", None)
+            return document | {"state": int(State.NEW)} | line
         if job.claimed_at:
             document |= claimed(self._session.epoch, mark, held=job.held) | {
                 "attempt": 1,
@@ -86,7 +101,7 @@ class Inserter:
 
     async def _store(self, documents: list[Document]) -> set[int]:
         """Insert; return the indexes of those whose id is taken."""
-        return await _write_unless_taken(self._session.jobs.insert_many(documents, ordered=False))
+        return await write_unless_taken(self._session.jobs.insert_many(documents, ordered=False))
 
     async def _recognise(self, documents: list[Document], refused: set[int], mark: int) -> set[int]:
         """Take over what an earlier attempt at these inserts stored after all; return the indexes of the others.
@@ -123,7 +138,7 @@ class Inserter:
             ReplaceOne({name: old[name] for name in _IDENTITY} | {"place": int(Place.ENDED)}, documents[index], upsert=True)
             for index, old in over
         ]
-        failed = await _write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
+        failed = await write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
         replaced = [one for number, one in enumerate(over) if number not in failed]
         self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced])
         await self._session.bulk.delete(old for _, old in replaced)
@@ -134,17 +149,16 @@ class Inserter:
         return is_newer and bool(old["drop_at"] <= room_at(job))
 
 
-async def _write_unless_taken(writing: Awaitable[object]) -> set[int]:
-    """Return the indexes of the writes that were refused since their id is taken."""
-    try:
-        await writing
-    except BulkWriteError as error:
-        details = error.details or {}
-        writes = details.get("writeErrors", [])
-        if details.get("writeConcernErrors") or any(write["code"] != DUPLICATE_KEY for write in writes):
-            raise
-        return {write["index"] for write in writes}
-    return set()
+def _may_need(job: Accepted, now: float) -> bool:
+    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
+    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
+
+
+def _in_line(job: Accepted, *, is_called: bool) -> Document:
+    assert job.resource is not None, "it needs one"
+    if is_called:
+        return {"place": int(Place.READY), "called": job.resource}
+    return {"place": int(Place.LATER), "parked": parked_key(job.resource, job.prio, job.order)}
 
 
 def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:
