@@ -229,4 +229,4 @@ class Events:
 def _last_seen(job: Changed) -> JobRecord:
     """Return what is known of a job that was deleted."""
     at, of_it = instant_of(job.order), (job.order, job.id, job.type, job.state, job.prio)
-    return JobRecord(*of_it, 0.0, None, None, None, 0, 0, 0, 0, at, None, None, None, None, [])
+    return JobRecord(*of_it, 0.0, None, None, None, job.attempt, 0, 0, 0, at, None, None, None, None, [])

@@ -105,7 +105,7 @@ class Backend(Protocol):
         """Return when the ends of all runs that are over are durable, and told."""
         ...
 
-    async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
+    async def jobs(self, query: JobsQuery) -> tuple[Sequence[Any], int | None]:
         """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
 
         They are up to `query.limit`, or with a cursor what was found of those in a while.

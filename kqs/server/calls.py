@@ -6,7 +6,7 @@ a call that must wait for something runs in a task of its own. No call raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -188,7 +188,7 @@ def _job_or_its_end(peer: Peer, call: Call) -> None:
         peer.refuse(call, *translate(error))
 
 
-async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]] | dict[str, Any]:
+async def _jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:
     async with peer.reads:
         await _wait_for_room(peer)
         jobs, after = await peer.context.backend.jobs(query)

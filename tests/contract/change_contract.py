@@ -289,7 +289,7 @@ class ChangeContract(PageContract):
         )
         await store.report([report])
         (one,) = (await change(store, Verb.RETRY, now=now + 2)).changed
-        assert (one.id, one.state, one.claim) == (run.claim.id, State.FAIL, None)
+        assert (one.id, one.state, one.claim, one.attempt) == (run.claim.id, State.FAIL, None, 1)
         record = await known(store, run.claim.id)
         assert (record.state, record.due_at, record.error, record.ended_at, record.drop_at) == (
             State.RETRY,
