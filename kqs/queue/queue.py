@@ -101,10 +101,12 @@ class Queue:
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking)
         #: tells whether a run may begin, whenever it does, without asking `may_begin`
         self.is_certain = self.admission.is_certain
-        self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
         self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
         #: where it is told what happens to jobs
         self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
+        self._dispatcher = Dispatcher(
+            store, broker, self.admission, clock, self._hungry, self._keep_damaged_s, self.events.ends.search
+        )
         waited = self.events.ends.waiting
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), waited.keys())
         self._reporter.on_waited = self._hurry_end
