@@ -38,10 +38,11 @@ class Dispatcher:
         clock: Clock,
         on_hungry: Callable[[], None],
         keep_damaged_s: float | None = None,
+        passed_over: Callable[[list[str]], None] = lambda job_ids: None,
     ) -> None:
         """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
 
-        keep_damaged_s: as for Store.claim.
+        keep_damaged_s: as for Store.claim. passed_over: told of jobs that were no more ready, or were damaged, and ended.
         """
         self._store = store
         self._broker = broker
@@ -49,6 +50,7 @@ class Dispatcher:
         self._clock = clock
         self._on_hungry = on_hungry
         self._keep_damaged_s = keep_damaged_s
+        self._passed_over = passed_over
 
     async def serve(self, consumer: Consumer) -> None:
         """Bring `consumer` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
@@ -107,6 +109,8 @@ class Dispatcher:
     async def _return(self, entries: list[Entry], runs: Granted) -> None:
         """Have the broker forget what is not ready any more, and keep what was left."""
         kept = {run.claim.id for run in runs} | {entry.id for entry in runs.left}
-        await self._broker.delete([entry for entry in entries if entry.id not in kept])
+        gone = [entry for entry in entries if entry.id not in kept]
+        self._passed_over([entry.id for entry in gone])
+        await self._broker.delete(gone)
         if runs.left:
             await self._broker.release(list(runs.left))

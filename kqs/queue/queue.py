@@ -107,11 +107,13 @@ class Queue:
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking)
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
-        self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
         on_damage = partial(supervisor.fault, "queue")
         self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs
         self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
+        self._dispatcher = Dispatcher(
+            store, broker, self.admission, clock, self._hungry, self._keep_damaged_s, self.events.ends.search
+        )
         waited = self.events.ends.waiting
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
         self._reporter.on_waited = self._hurry_end

@@ -69,6 +69,14 @@ async def test_a_job_that_has_expired_still_ends_as_expired():
     assert 0 < (await jobs_of(files))[ids.of(ORDER)]["expire"] < 0.000_01
 
 
+async def test_nobody_waits_for_the_end_of_a_job_any_more():
+    files = MemoryFiles()
+    await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"c","wait":5,"keep":7}'))
+    (job,) = (await jobs_of(files)).values()
+    assert "wait" not in job
+    assert job["keep"] == 7
+
+
 async def test_it_begins_above_the_checkpoint_unless_asked_for_everything():
     files = MemoryFiles()
     journal = a_journal(files)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -16,7 +18,7 @@ from kqs.queue import ends as ends_module
 from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue
-from kqs.store.base import Looked
+from kqs.store.base import DAMAGED, Looked
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
@@ -290,6 +292,17 @@ async def test_a_search_outlasts_a_store_that_is_away(rig: Rig, monkeypatch: pyt
         while not waiting.told:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
     assert waiting.told == [(DELETED, True)]
+
+
+async def test_a_job_that_is_found_damaged_as_it_is_claimed_has_ended(rig: Rig) -> None:
+    await rig.accept(an_accepted(1))
+    await rig.stop()
+    with closing(sqlite3.connect(rig.folder / "store.sqlite")) as db, db:
+        db.execute("update jobs set data = x'37'")
+    await rig.start()
+    waiting = Waiting(rig.queue)
+    rig.hand(1)
+    assert (await waiting.end()).error == DAMAGED
 
 
 async def test_what_the_owner_does_is_told_to_both(rig: Rig) -> None:
