@@ -9,6 +9,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from heapq import nsmallest
+from itertools import chain, islice
 from typing import Any
 
 from kqs.children import Children
@@ -31,7 +32,9 @@ MOST_NAMES = 20
 #: rows of `workers`
 MOST_WORKERS = 1000
 #: rows that are made in one turn of the loop
-ROWS_AT_ONCE = 50
+ROWS_AT_ONCE = 20
+#: names that are looked through in one turn of the loop
+NAMES_AT_ONCE = 2000
 
 Counts = dict[str, dict[State, int]]
 
@@ -105,7 +108,7 @@ class Views:
     async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
         """Return up to `query.limit` types by name, beginning after the type `query.after`."""
         counts = await self._counts()
-        names = self._names(counts, query)
+        names = await self._names(counts, query)
         oldest = await self._queue.reads.oldest([name for name in names if waiting_count(counts.get(name, {}))], OLDEST_PRIOS)
         workers = self._takers(set(names))
         rows: list[dict[str, Any]] = []
@@ -115,16 +118,21 @@ class Views:
             rows.append(self._type(name, counts.get(name, {}), oldest.get(name), workers.get(name, [])))
         return rows
 
-    def _names(self, counts: Counts, query: TypesQuery) -> list[str]:
-        admission = self._queue.admission
-        taken = [consumer.types for consumer in admission.consumers]
-        known = set(counts).union(admission.suspended, self._queue.meter.types, *taken)
+    async def _names(self, counts: Counts, query: TypesQuery) -> list[str]:
+        """Return the first types after `query.after` of those that are stored, suspended, taken, or had jobs lately."""
+        queue = self._queue
+        taken = [consumer.types for consumer in queue.admission.consumers]
+        others = {*queue.admission.suspended, *queue.meter.types}.union(*taken)
         if self._children is not None:
-            known |= self._children.types
+            others |= self._children.types
         if query.type is not None:
-            return [query.type] if query.type in known else []
-        after = query.after
-        return nsmallest(query.limit, known if after is None else [name for name in known if name > after])
+            return [query.type] if query.type in counts or query.type in others else []
+        after, found = query.after or "", list[str]()
+        names = chain(others, counts)
+        while some := list(islice(names, NAMES_AT_ONCE)):
+            found = nsmallest(query.limit, {name for name in chain(found, some) if name > after})
+            await asyncio.sleep(0)
+        return found
 
     def _takers(self, names: set[str]) -> dict[str, list[str]]:
         """Return by type the names of those who take it here."""

@@ -201,11 +201,11 @@ def test_a_job_that_is_journaled_only_is_told_of(tmp_path: Path) -> None:
         server.stop(signal.SIGKILL)
 
 
-def test_all_of_it_is_quick_with_a_great_many_jobs_and_answers_in_json(served: Served, peer: Peer) -> None:
-    for _ in range(4):
-        peer.call(
-            "insert", [{"type": f"t{number % 50}", "prio": number % 7, "delay": number % 2 * 1000} for number in range(5000)]
-        )
-    until(served, within_s=60, journal_unfed_records=0)
-    for name in ("types", "workers", "stats"):
-        assert len(json.dumps(peer.call(name))) < 100_000
+def test_answers_are_no_longer_where_there_are_a_great_many_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        for _ in range(4):
+            jobs = [{"type": f"t{number % 50}", "prio": number % 7, "delay": number % 2 * 1000} for number in range(5000)]
+            peer.call("insert", jobs)
+        until(server, journal_unfed_records=0, jobs_new=10_000, jobs_delayed=10_000)
+        for name in ("types", "workers", "stats"):
+            assert len(json.dumps(peer.call(name))) < 100_000
