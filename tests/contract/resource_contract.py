@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kqs.job import Accepted, Entry, Report, Run, State
-from kqs.store.base import CALL_S, DAMAGED, Store
+from kqs.store.base import CALL_S, DAMAGED, Known, Store
 from tests.contract.store_contract import (
     FIRST,
     IDS,
@@ -62,6 +62,20 @@ class ResourceContract:
 
         return reopen
 
+    async def insert(self, store: Store, calls: Calls, jobs: list[Accepted], fed_seq: int, worker: str, now: float) -> Known:
+        """Insert jobs. An engine may call jobs as it stores them: that says no more than that they are ready."""
+        known = await store.insert(jobs, fed_seq, worker, now)
+        calls.clear()
+        return known
+
+    async def begin(self, store: Store, calls: Calls, jobs: list[Accepted], now: float) -> list[int]:
+        """Insert claimed jobs, and claim those that are called instead; return which run then."""
+        known = await store.insert(jobs, 1, "w", now)
+        waiting = {*known, *known.parked}
+        entries, calls[:] = list(calls), []
+        claimed = await store.claim(entries, "w", now)
+        return sorted([*(job.order - FIRST for job in jobs if job.order not in waiting), *numbers(claimed)])
+
     async def claimed(self, store: Store, *orders: int, now: float, **changes: object) -> list[Run]:
         return await store.claim([an_entry(n, **changes) for n in orders], "w", now)
 
@@ -73,7 +87,9 @@ class ResourceContract:
         return None if record is None else record.state
 
     async def test_one_of_a_batch_is_granted_the_first_by_rank(self, store: Store, calls: Calls, clock: FakeClock) -> None:
-        await store.insert([*needing(0, 1), *needing(2, prio=5), *needing(3, resource="s"), a_job(4)], 1, "w", clock.now())
+        await self.insert(
+            store, calls, [*needing(0, 1), *needing(2, prio=5), *needing(3, resource="s"), a_job(4)], 1, "w", clock.now()
+        )
         runs = await self.claimed(store, 4, 1, 0, 3, 2, now=clock.now())
         assert {run.resource for run in runs} == {"r", "s", None}
         assert sorted(numbers(runs)) == [2, 3, 4]
@@ -82,9 +98,9 @@ class ResourceContract:
 
     async def test_the_next_is_called_when_the_run_is_over(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert(needing(0), 1, "w", now)
+        await self.insert(store, calls, needing(0), 1, "w", now)
         (run,) = await self.claimed(store, 0, now=now)
-        await store.insert([*needing(1), *needing(2, prio=5)], 2, "w", now)
+        await self.insert(store, calls, [*needing(1), *needing(2, prio=5)], 2, "w", now)
         assert await self.claimed(store, 1, 2, now=now) == []
         for following in (2, 1):
             await self.end(store, run, now)
@@ -108,7 +124,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock, changes: dict[str, object]
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1), 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, now=now)
         await self.end(store, run, now, **changes)
         assert calls.take() == [1]
@@ -116,7 +132,7 @@ class ResourceContract:
 
     async def test_a_run_that_never_began_gives_it_back(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert([*needing(0, prio=9), *needing(1)], 1, "w", now)
+        await self.insert(store, calls, [*needing(0, prio=9), *needing(1)], 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, now=now)
         await self.end(store, run, now, state=State.NEW, has_begun=False)
         assert calls.take() == [0]  # it is the first still
@@ -127,12 +143,12 @@ class ResourceContract:
 
     async def test_who_waits_again_at_once_is_called_in_its_turn(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert(needing(0), 1, "w", now)
+        await self.insert(store, calls, needing(0), 1, "w", now)
         (run,) = await self.claimed(store, 0, now=now)
         await self.end(store, run, now, state=State.RETRY, run_state="again")
         assert calls.take() == [0]  # nobody else waits there
         (run,) = await self.claimed(store, 0, now=now)
-        await store.insert([*needing(1), *needing(2, prio=5)], 2, "w", now)
+        await self.insert(store, calls, [*needing(1), *needing(2, prio=5)], 2, "w", now)
         assert await self.claimed(store, 1, 2, now=now) == []
         await self.end(store, run, now, state=State.RETRY, run_state="again")
         assert calls.take() == [2]
@@ -145,7 +161,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1), 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, now=now)
         await self.end(store, run, now, state=State.RETRY, run_state="interrupted", interrupted=1, prio=20000)
         assert calls.take() == [1]
@@ -153,19 +169,19 @@ class ResourceContract:
         await self.end(store, run, now)
         assert calls.take() == [0]
         (run,) = await self.claimed(store, 0, now=now)
-        assert (run.resource, run.prio) == ("r", 10000)  # the entry's; its record has the new one
+        assert run.resource == "r"
         record = await store.job(run.claim.id)
         assert record is not None
         assert (record.prio, record.resource, record.error) == (20000, "r", None)
 
     async def test_stored_and_claimed_at_once(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        known = await store.insert([*needing(0, 1, claimed_at=now), *needing(2, prio=5), a_job(3, claimed_at=now)], 1, "w", now)
-        assert known == []
-        assert {order - FIRST for order in known.parked} == {1, 2}
+        jobs = [*needing(0, 1, claimed_at=now), *needing(2, prio=20000), a_job(3, claimed_at=now)]
+        assert await self.begin(store, calls, jobs, now) == [0, 3]
         assert await self.claimed(store, 0, 1, 2, 3, now=now) == []
-        later = await store.insert([*needing(4, claimed_at=now), *needing(5, claimed_at=now, resource="s")], 2, "w", now)
-        assert {order - FIRST for order in later.parked} == {4}
+        assert await self.begin(
+            store, calls, [*needing(4, claimed_at=now), *needing(5, claimed_at=now, resource="s")], now
+        ) == [5]
         assert [await self.place(store, n) for n in range(6)] == [
             *(State.PROCESSING, State.NEW, State.NEW, State.PROCESSING, State.NEW, State.PROCESSING)
         ]
@@ -174,40 +190,41 @@ class ResourceContract:
         holder = await store.holder("r")
         assert holder is not None
         assert (holder.id, holder.since) == (IDS.of(FIRST), now)
-        assert await store.report([a_report(a_claim(0), at=now), a_report(a_claim(5), at=now)]) == [True, True]
-        assert calls.take() == [2]
+        assert await store.report([a_report(a_claim(n), at=now) for n in (0, 5)]) == [True, True]
+        assert calls.take() == [1]
 
     async def test_jobs_with_ids_of_their_own(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert([a_job(0, id="mine", resource="r", claimed_at=now)], 1, "w", now)
-        assert numbers(calls) == [0]  # what is claimed is told as it is known whether it was new
-        known = await store.insert([a_job(1, id="mine", resource="s", claimed_at=now), *needing(2, resource="s")], 2, "w", now)
-        assert [order - FIRST for order in known] == [1]
-        calls.clear()
-        assert numbers(await self.claimed(store, 0, now=now, id="mine")) == [0]
-        assert numbers(await self.claimed(store, 2, now=now)) == [2]
+        assert await self.begin(store, calls, [a_job(0, id="mine", resource="r", claimed_at=now)], now) == [0]
+        jobs = [a_job(1, id="mine", resource="s", claimed_at=now), *needing(2, resource="s", claimed_at=now)]
+        assert 1 not in await self.begin(store, calls, jobs, now)
+        await self.claimed(store, 2, now=now)
+        assert await self.place(store, 2) is State.PROCESSING
+        holder = await store.holder("r")
+        assert holder is not None
+        assert holder.id == "mine"
 
     async def test_a_replay_changes_nothing(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         jobs = needing(0, 1, claimed_at=now)
-        await store.insert(jobs, 1, "w", now)
+        assert await self.begin(store, calls, jobs, now) == [0]
         known = await store.insert(jobs, 1, "w", now)
         assert sorted(order - FIRST for order in known) == [0, 1]
         assert not known.parked
-        holder = await store.holder("r")
-        assert holder is not None
-        assert holder.id == IDS.of(FIRST)
+        assert await self.claimed(store, 0, 1, now=now) == []
+        assert await store.report([a_report(a_claim(0), at=now)]) == [True]
+        assert numbers(calls) == [1]
 
     async def test_what_has_ended_before_it_is_stored_needs_none(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         (job,) = needing(0, claimed_at=now)
         job.end = a_report(a_claim(0), at=now)
-        assert not (await store.insert([job, *needing(1, claimed_at=now)], 1, "w", now)).parked
+        assert 1 in await self.begin(store, calls, [job, *needing(1, claimed_at=now)], now)
         assert [await self.place(store, n) for n in (0, 1)] == [State.SUCCESS, State.PROCESSING]
 
     async def test_what_is_delayed_has_no_turn_before_it_is_due(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert([*needing(0, due_at=now + 5), *needing(1, prio=20000)], 1, "w", now)
+        await self.insert(store, calls, [*needing(0, due_at=now + 5), *needing(1, prio=20000)], 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, now=now)
         assert numbers([run]) == [1]
         clock.advance(5)
@@ -221,7 +238,7 @@ class ResourceContract:
 
     async def test_a_parked_job_that_expires_leaves_the_line(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
-        await store.insert([*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
+        await self.insert(store, calls, [*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         assert await store.next_expire_at() == now + 5
         assert await store.expire(now + 5, 9, None) == [IDS.of(FIRST + 1)]
@@ -232,7 +249,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:
         now = clock.now()
-        await store.insert([*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
+        await self.insert(store, calls, [*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         await self.end(store, run, now)
         assert calls.take() == [1]
@@ -245,11 +262,11 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1, 2), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1, 2), 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         await self.end(store, run, now)
         assert calls.take() == [1]
-        await store.insert(needing(3, prio=1), 2, "w", now)
+        await self.insert(store, calls, needing(3, prio=1), 2, "w", now)
         assert await self.claimed(store, 3, 2, now=now) == []
         assert numbers(await self.claimed(store, 3, 1, 2, now=now)) == [1]
 
@@ -257,8 +274,8 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0), 1, "w", now)
-        await store.insert(needing(1, 2), 2, "w", now)
+        await self.insert(store, calls, needing(0), 1, "w", now)
+        await self.insert(store, calls, needing(1, 2), 2, "w", now)
         (run,) = await self.claimed(store, 0, now=now)
         assert await self.claimed(store, 1, 2, now=now) == []
         await self.end(store, run, now)
@@ -267,7 +284,7 @@ class ResourceContract:
     async def test_a_type_that_nobody_takes_stops_no_others(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         jobs = [*needing(0), *needing(1, 2, type="idle"), *needing(3, type="busy"), *needing(4, type="busy")]
-        await store.insert(jobs, 1, "w", now)
+        await self.insert(store, calls, jobs, 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, 3, 4, now=now)
         await self.end(store, run, now)
         assert calls.take() == [1]
@@ -291,16 +308,17 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:
         now = clock.now()
-        await store.insert([*needing(0), *needing(1, 2, type="idle")], 1, "w", now)
+        await self.insert(store, calls, [*needing(0), *needing(1, 2, type="idle")], 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         await self.end(store, run, now)
         assert calls.take() == [1]
         clock.advance(CALL_S)
         await store.call_on(clock.now())
         assert calls.take() == []
-        await store.insert(needing(3), 2, "w", clock.now())
+        await self.insert(store, calls, needing(3), 2, "w", clock.now())
         granted = await self.claimed(store, 3, now=clock.now())
         if not granted:
+            clock.advance(CALL_S)
             await store.call_on(clock.now())
             assert calls.take() == [3]
             granted = await self.claimed(store, 3, now=clock.now())
@@ -310,7 +328,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
     ) -> None:
         now = clock.now()
-        await store.insert([*needing(0, 1), a_job(2)], 1, "w", now)
+        await self.insert(store, calls, [*needing(0, 1), a_job(2)], 1, "w", now)
         await self.claimed(store, 0, 1, 2, now=now)
         again = await reopen()
         await again.call_on(now)
@@ -326,7 +344,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1, 2), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1, 2), 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         await self.end(store, run, now)
         assert calls.take() == [1]
@@ -346,7 +364,7 @@ class ResourceContract:
         self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
     ) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1), 1, "w", now)
         await store.claim([an_entry(0), an_entry(1)], "w", now, held=True)
         again = await reopen()
         (run,) = await again.orphans(9)
@@ -359,7 +377,7 @@ class ResourceContract:
 
     async def test_a_damaged_job_gives_way(self, store: Store, calls: Calls, clock: FakeClock, damage: Damage) -> None:
         now = clock.now()
-        await store.insert(needing(0, 1, 2), 1, "w", now)
+        await self.insert(store, calls, needing(0, 1, 2), 1, "w", now)
         (run,) = await self.claimed(store, 0, 1, 2, now=now)
         await damage(store, 1, data=b'{"n":2}')
         await self.end(store, run, now)
@@ -373,7 +391,7 @@ class ResourceContract:
     async def test_a_damaged_resource_is_no_other_one(
         self, store: Store, calls: Calls, clock: FakeClock, damage: Damage, resource: str | None
     ) -> None:
-        await store.insert(needing(0), 1, "w", clock.now())
+        await self.insert(store, calls, needing(0), 1, "w", clock.now())
         await damage(store, 0, resource=resource)
         assert await self.claimed(store, 0, now=clock.now()) == []
         record = await store.job(IDS.of(FIRST))
@@ -383,8 +401,7 @@ class ResourceContract:
     async def test_many_resources_and_many_parked(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         jobs = [job for n in range(0, 900, 3) for job in needing(n, n + 1, n + 2, resource=f"r{n}", claimed_at=now)]
-        known = await store.insert(jobs, 1, "w", now)
-        assert {order - FIRST for order in known.parked} == {n for n in range(900) if n % 3}
+        assert await self.begin(store, calls, jobs, now) == list(range(0, 900, 3))
         reports: list[Report] = [a_report(a_claim(n), at=now) for n in range(0, 900, 3)]
         assert await store.report(reports) == [True] * 300
         assert sorted(calls.take()) == list(range(1, 900, 3))

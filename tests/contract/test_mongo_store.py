@@ -7,12 +7,13 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.contract.uniques_contract import UniquesContract
 from tests.support.clock import FakeClock
 
 
-class TestMongoStore(UniquesContract, StoreContract):
+class _Engine:
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store
@@ -51,3 +52,11 @@ class TestMongoStore(UniquesContract, StoreContract):
     async def settle_totals(self, store: MongoStore, clock: FakeClock) -> None:
         clock.advance(RECOUNT_S)
         await store._there.keep_up()
+
+
+class TestMongoStore(_Engine, UniquesContract, StoreContract):
+    pass
+
+
+class TestMongoResources(_Engine, ResourceContract):
+    pass

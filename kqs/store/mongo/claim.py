@@ -11,6 +11,7 @@ from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, claimed, is_intact, pushed, run_of
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
@@ -25,8 +26,9 @@ _LOOKS = 12
 class Claimer:
     """Claims for one server."""
 
-    def __init__(self, session: Session, servers: Servers) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources) -> None:
         self._session = session
+        self._resources = resources
         self._servers = servers
         self._looks_left: dict[int, int] = {}
 
@@ -66,9 +68,12 @@ class Claimer:
             damaged = [document for document in documents if not is_intact(document, data[document["_id"]])]
             if damaged:
                 await self._end_damaged(damaged, now, keep_damaged_s)
-        ended = {document["_id"] for document in damaged}
-        intact = [document for document in documents if document["_id"] not in ended]
-        session.tallies.remove([(document["type"], document["state"]) for document in documents])
+            ended = {document["_id"] for document in damaged}
+            intact = [document for document in documents if document["_id"] not in ended]
+            if locked := [document for document in intact if document.get("resource") is not None]:
+                parked = {document["_id"] for document in await self._resources.take(locked)}
+                intact = [document for document in intact if document["_id"] not in parked]
+        session.tallies.remove([(document["type"], document["state"]) for document in [*damaged, *intact]])
         session.tallies.add([(document["type"], State.PROCESSING) for document in intact])
         session.tallies.add([(document["type"], State.FAIL) for document in damaged])
         return Granted(_runs(entries, intact, data), [entry for entry in entries if entry.id in left])
@@ -103,6 +108,7 @@ class Claimer:
             gone = {"owner": "", "held": "", "pair": ""}
             done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": gone})
             ended += done.matched_count
+        await self._resources.gone(documents)
         return ended
 
     def _doubt(self, mark: int) -> None:
@@ -131,6 +137,7 @@ class Claimer:
             living |= await self._servers.living()
             # a run that ends while it is read may be found without its owner
             dead = [(document, data) for document, data in found if document.get("owner", self._session.epoch) not in living]
+            self._resources.found(document for document, _ in dead)
             runs = [run_of(document, data or b"null") for document, data in dead if is_intact(document, data)]
             damaged = [document for document, data in dead if not is_intact(document, data)]
             if damaged and not await self._end_damaged(damaged, self._session.now(), keep_damaged_s):
@@ -147,6 +154,7 @@ class Claimer:
             await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
             ours = await self._session.find(ids, {"owner": self._session.epoch, "held": True}, ["attempt", "epoch"])
         fences = {(one["_id"], one["attempt"], one["epoch"]) for one in ours}
+        self._resources.forget({run.claim.id for run in runs}.difference(one["_id"] for one in ours))
         return [(run.claim.id, run.claim.attempt, run.claim.epoch) in fences for run in runs]
 
     async def take(self, claim: Claim) -> Run | None:
@@ -156,6 +164,7 @@ class Claimer:
         async with self._session.marking(self._doubt_adoption) as mark:
             await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
             ours = await self._session.find([claim.id], is_it | {"owner": self._session.epoch, "held": True})
+        self._resources.found(ours)
         return run_of(ours[0], b"") if ours else None
 
     def _doubt_adoption(self, mark: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from bson.codec_options import TypeDecoder, TypeRegistry
@@ -90,6 +91,19 @@ def connect(uri: str) -> AsyncIOMotorClient[Document]:
         return AsyncIOMotorClient(uri, io_loop=asyncio.get_running_loop(), **options, **_FIXED)
     except (InvalidURI, ConfigurationError, ValueError) as error:
         raise StoreError(f"the store's uri is no MongoDB URI: {error}") from error
+
+
+async def write_unless_taken(writing: Awaitable[object]) -> set[int]:
+    """Return the indexes of the writes that were refused since their id is taken."""
+    try:
+        await writing
+    except BulkWriteError as error:
+        details = error.details or {}
+        writes = details.get("writeErrors", [])
+        if details.get("writeConcernErrors") or any(write["code"] != DUPLICATE_KEY for write in writes):
+            raise
+        return {write["index"] for write in writes}
+    return set()
 
 
 def translated(error: Exception) -> StoreError:

@@ -23,6 +23,7 @@ class Collections:
         self.meta = db[f"{prefix}meta"]
         self.servers = db[f"{prefix}servers"]
         self.jobs = db[f"{prefix}jobs"]
+        self.locks = db[f"{prefix}locks"]
         self.tallies = db[f"{prefix}tallies"]
         self.uniques = db[f"{prefix}uniques"]
         self.files = db[f"{prefix}bulk.files"]
@@ -31,7 +32,7 @@ class Collections:
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        ours = {one.name for one in (self.servers, self.jobs, self.tallies, self.uniques, self.files, self.chunks)}
+        ours = {one.name for one in (self.servers, self.jobs, self.locks, self.tallies, self.uniques, self.files, self.chunks)}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
     @property

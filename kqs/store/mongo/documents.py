@@ -8,6 +8,9 @@
     owner     while it runs: the epoch of the boot that watches over it, which has claimed it, or, if it is `held`, is another's
               heir; the fence is (_id, attempt, epoch, place)
     wake_at   while it is later: when it is due
+    resource  the key that no other job has while it runs
+    parked    while it waits for that: in which place, as text that sorts by resource, priority, order
+    called    the resource again, once it is its turn, until the run that it has then is over
     data      or, too long for a listing, data_long; or data_bulk (a GridFS file) with data_crc32c; likewise result
     data_bytes  how long data is that does not stand under `data`
     crc32c    of what decides what runs (checksum.py); older documents have none
@@ -71,10 +74,10 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
         "prio": job.prio,
         "attempt": 0,
         "mark": mark,
-        "crc32c": checksum(job.order, job.type, job.prio, job.data, job.id, job.expire_at, job.options),
+        "crc32c": checksum(job.order, job.type, job.prio, job.data, job.id, job.expire_at, job.options, job.resource),
     }
     optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
-    optional["accepted_at"] = job.accepted_at or None
+    optional |= {"accepted_at": job.accepted_at or None, "resource": job.resource}
     if job.unique is not None:
         optional |= {"unique": job.unique, "pair": key_of(job)}
     document.update((name, value) for name, value in optional.items() if value is not None)
@@ -103,7 +106,8 @@ def is_intact(document: Mapping[str, Any], data: bytes | None) -> bool:
         return True
     order, type_, prio = (document.get(name, 0) for name in ("order", "type", "prio"))
     try:
-        found = checksum(order, type_, prio, data, document["_id"], document.get("expire_at"), document.get("options"))
+        more = (document.get(name) for name in ("expire_at", "options", "resource"))
+        found = checksum(order, type_, prio, data, document["_id"], *more)
     except TypeError:  # damage made another type of a field
         return False
     return bool(found == document["crc32c"])
@@ -170,13 +174,14 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document.get("failures", 0),
         document.get("ghosts", 0),
         document.get("interrupted", 0),
-        document["begun"][-1][1],
+        began_at(document),
         document.get("expire_at"),
         handle,
         document.get("returned", 0),
         document["state"],
         document.get("held", False),
         document.get("progress"),
+        document.get("resource"),
     )
 
 
@@ -204,8 +209,30 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         runs=_runs(document),
         epoch=document.get("epoch") if document["place"] in (Place.RUNNING, Place.ENDED) else None,
         progress=document.get("progress"),
+        resource=document.get("resource"),
         unique=document.get("unique"),
     )
+
+
+def began_at(document: Mapping[str, Any]) -> float:
+    """Return when the last run began, in Unix seconds."""
+    began: float = document["begun"][-1][1]
+    return began
+
+
+def parked_key(resource: str, prio: int, order: int) -> str:
+    """Return the place of a parked job. What no name of a resource holds ends it, so that each has its own stretch."""
+    return f"{resource}\x01{prio:010d}{order:020d}"
+
+
+def parked_keys(resource: str) -> tuple[str, str]:
+    """Return between which texts the places of a resource are."""
+    return (f"{resource}\x01", f"{resource}\x02")
+
+
+def parked_name(key: str) -> str:
+    """Return the resource that a parked job waits for."""
+    return key.partition("\x01")[0]
 
 
 def _attempt(document: Mapping[str, Any]) -> int:

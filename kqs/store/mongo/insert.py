@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 from pymongo import ReplaceOne
 
-from kqs.job import Accepted, room_at
+from kqs.job import Accepted, State, room_at
 from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.keyed import pair_of
-from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, claimed, key_of, named, new_document, state_of
+from kqs.store.mongo.client import Document, write_unless_taken
+from kqs.store.mongo.documents import Place, claimed, key_of, named, new_document, parked_key, state_of
 from kqs.store.mongo.report import end_new, put_result
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.uniques import Uniques, forget, keys_of
-from kqs.store.mongo.writes import write_unless_taken
 
 #: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
 _STANDING = (
-    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at"),
+    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at", "parked", "called"),
     *("done", "ended_at", "drop_at", "failures", "ghosts", "interrupted", "error"),
     *("result", "result_long", "result_bulk", "result_crc32c"),
 )
@@ -33,8 +33,9 @@ _REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "unique", "data_bulk",
 class Inserter:
     """Inserts for one server; one insert at a time. An insert that failed is repeated with the same jobs."""
 
-    def __init__(self, session: Session, servers: Servers, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, node: str) -> None:
         self._session = session
+        self._resources = resources
         self._servers = servers
         self._node = node
         self._uniques = Uniques(session, servers, node)
@@ -42,25 +43,26 @@ class Inserter:
         self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
 
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
-        """Store jobs; return the orders of those that were known, or joined."""
+        """See Store.insert."""
+        parked: set[int] = set()
         stored_before = frozenset(self._stored)
         others = [job for job in jobs if job.unique is not None]
         free = [job for job in jobs if job.unique is None] if others else jobs
-        known = await self._insert_each(free, worker, now)
+        known = await self._insert_each(free, worker, now, parked)
         joined: dict[int, str] = {}
         if others:
             self._stored.update({job.order for job in free}.difference(known))
-            joined = await self._insert_keyed(others, worker, now, known)
+            joined = await self._insert_keyed(others, worker, now, known, parked)
         self._doubted.clear()
         self._stored.clear()
-        return Known([*(order for order in known if order not in stored_before), *joined], joined=joined)
+        return Known([*(order for order in known if order not in stored_before), *joined], parked, joined)
 
-    async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[int]:
-        """Store jobs; return the orders of those whose id is known."""
+    async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[int]:
+        """Store jobs; return the orders of those whose id is known. Those that wait for their resource join `parked`."""
         known: list[int] = []
         while jobs:
             fresh, repeated = _without_repeated(jobs)
-            refused = await self._insert(fresh, worker, now)
+            refused = await self._insert(fresh, worker, now, parked)
             known += [job.order for job in refused]
             if not repeated:
                 break
@@ -70,10 +72,12 @@ class Inserter:
             jobs = again
         return known
 
-    async def _insert_keyed(self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int]) -> dict[int, str]:
+    async def _insert_keyed(
+        self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+    ) -> dict[int, str]:
         """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
 
-        Args: known: the orders of those whose id is known are added.
+        Args: known, parked: the orders of those whose id is known, and of those that wait for their resource, are added.
         Returns: by order, the ids of the jobs that others were joined to.
         """
         joined: dict[int, str] = {}
@@ -82,7 +86,7 @@ class Inserter:
             standing = await self._standing_ids(list(first.values()))
             holders = await self._uniques.take([job for job in first.values() if job.id not in standing], now)
             free = [job for pair, job in first.items() if pair not in holders]
-            refused = set(await self._insert_each(free, worker, now))
+            refused = set(await self._insert_each(free, worker, now, parked))
             in_vain = [job for job in free if job.order in refused and job.id not in standing]
             await forget(self._session, [(key_of(job), job.id, job.order) for job in in_vain])
             made = [job for job in free if job.order not in refused]
@@ -108,10 +112,15 @@ class Inserter:
         drop_at = old.get("drop_at")
         return old["place"] == Place.ENDED and drop_at is not None and self._may_replace(job, old)
 
-    async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> list[Accepted]:
-        """Store jobs, no two of one id; return those that were known."""
+    async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[Accepted]:
+        """Store jobs, no two of one id; return those that were known. Those that wait for their resource join `parked`."""
+        locked = [job for job in jobs if job.resource is not None and _may_need(job, now)]
+        called = await self._resources.stand_new(locked) if locked else {}
+        is_called = {job.order for job in called.values()}
+        lines = {job.order: _in_line(job, is_called=job.order in is_called) for job in locked}
+        is_doubted = bool(self._doubted)
         async with self._session.marking(self._doubted.add) as mark:
-            documents = [await self._document(job, mark, worker, now) for job in jobs]
+            documents = [await self._document(job, mark, worker, now, lines.get(job.order)) for job in jobs]
             refused = await self._store(documents)
             if refused and self._doubted:
                 refused = await self._recognise(documents, refused, mark)
@@ -121,14 +130,21 @@ class Inserter:
         stored = [document for index, document in enumerate(documents) if index not in refused]
         self._session.tallies.add([(document["type"], state_of(document)) for document in stored])
         await self._session.bulk.delete(documents[index] for index in refused)
+        if locked:
+            parked.update(document["order"] for document in stored if document["order"] in lines)
+            await self._resources.joined(stored, called, is_doubted=is_doubted)
         return [jobs[index] for index in sorted(refused)]
 
-    async def _document(self, job: Accepted, mark: int, worker: str, now: float) -> Document:
+    async def _document(self, job: Accepted, mark: int, worker: str, now: float, line: Document | None = None) -> Document:
+        """Return a job's document. line: of one that needs its resource, how it waits for that: no claim is granted to it."""
         document = new_document(job, self._node, mark, now)
         if len(job.data) > self._session.bulk_bytes:
             document |= await self._session.bulk.put("data", job.id, job.data)
         else:
             document |= named("data", job.data)
+        if line is not None:
+            document.pop("wake_at", None)
+            return document | {"state": int(State.NEW)} | line
         if job.claimed_at:
             document |= claimed(self._session.epoch, mark, held=job.held) | {
                 "attempt": 1,
@@ -187,6 +203,18 @@ class Inserter:
     def _may_replace(self, job: Accepted, old: Document) -> bool:
         is_newer = old["node"] != self._node or old["order"] < job.order
         return is_newer and bool(old["drop_at"] <= room_at(job))
+
+
+def _may_need(job: Accepted, now: float) -> bool:
+    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
+    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
+
+
+def _in_line(job: Accepted, *, is_called: bool) -> Document:
+    assert job.resource is not None, "it needs one"
+    if is_called:
+        return {"place": int(Place.READY), "called": job.resource}
+    return {"place": int(Place.LATER), "parked": parked_key(job.resource, job.prio, job.order)}
 
 
 def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:

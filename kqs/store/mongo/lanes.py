@@ -23,6 +23,7 @@ class Lane(Enum):
     INSERT = auto()
     CLAIM = auto()
     REPORT = auto()
+    CALL = auto()
     HOUSEKEEPING = auto()
 
 

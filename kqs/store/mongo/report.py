@@ -12,6 +12,7 @@ from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import RANKED_FIELDS, Place, named, pushed, with_prio
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
 _NO_RANK: Mapping[str, Any] = MappingProxyType({})
@@ -22,8 +23,9 @@ _Fence = tuple[str, int, int, int]
 class Reporter:
     """Applies reports for one server; one batch at a time."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, resources: Resources) -> None:
         self._session = session
+        self._resources = resources
         self._doubted: set[int] = set()
 
     async def report(self, reports: Sequence[Report]) -> list[bool]:
@@ -34,10 +36,12 @@ class Reporter:
         async with self._session.marking(self._doubted.add) as mark:
             results = await self._with_bulk_results(list(first.values()))
             ranks = await self._ranks(list(first.values()))
-            updates = _updates(list(first.values()), results, ranks, mark, self._session.epoch)
+            aside = self._resources.aside(first.values())
+            updates = _updates(list(first.values()), results, ranks, aside, mark, self._session.epoch)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
             is_plain = written.matched_count == len(first) == len(reports)
             taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
+            await self._resources.over(first.values(), aside)
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
         self._session.tallies.add([(one.type, one.state) for one in taken])
@@ -110,22 +114,34 @@ def _fence_of(document: Document) -> tuple[str, int, int, int | None]:
 
 
 def _updates(
-    reports: Sequence[Report], results: dict[str, Document], ranks: dict[str, Document], mark: int, epoch: int
+    reports: Sequence[Report],
+    results: dict[str, Document],
+    ranks: dict[str, Document],
+    aside: Mapping[str, str],
+    mark: int,
+    epoch: int,
 ) -> list[UpdateMany]:
     """Return one update for all reports that differ in nothing but their job."""
     alike: dict[Hashable, list[Claim]] = {}
     first: dict[Hashable, Report] = {}
     for one in reports:
-        content = one.claim.id if one.claim.id in ranks else _content(one, results)
+        content = one.claim.id if one.claim.id in ranks or one.claim.id in aside else _content(one, results)
         alike.setdefault(content, []).append(one.claim)
         first.setdefault(content, one)
     return [
         UpdateMany(
             _are_running(alike[content]) | ({"owner": epoch} if one.by_watcher else {}),
-            _change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})),
+            _in_line(_change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})), aside.get(one.claim.id)),
         )
         for content, one in first.items()
     ]
+
+
+def _in_line(change: Document, parked: str | None) -> Document:
+    """Return the update of a job that waits again at once: parked in this place, where that is not None."""
+    if parked is not None:
+        change["$set"] |= {"place": int(Place.LATER), "parked": parked}
+    return change
 
 
 def _are_running(claims: Sequence[Claim]) -> Document:
@@ -158,6 +174,7 @@ def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[
         "interrupted": one.interrupted,
         "owner": None,
         "held": None,
+        "called": None,
         "error": one.error,
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
@@ -180,7 +197,7 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": {"owner": "", "held": "", **({"pair": ""} if one.state in ENDED else {})},
+        "$unset": {"owner": "", "held": "", "called": "", **({"pair": ""} if one.state in ENDED else {})},
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }

@@ -13,6 +13,7 @@ from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
 #: servers whose jobs may share a rank at the end of a page
@@ -84,7 +85,7 @@ def _where(one: Rescheduled, place: Place) -> Document:
 
 def _times(one: Rescheduled, place: Place) -> Document:
     times = {"due_at": one.due_at or None, "expire_at": one.expire_at}
-    if place is Place.LATER:
+    if place is Place.LATER and one.due_at:  # without, it is parked, and nothing wakes it
         times["wake_at"] = one.due_at
     return {name: at for name, at in times.items() if at is not None}
 
@@ -109,10 +110,15 @@ async def next_expire_at(session: Session) -> float | None:
 
 
 async def expire(
-    session: Session, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None]
+    session: Session,
+    resources: Resources,
+    now: float,
+    limit: int,
+    drop_after_s: float | None,
+    by_type: Mapping[str, float | None],
 ) -> list[str]:
     """See Store.expire."""
-    found = await _expiring(session, {"$lte": now}, ["type", "state", "options", "expire_at"], limit)
+    found = await _expiring(session, {"$lte": now}, ["type", "state", "options", "expire_at", "called"], limit)
     if not found:
         return []
     alike: defaultdict[float | None, list[str]] = defaultdict(list)
@@ -126,6 +132,8 @@ async def expire(
     gone = [document for document in found if document["_id"] in ended_ids]
     session.tallies.remove([(document["type"], document["state"]) for document in gone])
     session.tallies.add([(document["type"], _expired(document["state"])) for document in gone])
+    for name in {document["called"] for document in gone if "called" in document}:
+        await resources.hand_on(name)
     return [document["_id"] for document in gone]
 
 
@@ -143,7 +151,8 @@ def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -
     if drop_at is not None:
         fields["drop_at"] = drop_at
     # without an epoch, no report can take this end for its own
-    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": {"wake_at": "", "epoch": "", "pair": ""}})
+    gone = dict.fromkeys(("wake_at", "epoch", "parked", "called", "pair"), "")
+    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": gone})
 
 
 def _expired(state: int) -> State:

@@ -3,6 +3,7 @@
     meta      one document {_id: "kqs", schema, epoch, store_id}; epoch counts the boots of all servers
     servers   one document a journal (servers.py)
     jobs      one document a job (documents.py)
+    locks     one document a resource that somebody has or waits for (resources.py)
     tallies   one document a type (tallies.py)
     uniques   one document a unique key (uniques.py)
     bulk.*    GridFS (bulk.py)
@@ -33,6 +34,8 @@ _JOB_INDEXES = [
     IndexModel([("state", 1), ("drop_at", 1), ("order", 1)], name="ended"),
     IndexModel([("order", 1)], name="age"),
     IndexModel([("pair", 1)], name="pairs", sparse=True),
+    IndexModel([("parked", 1)], name="parked", sparse=True),
+    IndexModel([("called", 1)], name="called", sparse=True),
 ]
 _SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
 

@@ -22,6 +22,7 @@ from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.report import Reporter
+from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
 from kqs.supervisor import Supervisor
@@ -65,6 +66,7 @@ class MongoStore:
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
             session = Session(collections, epoch, self._bulk_bytes, self._clock)
+            resources = Resources(session, collections.locks, self._clock.monotonic, lambda called: self.on_called(called))
             servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
@@ -74,7 +76,7 @@ class MongoStore:
             if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
-        self._open = _Open(connection, session, servers, node, self._supervisor)
+        self._open = _Open(connection, session, servers, resources, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -136,7 +138,7 @@ class MongoStore:
         self, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
     ) -> list[str]:
         """See Store.expire."""
-        return await self._keep_house(schedule.expire, now, limit, drop_after_s, by_type or {})
+        return await self._keep_house(schedule.expire, self._there.resources, now, limit, drop_after_s, by_type or {})
 
     async def next_expire_at(self) -> float | None:
         """See Store.next_expire_at."""
@@ -144,11 +146,11 @@ class MongoStore:
 
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
-        return None
+        return await self._there.write(Lane.CALL, partial(self._there.resources.call_on, now))
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""
-        return None
+        return await self._there.lanes.look(partial(self._there.resources.holder, resource))
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
@@ -216,15 +218,17 @@ class _Open:
         connection: AsyncIOMotorClient[Document],
         session: Session,
         servers: Servers,
+        resources: Resources,
         node: str,
         supervisor: Supervisor,
     ) -> None:
         self.session = session
         self.servers = servers
         self.lanes = Lanes(supervisor)
-        self.inserter = Inserter(session, servers, node)
-        self.claimer = Claimer(session, servers)
-        self.reporter = Reporter(session)
+        self.resources = resources
+        self.inserter = Inserter(session, servers, resources, node)
+        self.claimer = Claimer(session, servers, resources)
+        self.reporter = Reporter(session, resources)
         self._connection = connection
         self._supervisor = supervisor
         self._fault: StoreCorruptError | None = None
@@ -291,6 +295,8 @@ class _Open:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
+        if self.servers.is_eldest:
+            await self.lanes.write(Lane.CALL, self.resources.sweep)
         if self._rounds % _ROUNDS_PER_SWEEP == 0:
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 

@@ -21,11 +21,10 @@ from pymongo import UpdateOne
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted
 from kqs.store.keyed import Pair, pair_of
-from kqs.store.mongo.client import Document
+from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, key_of, waits
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
-from kqs.store.mongo.writes import write_unless_taken
 
 #: between two looks at keys that another server has taken and whose jobs it has not stored yet, in s
 _LOOK_AGAIN_S = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)

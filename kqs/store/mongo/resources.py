@@ -1,0 +1,375 @@
+"""Jobs that need a resource: of all that name the same, one runs at a time, whichever servers they are on.
+
+A resource that anybody has or waits for has one document in `locks`, its *line*:
+
+    _id       the resource
+    job, attempt, epoch   who has it; without them it is open: whoever is called may take it
+    open      a number of whoever opened it
+    waited    jobs may be parked for it, so that who has it must not just delete the line
+
+A job in the line is *parked* (`parked` tells its rank, which an index sorts), or *called*: ready, the resource in `called`.
+Who is neither may have the resource only where there is no line. The order of steps keeps this true whoever dies between two:
+
+1. A claim comes before its line. So a line whose job does not run under that claim is over, and anybody may open it.
+2. Who parks a job sets `waited` after that; who gives a resource back looks for parked jobs after it has opened the line, and
+   deletes the line only if nobody has set `waited` since. So one of the two sees the other.
+3. What a death leaves, an open line without a called job or a parked job without a line, the eldest server finds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from motor.motor_asyncio import AsyncIOMotorCollection
+from pymongo import UpdateOne
+
+from kqs.job import WAITING, Accepted, Entry, Report
+from kqs.store.base import CALL_S, MAX_RUNS, Holder
+from kqs.store.mongo.client import Document, write_unless_taken
+from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
+from kqs.store.mongo.session import Session
+
+#: lines looked at in one round of upkeep; and names of parked jobs, each of which costs a round trip
+SLICE = 1000
+_NAMES = 50
+#: how often a step is tried anew because others were faster; what is left then is the eldest's
+_TRIES = 20
+_RANKED = entry_fields(None)
+_FENCE = ("job", "attempt", "epoch")
+
+
+class _Held(NamedTuple):
+    """A claim that has its resource."""
+
+    resource: str
+    job: str
+    attempt: int
+    epoch: int
+    prio: int
+    order: int
+
+    @property
+    def fence(self) -> Document:
+        return {"_id": self.resource, "job": self.job, "attempt": self.attempt, "epoch": self.epoch}
+
+
+class Resources:
+    """See the module docstring. For one server."""
+
+    def __init__(
+        self,
+        session: Session,
+        locks: AsyncIOMotorCollection[Document],
+        monotonic: Callable[[], float],
+        tell: Callable[[list[Entry]], None],
+    ) -> None:
+        """Args: tell: given jobs that were called."""
+        self._session = session
+        self._jobs = session.jobs
+        self._locks = locks
+        self._monotonic = monotonic
+        self._tell = tell
+        self._held: dict[str, _Held] = {}  # by job: what our runs have, and those that were found with dead servers
+        self._watched: dict[str, float] = {}  # open lines, and since when; in that order
+        self._seen_open: dict[str, int] = {}
+        self._swept_line = self._swept_parked = ""
+
+    # -- new jobs -----------------------------------------------------------------------------------------------------
+
+    async def stand_new(self, jobs: Sequence[Accepted]) -> dict[str, Accepted]:
+        """Find out which of these jobs may have their resource, before they are stored: the others are to be parked.
+
+        Returns: by resource, the job that is to be stored as called. `joined` follows.
+        """
+        groups: defaultdict[str, list[Accepted]] = defaultdict(list)
+        for job in jobs:
+            groups[job.resource or ""].append(job)
+        names = list(groups)
+        opened = await self._open(names, [name for name in names if len(groups[name]) > 1])
+        return {name: min(groups[name], key=lambda job: (job.prio, job.order)) for name in opened}
+
+    async def joined(self, stored: Iterable[Mapping[str, Any]], called: Mapping[str, Accepted], *, is_doubted: bool) -> None:
+        """Take in which jobs were stored after `stand_new`. is_doubted: an earlier attempt may have opened their lines."""
+        documents = [document for document in stored if "called" in document or "parked" in document]
+        there = {document["called"] for document in documents if "called" in document}
+        waiting = {document["resource"] for document in documents if "parked" in document}
+        self._call([document for document in documents if "called" in document])
+        for name in called.keys() - there:  # it was known
+            await self.hand_on(name)
+        await self._wait_for(waiting - called.keys())
+        if is_doubted:
+            for name in waiting - there:
+                await self.hand_on(name)
+
+    # -- claims ---------------------------------------------------------------------------------------------------------
+
+    async def take(self, documents: Sequence[Document]) -> list[Document]:
+        """Let jobs that were just claimed have their resources; return those that may not, which are parked."""
+        wanting: defaultdict[str, list[Document]] = defaultdict(list)
+        for document in documents:
+            wanting[document["resource"]].append(document)
+        firsts = [min([one for one in group if "called" in one] or group, key=_rank_of) for group in wanting.values()]
+        granted = await self._take([one for one in firsts if "called" not in one], [one for one in firsts if "called" in one])
+        self._held.update((document["_id"], _held(document)) for document in documents if document["_id"] in granted)
+        refused = [document for document in documents if document["_id"] not in granted]
+        if refused:
+            await self._park(refused)
+        return refused
+
+    async def _take(self, free: list[Document], called: list[Document]) -> set[str]:
+        """Make these the holders of their lines, no two of one; return who is. Who is called finds one, the others make it."""
+        doubtful = called
+        granted: set[str] = set()
+        if free:
+            taken = await write_unless_taken(self._locks.insert_many([_held(one).fence for one in free], ordered=False))
+            granted = {one["_id"] for index, one in enumerate(free) if index not in taken}
+            doubtful = [*called, *(free[index] for index in sorted(taken))]
+        if called:
+            writes = [UpdateOne({"_id": one["resource"], "job": None}, _taking(_held(one))) for one in called]
+            await self._locks.bulk_write(writes, ordered=False)
+        if doubtful:
+            granted |= await self._recognise(doubtful)
+        return granted
+
+    async def _recognise(self, documents: list[Document]) -> set[str]:
+        """Return which of these jobs have their resource. A line that names an older claim of the job is its own."""
+        names = [document["resource"] for document in documents]
+        lines = {line["_id"]: line async for line in self._locks.find({"_id": {"$in": names}}, list(_FENCE))}
+        granted: set[str] = set()
+        for document in documents:
+            held, line = _held(document), lines.get(document["resource"])
+            if line is None:
+                if "called" in document and not await write_unless_taken(self._locks.insert_many([held.fence])):
+                    granted.add(held.job)
+            elif line.get("job") == held.job:
+                older = {name: line.get(name) for name in ("_id", *_FENCE)}
+                if older == held.fence or (await self._locks.update_one(older, _taking(held))).matched_count:
+                    granted.add(held.job)
+        return granted
+
+    async def _park(self, documents: Sequence[Document]) -> None:
+        """Give claims back that were granted to no run, and wait for the resources."""
+        await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
+        await self._wait_for({document["resource"] for document in documents})
+
+    # -- ends -----------------------------------------------------------------------------------------------------------
+
+    def aside(self, reports: Iterable[Report]) -> dict[str, str]:
+        """Return by job what those are parked as that wait again at once after a run."""
+        if not self._held:
+            return {}
+        return {
+            one.claim.id: parked_key(held.resource, held.prio if one.prio is None else one.prio, held.order)
+            for one in reports
+            if (held := self._held.get(one.claim.id)) is not None
+            and one.state in WAITING
+            and not (one.due_at and one.has_begun)
+        }
+
+    async def over(self, reports: Iterable[Report], aside: Mapping[str, str]) -> None:
+        """Free the resources of runs whose reports were applied, or had been; those `aside` are parked."""
+        if not self._held:
+            return
+        ended = [
+            held
+            for one in reports
+            if (held := self._held.get(one.claim.id)) is not None
+            and (held.attempt, held.epoch) == (one.claim.attempt, one.claim.epoch)
+        ]
+        await self._free(ended, aside)
+        for held in ended:
+            self._held.pop(held.job, None)
+
+    def found(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Take in running jobs that may be reported from here, though they were claimed elsewhere."""
+        for document in documents:
+            if document.get("resource") is not None:
+                self._held[document["_id"]] = _held(document)
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Take in that others watch over these jobs."""
+        for job_id in job_ids:
+            self._held.pop(job_id, None)
+
+    async def gone(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Hand on what jobs had, or were called for, that ended with no report. `documents`: as they stood before."""
+        ran = [one for one in documents if one.get("resource") is not None and one["place"] == Place.RUNNING]
+        await self._free([_held(one) for one in ran if "epoch" in one], {})
+        for name in {one["called"] for one in documents if "called" in one}:
+            await self.hand_on(name)
+
+    async def _free(self, ended: Sequence[_Held], aside: Mapping[str, str]) -> None:
+        alone: defaultdict[tuple[int, int], list[_Held]] = defaultdict(list)
+        for held in ended:
+            if held.job not in aside:
+                alone[(held.attempt, held.epoch)].append(held)
+        deleted = 0
+        for (attempt, epoch), group in alone.items():
+            names, ids = [held.resource for held in group], [held.job for held in group]
+            fence: Document = {"_id": {"$in": names}, "job": {"$in": ids}, "attempt": attempt, "epoch": epoch, "waited": None}
+            deleted += (await self._locks.delete_many(fence)).deleted_count
+        if deleted == len(ended):
+            return
+        async with self._session.marking() as mark:
+            opening = {"$set": {"open": mark}, "$unset": dict.fromkeys(_FENCE, "")}
+            await self._locks.bulk_write([UpdateOne(held.fence, opening) for held in ended], ordered=False)
+            names = [held.resource for held in ended]
+            opened = self._locks.find({"_id": {"$in": names}, "open": mark}, ["_id"])
+            for line in await opened.to_list(None):
+                await self.hand_on(line["_id"])
+
+    # -- lines ----------------------------------------------------------------------------------------------------------
+
+    async def _open(self, names: Sequence[str], waited: Sequence[str] = ()) -> list[str]:
+        """Make lines where there are none; return for which."""
+        if not names:
+            return []
+        async with self._session.marking() as mark:
+            lines: list[Document] = [
+                {"_id": name, "open": mark} | ({"waited": True} if name in waited else {}) for name in names
+            ]
+            taken = await write_unless_taken(self._locks.insert_many(lines, ordered=False))
+        return [name for index, name in enumerate(names) if index not in taken]
+
+    async def _wait_for(self, waiting: Iterable[str]) -> None:
+        """See that parked jobs are called one day."""
+        names = list(waiting)
+        for _ in range(_TRIES):
+            if not names:
+                return
+            await self._locks.update_many({"_id": {"$in": names}}, {"$set": {"waited": True}})
+            lines = {line["_id"]: line async for line in self._locks.find({"_id": {"$in": names}}, ["job"])}
+            for name, line in lines.items():
+                if "job" not in line:
+                    self._watched.setdefault(name, self._monotonic())
+            missing = [name for name in names if name not in lines]
+            opened = await self._open(missing, missing)
+            for name in opened:
+                await self.hand_on(name)
+            names = [name for name in missing if name not in opened]
+
+    async def hand_on(self, name: str) -> None:
+        """Call the first that is parked for an open line, but of no type that is called; close the line if nobody is."""
+        low, high = parked_keys(name)
+        for _ in range(_TRIES):
+            found = self._jobs.find({"called": name, "place": int(Place.READY)}, ["type"])
+            types = sorted({document["type"] for document in await found.to_list(None)})
+            of_others: Document = {"type": {"$nin": types}} if types else {}
+            parked = self._jobs.find({"parked": {"$gt": low, "$lt": high}, **of_others}, [*_RANKED, "parked"]).sort("parked", 1)
+            for first in await parked.limit(1).to_list(None):
+                is_it = {"_id": first["_id"], "parked": first["parked"]}
+                change = {"$set": {"place": int(Place.READY), "called": name}, "$unset": {"parked": ""}}
+                if (await self._jobs.update_one(is_it, change)).matched_count:
+                    self._call([first | {"called": name}])
+                    return
+                break
+            else:
+                if types or not await self._is_waited_still(name):
+                    return
+
+    async def _is_waited_still(self, name: str) -> bool:
+        """Delete an open line that nobody waits in; tell whether somebody has joined it meanwhile."""
+        is_open: Document = {"_id": name, "job": None}
+        if (await self._locks.delete_one({**is_open, "waited": None})).deleted_count:
+            self._watched.pop(name, None)
+            return False
+        return bool((await self._locks.update_one({**is_open, "waited": True}, {"$unset": {"waited": ""}})).matched_count)
+
+    def _call(self, documents: Sequence[Mapping[str, Any]]) -> None:
+        now = self._monotonic()
+        for document in documents:
+            self._watched.pop(document["called"], None)
+            self._watched[document["called"]] = now
+        if documents:
+            self._tell([entry_of(document, None) for document in documents])
+
+    async def call_on(self, now: float) -> float | None:
+        """See Store.call_on."""
+        at = self._monotonic()
+        overdue = [name for name, since in self._watched.items() if at - since >= CALL_S][:SLICE]
+        for name in overdue:
+            del self._watched[name]
+        if overdue:
+            lines = self._locks.find({"_id": {"$in": overdue}, "job": None}, ["_id"])
+            for line in await lines.to_list(None):
+                await self.hand_on(line["_id"])
+        since = next(iter(self._watched.values()), None)
+        return None if since is None else now + max(0.0, CALL_S - (at - since))
+
+    async def sweep(self) -> None:
+        """Put right what deaths and lost answers have left, in a slice of the lines."""
+        found = self._locks.find({"_id": {"$gt": self._swept_line}}).sort("_id", 1)
+        lines = await found.limit(SLICE).to_list(None)
+        self._swept_line = lines[-1]["_id"] if len(lines) == SLICE else ""
+        await self._sweep_held([line for line in lines if "job" in line])
+        is_open = {line["_id"]: line.get("open", 0) for line in lines if "job" not in line}
+        stuck = [name for name, mark in is_open.items() if self._seen_open.get(name) == mark]
+        for name in stuck:
+            await self.hand_on(name)
+        self._seen_open = (self._seen_open if self._swept_line else {}) | is_open
+        await self._sweep_parked()
+
+    async def _sweep_held(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Open lines whose job does not run under the claim that they name: it never will again."""
+        if not lines:
+            return
+        held = [_Held(line["_id"], line["job"], line["attempt"], line["epoch"], 0, 0) for line in lines]
+        running = await self._session.find([one.job for one in held], {"place": int(Place.RUNNING)}, ["attempt", "epoch"])
+        claims = {(document["_id"], document["attempt"], document["epoch"]) for document in running}
+        await self._free([one for one in held if (one.job, one.attempt, one.epoch) not in claims], {})
+
+    async def _sweep_parked(self) -> None:
+        """Make lines where jobs are parked for a resource that has none."""
+        names: list[str] = []
+        for _ in range(_NAMES):
+            found = self._jobs.find({"parked": {"$gt": self._swept_parked}}, ["parked"]).sort("parked", 1).limit(1)
+            first = await found.to_list(None)
+            if not first:
+                self._swept_parked = ""
+                break
+            names.append(parked_name(first[0]["parked"]))
+            self._swept_parked = parked_keys(names[-1])[1]
+        if names:
+            lines = await self._locks.find({"_id": {"$in": names}}, ["_id"]).to_list(None)
+            await self._wait_for({*names}.difference(line["_id"] for line in lines))
+
+    async def holder(self, resource: str) -> Holder | None:
+        """See Store.holder."""
+        line = await self._locks.find_one({"_id": resource, "job": {"$gte": ""}})
+        if line is None:
+            return None
+        is_it = {"_id": line["job"], "place": int(Place.RUNNING), "attempt": line["attempt"], "epoch": line["epoch"]}
+        document = await self._jobs.find_one(is_it, ["begun"])
+        return None if document is None else Holder(line["job"], began_at(document))
+
+
+def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:
+    return (document["prio"], document["order"])
+
+
+def _held(document: Mapping[str, Any]) -> _Held:
+    return _Held(*(document[name] for name in ("resource", "_id", "attempt", "epoch", "prio", "order")))
+
+
+def _taking(held: _Held) -> Document:
+    """Return the update that makes it the holder of a line."""
+    return {"$set": {name: held.fence[name] for name in _FENCE}, "$unset": {"open": ""}}
+
+
+def _parking(document: Mapping[str, Any]) -> UpdateOne:
+    """Return the update that parks a job which we have claimed; the claim is as if it had not been."""
+    earlier = min(document["attempt"] - document.get("returned", 0), MAX_RUNS) - 1
+    return UpdateOne(
+        {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)},
+        {
+            "$set": {
+                "place": int(Place.LATER),
+                "parked": parked_key(document["resource"], document["prio"], document["order"]),
+            },
+            "$unset": {"owner": "", "held": "", "called": "", "due_at": ""},
+            "$inc": {"returned": 1},
+            "$push": {"begun": {"$each": [], "$slice": earlier}},
+        },
+    )
