@@ -176,6 +176,13 @@ class UniquesContract:
         assert all(joined(one) == {n: IDS.of(FIRST + made)} for n, one in enumerate(found) if n != made)
         assert await store.counts() == {"mail": {State.NEW: 1}}
 
+    async def test_job_that_waits_for_its_resource_waits(self, store: Store, insert, now: float) -> None:
+        await insert(a_job(0, resource="r"))
+        await store.claim([an_entry(0)], "w", now)
+        found = await insert(a_job(1, unique="k", resource="r"), a_job(2, unique="k"))
+        assert (list(found.parked), found.joined) == ([FIRST + 1], {FIRST + 2: IDS.of(FIRST + 1)})
+        assert joined(await insert(a_job(3, unique="k", claimed_at=now))) == {3: IDS.of(FIRST + 1)}
+
     async def test_large_batches_of_keys_are_stored_whole(self, store: Store, insert, make_store: MakeStore) -> None:
         assert await insert(*[a_job(n, unique=f"k{n}") for n in range(1000)]) == []
         found = await insert(*[a_job(1000 + n, unique=f"k{n}") for n in range(1500)])
