@@ -35,6 +35,8 @@ log = get_logger("kqs")
 
 T = TypeVar("T")
 
+_encode = msgspec.json.Encoder().encode
+
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
 #: `health` and `stats` do not wait longer than this for the store
@@ -208,7 +210,7 @@ class ServerBackend:
             record = await _told(self._queue.reads.job(job_id))
         return record
 
-    async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
+    async def jobs(self, query: JobsQuery) -> tuple[list[Raw], int | None]:
         """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
 
         They are up to `query.limit`, or with a cursor what was found of those in a while.
@@ -220,11 +222,11 @@ class ServerBackend:
         wanted, until = query.filter(self._clock.now()), math.inf
         if query.cursor is not None:
             until = self._clock.monotonic() + PAGE_S
-        shown: list[dict[str, Any]] = []
+        shown: list[Raw] = []
         while True:
             most = min(PAGE_JOBS, query.limit - len(shown))
             records, after = await _told(self._queue.reads.page(wanted, after, most, newest_first=query.newest))
-            shown += [self._shown(record) for record in records]
+            shown += [Raw(_encode(self._shown(record))) for record in records]
             if after is None or len(shown) == query.limit or self._clock.monotonic() >= until:
                 return shown, after
 

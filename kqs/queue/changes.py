@@ -14,10 +14,10 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import WAITING, Claim, Entry, State
+from kqs.job import WAITING, Claim, Entry, Event, JobRecord, State, next_state
 from kqs.log import get_logger
 from kqs.options import Cascade
-from kqs.queue.rules import Retention, whole_ms
+from kqs.queue.rules import CANCELLED, Retention, whole_ms
 from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, Slice, Spans, Store, Verb
 from kqs.trouble import Trouble
@@ -74,7 +74,7 @@ class Changes:
         self._note = note
         self._call_off = call_off
         self._on_damage = on_damage
-        #: told of what each slice has done
+        #: told of what each slice has done (`record_of`); a running job that was cancelled ends later
         self.on_changed: Callable[[Verb, Sequence[Changed]], None] = _nobody
 
     async def do(
@@ -164,6 +164,35 @@ class Changes:
                 trouble.over()
                 if claims:
                     self._call_off(claims)
+
+
+def record_of(verb: Verb, one: Changed, now: float) -> JobRecord:
+    """Return what is known of a job that was changed at `now`, without looking: as it stands, or as it stood last."""
+    state, is_cancelled = one.state, False
+    if verb is not Verb.DELETE and one.claim is None:
+        state = next_state(one.state, Event.REVIVE if verb is Verb.RETRY else Event.CANCEL)
+        is_cancelled = verb is Verb.CANCEL
+    return JobRecord(
+        order=one.order,
+        id=one.id,
+        type=one.type,
+        state=state,
+        prio=one.prio,
+        due_at=0.0,
+        expire_at=None,
+        data=None,
+        options=None,
+        attempt=one.attempt,
+        failures=0,
+        ghosts=0,
+        interrupted=0,
+        accepted_at=0.0,
+        ended_at=now if is_cancelled else None,
+        drop_at=None,
+        result=None,
+        error=CANCELLED if is_cancelled else None,
+        runs=[],
+    )
 
 
 def _nobody(_verb: Verb, _changed: Sequence[Changed]) -> None:

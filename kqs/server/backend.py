@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from kqs.filter import Filter
@@ -64,7 +65,7 @@ class Backend(Protocol):
         """Return who runs jobs here."""
         ...
 
-    async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
+    async def jobs(self, query: JobsQuery) -> tuple[Sequence[Any], int | None]:
         """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
 
         They are up to `query.limit`, or with a cursor what was found of those in a while.

@@ -6,7 +6,7 @@ a call that must wait for something runs in a task of its own. No call raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -170,7 +170,7 @@ def _no_job(job_id: str) -> CallError:
     return CallError(f"no job has the id {strict.shown(_encode(job_id))}", "not_found")
 
 
-async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]] | dict[str, Any]:
+async def _jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:
     async with peer.reads:
         await _wait_for_room(peer)
         jobs, after = await peer.context.backend.jobs(query)

@@ -61,7 +61,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, gc=False):
-    """One job that was changed, as it was before. claim: of the run that it was in; None: it was in none."""
+    """One job that was changed, as it was before. claim: of the run that it was in; None: it was in none.
+
+    attempt: how many runs it has had, to people.
+    """
 
     order: int
     id: str
@@ -69,6 +72,7 @@ class Changed(msgspec.Struct, gc=False):
     prio: int
     state: State
     claim: Claim | None = None
+    attempt: int = 0
 
 
 class Slice(msgspec.Struct):

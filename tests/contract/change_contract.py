@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kqs.filter import EVERYTHING, Filter, Pattern
-from kqs.job import NO_PROGRESS, WAITING, Accepted, Entry, JobRecord, Progress, Run, State
+from kqs.job import NO_PROGRESS, WAITING, Entry, JobRecord, Progress, Run, State
 from kqs.store import change as changing
 from kqs.store.base import DAMAGED, Change, Changed, Spans, Store, Verb
 from tests.contract.store_contract import (
@@ -86,7 +86,76 @@ def of_ids(*ns: int) -> Filter:
 WAIT = frozenset(WAITING)
 
 
-class ChangeContract:
+class PageContract:
+    async def various(self, store: Store, insert, now: float) -> None:
+        """Job n is what the tests below say of it."""
+        await insert(
+            a_job(0),
+            a_job(1, type="b", options=b'{"prio":"high"}', prio=9000),
+            a_job(2, due_at=now + 9),
+            a_job(3, type="b", due_at=now + 9),
+            a_job(4),
+            an_ended(5, at=now - 1),
+            an_ended(6, State.FAIL, at=now - 1, type="b"),
+            an_ended(7, State.FAIL, at=now - 1, end_drop_at=now + 9),
+            a_job(8),
+            a_job(9, data=b"1" * BULK_BYTES + b'"needle"'),
+            a_job(10, id="mine", accepted_at=FIRST / 1e6 - 1000, data=b'{"key":"needle"}'),
+        )
+        (run,) = await store.claim([an_entry(8)], "w1", now)
+        await store.report([a_report(run.claim, State.RETRY, "fail", at=now, error="oops")])
+        await store.claim([an_entry(4)], "w1", now)
+
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            (Filter(), range(11)),
+            (Filter(type="b"), [1, 3, 6]),
+            (Filter(type="b", states=WAIT), [1, 3]),
+            (Filter(states=frozenset({State.FAIL, State.PROCESSING})), [4, 6, 7]),
+            (Filter(ids=("mine", IDS.of(FIRST + 3), IDS.of(FIRST + 6), "none"), states=WAIT), [3, 10]),
+            (Filter(match=Pattern("needle")), [9, 10]),
+            (Filter(accepted_before=FIRST / 1e6 - 500), [10]),
+            (Filter(states=frozenset()), []),
+        ],
+    )
+    @pytest.mark.parametrize("newest_first", [False, True])
+    @pytest.mark.parametrize("small", [False, True])
+    async def test_pages_show_what_fits_in_order(
+        self,
+        store: Store,
+        insert,
+        now: float,
+        monkeypatch: pytest.MonkeyPatch,
+        wanted: Filter,
+        expected: Iterable[int],
+        newest_first: bool,
+        small: bool,
+    ) -> None:
+        await self.various(store, insert, now)
+        if small:
+            monkeypatch.setattr(changing, "LOOKED", 3)
+            monkeypatch.setattr(changing, "LOOKED_BYTES", 100)
+        found: list[JobRecord] = []
+        after: int | None = None
+        for _ in range(100):
+            records, after = await store.page(wanted, after, 2, newest_first=newest_first)
+            assert len(records) <= 2
+            found += records
+            if after is None:
+                break
+        assert after is None
+        assert [record.order - FIRST for record in found] == sorted(expected, reverse=newest_first)
+        listed = {record.id: record for record in await all_of(store)}
+        assert found == [listed[record.id] for record in found]
+
+    async def test_page_shows_no_record_that_is_over(self, store: Store, insert, now: float) -> None:
+        await insert(an_ended(0, at=now - 20, end_drop_at=now - 10), a_job(1))
+        records, after = await store.page(EVERYTHING, None, 9)
+        assert ([record.order - FIRST for record in records], after) == ([1], None)
+
+
+class ChangeContract(PageContract):
     # -- cancel ---------------------------------------------------------------------------------------------------------
 
     async def test_cancelled_waiting_job_has_ended(self, store: Store, insert, now: float) -> None:
@@ -220,7 +289,7 @@ class ChangeContract:
         )
         await store.report([report])
         (one,) = (await change(store, Verb.RETRY, now=now + 2)).changed
-        assert (one.id, one.state, one.claim) == (run.claim.id, State.FAIL, None)
+        assert (one.id, one.state, one.claim, one.attempt) == (run.claim.id, State.FAIL, None, 1)
         record = await known(store, run.claim.id)
         assert (record.state, record.due_at, record.error, record.ended_at, record.drop_at) == (
             State.RETRY,
@@ -426,25 +495,6 @@ class ChangeContract:
 
     # -- filters --------------------------------------------------------------------------------------------------------
 
-    async def various(self, store: Store, insert, now: float) -> None:
-        """Job n is what the tests below say of it."""
-        await insert(
-            a_job(0),
-            a_job(1, type="b", options=b'{"prio":"high"}', prio=9000),
-            a_job(2, due_at=now + 9),
-            a_job(3, type="b", due_at=now + 9),
-            a_job(4),
-            an_ended(5, at=now - 1),
-            an_ended(6, State.FAIL, at=now - 1, type="b"),
-            an_ended(7, State.FAIL, at=now - 1, end_drop_at=now + 9),
-            a_job(8),
-            a_job(9, data=b"1" * BULK_BYTES + b'"needle"'),
-            a_job(10, id="mine", accepted_at=FIRST / 1e6 - 1000, data=b'{"key":"needle"}'),
-        )
-        (run,) = await store.claim([an_entry(8)], "w1", now)
-        await store.report([a_report(run.claim, State.RETRY, "fail", at=now, error="oops")])
-        await store.claim([an_entry(4)], "w1", now)
-
     @pytest.mark.parametrize(
         ("wanted", "expected"),
         [
@@ -610,55 +660,5 @@ class ChangeContract:
         assert [entry.id for entry in called] == [IDS.of(FIRST + 2)]
         assert [run.resource for run in await store.claim(called, "w1", now + 5)] == ["r"]
 
-    # -- pages ----------------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize(
-        ("wanted", "expected"),
-        [
-            (Filter(), range(11)),
-            (Filter(type="b"), [1, 3, 6]),
-            (Filter(type="b", states=WAIT), [1, 3]),
-            (Filter(states=frozenset({State.FAIL, State.PROCESSING})), [4, 6, 7]),
-            (Filter(ids=("mine", IDS.of(FIRST + 3), IDS.of(FIRST + 6), "none"), states=WAIT), [3, 10]),
-            (Filter(match=Pattern("needle")), [9, 10]),
-            (Filter(accepted_before=FIRST / 1e6 - 500), [10]),
-            (Filter(states=frozenset()), []),
-        ],
-    )
-    @pytest.mark.parametrize("newest_first", [False, True])
-    @pytest.mark.parametrize("small", [False, True])
-    async def test_pages_show_what_fits_in_order(
-        self,
-        store: Store,
-        insert,
-        now: float,
-        monkeypatch: pytest.MonkeyPatch,
-        wanted: Filter,
-        expected: Iterable[int],
-        newest_first: bool,
-        small: bool,
-    ) -> None:
-        await self.various(store, insert, now)
-        if small:
-            monkeypatch.setattr(changing, "LOOKED", 3)
-            monkeypatch.setattr(changing, "LOOKED_BYTES", 100)
-        found: list[JobRecord] = []
-        after: int | None = None
-        for _ in range(100):
-            records, after = await store.page(wanted, after, 2, newest_first=newest_first)
-            assert len(records) <= 2
-            found += records
-            if after is None:
-                break
-        assert after is None
-        assert [record.order - FIRST for record in found] == sorted(expected, reverse=newest_first)
-        listed = {record.id: record for record in await all_of(store)}
-        assert found == [listed[record.id] for record in found]
-
-    async def test_page_shows_no_record_that_is_over(self, store: Store, insert, now: float) -> None:
-        await insert(an_ended(0, at=now - 20, end_drop_at=now - 10), a_job(1))
-        records, after = await store.page(EVERYTHING, None, 9)
-        assert ([record.order - FIRST for record in records], after) == ([1], None)
-
-
-__all__ = ["Accepted", "ChangeContract"]
+__all__ = ["ChangeContract", "PageContract"]

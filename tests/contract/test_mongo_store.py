@@ -7,11 +7,12 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.change_contract import PageContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 
 
-class TestMongoStore(StoreContract):
+class TestMongoStore(PageContract, StoreContract):
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store

@@ -226,6 +226,33 @@ def test_retried_jobs_run_after_those_that_wait(peer: Peer, server: Served) -> N
     assert record["accepted_at"] == failed["accepted_at"]
 
 
+def test_jobs_that_wait_after_a_run_are_cancelled_too(peer: Peer, server: Served) -> None:
+    ids = peer.call("insert", [{"type": "mail", "retry_delay": 60, "ghosts": 9}] * 3)
+    with working_at(server) as worker:
+        runs = worker.reserve("mail", count=3)
+        while len(runs) < 3:
+            runs += worker.reserve("mail", count=3)
+        worker.call("finish", {"run": runs[0]["run"], "report": "fail", "reason": "oops"})
+        worker.call("release", {"run": runs[1]["run"], "delay": 60})
+    eventually(lambda: sorted(states(peer, ids)), lambda found: found == ["ghost", "retry", "retry"])
+    assert peer.call("cancel", {"state": ["retry", "ghost"]})["count"] == 3
+    records = [peer.call("job", job_id) for job_id in ids]
+    assert {record["state"] for record in records} == {"cancelled"}
+    assert sorted(record["runs"][-1]["state"] for record in records) == ["fail", "ghost", "interrupted"]
+    peer.call("retry", ids)
+    assert {tuple(record[name] for name in ("state", "failures", "ghosts", "interrupted")) for record in peer.call("jobs")} == {
+        ("retry", 0, 0, 0)
+    }
+
+
+def test_a_client_that_goes_away_does_not_end_what_it_asked_for(server: Served, peer: Peer) -> None:
+    peer.call("insert", [{"type": "mail"}] * 20_000)
+    with peer_of(server) as other:
+        other.send("purge", {"type": "mail"})
+        eventually(lambda: peer.call("stats")["jobs_new"], lambda count: 0 < count < 20_000 or count == 0)
+    until(server, jobs_new=0)
+
+
 # -- running jobs ---------------------------------------------------------------------------------------------------------
 
 

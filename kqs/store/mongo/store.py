@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
-from kqs.store.mongo import client, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.mongo import client, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -177,7 +177,7 @@ class MongoStore:
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
         """See Store.page."""
-        raise NotImplementedError
+        return await self._look(pages.page, self._there.servers, wanted, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""

@@ -77,7 +77,7 @@ def _id_of(session: Session, row: Found) -> str:
 def _changed(session: Session, row: Found) -> Changed:
     job_id = _id_of(session, row)
     claim = Claim(row.order, job_id, row.attempt, row.epoch) if row.place == Place.RUNNING else None
-    return Changed(row.order, job_id, row.type, row.prio, row.state, claim)
+    return Changed(row.order, job_id, row.type, row.prio, row.state, claim, row.attempt - row.returned)
 
 
 def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Slice, _first_order: int) -> None:

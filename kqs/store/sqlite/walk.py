@@ -33,9 +33,9 @@ _PART_BYTES = 1024 * 1024
 # whatever damage made of a column, it must not fail the statement
 FOUND = """
 ord, cast(id as text) as id, ifnull(cast(type as text), '') as type, ifnull(cast(prio as integer), 0) as prio, place, state,
-attempt, ifnull(epoch, 0) as epoch, cast(options as text) as options, accepted_at, ended_at, drop_at, cancel_at
+attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options, accepted_at, ended_at, drop_at, cancel_at
 """
-_JSON = "json_array(ord, id, type, prio, place, state, attempt, epoch, options)"
+_JSON = "json_array(ord, id, type, prio, place, state, attempt, returned, epoch, options)"
 #: of a damaged record, by its place
 _STATES = {Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
 
@@ -50,6 +50,7 @@ class Found(msgspec.Struct, array_like=True, gc=False):
     place: int
     number: int
     attempt: int
+    returned: int
     epoch: int
     options: str | None
 
@@ -189,8 +190,7 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     if edge is not None:
         values["edge_key"], values["edge"] = edge
         within = _within(leg.key, edge[0])
-    fitting = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
-    (packed,) = db.execute(f"select json_group_array({_JSON}) from ({fitting})", values | wanted.values).fetchone()
+    (packed,) = db.execute(_fitting(source, within, wanted, by), values | wanted.values).fetchone()
     found = _decode_found(packed)
     if len(found) == most:
         return found, _behind(db, at.legs, found[-1].order), budget
@@ -201,12 +201,17 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     return found, at._replace(is_beyond=True) if is_of_key else At(at.legs[1:]), count
 
 
+def _fitting(source: str, within: str, wanted: Wanted, by: str) -> str:
+    rows = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
+    return f"select json_group_array({_JSON}) from ({rows})"
+
+
 def _within(key: str | None, edge_key: object) -> str:
     """Return the condition for what does not lie beyond the edge."""
     if key is None:
         return "ord <= :edge"
     if edge_key is None:
-        return f"({key} is null and ord <= :edge)"
+        return f"(+{key} is null and +ord <= :edge)"
     # the plus keeps the planner with what begins the search
     return f"(+{key} is null or +{key} < :edge_key or (+{key} = :edge_key and ord <= :edge))"
 

@@ -11,7 +11,7 @@ from kqs.filter import EVERYTHING, Filter
 from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.options import Cascade
-from kqs.queue.changes import Done
+from kqs.queue.changes import Done, record_of
 from kqs.store import change as bounds
 from kqs.store.base import Changed, Verb
 from tests.support.jobs import ORDER, an_accepted
@@ -163,6 +163,26 @@ async def test_each_slice_is_told(rig: Rig) -> None:
     await change(rig, Verb.DELETE, is_dry=True)
     await change(rig, Verb.DELETE)
     assert told == [(Verb.DELETE, [an_accepted(1).id])]
+
+
+async def test_record_of_what_was_changed_is_told_without_a_look(rig: Rig) -> None:
+    told: list[Any] = []
+    rig.queue.changes.on_changed = lambda verb, changed: told.extend(record_of(verb, one, 7.0) for one in changed)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    await rig.accept(an_accepted(2))
+    await change(rig, Verb.CANCEL)
+    await rig.until(1, State.CANCELLED)
+    await change(rig, Verb.RETRY, Filter(ids=(run.claim.id,)))
+    await change(rig, Verb.DELETE, Filter(ids=(an_accepted(2).id,)))
+    by_id = {an_accepted(2).id: 2, run.claim.id: 1}
+    assert [(by_id[one.id], one.state, one.attempt, one.ended_at, one.error) for one in told] == [
+        (2, State.CANCELLED, 0, 7.0, "cancelled"),
+        (1, State.PROCESSING, 1, None, None),
+        (1, State.RETRY, 1, None, None),
+        (2, State.CANCELLED, 0, None, None),
+    ]
 
 
 async def test_store_that_refuses_is_asked_again_for_a_while(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
