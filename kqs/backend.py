@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -14,15 +15,18 @@ from kqs.children import Children
 from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
+from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Inserter
 from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
+from kqs.queue.changes import Done
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
+from kqs.store.base import Verb
 from kqs.trouble import Trouble
 from kqs.worker import Worker
 
@@ -30,10 +34,16 @@ log = get_logger("kqs")
 
 T = TypeVar("T")
 
+_encode = msgspec.json.Encoder().encode
+
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
 #: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
+#: `jobs` with a cursor looks no longer than so, in s
+PAGE_S = 0.02
+#: records that it makes an answer of in one turn of the loop
+PAGE_JOBS = 50
 #: how a run is recorded, by its end
 _WORDS: dict[type[Outcome | Returned], str] = {Ok: "success", Again: "again", Failed: "fail", Returned: "interrupted"}
 
@@ -164,19 +174,45 @@ class ServerBackend:
             record = await _told(self._queue.reads.job(job_id))
         return None if record is None else self._shown(record)
 
-    async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
-        """Return up to `query.limit` jobs in order of acceptance, beginning after the job `query.after`."""
+    async def jobs(self, query: JobsQuery) -> tuple[list[Raw], int | None]:
+        """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
+
+        They are up to `query.limit`, or with a cursor what was found of those in a while.
+        """
         await self._catch_up()
-        after = None
+        after = int(query.cursor, 16) if query.cursor else None
         if query.after is not None:
             after = await self._order_of(query.after)
-        records = await _told(self._queue.reads.jobs(query.type, query.state, after, query.limit))
-        return [self._shown(record) for record in records]
+        wanted, until = query.filter(self._clock.now()), math.inf
+        if query.cursor is not None:
+            until = self._clock.monotonic() + PAGE_S
+        shown: list[Raw] = []
+        while True:
+            most = min(PAGE_JOBS, query.limit - len(shown))
+            records, after = await _told(self._queue.reads.page(wanted, after, most, newest_first=query.newest))
+            shown += [Raw(_encode(self._shown(record))) for record in records]
+            if after is None or len(shown) == query.limit or self._clock.monotonic() >= until:
+                return shown, after
 
-    async def _catch_up(self) -> None:
+    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+        """Do with all jobs that fit what their owner asks, also with those that are accepted but not fed yet.
+
+        They are durable when this returns.
+        """
+        ids = self.inserter.ids
+        before_order = ids.last_order + 1
+        await self._catch_up(unflushed=True)
+        await self._queue.settle()
+
+        def take(count: int) -> int:
+            return ids.take(count, self._clock.now())
+
+        return await _told(self._queue.changes.do(verb, wanted, before_order, take, is_forced=is_forced, is_dry=is_dry))
+
+    async def _catch_up(self, *, unflushed: bool = False) -> None:
         """Let the store take what is journaled. Raises: CallError: it does not, so nobody knows yet."""
         try:
-            await self._feeder.catch_up()
+            await self._feeder.catch_up(unflushed=unflushed)
         except StoreUnavailableError:
             raise CallError("the store is behind the journal, try again later", "busy") from None
 
@@ -201,6 +237,7 @@ class ServerBackend:
             "expire_at": record.expire_at,
             "ended_at": record.ended_at,
             "drop_at": record.drop_at,
+            "cancel_at": record.cancel_at,
             "attempt": record.attempt,
             "failures": record.failures,
             "ghosts": record.ghosts,

@@ -203,6 +203,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
     resource: the key that no other run has while this one lasts.
+    is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it).
     """
 
     claim: Claim
@@ -221,6 +222,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     held: bool = False
     progress: bytes | None = None
     resource: str | None = None
+    is_cancelled: bool = False
 
     @property
     def attempt(self) -> int:
@@ -299,7 +301,8 @@ class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
-    is in progress and when it has ended the job. unique: as Accepted's.
+    is in progress and when it has ended the job. cancel_at: when it was cancelled while it ran, which goes on. unique: as
+    Accepted's.
     """
 
     order: int
@@ -323,6 +326,7 @@ class JobRecord(msgspec.Struct, gc=False):
     runs: list[RunRecord]
     epoch: int | None = None
     progress: bytes | None = None
+    cancel_at: float | None = None
     resource: str | None = None
     unique: str | None = None
 

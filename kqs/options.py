@@ -220,6 +220,10 @@ class Cascade:
         keeps = {type_: self.for_type(type_).keep for type_ in {*self._handlers, *self._types}}
         return {type_: None if keep < 0 else keep for type_, keep in keeps.items() if keep is not None}
 
+    def expire_by_type(self) -> dict[str, float | None]:
+        """Return after how long jobs expire of all types that have settings, in s; None for never."""
+        return {type_: self.for_type(type_).expire for type_ in {*self._handlers, *self._types}}
+
     def resolve(self, type_: str, own: bytes | None) -> Options:
         """Return a job's settings; `own` is what `own_options` made of its fields."""
         base = self._cache.get(type_) or self.for_type(type_)

@@ -52,6 +52,10 @@ class Broker(Protocol):
         """Forget reserved entries: their runs ended, or the store refused the claim."""
         ...
 
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """Forget waiting entries, which have no handles: their jobs have ended or are gone. Some may come all the same."""
+        ...
+
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back as ready."""
         ...

@@ -135,6 +135,16 @@ class MemoryBroker:
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""
 
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """Forget waiting entries."""
+        for type_, group in groupby(sorted(entries, key=_type_of), _type_of):
+            if (line := self._lines.get(type_)) is not None:
+                ids = {entry.id for entry in group}
+                line.waiting.drop(ids)
+                if line.aside is not None:
+                    line.aside.drop(ids)
+                self._settle(type_, line)
+
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back, in their old places."""
         await self.put(entries)

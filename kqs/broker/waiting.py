@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from itertools import count
 from operator import attrgetter
 
@@ -75,6 +75,16 @@ class Waiting:
         if not fifo:
             self._last = NOTHING
         return taken
+
+    def drop(self, ids: Set[str]) -> None:
+        """Forget the entries of these jobs."""
+        if not self:
+            return
+        self._fifo = deque([entry for entry in self._fifo if entry.id not in ids])
+        self._last = self._fifo[-1].rank if self._fifo else NOTHING
+        if self._heap:
+            self._heap = [item for item in self._heap if item[3].id not in ids]
+            heapq.heapify(self._heap)
 
     def _take_one(self) -> Entry:
         fifo, heap = self._fifo, self._heap

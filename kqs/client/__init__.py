@@ -7,6 +7,7 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
 from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+from kqs.client.owners import Changed
 from kqs.client.runs import Report, Run
 from kqs.client.standing import Work
 from kqs.wire.inserted import Inserted
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_TIMEOUT_S",
     "Address",
     "CallTimeoutError",
+    "Changed",
     "Client",
     "ConnectionLostError",
     "Inserted",

@@ -28,7 +28,8 @@ from kqs.client import inserts
 from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
-from kqs.client.runs import Report, Run, given_runs, seconds_left, told
+from kqs.client.owners import OwnersCalls
+from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, told
 from kqs.client.standing import StandingCall, Work
 from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
 from kqs.errors import CallError, KqsError
@@ -88,7 +89,7 @@ def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str =
     return Client(Address(host, port, socket), **settings)
 
 
-class Client:
+class Client(OwnersCalls):
     """A connection that comes back. Call from one loop.
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
@@ -286,7 +287,11 @@ class Client:
         return await self._touch([{"run": _token(run)} for run in runs])
 
     async def _touch(self, members: Sequence[Mapping[str, Any]]) -> list[float | CallError]:
-        lefts = seconds_left(await (await self._start("touch", encode(members, "bad_call"))))
+        answer = await (await self._start("touch", encode(members, "bad_call")))
+        lefts = seconds_left(answer)
+        for member, is_cancelled in zip(members, cancelled(answer), strict=False):
+            if is_cancelled:
+                self.end_run(member["run"])
         for member, left in zip(members, lefts, strict=True):
             if isinstance(left, CallError) and left.call_code == "stale":
                 self.end_run(member["run"])

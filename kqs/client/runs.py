@@ -62,6 +62,10 @@ class _Left(msgspec.Struct):
     left: float
 
 
+class _Touched(msgspec.Struct):
+    cancel: bool = False
+
+
 class _Cancel(msgspec.Struct):
     cancel: str
 
@@ -71,6 +75,7 @@ _decode_event = msgspec.json.Decoder(list[Run] | _Cancel).decode
 _decode_told = msgspec.json.Decoder(list[bool | Refused]).decode
 _decode_members = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_left = msgspec.json.Decoder(_Left).decode
+_decode_touched = msgspec.json.Decoder(list[_Touched]).decode
 _decode_refusal = msgspec.json.Decoder(Refused).decode
 
 
@@ -96,6 +101,13 @@ def told(result: msgspec.Raw) -> list[CallError | None]:
 def seconds_left(result: msgspec.Raw) -> list[float | CallError]:
     """Return what a list of touches was answered. Raises: msgspec.DecodeError: it is no such answer."""
     return [_left(member) for member in _decode_members(result)]
+
+
+def cancelled(result: msgspec.Raw) -> list[bool]:
+    """Return of which runs a list of touches was answered that they are to end; [] where it is of none, as nearly always."""
+    if b"true" not in bytes(result):
+        return []
+    return [touched.cancel for touched in _decode_touched(result)]
 
 
 def _left(member: msgspec.Raw) -> float | CallError:

@@ -195,12 +195,12 @@ class Feeder:
                     self._gathering.want()
             self._cursor.hold(record.seq + 1, durable_seq)
 
-    async def catch_up(self) -> None:
-        """Return when all that was flushed before this call is in the store.
+    async def catch_up(self, *, unflushed: bool = False) -> None:
+        """Return when all that was flushed before this call is in the store. unflushed: and what was on its way to that.
 
         Raises: StoreUnavailableError: it is not there after `CATCH_UP_S`.
         """
-        wanted = self._journal.durable_seq
+        wanted = self._journal.next_seq if unflushed else self._journal.durable_seq
         if self.fed_seq >= wanted:
             return
         try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from kqs.client.runs import seconds_left
+from kqs.client.runs import cancelled, seconds_left
 from kqs.errors import CallError
 from kqs.outpost.line import Line
 from kqs.outpost.orders import Order
@@ -64,13 +64,19 @@ class OpenRuns:
     """See the module docstring. By their tokens."""
 
     def __init__(
-        self, line: Line, supervisor: Supervisor, monotonic: Callable[[], float], on_over: Callable[[str], None]
+        self,
+        line: Line,
+        supervisor: Supervisor,
+        monotonic: Callable[[], float],
+        on_over: Callable[[str], None],
+        on_cancel: Callable[[str], None],
     ) -> None:
-        """Args: on_over: told the token of a run that is over, as it shows here."""
+        """Args: on_over: told the token of a run that is over, as it shows here. on_cancel: of one that is to end."""
         self._line = line
         self._supervisor = supervisor
         self._monotonic = monotonic
         self._on_over = on_over
+        self._on_cancel = on_cancel
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = LONGEST_LOOK_S
         self._late: list[str] = []
@@ -161,6 +167,9 @@ class OpenRuns:
         for member, left in zip(members, seconds_left(answer), strict=True):
             if isinstance(left, CallError) and left.call_code == "stale":
                 self._on_over(member["run"])
+        for member, is_cancelled in zip(members, cancelled(answer), strict=False):
+            if is_cancelled:
+                self._on_cancel(member["run"])
 
 
 def _lives(run: OpenRun) -> bool:

@@ -50,7 +50,7 @@ class WireSource:
         self._consumer: Consumer | None = None
         self._orders = Orders(line, supervisor, self._given, self._taken_away, self._note)
         self._reports = Reports(line, supervisor, hold=hold)
-        self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._taken_away)
+        self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._over, self._taken_away)
         self._saves = Saves(line, supervisor, self._open_runs)
         self._runs = self._open_runs.by_token
         self._is_due = False
@@ -164,6 +164,13 @@ class WireSource:
         self._note()
 
     def _taken_away(self, token: str) -> None:
+        """End a run of which the server says that it is to end. If it is not over there, it is with that."""
+        run = self._runs.get(token)
+        if run is not None:
+            self._over(token)
+            self._reports.release(token, begun=run.lease is not None)
+
+    def _over(self, token: str) -> None:
         run = self._runs.get(token)
         if run is not None and self._close(token) and run.lease is not None:
             lost = run.lease.run

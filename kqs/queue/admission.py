@@ -17,7 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from kqs.config import TakingSection
-from kqs.job import Accepted, Entry, Run, first_run
+from kqs.job import Accepted, Claim, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
 
 _AS_OTHERS = TakingSection()
@@ -33,6 +33,7 @@ class Verdict(Enum):
 
     RUN = "it may"
     EXPIRED = "its time is over, and with that it ends"
+    CANCELLED = "its owner has called it off"
 
 
 class Wanted(NamedTuple):
@@ -103,6 +104,8 @@ class Admission:
         self._taking = taking
         self._consumers: list[Consumer] = []
         self._weights: dict[Consumer, dict[str, int]] = {}
+        #: claims that were granted, of jobs that were cancelled or deleted before their runs have begun
+        self.revoked: set[Claim] = set()
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -147,12 +150,14 @@ class Admission:
 
     def verdict(self, run: Run, now: float) -> Verdict:
         """Return whether a delivered run may begin. now: Unix seconds."""
+        if self.revoked and run.claim in self.revoked:
+            self.revoked.discard(run.claim)
+            return Verdict.CANCELLED
         return Verdict.RUN if may_run(run.expire_at, now) else Verdict.EXPIRED
 
-    @staticmethod
-    def is_certain(run: Run) -> bool:
+    def is_certain(self, run: Run) -> bool:
         """Tell whether no verdict but RUN is possible, whenever it is asked for: so it is with nearly all."""
-        return run.expire_at is None
+        return run.expire_at is None and not self.revoked
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""

@@ -33,7 +33,7 @@ _EMPTY: dict[Lease, None] = {}
 class Lease:
     """One run in progress. `context` is what its handler is given; deadlines are on the monotonic clock, in s."""
 
-    __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_lost", "options", "run", "slot")
+    __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_cancel", "on_lost", "options", "run", "slot")
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Lease:
         self.run = run
         self.options = options
         self.on_lost = on_lost
+        #: called when the job is cancelled, or deleted: whoever has the run ends it. None: it is over with that
+        self.on_cancel: Callable[[Lease], None] | None = None
         self.context = JobContext(run, options, clock.monotonic, on_save=on_save)
         # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
         self.deadline = math.inf if options.auto_touch and not is_remote else now + options.ttr

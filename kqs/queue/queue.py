@@ -39,6 +39,7 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
 from kqs.queue.asked import Asked
+from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.housekeeping import Housekeeping
@@ -59,6 +60,8 @@ log = get_logger("kqs.queue")
 #: long, in s, since each commit costs as much as a hundred jobs
 FEW_TOLD = 4
 TELL_S = 0.003
+#: a claimed job that was cancelled has begun to run, or been given back, after so long, in s
+REVOKED_S = 60.0
 #: how long a stop waits for a store that refuses the last reports
 SETTLE_S = 5.0
 
@@ -102,7 +105,7 @@ class Queue:
         #: tells whether a run may begin, whenever it does, without asking `may_begin`
         self.is_certain = self.admission.is_certain
         self._dispatcher = Dispatcher(store, broker, self.admission, clock, self._hungry, self._keep_damaged_s)
-        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early())
+        self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled)
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
@@ -115,7 +118,10 @@ class Queue:
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
-        self.reads = Reads(store, lambda error: supervisor.fault("queue", error))
+        on_damage = partial(supervisor.fault, "queue")
+        note = self._timetable.note
+        self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.call_off, on_damage)
+        self.reads = Reads(store, on_damage)
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
@@ -153,6 +159,8 @@ class Queue:
             "queue-housekeeping": self.house.run(),
             "queue-asked": self.asked.run(),
         }
+        if self._store.is_shared:
+            services["queue-cancels"] = self.changes.watch()
         for name, body in (services | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
@@ -184,10 +192,10 @@ class Queue:
                 if not orphans:
                     continue
             now = self.clock.now()
-            reports = [self._died(run, now) for run in orphans]
-            accepted = await self._store.report(reports)
+            ends = [(run, self._died(run, now)) for run in orphans]
+            accepted = await self._reporter.committed(ends, is_patient=False)
             # other servers look for orphans too: what is stale here was given back by them
-            ours = [(run, report) for run, report, ok in zip(orphans, reports, accepted, strict=True) if ok]
+            ours = [end for end, ok in zip(ends, accepted, strict=True) if ok]
             if ours:
                 log.info("gave back runs of a server that died", count=len(ours))
             await self._reports_applied(ours, [True] * len(ours))
@@ -241,6 +249,9 @@ class Queue:
         """Judge a run whose server died."""
         return self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
 
+    def _cancelled(self, run: Run, end: Report) -> Report:
+        return self._judge.cancelled(run, self.cascade.resolve(run.type, run.options), end)
+
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
         for job in jobs:
@@ -275,6 +286,9 @@ class Queue:
         verdict = self.admission.verdict(run, self.clock.now())
         if verdict is Verdict.EXPIRED:
             self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
+        elif verdict is Verdict.CANCELLED:
+            options = self.cascade.resolve(run.type, run.options)
+            self._over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
         return verdict is Verdict.RUN
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
@@ -337,6 +351,25 @@ class Queue:
         """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
         if self._leases.end(lease):
             self.give_back(lease.run)
+
+    def call_off(self, claims: Sequence[Claim]) -> None:
+        """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
+        left = {claim.id: claim for claim in claims}
+        for lease in self._leases.all():
+            if left.get(lease.run.claim.id) == lease.run.claim:
+                del left[lease.run.claim.id]
+                self._call_off(lease)
+        unbegun = [claim for claim in left.values() if claim.epoch == self._epoch]
+        if unbegun:
+            self.admission.revoked.update(unbegun)
+            self._supervisor.call_later(REVOKED_S, "queue", self.admission.revoked.difference_update, unbegun)
+
+    def _call_off(self, lease: Lease) -> None:
+        if lease.on_cancel is not None:
+            lease.on_cancel(lease)
+        elif self._leases.end(lease):
+            self._ended(lease, self._judge.called_off(lease.run, lease.options, self._now()))
+            lease.on_lost(lease)
 
     async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
         """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.
@@ -433,7 +466,7 @@ class Queue:
         self._ended(lease, judged)
         lease.on_lost(lease)
 
-    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
+    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         ready: list[Entry] = []
         held: list[Entry] = []
         for (run, report), ok in zip(batch, accepted, strict=True):

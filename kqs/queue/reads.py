@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
+from kqs.filter import Filter
 from kqs.job import Claim, JobRecord, Run, State
 from kqs.store.base import Store
 
@@ -24,9 +25,11 @@ class Reads:
         """Return what the store knows of a job."""
         return await self._told(self._store.job(job_id))
 
-    async def jobs(self, type_: str | None, state: State | None, after: int | None, limit: int) -> list[JobRecord]:
-        """Return records by age, oldest first, beginning after order `after`."""
-        return await self._told(self._store.jobs(type_=type_, state=state, after=after, limit=limit))
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool
+    ) -> tuple[list[JobRecord], int | None]:
+        """Return records that fit, as far as one slice of the store goes, and where to go on."""
+        return await self._told(self._store.page(wanted, after, limit, newest_first=newest_first))
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""

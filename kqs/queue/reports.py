@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import cast
 
 from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, Accepted, Report, Run
@@ -32,13 +33,16 @@ class Reporter:
     def __init__(
         self,
         store: Store,
-        applied: Callable[[list[tuple[Run, Report]], list[bool]], Awaitable[None]],
+        applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
         on_early: Callable[[], None],
+        cancelled: Callable[[Run, Report], Report],
     ) -> None:
         """Args: applied: told of every committed batch, with which of its reports were accepted.
 
         on_early: called when what waits for its job to be stored should not: that is to run again, or its results are many.
+        cancelled: judges the end of a run anew whose job turns out to have been cancelled.
         """
+        self._cancelled = cancelled
         self._store = store
         self._applied = applied
         self._pending: list[tuple[Run, Report]] = []
@@ -174,13 +178,30 @@ class Reporter:
         batch = self._take()
         if batch:
             self._committing = batch
-            accepted = await self._commit([report for _, report in batch])
+            accepted = await self.committed(batch)
             if self._told:
                 self._tell(batch, accepted)
             await self._applied(batch, accepted)
             self._committing, self._committing_bytes = [], 0
             if self._passing:
                 self._tell_passed(len(batch))
+
+    async def committed(self, batch: list[tuple[Run, Report]], *, is_patient: bool = True) -> Sequence[bool]:
+        """Commit reports; return which were accepted. In `batch`, those of cancelled jobs become what they are then.
+
+        Raises: StoreUnavailableError: unless it `is_patient`, which tries again for ever.
+        """
+        commit = self._commit if is_patient else self._store.report
+        verdicts = await commit([report for _, report in batch])
+        if None not in verdicts:
+            return cast("Sequence[bool]", verdicts)
+        places = [place for place, verdict in enumerate(verdicts) if verdict is None]
+        for place in places:
+            run, report = batch[place]
+            batch[place] = (run, self._cancelled(run, report))
+        again = await commit([batch[place][1] for place in places])
+        anew = dict(zip(places, again, strict=True))
+        return [bool(anew[place] if verdict is None else verdict) for place, verdict in enumerate(verdicts)]
 
     def _tell_passed(self, count: int) -> None:
         passing, self._passing = self._passing, []
@@ -190,7 +211,7 @@ class Reporter:
             elif not passed.done():
                 passed.set_result(None)
 
-    def _tell(self, batch: list[tuple[Run, Report]], accepted: list[bool]) -> None:
+    def _tell(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         for (run, _), ok in zip(batch, accepted, strict=True):
             if run.claim.order in self._told:
                 self._tell_one(run.claim.order, ok=ok)
@@ -219,7 +240,7 @@ class Reporter:
             total += size
         return batch
 
-    async def _commit(self, reports: list[Report]) -> list[bool]:
+    async def _commit(self, reports: list[Report]) -> Sequence[bool | None]:
         wait_s = FIRST_WAIT_S
         while True:
             try:

@@ -22,6 +22,9 @@ MAX_ERROR_CHARS = 4000
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
 DELAY_MARGIN_S = 1.1
 
+#: the error of a cancelled job whose run told of none
+CANCELLED = State.CANCELLED.word
+
 #: the table's rows of a running job
 _AFTER = TRANSITIONS[State.PROCESSING]
 _SUCCEEDED = _AFTER[Event.OK]
@@ -173,6 +176,21 @@ class Judge:
         report = self._ended(run, options, Event.EXPIRE, "", now)
         report.error = "expired"
         report.has_begun = False
+        return report
+
+    def called_off(self, run: Run, options: Options, now: float, *, has_begun: bool = True) -> Report:
+        """Judge a run whose job was cancelled, and that ends with that."""
+        report = self._ended(run, options, Event.CANCEL, CANCELLED if has_begun else "", now)
+        report.error = CANCELLED
+        report.has_begun = has_begun
+        return report
+
+    def cancelled(self, run: Run, options: Options, end: Report) -> Report:
+        """Judge a run that ended as `end` says, but whose job had been cancelled: it has no other end, whatever that says."""
+        report = self.called_off(run, options, end.ended_at, has_begun=end.has_begun)
+        report.failures, report.ghosts, report.interrupted = end.failures, end.ghosts, end.interrupted
+        report.error = end.error or report.error
+        report.progress = end.progress
         return report
 
     def _failed(self, run: Run, options: Options, outcome: Failed, now: float) -> Report:

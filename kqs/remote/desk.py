@@ -118,6 +118,7 @@ class Desk:
         """Let a run begin in the hands of a party, or go on in those of whoever has its token."""
         begun = OpenRun(run, self._tokens.of(run), party, order)
         begun.lease = self._queue.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
+        begun.lease.on_cancel = partial(self._run_cancelled, begun)
         self._runs[begun.token] = begun
         self._held_count += run.held
         return begun
@@ -219,6 +220,12 @@ class Desk:
         if run.party is not None:
             run.party.overdue_count += 1
         self._close(run)
+
+    def _run_cancelled(self, run: OpenRun, _lease: Lease) -> None:
+        """Tell whoever has the run: it is theirs to end, as long as they say that it goes on."""
+        run.is_cancelled = True
+        if run.order is not None:
+            run.order.tell_lost(run)
 
     def _close(self, run: OpenRun) -> None:
         del self._runs[run.token]

@@ -56,7 +56,7 @@ class Order:
             run.progress = None
 
     def tell_lost(self, run: OpenRun) -> None:
-        """Tell of a run that was judged without its report."""
+        """Tell of a run that is to end, or was judged without its report."""
         if self._lost is not None and not self.is_over:
             self._lost(run)
 

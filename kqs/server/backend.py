@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from kqs.filter import Filter
 from kqs.handlers import Outcome
 from kqs.inserter import Inserter
 from kqs.job import Returned
+from kqs.queue.changes import Done
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
+from kqs.store.base import Verb
 
 
 class Backend(Protocol):
@@ -41,6 +45,16 @@ class Backend(Protocol):
         """Return all that is known of one job, or None."""
         ...
 
-    async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
-        """Return up to `query.limit` jobs in order of acceptance, beginning after the job `query.after`."""
+    async def jobs(self, query: JobsQuery) -> tuple[Sequence[Any], int | None]:
+        """Return jobs in order of acceptance, from where `query` says on, and the order to go on from; None: there are no more.
+
+        They are up to `query.limit`, or with a cursor what was found of those in a while.
+        """
+        ...
+
+    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+        """Do with all jobs that fit what their owner asks, also with those that are accepted but not fed yet.
+
+        They are durable when this returns.
+        """
         ...

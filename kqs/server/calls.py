@@ -6,7 +6,7 @@ a call that must wait for something runs in a task of its own. No call raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -16,10 +16,20 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
-from kqs.server import working
+from kqs.server import changing, working
 from kqs.server.context import Context
 from kqs.server.inserts import adopting, inserting
-from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, parse
+from kqs.server.parameters import (
+    AnyParameters,
+    ChangeQuery,
+    DeleteQuery,
+    HelpQuery,
+    JobQuery,
+    JobsQuery,
+    NoQuery,
+    PurgeQuery,
+    parse,
+)
 from kqs.server.peer import Peer, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
@@ -27,6 +37,8 @@ from kqs.wire.steps import Steps, finish
 
 _encode = msgspec.json.Encoder().encode
 PONG = Raw(b'"pong"')
+#: how `help` shows what names jobs
+IDS_OR_FILTER = "id | [id, …] | {FILTER… or all, "
 STOPPING = Raw(b'"stopping"')
 
 
@@ -37,6 +49,7 @@ class Role(StrEnum):
     INSERT = "insert"
     READ = "read"
     WORK = "work"
+    MANAGE = "manage"
     ADMIN = "admin"
 
 
@@ -151,10 +164,13 @@ async def _job(peer: Peer, query: JobQuery) -> dict[str, Any]:
     return found
 
 
-async def _jobs(peer: Peer, query: JobsQuery) -> list[dict[str, Any]]:
+async def _jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:
     async with peer.reads:
         await _wait_for_room(peer)
-        return await peer.context.backend.jobs(query)
+        jobs, after = await peer.context.backend.jobs(query)
+    if query.cursor is None:
+        return jobs
+    return {"jobs": jobs, "cursor": None if after is None else f"{after:x}"}
 
 
 async def _wait_for_room(peer: Peer) -> None:
@@ -202,9 +218,37 @@ CALLS = _table(
     CallSpec(
         "jobs",
         Role.READ,
-        "{type?, state?, after?, limit? = 100}",
-        "jobs in order of acceptance; after: the last id seen, limit: 1 to 1000",
+        "{FILTER…, after?, limit? = 100, newest? = false, cursor?}",
+        "jobs in order of acceptance; after: the last id seen, limit: 1 to 1000; a cursor answers {jobs, cursor}",
         _in_a_task(JobsQuery, _jobs),
+    ),
+    CallSpec(
+        "cancel",
+        Role.MANAGE,
+        f"{IDS_OR_FILTER}dry_run?}}",
+        "jobs that wait end as cancelled, runs are told to end; answers {count, ids, skipped}",
+        _in_a_task(ChangeQuery, changing.cancel),
+    ),
+    CallSpec(
+        "retry",
+        Role.MANAGE,
+        f"{IDS_OR_FILTER}dry_run?}}",
+        "failed and cancelled jobs wait again, with all their tries; answers {count, ids, skipped}",
+        _in_a_task(ChangeQuery, changing.retry),
+    ),
+    CallSpec(
+        "delete",
+        Role.MANAGE,
+        f"{IDS_OR_FILTER}force?, dry_run?}}",
+        "jobs are gone, those that run only with force; answers {count, ids, skipped}",
+        _in_a_task(DeleteQuery, changing.delete),
+    ),
+    CallSpec(
+        "purge",
+        Role.MANAGE,
+        "{type, regex?, dry_run?}",
+        "all jobs of a type that wait are gone; answers how many",
+        _in_a_task(PurgeQuery, changing.purge),
     ),
     CallSpec(
         "reserve",

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
 from msgspec import Raw
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kqs.errors import CallError
-from kqs.job import STATES_BY_WORD, State
+from kqs.filter import Filter, Pattern, PatternError
+from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
+from kqs.options import MAX_SECONDS
 from kqs.wire import strict
 from kqs.wire.call import Call, Dialect
 
 #: Longest argument of these calls, in bytes: three names of 200 characters, each of them escaped, and more than enough room.
 MAX_ARGUMENT_BYTES = 16 * 1024
+#: Ids that one call names; of 200 characters, each of them escaped.
+MAX_IDS = 1000
+_FILTER_BYTES = 256 * 1024
 #: Faults told of one argument.
 _MAX_FAULTS = 5
 
@@ -29,6 +34,8 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
+    #: a list is the argument itself, not parameters by position
+    TAKES_LIST: ClassVar[bool] = False
 
 
 def _state(word: object) -> object:
@@ -54,13 +61,112 @@ class JobQuery(Parameters):
         return {"id": value} if isinstance(value, str) else value
 
 
-class JobsQuery(Parameters):
-    """Argument of `jobs`. `after`: the id of the last job already seen; `limit`: 1..1000 jobs."""
+def _states(words: object) -> object:
+    if isinstance(words, list):
+        if not words:
+            raise ValueError("names no state")
+        return frozenset(_state(word) for word in words if word is not None)
+    return None if words is None else frozenset([_state(words)])
 
-    type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    state: Annotated[State | None, BeforeValidator(_state)] = None
-    after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+def _pattern(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return Pattern(text)
+    except PatternError as error:
+        raise ValueError(str(error)) from None
+
+
+_Text = Annotated[str, Field(min_length=1, max_length=200)]
+_States = Annotated[frozenset[State] | None, BeforeValidator(_states)]
+_Pattern = Annotated[Pattern | None, BeforeValidator(_pattern)]
+
+
+class FilterQuery(Parameters):
+    """Which jobs are meant: all that is given must be so of them. older_than: s since their acceptance. match: RE2."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    MAX_BYTES = _FILTER_BYTES
+
+    id: _Text | None = None
+    ids: Annotated[list[_Text], Field(max_length=MAX_IDS)] | None = None
+    type: _Text | None = None
+    state: _States = None
+    resource: _Text | None = None
+    older_than: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
+    match: _Pattern = None
+
+    def filter(self, now: float) -> Filter:
+        """Return the filter. now: Unix seconds."""
+        ids = None
+        if self.id is not None or self.ids is not None:
+            ids = (*([] if self.id is None else [self.id]), *(self.ids or ()))
+        before = None if self.older_than is None else now - self.older_than
+        return Filter(ids, self.type, self.state, self.resource, before, self.match)
+
+
+class JobsQuery(FilterQuery):
+    """Argument of `jobs`. `after`: the id of the last job already seen; `limit`: 1..1000 jobs; `newest`: those first.
+
+    cursor: where the last page ended, which answers with the next one; empty: the first.
+    """
+
+    after: _Text | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    newest: bool = False
+    cursor: Annotated[str, Field(pattern="^([0-9a-f]{1,16})?$")] | None = None
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> Self:
+        if self.after is not None and self.cursor is not None:
+            raise ValueError("after, cursor: expected one of them")
+        return self
+
+
+class ChangeQuery(FilterQuery):
+    """Argument of `cancel` and `retry`: an id, a list of ids, or a filter, which must not be empty unless `all` says so."""
+
+    TAKES_LIST = True
+
+    all: bool = False
+    dry_run: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_ids(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], str):
+            value = value[0]  # the one parameter of JSON-RPC, by position
+        if isinstance(value, list):
+            return {"ids": value}
+        return {"id": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_jobs(self) -> Self:
+        if not self.all and all(getattr(self, name) is None for name in FilterQuery.model_fields):
+            raise ValueError('name jobs by id, ids, type, state, resource, older_than or match, or say {"all":true}')
+        return self
+
+
+class DeleteQuery(ChangeQuery):
+    """Argument of `delete`. force: running jobs too."""
+
+    force: bool = False
+
+
+class PurgeQuery(Parameters):
+    """Argument of `purge`. regex: as `match`."""
+
+    type: _Text
+    regex: _Pattern = None
+    dry_run: bool = False
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    def filter(self) -> Filter:
+        """Return the filter."""
+        return Filter(type=self.type, states=WAITING, match=self.regex)
 
 
 class HelpQuery(Parameters):
@@ -88,7 +194,7 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     if len(call.arg) > model.MAX_BYTES:
         raise CallError(f"argument: expected at most {model.MAX_BYTES} bytes, got {len(call.arg)}")
     raw = bytes(call.arg)
-    if raw.startswith(b"["):
+    if raw.startswith(b"[") and not model.TAKES_LIST:
         raw = _only_member(model, call, raw)
     try:
         return model.model_validate_json(b"{}" if raw == b"null" else raw)

@@ -290,20 +290,20 @@ def _touch(peer: Peer, answers: _Answers, index: int, run: OpenRun, one: Touch) 
 
     def saved(ok: bool) -> None:
         if ok:
-            answers.told(index, _left(desk.left_s(run)))
+            answers.told(index, _left(run, desk.left_s(run)))
         else:
             answers.refused(index, _stale())
 
     if one.progress is UNSET:
-        answers.told(index, _left(desk.touch(run)))
+        answers.told(index, _left(run, desk.touch(run)))
     elif desk.has_much_to_save:
         raise CallError("progress: the store is far behind with that of others, try again later", "busy")
     else:
         desk.save(run, progress_in(one), saved)
 
 
-def _left(left_s: float) -> Raw:
-    return Raw(_encode({"left": round(max(0.0, left_s), 3), "cancel": False}))
+def _left(run: OpenRun, left_s: float) -> Raw:
+    return Raw(_encode({"left": round(max(0.0, left_s), 3), "cancel": run.is_cancelled}))
 
 
 def releasing(peer: Peer, call: Call) -> Steps[None]:

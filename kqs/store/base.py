@@ -31,7 +31,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
+from kqs.store.change import Change, Changed, Slice, Spans, Verb
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -180,11 +182,13 @@ class Store(Protocol):
         """
         ...
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """Apply the ends of runs; durable before it returns.
 
         Returns: per report, True if its claim (attempt and epoch) was the running one and the record was changed; False if
         stale. A repeated FINAL report of the attempt that ended the job is True again and changes nothing.
+        None: the running job has been cancelled meanwhile (`change`), and such a run ends it as SUCCESS or CANCELLED and in no
+        other way: nothing was changed, and whoever reports it does that again, as CANCELLED.
         The run that ended joins `runs` (the newest MAX_RUNS are kept); a waiting state goes to later if it has a due_at, else
         to ready. After a report that no run has begun (`has_begun`), the record is as if it had not been claimed: no attempt
         is counted and no run told; but the next claim is another one all the same.
@@ -258,6 +262,48 @@ class Store(Protocol):
         """
         ...
 
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """Do one slice of what an owner asks of all jobs that fit `change.wanted`, beginning where the last slice says.
+
+        It looks at LOOKED records at most (and reads about LOOKED_BYTES of data, where a pattern is to be found in it) and
+        changes SLICE of those that fit; it is done as a whole or not at all, and survives a crash of the process at once, of
+        the machine after `sync` or `report`. Nothing that it deleted or ended comes back by a replay of any journal.
+        A record that is over (see `job`) fits nothing. One that fits from the first slice to the last is met just once; what
+        comes to fit meanwhile, or ceases to, may be met. Many records that do not fit cost slices that change nothing; but
+        only those asked for are looked at where the filter names ids, the waiting jobs of one type, or states but not
+        nearly all.
+
+        CANCEL: a waiting job ends (next_state) with the error `cancelled`, ended_at `change.now`, drop_at by `change.keep`. A
+        running one gets its cancel_at, which goes when the run ends (see `report`); nothing else changes, and its claim is
+        told. One that has a cancel_at already is not changed, nor is what has ended.
+        RETRY: of what has failed or was cancelled, that which ended at `change.now` or before. State by next_state, ready at
+        once; counters 0; error, result, due_at, ended_at, drop_at None; expire_at anew from `change.expire`. Attempt,
+        accepted_at and progress stay, and the last run joins the earlier ones in `runs`. The job stands at the tail: its
+        order is a new one, `first_order` for the first that the slice changes, one more for each that follows, in the order
+        in which they were met. `Changed.order` is the old one, `Slice.ready` has the new. The id stays, and a replay of the
+        job's insert changes nothing, as ever. The checksum moves along, so that what is damaged is so afterwards.
+        DELETE: waiting and ended jobs are gone, with all that is beside them. A running one is `skipped`, or with `is_forced`
+        gone too: its claim is told, and what its run reports is stale.
+        """
+        ...
+
+    async def cancels(self) -> list[Claim]:
+        """Return the claims of runs watched over here that another server has cancelled, or whose record it has deleted.
+
+        Each is told once. In a store that is not shared there are none.
+        """
+        ...
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """Return the next of the records that fit, by order as `jobs`, as far as one slice looks: a few ms.
+
+        It may be less than `limit`, or none, although there are more.
+        Returns: the records as `jobs` shows them, and the order to go on from; None: there are no more.
+        """
+        ...
+
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
@@ -300,4 +346,21 @@ class Store(Protocol):
         ...
 
 
-__all__ = ["CALL_S", "DAMAGED", "DATA_BYTES", "LOGGED", "MAX_RUNS", "Claim", "Granted", "Holder", "Known", "Store", "StoreInfo"]
+__all__ = [
+    "CALL_S",
+    "DAMAGED",
+    "DATA_BYTES",
+    "LOGGED",
+    "MAX_RUNS",
+    "Change",
+    "Changed",
+    "Claim",
+    "Granted",
+    "Holder",
+    "Known",
+    "Slice",
+    "Spans",
+    "Store",
+    "StoreInfo",
+    "Verb",
+]

@@ -56,6 +56,33 @@ class BrokerContract:
         await broker.delete(taken)
         assert orders(await broker.reserve({"mail": 1}, 2)) == [2]
 
+    async def test_forgotten_entries_are_not_reserved(self, broker: Broker, store: ReadyJobs) -> None:
+        await broker.reserve({"mail": 1, "video": 1}, 1)
+        await self.put(broker, store, *range(1, 7))
+        await self.put(broker, store, 7, type_="video")
+        await self.put(broker, store, 8, prio=9_000)
+        gone = [an_entry(8, prio=9_000), *(an_entry(number) for number in (1, 3, 6, 99)), an_entry(99, "none")]
+        store.claim([entry for entry in gone if entry.order != 99])
+        await broker.forget(gone)
+        taken: list[Entry] = []
+        async with asyncio.timeout(10):
+            while len(taken) < 4:
+                taken += await broker.reserve({"mail": 1, "video": 1}, 9)
+        assert sorted(orders(taken)) == [2, 4, 5, 7]
+        assert await broker.reserve({"mail": 1}, 9) == []
+
+    async def test_all_that_was_put_may_be_forgotten(self, broker: Broker, store: ReadyJobs) -> None:
+        await broker.reserve({"mail": 1}, 1)
+        await self.put(broker, store, 1, 2)
+        taken = await broker.reserve({"mail": 1}, 1)
+        await broker.release(taken)
+        store.claim(taken)
+        store.claim([an_entry(2)])
+        await broker.forget([an_entry(1), an_entry(2)])
+        assert await broker.reserve({"mail": 1}, 9) == []
+        await self.put(broker, store, 3)
+        assert orders(await broker.reserve({"mail": 1}, 9)) == [3]
+
     async def test_one_job_is_not_starved_by_a_thousand(self, broker: Broker, store: ReadyJobs) -> None:
         await self.put(broker, store, *range(1000), type_="video")
         await self.put(broker, store, 1000)

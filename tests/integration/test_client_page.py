@@ -21,6 +21,11 @@ CALLS = {"connect", "insert", "insert_many", "call", "start", "reserve", "work",
     "again",
     "finish_many",
     "release",
+    "cancel",
+    "retry",
+    "delete",
+    "purge",
+    "jobs",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from kqs.errors import JournalError, JournalFailedError
+from kqs.filter import Filter
 from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Found, Inserter, Question
 from kqs.job import Returned, State
 from kqs.journal.format import Record
+from kqs.queue.changes import Done
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery
+from kqs.store.base import Verb
 from tests.support.clock import FakeClock
 
 
@@ -90,6 +93,8 @@ class MemoryBackend:
         self.stop_requested = asyncio.Event()
         self.desk: Any = None  # set by whoever has a queue
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
+        self.changes: list[tuple[Verb, Filter, bool, bool]] = []
+        self.done = Done()
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         return (named.claim.id, type(end)) in self.ended
@@ -103,10 +108,15 @@ class MemoryBackend:
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)
 
-    async def jobs(self, query: JobsQuery) -> list[dict[str, Any]]:
-        rows = [row for row in self._rows() if query.type in (None, row["type"]) and query.state in (None, State.NEW)]
+    async def jobs(self, query: JobsQuery) -> tuple[list[dict[str, Any]], int | None]:
+        states = query.state or {State.NEW}
+        rows = [row for row in self._rows() if query.type in (None, row["type"]) and State.NEW in states]
         seen = next((place for place, row in enumerate(rows, 1) if row["id"] == query.after), 0)
-        return rows[seen : seen + query.limit]
+        return rows[seen : seen + query.limit], None
+
+    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+        self.changes.append((verb, wanted, is_forced, is_dry))
+        return self.done
 
     def request_stop(self) -> None:
         self.stop_requested.set()

@@ -205,7 +205,7 @@ class Life:
 
     async def records(self) -> list[JobRecord]:
         """Return what the store knows of every job."""
-        return await self.rig.queue.reads.jobs(None, None, None, 10_000)
+        return await self.rig.store.jobs(type_=None, state=None, after=None, limit=10_000)
 
     def name(self, order: int) -> str:
         """Return the id of a job."""

@@ -25,7 +25,7 @@ class Lag:
     def problems(self) -> list[str]:
         return ["the store refuses new jobs"] if self.lag_records else []
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, *, unflushed: bool = False) -> None:
         if self.lag_records:
             raise StoreUnavailableError("1 records behind")
 

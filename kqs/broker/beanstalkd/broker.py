@@ -182,6 +182,11 @@ class BeanstalkdBroker:
         """Forget reserved entries, without waiting for the servers."""
         self._pool.delete(entries)
 
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """Delete waiting entries that were put, without waiting for the servers; whoever has one hears from the store."""
+        for type_, group in by_type(entries).items():
+            self._pool.forget(type_, group)
+
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back, in their old places."""
         self._pool.release(entries)

@@ -155,6 +155,11 @@ class Pool:
             for put in shelf.unanswered_puts
         ]
 
+    def forget(self, type_: str, entries: Sequence[Entry]) -> None:
+        """Delete waiting jobs of one type, wherever they are."""
+        for server in self._servers:
+            server.forget(type_, entries)
+
     def delete(self, entries: Iterable[Entry]) -> None:
         """Delete reserved jobs."""
         for server, own in self._by_server(entries):

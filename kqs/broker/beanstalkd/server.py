@@ -204,6 +204,11 @@ class Server:
         if self._session is not None:
             self._session.wake_watch.set()
 
+    def forget(self, type_: str, entries: Sequence[Entry]) -> None:
+        """Delete jobs of one type that wait here."""
+        if self._session is not None:
+            self._session.forget(type_, entries)
+
     def delete(self, entries: Iterable[Entry]) -> None:
         """Delete jobs that were reserved here; the store refuses those out of reach, should they be ready again."""
         for link, pairs in _by_link(entries):

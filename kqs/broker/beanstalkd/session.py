@@ -79,8 +79,13 @@ class Session:
             if replies is None:
                 refused = list(entries)
             else:
-                answers = zip(entries, replies[1:] if uses else replies, strict=True)
-                refused = [entry for entry, reply in answers if not self._is_inserted(puts, reply)]
+                refused = []
+                for entry, reply in zip(entries, replies[1:] if uses else replies, strict=True):
+                    if isinstance(reply, Inserted):
+                        shelf.note_put(entry, reply.id)
+                    else:
+                        self._note_refused(puts, reply)
+                        refused.append(entry)
             shelf.end_put(put, refused)
             self._listener.answered()
             if refused:
@@ -93,16 +98,28 @@ class Session:
         """Tell whether more puts may be sent."""
         return self._puts.in_flight < MAX_PUTS_IN_FLIGHT
 
-    def _is_inserted(self, puts: Link, reply: Reply) -> bool:
-        if isinstance(reply, Inserted):
-            return True
+    def _note_refused(self, puts: Link, reply: Reply) -> None:
         if isinstance(reply, Buried):
             send(puts, [Delete(reply.id)])
         elif reply not in (Word.DRAINING, Word.OUT_OF_MEMORY, Word.JOB_TOO_BIG):
             puts.abort(f"put was answered by {reply}")
-            return False
+            return
         self._standing.refused(reply)
-        return False
+
+    def forget(self, type_: str, entries: Sequence[Entry]) -> None:
+        """Delete jobs that wait here, as far as it is known which those are; what others have reserved meanwhile is theirs."""
+        shelf = self._shelves.get(type_)
+        here = [] if shelf is None else [entry for entry in entries if entry.id in shelf.numbers]
+        if shelf is None or not here:
+            return
+
+        def done(replies: list[Reply] | None) -> None:
+            for entry, reply in zip(here, replies or (), strict=False):
+                if reply is Word.DELETED:
+                    shelf.note_gone(entry)
+            self._listener.made_room(type_)
+
+        self._puts.send([Delete(shelf.numbers[entry.id]) for entry in here], done)
 
     # -- jobs out -------------------------------------------------------------------------------------------------------
 
@@ -157,7 +174,7 @@ class Session:
             _log.warning("not a job of ours, buried", server=self._address, job=reserved.id)
             send(link, [Bury(reserved.id, MAX_U32)])
             return
-        self._shelves.of(entry.type).note_taken(entry.order)
+        self._shelves.of(entry.type).note_taken(entry.order, entry.id)
         self._listener.taken(entry)
 
     def release(self, link: Link, entries: Sequence[Entry], ids: Sequence[int]) -> None:
@@ -170,6 +187,8 @@ class Session:
             refused = []
             for place, entry in enumerate(entries):
                 is_back = replies is not None and replies[place] is Word.RELEASED
+                if is_back:
+                    shelves[place].note_put(entry, ids[place])
                 shelves[place].end_put(puts[place], [] if is_back else [entry])
                 if not is_back:
                     refused.append(entry)

@@ -8,10 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from kqs.job import Entry
 from kqs.wire.beanstalk.tubes import tube_of, type_of
 
+#: beside two for each job
+_SPARE_NUMBERS = 1000
+
 
 class Shelf:
-    """known: orders that were put and not seen again. is_hinted: a job that we did not put has come from here, or may.
-    strangers: ready jobs beside those, by the server's own count at the last look. has_waited: for jobs that others put aside.
+    """known: orders that were put and not seen again. numbers: the server's own of some jobs here, by our ids.
+
+    is_hinted: a job that we did not put has come from here, or may. strangers: ready jobs beside those, by the server's own
+    count at the last look. has_waited: for jobs that others put aside.
 
     It *rests* when it was found empty while puts were under way: asking again is worth it when one of them is answered.
     """
@@ -24,6 +29,7 @@ class Shelf:
         "has_waited",
         "is_hinted",
         "known",
+        "numbers",
         "strangers",
         "tube",
         "type",
@@ -34,6 +40,7 @@ class Shelf:
         self.type = type_
         self.tube = tube
         self.known: set[int] = set()
+        self.numbers: dict[str, int] = {}
         self.is_hinted = False
         self.strangers = 0
         self.has_waited = False
@@ -91,8 +98,22 @@ class Shelf:
         """Return a future for each batch of puts under way, done when it is answered."""
         return self._puts
 
-    def note_taken(self, order: int) -> None:
+    def note_put(self, entry: Entry, number: int) -> None:
+        """Note how the server calls a job that it has taken; one that was reserved before that was answered is not here."""
+        if entry.order in self.known or entry.order in self.vanished:
+            if len(self.numbers) > 2 * self.count + _SPARE_NUMBERS:  # of most, others have taken the jobs
+                self.numbers.clear()
+            self.numbers[entry.id] = number
+
+    def note_gone(self, entry: Entry) -> None:
+        """Note that a job was deleted here."""
+        self.numbers.pop(entry.id, None)
+        self.known.discard(entry.order)
+        self.vanished.discard(entry.order)
+
+    def note_taken(self, order: int, job_id: str) -> None:
         """Note that a job was reserved from here."""
+        self.numbers.pop(job_id, None)
         if order in self.known or order in self.vanished:
             self.known.discard(order)
             self.vanished.discard(order)

@@ -13,12 +13,12 @@ from kqs.store.mongo.session import Session
 from kqs.store.mongo.slices import slices
 
 #: what a listing leaves out
-_LISTED = {"data_long": 0, "result_long": 0}
+LISTED = {"data_long": 0, "result_long": 0}
 
 
 async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | None:
     """See Store.job."""
-    document = await session.jobs.find_one({"_id": job_id, **_is_there(session, servers)})
+    document = await session.jobs.find_one({"_id": job_id, **is_there(session, servers)})
     if document is None:
         return None
     data = await session.bulk.get("data", document)
@@ -38,38 +38,39 @@ async def jobs(
     newest_first: bool,
 ) -> list[JobRecord]:
     """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
-    conditions = _is_there(session, servers)
+    conditions = is_there(session, servers)
     if type_ is not None:
         conditions["type"] = type_
     if state is not None:
-        conditions |= _is_in(state)
+        conditions |= is_in(state)
     found: list[Any] = []
     async for part in slices(session.jobs, after, newest_first=newest_first):
-        wanted = session.jobs.find({**conditions, **part}, _LISTED).sort("order", -1 if newest_first else 1)
+        wanted = session.jobs.find({**conditions, **part}, LISTED).sort("order", -1 if newest_first else 1)
         found += await wanted.limit(limit - len(found)).to_list(None)
         if len(found) == limit:
             break
     if found:
         ids = [document["_id"] for document in found if document["order"] == found[-1]["order"]]
-        found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}, _LISTED).to_list(
+        found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}, LISTED).to_list(
             None
         )
-    return [_listed(document) for document in found]
+    return [listed(document) for document in found]
 
 
-def _is_there(session: Session, servers: Servers) -> Document:
+def is_there(session: Session, servers: Servers) -> Document:
     """Return the condition for records that are not over. Who has none of these ids has a new job (insert.py)."""
     return {"$or": [{"drop_at": {"$not": {"$lte": session.now()}}}, {"$nor": servers.replaceable}]}
 
 
-def _is_in(state: State) -> Document:
+def is_in(state: State) -> Document:
     """Return the condition for a state; a job that runs keeps the one that it waited in."""
     if state is State.PROCESSING:
         return {"place": int(Place.RUNNING)}
     return {"state": int(state), "place": {"$ne": int(Place.RUNNING)}}
 
 
-def _listed(document: Any) -> JobRecord:
+def listed(document: Any) -> JobRecord:
+    """Return a record as listings show it."""
     data = document.get("data")
     record = record_of(document, data, document.get("result"))
     if data is not None and not is_intact(document, data):

@@ -12,10 +12,11 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Granted, Holder, Known, StoreInfo
-from kqs.store.mongo import client, progress, records, retention, schedule, schema
+from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
+from kqs.store.mongo import client, pages, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -114,7 +115,7 @@ class MongoStore:
         """See Store.save. It goes in turn with reports, since the last one of a run comes after all that it has saved."""
         return await self._there.write(Lane.REPORT, partial(progress.save, self._there.session, saved))
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
         return await self._there.write(Lane.REPORT, partial(self._there.reporter.report, reports))
 
@@ -165,6 +166,20 @@ class MongoStore:
     ) -> list[JobRecord]:
         """See Store.jobs."""
         return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """See Store.change."""
+        raise NotImplementedError
+
+    async def cancels(self) -> list[Claim]:
+        """See Store.cancels."""
+        return []
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """See Store.page."""
+        return await self._look(pages.page, self._there.servers, wanted, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""

@@ -115,6 +115,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
         row.returned,
         held=row.watcher is not None,
         progress=NO_PROGRESS if has_progress else None,
+        is_cancelled=bool(row.is_cancelled),
         resource=row.resource,
     )
 

@@ -29,13 +29,13 @@ select json_group_array(json_array(
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
 """
-_OF_RUN = f", epoch, {json_real('started_at')}, watcher"
+_OF_RUN = f", epoch, {json_real('started_at')}, watcher, cancel_at is not null"
 _RESOURCE = ", cast(resource as text)"
 _IS_READY, _IS_RUNNING = f"place = {Place.READY:d}", f"place = {Place.RUNNING:d}"
 #: by whether any job has a resource
 _READY = {
     False: _READ.format(more="", condition=_IS_READY),
-    True: _READ.format(more=f", 0, null, null, null{_RESOURCE}", condition=_IS_READY),
+    True: _READ.format(more=f", 0, null, null, null, 0{_RESOURCE}", condition=_IS_READY),
 }
 _RUNNING = {
     False: _READ.format(more=_OF_RUN, condition=_IS_RUNNING),
@@ -58,7 +58,7 @@ where ord in (select value from json_each(?))
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """A job, but for its data. data_bytes: None where that is long or in bulk. epoch to watcher only of a run."""
+    """A job, but for its data. data_bytes: None where that is long or in bulk. epoch to is_cancelled only of a run."""
 
     order: int
     state: int
@@ -79,6 +79,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     started_whole_s: int | None = None
     started_rest_s: float | None = None
     watcher: int | None = None
+    is_cancelled: int = 0
     resource: str | None = None
 
     @property
@@ -191,11 +192,12 @@ def _add_long(db: sqlite3.Connection, content: Content, orders: Sequence[int], m
         else:
             total += length
             taken.append(order)
-    data |= _long(db, {order: inline[order] for order in taken if order in inline})
+    data |= long(db, {order: inline[order] for order in taken if order in inline})
     data |= bulk.get(db, [order for order in taken if order not in inline])
 
 
-def _long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:
+def long(db: sqlite3.Connection, lengths: dict[int, int]) -> dict[int, bytes]:
+    """Return data that stands in the records, by order, unchecked. lengths: by order; their sum is the caller's to bound."""
     if not lengths:
         return {}
     packed, joined = db.execute(_LONG, (json_list(lengths),)).fetchone()

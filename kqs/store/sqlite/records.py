@@ -11,12 +11,11 @@ from kqs.job import ENDED, MAX_PROGRESS_BYTES, JobRecord, RunRecord, State, inst
 from kqs.store.base import DAMAGED, LISTED_BYTES
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import bulk, progress
+from kqs.store.sqlite.rows import MAX_ORDER, json_list
 from kqs.store.sqlite.session import Session
 
 #: records a filtered listing looks at in one go; the thread commits for others between two of them
 SLICE = 20_000
-#: above every order
-MAX_ORDER = 2**63 - 1
 
 
 class _Row(NamedTuple):
@@ -47,6 +46,7 @@ class _Row(NamedTuple):
     error: str | None
     runs: str | None
     crc32c: int | None
+    cancel_at: float | None
     resource: str | None
     unique_key: str | None
 
@@ -123,6 +123,17 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     return Page(records, None if edge is None else edge[0])
 
 
+def listed(session: Session, orders: list[int]) -> list[JobRecord]:
+    """Return these records, in this order, as listings show them."""
+    rows = session.db.execute(
+        f"select {_LISTED} from jobs not indexed where ord in (select value from json_each(?))", (json_list(orders),)
+    ).fetchall()
+    found = {row[0]: _record(session, _Row._make(row)) for row in rows}
+    shown = [found[order] for order in orders]
+    _add_progress(session, shown, LISTED_BYTES)
+    return shown
+
+
 def _add_progress(session: Session, records: list[JobRecord], most_bytes: int) -> None:
     """Add the progress of those jobs that have some of up to `most_bytes`."""
     said = progress.get(session, [record.order for record in records])
@@ -187,6 +198,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         error=DAMAGED if is_damaged else row.error,
         runs=_earlier_runs(row.runs) + _last_run(row),
         epoch=row.epoch,
+        cancel_at=row.cancel_at if row.state == State.PROCESSING else None,
         resource=row.resource,
         unique=row.unique_key,
     )

@@ -19,6 +19,10 @@ from kqs.store.sqlite.session import Session
 _FENCES = """
 select json_group_array(json_array(ord, place, attempt, epoch)) from jobs where ord in (select value from json_each(?))
 """
+_CANCELLED = f"""
+select json_group_array(json_array(ord, attempt, epoch)) from jobs
+where ord in (select value from json_each(?)) and place = {Place.RUNNING:d} and cancel_at is not null
+"""
 _END_ALIKE = f"""
 update jobs set place = {Place.ENDED:d}, state = ?, run_state = ?, ended_at = ?, drop_at = ?,
                 failures = ?, ghosts = ?, interrupted = ?, error = null
@@ -80,18 +84,42 @@ _MOST_ALIKE = 16
 _Fence = tuple[int, int, int, int | None]
 
 _decode_fences = msgspec.json.Decoder(list[_Fence]).decode
+_decode_claims = msgspec.json.Decoder(list[tuple[int, int, int | None]]).decode
 _decode_ranked = msgspec.json.Decoder(
     list[tuple[int, str, int, str | None, int | None, float | None, str | None, int, int]]
 ).decode
 _decode_runs = msgspec.json.Decoder(list[tuple[int, str, int, float, int, str | None]]).decode
 
+#: what alone ends a job that was cancelled while it ran
+_LAST = frozenset({State.SUCCESS, State.CANCELLED})
 #: by State
 _IS_END = [state in ENDED for state in sorted(State)]
 _WORDS = [state.word for state in sorted(State)]
 
 
-def report(session: Session, reports: Sequence[Report]) -> list[bool]:
+def report_all(session: Session, reports: Sequence[Report]) -> Sequence[bool | None]:
     """See Store.report."""
+    if not session.cancelled:
+        return report(session, reports)
+    claims = [one.claim.order for one in reports if one.claim.order in session.cancelled]
+    (packed,) = session.db.execute(_CANCELLED, (json_list(claims),)).fetchone()
+    fences = set(_decode_claims(packed))
+    refused = [_is_refused(one, fences) for one in reports]
+    verdicts = iter(report(session, [one for one, is_refused in zip(reports, refused, strict=True) if not is_refused]))
+    session.uncancelled += [one.claim.order for one in reports if one.state in _LAST and _fence(one.claim) in fences]
+    return [None if is_refused else next(verdicts) for is_refused in refused]
+
+
+def _fence(claim: Claim) -> tuple[int, int, int | None]:
+    return (claim.order, claim.attempt, claim.epoch)
+
+
+def _is_refused(one: Report, fences: set[tuple[int, int, int | None]]) -> bool:
+    return one.state not in _LAST and _fence(one.claim) in fences
+
+
+def report(session: Session, reports: Sequence[Report]) -> list[bool]:
+    """See Store.report, but for jobs that were cancelled."""
     if _end_if_running(session, reports):
         return [True] * len(reports)
     (packed,) = session.db.execute(_FENCES, (json_list([one.claim.order for one in reports]),)).fetchone()
@@ -241,7 +269,7 @@ def _wait_rows(db: sqlite3.Connection, reports: Sequence[Report]) -> list[object
             one.ghosts,
             one.interrupted,
             one.error,
-            _with_run(runs, encode_json(run).decode()),
+            with_run(runs, encode_json(run).decode()),
         )
     return values
 
@@ -261,7 +289,8 @@ def _rerank(db: sqlite3.Connection, prios: dict[int, int]) -> None:
     _RERANK.execute(db, values)
 
 
-def _with_run(runs: str | None, line: str) -> str:
+def with_run(runs: str | None, line: str) -> str:
+    """Return the runs of a record with one more, as a line; not all of them for ever."""
     if runs is None:
         return line
     # with this one and the next, which the row's own columns will hold

@@ -74,6 +74,7 @@ create table jobs (
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
   crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
   resource text,  -- no other job with it runs at the same time
   unique_key text -- see uniques.py
 );
@@ -114,7 +115,7 @@ _SINCE_1 = {
 }
 _SINCE_2 = {"jobs": {"watcher": "integer"}}
 _SINCE_4 = {
-    "jobs": {"resource": "text", "unique_key": "text"},
+    "jobs": {"cancel_at": "real", "resource": "text", "unique_key": "text"},
     "meta": {"has_resources": "integer not null default 0"},
 }
 
@@ -211,12 +212,13 @@ def _add_progress(db: sqlite3.Connection) -> None:
 
 
 def _add_owners(db: sqlite3.Connection) -> None:
-    """From 4 to 5.
+    """From 4 to 5. Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again.
 
-    Version 4 knows nothing of what an earlier step left parked: whoever claims it parks it again. It may have deleted jobs
-    since whose keys stand here.
+    What it has claimed since that step is another run than the one that was cancelled. It may have deleted jobs since whose
+    keys stand here.
     """
     _add(db, _SINCE_4)
+    db.execute("update jobs set cancel_at = null where cancel_at is not null and place = 2")
     db.execute(_PARKED)
     db.execute("update jobs set place = 0 where ord in (select ord from parked) and place = 1 and due_at is null")
     db.execute("delete from parked")

@@ -29,6 +29,7 @@ select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
 _HAS_UNIQUES = "select exists (select 1 from uniques)"
+_CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -65,6 +66,9 @@ class Session:
         self.has_progress = False
         #: False: no job has a unique key, but for such as have ended
         self.has_uniques = False
+        #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
+        self.cancelled: set[int] = set()
+        self.uncancelled: list[int] = []
         #: False: no job has a resource, nor ever had
         self.has_resources = False
         self._had_resources = False
@@ -128,6 +132,8 @@ class Session:
         self.has_progress = bool(has_progress)
         (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
         self.has_uniques = bool(has_uniques)
+        (cancelled,) = self._db.execute(_CANCELLED).fetchone()
+        self.cancelled = set(msgspec.json.decode(cancelled))
         self.has_resources = self._had_resources = bool(meta.has_resources)
         self._identities = self._look()
         self._written = (meta.fed_seq, meta.last_order)
@@ -170,6 +176,9 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
+        if self.uncancelled:
+            self.cancelled.difference_update(self.uncancelled)
+            self.uncancelled.clear()
         self._had_resources = self.has_resources
         if self.called:
             self._untold += self.called
@@ -189,6 +198,7 @@ class Session:
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
+        self.uncancelled.clear()
         self.called.clear()
         self._locks = None
         self.has_resources = self._had_resources

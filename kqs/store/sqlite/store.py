@@ -10,9 +10,11 @@ from pathlib import Path
 from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Granted, Holder, Known, StoreInfo
-from kqs.store.sqlite import claim, insert, progress, records, report, resources, retention, schedule
+from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
+from kqs.store.sqlite import change as changing
+from kqs.store.sqlite import claim, insert, pages, progress, records, report, resources, retention, schedule
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -104,9 +106,9 @@ class SqliteStore:
         operation = partial(progress.save, progress=saved, durable=durable)
         return await self._thread.call(operation, durable=durable, small=not durable and len(saved) <= _FEW_JOBS)
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
-        return await self._thread.call(partial(report.report, reports=reports), durable=True)
+        return await self._thread.call(partial(report.report_all, reports=reports), durable=True)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
@@ -174,6 +176,22 @@ class SqliteStore:
             if after is None:
                 break
         return found
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """See Store.change."""
+        self._thread.expect_slow()
+        return await self._thread.call(partial(changing.change, change=change, after=after, first_order=first_order))
+
+    async def cancels(self) -> list[Claim]:
+        """See Store.cancels. There are no other servers."""
+        return []
+
+    async def page(
+        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[JobRecord], int | None]:
+        """See Store.page."""
+        found = await self._thread.call(partial(pages.page, wanted=wanted, after=after, limit=limit, newest_first=newest_first))
+        return found.records, found.next_after
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts."""

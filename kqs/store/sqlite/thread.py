@@ -106,6 +106,10 @@ class StoreThread:
             self._queue.put(operation)
         return future
 
+    def expect_slow(self) -> None:
+        """Do nothing on the loop for a while: much is being written, and any commit may have to copy it into the file."""
+        self._to_thread = _AFTER_SLOW
+
     def _do_here(self, operation: Operation) -> bool:
         """Do an operation on the loop, unless another comes before it or these have been slow lately."""
         if self._to_thread:

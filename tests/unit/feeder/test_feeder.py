@@ -83,7 +83,7 @@ async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feed
     assert (feeding.feeder._held.count, feeding.feeder.lag_records) == (0, 5)
     await feeding.feeder.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
     await caught_up(feeding.feeder)
-    assert len(await feeding.rig.queue.reads.jobs("mail", None, None, 100)) == 5
+    assert len(await feeding.rig.store.jobs(type_="mail", state=None, after=None, limit=100)) == 5
 
 
 async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Feeding) -> None:
@@ -109,7 +109,7 @@ async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
     await caught_up(feeder)
     assert feeder.fed_seq == 50
-    records = await feeding.rig.queue.reads.jobs("mail", None, None, 100)
+    records = await feeding.rig.store.jobs(type_="mail", state=None, after=None, limit=100)
     assert [int(record.data) for record in records] == list(range(50))
 
 

@@ -34,7 +34,7 @@ async def reporter(commits: Commits) -> AsyncIterator[Reporter]:
     async def applied(*_: object) -> None:
         pass
 
-    reporter = Reporter(commits, applied, lambda: None)  # type: ignore[arg-type]
+    reporter = Reporter(commits, applied, lambda: None, lambda _, report: report)  # type: ignore[arg-type]
     task = asyncio.get_running_loop().create_task(reporter.run())
     yield reporter
     task.cancel()

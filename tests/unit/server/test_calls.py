@@ -101,7 +101,7 @@ async def test_errors_are_counted_by_code() -> None:
 
 def test_the_manual_names_every_call_and_every_error_code() -> None:
     text = PROTOCOL.read_text()
-    calls = re.findall(r"^\| `(\w+)` \| (?:any|insert|read|work|admin) \|", text, re.MULTILINE)
+    calls = re.findall(r"^\| `(\w+)` \| (?:any|insert|read|work|manage|admin) \|", text, re.MULTILINE)
     errors = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("## Error codes")[2], re.MULTILINE))
     assert sorted(calls) == sorted(CALLS)
     assert errors == ERROR_CODES

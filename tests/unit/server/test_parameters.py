@@ -28,7 +28,8 @@ def test_null_and_an_empty_object_leave_every_default() -> None:
 
 
 def test_a_state_is_given_as_its_word() -> None:
-    assert parse(JobsQuery, Raw(b'{"state":"processing"}')).state is State.PROCESSING
+    assert parse(JobsQuery, Raw(b'{"state":"processing"}')).state == {State.PROCESSING}
+    assert parse(JobsQuery, Raw(b'{"state":["new","fail","new"]}')).state == {State.NEW, State.FAIL}
 
 
 def test_a_string_stands_for_the_only_field() -> None:
@@ -73,7 +74,8 @@ def test_a_message_is_short_however_long_the_argument() -> None:
 
 
 def test_an_argument_and_a_message_have_a_most() -> None:
-    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16384 bytes, got 20")
+    assert refusal(JobQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16384 bytes, got 20")
+    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 300_000)).startswith("argument: expected at most 262144 bytes, got 30")
     assert refusal(JobsQuery, b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b"}").count("unknown") == 5
 
 

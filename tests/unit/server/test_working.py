@@ -501,7 +501,7 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     class Fed:
         lag_records = 0
 
-        async def catch_up(self) -> None:
+        async def catch_up(self, *, unflushed: bool = False) -> None:
             """All is fed."""
 
     talk = Talk(rig)
@@ -523,7 +523,7 @@ async def test_a_run_of_the_same_number_that_a_later_boot_has_claimed_is_another
     class Fed:
         lag_records = 0
 
-        async def catch_up(self) -> None:
+        async def catch_up(self, *, unflushed: bool = False) -> None:
             """All is fed."""
 
     talk = Talk(rig)

@@ -6,7 +6,23 @@ import sqlite3
 
 import pytest
 
-from kqs.store.sqlite import bulk, claim, content, locks, progress, report, resources, retention, schedule, schema
+from kqs.filter import Filter
+from kqs.job import WAITING
+from kqs.store.sqlite import (
+    bulk,
+    change,
+    claim,
+    content,
+    locks,
+    progress,
+    report,
+    resources,
+    retention,
+    revive,
+    schedule,
+    schema,
+    walk,
+)
 
 BY_KEY = [
     *content._READY.values(),
@@ -31,6 +47,9 @@ BY_KEY = [
     resources._SET_ASIDE,
     resources._READY,
     resources._HOLDER,
+    change._CANCEL,
+    change._MARK,
+    revive._READ,
 ]
 BY_INDEX = {
     f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
@@ -84,3 +103,36 @@ def test_rows_are_found_by_index_and_never_sorted(db: sqlite3.Connection, statem
     steps = plan(db, statement)
     assert any(f"INDEX {index}" in step for step in steps)
     assert not any("TEMP B-TREE" in step for step in steps)
+
+
+#: by leg: where it begins, goes on amid a key, and beyond it
+LEGS = [
+    (
+        walk.Leg(walk._READY, "mail", "prio"),
+        ["ready (type=?", "ready (type=? AND prio=? AND ord>?", "ready (type=? AND prio>?"],
+    ),
+    (walk._LATER, ["later", "later (due_at=? AND rowid>?", "later (due_at>?"]),
+    (walk._RUNNING, ["running", "running (epoch=? AND rowid>?", "running (epoch>?"]),
+    (
+        walk.Leg(walk._ENDED, 6, "drop_at"),
+        ["ended (state=?", "ended (state=? AND drop_at=? AND rowid>?", "ended (state=? AND drop_at>?"],
+    ),
+    (walk._BY_ORDER, ["PRIMARY KEY (rowid<?)", "PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid>? AND rowid<?)"]),
+]
+
+
+@pytest.mark.parametrize(("leg", "searches"), LEGS)
+@pytest.mark.parametrize("edge_key", [None, 4])
+def test_what_fits_is_found_along_its_index(
+    db: sqlite3.Connection, leg: walk.Leg, searches: list[str], edge_key: int | None
+) -> None:
+    conditions = [*change._CONDITIONS.values(), "ord < :before_order"]
+    wanted = walk.conditions(Filter(type="mail", states=frozenset(WAITING)), 0.0, *conditions, before_order=9, asked_at=9)
+    for search, at in zip(searches, [walk.At((leg,)), walk.At((leg,), 5, 7), walk.At((leg,), 5, 7, True)], strict=True):
+        source, values = walk._source(leg, at)
+        by = "jobs.ord" if leg.key is None else f"jobs.{leg.key}, jobs.ord"
+        statement = walk._fitting(source, walk._within(leg.key, edge_key), wanted, by)
+        values |= {"most": 5, "edge": 3, "edge_key": edge_key, **wanted.values}
+        steps = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
+        assert any(search in step for step in steps), steps
+        assert not any("TEMP B-TREE" in step for step in steps)

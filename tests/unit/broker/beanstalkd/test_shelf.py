@@ -25,9 +25,9 @@ async def test_what_is_put_counts_at_once_and_what_is_refused_no_more(shelf: She
 
 async def test_a_job_of_others_is_a_hint_of_more(shelf: Shelf) -> None:
     put(shelf, 1)
-    shelf.note_taken(1)
+    shelf.note_taken(1, "id-1")
     assert not shelf.may_have(0.0)
-    shelf.note_taken(7)
+    shelf.note_taken(7, "id-7")
     assert shelf.may_have(0.0)
     shelf.note_empty(shelf.settled_count)
     assert not shelf.may_have(0.0)
@@ -37,7 +37,7 @@ async def test_jobs_that_are_not_to_be_had_have_vanished_until_restored(shelf: S
     put(shelf, 1, 2)
     shelf.note_empty(shelf.settled_count)
     assert (shelf.may_have(0.0), shelf.count) == (False, 2)
-    shelf.note_taken(1)
+    shelf.note_taken(1, "id-1")
     shelf.restore()
     assert shelf.known == {2}
 
@@ -84,3 +84,20 @@ async def test_idle_shelves_are_forgotten() -> None:
     assert shelves.get("idle") is None
     assert shelves.clear() == ["mail", "video"]
     assert list(shelves) == []
+
+
+async def test_numbers_are_known_of_what_is_here(shelf: Shelf) -> None:
+    put(shelf, 1, 2, 3)
+    for number in (1, 2, 3, 9):
+        shelf.note_put(an_entry(number), 100 + number)
+    shelf.note_taken(2, "id-2")
+    shelf.note_gone(an_entry(3))
+    assert (shelf.numbers, shelf.known) == ({"id-1": 101}, {1})
+
+
+async def test_numbers_of_what_others_took_are_not_kept_for_ever(shelf: Shelf) -> None:
+    for number in range(5000):
+        put(shelf, number)
+        shelf.note_put(an_entry(number), number)
+        shelf.keep_last(0)
+    assert len(shelf.numbers) <= 1010

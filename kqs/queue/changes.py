@@ -1,0 +1,199 @@
+"""What owners ask of many jobs at once: slice by slice, so that inserts, runs and answers go on in between.
+
+What a slice did stays done, whatever becomes of the rest; asked again, the same change goes on with what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from kqs.broker.base import Broker
+from kqs.clock import Clock
+from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.filter import Filter
+from kqs.job import WAITING, Claim, Entry, Event, JobRecord, State, next_state
+from kqs.log import get_logger
+from kqs.options import Cascade
+from kqs.queue.rules import CANCELLED, Retention, whole_ms
+from kqs.store import change as bounds
+from kqs.store.base import Change, Changed, Slice, Spans, Store, Verb
+from kqs.trouble import Trouble
+
+log = get_logger("kqs.queue")
+
+#: of so many changed jobs the ids are told
+TOLD_IDS = 100
+#: a store that refuses a slice is asked again so often, and no longer than so, in s
+RETRY_WAIT_S = 0.1
+PATIENCE_S = 5.0
+#: how soon this server hears that another one has cancelled what runs here, in s
+WATCH_S = 0.5
+
+
+class Done(msgspec.Struct):
+    """What a change has done. ids: the first TOLD_IDS. skipped: how many were passed over because they run."""
+
+    count: int = 0
+    ids: list[str] = []
+    skipped: int = 0
+
+    def add(self, part: Slice) -> None:
+        """Take in what one slice did."""
+        self.count += len(part.changed)
+        self.skipped += len(part.skipped)
+        if len(self.ids) < TOLD_IDS:
+            self.ids += [one.id for one in part.changed[: TOLD_IDS - len(self.ids)]]
+
+
+class Changes:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        cascade: Cascade,
+        clock: Clock,
+        retention: Retention,
+        note: Callable[[float, float | None], None],
+        call_off: Callable[[Sequence[Claim]], None],
+        on_damage: Callable[[StoreCorruptError], None],
+    ) -> None:
+        """Args: note: takes in when a waiting job is due and when it expires. call_off: ends runs.
+
+        on_damage: told of damage, which ends the server.
+        """
+        self._store = store
+        self._broker = broker
+        self._cascade = cascade
+        self._clock = clock
+        self._retention = retention
+        self._note = note
+        self._call_off = call_off
+        self._on_damage = on_damage
+        #: told of what each slice has done (`record_of`); a running job that was cancelled ends later
+        self.on_changed: Callable[[Verb, Sequence[Changed]], None] = _nobody
+
+    async def do(
+        self,
+        verb: Verb,
+        wanted: Filter,
+        before_order: int,
+        take_orders: Callable[[int], int],
+        *,
+        is_forced: bool = False,
+        is_dry: bool = False,
+    ) -> Done:
+        """Do it with all jobs that fit; they are durable when this returns.
+
+        Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
+            returns the first of so many new orders. is_forced, is_dry: as for `Change`.
+        Raises: StoreUnavailableError: some of it may have been done.
+        """
+        change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
+        done, after = Done(), None
+        while True:
+            first_order = take_orders(bounds.SLICE) if verb is Verb.RETRY and not is_dry else 0
+            part = await self._slice(change, after, first_order)
+            done.add(part)
+            if not is_dry:
+                await self._follow(verb, part)
+            after = part.next
+            if after is None:
+                break
+        if done.count and not is_dry:
+            await self._store.sync()
+            log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)
+        return done
+
+    async def _slice(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """Do a slice, for a while as often as it must be tried: a full disk that has no room for many may have it for some."""
+        until = self._clock.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await self._store.change(change, after, first_order)
+            except StoreCorruptError as error:
+                self._on_damage(error)
+                raise
+            except StoreUnavailableError:
+                if self._clock.monotonic() >= until:
+                    raise
+            await asyncio.sleep(RETRY_WAIT_S)
+
+    def _change(self, verb: Verb, wanted: Filter, before_order: int, *, is_forced: bool, is_dry: bool) -> Change:
+        cascade = self._cascade
+        keep_s = self._retention.drop_at(State.CANCELLED, cascade.base.keep, 0.0)
+        return Change(
+            verb,
+            wanted,
+            whole_ms(self._clock.now()),
+            before_order,
+            Spans(keep_s, cascade.keep_by_type()),
+            Spans(cascade.base.expire, cascade.expire_by_type()),
+            is_forced,
+            is_dry,
+            self._broker.body_bytes,
+        )
+
+    async def _follow(self, verb: Verb, part: Slice) -> None:
+        """Let the others know what a slice has done."""
+        if claims := [one.claim for one in part.changed if one.claim is not None]:
+            self._call_off(claims)
+        if part.expire_at is not None:
+            self._note(0.0, part.expire_at)
+        if part.changed:
+            self.on_changed(verb, part.changed)
+        if part.ready:
+            await self._broker.put(part.ready)
+        if gone := [Entry(one.order, one.id, one.type, one.prio) for one in part.changed if one.state in WAITING]:
+            await self._broker.forget(gone)
+
+    async def watch(self) -> None:
+        """Call runs off whose jobs other servers have cancelled, for ever."""
+        trouble = Trouble(log, "cannot hear of cancelled runs, trying again", "hears of them again", self._clock.monotonic)
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                claims = await self._store.cancels()
+            except StoreUnavailableError as error:
+                trouble.met(error=str(error))
+            else:
+                trouble.over()
+                if claims:
+                    self._call_off(claims)
+
+
+def record_of(verb: Verb, one: Changed, now: float) -> JobRecord:
+    """Return what is known of a job that was changed at `now`, without looking: as it stands, or as it stood last."""
+    state, is_cancelled = one.state, False
+    if verb is not Verb.DELETE and one.claim is None:
+        state = next_state(one.state, Event.REVIVE if verb is Verb.RETRY else Event.CANCEL)
+        is_cancelled = verb is Verb.CANCEL
+    return JobRecord(
+        order=one.order,
+        id=one.id,
+        type=one.type,
+        state=state,
+        prio=one.prio,
+        due_at=0.0,
+        expire_at=None,
+        data=None,
+        options=None,
+        attempt=one.attempt,
+        failures=0,
+        ghosts=0,
+        interrupted=0,
+        accepted_at=0.0,
+        ended_at=now if is_cancelled else None,
+        drop_at=None,
+        result=None,
+        error=CANCELLED if is_cancelled else None,
+        runs=[],
+    )
+
+
+def _nobody(_verb: Verb, _changed: Sequence[Changed]) -> None:
+    return None

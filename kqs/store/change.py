@@ -1,0 +1,89 @@
+"""What owners ask of many jobs at once, as the store is asked for it: slice by slice.
+
+The bounds of a slice are read here when it is done, so that tests can lower them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+import msgspec
+
+from kqs.filter import Filter
+from kqs.job import Claim, Entry, State
+
+#: what one slice changes, and what it looks at to find that, at most: no other operation waits long behind it
+SLICE = 500
+LOOKED = 5000
+#: where jobs have a pattern in their data, a slice reads about so many bytes of it
+LOOKED_BYTES = 4 * 1024 * 1024
+
+
+class Verb(IntEnum):
+    """What is done with each job."""
+
+    CANCEL = 0  # what waits ends as cancelled; what runs is marked
+    RETRY = 1  # what has failed or was cancelled waits again
+    DELETE = 2  # the record goes
+
+
+class Spans(msgspec.Struct, frozen=True):
+    """A setting in s that jobs may have of their own: what it is by type, and for all others; None: none, or for ever."""
+
+    otherwise: float | None = None
+    by_type: Mapping[str, float | None] = {}
+
+    def of(self, type_: str) -> float | None:
+        """Return what it is for a job that sets nothing itself."""
+        return self.by_type.get(type_, self.otherwise)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What is asked for; it is the same for all slices.
+
+    now: when it was asked for, in Unix seconds. before_order: jobs of this server's journal from there on are passed over.
+    keep: how long records outlive their cancellation; expire: how long jobs that are retried may wait and run, anew. Both are
+    overruled by what a job's own options say (keep: -1 is for ever).
+    is_forced: `delete` takes running jobs too. is_dry: nothing is changed, but all is told as if it were.
+    body_bytes: as for `Store.ready`.
+    """
+
+    verb: Verb
+    wanted: Filter
+    now: float
+    before_order: int
+    keep: Spans = Spans()
+    expire: Spans = Spans()
+    is_forced: bool = False
+    is_dry: bool = False
+    body_bytes: int | None = None
+
+
+class Changed(msgspec.Struct, gc=False):
+    """One job that was changed, as it was before. claim: of the run that it was in; None: it was in none.
+
+    attempt: how many runs it has had, to people.
+    """
+
+    order: int
+    id: str
+    type: str
+    prio: int
+    state: State
+    claim: Claim | None = None
+    attempt: int = 0
+
+
+class Slice(msgspec.Struct):
+    """What one slice did. ready: jobs that it made ready, as the broker is to know them; expire_at: the first of them expires.
+
+    skipped: ids of jobs that were passed over because they run. next: where to go on, for the store alone to understand; None:
+    all is done.
+    """
+
+    changed: list[Changed]
+    skipped: list[str]
+    ready: list[Entry]
+    next: object | None
+    expire_at: float | None = None

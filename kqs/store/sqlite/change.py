@@ -1,0 +1,113 @@
+"""What owners do with many jobs at once: cancel, retry, delete. One slice is one operation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from kqs.job import WAITING, Claim, Event, State, next_state
+from kqs.store import change as bounds
+from kqs.store.base import Change, Changed, Slice, Verb
+from kqs.store.keep import own_keep_s
+from kqs.store.sqlite import resources, retention, revive, walk
+from kqs.store.sqlite.rows import json_list
+from kqs.store.sqlite.schema import Place
+from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.walk import Found
+
+_CANCEL = f"""
+update jobs set place = {Place.ENDED:d}, state = {State.CANCELLED:d}, error = '{State.CANCELLED.word}',
+                ended_at = ?, drop_at = ?
+where ord in (select value from json_each(?)) and place < 2
+"""
+_MARK = f"update jobs set cancel_at = ? where ord in (select value from json_each(?)) and place = {Place.RUNNING:d}"
+
+#: what each verb changes, or tells of
+_STATES = {
+    Verb.CANCEL: WAITING | {State.PROCESSING},
+    Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
+    Verb.DELETE: None,
+}
+#: and what must be so beside that
+_CONDITIONS = {
+    Verb.CANCEL: f"(+place < 2 or (+place = {Place.RUNNING:d} and cancel_at is null))",
+    Verb.RETRY: f"+place = {Place.ENDED:d} and +state in ({State.FAIL:d}, {State.CANCELLED:d}) and ended_at <= :asked_at",
+    Verb.DELETE: "true",
+}
+
+
+def change(session: Session, change: Change, after: object | None, first_order: int) -> Slice:
+    """See Store.change."""
+    wanted = walk.conditions(
+        change.wanted,
+        session.now(),
+        _CONDITIONS[change.verb],
+        "ord < :before_order",
+        before_order=change.before_order,
+        asked_at=change.now,
+    )._replace(is_read=change.verb is Verb.RETRY)
+    if after is None:
+        after = walk.way(session, change.wanted, _useful(change))
+    assert isinstance(after, walk.At), "what the last slice said"
+    found, to_go_on = walk.find(session.db, wanted, after, min(bounds.SLICE, session.most_dropped))
+    part = Slice([], [], [], to_go_on)
+    if change.verb is Verb.DELETE and not change.is_forced:
+        part.skipped = [_id_of(session, row) for row in found if row.place == Place.RUNNING]
+        found = [row for row in found if row.place != Place.RUNNING]
+    part.changed = [_changed(session, row) for row in found]
+    if found and not change.is_dry:
+        session.pay()
+        _DO[change.verb](session, change, found, part, first_order)
+    return part
+
+
+def _useful(change: Change) -> frozenset[State] | None:
+    """Return of which states the jobs are that have to be looked at; None: any."""
+    able, asked = _STATES[change.verb], change.wanted.states
+    if able is None or asked is None:
+        return able if asked is None else asked
+    return able & asked
+
+
+def _id_of(session: Session, row: Found) -> str:
+    return row.id or session.ids.of(row.order)
+
+
+def _changed(session: Session, row: Found) -> Changed:
+    job_id = _id_of(session, row)
+    claim = Claim(row.order, job_id, row.attempt, row.epoch) if row.place == Place.RUNNING else None
+    return Changed(row.order, job_id, row.type, row.prio, row.state, claim, row.attempt - row.returned)
+
+
+def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Slice, _first_order: int) -> None:
+    running = [row.order for row in found if row.place == Place.RUNNING]
+    if running:
+        session.cancelled.update(running)
+        session.db.execute(_MARK, (change.now, json_list(running)))
+    by_keep: defaultdict[float | None, list[int]] = defaultdict(list)
+    waiting = [row for row in found if row.place != Place.RUNNING]
+    for row in waiting:
+        by_keep[own_keep_s(row.options, change.keep.of(row.type))].append(row.order)
+    resources.gone(session, [row.order for row in waiting])
+    for keep_s, orders in by_keep.items():
+        drop_at = None if keep_s is None else change.now + keep_s
+        session.db.execute(_CANCEL, (change.now, drop_at, json_list(orders)))
+    _count(session, waiting, Event.CANCEL)
+
+
+def _retry(session: Session, change: Change, found: Sequence[Found], part: Slice, first_order: int) -> None:
+    part.ready, part.expire_at = revive.revive(session, change, found, first_order)
+    _count(session, found, Event.REVIVE)
+
+
+def _count(session: Session, rows: Sequence[Found], event: Event) -> None:
+    session.tallies.remove([(row.type, row.number) for row in rows])
+    session.tallies.add([(row.type, next_state(row.state, event)) for row in rows])
+
+
+def _delete(session: Session, _change: Change, found: Sequence[Found], _part: Slice, _first_order: int) -> None:
+    retention.delete(session, [row.order for row in found])
+
+
+_DO: dict[Verb, Any] = {Verb.CANCEL: _cancel, Verb.RETRY: _retry, Verb.DELETE: _delete}

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import kqs.queue.changes as changing
+from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.filter import EVERYTHING, Filter
+from kqs.handlers import Again, Failed, Ok
+from kqs.job import State
+from kqs.options import Cascade
+from kqs.queue.changes import Done, record_of
+from kqs.store import change as bounds
+from kqs.store.base import Changed, Verb
+from tests.support.jobs import ORDER, an_accepted
+from tests.support.queueing import Rig
+
+
+async def change(rig: Rig, verb: Verb, wanted: Filter = EVERYTHING, **flags: bool) -> Done:
+    rig.orders = getattr(rig, "orders", ORDER + 1_000_000)  # type: ignore[attr-defined]
+
+    def take(count: int) -> int:
+        rig.orders += count  # type: ignore[attr-defined]
+        return rig.orders - count  # type: ignore[attr-defined,no-any-return]
+
+    return await rig.queue.changes.do(verb, wanted, 2**62, take, **flags)
+
+
+async def state(rig: Rig, number: int) -> State:
+    return (await rig.record(number)).state
+
+
+async def test_first_hundred_ids_are_told_and_all_are_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "SLICE", 70)
+    jobs = [an_accepted(number) for number in range(250)]
+    await rig.accept(*jobs)
+    done = await change(rig, Verb.CANCEL)
+    assert (done.count, done.ids, done.skipped) == (250, [job.id for job in jobs[:100]], 0)
+
+
+async def test_retried_jobs_run_again_by_themselves(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Failed("no", final=True))
+    assert (await change(rig, Verb.RETRY)).count == 1
+    run = await hand.take()
+    assert (run.claim.id, run.attempt, run.failures) == (an_accepted(1).id, 2, 0)
+    await hand.end(run)
+    assert await state(rig, 1) is State.SUCCESS
+
+
+async def test_retried_job_expires_when_its_time_is_over_again(rig: Rig) -> None:
+    rig.cascade._types["mail"] = {"expire": 5.0}
+    rig.cascade._cache.clear()
+    await rig.accept(an_accepted(1))
+    await change(rig, Verb.CANCEL)
+    await change(rig, Verb.RETRY)
+    assert (await rig.record(1)).expire_at == rig.clock.now() + 5
+    rig.clock.advance(6)
+    rig.queue._timetable._expiring.note(0.0)
+    assert (await rig.until(1, State.FAIL)).error == "expired"
+
+
+async def test_what_is_kept_of_the_cancelled_is_what_is_kept_of_failures(rig: Rig) -> None:
+    await rig.accept(an_accepted(1), an_accepted(2, "short"))
+    rig.cascade._types["short"] = {"keep": 7.0}
+    rig.cascade._cache.clear()
+    await change(rig, Verb.CANCEL)
+    records = [await rig.record(number) for number in (1, 2)]
+    assert [record.drop_at and record.drop_at - (record.ended_at or 0) for record in records] == [None, 7]
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+async def test_broker_does_not_hold_what_waits_no_more(rig: Rig, verb: Verb) -> None:
+    hand = rig.hand(0)
+    await rig.accept(an_accepted(0))
+    hand.consumer.grow(1)
+    run = await hand.take()
+    await rig.accept(*(an_accepted(number) for number in range(1, 90)))
+    assert rig.broker.entries_count == 89
+    assert (await change(rig, verb, Filter(states=frozenset({State.NEW})))).count == 89
+    assert rig.broker.entries_count == 0
+    assert not rig.broker.backlog("mail")
+    await hand.end(run)
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+async def test_run_is_lost_whose_job_was_called_off(rig: Rig, verb: Verb) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    assert (await change(rig, verb, is_forced=True)).count == 1
+    assert [lease.run.claim for lease in hand.lost] == [run.claim]
+    assert not await hand.end(run)
+    if verb is Verb.CANCEL:
+        record = await rig.until(1, State.CANCELLED)
+        assert (record.error, [one.state for one in record.runs]) == ("cancelled", ["cancelled"])
+    else:
+        assert await rig.store.job(run.claim.id) is None
+
+
+@pytest.mark.parametrize("outcome", [Ok(b"1"), Again(), Failed("oops"), Failed("oops", final=True)])
+async def test_report_that_was_on_its_way_is_judged_by_what_it_says(rig: Rig, outcome: Any) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    cancelling = asyncio.ensure_future(change(rig, Verb.CANCEL))
+    await asyncio.sleep(0)  # the store is asked
+    assert await hand.end(run, outcome)
+    assert (await cancelling).count == 1
+    assert await state(rig, 1) is (State.SUCCESS if type(outcome) is Ok else State.CANCELLED)
+    assert (await rig.record(1)).error == ("oops" if type(outcome) is Failed else None if type(outcome) is Ok else "cancelled")
+
+
+async def test_claimed_job_that_was_cancelled_before_its_run_began_never_begins(rig: Rig) -> None:
+    runs: list[Any] = []
+    hand = rig.hand(1)
+    hand.consumer.deliver = runs.extend
+    await rig.accept(an_accepted(1))
+    assert len(runs) == 1  # it was claimed with its insert
+    assert rig.queue.is_certain(runs[0])
+    assert (await change(rig, Verb.CANCEL)).count == 1
+    assert not rig.queue.is_certain(runs[0])
+    assert not rig.queue.may_begin(runs[0])
+    record = await rig.until(1, State.CANCELLED)
+    assert (record.attempt, record.runs) == (0, [])
+    assert rig.queue.is_certain(runs[0])
+
+
+async def test_restart_ends_what_was_cancelled_while_it_ran(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    hand.leases[run.claim.id].on_cancel = lambda lease: None
+    await change(rig, Verb.CANCEL)
+    assert (await rig.record(1)).cancel_at is not None
+    await rig.restart()
+    record = await rig.record(1)
+    assert (record.state, record.error) == (State.CANCELLED, "the server died during the run")
+
+
+async def test_ttr_of_a_cancelled_run_ends_its_job(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    hand.leases[run.claim.id].on_cancel = lambda lease: None
+    await change(rig, Verb.CANCEL)
+    rig.clock.advance(31)
+    rig.queue._leases.check()
+    assert (await rig.until(1, State.CANCELLED)).ghosts == 1
+
+
+async def test_each_slice_is_told(rig: Rig) -> None:
+    told: list[tuple[Verb, list[str]]] = []
+
+    def note(verb: Verb, changed: Any) -> None:
+        told.append((verb, [one.id for one in changed if isinstance(one, Changed)]))
+
+    rig.queue.changes.on_changed = note
+    await rig.accept(an_accepted(1))
+    await change(rig, Verb.DELETE, is_dry=True)
+    await change(rig, Verb.DELETE)
+    assert told == [(Verb.DELETE, [an_accepted(1).id])]
+
+
+async def test_record_of_what_was_changed_is_told_without_a_look(rig: Rig) -> None:
+    told: list[Any] = []
+    rig.queue.changes.on_changed = lambda verb, changed: told.extend(record_of(verb, one, 7.0) for one in changed)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    await rig.accept(an_accepted(2))
+    await change(rig, Verb.CANCEL)
+    await rig.until(1, State.CANCELLED)
+    await change(rig, Verb.RETRY, Filter(ids=(run.claim.id,)))
+    await change(rig, Verb.DELETE, Filter(ids=(an_accepted(2).id,)))
+    by_id = {an_accepted(2).id: 2, run.claim.id: 1}
+    assert [(by_id[one.id], one.state, one.attempt, one.ended_at, one.error) for one in told] == [
+        (2, State.CANCELLED, 0, 7.0, "cancelled"),
+        (1, State.PROCESSING, 1, None, None),
+        (1, State.RETRY, 1, None, None),
+        (2, State.CANCELLED, 0, None, None),
+    ]
+
+
+async def test_store_that_refuses_is_asked_again_for_a_while(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing, "RETRY_WAIT_S", 0)
+    ask, refusals = rig.store.change, iter([StoreUnavailableError("full"), StoreUnavailableError("full")])
+
+    async def refuse(*arguments: Any) -> Any:
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return await ask(*arguments)
+
+    monkeypatch.setattr(rig.store, "change", refuse)
+    await rig.accept(an_accepted(1))
+    assert (await change(rig, Verb.DELETE)).count == 1
+    monkeypatch.setattr(changing, "PATIENCE_S", 0)
+    refusals = iter([StoreUnavailableError("full")] * 9)
+    with pytest.raises(StoreUnavailableError):
+        await change(rig, Verb.DELETE)
+
+
+async def test_damage_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise StoreCorruptError("damaged")
+
+    told: list[StoreCorruptError] = []
+    monkeypatch.setattr(rig.store, "change", refuse)
+    rig.queue.changes._on_damage = told.append
+    with pytest.raises(StoreCorruptError):
+        await change(rig, Verb.DELETE)
+    assert len(told) == 1
+
+
+async def test_runs_that_another_server_cancelled_are_called_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing, "WATCH_S", 0)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    answers: list[Any] = [StoreUnavailableError("away"), [], [run.claim]]
+
+    async def cancels() -> Any:
+        answer = answers.pop(0) if answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(rig.store, "cancels", cancels)
+    watching = asyncio.ensure_future(rig.queue.changes.watch())
+    await rig.until(1, State.CANCELLED)
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert [lease.run.claim for lease in hand.lost] == [run.claim]
+
+
+def test_expiry_by_type_is_what_each_type_gets() -> None:
+    cascade = Cascade({"expire": 9.0}, {"a": {"expire": 5.0}, "b": {"ttr": 5.0}})
+    assert cascade.expire_by_type() == {"a": 5.0, "b": 9.0}

@@ -1,0 +1,114 @@
+"""Owners' changes of damaged and old records in SQLite, and of long data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from kqs.filter import Filter, Pattern
+from kqs.job import Accepted, Entry, State
+from kqs.store import change as bounds
+from kqs.store.base import DAMAGED, Change, Slice, Verb
+from kqs.store.sqlite import change, claim, insert, pages, records, walk
+from kqs.store.sqlite.session import Session
+
+NOW = 1_700_000_000.0
+LONG = b'"' + b"x" * 2000 + b'"'
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session(tmp_path / "s", 1 << 20, 1000, lambda: NOW)
+    session.open("0" * 32, "abcdef12")
+    session.begin(durable=False)
+    jobs = [Accepted(n, session.ids.of(n), False, "mail", 1, 0.0, None, LONG if n % 2 else b"1", None) for n in range(1, 7)]
+    insert.insert(session, jobs, 1, "w", NOW)
+    yield session
+    session.commit()
+    session.close()
+
+
+def damage(session: Session, **fields: Any) -> None:
+    for name, value in fields.items():
+        session.db.execute(f"update jobs set {name} = ?", (value,))
+
+
+def do(session: Session, verb: Verb, wanted: Filter = Filter(), first_order: int = 100, **flags: bool) -> list[Slice]:  # noqa: B008
+    parts = [change.change(session, Change(verb, wanted, NOW, 2**62, **flags), None, first_order)]
+    while parts[-1].next is not None:
+        first_order += bounds.SLICE
+        parts.append(change.change(session, Change(verb, wanted, NOW, 2**62, **flags), parts[-1].next, first_order))
+    return parts
+
+
+def count(parts: list[Slice]) -> int:
+    return sum(len(part.changed) for part in parts)
+
+
+def state_of(session: Session, order: int) -> tuple[State, str | None]:
+    record = records.job(session, session.ids.of(order))
+    assert record is not None
+    return record.state, record.error
+
+
+def test_jobs_in_no_state_are_cancelled_and_deleted(session: Session) -> None:
+    session.db.execute("update jobs set state = 99 where ord < 4")
+    assert {one.state for one in do(session, Verb.CANCEL)[0].changed} == {State.NEW}
+    assert state_of(session, 1) == (State.CANCELLED, "cancelled")
+    session.db.execute("update jobs set state = 99 where ord < 4")
+    assert count(do(session, Verb.DELETE)) == 6
+    assert session.db.execute("select count(*) from bulk").fetchone() == (0,)
+
+
+def test_job_without_its_long_data_is_damaged_when_it_runs_again(session: Session) -> None:
+    do(session, Verb.CANCEL)
+    session.db.execute("delete from bulk where ord = 1")
+    (part,) = do(session, Verb.RETRY)
+    assert len(part.ready) == 6
+    assert len(claim.claim(session, part.ready, "w", NOW)) == 5
+    assert state_of(session, 1) == (State.FAIL, DAMAGED)
+
+
+def test_job_that_was_stored_before_there_were_checksums_gets_one(session: Session) -> None:
+    do(session, Verb.CANCEL)
+    damage(session, crc32c=None)
+    (part,) = do(session, Verb.RETRY)
+    assert [run.data for run in claim.claim(session, part.ready, "w", NOW)] == [LONG, b"1"] * 3
+
+
+def test_a_slice_reads_no_more_data_than_it_may(session: Session) -> None:
+    do(session, Verb.CANCEL)
+    with patch.object(bounds, "LOOKED_BYTES", 3000), patch.object(walk, "_PART_BYTES", 1):
+        assert [len(part.changed) for part in do(session, Verb.CANCEL, Filter(match=Pattern("x")))] == [0]
+        parts = do(session, Verb.RETRY)
+        assert [len(part.changed) for part in parts] == [3, 3, 0]
+        parts = do(session, Verb.CANCEL, Filter(match=Pattern("xx")))
+        assert count(parts) == 3
+        assert len(parts) > 1
+
+
+def test_a_slice_searches_no_longer_than_it_may(session: Session) -> None:
+    with patch.object(walk, "_MATCH_S", 0.0):
+        parts = do(session, Verb.DELETE, Filter(match=Pattern("^1$")))
+        assert (count(parts), len(parts)) == (3, 6)
+        page = pages.page(session, Filter(match=Pattern("x")), None, 9, False)
+        assert ([record.order for record in page.records], page.next_after) == ([1], 1)
+
+
+def test_entries_of_the_broker_show_no_long_data(session: Session) -> None:
+    do(session, Verb.CANCEL)
+    asked = Change(Verb.RETRY, Filter(), NOW, 2**62, body_bytes=5000)
+    part = change.change(session, asked, None, 100)
+    assert [entry.data for entry in part.ready] == [None, b"1"] * 3
+
+
+def test_ids_that_were_made_and_given_are_found(session: Session) -> None:
+    given = Accepted(50, "mine", True, "mail", 1, 0.0, None, b"1", None)
+    insert.insert(session, [given], 2, "w", NOW)
+    ids = (session.ids.of(3), "mine", "other", session.ids.of(77))
+    assert [one.order for one in do(session, Verb.DELETE, Filter(ids=ids))[0].changed] == [3, 50]
+    assert claim.claim(session, [Entry(3, session.ids.of(3), "mail", 1)], "w", NOW) == []
