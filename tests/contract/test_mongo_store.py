@@ -7,11 +7,18 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.change_contract import ChangeContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.support.clock import FakeClock
 
 
-class TestMongoStore(StoreContract):
+class TestMongoStore(ChangeContract, StoreContract):
+    async def needing(self, *_args: object) -> object:
+        pytest.skip("no job has a resource in a MongoDB")
+
+    async def test_resource_is_the_jobs_own(self) -> None:
+        pytest.skip("no job has a resource in a MongoDB")
+
     @pytest.fixture
     def make_store(self, make_mongo_store: Callable[..., MongoStore]) -> MakeStore:
         return make_mongo_store

@@ -22,8 +22,11 @@ _STANDING = (
     *("result", "result_long", "result_bulk", "result_crc32c"),
 )
 #: what tells a record from a later one with its id
-_IDENTITY = ("_id", "order", "node", "drop_at")
-_REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "data_bulk", "result_bulk"]
+_IDENTITY = ("_id", "order", "node", "drop_at", "place")
+_OF_THE_GONE = ("gone_by", "gone_below", "past", "born")
+_REPLACED_FIELDS = [*_IDENTITY, *_OF_THE_GONE, "type", "state", "data_bulk", "result_bulk"]
+#: how far the clocks of two servers may be apart, in s: an insert and the deletion before it may be asked of different ones
+_SKEW_S = 1.0
 
 
 class Inserter:
@@ -115,23 +118,36 @@ class Inserter:
         latest = max(room_at(jobs[index]) for index in refused)
         is_over = {"place": int(Place.ENDED), "drop_at": {"$lte": latest}, "$or": self._servers.replaceable}
         found = await self._session.find(list(indexes), is_over, _REPLACED_FIELDS)
+        found += await self._session.find(list(indexes), {"place": int(Place.GONE)}, _REPLACED_FIELDS)
         over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
         if not over:
             return set()
         # what somebody has swept meanwhile is inserted; what somebody else has replaced is not
         writes = [
-            ReplaceOne({name: old[name] for name in _IDENTITY} | {"place": int(Place.ENDED)}, documents[index], upsert=True)
+            ReplaceOne({name: old[name] for name in _IDENTITY}, documents[index] | self._past(old), upsert=True)
             for index, old in over
         ]
         failed = await _write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
         replaced = [one for number, one in enumerate(over) if number not in failed]
-        self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced])
+        self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced if old["place"] != Place.GONE])
         await self._session.bulk.delete(old for _, old in replaced)
         return {index for index, _ in replaced}
 
     def _may_replace(self, job: Accepted, old: Document) -> bool:
-        is_newer = old["node"] != self._node or old["order"] < job.order
-        return is_newer and bool(old["drop_at"] <= room_at(job))
+        born: int = old["born"] if "born" in old else old["order"]
+        is_newer = old["node"] != self._node or born < job.order
+        if old["place"] != Place.GONE:
+            return is_newer and bool(old["drop_at"] <= room_at(job))
+        if old["gone_by"] == self._node:  # no clock is needed to tell what we accepted first
+            return not job.adopted and bool(job.order >= old["gone_below"])
+        return is_newer and bool(old["drop_at"] <= room_at(job) + _SKEW_S)
+
+    def _past(self, old: Document) -> Document:
+        """Return what the record that takes this one's place must remember: what other journals may still bring back."""
+        past = dict(old.get("past", {}))
+        if old["place"] == Place.GONE and old["node"] != self._node:
+            past[old["node"]] = max(int(past.get(old["node"], 0)), int(old["order"]))
+        return {"past": past} if past else {}
 
 
 async def _write_unless_taken(writing: Awaitable[object]) -> set[int]:

@@ -15,6 +15,8 @@ from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushe
 from kqs.store.mongo.session import Session
 
 _NO_RANK: Mapping[str, Any] = MappingProxyType({})
+#: the only ends of a run whose job was cancelled
+_OF_CANCELLED = frozenset({State.SUCCESS, State.CANCELLED})
 #: what decides over a report: job, which of those with its id, attempt, epoch
 _Fence = tuple[str, int, int, int]
 
@@ -26,7 +28,7 @@ class Reporter:
         self._session = session
         self._doubted: set[int] = set()
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> list[bool | None]:
         """See Store.report. A batch that failed is repeated with the same reports, first or alone."""
         if not reports:
             return []
@@ -37,7 +39,10 @@ class Reporter:
             updates = _updates(list(first.values()), results, ranks, mark, self._session.epoch)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
             is_plain = written.matched_count == len(first) == len(reports)
-            taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
+            taken: Sequence[Report] = reports
+            verdicts: list[bool | None] = [True] * len(reports)
+            if not is_plain:
+                taken, verdicts = await self._verdicts(reports, mark)
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
         self._session.tallies.add([(one.type, one.state) for one in taken])
@@ -63,22 +68,25 @@ class Reporter:
             ranks[document["_id"]] = with_prio(document, prios[document["_id"]], data)
         return {job_id: rank for job_id, rank in ranks.items() if rank}
 
-    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
+    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool | None]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
         marks = {mark, *self._doubted}
-        found = await self._session.find([one.claim.id for one in reports], {}, ["order", "place", "attempt", "epoch", "mark"])
+        fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at"]
+        found = await self._session.find([one.claim.id for one in reports], {}, fields)
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
-        verdicts: list[bool] = []
+        verdicts: list[bool | None] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
-            is_taken = is_repeated = False
+            is_taken = is_repeated = is_cancelled = False
             if document is not None and fence == _fence_of(document):
                 is_taken = document["mark"] in marks and fence not in taken
                 is_repeated = one.state in ENDED and document["place"] == Place.ENDED
+                is_running = document["place"] == Place.RUNNING
+                is_cancelled = is_running and "cancel_at" in document and one.state not in _OF_CANCELLED
             if is_taken:
                 taken[fence] = one
-            verdicts.append(is_taken or is_repeated)
+            verdicts.append(None if is_cancelled else is_taken or is_repeated)
         return list(taken.values()), verdicts
 
 
@@ -121,16 +129,20 @@ def _updates(
         first.setdefault(content, one)
     return [
         UpdateMany(
-            _are_running(alike[content]) | ({"owner": epoch} if one.by_watcher else {}),
+            _are_running(alike[content], is_any=one.state in _OF_CANCELLED) | ({"owner": epoch} if one.by_watcher else {}),
             _change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})),
         )
         for content, one in first.items()
     ]
 
 
-def _are_running(claims: Sequence[Claim]) -> Document:
-    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order."""
-    return {
+def _are_running(claims: Sequence[Claim], *, is_any: bool) -> Document:
+    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order.
+
+    Args: is_any: those that were cancelled as well.
+    """
+    not_cancelled: Document = {} if is_any else {"cancel_at": None}
+    return not_cancelled | {
         "_id": {"$in": [claim.id for claim in claims]},
         "order": {"$in": [claim.order for claim in claims]},
         "attempt": claims[0].attempt,
@@ -159,6 +171,8 @@ def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[
         "owner": None,
         "held": None,
         "error": one.error,
+        "cancel_at": None,
+        "cancel_mark": None,
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
     if one.progress is not None:
@@ -180,7 +194,7 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": {"owner": "", "held": ""},
+        "$unset": {"owner": "", "held": "", "cancel_at": "", "cancel_mark": ""},
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }

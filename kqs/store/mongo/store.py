@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Slice, StoreInfo
-from kqs.store.mongo import client, progress, records, retention, schedule, schema
+from kqs.store.mongo import changes, client, progress, records, retention, schedule, schema
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -166,18 +166,18 @@ class MongoStore:
         return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
-        """See Store.change."""
-        raise NotImplementedError
+        """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
+        return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.changer.change, change, after, first_order))
 
     async def cancels(self) -> list[Claim]:
         """See Store.cancels."""
-        return []
+        return await self._look(changes.cancels, self._there.servers)
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
         """See Store.page."""
-        raise NotImplementedError
+        return await self._look(records.page, self._there.servers, wanted, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -240,6 +240,7 @@ class _Open:
         self.inserter = Inserter(session, servers, node)
         self.claimer = Claimer(session, servers)
         self.reporter = Reporter(session)
+        self.changer = changes.Changer(session, servers, node)
         self._connection = connection
         self._supervisor = supervisor
         self._fault: StoreCorruptError | None = None
