@@ -35,7 +35,7 @@ from tests.support.clock import FakeClock
 from tests.support.oracle import Job, Oracle, after_a_kill, shown
 from tests.support.whole import Lane, Whole
 
-STEPS = int(os.environ.get("KQS_MODEL_STEPS", "1000"))
+STEPS = int(os.environ.get("KQS_MODEL_STEPS", "2000"))
 STEPS_A_RUN = 40
 #: how long what must happen by itself may take, in s
 WITHIN_S = 8.0
@@ -599,8 +599,8 @@ class WholeMachine(RuleBasedStateMachine):
         if not image.exists():
             await acting
             before, said = self.oracle.copy(), len(self.over)
+            old.on_step = lambda: None
             async with old._mutex:
-                old.on_step = lambda: None
                 take()
         async with asyncio.timeout(WITHIN_S):
             await acting

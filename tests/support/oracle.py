@@ -176,6 +176,8 @@ class Oracle:
         else:
             job.state, job.due_at = state, self.now + delay_s if delay_s > 0 else 0.0
             job.was_ready = False
+            if not self._lives(job):
+                self._end(job, State.FAIL)
 
     def _end(self, job: Job, state: State) -> None:
         job.state = State.CANCELLED if job.is_cancelled and state is not State.SUCCESS else state
