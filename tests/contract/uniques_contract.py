@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from kqs.job import Run, State
-from kqs.store.base import Known, Store
+from kqs.store.base import Known, Store, Verb
+from tests.contract.change_contract import FRESH, change
 from tests.contract.store_contract import FIRST, IDS, MakeStore, a_job, a_report, an_entry
 
 
@@ -188,3 +189,30 @@ class UniquesContract:
         found = await insert(*[a_job(1000 + n, unique=f"k{n}") for n in range(1500)])
         assert len(joined(found)) == 1000
         assert await store.counts() == {"mail": {State.NEW: 1500}}
+
+
+class ChangedUniquesContract:
+    """As above, of what owners ask."""
+
+    @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+    async def test_cancelled_or_deleted_job_does_not_wait(self, store: Store, insert, now: float, verb: Verb) -> None:
+        await insert(a_job(0, unique="k"))
+        await change(store, verb, now=now)
+        assert await insert(a_job(1, unique="k")) == []
+        assert joined(await insert(a_job(2, unique="k"))) == {2: IDS.of(FIRST + 1)}
+
+    @pytest.mark.parametrize("is_used", [False, True])
+    async def test_retried_job_has_its_key_again(self, store: Store, run_one, insert, now: float, is_used: bool) -> None:
+        run: Run = await run_one(0, unique="k")
+        await store.report([a_report(run.claim, State.FAIL, at=now)])
+        if is_used:
+            assert await insert(a_job(1, unique="k")) == []
+            await store.claim([an_entry(1)], "w", now)
+        await change(store, Verb.RETRY, now=now)
+        assert joined(await insert(a_job(2, unique="k"), a_job(3, unique="k"))) == {2: run.claim.id, 3: run.claim.id}
+        (again,) = await store.claim([an_entry(FRESH - FIRST, id=run.claim.id)], "w", now)
+        assert again.claim.id == run.claim.id
+        assert await insert(a_job(4, unique="k")) == []
+        await store.report([a_report(again.claim, State.RETRY, "fail", at=now)])
+        found = await insert(a_job(5, unique="k"))
+        assert list(found.joined) == [FIRST + 5]

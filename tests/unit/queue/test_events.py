@@ -368,7 +368,7 @@ class Elsewhere:
         self.ends.wait(job_id, told)
 
     def end(self, job_id: str, drop_at: float | None = None) -> None:
-        record = self.ends.expired_record(job_id)
+        record = self.ends.unrun_record(job_id, State.FAIL, "expired")
         record.drop_at = drop_at
         self.ended.append(record)
         self.there.add(job_id)
