@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Answer
-from kqs.job import WAITING, JobRecord, Returned, Run, State
+from kqs.job import ENDED, WAITING, JobRecord, Returned, Run, State
 from kqs.options import PRIORITIES, Cascade
 from kqs.queue.changes import Done
 from kqs.queue.leases import Lease
@@ -630,6 +630,8 @@ class WholeMachine(RuleBasedStateMachine):
                 break
             assert time.monotonic() < until, "\n".join(faults)
             await asyncio.sleep(0.001)
+        for job in [job for job_id, job in self.oracle.jobs.items() if found[job_id] == [None]]:
+            self.oracle.over.update((job.type, state) for state in ENDED)  # it may have ended, and be over
         self.oracle.jobs = {job_id: fitting[0] for job_id, fitting in found.items() if fitting[0] is not None}
         self.oracle.expire()
         self.hands = [InHand(run.run, run.lease, open_=run) for run in open_]
@@ -678,7 +680,7 @@ def _in_lane(lane: Lane, run: Run, lease: Lease) -> InHand:
 
 def _fitting(ways: Iterable[Job | None], record: JobRecord | None) -> list[Job | None]:
     if record is None:
-        return [way for way in ways if way is None]
+        return [None for way in ways if way is None][:1]
     return [way for way in ways if way is not None and way.shown() == shown(record)]
 
 

@@ -101,7 +101,7 @@ class Oracle:
     def seen(self, job_id: str) -> Job | None:
         """Return a job whose record is not over."""
         job = self.jobs.get(job_id)
-        return None if job is None or (job.drop_at is not None and job.drop_at <= self.now) else job
+        return job if job is not None and _is_seen(job, self.now) else None
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 
@@ -285,6 +285,10 @@ class Oracle:
         ]
 
 
+def _is_seen(job: Job, now: float) -> bool:
+    return job.drop_at is None or job.drop_at > now
+
+
 def _are_left(most: int, count: int) -> bool:
     return most < 0 or count <= most
 
@@ -303,7 +307,8 @@ def after_a_kill(
         for job_id, found in ways.items():
             for oracle in (before, after):
                 job = oracle.seen(job_id)
-                found += [None] if job is None else _ways(oracle, job, job_id in begun, job_id in held, job_id in going_on)
+                jobs = [] if job is None else _ways(oracle, job, job_id in begun, job_id in held, job_id in going_on)
+                found += [one if _is_seen(one, oracle.now) else None for one in jobs] or [None]
         return ways
 
     return possible
