@@ -21,6 +21,8 @@ log = get_logger("kqs.store")
 _UNKNOWN_BYTES = 16 * 1024 * 1024
 #: how often a claim whose answer was lost is looked for; a write may still be on its way when its connection is gone
 _LOOKS = 12
+#: an owner that is no boot's epoch
+_NOBODY = 0.5
 
 
 class Claimer:
@@ -64,6 +66,8 @@ class Claimer:
             if not count:
                 return Granted()
             documents = await session.find(ids, {"mark": mark})
+            if len(documents) < count:
+                session.tallies.doubt()  # another server has deleted some at once
             data = {document["_id"]: await session.bulk.get("data", document) for document in documents}
             damaged = [document for document in documents if not is_intact(document, data[document["_id"]])]
             if damaged:
@@ -105,8 +109,8 @@ class Claimer:
         ended = 0
         for document in documents:
             is_still = {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)}
-            gone = {"owner": "", "held": "", "pair": ""}
-            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": gone})
+            unset = dict.fromkeys(("owner", "held", "pair", "cancel_at", "cancel_mark"), "")
+            done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": unset})
             ended += done.matched_count
         await self._resources.gone(documents)
         return ended
@@ -115,13 +119,13 @@ class Claimer:
         self._looks_left[mark] = _LOOKS
 
     async def take_back(self) -> None:
-        """Undo the claims that nobody was told of: their jobs are due at once."""
+        """Undo the claims that nobody was told of: their jobs are due at once, but what was cancelled is given to `orphans`."""
         if not self._looks_left:
             return
-        await self._session.jobs.update_many(
-            {"owner": self._session.epoch, "mark": {"$in": list(self._looks_left)}},
-            {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": "", "held": ""}},
-        )
+        ours = {"owner": self._session.epoch, "mark": {"$in": list(self._looks_left)}, "place": int(Place.RUNNING)}
+        waiting = {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": "", "held": ""}}
+        await self._session.jobs.update_many({**ours, "cancel_at": None}, waiting)
+        await self._session.jobs.update_many({**ours, "cancel_at": {"$gt": 0.0}}, {"$set": {"owner": _NOBODY}})
         self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
 
     async def orphans(self, limit: int, keep_damaged_s: float | None) -> list[Run]:
@@ -174,7 +178,7 @@ class Claimer:
         """Return up to `limit` such jobs with their data, until that is too much."""
         found: list[tuple[Document, bytes | None]] = []
         total = 0
-        cursor = self._session.jobs.find({"owner": {"$gt": 0, "$nin": list(living)}}).limit(limit)
+        cursor = self._session.jobs.find({"owner": {"$gt": 0, "$nin": list(living)}, "place": int(Place.RUNNING)}).limit(limit)
         try:
             async for document in cursor:
                 data = await self._session.bulk.get("data", document)

@@ -24,6 +24,11 @@
 Version 1 wrote lists in place of those in `begun` and `done`: [worker, at] and [attempt, at, word, error]. They stay as they
 are, so one record may have both.
 
+    cancel_at, cancel_mark  a job that runs was cancelled, then, by the change with this mark
+    born      of a job that was retried: the order it had first
+    gone_by, gone_below  of a deleted one: the node whose server did that, and the first order of its jobs that came later
+    past      {node: order}: up to which order other servers' journals may bring back what had this id before
+
 Fields whose value is the usual one (None, 0, []) are left out.
 """
 
@@ -46,7 +51,11 @@ class Place(IntEnum):
     LATER = 1
     RUNNING = 2
     ENDED = 3
+    GONE = 4  # deleted, but a journal may still bring it back (changes.py)
 
+
+#: the `state` of what is gone, so that no question for another finds it
+GONE_STATE = -1
 
 #: what `with_prio` needs
 RANKED_FIELDS = [
@@ -93,7 +102,13 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
 
 def key_of(job: Accepted) -> str:
     """Return under what the key of a job is taken that has one: no type has a null character."""
-    return f"{job.type}\0{job.unique}"
+    assert job.unique is not None, "it has one"
+    return pair_named(job.type, job.unique)
+
+
+def pair_named(type_: str, unique: str) -> str:
+    """Return the name of a type's key."""
+    return f"{type_}\0{unique}"
 
 
 def waits(document: Mapping[str, Any]) -> bool:
@@ -162,6 +177,15 @@ def state_of(document: Mapping[str, Any]) -> State:
     return State.PROCESSING if document["place"] == Place.RUNNING else State(document["state"])
 
 
+def is_there(now: float, replaceable: list[Document]) -> Document:
+    """Return the condition for records that are neither gone nor over. Who has none of their ids has a new job (insert.py).
+
+    Args: replaceable: as Servers'.
+    """
+    is_not_over = {"$or": [{"drop_at": {"$not": {"$lte": now}}}, {"$nor": replaceable}]}
+    return {"place": {"$ne": int(Place.GONE)}, **is_not_over}
+
+
 def entry_fields(body_bytes: int | None) -> list[str]:
     """Return the fields that `entry_of` needs; body_bytes: as for Store.ready."""
     if body_bytes is None:
@@ -196,6 +220,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document.get("held", False),
         document.get("progress"),
         document.get("resource"),
+        is_cancelled="cancel_at" in document,
     )
 
 
@@ -225,6 +250,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         progress=document.get("progress"),
         unique=document.get("unique"),
         resource=document.get("resource"),
+        cancel_at=document.get("cancel_at") if document["place"] == Place.RUNNING else None,
     )
 
 

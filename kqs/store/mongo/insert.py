@@ -26,8 +26,11 @@ _STANDING = (
     *("result", "result_long", "result_bulk", "result_crc32c"),
 )
 #: what tells a record from a later one with its id
-_IDENTITY = ("_id", "order", "node", "drop_at")
-_REPLACED_FIELDS = [*_IDENTITY, "place", "type", "state", "unique", "data_bulk", "result_bulk"]
+_IDENTITY = ("_id", "order", "node", "drop_at", "place")
+_OF_THE_GONE = ("gone_by", "gone_below", "past", "born")
+_REPLACED_FIELDS = [*_IDENTITY, *_OF_THE_GONE, "type", "state", "unique", "data_bulk", "result_bulk"]
+#: how far the clocks of two servers may be apart, in s: an insert and the deletion before it may be asked of different ones
+_SKEW_S = 1.0
 
 
 class Inserter:
@@ -104,13 +107,14 @@ class Inserter:
         by_id = {job.id: job for job in jobs}
         if not by_id:
             return set()
-        found = await self._session.find(list(by_id), {}, [*_IDENTITY, "place"])
+        found = await self._session.find(list(by_id), {}, [*_IDENTITY, *_OF_THE_GONE])
         return {old["_id"] for old in found if not self._is_over(by_id[old["_id"]], old)}
 
     def _is_over(self, job: Accepted, old: Document) -> bool:
         """Tell whether a record may make room for a job, as far as it tells itself."""
-        drop_at = old.get("drop_at")
-        return old["place"] == Place.ENDED and drop_at is not None and self._may_replace(job, old)
+        if old["place"] == Place.ENDED:
+            return old.get("drop_at") is not None and self._may_replace(job, old)
+        return old["place"] == Place.GONE and self._may_replace(job, old)
 
     async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[Accepted]:
         """Store jobs, no two of one id; return those that were known. Those that wait for their resource join `parked`."""
@@ -185,24 +189,37 @@ class Inserter:
         latest = max(room_at(jobs[index]) for index in refused)
         is_over = {"place": int(Place.ENDED), "drop_at": {"$lte": latest}, "$or": self._servers.replaceable}
         found = await self._session.find(list(indexes), is_over, _REPLACED_FIELDS)
+        found += await self._session.find(list(indexes), {"place": int(Place.GONE)}, _REPLACED_FIELDS)
         over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
         if not over:
             return set()
         await forget(self._session, keys_of([old for _, old in over]))
         # what somebody has swept meanwhile is inserted; what somebody else has replaced is not
         writes = [
-            ReplaceOne({name: old[name] for name in _IDENTITY} | {"place": int(Place.ENDED)}, documents[index], upsert=True)
+            ReplaceOne({name: old[name] for name in _IDENTITY}, documents[index] | self._past(old), upsert=True)
             for index, old in over
         ]
         failed = await write_unless_taken(self._session.jobs.bulk_write(writes, ordered=False))
         replaced = [one for number, one in enumerate(over) if number not in failed]
-        self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced])
+        self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced if old["place"] != Place.GONE])
         await self._session.bulk.delete(old for _, old in replaced)
         return {index for index, _ in replaced}
 
     def _may_replace(self, job: Accepted, old: Document) -> bool:
-        is_newer = old["node"] != self._node or old["order"] < job.order
-        return is_newer and bool(old["drop_at"] <= room_at(job))
+        born: int = old["born"] if "born" in old else old["order"]
+        is_newer = old["node"] != self._node or born < job.order
+        if old["place"] != Place.GONE:
+            return is_newer and bool(old["drop_at"] <= room_at(job))
+        if old["gone_by"] == self._node:  # no clock is needed to tell what we accepted first
+            return not job.adopted and bool(job.order >= old["gone_below"])
+        return is_newer and bool(old["drop_at"] <= room_at(job) + _SKEW_S)
+
+    def _past(self, old: Document) -> Document:
+        """Return what the record that takes this one's place must remember: what other journals may still bring back."""
+        past = dict(old.get("past", {}))
+        if old["place"] == Place.GONE and old["node"] != self._node:
+            past[old["node"]] = max(int(past.get(old["node"], 0)), int(old["order"]))
+        return {"past": past} if past else {}
 
 
 def _may_need(job: Accepted, now: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from kqs.job import JobRecord, State
 from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, is_intact, record_of
+from kqs.store.mongo.documents import Place, is_intact, is_there, record_of
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.slices import slices
@@ -19,7 +19,7 @@ LISTED = {"data_long": 0, "result_long": 0}
 
 async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | None:
     """See Store.job."""
-    document = await session.jobs.find_one({"_id": job_id, **is_there(session, servers)})
+    document = await session.jobs.find_one({"_id": job_id, **is_there(session.now(), servers.replaceable)})
     if document is None:
         return None
     data = await session.bulk.get("data", document)
@@ -31,7 +31,7 @@ async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | No
 
 async def look(session: Session, job_ids: Sequence[str]) -> Looked:
     """See Store.look."""
-    found = await session.find(list(job_ids), {}, ["place"])
+    found = await session.find(list(job_ids), {"place": {"$ne": int(Place.GONE)}}, ["place"])
     ended = [document["_id"] for document in found if document["place"] == Place.ENDED][:MOST_ENDS]
     documents = await session.find(ended, {}) if ended else []
     records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
@@ -48,11 +48,11 @@ async def jobs(
     newest_first: bool,
 ) -> list[JobRecord]:
     """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
-    conditions = is_there(session, servers)
+    conditions = is_there(session.now(), servers.replaceable)
     if type_ is not None:
         conditions["type"] = type_
     if state is not None:
-        conditions |= is_in(state)
+        conditions["$and"] = [is_in(state)]
     found: list[Any] = []
     async for part in slices(session.jobs, after, newest_first=newest_first):
         wanted = session.jobs.find({**conditions, **part}, LISTED).sort("order", -1 if newest_first else 1)
@@ -65,11 +65,6 @@ async def jobs(
             None
         )
     return [listed(document) for document in found]
-
-
-def is_there(session: Session, servers: Servers) -> Document:
-    """Return the condition for records that are not over. Who has none of these ids has a new job (insert.py)."""
-    return {"$or": [{"drop_at": {"$not": {"$lte": session.now()}}}, {"$nor": servers.replaceable}]}
 
 
 def is_in(state: State) -> Document:

@@ -16,6 +16,8 @@ from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
 _NO_RANK: Mapping[str, Any] = MappingProxyType({})
+#: the only ends of a run whose job was cancelled
+_OF_CANCELLED = frozenset({State.SUCCESS, State.CANCELLED})
 #: what decides over a report: job, which of those with its id, attempt, epoch
 _Fence = tuple[str, int, int, int]
 
@@ -28,7 +30,7 @@ class Reporter:
         self._resources = resources
         self._doubted: set[int] = set()
 
-    async def report(self, reports: Sequence[Report]) -> list[bool]:
+    async def report(self, reports: Sequence[Report]) -> list[bool | None]:
         """See Store.report. A batch that failed is repeated with the same reports, first or alone."""
         if not reports:
             return []
@@ -40,7 +42,10 @@ class Reporter:
             updates = _updates(list(first.values()), results, ranks, aside, mark, self._session.epoch)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
             is_plain = written.matched_count == len(first) == len(reports)
-            taken, verdicts = (reports, [True] * len(reports)) if is_plain else await self._verdicts(reports, mark)
+            taken: Sequence[Report] = reports
+            verdicts: list[bool | None] = [True] * len(reports)
+            if not is_plain:
+                taken, verdicts = await self._verdicts(reports, mark)
             await self._resources.over(first.values(), aside)
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
@@ -67,22 +72,25 @@ class Reporter:
             ranks[document["_id"]] = with_prio(document, prios[document["_id"]], data)
         return {job_id: rank for job_id, rank in ranks.items() if rank}
 
-    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool]]:
+    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool | None]]:
         """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
         marks = {mark, *self._doubted}
-        found = await self._session.find([one.claim.id for one in reports], {}, ["order", "place", "attempt", "epoch", "mark"])
+        fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at"]
+        found = await self._session.find([one.claim.id for one in reports], {}, fields)
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
-        verdicts: list[bool] = []
+        verdicts: list[bool | None] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
-            is_taken = is_repeated = False
+            is_taken = is_repeated = is_cancelled = False
             if document is not None and fence == _fence_of(document):
                 is_taken = document["mark"] in marks and fence not in taken
                 is_repeated = one.state in ENDED and document["place"] == Place.ENDED
+                is_running = document["place"] == Place.RUNNING
+                is_cancelled = is_running and "cancel_at" in document and one.state not in _OF_CANCELLED
             if is_taken:
                 taken[fence] = one
-            verdicts.append(is_taken or is_repeated)
+            verdicts.append(None if is_cancelled else is_taken or is_repeated)
         return list(taken.values()), verdicts
 
 
@@ -130,7 +138,7 @@ def _updates(
         first.setdefault(content, one)
     return [
         UpdateMany(
-            _are_running(alike[content]) | ({"owner": epoch} if one.by_watcher else {}),
+            _are_running(alike[content], is_any=one.state in _OF_CANCELLED) | ({"owner": epoch} if one.by_watcher else {}),
             _in_line(_change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})), aside.get(one.claim.id)),
         )
         for content, one in first.items()
@@ -144,9 +152,13 @@ def _in_line(change: Document, parked: str | None) -> Document:
     return change
 
 
-def _are_running(claims: Sequence[Claim]) -> Document:
-    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order."""
-    return {
+def _are_running(claims: Sequence[Claim], *, is_any: bool) -> Document:
+    """Return the condition for jobs of one attempt and epoch that are running. No two jobs of a batch share id or order.
+
+    Args: is_any: those that were cancelled as well.
+    """
+    not_cancelled: Document = {} if is_any else {"cancel_at": None}
+    return not_cancelled | {
         "_id": {"$in": [claim.id for claim in claims]},
         "order": {"$in": [claim.order for claim in claims]},
         "attempt": claims[0].attempt,
@@ -176,6 +188,8 @@ def _change(one: Report, bulk_result: Document | None, mark: int, rank: Mapping[
         "held": None,
         "called": None,
         "error": one.error,
+        "cancel_at": None,
+        "cancel_mark": None,
         **(_ended(one, bulk_result) if one.state in ENDED else _waiting(one)),
     }
     if one.progress is not None:
@@ -197,7 +211,9 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": {"owner": "", "held": "", "called": "", **({"pair": ""} if one.state in ENDED else {})},
+        "$unset": dict.fromkeys(
+            ("owner", "held", "called", "cancel_at", "cancel_mark", *(["pair"] if one.state in ENDED else [])), ""
+        ),
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }

@@ -11,7 +11,7 @@ from typing import Any
 from kqs.job import ENDED, State
 from kqs.store.mongo import uniques
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place
+from kqs.store.mongo.documents import GONE_STATE, Place
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
@@ -24,8 +24,27 @@ async def sweep(session: Session, servers: Servers, now: float, limit: int, befo
     bounds = await servers.replay_bounds(before_order)
     if not servers.is_eldest:
         return 0
-    over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, "$or": bounds}
-    return await _delete(session, await _found(session, over, "drop_at", limit))
+    over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, **bounds}
+    count = await _delete(session, await _found(session, over, "drop_at", limit))
+    if count < limit:
+        await _forget_some(session, bounds, limit)
+    return count
+
+
+async def _forget_some(session: Session, bounds: Document, limit: int) -> None:
+    """Take away records that were deleted and stayed as long as they were needed."""
+    gone = {"state": GONE_STATE, "place": int(Place.GONE), **bounds}
+    found = await session.jobs.find(gone, ["_id"]).sort("drop_at", 1).limit(limit).to_list(None)
+    if found:
+        ids = [document["_id"] for document in found]
+        await session.jobs.delete_many({"_id": {"$in": ids}, **gone})
+
+
+async def forget(session: Session, servers: Servers, ids: list[str]) -> None:
+    """Take away those of these deleted records that need not stay; those of runs do, for who runs them to see."""
+    if ids:
+        gone = {"place": int(Place.GONE), "owner": None, **await servers.replay_bounds()}
+        await session.jobs.delete_many({"_id": {"$in": ids}, **gone})
 
 
 async def trim_successes(session: Session, servers: Servers, keep_count: int, limit: int, before_order: int) -> int:
@@ -36,7 +55,7 @@ async def trim_successes(session: Session, servers: Servers, keep_count: int, li
     excess = min(sum(states.get(State.SUCCESS, 0) for states in counts.values()) - keep_count, limit)
     if excess <= 0:
         return 0
-    success: Document = {"state": int(State.SUCCESS), "$or": await servers.replay_bounds(before_order)}
+    success: Document = {"state": int(State.SUCCESS), **await servers.replay_bounds(before_order)}
     documents = await _found(session, {**success, "drop_at": {"$gte": 0.0}}, "drop_at", excess)
     if len(documents) < excess:
         documents += await _found(session, {**success, "drop_at": None}, "order", excess - len(documents))

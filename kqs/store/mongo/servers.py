@@ -7,6 +7,7 @@
     beat           grows with every heartbeat
     fed_seq        the journal seq up to which (exclusive) everything is stored
     last_order     the highest order ever stored
+    bell           grows when another server has cancelled what this one runs
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
 
 A server is dead when its beat has stood still for LEASE_S on the clock of whoever looks, so that no two machines' clocks are
@@ -16,7 +17,7 @@ Declaring a living server dead costs a second run of its jobs, no more: the fenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
@@ -56,10 +57,16 @@ class Servers:
         self.epoch = 0
         self.fed_seq = 0
         self.last_order = 0
+        #: the highest order that came from the journal, not from a retry
+        self.fed_order = 0
         self._journal_order = 0
         #: conditions, of which a record meets one that no journal but ours can bring back, as far as we know: it makes room
         #: for a new job of its id once it is over
         self.replaceable: list[Document] = [{"node": node}]
+        #: runs whose cancellation their queue here knows of: job, attempt, epoch
+        self.told: set[tuple[str, int, int]] = set()
+        self._bell: int | None = None
+        self._listened_at = monotonic()
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -79,6 +86,7 @@ class Servers:
             raise StoreCorruptError(await self._clash()) from None
         self.epoch, self._beat_at = epoch, self._monotonic()
         self.fed_seq, self.last_order = ours["fed_seq"], ours["last_order"]
+        self.fed_order = self.last_order
 
     async def _clash(self) -> str:
         other = await self._servers.find_one({"node": self._node}) or {"_id": "another"}
@@ -87,6 +95,11 @@ class Servers:
     def fed_to(self, fed_seq: int, last_order: int) -> None:
         """Note that the journal is fed so far; neither goes back."""
         self.fed_seq = max(self.fed_seq, fed_seq)
+        self.fed_order = max(self.fed_order, last_order)
+        self.reach(last_order)
+
+    def reach(self, last_order: int) -> None:
+        """Note that some job has this order."""
         self.last_order = max(self.last_order, last_order)
 
     async def beat(self) -> int:
@@ -150,6 +163,20 @@ class Servers:
             return False
         return await self._servers.find_one({"node": node, "epoch": epoch, "last_order": {"$lt": order}}) is not None
 
+    async def ring(self, epochs: Collection[int]) -> None:
+        """Let these boots know that something they run was cancelled."""
+        await self._servers.update_many({"epoch": {"$in": list(epochs)}}, {"$inc": {"bell": 1}})
+
+    async def has_rung(self) -> bool:
+        """Tell whether somebody has rung since this was asked last, or it is time to look without that."""
+        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell"])
+        bell = 0 if ours is None else int(ours.get("bell", 0))
+        now = self._monotonic()
+        if bell == self._bell and now - self._listened_at < BEAT_S:
+            return False
+        self._bell, self._listened_at = bell, now
+        return True
+
     @property
     def is_alone(self) -> bool:
         """Tell whether no other boot was alive when we looked last."""
@@ -160,14 +187,18 @@ class Servers:
         """Tell whether this boot is to do what one of all is enough for. There may be two for a while."""
         return min(self._living, default=self.epoch) == self.epoch
 
-    async def replay_bounds(self, journal_order: int) -> list[Document]:
-        """Return conditions, of which a record that no journal can bring back meets one.
+    async def replay_bounds(self, journal_order: int = 0) -> Document:
+        """Return the condition for records that no journal can bring back, nor what had their ids before.
 
         Args: journal_order: the first order that our own journal could bring back; others learn it with the next beat.
         """
         self._journal_order = max(self._journal_order, journal_order)
-        bounds: list[Document] = []
+        bounds: list[tuple[str, int]] = []
         async for server in self._servers.find({}, ["node", "journal_order"]):
             is_ours = server["_id"] == self._journal_id
-            bounds.append({"node": server["node"], "order": {"$lt": journal_order if is_ours else server["journal_order"]}})
-        return bounds
+            own = journal_order or self._journal_order
+            bounds.append((server["node"], own if is_ours else server["journal_order"]))
+        return {
+            "$or": [{"node": node, "order": {"$lt": order}} for node, order in bounds],
+            "$nor": [{f"past.{node}": {"$gte": order}} for node, order in bounds],
+        }

@@ -11,7 +11,7 @@ from kqs.store.mongo.client import Document
 #: jobs of one slice
 SLICE = 50_000
 #: beyond every order
-_MAX_ORDER = 2**63 - 1
+MAX_ORDER = 2**63 - 1
 
 
 async def slices(
@@ -19,7 +19,7 @@ async def slices(
 ) -> AsyncIterator[Document]:
     """Yield conditions on `order` that part the jobs, beginning after the order `after`."""
     beyond, upto, direction = ("$lt", "$gte", -1) if newest_first else ("$gt", "$lte", 1)
-    at: int | None = after if after is not None else _MAX_ORDER if newest_first else -1
+    at: int | None = after if after is not None else MAX_ORDER if newest_first else -1
     while at is not None:
         condition: Document = {beyond: at}
         edge = await jobs.find({"order": condition}, ["order"]).sort("order", direction).skip(SLICE - 1).limit(1).to_list(None)

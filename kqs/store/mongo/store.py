@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
-from kqs.store.mongo import client, pages, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -178,12 +178,12 @@ class MongoStore:
         return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
-        """See Store.change."""
-        raise NotImplementedError
+        """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
+        return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.changer.change, change, after, first_order))
 
     async def cancels(self) -> list[Claim]:
         """See Store.cancels."""
-        return []
+        return await self._look(changes.cancels, self._there.servers)
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
@@ -274,6 +274,7 @@ class _Open:
         self.inserter = Inserter(session, servers, resources, node)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)
+        self.changer = changes.Changer(session, servers, resources, node)
         self._connection = connection
         self._supervisor = supervisor
         self._fault: StoreCorruptError | None = None

@@ -22,7 +22,7 @@ from pymongo import UpdateOne
 from kqs.job import State
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
-from kqs.store.mongo.documents import state_of
+from kqs.store.mongo.documents import Place, state_of
 from kqs.store.mongo.slices import slices
 
 #: a count reads every job: between two of them there is at least so much time, in s
@@ -138,7 +138,8 @@ class Tallies:
         try:
             async for part in slices(self._jobs):
                 async for group in self._jobs.aggregate([{"$match": part}, _COUNT]):
-                    counted[group["_id"]["type"], int(state_of(group["_id"]))] += group["n"]
+                    if group["_id"]["place"] != Place.GONE:
+                        counted[group["_id"]["type"], int(state_of(group["_id"]))] += group["n"]
         except DRIVER_ERRORS:
             self.doubt()
             raise

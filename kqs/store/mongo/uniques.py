@@ -22,7 +22,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted
 from kqs.store.keyed import Pair, pair_of
 from kqs.store.mongo.client import Document, write_unless_taken
-from kqs.store.mongo.documents import Place, key_of, waits
+from kqs.store.mongo.documents import Place, key_of, pair_named, waits
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
@@ -124,7 +124,9 @@ async def forget(session: Session, jobs: Iterable[tuple[str, str, int]]) -> None
 
 def keys_of(documents: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
     """Return what `forget` takes of jobs' documents, where they have a key."""
-    return [(f"{one['type']}\0{one['unique']}", one["_id"], one["order"]) for one in documents if one.get("unique") is not None]
+    return [
+        (pair_named(one["type"], one["unique"]), one["_id"], one["order"]) for one in documents if one.get("unique") is not None
+    ]
 
 
 def _is_of(document: Mapping[str, Any], one: Mapping[str, Any]) -> bool:

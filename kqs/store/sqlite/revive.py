@@ -110,7 +110,6 @@ def revive(session: Session, change: Change, found: Sequence[Found], first_order
     uniques.put_again(session, range(first_order, first_order + len(found)))
     if needing:
         resources.stand_ready(session, needing, session.now())
-    uniques.put_again(session, range(first_order, first_order + len(found)))
     session.last_order = max(session.last_order, first_order + len(found) - 1)
     return entries, min(expire_ats, default=None)
 

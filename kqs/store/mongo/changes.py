@@ -1,0 +1,299 @@
+"""What owners do with many jobs at once: cancel, retry, delete. One slice is one look, one bulk write, and a look at its work.
+
+Each record is changed by one update, as it was found and not otherwise; what another server has changed meanwhile is looked at
+anew. Of two servers that do the same at once, one counts each record: whose mark it bears.
+
+A deleted record stays, unseen and uncounted, as long as a journal may bring its job back: an insert of its id is known, unless
+that was accepted later. A job that takes its place remembers in `past` up to which order others' journals may do so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pymongo import UpdateMany, UpdateOne
+
+from kqs.filter import Filter
+from kqs.job import WAITING, Claim, Entry, Event, State, instant_of, next_state
+from kqs.store import base
+from kqs.store import change as bounds
+from kqs.store.base import Change, Changed, Slice, Verb
+from kqs.store.checksum import checksum
+from kqs.store.keep import own_expire_s, own_keep_s
+from kqs.store.mongo import retention, uniques, walk
+from kqs.store.mongo.client import DRIVER_ERRORS, Document
+from kqs.store.mongo.documents import GONE_STATE, Place, is_there, pair_named, state_of
+from kqs.store.mongo.resources import Resources
+from kqs.store.mongo.servers import Servers
+from kqs.store.mongo.session import Session
+
+#: how often a slice looks again at what somebody else changed between its look and its write
+_ROUNDS = 5
+_STATES = {
+    Verb.CANCEL: WAITING | {State.PROCESSING},
+    Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
+    Verb.DELETE: None,
+}
+_WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
+#: all that a deleted record need not tell
+_NEEDLESS = [
+    *("data", "data_long", "data_bytes", "data_bulk", "data_crc32c", "result", "result_long", "result_bulk", "result_crc32c"),
+    *("begun", "done", "options", "progress", "error", "due_at", "wake_at", "expire_at", "crc32c", "accepted_at", "ended_at"),
+    *("failures", "ghosts", "interrupted", "returned", "held", "cancel_at", "cancel_mark"),
+    *("resource", "parked", "called", "unique", "pair"),
+]
+#: and what a job that waits again must not
+_OF_THE_END = [
+    *("error", "result", "result_long", "result_bulk", "result_crc32c", "due_at", "wake_at", "ended_at", "drop_at", "epoch"),
+    *("failures", "ghosts", "interrupted", "cancel_at", "cancel_mark"),
+]
+_Attempt = tuple[Change, object | None]
+
+
+class Changer:
+    """Changes for one server; one slice at a time. A slice that failed is repeated with the same change, or never."""
+
+    def __init__(self, session: Session, servers: Servers, resources: Resources, node: str) -> None:
+        self._session = session
+        self._resources = resources
+        self._servers = servers
+        self._node = node
+        #: of an attempt whose answer was lost: its marks, and what it was about to change
+        self._doubted: tuple[_Attempt, list[int], dict[str, Document]] | None = None
+
+    async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
+        """See Store.change. It is whole for each record."""
+        session, doubted = self._session, self._doubts_of(change, after)
+        at = walk.way(change.wanted, _useful(change)) if after is None else after
+        assert isinstance(at, walk.At), "what the last slice said"
+        if (part := await self._settled(change, doubted, at)) is not None:
+            return part
+        asked = self._asked(change)
+        is_read = change.verb is Verb.RETRY
+        found, to_go_on = await walk.find(session, asked, change.wanted.match, at, bounds.SLICE, is_read=is_read)
+        part = Slice([], [], [], to_go_on)
+        if change.verb is Verb.DELETE and not change.is_forced:
+            part.skipped = [one["_id"] for one in found if one["place"] == Place.RUNNING]
+            found = [one for one in found if one["place"] != Place.RUNNING]
+        if change.is_dry:
+            part.changed = [_changed(one) for one in found]
+            return part
+        marks, before = doubted
+        for order, one in enumerate(found, first_order):
+            one["next_order"] = order
+        orders = {one["_id"]: one["next_order"] for one in found}
+        todo, changed = found, dict[str, Document]()
+        for _ in range(_ROUNDS):
+            before.update((one["_id"], one) for one in todo)
+            self._doubted = ((change, after), marks, before)
+            changed.update(await self._write(change, todo, marks, before))
+            left = [one["_id"] for one in todo if one["_id"] not in changed]
+            if not left:
+                break
+            at = walk.way(_of(left), None)
+            todo, _ = await walk.find(session, asked, change.wanted.match, at, len(left), is_read=is_read)
+            for one in todo:
+                one["next_order"] = orders[one["_id"]]
+            if change.verb is Verb.DELETE and not change.is_forced:
+                todo = [one for one in todo if one["place"] != Place.RUNNING]
+        self._doubted = None
+        await self._follow(change, part, changed)
+        return part
+
+    def _doubts_of(self, change: Change, after: object | None) -> tuple[list[int], dict[str, Document]]:
+        if self._doubted is not None and self._doubted[0] == (change, after):
+            return self._doubted[1], self._doubted[2]
+        return [], {}
+
+    async def _settled(self, change: Change, doubted: tuple[list[int], dict[str, Document]], at: walk.At) -> Slice | None:
+        """Return what an attempt whose answer was lost has done, as a slice of its own; None: nothing."""
+        marks, before = doubted
+        if not marks:
+            return None
+        ours = {"$in": marks}
+        found = await self._session.find(list(before), {"$or": [{"mark": ours}, {"cancel_mark": ours}]}, ["_id"])
+        done = {one["_id"] for one in found}
+        if not done:
+            return None
+        self._doubted = None
+        part = Slice([], [], [], at)
+        await self._follow(change, part, {job_id: one for job_id, one in before.items() if job_id in done})
+        return part
+
+    def _asked(self, change: Change) -> list[Document]:
+        fits: dict[Verb, Document] = {
+            Verb.CANCEL: {"$or": [_WAITS, {"place": int(Place.RUNNING), "cancel_at": None}]},
+            Verb.RETRY: {
+                "place": int(Place.ENDED),
+                "state": {"$in": [int(State.FAIL), int(State.CANCELLED)]},
+                "ended_at": {"$lte": change.now},
+            },
+            Verb.DELETE: {},
+        }
+        ours_before = {"$or": [{"order": {"$lt": change.before_order}}, {"node": {"$ne": self._node}}]}
+        there = is_there(self._session.now(), self._servers.replaceable)
+        return [one for one in (there, fits[change.verb], ours_before, *walk.conditions(change.wanted)) if one]
+
+    async def _write(
+        self, change: Change, found: list[Document], marks: list[int], before: dict[str, Document]
+    ) -> dict[str, Document]:
+        """Change these; return all that was, now or by an attempt whose answer was lost, as it was before, by id."""
+        async with self._session.marking(marks.append) as mark:
+            is_simple = not marks
+            expected = matched = 0
+            if found:
+                writes = self._updates(change, found, mark)
+                expected = len(found)
+                matched = (await self._session.jobs.bulk_write(writes, ordered=False)).matched_count
+            if is_simple and matched == expected:
+                done: Any = {one["_id"] for one in found}
+            else:
+                ours = {"$in": [*marks, mark]}
+                is_ours = {"$or": [{"mark": ours}, {"cancel_mark": ours}]}
+                done = {one["_id"] for one in await self._session.find(list(before), is_ours, ["_id"])}
+        marks.append(mark)
+        return {job_id: one for job_id, one in before.items() if job_id in done}
+
+    def _updates(self, change: Change, found: list[Document], mark: int) -> list[Any]:
+        if change.verb is Verb.RETRY:
+            self._servers.reach(max(one["next_order"] for one in found))
+            return [self._revival(change, one, mark) for one in found]
+        alike: defaultdict[tuple[Any, ...], list[Document]] = defaultdict(list)
+        for one in found:
+            keep_s = None
+            if change.verb is Verb.CANCEL:
+                keep_s = own_keep_s(one.get("options"), change.keep.of(one["type"]))
+            claim = (one["attempt"], one.get("epoch")) if one["place"] == Place.RUNNING else (keep_s, None)
+            alike[one["place"], one["state"], *claim].append(one)
+        return [self._update(change, kind, documents, mark) for kind, documents in alike.items()]
+
+    def _update(self, change: Change, kind: tuple[Any, ...], documents: list[Document], mark: int) -> UpdateMany:
+        place, state, first, epoch = kind
+        where: Document = {
+            "_id": {"$in": [one["_id"] for one in documents]},
+            "order": {"$in": [one["order"] for one in documents]},
+            "place": place,
+            "state": state,
+        }
+        is_running = place == Place.RUNNING
+        if is_running:
+            where |= {"attempt": first, "epoch": epoch}
+        if change.verb is Verb.DELETE:
+            last = min(change.before_order, self._servers.fed_order + 1)
+            fields: Document = {"place": int(Place.GONE), "state": GONE_STATE, "drop_at": change.now, "mark": mark}
+            gone = {"$set": fields | {"gone_by": self._node, "gone_below": last}}
+            return UpdateMany(where, gone | {"$unset": dict.fromkeys(_NEEDLESS, "")})
+        if is_running:  # its mark stays: whoever has claimed it just now knows it by that
+            return UpdateMany({**where, "cancel_at": None}, {"$set": {"cancel_at": change.now, "cancel_mark": mark}})
+        word = State.CANCELLED.word
+        end = {"place": int(Place.ENDED), "state": int(next_state(State(state), Event.CANCEL)), "error": word, "mark": mark}
+        end["ended_at"] = change.now
+        if first is not None:
+            end["drop_at"] = change.now + first
+        # without an epoch, no report can take this end for its own
+        unset = dict.fromkeys(("wake_at", "epoch", "parked", "called", "pair"), "")
+        return UpdateMany(where, {"$set": end, "$unset": unset})
+
+    def _revival(self, change: Change, one: Document, mark: int) -> UpdateOne:
+        order = one["next_order"]
+        where = {name: one[name] for name in ("_id", "order", "place", "state", "attempt")}
+        expire_s = own_expire_s(one.get("options"), change.expire.of(one["type"]))
+        expire_at = None if expire_s is None else change.now + expire_s
+        fields: Document = {
+            "order": order,
+            "place": int(Place.READY),
+            "state": int(next_state(State(one["state"]), Event.REVIVE)),
+            "mark": mark,
+            "born": one.get("born", one["order"]),
+            "accepted_at": one.get("accepted_at", instant_of(one["order"])),
+        }
+        unset = [*_OF_THE_END]
+        if expire_at is None:
+            unset.append("expire_at")
+        else:
+            fields["expire_at"] = expire_at
+        if one.get("unique") is not None:
+            fields["pair"] = pair_named(one["type"], one["unique"])
+        fields |= _rechecked(one, order, expire_at)
+        one["revived"] = fields
+        return UpdateOne(where, {"$set": fields, "$unset": dict.fromkeys(unset, "")})
+
+    async def _follow(self, change: Change, part: Slice, changed: dict[str, Document]) -> None:
+        """Tell and count what was changed, and take away what is not needed any more."""
+        session, documents = self._session, list(changed.values())
+        part.changed = [_changed(one) for one in documents]
+        counted = [one for one in documents if change.verb is not Verb.CANCEL or one["place"] != Place.RUNNING]
+        session.tallies.remove([(one["type"], state_of(one)) for one in counted])
+        if change.verb is not Verb.RETRY:  # a revived job asks for its resource as it is claimed
+            await self._resources.gone(counted)
+        if change.verb is Verb.DELETE:
+            await session.bulk.delete(documents)
+            await uniques.forget(session, uniques.keys_of(documents))
+            with suppress(*DRIVER_ERRORS):  # it is swept later
+                await retention.forget(session, self._servers, [one["_id"] for one in documents])
+        elif change.verb is Verb.CANCEL:
+            session.tallies.add([(one["type"], State.CANCELLED) for one in counted])
+        else:
+            await session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
+            revived = [one["revived"] for one in documents]
+            session.tallies.add([(one["type"], State(now["state"])) for one, now in zip(documents, revived, strict=True)])
+            part.ready = [_entry(change, one, now["order"]) for one, now in zip(documents, revived, strict=True)]
+            part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
+        running = [one for one in documents if one["place"] == Place.RUNNING]
+        self._servers.told.update((one["_id"], one["attempt"], one["epoch"]) for one in running)
+        others = {one["owner"] for one in running if "owner" in one} - {session.epoch}
+        if others:
+            with suppress(*DRIVER_ERRORS):  # they look now and then without it
+                await self._servers.ring(others)
+
+
+def _of(ids: Sequence[str]) -> Filter:
+    return Filter(ids=tuple(ids))
+
+
+def _useful(change: Change) -> frozenset[State] | None:
+    """Return of which states the jobs are that have to be looked at; None: any."""
+    able, asked = _STATES[change.verb], change.wanted.states
+    if able is None or asked is None:
+        return able if asked is None else asked
+    return able & asked
+
+
+def _changed(one: Document) -> Changed:
+    claim = Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) if one["place"] == Place.RUNNING else None
+    return Changed(one["order"], one["_id"], one["type"], one["prio"], state_of(one), claim)
+
+
+def _rechecked(one: Document, order: int, expire_at: float | None) -> Document:
+    """Return the checksum from now on: it fits as the old one does, or not."""
+    data = one.get("data")
+    if data is None or "crc32c" not in one:
+        return {}
+    rest, more = (one["type"], one["prio"], data, one["_id"]), (one.get("options"), one.get("resource"))
+    was = checksum(one["order"], *rest, one.get("expire_at"), *more)
+    return {"crc32c": checksum(order, *rest, expire_at, *more) ^ was ^ one["crc32c"]}
+
+
+def _entry(change: Change, one: Document, order: int) -> Entry:
+    entry = Entry(order, one["_id"], one["type"], one["prio"])
+    if change.body_bytes is not None:
+        entry.options = one.get("options")
+        data, most = one.get("data"), min(change.body_bytes, base.DATA_BYTES // bounds.SLICE)
+        entry.data = data if data is not None and len(data) <= most and "data_bulk" not in one else None
+    return entry
+
+
+async def cancels(session: Session, servers: Servers) -> list[Claim]:
+    """See Store.cancels. Who has cancelled something of ours rings; the look that this leads to is along an index."""
+    if not await servers.has_rung():
+        return []
+    cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
+    found = await session.jobs.find({"owner": session.epoch, **cancelled}, ["order", "attempt", "epoch"]).to_list(None)
+    claims = {(one["_id"], one["attempt"], one["epoch"]): one["order"] for one in found}
+    news = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
+    servers.told.intersection_update(claims)
+    servers.told.update(claims)
+    return news

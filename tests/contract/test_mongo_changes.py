@@ -1,0 +1,238 @@
+"""Owners' changes on a MongoDB of several servers: what only there can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from kqs.errors import StoreUnavailableError
+from kqs.filter import EVERYTHING, Filter
+from kqs.job import State
+from kqs.store import change as changing
+from kqs.store.base import Change, Slice, Verb
+from kqs.store.mongo import MongoStore
+from kqs.store.mongo.servers import BEAT_S
+from tests.contract.change_contract import ABOVE_ALL, FRESH, change, states
+from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_ended, an_entry, some_jobs
+from tests.contract.test_mongo_shared import OTHER_JOURNAL, OTHER_NODE, their_entry, their_job
+from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
+
+MakeStore = Callable[..., MongoStore]
+
+
+@pytest.fixture
+async def ours(make_mongo_store: MakeStore) -> MongoStore:
+    store = make_mongo_store()
+    await store.open(JOURNAL, NODE)
+    return store
+
+
+@pytest.fixture
+async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
+    store = make_mongo_store()
+    await store.open(OTHER_JOURNAL, OTHER_NODE)
+    return store
+
+
+async def stored(store: MongoStore) -> int:
+    return int(await store._there.session.jobs.count_documents({}))
+
+
+# -- what was deleted -----------------------------------------------------------------------------------------------------
+
+
+async def test_no_replay_brings_back_what_was_deleted(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
+    jobs = [a_job(0), a_job(1, id="mine"), a_job(2, claimed_at=now)]
+    await ours.insert(jobs, 1, "w", now)
+    assert (await change(ours, Verb.DELETE, now=now, is_forced=True)).numbers == [0, 1, 2]
+    assert await ours.insert(jobs, 1, "w", now) == [job.order for job in jobs]
+    again = make_mongo_store()
+    await again.open(JOURNAL, NODE)
+    assert await again.insert(jobs, 1, "w", now) == [job.order for job in jobs]
+    assert await again.orphans(9) == []
+    assert await again.jobs(type_=None, state=None, after=None, limit=9) == []
+    assert await states(again) == {}
+
+
+async def test_deleted_record_goes_when_its_journal_has_forgotten_the_job(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await theirs.insert([their_job(0)], 1, "w", now)
+    assert (await change(ours, Verb.DELETE, now=now)).numbers == [0]
+    assert await ours.sweep(now + 1, 9, FIRST + 9) == 0
+    assert await stored(ours) == 1
+    await theirs.sweep(now, 0, FIRST + 1)  # says how far its journal reaches back
+    await theirs.sync()
+    assert await ours.sweep(now + 1, 9, FIRST + 9) == 0  # it is none of those that are counted
+    assert await stored(ours) == 0
+
+
+async def test_what_no_journal_can_bring_back_goes_at_once(uri: str, ours: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, data=b"1" * 3 * BULK_BYTES), a_job(1)], 1, "w", now)
+    await ours.sweep(now, 0, FIRST + 1)
+    await change(ours, Verb.DELETE, now=now)
+    assert await stored(ours) == 1
+    with MongoClient[dict[str, Any]](uri) as client:
+        assert client.get_default_database()["bulk.files"].count_documents({}) == 0
+
+
+async def test_id_of_a_job_that_another_server_deleted_is_free(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    old = a_job(0, id="mine")
+    await ours.insert([old], 1, "w", now)
+    await change(theirs, Verb.DELETE, now=now)
+    new = their_job(5, accepted_at=now)
+    new.id = "mine"
+    assert await theirs.insert([new], 1, "w", now) == []
+    assert await ours.insert([old], 1, "w", now) == [FIRST]
+    record = await ours.job("mine")
+    assert record is not None
+    assert record.order == FIRST + 5
+    # when the new one has gone, the old one must not come back
+    (run,) = await theirs.claim([an_entry(5, id="mine")], "w", now)
+    await theirs.report([a_report(run.claim, at=now, drop_at=now)])
+    await theirs.sweep(now, 0, FIRST + 9)
+    await theirs.sync()
+    assert await ours.sweep(now + 1, 9, FIRST) == 0
+    assert await ours.insert([old], 1, "w", now) == [FIRST]
+    assert await ours.sweep(now + 1, 9, FIRST + 1) == 1
+
+
+async def test_two_servers_that_purge_at_once_count_each_record_once(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changing, "SLICE", 7)
+    await ours.insert(some_jobs(40), 1, "w", now)
+    await theirs.insert([an_ended(n, at=now, epoch=2) for n in range(50, 70)], 1, "w", now)
+    for verb in (Verb.CANCEL, Verb.RETRY, Verb.DELETE):
+        both = await asyncio.gather(*(change(store, verb, now=now + 1) for store in (ours, theirs)))
+        met = [one.id for done in both for one in done.changed]
+        assert (len(met), len(set(met))) == ((60, 60) if verb is Verb.DELETE else (40, 40))
+    await theirs.counts()  # writes what it has counted
+    assert await states(ours) == {}
+
+
+# -- runs elsewhere -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+async def test_who_runs_a_job_hears_once_that_another_has_called_it_off(
+    ours: MongoStore, theirs: MongoStore, now: float, verb: Verb
+) -> None:
+    await ours.insert([a_job(0), a_job(1), a_job(2)], 1, "w", now)
+    (run, own) = await ours.claim([an_entry(0), an_entry(1)], "w", now)
+    (other,) = await theirs.claim([an_entry(2)], "w2", now)
+    assert await ours.cancels() == []
+    await change(ours, verb, Filter(ids=(own.claim.id,)), now=now, is_forced=True)
+    await change(theirs, verb, Filter(ids=(run.claim.id, other.claim.id)), now=now, is_forced=True)
+    assert await ours.cancels() == [run.claim]
+    assert await ours.cancels() == []
+    assert await theirs.cancels() == []
+
+
+async def test_it_hears_of_it_although_the_other_was_killed_before_it_rang(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    assert await ours.cancels() == []
+
+    async def ring(_epochs: object) -> None:
+        pass
+
+    monkeypatch.setattr(theirs._there.servers, "ring", ring)
+    await change(theirs, Verb.CANCEL, now=now)
+    assert await ours.cancels() == []
+    clock.advance(BEAT_S)
+    assert await ours.cancels() == [run.claim]
+
+
+async def test_job_that_was_cancelled_under_a_claim_nobody_was_told_of_ends(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    await change(theirs, Verb.CANCEL, now=now)
+    session = ours._there.session
+    ours._there.claimer._doubt(session._last_mark)
+    await ours._there.claimer.take_back()
+    assert await ours.ready("mail", None, 9) == []
+    assert await ours.wake(now + 9, 9) == []
+    (orphan,) = await ours.orphans(9)
+    assert (orphan.claim, orphan.is_cancelled) == (run.claim, True)
+    assert await ours.report([a_report(run.claim, State.CANCELLED, at=now)]) == [True]
+
+
+# -- lost answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+async def test_change_whose_answer_was_lost_is_counted_once(
+    proxy: MongoProxy, make_mongo_store: MakeStore, now: float, verb: Verb
+) -> None:
+    store = make_mongo_store(proxy.uri)
+    await store.open(JOURNAL, NODE)
+    ended = [an_ended(n, State.FAIL, at=now - 9) for n in range(20, 30)]
+    await store.insert([*some_jobs(10), *ended], 1, "w", now)
+    await store.claim([an_entry(n) for n in range(3)], "w", now)
+    asked = Change(verb, EVERYTHING, now, ABOVE_ALL, is_forced=True)
+    parts: list[Slice] = []
+    after = None
+    proxy.lose_answer("update")
+    for _ in range(99):
+        try:
+            part = await store.change(asked, after, FRESH)
+        except StoreUnavailableError:
+            continue
+        parts.append(part)
+        after = part.next
+        if after is None:
+            break
+    assert proxy.has_lost_answer
+    met = [one.id for part in parts for one in part.changed]
+    assert (len(met), len(set(met))) == ({Verb.CANCEL: 10, Verb.RETRY: 10, Verb.DELETE: 20}[verb],) * 2
+    ready = {entry.id: entry.order for part in parts for entry in part.ready}
+    records = await store.jobs(type_=None, state=State.RETRY, after=None, limit=99)
+    assert {record.id: record.order for record in records} == ready
+    assert len(set(ready.values())) == len(ready)
+    counts = await states(store)
+    assert sum(counts.get("mail", {}).values()) == await store._there.session.jobs.count_documents({"place": {"$lt": 4}})
+
+
+async def test_what_is_claimed_between_the_look_and_the_write_is_cancelled_all_the_same(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert(some_jobs(3), 1, "w", now)
+    write = theirs._there.changer._write
+
+    async def claim_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        await ours.claim([an_entry(1)], "w", now)
+        return await write(*args)
+
+    monkeypatch.setattr(theirs._there.changer, "_write", claim_first)
+    done = await change(theirs, Verb.CANCEL, now=now)
+    assert {one.id: one.state for one in done.changed} == {
+        IDS.of(FIRST): State.NEW,
+        IDS.of(FIRST + 1): State.PROCESSING,
+        IDS.of(FIRST + 2): State.NEW,
+    }
+    assert len(await ours.cancels()) == 1
+
+
+async def test_jobs_of_one_order_are_all_met(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changing, "SLICE", 3)
+    monkeypatch.setattr(changing, "LOOKED", 5)
+    for n in range(10):
+        await ours.insert([a_job(n)], 1, "w", now)
+        await theirs.insert([their_job(n)], 1, "w", now)
+    await ours.claim([an_entry(3), their_entry(3)], "w", now)
+    for wanted in (EVERYTHING, Filter(states=frozenset({State.NEW, State.PROCESSING}))):
+        done = await change(ours, Verb.CANCEL, wanted, now=now, is_dry=True)
+        assert len({one.id for one in done.changed}) == len(done.changed) == 20
