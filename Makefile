@@ -3,6 +3,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 N ?= 1000
+STEPS ?= 100000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types bench image torture lock clean
+.PHONY: help install run test lint types bench image torture model lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,10 @@ image: ## build the container image kqs
 
 torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000) and look for lost jobs
 	$(BIN)/python -m tests.crash.torture $(N)
+	$(BIN)/python -m tests.crash.owners $(N)
+
+model: $(STATE)/dev.stamp ## play the whole queue against an oracle, for so many steps (make model STEPS=100000)
+	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 tests/property/test_model.py
 
 lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml

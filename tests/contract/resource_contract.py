@@ -236,6 +236,12 @@ class ResourceContract:
         assert calls.take() == [0]
         assert numbers(await self.claimed(store, 0, now=clock.now())) == [0]
 
+    async def test_the_first_of_all_may_be_one_that_is_delayed(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+        await self.insert(store, calls, needing(0, due_at=now + 5), 1, "w", now)
+        await store.wake(now + 5, 10)
+        assert [run.resource for run in await self.claimed(store, 0, now=now + 5)] == ["r"]
+
     async def test_a_parked_job_that_expires_leaves_the_line(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         await self.insert(store, calls, [*needing(0, 2), *needing(1, expire_at=now + 5)], 1, "w", now)
@@ -339,6 +345,17 @@ class ResourceContract:
         assert await again.report(reports) == [True, True]
         assert calls.take() == [1]
         assert numbers(await self.claimed(again, 1, now=now)) == [1]
+
+    async def test_who_waits_again_as_the_first_thing_after_a_restart_is_called(
+        self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]
+    ) -> None:
+        now = clock.now()
+        await self.insert(store, calls, needing(0, 1), 1, "w", now)
+        await self.claimed(store, 0, 1, now=now)
+        again = await reopen()
+        (run,) = await again.orphans(9)
+        assert await again.report([a_report(run.claim, State.GHOST, at=now, ghosts=1)]) == [True]
+        assert calls.take() == [0]
 
     async def test_what_was_called_before_a_restart_is_called_again(
         self, store: Store, calls: Calls, clock: FakeClock, reopen: Callable[[], Awaitable[Store]]

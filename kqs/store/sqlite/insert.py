@@ -219,8 +219,10 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     # whether a given id is known shows as it is stored, and only then whether its job needs its resource
     later: set[int] = set()
     waiting: list[Accepted] = []
-    if locked := [job for job in jobs if job.resource is not None and _may_need(job, now)]:
-        resources.note_used(session)
+    owning = [job for job in jobs if job.resource is not None]
+    if owning:
+        resources.note_used(session)  # also where none needs it yet: it is part of what the checksum is of
+    if locked := [job for job in owning if _may_need(job, now)]:
         later = {job.order for job in locked if job.given_id}
         waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
         parked.update(job.order for job in waiting)

@@ -158,6 +158,8 @@ class Session:
         if durable is not self._is_full:
             self._set_full(durable)
         db.execute("begin")
+        if self.has_resources and self._locks is None:
+            self._locks = Locks(db)  # before anything changes what it is read from
         self._changes = db.total_changes
         self._may_owe = True
 

@@ -1,0 +1,334 @@
+"""What must become of jobs, whatever is asked of the queue: a model of the whole that knows no store, no broker and no loop.
+
+Whoever plays with a real queue tells it what was done, and which runs have begun; it says what every record must show then.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from kqs.filter import Filter
+from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import ENDED, WAITING, JobRecord, Returned, State
+
+SUCCESS_KEPT_S = 3600.0
+
+
+@dataclass
+class Job:
+    """One job: what its insert said, and what its record must show. due_at: 0.0: it is; order: as its record says."""
+
+    id: str
+    type: str
+    prio: int
+    resource: str | None
+    unique: str | None
+    retries: int
+    ghosts_left: int
+    expire_s: float | None
+    keep_s: float | None
+    order: int
+    due_at: float
+    expire_at: float | None
+    state: State
+    waited_as: State = State.NEW
+    attempt: int = 0
+    failures: int = 0
+    ghosts: int = 0
+    interrupted: int = 0
+    is_cancelled: bool = False
+    drop_at: float | None = None
+    #: it waited, and was due, the last time that all was still
+    was_ready: bool = False
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return (self.prio, self.order)
+
+    @property
+    def waits(self) -> bool:
+        return self.state in WAITING
+
+    def shown(self) -> tuple[object, ...]:
+        """Return what its record must show."""
+        counters = (self.attempt, self.failures, self.ghosts, self.interrupted)
+        is_cancelled = self.is_cancelled and self.state is State.PROCESSING
+        return (self.state, self.type, self.prio, self.resource, self.unique, *counters, is_cancelled)
+
+
+def shown(record: JobRecord) -> tuple[object, ...]:
+    """Return what a record shows, as `Job.shown`."""
+    counters = (record.attempt, record.failures, record.ghosts, record.interrupted)
+    is_cancelled = record.cancel_at is not None and record.state is State.PROCESSING
+    return (record.state, record.type, record.prio, record.resource, record.unique, *counters, is_cancelled)
+
+
+@dataclass
+class Oracle:
+    """See the module docstring. `now` is the wall clock, in Unix seconds; `ghost_delay_s` and `retry_delay_s` are the jobs'."""
+
+    now: float
+    retry_delay_s: float
+    ghost_delay_s: float
+    jobs: dict[str, Job] = field(default_factory=dict)
+    suspended: set[str] = field(default_factory=set)
+    #: whose records are over, and may still be counted
+    over: Counter[tuple[str, State]] = field(default_factory=Counter)
+
+    def copy(self) -> Oracle:
+        return copy.deepcopy(self)
+
+    # -- inserts --------------------------------------------------------------------------------------------------------
+
+    def insert(self, job: Job) -> tuple[str, bool]:
+        """Take a job; return the id of what it is now, and whether it was made."""
+        if self.seen(job.id) is not None:
+            return job.id, False
+        if job.unique is not None:
+            waiting = [other for other in self.jobs.values() if self._waits_for_key(other, job)]
+            if waiting:
+                return min(waiting, key=lambda other: other.order).id, False
+        self.jobs[job.id] = job
+        return job.id, True
+
+    def _waits_for_key(self, other: Job, job: Job) -> bool:
+        is_same = (other.type, other.unique) == (job.type, job.unique)
+        return is_same and other.waits and (other.expire_at is None or other.expire_at > self.now)
+
+    def seen(self, job_id: str) -> Job | None:
+        """Return a job whose record is not over."""
+        job = self.jobs.get(job_id)
+        return job if job is not None and _is_seen(job, self.now) else None
+
+    # -- runs -----------------------------------------------------------------------------------------------------------
+
+    def running(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.state is State.PROCESSING]
+
+    def may_begin(self, job: Job) -> bool:
+        """Tell whether a waiting job may run now, if somebody takes it, and its resource is its own."""
+        is_alive = job.expire_at is None or self.now < job.expire_at
+        return job.waits and job.due_at <= self.now and is_alive and job.type not in self.suspended
+
+    def begin(self, job_id: str) -> Job:
+        """Let a run begin, if one may."""
+        job = self.jobs.get(job_id)
+        assert job is not None, f"a run began of {job_id}, which is not there"
+        assert job.waits, f"a run began of what is {job.state.word}: {job}"
+        assert job.type not in self.suspended, f"a run began of a suspended type: {job}"
+        assert self.may_begin(job), f"a run began before its time, or after: {job}"
+        if job.resource is not None:
+            holders = [other for other in self.running() if other.resource == job.resource]
+            assert not holders, f"two runs at once with one resource: {job} beside {holders}"
+            passed = [other for other in self.jobs.values() if self._comes_before(other, job)]
+            assert not passed, f"{job} overtook {passed}"
+        job.waited_as, job.state = job.state, State.PROCESSING
+        job.attempt += 1
+        return job
+
+    def _comes_before(self, other: Job, job: Job) -> bool:
+        is_in_line = (other.type, other.resource) == (job.type, job.resource) and other.was_ready and self.may_begin(other)
+        return is_in_line and other.rank < job.rank
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        """End a run with its handler's report."""
+        if isinstance(outcome, Failed):
+            job.failures += 1
+        if isinstance(outcome, Ok):
+            self._end(job, State.SUCCESS)
+        elif isinstance(outcome, Again):
+            self._wait(job, State.RETRY, outcome.delay_s or 0.0)
+        elif not outcome.final and _are_left(job.retries, job.failures) and self._lives(job):
+            self._wait(job, State.RETRY, self.retry_delay_s if outcome.delay_s is None else outcome.delay_s)
+        else:
+            self._end(job, State.FAIL)
+
+    def ghost(self, job: Job) -> None:
+        """Let a run be lost."""
+        job.ghosts += 1
+        if _are_left(job.ghosts_left, job.ghosts) and self._lives(job):
+            self._wait(job, State.GHOST, 0.0 if job.ghosts == 1 else self.ghost_delay_s * 2.0 ** (job.ghosts - 2))
+        else:
+            self._end(job, State.FAIL)
+
+    def release(self, job: Job, end: Returned | None) -> None:
+        """Give a run back; None: it never began."""
+        if end is None:
+            job.attempt -= 1
+            self._wait(job, job.waited_as, 0.0)
+            return
+        job.interrupted += 1
+        if not job.is_cancelled and end.prio is not None:
+            job.prio = end.prio
+        self._wait(job, State.RETRY, end.delay_s)
+
+    def called_off(self, job: Job) -> None:
+        """End a run at once, that can be ended."""
+        assert job.is_cancelled
+        self._end(job, State.CANCELLED)
+
+    def _wait(self, job: Job, state: State, delay_s: float) -> None:
+        if job.is_cancelled:
+            self._end(job, State.CANCELLED)
+        else:
+            job.state, job.due_at = state, self.now + delay_s if delay_s > 0 else 0.0
+            job.was_ready = False
+            if not self._lives(job):
+                self._end(job, State.FAIL)
+
+    def _end(self, job: Job, state: State) -> None:
+        job.state = State.CANCELLED if job.is_cancelled and state is not State.SUCCESS else state
+        job.is_cancelled = False
+        keep_s = job.keep_s if job.keep_s is not None else SUCCESS_KEPT_S if job.state is State.SUCCESS else None
+        job.drop_at = None if keep_s is None else self.now + keep_s
+
+    def _lives(self, job: Job) -> bool:
+        return job.expire_at is None or self.now < job.expire_at
+
+    # -- time -----------------------------------------------------------------------------------------------------------
+
+    def pass_to(self, now: float) -> None:
+        """Let time pass: what waits may expire."""
+        self.now = now
+        self.expire()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is over."""
+        for job_id in [job_id for job_id in self.jobs if self.seen(job_id) is None]:
+            job = self.jobs.pop(job_id)
+            self.over[job.type, job.state] += 1
+
+    def expire(self) -> None:
+        """End what waits and has expired."""
+        for job in self.jobs.values():
+            if job.waits and not self._lives(job):
+                self._end(job, State.FAIL)
+
+    # -- owners ---------------------------------------------------------------------------------------------------------
+
+    def _meant(self, wanted: Filter, states: Collection[State]) -> list[Job]:
+        assert wanted.match is wanted.accepted_before is None
+        return [
+            job
+            for job in self.jobs.values()
+            if self.seen(job.id) is not None
+            and job.state in states
+            and (wanted.ids is None or job.id in wanted.ids)
+            and wanted.type in (None, job.type)
+            and (wanted.states is None or job.state in wanted.states)
+            and wanted.resource in (None, job.resource)
+        ]
+
+    def cancel(self, wanted: Filter) -> list[Job]:
+        """Return what was changed."""
+        changed = [job for job in self._meant(wanted, WAITING | {State.PROCESSING}) if not job.is_cancelled]
+        for job in changed:
+            job.is_cancelled = True
+            if job.waits:
+                self._end(job, State.CANCELLED)
+        return changed
+
+    def retry(self, wanted: Filter) -> list[Job]:
+        """Return what was changed."""
+        changed = self._meant(wanted, {State.FAIL, State.CANCELLED})
+        for job in changed:
+            job.state, job.due_at, job.drop_at = State.RETRY, 0.0, None
+            job.failures = job.ghosts = job.interrupted = 0
+            job.expire_at = None if job.expire_s is None else self.now + job.expire_s
+            job.was_ready = False
+        return changed
+
+    def delete(self, wanted: Filter, *, is_forced: bool = False) -> tuple[list[Job], list[Job]]:
+        """Return what was deleted, and what was passed over."""
+        running = [] if is_forced else self._meant(wanted, {State.PROCESSING})
+        gone = self._meant(wanted, WAITING | ENDED | ({State.PROCESSING} if is_forced else set()))
+        for job in gone:
+            del self.jobs[job.id]
+        return gone, running
+
+    # -- what is seen ---------------------------------------------------------------------------------------
+
+    def unlike(self, records: Iterable[JobRecord]) -> list[str]:
+        """Return what is not as it must be."""
+        by_id = {record.id: record for record in records if record.drop_at is None or record.drop_at > self.now}
+        faults = [f"{job_id} is lost: {self.jobs[job_id]}" for job_id in self.jobs.keys() - by_id.keys() if self.seen(job_id)]
+        faults += [f"{job_id} is there, but must not: {by_id[job_id]}" for job_id in by_id.keys() - self.jobs.keys()]
+        for job_id in self.jobs.keys() & by_id.keys():
+            if self.jobs[job_id].shown() != shown(by_id[job_id]):
+                faults.append(f"{job_id}: {shown(by_id[job_id])}, expected {self.jobs[job_id].shown()}")
+        return faults
+
+    def take_in(self, records: Iterable[JobRecord]) -> None:
+        """Learn where jobs stand in line, as all is still."""
+        self.forget()
+        orders = {record.id: record.order for record in records}
+        for job in self.jobs.values():
+            job.order = orders[job.id]
+            job.was_ready = self.may_begin(job)
+
+    def stuck(self, room: Sequence[frozenset[str]]) -> list[str]:
+        """Return who should have begun. room: the types of each who has room for more."""
+        taken = frozenset[str]().union(*room)
+        busy = {job.resource for job in self.running()}
+        ready = [job for job in self.jobs.values() if job.waits and job.due_at <= self.now]
+        held_up = {job.resource for job in ready if job.type not in taken or job.type in self.suspended}
+        return [
+            f"{job} does not begin"
+            for job in ready
+            if self.may_begin(job)
+            and job.type in taken
+            and (job.resource is None or (job.resource not in busy and job.resource not in held_up))
+        ]
+
+
+def _is_seen(job: Job, now: float) -> bool:
+    return job.drop_at is None or job.drop_at > now
+
+
+def _are_left(most: int, count: int) -> bool:
+    return most < 0 or count <= most
+
+
+def after_a_kill(
+    before: Oracle, after: Oracle, begun: Collection[str], held: Collection[str]
+) -> Callable[[Collection[str]], dict[str, list[Job | None]]]:
+    """Return what tells what may be of each job when a server was killed between two states, and has started again.
+
+    It is told which runs go on; None stands for a job that is not there. begun: of which runs had begun in between; held: which
+    of those before it outlive a server.
+    """
+
+    def possible(going_on: Collection[str]) -> dict[str, list[Job | None]]:
+        ways: dict[str, list[Job | None]] = {job_id: [] for job_id in before.jobs.keys() | after.jobs.keys()}
+        for job_id, found in ways.items():
+            for oracle in (before, after):
+                job = oracle.seen(job_id)
+                jobs = [] if job is None else _ways(oracle, job, job_id in begun, job_id in held, job_id in going_on)
+                found += [one if _is_seen(one, oracle.now) else None for one in jobs] or [None]
+        return ways
+
+    return possible
+
+
+def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: bool) -> list[Job]:
+    if job.state is State.PROCESSING:
+        as_it_is = replace(job)
+        if is_held:
+            return [as_it_is]
+        ghost, called_off = replace(job), replace(job)
+        oracle.ghost(ghost)
+        if not job.is_cancelled:
+            return [ghost]
+        oracle.called_off(called_off)
+        return [ghost, called_off]
+    if not oracle.may_begin(job):
+        return [replace(job)]
+    ran = replace(job, waited_as=job.state, state=State.PROCESSING, attempt=job.attempt + 1)
+    if goes_on:
+        return [ran]
+    oracle.ghost(ran)
+    return [ran] if has_begun else [replace(job), ran]

@@ -1,0 +1,151 @@
+"""A whole node without a socket: journal, feeder, store, broker, queue, desk and backend, on a clock that the test owns.
+
+Before and after each call of the store an image may be taken of what a kill would leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+from kqs.backend import ServerBackend
+from kqs.errors import CallError
+from kqs.inserter import Answer, Inserter
+from kqs.job import JobRecord, Run
+from kqs.options import Cascade
+from kqs.queue.consumer import Consumer
+from kqs.queue.leases import Lease
+from kqs.remote import Desk
+from kqs.wire.steps import finish
+from tests.support.clock import FakeClock
+from tests.support.feeding import Feeding, caught_up
+from tests.support.queueing import Rig
+
+CHANGING = ("insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire")
+CHANGING += ("call_on", "reschedule", "sweep", "trim_successes")
+MANY = 100_000
+
+
+class Lane:
+    """A worker in the server, which may take a run for as long as the test likes. begun: told of its runs."""
+
+    def __init__(self, whole: Whole, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> None:
+        self._queue = whole.rig.queue
+        self._begun = begun
+        self.size = room
+        self.lost: list[Lease] = []
+        self.consumer = Consumer("lane", types, room, self._deliver)
+        self._queue.add_consumer(self.consumer)
+
+    def _deliver(self, runs: list[Run]) -> None:
+        assert self.consumer.room >= 0, "more runs than room"
+        for run in runs:
+            if self._queue.may_begin(run):
+                self._begun(self, run, self._queue.begin(run, self._lost))
+            else:
+                self.consumer.free()
+
+    def _lost(self, lease: Lease) -> None:
+        self.lost.append(lease)
+        self.consumer.free()
+
+
+class Whole:
+    """One boot in a folder, of which `boot` are the numbers before it in the same store. See the module docstring."""
+
+    def __init__(self, folder: Path, clock: FakeClock, cascade: Cascade) -> None:
+        self.folder = folder
+        self.clock = clock
+        self._cascade = cascade
+        self.on_step: Callable[[], None] = lambda: None
+        self._mutex: asyncio.Lock
+
+    async def start(self) -> None:
+        """Start it, where the last boot has left it."""
+        self._mutex = asyncio.Lock()
+        self.folder.mkdir(exist_ok=True, parents=True)
+        self.rig = Rig(self.folder)
+        self.rig.clock, self.rig.cascade, self.rig.replayable_order = self.clock, self._cascade, 0
+        await self.rig.start()
+        for name in CHANGING:
+            setattr(self.rig.store, name, self._watched(getattr(self.rig.store, name)))
+        self.feeding = Feeding(self.rig, self.folder)
+        info = self.rig.info
+        self.feeder = await self.feeding.start(info.fed_seq, info.last_order)
+        queue, journal = self.rig.queue, self.feeding.journal
+        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked)
+        self.desk = Desk(queue, 0.0, self.rig.supervisor)
+        self.desk.start(info.store_id)
+        parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker
+        self.backend = ServerBackend(*parts, self.inserter, self.clock)
+        self.lanes: list[Lane] = []
+
+    def lane(self, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> Lane:
+        self.lanes.append(Lane(self, room, types, begun))
+        return self.lanes[-1]
+
+    async def stop(self) -> None:
+        """Stop it in good order; nothing may run in lanes by then."""
+        for lane in self.lanes:
+            await self.rig.queue.remove_consumer(lane.consumer)
+        await self.desk.stop()
+        await self.feeding.stop()
+        await self.rig.stop()
+        assert not self.feeding.faults, self.feeding.faults
+
+    # -- what is asked of it --------------------------------------------------------------------------------------------
+
+    def insert(self, text: bytes, told: Callable[[list[Answer] | Exception], None]) -> int:
+        """Keep jobs; return the order of the first. told: their answers."""
+        given = finish(self.inserter.checking(text, MANY))
+        order = self.inserter.keep_told(given, told).first_order
+        self.inserter.flush_if_alone()
+        return order
+
+    async def records(self) -> list[JobRecord]:
+        """Return what the store has."""
+        return await self.rig.store.jobs(type_=None, state=None, after=None, limit=MANY)
+
+    async def pass_time(self) -> None:
+        """Have all looked at that comes with time."""
+        self.rig.queue._leases.check()
+        timetable = self.rig.queue._timetable
+        for alarm in (timetable._due, timetable._expiring, timetable._uncalled):
+            alarm._changed.set()
+        await asyncio.sleep(0)
+
+    async def be_still(self) -> None:
+        """Let everything happen that is about to."""
+        await caught_up(self.feeder)
+        await self.rig.queue.settle()
+        self.rig.replayable_order = self.feeder.checkpointed_order
+        for _ in range(3):
+            await self.rig.store.counts()  # by way of the store's thread
+            await asyncio.sleep(0)
+
+    # -- a kill ---------------------------------------------------------------------------------------------------------
+
+    def image(self, folder: Path) -> None:
+        """Copy what a kill would leave now; from `on_step`, or while the store does nothing."""
+        shutil.copytree(self.folder, folder)
+
+    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def watched(*args: Any, **named: Any) -> Any:
+            async with self._mutex:
+                self.on_step()
+                answer = await call(*args, **named)
+                self.on_step()
+                return answer
+
+        return watched
+
+
+async def code_of(call: Awaitable[Any]) -> Any:
+    """Return what a call answers, or the code of its error."""
+    try:
+        return await call
+    except CallError as error:
+        return cast("str", error.code)
