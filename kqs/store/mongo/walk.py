@@ -19,23 +19,9 @@ from kqs.store.mongo.session import Session
 
 #: what is read of a record that fits
 FIELDS = [
-    *(
-        "order",
-        "node",
-        "type",
-        "prio",
-        "place",
-        "state",
-        "attempt",
-        "returned",
-        "epoch",
-        "owner",
-        "options",
-        "data_bytes",
-        "born",
-    ),
-    *("expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past", "data_bulk", "result_bulk"),
-    *("resource", "parked", "called", "unique"),
+    *("order", "node", "type", "prio", "place", "state", "attempt", "returned", "epoch", "owner", "options"),
+    *("data_bytes", "born", "expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past"),
+    *("data_bulk", "result_bulk", "resource", "parked", "called", "unique"),
 ]
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
