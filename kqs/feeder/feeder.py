@@ -75,7 +75,7 @@ class Feeder:
             self._monotonic,
             self._is_ordered,
             lambda: self._may_claim,
-            lambda: bool(queue.asked),
+            lambda: bool(queue.asked.open),
         )
         self._task: asyncio.Task[None] | None = None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
@@ -160,7 +160,7 @@ class Feeder:
     def _take(self, batch: list[Record]) -> None:
         now = self._monotonic()
         self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]), now)
-        if self._queue.asked:
+        if self._queue.asked.open:
             self._gathering.want()
         for record in batch:
             self._alike.note(record)
