@@ -38,7 +38,7 @@ from tests.support.mongodb import a_database, mongodb
 from tests.support.oracle import Job, Oracle, after_a_kill, shown
 from tests.support.whole import Lane, Whole
 
-STEPS = int(os.environ.get("KQS_MODEL_STEPS", "2000"))
+STEPS = int(os.environ.get("KQS_MODEL_STEPS", "1200"))
 STEPS_A_RUN = 40
 #: where the URI of the server is said
 MONGO = "KQS_MODEL_MONGODB"
@@ -52,24 +52,34 @@ UNKNOWN = "?"
 OWN_IDS = ("a", "b", "c")
 ALL_TYPES = frozenset(TYPES)
 
+
+def _seldom(*values: object) -> st.SearchStrategy[object]:
+    """One of the values now and then, and None as a rule."""
+    return st.sampled_from([*values, *[None] * 3 * len(values)])
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in fields.items() if v is not None and (n != "on_conflict" or fields["unique"] is not None)}
+
+
 JOBS = st.fixed_dictionaries(
-    {"type": st.sampled_from(TYPES)},
-    optional={
-        "prio": st.sampled_from(["urgent", "low", 5]),
-        "delay": st.sampled_from([0.27, 1.07]),
-        "expire": st.sampled_from([1.13, 40.03]),
-        "id": st.sampled_from(OWN_IDS),
-        "resource": st.sampled_from(["r", "r", "s"]),
-        "unique": st.sampled_from(["k", "k", "l"]),
-        "on_conflict": st.sampled_from(["refuse", "join"]),
-        "answer": st.just("full"),
-        "ttr": st.sampled_from([1.03, 2.07]),
-        "time_limit": st.just(3.11),
-        "ghosts": st.sampled_from([0, 1, -1]),
-        "retries": st.sampled_from([0, 1]),
-        "keep": st.sampled_from([0, 5.01]),
-    },
-).map(lambda fields: {name: value for name, value in fields.items() if name != "on_conflict" or "unique" in fields})
+    {
+        "type": st.sampled_from(TYPES),
+        "prio": _seldom("urgent", "low", 5),
+        "delay": _seldom(0.27, 1.07),
+        "expire": _seldom(1.13, 40.03),
+        "id": _seldom(*OWN_IDS),
+        "resource": st.sampled_from([None, "r", "r", "s"]),
+        "unique": st.sampled_from([None, None, "k"]),
+        "on_conflict": st.sampled_from([None, "refuse"]),
+        "answer": st.sampled_from([None, "full"]),
+        "ttr": _seldom(1.03, 2.07),
+        "time_limit": _seldom(3.11),
+        "ghosts": _seldom(0, 1, -1),
+        "retries": _seldom(0, 1),
+        "keep": _seldom(0, 5.01),
+    }
+).map(_given)
 SOME_TYPES = st.sampled_from([frozenset(["mail"]), frozenset(["mail", "resize"]), ALL_TYPES])
 OUTCOMES = st.one_of(
     st.sampled_from([Ok(), Ok(b"[7]"), Again(), Again(0.29)]),
@@ -77,6 +87,9 @@ OUTCOMES = st.one_of(
 )
 ENDS = st.sampled_from([None, Returned(), Returned(0.59), Returned(0.0, 3)])
 STATES = st.sampled_from([None, WAITING, frozenset([State.PROCESSING]), frozenset([State.FAIL, State.SUCCESS])])
+
+
+IS_DRY = st.sampled_from([False, False, False, True])
 
 
 class Sort(NamedTuple):
@@ -89,6 +102,7 @@ class Sort(NamedTuple):
 
 
 SORTS = st.one_of(
+    st.builds(Sort, st.none(), st.sampled_from([None, WAITING]), st.none(), st.none()),
     st.builds(Sort, st.none(), st.none(), st.none(), st.integers(0, 30)),
     st.builds(Sort, st.sampled_from(TYPES), STATES, st.sampled_from([None, None, "r"]), st.none()),
     st.builds(Sort, st.none(), STATES, st.sampled_from([None, "r", "s"]), st.none()),
@@ -245,6 +259,10 @@ class WholeMachine(RuleBasedStateMachine):
     def insert(self, jobs: list[dict[str, Any]], is_array: bool) -> None:
         self.run(self.inserting(jobs if is_array else jobs[:1], is_array=is_array))
 
+    @rule(jobs=st.lists(JOBS, min_size=2, max_size=5))
+    def insert_many(self, jobs: list[dict[str, Any]]) -> None:
+        self.run(self.inserting(jobs, is_array=True))
+
     async def inserting(self, jobs: list[dict[str, Any]], *, is_array: bool) -> None:
         told: asyncio.Future[list[Answer] | Exception] = self.loop.create_future()
         expected = self.keep(jobs, is_array=is_array, told=told.set_result)
@@ -301,6 +319,12 @@ class WholeMachine(RuleBasedStateMachine):
     async def asking(self, peer: int, types: frozenset[str], room: int, *, is_once: bool, held: bool) -> None:
         self.peers[peer].ask(types, room, is_once=is_once, held=held)
         await self.be_still()
+
+    @precondition(lambda self: self.hands)
+    @rule(index=st.integers(0, 9))
+    def fail(self, index: int) -> None:
+        """End a run for good, so that there is something to retry."""
+        self.run(self.finishing(index, Failed("never", final=True)))
 
     @precondition(lambda self: self.hands)
     @rule(index=st.integers(0, 9), outcome=OUTCOMES)
@@ -437,10 +461,17 @@ class WholeMachine(RuleBasedStateMachine):
         ids = sorted(self.oracle.jobs)
         return Filter(("none", ids[sort.at % len(ids)]) if ids else ("none",))
 
-    @rule(sort=SORTS, verb=st.sampled_from(Verb), is_forced=st.booleans(), is_dry=st.sampled_from([False, False, True]))
-    def change(self, sort: Sort, verb: Verb, is_forced: bool, is_dry: bool) -> None:
-        """Cancel, retry or delete."""
-        self.run(self.changing(verb, self.wanted(sort), is_forced=is_forced, is_dry=is_dry))
+    @rule(sort=SORTS, is_dry=IS_DRY)
+    def cancel(self, sort: Sort, is_dry: bool) -> None:
+        self.run(self.changing(Verb.CANCEL, self.wanted(sort), is_dry=is_dry))
+
+    @rule(sort=SORTS, is_dry=IS_DRY)
+    def retry(self, sort: Sort, is_dry: bool) -> None:
+        self.run(self.changing(Verb.RETRY, self.wanted(sort), is_dry=is_dry))
+
+    @rule(sort=SORTS, is_forced=st.booleans(), is_dry=IS_DRY)
+    def delete(self, sort: Sort, is_forced: bool, is_dry: bool) -> None:
+        self.run(self.changing(Verb.DELETE, self.wanted(sort), is_forced=is_forced, is_dry=is_dry))
 
     @rule(type_=st.sampled_from(TYPES))
     def purge(self, type_: str) -> None:
