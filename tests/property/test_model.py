@@ -203,24 +203,28 @@ class WholeMachine(RuleBasedStateMachine):
     # -- what is so after each step -------------------------------------------------------------------------------------
 
     async def be_still(self) -> None:
-        """Let all happen that must, and compare."""
+        """Let all happen that must, and compare; what is called in its turn may begin a little later."""
         until = time.monotonic() + WITHIN_S
-        while True:
-            await self.whole.be_still()
-            assert not self.whole.rig.supervisor.faults
-            self.take_begun()
-            records = await self.whole.records()
-            faults = self.oracle.unlike(records)
-            if not faults:
-                faults = self.oracle.stuck([*self.room()])
-            if not faults:
-                break
+        while faults := await self.faults():
             assert time.monotonic() < until, "\n".join(faults)
             await asyncio.sleep(0.001)
-        self.oracle.take_in(records)
-        if not self.uri:  # its counts are late
-            await self.compare_counts()
-        self.look_at_hands()
+
+    async def faults(self) -> list[str]:
+        """Return what is not as it must be, yet."""
+        await self.whole.be_still()
+        assert not self.whole.rig.supervisor.faults
+        self.take_begun()
+        records = await self.whole.records()
+        faults = self.oracle.unlike(records) or self.oracle.stuck([*self.room()])
+        if not faults:
+            self.oracle.take_in(records)
+            try:
+                if not self.uri:  # its counts are late
+                    await self.compare_counts()
+                self.look_at_hands()
+            except AssertionError as error:
+                return [f"not as it must be: {error}"]
+        return faults
 
     async def compare_counts(self) -> None:
         recount = Counter((one.type, one.state) for one in await self.whole.records())
