@@ -75,7 +75,7 @@ class Feeder:
             self._monotonic,
             self._is_ordered,
             lambda: self._may_claim,
-            lambda: bool(queue.asked),
+            lambda: bool(queue.asked.open),
         )
         self._task: asyncio.Task[None] | None = None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")

@@ -37,24 +37,21 @@ class Asked:
         self._store = store
         self._monotonic = clock.monotonic
         self._supervisor = supervisor
-        self._open: dict[int, Question] = {}  # by order
+        #: by order; while there are any, the store should have what is journaled, soon
+        self.open: dict[int, Question] = {}
         self._flushed: deque[tuple[float, Question]] = deque()  # and when it is told that it must wait no longer
         self._decided: list[Question] = []
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
-    def __bool__(self) -> bool:
-        """Tell whether the store should have what is journaled, soon."""
-        return bool(self._open)
-
     def check_room(self, count: int) -> None:
         """See VerdictsPort."""
-        if self._open and len(self._open) + count > MOST_JOBS:
+        if self.open and len(self.open) + count > MOST_JOBS:
             raise CallError("too many inserts wait to hear whether they are new, try again later", "busy")
 
     def ask(self, question: Question) -> None:
         """See VerdictsPort."""
-        self._open.update(dict.fromkeys(question.left, question))
+        self.open.update(dict.fromkeys(question.left, question))
 
     def flushed(self, question: Question) -> None:
         """See VerdictsPort."""
@@ -65,7 +62,7 @@ class Asked:
         """See VerdictsPort."""
         question.is_over = True
         for order in question.left:
-            del self._open[order]
+            del self.open[order]
         question.left.clear()
 
     def stored(self, jobs: Sequence[Accepted], known: Known) -> None:
@@ -73,7 +70,7 @@ class Asked:
         refused = frozenset(known)
         for job in jobs:
             order = job.order
-            question = self._open.pop(order, None)
+            question = self.open.pop(order, None)
             if question is None:
                 continue
             question.left.discard(order)

@@ -267,7 +267,7 @@ class Queue:
         if known and self.events.ends.waiting:
             self.events.ends.search([job.id for job in jobs if job.order in known])
         self._saves.look_again()
-        if self.asked:
+        if self.asked.open:
             self.asked.stored(jobs, found)
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)

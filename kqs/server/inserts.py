@@ -16,6 +16,7 @@ from msgspec import Raw
 from kqs.errors import CallError, JournalError
 from kqs.inserter import Answer
 from kqs.journal.format import Record
+from kqs.options import PlainJob
 from kqs.server.context import Context
 from kqs.server.hotjobs import Hotjob, check_room, may_any_wait, wait_s
 from kqs.server.peer import Peer, translate
@@ -36,7 +37,9 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     jobs = list(inserts.jobs)
     count = len(jobs)
     given_ids = [job.id for job in jobs if job.id is not None]
-    if context.draining or (given_ids and inserter.may_make_any(given_ids)) or may_any_wait(context, jobs):
+    if context.draining or (given_ids and inserter.may_make_any(given_ids)):
+        return False
+    if (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):
         return False
 
     def settled(record: Record, error: JournalError | None) -> None:

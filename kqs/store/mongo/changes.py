@@ -25,7 +25,7 @@ from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
-from kqs.store.mongo.documents import GONE_STATE, Place, is_there, pair_named, state_of
+from kqs.store.mongo.documents import GONE_STATE, Place, is_there, pair_named, parked_key, state_of
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -217,6 +217,8 @@ class Changer:
             fields["expire_at"] = expire_at
         if one.get("unique") is not None:
             fields["pair"] = pair_named(one["type"], one["unique"])
+        if (resource := one.get("resource")) is not None:
+            fields |= {"place": int(Place.LATER), "parked": parked_key(resource, one["prio"], order)}
         fields |= _rechecked(one, order, expire_at)
         one["revived"] = fields
         return UpdateOne(where, {"$set": fields, "$unset": dict.fromkeys(unset, "")})
@@ -227,7 +229,9 @@ class Changer:
         part.changed = [_changed(one) for one in documents]
         counted = [one for one in documents if change.verb is not Verb.CANCEL or one["place"] != Place.RUNNING]
         session.tallies.remove([(one["type"], state_of(one)) for one in counted])
-        if change.verb is not Verb.RETRY:  # a revived job asks for its resource as it is claimed
+        if change.verb is Verb.RETRY:
+            await self._resources.wait_for({one["resource"] for one in documents if one.get("resource") is not None})
+        else:
             await self._resources.gone(counted)
         if change.verb is Verb.DELETE:
             await session.bulk.delete(documents)
@@ -240,7 +244,7 @@ class Changer:
             await session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
             revived = [one["revived"] for one in documents]
             session.tallies.add([(one["type"], State(now["state"])) for one, now in zip(documents, revived, strict=True)])
-            part.ready = [_entry(change, one, now["order"]) for one, now in zip(documents, revived, strict=True)]
+            part.ready = [_entry(change, one, one["revived"]["order"]) for one in documents if one.get("resource") is None]
             part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
         running = [one for one in documents if one["place"] == Place.RUNNING]
         self._servers.told.update((one["_id"], one["attempt"], one["epoch"]) for one in running)
@@ -264,7 +268,8 @@ def _useful(change: Change) -> frozenset[State] | None:
 
 def _changed(one: Document) -> Changed:
     claim = Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) if one["place"] == Place.RUNNING else None
-    return Changed(one["order"], one["_id"], one["type"], one["prio"], state_of(one), claim)
+    attempt = one["attempt"] - one.get("returned", 0)
+    return Changed(one["order"], one["_id"], one["type"], one["prio"], state_of(one), claim, attempt)
 
 
 def _rechecked(one: Document, order: int, expire_at: float | None) -> Document:

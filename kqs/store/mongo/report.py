@@ -46,7 +46,8 @@ class Reporter:
             verdicts: list[bool | None] = [True] * len(reports)
             if not is_plain:
                 taken, verdicts = await self._verdicts(reports, mark)
-            await self._resources.over(first.values(), aside)
+            judged_anew = {_fence(one.claim) for one, verdict in zip(reports, verdicts, strict=True) if verdict is None}
+            await self._resources.over([one for fence, one in first.items() if fence not in judged_anew], aside)
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
         self._session.tallies.add([(one.type, one.state) for one in taken])

@@ -104,7 +104,7 @@ class Resources:
         self._call([document for document in documents if "called" in document])
         for name in called.keys() - there:  # it was known
             await self.hand_on(name)
-        await self._wait_for(waiting - called.keys())
+        await self.wait_for(waiting - called.keys())
         if is_doubted:
             for name in waiting - there:
                 await self.hand_on(name)
@@ -158,7 +158,7 @@ class Resources:
     async def _park(self, documents: Sequence[Document]) -> None:
         """Give claims back that were granted to no run, and wait for the resources."""
         await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
-        await self._wait_for({document["resource"] for document in documents})
+        await self.wait_for({document["resource"] for document in documents})
 
     # -- ends -----------------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Resources:
             taken = await write_unless_taken(self._locks.insert_many(lines, ordered=False))
         return [name for index, name in enumerate(names) if index not in taken]
 
-    async def _wait_for(self, waiting: Iterable[str]) -> None:
+    async def wait_for(self, waiting: Iterable[str]) -> None:
         """See that parked jobs are called one day."""
         names = list(waiting)
         for _ in range(_TRIES):
@@ -360,7 +360,7 @@ class Resources:
             self._swept_parked = parked_keys(names[-1])[1]
         if names:
             lines = await self._locks.find({"_id": {"$in": names}}, ["_id"]).to_list(None)
-            await self._wait_for({*names}.difference(line["_id"] for line in lines))
+            await self.wait_for({*names}.difference(line["_id"] for line in lines))
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""

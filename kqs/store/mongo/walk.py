@@ -19,9 +19,9 @@ from kqs.store.mongo.session import Session
 
 #: what is read of a record that fits
 FIELDS = [
-    *("order", "node", "type", "prio", "place", "state", "attempt", "epoch", "owner", "options", "data_bytes", "born"),
-    *("expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past", "data_bulk", "result_bulk"),
-    *("resource", "parked", "called", "unique"),
+    *("order", "node", "type", "prio", "place", "state", "attempt", "returned", "epoch", "owner", "options"),
+    *("data_bytes", "born", "expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past"),
+    *("data_bulk", "result_bulk", "resource", "parked", "called", "unique"),
 ]
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
@@ -54,6 +54,7 @@ _READY = {"place": int(Place.READY)}
 _BY_AGE = Leg({}, "order", 0, "_id")
 _TYPES = Leg(_READY, "type", "", "prio", is_types=True)
 _LATER = Leg({}, "wake_at", 0.0, "order")
+_PARKED = Leg({}, "parked", "", "order")
 _RUNNING = Leg({}, "owner", 0, "order")
 
 
@@ -67,7 +68,7 @@ def way(wanted: Filter, states: frozenset[State] | None) -> At:
         return At((_BY_AGE,))
     legs: list[Leg] = []
     if states & WAITING:
-        legs += [_LATER, _TYPES if wanted.type is None else _of_type(wanted.type)]
+        legs += [_LATER, _PARKED, _TYPES if wanted.type is None else _of_type(wanted.type)]
     if State.PROCESSING in states:
         legs.append(_RUNNING)
     for state in sorted(states & ENDED):

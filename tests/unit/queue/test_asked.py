@@ -78,7 +78,7 @@ async def test_each_hears_what_became_of_its_jobs_when_all_are_stored(bench: Ben
     bench.stored(2, 4, known=Known([ORDER + 2, ORDER + 4], joined={ORDER + 4: "other"}))
     await until(lambda: bench.names == ["one", "two"])
     assert [found for _, found in bench.told] == [(set(), {}), ({ORDER + 2}, {ORDER + 4: "other"})]
-    assert not bench.asked
+    assert not bench.asked.open
 
 
 async def test_nothing_of_a_key_is_told_before_it_is_durable(bench: Bench) -> None:
@@ -112,7 +112,7 @@ async def test_who_asks_about_a_record_that_is_not_kept_hears_nothing(bench: Ben
     question = bench.ask("lost", 0, is_flushed=False)
     bench.asked.withdraw(question)
     bench.stored(0)
-    assert not bench.asked
+    assert not bench.asked.open
     assert bench.told == []
 
 
