@@ -67,7 +67,7 @@ class Rig:
         self.taking: dict[str, TakingSection] = {}
 
     async def start(self) -> None:
-        self.store = SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
+        self.store = self.a_store()
         self.info = info = await self.store.open(JOURNAL_ID, "0000beef")
         settings = QueueSettings("test", Retention(success_s=3600, fail_s=-1), 1000, self.seek_looks, self.taking)
         self.broker = MemoryBroker(self.supervisor, 100)
@@ -76,6 +76,9 @@ class Rig:
         )
         await self.queue.start(info)
         self.hands: list[Hand] = []
+
+    def a_store(self) -> SqliteStore:
+        return SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
 
     def hand(self, room: int, *types: str) -> Hand:
         self.hands.append(Hand(self.queue, room, *types))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kqs.backend import ServerBackend
+from kqs.config import StoreSection
 from kqs.errors import CallError
 from kqs.inserter import Answer, Inserter
 from kqs.job import JobRecord, Run
@@ -19,6 +20,7 @@ from kqs.options import Cascade
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.remote import Desk
+from kqs.store.mongo import MongoStore
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
@@ -27,6 +29,18 @@ from tests.support.queueing import Rig
 CHANGING = ("insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire")
 CHANGING += ("call_on", "reschedule", "sweep", "trim_successes")
 MANY = 100_000
+
+
+class MongoRig(Rig):
+    """A rig over a database of its own."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        super().__init__(folder)
+        self._uri = uri
+        self.seek_looks = 1
+
+    def a_store(self) -> Any:
+        return MongoStore(StoreSection(uri=self._uri), self.clock, self.supervisor, "")
 
 
 class Lane:
@@ -54,12 +68,14 @@ class Lane:
 
 
 class Whole:
-    """One boot in a folder, of which `boot` are the numbers before it in the same store. See the module docstring."""
+    """One boot in a folder. See the module docstring."""
 
-    def __init__(self, folder: Path, clock: FakeClock, cascade: Cascade) -> None:
+    def __init__(self, folder: Path, clock: FakeClock, cascade: Cascade, uri: str = "") -> None:
+        """Args: uri: of a MongoDB database, in which the store is then."""
         self.folder = folder
         self.clock = clock
         self._cascade = cascade
+        self._uri = uri
         self.on_step: Callable[[], None] = lambda: None
         self._mutex: asyncio.Lock
 
@@ -67,7 +83,7 @@ class Whole:
         """Start it, where the last boot has left it."""
         self._mutex = asyncio.Lock()
         self.folder.mkdir(exist_ok=True, parents=True)
-        self.rig = Rig(self.folder)
+        self.rig = MongoRig(self.folder, self._uri) if self._uri else Rig(self.folder)
         self.rig.clock, self.rig.cascade, self.rig.replayable_order = self.clock, self._cascade, 0
         await self.rig.start()
         for name in CHANGING:
