@@ -71,7 +71,8 @@ class Hotjob:
         self._told = self._tell  # bound once, so that it is found again
         self._timer: asyncio.TimerHandle | None = None
         self._has_begun = False
-        self._early: Callable[[], None] | None = None  # answers the call, for which it was too early
+        self._end: End | None = None  # told before the call was begun, as is the next
+        self._refusal: tuple[str, str] | None = None
         self._is_over = False
         peer.context.waits += 1
         peer.standing.add_wait(call, self)
@@ -80,14 +81,29 @@ class Hotjob:
     def begin(self, wait_s: float) -> None:
         """Answer the call when the job has ended, or after `wait_s`."""
         self._has_begun = True
-        if self._early is not None:
-            self._finish(self._early)
+        if self._end is not None:
+            self._tell(self._end, False)
+        elif self._refusal is not None:
+            self.refuse(*self._refusal)
         elif not self._is_over:
             self._timer = self._peer.context.supervisor.call_later(wait_s, "hotjob", self._give_up)
 
+    def follow(self, job_id: str) -> None:
+        """Listen for the end of this job, before `begin`: the one that was listened for may have been joined to it."""
+        if self._is_over or job_id == self._job_id:
+            return
+        backend = self._peer.context.backend
+        backend.forget(self._job_id, self._told)
+        self._job_id, self._end = job_id, None
+        backend.wait(job_id, self._told)
+        backend.search([job_id])  # it may have ended before
+
     def refuse(self, code: str, message: str) -> None:
         """Answer the call without the end of the job."""
-        self._finish(lambda: self._peer.refuse(self._call, code, message))
+        if self._has_begun:
+            self._finish(lambda: self._peer.refuse(self._call, code, message))
+        else:
+            self._refusal = code, message
 
     def leave(self) -> None:
         """Listen no more, and answer nothing. Idempotent."""
@@ -105,13 +121,13 @@ class Hotjob:
         self.refuse("timeout", "the job has not ended in time; it goes on")
 
     def _tell(self, end: End, is_alone: bool) -> None:
-        self._finish(lambda: self._answer(end), at_once=is_alone)
+        if self._has_begun:
+            self._finish(lambda: self._answer(end), at_once=is_alone)
+        else:
+            self._end = end
 
     def _finish(self, answer: Callable[[], None], *, at_once: bool = False) -> None:
         if self._is_over:
-            return
-        if not self._has_begun:
-            self._early = self._early or answer
             return
         self.leave()
         answer()

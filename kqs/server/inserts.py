@@ -101,8 +101,9 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
 
     Args: waits_s: as for `_insert_checked`.
     """
-    context, is_array = peer.context, given.is_array
+    context, is_array, own_id = peer.context, given.is_array, given.jobs[0].id
     counters = context.counters
+    hotjob: Hotjob | None = None
 
     def flushed(record: Record) -> None:
         if peer.newest_record is record:
@@ -110,30 +111,37 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
 
     def told(answers: list[Answer] | Exception) -> None:
         if isinstance(answers, Exception):
+            if hotjob is not None:
+                hotjob.leave()
             peer.refuse(call, *translate(answers))
         else:
             counters.jobs_inserted += sum([not isinstance(answer, Refused) for answer in answers])
             if is_array:
                 peer.answer(call, _encode(answers))
             else:
-                one_told(answers[0])
+                _tell_one(peer, call, answers[0], hotjob, waits_s)
         peer.settle()
-
-    def one_told(answer: Answer) -> None:
-        if isinstance(answer, Refused):
-            peer.refuse(call, answer.code, answer.message)
-        elif waits_s:
-            peer.event(call, _encode(answer))
-            job_id = answer if isinstance(answer, str) else answer.id
-            Hotjob(peer, call, job_id).begin(waits_s)
-            context.backend.search([job_id])
-        else:
-            peer.answer(call, _encode(answer))
 
     if waits_s:
         check_room(peer)
-    peer.newest_record = context.inserter.keep_told(given, told, flushed, adopted=adopted)
+    record = peer.newest_record = context.inserter.keep_told(given, told, flushed, adopted=adopted)
+    if waits_s:  # from here on, since the job may have ended before its answer is told, and leave no record
+        hotjob = Hotjob(peer, call, context.inserter.ids_of([own_id], record.first_order)[0])
     peer.defer()
+
+
+def _tell_one(peer: Peer, call: Call, answer: Answer, hotjob: Hotjob | None, waits_s: float) -> None:
+    """Answer the insert of one job, or tell its id and have the call wait. hotjob: listens already, if it is to wait."""
+    if isinstance(answer, Refused):
+        if hotjob is not None:
+            hotjob.leave()
+        peer.refuse(call, answer.code, answer.message)
+    elif hotjob is None:
+        peer.answer(call, _encode(answer))
+    else:
+        peer.event(call, _encode(answer))
+        hotjob.follow(answer if isinstance(answer, str) else answer.id)
+        hotjob.begin(waits_s)
 
 
 def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: float) -> None:

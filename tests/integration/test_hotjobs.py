@@ -77,6 +77,43 @@ def test_a_result_that_is_not_kept_is_told_all_the_same(tmp_path: Path) -> None:
         assert all_answers(server, hot(2, "nobody", keep=0, expire=0.1))[-1]["e"]["message"] == "expired"
 
 
+@pytest.mark.parametrize("shape", [{}, {"id": "mine"}, {"unique": "k"}, {"unique": "k", "on_conflict": "refuse"}])
+def test_a_job_whose_insert_tells_what_it_made_is_waited_for(tmp_path: Path, shape: dict[str, str]) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker:
+        said: list[dict[str, Any]] = []
+        waiting = later(lambda: said.extend(all_answers(server, hot(1, "mail", answer="full", keep=0, **shape))))
+        (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+        worker.call("finish", {"run": run["run"], "report": "ok", "result": 7})
+        waiting.join()
+    assert [answer["m"] for answer in said] == [
+        {"id": run["id"], "created": True},
+        {"id": run["id"], "state": "success", "result": 7},
+    ]
+
+
+def test_a_thousand_that_tell_what_they_made_are_answered(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        answers = all_answers(server, *(hot(number, answer="full", keep=number % 2) for number in range(1000)))
+    ends = {answer["id"]: answer.get("m", answer.get("e")) for answer in answers if answer["s"] != "ok"}
+    assert {number: end.get("result") for number, end in ends.items()} == {number: number for number in range(1000)}
+
+
+def test_who_is_joined_to_a_job_waits_for_its_end(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker:
+        first = ask(server, "insert", {"type": "mail", "unique": "k"})
+        said: list[dict[str, Any]] = []
+        joining = (hot(1, "mail", unique="k", id="mine"), hot(2, "mail", unique="k", on_conflict="refuse"))
+        waiting = later(lambda: said.extend(all_answers(server, *joining)))
+        eventually(lambda: ask(server, "stats").get("errors_duplicate"), lambda count: count == 1)
+        (run,) = worker.call("reserve", {"types": ["mail"], "wait": 20})
+        worker.call("finish", {"run": run["run"], "report": "ok", "result": 7})
+        waiting.join()
+    assert [answer["m"] for answer in said if answer["id"] == 1] == [
+        first,
+        {"id": first, "state": "success", "result": 7},
+    ]
+
+
 def test_a_retry_is_no_end(tmp_path: Path) -> None:
     with serving(tmp_path) as server, peer_of(server) as worker, peer_of(server) as client:
         client.send("insert", {"type": "mail", "wait": 20, "retry_delay": 0})
