@@ -79,6 +79,9 @@ class BrokerContract:
         store.claim(taken)
         store.claim([an_entry(2)])
         await broker.forget([an_entry(1), an_entry(2)])
+        on_its_way = await broker.reserve({"mail": 1}, 9)
+        assert len(on_its_way) <= 1
+        await broker.delete(on_its_way)
         assert await broker.reserve({"mail": 1}, 9) == []
         await self.put(broker, store, 3)
         assert orders(await broker.reserve({"mail": 1}, 9)) == [3]

@@ -118,7 +118,7 @@ class Fed:
 
     lag_records = 0
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, *, unflushed: bool = False) -> None:
         """All is fed."""
 
 

@@ -60,7 +60,7 @@ def assert_each_ended_once(jobs: Collection[dict[str, object]], acknowledged: se
     keys: Counter[str] = Counter()
     for job in jobs.find():
         assert job["state"] == State.SUCCESS, job
-        assert [word for _attempt, _at, word, _error in job["done"]].count("success") == 1, job  # type: ignore[attr-defined]
+        assert [end["word"] for end in job["done"]].count("success") == 1, job  # type: ignore[attr-defined]
         keys[json.loads(job["data"])["key"]] += 1  # type: ignore[arg-type]
     assert set(keys) >= acknowledged
     assert set(keys.values()) == {1}

@@ -38,8 +38,12 @@ from tests.support.mongodb import a_database, mongodb
 from tests.support.oracle import Job, Oracle, after_a_kill, shown
 from tests.support.whole import Lane, Whole
 
+IS_LONG = "KQS_MODEL_STEPS" in os.environ
 STEPS = int(os.environ.get("KQS_MODEL_STEPS", "1200"))
 STEPS_A_RUN = 40
+#: who is called for a resource begins when the server's own timer says so, which the oracle does not always see at once: in the
+#: short run they are left to test_resources.py
+RESOURCES = [None, "r", "r", "s"] if IS_LONG else [None]
 #: where the URI of the server is said
 MONGO = "KQS_MODEL_MONGODB"
 #: how long what must happen by itself may take, in s
@@ -69,7 +73,7 @@ JOBS = st.fixed_dictionaries(
         "delay": _seldom(0.27, 1.07),
         "expire": _seldom(1.13, 40.03),
         "id": _seldom(*OWN_IDS),
-        "resource": st.sampled_from([None, "r", "r", "s"]),
+        "resource": st.sampled_from(RESOURCES),
         "unique": st.sampled_from([None, None, "k"]),
         "on_conflict": st.sampled_from([None, "refuse"]),
         "answer": st.sampled_from([None, "full"]),
@@ -763,6 +767,7 @@ class TestModelOnMongo(MongoMachine.TestCase):  # type: ignore[misc, name-define
         max_examples=max(1, STEPS // STEPS_A_RUN // 10),
         stateful_step_count=STEPS_A_RUN // 2,
         deadline=None,
+        derandomize=not IS_LONG,
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -773,6 +778,7 @@ TestModel.settings = settings(
     max_examples=max(1, STEPS // STEPS_A_RUN),
     stateful_step_count=STEPS_A_RUN,
     deadline=None,
+    derandomize=not IS_LONG,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
