@@ -395,6 +395,12 @@ def test_an_array_has_a_most() -> None:
     assert caught.value.call_code == "too_large"
 
 
+@pytest.mark.parametrize("field", ["resource", "unique"])
+@pytest.mark.parametrize("name", ["", "a\\nb", "\u202e", "x" * 201])
+def test_names_of_resources_and_keys_are_as_those_of_types(field: str, name: str) -> None:
+    assert refused(f'{{"type":"a","{field}":"{name}"}}').startswith(f"{field}: expected 1 to 200 bytes of printable text")
+
+
 @pytest.mark.parametrize("field", [name for name in JobFields.__struct_fields__ if name != "data"])
 def test_a_wrong_value_of_any_field_is_refused_by_its_name(field: str) -> None:
     with pytest.raises(CallError) as caught:
