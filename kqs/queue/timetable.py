@@ -82,7 +82,9 @@ class Timetable:
 
     async def look(self) -> None:
         """Take in what stands in the store. Raises: StoreUnavailableError."""
-        self.note(await self._store.next_due_at() or 0.0, await self._store.next_expire_at())
+        if (due_at := await self._store.next_due_at()) is not None:
+            self._due.note(due_at)  # 0.0 stands for a claim that was taken back: it is due, and nobody's broker has it
+        self.note(0.0, await self._store.next_expire_at())
         self._uncalled.note(self._clock.now())
 
     async def revise(self) -> int:

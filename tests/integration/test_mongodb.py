@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient
 
+from kqs.store.mongo.documents import Place
 from tests.support.asking import RefusedError, ask, eventually, until
 from tests.support.mongodb import MongoServer, a_database, mongodb
 from tests.support.serving import serving
@@ -172,6 +173,15 @@ def test_any_server_runs_what_any_accepted(tmp_path: Path, settings: dict[str, s
         until(runs, jobs_success=1)
         record = ask(accepts, "job", job_id)
         assert record["state"] == "success"
+
+
+def test_a_job_whose_claim_was_taken_back_begins_soon(tmp_path: Path, settings: dict[str, str]) -> None:
+    with serving(tmp_path, **settings) as server, MongoClient[dict[str, object]](settings["STORE__URI"]) as client:
+        job_id = ask(server, "insert", {"type": "ping", "delay": 3600})
+        until(server, jobs_delayed=1)
+        taken_back = {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"due_at": ""}}
+        assert client.get_default_database()["jobs"].update_one({"_id": job_id}, taken_back).matched_count == 1
+        assert ask(server, "job", {"id": job_id, "wait": 20})["state"] == "success"
 
 
 @pytest.mark.slow
