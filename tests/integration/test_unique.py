@@ -209,7 +209,8 @@ def test_store_that_is_away_is_not_waited_for_and_decides_when_it_is_back(tmp_pa
         assert ask(server, "insert", JOB | {"id": "plain"}) == "plain"
         mongo.start()
         assert ask(server, "insert", JOB | {"id": "mine", "answer": "full"}) == {"id": "mine", "created": False}
-        assert {ask(server, "insert", JOB | {"id": f"l{n}", "unique": "l"}) for n in range(3)} == {waiting(server)[1]}
+        joined = {ask(server, "insert", JOB | {"id": f"l{n}", "unique": "l"}) for n in range(3)}
+        assert joined == {job_id for job_id in waiting(server) if job_id.startswith("l")}
         assert sorted(waiting(server))[0] == "first"
         assert len(waiting(server)) == 4
 
