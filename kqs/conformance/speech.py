@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from kqs.wire import jsonrpc, qrpc
+from kqs.wire import dialect, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
-from kqs.wire.dialect import decode_any
 from kqs.wire.lines import LineBuffer, TooLong
 
 #: the server's default, server.max_line_bytes
@@ -33,7 +32,7 @@ class Speech:
                 heard.append(BadLine("too_large", "the line is too long", dialect=self._last))
                 continue
             for line in chunk.split(b"\n")[:-1]:
-                for call in decode_any(line, self._last):
+                for call in dialect.decode_any(line, self._last):
                     self._last = call.dialect
                     heard.append(_alone(call))
         return heard
@@ -48,21 +47,17 @@ def _alone(call: Call | BadLine) -> Call | BadLine:
 
 def answer(call: Call, result: Any) -> bytes:
     """Return the line of an answer; nothing for a notification."""
-    if call.dialect is Dialect.QRPC:
-        return qrpc.end(call.id, _encode(result))
-    return b"" if call.notification else jsonrpc.result(call.id, _encode(result))
+    return dialect.end(call, _encode(result))
 
 
 def event(call: Call, value: Any) -> bytes:
     """Return the line of an intermediate answer."""
-    line = qrpc.progress if call.dialect is Dialect.QRPC else jsonrpc.event
-    return line(call.id, _encode(value))
+    return dialect.progress(call, _encode(value))
 
 
 def refusal(call: Call | BadLine, code: str, message: str) -> bytes:
     """Return the line of an error."""
-    line = qrpc.error if call.dialect is Dialect.QRPC else jsonrpc.error
-    return line(call.id, code, message)
+    return dialect.error(call, code, message)
 
 
 def turned_away(code: str) -> bytes:

@@ -28,9 +28,8 @@ from kqs.server.lines import Lines
 from kqs.server.peer import translate
 from kqs.server.standing import Standing
 from kqs.server.turns import clock
-from kqs.wire import jsonrpc, qrpc
+from kqs.wire import dialect, jsonrpc, qrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
-from kqs.wire.dialect import decoding_any
 from kqs.wire.foreign import Greeting
 from kqs.wire.lines import LineBuffer, TooLong
 from kqs.wire.steps import Steps, finish
@@ -270,14 +269,11 @@ class Conversation:
 
     def answer(self, call: Call, result: bytes | Raw) -> None:
         """Answer `call` with a result in JSON."""
-        if call.dialect is Dialect.QRPC:
-            self.send(qrpc.end(call.id, result))
-        elif not call.notification:
-            self._send_jsonrpc(call.batch, jsonrpc.result(call.id, result))
+        self._send_in(call.batch, dialect.end(call, result))
 
     def event(self, call: Call, value: bytes | Raw) -> None:
         """Give an intermediate answer to `call`, in JSON. It is written when `settle` was called."""
-        self.send(qrpc.progress(call.id, value) if call.dialect is Dialect.QRPC else jsonrpc.event(call.id, value))
+        self.send(dialect.progress(call, value))
 
     def answer_blob(self, call: Call, blob: bytes) -> None:
         """Answer `call` with binary data, which only qrpc can carry."""
@@ -288,12 +284,7 @@ class Conversation:
         self.context.counters.error(code)
         if self.context.trace:
             log.debug("!", code=code, message=self._traced(message.encode()))
-        if call.dialect is Dialect.QRPC:
-            self.send(qrpc.error(call.id, code, message))
-        elif isinstance(call, BadLine):
-            self._send_jsonrpc(call.batch, jsonrpc.error(call.id, code, message))
-        elif not call.notification:
-            self._send_jsonrpc(call.batch, jsonrpc.error(call.id, code, message, of_argument=True))
+        self._send_in(call.batch, dialect.error(call, code, message))
 
     def defer(self, count: int = 1) -> None:
         """Note that `count` calls will be answered later."""
@@ -320,7 +311,10 @@ class Conversation:
         self._most_tasks = MAX_TASKS if size <= LITTLE_BYTES else 1
         self.settle()
 
-    def _send_jsonrpc(self, batch: int, answer: bytes) -> None:
+    def _send_in(self, batch: int, answer: bytes) -> None:
+        """Send the answer to a call of a batch (-1: of none) when those to all others of it are there."""
+        if not answer:
+            return
         if batch < 0:
             self.send(answer)
             return
@@ -456,7 +450,7 @@ class Conversation:
 
     def _decoding_line(self, line: bytes) -> Steps[list[Call | BadLine]]:
         self._batch_number += 1
-        members = yield from decoding_any(line, self._dialect, self._batch_number)
+        members = yield from dialect.decoding_any(line, self._dialect, self._batch_number)
         if not members:
             return []
         self._dialect = members[0].dialect

@@ -23,8 +23,8 @@ from kqs.queue.events import Batch, Word
 from kqs.server.backend import Backend
 from kqs.store.base import LISTED_BYTES
 from kqs.supervisor import Supervisor
-from kqs.wire import jsonrpc, qrpc
-from kqs.wire.call import NULL, Call, Dialect
+from kqs.wire import dialect
+from kqs.wire.call import NULL, Call
 
 #: events gather so long, in s, for one write a reader
 GATHER_S = 0.005
@@ -121,8 +121,7 @@ class Reader:
         self.skipped = 0
         self.is_paused = False
         self.is_over = False
-        line = qrpc.progress(call.id, _HERE) if call.dialect is Dialect.QRPC else jsonrpc.event(call.id, _HERE)
-        self._head, _, self._tail = line.rpartition(_HERE)
+        self._head, _, self._tail = dialect.progress(call, _HERE).rpartition(_HERE)
         self._between = self._tail + self._head
 
     def tell(self, events: Sequence[bytes]) -> None:

@@ -15,7 +15,7 @@ from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
 from kqs.options import MAX_SECONDS, MAX_WAIT_S, is_type
 from kqs.wire import strict
-from kqs.wire.call import Call, Dialect
+from kqs.wire.call import POSITIONAL, Call
 
 #: Longest argument of these calls, in bytes: three names of 200 characters, each of them escaped, and more than enough room.
 MAX_ARGUMENT_BYTES = 16 * 1024
@@ -244,7 +244,7 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
     if not members:
         return b"null"
     known = len(model.model_fields) if model.BY_POSITION is None else model.BY_POSITION
-    if known > 1 or call.dialect is not Dialect.JSONRPC:
+    if known > 1 or call.dialect not in POSITIONAL:
         raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
     if len(members) > known:
         raise CallError(f"{call.name} takes {known or 'no'} parameter{'s' * (not known)}, got {strict.shown(raw)}")

@@ -20,6 +20,10 @@ class Dialect(Enum):
     JSONRPC = "jsonrpc"
 
 
+#: the dialects in which a call may give its parameters as a list, by position
+POSITIONAL = frozenset({Dialect.JSONRPC})
+
+
 class Call(msgspec.Struct, gc=False):
     """One call.
 

@@ -1,6 +1,8 @@
-"""Which dialect a line is spoken in: the line itself tells."""
+"""The dialects: in which a line is spoken, which the line itself tells, and how a call of it is answered."""
 
 from __future__ import annotations
+
+from msgspec import Raw
 
 from kqs.wire import jsonrpc, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
@@ -29,3 +31,24 @@ def decoding_any(line: bytes, last: Dialect = Dialect.QRPC, batch: int = 0) -> S
         if isinstance(call, BadLine) and call.code == "bad_json":
             call.dialect = last
     return calls
+
+
+def end(call: Call, result: Raw | bytes) -> bytes:
+    """Return the last answer to a call; nothing where it wants none. Args: result: JSON."""
+    if call.dialect is Dialect.QRPC:
+        return qrpc.end(call.id, result)
+    return b"" if call.notification else jsonrpc.result(call.id, result)
+
+
+def progress(call: Call, value: Raw | bytes) -> bytes:
+    """Return an intermediate answer to a call. Args: value: JSON."""
+    return qrpc.progress(call.id, value) if call.dialect is Dialect.QRPC else jsonrpc.event(call.id, value)
+
+
+def error(call: Call | BadLine, code: str, message: str) -> bytes:
+    """Return the answer to what was refused or failed; nothing where it wants none. Args: code: of errors.ERROR_CODES."""
+    if call.dialect is Dialect.QRPC:
+        return qrpc.error(call.id, code, message)
+    if isinstance(call, BadLine):
+        return jsonrpc.error(call.id, code, message)
+    return b"" if call.notification else jsonrpc.error(call.id, code, message, of_argument=True)

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kqs.server import context as context_module
-from kqs.server import conversation as conversation_module
+from kqs.wire import dialect
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
 from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
@@ -220,7 +220,7 @@ async def test_a_fault_of_ours_in_a_long_line_ends_its_connection(monkeypatch: p
     def fail(*_: object) -> None:
         raise AssertionError("ours")
 
-    monkeypatch.setattr(conversation_module, "decoding_any", fail)
+    monkeypatch.setattr(dialect, "decoding_any", fail)
     talk = Conversing(max_line_bytes=10**6)
     talk.hear(b'{"id":1,"n":"echo","m":%b}\n' % PAD)
     with pytest.raises(AssertionError, match="ours"):
