@@ -8,32 +8,17 @@ import msgspec
 
 from kqs.errors import ERROR_CODES, CallError
 from kqs.wire.inserted import Refused
+from kqs.wire.runs import GivenRun
 
 _decode_json = msgspec.json.Decoder().decode
 
 
-class Run(msgspec.Struct, eq=False, weakref=True):
+class Run(GivenRun, eq=False, gc=True, weakref=True):
     """One run of a job, given to whoever asked for it.
 
-    token: names the run in all that is said of it. raw: the job's data as its client sent it. attempt: which run of the job it
-    is, from 1. failures, ghosts: earlier runs that failed, and that vanished. ttr: seconds that it may go without a touch or a
-    report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not. raw_progress: what was said
-    last in earlier runs of the job, as it was said; UNSET: nothing. resource: the key that no other run has meanwhile.
     is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`.
     """
 
-    token: str = msgspec.field(name="run")
-    id: str
-    type: str
-    raw: msgspec.Raw = msgspec.field(name="data")
-    attempt: int
-    failures: int
-    ghosts: int
-    ttr: float
-    auto_touch: bool = False
-    time_limit: float | None = None
-    raw_progress: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="progress", default=msgspec.UNSET)
-    resource: str | None = None
     is_over: bool = False
 
     @property

@@ -18,6 +18,7 @@ import msgspec
 
 from kqs.client.runs import cancelled, seconds_left
 from kqs.errors import CallError
+from kqs.options import Options
 from kqs.outpost.line import Line
 from kqs.outpost.orders import Order
 from kqs.queue.leases import Lease
@@ -43,21 +44,21 @@ class OpenRun:
     lease: None: it has not begun, or is in its first step.
     """
 
-    __slots__ = ("auto_touch", "given_at", "lease", "order", "time_limit", "told_at", "ttr")
+    __slots__ = ("given_at", "lease", "options", "order", "told_at")
 
-    def __init__(self, order: Order, ttr: float, auto_touch: bool, time_limit: float | None, now: float) -> None:
+    def __init__(self, order: Order, options: Options, now: float) -> None:
+        """Args: options: the job's, as far as its worker heeds them."""
         self.order = order
-        self.ttr = ttr
-        self.auto_touch = auto_touch
-        self.time_limit = time_limit
+        self.options = options
         self.given_at = now
         self.told_at = now
         self.lease: Lease | None = None
 
     def is_judged(self, now: float) -> bool:
         """Tell whether the server must have given it up by now: nobody touched it in time, or it is over its limit."""
-        limit_s = math.inf if self.time_limit is None else self.time_limit
-        return now - self.told_at > self.ttr + MARGIN_S or now - self.given_at > limit_s + MARGIN_S
+        options = self.options
+        limit_s = math.inf if options.time_limit is None else options.time_limit
+        return now - self.told_at > options.ttr + MARGIN_S or now - self.given_at > limit_s + MARGIN_S
 
 
 class OpenRuns:
@@ -85,14 +86,14 @@ class OpenRuns:
     def add(self, token: str, run: OpenRun) -> None:
         """Take a run that was given."""
         self.by_token[token] = run
-        look_s = run.ttr / (SHARE * LOOKS)
+        look_s = run.options.ttr / (SHARE * LOOKS)
         if self._timer is None or look_s < self._look_s:
             self._arm(look_s)
 
     def begin(self, token: str, run: OpenRun, lease: Lease) -> None:
         """Take in that a run has begun."""
         run.lease = lease
-        if lease.began_at - run.told_at > run.ttr * LATE_SHARE:
+        if lease.began_at - run.told_at > run.options.ttr * LATE_SHARE:
             self._late.append(token)
 
     def send(self) -> None:
@@ -145,11 +146,11 @@ class OpenRuns:
             for token in [token for token, run in self.by_token.items() if run.lease is not None and run.is_judged(now)]:
                 self._on_over(token)
         self._touch(
-            [token for token, run in self.by_token.items() if now - run.told_at >= run.ttr / SHARE and _lives(run)], now
+            [token for token, run in self.by_token.items() if now - run.told_at >= run.options.ttr / SHARE and _lives(run)], now
         )
         if not self.by_token:
             return
-        least_s = min(run.ttr for run in self.by_token.values()) / (SHARE * LOOKS)
+        least_s = min(run.options.ttr for run in self.by_token.values()) / (SHARE * LOOKS)
         self._arm(max(least_s, LOOKS * (self._monotonic() - now)))  # a look must not be all that is done
 
     def _touch(self, tokens: list[str], now: float) -> None:
@@ -174,7 +175,7 @@ class OpenRuns:
 
 def _lives(run: OpenRun) -> bool:
     """Tell whether there is a reason to say that somebody works on a run."""
-    if run.lease is None or run.auto_touch:
+    if run.lease is None or run.options.auto_touch:
         return True
     touched_at = run.lease.context.touched_at
     return type(touched_at) is float and touched_at > run.told_at

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import msgspec
 
@@ -20,7 +19,7 @@ from kqs.clock import Clock
 from kqs.handlers import Outcome
 from kqs.job import Claim, Run
 from kqs.log import get_logger
-from kqs.options import PRIORITIES, Options
+from kqs.options import PRIORITIES
 from kqs.outpost.line import Line
 from kqs.outpost.open_runs import OpenRun, OpenRuns
 from kqs.outpost.orders import Order, Orders
@@ -105,9 +104,8 @@ class WireSource:
         """Take in that a run has begun; `on_lost` is called when it is ours no more."""
         token = str(run.handle)
         found = self._runs[token]
-        options = _options(found.ttr, found.auto_touch, found.time_limit)
         began_at = self._monotonic() if now is None else now
-        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=True, on_save=self._saves.note)
+        lease = Lease(run, found.options, self.clock, on_lost, began_at, is_remote=True, on_save=self._saves.note)
         self._open_runs.begin(token, found, lease)
         self._note()
         return lease
@@ -152,7 +150,7 @@ class WireSource:
         assert consumer is not None
         now = self._monotonic()
         for run in given:
-            self._open_runs.add(run.token, OpenRun(order, run.ttr, run.auto_touch, run.time_limit, now))
+            self._open_runs.add(run.token, OpenRun(order, run.options, now))
         if not consumer.stopped:
             most = max(consumer.room, 0) + consumer.worth - 1
             for run in given[most:]:  # asked for when there was more room
@@ -226,12 +224,6 @@ class WireSource:
 def _lose(lease: Lease) -> None:
     lease.context.end()
     lease.on_lost(lease)
-
-
-@lru_cache(1000)
-def _options(ttr: float, auto_touch: bool, time_limit: float | None) -> Options:
-    """Return a job's settings, as far as the server tells them."""
-    return Options(ttr=ttr, auto_touch=auto_touch, time_limit=time_limit)
 
 
 def _run(run: wire.Run, now: float) -> Run:

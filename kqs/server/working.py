@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, NamedTuple, Self
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 from pydantic import AfterValidator, Field, model_validator
 
 from kqs.errors import CallError
@@ -39,6 +39,7 @@ from kqs.server.reports import (
 )
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
+from kqs.wire.runs import GivenRun
 from kqs.wire.steps import Steps
 from kqs.wire.strict import shown
 
@@ -102,26 +103,9 @@ class WithdrawQuery(Parameters):
     call: str | int | float
 
 
-class RunView(msgspec.Struct, gc=False, omit_defaults=True):
-    """A run as its worker sees it."""
-
-    run: str
-    id: str
-    type: str
-    data: Raw
-    attempt: int
-    failures: int
-    ghosts: int
-    ttr: float
-    auto_touch: bool = False
-    time_limit: float | None = None
-    progress: Raw | UnsetType = UNSET
-    resource: str | None = None
-
-
-def _view(run: OpenRun) -> RunView:
+def _view(run: OpenRun) -> GivenRun:
     job, options = run.run, run.lease.options
-    return RunView(
+    return GivenRun(
         run.token,
         job.claim.id,
         job.type,
