@@ -296,14 +296,15 @@ class Client(OwnersCalls):
         return list(await self.call("workers"))
 
     async def reserve(
-        self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None
+        self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None, hold: bool = False
     ) -> list[Run]:
         """Return up to `count` runs of jobs of `types` as soon as there is one; none if there is none within `wait_s`.
 
-        worker: who has them, as the jobs' records say. Cancelled, it takes no run with it: what was on its way is given back.
-        Raises: as `call`. ValueError: types is one text.
+        worker: who has them, as the jobs' records say. hold: they outlive the connection and the server, and are the worker's
+        until `ttr` has passed without a touch; it needs a `worker`. Cancelled, it takes no run with it: what was on its way is
+        given back. Raises: as `call`. ValueError: types is one text.
         """
-        asked = _without_none(types=_names(types), count=count, wait=wait_s, worker=worker)
+        asked = _without_none(types=_names(types), count=count, wait=wait_s, worker=worker, hold=hold or None)
         limit_s = None if self._timeout_s is None else wait_s + self._timeout_s
         answer: asyncio.Future[list[Run]] = asyncio.get_running_loop().create_future()
 
@@ -316,7 +317,7 @@ class Client(OwnersCalls):
             if answer.done():
                 self.give_back(runs)
             else:
-                self.note_runs(runs)
+                self.note_runs(runs, hold)
                 answer.set_result(runs)
 
         number = self.stand("reserve", encode(asked, "bad_call"), ended)
@@ -332,12 +333,13 @@ class Client(OwnersCalls):
                 self.give_back(answer.result())
             raise
 
-    def work(self, types: Sequence[str], room: int = 1, *, worker: str | None = None) -> Work:
+    def work(self, types: Sequence[str], room: int = 1, *, worker: str | None = None, hold: bool = False) -> Work:
         """Return a standing order: runs of jobs of `types` whenever there are some and fewer than `room` are open.
 
-        worker: as for `reserve`.
+        worker, hold: as for `reserve`.
         """
-        return Work(self, encode(_without_none(types=_names(types), room=room, worker=worker), "bad_call"))
+        asked = _without_none(types=_names(types), room=room, worker=worker, hold=hold or None)
+        return Work(self, encode(asked, "bad_call"), hold)
 
     def events(self, types: Sequence[str] | None = None, events: Sequence[str] | None = None) -> Events:
         """Return what happens to jobs from now on, as it happens: of these types, and only these events; None: all."""
@@ -446,9 +448,10 @@ class Client(OwnersCalls):
         self._number += 1
         link.send(call_line(self._number, b'"withdraw"', b'{"call":%d}' % number))  # nobody waits for the answer
 
-    def note_runs(self, runs: Iterable[Run]) -> None:
-        """Take in that these were given to somebody, who is to hear of their loss."""
+    def note_runs(self, runs: Iterable[Run], held: bool = False) -> None:
+        """Take in that these were given to somebody, who is to hear of their loss. held: they outlive their connection."""
         for run in runs:
+            run.is_held = held
             self._runs[run.token] = run
 
     def end_run(self, token: str) -> None:
@@ -472,8 +475,9 @@ class Client(OwnersCalls):
         sent = {number: standing for number, standing in self._standing.items() if standing.sent or not self._is_open}
         for number in sent:
             del self._standing[number]
-        for token in list(self._runs):
-            self.end_run(token)
+        for token, run in list(self._runs.items()):
+            if not run.is_held:
+                self.end_run(token)
         for standing in sent.values():
             standing.ended(error)
 

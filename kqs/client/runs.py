@@ -16,10 +16,12 @@ _decode_json = msgspec.json.Decoder().decode
 class Run(GivenRun, eq=False, gc=True, weakref=True):
     """One run of a job, given to whoever asked for it.
 
-    is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`.
+    is_over: it was taken away, or its connection was lost: whatever is said of it is refused as `stale`. is_held: it outlives
+    its connection.
     """
 
     is_over: bool = False
+    is_held: bool = False
 
     @property
     def data(self) -> Any:

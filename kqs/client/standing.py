@@ -30,13 +30,15 @@ class Work:
     """A standing order for runs: `async with client.work(...) as work`, and then `async for run in work`.
 
     Iteration ends when the server stops. It raises ConnectionLostError when the connection was lost: the runs that it gave are
-    over then, and whoever wants more asks again. Left, it takes no more; what it was given and nobody took is given back.
+    over then, but for held ones, and whoever wants more asks again. Left, it takes no more; what it was given and nobody took
+    is given back.
     """
 
-    def __init__(self, client: Client, arg: bytes) -> None:
-        """Args: arg: of the call, as JSON."""
+    def __init__(self, client: Client, arg: bytes, held: bool) -> None:
+        """Args: arg: of the call, as JSON. held: it asks for runs that outlive the connection."""
         self._client = client
         self._arg = arg
+        self._held = held
         self._runs: deque[Run] = deque()
         self._end: msgspec.Raw | KqsError | None = None
         self._changed = asyncio.Event()
@@ -97,7 +99,7 @@ class Work:
         if self._number is None:
             self._client.give_back(runs)  # it was left, and these were on their way
             return
-        self._client.note_runs(runs)
+        self._client.note_runs(runs, self._held)
         self._runs.extend(runs)
         self._changed.set()
 

@@ -150,6 +150,30 @@ async def test_a_lost_connection_ends_the_order_and_its_runs(server: LineServer,
         assert (await anext(work)).id == "id-4"
 
 
+async def test_held_runs_stay_over_a_lost_connection(server: LineServer, client: Client) -> None:
+    async with client.work(["mail"], room=3, worker="me", hold=True) as work:
+        assert called(await server.got(1)) == [("work", {"types": ["mail"], "room": 3, "worker": "me", "hold": True})]
+        tell(server, 0, [a_run(1), a_run(2)])
+        first = await anext(work)
+        server.drop()
+        second = await anext(work)
+        with pytest.raises(ConnectionLostError):
+            await anext(work)
+    assert (first.is_held, first.is_over, second.is_over) == (True, False, False)
+    asking = await task(client.reserve(["mail"], worker="me", hold=True))
+    assert called(await server.got(2))[1] == (
+        "reserve",
+        {"types": ["mail"], "count": 1, "wait": 0.0, "worker": "me", "hold": True},
+    )
+    server.answer(1, [a_run(3)])
+    (third,) = await asking
+    saying = await task(client.finish(first))
+    assert called(await server.got(3))[2][1][0]["run"] == "token-1"
+    server.answer(2, [True])
+    await saying
+    assert third.is_held
+
+
 async def test_an_order_that_is_left_gives_back_what_nobody_took(server: LineServer, client: Client) -> None:
     async with client.work(["mail"], room=3) as work:
         (line,) = await server.got(1)
