@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "views",
     "types": "views",
     "workers": "views",
+    "top": "top",
     "events": "events",
     "makerpc": "makerpc",
     "journal": "journal",

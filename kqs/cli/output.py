@@ -39,19 +39,27 @@ def print_table(
     Args: numbers: headings of the columns that are flush right. spare: of those that a narrow terminal goes without, the first
         to go first; the last column of all is cut there, if need be.
     """
+    for line in table_lines(headings, rows, numbers, spare, _console()):
+        click.echo(line)
+
+
+def table_lines(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str], spare: Sequence[str], console: Console
+) -> list[str]:
+    """Return the lines of a table that fits a console, the heading two of them. Args: as for print_table."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     cells = [[shown(value) for value in row] for row in rows]
     if spare:
-        headings, cells = _fitting(headings, cells, spare, _console().width)
+        headings, cells = _fitting(headings, cells, spare, console.width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading in numbers
         table.add_column(printable(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in cells:
         table.add_row(*row)
-    _print(table)
+    return _lines(table, console)
 
 
 def _fitting(
@@ -82,7 +90,8 @@ def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for name, value in pairs:
         table.add_row(printable(name), shown(value))
-    _print(table)
+    for line in _lines(table, _console()):
+        click.echo(line)
 
 
 def _console() -> Console:
@@ -95,12 +104,10 @@ def _console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=10_000)
 
 
-def _print(table: Any) -> None:
-    console = _console()
+def _lines(table: Any, console: Console) -> list[str]:
     with console.capture() as captured:
         console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def shown(value: object) -> str:

@@ -19,11 +19,11 @@ PAGE = 1000
 #: a row names so many types
 _NAMED = 3
 
-_NUMBERS_OF_TYPES = ("waiting", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
-_TYPE_COLUMNS = ("type", *_NUMBERS_OF_TYPES, "suspended", "workers")
-_SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "failed")
-_WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
-_SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
+NUMBERS_OF_TYPES = ("waiting", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
+TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "workers")
+SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "failed")
+WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
+SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
 _WAITING = ("new", "delayed", "retry", "ghost")
 
 
@@ -63,7 +63,7 @@ def types_command(type_: str | None, as_lines: bool, server: Address) -> None:
             for one in found:
                 print_line(one)
         else:
-            print_table(_TYPE_COLUMNS, map(_type_row, found), _NUMBERS_OF_TYPES, _SPARE_OF_TYPES)
+            print_table(TYPE_COLUMNS, map(type_row, found), NUMBERS_OF_TYPES, SPARE_OF_TYPES)
 
     with_client(server, work)
 
@@ -80,7 +80,8 @@ async def _types(client: Client, type_: str | None) -> AsyncIterator[dict[str, A
         query = {**query, "after": page[-1]["type"]}
 
 
-def _type_row(one: dict[str, Any]) -> list[Any]:
+def type_row(one: dict[str, Any]) -> list[Any]:
+    """Return a member of the answer of `types` as a row of TYPE_COLUMNS."""
     counts = one["counts"]
     waiting = sum(counts.get(word, 0) for word in _WAITING)
     wait_s, run_s = ((one[name] or {}).get("p95") for name in ("wait_s", "run_s"))
@@ -105,10 +106,11 @@ def workers_command(as_lines: bool, server: Address) -> None:
         for one in found:
             print_line(one)
     else:
-        print_table(_WORKER_COLUMNS, map(_worker_row, found), _WORKER_COLUMNS[2:6], _SPARE_OF_WORKERS)
+        print_table(WORKER_COLUMNS, map(worker_row, found), WORKER_COLUMNS[2:6], SPARE_OF_WORKERS)
 
 
-def _worker_row(one: dict[str, Any]) -> list[Any]:
+def worker_row(one: dict[str, Any]) -> list[Any]:
+    """Return a member of the answer of `workers` as a row of WORKER_COLUMNS."""
     from kqs.cli.output import shown_time
 
     types = ", ".join(one["types"][:_NAMED]) + (", …" if one["types_count"] > _NAMED else "")

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -149,3 +150,30 @@ def test_yes_goes_ahead_on_a_terminal(served: Served, kqs: Kqs) -> None:
     assert ended == 0
     assert "1 cancelled" in shown
     assert "?" not in shown
+
+
+def test_top_shows_types_and_workers_where_nobody_watches(kqs: Kqs) -> None:
+    insert(kqs, "top-of-all", 2)
+    code, shown, _ = kqs("top", "--interval", "0.2")
+    assert code == 0
+    assert ["top-of-all", "2"] in [line.split()[:2] for line in shown.splitlines()]
+    assert "echo, ping" in shown
+
+
+def test_top_is_watched_until_it_is_interrupted(served: Served) -> None:
+    here, there = pty.openpty()
+    environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
+    process = subprocess.Popen([*KQS, "top", "--interval", "0.2"], env=environ, stdin=there, stdout=there, stderr=there)
+    os.close(there)
+    shown = b""
+    while shown.count(b"echo, ping") < 2:
+        shown += os.read(here, 65536)
+    process.send_signal(signal.SIGINT)
+    try:
+        while os.read(here, 65536):
+            pass
+    except OSError:  # so ends a terminal whose last user is gone
+        pass
+    finally:
+        os.close(here)
+    assert process.wait(30) == 0
