@@ -289,6 +289,7 @@ class ServerBackend:
             "data": None if record.data is None else Raw(record.data),
             "options": self.options(record.type, record.options, record.prio) | {"resource": record.resource},
             "unique": record.unique,
+            "group": record.group,
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,
             "expire_at": record.expire_at,

@@ -54,8 +54,8 @@ class Pattern:
 class Filter(msgspec.Struct, frozen=True):
     """All that is set must be so of a job; None means anything.
 
-    ids: those jobs alone. states: as they are shown: a claimed job is PROCESSING. resource: the job's own. accepted_before:
-    Unix seconds. match: found in the data, as its bytes were sent.
+    ids: those jobs alone. states: as they are shown: a claimed job is PROCESSING. resource, group: the job's own.
+    accepted_before: Unix seconds. match: found in the data, as its bytes were sent.
     """
 
     ids: tuple[str, ...] | None = None
@@ -64,6 +64,7 @@ class Filter(msgspec.Struct, frozen=True):
     resource: str | None = None
     accepted_before: float | None = None
     match: Pattern | None = None
+    group: str | None = None
 
 
 #: means every job

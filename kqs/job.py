@@ -141,7 +141,8 @@ class Accepted(msgspec.Struct, gc=False):
     end: how the run that `claimed_at` began has ended, if that ended the job before it was stored; the two go in together.
     worker: who has that run, where it is not the server's own worker. held: as Run's.
     resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
-    unique: the key of which no second job of its type may wait.
+    unique: the key of which no second job of its type may wait. group: jobs of a type take turns by it; None: one of those that
+    have none.
     """
 
     order: int
@@ -161,12 +162,14 @@ class Accepted(msgspec.Struct, gc=False):
     held: bool = False
     resource: str | None = None
     unique: str | None = None
+    group: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
     """A ready job as the broker knows it: enough to order it, and to ask the store for its claim.
 
     options, data: as Accepted's, for a broker that shows them (`Broker.body_bytes`); else None, as is data that is too long.
+    group: as Accepted's; one that has one stands in no broker (kqs.queue.groups).
     """
 
     order: int
@@ -176,6 +179,7 @@ class Entry(msgspec.Struct, gc=False):
     handle: object = None  # the broker's own, e.g. (server, beanstalkd job id)
     options: bytes | None = None
     data: bytes | None = None
+    group: str | None = None
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -203,7 +207,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     held: it outlives the server that claimed it; whoever has it goes on under the same claim.
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
     resource: the key that no other run has while this one lasts.
-    is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it).
+    is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it). group: as Accepted's.
     """
 
     claim: Claim
@@ -223,6 +227,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     progress: bytes | None = None
     resource: str | None = None
     is_cancelled: bool = False
+    group: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -301,8 +306,8 @@ class JobRecord(msgspec.Struct, gc=False):
     """All the store knows of one job.
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
-    is in progress and when it has ended the job. unique: as Accepted's. cancel_at: when it was cancelled while it ran, which
-    goes on.
+    is in progress and when it has ended the job. unique, group: as Accepted's. cancel_at: when it was cancelled while it ran,
+    which goes on.
     """
 
     order: int
@@ -329,6 +334,7 @@ class JobRecord(msgspec.Struct, gc=False):
     resource: str | None = None
     unique: str | None = None
     cancel_at: float | None = None
+    group: str | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:
@@ -343,21 +349,22 @@ def first_run(job: Accepted, epoch: int) -> Run:
         expire_at=job.expire_at,
         held=job.held,
         resource=job.resource,
+        group=job.group,
     )
 
 
 def entry_of(job: Accepted, body_bytes: int | None) -> Entry:
     """Return what a broker with these `body_bytes` is told of a job."""
-    if body_bytes is None:
-        return Entry(job.order, job.id, job.type, job.prio)
+    if body_bytes is None or job.group is not None:
+        return Entry(job.order, job.id, job.type, job.prio, group=job.group)
     return Entry(job.order, job.id, job.type, job.prio, None, job.options, _if_short(job.data, body_bytes))
 
 
 def entry_again(run: Run, body_bytes: int | None) -> Entry:
     """Return what a broker with these `body_bytes` is told of a job that ran and waits again."""
     claim = run.claim
-    if body_bytes is None:
-        return Entry(claim.order, claim.id, run.type, run.prio)
+    if body_bytes is None or run.group is not None:
+        return Entry(claim.order, claim.id, run.type, run.prio, group=run.group)
     return Entry(claim.order, claim.id, run.type, run.prio, None, run.options, _if_short(run.data, body_bytes))
 
 

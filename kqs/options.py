@@ -45,6 +45,7 @@ Keep = Annotated[
 UniqueKey = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
 ]
+GroupName = UniqueKey
 #: the longest that an answer is held for a job's end, in s: a week
 MAX_WAIT_S = 604_800
 Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_S, extra_json_schema=_UNIT)]
@@ -92,6 +93,7 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     id: JobId | None = None
     at: At | None = None
     unique: UniqueKey | None = None
+    group: GroupName | None = None
     on_conflict: Literal["join", "refuse"] | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
 

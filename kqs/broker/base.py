@@ -48,8 +48,11 @@ class Broker(Protocol):
         """Return when an entry of one of `types` may have become ready since the last empty `reserve`."""
         ...
 
-    def wake(self) -> None:
-        """Have everybody return who is in `wait_ready`: what they wait for may be something else from now on."""
+    def wake(self, types: Collection[str] | None = None) -> None:
+        """Have those return who are in `wait_ready` for one of these types; None: everybody.
+
+        What they wait for may be something else from now on, or may be had elsewhere.
+        """
         ...
 
     async def delete(self, entries: Sequence[Entry]) -> None:

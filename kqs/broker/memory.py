@@ -132,9 +132,9 @@ class MemoryBroker:
         if not self._may_have(types):
             await self._waiters.wait(types)
 
-    def wake(self) -> None:
-        """Have everybody return who is in `wait_ready`."""
-        self._waiters.wake_all()
+    def wake(self, types: Collection[str] | None = None) -> None:
+        """Have those return who are in `wait_ready` for one of these types; None: everybody."""
+        self._waiters.wake_all() if types is None else self._waiters.wake(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""

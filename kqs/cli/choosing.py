@@ -13,7 +13,7 @@ from kqs.job import STATES_BY_WORD
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 #: the filter's fields, by the names that the options pass them under
-_FIELDS = ("type", "state", "resource", "older_than", "match")
+_FIELDS = ("type", "state", "resource", "group", "older_than", "match")
 
 
 def filter_options(command: AnyFunction) -> AnyFunction:
@@ -27,6 +27,7 @@ def filter_options(command: AnyFunction) -> AnyFunction:
             help="Only jobs in this state; repeated: in one of these.",
         ),
         click.option("--resource", help="Only jobs with this resource."),
+        click.option("--group", help="Only jobs of this group."),
         click.option("--older-than", type=Seconds(), help="Only jobs accepted more than so many seconds ago."),
         click.option("--match", help="Only jobs in whose data, as JSON, this RE2 pattern is found."),
     )

@@ -49,6 +49,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "ghosts": (WholeNumber(), "Vanished runs that are run again; -1: without end."),
     "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
     "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
+    "group": (str, "Jobs of TYPE take turns by it: a tenant, a user, a customer."),
     "unique": (str, "A key of which one waiting job of TYPE is enough: a second is joined to it, whose id is printed."),
     "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
     "resource": (str, "A key that only one running job may have at a time."),

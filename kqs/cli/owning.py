@@ -135,7 +135,7 @@ def _filter(ids: list[str], wanted: dict[str, Any], *, every: bool) -> dict[str,
         wanted = {**wanted, "ids": ids}
     if not wanted:
         raise click.UsageError(
-            "no jobs are chosen: name ids, or give --type, --state, --resource, --older-than, --match or --all"
+            "no jobs are chosen: name ids, or give --type, --state, --resource, --group, --older-than, --match or --all"
         )
     return wanted
 

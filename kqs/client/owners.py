@@ -21,6 +21,7 @@ class Filters(TypedDict, total=False):
     type: str
     state: str | Sequence[str]
     resource: str
+    group: str
     older_than: float
     match: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -169,6 +169,12 @@ class TakingSection(Section):
     """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
 
     weight: int = Field(default=1, ge=1, le=MAX_WEIGHT, description="its share of turns beside the other types")
+    group_weights: dict[str, Annotated[int, Field(ge=1, le=MAX_WEIGHT)]] = Field(
+        default={}, description="how many of its jobs run in the turn of a group, by group; all others have 1"
+    )
+    group_max_running: int = Field(
+        default=0, ge=0, le=1_000_000_000, description="its jobs of one group that run at a time on a server; 0: no limit"
+    )
 
 
 class CommandSection(Section):

@@ -126,9 +126,11 @@ class Admission:
         self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
         self._offer(consumer)
 
-    def weight(self, type_: str) -> int:
-        """Return the share of turns of a type beside others."""
-        return self._taking.get(type_, _AS_OTHERS).weight
+    def limits(self, type_: str) -> dict[str, int]:
+        """Return how a type is taken: its share of turns beside others, and how many jobs of a group run, if that is set."""
+        taking = self._taking.get(type_, _AS_OTHERS)
+        of_groups = {"group_max_running": taking.group_max_running} if taking.group_max_running else {}
+        return {"weight": taking.weight} | of_groups
 
     def leave(self, consumer: Consumer) -> None:
         """Let a consumer have no more of them."""

@@ -43,6 +43,7 @@ from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.events import Events
+from kqs.queue.groups import Groups
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.meter import Meter
@@ -98,7 +99,7 @@ class Queue:
     ) -> None:
         """Args: replayable_order: the first order that a replay of the journal could bring back."""
         self._store = store
-        self._broker = broker
+        self.groups = self._broker = broker = Groups(broker, store.in_turn, settings.taking)
         self._supervisor = supervisor
         self.clock = clock
         self._settings = settings
@@ -162,7 +163,8 @@ class Queue:
         await self.suspensions.look()
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
-        await self._broker.start(refill, {type_: n for type_, n in waiting.items() if n}, info.store_id)
+        waiting = {type_: n for type_, n in waiting.items() if n}
+        await self._broker.start(refill, waiting, info.store_id, await self._store.grouped_types(waiting.keys()))
         try:
             await self._recover_orphans()
         except StoreUnavailableError as error:
@@ -201,7 +203,7 @@ class Queue:
             held = [run for run in orphans if run.held]
             if held:
                 adopted = await self._store.adopt(held)
-                self.on_adopted([run for run, is_ours in zip(held, adopted, strict=True) if is_ours])
+                self.on_adopted([self._broker.found(run) for run, is_ours in zip(held, adopted, strict=True) if is_ours])
                 orphans = [run for run in orphans if not run.held]
                 if not orphans:
                     continue
@@ -457,6 +459,7 @@ class Queue:
     def leave(self, lease: Lease) -> None:
         """Watch over a run no more, and judge it not: it goes on."""
         self._leases.end(lease)
+        self._broker.lose(lease.run)
 
     def lose(self, lease: Lease, reason: str) -> None:
         """Take it that nobody will report this run: who ran it is gone. Whoever lost thousands logs it once."""

@@ -41,7 +41,7 @@ class Reads:
 
     async def before(self, record: JobRecord, most: int) -> int:
         """Return how many ready jobs of its type come before a job that is ready; `most` if they are so many or more."""
-        return await self._told(self._store.before(record.type, (record.prio, record.order), most))
+        return await self._told(self._store.before(record.type, (record.prio, record.order), most, record.group))
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """Return for each type that has ready jobs when the oldest was accepted; see Store.oldest."""

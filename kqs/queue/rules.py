@@ -87,6 +87,7 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s
         own_options(job),
         resource=defaults.resource if job.resource is None else job.resource,
         unique=job.unique,
+        group=job.group,
     )
 
 

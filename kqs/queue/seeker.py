@@ -30,7 +30,10 @@ class Seeker:
     async def look(self) -> None:
         """Have the broker fetch what it misses. Raises: StoreError."""
         missing, foremost = [], {}
-        for type_, has_room in self._taken_types().items():
+        taken = self._taken_types()
+        if self._looks and taken:
+            missing = [type_ for type_ in await self._store.grouped_types(taken.keys()) if not self._broker.backlog(type_)]
+        for type_, has_room in taken.items():
             is_busy = not has_room or self._broker.backlog(type_)
             found = await self._store.ready(type_, None, 1)
             if not found:

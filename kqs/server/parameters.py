@@ -122,6 +122,7 @@ class FilterQuery(Parameters):
     type: _Text | None = None
     state: _States = None
     resource: _Text | None = None
+    group: _Text | None = None
     older_than: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
     match: _Pattern = None
 
@@ -131,7 +132,7 @@ class FilterQuery(Parameters):
         if self.id is not None or self.ids is not None:
             ids = (*([] if self.id is None else [self.id]), *(self.ids or ()))
         before = None if self.older_than is None else now - self.older_than
-        return Filter(ids, self.type, self.state, self.resource, before, self.match)
+        return Filter(ids, self.type, self.state, self.resource, before, self.match, self.group)
 
 
 class JobsQuery(FilterQuery):
@@ -172,7 +173,7 @@ class ChangeQuery(FilterQuery):
     @model_validator(mode="after")
     def _names_jobs(self) -> Self:
         if not self.all and all(getattr(self, name) is None for name in FilterQuery.model_fields):
-            raise ValueError('name jobs by id, ids, type, state, resource, older_than or match, or say {"all":true}')
+            raise ValueError('name jobs by id, ids, type, state, resource, group, older_than or match, or say {"all":true}')
         return self
 
 

@@ -34,6 +34,7 @@ import msgspec
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
+from kqs.store.rotation import Turn, Turned
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -215,6 +216,32 @@ class Store(Protocol):
         """
         ...
 
+    async def grouped_types(self, among: Collection[str]) -> list[str]:
+        """Return those of some types of which ready jobs wait that have a group."""
+        ...
+
+    async def in_turn(
+        self,
+        type_: str,
+        turn: Turn,
+        count: int,
+        *,
+        weights: Mapping[str, int],
+        most: Mapping[str, int],
+        passed: Collection[int],
+        plain: int,
+    ) -> Turned:
+        """Return the next up to `count` ready jobs of a type that have a group, as the groups' turns go from `turn` on.
+
+        Within a group they come by (prio, order). Nothing is claimed by it. It may be fewer although there are more: as many
+        as all groups that wait could share, each in equal parts.
+
+        Args: weights: how many a group gets in its turn, 1 if it is not there. most: how many a group may get in all. passed:
+            orders that are on their way to a worker. plain: how many there may be of those without a group, who have turns as
+            one group; `ready` has them.
+        """
+        ...
+
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """Move up to `limit` waiting jobs with due_at <= before from later to ready, earliest first; return them.
 
@@ -351,14 +378,18 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
-    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
-        """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more."""
+    async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
+        """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more.
+
+        Of a job with a group only those of that group are counted, of one without only those without.
+        """
         ...
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """Return for each type when the oldest of its ready jobs was accepted, in Unix seconds; a type without any is left out.
 
-        Only those of the `prios` foremost priorities at which a type has ready jobs are looked at. By order, which is age on
+        Only those of the `prios` foremost priorities at which a type has ready jobs are looked at, and, of those with a group,
+        the first of the first `prios` groups. By order, which is age on
         one server; of several servers it is as right as their clocks.
         """
         ...

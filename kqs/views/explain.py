@@ -24,7 +24,8 @@ class Seen(NamedTuple):
 
     suspended_at: since when its type is suspended, None: it is not. is_handled: somebody takes the type here.
     holder: who has the resource that it needs, where that is another job.
-    before: how many ready jobs of its type come before it, where that was counted: at most MOST_BEFORE + 1.
+    before: how many ready jobs of its type, and of its group, come before it, where that was counted: at most MOST_BEFORE + 1.
+    group_most: how many jobs of its group run here, where they may not be more; 0: they may.
     """
 
     record: JobRecord
@@ -33,6 +34,7 @@ class Seen(NamedTuple):
     is_handled: bool = True
     before: int = 0
     holder: Holder | None = None
+    group_most: int = 0
 
 
 class Reason(NamedTuple):
@@ -138,19 +140,33 @@ def _unhandled(seen: Seen) -> Reason | None:
     return Reason("no_worker", f"No worker of this server takes its type{_again(seen.record)}.", _error_of(seen.record))
 
 
+def _group_is_full(seen: Seen) -> Reason | None:
+    if not seen.group_most:
+        return None
+    group, most = _quoted(seen.record.group), seen.group_most
+    text = f"Its group {group} has {most:,} of its jobs running, as many as may at a time{_again(seen.record)}."
+    return Reason("group_full", text, {"group": seen.record.group, "running": most} | _error_of(seen.record))
+
+
 def _behind(seen: Seen) -> Reason | None:
     if not seen.before:
         return None
     is_more = seen.before > MOST_BEFORE
     count = f"More than {MOST_BEFORE:,}" if is_more else f"{seen.before:,}"
-    jobs = "job of its type comes" if seen.before == 1 else "jobs of its type come"
-    facts = {"before": min(seen.before, MOST_BEFORE), "before_is_more": is_more}
+    line = "type" if seen.record.group is None else "group"
+    jobs = f"job of its {line} comes" if seen.before == 1 else f"jobs of its {line} come"
+    facts = {"before": min(seen.before, MOST_BEFORE), "before_is_more": is_more} | _group_of(seen.record)
     return Reason("behind", f"{count} {jobs} before it{_again(seen.record)}.", facts | _error_of(seen.record))
 
 
 def _next(seen: Seen) -> Reason:
-    text = f"It is the next of its type, and begins when a worker has room{_again(seen.record)}."
-    return Reason("next", text, {"before": 0} | _error_of(seen.record))
+    line, when = ("type", "when") if seen.record.group is None else ("group", "at the group's turn, when")
+    text = f"It is the next of its {line}, and begins {when} a worker has room{_again(seen.record)}."
+    return Reason("next", text, {"before": 0} | _group_of(seen.record) | _error_of(seen.record))
+
+
+def _group_of(record: JobRecord) -> dict[str, Any]:
+    return {} if record.group is None else {"group": record.group}
 
 
 #: the first that applies is the reason
@@ -163,6 +179,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _suspended,
     _parked,
     _unhandled,
+    _group_is_full,
     _behind,
     _next,
 )

@@ -86,12 +86,13 @@ class Views:
             return None
         now = self._queue.clock.now()
         suspended_at = self._queue.admission.suspended.get(record.type)
-        is_handled, before, holder = self.is_handled(record.type), 0, None
+        is_handled, before, holder, group_most = self.is_handled(record.type), 0, None, 0
         if suspended_at is None and explain.is_ready(record, now):
             holder = await self._holder(record)
             if holder is None and is_handled:
                 before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
-        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder))
+                group_most = self._queue.groups.most_running(record.type, record.group)
+        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder, group_most))
 
     async def _holder(self, record: JobRecord) -> Holder | None:
         """Return which other job has the resource that a waiting one needs."""
@@ -150,7 +151,7 @@ class Views:
             "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
             **_measured(meter, name, queue.clock.monotonic()),
             "suspended_at": queue.admission.suspended.get(name),
-            "limits": {"weight": queue.admission.weight(name)},
+            "limits": queue.admission.limits(name),
             "workers": sorted(set(workers))[:MOST_NAMES],
             "workers_count": len(workers),
         }

@@ -156,7 +156,7 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = allowed(name, _decode_any(value))
         elif name in ("type", "id", "data", "at"):
             fields[name] = value if name == "data" else _decode_any(value)
-        elif name == "unique" and isinstance(key := _decode_any(value), str):
+        elif name in ("unique", "group") and isinstance(key := _decode_any(value), str):
             fields[name] = key
     if not isinstance(fields.get("type"), str):
         raise msgspec.DecodeError("a job without a type")
@@ -300,6 +300,8 @@ def _admit_type(text: str) -> bool:
 def _own_fault(job: JobFields) -> str | None:
     if job.resource is not None and not is_type(job.resource):
         return _mismatch("resource", msgspec.json.encode(job.resource))
+    if job.group is not None and not is_type(job.group):
+        return _mismatch("group", msgspec.json.encode(job.group))
     return _time_fault(job) or _unique_fault(job)
 
 

@@ -8,6 +8,7 @@ from pymongo import MongoClient
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import ChangeContract
+from tests.contract.groups_contract import GroupsContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
@@ -57,6 +58,10 @@ class _Engine:
 
 class TestMongoStore(_Engine, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
     pass
+
+
+class TestMongoGroups(_Engine, GroupsContract):
+    """Groups, in MongoDB."""
 
 
 class TestMongoResources(_Engine, ResourceContract):

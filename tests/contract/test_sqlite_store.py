@@ -9,6 +9,7 @@ from kqs.config import StoreSection
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.change_contract import ChangeContract
+from tests.contract.groups_contract import GroupsContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
@@ -59,6 +60,10 @@ class _Engine:
 
 class TestSqliteStore(_Engine, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
     pass
+
+
+class TestSqliteGroups(_Engine, GroupsContract):
+    """Groups, in SQLite."""
 
 
 class TestSqliteResources(_Engine, ResourceContract):

@@ -178,9 +178,9 @@ class BeanstalkdBroker:
         self._pool.wake_watches()  # which look again at what is wanted, and first have a turn when this waits
         await self._waiters.wait(types)
 
-    def wake(self) -> None:
-        """Have everybody return who is in `wait_ready`."""
-        self._waiters.wake_all()
+    def wake(self, types: Collection[str] | None = None) -> None:
+        """Have those return who are in `wait_ready` for one of these types; None: everybody."""
+        self._waiters.wake_all() if types is None else self._waiters.wake(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries, without waiting for the servers."""

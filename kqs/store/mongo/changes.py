@@ -283,7 +283,7 @@ def _rechecked(one: Document, order: int, expire_at: float | None) -> Document:
 
 
 def _entry(change: Change, one: Document, order: int) -> Entry:
-    entry = Entry(order, one["_id"], one["type"], one["prio"])
+    entry = Entry(order, one["_id"], one["type"], one["prio"], group=one.get("group"))
     if change.body_bytes is not None:
         entry.options = one.get("options")
         data, most = one.get("data"), min(change.body_bytes, base.DATA_BYTES // bounds.SLICE)

@@ -15,6 +15,7 @@
     data_bytes  how long data is that does not stand under `data`
     crc32c    of what decides what runs (checksum.py); older documents have none
     progress  how far the job's runs have come, where they said it
+    group     by which jobs of its type take turns
     unique    its unique key; `pair` is that with its type (`key_of`), until the job ends
     attempt   claims so far; `returned` is how many of them were given back before their run began, and told to nobody
     begun     {worker, at} of the newest claims that were not given back
@@ -70,7 +71,7 @@ RANKED_FIELDS = [
     "data_bulk",
     "data_crc32c",
 ]
-_ENTRY_FIELDS = ["order", "type", "prio"]
+_ENTRY_FIELDS = ["order", "type", "prio", "group"]
 
 
 def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
@@ -89,7 +90,7 @@ def new_document(job: Accepted, node: str, mark: int, now: float) -> Document:
         "crc32c": checksum(job.order, job.type, job.prio, job.data, job.id, job.expire_at, job.options, job.resource),
     }
     optional: Document = {"due_at": job.due_at or None, "expire_at": job.expire_at, "options": job.options}
-    optional |= {"accepted_at": job.accepted_at or None, "resource": job.resource}
+    optional |= {"accepted_at": job.accepted_at or None, "resource": job.resource, "group": job.group}
     if job.unique is not None:
         optional |= {"unique": job.unique, "pair": key_of(job)}
     document.update((name, value) for name, value in optional.items() if value is not None)
@@ -198,7 +199,16 @@ def entry_of(document: Mapping[str, Any], body_bytes: int | None) -> Entry:
     data = document.get("data", document.get("data_long"))
     if data is not None and (body_bytes is None or len(data) > body_bytes):
         data = None
-    return Entry(document["order"], document["_id"], document["type"], document["prio"], None, document.get("options"), data)
+    return Entry(
+        document["order"],
+        document["_id"],
+        document["type"],
+        document["prio"],
+        None,
+        document.get("options"),
+        data,
+        document.get("group"),
+    )
 
 
 def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> Run:
@@ -221,6 +231,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document.get("progress"),
         document.get("resource"),
         is_cancelled="cancel_at" in document,
+        group=document.get("group"),
     )
 
 
@@ -249,6 +260,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         epoch=document.get("epoch") if document["place"] in (Place.RUNNING, Place.ENDED) else None,
         progress=document.get("progress"),
         unique=document.get("unique"),
+        group=document.get("group"),
         resource=document.get("resource"),
         cancel_at=document.get("cancel_at") if document["place"] == Place.RUNNING else None,
     )

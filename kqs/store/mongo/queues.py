@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from kqs.job import instant_of
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
+from kqs.store.mongo.groups import names
 from kqs.store.mongo.session import Session
 
 #: types that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
 
 
-async def before(session: Session, type_: str, rank: tuple[int, int], most: int) -> int:
+async def before(session: Session, type_: str, rank: tuple[int, int], most: int, group: str | None) -> int:
     """See Store.before."""
     prio, order = rank
-    count = await _count(session, {"type": type_, "prio": {"$lt": prio}}, most)
+    line = {"type": type_, "group": group}
+    count = await _count(session, {**line, "prio": {"$lt": prio}}, most)
     if count < most:
-        count += await _count(session, {"type": type_, "prio": prio, "order": {"$lt": order}}, most - count)
+        count += await _count(session, {**line, "prio": prio, "order": {"$lt": order}}, most - count)
     return count
 
 
@@ -41,16 +43,22 @@ async def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str
 
 
 async def _oldest(session: Session, type_: str, prios: int) -> float | None:
-    oldest: Document | None = None
+    foremost: list[Document] = []
     prio = -1
     for _ in range(prios):
-        wanted = {"place": int(Place.READY), "type": type_, "prio": {"$gt": prio}}
-        cursor = session.jobs.find(wanted, ["order", "prio", "accepted_at"]).sort([("prio", 1), ("order", 1)]).limit(1)
-        found = await cursor.to_list(None)
+        found = await _foremost(session, {"type": type_, "group": None, "prio": {"$gt": prio}})
         if not found:
             break
         prio = found[0]["prio"]
-        oldest = min(oldest or found[0], found[0], key=lambda document: int(document["order"]))
-    if oldest is None:
+        foremost += found
+    for name in await names(session, type_, "", prios):
+        foremost += await _foremost(session, {"type": type_, "group": name})
+    if not foremost:
         return None
+    oldest = min(foremost, key=lambda document: int(document["order"]))
     return float(oldest.get("accepted_at") or instant_of(oldest["order"]))
+
+
+async def _foremost(session: Session, line: Document) -> list[Document]:
+    found = session.jobs.find({"place": int(Place.READY), **line}, ["order", "prio", "accepted_at"])
+    return await found.sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)

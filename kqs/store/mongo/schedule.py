@@ -37,7 +37,8 @@ async def ready(session: Session, type_: str, after: tuple[int, int] | None, lim
 
 
 async def _ready(session: Session, conditions: Document, fields: list[str], limit: int) -> list[Document]:
-    cursor = session.jobs.find({"place": int(Place.READY), **conditions}, fields).sort([("prio", 1), ("order", 1)])
+    is_ready = {"place": int(Place.READY), "group": None, **conditions}
+    cursor = session.jobs.find(is_ready, fields).sort([("prio", 1), ("order", 1)])
     return await cursor.limit(limit).to_list(None)
 
 

@@ -43,7 +43,7 @@ _WATCH_EVERY_S = 1.0
 _META = "kqs"
 #: every question is answered from one of these, whatever the number of jobs; each begins with what sets its jobs apart
 _JOB_INDEXES = [
-    IndexModel([("place", 1), ("type", 1), ("prio", 1), ("order", 1)], name="ready"),
+    IndexModel([("place", 1), ("type", 1), ("group", 1), ("prio", 1), ("order", 1)], name="lines"),
     IndexModel([("wake_at", 1)], name="later", sparse=True),
     IndexModel([("place", 1), ("expire_at", 1)], name="expiring"),
     IndexModel([("owner", 1)], name="running", sparse=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
-from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.mongo import changes, client, groups, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -26,6 +26,7 @@ from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
+from kqs.store.rotation import Turn, Turned
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 
@@ -129,6 +130,24 @@ class MongoStore:
         """See Store.ready."""
         return await self._look(schedule.ready, type_, after, limit, body_bytes)
 
+    async def grouped_types(self, among: Collection[str]) -> list[str]:
+        """See Store.grouped_types. A question for each type."""
+        return await self._look(groups.types, among)
+
+    async def in_turn(
+        self,
+        type_: str,
+        turn: Turn,
+        count: int,
+        *,
+        weights: Mapping[str, int],
+        most: Mapping[str, int],
+        passed: Collection[int],
+        plain: int,
+    ) -> Turned:
+        """See Store.in_turn. A question for each group that has a turn, of MOST_GROUPS at most, and one or two more."""
+        return await self._look(groups.in_turn, type_, turn, count, weights, most, passed, plain)
+
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
         return await self._keep_house(schedule.wake, before, limit, body_bytes)
@@ -207,9 +226,9 @@ class MongoStore:
         """See Store.suspended."""
         return await self._look(suspended.suspended)
 
-    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
+    async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""
-        return await self._look(queues.before, type_, rank, most)
+        return await self._look(queues.before, type_, rank, most, group)
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest. It costs a round trip for each priority of a type, a few of them at a time."""

@@ -21,7 +21,7 @@ from kqs.store.mongo.session import Session
 FIELDS = [
     *("order", "node", "type", "prio", "place", "state", "attempt", "returned", "epoch", "owner", "options"),
     *("data_bytes", "born", "expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past"),
-    *("data_bulk", "result_bulk", "resource", "parked", "called", "unique"),
+    *("data_bulk", "result_bulk", "resource", "parked", "called", "unique", "group"),
 ]
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
@@ -32,13 +32,17 @@ _LISTED_BYTES = 1024
 
 
 class Leg(NamedTuple):
-    """Records of `base`, by `key` from `low` on, and then by `tie`. is_types: not they, but the legs of each `type` there."""
+    """Records of `base`, by `key` from `low` on, and then by `tie`.
+
+    is_types: not they, but the legs of each `type` there. is_groups: likewise, of each `group`.
+    """
 
     base: Document
     key: str
     low: object
     tie: str
     is_types: bool = False
+    is_groups: bool = False
 
 
 class At(NamedTuple):
@@ -68,7 +72,7 @@ def way(wanted: Filter, states: frozenset[State] | None) -> At:
         return At((_BY_AGE,))
     legs: list[Leg] = []
     if states & WAITING:
-        legs += [_LATER, _PARKED, _TYPES if wanted.type is None else _of_type(wanted.type)]
+        legs += [_LATER, _PARKED, *([_TYPES] if wanted.type is None else _of_type(wanted.type))]
     if State.PROCESSING in states:
         legs.append(_RUNNING)
     for state in sorted(states & ENDED):
@@ -77,8 +81,9 @@ def way(wanted: Filter, states: frozenset[State] | None) -> At:
     return At(tuple(legs))
 
 
-def _of_type(type_: str) -> Leg:
-    return Leg({**_READY, "type": type_}, "prio", 0, "order")
+def _of_type(type_: str) -> list[Leg]:
+    is_it = {**_READY, "type": type_}
+    return [Leg({**is_it, "group": None}, "prio", 0, "order"), Leg(is_it, "group", "", "prio", is_groups=True)]
 
 
 def conditions(wanted: Filter) -> list[Document]:
@@ -88,6 +93,8 @@ def conditions(wanted: Filter) -> list[Document]:
         found.append({"type": wanted.type})
     if wanted.resource is not None:
         found.append({"resource": wanted.resource})
+    if wanted.group is not None:
+        found.append({"group": wanted.group})
     if wanted.ids is not None:
         found.append({"_id": {"$in": list(wanted.ids)}})
     if wanted.states is not None:
@@ -116,6 +123,9 @@ async def find(
         if leg.is_types:
             at, budget = await _next_type(session, at), budget - 1
             continue
+        if leg.is_groups:
+            at, budget = await _next_group(session, at), budget - 1
+            continue
         part, following, looked = await _part(session, asked, at, most - len(found))
         budget -= looked
         if part and (match is not None or is_read):
@@ -138,7 +148,18 @@ async def _next_type(session: Session, at: At) -> At:
     if not first:
         return At(at.legs[1:])
     type_ = first[0]["type"]
-    return At((_of_type(type_), _TYPES._replace(base={**_READY}, low=type_ + "\0"), *at.legs[1:]))
+    return At((*_of_type(type_), _TYPES._replace(base={**_READY}, low=type_ + "\0"), *at.legs[1:]))
+
+
+async def _next_group(session: Session, at: At) -> At:
+    """Return where the next group of a type begins, or what comes behind all of them."""
+    line, *others = at.legs
+    behind = {**line.base, "group": {"$gt": line.low}}
+    first = await session.jobs.find(behind, ["group"]).sort("group", 1).limit(1).to_list(None)
+    if not first:
+        return At(tuple(others))
+    name = first[0]["group"]
+    return At((Leg({**line.base, "group": name}, "prio", 0, "order"), line._replace(low=name), *others))
 
 
 async def _part(session: Session, asked: Sequence[Document], at: At, most: int) -> tuple[list[Document], At, int]:

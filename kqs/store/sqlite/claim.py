@@ -83,6 +83,7 @@ def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float
                 held,
                 said.get(entry.order) if said else None,
                 row.resource,
+                group=row.group,
             )
         )
     return runs
@@ -117,6 +118,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
         progress=NO_PROGRESS if has_progress else None,
         resource=row.resource,
         is_cancelled=bool(row.is_cancelled),
+        group=row.group,
     )
 
 

@@ -30,16 +30,16 @@ from (select *, case when length(data) <= ? then data end as short from jobs not
       where ord in (select value from json_each(?)) and {{condition}})
 """
 _OF_RUN = f", epoch, {json_real('started_at')}, watcher, cancel_at is not null"
-_RESOURCE = ", cast(resource as text)"
-_IS_READY, _IS_RUNNING = f"place = {Place.READY:d}", f"place = {Place.RUNNING:d}"
-#: by whether any job has a resource
+_KEYS = ", cast(resource as text), cast(grp as text)"
+_IS_READY, _IS_RUNNING = f"place in ({Place.GROUPED:d}, {Place.READY:d})", f"place = {Place.RUNNING:d}"
+#: by whether any job has a resource, or a group
 _READY = {
     False: _READ.format(more="", condition=_IS_READY),
-    True: _READ.format(more=f", 0, null, null, null, 0{_RESOURCE}", condition=_IS_READY),
+    True: _READ.format(more=f", 0, null, null, null, 0{_KEYS}", condition=_IS_READY),
 }
 _RUNNING = {
     False: _READ.format(more=_OF_RUN, condition=_IS_RUNNING),
-    True: _READ.format(more=_OF_RUN + _RESOURCE, condition=_IS_RUNNING),
+    True: _READ.format(more=_OF_RUN + _KEYS, condition=_IS_RUNNING),
 }
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
@@ -81,6 +81,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     watcher: int | None = None
     is_cancelled: int = 0
     resource: str | None = None
+    group: str | None = None
 
     @property
     def expire_at(self) -> float | None:
@@ -111,7 +112,7 @@ def ready(
     """Read jobs that are ready; end those that are damaged (see `Store.claim`)."""
     return _read(
         session,
-        _READY[session.has_resources],
+        _READY[session.has_resources or session.has_groups],
         orders,
         now,
         keep_damaged_s,
@@ -121,7 +122,7 @@ def ready(
 
 def running(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
     """Read jobs that run; end those that are damaged."""
-    return _read(session, _RUNNING[session.has_resources], orders, now, keep_damaged_s, base.DATA_BYTES)
+    return _read(session, _RUNNING[session.has_resources or session.has_groups], orders, now, keep_damaged_s, base.DATA_BYTES)
 
 
 def _read(

@@ -16,7 +16,8 @@ from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.keyed import pair_of
-from kqs.store.sqlite import bulk, report, resources, retention, uniques
+from kqs.store.sqlite import bulk, groups, report, resources, retention, uniques
+from kqs.store.sqlite.groups import ready_place
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -36,8 +37,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key, grp)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -137,8 +138,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     plain, claimed, ended, full = shapes = _Shapes([], [], [], [])
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
-        has_more = job.options is not None or job.resource is not None or job.unique is not None or job.held
-        if has_times or job.given_id or has_more or len(job.data) > bulk_bytes:
+        has_key = job.resource is not None or job.unique is not None or job.group is not None
+        if has_times or job.given_id or has_key or job.options is not None or job.held or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -222,6 +223,8 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
     owning = [job for job in jobs if job.resource is not None]
     if owning:
         resources.note_used(session)  # also where none needs it yet: it is part of what the checksum is of
+    if any(job.group is not None for job in jobs):
+        groups.note_used(session)
     if locked := [job for job in owning if _may_need(job, now)]:
         later = {job.order for job in locked if job.given_id}
         waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
@@ -332,7 +335,7 @@ def _full_row(
     session: Session, job: Accepted, worker: str, now: float, parked: Collection[int], later: Collection[int]
 ) -> tuple[object, ...]:
     state = _first_state(job, now, parked, later)
-    place = Place.LATER if state is State.DELAYED or job.order in parked else Place.READY
+    place = Place.LATER if state is State.DELAYED or job.order in parked else ready_place(job.group)
     run: tuple[object, ...] = (place, state, 0, None, None, None, None)
     if state is State.PROCESSING:
         run = (
@@ -349,7 +352,7 @@ def _full_row(
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
     times = (None if job.order in parked else job.due_at or None, job.expire_at)
     first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
-    return (*first, *run, job.resource, job.unique)
+    return (*first, *run, job.resource, job.unique, job.group)
 
 
 def _first_state(job: Accepted, now: float, parked: Collection[int], later: Collection[int]) -> State:

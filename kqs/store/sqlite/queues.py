@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kqs.job import instant_of
+from kqs.store.sqlite.groups import LINE, names
 from kqs.store.sqlite.rows import encode_json
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -15,6 +16,10 @@ _READY = f"from jobs indexed by ready where place = {Place.READY:d} and type ="
 _BEFORE = f"""
 select (select count(*) from (select 1 {_READY} ?1 and prio < ?2 limit ?4))
      + (select count(*) from (select 1 {_READY} ?1 and prio = ?2 and ord < ?3 limit ?4))
+"""
+_BEFORE_IN_GROUP = f"""
+select (select count(*) from (select 1 from {LINE} ?1 and grp = ?5 and prio < ?2 limit ?4))
+     + (select count(*) from (select 1 from {LINE} ?1 and grp = ?5 and prio = ?2 and ord < ?3 limit ?4))
 """
 # one search in the index for each priority of a type, and one for its oldest, however many jobs are ready
 _OLDEST = f"""
@@ -26,17 +31,32 @@ oldest (kind, number) as (
   select kind, min((select min(ord) {_READY} kind and prio = at)) from steps where at is not null group by kind)
 select json_group_array(json_array(kind, number, (select cast(accepted_at as real) from jobs where ord = number))) from oldest
 """
+# of the first groups of a type, the foremost job of each
+_FOREMOST_OF_GROUPS = f"""
+select ord, cast(accepted_at as real) from jobs where ord in (
+  select (select ord from {LINE} ?1 and grp = value order by prio, ord limit 1) from json_each(?2))
+order by ord limit 1
+"""
 
 _decode_oldest = msgspec.json.Decoder(list[tuple[str, int, float | None]]).decode
 
 
-def before(session: Session, type_: str, rank: tuple[int, int], most: int) -> int:
+def before(session: Session, type_: str, rank: tuple[int, int], most: int, group: str | None) -> int:
     """See Store.before."""
-    (count,) = session.db.execute(_BEFORE, (type_, *rank, most)).fetchone()
+    statement, values = (_BEFORE, (type_, *rank, most)) if group is None else (_BEFORE_IN_GROUP, (type_, *rank, most, group))
+    (count,) = session.db.execute(statement, values).fetchone()
     return min(int(count), most)
 
 
 def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, float]:
     """See Store.oldest."""
     (packed,) = session.db.execute(_OLDEST, (encode_json(list(types)).decode(), prios)).fetchone()
-    return {type_: instant_of(order) if at is None else at for type_, order, at in _decode_oldest(packed)}
+    found = {type_: instant_of(order) if at is None else at for type_, order, at in _decode_oldest(packed)}
+    for type_ in types if session.has_groups else ():
+        named = encode_json(names(session, type_, "", prios)).decode()
+        row = session.db.execute(_FOREMOST_OF_GROUPS, (type_, named)).fetchone()
+        if row is not None:
+            order, at = row
+            at = instant_of(order) if at is None else at
+            found[type_] = min(at, found.get(type_, at))
+    return found

@@ -50,6 +50,7 @@ class _Row(NamedTuple):
     resource: str | None
     unique_key: str | None
     cancel_at: float | None
+    grp: str | None
 
 
 _BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
@@ -217,6 +218,7 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         epoch=row.epoch,
         resource=row.resource,
         unique=row.unique_key,
+        group=row.grp,
         cancel_at=row.cancel_at if row.state == State.PROCESSING else None,
     )
 

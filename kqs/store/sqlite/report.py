@@ -12,6 +12,7 @@ from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
 from kqs.store.sqlite import progress, resources
+from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -43,7 +44,9 @@ _END = ManyRows(
 _WAIT = ManyRows(
     "insert into jobs (type, prio, ord, place, state, due_at, failures, ghosts, interrupted, error, runs)",
     "('',0,?,?,?,?,?,?,?,?,?)",
-    f"""on conflict (ord) do update set place = excluded.place, state = excluded.state, due_at = excluded.due_at,
+    f"""on conflict (ord) do update set
+    place = case when excluded.place = {Place.READY:d} then {READY_PLACE} else excluded.place end,
+    state = excluded.state, due_at = excluded.due_at,
     failures = excluded.failures, ghosts = excluded.ghosts, interrupted = excluded.interrupted, error = excluded.error,
     runs = excluded.runs, epoch = null, worker = null, started_at = null
     where place = {Place.RUNNING:d}""",
@@ -55,7 +58,7 @@ from jobs where ord in (select value from json_each(?))
 """
 # where no run began
 _UNCLAIM = f"""
-update jobs set place = {Place.READY:d}, state = ?, returned = returned + 1, epoch = null, worker = null, started_at = null
+update jobs set place = {READY_PLACE}, state = ?, returned = returned + 1, epoch = null, worker = null, started_at = null
 where ord in (select value from json_each(?))
 """
 _END_UNBEGUN = f"""

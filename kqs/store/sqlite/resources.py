@@ -22,6 +22,7 @@ import msgspec
 
 from kqs.job import WAITING, Accepted, Entry, Report
 from kqs.store.base import CALL_S, Holder
+from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.locks import Locks
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
 from kqs.store.sqlite.schema import Place
@@ -34,13 +35,15 @@ _PARK = ManyRows("insert into parked (resource, type, prio, ord)", "(?,?,?,?)", 
 _UNPARK = "delete from parked where resource = ? and type = ? and prio = ? and ord = ?"
 _SET_ASIDE = f"update jobs set place = {Place.LATER:d}, due_at = null where ord in (select value from json_each(?))"
 _CALL = f"""
-update jobs set place = {Place.READY:d}
+update jobs set place = {READY_PLACE}
 where ord in (select value from json_each(?)) and place = {Place.LATER:d} and due_at is null
 """
 # one row for all jobs (see rows.py)
 _READY = f"""
-select json_group_array(json_array(ord, cast(id as text), cast(type as text), cast(prio as integer), cast(resource as text)))
-from jobs where ord in (select value from json_each(?)) and place = {Place.READY:d} and resource is not null
+select json_group_array(json_array(ord, cast(id as text), cast(type as text), cast(prio as integer), cast(resource as text),
+                                   cast(grp as text)))
+from jobs where ord in (select value from json_each(?)) and place in ({Place.GROUPED:d}, {Place.READY:d})
+                and resource is not null
 """
 _UNPARK_JOBS = f"""
 delete from parked where (resource, type, prio, ord) in (
@@ -82,6 +85,7 @@ class _Job(msgspec.Struct, array_like=True, gc=False):
     type: str
     prio: int
     resource: str
+    group: str | None = None
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -348,4 +352,4 @@ def _park(session: Session, jobs: Sequence[_Job]) -> None:
 def _tell(session: Session, jobs: Iterable[_Job]) -> None:
     """Have the queue told of ready jobs when this transaction is committed."""
     made_id = session.ids.of
-    session.called += [Entry(job.order, job.id or made_id(job.order), job.type, job.prio) for job in jobs]
+    session.called += [Entry(job.order, job.id or made_id(job.order), job.type, job.prio, group=job.group) for job in jobs]

@@ -18,9 +18,9 @@ from kqs.store.base import Change
 from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s
 from kqs.store.sqlite import progress, resources, uniques, walk
+from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.report import with_run
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.walk import Found
 
@@ -29,14 +29,14 @@ _READ = f"""
 select json_group_array(json_array(
   ord, {json_real("expire_at")}, {json_real("accepted_at")}, crc32c, attempt, returned, cast(worker as text),
   {json_real("started_at")}, {json_real("ended_at")}, state, cast(run_state as text), cast(error as text),
-  cast(runs as text), data is null, cast(resource as text)))
+  cast(runs as text), data is null, cast(resource as text), cast(grp as text)))
 from jobs not indexed where ord in (select value from json_each(?))
 """
 _REVIVE = ManyRows(
     "with moved (was, ord, id, accepted_at, expire_at, crc32c, runs) as (",
     "(?,?,?,?,?,?,?)",
     f""") update jobs set ord = moved.ord, id = moved.id, accepted_at = moved.accepted_at, expire_at = moved.expire_at,
-    crc32c = moved.crc32c, runs = moved.runs, place = {Place.READY:d}, state = {next_state(State.FAIL, Event.REVIVE):d},
+    crc32c = moved.crc32c, runs = moved.runs, place = {READY_PLACE}, state = {next_state(State.FAIL, Event.REVIVE):d},
     failures = 0, ghosts = 0, interrupted = 0, due_at = null, started_at = null, ended_at = null, drop_at = null,
     epoch = null, worker = null, watcher = null, run_state = null, error = null, result = null, cancel_at = null
     from moved where jobs.ord = moved.was""",
@@ -72,6 +72,7 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
     runs: str | None
     is_in_bulk: bool | int
     resource: str | None
+    group: str | None
 
 
 _decode_rows = msgspec.json.Decoder(list[_Row], strict=False).decode
@@ -101,7 +102,8 @@ def revive(session: Session, change: Change, found: Sequence[Found], first_order
                 if rows[order].resource is not None:
                     needing.append(new)
                 else:
-                    entries.append(_entry(session, change, job, new, None if rows[order].is_in_bulk else data.get(order)))
+                    shown = None if rows[order].is_in_bulk else data.get(order)
+                    entries.append(_entry(session, change, job, new, shown, rows[order].group))
                 expire_ats += [] if expire_at is None else [expire_at]
         _REVIVE.execute(session.db, values, filler=_NO_ROW)
         if moved:
@@ -160,9 +162,9 @@ def _runs(row: _Row) -> str | None:
     return with_run(row.runs, encode_json(run).decode())
 
 
-def _entry(session: Session, change: Change, job: Found, order: int, data: bytes | None) -> Entry:
-    entry = Entry(order, job.id or session.ids.of(job.order), job.type, job.prio)
-    if change.body_bytes is not None:
+def _entry(session: Session, change: Change, job: Found, order: int, data: bytes | None, group: str | None) -> Entry:
+    entry = Entry(order, job.id or session.ids.of(job.order), job.type, job.prio, group=group)
+    if change.body_bytes is not None and group is None:
         entry.options = None if job.options is None else job.options.encode()
         most = min(change.body_bytes, base.DATA_BYTES // bounds.SLICE)
         entry.data = data if data is not None and len(data) <= most else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store import base
 from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite import resources
+from kqs.store.sqlite import groups, resources
+from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -31,7 +33,7 @@ select json_group_array(json_array({_ENTRY}, cast(options as text), length(shown
        cast(group_concat(shown, '') as blob)
 from (select ord, id, type, prio, options, case when typeof(data) = 'blob' and length(data) <= ? then data end as shown {{}})
 """
-_WAKE = f"update jobs set place = {Place.READY:d} where ord in (select value from json_each(?))"
+_WAKE = f"update jobs set place = {READY_PLACE} where ord in (select value from json_each(?))"
 # a | b less a & b is a XOR b
 _RESCHEDULE = """
 update jobs set due_at = ?1, expire_at = ?2, crc32c = (crc32c | ?3) - (crc32c & ?3)
@@ -84,7 +86,11 @@ def wake(session: Session, before: float, limit: int, body_bytes: int | None = N
     """See Store.wake."""
     entries = _entries(session, _DUE, (before, limit), limit, body_bytes)
     if entries:
-        session.db.execute(_WAKE, (json_list(entry.order for entry in entries),))
+        orders = json_list(entry.order for entry in entries)
+        session.db.execute(_WAKE, (orders,))
+        if session.has_groups:
+            in_groups = groups.groups_of(session, orders)
+            entries = [replace(entry, group=in_groups.get(entry.order)) for entry in entries]
     return entries
 
 

@@ -18,14 +18,18 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
 
 class Place(IntEnum):
-    """Where a job stands. The numbers are stored and written out in the indexes."""
+    """Where a job stands. The numbers are stored and written out in the indexes; below RUNNING are those that wait.
 
+    GROUPED: it is ready, in the line of its group (kqs.store.sqlite.groups).
+    """
+
+    GROUPED = -1
     READY = 0
     LATER = 1
     RUNNING = 2
@@ -77,7 +81,8 @@ create table jobs (
   crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
   resource text,  -- no other job with it runs at the same time
   unique_key text, -- see uniques.py
-  cancel_at real  -- when it was cancelled while it ran; means nothing once its run is over
+  cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
+  grp text        -- its group
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -106,7 +111,8 @@ create table meta (
   fed_seq integer not null,
   last_order integer not null,
   unchecked_to integer not null default 0,
-  has_resources integer not null default 0 -- whether any job ever had one
+  has_resources integer not null default 0, -- whether any job ever had one
+  has_groups integer not null default 0     -- likewise
 );
 """
 
@@ -120,10 +126,14 @@ _SINCE_4 = {
     "jobs": {"resource": "text", "unique_key": "text", "cancel_at": "real"},
     "meta": {"has_resources": "integer not null default 0"},
 }
+_SINCE_5 = {"jobs": {"grp": "text"}, "meta": {"has_groups": "integer not null default 0"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """The one row of `meta`. unchecked_to: records of orders above it have a checksum. has_resources: any job ever had one."""
+    """The one row of `meta`.
+
+    unchecked_to: records of orders above it have a checksum. has_resources, has_groups: any job ever had one.
+    """
 
     journal_id: str
     node: str
@@ -132,6 +142,7 @@ class Meta(msgspec.Struct, frozen=True):
     last_order: int
     unchecked_to: int = 0
     has_resources: int = 0
+    has_groups: int = 0
 
 
 def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
@@ -159,7 +170,9 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
 
 def read_meta(db: sqlite3.Connection) -> Meta:
     """Return `meta` as committed."""
-    row = db.execute("select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources from meta").fetchone()
+    row = db.execute(
+        "select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources, has_groups from meta"
+    ).fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
     return Meta(*row)
@@ -174,7 +187,7 @@ def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             db.execute(statement)
-    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0)", (journal_id, node))
+    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")
 
@@ -230,6 +243,11 @@ def _add_owners(db: sqlite3.Connection) -> None:
     db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
 
 
+def _add_turns(db: sqlite3.Connection) -> None:
+    """From 5 to 6. Version 5 knows nothing of what an earlier step left in the lines of groups: it must have none."""
+    _add(db, _SINCE_5)
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -238,7 +256,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -69,6 +69,9 @@ class Session:
         #: False: no job has a resource, nor ever had
         self.has_resources = False
         self._had_resources = False
+        #: False: no job has a group, nor ever had, and there is no index of them
+        self.has_groups = False
+        self._had_groups = False
         self._locks: Locks | None = None
         #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
         self.called: list[Entry] = []
@@ -133,6 +136,7 @@ class Session:
         (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
         self.has_uniques = bool(has_uniques)
         self.has_resources = self._had_resources = bool(meta.has_resources)
+        self.has_groups = self._had_groups = bool(meta.has_groups)
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
         self.cancelled = set(msgspec.json.decode(cancelled))
         self._identities = self._look()
@@ -179,6 +183,7 @@ class Session:
             raise
         self.tallies.settle()
         self._had_resources = self.has_resources
+        self._had_groups = self.has_groups
         if self.called:
             self._untold += self.called
             self.called = []
@@ -203,6 +208,7 @@ class Session:
         self.called.clear()
         self._locks = None
         self.has_resources = self._had_resources
+        self.has_groups = self._had_groups
         self.uncancelled.clear()
         self.fed_seq, self.last_order = self._committed
         is_broken = connection.breaks_connection(error)

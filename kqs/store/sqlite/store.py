@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,22 @@ from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
+from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
-from kqs.store.sqlite import claim, insert, pages, progress, queues, records, report, resources, retention, schedule, suspended
+from kqs.store.sqlite import (
+    claim,
+    groups,
+    insert,
+    pages,
+    progress,
+    queues,
+    records,
+    report,
+    resources,
+    retention,
+    schedule,
+    suspended,
+)
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -113,6 +127,35 @@ class SqliteStore:
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
         return await self._thread.call(partial(schedule.ready, type_=type_, after=after, limit=limit, body_bytes=body_bytes))
+
+    async def grouped_types(self, among: Collection[str]) -> list[str]:
+        """See Store.grouped_types."""
+        return await self._thread.call(partial(groups.types, among=among))
+
+    async def in_turn(
+        self,
+        type_: str,
+        turn: Turn,
+        count: int,
+        *,
+        weights: Mapping[str, int],
+        most: Mapping[str, int],
+        passed: Collection[int],
+        plain: int,
+    ) -> Turned:
+        """See Store.in_turn."""
+        return await self._thread.call(
+            partial(
+                groups.in_turn,
+                type_=type_,
+                turn=turn,
+                count=count,
+                weights=weights,
+                most=most,
+                passed=passed,
+                plain=plain,
+            )
+        )
 
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
@@ -213,9 +256,9 @@ class SqliteStore:
         """See Store.suspended."""
         return await self._thread.call(suspended.suspended)
 
-    async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
+    async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""
-        return await self._thread.call(partial(queues.before, type_=type_, rank=rank, most=most))
+        return await self._thread.call(partial(queues.before, type_=type_, rank=rank, most=most, group=group))
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest."""

@@ -40,7 +40,7 @@ select json_group_array(json_array(number, ord, id)) from (
         from json_each(?1)) as wanted
   cross join uniques on uniques.type = wanted.type and uniques.key = wanted.key
   cross join jobs on jobs.ord = uniques.ord
-  where place in ({Place.READY:d}, {Place.LATER:d}) and (expire_at is null or expire_at > ?2)
+  where place < {Place.RUNNING:d} and (expire_at is null or expire_at > ?2)
   group by number)
 """
 _DELETE = "delete from uniques where ord in (select value from json_each(?))"

@@ -16,7 +16,7 @@ import msgspec
 from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.sqlite import bulk, content
+from kqs.store.sqlite import bulk, content, groups
 from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -37,7 +37,7 @@ attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options, 
 """
 _JSON = "json_array(ord, id, type, prio, place, state, attempt, returned, epoch, options)"
 #: of a damaged record, by its place
-_STATES = {Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
+_STATES = {Place.GROUPED: State.NEW, Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
 
 
 class Found(msgspec.Struct, array_like=True, gc=False):
@@ -64,11 +64,15 @@ class Found(msgspec.Struct, array_like=True, gc=False):
 
 
 class Leg(NamedTuple):
-    """Records along one index, of which `source` may name one `:leg`. key: by which they stand, before their order, if any."""
+    """Records along one index, of which `source` may name one `:leg`. key: by which they stand, before their order, if any.
+
+    group: those of it alone; but of `_GROUPED`, those of all groups behind it, of which each becomes a leg in its turn.
+    """
 
     source: str
     value: object = None
     key: str | None = None
+    group: str | None = None
 
 
 class At(NamedTuple):
@@ -95,6 +99,8 @@ class Wanted(NamedTuple):
 _BY_ORDER = Leg("jobs not indexed where true")
 _OF_ORDERS = "jobs not indexed where ord in (select value from json_each(:leg))"
 _READY = f"jobs indexed by ready where place = {Place.READY:d} and type = :leg"
+_GROUPED = f"{groups.LINE} :leg"
+_OF_GROUP = f"{groups.LINE} :leg and grp = :group"
 _LATER = Leg(f"jobs indexed by later where place = {Place.LATER:d}", None, "due_at")
 _RUNNING = Leg(f"jobs indexed by running where place = {Place.RUNNING:d}", None, "epoch")
 _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
@@ -120,7 +126,10 @@ def way(session: Session, wanted: Filter, states: frozenset[State] | None) -> At
     legs: list[Leg] = []
     if states & WAITING:
         legs.append(_LATER)
-        legs += [Leg(_READY, type_, "prio") for type_ in _waiting_types(session, wanted)]
+        types = _waiting_types(session, wanted)
+        legs += [Leg(_READY, type_, "prio") for type_ in types]
+        if session.has_groups:
+            legs += [Leg(_GROUPED, type_, group="") for type_ in types]
     if State.PROCESSING in states:
         legs.append(_RUNNING)
     legs += [Leg(_ENDED, int(state), "drop_at") for state in sorted(states & ENDED)]
@@ -156,6 +165,9 @@ def conditions(wanted: Filter, now: float, *more: str, **values: Any) -> Wanted:
     if wanted.resource is not None:
         found.append("resource = :resource")
         values["resource"] = wanted.resource
+    if wanted.group is not None:
+        found.append("grp = :in_group")
+        values["in_group"] = wanted.group
     return Wanted(" and ".join(found), values, wanted.match)
 
 
@@ -165,6 +177,10 @@ def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[lis
     budget = bounds.LOOKED
     while at.legs and budget > 0 and len(found) < most:
         leg = at.legs[0]
+        if leg.source is _GROUPED:
+            at = _at_next_group(db, at)
+            budget -= _LEG_COST
+            continue
         part, at, looked = _find_part(db, wanted, at, most - len(found), budget)
         budget -= max(looked, _LEG_COST)
         if part and (wanted.match is not None or wanted.is_read):
@@ -175,6 +191,16 @@ def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[lis
             break  # enough data was read
         found += part
     return found, at if at.legs else None
+
+
+def _at_next_group(db: sqlite3.Connection, at: At) -> At:
+    """Return where the next group of a type begins, or what comes behind all of them."""
+    line, *others = at.legs
+    (packed,) = db.execute(groups.NAMES, (line.value, line.group, 1)).fetchone()
+    names = msgspec.json.decode(packed)
+    if not names:
+        return At(tuple(others))
+    return At((Leg(_OF_GROUP, line.value, "prio", names[0]), line._replace(group=names[0]), *others))
 
 
 def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget: int) -> tuple[list[Found], At, int]:
@@ -218,7 +244,7 @@ def _within(key: str | None, edge_key: object) -> str:
 
 def _source(leg: Leg, at: At) -> tuple[str, dict[str, Any]]:
     """Return the records of a leg from `at` on."""
-    values = {"leg": leg.value, "key": at.key, "after": at.order}
+    values = {"leg": leg.value, "group": leg.group, "key": at.key, "after": at.order}
     if at.order is None:
         return leg.source, values
     if leg.key is None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import pytest
@@ -21,12 +21,16 @@ class Surroundings:
         self.jobs = ReadyJobs()
         self.known: set[str] = set()
         self.rechecked: list[str] = []
+        self.grouped: list[str] = []
         self.consumer = Consumer("w", ["mail"], 1, lambda _runs: None)
         self.admission = Admission(self.backlog, {})
         self.admission.enter(self.consumer)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:
         return await self.jobs.refill(type_, after, limit)
+
+    async def grouped_types(self, among: Collection[str]) -> list[str]:
+        return [type_ for type_ in self.grouped if type_ in among]
 
     def backlog(self, type_: str) -> bool:
         return type_ in self.known
@@ -41,6 +45,15 @@ class Surroundings:
 @pytest.fixture
 def around() -> Surroundings:
     return Surroundings()
+
+
+async def test_jobs_of_groups_are_missing_at_once_where_none_are_known(around: Surroundings) -> None:
+    around.grouped = ["mail", "taken-by-nobody"]
+    await around.seeker(2).look()
+    assert around.rechecked == ["mail"]
+    around.known = {"mail"}
+    await around.seeker(2).look()
+    assert around.rechecked == ["mail"]
 
 
 async def look(seeker: Seeker, times: int) -> None:

@@ -1,0 +1,265 @@
+"""Turns between the groups of a type, above any broker.
+
+A ready job that has a group stands in no broker: it stays in the store, which tells whose turn it is each time somebody has
+room. So neither groups nor jobs take memory here, however many there are, and a group that comes up has its turn within one
+round. Those of a type that have no group are one group; the broker below has them. Invariants:
+
+1. A type stands in `_lines` as long as ready jobs of it may wait in the store that have a group.
+2. What was given out stands in `_out` until it is over, or given back: no turn gives it out again meanwhile.
+3. Of a type with `group_max_running` no group has more jobs out than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from kqs.broker.base import Broker, Refill
+from kqs.broker.turns import Turns
+from kqs.config import TakingSection
+from kqs.job import Entry, Run
+from kqs.store.rotation import Turn, Turned
+
+#: jobs of one look into the store: what it takes there is bounded by that
+MOST = 1000
+
+_AS_OTHERS = TakingSection()
+
+
+class InTurn(Protocol):
+    """See Store.in_turn."""
+
+    def __call__(
+        self,
+        type_: str,
+        turn: Turn,
+        count: int,
+        *,
+        weights: Mapping[str, int],
+        most: Mapping[str, int],
+        passed: Collection[int],
+        plain: int,
+    ) -> Awaitable[Turned]:
+        """See Store.in_turn."""
+        ...
+
+
+@dataclass
+class _Line:
+    """A type. has_more: some may have come up since the last look. is_full: all that wait are of groups that have their most.
+
+    lock: one look at a time.
+    """
+
+    turn: Turn
+    has_more: bool = True
+    is_full: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True)
+class _Handle:
+    """Says of an entry, or a run, that it was given out here."""
+
+    type: str
+    group: str
+
+
+class Groups:
+    """See the module docstring. Satisfies Broker."""
+
+    def __init__(self, broker: Broker, in_turn: InTurn, taking: Mapping[str, TakingSection]) -> None:
+        """Args: broker: has all jobs without a group. in_turn: of the store. taking: how jobs are taken, where that is set."""
+        self._broker = broker
+        self._in_turn = in_turn
+        self._taking = taking
+        self._turns = Turns()
+        self._lines: dict[str, _Line] = {}
+        self._out: dict[str, dict[int, str]] = {}
+        self.body_bytes = broker.body_bytes
+
+    async def start(
+        self, refill: Refill, waiting: Mapping[str, int], store_id: str = "", grouped: Collection[str] = ()
+    ) -> None:
+        """Begin. grouped: the types of which jobs wait that have a group; all else as Broker.start."""
+        self._lines = {type_: _Line(Turn()) for type_ in grouped}
+        await self._broker.start(refill, waiting, store_id)
+
+    async def close(self) -> None:
+        """See Broker.close."""
+        await self._broker.close()
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Take in that jobs are ready."""
+        types = {entry.type for entry in entries if entry.group is not None}
+        if types:
+            for type_ in types:
+                self._note(type_)
+            entries = [entry for entry in entries if entry.group is None]
+        if entries:
+            await self._broker.put(entries)
+        if types:
+            self._broker.wake(types)
+
+    def _note(self, type_: str) -> None:
+        line = self._lines.setdefault(type_, _Line(Turn()))
+        line.has_more = True
+        line.is_full = False
+
+    async def recheck(self, types: Collection[str]) -> None:
+        """See Broker.recheck."""
+        for type_ in types:
+            self._note(type_)
+        await self._broker.recheck(types)
+
+    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+        """See Broker.reserve."""
+        while True:
+            lines = [type_ for type_ in self._lines.keys() & weights.keys() if not self._lines[type_].is_full]
+            if not lines:
+                return await self._broker.reserve(weights, count)
+            waiting = {type_: count for type_ in weights if type_ in lines or self._broker.backlog(type_)}
+            shares = self._turns.share(waiting, weights, count)
+            found = {type_: await self._turns_of(type_, min(shares[type_], MOST)) for type_ in lines if type_ in shares}
+            below = {type_: share for type_, share in shares.items() if type_ not in found}
+            below |= {type_: plain for type_, (_, plain) in found.items() if plain}
+            plain: list[Entry] = []
+            if below:
+                # their shares as weights, so that each gets its own
+                plain = await self._broker.reserve(below, min(sum(below.values()), count))
+            given = [self._given(entry) for entries, _ in found.values() for entry in entries if self._may_go(entry)]
+            if given or plain:
+                return plain + given
+
+    async def _turns_of(self, type_: str, count: int) -> tuple[list[Entry], int]:
+        """Return whose turn it is, and how many without a group have theirs among them: `count`, if there are so many."""
+        entries: list[Entry] = []
+        plain = 0
+        while len(entries) + plain < count:
+            turned = await self._look(type_, count - len(entries) - plain, entries)
+            entries += turned.entries
+            plain += turned.plain
+            if not turned.entries:
+                break
+        return entries, plain
+
+    async def _look(self, type_: str, count: int, chosen: Sequence[Entry]) -> Turned:
+        """Ask for the next turns, beside some that are chosen already."""
+        line = self._lines.get(type_)
+        if line is None:
+            return Turned([], 0, Turn(), True)
+        taking = self._taking.get(type_, _AS_OTHERS)
+        async with line.lock:
+            line.has_more = False
+            out = self._out.get(type_, {}) | {entry.order: entry.group or "" for entry in chosen}
+            most: dict[str, int] = {}
+            if taking.group_max_running:
+                most = {group: taking.group_max_running - n for group, n in Counter(out.values()).items()}
+            plain = count if self._broker.backlog(type_) else 0
+            turned = await self._in_turn(
+                type_, line.turn, count, weights=taking.group_weights, most=most, passed=list(out), plain=plain
+            )
+            line.turn = turned.turn
+        if not line.has_more and self._lines.get(type_) is line and not chosen:
+            if turned.is_all and all(left > 0 for left in most.values()):
+                del self._lines[type_]
+            elif not (turned.entries or turned.plain):
+                line.is_full = True
+        return turned
+
+    def _may_go(self, entry: Entry) -> bool:
+        """Tell whether a job may be given out; another look may have given it, or all its group may have, meanwhile."""
+        out = self._out.get(entry.type, {})
+        if entry.order in out:
+            return False
+        most = self._taking.get(entry.type, _AS_OTHERS).group_max_running
+        return not most or sum(group == entry.group for group in out.values()) < most
+
+    def _given(self, entry: Entry) -> Entry:
+        assert entry.group is not None, "it was in the line of one"
+        self._out.setdefault(entry.type, {})[entry.order] = entry.group
+        entry.handle = _Handle(entry.type, entry.group)
+        return entry
+
+    async def wait_ready(self, types: frozenset[str]) -> None:
+        """See Broker.wait_ready."""
+        if not any(not line.is_full for type_, line in self._lines.items() if type_ in types):
+            await self._broker.wait_ready(types)
+
+    def wake(self, types: Collection[str] | None = None) -> None:
+        """See Broker.wake."""
+        self._broker.wake(types)
+
+    async def delete(self, entries: Sequence[Entry]) -> None:
+        """See Broker.delete."""
+        if below := self._back(entries, waits=False):
+            await self._broker.delete(below)
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """See Broker.release."""
+        if below := self._back(entries, waits=True):
+            await self._broker.release(below)
+
+    def _back(self, entries: Sequence[Entry], *, waits: bool) -> list[Entry]:
+        """Take in that jobs are out no more; return those of the broker below."""
+        below: list[Entry] = []
+        freed: set[str] = set()
+        for entry in entries:
+            handle = entry.handle
+            if type(handle) is not _Handle:
+                below.append(entry)
+                continue
+            out = self._out.get(handle.type, {})
+            out.pop(entry.order, None)
+            if not out:
+                self._out.pop(handle.type, None)
+            if waits:
+                self._note(handle.type)
+                freed.add(handle.type)
+            elif (line := self._lines.get(handle.type)) is not None and line.is_full:
+                line.is_full = False
+                freed.add(handle.type)
+        if freed:
+            self._broker.wake(freed)
+        return below
+
+    def most_running(self, type_: str, group: str | None) -> int:
+        """Return how many jobs of a group run here, where that is as many as may; 0: others may run."""
+        most = self._taking.get(type_, _AS_OTHERS).group_max_running
+        running = list(self._out.get(type_, {}).values()).count(group) if most and group is not None else 0
+        return running if running >= most else 0
+
+    def found(self, run: Run) -> Run:
+        """Take in that a job runs that was not given out here; return its run, by whose handle its end is known."""
+        if run.group is None:
+            return run
+        self._out.setdefault(run.type, {})[run.claim.order] = run.group
+        return replace(run, handle=_Handle(run.type, run.group))
+
+    def lose(self, run: Run) -> None:
+        """Take in that a run is another server's from now on."""
+        claim = run.claim
+        self._back([Entry(claim.order, claim.id, run.type, run.prio, run.handle)], waits=False)
+
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """See Broker.forget."""
+        await self._broker.forget(entries)
+
+    async def generation(self) -> str:
+        """See Broker.generation."""
+        return await self._broker.generation()
+
+    def problems(self) -> list[str]:
+        """See Broker.problems."""
+        return self._broker.problems()
+
+    def backlog(self, type_: str) -> bool:
+        """See Broker.backlog. Where a type's groups are limited, new jobs of it have to pass through here, all of them."""
+        if type_ in self._lines or self._taking.get(type_, _AS_OTHERS).group_max_running:
+            return True
+        return self._broker.backlog(type_)

@@ -1,0 +1,95 @@
+"""Whose turn it is: against a queue of groups that is kept naively, with everything in it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kqs.job import Entry
+from kqs.store.rotation import Turn, line_of, rounds, share_of, turned, weight_of
+
+NAMES = "abcdef"
+waiting_jobs = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 9))
+some_weights = st.dictionaries(st.sampled_from(["", *NAMES]), st.integers(1, 4))
+
+
+def entries(name: str, count: int) -> list[Entry]:
+    return [Entry(n, f"{name}{n}", "mail", 0, group=name) for n in range(count)]
+
+
+def one_after_the_other(jobs: Mapping[str, int], plain: int, weights: Mapping[str, int]) -> list[str]:
+    """Return who has a turn, in rounds by name from the first one on, until nobody waits."""
+    left = {"": plain, **jobs}
+    order: list[str] = []
+    while any(left.values()):
+        for name in [*sorted(name for name in left if name), ""]:
+            share = min(left[name], weight_of(weights, name))
+            left[name] -= share
+            order += [name] * share
+    return order
+
+
+def look(
+    jobs: dict[str, int], plain: int, weights: Mapping[str, int], turn: Turn, count: int, most: Mapping[str, int]
+) -> tuple[list[str], Turn]:
+    """Ask once, as a store does, and take out what is given; return whose turn it was, those without a group at the end."""
+    there = sorted(name for name, waits in jobs.items() if waits)
+    wanted = count + sum(left <= 0 for left in most.values())
+    behind = [name for name in there if name > turn.group][:wanted]
+    before = [name for name in there if name <= turn.group] if len(behind) < wanted else []
+    line = line_of(turn, behind, before, weights, most, plain, wanted)
+    firsts = {name: entries(name, min(jobs[name], share_of(line, count, weights))) for name in line if name}
+    found = turned(turn, line, firsts, weights, most, (), plain, count)
+    names = [entry.group or "" for entry in found.entries]
+    for name in names:
+        jobs[name] -= 1
+    assert not (found.is_all and names)
+    assert found.is_all or there
+    return names + [""] * found.plain, found.turn
+
+
+@given(waiting_jobs, st.integers(0, 5), some_weights, st.lists(st.integers(1, 7), min_size=100, max_size=100))
+def test_looks_of_any_size_give_the_same_turns(
+    jobs: dict[str, int], plain: int, weights: dict[str, int], counts: list[int]
+) -> None:
+    expected = one_after_the_other(jobs, plain, weights)
+    turn, seen, left = Turn(), list[str](), dict(jobs)
+    for _ in range(len(expected)):
+        names, turn = look(left, plain, weights, turn, 1, {})
+        plain -= names.count("")
+        seen += names
+    assert seen == expected
+    turn, total, left = Turn(), 0, dict(jobs)
+    for count in counts:
+        names, turn = look(left, 0, weights, turn, count, {})
+        assert len(names) <= count
+        total += len(names)
+    assert total == sum(jobs.values())
+
+
+@given(waiting_jobs, some_weights, st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3)), st.integers(1, 20))
+def test_nobody_has_more_than_it_may(jobs: dict[str, int], weights: dict[str, int], most: dict[str, int], count: int) -> None:
+    names, _ = look(dict(jobs), 0, weights, Turn(), count, most)
+    for name in set(names):
+        assert names.count(name) <= most.get(name, count)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 40))
+def test_a_group_that_comes_up_waits_for_one_round_at_most(groups: int, weight: int, at: int) -> None:
+    jobs = dict.fromkeys(NAMES[:groups], 1000)
+    weights = dict.fromkeys(jobs, weight)
+    turn = Turn()
+    for _ in range(at):
+        _, turn = look(jobs, 0, weights, turn, 1, {})
+    jobs["new"] = 1
+    seen: list[str] = []
+    while "new" not in seen:
+        names, turn = look(jobs, 0, weights, turn, 1, {})
+        seen += names
+    assert len(seen) <= groups * weight + 1
+
+
+def test_no_turns_are_none() -> None:
+    assert rounds(Turn("a"), [], {}, {}, 0, 5) == ([], 0, Turn("a"))
