@@ -142,6 +142,7 @@ class Accepted(msgspec.Struct, gc=False):
     worker: who has that run, where it is not the server's own worker. held: as Run's.
     resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
     unique: the key of which no second job of its type may wait.
+    tick: the instant of the schedule whose name its id begins with, in Unix seconds, if it is the job of a tick.
     """
 
     order: int
@@ -161,6 +162,7 @@ class Accepted(msgspec.Struct, gc=False):
     held: bool = False
     resource: str | None = None
     unique: str | None = None
+    tick: float | None = None
 
 
 class Entry(msgspec.Struct, gc=False):

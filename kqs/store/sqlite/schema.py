@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -45,6 +45,21 @@ _UNIQUES = (
     "primary key (type, key, ord)) without rowid",
     "create index if not exists uniques_ord on uniques (ord)",
 )
+_SCHEDULES = """
+create table if not exists schedules (
+  name text not null primary key,
+  plan text not null,
+  origin text not null,
+  created_at real not null,
+  since real not null,
+  revision integer not null,
+  passed_at real not null, -- no instant up to here is inserted any more
+  tick_at real not null,   -- the last one that was
+  missed integer not null,
+  skipped integer not null,
+  suspended_at real,
+  nodes text not null
+) without rowid"""
 
 _TABLES = f"""
 create table jobs (
@@ -95,6 +110,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_SUSPENDED};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
+{_SCHEDULES};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -230,6 +246,11 @@ def _add_owners(db: sqlite3.Connection) -> None:
     db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
 
 
+def _add_turns(db: sqlite3.Connection) -> None:
+    """From 5 to 6."""
+    db.execute(_SCHEDULES)
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -238,7 +259,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:
