@@ -25,8 +25,11 @@ from kqs.queue.changes import Done
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
+from kqs.schedules.schedules import Schedules
+from kqs.schedules.shown import shown
 from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
+from kqs.store.ticks import Plan, tick_of
 from kqs.trouble import Trouble
 from kqs.views.views import Views
 from kqs.worker import Worker
@@ -64,6 +67,7 @@ class ServerBackend:
         *,
         only_accepts: bool = False,
         children: Children | None = None,
+        schedules: Schedules | None = None,
     ) -> None:
         """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
         self.inserter = inserter
@@ -72,6 +76,7 @@ class ServerBackend:
         self._feeder = feeder
         self._queue = queue
         self._worker = worker
+        self._ticking = schedules
         self._children = children
         self._clock = clock
         self._only_accepts = only_accepts
@@ -110,6 +115,8 @@ class ServerBackend:
         stats["runs_stale"] = self._queue.stale_count
         stats["runs_ghost"] = self._queue.ghost_count
         stats["journal_unfed_records"] = self._feeder.lag_records
+        if self._ticking is not None:
+            stats |= self._ticking.stats()
         stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
         return stats
 
@@ -132,7 +139,7 @@ class ServerBackend:
 
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
-        parts = (self._journal, self._feeder, self._queue, self._worker, self._children)
+        parts = (self._journal, self._feeder, self._queue, self._worker, self._ticking, self._children)
         problems = [problem for part in parts if part is not None for problem in part.problems()]
         counts: dict[str, dict[State, int]] = {}
         try:
@@ -189,6 +196,48 @@ class ServerBackend:
         """Let jobs of a type begin again. Raises: CallError."""
         changed = await _told(self._queue.suspensions.resume(type_))
         return {"type": type_, "suspended": False, "changed": changed}
+
+    @property
+    def _schedules(self) -> Schedules:
+        assert self._ticking is not None, "a server has them"
+        return self._ticking
+
+    async def put_schedule(self, name: str, plan: Plan) -> dict[str, Any]:
+        """Keep a checked schedule; return it as `schedules` shows it. Raises: CallError."""
+        await _told(self._schedules.put(name, plan))
+        return (await self.schedules([name], 1))[0]
+
+    async def remove_schedule(self, name: str, *, is_forced: bool) -> dict[str, Any]:
+        """Keep a schedule no more. Raises: CallError."""
+        await _told(self._schedules.remove(name, is_forced=is_forced))
+        return {"name": name}
+
+    async def suspend_schedule(self, name: str) -> dict[str, Any]:
+        """Let a schedule tick no more. Raises: CallError."""
+        return {"schedule": name, "suspended": True, "changed": await _told(self._schedules.suspend(name))}
+
+    async def resume_schedule(self, name: str) -> dict[str, Any]:
+        """Let a schedule tick again. Raises: CallError."""
+        return {"schedule": name, "suspended": False, "changed": await _told(self._schedules.resume(name))}
+
+    async def fire(self, name: str) -> str:
+        """Insert a schedule's job now; return its id. Raises: CallError, JournalError."""
+        return await _told(self._schedules.fire(name))
+
+    async def schedule_names(self) -> list[str]:
+        """Return the names of all schedules, in order. Raises: CallError."""
+        await _told(self._schedules.settle())
+        return self._schedules.names
+
+    async def schedules(self, names: list[str], next_count: int) -> list[dict[str, Any]]:
+        """Return schedules by their names, with so many of their next instants; those that are gone are left out."""
+        found = []
+        for entry in await _told(self._schedules.shown(names)):
+            schedule = entry.schedule
+            tick_id = tick_of(schedule.name, schedule.tick_at) if schedule.tick_at else None
+            record = None if tick_id is None else await _told(self._queue.reads.job(tick_id))
+            found.append(shown(entry, next_count, None if record is None else record.state.word))
+        return found
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""

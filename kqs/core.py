@@ -45,6 +45,8 @@ from kqs.options import Cascade
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
 from kqs.remote import Desk
+from kqs.schedules.plans import plans_of
+from kqs.schedules.schedules import Schedules
 from kqs.service import SystemClock
 from kqs.startup import Startup
 from kqs.store.base import Store
@@ -79,6 +81,7 @@ class Core:
         self._startup: Startup
         self._worker: Worker
         self._desk: Desk
+        self._schedules: Schedules
         self._children: Children
         self.inserter: Inserter
         self.backend: ServerBackend
@@ -99,6 +102,7 @@ class Core:
     async def rest(self) -> None:
         """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
         await self._supervisor.end_part("startup", self._startup.stop)
+        await self._supervisor.end_part("schedules", self._schedules.stop)
         await self._supervisor.end_part("children", self._children.drain)
         workers = {"worker": self._worker.stop, "remote": self._desk.stop}
         ends = [self._supervisor.end_part(name, stop) for name, stop in workers.items()]
@@ -111,6 +115,7 @@ class Core:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, supervisor = self._config, self._supervisor
+        plans = plans_of(config.schedules)
         store = self._make_store()
         journal = Journal(
             config.journal,
@@ -135,16 +140,29 @@ class Core:
         children = self._children = self._make_children(worker)
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
+        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked)
+        schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
-            store, recovery, ids, queue, worker, feeder, desk, supervisor, may_wait=may_wait, skip_to=journal.skip_to
+            store,
+            recovery,
+            ids,
+            queue,
+            worker,
+            feeder,
+            desk,
+            supervisor,
+            may_wait=may_wait,
+            skip_to=journal.skip_to,
+            schedules=schedules,
         )
         stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
-        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked)
         only_accepts = config.worker.concurrency == 0
         parts = (journal, feeder, queue, worker, desk)
-        self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts, children=children)
+        self.backend = ServerBackend(
+            *parts, self.inserter, self._clock, only_accepts=only_accepts, children=children, schedules=schedules
+        )
         await self._startup.start()
 
     def _make_store(self) -> Store:

@@ -143,6 +143,7 @@ class Accepted(msgspec.Struct, gc=False):
     resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
     unique: the key of which no second job of its type may wait. group: jobs of a type take turns by it; None: one of those that
     have none.
+    tick: the instant of the schedule whose name its id begins with, in Unix seconds, if it is the job of a tick.
     """
 
     order: int
@@ -163,6 +164,7 @@ class Accepted(msgspec.Struct, gc=False):
     resource: str | None = None
     unique: str | None = None
     group: str | None = None
+    tick: float | None = None
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -96,6 +96,9 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     group: GroupName | None = None
     on_conflict: Literal["join", "refuse"] | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
+    tick: float | UnsetType = (
+        UNSET  # of no client's: the instant, in Unix seconds, at which the schedule ticked whose job it is
+    )
 
 
 Job = PlainJob | JobFields

@@ -23,6 +23,7 @@ from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
+from kqs.schedules.schedules import Schedules
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
@@ -35,7 +36,8 @@ LONGEST_WAIT_S = 5.0
 
 
 class Startup:
-    """A Service (see kqs.service) that opens the store, and then starts the queue, the worker and the feeder, in this order.
+    """A Service (see kqs.service) that opens the store, and then starts the queue, the worker, the feeder and the schedules, in
+    this order.
 
     Whoever owns those stops them, after this, whether they were started or not.
     """
@@ -53,6 +55,7 @@ class Startup:
         *,
         may_wait: bool,
         skip_to: Callable[[int], bool] = lambda _seq: False,
+        schedules: Schedules | None = None,
     ) -> None:
         """Args: may_wait: a store that is away is waited for in the background, after `start`. skip_to: the journal's."""
         self._store = store
@@ -62,6 +65,7 @@ class Startup:
         self._worker = worker
         self._feeder = feeder
         self._desk = desk
+        self._schedules = schedules
         self._supervisor = supervisor
         self._may_wait = may_wait
         self._journal_skip_to = skip_to
@@ -118,6 +122,8 @@ class Startup:
         await self._worker.start()
         self._desk.start(self._info.store_id)
         await self._feeder.start(self._info)
+        if self._schedules is not None:
+            await self._schedules.start()
 
     async def _open(self) -> StoreInfo:
         """Open the store and make sure that it belongs to what the journal says. Raises: StoreError, StartupError."""

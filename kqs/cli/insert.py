@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
-class _NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+class NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """A number stays one: `--prio 500` and `--prio high`, `--at 1767225600` and `--at 2026-01-01T00:00:00Z`."""
 
     name = "number or text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or the text."""
         try:
             number = int(value) if str(value).lstrip("-").isdecimal() else float(value)
         except ValueError:
@@ -36,9 +37,9 @@ class _NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only 
 #: field of a job -> (type, help); the server checks the values
 FIELDS: dict[str, tuple[Any, str]] = {
     "id": (str, "Your own id; inserting it again has no effect while the server knows it (see --keep)."),
-    "prio": (_NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
+    "prio": (NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
     "delay": (Seconds(), "Seconds before it may run."),
-    "at": (_NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
+    "at": (NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
     "ttr": (Seconds(), "Seconds a run may go without a report or a touch."),
     "auto_touch": (YesOrNo(), "Touch for the handler as long as it lives."),
     "time_limit": (Seconds(), "Hard limit of one run, in seconds."),
@@ -61,7 +62,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
 _BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
 
 
-class _InsertCommand(click.Command):
+class SpeltOutCommand(click.Command):
     """Takes `--auto-touch` alone as true, also before TYPE, where click's own optional values would take TYPE for the value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -80,18 +81,23 @@ def _option(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def field_options(command: AnyFunction) -> AnyFunction:
-    """Give a command one option a field of `FIELDS`, each None unless given."""
-    for name, (type_, help_) in reversed(FIELDS.items()):
-        metavar = "[BOOLEAN]" if isinstance(type_, YesOrNo) else None
-        command = click.option(_option(name), name, type=type_, help=help_, metavar=metavar)(command)
-    return command
+def field_options(without: Collection[str] = ()) -> Callable[[AnyFunction], AnyFunction]:
+    """Give a command one option a field of `FIELDS`, each None unless given; but for some."""
+
+    def with_options(command: AnyFunction) -> AnyFunction:
+        for name, (type_, help_) in reversed(FIELDS.items()):
+            if name not in without:
+                metavar = "[BOOLEAN]" if isinstance(type_, YesOrNo) else None
+                command = click.option(_option(name), name, type=type_, help=help_, metavar=metavar)(command)
+        return command
+
+    return with_options
 
 
-@click.command("insert", cls=_InsertCommand)
+@click.command("insert", cls=SpeltOutCommand)
 @click.argument("type_", metavar="TYPE", required=False)
 @click.argument("json", metavar="[JSON]", required=False)
-@field_options
+@field_options()
 @click.option("--refuse", is_flag=True, help="With --unique: refuse the second job, instead of joining it (exit 1).")
 @click.option(
     "--file", "path", type=click.Path(allow_dash=True), help="Insert a file of jobs, one JSON object a line; - is stdin."

@@ -79,34 +79,43 @@ def purge_command(type_: str, pattern: str | None, *, yes: bool, as_lines: bool,
         click.echo(f"{msgspec.json.decode(result):,} deleted")
 
 
+def _subject(command: Any) -> Any:
+    """Give a command TYPE, or --schedule."""
+    command = click.option("--schedule", help="A schedule, in the place of TYPE.")(command)
+    return click.argument("type_", metavar="[TYPE]", required=False)(command)
+
+
 @click.command("suspend")
-@click.argument("type_", metavar="TYPE")
+@_subject
 @json_option
 @server_option
-def suspend_command(type_: str, *, as_lines: bool, server: Address) -> None:
-    """Let no more jobs of TYPE begin, on any server of the store, until `kqs resume TYPE`."""
-    _turn("suspend", type_, server, as_lines=as_lines)
+def suspend_command(type_: str | None, schedule: str | None, *, as_lines: bool, server: Address) -> None:
+    """Let no more jobs of TYPE begin, on any server of the store, until `kqs resume TYPE`; or let a schedule tick no more."""
+    _turn("suspend", type_, schedule, server, as_lines=as_lines)
 
 
 @click.command("resume")
-@click.argument("type_", metavar="TYPE")
+@_subject
 @json_option
 @server_option
-def resume_command(type_: str, *, as_lines: bool, server: Address) -> None:
-    """Let jobs of a suspended TYPE begin again."""
-    _turn("resume", type_, server, as_lines=as_lines)
+def resume_command(type_: str | None, schedule: str | None, *, as_lines: bool, server: Address) -> None:
+    """Let jobs of a suspended TYPE begin again; or a suspended schedule tick again, from now on."""
+    _turn("resume", type_, schedule, server, as_lines=as_lines)
 
 
-def _turn(verb: str, type_: str, server: Address, *, as_lines: bool) -> None:
+def _turn(verb: str, type_: str | None, schedule: str | None, server: Address, *, as_lines: bool) -> None:
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
     from kqs.printable import printable
 
-    result = call(server, verb, msgspec.json.encode({"type": type_}))
+    if (type_ is None) == (schedule is None):
+        raise click.UsageError("expected a TYPE or a --schedule, one of them")
+    subject = {"type": type_} if schedule is None else {"schedule": schedule}
+    result = call(server, verb, msgspec.json.encode(subject))
     if as_lines:
         print_line(result)
     else:
-        click.echo(f"{printable(type_)} {verb.removesuffix('e')}ed")
+        click.echo(f"{printable(schedule or type_ or '')} {verb.removesuffix('e')}ed")
 
 
 def _change(verb: str, values: dict[str, Any], more: dict[str, Any] | None = None) -> None:

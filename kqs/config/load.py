@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kqs.config.sections import SECTIONS, CommandSection, Config, Section, TakingSection
-from kqs.errors import ExitCode, StartupError
+from kqs.config.sections import SECTIONS, CommandSection, Config, ScheduleConfig, ScheduleSection, Section, TakingSection
+from kqs.errors import CallError, ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
 from kqs.options import expected as expected_option
 from kqs.printable import shortened
+from kqs.wire.jobs import JOB_FIELDS, decode_job
 from kqs.words import in_words
 
 ENV_CONFIG = "KQS_CONFIG"
@@ -32,7 +33,9 @@ DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 SectionT = TypeVar("SectionT", bound=Section)
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
-_TOP_LEVEL = (*SECTIONS, "defaults", "types")
+#: sections that hold one more for each name
+_NAMED = ("types", "schedules")
+_TOP_LEVEL = (*SECTIONS, "defaults", *_NAMED)
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -103,15 +106,15 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[s
 
 
 def _key_of(match: re.Match[str], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the key that a variable names. Shells like capitals: a TYPE in capitals is the file's, else lower case."""
+    """Return the key that a variable names. Shells like capitals: a NAME in capitals is the file's, else lower case."""
     section = match[1].lower()
-    if section != "types":
+    if section not in _NAMED:
         return (section, match[2].lower())
     name, separator, option = match[2].rpartition("__")
     if not separator:
         return (section, option)
     if name.isupper():
-        name = next((known for known in values.get("types", {}) if known.upper() == name), name.lower())
+        name = next((known for known in values.get(section, {}) if known.upper() == name), name.lower())
     return (section, name, option.lower())
 
 
@@ -146,6 +149,7 @@ class _Reader:
         checked["types"] = {name: options for name, (options, _, _) in types.items()}
         checked["taking"] = {name: taking for name, (_, taking, _) in types.items()}
         checked["commands"] = {name: command for name, (_, _, command) in types.items() if command is not None}
+        checked["schedules"] = {name: self._schedule(name, value) for name, value in values.get("schedules", {}).items()}
         return Config(**checked)
 
     def _section(self, name: str, model: type[Section], values: dict[str, Any]) -> Section:
@@ -172,6 +176,30 @@ class _Reader:
         also = (*TakingSection.model_fields, *CommandSection.model_fields)
         options = self._options(key, {k: v for k, v in values.items() if k not in also}, also)
         return options, taking, self._command(key, values)
+
+    def _schedule(self, name: str, values: Any) -> ScheduleConfig:
+        key = ("schedules", name)
+        if not isinstance(values, dict):
+            raise self._wrong(key, values, f"a section, [schedules.{name}]")
+        own = [field.alias or known for known, field in ScheduleSection.model_fields.items()]
+        fields = {known: value for known, value in values.items() if known not in own}
+        for known in fields:
+            if known not in JOB_FIELDS:
+                raise self._unknown((*key, known), (*own, *JOB_FIELDS))
+        section = self._checked(key, ScheduleSection, {known: value for known, value in values.items() if known in own})
+        members = [f"{json.dumps(known)}:{self._as_json((*key, known), value)}" for known, value in fields.items()]
+        job = f"{{{','.join(members)}}}"
+        try:
+            decode_job(job.encode())
+        except CallError as error:
+            raise StartupError(f"{self._at(key)}: {error}", ExitCode.CONFIG) from None
+        return ScheduleConfig(section, job)
+
+    def _as_json(self, key: tuple[str, ...], value: object) -> str:
+        try:
+            return json.dumps(value, allow_nan=False, ensure_ascii=False)
+        except (ValueError, TypeError):
+            raise self._wrong(key, value, "what JSON can say: no times, and no inf or nan") from None
 
     def _command(self, key: tuple[str, ...], values: dict[str, Any]) -> CommandSection | None:
         """Return the command of a type, if it has one; its limits are of no use without."""

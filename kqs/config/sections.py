@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -199,6 +199,31 @@ class CommandSection(Section):
         return command
 
 
+class ScheduleSection(Section):
+    """What [schedules.NAME] says of when its job is inserted; the other settings there are the job's own fields."""
+
+    cron: str | None = Field(default=None, description="five fields as cron has them, or a macro as @daily")
+    every: float | None = Field(default=None, description="seconds between two ticks, in the place of cron")
+    from_: float | str | None = Field(
+        default=None,
+        alias="from",
+        description="the first tick of every; none: so long after the schedule was first seen",
+        json_schema_extra={"expected": "an RFC 3339 time with its zone, or Unix seconds"},
+    )
+    tz: str = Field(default="UTC", description="time zone of cron, as Europe/Berlin")
+    catch_up: Literal["one", "skip", "all"] = Field(
+        default="one", description="which of the ticks that came too late are inserted"
+    )
+    overlap: Literal["allow", "skip"] = Field(default="allow", description="whether it ticks while its last job has not ended")
+
+
+class ScheduleConfig(NamedTuple):
+    """One [schedules.NAME]. job: the JSON of its job, checked as an insert's."""
+
+    section: ScheduleSection
+    job: str
+
+
 class LogSection(Section):
     """[log]: what is written to stderr."""
 
@@ -210,7 +235,7 @@ class Config(Section):
     """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
 
     types: {TYPE: options}; taking: {TYPE: how its jobs are taken} and commands: {TYPE: command}, which the file gives beside
-    them in [types.TYPE]. folder: what relative paths are taken from.
+    them in [types.TYPE]. schedules: by name. folder: what relative paths are taken from.
     """
 
     server: ServerSection = Field(default=ServerSection())
@@ -223,6 +248,7 @@ class Config(Section):
     types: dict[str, dict[str, Any]] = Field(default={})
     taking: dict[str, TakingSection] = Field(default={})
     commands: dict[str, CommandSection] = Field(default={})
+    schedules: dict[str, ScheduleConfig] = Field(default={})
     folder: Path = Field(default=Path())
 
     @property

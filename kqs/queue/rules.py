@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import TRANSITIONS, WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
@@ -88,6 +90,7 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s
         resource=defaults.resource if job.resource is None else job.resource,
         unique=job.unique,
         group=job.group,
+        tick=None if job.tick is UNSET else job.tick,
     )
 
 

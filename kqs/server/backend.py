@@ -16,6 +16,7 @@ from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
+from kqs.store.ticks import Plan
 
 
 class Backend(Protocol):
@@ -49,6 +50,34 @@ class Backend(Protocol):
 
     async def resume(self, type_: str) -> dict[str, Any]:
         """Let jobs of a type begin again; tell whether that changed anything."""
+        ...
+
+    async def put_schedule(self, name: str, plan: Plan) -> dict[str, Any]:
+        """Keep a checked schedule; return it as `schedules` shows it."""
+        ...
+
+    async def remove_schedule(self, name: str, *, is_forced: bool) -> dict[str, Any]:
+        """Keep a schedule no more. is_forced: also one that another server's config has."""
+        ...
+
+    async def suspend_schedule(self, name: str) -> dict[str, Any]:
+        """Let a schedule tick no more; tell whether that changed anything."""
+        ...
+
+    async def resume_schedule(self, name: str) -> dict[str, Any]:
+        """Let a schedule tick again; tell whether that changed anything."""
+        ...
+
+    async def fire(self, name: str) -> str:
+        """Insert a schedule's job now; return its id."""
+        ...
+
+    async def schedule_names(self) -> list[str]:
+        """Return the names of all schedules, in order."""
+        ...
+
+    async def schedules(self, names: list[str], next_count: int) -> list[dict[str, Any]]:
+        """Return schedules by their names, with so many of their next instants; those that are gone are left out."""
         ...
 
     async def job(self, job_id: str) -> dict[str, Any] | None:

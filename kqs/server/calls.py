@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
-from kqs.server import changing, working
+from kqs.server import changing, scheduling, working
 from kqs.server.context import Context
 from kqs.server.events import listen
 from kqs.server.hotjobs import await_end
@@ -29,10 +29,13 @@ from kqs.server.parameters import (
     IdQuery,
     JobQuery,
     JobsQuery,
+    NameQuery,
     NoQuery,
     PurgeQuery,
-    TypeQuery,
+    SchedulesQuery,
+    SubjectQuery,
     TypesQuery,
+    UnscheduleQuery,
     parse,
 )
 from kqs.server.peer import Peer, translate
@@ -216,11 +219,15 @@ async def _workers(peer: Peer, _nothing: NoQuery) -> list[dict[str, Any]]:
         return await peer.context.backend.workers()
 
 
-async def _suspend(peer: Peer, query: TypeQuery) -> dict[str, Any]:
+async def _suspend(peer: Peer, query: SubjectQuery) -> dict[str, Any]:
+    if query.schedule is not None:
+        return await peer.context.backend.suspend_schedule(query.schedule)
     return await peer.context.backend.suspend(query.type)
 
 
-async def _resume(peer: Peer, query: TypeQuery) -> dict[str, Any]:
+async def _resume(peer: Peer, query: SubjectQuery) -> dict[str, Any]:
+    if query.schedule is not None:
+        return await peer.context.backend.resume_schedule(query.schedule)
     return await peer.context.backend.resume(query.type)
 
 
@@ -373,16 +380,44 @@ CALLS = _table(
     CallSpec(
         "suspend",
         Role.MANAGE,
-        "type | {type}",
-        "no job of a type begins any more; running ones go on; answers {type, suspended, changed}",
-        _in_a_task(TypeQuery, _suspend),
+        "type | {type} | {schedule}",
+        "no job of a type begins any more, running ones go on; or a schedule ticks no more; answers {…, suspended, changed}",
+        _in_a_task(SubjectQuery, _suspend),
     ),
     CallSpec(
         "resume",
         Role.MANAGE,
-        "type | {type}",
-        "jobs of a type begin again; answers {type, suspended, changed}",
-        _in_a_task(TypeQuery, _resume),
+        "type | {type} | {schedule}",
+        "jobs of a type begin again; or a schedule ticks again; answers {…, suspended, changed}",
+        _in_a_task(SubjectQuery, _resume),
+    ),
+    CallSpec(
+        "schedule",
+        Role.MANAGE,
+        "{name, cron | every, from?, tz? = UTC, job, catch_up? = one, overlap? = allow}",
+        "keep a job to insert at times, in the place of the schedule of that name; answers it as schedules does",
+        scheduling.schedule,
+    ),
+    CallSpec(
+        "unschedule",
+        Role.MANAGE,
+        "name | {name, force? = false}",
+        "a schedule is gone; its jobs stay; answers {name}",
+        _in_a_task(UnscheduleQuery, scheduling.unschedule),
+    ),
+    CallSpec(
+        "schedules",
+        Role.READ,
+        "{name?, next? = 1, after?, limit? = 100}",
+        "schedules by name, their next instants and what became of the last; after: the last name seen, limit: 1 to 1000",
+        _in_a_task(SchedulesQuery, scheduling.schedules),
+    ),
+    CallSpec(
+        "fire",
+        Role.MANAGE,
+        "name | {name}",
+        "insert a schedule's job now, beside its ticks; answers the job's id",
+        _in_a_task(NameQuery, scheduling.fire),
     ),
     CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
     CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +14,8 @@ from kqs.filter import Filter, Pattern, PatternError
 from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
 from kqs.options import MAX_SECONDS, MAX_WAIT_S, is_type
+from kqs.schedules.calendar import MAX_CRON_CHARACTERS
+from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
 from kqs.wire.call import POSITIONAL, Call
 
@@ -86,6 +88,68 @@ class TypeQuery(Parameters):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
+
+
+class SubjectQuery(TypeQuery):
+    """Argument of `suspend` and `resume`: a type, as a string or in an object; or a schedule."""
+
+    BY_POSITION = 1
+
+    type: Annotated[str, AfterValidator(_type)] = ""
+    schedule: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("names no type and no schedule")
+        if len(self.model_fields_set) > 1:
+            raise ValueError("names a type and a schedule, expected one of them")
+        return self
+
+
+_ScheduleName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+
+
+class NameQuery(Parameters):
+    """Argument of `fire`: a schedule's name as a string, or an object with `name`."""
+
+    BY_POSITION = 1
+
+    name: _ScheduleName
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class UnscheduleQuery(NameQuery):
+    """Argument of `unschedule`. force: also what another server's config has."""
+
+    force: bool = False
+
+
+class SchedulesQuery(Parameters):
+    """Argument of `schedules`. next: how many instants of each; `after`: the last name already seen; `limit`: 1..1000."""
+
+    name: _ScheduleName | None = None
+    next: Annotated[int, Field(ge=0, le=100)] = 1
+    after: _ScheduleName | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class ScheduleQuery(Parameters):
+    """Argument of `schedule`, but for its job, whose bytes stay as they are."""
+
+    BY_POSITION = 2
+
+    name: _ScheduleName
+    cron: Annotated[str, Field(max_length=MAX_CRON_CHARACTERS)] | None = None
+    every: float | None = None
+    from_: Annotated[float | str | None, Field(alias="from")] = None
+    tz: str = "UTC"
+    catch_up: Literal["one", "skip", "all"] = "one"
+    overlap: Literal["allow", "skip"] = "allow"
 
 
 def _states(words: object) -> object:

@@ -35,6 +35,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.rotation import Turn, Turned
+from kqs.store.ticks import Passed, Schedule
 
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
@@ -115,6 +116,11 @@ class Store(Protocol):
     is_shared: bool
     on_called: Callable[[list[Entry]], None]
 
+    @property
+    def is_first(self) -> bool:
+        """Tell whether what one server of the store is enough for is this one's to do. There may be two for a while."""
+        ...
+
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """Open or create the store for the journal `journal_id` (32 hex digits), whose ids end in `node`.
 
@@ -142,6 +148,9 @@ class Store(Protocol):
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
         A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
+        A job with a `tick` is stored only if its schedule has not passed that instant, which it has then, with the job: so each
+        is stored once, from whatever server and journal, and even if no record is left. One that is not counts as known; where
+        there is no schedule of the name any more, the id alone decides.
         Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule.
         """
         ...
@@ -378,6 +387,45 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
+    async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
+        """Keep a schedule, in the place of the one that has its name; durable before it returns.
+
+        Of that, what it has done stays: tick_at, missed and skipped, whether it is suspended; `passed_at` does too, unless
+        it is beyond `since`: the clock was ahead then. So does `nodes`, to which `node` is added, if origin is config.
+        Returns: the schedule as it is kept.
+        """
+        ...
+
+    async def remove_schedule(self, name: str, node: str | None = None) -> bool:
+        """Keep a schedule no more; durable before it returns. Jobs that it has inserted stay.
+
+        Args: node: take this out of its `nodes`, and remove it only if none is left.
+        Returns: False: there was none, or none of this node's.
+        """
+        ...
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        """Return the schedules of these names, or all, in order of their names."""
+        ...
+
+    async def schedule_changes(self) -> int:
+        """Return a number that is another one after any of them was put, removed, suspended or resumed."""
+        ...
+
+    async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
+        """Keep that a schedule is suspended from `at` on; None: that it is not, and ticks after `since`. Durable.
+
+        Returns: the schedule as it is kept; it stays as it was if it was suspended, or not, already. None: there is none.
+        """
+        ...
+
+    async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
+        """Keep that instants of schedules are decided without a job. It survives as an insert does.
+
+        Returns: per schedule, whether it was done; False: it is another one by now, or has gone on.
+        """
+        ...
+
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more.
 
@@ -435,6 +483,8 @@ __all__ = [
     "Holder",
     "Known",
     "Looked",
+    "Passed",
+    "Schedule",
     "Slice",
     "Spans",
     "Store",

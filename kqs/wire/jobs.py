@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw
 
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
@@ -32,7 +32,10 @@ _MAX_MEMBERS = 1000
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
 _ONCE = ("type", "id")
-_TYPES = field_types(JobFields)
+#: but for what only a schedule says
+_TYPES = {name: type_ for name, type_ in field_types(JobFields).items() if name != "tick"}
+#: what a client may say of a job
+JOB_FIELDS = tuple(_TYPES)
 _AUTH = "auth"
 _NO_AUTH = {b'"auth"': 0}
 _ONE_AUTH = {b'"auth"': 1}
@@ -158,6 +161,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = value if name == "data" else _decode_any(value)
         elif name in ("unique", "group") and isinstance(key := _decode_any(value), str):
             fields[name] = key
+        elif name == "tick" and isinstance(at := _decode_any(value), float):
+            fields[name] = at
     if not isinstance(fields.get("type"), str):
         raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)
@@ -298,6 +303,8 @@ def _admit_type(text: str) -> bool:
 
 
 def _own_fault(job: JobFields) -> str | None:
+    if job.tick is not UNSET:
+        return unknown_name("field", "tick", _TYPES)
     if job.resource is not None and not is_type(job.resource):
         return _mismatch("resource", msgspec.json.encode(job.resource))
     if job.group is not None and not is_type(job.group):

@@ -11,6 +11,7 @@ from tests.contract.change_contract import ChangeContract
 from tests.contract.groups_contract import GroupsContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
+from tests.contract.ticks_contract import TicksContract
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
 from tests.support.clock import FakeClock
 
@@ -56,7 +57,7 @@ class _Engine:
         await store._there.keep_up()
 
 
-class TestMongoStore(_Engine, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
+class TestMongoStore(_Engine, TicksContract, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
     pass
 
 

@@ -12,6 +12,7 @@ from tests.contract.change_contract import ChangeContract
 from tests.contract.groups_contract import GroupsContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
+from tests.contract.ticks_contract import TicksContract
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
@@ -58,7 +59,7 @@ class _Engine:
         return read_raw
 
 
-class TestSqliteStore(_Engine, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
+class TestSqliteStore(_Engine, TicksContract, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
     pass
 
 

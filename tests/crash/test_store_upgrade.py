@@ -1,6 +1,6 @@
 """A store that a version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
 
-The files were written by versions 1 to 4: jobs 0 to 8 of the contract's `a_job`, as told below.
+The files were written by versions 1 to 5: jobs 0 to 8 of the contract's `a_job`, as told below.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -304,3 +305,38 @@ def test_sections_are_frozen():
 
 def test_options_of_config_and_job_are_the_same():
     assert set(OptionFields.__struct_fields__) == {field.name for field in msgspec.structs.fields(Options)}
+
+
+def test_schedules_give_jobs_and_when(load):
+    config = load(
+        '[schedules.a]\ncron = "@daily"\ntype = "x"\ndata = { n = 1 }\nprio = "high"', KQS_SCHEDULES__A__CRON="0 1 * * *"
+    )
+    section, job = config.schedules["a"]
+    assert (section.cron, section.every, section.tz, section.overlap) == ("0 1 * * *", None, "UTC", "allow")
+    assert json.loads(job) == {"type": "x", "data": {"n": 1}, "prio": "high"}
+    assert load("[schedules.a]\nevery = 5\nfrom = 3\ntype = 'x'").schedules["a"].section.from_ == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[schedules]\nx = 0", "kqs.toml: schedules.x: got 0, expected a section, [schedules.x]"),
+        ("[schedules.x]\nevry = 1", 'kqs.toml: schedules.x.evry: unknown setting "evry"; the nearest known one is "every"'),
+        ("[schedules.x]\nevery = 1", "kqs.toml: schedules.x: type: missing, expected 1 to 200 bytes of printable text"),
+        ('[schedules.x]\nevery = "1"\ntype = "a"', 'kqs.toml: schedules.x.every: got "1", expected a number'),
+        (
+            '[schedules.x]\ntype = "a"\nfrom = true',
+            "kqs.toml: schedules.x.from: got true, expected an RFC 3339 time with its zone, or Unix seconds",
+        ),
+        ('[schedules.x]\ntype = "a"\nttr = 0', "kqs.toml: schedules.x: ttr: expected a number of seconds from 0.1"),
+        ('[schedules.x]\ntype = "a"\ndata = nan', "kqs.toml: schedules.x.data: got NaN, expected what JSON can say"),
+        (
+            '[schedules.x]\ntype = "a"\ndata = 2026-01-01',
+            'kqs.toml: schedules.x.data: got "2026-01-01", expected what JSON can say',
+        ),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_named(load, text, message):
+    with pytest.raises(StartupError) as refused:
+        load(text)
+    assert message in str(refused.value)

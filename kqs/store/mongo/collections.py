@@ -27,14 +27,15 @@ class Collections:
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
         self.uniques = db[f"{prefix}uniques"]
+        self.schedules = db[f"{prefix}schedules"]
         self.files = db[f"{prefix}bulk.files"]
         self.chunks = db[f"{prefix}bulk.chunks"]
         self.bucket = AsyncIOMotorGridFSBucket(db, f"{prefix}bulk", chunk_size_bytes=CHUNK_BYTES)
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        known = (self.servers, self.jobs, self.locks, self.tallies, self.suspended, self.uniques, self.files, self.chunks)
-        ours = {one.name for one in known}
+        known = (self.servers, self.jobs, self.locks, self.tallies, self.suspended, self.uniques, self.schedules)
+        ours = {one.name for one in (*known, self.files, self.chunks)}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
     @property

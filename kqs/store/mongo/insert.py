@@ -11,6 +11,7 @@ from kqs.job import Accepted, State, room_at
 from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.keyed import pair_of
+from kqs.store.mongo import ticks
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, a_begin, claimed, key_of, named, new_document, parked_key, state_of
 from kqs.store.mongo.report import end_new, put_result
@@ -48,6 +49,10 @@ class Inserter:
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
         """See Store.insert."""
         parked: set[int] = set()
+        passed: set[int] = set()
+        if ticked := [job for job in jobs if job.tick is not None]:
+            passed = await ticks.refused(self._session, self._node, ticked)
+            jobs = [job for job in jobs if job.order not in passed]
         stored_before = frozenset(self._stored)
         others = [job for job in jobs if job.unique is not None]
         free = [job for job in jobs if job.unique is None] if others else jobs
@@ -58,7 +63,7 @@ class Inserter:
             joined = await self._insert_keyed(others, worker, now, known, parked)
         self._doubted.clear()
         self._stored.clear()
-        return Known([*(order for order in known if order not in stored_before), *joined], parked, joined=joined)
+        return Known([*(order for order in known if order not in stored_before), *joined, *passed], parked, joined=joined)
 
     async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[int]:
         """Store jobs; return the orders of those whose id is known. Those that wait for their resource join `parked`."""

@@ -7,6 +7,7 @@
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
     uniques   one document a unique key (uniques.py)
+    schedules one document a schedule (ticks.py)
     bulk.*    GridFS (bulk.py)
 
 A change of the documents raises SCHEMA_VERSION. No start rewrites what may be ten million records: what an earlier version

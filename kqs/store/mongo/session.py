@@ -31,6 +31,7 @@ class Session:
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
         self.suspended: AsyncIOMotorCollection[Document] = collections.suspended
         self.uniques: AsyncIOMotorCollection[Document] = collections.uniques
+        self.schedules: AsyncIOMotorCollection[Document] = collections.schedules
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes
         self.bulk = Bulk(collections)

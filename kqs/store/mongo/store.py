@@ -15,8 +15,21 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
-from kqs.store.mongo import changes, client, groups, pages, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo
+from kqs.store.mongo import (
+    changes,
+    client,
+    groups,
+    pages,
+    progress,
+    queues,
+    records,
+    retention,
+    schedule,
+    schema,
+    suspended,
+    ticks,
+)
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -226,6 +239,30 @@ class MongoStore:
         """See Store.suspended."""
         return await self._look(suspended.suspended)
 
+    async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
+        """See Store.put_schedule."""
+        return await self._look(ticks.put, schedule, node)
+
+    async def remove_schedule(self, name: str, node: str | None = None) -> bool:
+        """See Store.remove_schedule."""
+        return await self._look(ticks.remove, name, node)
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        """See Store.schedules."""
+        return await self._look(ticks.schedules, names)
+
+    async def schedule_changes(self) -> int:
+        """See Store.schedule_changes."""
+        return await self._look(ticks.changes)
+
+    async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
+        """See Store.suspend_schedule."""
+        return await self._look(ticks.suspend, name, at, since)
+
+    async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
+        """See Store.pass_ticks."""
+        return await self._look(ticks.pass_ticks, passed)
+
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""
         return await self._look(queues.before, type_, rank, most, group)
@@ -245,6 +282,11 @@ class MongoStore:
     async def sync(self) -> int:
         """See Store.sync."""
         return await self._there.lanes.look(self._there.servers.beat)
+
+    @property
+    def is_first(self) -> bool:
+        """See Store: the eldest server is."""
+        return self._open is not None and self._open.servers.is_eldest
 
     def owed_bytes(self) -> int:
         """See Store.owed_bytes: it is on no disk of ours."""

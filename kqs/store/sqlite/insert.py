@@ -16,7 +16,7 @@ from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.keyed import pair_of
-from kqs.store.sqlite import bulk, groups, report, resources, retention, uniques
+from kqs.store.sqlite import bulk, groups, report, resources, retention, ticks, uniques
 from kqs.store.sqlite.groups import ready_place
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
@@ -88,12 +88,16 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_ended(session, ended, name)
     parked: set[int] = set()
     joined: dict[int, str] = {}
-    if shapes.full:
-        free = [job for job in shapes.full if job.unique is None]
+    if full := shapes.full:
+        if ticked := [job for job in full if job.tick is not None]:
+            passed = ticks.refused(session, ticked)
+            known += passed
+            full = [job for job in full if job.order not in passed]
+        free = [job for job in full if job.unique is None]
         if free:
             known += _insert_full(session, free, worker, now, parked)
-        if len(free) < len(shapes.full):
-            others = [job for job in shapes.full if job.unique is not None]
+        if len(free) < len(full):
+            others = [job for job in full if job.unique is not None]
             joined = _insert_keyed(session, others, worker, now, known, parked)
             known += joined
     if known:

@@ -49,6 +49,21 @@ _UNIQUES = (
     "primary key (type, key, ord)) without rowid",
     "create index if not exists uniques_ord on uniques (ord)",
 )
+_SCHEDULES = """
+create table if not exists schedules (
+  name text not null primary key,
+  plan text not null,
+  origin text not null,
+  created_at real not null,
+  since real not null,
+  revision integer not null,
+  passed_at real not null, -- no instant up to here is inserted any more
+  tick_at real not null,   -- the last one that was
+  missed integer not null,
+  skipped integer not null,
+  suspended_at real,
+  nodes text not null
+) without rowid"""
 
 _TABLES = f"""
 create table jobs (
@@ -100,6 +115,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_SUSPENDED};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
+{_SCHEDULES};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -246,6 +262,7 @@ def _add_owners(db: sqlite3.Connection) -> None:
 def _add_turns(db: sqlite3.Connection) -> None:
     """From 5 to 6. Version 5 knows nothing of what an earlier step left in the lines of groups: it must have none."""
     _add(db, _SINCE_5)
+    db.execute(_SCHEDULES)
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

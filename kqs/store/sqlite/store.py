@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
@@ -28,6 +28,7 @@ from kqs.store.sqlite import (
     retention,
     schedule,
     suspended,
+    ticks,
 )
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
@@ -46,6 +47,7 @@ class SqliteStore:
     """See kqs.store.base.Store."""
 
     is_shared = False
+    is_first = True
 
     def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
@@ -255,6 +257,30 @@ class SqliteStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._thread.call(suspended.suspended)
+
+    async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
+        """See Store.put_schedule."""
+        return await self._thread.call(partial(ticks.put, schedule=schedule, node=node), durable=True)
+
+    async def remove_schedule(self, name: str, node: str | None = None) -> bool:
+        """See Store.remove_schedule."""
+        return await self._thread.call(partial(ticks.remove, name=name, node=node), durable=True)
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        """See Store.schedules."""
+        return await self._thread.call(partial(ticks.schedules, names=names))
+
+    async def schedule_changes(self) -> int:
+        """See Store.schedule_changes. Nobody else changes any."""
+        return 0
+
+    async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
+        """See Store.suspend_schedule."""
+        return await self._thread.call(partial(ticks.suspend, name=name, at=at, since=since), durable=True)
+
+    async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
+        """See Store.pass_ticks."""
+        return await self._thread.call(partial(ticks.pass_ticks, passed=passed))
 
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""

@@ -1,11 +1,13 @@
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob, is_told, unique_key
 from kqs.wire import jobs
 from kqs.wire.jobs import (
+    JOB_FIELDS,
     at_seconds,
     decode_job,
     decode_jobs,
@@ -47,7 +49,7 @@ def test_a_job_with_options_is_decoded_in_full() -> None:
     assert (job.prio, job.delay, job.id) == ("high", 0.5, "x:1")
 
 
-NULLABLE = [name for name in JobFields.__struct_fields__ if name not in ("type", "data")]
+NULLABLE = [name for name in JOB_FIELDS if name not in ("type", "data")]
 
 
 @pytest.mark.parametrize("field", NULLABLE)
@@ -401,7 +403,7 @@ def test_names_of_resources_and_keys_are_as_those_of_types(field: str, name: str
     assert refused(f'{{"type":"a","{field}":"{name}"}}').startswith(f"{field}: expected 1 to 200 bytes of printable text")
 
 
-@pytest.mark.parametrize("field", [name for name in JobFields.__struct_fields__ if name != "data"])
+@pytest.mark.parametrize("field", [name for name in JOB_FIELDS if name != "data"])
 def test_a_wrong_value_of_any_field_is_refused_by_its_name(field: str) -> None:
     with pytest.raises(CallError) as caught:
         decode_jobs(f'[{{"type":"a"}},{{"type":"a","{field}":[]}}]'.encode().replace(b'"type":"a","type"', b'"type"'))
@@ -483,3 +485,16 @@ def test_longest_key_is_taken() -> None:
     (job,) = decode_jobs(b'{"type":"t","unique":"%b"}' % (b"k" * 200))
     assert unique_key(job) == "k" * 200
     assert unique_key(decode_jobs(b'{"type":"t"}')[0]) is None
+
+
+def test_the_instant_of_a_tick_is_no_clients_to_say_and_outlives_a_replay() -> None:
+    for text in ('{"type":"a","tick":5.0}', '{"type":"a","tick":null}', '{"type":"a","tick":"x"}'):
+        with pytest.raises(CallError, match=r'^unknown field "tick"$'):
+            decode_job(text.encode())
+    for more in ("", ',"of a later version":1'):
+        (job,) = replay_jobs(f'{{"type":"a","id":"x:y","tick":5.5{more}}}'.encode())
+        assert isinstance(job, JobFields)
+        assert job.tick == 5.5
+    (job,) = replay_jobs(b'{"type":"a","tick":"no","x":1}')
+    assert isinstance(job, JobFields)
+    assert job.tick is UNSET

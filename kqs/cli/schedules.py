@@ -1,0 +1,178 @@
+"""`kqs schedules`, `kqs schedule`, `kqs unschedule` and `kqs fire`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from kqs.cli.arguments import Seconds, WholeNumber, as_json, json_option, server_option
+from kqs.cli.insert import NumberOrText, SpeltOutCommand, field_options
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kqs.client import Address, Client
+
+#: most schedules that one call answers
+PAGE = 1000
+
+_COLUMNS = ("name", "when", "type", "next", "last", "of it", "missed", "skipped", "from")
+_NUMBERS = ("missed", "skipped")
+_SPARE = ("from", "skipped", "type", "missed", "last")
+#: fields that no schedule's job has
+_NOT_OF_A_TICK = ("id", "at", "wait")
+
+
+@click.command("schedules")
+@click.argument("name", required=False)
+@click.option("--next", "count", type=WholeNumber(0), help="With NAME: print so many of its next instants, one a line.")
+@json_option
+@server_option
+def schedules_command(name: str | None, count: int | None, *, as_lines: bool, server: Address) -> None:
+    """Show what is inserted at which times, when next, and what became of the last."""
+    from kqs.cli.connection import with_client
+    from kqs.cli.output import print_line, print_pairs, print_table, shown_time
+
+    if count is not None and name is None:
+        raise click.UsageError("--next belongs to a NAME")
+    query = ({} if name is None else {"name": name}) | ({} if count is None else {"next": count})
+
+    async def work(client: Client) -> None:
+        found = [one async for one in _schedules(client, query)]
+        if as_lines:
+            for one in found:
+                print_line(one)
+        elif count is not None:
+            for at in found[0]["next"]:
+                click.echo(shown_time(at))
+        elif name is not None:
+            print_pairs(_told(found[0]).items())
+        else:
+            print_table(_COLUMNS, map(_row, found), _NUMBERS, _SPARE)
+
+    with_client(server, work)
+
+
+@click.command("schedule", cls=SpeltOutCommand)
+@click.argument("name")
+@click.argument("type_", metavar="TYPE")
+@click.argument("json", metavar="[JSON]", required=False)
+@click.option(
+    "--cron", metavar="EXPRESSION", help="Five fields as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly."
+)
+@click.option("--every", type=Seconds(), metavar="SECONDS", help="Seconds between two ticks, in the place of --cron.")
+@click.option("--from", "from_", type=NumberOrText(), help="The first tick of --every: an RFC 3339 time or Unix seconds.")
+@click.option("--tz", help="Time zone of --cron, as Europe/Berlin. Default: UTC.")
+@click.option("--catch-up", type=click.Choice(["one", "skip", "all"]), help="Which late ticks are inserted. Default: one.")
+@click.option(
+    "--overlap", type=click.Choice(["allow", "skip"]), help="Whether it ticks while its last job goes on. Default: allow."
+)
+@field_options(_NOT_OF_A_TICK)
+@json_option
+@server_option
+def schedule_command(
+    name: str,
+    type_: str,
+    json: str | None,
+    cron: str | None,
+    every: float | None,
+    from_: float | str | None,
+    tz: str | None,
+    catch_up: str | None,
+    overlap: str | None,
+    as_lines: bool,
+    server: Address,
+    **fields: Any,
+) -> None:
+    """Insert a job of TYPE with JSON as its data at times, under NAME; in the place of the schedule that has the name."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line, print_pairs
+
+    job = {name: value for name, value in fields.items() if value is not None} | {"type": type_}
+    if json is not None:
+        job["data"] = msgspec.Raw(as_json(json))
+    asked = {"name": name, "cron": cron, "every": every, "from": from_, "tz": tz, "catch_up": catch_up, "overlap": overlap}
+    argument = {field: value for field, value in asked.items() if value is not None} | {"job": job}
+    result = call(server, "schedule", msgspec.json.encode(argument))
+    if as_lines:
+        print_line(result)
+    else:
+        print_pairs(_told(msgspec.json.decode(result)).items())
+
+
+@click.command("unschedule")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also one that the config of another server has, which may be gone for good.")
+@json_option
+@server_option
+def unschedule_command(name: str, *, force: bool, as_lines: bool, server: Address) -> None:
+    """Let a schedule be gone. The jobs that it has inserted stay."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line
+    from kqs.printable import printable
+
+    result = call(server, "unschedule", msgspec.json.encode({"name": name} | ({"force": True} if force else {})))
+    if as_lines:
+        print_line(result)
+    else:
+        click.echo(f"{printable(name)} unscheduled")
+
+
+@click.command("fire")
+@click.argument("name")
+@json_option
+@server_option
+def fire_command(name: str, *, as_lines: bool, server: Address) -> None:
+    """Insert a schedule's job now, beside its ticks, and print its id."""
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line
+
+    result = call(server, "fire", msgspec.json.encode({"name": name}))
+    job_id = msgspec.json.decode(result)
+    if as_lines:
+        print_line({"id": job_id})
+    else:
+        click.echo(job_id)
+
+
+async def _schedules(client: Client, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """Yield all schedules that are asked for, a page at a time."""
+    query = query if "name" in query else {**query, "limit": PAGE}
+    while True:
+        page: list[dict[str, Any]] = await client.call("schedules", query)
+        for one in page:
+            yield one
+        if len(page) < PAGE:
+            return
+        query = {**query, "after": page[-1]["name"]}
+
+
+def _when(one: dict[str, Any]) -> str:
+    if one["cron"] is None:
+        return f"every {one['every']:g} s"
+    return str(one["cron"]) if one["tz"] == "UTC" else f"{one['cron']} {one['tz']}"
+
+
+def _row(one: dict[str, Any]) -> list[Any]:
+    from kqs.cli.output import shown_time
+
+    last = one["last"] or {"at": None, "state": None}
+    ahead = "suspended" if one["suspended_at"] is not None else shown_time(one["next"][0]) if one["next"] else None
+    times = [ahead, None if last["at"] is None else shown_time(last["at"])]
+    return [one["name"], _when(one), one["job"]["type"], *times, last["state"], one["missed"], one["skipped"], one["origin"]]
+
+
+def _told(one: dict[str, Any]) -> dict[str, Any]:
+    """Return a schedule for people: without what says nothing, and with times."""
+    from kqs.cli.output import shown_time
+
+    told = {name: value for name, value in one.items() if value not in (None, [])}
+    last = told.pop("last", None)
+    told |= {name: shown_time(told[name]) for name in ("from", "created_at", "suspended_at") if name in told}
+    if "next" in told:
+        told["next"] = ", ".join(str(shown_time(at)) for at in told["next"])
+    if last is not None:
+        told |= {"last": shown_time(last["at"]), "last_id": last["id"], "last_state": last["state"]}
+    return told

@@ -1,0 +1,94 @@
+"""The calls about schedules. Source: docs/protocol.md, "Schedules"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from kqs.errors import CallError
+from kqs.inserter import Inserter
+from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
+from kqs.server.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, parse
+from kqs.server.peer import Peer, translate
+from kqs.store.ticks import Plan
+from kqs.wire import strict
+from kqs.wire.call import Call, detached
+from kqs.wire.steps import finish
+
+_encode = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def schedule(peer: Peer, call: Call) -> None:
+    """Keep a schedule."""
+    try:
+        name, plan = _asked(peer.context.inserter, call)
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+        return
+    peer.begin_task()
+    peer.context.spawn(_schedule(peer, detached(call), name, plan), "call schedule")
+
+
+async def _schedule(peer: Peer, call: Call, name: str, plan: Plan) -> None:
+    result = b""
+    try:
+        result = _encode(await peer.context.backend.put_schedule(name, plan))
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+    else:
+        peer.answer(call, result)
+    finally:
+        peer.end_task(len(result))
+
+
+def _asked(inserter: Inserter, call: Call) -> tuple[str, Plan]:
+    """Return the name and what the schedule says, checked. Raises: CallError."""
+    if call.blob is not None:
+        raise CallError("schedule takes no binary data")
+    if len(call.arg) > MAX_ARGUMENT_BYTES + MAX_JOB_BYTES:
+        raise CallError(f"argument: expected at most {MAX_ARGUMENT_BYTES + MAX_JOB_BYTES} bytes, got {len(call.arg)}")
+    try:
+        fields = _decode_object(call.arg)
+    except msgspec.DecodeError:
+        raise CallError(f"schedule takes its parameters by name, as an object, got {strict.shown(bytes(call.arg))}") from None
+    text = fields.pop("job", None)
+    query = parse(ScheduleQuery, Call(call.name, Raw(_encode(fields)), call.id, dialect=call.dialect))
+    if text is None:
+        raise CallError("job: field required")
+    given = finish(inserter.checking(bytes(text), 1))
+    if given.is_array:
+        raise CallError("job: expected one job, not an array", "bad_job")
+    job = given.payload.decode()
+    return query.name, checked_plan(
+        query.name, job, query.cron, query.every, query.from_, query.tz, query.catch_up, query.overlap
+    )
+
+
+async def unschedule(peer: Peer, query: UnscheduleQuery) -> dict[str, Any]:
+    """Keep a schedule no more."""
+    return await peer.context.backend.remove_schedule(query.name, is_forced=query.force)
+
+
+async def schedules(peer: Peer, query: SchedulesQuery) -> list[dict[str, Any]]:
+    """Show schedules."""
+    backend = peer.context.backend
+    if query.name is not None:
+        found = await backend.schedules([query.name], query.next)
+        if not found:
+            raise CallError(f"no schedule has the name {query.name!r}", "not_found")
+        return found
+    async with peer.reads:
+        names = [name for name in await backend.schedule_names() if query.after is None or name > query.after]
+        return await backend.schedules(names[: query.limit], query.next)
+
+
+async def fire(peer: Peer, query: NameQuery) -> str:
+    """Insert a schedule's job now."""
+    if peer.context.draining:
+        raise CallError("the server is stopping", "draining")
+    job_id = await peer.context.backend.fire(query.name)
+    peer.context.counters.jobs_inserted += 1
+    return job_id

@@ -1,0 +1,30 @@
+"""What tests of schedules share: a handler that notes each run, and what was noted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+NOTING = """
+import asyncio
+import os
+import kqs
+
+@kqs.handler("tick")
+async def tick(data, job):
+    with open(os.environ["RAN"], "a") as ran:
+        ran.write(f"{job.id} {job.attempt}\\n")
+
+@kqs.handler("held")
+async def held(data, job):
+    with open(os.environ["RAN"], "a") as ran:
+        ran.write(f"{job.id} {job.attempt}\\n")
+    while not os.path.exists(data):
+        await asyncio.sleep(0.02)
+"""
+
+
+def first_runs(path: Path) -> Counter[str]:
+    """Return how often the first run of each job has begun: twice means that the job was there twice."""
+    runs = [line.rsplit(" ", 1) for line in path.read_text().splitlines()] if path.exists() else []
+    return Counter(job_id for job_id, attempt in runs if attempt == "1")
