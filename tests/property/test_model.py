@@ -41,9 +41,7 @@ from tests.support.whole import Lane, Whole
 IS_LONG = "KQS_MODEL_STEPS" in os.environ
 STEPS = int(os.environ.get("KQS_MODEL_STEPS", "1200"))
 STEPS_A_RUN = 40
-#: who is called for a resource begins when the server's own timer says so, which the oracle does not always see at once: in the
-#: short run they are left to test_resources.py
-RESOURCES = [None, "r", "r", "s"] if IS_LONG else [None]
+RESOURCES = [None, "r", "r", "s"]
 #: where the URI of the server is said
 MONGO = "KQS_MODEL_MONGODB"
 #: how long what must happen by itself may take, in s
