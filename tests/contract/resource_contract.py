@@ -287,6 +287,20 @@ class ResourceContract:
         await self.end(store, run, now)
         assert calls.take() == [1]
 
+    async def test_who_stood_in_line_is_not_overtaken_by_one_on_its_way_to_a_lane(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await self.insert(store, calls, [*needing(0, 1), *needing(2, due_at=now + 1)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        assert numbers(await store.wake(now + 1, 9)) == [2]
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        assert await self.claimed(store, 2, now=now) == []
+        (run,) = await self.claimed(store, 1, now=now)
+        await self.end(store, run, now)
+        assert calls.take() == [2]
+
     async def test_a_type_that_nobody_takes_stops_no_others(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         jobs = [*needing(0), *needing(1, 2, type="idle"), *needing(3, type="busy"), *needing(4, type="busy")]

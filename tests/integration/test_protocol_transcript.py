@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kqs.server.calls import CALLS
 from tests.support.serving import Served, serving
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,7 +67,7 @@ def with_groups(pattern: str, known: dict[str, str]) -> str:
 
 
 def test_the_manuals_transcripts_are_what_the_server_says(served: Served) -> None:
-    transcripts = blocks("protocol.md", "transcript")
+    transcripts = sorted(blocks("protocol.md", "transcript"), key=lambda text: '"quit"' in text)  # after which it serves none
     assert len(transcripts) >= 5
     for transcript in transcripts:
         for sent, expected in exchanges(transcript):
@@ -74,3 +75,10 @@ def test_the_manuals_transcripts_are_what_the_server_says(served: Served) -> Non
             assert len(answers) == len(expected), (sent, answers)
             for pattern, answer in zip(expected, answers, strict=True):
                 assert matches(pattern, answer), f"\n> {sent}\nexpected {pattern}\n     got {answer}"
+
+
+def test_every_call_has_its_transcript() -> None:
+    transcripts = [*blocks("protocol.md", "conversation"), *blocks("protocol.md", "transcript")]
+    sent = [line for transcript in transcripts for line, _ in exchanges(transcript)]
+    named = {name for line in sent for name in re.findall(r'"(?:n|method)": ?"(\w+)"', line)}
+    assert named >= set(CALLS)

@@ -79,17 +79,12 @@ class Locks:
                 del self._called[resource]
         return resource
 
-    def forget_calls(self, resource: str) -> None:
-        """Note that no job is parked for a resource, so that whoever comes first may have it."""
-        for call in self._called.pop(resource, {}).values():
-            del self._called_for[call.order]
-
     def calls(self, resource: str) -> dict[str, Call]:
         """Return who is called to take a resource, by type."""
         return self._called.get(resource, {})
 
     def may_take(self, resource: str, prio: int, order: int) -> bool:
-        """Tell whether a job may take a free resource for which others are parked: it is called, or comes before who is."""
+        """Tell whether a job may take a free resource that others wait for: it is called, or comes before who is."""
         if order in self._called_for:
             return True
         calls = self._called.get(resource)

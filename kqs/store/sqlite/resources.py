@@ -5,7 +5,8 @@ Then it is ready again, and takes the resource with its claim. Invariants, at th
 
 1. A job that runs has its resource, and nobody else has it (kqs.store.sqlite.locks).
 2. Where jobs are parked and nobody has the resource, at least one is called, or `Locks.unsure_from` tells to look.
-3. As long as jobs are parked for it, only who is called gets a free resource, or comes before who is.
+3. As long as a job is called for it, or parked, only who is called gets a free resource, or comes before who is: whoever stood
+   in line has its turn, though others may be on their way to a lane.
 
 Of a type that nobody takes, a job may be called for ever. So what was called and not claimed within `CALL_S` stops nobody: the
 first of other types are called as well, and who claims first has the resource.
@@ -247,12 +248,8 @@ def hand_on(session: Session, resources: Iterable[str], now: float) -> None:
         session.db.execute(_UNPARK_JOBS, (orders,))
         session.db.execute(_CALL, (orders,))
         called = {job.order: job for job in _ready(session, [one.order for one in chosen])}
-        has_parked = _with_parked(session, names)
-        for name in names:
-            if name not in has_parked:
-                locks.forget_calls(name)
         for one in chosen:
-            if one.order in called and one.resource in has_parked:
+            if one.order in called:
                 locks.call(one.resource, one.type, one.prio, one.order, now)
         _tell(session, called.values())
         # what stands in the table and is not parked, as damage may have it, was no call
