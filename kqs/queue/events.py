@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ class Events:
         if self.ends.waiting:
             self.ends.reported(batch, accepted)
         if self.is_heard:
-            self._tell_reported([pair for pair, ok in zip(batch, accepted, strict=True) if ok])
+            self._tell_reported(batch if all(accepted) else [pair for pair, ok in zip(batch, accepted, strict=True) if ok])
 
     def changed(self, word: Word, records: Sequence[JobRecord]) -> None:
         """Take in that jobs that did not run have ended, or were deleted.
@@ -184,7 +184,11 @@ class Events:
 
     # -- telling --------------------------------------------------------------------------------------------------------
 
-    def _tell_reported(self, ended: Iterable[tuple[Run, Report]]) -> None:
+    def _tell_reported(self, ended: Sequence[tuple[Run, Report]]) -> None:
+        reports = [report for _, report in ended]
+        if {report.state for report in reports} == {State.SUCCESS}:  # as nearly always; who has not begun cannot succeed
+            self._tell(Batch(self._clock.now(), Word.SUCCESS, [run for run, _ in ended], reports=reports))
+            return
         by_word: dict[Word, list[tuple[Run, Report]]] = defaultdict(list)
         ready: dict[State, list[Run]] = defaultdict(list)
         for run, report in ended:

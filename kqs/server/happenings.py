@@ -17,8 +17,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from kqs.job import ENDED, Accepted, Entry, JobRecord, Report, Run, State
-from kqs.queue.ends import record_of
+from kqs.job import ENDED, Accepted, Entry, JobRecord, Report, Run, State, instant_of
 from kqs.queue.events import Batch, Word
 from kqs.server.backend import Backend
 from kqs.store.base import LISTED_BYTES
@@ -28,9 +27,12 @@ from kqs.wire.call import NULL, Call
 
 #: events gather so long, in s, for one write a reader
 GATHER_S = 0.005
-#: a turn takes about so long, in s, and the next one comes after so many times as long: a fourteenth of the loop's time
+#: a turn takes about so long, in s, and the next one comes after so many times as long: a twenty-fifth of the loop's time
 TURN_S = 0.002
-REST_FACTOR = 13
+REST_FACTOR = 24
+#: what is written when the turn is over is part of it too, as the kernel takes it on loopback: in s a write, and a byte
+_WRITE_S = 10e-6
+_BYTE_S = 0.3e-9
 #: events that wait for their turn, and the bytes of their jobs' data
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 16 * 1024 * 1024
@@ -38,6 +40,7 @@ MOST_WAITING_BYTES = 16 * 1024 * 1024
 _STEP_EVENTS = 100
 _MOST_OPTIONS = 10_000  # a client may invent types without end
 
+_WORDS = {state: state.word for state in State}
 _HERE = b"\0"  # no JSON has it
 _encode = msgspec.json.Encoder().encode
 
@@ -121,12 +124,14 @@ class Reader:
         self.skipped = 0
         self.is_paused = False
         self.is_over = False
-        self._head, _, self._tail = dialect.progress(call, _HERE).rpartition(_HERE)
+        #: the answer that an event is, but for the event
+        self.frame = dialect.progress(call, _HERE)
+        self._head, _, self._tail = self.frame.rpartition(_HERE)
         self._between = self._tail + self._head
 
-    def tell(self, events: Sequence[bytes]) -> None:
-        """Say what has happened, each as an answer of its own."""
-        self.peer.send(self._head + self._between.join(events) + self._tail)
+    def answers(self, events: Sequence[bytes]) -> bytes:
+        """Return each event as an answer of its own."""
+        return self._head + self._between.join(events) + self._tail
 
     def withdraw(self) -> bool:
         """Hear nothing more. False: that was so before."""
@@ -150,12 +155,38 @@ class Reader:
 class _Said:
     """What those with one filter are told next. count: how much that is; events: empty, if all of them are paused."""
 
-    __slots__ = ("count", "events", "is_heard")
+    __slots__ = ("_answers", "count", "events", "is_heard")
 
     def __init__(self, *, is_heard: bool) -> None:
         self.is_heard = is_heard
         self.count = 0
         self.events: list[bytes] = []
+        self._answers: dict[bytes, bytes] = {}  # all of it, by the frame of a reader
+
+    def answers_for(self, reader: Reader) -> bytes:
+        """Return what a reader is told, who has missed nothing; those whose calls have the same id hear the same."""
+        if (answers := self._answers.get(reader.frame)) is None:
+            answers = self._answers[reader.frame] = reader.answers(self.events)
+        return answers
+
+
+class _Waiting:
+    """A batch that waits for its turn. told: how many of its events have had theirs."""
+
+    __slots__ = ("batch", "told")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.told = 0
+
+    def take(self) -> tuple[Batch, bool]:
+        """Return the next few events, and whether they are the last."""
+        batch, told = self.batch, self.told
+        if batch.word is Word.WORKER_LOST or len(batch.jobs) <= _STEP_EVENTS:
+            return batch, True
+        self.told = end = told + _STEP_EVENTS
+        reports = None if batch.reports is None else batch.reports[told:end]
+        return batch._replace(jobs=batch.jobs[told:end], reports=reports), end >= len(batch.jobs)
 
 
 class Happenings:
@@ -165,7 +196,7 @@ class Happenings:
         self._backend = backend
         self._supervisor = supervisor
         self._readers: dict[Reader, None] = {}
-        self._waiting: deque[Batch | dict[Reader, int]] = deque()  # what is skipped stands where it would have been told
+        self._waiting: deque[_Waiting | dict[Reader, int]] = deque()  # what is skipped stands where it would have been told
         self._count = 0  # of events in these
         self._bytes = 0  # of their jobs' data
         self._timer: asyncio.TimerHandle | None = None
@@ -197,17 +228,17 @@ class Happenings:
             self._timer = self._supervisor.call_later(wait_s, "events", self._turn)
 
     def _hear(self, batch: Batch) -> None:
-        count, size = _size_of(batch)
-        if self._count + count <= MOST_WAITING and self._bytes + size <= MOST_WAITING_BYTES:
-            self._count += count
-            self._bytes += size
-            self._waiting.append(batch)
+        # its bytes are looked at only where there is room for so many: under load there is none, and nearly all is skipped
+        count = self._count + _count_of(batch)
+        if count <= MOST_WAITING and (size := self._bytes + _bytes_of(batch)) <= MOST_WAITING_BYTES:
+            self._count, self._bytes = count, size
+            self._waiting.append(_Waiting(batch))
         else:
             self._skip(batch)
         self.call_turn()
 
     def _skip(self, batch: Batch) -> None:
-        if not self._waiting or isinstance(self._waiting[-1], Batch):
+        if not self._waiting or isinstance(self._waiting[-1], _Waiting):
             self._waiting.append({})
         skipped = self._waiting[-1]
         assert isinstance(skipped, dict)
@@ -222,19 +253,21 @@ class Happenings:
     def _turn(self) -> None:
         self._timer = None
         began = perf_counter()
+        written_s = 0.0
         said = self._filters()
         while self._waiting and perf_counter() - began < TURN_S:
-            one = self._waiting.popleft()
-            if isinstance(one, Batch):
-                self._say(self._cut(one), said)
+            first = self._waiting[0]
+            if isinstance(first, _Waiting):
+                self._say(self._take(first), said)
             else:
-                self._give(said)
-                for reader, count in one.items():
+                self._waiting.popleft()
+                written_s += self._give(said)
+                for reader, count in first.items():
                     reader.skipped += count
                 said = self._filters()
-        self._give(said)
+        written_s += self._give(said)
         ended = perf_counter()
-        self._rests_until = ended + REST_FACTOR * (ended - began)
+        self._rests_until = ended + REST_FACTOR * (ended - began + written_s)
         if self._waiting:
             self.call_turn()
 
@@ -245,19 +278,14 @@ class Happenings:
             found.is_heard = found.is_heard or not reader.is_paused
         return said
 
-    def _cut(self, batch: Batch) -> Batch:
-        """Return the first events of a batch, and let the others wait."""
-        count, size = _size_of(batch)
-        self._count -= count
-        self._bytes -= size
-        if count <= _STEP_EVENTS:
-            return batch
-        rest = _part(batch, _STEP_EVENTS, None)
-        count, size = _size_of(rest)
-        self._count += count
-        self._bytes += size
-        self._waiting.appendleft(rest)
-        return _part(batch, 0, _STEP_EVENTS)
+    def _take(self, waiting: _Waiting) -> Batch:
+        """Return the next events of what is the first to wait."""
+        batch, is_all = waiting.take()
+        if is_all:
+            self._waiting.popleft()
+        self._count -= _count_of(batch)
+        self._bytes -= _bytes_of(batch)
+        return batch
 
     def _say(self, batch: Batch, said: dict[Filter, _Said]) -> None:
         encoded: list[bytes] | None = None
@@ -275,19 +303,26 @@ class Happenings:
                 types = wanted.types or frozenset()
                 one.events += [event for job, event in zip(batch.jobs, encoded, strict=True) if job.type in types]
 
-    def _give(self, said: dict[Filter, _Said]) -> None:
+    def _give(self, said: dict[Filter, _Said]) -> float:
+        """Tell all readers what is said to them; return how long it takes to write that, in s."""
+        writes = total = 0
         for reader in list(self._readers):
             one = said.get(reader.wanted)
             if one is None or reader.is_paused:
                 reader.skipped += 0 if one is None else one.count
                 continue
-            events = one.events
             if reader.skipped:
-                events = [_encode({"skipped": reader.skipped}), *events]
+                answers = reader.answers([_encode({"skipped": reader.skipped}), *one.events])
                 reader.skipped = 0
-            if events:
-                reader.tell(events)
-                reader.peer.settle(0, at_once=True)
+            elif one.events:
+                answers = one.answers_for(reader)
+            else:
+                continue
+            writes += 1
+            total += len(answers)
+            reader.peer.send(answers)
+            reader.peer.settle(0, at_once=True)
+        return writes * _WRITE_S + total * _BYTE_S
 
     # -- how it is written ----------------------------------------------------------------------------------------------
 
@@ -310,8 +345,29 @@ class Happenings:
         return _EventView(at, word, job.id, job.type, _word(state), 0 if isinstance(job, Accepted) else None)
 
     def _end_view(self, at: float, word: Word, run: Run, report: Report) -> _EventView:
-        record = record_of(run, report)
-        return _EventView(at, word, record.id, record.type, record.state.word, run.attempt, self._job_view(record))
+        """Return what a report has ended, or lets wait again; as kqs.queue.ends has it."""
+        claim, state, progress = run.claim, report.state, run.progress if report.progress is None else report.progress
+        attempt, known_as = run.attempt, _WORDS[state]
+        job = _JobView(
+            claim.id,
+            run.type,
+            known_as,
+            _short(run.data),
+            self._options_of(run.type, run.options, run.prio),
+            instant_of(claim.order),
+            report.due_at or None,
+            run.expire_at,
+            report.ended_at if state in ENDED else None,
+            report.drop_at,
+            attempt if report.has_begun else attempt - 1,
+            report.failures,
+            report.ghosts,
+            report.interrupted,
+            _short(progress),
+            _short(report.result),
+            report.error,
+        )
+        return _EventView(at, word, claim.id, run.type, known_as, attempt, job)
 
     def _job_view(self, record: JobRecord) -> _JobView:
         return _JobView(
@@ -319,7 +375,7 @@ class Happenings:
             record.type,
             record.state.word,
             _short(record.data),
-            self._options_of(record),
+            self._options_of(record.type, record.options, record.prio),
             record.accepted_at,
             record.due_at or None,
             record.expire_at,
@@ -334,32 +390,29 @@ class Happenings:
             record.error,
         )
 
-    def _options_of(self, record: JobRecord) -> Raw:
-        options = self._backend.options
-        if record.options is not None:
-            return Raw(_encode(options(record.type, record.options, record.prio)))
-        key = (record.type, record.prio)
+    def _options_of(self, type_: str, own: bytes | None, prio: int) -> Raw:
+        if own is not None:
+            return Raw(_encode(self._backend.options(type_, own, prio)))
+        key = (type_, prio)
         if (known := self._options.get(key)) is None:
             if len(self._options) >= _MOST_OPTIONS:
                 self._options.clear()
-            known = self._options[key] = Raw(_encode(options(record.type, None, record.prio)))
+            known = self._options[key] = Raw(_encode(self._backend.options(type_, None, prio)))
         return known
 
 
-def _size_of(batch: Batch) -> tuple[int, int]:
-    """Return how many events a batch is, and how many bytes of data its jobs have in memory."""
-    if batch.word is Word.WORKER_LOST:
-        return 1, 0
-    return len(batch.jobs), sum([len(job.data) for job in batch.jobs if job.data])
+def _count_of(batch: Batch) -> int:
+    """Return how many events a batch is."""
+    return 1 if batch.word is Word.WORKER_LOST else len(batch.jobs)
 
 
-def _part(batch: Batch, first: int, last: int | None) -> Batch:
-    reports = None if batch.reports is None else batch.reports[first:last]
-    return batch._replace(jobs=batch.jobs[first:last], reports=reports)
+def _bytes_of(batch: Batch) -> int:
+    """Return how many bytes of data its jobs have in memory."""
+    return 0 if batch.word is Word.WORKER_LOST else sum([len(job.data) for job in batch.jobs if job.data])
 
 
 def _word(state: State | None) -> str | None:
-    return None if state is None else state.word
+    return None if state is None else _WORDS[state]
 
 
 def _short(text: bytes | None) -> Raw:

@@ -13,6 +13,9 @@ import msgspec
 from crc32c import crc32c
 
 _encode = msgspec.msgpack.Encoder().encode
+_MOST = 0xFFFFFFFF
+_TOP = 0x80000000
+_POLYNOMIAL = 0x82F63B78
 
 
 @lru_cache(maxsize=1024)
@@ -38,11 +41,16 @@ def checksum(
 ) -> int:
     """Return the checksum of a job, 32 bits. id_: None where it follows from the order."""
     found = crc32c(data, kind_checksum(type_, prio) ^ (order >> 32) ^ (order & 0xFFFFFFFF))
-    if resource is not None:  # beside the rest, so that `reranked` and `moved` need not know it
+    if resource is not None:  # beside the rest, so that what changes a checksum need not know it
         found ^= crc32c(_encode(resource))
+    return int(crc32c(given(id_, options, expire_at), found))
+
+
+def given(id_: str | None, options: bytes | None, expire_at: float | None) -> bytes:
+    """Return what a checksum is of beside type, priority, order, data and resource."""
     if id_ is None and expire_at is None and options is None:
-        return int(found)
-    return int(crc32c(_encode((id_, options, expire_at)), found))
+        return b""
+    return _encode((id_, options, expire_at))
 
 
 def reranked(
@@ -52,8 +60,7 @@ def reranked(
 
     As `moved`: what two beginnings make of the same text differs by what they make of as many zeros.
     """
-    plain = id_ is None and expire_at is None and options is None
-    zeros = bytes(data_bytes + (0 if plain else len(_encode((id_, options, expire_at)))))
+    zeros = bytes(data_bytes + len(given(id_, options, expire_at)))
     return int(crc32c(zeros, kind_checksum(type_, was)) ^ crc32c(zeros, kind_checksum(type_, prio)))
 
 
@@ -64,3 +71,28 @@ def moved(was: float, expire_at: float) -> int:
     no data is read for it, and what is damaged does not fit afterwards either.
     """
     return int(crc32c(_encode(float(was))) ^ crc32c(_encode(float(expire_at))))
+
+
+def reordered(found: int, data_bytes: int, orders: tuple[int, int], was: bytes, now: bytes) -> int:
+    """Return what becomes of the checksum `found` of a job whose order, and what was `given` with it, become others.
+
+    As `moved`: no data is read. Args: orders: the one it had, and the one it has from now on.
+    """
+    if not 0 <= found <= _MOST:  # damage, which it stays
+        return found
+    change = orders[0] ^ orders[1]
+    zeros = bytes(data_bytes)
+    plain = crc32c(zeros, (change >> 32) ^ (change & _MOST)) ^ crc32c(zeros)
+    longer = len(now) - len(was)
+    if longer >= 0:
+        more = bytes(longer)
+        return int(crc32c(more, found) ^ crc32c(was + more) ^ crc32c(now, plain))
+    return _before(found ^ crc32c(was) ^ crc32c(now + bytes(-longer), plain), -longer)
+
+
+def _before(found: int, count: int) -> int:
+    """Return the checksum of what becomes `found` with `count` zero bytes behind it."""
+    register = found ^ _MOST
+    for _ in range(8 * count):
+        register = ((register ^ _POLYNOMIAL) << 1 | 1) & _MOST if register & _TOP else register << 1
+    return register ^ _MOST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +46,7 @@ def change(session: Session, change: Change, after: object | None, first_order: 
         "ord < :before_order",
         before_order=change.before_order,
         asked_at=change.now,
-    )._replace(is_read=change.verb is Verb.RETRY)
+    )._replace(is_whole=change.verb is Verb.RETRY)
     if after is None:
         after = walk.way(session, change.wanted, _useful(change))
     assert isinstance(after, walk.At), "what the last slice said"
@@ -55,7 +55,7 @@ def change(session: Session, change: Change, after: object | None, first_order: 
     if change.verb is Verb.DELETE and not change.is_forced:
         part.skipped = [_id_of(session, row) for row in found if row.place == Place.RUNNING]
         found = [row for row in found if row.place != Place.RUNNING]
-    part.changed = [_changed(session, row) for row in found]
+    part.changed = _changed(session, found)
     if found and not change.is_dry:
         session.pay()
         _DO[change.verb](session, change, found, part, first_order)
@@ -74,10 +74,15 @@ def _id_of(session: Session, row: Found) -> str:
     return row.id or session.ids.of(row.order)
 
 
-def _changed(session: Session, row: Found) -> Changed:
-    job_id = _id_of(session, row)
-    claim = Claim(row.order, job_id, row.attempt, row.epoch) if row.place == Place.RUNNING else None
-    return Changed(row.order, job_id, row.type, row.prio, row.state, claim, row.attempt - row.returned)
+def _changed(session: Session, found: Sequence[Found]) -> list[Changed]:
+    suffix, running = session.ids.suffix, Place.RUNNING
+    changed: list[Changed] = []
+    for row in found:
+        order, attempt = row.order, row.attempt
+        job_id = row.id or f"{order:013x}{suffix}"
+        claim = Claim(order, job_id, attempt, row.epoch) if row.place == running else None
+        changed.append(Changed(order, job_id, row.type, row.prio, row.state, claim, attempt - row.returned))
+    return changed
 
 
 def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Slice, _first_order: int) -> None:
@@ -97,13 +102,15 @@ def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Sli
 
 
 def _retry(session: Session, change: Change, found: Sequence[Found], part: Slice, first_order: int) -> None:
-    part.ready, part.expire_at = revive.revive(session, change, found, first_order)
+    whole = [row for row in found if isinstance(row, walk.Whole)]
+    part.ready, part.expire_at = revive.revive(session, change, whole, first_order)
     _count(session, found, Event.REVIVE)
 
 
 def _count(session: Session, rows: Sequence[Found], event: Event) -> None:
-    session.tallies.remove([(row.type, row.number) for row in rows])
-    session.tallies.add([(row.type, next_state(row.state, event)) for row in rows])
+    session.tallies.remove(Counter([(row.type, row.number) for row in rows]))
+    for (type_, state), n in Counter([(row.type, row.state) for row in rows]).items():
+        session.tallies.add({(type_, next_state(state, event)): n})
 
 
 def _delete(session: Session, _change: Change, found: Sequence[Found], _part: Slice, _first_order: int) -> None:

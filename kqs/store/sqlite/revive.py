@@ -6,8 +6,8 @@ the row, its long data and its progress goes by the order; of a replay see inser
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,23 +15,17 @@ from kqs.job import Entry, Event, State, instant_of, next_state
 from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change
-from kqs.store.checksum import checksum
+from kqs.store.checksum import checksum, given, reordered
 from kqs.store.keep import own_expire_s
-from kqs.store.sqlite import progress, resources, uniques, walk
+from kqs.store.sqlite import content, groups, progress, resources, uniques, walk
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.report import with_run
-from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
+from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, real
 from kqs.store.sqlite.session import Session
-from kqs.store.sqlite.walk import Found
+from kqs.store.sqlite.walk import Whole
 
 # one row for all jobs (see rows.py)
-_READ = f"""
-select json_group_array(json_array(
-  ord, {json_real("expire_at")}, {json_real("accepted_at")}, crc32c, attempt, returned, cast(worker as text),
-  {json_real("started_at")}, {json_real("ended_at")}, state, cast(run_state as text), cast(error as text),
-  cast(runs as text), data is null, cast(resource as text), cast(grp as text)))
-from jobs not indexed where ord in (select value from json_each(?))
-"""
+_RUNS = "select json_group_array(json_array(ord, cast(runs as text))) from jobs where ord in (select value from json_each(?))"
 _REVIVE = ManyRows(
     "with moved (was, ord, id, accepted_at, expire_at, crc32c, runs) as (",
     "(?,?,?,?,?,?,?)",
@@ -48,131 +42,131 @@ update bulk set ord = moved.ord
 from (select json_extract(value, '$[0]') as was, json_extract(value, '$[1]') as ord from json_each(?)) as moved
 where bulk.ord = moved.was
 """
-#: jobs whose earlier runs are read at a time: those of one may be 400 kB
-_AT_ONCE = 256
+
+_decode_runs = msgspec.json.Decoder(list[tuple[int, str]]).decode
 
 
-class _Row(msgspec.Struct, array_like=True, gc=False):
+class _Moving(NamedTuple):
+    """A job that gets another order."""
+
+    job: Whole
+    id: str
     order: int
-    expire_whole_s: int | None
-    expire_rest_s: float | None
-    accepted_whole_s: int | None
-    accepted_rest_s: float | None
-    checksum: int | None
-    attempt: int
-    returned: int
-    worker: str | None
-    started_whole_s: int | None
-    started_rest_s: float | None
-    ended_whole_s: int | None
-    ended_rest_s: float | None
-    state: int
-    run_state: str | None
-    error: str | None
-    runs: str | None
-    is_in_bulk: bool | int
-    resource: str | None
-    group: str | None
+    expire_at: float | None
 
 
-_decode_rows = msgspec.json.Decoder(list[_Row], strict=False).decode
-
-
-def revive(session: Session, change: Change, found: Sequence[Found], first_order: int) -> tuple[list[Entry], float | None]:
+def revive(session: Session, change: Change, found: Sequence[Whole], first_order: int) -> tuple[list[Entry], float | None]:
     """Let these jobs wait from now on under orders from `first_order` on.
 
     Returns: them as the broker is to know them, but for those with a resource, which are called; and when the first expires.
     """
-    entries: list[Entry] = []
-    needing: list[int] = []
-    expire_ats: list[float] = []
-    by_order = {row.order: (new, row) for new, row in enumerate(found, first_order)}
-    for start in range(0, len(found), _AT_ONCE):
-        orders = [row.order for row in found[start : start + _AT_ONCE]]
-        (packed,) = session.db.execute(_READ, (json_list(orders),)).fetchone()
-        rows = {row.order: row for row in _decode_rows(packed)}
-        values: list[Any] = []
-        moved: list[tuple[int, int]] = []
-        for part, data in walk.data_of(session.db, orders):
-            for order in part:
-                new, job = by_order[order]
-                expire_at = _expire_at(change, job)
-                values += _values(session, rows[order], job, new, expire_at, data.get(order))
-                moved += [(order, new)] if rows[order].is_in_bulk else []
-                if rows[order].resource is not None:
-                    needing.append(new)
-                else:
-                    shown = None if rows[order].is_in_bulk else data.get(order)
-                    entries.append(_entry(session, change, job, new, shown, rows[order].group))
-                expire_ats += [] if expire_at is None else [expire_at]
-        _REVIVE.execute(session.db, values, filler=_NO_ROW)
-        if moved:
-            session.db.execute(_MOVE_BULK, (encode_json(moved).decode(),))
-    _move_progress(session, {row.order: new for new, row in enumerate(found, first_order)})
+    moving = _moving(session, change, found, first_order)
+    runs, data = _long_runs(session, found), _data(session, change, found)
+    values: list[Any] = []
+    for one in moving:
+        values += _values(one, session.unchecked_to, runs, data)
+    _REVIVE.execute(session.db, values, filler=_NO_ROW)
+    if in_bulk := [(one.job.order, one.order) for one in moving if one.job.inline_bytes is None]:
+        session.db.execute(_MOVE_BULK, (encode_json(in_bulk).decode(),))
+    _move_progress(session, found, first_order)
     uniques.put_again(session, range(first_order, first_order + len(found)))
-    if needing:
+    if needing := [one.order for one in moving if one.job.resource is not None]:
         resources.stand_ready(session, needing, session.now())
     session.last_order = max(session.last_order, first_order + len(found) - 1)
-    return entries, min(expire_ats, default=None)
+    expire_ats = [one.expire_at for one in moving if one.expire_at is not None]
+    return _entries(session, change, moving, data), min(expire_ats, default=None)
 
 
-def _expire_at(change: Change, job: Found) -> float | None:
-    expire_s = own_expire_s(job.options, change.expire.of(job.type))
-    return None if expire_s is None else change.now + expire_s
+def _moving(session: Session, change: Change, found: Sequence[Whole], first_order: int) -> list[_Moving]:
+    suffix, moving = session.ids.suffix, list[_Moving]()
+    for order, job in enumerate(found, first_order):
+        expire_s = change.expire.of(job.type)
+        if job.options is not None:
+            expire_s = own_expire_s(job.options, expire_s)
+        expire_at = None if expire_s is None else change.now + expire_s
+        moving.append(_Moving(job, job.id or f"{job.order:013x}{suffix}", order, expire_at))
+    return moving
 
 
-def _values(
-    session: Session, row: _Row, job: Found, order: int, expire_at: float | None, data: bytes | None
-) -> tuple[object, ...]:
-    job_id = job.id or session.ids.of(job.order)
-    accepted_at = real(row.accepted_whole_s, row.accepted_rest_s)
+def _long_runs(session: Session, found: Sequence[Whole]) -> dict[int, str]:
+    """Return the earlier runs, by order, of those jobs that are found without."""
+    orders = [job.order for job in found if job.runs is None and job.runs_length]
+    if not orders:
+        return {}
+    (packed,) = session.db.execute(_RUNS, (json_list(orders),)).fetchone()
+    return dict(_decode_runs(packed))
+
+
+def _data(session: Session, change: Change, found: Sequence[Whole]) -> dict[int, bytes]:
+    """Return the data of those jobs, by order, that the broker is to show, or that were stored without a checksum."""
+    data: dict[int, bytes] = {}
+    if change.body_bytes is not None:
+        most = _most_shown(change.body_bytes)
+        lengths = {job.order: job.inline_bytes for job in found if job.inline_bytes is not None and job.inline_bytes <= most}
+        data = content.long(session.db, lengths)
+    unchecked_to = session.unchecked_to
+    if unchecked_to and (unchecked := [job.order for job in found if job.checksum is None and job.order <= unchecked_to]):
+        for _, part in walk.data_of(session.db, unchecked):
+            data |= part
+    return data
+
+
+def _values(one: _Moving, unchecked_to: int, runs: Mapping[int, str], data: Mapping[int, bytes]) -> tuple[object, ...]:
+    """Return those columns that do not become the same in all jobs."""
+    job, job_id, order, expire_at = one
+    was, options = job.order, None if job.options is None else job.options.encode()
+    now = given(job_id, options, expire_at)
+    if job.checksum is not None:
+        before = given(job.id, options, real(job.expire_whole_s, job.expire_rest_s))
+        check = reordered(job.checksum, job.data_bytes, (was, order), before, now)
+    elif was <= unchecked_to and was in data:
+        check = checksum(order, job.type, job.prio, data[was], job_id, expire_at, options, job.resource)
+    else:
+        check = None
+    accepted_at = real(job.accepted_whole_s, job.accepted_rest_s)
     return (
-        row.order,
+        was,
         order,
         job_id,
-        instant_of(row.order) if accepted_at is None else accepted_at,
+        instant_of(was) if accepted_at is None else accepted_at,
         expire_at,
-        _checksum(row, job, order, job_id, expire_at, data),
-        _runs(row),
+        check,
+        _runs(job, job.runs or runs.get(was)),
     )
 
 
-def _checksum(row: _Row, job: Found, order: int, job_id: str, expire_at: float | None, data: bytes | None) -> int | None:
-    """Return the job's checksum from now on: it fits as the old one does, or not."""
-    if data is None:
-        return row.checksum
-    options = None if job.options is None else job.options.encode()
-    resource = row.resource
-    found = checksum(order, job.type, job.prio, data, job_id, expire_at, options, resource)
-    if row.checksum is None:
-        return found
-    was_at = real(row.expire_whole_s, row.expire_rest_s)
-    was = checksum(job.order, job.type, job.prio, data, job.id, was_at, options, resource)
-    return found ^ was ^ row.checksum
-
-
-def _runs(row: _Row) -> str | None:
+def _runs(job: Whole, earlier: str | None) -> str | None:
     """Return the earlier runs, with the one that ended the job."""
-    started_at = real(row.started_whole_s, row.started_rest_s)
+    started_at = real(job.started_whole_s, job.started_rest_s)
     if started_at is None:
-        return row.runs
-    ended_at = real(row.ended_whole_s, row.ended_rest_s) or started_at
-    word = row.run_state or State(row.state).word
-    run = (row.attempt - row.returned, row.worker or "", started_at, ended_at, word, row.error)
-    return with_run(row.runs, encode_json(run).decode())
+        return earlier
+    ended_at = real(job.ended_whole_s, job.ended_rest_s) or started_at
+    word = job.run_state or job.state.word
+    run = encode_json((job.attempt - job.returned, job.worker or "", started_at, ended_at, word, job.error)).decode()
+    return run if earlier is None else with_run(earlier, run)
 
 
-def _entry(session: Session, change: Change, job: Found, order: int, data: bytes | None, group: str | None) -> Entry:
-    entry = Entry(order, job.id or session.ids.of(job.order), job.type, job.prio, group=group)
-    if change.body_bytes is not None and group is None:
-        entry.options = None if job.options is None else job.options.encode()
-        most = min(change.body_bytes, base.DATA_BYTES // bounds.SLICE)
-        entry.data = data if data is not None and len(data) <= most else None
-    return entry
+def _entries(session: Session, change: Change, moving: Sequence[_Moving], data: Mapping[int, bytes]) -> list[Entry]:
+    free = [one for one in moving if one.job.resource is None]
+    in_groups = groups.groups_of(session, json_list(one.order for one in free)) if session.has_groups else {}
+    entries = [Entry(order, job_id, job.type, job.prio, group=in_groups.get(order)) for job, job_id, order, _ in free]
+    if change.body_bytes is not None:
+        most = _most_shown(change.body_bytes)
+        for entry, (job, *_) in zip(entries, free, strict=True):
+            entry.options = None if job.options is None else job.options.encode()
+            entry.data = data.get(job.order) if job.inline_bytes is not None and job.inline_bytes <= most else None
+    return entries
 
 
-def _move_progress(session: Session, moved: dict[int, int]) -> None:
-    said = progress.get(session, moved)
-    if said:
-        progress.put(session, {moved[order]: value for order, value in said.items()})
-    progress.delete(session, json_list(moved))
+def _most_shown(body_bytes: int) -> int:
+    """Return how long data may be that a broker is given of each job in a slice."""
+    return min(body_bytes, base.DATA_BYTES // bounds.SLICE)
+
+
+def _move_progress(session: Session, found: Sequence[Whole], first_order: int) -> None:
+    if session.has_progress:
+        moved = {job.order: order for order, job in enumerate(found, first_order)}
+        said = progress.get(session, moved)
+        if said:
+            progress.put(session, {moved[order]: value for order, value in said.items()})
+        progress.delete(session, json_list(moved))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -40,12 +40,12 @@ class Tallies:
         for type_, count in Counter(types).items():
             self._came[type_, state] += count
 
-    def add(self, kinds: Iterable[Kind]) -> None:
-        """Note jobs that came into a state, one item a job."""
+    def add(self, kinds: Iterable[Kind] | Mapping[Kind, int]) -> None:
+        """Note jobs that came into a state, one item a job; or how many did."""
         self._came.update(kinds)
 
-    def remove(self, kinds: Iterable[Kind]) -> None:
-        """Note jobs that left a state, one item a job."""
+    def remove(self, kinds: Iterable[Kind] | Mapping[Kind, int]) -> None:
+        """Note jobs that left a state, one item a job; or how many did."""
         self._went.update(kinds)
 
     def clear(self) -> None:

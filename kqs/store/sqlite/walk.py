@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,12 +17,16 @@ from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.sqlite import bulk, content, groups
-from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list
+from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list, json_real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
 #: what a leg costs that leads to nothing, in records looked at
 _LEG_COST = 50
+#: by what it looks further each time, when few fit
+_STEP_GROWTH = 4
+#: earlier runs of one job that are read with it, in characters: there may be 400 kB of them
+_SHORT_RUNS = 1000
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
 #: of a job that is gone, in the record and apart from it
@@ -33,11 +37,23 @@ _PART_BYTES = 1024 * 1024
 # whatever damage made of a column, it must not fail the statement
 FOUND = """
 ord, cast(id as text) as id, ifnull(cast(type as text), '') as type, ifnull(cast(prio as integer), 0) as prio, place, state,
-attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options, accepted_at, ended_at, drop_at, cancel_at
+attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options
 """
-_JSON = "json_array(ord, id, type, prio, place, state, attempt, returned, epoch, options)"
+_WHOLE = f"""
+length(data) as inline_bytes,
+case when data is null then (select length(data) from bulk where bulk.ord = jobs.ord) end as bulk_bytes,
+cast(crc32c as integer) as crc32c, cast(resource as text) as resource, expire_at, accepted_at, started_at, ended_at,
+cast(worker as text) as worker, cast(run_state as text) as run_state, cast(error as text) as error,
+case when length(runs) <= {_SHORT_RUNS} then cast(runs as text) end as runs, ifnull(length(runs), 0) as runs_length
+"""
+_JSON = "ord, id, type, prio, place, state, attempt, returned, epoch, options"
+_WHOLE_JSON = f"""
+inline_bytes, bulk_bytes, crc32c, resource, {json_real("expire_at")}, {json_real("accepted_at")}, {json_real("started_at")},
+{json_real("ended_at")}, worker, run_state, error, runs, runs_length
+"""
+_STATES = {int(state): state for state in State}
 #: of a damaged record, by its place
-_STATES = {Place.GROUPED: State.NEW, Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
+_DAMAGED = {Place.GROUPED: State.NEW, Place.READY: State.NEW, Place.LATER: State.DELAYED, Place.RUNNING: State.PROCESSING}
 
 
 class Found(msgspec.Struct, array_like=True, gc=False):
@@ -57,10 +73,38 @@ class Found(msgspec.Struct, array_like=True, gc=False):
     @property
     def state(self) -> State:
         """Return its state; of one that is damaged, one that it may have had."""
-        try:
-            return State(self.number)
-        except ValueError:
-            return _STATES.get(Place(self.place), State.FAIL)
+        state = _STATES.get(self.number)
+        return _DAMAGED.get(Place(self.place), State.FAIL) if state is None else state
+
+
+class Whole(Found):
+    """A record that fits, with what whoever writes it anew must know.
+
+    inline_bytes, bulk_bytes: of its data, in the record and apart from it. runs: None where they are longer than _SHORT_RUNS.
+    """
+
+    inline_bytes: int | None
+    bulk_bytes: int | None
+    checksum: int | None
+    resource: str | None
+    expire_whole_s: int | None
+    expire_rest_s: float | None
+    accepted_whole_s: int | None
+    accepted_rest_s: float | None
+    started_whole_s: int | None
+    started_rest_s: float | None
+    ended_whole_s: int | None
+    ended_rest_s: float | None
+    worker: str | None
+    run_state: str | None
+    error: str | None
+    runs: str | None
+    runs_length: int
+
+    @property
+    def data_bytes(self) -> int:
+        """Return how long its data is."""
+        return self.inline_bytes or self.bulk_bytes or 0
 
 
 class Leg(NamedTuple):
@@ -88,12 +132,12 @@ class At(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What to find, as SQL with named values; and what is to be found in the data. is_read: whoever asks reads all that."""
+    """What to find, as SQL with named values; and what is to be found in the data. is_whole: each is Whole."""
 
     conditions: str
     values: dict[str, Any]
     match: Pattern | None
-    is_read: bool = False
+    is_whole: bool = False
 
 
 _BY_ORDER = Leg("jobs not indexed where true")
@@ -107,13 +151,14 @@ _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
 
 _MADE_IDS = "select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and id is null"
 _GIVEN_IDS = "select json_group_array(ord) from jobs indexed by ids where id in (select value from json_each(?))"
-_LENGTHS = """
+_LENGTHS_OF = """
 select json_group_array(json_array(ord, length(data), case when data is null then (
   select length(data) from bulk where bulk.ord = jobs.ord) end))
 from jobs not indexed where ord in (select value from json_each(?))
 """
 
 _decode_found = msgspec.json.Decoder(list[Found]).decode
+_decode_whole = msgspec.json.Decoder(list[Whole], strict=False).decode
 _decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None, int | None]]).decode
 
 
@@ -174,22 +219,29 @@ def conditions(wanted: Filter, now: float, *more: str, **values: Any) -> Wanted:
 def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[list[Found], At | None]:
     """Return the next records that fit, `most` at most, and where to go on; None: there are no more."""
     found: list[Found] = []
-    budget = bounds.LOOKED
-    while at.legs and budget > 0 and len(found) < most:
+    budget, left_bytes = bounds.LOOKED, bounds.LOOKED_BYTES
+    # where nearly all fit, it need not look much further than at so many
+    step = most if wanted.match is None else budget
+    while at.legs and budget > 0 and left_bytes > 0 and len(found) < most:
         leg = at.legs[0]
         if leg.source is _GROUPED:
             at = _at_next_group(db, at)
             budget -= _LEG_COST
             continue
-        part, at, looked = _find_part(db, wanted, at, most - len(found), budget)
+        part, at, looked = _find_part(db, wanted, at, most - len(found), min(step, budget))
         budget -= max(looked, _LEG_COST)
-        if part and (wanted.match is not None or wanted.is_read):
-            fitting, done = _read(db, [row.order for row in part], wanted.match)
-            if done < len(part):
-                at = _behind(db, (leg, *at.legs) if at.legs[:1] != (leg,) else at.legs, part[done - 1].order)
-            found += [row for row in part[:done] if row.order in fitting]
-            break  # enough data was read
-        found += part
+        step *= _STEP_GROWTH
+        fits, done = part, len(part)
+        if part and wanted.match is not None:
+            orders, done = matching(db, [row.order for row in part], wanted.match)
+            fits = [row for row in part[:done] if row.order in orders]
+            left_bytes = 0  # enough data was read
+        elif wanted.is_whole:
+            done, left_bytes = _affordable(part, left_bytes)
+            fits = part[:done]
+        found += fits
+        if done < len(part):
+            at = _behind(db, (leg, *at.legs) if at.legs[:1] != (leg,) else at.legs, part[done - 1].order)
     return found, at if at.legs else None
 
 
@@ -201,6 +253,16 @@ def _at_next_group(db: sqlite3.Connection, at: At) -> At:
     if not names:
         return At(tuple(others))
     return At((Leg(_OF_GROUP, line.value, "prio", names[0]), line._replace(group=names[0]), *others))
+
+
+def _affordable(rows: Sequence[Found], most_bytes: int) -> tuple[int, int]:
+    """Return how many whole rows are no longer than so, but for the last of them, and what is left of it then."""
+    for done, row in enumerate(rows, 1):
+        assert isinstance(row, Whole), "asked for"
+        most_bytes -= row.data_bytes + row.runs_length
+        if most_bytes <= 0:
+            return done, 0
+    return len(rows), most_bytes
 
 
 def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget: int) -> tuple[list[Found], At, int]:
@@ -217,7 +279,7 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
         values["edge_key"], values["edge"] = edge
         within = _within(leg.key, edge[0])
     (packed,) = db.execute(_fitting(source, within, wanted, by), values | wanted.values).fetchone()
-    found = _decode_found(packed)
+    found: list[Found] = [*_decode_whole(packed)] if wanted.is_whole else _decode_found(packed)
     if len(found) == most:
         return found, _behind(db, at.legs, found[-1].order), budget
     if edge is not None:
@@ -228,8 +290,9 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
 
 
 def _fitting(source: str, within: str, wanted: Wanted, by: str) -> str:
-    rows = f"select {FOUND} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
-    return f"select json_group_array({_JSON}) from ({rows})"
+    columns, json = (f"{FOUND}, {_WHOLE}", f"{_JSON}, {_WHOLE_JSON}") if wanted.is_whole else (FOUND, _JSON)
+    rows = f"select {columns} from {source} and {within} and {wanted.conditions} order by {by} limit :most"
+    return f"select json_group_array(json_array({json})) from ({rows})"
 
 
 def _within(key: str | None, edge_key: object) -> str:
@@ -262,20 +325,6 @@ def _behind(db: sqlite3.Connection, legs: tuple[Leg, ...], order: int) -> At:
     if legs[0].key is not None:
         (key,) = db.execute(f"select {legs[0].key} from jobs where ord = ?", (order,)).fetchone()
     return At(legs, key, order)
-
-
-def _read(db: sqlite3.Connection, orders: list[int], pattern: Pattern | None) -> tuple[Collection[int], int]:
-    """Return which of these jobs fit, as far as the data goes that one slice may read, and how many those are."""
-    if pattern is not None:
-        return matching(db, orders, pattern)
-    lengths = _lengths(db, orders)
-    total = done = 0
-    for order in orders:
-        total += sum(lengths.get(order, _NO_DATA))
-        done += 1
-        if total >= bounds.LOOKED_BYTES:
-            break
-    return orders, done
 
 
 def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern) -> tuple[set[int], int]:
@@ -322,5 +371,5 @@ def _data(db: sqlite3.Connection, orders: Sequence[int], lengths: dict[int, tupl
 
 def _lengths(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, tuple[int, int]]:
     """Return how long jobs' data is, in the record and apart from it, by order."""
-    (packed,) = db.execute(_LENGTHS, (json_list(orders),)).fetchone()
+    (packed,) = db.execute(_LENGTHS_OF, (json_list(orders),)).fetchone()
     return {order: (inline or 0, apart or 0) for order, inline, apart in _decode_lengths(packed)}

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 
 from kqs.handlers import Failed, Ok
-from kqs.job import Accepted, Entry, State
+from kqs.job import Accepted, Claim, Entry, Report, Run, State
+from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
 from kqs.server import happenings
+from kqs.server.happenings import Filter, Reader
 from kqs.server.standing import MAX_STANDING
+from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import a_desk
+
+NOW_ORDER = int(NOW * 1e6)
 
 
 class Talk(Conversing):
@@ -224,6 +229,40 @@ async def test_a_long_result_is_left_out(talk: Talk) -> None:
         told += await talk.events()
     assert (told[0]["job"]["data"], told[0]["job"]["result"]) == (None, None)
     assert (told[1]["event"], told[1]["job"]["error"]) == ("fail", "no")
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize("state", [State.SUCCESS, State.RETRY, State.CANCELLED])
+async def test_an_end_is_shown_as_its_record_is(talk: Talk, state: State, has_begun: bool) -> None:
+    claim = Claim(NOW_ORDER, "x", 3, 1)
+    run = Run(claim, "mail", 5, b'{"a":1}', b'{"retries":7}', expire_at=NOW + 9, returned=1, progress=b"4")
+    report = Report(claim, "mail", state, "again", NOW, 12.5, NOW + 60, b"[1]", "no", 1, 2, 3, 1, has_begun)
+    told = talk.context.happenings._end_view(NOW, Word.SUCCESS, run, report)
+    record = record_of(run, report)
+    assert told.job == talk.context.happenings._job_view(record)
+    assert (told.id, told.type, told.state, told.attempt) == (record.id, record.type, record.state.word, run.attempt)
+
+
+async def test_calls_of_one_id_are_told_in_one_piece_of_bytes(talk: Talk) -> None:
+    sent: list[bytes] = []
+    has_all = asyncio.Event()
+
+    class Hearer:
+        def send(self, answers: bytes) -> None:
+            sent.append(answers)
+            if len(sent) == 3:
+                has_all.set()
+
+        def settle(self, count: int = 1, *, at_once: bool = False) -> None:
+            pass
+
+    hearings = talk.context.happenings
+    for call_id in (b"1", b"1", b"2"):
+        hearings.add(Reader(hearings, Hearer(), Call("events", id=call_id), Filter(None, None)))
+    talk.happen(an_accepted(1), an_accepted(2))
+    await asyncio.wait_for(has_all.wait(), 10)
+    assert sent[0] is sent[1]
+    assert sent[2] == sent[0].replace(b'"id":1,', b'"id":2,')
 
 
 async def test_a_lost_worker_is_one_event_with_its_runs(talk: Talk) -> None:

@@ -76,8 +76,31 @@ def test_job_without_its_long_data_is_damaged_when_it_runs_again(session: Sessio
 def test_job_that_was_stored_before_there_were_checksums_gets_one(session: Session) -> None:
     do(session, Verb.CANCEL)
     damage(session, crc32c=None)
+    session.unchecked_to = 5
     (part,) = do(session, Verb.RETRY)
-    assert [run.data for run in claim.claim(session, part.ready, "w", NOW)] == [LONG, b"1"] * 3
+    assert [run.data for run in claim.claim(session, part.ready, "w", NOW)] == [LONG, b"1", LONG, b"1", LONG]
+    assert state_of(session, 6) == (State.FAIL, DAMAGED)
+
+
+@pytest.mark.parametrize("value", [7, -1, 2**40, "text", b"\xff"])
+def test_job_whose_checksum_is_damaged_stays_so(session: Session, value: object) -> None:
+    do(session, Verb.CANCEL)
+    session.db.execute("update jobs set crc32c = ? where ord = 2", (value,))
+    (part,) = do(session, Verb.RETRY)
+    assert len(claim.claim(session, part.ready, "w", NOW)) == 5
+    assert state_of(session, 2) == (State.FAIL, DAMAGED)
+
+
+def test_long_earlier_runs_stay(session: Session) -> None:
+    do(session, Verb.CANCEL)
+    earlier = [f'[{n},"w",1.0,2.0,"fail","{"x" * 900}"]' for n in range(1, 4)]
+    session.db.execute("update jobs set attempt = 4, started_at = 3.0, runs = ? where ord < 3", ("\n".join(earlier),))
+    with patch.object(bounds, "LOOKED_BYTES", 4000):
+        assert [len(part.changed) for part in do(session, Verb.RETRY)] == [1, 2, 3]
+    for order in (1, 2):
+        record = records.job(session, session.ids.of(order))
+        assert record is not None
+        assert [run.attempt for run in record.runs] == [1, 2, 3, 4]
 
 
 def test_a_slice_reads_no_more_data_than_it_may(session: Session) -> None:
@@ -85,7 +108,7 @@ def test_a_slice_reads_no_more_data_than_it_may(session: Session) -> None:
     with patch.object(bounds, "LOOKED_BYTES", 3000), patch.object(walk, "_PART_BYTES", 1):
         assert [len(part.changed) for part in do(session, Verb.CANCEL, Filter(match=Pattern("x")))] == [0]
         parts = do(session, Verb.RETRY)
-        assert [len(part.changed) for part in parts] == [3, 3, 0]
+        assert [len(part.changed) for part in parts] == [3, 3]
         parts = do(session, Verb.CANCEL, Filter(match=Pattern("xx")))
         assert count(parts) == 3
         assert len(parts) > 1

@@ -50,7 +50,7 @@ BY_KEY = [
     resources._HOLDER,
     change._CANCEL,
     change._MARK,
-    revive._READ,
+    revive._RUNS,
 ]
 BY_INDEX = {
     f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
@@ -132,11 +132,13 @@ LEGS = [
 
 @pytest.mark.parametrize(("leg", "searches"), LEGS)
 @pytest.mark.parametrize("edge_key", [None, 4])
+@pytest.mark.parametrize("is_whole", [False, True])
 def test_what_fits_is_found_along_its_index(
-    db: sqlite3.Connection, leg: walk.Leg, searches: list[str], edge_key: int | None
+    db: sqlite3.Connection, leg: walk.Leg, searches: list[str], edge_key: int | None, is_whole: bool
 ) -> None:
     conditions = [*change._CONDITIONS.values(), "ord < :before_order"]
     wanted = walk.conditions(Filter(type="mail", states=frozenset(WAITING)), 0.0, *conditions, before_order=9, asked_at=9)
+    wanted = wanted._replace(is_whole=is_whole)
     for search, at in zip(searches, [walk.At((leg,)), walk.At((leg,), 5, 7), walk.At((leg,), 5, 7, True)], strict=True):
         source, values = walk._source(leg, at)
         by = "jobs.ord" if leg.key is None else f"jobs.{leg.key}, jobs.ord"
