@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._line_bytes = 0  # of a long unfinished line, when it last made progress
         self._written_bytes = 0
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._watched: int | None = None  # its descriptor, once it has sent its end of input
+        self._is_deserted = False  # and was reset after that
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or answer why not and close."""
@@ -135,6 +137,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what is still unanswered, then close."""
         self.finish()
+        self._watch_for_reset()
         return True  # the transport stays open for the answers
 
     def finish(self) -> None:
@@ -156,6 +159,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the peer at once, with whatever it has not been sent."""
+        self._watch_no_reset()
         if self._transport is not None:
             self._owner.context.counters.connections_aborted += 1
             self._transport.abort()
@@ -164,6 +168,7 @@ class Connection(asyncio.Protocol):
         """Forget the peer. Its deferred calls go on; their answers are dropped."""
         self._is_ending = True
         self._transport = None
+        self._watch_no_reset()
         self._stop_watching()
         self._conversation.forget()
         self._lines.leave(self)
@@ -297,12 +302,17 @@ class Connection(asyncio.Protocol):
             if context.answers.is_crowded:
                 self._owner.wake_when_relieved(self)
         if self._is_ending:
-            if conversation.is_idle:
-                self._close()
+            self._close_if_done()
         elif must_rest:
             self._stop_reading()
         elif not self._is_reading:
             self._start_reading()
+
+    def _close_if_done(self) -> None:
+        if self._is_deserted:
+            self._conversation.standing.leave_waits()
+        if self._conversation.is_idle:
+            self._close()
 
     def _must_take_first(self) -> bool:
         """Tell whether the peer must take answers before more is run for it."""
@@ -316,7 +326,25 @@ class Connection(asyncio.Protocol):
             transport.write(data)
             self._owner.context.answers.note(len(data))
 
+    def _watch_for_reset(self) -> None:
+        """Hear of it if the peer, which is read no more, goes away before all is answered."""
+        sock = self._transport.get_extra_info("socket") if self._transport and not self._transport.is_closing() else None
+        if sock is not None:
+            self._watched = sock.fileno()
+            self._owner.context.resets.watch(self._watched, self._desert)
+
+    def _watch_no_reset(self) -> None:
+        if self._watched is not None:
+            self._owner.context.resets.forget(self._watched)
+            self._watched = None
+
+    def _desert(self) -> None:
+        """Have nothing wait for jobs to end in its name: it takes no answers. Whatever else it has asked goes on."""
+        self._is_deserted = True
+        self._advance()
+
     def _close(self) -> None:
+        self._watch_no_reset()
         if self._transport is not None:
             if self._transport.get_write_buffer_size():
                 self._watch_draining()

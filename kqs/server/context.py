@@ -12,6 +12,7 @@ from kqs.server.backend import Backend
 from kqs.server.counters import Counters
 from kqs.server.happenings import Happenings
 from kqs.server.lines import Lines
+from kqs.server.resets import Resets
 from kqs.server.slices import Slices
 from kqs.server.turns import Turns
 from kqs.supervisor import Supervisor, when_done
@@ -68,6 +69,7 @@ class Context:
         self.happenings = Happenings(backend, supervisor)
         self.answers = Answers(held_bytes // 2, supervisor)
         self.turns = Turns(supervisor)
+        self.resets = Resets(supervisor)
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)
         self.tasks: set[asyncio.Task[None]] = set()

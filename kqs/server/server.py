@@ -130,6 +130,7 @@ class Server:
         await self._supervisor.end(*self.context.tasks)
         self.context.answers.stop()
         await self._all_gone.wait()  # connection_lost follows an abort in the next tick
+        self.context.resets.close()
 
     async def _end_waits(self) -> None:
         """Tell whoever waits for jobs to end of those that have, and then that no more will be told."""

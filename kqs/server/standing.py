@@ -154,14 +154,18 @@ class Standing:
 
     def leave(self) -> None:
         """Take back what the connection had: it is lost."""
-        waits, self._waits, self._waits_by_id = self._waits, {}, {}
-        for wait in waits:
-            wait.leave()
+        self.leave_waits()
         for listening in self._listening:
             listening.withdraw()
         self._listening.clear()
         if self._party is not None:
             self._party.leave("the worker's connection was lost")
+
+    def leave_waits(self) -> None:
+        """Have no call wait for a job to end: nobody is there to be answered."""
+        waits, self._waits, self._waits_by_id = self._waits, {}, {}
+        for wait in waits:
+            wait.leave()
 
     def pause(self) -> None:
         """Bring nothing more for now: the peer does not take what it got."""

@@ -1,12 +1,13 @@
 """In which order the jobs of a batch that have unique keys are decided: as if they had come one by one, many at a time.
 
 An engine stores the `first` of them that its records let, then `decided` says whose verdict that is, and the next round
-follows.
+follows. A job without a key is among them if one with a key, before it in the batch, has its id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 from kqs.job import Accepted
 
@@ -20,36 +21,69 @@ def pair_of(job: Accepted) -> Pair:
     return job.type, job.unique
 
 
-def first(jobs: Sequence[Accepted]) -> dict[Pair, Accepted]:
-    """Return the first job of each key, but for those that must wait for others of their id. There is one at least."""
-    found: dict[Pair, Accepted] = {}
-    waiting: set[Pair] = set()
+def pairs_of(jobs: Sequence[Accepted]) -> dict[Pair, None]:
+    """Return the pairs of those of some jobs that have a key."""
+    return {(job.type, job.unique): None for job in jobs if job.unique is not None}
+
+
+def parted(jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[Accepted]]:
+    """Part the jobs of a batch into those that may all be stored first, and those that are decided as this module says."""
+    if not any(job.unique is not None for job in jobs):
+        return jobs, []
+    free: list[Accepted] = []
+    others: list[Accepted] = []
     ids: set[str] = set()
     for job in jobs:
-        pair = pair_of(job)
-        if pair not in found and pair not in waiting:
-            if job.id in ids:
-                waiting.add(pair)
-            else:
-                found[pair] = job
+        if job.unique is None and job.id not in ids:
+            free.append(job)
+        else:
+            others.append(job)
+            ids.add(job.id)
+    return free, others
+
+
+def first(jobs: Sequence[Accepted]) -> list[Accepted]:
+    """Return the first job of each key, but for those that must wait for others of their id. There is one at least."""
+    found: list[Accepted] = []
+    seen: set[Pair] = set()
+    ids: set[str] = set()
+    for job in jobs:
+        if job.unique is None or (pair := pair_of(job)) not in seen:
+            if job.unique is not None:
+                seen.add(pair)
+            if job.id not in ids:
+                found.append(job)
         ids.add(job.id)
     return found
 
 
-def decided(jobs: Sequence[Accepted], asked: Container[int], holders: Container[Pair]) -> tuple[list[Accepted], list[Accepted]]:
-    """Part the jobs that were not `asked` for by their orders: those whose key a holder has, and those that are left.
+class Round(NamedTuple):
+    """Jobs that were not asked for in a round. conflicting: a holder has their key. repeated: their id was asked for."""
 
-    Who must wait for others of its id is left.
-    """
-    conflicting: list[Accepted] = []
-    left: list[Accepted] = []
-    ids: set[str] = set()
+    conflicting: list[Accepted]
+    repeated: list[Accepted]
+    left: list[Accepted]
+
+
+def decided(jobs: Sequence[Accepted], asked: Sequence[Accepted], holders: Container[Pair]) -> Round:
+    """Part the jobs that were not `asked` for. Who must wait for others of its id is repeated, or left."""
+    conflicting, repeated, left = found = Round([], [], [])
+    orders = {job.order for job in asked}
+    ids_asked = {job.id for job in asked}
+    ids_left: set[str] = set()
     for job in jobs:
-        if job.order in asked:
+        if job.order in orders:
             continue
-        if pair_of(job) in holders and job.id not in ids:
+        if job.id in ids_asked:
+            repeated.append(job)
+        elif job.unique is not None and pair_of(job) in holders and job.id not in ids_left:
             conflicting.append(job)
         else:
             left.append(job)
-            ids.add(job.id)
-    return conflicting, left
+            ids_left.add(job.id)
+    return found
+
+
+def undecided(found: Round, ids_known: Container[str]) -> list[Accepted]:
+    """Return those of a round that are for the next, when these ids are known, in their order."""
+    return sorted([*found.left, *(job for job in found.repeated if job.id not in ids_known)], key=lambda job: job.order)

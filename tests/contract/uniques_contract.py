@@ -130,6 +130,50 @@ class UniquesContract:
         found = await insert(a_job(0, id="mine", unique="k"), a_job(1, id="mine", unique="k"), a_job(2, id="other", unique="k"))
         assert (sorted(found), found.joined) == ([FIRST + 1, FIRST + 2], {FIRST + 2: "mine"})
 
+    @pytest.mark.parametrize("batch", [1, 9])
+    @pytest.mark.parametrize(
+        ("jobs", "made", "joined_to"),
+        [
+            ("x:k x", "0", {}),
+            ("x x:k", "0", {}),
+            ("x:k x:l", "0", {}),
+            ("x:k x x:l x y:l x:k y", "0 4", {}),
+            ("a:k x:k x", "0 2", {1: "a"}),
+            ("a:k x:k x:l x x:k", "0 2", {1: "a"}),
+            ("x:w x:w x", "2", {0: "waits", 1: "waits"}),
+            ("x:w x:v x:k", "2", {0: "waits", 1: "waits too"}),
+            ("x:w y:v x:k y:k y", "2 4", {0: "waits", 1: "waits too", 3: "x"}),
+            ("there:k there there:w x:k", "3", {}),
+        ],
+    )
+    async def test_of_each_id_one_job_is_made_as_if_they_came_one_by_one(
+        self, store: Store, insert, jobs: str, made: str, joined_to: dict[int, str], batch: int
+    ) -> None:
+        await insert(a_job(-3, id="there"), a_job(-2, id="waits", unique="w"), a_job(-1, id="waits too", unique="v"))
+        given = []
+        for number, (id_, _, key) in enumerate(one.partition(":") for one in jobs.split()):
+            given.append(a_job(number, id=id_, unique=key or None, data=b"%d" % number))
+        known: set[int] = set()
+        joined: dict[int, str] = {}
+        for begin in range(0, len(given), batch):
+            found = await insert(*given[begin : begin + batch])
+            assert len(set(found)) == len(found)
+            known |= set(found)
+            joined |= found.joined
+        assert {number for number in range(len(given)) if FIRST + number not in known} == set(map(int, made.split()))
+        assert {order - FIRST: job_id for order, job_id in joined.items()} == joined_to
+        records = await store.jobs(type_=None, state=None, after=None, limit=99)
+        assert sorted(record.data for record in records if record.data.isdigit()) == sorted(made.encode().split())
+
+    async def test_hundreds_of_keys_under_one_id_are_decided_in_a_few_rounds(self, store: Store, insert) -> None:
+        await insert(*[a_job(n, unique=f"k{n}") for n in range(200)])
+        found = await insert(*[a_job(200 + n, id="x", unique=f"k{n}") for n in range(400)])
+        assert len(found.joined) == 200
+        assert len(found) == 399
+        record = await store.job("x")
+        assert record is not None
+        assert record.unique == "k200"
+
     async def test_known_order_is_no_conflict(self, store: Store, insert, now: float) -> None:
         await insert(a_job(0, unique="k"))
         again = await insert(a_job(0, unique="k"), a_job(1, unique="k"))

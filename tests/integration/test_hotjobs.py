@@ -193,6 +193,34 @@ def test_a_client_that_reset_its_connection_is_forgotten(tmp_path: Path) -> None
         assert waits(server) == 1
 
 
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_client_that_is_gone_after_its_end_of_input_is_forgotten(tmp_path: Path, family: str) -> None:
+    path = str(tmp_path / "kqs.sock")
+    with serving(tmp_path, SERVER__SOCKET=path) as server:
+        peer = socket.socket(socket.AF_UNIX if family == "unix" else socket.AF_INET)
+        peer.settimeout(30)
+        peer.connect(path if family == "unix" else ("127.0.0.1", server.port))
+        lines = peer.makefile("rb")
+        job_id = ask(server, "insert", {"type": "nobody"})
+        for_it = json.dumps({"id": "j", "n": "job", "m": {"id": job_id, "wait": 600}}).encode() + b"\n"
+        standing = [{"n": "events"}, {"n": "reserve", "m": {"types": ["nobody else"], "wait": 600}}]
+        peer.sendall(b"".join([for_it, *(json.dumps(call).encode() + b"\n" for call in standing)]))
+        peer.sendall(b"".join(hot(number, "nobody", wait=600) for number in range(100)))
+        for _ in range(100):
+            while b'"s":"ok"' not in (line := lines.readline()) or b'"event"' in line:
+                assert line
+        assert ask(server, "stats")["connections"] == 2
+        peer.shutdown(socket.SHUT_WR)
+        while b'"s":"end"' not in lines.readline():  # what stands ends with the input: the server has seen it
+            pass
+        assert ask(server, "stats")["connections"] == 2
+        lines.close()
+        if family == "tcp":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        eventually(lambda: ask(server, "stats")["connections"], lambda count: count == 1)
+
+
 # -- from Python --------------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,10 @@ def test_full_answer_says_whether_the_insert_made_a_job(served: Served) -> None:
             {"id": "mine", "created": False},
             {"id": "b", "created": True},
         ]
+        keyed = JOB | {"id": "c", "unique": "c", "on_conflict": "refuse", "data": 1}
+        again = JOB | {"id": "c", "answer": "full", "data": 2}
+        assert peer.call("insert", [keyed, again, JOB | {"id": "c", "data": 3}]) == ["c", {"id": "c", "created": False}, "c"]
+        assert peer.call("job", "c")["data"] == 1
         assert "answer" not in peer.call("job", "mine")
         assert "answer" not in peer.call("job", "mine")["options"]
 

@@ -54,8 +54,7 @@ class Inserter:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
         stored_before = frozenset(self._stored)
-        others = [job for job in jobs if job.unique is not None]
-        free = [job for job in jobs if job.unique is None] if others else jobs
+        free, others = keyed.parted(jobs)
         known = await self._insert_each(free, worker, now, parked)
         joined: dict[int, str] = {}
         if others:
@@ -83,7 +82,7 @@ class Inserter:
     async def _insert_keyed(
         self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
     ) -> dict[int, str]:
-        """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
+        """Store those of some jobs, which are decided in turn, whose key no waiting job has, nor an earlier one of them.
 
         Args: known: the orders of those whose id is known are added. parked: as for `_insert_each`.
         Returns: by order, the ids of the jobs that others were joined to.
@@ -91,20 +90,24 @@ class Inserter:
         joined: dict[int, str] = {}
         while jobs:
             first = keyed.first(jobs)
-            standing = await self._standing_ids(list(first.values()))
-            holders = await self._uniques.take([job for job in first.values() if job.id not in standing], now)
-            free = [job for pair, job in first.items() if pair not in holders]
+            standing = await self._standing_ids(first)
+            keys = [job for job in first if job.unique is not None]
+            holders = await self._uniques.take([job for job in keys if job.id not in standing], now)
+            if others := keyed.pairs_of(jobs).keys() - keyed.pairs_of(keys).keys():
+                holders |= await self._uniques.waiting([job for job in jobs if job.unique and pair_of(job) in others], now)
+            free = [job for job in first if job.unique is None or pair_of(job) not in holders]
             refused = set(await self._insert_each(free, worker, now, parked))
-            in_vain = [job for job in free if job.order in refused and job.id not in standing]
+            in_vain = [job for job in keys if job.order in refused and job.id not in standing]
             await forget(self._session, [(key_of(job), job.id, job.order) for job in in_vain])
             made = [job for job in free if job.order not in refused]
             self._stored.update(job.order for job in made)
-            holders |= {pair_of(job): job.id for job in made}
+            holders |= {pair_of(job): job.id for job in made if job.unique is not None}
             known += refused
-            conflicting, jobs = keyed.decided(jobs, {job.order for job in free}, holders)
-            standing = await self._standing_ids(conflicting)
-            known += [job.order for job in conflicting if job.id in standing]
-            joined.update((job.order, holders[pair_of(job)]) for job in conflicting if job.id not in standing)
+            found = keyed.decided(jobs, free, holders)
+            standing = await self._standing_ids([*found.conflicting, *found.repeated])
+            known += [job.order for job in (*found.conflicting, *found.repeated) if job.id in standing]
+            joined.update((job.order, holders[pair_of(job)]) for job in found.conflicting if job.id not in standing)
+            jobs = keyed.undecided(found, standing)
         return joined
 
     async def _standing_ids(self, jobs: Sequence[Accepted]) -> set[str]:

@@ -64,7 +64,13 @@ class Uniques:
             raise StoreUnavailableError(f"another server is storing jobs of {len(left)} unique keys that jobs here have too")
         return holders
 
-    async def _waiting(self, wanted: Keyed, now: float) -> dict[str, str]:
+    async def waiting(self, jobs: Iterable[Accepted], now: float) -> dict[Pair, str]:
+        """Return by pair the ids of the jobs that wait with the keys of some jobs."""
+        pairs = {key_of(job): pair_of(job) for job in jobs}
+        found = await self._waiting(pairs, now)
+        return {pairs[key]: job_id for key, job_id in found.items()}
+
+    async def _waiting(self, wanted: Iterable[str], now: float) -> dict[str, str]:
         """Return by pair the oldest job that waits."""
         places = {"$in": [int(Place.READY), int(Place.LATER)]}
         found = self._session.jobs.find({"pair": {"$in": list(wanted)}, "place": places}, ["order", "pair", "expire_at"])

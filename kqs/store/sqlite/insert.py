@@ -93,11 +93,10 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
             passed = ticks.refused(session, ticked)
             known += passed
             full = [job for job in full if job.order not in passed]
-        free = [job for job in full if job.unique is None]
+        free, others = keyed.parted(full)
         if free:
             known += _insert_full(session, free, worker, now, parked)
-        if len(free) < len(full):
-            others = [job for job in full if job.unique is not None]
+        if others:
             joined = _insert_keyed(session, others, worker, now, known, parked)
             known += joined
     if known:
@@ -253,7 +252,7 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
 def _insert_keyed(
     session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
 ) -> dict[int, str]:
-    """Store those of some jobs with unique keys whose key no waiting job has, nor an earlier one of them.
+    """Store those of some jobs, which are decided in turn, whose key no waiting job has, nor an earlier one of them.
 
     Args: known, parked: the orders of those whose id is known, and of those that wait for their resource, are added.
     Returns: by order, the ids of the jobs that others were joined to.
@@ -261,17 +260,18 @@ def _insert_keyed(
     joined: dict[int, str] = {}
     while jobs:
         first = keyed.first(jobs)
-        holders = uniques.waiting(session, list(first), now)
-        free = [job for pair, job in first.items() if pair not in holders]
+        holders = uniques.waiting(session, list(keyed.pairs_of(jobs)), now)
+        free = [job for job in first if job.unique is None or pair_of(job) not in holders]
         refused = set(_insert_full(session, free, worker, now, parked))
-        made = [job for job in free if job.order not in refused]
+        made = [job for job in free if job.unique is not None and job.order not in refused]
         uniques.put(session, made)
         holders |= {pair_of(job): job.id for job in made}
         known += refused
-        conflicting, jobs = keyed.decided(jobs, {job.order for job in free}, holders)
-        ids_known = _known_ids(session, conflicting)
-        known += [job.order for job in conflicting if job.id in ids_known]
-        joined.update((job.order, holders[pair_of(job)]) for job in conflicting if job.id not in ids_known)
+        found = keyed.decided(jobs, free, holders)
+        ids_known = _known_ids(session, [*found.conflicting, *found.repeated])
+        known += [job.order for job in (*found.conflicting, *found.repeated) if job.id in ids_known]
+        joined.update((job.order, holders[pair_of(job)]) for job in found.conflicting if job.id not in ids_known)
+        jobs = keyed.undecided(found, ids_known)
     return joined
 
 
