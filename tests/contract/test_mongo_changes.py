@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreUnavailableError
 from kqs.filter import EVERYTHING, Filter
@@ -15,7 +17,7 @@ from kqs.job import State
 from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Verb
 from kqs.store.mongo import MongoStore
-from kqs.store.mongo.servers import BEAT_S
+from kqs.store.mongo.servers import LISTEN_S
 from tests.contract.change_contract import ABOVE_ALL, FRESH, change, states
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_ended, an_entry, some_jobs
 from tests.contract.test_mongo_shared import OTHER_JOURNAL, OTHER_NODE, their_entry, their_job
@@ -147,8 +149,69 @@ async def test_it_hears_of_it_although_the_other_was_killed_before_it_rang(
     monkeypatch.setattr(theirs._there.servers, "ring", ring)
     await change(theirs, Verb.CANCEL, now=now)
     assert await ours.cancels() == []
-    clock.advance(BEAT_S)
+    clock.advance(LISTEN_S)
     assert await ours.cancels() == [run.claim]
+
+
+async def test_it_hears_of_it_although_its_look_failed(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    assert await ours.cancels() == []
+    await change(theirs, Verb.DELETE, now=now, is_forced=True)
+    proxy.lose_answer("find")
+    with pytest.raises(StoreUnavailableError):
+        await ours.cancels()
+    assert await ours.cancels() == [run.claim]
+
+
+async def test_who_could_not_ring_rings_later(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    assert await ours.cancels() == []
+    servers = theirs._there.servers
+
+    async def away(*_args: object) -> None:
+        raise AutoReconnect("away")
+
+    monkeypatch.setattr(servers, "_servers", SimpleNamespace(update_many=away))
+    await change(theirs, Verb.CANCEL, now=now)
+    monkeypatch.undo()
+    assert await ours.cancels() == []
+    await theirs.cancels()
+    assert await ours.cancels() == [run.claim]
+
+
+async def test_record_of_a_deleted_run_stays_until_who_runs_it_has_heard(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await theirs.insert([their_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([their_entry(0)], "w", now)
+    await theirs.sweep(now, 0, FIRST + 1)  # its journal has forgotten the job
+    await theirs.sync()
+    await change(ours, Verb.DELETE, now=now, is_forced=True)
+    await ours.sweep(now + 1, 9, FIRST + 9)
+    assert await theirs.cancels() == [run.claim]
+    await ours.sweep(now + 1, 9, FIRST + 9)
+    assert await stored(ours) == 0
+    assert await theirs.cancels() == []
+
+
+async def test_deleted_run_is_heard_of_although_a_new_job_has_its_id(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await theirs.insert([a_job(0, id="mine")], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0, id="mine")], "w", now)
+    assert await theirs.cancels() == []
+    await change(ours, Verb.DELETE, now=now, is_forced=True)
+    assert await ours.insert([a_job(5, id="mine", accepted_at=now)], 1, "w", now) == []
+    assert await theirs.cancels() == [run.claim]
+    assert await theirs.cancels() == []
+    (again,) = await theirs.claim([an_entry(5, id="mine")], "w", now)
+    assert await theirs.report([a_report(run.claim, at=now), a_report(again.claim, at=now)]) == [False, True]
 
 
 async def test_job_that_was_cancelled_under_a_claim_nobody_was_told_of_ends(

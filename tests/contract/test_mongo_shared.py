@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
-from kqs.store.mongo.tallies import RECOUNT_S
+from kqs.store.mongo.tallies import RECOUNT_S, SETTLE_S
 from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
@@ -341,11 +342,17 @@ async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore
         assert db.servers.index_information()["nodes"]["unique"]
 
 
-async def counted_anew(store: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
-    clock.advance(RECOUNT_S)
-    await store._there.say_alive()
-    await store._there.keep_up()
+async def counted_anew(store: MongoStore, *others: MongoStore, clock: FakeClock) -> dict[str, dict[State, int]]:
+    """Let these servers keep up until those that are in doubt have counted; return what the first tells."""
+    for wait_s in (RECOUNT_S, SETTLE_S / 2, SETTLE_S / 2):
+        clock.advance(wait_s)
+        for one in (store, *others):
+            await one._there.keep_up()
     return await store.counts()
+
+
+def is_doubtful(store: MongoStore) -> bool:
+    return store._there.session.tallies._is_doubtful
 
 
 async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives(
@@ -363,31 +370,97 @@ async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives
     assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
 
 
-async def test_what_two_counts_beside_others_find_amiss_is_put_right(
-    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+@pytest.mark.parametrize("doubters", [1, 2])
+async def test_what_a_count_beside_others_finds_amiss_is_put_right_once(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float, doubters: int
 ) -> None:
-    await ours.insert([a_job(0), a_job(1, type="b")], 1, "w", now)
+    await ours.insert([a_job(0), a_job(1, type="b"), a_job(2, type="unheard")], 1, "w", now)
+    ours._there.session.tallies.remove([("unheard", State.NEW)])
     await ours.counts()
     theirs._there.session.tallies.add([("mail", State.NEW), ("ghostly", State.RETRY)])
     theirs._there.session.tallies.remove([("b", State.NEW)] * 4)
-    theirs._there.session.tallies.doubt()
-    await counted_anew(theirs, clock)
-    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1}, "b": {State.NEW: 1}}
-    assert theirs._there.session.tallies._is_doubtful
-    await counted_anew(theirs, clock)
-    assert not theirs._there.session.tallies._is_doubtful
+    await theirs.counts()
+    for one in (theirs, ours)[:doubters]:
+        one._there.session.tallies.doubt()
+    right = {type_: {State.NEW: 1} for type_ in ("mail", "b", "unheard")}
+    assert await counted_anew(theirs, ours, clock=clock) == right
+    assert is_doubtful(theirs)
+    assert await counted_anew(theirs, ours, clock=clock) == right
+    assert not is_doubtful(theirs)
+    assert not is_doubtful(ours)
 
 
 async def test_a_count_beside_others_passes_over_what_they_have_not_written_yet(
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
 ) -> None:
-    await ours.insert([a_job(0), a_job(1)], 1, "w", now)
+    await ours.insert([a_job(0), a_job(1), a_job(2)], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    theirs._there.session.tallies.add([("mail", State.RETRY)] * 9)
     theirs._there.session.tallies.doubt()
-    assert await counted_anew(theirs, clock) == {}
-    await ours.claim([an_entry(0)], "w", now)
-    assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
-    assert await counted_anew(theirs, clock) == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
-    assert not theirs._there.session.tallies._is_doubtful
+    clock.advance(RECOUNT_S)
+    await theirs._there.keep_up()
+    await ours.report([a_report(run.claim, at=now)])
+    assert await ours.counts() == {"mail": {State.NEW: 2, State.SUCCESS: 1, State.RETRY: 9}}
+    clock.advance(SETTLE_S)
+    await theirs._there.keep_up()
+    assert await ours.counts() == {"mail": {State.NEW: 2, State.SUCCESS: 1, State.RETRY: 7}}
+    assert await counted_anew(theirs, clock=clock) == {"mail": {State.NEW: 2, State.SUCCESS: 1}}
+
+
+async def test_a_correction_does_nothing_where_the_numbers_have_moved(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0), a_job(1, type="b")], 1, "w", now)
+    ours._there.session.tallies.remove([("b", State.NEW)])
+    ours._there.session.tallies.add([("mail", State.NEW)])
+    await ours.counts()
+    tallies = theirs._there.session.tallies
+    tallies.doubt()
+    correct = tallies._correct
+
+    async def move_first(*args: Any) -> None:
+        monkeypatch.undo()
+        ours._there.session.tallies.remove([("mail", State.NEW)])
+        ours._there.session.tallies.add([("b", State.NEW)])
+        await ours.counts()
+        await correct(*args)
+
+    monkeypatch.setattr(tallies, "_correct", move_first)
+    assert await counted_anew(theirs, clock=clock) == {"mail": {State.NEW: 1}, "b": {State.NEW: 1}}
+
+
+async def test_who_comes_while_another_counts_as_the_only_server_leaves_a_doubt(
+    ours: MongoStore, make_mongo_store: MakeStore, clock: FakeClock, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_mongo_store()
+    recount = ours._there.session.tallies.recount
+
+    async def beside_another() -> None:
+        await other.open(OTHER_JOURNAL, OTHER_NODE)
+        await other.insert([their_job(0)], 1, "w", now)
+        await recount()
+        await other.counts()
+
+    monkeypatch.setattr(ours._there.session.tallies, "recount", beside_another)
+    ours._there.session.tallies.doubt()
+    clock.advance(RECOUNT_S)
+    await ours._there.keep_up()
+    assert is_doubtful(ours)
+    monkeypatch.undo()
+    assert await counted_anew(ours, other, clock=clock) == {"mail": {State.NEW: 1}}
+
+
+async def test_servers_that_were_killed_together_and_came_back_together_count_anew(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.insert([their_job(0)], 1, "w", now)
+    for killed in (ours, theirs):
+        await killed._there._supervisor.end(*killed._there._services)
+    back = [make_mongo_store(), make_mongo_store()]
+    await back[0].open(JOURNAL, NODE)
+    await back[1].open(OTHER_JOURNAL, OTHER_NODE)
+    assert await counted_anew(*back, clock=clock) == {"mail": {State.NEW: 2}}
 
 
 async def test_a_server_that_left_in_good_order_leaves_no_doubt(ours: MongoStore, theirs: MongoStore) -> None:

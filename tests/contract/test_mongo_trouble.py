@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 import kqs.store.mongo.store
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
@@ -237,6 +238,35 @@ async def test_counts_are_right_again_after_lost_answers(
     await store._there.say_alive()
     await store._there.keep_up()
     assert await store.counts() == {"mail": {State.NEW: 3}}
+
+
+async def test_counts_are_right_again_after_a_sweep_whose_answer_was_lost(
+    store: MongoStore, proxy: MongoProxy, clock: FakeClock, now: float
+) -> None:
+    await store.insert([an_ended(0, at=now, end_drop_at=now), a_job(1)], 1, "w1", now)
+    proxy.lose_answer("delete")
+    with pytest.raises(StoreUnavailableError):
+        await store.sweep(now, 9, FIRST + 9)
+    clock.advance(RECOUNT_S)
+    await store._there.keep_up()
+    assert await store.counts() == {"mail": {State.NEW: 1}}
+
+
+async def test_counts_are_right_again_after_an_insert_that_failed_when_its_jobs_were_stored(
+    store: MongoStore, clock: FakeClock, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_args: object, **_options: object) -> None:
+        raise AutoReconnect("away")
+
+    jobs = [a_job(0, resource="r"), a_job(1, resource="r")]
+    monkeypatch.setattr(store._there.resources, "wait_for", away)
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(jobs, 1, "w1", now)
+    monkeypatch.undo()
+    assert await store.insert(jobs, 1, "w1", now) == []
+    clock.advance(RECOUNT_S)
+    await store._there.keep_up()
+    assert await store.counts() == {"mail": {State.NEW: 2}}
 
 
 async def test_a_batch_costs_one_round_trip_to_store_two_to_claim_and_one_to_report(

@@ -17,11 +17,12 @@ import kqs.store.mongo.store
 import kqs.store.mongo.tallies
 from kqs.cli import run
 
-#: what the servers of a test fleet use in place of 30, 5, 5 and 60 s, and of 50 times what a count took
+#: what the servers of a test fleet use in place of 30, 5, 5, 60 and 30 s, and of 50 times what a count took
 LEASE_S = 4.0
 BEAT_S = 0.5
 HOUSEKEEPING_S = 0.5
 RECOUNT_S = 1.0
+SETTLE_S = 3.0
 RECOUNT_SHARE = 2
 
 
@@ -30,6 +31,7 @@ def serve(skew_s: float) -> int:
     kqs.store.mongo.servers.LEASE_S = LEASE_S
     kqs.store.mongo.servers.BEAT_S = kqs.store.mongo.store.BEAT_S = BEAT_S
     kqs.store.mongo.tallies.RECOUNT_S = RECOUNT_S
+    kqs.store.mongo.tallies.SETTLE_S = SETTLE_S
     kqs.store.mongo.tallies.RECOUNT_SHARE = RECOUNT_SHARE
     kqs.queue.housekeeping.HOUSEKEEPING_S = HOUSEKEEPING_S
     kqs.service.SystemClock.now = staticmethod(lambda: time.time() + skew_s)  # type: ignore[method-assign,assignment]

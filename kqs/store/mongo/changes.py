@@ -296,9 +296,16 @@ async def cancels(session: Session, servers: Servers) -> list[Claim]:
     if not await servers.has_rung():
         return []
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
-    found = await session.jobs.find({"owner": session.epoch, **cancelled}, ["order", "attempt", "epoch"]).to_list(None)
+    fields = ["order", "attempt", "epoch", "place"]
+    found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
     claims = {(one["_id"], one["attempt"], one["epoch"]): one["order"] for one in found}
+    claims |= {(one["job"], one["attempt"], one["epoch"]): one["order"] for one in servers.called_off}
     news = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
     servers.told.intersection_update(claims)
     servers.told.update(claims)
+    servers.heard()
+    if gone := [one["_id"] for one in found if one["place"] == Place.GONE]:
+        with suppress(*DRIVER_ERRORS):  # it is found again
+            is_heard = {"_id": {"$in": gone}, "owner": session.epoch, "place": int(Place.GONE)}
+            await session.jobs.update_many(is_heard, {"$unset": {"owner": ""}})
     return news

@@ -124,7 +124,9 @@ class Claimer:
             return
         ours = {"owner": self._session.epoch, "mark": {"$in": list(self._looks_left)}, "place": int(Place.RUNNING)}
         waiting = {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": "", "held": ""}}
-        await self._session.jobs.update_many({**ours, "cancel_at": None}, waiting)
+        undone = await self._session.jobs.update_many({**ours, "cancel_at": None}, waiting)
+        if undone.matched_count:
+            self._session.tallies.doubt()  # a count may have met them while they ran
         await self._session.jobs.update_many({**ours, "cancel_at": {"$gt": 0.0}}, {"$set": {"owner": _NOBODY}})
         self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
 

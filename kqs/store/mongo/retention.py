@@ -27,14 +27,17 @@ async def sweep(session: Session, servers: Servers, now: float, limit: int, befo
     over: Document = {"state": {"$in": _ENDED}, "drop_at": {"$lte": now}, **bounds}
     count = await _delete(session, await _found(session, over, "drop_at", limit))
     if count < limit:
-        await _forget_some(session, bounds, limit)
+        await _forget_some(session, servers, bounds, limit)
     return count
 
 
-async def _forget_some(session: Session, bounds: Document, limit: int) -> None:
+async def _forget_some(session: Session, servers: Servers, bounds: Document, limit: int) -> None:
     """Take away records that were deleted and stayed as long as they were needed."""
     gone = {"state": GONE_STATE, "place": int(Place.GONE), **bounds}
-    found = await session.jobs.find(gone, ["_id"]).sort("drop_at", 1).limit(limit).to_list(None)
+    found = await session.jobs.find(gone, ["owner"]).sort("drop_at", 1).limit(limit).to_list(None)
+    if any("owner" in document for document in found):  # who runs it has not seen yet that it is gone
+        living = await servers.living()
+        found = [document for document in found if document.get("owner") not in living]
     if found:
         ids = [document["_id"] for document in found]
         await session.jobs.delete_many({"_id": {"$in": ids}, **gone})

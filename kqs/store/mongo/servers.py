@@ -7,7 +7,8 @@
     beat           grows with every heartbeat
     fed_seq        the journal seq up to which (exclusive) everything is stored
     last_order     the highest order ever stored
-    bell           grows when another server has cancelled what this one runs
+    bell           grows when another server has cancelled or deleted what this one runs
+    called_off     the newest {job, order, attempt, epoch} of such runs whose records others have replaced
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
 
 A server is dead when its beat has stood still for LEASE_S on the clock of whoever looks, so that no two machines' clocks are
@@ -30,6 +31,12 @@ from kqs.store.mongo.collections import Collections
 BEAT_S = 5.0
 #: without one for so long, in s, a server's runs are given to others; several beats, and longer than a fail-over takes
 LEASE_S = 30.0
+
+
+#: a server of several looks for cancelled runs so often, in s, though nobody has rung: who should have may have died
+LISTEN_S = 2.5
+#: runs that a server is told of apart; older ones have ended, as a rule
+CALLED_OFF = 100
 
 
 class _Sighting:
@@ -60,13 +67,19 @@ class Servers:
         #: the highest order that came from the journal, not from a retry
         self.fed_order = 0
         self._journal_order = 0
+        #: the last boot of our journal did not end in good order
+        self.was_killed = False
         #: conditions, of which a record meets one that no journal but ours can bring back, as far as we know: it makes room
         #: for a new job of its id once it is over
         self.replaceable: list[Document] = [{"node": node}]
         #: runs whose cancellation their queue here knows of: job, attempt, epoch
         self.told: set[tuple[str, int, int]] = set()
+        #: runs of ours, as `call_off` tells them
+        self.called_off: list[Document] = []
+        self._rung = 0
         self._bell: int | None = None
         self._listened_at = monotonic()
+        self._unrung: set[int] = set()
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -75,10 +88,12 @@ class Servers:
 
         Raises: StoreCorruptError: another journal has our node; nothing was changed.
         """
+        before = await self._servers.find_one({"_id": self._journal_id, "node": self._node}, ["is_open"])
+        self.was_killed = before is not None and before["is_open"]
         try:
             ours: Document = await self._servers.find_one_and_update(
                 {"_id": self._journal_id, "node": self._node},
-                {"$set": {"epoch": epoch, "is_open": True}, "$inc": {"beat": 1}, "$max": self._reach(0)},
+                {"$set": {"epoch": epoch, "is_open": True, "called_off": []}, "$inc": {"beat": 1}, "$max": self._reach(0)},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -164,18 +179,29 @@ class Servers:
         return await self._servers.find_one({"node": node, "epoch": epoch, "last_order": {"$lt": order}}) is not None
 
     async def ring(self, epochs: Collection[int]) -> None:
-        """Let these boots know that something they run was cancelled."""
-        await self._servers.update_many({"epoch": {"$in": list(epochs)}}, {"$inc": {"bell": 1}})
+        """Let these boots know that something they run was cancelled; those that cannot be told now are told with the next."""
+        self._unrung.update(epochs)
+        if rung := list(self._unrung):
+            await self._servers.update_many({"epoch": {"$in": rung}}, {"$inc": {"bell": 1}})
+            self._unrung.difference_update(rung)
 
     async def has_rung(self) -> bool:
-        """Tell whether somebody has rung since this was asked last, or it is time to look without that."""
-        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell"])
-        bell = 0 if ours is None else int(ours.get("bell", 0))
-        now = self._monotonic()
-        if bell == self._bell and now - self._listened_at < BEAT_S:
-            return False
-        self._bell, self._listened_at = bell, now
-        return True
+        """Tell whether somebody has rung since `heard`, or it is time to look without that."""
+        await self.ring(())
+        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell", "called_off"]) or {}
+        self.called_off = ours.get("called_off", [])
+        self._rung = int(ours.get("bell", 0))
+        return self._rung != self._bell or self._monotonic() - self._listened_at >= LISTEN_S
+
+    def heard(self) -> None:
+        """Note that what `has_rung` told of is known here."""
+        self._bell, self._listened_at = self._rung, self._monotonic()
+
+    async def call_off(self, owner: int, claim: tuple[str, int, int, int]) -> None:
+        """Let a boot know that this run of its own (id, order, attempt, epoch) is over, when no record can."""
+        one = dict(zip(("job", "order", "attempt", "epoch"), claim, strict=True))
+        pushing = {"$push": {"called_off": {"$each": [one], "$slice": -CALLED_OFF}}, "$inc": {"bell": 1}}
+        await self._servers.update_one({"epoch": owner}, pushing)
 
     @property
     def is_alone(self) -> bool:

@@ -91,7 +91,9 @@ class MongoStore:
             servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
-                await session.tallies.recount()
+                await _recount_alone(session, servers)
+            elif servers.was_killed:
+                session.tallies.doubt()
         except BaseException as error:
             connection.close()
             if isinstance(error, client.DRIVER_ERRORS):
@@ -316,6 +318,14 @@ def _nobody(_called: list[Entry]) -> None:
     return None
 
 
+async def _recount_alone(session: Session, servers: Servers) -> None:
+    """Count all jobs as the only server; whoever has come meanwhile may have changed some."""
+    await session.tallies.recount()
+    await servers.living()
+    if not servers.is_alone:
+        session.tallies.doubt()
+
+
 class _Open:
     """What an open store owns: its connection, its parts, and the task that says it lives."""
 
@@ -353,7 +363,16 @@ class _Open:
         """
         if self._fault is not None:
             raise self._fault
-        return self.lanes.write(lane, operation)
+
+        async def doubting() -> T:
+            # it may have done something that nobody has counted, and count again what it has when it is repeated
+            try:
+                return await operation()
+            except (*client.DRIVER_ERRORS, OSError, StoreError):
+                self.session.tallies.doubt()
+                raise
+
+        return self.lanes.write(lane, doubting)
 
     def write_alive(self, lane: Lane, operation: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """As `write`, for what may claim jobs: who was cut off says first that it lives, or others would run them too."""
@@ -402,6 +421,8 @@ class _Open:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
+        if self.session.tallies.may_settle:
+            await self.lanes.look(self.session.tallies.settle)
         await self.lanes.look(self.resources.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)
@@ -423,7 +444,8 @@ class _Open:
                 trouble.over()
 
     async def _recount(self) -> None:
+        await self.lanes.look(self.servers.living)
         if self.servers.is_alone:
-            await self.lanes.alone(self.session.tallies.recount)
+            await self.lanes.alone(partial(_recount_alone, self.session, self.servers))
         else:
             await self.lanes.look(self.session.tallies.verify)
