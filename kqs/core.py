@@ -129,6 +129,7 @@ class Core:
         queue = Queue(
             store, broker, cascade, self._clock, self._queue_settings(), lambda: feeder.checkpointed_order, supervisor
         )
+        queue.bounds.first_order = recovery.last_order + 1
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
@@ -141,7 +142,7 @@ class Core:
         stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
-        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked)
+        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds)
         only_accepts = config.worker.concurrency == 0
         parts = (journal, feeder, queue, worker, desk)
         self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts, children=children)

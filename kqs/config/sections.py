@@ -169,6 +169,10 @@ class TakingSection(Section):
     """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
 
     weight: int = Field(default=1, ge=1, le=MAX_WEIGHT, description="its share of turns beside the other types")
+    max_waiting: int = Field(default=0, ge=0, le=10**12, description="most jobs of the type that wait; 0: no limit")
+    drop: Literal["new", "oldest"] = Field(
+        default="new", description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"
+    )
 
 
 class CommandSection(Section):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from kqs.job import instant_of
+from kqs.store import base
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.session import Session
@@ -54,3 +55,22 @@ async def _oldest(session: Session, type_: str, prios: int) -> float | None:
     if oldest is None:
         return None
     return float(oldest.get("accepted_at") or instant_of(oldest["order"]))
+
+
+async def first_in_line(session: Session, type_: str, most: int) -> list[str]:
+    """See Store.first_in_line."""
+    ready: Document = {"place": int(Place.READY), "type": type_}
+    found: list[Document] = []
+    prio = -1
+    for _ in range(base.LINE_PRIOS):
+        wanted = {**ready, "prio": {"$gt": prio}}
+        first = await session.jobs.find(wanted, ["prio"]).sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+        if not first:
+            break
+        prio = first[0]["prio"]
+        cursor = session.jobs.find({**ready, "prio": prio}, ["order"]).sort([("prio", 1), ("order", 1)]).limit(most)
+        found += await cursor.to_list(None)
+    else:
+        found = await session.jobs.find(ready, ["order"]).sort([("order", 1)]).limit(most).to_list(None)
+    found.sort(key=lambda document: int(document["order"]))
+    return [str(document["_id"]) for document in found[:most]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo, Waiting
 from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
@@ -56,6 +56,8 @@ class MongoStore:
         self._namespace = namespace
         self._open: _Open | None = None
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        self.on_waiting: Callable[[Waiting], None] = _nobody
+        self._watched: frozenset[str] = frozenset()
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -78,6 +80,8 @@ class MongoStore:
             await servers.living()
             if servers.is_alone:
                 await session.tallies.recount()
+            session.tallies.watch(self._watched, lambda waiting: self.on_waiting(Waiting(waiting, ())))
+            await session.tallies.look_at_waiting()
         except BaseException as error:
             connection.close()
             if isinstance(error, client.DRIVER_ERRORS):
@@ -94,7 +98,20 @@ class MongoStore:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
-        return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
+        operation: Callable[[], Coroutine[Any, Any, Known]] = partial(self._there.insert, jobs, fed_seq, worker, now)
+        if self._watched:
+            operation = partial(self._insert_telling, jobs, operation)
+        return await self._there.write_alive(Lane.INSERT, operation)
+
+    async def _insert_telling(self, jobs: Sequence[Accepted], insert: Callable[[], Coroutine[Any, Any, Known]]) -> Known:
+        known = await insert()
+        taken = [job for job in jobs if job.type in self._watched]
+        self.on_waiting(Waiting(dict(self._there.session.tallies.waiting), taken))
+        return known
+
+    def watch(self, types: Collection[str]) -> None:
+        """See Store.watch."""
+        self._watched = frozenset(types)
 
     async def claim(
         self,
@@ -211,6 +228,10 @@ class MongoStore:
         """See Store.before."""
         return await self._look(queues.before, type_, rank, most)
 
+    async def first_in_line(self, type_: str, most: int) -> list[str]:
+        """See Store.first_in_line. It costs two round trips for each priority of the type."""
+        return await self._look(queues.first_in_line, type_, most)
+
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest. It costs a round trip for each priority of a type, a few of them at a time."""
         return await self._look(queues.oldest, types, prios)
@@ -251,7 +272,7 @@ class MongoStore:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
 
 
-def _nobody(_called: list[Entry]) -> None:
+def _nobody(_news: object) -> None:
     return None
 
 
@@ -341,6 +362,7 @@ class _Open:
             await self._recount()
         else:
             await self.lanes.look(self.session.tallies.flush)
+        await self.lanes.look(self.session.tallies.look_at_waiting)
         await self.lanes.look(self.resources.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from kqs.job import instant_of
-from kqs.store.sqlite.rows import encode_json
+from kqs.store import base
+from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -27,6 +28,18 @@ oldest (kind, number) as (
 select json_group_array(json_array(kind, number, (select cast(accepted_at as real) from jobs where ord = number))) from oldest
 """
 
+_PRIOS = f"""
+with recursive steps (at, n) as (
+  select (select min(prio) {_READY} ?1), 1
+  union all
+  select (select min(prio) {_READY} ?1 and prio > at), n + 1 from steps where at is not null and n <= ?2)
+select json_group_array(at) from steps where at is not null
+"""
+_FIRST_OF_PRIO = f"select json_group_array(ord) from (select ord {_READY} ?1 and prio = ?2 order by ord limit ?3)"
+_FIRST = f"select json_group_array(ord) from (select ord {_READY} ?1 order by ord limit ?2)"
+_IDS = "select json_group_array(json_array(ord, id)) from jobs where ord in (select value from json_each(?))"
+
+_decode_ids = msgspec.json.Decoder(list[tuple[int, str | None]]).decode
 _decode_oldest = msgspec.json.Decoder(list[tuple[str, int, float | None]]).decode
 
 
@@ -40,3 +53,17 @@ def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, floa
     """See Store.oldest."""
     (packed,) = session.db.execute(_OLDEST, (encode_json(list(types)).decode(), prios)).fetchone()
     return {type_: instant_of(order) if at is None else at for type_, order, at in _decode_oldest(packed)}
+
+
+def first_in_line(session: Session, type_: str, most: int) -> list[str]:
+    """See Store.first_in_line."""
+    (packed,) = session.db.execute(_PRIOS, (type_, base.LINE_PRIOS)).fetchone()
+    prios = decode_orders(packed)
+    if len(prios) > base.LINE_PRIOS:
+        (packed,) = session.db.execute(_FIRST, (type_, most)).fetchone()
+        orders = decode_orders(packed)
+    else:
+        rows = [session.db.execute(_FIRST_OF_PRIO, (type_, prio, most)).fetchone() for prio in prios]
+        orders = sorted(order for (packed,) in rows for order in decode_orders(packed))[:most]
+    (packed,) = session.db.execute(_IDS, (json_list(orders),)).fetchone()
+    return [id_ or session.ids.of(order) for order, id_ in sorted(_decode_ids(packed))]

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.process.threads import in_thread
+from kqs.store.base import Waiting
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.session import Session
 from kqs.supervisor import Supervisor
@@ -65,6 +66,8 @@ class StoreThread:
         self._death: BaseException | None = None
         #: called on the loop with jobs that were called, before the operation that did so is told of
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        #: called on the loop with what has become of what waits, before the operations that did so are told of
+        self.on_waiting: Callable[[Waiting], None] = _nobody
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
@@ -138,7 +141,7 @@ class StoreThread:
         self._group = [opening]
         outcome = _attempt(opening, self._session)
         self._group = []
-        self._hand_back([outcome], [])
+        self._hand_back([outcome], [], self._session.take_waiting())
         is_open = outcome[2] is None
         while is_open:
             self._group, is_open = self._gather()
@@ -146,8 +149,9 @@ class StoreThread:
                 with self._session_in_use:
                     outcomes = self._execute(self._group)
                     called = self._session.take_untold()
+                    waiting = self._session.take_waiting()
                 self._group = []
-                self._hand_back(outcomes, called)
+                self._hand_back(outcomes, called, waiting)
             if self._session.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()
@@ -194,10 +198,12 @@ class StoreThread:
     def _resolve_here(self, outcomes: list[Outcome]) -> None:
         if called := self._session.take_untold():
             self.on_called(called)
+        if (waiting := self._session.take_waiting()) is not None:
+            self.on_waiting(waiting)
         _settle(outcomes)
 
-    def _hand_back(self, outcomes: list[Outcome], called: list[Entry]) -> None:
-        self._call_back(self._resolve, (outcomes, called))
+    def _hand_back(self, outcomes: list[Outcome], called: list[Entry], waiting: Waiting | None) -> None:
+        self._call_back(self._resolve, (outcomes, called, waiting))
 
     def _call_back(self, step: Callable[[Any], None], news: Any) -> None:
         assert self._loop is not None
@@ -215,15 +221,17 @@ class StoreThread:
         _settle([(operation, None, self._death) for operation in unserved])
         self._supervisor.fault("store thread", self._death)
 
-    def _resolve(self, news: tuple[list[Outcome], list[Entry]]) -> None:
-        outcomes, called = news
+    def _resolve(self, news: tuple[list[Outcome], list[Entry], Waiting | None]) -> None:
+        outcomes, called, waiting = news
         self._unresolved -= len(outcomes)
         if called:
             self.on_called(called)
+        if waiting is not None:
+            self.on_waiting(waiting)
         _settle(outcomes)
 
 
-def _nobody(_called: list[Entry]) -> None:
+def _nobody(_news: object) -> None:
     return None
 
 
