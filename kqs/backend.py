@@ -114,6 +114,8 @@ class ServerBackend:
         stats["runs_failed"] = self._worker.failed_count + self.desk.failed_count
         stats["runs_stale"] = self._queue.stale_count
         stats["runs_ghost"] = self._queue.ghost_count
+        stats["refused_waiting"] = sum(self._queue.bounds.refused.values())
+        stats["dropped_waiting"] = sum(self._queue.bounds.dropped.values())
         stats["journal_unfed_records"] = self._feeder.lag_records
         if self._ticking is not None:
             stats |= self._ticking.stats()

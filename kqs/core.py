@@ -134,13 +134,14 @@ class Core:
         queue = Queue(
             store, broker, cascade, self._clock, self._queue_settings(), lambda: feeder.checkpointed_order, supervisor
         )
+        queue.bounds.first_order = recovery.last_order + 1
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)
         worker = self._worker = self._make_worker(queue)
         children = self._children = self._make_children(worker)
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
-        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked)
+        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds)
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
             store,

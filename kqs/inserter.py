@@ -77,6 +77,30 @@ class VerdictsPort(Protocol):
         ...
 
 
+class BoundsPort(Protocol):
+    """The part of the queue that is asked whether more jobs may wait."""
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Return how many, by type; empty: any number of any may."""
+        ...
+
+    def has_room(self, jobs: Sequence[Job]) -> bool:
+        """Tell whether all these may be taken in."""
+        ...
+
+    def enter(self, jobs: Sequence[Job], *, is_forced: bool = False) -> Mapping[str, int]:
+        """Count jobs that are about to be journaled; return what `leave` needs. is_forced: even if they are too many.
+
+        Raises: CallError: busy; they are too many.
+        """
+        ...
+
+    def leave(self, counts: Mapping[str, int]) -> None:
+        """Forget jobs that are not journaled after all."""
+        ...
+
+
 class JournalPort(Protocol):
     """The part of the journal that an insert touches."""
 
@@ -95,14 +119,22 @@ class JournalPort(Protocol):
 class Inserter:
     """See the module docstring. unflushed_bytes: of records that are not settled."""
 
-    def __init__(self, journal: JournalPort, ids: Ids, now: Callable[[], float], verdicts: VerdictsPort) -> None:
-        """Args: now: wall time in Unix seconds."""
+    def __init__(
+        self,
+        journal: JournalPort,
+        ids: Ids,
+        now: Callable[[], float],
+        verdicts: VerdictsPort,
+        bounds: BoundsPort | None = None,
+    ) -> None:
+        """Args: now: wall time in Unix seconds. bounds: None: any number of jobs may wait."""
         self.ids = ids
         self._verdicts = verdicts
         self.now = now
         self.flush_if_alone = journal.flush_if_alone
         self.unflushed_bytes = 0
         self._append = journal.append
+        self._bounds = bounds if bounds is not None and bounds.limits else None
 
     async def insert(self, text: bytes, max_jobs: int = DEFAULT_INSERT_JOBS) -> list[str]:
         """Keep the job, or all jobs of an array or none of them, that stand in `text` as JSON; return their ids, in order.
@@ -162,7 +194,7 @@ class Inserter:
     def keep(self, given: Given, settled: Settled, *, adopted: bool = False) -> Record:
         """Journal checked jobs, of which there is at least one; `settled` is told later.
 
-        Raises: JournalError: nothing was kept, and `settled` will not be called.
+        Raises: JournalError, CallError: nothing was kept, and `settled` will not be called.
         """
         return self._keep(Kind.JOBS, given.payload, given.jobs, settled, adopted)
 
@@ -209,7 +241,13 @@ class Inserter:
         """Journal the checked jobs of a chunk that is one plain insert a line. As `keep`."""
         return self._keep(Kind.CALLS, chunk, jobs, settled, False)
 
+    def has_room(self, jobs: list[Job]) -> bool:
+        """Tell whether these jobs would not be refused because too many of their types wait."""
+        return self._bounds is None or self._bounds.has_room(jobs)
+
     def _keep(self, kind: Kind, payload: bytes, jobs: list[Job], settled: Settled, adopted: bool) -> Record:
+        bounds = self._bounds
+        entered = None if bounds is None else bounds.enter(jobs, is_forced=adopted)
         now, count, size = self.now(), len(jobs), len(payload)
         first_order = self.ids.take(count, now)
         record = Record(kind, count, first_order, payload, jobs, accepted_us=microseconds(now), adopted=adopted)
@@ -217,10 +255,17 @@ class Inserter:
         def done(error: JournalError | None) -> None:
             record.done = None  # records are not seen by the garbage collector: this cycle would keep the payload for ever
             self.unflushed_bytes -= size
+            if error is not None and bounds is not None and entered:
+                bounds.leave(entered)
             settled(record, error)
 
         record.done = done
-        self._append(record)
+        try:
+            self._append(record)
+        except BaseException:
+            if bounds is not None and entered:
+                bounds.leave(entered)
+            raise
         self.unflushed_bytes += size
         return record
 

@@ -19,9 +19,9 @@ PAGE = 1000
 #: a row names so many types
 _NAMED = 3
 
-NUMBERS_OF_TYPES = ("waiting", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
+NUMBERS_OF_TYPES = ("waiting", "of", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
 TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "workers")
-SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "failed")
+SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
 WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
 SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
 _WAITING = ("new", "delayed", "retry", "ghost")
@@ -90,7 +90,8 @@ def type_row(one: dict[str, Any]) -> list[Any]:
     told = [None if value is None else round(value, 3) for value in ages]
     who = ", ".join(one["workers"][:_NAMED]) + (", …" if one["workers_count"] > _NAMED else "")
     suspended = "suspended" if one["suspended_at"] is not None else None
-    return [one["type"], waiting, counts.get("processing", 0), counts.get("fail", 0), *told, suspended, who or None]
+    numbers = [waiting, one["limits"].get("max_waiting"), counts.get("processing", 0), counts.get("fail", 0)]
+    return [one["type"], *numbers, *told, suspended, who or None]
 
 
 @click.command("workers")

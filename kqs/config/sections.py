@@ -175,6 +175,10 @@ class TakingSection(Section):
     group_max_running: int = Field(
         default=0, ge=0, le=1_000_000_000, description="its jobs of one group that run at a time on a server; 0: no limit"
     )
+    max_waiting: int = Field(default=0, ge=0, le=10**12, description="most jobs of the type that wait; 0: no limit")
+    drop: Literal["new", "oldest"] = Field(
+        default="new", description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"
+    )
 
 
 class CommandSection(Section):

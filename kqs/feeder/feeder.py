@@ -100,6 +100,7 @@ class Feeder:
         self._first_own_seq = self._journal.durable_seq
         self._checkpoints.start(info)
         self._behind = info.fed_seq < self._journal.durable_seq
+        self._note_known()
         self._wake.set()
         self._queue.on_hungry = self._hurry
         self._queue.on_early = self._gathering.want
@@ -332,7 +333,13 @@ class Feeder:
     async def _note_fed(self, batch: Batch) -> None:
         self._end_trouble()
         self._cursor.feed(batch.reach.seq)
+        if not self._queue.bounds.is_known:
+            self._note_known()
         self._moved.set()
         self._checkpoints.fed(batch.reach, batch.size_bytes)
         if self._checkpoints.is_overdue:
             await self._checkpoints.move()
+
+    def _note_known(self) -> None:
+        """Tell the door if the store has all that earlier boots have journaled."""
+        self._queue.bounds.is_known = self._cursor.fed >= self._first_own_seq

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from kqs.broker.base import Broker
 from kqs.clock import Clock
@@ -18,7 +19,7 @@ from kqs.job import WAITING, Claim, Entry, State
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.events import Events
-from kqs.queue.rules import Retention, whole_ms
+from kqs.queue.rules import CANCELLED, Retention, whole_ms
 from kqs.store import change as bounds
 from kqs.store.base import Change, Slice, Spans, Store, Verb
 from kqs.trouble import Trouble
@@ -87,27 +88,33 @@ class Changes:
         *,
         is_forced: bool = False,
         is_dry: bool = False,
+        most: int | None = None,
+        error: str = CANCELLED,
     ) -> Done:
         """Do it with all jobs that fit; they are durable when this returns.
 
         Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
-            returns the first of so many new orders. is_forced, is_dry: as for `Change`.
+            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`.
         Raises: StoreUnavailableError: some of it may have been done.
         """
         change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
+        change = replace(change, most=most, error=error)
         done, after = Done(), None
         while True:
             first_order = take_orders(bounds.SLICE) if verb is Verb.RETRY and not is_dry else 0
             part = await self._slice(change, after, first_order)
             done.add(part)
+            if most is not None:
+                change = replace(change, most=most - done.count)
             if not is_dry:
-                await self._follow(verb, part)
+                await self._follow(change, part)
             after = part.next
-            if after is None:
+            if after is None or change.most == 0:
                 break
         if done.count and not is_dry:
             await self._store.sync()
-            log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)
+            if error == CANCELLED:
+                log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)
         return done
 
     async def _slice(self, change: Change, after: object | None, first_order: int) -> Slice:
@@ -139,25 +146,25 @@ class Changes:
             self._broker.body_bytes,
         )
 
-    async def _follow(self, verb: Verb, part: Slice) -> None:
+    async def _follow(self, change: Change, part: Slice) -> None:
         """Let the others know what a slice has done."""
         if claims := [one.claim for one in part.changed if one.claim is not None]:
             self._call_off(claims)
         if part.expire_at is not None:
             self._note(0.0, part.expire_at)
         if part.changed and self._events.hears_ends:
-            self._tell(verb, part)
+            self._tell(change, part)
         if part.ready:
             await self._broker.put(part.ready)
         if gone := [Entry(one.order, one.id, one.type, one.prio) for one in part.changed if one.state in WAITING]:
             await self._broker.forget(gone)
 
-    def _tell(self, verb: Verb, part: Slice) -> None:
+    def _tell(self, change: Change, part: Slice) -> None:
         """Tell what has happened to jobs; that a run has ended is told when it has."""
-        if verb is Verb.DELETE:
+        if change.verb is Verb.DELETE:
             self._events.deleted(part.changed)
-        elif verb is Verb.CANCEL:
-            self._events.cancelled([one.id for one in part.changed if one.claim is None])
+        elif change.verb is Verb.CANCEL:
+            self._events.cancelled([one.id for one in part.changed if one.claim is None], change.error)
         else:
             self._events.woken(part.ready)
 

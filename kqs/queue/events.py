@@ -153,17 +153,17 @@ class Events:
         """Take in that jobs are gone."""
         self.changed(Word.DELETED, [_last_seen(job) for job in jobs])
 
-    def cancelled(self, job_ids: Sequence[str]) -> None:
-        """Take in that waiting jobs have ended as cancelled."""
-        self._ended_unrun(Word.CANCELLED, job_ids, State.CANCELLED)
+    def cancelled(self, job_ids: Sequence[str], error: str = Word.CANCELLED) -> None:
+        """Take in that waiting jobs have ended as cancelled. error: what stands in their records."""
+        self._ended_unrun(Word.CANCELLED, job_ids, State.CANCELLED, error)
 
     def expired(self, job_ids: Sequence[str]) -> None:
         """Take in that waiting jobs have ended as expired."""
-        self._ended_unrun(Word.EXPIRED, job_ids, State.FAIL)
+        self._ended_unrun(Word.EXPIRED, job_ids, State.FAIL, Word.EXPIRED)
 
-    def _ended_unrun(self, word: Word, job_ids: Sequence[str], state: State) -> None:
+    def _ended_unrun(self, word: Word, job_ids: Sequence[str], state: State, error: str) -> None:
         def of_gone(job_id: str) -> JobRecord:
-            return self.ends.unrun_record(job_id, state, word)
+            return self.ends.unrun_record(job_id, state, error)
 
         if self.is_heard:
             search = self._supervisor.spawn(self._tell_unrun(word, job_ids, of_gone), "events-ended", when_done)

@@ -39,9 +39,11 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
 from kqs.queue.asked import Asked
+from kqs.queue.bounds import Bounds
 from kqs.queue.changes import Changes
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
+from kqs.queue.drops import Drops
 from kqs.queue.events import Events
 from kqs.queue.groups import Groups
 from kqs.queue.housekeeping import Housekeeping
@@ -120,6 +122,11 @@ class Queue:
         self._reporter.on_waited = self._hurry_end
         #: takes the report of a run that is over, in whatever way
         self._over = self._reporter.add
+        #: how many jobs of which types may wait
+        self.bounds = Bounds(settings.taking)
+        if self.bounds.limits:
+            store.on_waiting = self.bounds.stored
+            store.watch(self.bounds.limits)
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
@@ -132,6 +139,7 @@ class Queue:
         )
         note = self._timetable.note
         self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.events, self.call_off, on_damage)
+        self._drops = Drops(self.bounds, store, self.changes)
         self.meter = Meter(clock.monotonic)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         self._telling: asyncio.TimerHandle | None = None
@@ -176,7 +184,8 @@ class Queue:
         }
         if self._store.is_shared:
             services["queue-cancels"] = self.changes.watch()
-        for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
+        services |= self.suspensions.services() | self._timetable.services() | self._drops.services()
+        for name, body in services.items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
     async def stop(self) -> None:
@@ -223,6 +232,8 @@ class Queue:
     def run_claimed(self, reservation: Reservation) -> None:
         """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
         self._reporter.keep_back(reservation.orders)
+        if self.bounds.limits:
+            self.bounds.begun(reservation.jobs)
         if self.events.is_heard:
             self.events.created(reservation.jobs)
         reservation.deliver(self._epoch)

@@ -140,7 +140,8 @@ class Hotjob:
             result = NULL if end.result is None else Raw(end.result)
             self._peer.answer(self._call, _encode(EndView(end.id, end.state.word, result)))
         elif end.state is State.CANCELLED:
-            self._peer.refuse(self._call, "cancelled", ERROR_CODES["cancelled"])
+            is_owners = end.error in (None, State.CANCELLED.word)
+            self._peer.refuse(self._call, "cancelled", ERROR_CODES["cancelled"] if is_owners else str(end.error))
         else:
             self._peer.refuse(self._call, "job_failed", end.error or "failed")
 

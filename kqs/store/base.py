@@ -50,6 +50,8 @@ LOGGED = 10
 CALL_S = 1.0
 #: ended records that one `look` returns at most, each of which may have a long result
 MOST_ENDS = 100
+#: a type whose ready jobs have no more priorities than this is asked about by priority
+LINE_PRIOS = 16
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
 
@@ -105,16 +107,32 @@ class Holder(NamedTuple):
     since: float
 
 
+class Waiting(NamedTuple):
+    """How many jobs wait of each type that is watched, and which jobs of these types inserts have taken in since the last."""
+
+    counts: Mapping[str, int]
+    taken: Sequence[Accepted]
+
+
 class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
     on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
     asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
+    on_waiting: given how many jobs wait of the types that are watched (`watch`), whenever that has changed: before whoever
+    asked for what changed it hears of it, and first before `open` returns. Every job of theirs that an `insert` was given is
+    told once, as taken, when it is counted, or known, or joined. A store that is shared tells what other servers do some
+    seconds late.
     """
 
     is_shared: bool
     on_called: Callable[[list[Entry]], None]
+    on_waiting: Callable[[Waiting], None]
+
+    def watch(self, types: Collection[str]) -> None:
+        """Tell from `open` on, which comes after this, how many jobs of these types wait (`on_waiting`)."""
+        ...
 
     @property
     def is_first(self) -> bool:
@@ -318,8 +336,8 @@ class Store(Protocol):
         only those asked for are looked at where the filter names ids, the waiting jobs of one type, or states but not
         nearly all.
 
-        CANCEL: a waiting job ends (next_state) with the error `cancelled`, ended_at `change.now`, drop_at by `change.keep`. A
-        running one gets its cancel_at, which goes when the run ends (see `report`); nothing else changes, and its claim is
+        CANCEL: a waiting job ends (next_state) with the error `change.error`, ended_at `change.now`, drop_at by `change.keep`.
+        A running one gets its cancel_at, which goes when the run ends (see `report`); nothing else changes, and its claim is
         told. One that has a cancel_at already is not changed, nor is what has ended.
         RETRY: of what has failed or was cancelled, that which ended at `change.now` or before. State by next_state, ready at
         once; counters 0; error, result, due_at, ended_at, drop_at None; expire_at anew from `change.expire`. Attempt,
@@ -433,6 +451,13 @@ class Store(Protocol):
         """
         ...
 
+    async def first_in_line(self, type_: str, most: int) -> list[str]:
+        """Return the ids of up to `most` ready jobs of a type that have stood in line for longest, whatever their priority.
+
+        By order, as `oldest`. Where they have more than LINE_PRIOS priorities it takes time in proportion to all of them.
+        """
+        ...
+
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """Return for each type when the oldest of its ready jobs was accepted, in Unix seconds; a type without any is left out.
 
@@ -490,4 +515,5 @@ __all__ = [
     "Store",
     "StoreInfo",
     "Verb",
+    "Waiting",
 ]

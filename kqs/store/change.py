@@ -45,6 +45,7 @@ class Change(msgspec.Struct, frozen=True):
     now: when it was asked for, in Unix seconds. before_order: jobs of this server's journal from there on are passed over.
     keep: how long records outlive their cancellation; expire: how long jobs that are retried may wait and run, anew. Both are
     overruled by what a job's own options say (keep: -1 is for ever).
+    most: so many more jobs are changed at most, None: all. error: of those that are cancelled while they wait.
     is_forced: `delete` takes running jobs too. is_dry: nothing is changed, but all is told as if it were.
     body_bytes: as for `Store.ready`.
     """
@@ -58,6 +59,13 @@ class Change(msgspec.Struct, frozen=True):
     is_forced: bool = False
     is_dry: bool = False
     body_bytes: int | None = None
+    most: int | None = None
+    error: str = State.CANCELLED.word
+
+    @property
+    def slice_jobs(self) -> int:
+        """Return how many jobs a slice changes at most."""
+        return SLICE if self.most is None else min(SLICE, self.most)
 
 
 class Changed(msgspec.Struct, gc=False):

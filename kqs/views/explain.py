@@ -70,7 +70,8 @@ def _cancelled(seen: Seen) -> Reason | None:
     record = seen.record
     if record.state is not State.CANCELLED:
         return None
-    return Reason("cancelled", f"It was cancelled {_at(record.ended_at, seen.now)}.", _end_of(record))
+    why = "" if record.error in (None, State.CANCELLED.word) else f": {_quoted(record.error)}"
+    return Reason("cancelled", f"It was cancelled {_at(record.ended_at, seen.now)}{why}.", _end_of(record))
 
 
 def _failed(seen: Seen) -> Reason | None:

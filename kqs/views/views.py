@@ -151,7 +151,7 @@ class Views:
             "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
             **_measured(meter, name, queue.clock.monotonic()),
             "suspended_at": queue.admission.suspended.get(name),
-            "limits": queue.admission.limits(name),
+            "limits": queue.admission.limits(name) | queue.bounds.shown(name),
             "workers": sorted(set(workers))[:MOST_NAMES],
             "workers_count": len(workers),
         }

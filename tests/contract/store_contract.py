@@ -28,7 +28,7 @@ from kqs.job import (
     first_run,
 )
 from kqs.store import base
-from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo
+from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo, Waiting
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -1462,6 +1462,48 @@ class StoreContract:
         await store.claim([an_entry(30, type="video"), an_entry(31, type="video")], "w1", now)
         assert (await store.oldest(types, 99)).keys() == {"mail", 'é "x"'}
         assert await store.oldest([], 9) == {}
+
+    async def test_the_first_in_line_are_the_oldest_ready_ones_of_a_type(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await insert(*(a_job(n, prio=10 - n) for n in range(5)), a_job(5, id="mine"), a_job(6, due_at=now + 100))
+        await insert(a_job(7, type="video"))
+        await store.claim([an_entry(1, prio=9)], "w1", now)
+        ids = [*(IDS.of(FIRST + n) for n in (0, 2, 3, 4)), "mine"]
+        for prios in (99, 2):
+            monkeypatch.setattr(base, "LINE_PRIOS", prios)
+            assert [await store.first_in_line("mail", most) for most in (1, 3, 9)] == [ids[:1], ids[:3], ids]
+        assert await store.first_in_line("nobody", 9) == []
+
+    async def test_of_watched_types_it_is_told_how_many_wait(self, make_store: MakeStore, now: float) -> None:
+        told: list[Waiting] = []
+
+        def orders() -> list[int]:
+            return sorted(job.order - FIRST for waiting in told for job in waiting.taken)
+
+        async def opened() -> Store:
+            store = make_store()
+            store.on_waiting = told.append
+            store.watch(["mail", "parcel"])
+            await store.open(JOURNAL, NODE)
+            return store
+
+        store = await opened()
+        await store.insert([*some_jobs(4), a_job(4, due_at=now + 9), a_job(5, type="video")], 1, "w1", now)
+        assert (told[-1].counts["mail"], orders()) == (5, [0, 1, 2, 3, 4])
+        await store.insert([a_job(6, id=IDS.of(FIRST)), a_job(7, claimed_at=now), a_job(8)], 2, "w1", now)
+        assert (told[-1].counts["mail"], orders()) == (6, [0, 1, 2, 3, 4, 6, 7, 8])
+        runs = await store.claim([an_entry(n) for n in range(3)], "w1", now)
+        assert told[-1].counts["mail"] == 3
+        await store.report([a_report(runs[0].claim, State.RETRY, at=now), a_report(runs[1].claim, at=now)])
+        assert told[-1].counts["mail"] == 4
+        await store.close()
+        told.clear()
+        await opened()
+        assert [(waiting.counts["mail"], waiting.counts.get("parcel", 0), waiting.taken) for waiting in told[-1:]] == [
+            (4, 0, ANY)
+        ]
+        assert orders() == []
 
 
 async def progress_of(store: Store, n: int = 0) -> bytes | None:

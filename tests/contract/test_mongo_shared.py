@@ -14,6 +14,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
+from kqs.store.base import Waiting
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S, SETTLE_S
@@ -639,3 +640,22 @@ async def test_keys_of_swept_and_replaced_jobs_are_given_up(ours: MongoStore, ur
         db = client.get_default_database()
         assert sorted(one["_id"] for one in db.uniques.find()) == ["mail\0k2", "mail\0k9"]
         assert db.jobs.count_documents({"pair": {"$exists": True}}) == 2
+
+
+async def test_what_others_do_to_what_waits_is_told_later(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, now: float
+) -> None:
+    told: list[Waiting] = []
+    third = make_mongo_store()
+    third.on_waiting = told.append
+    third.watch(["mail"])
+    await ours.insert([a_job(n) for n in range(5)], 1, "w", now)
+    await ours.counts()
+    await third.open("e" * 32, "0000eeee")
+    assert told[-1].counts == {"mail": 5}
+    await third.insert([their_job(7)], 1, "w", now)
+    assert (told[-1].counts, told[-1].taken) == ({"mail": 6}, [their_job(7)])
+    await ours.claim([an_entry(n) for n in range(3)], "w", now)
+    await ours.counts()
+    await third._there.keep_up()
+    assert told[-1].counts == {"mail": 3}

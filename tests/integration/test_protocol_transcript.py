@@ -22,7 +22,7 @@ def blocks(page: str, kind: str) -> list[str]:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path) as running:
+    with serving(tmp_path, TYPES__rare='{"max_waiting":1}') as running:
         yield running
 
 

@@ -68,12 +68,12 @@ class Rig:
 
     async def start(self) -> None:
         self.store = self.a_store()
-        self.info = info = await self.store.open(JOURNAL_ID, "0000beef")
         settings = QueueSettings("test", Retention(success_s=3600, fail_s=-1), 1000, self.seek_looks, self.taking)
         self.broker = MemoryBroker(self.supervisor, 100)
         self.queue = Queue(
             self.store, self.broker, self.cascade, self.clock, settings, lambda: self.replayable_order, self.supervisor
         )
+        self.info = info = await self.store.open(JOURNAL_ID, "0000beef")
         await self.queue.start(info)
         self.hands: list[Hand] = []
 

@@ -92,7 +92,8 @@ class Whole:
         info = self.rig.info
         self.feeder = await self.feeding.start(info.fed_seq, info.last_order)
         queue, journal = self.rig.queue, self.feeding.journal
-        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked)
+        queue.bounds.first_order = self.feeding.ids.last_order + 1
+        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds)
         self.desk = Desk(queue, 0.0, self.rig.supervisor)
         self.desk.start(info.store_id)
         parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker

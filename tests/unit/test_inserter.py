@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from kqs.config import TakingSection
 from kqs.errors import CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
 from kqs.inserter import Found, Inserter
 from kqs.journal.format import Kind
+from kqs.options import PlainJob
+from kqs.queue.bounds import Bounds
 from kqs.wire.inserted import Inserted
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
@@ -124,3 +127,26 @@ async def test_who_gives_up_waiting_for_the_store_is_told_nothing(rig: Rig) -> N
     await asyncio.wait([inserting])
     rig.verdicts.decide()
     assert rig.verdicts.asked == []
+
+
+async def test_jobs_that_would_be_too_many_are_refused_and_journal_trouble_gives_their_room_back(rig: Rig) -> None:
+    door = Bounds({"mail": TakingSection(max_waiting=2)})
+    door.is_known = True
+    inserter = Inserter(rig.journal, rig.ids, rig.clock.now, rig.verdicts, door)
+    assert inserter.has_room([PlainJob("mail")] * 2)
+    assert not inserter.has_room([PlainJob("mail")] * 3)
+    rig.journal.failure = NoSpaceError("full")
+    with pytest.raises(NoSpaceError):
+        await inserter.insert(b'[{"type":"mail"},{"type":"mail"}]')
+    rig.journal.failure = None
+    rig.journal.held = True
+    inserting = asyncio.ensure_future(inserter.insert(b'[{"type":"mail"},{"type":"mail"}]'))
+    await asyncio.sleep(0)
+    with pytest.raises(CallError, match="max_waiting = 2"):
+        await inserter.insert(b'{"type":"mail"}')
+    rig.journal.failure = JournalFailedError("EIO")
+    rig.journal.flush()
+    with pytest.raises(JournalFailedError):
+        await inserting
+    assert door.waiting("mail") == 0
+    assert inserter.unflushed_bytes == 0

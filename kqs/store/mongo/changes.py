@@ -73,7 +73,7 @@ class Changer:
             return part
         asked = self._asked(change)
         is_read = change.verb is Verb.RETRY
-        found, to_go_on = await walk.find(session, asked, change.wanted.match, at, bounds.SLICE, is_read=is_read)
+        found, to_go_on = await walk.find(session, asked, change.wanted.match, at, change.slice_jobs, is_read=is_read)
         part = Slice([], [], [], to_go_on)
         if change.verb is Verb.DELETE and not change.is_forced:
             part.skipped = [one["_id"] for one in found if one["place"] == Place.RUNNING]
@@ -188,8 +188,12 @@ class Changer:
             return UpdateMany(where, gone | {"$unset": dict.fromkeys(_NEEDLESS, "")})
         if is_running:  # its mark stays: whoever has claimed it just now knows it by that
             return UpdateMany({**where, "cancel_at": None}, {"$set": {"cancel_at": change.now, "cancel_mark": mark}})
-        word = State.CANCELLED.word
-        end = {"place": int(Place.ENDED), "state": int(next_state(State(state), Event.CANCEL)), "error": word, "mark": mark}
+        end = {
+            "place": int(Place.ENDED),
+            "state": int(next_state(State(state), Event.CANCEL)),
+            "error": change.error,
+            "mark": mark,
+        }
         end["ended_at"] = change.now
         if first is not None:
             end["drop_at"] = change.now + first

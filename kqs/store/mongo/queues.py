@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from kqs.job import instant_of
+from kqs.store import base
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.groups import names
@@ -62,3 +63,25 @@ async def _oldest(session: Session, type_: str, prios: int) -> float | None:
 async def _foremost(session: Session, line: Document) -> list[Document]:
     found = session.jobs.find({"place": int(Place.READY), **line}, ["order", "prio", "accepted_at"])
     return await found.sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+
+
+async def first_in_line(session: Session, type_: str, most: int) -> list[str]:
+    """See Store.first_in_line."""
+    ready: Document = {"place": int(Place.READY), "type": type_, "group": None}
+    found: list[Document] = []
+    prio = -1
+    for _ in range(base.LINE_PRIOS):
+        wanted = {**ready, "prio": {"$gt": prio}}
+        first = await session.jobs.find(wanted, ["prio"]).sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+        if not first:
+            break
+        prio = first[0]["prio"]
+        cursor = session.jobs.find({**ready, "prio": prio}, ["order"]).sort([("prio", 1), ("order", 1)]).limit(most)
+        found += await cursor.to_list(None)
+    else:
+        found = await session.jobs.find(ready, ["order"]).sort([("order", 1)]).limit(most).to_list(None)
+    for name in await names(session, type_, "", base.LINE_PRIOS):
+        of_group = session.jobs.find({**ready, "group": name}, ["order"]).sort([("prio", 1), ("order", 1)])
+        found += await of_group.limit(most).to_list(None)
+    found.sort(key=lambda document: int(document["order"]))
+    return [str(document["_id"]) for document in found[:most]]

@@ -15,7 +15,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo, Waiting
 from kqs.store.mongo import (
     changes,
     client,
@@ -70,6 +70,8 @@ class MongoStore:
         self._namespace = namespace
         self._open: _Open | None = None
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        self.on_waiting: Callable[[Waiting], None] = _nobody
+        self._watched: frozenset[str] = frozenset()
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -94,6 +96,8 @@ class MongoStore:
                 await _recount_alone(session, servers)
             elif servers.was_killed:
                 session.tallies.doubt()
+            session.tallies.watch(self._watched, lambda waiting: self.on_waiting(Waiting(waiting, ())))
+            await session.tallies.look_at_waiting()
         except BaseException as error:
             connection.close()
             if isinstance(error, client.DRIVER_ERRORS):
@@ -110,7 +114,20 @@ class MongoStore:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
-        return await self._there.write_alive(Lane.INSERT, partial(self._there.insert, jobs, fed_seq, worker, now))
+        operation: Callable[[], Coroutine[Any, Any, Known]] = partial(self._there.insert, jobs, fed_seq, worker, now)
+        if self._watched:
+            operation = partial(self._insert_telling, jobs, operation)
+        return await self._there.write_alive(Lane.INSERT, operation)
+
+    async def _insert_telling(self, jobs: Sequence[Accepted], insert: Callable[[], Coroutine[Any, Any, Known]]) -> Known:
+        known = await insert()
+        taken = [job for job in jobs if job.type in self._watched]
+        self.on_waiting(Waiting(dict(self._there.session.tallies.waiting), taken))
+        return known
+
+    def watch(self, types: Collection[str]) -> None:
+        """See Store.watch."""
+        self._watched = frozenset(types)
 
     async def claim(
         self,
@@ -269,6 +286,10 @@ class MongoStore:
         """See Store.before."""
         return await self._look(queues.before, type_, rank, most, group)
 
+    async def first_in_line(self, type_: str, most: int) -> list[str]:
+        """See Store.first_in_line. It costs two round trips for each priority of the type."""
+        return await self._look(queues.first_in_line, type_, most)
+
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest. It costs a round trip for each priority of a type, a few of them at a time."""
         return await self._look(queues.oldest, types, prios)
@@ -314,7 +335,7 @@ class MongoStore:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
 
 
-def _nobody(_called: list[Entry]) -> None:
+def _nobody(_news: object) -> None:
     return None
 
 
@@ -423,6 +444,7 @@ class _Open:
             await self.lanes.look(self.session.tallies.flush)
         if self.session.tallies.may_settle:
             await self.lanes.look(self.session.tallies.settle)
+        await self.lanes.look(self.session.tallies.look_at_waiting)
         await self.lanes.look(self.resources.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)

@@ -17,18 +17,21 @@ lost, leave the numbers in doubt. Then the jobs are counted:
   answer that is lost, correct nothing twice. The doubt stays until a count finds nothing. The promise is: `read` is exact two
   minutes after there was trouble, for a type that has a quiet half minute, and until then off by what is done in that time.
 
-Nothing is decided by these numbers but how much is trimmed and which types a broker looks for.
+Nothing is decided by these numbers but how much is trimmed, which types a broker looks for, and whether too many jobs of a type
+wait that is watched: of these, how many wait is known in memory as well. Our own changes are in that at once, those of other
+servers when it is read anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from pymongo import UpdateOne
 
-from kqs.job import State
+from kqs.job import WAITING, State
 from kqs.store.mongo.client import DRIVER_ERRORS, Document, write_unless_taken
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.documents import Place, state_of
@@ -76,6 +79,38 @@ class Tallies:
         self._not_before = 0.0
         self._is_doubtful = False
         self._counted: _Counted | None = None
+        self._turn = asyncio.Lock()  # between a flush and what is read after it there is no other
+        self._watched: frozenset[str] = frozenset()
+        self._on_waiting: Callable[[dict[str, int]], None] = lambda waiting: None
+        #: how many jobs of the watched types wait
+        self.waiting: Counter[str] = Counter()
+
+    def watch(self, types: Collection[str], on_waiting: Callable[[dict[str, int]], None]) -> None:
+        """Know in `waiting` how many jobs of these types wait, as of the last `look_at_waiting`.
+
+        Args: on_waiting: told of every change.
+        """
+        self._watched = frozenset(types)
+        self._on_waiting = on_waiting
+
+    async def look_at_waiting(self) -> None:
+        """Take in what others have done to what waits of the watched types."""
+        if not self._watched:
+            return
+        async with self._turn:
+            await self._flush()
+            found = await self._tallies.find({"_id": {"$in": list(self._watched)}}).to_list(None)
+            self.waiting = Counter(
+                {tally["_id"]: sum(n for state, n in tally["n"].items() if int(state) in WAITING) for tally in found}
+            )
+            self._move(self._added, 1)
+            self._move(self._removed, -1)
+
+    def _move(self, kinds: Counter[Kind], sign: int) -> None:
+        for (type_, state), n in kinds.items():
+            if type_ in self._watched and state in WAITING:
+                self.waiting[type_] += sign * n
+        self._on_waiting({type_: max(0, self.waiting[type_]) for type_ in self._watched})
 
     @property
     def needs_recount(self) -> bool:
@@ -89,11 +124,17 @@ class Tallies:
 
     def add(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that came into a state, one item a job."""
-        self._added.update(kinds)
+        came = Counter(kinds)
+        self._added.update(came)
+        if self._watched:
+            self._move(came, 1)
 
     def remove(self, kinds: Iterable[Kind]) -> None:
         """Note jobs that left a state, one item a job."""
-        self._removed.update(kinds)
+        went = Counter(kinds)
+        self._removed.update(went)
+        if self._watched:
+            self._move(went, -1)
 
     def doubt(self) -> None:
         """Note that a write may have changed something nobody knows of."""
@@ -101,6 +142,10 @@ class Tallies:
 
     async def flush(self) -> None:
         """Write what is pending."""
+        async with self._turn:
+            await self._flush()
+
+    async def _flush(self) -> None:
         added, self._added = self._added, Counter()
         removed, self._removed = self._removed, Counter()
         changes: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from kqs.job import WAITING, Claim, Event, State, next_state
-from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import resources, retention, revive, walk
@@ -17,8 +16,7 @@ from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.walk import Found
 
 _CANCEL = f"""
-update jobs set place = {Place.ENDED:d}, state = {State.CANCELLED:d}, error = '{State.CANCELLED.word}',
-                ended_at = ?, drop_at = ?
+update jobs set place = {Place.ENDED:d}, state = {State.CANCELLED:d}, error = ?, ended_at = ?, drop_at = ?
 where ord in (select value from json_each(?)) and place < 2
 """
 _MARK = f"update jobs set cancel_at = ? where ord in (select value from json_each(?)) and place = {Place.RUNNING:d}"
@@ -50,7 +48,7 @@ def change(session: Session, change: Change, after: object | None, first_order: 
     if after is None:
         after = walk.way(session, change.wanted, _useful(change))
     assert isinstance(after, walk.At), "what the last slice said"
-    found, to_go_on = walk.find(session.db, wanted, after, min(bounds.SLICE, session.most_dropped))
+    found, to_go_on = walk.find(session.db, wanted, after, min(change.slice_jobs, session.most_dropped))
     part = Slice([], [], [], to_go_on)
     if change.verb is Verb.DELETE and not change.is_forced:
         part.skipped = [_id_of(session, row) for row in found if row.place == Place.RUNNING]
@@ -97,7 +95,7 @@ def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Sli
     resources.gone(session, [row.order for row in waiting])
     for keep_s, orders in by_keep.items():
         drop_at = None if keep_s is None else change.now + keep_s
-        session.db.execute(_CANCEL, (change.now, drop_at, json_list(orders)))
+        session.db.execute(_CANCEL, (change.error, change.now, drop_at, json_list(orders)))
     _count(session, waiting, Event.CANCEL)
 
 

@@ -78,6 +78,8 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     session.fed_to(fed_seq)
     if not jobs:
         return Known()
+    if session.watched:
+        session.given += [job for job in jobs if job.type in session.watched]
     fresh, known = _without_replayed(session, jobs)
     shapes = _by_shape(fresh, session.bulk_bytes)
     if shapes.plain:
@@ -88,21 +90,34 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
         _insert_ended(session, ended, name)
     parked: set[int] = set()
     joined: dict[int, str] = {}
-    if full := shapes.full:
-        if ticked := [job for job in full if job.tick is not None]:
-            passed = ticks.refused(session, ticked)
-            known += passed
-            full = [job for job in full if job.order not in passed]
-        free, others = keyed.parted(full)
-        if free:
-            known += _insert_full(session, free, worker, now, parked)
-        if others:
-            joined = _insert_keyed(session, others, worker, now, known, parked)
-            known += joined
+    if shapes.full:
+        joined = _insert_any(session, shapes.full, worker, now, known, parked)
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return Known(known, parked, joined)
+
+
+def _insert_any(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+) -> dict[int, str]:
+    """Store jobs of any kind, but for those of ticks that are over and of unique keys that others have.
+
+    Args: known, parked: the orders of those that are not stored, and of those that wait for their resource, are added.
+    Returns: by order, the ids of the jobs that others were joined to.
+    """
+    if ticked := [job for job in jobs if job.tick is not None]:
+        passed = ticks.refused(session, ticked)
+        known += passed
+        jobs = [job for job in jobs if job.order not in passed]
+    free, others = keyed.parted(jobs)
+    if free:
+        known += _insert_full(session, free, worker, now, parked)
+    if not others:
+        return {}
+    joined = _insert_keyed(session, others, worker, now, known, parked)
+    known += joined
+    return joined
 
 
 def _without_replayed(session: Session, jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[int]]:

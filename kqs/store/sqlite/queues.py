@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from kqs.job import instant_of
+from kqs.store import base
 from kqs.store.sqlite.groups import LINE, names
-from kqs.store.sqlite.rows import encode_json
+from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -38,6 +39,20 @@ select ord, cast(accepted_at as real) from jobs where ord in (
 order by ord limit 1
 """
 
+_PRIOS = f"""
+with recursive steps (at, n) as (
+  select (select min(prio) {_READY} ?1), 1
+  union all
+  select (select min(prio) {_READY} ?1 and prio > at), n + 1 from steps where at is not null and n <= ?2)
+select json_group_array(at) from steps where at is not null
+"""
+_FIRST_OF_PRIO = f"select json_group_array(ord) from (select ord {_READY} ?1 and prio = ?2 order by ord limit ?3)"
+_FIRST = f"select json_group_array(ord) from (select ord {_READY} ?1 order by ord limit ?2)"
+_FIRST_OF_GROUP = f"""
+select json_group_array(ord) from (select ord from {LINE} ?1 and grp = ?2 order by prio, ord limit ?3)"""
+_IDS = "select json_group_array(json_array(ord, id)) from jobs where ord in (select value from json_each(?))"
+
+_decode_ids = msgspec.json.Decoder(list[tuple[int, str | None]]).decode
 _decode_oldest = msgspec.json.Decoder(list[tuple[str, int, float | None]]).decode
 
 
@@ -60,3 +75,21 @@ def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, floa
             at = instant_of(order) if at is None else at
             found[type_] = min(at, found.get(type_, at))
     return found
+
+
+def first_in_line(session: Session, type_: str, most: int) -> list[str]:
+    """See Store.first_in_line."""
+    (packed,) = session.db.execute(_PRIOS, (type_, base.LINE_PRIOS)).fetchone()
+    prios = decode_orders(packed)
+    if len(prios) > base.LINE_PRIOS:
+        (packed,) = session.db.execute(_FIRST, (type_, most)).fetchone()
+        orders = decode_orders(packed)
+    else:
+        rows = [session.db.execute(_FIRST_OF_PRIO, (type_, prio, most)).fetchone() for prio in prios]
+        orders = sorted(order for (packed,) in rows for order in decode_orders(packed))[:most]
+    if session.has_groups:
+        named = names(session, type_, "", base.LINE_PRIOS)
+        rows = [session.db.execute(_FIRST_OF_GROUP, (type_, name, most)).fetchone() for name in named]
+        orders = sorted([*orders, *(order for (packed,) in rows for order in decode_orders(packed))])[:most]
+    (packed,) = session.db.execute(_IDS, (json_list(orders),)).fetchone()
+    return [id_ or session.ids.of(order) for order, id_ in sorted(_decode_ids(packed))]

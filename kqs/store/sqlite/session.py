@@ -13,7 +13,8 @@ import msgspec
 
 from kqs.errors import StoreDoubtError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Entry
+from kqs.job import Accepted, Entry
+from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.locks import Locks
 from kqs.store.sqlite.tallies import Tallies
@@ -62,6 +63,12 @@ class Session:
         self.last_order = 0
         self.unchecked_to = 0
         self.tallies = Tallies()
+        #: types of which it is told how many jobs wait
+        self.watched: frozenset[str] = frozenset()
+        #: jobs of these that this transaction was given to store, and those of committed ones nobody was told of yet
+        self.given: list[Accepted] = []
+        self._given_untold: list[Accepted] = []
+        self._waiting_told: dict[str, int] | None = None
         #: False: no job has progress
         self.has_progress = False
         #: False: no job has a unique key, but for such as have ended
@@ -144,6 +151,8 @@ class Session:
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
         self._doubt_totals()
+        if self.watched:
+            self.tallies.watch(self._db, self.watched)
         return msgspec.structs.replace(meta, last_order=last_order)
 
     def close(self) -> None:
@@ -187,6 +196,9 @@ class Session:
         if self.called:
             self._untold += self.called
             self.called = []
+        if self.given:
+            self._given_untold += self.given
+            self.given = []
         if self.uncancelled:
             self.cancelled.difference_update(self.uncancelled)
             self.uncancelled.clear()
@@ -202,6 +214,7 @@ class Session:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
         self.called.clear()
+        self.given.clear()
         self._locks = None
         self.has_resources = self._had_resources
         self.has_groups = self._had_groups
@@ -229,6 +242,16 @@ class Session:
         """Return the jobs that committed transactions have called, each once."""
         untold, self._untold = self._untold, []
         return untold
+
+    def take_waiting(self) -> Waiting | None:
+        """Return what committed transactions have done to what waits of the watched types, each once; None: nothing."""
+        if not self.watched:
+            return None
+        given, waiting = self._given_untold, self.tallies.waiting
+        if not given and waiting is self._waiting_told:
+            return None
+        self._given_untold, self._waiting_told = [], waiting
+        return Waiting(waiting, given)
 
     def pay(self) -> None:
         """Let this transaction owe nothing: it does more than to store jobs of new orders."""

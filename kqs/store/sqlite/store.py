@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo, Waiting
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
@@ -193,6 +193,19 @@ class SqliteStore:
     def on_called(self, on_called: Callable[[list[Entry]], None]) -> None:
         self._thread.on_called = on_called
 
+    @property
+    def on_waiting(self) -> Callable[[Waiting], None]:
+        """See Store.on_waiting."""
+        return self._thread.on_waiting
+
+    @on_waiting.setter
+    def on_waiting(self, on_waiting: Callable[[Waiting], None]) -> None:
+        self._thread.on_waiting = on_waiting
+
+    def watch(self, types: Collection[str]) -> None:
+        """See Store.watch."""
+        self._session.watched = frozenset(types)
+
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
         return await self._thread.call(partial(resources.call_on, now=now))
@@ -286,6 +299,10 @@ class SqliteStore:
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""
         return await self._thread.call(partial(queues.before, type_=type_, rank=rank, most=most, group=group))
+
+    async def first_in_line(self, type_: str, most: int) -> list[str]:
+        """See Store.first_in_line."""
+        return await self._thread.call(partial(queues.first_in_line, type_=type_, most=most))
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest."""

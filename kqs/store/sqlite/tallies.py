@@ -1,10 +1,13 @@
-"""How many jobs of each type are in each state, kept by what a commit changed, so that nothing ever counts rows."""
+"""How many jobs of each type are in each state, kept by what a commit changed, so that nothing ever counts rows.
+
+Of types that are watched, how many wait is known in memory as well, as of the last commit.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -34,28 +37,64 @@ class Tallies:
         self._went: Counter[Kind] = Counter()
         self._owed: Counter[Kind] = Counter()
         self._is_paying = False  # this transaction writes what is owed
+        self._watched: frozenset[str] = frozenset()
+        self._moved: Counter[str] = Counter()  # how many more of the watched types wait by this transaction
+        self._recounted: dict[str, int] | None = None  # how many wait, which it has counted
+        #: how many jobs of the watched types wait
+        self.waiting: dict[str, int] = {}
+
+    def watch(self, db: sqlite3.Connection, types: Collection[str]) -> None:
+        """Know in `waiting` how many jobs of these types wait, from now on; between two transactions."""
+        self._watched = frozenset(types)
+        self.waiting = self._read_waiting(db)
+        for (type_, state), n in self._owed.items():
+            if type_ in self._watched and state in WAITING:
+                self.waiting[type_] += n
+
+    def _read_waiting(self, db: sqlite3.Connection) -> dict[str, int]:
+        (packed,) = db.execute(_READ).fetchone()
+        found = dict.fromkeys(self._watched, 0)
+        for type_, state, n in _decode_counts(packed):
+            if type_ in found and state in WAITING:
+                found[type_] += n
+        return found
+
+    def _note_waiting(self, kinds: Collection[Kind] | Mapping[Kind, int], sign: int) -> None:
+        for (type_, state), count in Counter(kinds).items():
+            if type_ in self._watched and state in WAITING:
+                self._moved[type_] += sign * count
 
     def add_all(self, types: Iterable[str], state: State) -> None:
         """Note jobs that came into one state, one type a job."""
         for type_, count in Counter(types).items():
             self._came[type_, state] += count
+            if type_ in self._watched and state in WAITING:
+                self._moved[type_] += count
 
-    def add(self, kinds: Iterable[Kind] | Mapping[Kind, int]) -> None:
+    def add(self, kinds: Collection[Kind] | Mapping[Kind, int]) -> None:
         """Note jobs that came into a state, one item a job; or how many did."""
         self._came.update(kinds)
+        if self._watched:
+            self._note_waiting(kinds, 1)
 
-    def remove(self, kinds: Iterable[Kind] | Mapping[Kind, int]) -> None:
+    def remove(self, kinds: Collection[Kind] | Mapping[Kind, int]) -> None:
         """Note jobs that left a state, one item a job; or how many did."""
         self._went.update(kinds)
+        if self._watched:
+            self._note_waiting(kinds, -1)
 
     def clear(self) -> None:
         """Forget what is pending: the transaction is undone."""
         self._came.clear()
         self._went.clear()
         self._is_paying = False
+        self._moved.clear()
+        self._recounted = None
 
     def settle(self) -> None:
         """Note that the transaction is committed; what it did not write is owed."""
+        if self._moved or self._recounted is not None:
+            self._take_moves()
         if self._is_paying:
             self._owed.clear()
             self._is_paying = False
@@ -63,6 +102,14 @@ class Tallies:
             self._came.subtract(self._went)
             self._owed.update(self._came)
             self.clear()
+
+    def _take_moves(self) -> None:
+        waiting = dict(self.waiting if self._recounted is None else self._recounted)
+        for type_, n in self._moved.items():
+            waiting[type_] += n
+        self.waiting = waiting  # a new one, since the loop may be looking at the last
+        self._moved.clear()
+        self._recounted = None
 
     def write(self, db: sqlite3.Connection) -> None:
         """Write what is pending and what is owed."""
@@ -94,6 +141,9 @@ class Tallies:
         self._came.clear()
         self._went.clear()
         self._is_paying = True  # what is owed was counted too
+        self._moved.clear()
+        if self._watched:
+            self._recounted = self._read_waiting(db)
 
     def read(self, db: sqlite3.Connection) -> list[tuple[str, State, int]]:
         """Return (type, state, how many), what is pending included."""

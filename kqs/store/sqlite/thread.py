@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.process.threads import in_thread
+from kqs.store.base import Waiting
 from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.lone import Lone
 from kqs.store.sqlite.session import Session
@@ -54,6 +55,7 @@ class News(NamedTuple):
 
     outcomes: list[Outcome]
     called: list[Entry]
+    waiting: Waiting | None
     flush_s: float
 
 
@@ -73,6 +75,8 @@ class StoreThread:
         self._death: BaseException | None = None
         #: called on the loop with jobs that were called, before the operation that did so is told of
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        #: called on the loop with what has become of what waits, before the operations that did so are told of
+        self.on_waiting: Callable[[Waiting], None] = _nobody
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
         """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
@@ -144,7 +148,7 @@ class StoreThread:
         self._group = [opening]
         outcome = _attempt(opening, self._session)
         self._group = []
-        self._hand_back(News([outcome], [], 0.0))
+        self._hand_back(News([outcome], [], self._session.take_waiting(), 0.0))
         is_open = outcome[2] is None
         while is_open:
             self._group, is_open = self._gather()
@@ -165,7 +169,8 @@ class StoreThread:
             began = time.monotonic()
             outcomes = self._execute(self._group)
             took_s = time.monotonic() - began
-            return News(outcomes, self._session.take_untold(), took_s if is_flush else 0.0)
+            session = self._session
+            return News(outcomes, session.take_untold(), session.take_waiting(), took_s if is_flush else 0.0)
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """Wait for work, then take all there is; False with it when it is the last."""
@@ -206,6 +211,8 @@ class StoreThread:
     def _resolve_here(self, outcomes: list[Outcome]) -> None:
         if called := self._session.take_untold():
             self.on_called(called)
+        if (waiting := self._session.take_waiting()) is not None:
+            self.on_waiting(waiting)
         _settle(outcomes)
 
     def _hand_back(self, news: News) -> None:
@@ -228,16 +235,18 @@ class StoreThread:
         self._supervisor.fault("store thread", self._death)
 
     def _resolve(self, news: News) -> None:
-        outcomes, called, flush_s = news
+        outcomes, called, waiting, flush_s = news
         self._unresolved -= len(outcomes)
         if flush_s:
             self._lone.observe(flush_s)
         if called:
             self.on_called(called)
+        if waiting is not None:
+            self.on_waiting(waiting)
         _settle(outcomes)
 
 
-def _nobody(_called: list[Entry]) -> None:
+def _nobody(_news: object) -> None:
     return None
 
 
