@@ -26,6 +26,7 @@ COMMANDS = {
     "purge": "owning",
     "suspend": "owning",
     "resume": "owning",
+    "limit": "limiting",
     "explain": "views",
     "types": "views",
     "workers": "views",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from kqs.job import ENDED, JobRecord, State
+from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
 
 #: jobs before one are counted up to here
@@ -24,6 +25,7 @@ class Seen(NamedTuple):
 
     suspended_at: since when its type is suspended, None: it is not. is_handled: somebody takes the type here.
     holder: who has the resource that it needs, where that is another job.
+    reached: which limit of its type is reached here.
     before: how many ready jobs of its type come before it, where that was counted: at most MOST_BEFORE + 1.
     """
 
@@ -33,6 +35,7 @@ class Seen(NamedTuple):
     is_handled: bool = True
     before: int = 0
     holder: Holder | None = None
+    reached: Reached | None = None
 
 
 class Reason(NamedTuple):
@@ -138,6 +141,23 @@ def _unhandled(seen: Seen) -> Reason | None:
     return Reason("no_worker", f"No worker of this server takes its type{_again(seen.record)}.", _error_of(seen.record))
 
 
+def _limited(seen: Seen) -> Reason | None:
+    reached = seen.reached
+    if reached is None:
+        return None
+    again = _again(seen.record)
+    facts: dict[str, Any] = {"limit": reached.name, "value": reached.value, "running": reached.running}
+    if reached.next_at is not None:
+        text = f"Its type's rate of {reached.value:g} is used up: the next may begin {_at(reached.next_at, seen.now)}{again}."
+        facts["next_at"] = reached.next_at
+    elif not reached.value:
+        text = f"Its type's limit {reached.name} is 0, so it waits until that is raised{again}."
+    else:
+        jobs = "1 job of it runs" if reached.running == 1 else f"{reached.running:,} jobs of it run"
+        text = f"Its type's limit {reached.name} of {reached.value:,} is reached: {jobs} here{again}."
+    return Reason("limited", text, facts | {"before": seen.before} | _error_of(seen.record))
+
+
 def _behind(seen: Seen) -> Reason | None:
     if not seen.before:
         return None
@@ -163,6 +183,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _suspended,
     _parked,
     _unhandled,
+    _limited,
     _behind,
     _next,
 )

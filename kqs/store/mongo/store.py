@@ -16,7 +16,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
-from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.mongo import changes, client, limited, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -202,6 +202,14 @@ class MongoStore:
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
         return await self._look(suspended.resume, type_)
+
+    async def limit(self, type_: str, said: bytes | None) -> bool:
+        """See Store.limit."""
+        return await self._look(limited.limit, type_, said)
+
+    async def limits(self) -> dict[str, bytes]:
+        """See Store.limits."""
+        return await self._look(limited.limits)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""

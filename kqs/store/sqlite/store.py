@@ -14,7 +14,20 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
 from kqs.store.sqlite import change as changing
-from kqs.store.sqlite import claim, insert, pages, progress, queues, records, report, resources, retention, schedule, suspended
+from kqs.store.sqlite import (
+    claim,
+    insert,
+    limited,
+    pages,
+    progress,
+    queues,
+    records,
+    report,
+    resources,
+    retention,
+    schedule,
+    suspended,
+)
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -208,6 +221,14 @@ class SqliteStore:
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
         return await self._thread.call(partial(suspended.resume, type_=type_), durable=True)
+
+    async def limit(self, type_: str, said: bytes | None) -> bool:
+        """See Store.limit."""
+        return await self._thread.call(partial(limited.limit, type_=type_, said=said), durable=True)
+
+    async def limits(self) -> dict[str, bytes]:
+        """See Store.limits."""
+        return await self._thread.call(limited.limits)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
