@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.changes import Done
+from kqs.queue.limiting import Said
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
@@ -240,6 +241,12 @@ class ServerBackend:
             record = None if tick_id is None else await _told(self._queue.reads.job(tick_id))
             found.append(shown(entry, next_count, None if record is None else record.state.word))
         return found
+
+    async def limit(self, type_: str, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Have limits of a type above those of the configuration, or those again (None). Raises: CallError."""
+        limiting = self._queue.limiting
+        changed = await _told(limiting.reset(type_) if named is None else limiting.say(type_, Said(**named)))
+        return {"type": type_, "limits": limiting.shown(type_), "changed": changed}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""

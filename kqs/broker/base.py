@@ -40,12 +40,18 @@ class Broker(Protocol):
         """Look in the store for ready jobs of these types: others may have stored some that were never put."""
         ...
 
-    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
-        """Take up to `count` entries of the types in `weights`, in fair turns; [] when none is ready now."""
+    async def reserve(self, weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
+        """Take up to `count` entries of the types in `weights`, in fair turns; [] when none is ready now.
+
+        Args: most_of: returns how many of a type are wanted at most, 0 or more; None: as many as there are.
+        """
         ...
 
-    async def wait_ready(self, types: frozenset[str]) -> None:
-        """Return when an entry of one of `types` may have become ready since the last empty `reserve`."""
+    async def wait_ready(self, types: frozenset[str], closed: frozenset[str] = frozenset()) -> None:
+        """Return when an entry of one of `types` may have become ready since the last empty `reserve`.
+
+        closed: types of which no entry is wanted now; a `wake` of one returns as well.
+        """
         ...
 
     def wake(self, types: Collection[str] | None = None) -> None:

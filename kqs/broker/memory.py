@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -112,7 +112,7 @@ class MemoryBroker:
                 self._ready[type_] = line
         self._waiters.wake(types)
 
-    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+    async def reserve(self, weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
         """Take up to `count` entries of the types in `weights`, in fair turns.
 
         When nothing is at hand but a refill is under way, it is awaited; cancelling meanwhile takes nothing.
@@ -120,21 +120,24 @@ class MemoryBroker:
         """
         while True:
             types = self._ask(weights)
-            if taken := self._take(types, weights, count):
+            if taken := self._take(types, weights, count, most_of):
                 return taken
             refills = [self._refills[type_] for type_ in types if type_ in self._refills]
             if not refills or count < 1:
                 return []
             await asyncio.wait(refills, return_when=asyncio.FIRST_COMPLETED)
 
-    async def wait_ready(self, types: frozenset[str]) -> None:
+    async def wait_ready(self, types: frozenset[str], closed: frozenset[str] = frozenset()) -> None:
         """Return when an entry of one of `types` may have become ready. Every waiter of a type is woken by a put of it."""
         if not self._may_have(types):
-            await self._waiters.wait(types)
+            await self._waiters.wait(types, closed=closed)
 
     def wake(self, types: Collection[str] | None = None) -> None:
-        """Have those return who are in `wait_ready` for one of these types; None: everybody."""
-        self._waiters.wake_all() if types is None else self._waiters.wake(types)
+        """Have everybody return who is in `wait_ready`, for one of these types if some are named."""
+        if types is None:
+            self._waiters.wake_all()
+        else:
+            self._waiters.open(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""
@@ -226,9 +229,16 @@ class MemoryBroker:
         line.waiting.add(entries)
         self._ready[type_] = line
 
-    def _take(self, types: list[str], weights: Mapping[str, int], count: int) -> list[Entry]:
+    def _take(
+        self, types: list[str], weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None
+    ) -> list[Entry]:
         waiting = {type_: held for type_ in types if (held := len(self._ready[type_].waiting))}
-        shares = dict.fromkeys(waiting, count) if len(waiting) == 1 else self._turns.share(waiting, weights, count)
+        if most_of is not None:
+            waiting = {type_: most for type_, held in waiting.items() if (most := min(held, most_of(type_)))}
+        if len(waiting) == 1:
+            shares = {type_: min(most, count) for type_, most in waiting.items()}
+        else:
+            shares = self._turns.share(waiting, weights, count)
         taken: list[Entry] = []
         for type_, share in shares.items():
             line = self._ready[type_]

@@ -30,6 +30,7 @@ COMMANDS = {
     "schedule": "schedules",
     "unschedule": "schedules",
     "fire": "schedules",
+    "limit": "limiting",
     "explain": "views",
     "types": "views",
     "workers": "views",

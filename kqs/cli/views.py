@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import json_option, server_option
+from kqs.cli.limiting import in_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,8 +21,8 @@ PAGE = 1000
 _NAMED = 3
 
 NUMBERS_OF_TYPES = ("waiting", "of", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
-TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "workers")
-SPARE_OF_TYPES = ("wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
+TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "limits", "workers")
+SPARE_OF_TYPES = ("limits", "wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
 WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
 SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
 _WAITING = ("new", "delayed", "retry", "ghost")
@@ -89,9 +90,10 @@ def type_row(one: dict[str, Any]) -> list[Any]:
     ages = [one["oldest_s"], *rates, wait_s, run_s]
     told = [None if value is None else round(value, 3) for value in ages]
     who = ", ".join(one["workers"][:_NAMED]) + (", …" if one["workers_count"] > _NAMED else "")
+    limits = in_words(one["limits"]) or None
     suspended = "suspended" if one["suspended_at"] is not None else None
     numbers = [waiting, one["limits"].get("max_waiting"), counts.get("processing", 0), counts.get("fail", 0)]
-    return [one["type"], *numbers, *told, suspended, who or None]
+    return [one["type"], *numbers, *told, suspended, limits, who or None]
 
 
 @click.command("workers")

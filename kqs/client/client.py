@@ -283,6 +283,14 @@ class Client(OwnersCalls):
         """Let jobs of this type begin again. Returns: False: it was not suspended."""
         return bool((await self.call("resume", {"type": type}))["changed"])
 
+    async def limit(self, type: str, *, reset: bool = False, **limits: float | None) -> dict[str, Any]:  # noqa: A002 - the job's field
+        """Limit how many jobs of this type run, or begin in a while; None lifts a limit. Returns: those that it has.
+
+        Args: reset: have those of the configuration again. limits: concurrency, max_running, rate, per_s.
+        """
+        named = {**limits, "reset": True} if reset else limits
+        return dict((await self.call("limit", {"type": type, **named}))["limits"])
+
     async def explain(self, job_id: str) -> dict[str, Any]:
         """Return why a job is where it is: `text`, a sentence, and its facts. Raises: CallError: `not_found`."""
         return dict(await self.call("explain", {"id": job_id}))

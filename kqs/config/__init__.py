@@ -3,6 +3,10 @@
 from kqs.config.anchor import anchored
 from kqs.config.load import find_config, load_config
 from kqs.config.sections import (
+    LEAST_PER_S,
+    MAX_PER_S,
+    MAX_RATE,
+    MAX_RUNNING,
     BrokerSection,
     CommandSection,
     Config,
@@ -17,6 +21,10 @@ from kqs.config.sections import (
 )
 
 __all__ = [
+    "LEAST_PER_S",
+    "MAX_PER_S",
+    "MAX_RATE",
+    "MAX_RUNNING",
     "BrokerSection",
     "CommandSection",
     "Config",

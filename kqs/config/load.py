@@ -173,6 +173,8 @@ class _Reader:
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
         taking = self._checked(key, TakingSection, {k: v for k, v in values.items() if k in TakingSection.model_fields})
+        if taking.rate is None and "per_s" in values:
+            raise self._wrong((*key, "per_s"), values["per_s"], "a rate beside it, which it is the time of")
         also = (*TakingSection.model_fields, *CommandSection.model_fields)
         options = self._options(key, {k: v for k, v in values.items() if k not in also}, also)
         return options, taking, self._command(key, values)

@@ -163,6 +163,12 @@ class WorkerSection(Section):
 #: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
 #: would be rounded, and at last a type would pay nothing for its turns and keep all others waiting.
 MAX_WEIGHT = 10_000
+#: of one type at a time; more than anything runs
+MAX_RUNNING = 1_000_000_000
+#: jobs of a type that begin in a while, and the shortest and the longest such while, in s: a ms, and a year
+MAX_RATE = 1e9
+LEAST_PER_S = 0.001
+MAX_PER_S = 366 * 86_400.0
 
 
 class TakingSection(Section):
@@ -179,6 +185,16 @@ class TakingSection(Section):
     drop: Literal["new", "oldest"] = Field(
         default="new", description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"
     )
+    concurrency: int | None = Field(
+        default=None, ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in this server; none: no limit"
+    )
+    max_running: int | None = Field(
+        default=None, ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in all servers of the store"
+    )
+    rate: float | None = Field(
+        default=None, gt=0, le=MAX_RATE, description="jobs of it that begin in per_s seconds, in all servers of the store"
+    )
+    per_s: float = Field(default=1.0, ge=LEAST_PER_S, le=MAX_PER_S, description="the time that rate is counted in, in seconds")
 
 
 class CommandSection(Section):

@@ -8,19 +8,23 @@ Invariants:
 1. What is delivered and what is reserved are together never more than the consumers have room for.
 2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
 3. No new job is admitted while others of its type wait in the broker: it would overtake them.
+4. What is delivered or reserved of a type with limits has a slot of it (kqs.queue.limits), from before the claim on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from kqs.config import TakingSection
 from kqs.job import Accepted, Claim, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
+from kqs.queue.limits import Limit, Limits
 
 _AS_OTHERS = TakingSection()
+#: of a new job
+FIRST_ATTEMPT = 1
 
 
 def may_run(expire_at: float | None, now: float) -> bool:
@@ -34,24 +38,33 @@ class Verdict(Enum):
     RUN = "it may"
     EXPIRED = "its time is over, and with that it ends"
     SUSPENDED = "its type was suspended since it was claimed: it waits again, as if it had not been"
+    LIMITED = "more of its type run than may: it waits again, as if it had not been claimed"
     CANCELLED = "its owner has called it off"
 
 
 class Wanted(NamedTuple):
-    """Of which types jobs may be brought, with their shares of turns, and how many."""
+    """Of which types jobs may be brought, with their shares of turns, and how many.
+
+    closed: those that it takes besides, of which none may begin now. most_of: returns how many of a type; None: there are no
+    limits.
+    """
 
     weights: Mapping[str, int]
     types: frozenset[str]
     most: int
+    closed: frozenset[str] = frozenset()
+    most_of: Callable[[str], int] | None = None
 
 
 class Reservation:
     """New jobs that are claimed for consumers with room, as attempt 1, and have not been delivered yet."""
 
-    __slots__ = ("_jobs",)
+    __slots__ = ("_jobs", "_limits")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        """Args: limits: those that gave the jobs their slots."""
         self._jobs: list[tuple[Consumer, list[Accepted]]] = []
+        self._limits = limits
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -80,6 +93,8 @@ class Reservation:
         """Hand the runs over, in boot `epoch`, but for those of `known` orders: such a job was accepted before."""
         while self._jobs:
             consumer, jobs = self._jobs.pop()
+            if known and self._limits.gates:
+                self._free([job for job in jobs if job.order in known])
             consumer.settle(len(jobs), [first_run(job, epoch) for job in jobs if job.order not in known])
 
     def withdraw(self, jobs: Collection[Accepted]) -> None:
@@ -90,6 +105,7 @@ class Reservation:
             claimed[:] = [job for job in claimed if job.order not in orders]
             for job in gone:
                 job.claimed_at = 0.0
+            self._free(gone)
             consumer.free(len(gone))
 
     def undo(self) -> None:
@@ -98,20 +114,33 @@ class Reservation:
             consumer, jobs = self._jobs.pop()
             for job in jobs:
                 job.claimed_at = 0.0
+            self._free(jobs)
             consumer.settle(len(jobs), [])
+
+    def _free(self, jobs: Iterable[Accepted]) -> None:
+        limits = self._limits
+        if limits.gates:
+            for job in jobs:
+                limits.free(job.type, job.order, FIRST_ATTEMPT, is_unused=True)
 
 
 class Admission:
     """Who takes jobs, and which job may go to whom now. Call from the loop thread."""
 
-    def __init__(self, backlog: Callable[[str], bool], taking: Mapping[str, TakingSection]) -> None:
+    def __init__(
+        self, backlog: Callable[[str], bool], taking: Mapping[str, TakingSection], monotonic: Callable[[], float]
+    ) -> None:
         """Args: backlog: tells whether jobs of a type wait in the broker. taking: how jobs are taken, where that is set."""
         self._backlog = backlog
         self._taking = taking
+        #: how many of each type may begin, where that is limited
+        self.limits = Limits(monotonic)
         self._consumers: list[Consumer] = []
         self._weights: dict[Consumer, dict[str, int]] = {}
         self._offered: dict[Consumer, tuple[Mapping[str, int], frozenset[str]]] = {}  # shares and types that it may have now
+        self._open: dict[Consumer, tuple[frozenset[str], Mapping[str, int], frozenset[str]]] = {}  # without those closed types
         self._suspended: dict[str, float] = {}
+        self._asked: set[str] = set()  # of these types each run is asked about as it begins
         #: claims that were granted, of jobs that were cancelled or deleted before their runs have begun
         self.revoked: set[Claim] = set()
 
@@ -126,7 +155,7 @@ class Admission:
         self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
         self._offer(consumer)
 
-    def limits(self, type_: str) -> dict[str, int]:
+    def shown(self, type_: str) -> dict[str, int]:
         """Return how a type is taken: its share of turns beside others, and how many jobs of a group run, if that is set."""
         taking = self._taking.get(type_, _AS_OTHERS)
         of_groups = {"group_max_running": taking.group_max_running} if taking.group_max_running else {}
@@ -136,6 +165,7 @@ class Admission:
         """Let a consumer have no more of them."""
         self._consumers.remove(consumer)
         del self._weights[consumer], self._offered[consumer]
+        self._open.pop(consumer, None)
 
     @property
     def suspended(self) -> Mapping[str, float]:
@@ -146,8 +176,20 @@ class Admission:
         """Let no job of these types begin, and of all others again. Who waits for jobs must look anew."""
         self._suspended.clear()
         self._suspended.update(types)
+        self._ask()
         for consumer in self._consumers:
             self._offer(consumer)
+
+    def limit(
+        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[int, int]]], *, is_shared: bool = False
+    ) -> None:
+        """Have these limits of types, and no others: see `Limits.set`."""
+        self.limits.set(limits, running, is_shared=is_shared)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked.clear()
+        self._asked.update(self._suspended, self.limits.gates)
 
     def _offer(self, consumer: Consumer) -> None:
         weights, types, suspended = self._weights[consumer], consumer.types, self._suspended
@@ -155,6 +197,7 @@ class Admission:
             weights = {type_: weight for type_, weight in weights.items() if type_ not in suspended}
             types = types.difference(suspended)
         self._offered[consumer] = (weights, types)
+        self._open.pop(consumer, None)
 
     @property
     def room(self) -> int:
@@ -168,7 +211,7 @@ class Admission:
 
     def has_room(self, type_: str) -> bool:
         """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
-        if type_ in self._suspended:
+        if type_ in self._suspended or type_ in self.limits.closed:
             return False
         for consumer in self._consumers:
             if consumer.room >= consumer.worth and type_ in consumer.types:
@@ -176,16 +219,56 @@ class Admission:
         return False
 
     def wanted(self, consumer: Consumer) -> Wanted:
-        """Return what a consumer may have from the broker now."""
-        return Wanted(*self._offered[consumer], consumer.room)
+        """Return what a consumer may have from the broker now. The same `types` as before: that is as it was."""
+        weights, types = self._offered[consumer]
+        if not self.limits.gates:
+            return Wanted(weights, types, consumer.room)
+        closed = types & self.limits.closed
+        if not closed:
+            return Wanted(weights, types, consumer.room, closed, self.limits.left)
+        opened = self._open.get(consumer)
+        if opened is None or opened[0] != closed:
+            weights = {type_: weight for type_, weight in weights.items() if type_ not in closed}
+            opened = self._open[consumer] = (closed, weights, types - closed)
+        return Wanted(opened[1], opened[2], consumer.room, closed, self.limits.left)
 
     def fit(self, consumer: Consumer, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-        """Part what was brought from the broker into what the consumer may have still, and what must go back."""
+        """Part what was brought from the broker into what the consumer may have still, and what must go back.
+
+        What it may have is about to be claimed: `settle` must follow, with the same list.
+        """
         room = max(consumer.room, 0)  # new jobs may have taken some of it meanwhile
-        if self._suspended and any(entry.type in self._suspended for entry in entries):
-            entries = sorted(entries, key=lambda entry: entry.type in self._suspended)
-            room = min(room, sum(entry.type not in self._suspended for entry in entries))
-        return entries[:room], entries[room:]
+        suspended, limits = self._suspended, self.limits
+        if not suspended and not limits.gates:
+            return entries[:room], entries[room:]
+        taken: list[Entry] = []
+        surplus: list[Entry] = []
+        by = id(taken)
+        for entry in entries:
+            if len(taken) < room and entry.type not in suspended and self._takes(entry, by):
+                taken.append(entry)
+            else:
+                surplus.append(entry)
+        return taken, surplus
+
+    def _takes(self, entry: Entry, by: int) -> bool:
+        """Give an entry a slot. One that runs or is being claimed already is none that waits, which the store will tell."""
+        return self.limits.take(entry.type, entry.order, -by) or self.limits.has(entry.type, entry.order)
+
+    def settle(self, entries: list[Entry], runs: Iterable[Run]) -> None:
+        """Take in what came of the claim of entries that did `fit`."""
+        limits = self.limits
+        if not limits.gates:
+            return
+        for run in runs:
+            limits.hold(run.type, run.claim.order, run.claim.attempt)
+        by = id(entries)
+        for entry in entries:
+            limits.free(entry.type, entry.order, -by, is_unused=True)
+
+    def over(self, run: Run, *, has_begun: bool) -> None:
+        """Take in that a run is over."""
+        self.limits.free(run.type, run.claim.order, run.claim.attempt, is_unused=not has_begun)
 
     def verdict(self, run: Run, now: float) -> Verdict:
         """Return whether a delivered run may begin. now: Unix seconds."""
@@ -194,11 +277,15 @@ class Admission:
             return Verdict.CANCELLED
         if not may_run(run.expire_at, now):
             return Verdict.EXPIRED
-        return Verdict.SUSPENDED if run.type in self._suspended else Verdict.RUN
+        if run.type in self._suspended:
+            return Verdict.SUSPENDED
+        if self.limits.gates and not self.limits.may_begin(run.type, run.claim.order, run.claim.attempt):
+            return Verdict.LIMITED
+        return Verdict.RUN
 
     def is_certain(self, run: Run) -> bool:
         """Tell whether no verdict but RUN is possible now: so it is with nearly all."""
-        return run.expire_at is None and not self.revoked and run.type not in self._suspended
+        return run.expire_at is None and not self.revoked and run.type not in self._asked
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
@@ -210,11 +297,15 @@ class Admission:
         Of several consumers each has its share, and who had none for longest comes first.
         Args: now: Unix seconds. in_journal: they may begin before the store has them.
         """
-        reservation = Reservation()
+        limits = self.limits
+        reservation = Reservation(limits)
         if not jobs:
             return reservation
         types = {job.type for job in jobs}
+        if limits.closed:
+            types -= limits.closed
         open_types = {type_ for type_ in types if type_ not in self._suspended and not self._backlog(type_)}
+        takes = None if open_types.isdisjoint(limits.gates) else limits.take
         takers = [
             consumer
             for consumer in self._consumers
@@ -226,7 +317,7 @@ class Admission:
         count = len(jobs)
         for index, consumer in enumerate(takers):
             share = -(-count // (len(takers) - index))
-            chosen = _first(jobs, open_types & consumer.types, min(consumer.room, share), now)
+            chosen = _first(jobs, open_types & consumer.types, min(consumer.room, share), now, takes)
             if chosen:
                 reservation.add(consumer, chosen, now)
                 served[consumer] = None
@@ -243,12 +334,20 @@ def _room_of(consumer: Consumer) -> int:
     return consumer.room
 
 
-def _first(jobs: Sequence[Accepted], types: Collection[str], most: int, now: float) -> list[Accepted]:
-    """Return the first jobs of some types that may begin, `most` at most."""
+def _first(
+    jobs: Sequence[Accepted],
+    types: Collection[str],
+    most: int,
+    now: float,
+    takes: Callable[[str, int, object], bool] | None,
+) -> list[Accepted]:
+    """Return the first jobs of some types that may begin, `most` at most. takes: gives one its slot, where there are limits."""
     first: list[Accepted] = []
     for job in _by_rank(jobs):
         is_free = job.type in types and not (job.claimed_at or job.due_at)
         if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
+            if takes is not None and not takes(job.type, job.order, FIRST_ATTEMPT):
+                continue
             first.append(job)
             if len(first) == most:
                 break

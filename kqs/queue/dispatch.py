@@ -14,7 +14,7 @@ from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
-from kqs.queue.admission import Admission
+from kqs.queue.admission import Admission, Wanted
 from kqs.queue.consumer import Consumer
 from kqs.store.base import Granted, Store
 from kqs.trouble import Trouble
@@ -70,11 +70,11 @@ class Dispatcher:
         if wanted.most <= 0:
             return
         entries: list[Entry] = []
-        if wanted.types:  # else all of them are suspended
-            entries = await self._broker.reserve(wanted.weights, min(wanted.most, CLAIM_ENTRIES))
+        if wanted.types:  # else none of them may begin
+            entries = await self._broker.reserve(wanted.weights, min(wanted.most, CLAIM_ENTRIES), wanted.most_of)
         if not entries:
-            if self._admission.wanted(consumer).types is wanted.types:  # else some were suspended or resumed meanwhile
-                await self._wait_ready(consumer, wanted.types)
+            if self._admission.wanted(consumer).types is wanted.types:  # else others may begin than might before
+                await self._wait_ready(consumer, wanted)
             return
         taken, surplus = self._admission.fit(consumer, entries)
         try:
@@ -94,15 +94,16 @@ class Dispatcher:
             await self._broker.release(entries)
             raise
         finally:
+            self._admission.settle(entries, runs)
             consumer.settle(len(entries), runs)
         if len(runs) < len(entries):
             await self._return(entries, runs)
 
-    async def _wait_ready(self, consumer: Consumer, types: frozenset[str]) -> None:
+    async def _wait_ready(self, consumer: Consumer, wanted: Wanted) -> None:
         self._on_hungry()
         consumer.on_room = self._on_hungry
         try:
-            await self._broker.wait_ready(types)
+            await self._broker.wait_ready(wanted.types, wanted.closed)
         finally:
             consumer.on_room = None
 

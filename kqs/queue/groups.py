@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,21 +117,24 @@ class Groups:
             self._note(type_)
         await self._broker.recheck(types)
 
-    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+    async def reserve(self, weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
         """See Broker.reserve."""
         while True:
-            lines = [type_ for type_ in self._lines.keys() & weights.keys() if not self._lines[type_].is_full]
+            lines = {type_ for type_, line in self._lines.items() if type_ in weights and not line.is_full}
+            if most_of is not None:
+                lines = {type_ for type_ in lines if most_of(type_) > 0}
             if not lines:
-                return await self._broker.reserve(weights, count)
+                return await self._broker.reserve(weights, count, most_of)
             waiting = {type_: count for type_ in weights if type_ in lines or self._broker.backlog(type_)}
+            if most_of is not None:
+                waiting = {type_: most for type_ in waiting if (most := min(count, most_of(type_))) > 0}
             shares = self._turns.share(waiting, weights, count)
             found = {type_: await self._turns_of(type_, min(shares[type_], MOST)) for type_ in lines if type_ in shares}
             below = {type_: share for type_, share in shares.items() if type_ not in found}
             below |= {type_: plain for type_, (_, plain) in found.items() if plain}
             plain: list[Entry] = []
             if below:
-                # their shares as weights, so that each gets its own
-                plain = await self._broker.reserve(below, min(sum(below.values()), count))
+                plain = await self._broker.reserve(weights, min(sum(below.values()), count), Counter(below).__getitem__)
             given = [self._given(entry) for entries, _ in found.values() for entry in entries if self._may_go(entry)]
             if given or plain:
                 return plain + given
@@ -186,10 +189,10 @@ class Groups:
         entry.handle = _Handle(entry.type, entry.group)
         return entry
 
-    async def wait_ready(self, types: frozenset[str]) -> None:
+    async def wait_ready(self, types: frozenset[str], closed: frozenset[str] = frozenset()) -> None:
         """See Broker.wait_ready."""
         if not any(not line.is_full for type_, line in self._lines.items() if type_ in types):
-            await self._broker.wait_ready(types)
+            await self._broker.wait_ready(types, closed)
 
     def wake(self, types: Collection[str] | None = None) -> None:
         """See Broker.wake."""

@@ -48,6 +48,7 @@ from kqs.queue.events import Events
 from kqs.queue.groups import Groups
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
+from kqs.queue.limiting import Limiting
 from kqs.queue.meter import Meter
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
@@ -107,7 +108,7 @@ class Queue:
         self._settings = settings
         self._judge = Judge(settings.retention, random.random)
         self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
-        self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking)
+        self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking, clock.monotonic)
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
         on_damage = partial(supervisor.fault, "queue")
@@ -127,6 +128,7 @@ class Queue:
         if self.bounds.limits:
             store.on_waiting = self.bounds.stored
             store.watch(self.bounds.limits)
+        self._gates = self.admission.limits.gates
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
@@ -141,7 +143,10 @@ class Queue:
         self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.events, self.call_off, on_damage)
         self._drops = Drops(self.bounds, store, self.changes)
         self.meter = Meter(clock.monotonic)
-        self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
+        #: the limits of types
+        self.limiting = Limiting(store, self.admission, broker.wake, self._running, clock, supervisor, settings.taking)
+        self.limiting.on_limited = self._limited
+        self.suspensions = Suspensions(store, self.admission, broker.wake, clock, self.limiting.look)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last
         self._tasks: list[asyncio.Task[None]] = []
@@ -169,6 +174,7 @@ class Queue:
         counts = await self._store.counts()
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         await self.suspensions.look()
+        await self.limiting.look()
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         waiting = {type_: n for type_, n in waiting.items() if n}
@@ -203,6 +209,7 @@ class Queue:
         self._tasks.clear()
         await self.events.stop()
         self._leases.close()
+        await self.limiting.stop()
         if self._telling is not None:
             self._telling.cancel()
         await self._broker.close()
@@ -330,7 +337,7 @@ class Queue:
         verdict = self.admission.verdict(run, self.clock.now())
         if verdict is Verdict.EXPIRED:
             self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
-        elif verdict is Verdict.SUSPENDED:
+        elif verdict is Verdict.SUSPENDED or verdict is Verdict.LIMITED:
             self.give_back(run)
         elif verdict is Verdict.CANCELLED:
             options = self.cascade.resolve(run.type, run.options)
@@ -345,11 +352,25 @@ class Queue:
         """
         if self.events.is_heard:
             self.events.started(run)
+        if self._gates:
+            self.admission.limits.hold(run.type, run.claim.order, run.claim.attempt)
         options = self.cascade.resolve(run.type, run.options)
         began_at = self.clock.monotonic() if now is None else now
         lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote, on_save=self._saves.note)
         self._leases.add(lease)
         return lease
+
+    def _running(self, type_: str) -> list[tuple[int, int]]:
+        claims = [lease.run.claim for lease in self._leases.all() if lease.run.type == type_]
+        return [(claim.order, claim.attempt) for claim in claims]
+
+    def _limited(self, is_any: bool) -> None:
+        """Take in whether any type has limits: then it counts when a run is over."""
+        self._over = self._over_limited if is_any else self._reporter.add
+
+    def _over_limited(self, run: Run, report: Report) -> None:
+        self._reporter.add(run, report)
+        self.admission.over(run, has_begun=report.has_begun)
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:
         """Take a handler's report; False if the run was lost before (the report is stale and changes nothing)."""

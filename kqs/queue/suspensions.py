@@ -6,7 +6,7 @@ Here nothing of a type begins from the call on, before the store has it; other s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from kqs.clock import Clock
@@ -23,12 +23,20 @@ MAX_SUSPENDED = 1000
 class Suspensions:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, store: Store, admission: Admission, wake: Callable[[], None], clock: Clock) -> None:
-        """Args: wake: has everybody look again who waits for jobs."""
+    def __init__(
+        self,
+        store: Store,
+        admission: Admission,
+        wake: Callable[[], None],
+        clock: Clock,
+        look_also: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Args: wake: has everybody look again who waits for jobs. look_also: takes in what else others may have changed."""
         self._store = store
         self._admission = admission
         self._wake = wake
         self._clock = clock
+        self._look_also = look_also
         self._turn = asyncio.Lock()
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -72,6 +80,8 @@ class Suspensions:
             await asyncio.sleep(LOOK_S)
             try:
                 await self.look()
+                if self._look_also is not None:
+                    await self._look_also()
             except StoreUnavailableError:
                 continue  # whoever needs it more tells of that
 

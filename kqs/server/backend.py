@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from kqs.filter import Filter
@@ -42,6 +42,10 @@ class Backend(Protocol):
 
     async def health(self, *, draining: bool) -> dict[str, Any]:
         """Return a verdict and what is wrong."""
+        ...
+
+    async def limit(self, type_: str, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Have limits of a type above those of the configuration, or those again (None). Raises: CallError."""
         ...
 
     async def suspend(self, type_: str) -> dict[str, Any]:

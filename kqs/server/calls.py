@@ -29,6 +29,7 @@ from kqs.server.parameters import (
     IdQuery,
     JobQuery,
     JobsQuery,
+    LimitQuery,
     NameQuery,
     NoQuery,
     PurgeQuery,
@@ -231,6 +232,10 @@ async def _resume(peer: Peer, query: SubjectQuery) -> dict[str, Any]:
     return await peer.context.backend.resume(query.type)
 
 
+async def _limit(peer: Peer, query: LimitQuery) -> dict[str, Any]:
+    return await peer.context.backend.limit(query.type, None if query.reset else query.named)
+
+
 async def _wait_for_room(peer: Peer) -> None:
     """Wait until jobs may be read for `peer`, who has its turn: nobody knows their size before.
 
@@ -418,6 +423,13 @@ CALLS = _table(
         "name | {name}",
         "insert a schedule's job now, beside its ticks; answers the job's id",
         _in_a_task(NameQuery, scheduling.fire),
+    ),
+    CallSpec(
+        "limit",
+        Role.MANAGE,
+        "{type, concurrency?, max_running?, rate?, per_s?} | {type, reset}",
+        "how many jobs of a type may run, or begin in a while, above the configuration; answers {type, limits, changed}",
+        _in_a_task(LimitQuery, _limit),
     ),
     CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
     CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from kqs.config import LEAST_PER_S, MAX_PER_S, MAX_RATE, MAX_RUNNING
 from kqs.errors import CallError
 from kqs.filter import Filter, Pattern, PatternError
 from kqs.job import STATES_BY_WORD, WAITING, State
@@ -150,6 +151,30 @@ class ScheduleQuery(Parameters):
     tz: str = "UTC"
     catch_up: Literal["one", "skip", "all"] = "one"
     overlap: Literal["allow", "skip"] = "allow"
+
+
+class LimitQuery(Parameters):
+    """Argument of `limit`. A limit that is null is lifted, one that is left out stays as it is; or `reset` alone."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    concurrency: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
+    max_running: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
+    rate: Annotated[float, Field(gt=0, le=MAX_RATE)] | None = None
+    per_s: Annotated[float, Field(ge=LEAST_PER_S, le=MAX_PER_S)] = 1.0
+    reset: bool = False
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Return the limits that were given, null ones too."""
+        return {name: getattr(self, name) for name in self.model_fields_set - {"type", "reset"}}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.reset and self.named:
+            raise ValueError("reset takes back what was said, so no limit goes beside it")
+        if not self.reset and not self.named:
+            raise ValueError("names no limit: concurrency, max_running, rate, per_s, or reset")
+        return self
 
 
 def _states(words: object) -> object:

@@ -405,6 +405,17 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
+    async def limit(self, type_: str, said: bytes | None) -> bool:
+        """Keep what an owner has said of the limits of a type, in the place of what was kept; None: nothing any more.
+
+        Durable before it returns. What it says is no question of the store's. Returns: whether something was kept before.
+        """
+        ...
+
+    async def limits(self) -> dict[str, bytes]:
+        """Return what is kept of the limits of types, by whichever server."""
+        ...
+
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """Keep a schedule, in the place of the one that has its name; durable before it returns.
 

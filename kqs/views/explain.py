@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from kqs.job import ENDED, JobRecord, State
+from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
 
 #: jobs before one are counted up to here
@@ -26,6 +27,7 @@ class Seen(NamedTuple):
     holder: who has the resource that it needs, where that is another job.
     before: how many ready jobs of its type, and of its group, come before it, where that was counted: at most MOST_BEFORE + 1.
     group_most: how many jobs of its group run here, where they may not be more; 0: they may.
+    reached: which limit of its type is reached here.
     """
 
     record: JobRecord
@@ -35,6 +37,7 @@ class Seen(NamedTuple):
     before: int = 0
     holder: Holder | None = None
     group_most: int = 0
+    reached: Reached | None = None
 
 
 class Reason(NamedTuple):
@@ -149,6 +152,23 @@ def _group_is_full(seen: Seen) -> Reason | None:
     return Reason("group_full", text, {"group": seen.record.group, "running": most} | _error_of(seen.record))
 
 
+def _limited(seen: Seen) -> Reason | None:
+    reached = seen.reached
+    if reached is None:
+        return None
+    again = _again(seen.record)
+    facts: dict[str, Any] = {"limit": reached.name, "value": reached.value, "running": reached.running}
+    if reached.next_at is not None:
+        text = f"Its type's rate of {reached.value:g} is used up: the next may begin {_at(reached.next_at, seen.now)}{again}."
+        facts["next_at"] = reached.next_at
+    elif not reached.value:
+        text = f"Its type's limit {reached.name} is 0, so it waits until that is raised{again}."
+    else:
+        jobs = "1 job of it runs" if reached.running == 1 else f"{reached.running:,} jobs of it run"
+        text = f"Its type's limit {reached.name} of {reached.value:,} is reached: {jobs} here{again}."
+    return Reason("limited", text, facts | {"before": seen.before} | _error_of(seen.record))
+
+
 def _behind(seen: Seen) -> Reason | None:
     if not seen.before:
         return None
@@ -180,6 +200,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _suspended,
     _parked,
     _unhandled,
+    _limited,
     _group_is_full,
     _behind,
     _next,

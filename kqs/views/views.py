@@ -92,7 +92,8 @@ class Views:
             if holder is None and is_handled:
                 before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
                 group_most = self._queue.groups.most_running(record.type, record.group)
-        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder, group_most))
+        reached = self._queue.limiting.reached(record.type)
+        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder, group_most, reached))
 
     async def _holder(self, record: JobRecord) -> Holder | None:
         """Return which other job has the resource that a waiting one needs."""
@@ -120,10 +121,10 @@ class Views:
         return rows
 
     async def _names(self, counts: Counts, query: TypesQuery) -> list[str]:
-        """Return the first types after `query.after` of those that are stored, suspended, taken, or had jobs lately."""
+        """Return the first types after `query.after` of those that are stored, suspended, limited, taken or had jobs lately."""
         queue = self._queue
         taken = [consumer.types for consumer in queue.admission.consumers]
-        others = {*queue.admission.suspended, *queue.meter.types}.union(*taken)
+        others = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types}.union(*taken)
         if self._children is not None:
             others |= self._children.types
         if query.type is not None:
@@ -151,7 +152,7 @@ class Views:
             "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
             **_measured(meter, name, queue.clock.monotonic()),
             "suspended_at": queue.admission.suspended.get(name),
-            "limits": queue.admission.limits(name) | queue.bounds.shown(name),
+            "limits": {**queue.admission.shown(name), **queue.limiting.shown(name), **queue.bounds.shown(name)},
             "workers": sorted(set(workers))[:MOST_NAMES],
             "workers_count": len(workers),
         }

@@ -98,6 +98,32 @@ class BrokerContract:
         taken = await broker.reserve({"mail": 3, "video": 1}, 40)
         assert sum(entry.type == "mail" for entry in taken) == 30
 
+    async def test_no_more_of_a_type_come_than_are_wanted(self, broker: Broker, store: ReadyJobs) -> None:
+        await self.put(broker, store, *range(10), type_="video")
+        await self.put(broker, store, *range(10, 30))
+
+        def most_of(type_: str) -> int:
+            return 3 if type_ == "video" else 100
+
+        weights = {"mail": 1, "video": 1}
+        taken = await broker.reserve(weights, 20, most_of)
+        assert orders(entry for entry in taken if entry.type == "video") == [0, 1, 2]
+        assert len(taken) == 20
+        assert await broker.reserve({"video": 1}, 20, lambda _type: 0) == []
+        assert orders(await broker.reserve({"video": 1}, 20, lambda _type: 2)) == [3, 4]
+
+    async def test_who_waits_is_told_that_a_type_opens(self, broker: Broker, store: ReadyJobs) -> None:
+        await broker.reserve({"mail": 1, "video": 1}, 1)
+        waits = (broker.wait_ready(MAIL), broker.wait_ready(MAIL, frozenset({"video"})), broker.wait_ready(frozenset(), MAIL))
+        alone, mail, none = [asyncio.ensure_future(wait) for wait in waits]
+        await asyncio.sleep(0)
+        broker.wake({"video"})
+        await mail
+        assert not alone.done()
+        assert not none.done()
+        broker.wake({"mail"})
+        await asyncio.gather(alone, none)
+
     async def test_a_backlog_is_known_until_it_is_taken(self, broker: Broker, store: ReadyJobs) -> None:
         await self.put(broker, store, 1)
         assert broker.backlog("mail")

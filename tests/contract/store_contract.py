@@ -1435,6 +1435,17 @@ class StoreContract:
         again, _ = await reopen()
         assert await again.suspended() == {"mail": 7.5}
 
+    async def test_what_is_said_of_a_types_limits_is_kept_until_it_is_taken_back(self, store: Store, reopen) -> None:
+        assert await store.limits() == {}
+        assert not await store.limit("mail", b'{"rate":5}')
+        assert await store.limit("mail", b'{"rate":6}')
+        assert not await store.limit("\u00e9 $x.y", b"{}")
+        again, _ = await reopen()
+        assert await again.limits() == {"mail": b'{"rate":6}', "\u00e9 $x.y": b"{}"}
+        assert await again.limit("mail", None)
+        assert not await again.limit("mail", None)
+        assert await again.limits() == {"\u00e9 $x.y": b"{}"}
+
     async def test_a_suspended_type_changes_nothing_of_its_jobs(self, store: Store, insert, now: float) -> None:
         await store.suspend("mail", now)
         await insert(a_job(0))

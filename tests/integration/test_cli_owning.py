@@ -108,6 +108,22 @@ def test_a_type_is_suspended_and_resumed(kqs: Kqs) -> None:
     assert json.loads(kqs("resume", "paused", "--json")[1]) == {"type": "paused", "suspended": False, "changed": True}
 
 
+def test_a_type_is_limited(kqs: Kqs) -> None:
+    told = "bounded: 2 a server, 5 in all, 100 in 60 s; 0 run here; set by call\n"
+    named = ("--concurrency", "2", "--max-running", "5", "--rate", "100", "--per-s", "60")
+    assert kqs("limit", "bounded", *named) == (0, told, "")
+    assert kqs("limit", "bounded") == (0, told, "")
+    assert json.loads(kqs("limit", "bounded", "--lift", "rate", "--lift", "concurrency", "--json")[1])["limits"] == {
+        "max_running": 5,
+        "running": 0,
+        "by_call": True,
+    }
+    assert json.loads(kqs("types", "--type", "bounded", "--json")[1])["limits"]["max_running"] == 5
+    assert kqs("limit", "bounded", "--reset") == (0, "bounded: no limits\n", "")
+    assert kqs("limit", "unheard-of") == (0, "unheard-of: no limits\n", "")
+    assert json.loads(kqs("limit", "unheard-of", "--json")[1]) == {"type": "unheard-of", "limits": {}}
+
+
 def test_a_job_is_explained(kqs: Kqs) -> None:
     (job_id,) = insert(kqs, "later", 1, delay="3600")
     code, out, _ = kqs("explain", job_id)

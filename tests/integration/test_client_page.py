@@ -23,6 +23,7 @@ CALLS = {"connect", "insert", "wait_job", "insert_many", "call", "start", "reser
     "release",
     "suspend",
     "resume",
+    "limit",
     "cancel",
     "retry",
     "delete",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kqs.errors import JournalError, JournalFailedError
@@ -99,6 +99,7 @@ class MemoryBackend:
         self.waiting: dict[str, list[Told]] = {}
         self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
         self.suspended: set[str] = set()
+        self.limits: dict[str, Mapping[str, Any] | None] = {}
         self.changes: list[tuple[Verb, Filter, bool, bool]] = []
         self.done = Done()
 
@@ -142,6 +143,11 @@ class MemoryBackend:
         changed = type_ in self.suspended
         self.suspended.discard(type_)
         return {"type": type_, "suspended": False, "changed": changed}
+
+    async def limit(self, type_: str, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        changed = self.limits.get(type_) != named
+        self.limits[type_] = named
+        return {"type": type_, "limits": named or {}, "changed": changed}
 
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)

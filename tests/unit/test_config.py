@@ -173,6 +173,8 @@ def test_shipped_file_tells_every_setting_of_a_command():
         ("[server]\nport = 1" + "0" * 5000, "kqs.toml: a number has too many digits"),
         ("a = " + "[" * 5000, "kqs.toml: nested too deep"),
         ('[types.x]\nbackoff = "no"', 'kqs.toml: types.x.backoff: got "no", expected "constant" or "exponential"'),
+        ("[types.x]\nper_s = 5.0", "kqs.toml: types.x.per_s: got 5.0, expected a rate beside it, which it is the time of"),
+        ("[types.x]\nmax_running = -1", "kqs.toml: types.x.max_running: got -1, expected an integer from 0 to 1000000000"),
         ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer from 1 to 10000"),
         ("[types.x]\nweight = 10001", "kqs.toml: types.x.weight: got 10001, expected an integer from 1 to 10000"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),

@@ -140,7 +140,7 @@ class BeanstalkdBroker:
         """Fetch what the store holds of these types; what is on the servers already comes twice, unless we put it there."""
         self.forgotten(types)
 
-    async def reserve(self, weights: Mapping[str, int], count: int) -> list[Entry]:
+    async def reserve(self, weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
         """Take up to `count` entries of the types in `weights`, in fair turns. Cancelling takes nothing.
 
         Raises: whatever a refill met that does not pass: damage or a bug, for the caller to die of. Nothing was taken.
@@ -150,10 +150,10 @@ class BeanstalkdBroker:
         types = frozenset(weights)
         has_asked = False
         while count > 0:
-            missing = count - self._hand.count(types)
-            waiting = {} if missing <= 0 or (has_asked and missing < count) else self._pool.waiting(types, missing)
+            missing = count - self._hand.count(types, most_of)
+            waiting = {} if missing <= 0 or (has_asked and missing < count) else self._waiting(types, missing, most_of)
             if not waiting and missing < count:
-                return self._handed_out(self._hand.take(types, count))
+                return self._handed_out(self._hand.take(types, count, most_of))
             if waiting:
                 answers = self._pool.take(self._turns.share(waiting, weights, missing))
             elif not (answers := self._pool.unanswered_puts(types, only_resting=True)):
@@ -165,22 +165,33 @@ class BeanstalkdBroker:
                 await self._waiters.wait(types, *answers)
         return []
 
+    def _waiting(self, types: frozenset[str], missing: int, most_of: Callable[[str], int] | None) -> dict[str, int]:
+        """Return how many of each type it is worth asking the servers for."""
+        waiting = self._pool.waiting(types, missing)
+        if most_of is None:
+            return waiting
+        wanted = {type_: min(count, most_of(type_) - self._hand.count((type_,))) for type_, count in waiting.items()}
+        return {type_: count for type_, count in wanted.items() if count > 0}
+
     def _handed_out(self, taken: list[Entry]) -> list[Entry]:
         for type_ in {entry.type for entry in taken}:
             self._supply.refill(type_)
         self._pool.wake_watches()
         return taken
 
-    async def wait_ready(self, types: frozenset[str]) -> None:
+    async def wait_ready(self, types: frozenset[str], closed: frozenset[str] = frozenset()) -> None:
         """Return when an entry of one of `types` may have become ready, put by whomever."""
         if self._may_have(types):
             return
         self._pool.wake_watches()  # which look again at what is wanted, and first have a turn when this waits
-        await self._waiters.wait(types)
+        await self._waiters.wait(types, closed=closed)
 
     def wake(self, types: Collection[str] | None = None) -> None:
-        """Have those return who are in `wait_ready` for one of these types; None: everybody."""
-        self._waiters.wake_all() if types is None else self._waiters.wake(types)
+        """Have everybody return who is in `wait_ready`, for one of these types if some are named."""
+        if types is None:
+            self._waiters.wake_all()
+        else:
+            self._waiters.open(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries, without waiting for the servers."""

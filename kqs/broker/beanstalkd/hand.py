@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from kqs.job import Entry
 
@@ -26,18 +26,21 @@ class Hand:
         """Lay a job by."""
         self._held.setdefault(entry.type, deque()).append((entry, now))
 
-    def count(self, types: Collection[str]) -> int:
-        """Return how many jobs of these types lie here."""
+    def count(self, types: Collection[str], most_of: Callable[[str], int] | None = None) -> int:
+        """Return how many jobs of these types lie here. most_of: how many of a type count, at most."""
+        if most_of is not None:
+            return sum(min(len(held), most_of(type_)) for type_, held in self._held.items() if type_ in types)
         return sum(len(held) for type_, held in self._held.items() if type_ in types)
 
-    def take(self, types: Collection[str], count: int) -> list[Entry]:
-        """Take out up to `count` jobs of these types."""
+    def take(self, types: Collection[str], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
+        """Take out up to `count` jobs of these types, and of each as many as `most_of` says."""
         taken: list[Entry] = []
         for type_ in [type_ for type_ in self._held if type_ in types]:
             held = self._held[type_]
             if self._sorts and len(held) > 1:
                 held = self._held[type_] = deque(sorted(held, key=lambda item: item[0].rank))
-            taken += [held.popleft()[0] for _ in range(min(len(held), count - len(taken)))]
+            most = len(held) if most_of is None else min(len(held), most_of(type_))
+            taken += [held.popleft()[0] for _ in range(min(most, count - len(taken)))]
             if not held:
                 del self._held[type_]
         return taken

@@ -6,6 +6,7 @@
     locks     one document a resource that somebody has or waits for (resources.py)
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
+    limits    one document a type whose limits an owner has changed (limited.py)
     uniques   one document a unique key (uniques.py)
     schedules one document a schedule (ticks.py)
     bulk.*    GridFS (bulk.py)

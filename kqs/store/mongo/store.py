@@ -20,6 +20,7 @@ from kqs.store.mongo import (
     changes,
     client,
     groups,
+    limited,
     pages,
     progress,
     queues,
@@ -253,6 +254,14 @@ class MongoStore:
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
         return await self._look(suspended.resume, type_)
+
+    async def limit(self, type_: str, said: bytes | None) -> bool:
+        """See Store.limit."""
+        return await self._look(limited.limit, type_, said)
+
+    async def limits(self) -> dict[str, bytes]:
+        """See Store.limits."""
+        return await self._look(limited.limits)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""

@@ -44,6 +44,7 @@ create table if not exists parked (
   primary key (resource, type, prio, ord)
 ) without rowid"""
 _SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
+_LIMITS = "create table if not exists limits (type text not null primary key, said blob not null) without rowid"
 _UNIQUES = (
     "create table if not exists uniques (type text not null, key text not null, ord integer not null, "
     "primary key (type, key, ord)) without rowid",
@@ -113,6 +114,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PARKED};
 
 {_SUSPENDED};
+{_LIMITS};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
 {_SCHEDULES};
@@ -263,6 +265,7 @@ def _add_turns(db: sqlite3.Connection) -> None:
     """From 5 to 6. Version 5 knows nothing of what an earlier step left in the lines of groups: it must have none."""
     _add(db, _SINCE_5)
     db.execute(_SCHEDULES)
+    db.execute(_LIMITS)
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

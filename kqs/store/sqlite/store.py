@@ -19,6 +19,7 @@ from kqs.store.sqlite import (
     claim,
     groups,
     insert,
+    limited,
     pages,
     progress,
     queues,
@@ -267,6 +268,14 @@ class SqliteStore:
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
         return await self._thread.call(partial(suspended.resume, type_=type_), durable=True)
+
+    async def limit(self, type_: str, said: bytes | None) -> bool:
+        """See Store.limit."""
+        return await self._thread.call(partial(limited.limit, type_=type_, said=said), durable=True)
+
+    async def limits(self) -> dict[str, bytes]:
+        """See Store.limits."""
+        return await self._thread.call(limited.limits)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""

@@ -23,7 +23,7 @@ class Surroundings:
         self.rechecked: list[str] = []
         self.grouped: list[str] = []
         self.consumer = Consumer("w", ["mail"], 1, lambda _runs: None)
-        self.admission = Admission(self.backlog, {})
+        self.admission = Admission(self.backlog, {}, lambda: 0.0)
         self.admission.enter(self.consumer)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int) -> list[Entry]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kqs.job import JobRecord, RunRecord, State
+from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
 from kqs.views.explain import Seen, explained, is_ready, journaled
 
@@ -131,7 +132,42 @@ TABLE = [
         "Its type is suspended since 2023-11-14T22:13:19.000Z, and waits for a resume.",
         {"suspended_at": NOW - 1},
     ),
-    (a_record(), {"is_handled": False, "before": 7}, "no_worker", "No worker of this server takes its type.", {}),
+    (
+        a_record(),
+        {"is_handled": False, "before": 7, "reached": Reached("concurrency", 2, 2)},
+        "no_worker",
+        "No worker of this server takes its type.",
+        {},
+    ),
+    (
+        a_record(),
+        {"before": 7, "reached": Reached("concurrency", 2000, 2000)},
+        "limited",
+        "Its type's limit concurrency of 2,000 is reached: 2,000 jobs of it run here.",
+        {"limit": "concurrency", "value": 2000, "running": 2000, "before": 7},
+    ),
+    (
+        a_record(),
+        {"reached": Reached("max_running", 1, 1)},
+        "limited",
+        "Its type's limit max_running of 1 is reached: 1 job of it runs here.",
+        {"limit": "max_running", "value": 1, "running": 1},
+    ),
+    (
+        a_record(),
+        {"reached": Reached("max_running", 0, 0)},
+        "limited",
+        "Its type's limit max_running is 0, so it waits until that is raised.",
+        {"limit": "max_running", "value": 0},
+    ),
+    (
+        a_record(State.RETRY, failures=1, runs=[a_run()]),
+        {"reached": Reached("rate", 0.5, 3, NOW + 2)},
+        "limited",
+        "Its type's rate of 0.5 is used up: the next may begin at 2023-11-14T22:13:22.000Z, in 2 s"
+        '; it is tried again after 1 failure, the last one: "boom".',
+        {"limit": "rate", "next_at": NOW + 2, "error": "boom"},
+    ),
     (
         a_record(resource="disk"),
         {"is_handled": False, "holder": Holder("b", NOW - 7)},

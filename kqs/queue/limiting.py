@@ -1,0 +1,201 @@
+"""The limits of types: those of the configuration, and above them what owners have said since, which the store keeps.
+
+Here they are told to admission, which heeds them (limits.py). Other servers of the store hear of a change by looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from kqs.clock import Clock
+from kqs.config import TakingSection
+from kqs.errors import CallError, StoreCorruptError
+from kqs.queue.admission import Admission
+from kqs.queue.limits import Gate, Limit, Reached
+from kqs.store.base import Store
+from kqs.supervisor import Supervisor
+
+#: all of them are read at each look
+MAX_SAID = 1000
+#: the least that a timer waits, in s: an event loop counts ms
+LEAST_WAIT_S = 0.001
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an owner has said of a type. None: that limit is lifted; UNSET: it is as the configuration has it."""
+
+    concurrency: int | UnsetType | None = UNSET
+    max_running: int | UnsetType | None = UNSET
+    rate: float | UnsetType | None = UNSET
+    per_s: float | UnsetType = UNSET
+
+    def above(self, ground: Limit) -> Limit:
+        """Return the limits that hold, above those of the configuration."""
+        return ground._replace(**self.named())
+
+    def named(self) -> dict[str, Any]:
+        """Return what it says, by name."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
+
+
+_decode = msgspec.json.Decoder(Said).decode
+
+
+class Limiting:
+    """See the module docstring. Call from the loop thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        admission: Admission,
+        wake: Callable[[Collection[str]], None],
+        running: Callable[[str], Iterable[tuple[int, int]]],
+        clock: Clock,
+        supervisor: Supervisor,
+        taking: Mapping[str, TakingSection],
+    ) -> None:
+        """Args: wake: has everybody look again who waits for jobs of some types. running: as for `Limits.set`."""
+        self._store = store
+        self._admission = admission
+        self._limits = admission.limits
+        self._running = running
+        self._clock = clock
+        self._supervisor = supervisor
+        self._ground = {type_: limit for type_, section in taking.items() if (limit := _limit_of(section))}
+        self._said: dict[str, Said] | None = None  # before the first look
+        self._turn = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+        self._limits.on_open = wake
+        self._limits.on_closed = self._closed
+        #: called with whether any type has limits
+        self.on_limited: Callable[[bool], None] = lambda is_any: None
+
+    async def stop(self) -> None:
+        """Open nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # -- what is said ---------------------------------------------------------------------------------------------------
+
+    async def say(self, type_: str, named: Said) -> bool:
+        """Have limits of a type that stand above the configuration's, and above what was said before where it is named.
+
+        Durable when it returns. False: they were so already.
+        Raises: CallError: it makes no sense, or there are too many. StoreError: it may be so or not.
+        """
+        if self._store.is_shared and (named.max_running or named.rate) not in (None, UNSET):
+            raise CallError("max_running and rate are for stores of one server; concurrency holds with any", "bad_call")
+        async with self._turn:
+            known = self._known
+            before = known.get(type_)
+            said = named if before is None else msgspec.structs.replace(before, **named.named())
+            limit = said.above(self._ground.get(type_, Limit()))
+            if named.per_s is not UNSET and limit.rate is None:
+                raise CallError("per_s goes with a rate, and this type has none", "bad_call")
+            if before is None and len(known) >= MAX_SAID:
+                raise CallError(f"{MAX_SAID} types have limits by this call, which is the most; reset some first", "busy")
+            if said == before:
+                return False
+            await self._store.limit(type_, _encode(said))
+            self._tell({**known, type_: said})
+            return True
+
+    async def reset(self, type_: str) -> bool:
+        """Have the limits of the configuration again; durable when it returns. False: nothing else was said.
+
+        Raises: StoreError: it may be so or not.
+        """
+        async with self._turn:
+            was_said = await self._store.limit(type_, None)
+            self._tell({other: said for other, said in self._known.items() if other != type_})
+            return was_said
+
+    async def look(self) -> None:
+        """Take in what the store says. Raises: StoreError."""
+        async with self._turn:
+            stored = await self._store.limits()
+            self._tell({type_: _decoded(type_, said) for type_, said in stored.items()})
+
+    @property
+    def _known(self) -> Mapping[str, Said]:
+        return self._said or {}
+
+    def _tell(self, said: dict[str, Said]) -> None:
+        if said == self._said:
+            return
+        self._said = said
+        limits = {type_: self.of(type_) for type_ in self._ground.keys() | said.keys()}
+        self._admission.limit({type_: limit for type_, limit in limits.items() if limit}, self._running)
+        self.on_limited(bool(self._limits.gates))
+
+    # -- what is told ---------------------------------------------------------------------------------------------------
+
+    @property
+    def types(self) -> Collection[str]:
+        """Return the types that have limits, or would have if nobody had lifted them."""
+        return self._ground.keys() | self._known.keys()
+
+    def of(self, type_: str) -> Limit:
+        """Return the limits of a type."""
+        ground, said = self._ground.get(type_, Limit()), self._known.get(type_)
+        return ground if said is None else said.above(ground)
+
+    def reached(self, type_: str) -> Reached | None:
+        """Return which limit keeps more jobs of a type from beginning here, its `next_at` in Unix seconds; None: none does."""
+        found = self._limits.reached(type_)
+        if found is None or found.next_at is None:
+            return found
+        in_s = max(0.0, found.next_at - self._clock.monotonic())
+        return found._replace(next_at=round(self._clock.now() + in_s, 3))
+
+    def shown(self, type_: str) -> dict[str, Any]:
+        """Return the limits of a type as an owner is shown them: those that it has, and what runs here."""
+        limit, gate = self.of(type_), self._limits.gates.get(type_)
+        shown = {name: value for name, value in limit._asdict().items() if value is not None}
+        if limit.rate is None:
+            del shown["per_s"]
+        if gate is not None:
+            shown["running"] = len(gate.slots)
+        if type_ in self._known:
+            shown["by_call"] = True
+        return shown
+
+    # -- tokens ---------------------------------------------------------------------------------------------------------
+
+    def _closed(self, _type: str, gate: Gate) -> None:
+        if gate.is_dry and gate.bucket is not None:
+            self._ring_at(gate.bucket.opens_at)
+
+    def _ring_at(self, at: float) -> None:
+        if self._timer is not None:
+            if self._rings_at <= at:
+                return
+            self._timer.cancel()
+        self._rings_at = at
+        wait_s = max(LEAST_WAIT_S, at - self._clock.monotonic())
+        self._timer = self._supervisor.call_later(wait_s, "queue", self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        next_at = self._limits.open_due()
+        if next_at is not None:
+            self._ring_at(next_at)
+
+
+def _limit_of(section: TakingSection) -> Limit:
+    return Limit(section.concurrency, section.max_running, section.rate, section.per_s)
+
+
+def _decoded(type_: str, said: bytes) -> Said:
+    try:
+        return _decode(said)
+    except msgspec.DecodeError as error:
+        raise StoreCorruptError(f"the limits of type {type_!r} in the store make no sense: {error}") from None

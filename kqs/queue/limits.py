@@ -1,0 +1,297 @@
+"""How many jobs of a type may begin: its limits, and what they have left. Pure; whoever calls says when it is.
+
+A run has a *slot* of its type from the moment it is claimed, or about to be, until it is over. `concurrency` bounds the slots
+that are taken here, `max_running` those over all servers: where these share a store, it is what the store has granted to this
+one. `rate` gives *tokens*, of which each claim takes one, and a claim that comes to nothing gives it back. A type is *closed*
+while it has no slot or no token left. Invariants:
+
+1. A job has one slot at most, and what it gives back is the slot of that claim.
+2. No slot is taken of a closed type, but by what runs already, wherever it was claimed.
+3. In any span of s seconds at most `burst` + s times the rate are taken that are not given back; after a start there are none.
+4. A type without limits is not in `gates`, and nothing is kept of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+#: more than anything runs
+NO_LIMIT = 2**62
+#: tokens of so many s gather before a type opens again: what begins together costs less
+GATHER_S = 0.01
+#: of a token, lost to rounding
+_ROUNDING = 1e-6
+
+
+class Limit(NamedTuple):
+    """What bounds a type; None: nothing. rate: jobs that begin in `per_s` seconds."""
+
+    concurrency: int | None = None
+    max_running: int | None = None
+    rate: float | None = None
+    per_s: float = 1.0
+
+    def __bool__(self) -> bool:
+        """Tell whether it bounds anything."""
+        return self.concurrency is not None or self.max_running is not None or self.rate is not None
+
+
+class Reached(NamedTuple):
+    """Which limit of a type is reached. value: what it is set to. running: what runs of the type here.
+
+    next_at: when the next token comes, monotonic, in s; None: that is not what is missing.
+    """
+
+    name: str
+    value: float
+    running: int
+    next_at: float | None = None
+
+
+class Bucket:
+    """Tokens: they come at a rate, as many as a second brings are kept (one at least), and at first there are none."""
+
+    __slots__ = ("_at", "_level", "burst", "per_second")
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self.per_second = per_second
+        self.burst = max(1.0, per_second)
+        self._level = 0.0
+        self._at = now
+
+    def left(self, now: float) -> int:
+        """Return how many there are."""
+        if now > self._at:
+            self._level = min(self.burst, self._level + (now - self._at) * self.per_second)
+            self._at = now
+        return int(self._level + _ROUNDING)
+
+    def add(self, count: int) -> None:
+        """Give some back, or take them if it is negative; these must be there."""
+        self._level = min(self.burst, max(0.0, self._level + count))
+
+    def at_rate(self, per_second: float, now: float) -> Bucket:
+        """Return it at another rate, with what it has."""
+        other = Bucket(per_second, now)
+        self.left(now)
+        other.add(math.floor(self._level + _ROUNDING))
+        return other
+
+    @property
+    def opens_at(self) -> float:
+        """Return when there are enough again."""
+        wanted = max(1.0, min(self.burst, self.per_second * GATHER_S))
+        return self._at + max(0.0, wanted - self._level) / self.per_second
+
+
+class Gate:
+    """The limits of one type. slots: by order, the attempt that has one, or who is about to claim it. paid: with a token."""
+
+    __slots__ = ("bucket", "cap", "is_dry", "limit", "paid", "shared", "slots")
+
+    def __init__(self, limit: Limit, shared: int | None, now: float) -> None:
+        """Args: shared: how many may run here of all that run on some server; None: as many as `max_running` says."""
+        self.slots: dict[int, object] = {}
+        self.paid: set[int] = set()
+        self.bucket: Bucket | None = None
+        self.is_dry = False
+        self.shared = shared
+        self.limit = Limit()
+        self.cap = NO_LIMIT
+        self.set(limit, now)
+
+    def set(self, limit: Limit, now: float) -> None:
+        """Have other limits from now on."""
+        self.limit = limit
+        if limit.rate is None:
+            self.bucket, self.is_dry = None, False
+            self.paid.clear()
+        else:
+            per_second = limit.rate / limit.per_s
+            self.bucket = Bucket(per_second, now) if self.bucket is None else self.bucket.at_rate(per_second, now)
+            self.is_dry = not self.bucket.left(now)
+        self.share(self.shared)
+
+    def share(self, shared: int | None) -> None:
+        """Take in how many may run here of all that run on some server."""
+        self.shared = shared
+        most = self.limit.max_running
+        over_all = NO_LIMIT if most is None else most if shared is None else shared
+        self.cap = min(over_all, NO_LIMIT if self.limit.concurrency is None else self.limit.concurrency)
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether nothing more may begin now."""
+        return self.is_dry or len(self.slots) >= self.cap
+
+    def left(self, now: float) -> int:
+        """Return how many more may begin."""
+        if self.is_dry:
+            return 0
+        slots = max(0, self.cap - len(self.slots))
+        return slots if self.bucket is None else min(slots, self.bucket.left(now))
+
+
+class Limits:
+    """All gates. Call from the loop thread."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        #: of the types that have limits; falsy while none has
+        self.gates: dict[str, Gate] = {}
+        #: the types of which nothing may begin now
+        self.closed: set[str] = set()
+        #: told of types that are not closed any more
+        self.on_open: Callable[[Collection[str]], None] = _nobody
+        #: told that a type has no slot or token left
+        self.on_closed: Callable[[str, Gate], None] = _nobody
+
+    def set(
+        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[int, int]]], *, is_shared: bool = False
+    ) -> None:
+        """Have these limits, and no others, from now on.
+
+        Args: running: returns the orders and attempts of what runs of a type that had none. is_shared: how much of
+            `max_running` is ours is not known before it is granted (`grant`).
+        """
+        now, opened = self._monotonic(), [type_ for type_ in self.closed if type_ not in limits]
+        for type_ in self.gates.keys() - limits.keys():
+            del self.gates[type_]
+            self.closed.discard(type_)
+        for type_, limit in limits.items():
+            gate = self.gates.get(type_)
+            shares = is_shared and limit.max_running is not None
+            if gate is None:
+                gate = self.gates[type_] = Gate(limit, 0 if shares else None, now)
+                gate.slots.update(running(type_))
+            elif gate.limit != limit:
+                gate.shared = (gate.shared or 0) if shares else None
+                gate.set(limit, now)
+            opened += self._settle(type_, gate)
+        if opened:
+            self.on_open(opened)
+
+    def grant(self, type_: str, shared: int) -> None:
+        """Take in how many of a type may run here of all that run on some server."""
+        gate = self.gates.get(type_)
+        if gate is not None and gate.shared is not None and gate.shared != shared:
+            gate.share(shared)
+            if opened := self._settle(type_, gate):
+                self.on_open(opened)
+
+    def left(self, type_: str) -> int:
+        """Return how many more of a type may begin."""
+        gate = self.gates.get(type_)
+        return NO_LIMIT if gate is None else gate.left(self._monotonic())
+
+    def has(self, type_: str, order: int) -> bool:
+        """Tell whether a job has a slot."""
+        gate = self.gates.get(type_)
+        return gate is not None and order in gate.slots
+
+    def take(self, type_: str, order: int, by: object) -> bool:
+        """Give a job a slot, and a token; False: there is none, or it has one already."""
+        gate = self.gates.get(type_)
+        if gate is None:
+            return True
+        if order in gate.slots or gate.is_closed:
+            return False
+        bucket = gate.bucket
+        if bucket is not None:
+            left = bucket.left(self._monotonic())
+            if left:
+                bucket.add(-1)
+            if left <= 1:
+                gate.is_dry = True
+            if not left:
+                self._settle(type_, gate)
+                return False
+            gate.paid.add(order)
+        gate.slots[order] = by
+        if gate.is_closed:
+            self._settle(type_, gate)
+        return True
+
+    def hold(self, type_: str, order: int, attempt: int) -> None:
+        """Take in that a job runs, whether or not there was a slot for it."""
+        gate = self.gates.get(type_)
+        if gate is not None:
+            gate.slots[order] = attempt
+            self._settle(type_, gate)
+
+    def may_begin(self, type_: str, order: int, attempt: int) -> bool:
+        """Tell whether a claimed run may begin: with the slot that it has, or one that there is.
+
+        It may not if more are taken than there may be, since that was changed. A run that was claimed while its type had no
+        limits takes no token.
+        """
+        gate = self.gates.get(type_)
+        if gate is None:
+            return True
+        is_known = gate.slots.get(order) == attempt
+        if len(gate.slots) - is_known >= gate.cap:
+            return False
+        if not is_known:
+            self.hold(type_, order, attempt)
+        return True
+
+    def free(self, type_: str, order: int, by: object, *, is_unused: bool = False) -> None:
+        """Take the slot back that `by` has, if it has; and with it the token, if nothing has begun with that."""
+        gate = self.gates.get(type_)
+        if gate is None or gate.slots.get(order) != by:
+            return
+        del gate.slots[order]
+        if gate.bucket is not None and order in gate.paid:
+            gate.paid.discard(order)
+            if is_unused:
+                gate.bucket.add(1)
+        if type_ in self.closed and (opened := self._settle(type_, gate)):
+            self.on_open(opened)
+
+    def open_due(self) -> float | None:
+        """Open the types whose tokens have come; return when to look again, monotonic, in s."""
+        now, opened, next_at = self._monotonic(), list[str](), math.inf
+        for type_ in list(self.closed):
+            gate = self.gates[type_]
+            if not gate.is_dry or gate.bucket is None:
+                continue
+            gate.bucket.left(now)
+            if gate.bucket.opens_at <= now + _ROUNDING:
+                gate.is_dry = False
+                opened += self._settle(type_, gate)
+            else:
+                next_at = min(next_at, gate.bucket.opens_at)
+        if opened:
+            self.on_open(opened)
+        return None if next_at == math.inf else next_at
+
+    def reached(self, type_: str) -> Reached | None:
+        """Return which limit keeps more jobs of a type from beginning; None: none does."""
+        gate = self.gates.get(type_)
+        if gate is None or not gate.is_closed:
+            return None
+        limit, running = gate.limit, len(gate.slots)
+        if running >= gate.cap:
+            if limit.concurrency is not None and running >= limit.concurrency:
+                return Reached("concurrency", limit.concurrency, running)
+            assert limit.max_running is not None, "the other that gives slots"
+            return Reached("max_running", limit.max_running, running)
+        bucket = gate.bucket
+        assert bucket is not None, "else it is open"
+        return Reached("rate", limit.rate or 0.0, running, bucket.opens_at)
+
+    def _settle(self, type_: str, gate: Gate) -> list[str]:
+        """List a type as closed or not; return it if it was and is not any more."""
+        if gate.is_closed:
+            self.closed.add(type_)
+            self.on_closed(type_, gate)
+        elif type_ in self.closed:
+            self.closed.discard(type_)
+            return [type_]
+        return []
+
+
+def _nobody(*_told: object) -> None:
+    return None
