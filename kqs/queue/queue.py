@@ -180,7 +180,8 @@ class Queue:
         }
         if self._store.is_shared:
             services["queue-cancels"] = self.changes.watch()
-        for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
+        services |= self.suspensions.services() | self.limiting.services()
+        for name, body in (services | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
     async def stop(self) -> None:
@@ -198,7 +199,7 @@ class Queue:
         self._tasks.clear()
         await self.events.stop()
         self._leases.close()
-        await self.limiting.stop()
+        self.limiting.stop()
         if self._telling is not None:
             self._telling.cancel()
         await self._broker.close()

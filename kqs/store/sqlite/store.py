@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Sharing, Slice, StoreInfo
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
     claim,
@@ -45,6 +45,7 @@ class SqliteStore:
     """See kqs.store.base.Store."""
 
     is_shared = False
+    sharing: Sharing | None = None
 
     def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
