@@ -180,11 +180,6 @@ class Core:
         return cascade
 
     def _queue_settings(self) -> QueueSettings:
-        """Return them. Raises: StartupError: (78) they ask for what this store cannot do."""
-        for type_, taking in self._config.taking.items() if self._config.store.kind == "mongodb" else ():
-            if taking.max_running is not None or taking.rate is not None:
-                message = f"types.{type_}: max_running and rate need the store sqlite; concurrency holds with any"
-                raise StartupError(message, ExitCode.CONFIG)
         keep = self._config.store
         retention = Retention(keep.keep_success_s, keep.keep_fail_s)
         return QueueSettings(self._name, retention, keep.keep_success_count, _seek_looks(self._config), self._config.taking)

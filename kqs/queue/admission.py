@@ -211,7 +211,10 @@ class Admission:
 
     def has_room(self, type_: str) -> bool:
         """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
-        if type_ in self._suspended or type_ in self.limits.closed:
+        if type_ in self._suspended:
+            return False
+        if type_ in self.limits.closed:
+            self.limits.on_missed(type_)
             return False
         for consumer in self._consumers:
             if consumer.room >= consumer.worth and type_ in consumer.types:
@@ -287,6 +290,10 @@ class Admission:
         """Tell whether no verdict but RUN is possible now: so it is with nearly all."""
         return run.expire_at is None and not self.revoked and run.type not in self._asked
 
+    def has_backlog(self, type_: str) -> bool:
+        """Tell whether jobs of a type wait in the broker for somebody who takes it here."""
+        return self._backlog(type_) and self.is_handled(type_)
+
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
         return any(type_ in consumer.types for consumer in self._consumers)
@@ -302,8 +309,10 @@ class Admission:
         if not jobs:
             return reservation
         types = {job.type for job in jobs}
-        if limits.closed:
-            types -= limits.closed
+        if limits.closed and (missed := types & limits.closed):
+            types -= missed
+            for type_ in missed:
+                limits.on_missed(type_)
         open_types = {type_ for type_ in types if type_ not in self._suspended and not self._backlog(type_)}
         takes = None if open_types.isdisjoint(limits.gates) else limits.take
         takers = [

@@ -6,7 +6,7 @@ Here they are told to admission, which heeds them (limits.py). Other servers of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from kqs.config import TakingSection
 from kqs.errors import CallError, StoreCorruptError
 from kqs.queue.admission import Admission
 from kqs.queue.limits import Gate, Limit, Reached
+from kqs.queue.sharer import Sharer
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor
 
@@ -75,10 +76,18 @@ class Limiting:
         self._rings_at = 0.0
         self._limits.on_open = wake
         self._limits.on_closed = self._closed
+        self._sharer: Sharer | None = None
+        if store.sharing is not None:
+            self._sharer = Sharer(store.sharing, admission)
+            self._limits.on_missed = self._sharer.missed
         #: called with whether any type has limits
         self.on_limited: Callable[[bool], None] = lambda is_any: None
 
-    async def stop(self) -> None:
+    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return the bodies of the tasks that it needs, by name; they run for ever."""
+        return {} if self._sharer is None else {"queue-limits": self._sharer.run()}
+
+    def stop(self) -> None:
         """Open nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
@@ -91,8 +100,6 @@ class Limiting:
         Durable when it returns. False: they were so already.
         Raises: CallError: it makes no sense, or there are too many. StoreError: it may be so or not.
         """
-        if self._store.is_shared and (named.max_running or named.rate) not in (None, UNSET):
-            raise CallError("max_running and rate are for stores of one server; concurrency holds with any", "bad_call")
         async with self._turn:
             known = self._known
             before = known.get(type_)
@@ -133,7 +140,8 @@ class Limiting:
             return
         self._said = said
         limits = {type_: self.of(type_) for type_ in self._ground.keys() | said.keys()}
-        self._admission.limit({type_: limit for type_, limit in limits.items() if limit}, self._running)
+        limits = {type_: limit for type_, limit in limits.items() if limit}
+        self._admission.limit(limits, self._running, is_shared=self._sharer is not None)
         self.on_limited(bool(self._limits.gates))
 
     # -- what is told ---------------------------------------------------------------------------------------------------
@@ -170,8 +178,10 @@ class Limiting:
 
     # -- tokens ---------------------------------------------------------------------------------------------------------
 
-    def _closed(self, _type: str, gate: Gate) -> None:
-        if gate.is_dry and gate.bucket is not None:
+    def _closed(self, type_: str, gate: Gate) -> None:
+        if self._sharer is not None:
+            self._sharer.closed(type_, gate)
+        elif gate.is_dry and gate.bucket is not None:
             self._ring_at(gate.bucket.opens_at)
 
     def _ring_at(self, at: float) -> None:

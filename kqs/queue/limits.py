@@ -74,7 +74,7 @@ class Bucket:
 
     def at_rate(self, per_second: float, now: float) -> Bucket:
         """Return it at another rate, with what it has."""
-        other = Bucket(per_second, now)
+        other = type(self)(per_second, now)
         self.left(now)
         other.add(math.floor(self._level + _ROUNDING))
         return other
@@ -86,18 +86,35 @@ class Bucket:
         return self._at + max(0.0, wanted - self._level) / self.per_second
 
 
+class Granted(Bucket):
+    """Tokens that somebody grants, as many as a second brings at most."""
+
+    __slots__ = ()
+
+    def left(self, now: float) -> int:
+        """Return how many there are."""
+        self._at = now
+        return int(self._level + _ROUNDING)
+
+    @property
+    def opens_at(self) -> float:
+        """Return that nobody knows."""
+        return math.inf
+
+
 class Gate:
     """The limits of one type. slots: by order, the attempt that has one, or who is about to claim it. paid: with a token."""
 
-    __slots__ = ("bucket", "cap", "is_dry", "limit", "paid", "shared", "slots")
+    __slots__ = ("_kind", "bucket", "cap", "is_dry", "limit", "paid", "shared", "slots")
 
-    def __init__(self, limit: Limit, shared: int | None, now: float) -> None:
-        """Args: shared: how many may run here of all that run on some server; None: as many as `max_running` says."""
+    def __init__(self, limit: Limit, now: float, *, is_shared: bool = False) -> None:
+        """Args: is_shared: slots and tokens over all servers are granted; `shared`: how many slots, None: all there are."""
+        self._kind = Granted if is_shared else Bucket
         self.slots: dict[int, object] = {}
         self.paid: set[int] = set()
         self.bucket: Bucket | None = None
         self.is_dry = False
-        self.shared = shared
+        self.shared: int | None = None
         self.limit = Limit()
         self.cap = NO_LIMIT
         self.set(limit, now)
@@ -110,9 +127,18 @@ class Gate:
             self.paid.clear()
         else:
             per_second = limit.rate / limit.per_s
-            self.bucket = Bucket(per_second, now) if self.bucket is None else self.bucket.at_rate(per_second, now)
+            self.bucket = self._kind(per_second, now) if self.bucket is None else self.bucket.at_rate(per_second, now)
             self.is_dry = not self.bucket.left(now)
-        self.share(self.shared)
+        is_granted = self._kind is Granted and limit.max_running is not None
+        self.share(min(self.shared or 0, limit.max_running or 0) if is_granted else None)
+
+    @property
+    def wants_slots(self) -> bool:
+        """Tell whether more slots might be granted, and none of those that were is left."""
+        shared, limit = self.shared, self.limit
+        if shared is None or len(self.slots) < shared:
+            return False
+        return len(self.slots) < min(limit.max_running or 0, NO_LIMIT if limit.concurrency is None else limit.concurrency)
 
     def share(self, shared: int | None) -> None:
         """Take in how many may run here of all that run on some server."""
@@ -147,14 +173,16 @@ class Limits:
         self.on_open: Callable[[Collection[str]], None] = _nobody
         #: told that a type has no slot or token left
         self.on_closed: Callable[[str, Gate], None] = _nobody
+        #: told that a new job might begin, if its type were not closed
+        self.on_missed: Callable[[str], None] = _nobody
 
     def set(
         self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[int, int]]], *, is_shared: bool = False
     ) -> None:
         """Have these limits, and no others, from now on.
 
-        Args: running: returns the orders and attempts of what runs of a type that had none. is_shared: how much of
-            `max_running` is ours is not known before it is granted (`grant`).
+        Args: running: returns the orders and attempts of what runs of a type that had none. is_shared: what is bounded over
+            all servers is granted (`grant`, `bring`).
         """
         now, opened = self._monotonic(), [type_ for type_ in self.closed if type_ not in limits]
         for type_ in self.gates.keys() - limits.keys():
@@ -162,12 +190,10 @@ class Limits:
             self.closed.discard(type_)
         for type_, limit in limits.items():
             gate = self.gates.get(type_)
-            shares = is_shared and limit.max_running is not None
             if gate is None:
-                gate = self.gates[type_] = Gate(limit, 0 if shares else None, now)
+                gate = self.gates[type_] = Gate(limit, now, is_shared=is_shared)
                 gate.slots.update(running(type_))
             elif gate.limit != limit:
-                gate.shared = (gate.shared or 0) if shares else None
                 gate.set(limit, now)
             opened += self._settle(type_, gate)
         if opened:
@@ -178,6 +204,15 @@ class Limits:
         gate = self.gates.get(type_)
         if gate is not None and gate.shared is not None and gate.shared != shared:
             gate.share(shared)
+            if opened := self._settle(type_, gate):
+                self.on_open(opened)
+
+    def bring(self, type_: str, count: int) -> None:
+        """Take in that tokens of a type were granted."""
+        gate = self.gates.get(type_)
+        if gate is not None and gate.bucket is not None and count:
+            gate.bucket.add(count)
+            gate.is_dry = False
             if opened := self._settle(type_, gate):
                 self.on_open(opened)
 
@@ -280,7 +315,7 @@ class Limits:
             return Reached("max_running", limit.max_running, running)
         bucket = gate.bucket
         assert bucket is not None, "else it is open"
-        return Reached("rate", limit.rate or 0.0, running, bucket.opens_at)
+        return Reached("rate", limit.rate or 0.0, running, None if type(bucket) is Granted else bucket.opens_at)
 
     def _settle(self, type_: str, gate: Gate) -> list[str]:
         """List a type as closed or not; return it if it was and is not any more."""

@@ -190,7 +190,7 @@ class Queue:
         }
         if self._store.is_shared:
             services["queue-cancels"] = self.changes.watch()
-        services |= self.suspensions.services() | self._timetable.services() | self._drops.services()
+        services |= self.suspensions.services() | self._timetable.services() | self.limiting.services() | self._drops.services()
         for name, body in services.items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
@@ -209,7 +209,7 @@ class Queue:
         self._tasks.clear()
         await self.events.stop()
         self._leases.close()
-        await self.limiting.stop()
+        self.limiting.stop()
         if self._telling is not None:
             self._telling.cancel()
         await self._broker.close()

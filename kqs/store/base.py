@@ -85,6 +85,37 @@ class Granted(list[Run]):
         self.left = left
 
 
+class Share(NamedTuple):
+    """What servers have of the slots of a type. short: how many others share, where one of them wants more; else 0.
+
+    is_short: this one has asked for more than there were.
+    """
+
+    used: int
+    ours: int
+    short: int
+    is_short: bool = False
+
+
+class Sharing(Protocol):
+    """What the servers of one store share of the limits of types. What a dead one had comes back when that is known."""
+
+    async def look(self) -> dict[str, Share]:
+        """Return how many slots of each type are taken, by all servers and by this one."""
+        ...
+
+    async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
+        """Have so many slots of a type, as far as all servers have no more than `most` then; fewer are given back at once.
+
+        Args: is_forced: have them however many others have: they are in use. Returns: how many it has now.
+        """
+        ...
+
+    async def tokens(self, type_: str, per_second: float, burst: float) -> int:
+        """Take the tokens of a type that have come since any server took some, `burst` at most; return how many."""
+        ...
+
+
 class Known(list[int]):
     """The orders of jobs that an insert did not store.
 
@@ -118,6 +149,7 @@ class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
+    sharing: what they share of the limits of types; None: there are no others.
     on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
     asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
     on_waiting: given how many jobs wait of the types that are watched (`watch`), whenever that has changed: before whoever
@@ -127,6 +159,7 @@ class Store(Protocol):
     """
 
     is_shared: bool
+    sharing: Sharing | None
     on_called: Callable[[list[Entry]], None]
     on_waiting: Callable[[Waiting], None]
 
@@ -521,6 +554,8 @@ __all__ = [
     "Looked",
     "Passed",
     "Schedule",
+    "Share",
+    "Sharing",
     "Slice",
     "Spans",
     "Store",

@@ -161,6 +161,8 @@ def _limited(seen: Seen) -> Reason | None:
     if reached.next_at is not None:
         text = f"Its type's rate of {reached.value:g} is used up: the next may begin {_at(reached.next_at, seen.now)}{again}."
         facts["next_at"] = reached.next_at
+    elif reached.name == "rate":
+        text = f"Its type's rate of {reached.value:g} is used up{again}."
     elif not reached.value:
         text = f"Its type's limit {reached.name} is 0, so it waits until that is raised{again}."
     else:

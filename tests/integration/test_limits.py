@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 
 from tests.support.asking import RefusedError, ask, eventually, until
 from tests.support.beanstalkd import running_beanstalkd
+from tests.support.mongodb import a_database, mongodb
 from tests.support.serving import Served, serving
 from tests.support.working import working
 
 LOGGED = """
 import asyncio
+import os
 import time
 import kqs
 
@@ -24,7 +28,7 @@ LOG = "@LOG@"
 
 def note(word):
     with open(LOG, "a") as log:
-        log.write(f"{word} {time.monotonic()}\\n")
+        log.write(f"{word} {time.monotonic()} {os.getpid()}\\n")
 
 @kqs.handler("mail")
 async def mail(data):
@@ -54,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 def log(folder: Path) -> list[tuple[str, float]]:
     """What the handlers wrote, whoever ran them: + as they begin, - as they end, and when."""
-    return [(word, float(at)) for word, at in map(str.split, (folder / "log").read_text().splitlines())]
+    return [(word, float(at)) for word, at, _ in map(str.split, (folder / "log").read_text().splitlines())]
 
 
 def most_at_once(folder: Path) -> int:
@@ -65,16 +69,31 @@ def most_at_once(folder: Path) -> int:
     return most
 
 
-@pytest.mark.parametrize("name", ["mail", "thumb"])
+def ends_of(folder: Path) -> int:
+    return sum(word == "-" for word, _ in log(folder))
+
+
+def end_what_died(folder: Path, server: Served) -> int:
+    """Note as ended whatever ran in a server that is dead now; return how many."""
+    lines = [line.split() for line in (folder / "log").read_text().splitlines()]
+    ours = [word for word, _, pid in lines if pid == str(server.process.pid)]
+    count = ours.count("+") - ours.count("-")
+    with (folder / "log").open("a") as file:
+        file.write(f"- {time.monotonic()} {server.process.pid}\n" * count)
+    return count
+
+
 @pytest.mark.parametrize("broker", ["memory", "beanstalkd"])
-def test_no_more_run_at_once_than_may_and_others_go_by(folder: Path, name: str, broker: str) -> None:
+def test_no_more_run_at_once_than_may_and_others_go_by(folder: Path, broker: str) -> None:
     with running_beanstalkd() as beanstalkd:
         settings = SETTINGS | {"BROKER__KIND": broker, "BROKER__SERVERS": json.dumps([beanstalkd.address])}
         with serving(folder, **settings) as server:
-            ask(server, "limit", {"type": name, "concurrency": 3})
-            ask(server, "insert", [{"type": kind, "data": 0.02} for kind in (name, "video") * 60])
-            until(server, jobs_success=120)
-            assert most_at_once(folder) == 3
+            for turn, name in enumerate(("mail", "thumb"), start=1):
+                (folder / "log").write_text("")
+                ask(server, "limit", {"type": name, "concurrency": 3})
+                ask(server, "insert", [{"type": kind, "data": 0.02} for kind in (name, "video") * 40])
+                until(server, jobs_success=80 * turn)
+                assert most_at_once(folder) == 3
 
 
 def test_the_configuration_limits_and_a_call_stands_above_it(folder: Path) -> None:
@@ -153,3 +172,34 @@ def test_a_rate_is_held(folder: Path) -> None:
         assert began[-1] - began[0] > 0.1  # ten more than a second brings
         for index, since in enumerate(began):  # 0.2 s: what was claimed in time may begin later
             assert all(count + 1 <= 50 + (at - since + 0.2) * 50 for count, at in enumerate(began[index:]))
+
+
+def test_over_three_servers_one_of_which_is_killed_no_more_run_than_may(folder: Path) -> None:
+    places = [folder / name for name in ("one", "two", "three")]
+    for place in places:
+        place.mkdir()
+        (place / "logged.py").write_text((folder / "logged.py").read_text())
+    with mongodb(folder) as uri, ExitStack() as stack:
+        settings = SETTINGS | {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri), "TYPES__MAIL__MAX_RUNNING": "9"}
+        servers = [stack.enter_context(serving(place, **settings)) for place in places]
+        ask(servers[0], "limit", {"type": "mail", "max_running": 4})
+        for server in servers:
+            eventually(lambda server=server: limits_of(server, "mail").get("by_call"), bool)
+        for server in servers:
+            ask(server, "insert", [{"type": "mail", "data": 0.03}] * 15)
+        eventually(lambda: len(log(folder)), lambda count: count > 10)
+        servers[1].stop(signal.SIGKILL)
+        died_count = end_what_died(folder, servers[1])
+        again = stack.enter_context(serving(places[1], **settings))
+        eventually(lambda: ends_of(folder), lambda count: count >= 45 + died_count)
+        assert most_at_once(folder) == 4
+        (folder / "log").write_text("")
+        ask(servers[0], "limit", {"type": "thumb", "rate": 20})
+        for server in (servers[0], again):
+            eventually(lambda server=server: limits_of(server, "thumb").get("rate"), bool)
+            ask(server, "insert", [{"type": "thumb"}] * 15)
+        eventually(lambda: ends_of(folder), lambda count: count == 30)
+        began = sorted(at for word, at in log(folder) if word == "+")
+        assert began[-1] - began[0] > 0.2  # ten more than a second brings
+        for server in (servers[0], servers[2], again):
+            server.stop(signal.SIGKILL)

@@ -26,6 +26,7 @@ class Collections:
         self.locks = db[f"{prefix}locks"]
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
+        self.shares = db[f"{prefix}shares"]
         self.limits = db[f"{prefix}limits"]
         self.uniques = db[f"{prefix}uniques"]
         self.schedules = db[f"{prefix}schedules"]
@@ -35,7 +36,17 @@ class Collections:
 
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
-        known = (self.servers, self.jobs, self.locks, self.tallies, self.suspended, self.limits, self.uniques, self.schedules)
+        known = (
+            self.servers,
+            self.jobs,
+            self.locks,
+            self.tallies,
+            self.suspended,
+            self.limits,
+            self.shares,
+            self.uniques,
+            self.schedules,
+        )
         ours = {one.name for one in (*known, self.files, self.chunks)}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 

@@ -7,6 +7,7 @@
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
     limits    one document a type whose limits an owner has changed (limited.py)
+    shares    one document a type that was limited over all servers (shares.py)
     uniques   one document a unique key (uniques.py)
     schedules one document a schedule (ticks.py)
     bulk.*    GridFS (bulk.py)

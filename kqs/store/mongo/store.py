@@ -15,7 +15,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo, Waiting
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Share, Sharing, Slice, StoreInfo, Waiting
 from kqs.store.mongo import (
     changes,
     client,
@@ -40,6 +40,7 @@ from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import BEAT_S, Servers
 from kqs.store.mongo.session import Session
+from kqs.store.mongo.shares import Shares
 from kqs.store.rotation import Turn, Turned
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
@@ -70,6 +71,7 @@ class MongoStore:
         self._supervisor = supervisor
         self._namespace = namespace
         self._open: _Open | None = None
+        self.sharing: Sharing | None = _Sharing(lambda: self._there)
         self.on_called: Callable[[list[Entry]], None] = _nobody
         self.on_waiting: Callable[[Waiting], None] = _nobody
         self._watched: frozenset[str] = frozenset()
@@ -104,7 +106,8 @@ class MongoStore:
             if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
-        self._open = _Open(connection, session, servers, resources, node, self._supervisor)
+        shares = Shares(collections.shares, collections.jobs, epoch, servers, self._clock.monotonic)
+        self._open = _Open(connection, session, servers, resources, shares, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -344,6 +347,28 @@ class MongoStore:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
 
 
+class _Sharing:
+    """See kqs.store.base.Sharing."""
+
+    def __init__(self, there: Callable[[], _Open]) -> None:
+        self._there = there
+
+    async def look(self) -> dict[str, Share]:
+        """See Sharing.look."""
+        opened = self._there()
+        return await opened.lanes.look(opened.shares.look)
+
+    async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
+        """See Sharing.slots."""
+        opened = self._there()
+        return await opened.lanes.look(partial(opened.shares.slots, type_, wanted, most, is_forced=is_forced))
+
+    async def tokens(self, type_: str, per_second: float, burst: float) -> int:
+        """See Sharing.tokens."""
+        opened = self._there()
+        return await opened.lanes.look(partial(opened.shares.tokens, type_, per_second, burst))
+
+
 def _nobody(_news: object) -> None:
     return None
 
@@ -365,6 +390,7 @@ class _Open:
         session: Session,
         servers: Servers,
         resources: Resources,
+        shares: Shares,
         node: str,
         supervisor: Supervisor,
     ) -> None:
@@ -372,6 +398,7 @@ class _Open:
         self.servers = servers
         self.lanes = Lanes(supervisor)
         self.resources = resources
+        self.shares = shares
         self.inserter = Inserter(session, servers, resources, node)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)

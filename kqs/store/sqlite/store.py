@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Slice, StoreInfo, Waiting
+from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Sharing, Slice, StoreInfo, Waiting
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
@@ -49,6 +49,7 @@ class SqliteStore:
 
     is_shared = False
     is_first = True
+    sharing: Sharing | None = None
 
     def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
         """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
