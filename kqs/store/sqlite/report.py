@@ -99,6 +99,7 @@ _WORDS = [state.word for state in sorted(State)]
 
 def report_all(session: Session, reports: Sequence[Report]) -> Sequence[bool | None]:
     """See Store.report."""
+    session.pay()
     if not session.cancelled:
         return report(session, reports)
     claims = [one.claim.order for one in reports if one.claim.order in session.cancelled]

@@ -192,10 +192,6 @@ class Session:
         if self.db.total_changes != self._changes:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
-        if self._is_full:
-            # here rather than in the next `begin`, which may be one that somebody waits for
-            with contextlib.suppress(*connection.SQLITE_ERRORS):
-                self._set_full(False)
 
     def rollback(self, error: Exception) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -291,6 +287,8 @@ class Session:
 
         A file without incremental vacuum (auto_vacuum 0) stays as long as it is.
         """
+        if self._is_full:
+            self._set_full(False)  # nobody waits for it, so it need not be flushed
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
         excess = free - max(spare_pages, int(pages * spare_share)) if kind else 0
         until = time.monotonic() + within_s

@@ -68,7 +68,7 @@ class SqliteStore:
         """See Store.insert."""
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
         has_ends = any(job.end is not None for job in jobs)
-        is_small = not has_ends and len(jobs) <= _FEW_JOBS and sum([len(job.data) for job in jobs]) <= _FEW_BYTES
+        is_small = len(jobs) <= _FEW_JOBS and sum([len(job.data) + _end_bytes(job.end) for job in jobs]) <= _FEW_BYTES
         return await self._thread.call(operation, durable=has_ends, small=is_small)
 
     async def claim(
@@ -108,7 +108,8 @@ class SqliteStore:
 
     async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
-        return await self._thread.call(partial(report.report_all, reports=reports), durable=True)
+        is_small = len(reports) <= _FEW_JOBS and sum(map(_end_bytes, reports)) <= _FEW_BYTES
+        return await self._thread.call(partial(report.report_all, reports=reports), durable=True, small=is_small)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
@@ -234,3 +235,8 @@ class SqliteStore:
     async def sync(self) -> int:
         """See Store.sync."""
         return await self._thread.call(Session.sync, durable=True)
+
+
+def _end_bytes(end: Report | None) -> int:
+    """Return how many bytes a report brings."""
+    return 0 if end is None else len(end.result or b"") + len(end.progress or b"")

@@ -4,7 +4,8 @@ Operations asked for while a commit is under way wait in a queue; the thread tak
 transaction, and hands every result back in one call to the loop. One that raises must not fail its neighbours: the transaction
 is rolled back and each operation of the group is done again in a transaction of its own.
 
-A small operation that finds nothing before it is done on the loop: two hops between threads cost more than its transaction.
+A small operation that finds nothing before it is done on the loop (kqs.store.sqlite.lone), also a durable one as long as the
+disk is quick: two hops between threads cost more than its transaction.
 
 An error that nothing foresees ends the thread. All who wait for it are told, and whoever asks later: nobody waits for ever.
 """
@@ -16,20 +17,18 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.process.threads import in_thread
 from kqs.store.sqlite.connection import translated
+from kqs.store.sqlite.lone import Lone
 from kqs.store.sqlite.session import Session
 from kqs.supervisor import Supervisor
 
 T = TypeVar("T")
 
-#: a small operation that took longer sends the next ones to the thread, in s and operations
-_SLOW_S = 0.002
-_AFTER_SLOW = 100
 #: quiet for so long, the thread copies the WAL into the file and shrinks it; and goes on with that after so long
 _IDLE_S = 0.5
 _STILL_IDLE_S = 0.05
@@ -38,15 +37,24 @@ _STILL_IDLE_S = 0.05
 class Operation:
     """One thing to do, and who waits for it."""
 
-    __slots__ = ("durable", "future", "run")
+    __slots__ = ("durable", "future", "run", "small")
 
-    def __init__(self, run: Callable[[Session], Any], future: asyncio.Future[Any], durable: bool) -> None:
+    def __init__(self, run: Callable[[Session], Any], future: asyncio.Future[Any], durable: bool, small: bool = False) -> None:
         self.run = run
         self.future = future
         self.durable = durable
+        self.small = small
 
 
 Outcome = tuple[Operation, Any, BaseException | None]
+
+
+class News(NamedTuple):
+    """What the thread tells the loop of a group. flush_s: how long it took, if it was a small durable operation; else 0.0."""
+
+    outcomes: list[Outcome]
+    called: list[Entry]
+    flush_s: float
 
 
 class StoreThread:
@@ -60,7 +68,7 @@ class StoreThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session_in_use = threading.Lock()
         self._unresolved = 0
-        self._to_thread = 0
+        self._lone = Lone()
         self._group: list[Operation] = []  # what the thread has in hand
         self._death: BaseException | None = None
         #: called on the loop with jobs that were called, before the operation that did so is told of
@@ -100,7 +108,7 @@ class StoreThread:
         if self._death is not None:
             future.set_exception(self._death)
             return future
-        operation = Operation(run, future, durable)
+        operation = Operation(run, future, durable, small)
         if not (small and self._do_here(operation)):
             self._unresolved += 1
             self._queue.put(operation)
@@ -108,22 +116,20 @@ class StoreThread:
 
     def expect_slow(self) -> None:
         """Do nothing on the loop for a while: much is being written, and any commit may have to copy it into the file."""
-        self._to_thread = _AFTER_SLOW
+        self._lone.expect_slow()
 
     def _do_here(self, operation: Operation) -> bool:
         """Do an operation on the loop, unless another comes before it or these have been slow lately."""
-        if self._to_thread:
-            self._to_thread -= 1
+        began, durable = time.monotonic(), operation.durable
+        if not self._lone.decide(began, durable=durable) or self._unresolved:
             return False
-        if self._unresolved or not self._session_in_use.acquire(blocking=False):
+        if not self._session_in_use.acquire(blocking=False):
             return False
-        began = time.monotonic()
         try:
             self._resolve_here(self._execute([operation], owing=True))
         finally:
             self._session_in_use.release()
-        if time.monotonic() - began > _SLOW_S:
-            self._to_thread = _AFTER_SLOW
+        self._lone.did(began, time.monotonic(), durable=durable)
         return True
 
     def _main(self, opening: Operation) -> None:
@@ -138,22 +144,28 @@ class StoreThread:
         self._group = [opening]
         outcome = _attempt(opening, self._session)
         self._group = []
-        self._hand_back([outcome], [])
+        self._hand_back(News([outcome], [], 0.0))
         is_open = outcome[2] is None
         while is_open:
             self._group, is_open = self._gather()
             if self._group:
-                with self._session_in_use:
-                    outcomes = self._execute(self._group)
-                    called = self._session.take_untold()
+                news = self._do_group()
                 self._group = []
-                self._hand_back(outcomes, called)
+                self._hand_back(news)
             if self._session.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()
             if self._session.wants_room:
                 with self._session_in_use:
                     self._session.give_back()
+
+    def _do_group(self) -> News:
+        is_flush = len(self._group) == 1 and self._group[0].small and self._group[0].durable
+        with self._session_in_use:
+            began = time.monotonic()
+            outcomes = self._execute(self._group)
+            took_s = time.monotonic() - began
+            return News(outcomes, self._session.take_untold(), took_s if is_flush else 0.0)
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """Wait for work, then take all there is; False with it when it is the last."""
@@ -196,8 +208,8 @@ class StoreThread:
             self.on_called(called)
         _settle(outcomes)
 
-    def _hand_back(self, outcomes: list[Outcome], called: list[Entry]) -> None:
-        self._call_back(self._resolve, (outcomes, called))
+    def _hand_back(self, news: News) -> None:
+        self._call_back(self._resolve, news)
 
     def _call_back(self, step: Callable[[Any], None], news: Any) -> None:
         assert self._loop is not None
@@ -215,9 +227,11 @@ class StoreThread:
         _settle([(operation, None, self._death) for operation in unserved])
         self._supervisor.fault("store thread", self._death)
 
-    def _resolve(self, news: tuple[list[Outcome], list[Entry]]) -> None:
-        outcomes, called = news
+    def _resolve(self, news: News) -> None:
+        outcomes, called, flush_s = news
         self._unresolved -= len(outcomes)
+        if flush_s:
+            self._lone.observe(flush_s)
         if called:
             self.on_called(called)
         _settle(outcomes)

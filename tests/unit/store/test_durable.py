@@ -50,7 +50,7 @@ def commits(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[i
 
 @pytest.mark.parametrize("result", [None, b"1"])
 @pytest.mark.parametrize("others", [0, 3, 300])
-async def test_what_is_stored_with_its_end_is_flushed_as_a_report_is_and_never_on_the_loop(
+async def test_what_is_stored_with_its_end_is_flushed_as_a_report_is_and_on_the_loop_where_it_is_little(
     store: SqliteStore, commits: list[tuple[int, bool]], result: bytes | None, others: int
 ) -> None:
     jobs = [an_accepted(number) for number in range(others + 1)]
@@ -58,7 +58,26 @@ async def test_what_is_stored_with_its_end_is_flushed_as_a_report_is_and_never_o
     jobs[-1].end = an_end(jobs[-1], result=result)
     assert await store.insert(jobs, 1, "w", NOW) == []
     assert await store.report([jobs[-1].end]) == [True]
+    assert [how for how, _ in commits] == [FULL] * 2
+    assert commits[0][1] is (others <= 3)
+
+
+async def test_a_long_result_is_flushed_in_the_thread(store: SqliteStore, commits: list[tuple[int, bool]]) -> None:
+    job = an_accepted()
+    job.claimed_at = NOW
+    job.end = an_end(job, result=b"1" * 100_000)
+    assert await store.insert([job], 1, "w", NOW) == []
+    assert await store.report([job.end]) == [True]
     assert commits == [(FULL, False)] * 2
+
+
+async def test_what_follows_a_durable_commit_waits_for_no_flush(store: SqliteStore, commits: list[tuple[int, bool]]) -> None:
+    jobs = [an_accepted(number) for number in range(2)]
+    jobs[0].claimed_at = NOW
+    jobs[0].end = an_end(jobs[0])
+    await store.insert(jobs[:1], 1, "w", NOW)
+    await store.insert(jobs[1:], 2, "w", NOW)
+    assert commits == [(FULL, True), (NORMAL, True)]
 
 
 @pytest.mark.parametrize("claimed_at", [0.0, NOW])

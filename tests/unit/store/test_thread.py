@@ -97,6 +97,24 @@ async def test_one_durable_operation_makes_the_commit_durable(
     assert session.log[2:] == ["durable", "commit"]
 
 
+async def test_a_small_durable_operation_is_flushed_on_the_loop_unless_another_is_before_it(
+    store: StoreThread, session: CountingSession, gate: threading.Event
+) -> None:
+    def sync(session: Session) -> int:
+        threads.append(threading.get_ident())
+        return session.sync()
+
+    threads: list[int] = []
+    gathered = store.call(sync, durable=True, small=True)
+    assert not gathered.done()
+    gate.set()
+    assert await gathered == 0
+    at_once = store.call(sync, durable=True, small=True)
+    assert at_once.done()
+    assert threads[0] != threads[1] == threading.get_ident()
+    assert session.log == ["begin", "commit", "durable", "commit", "durable", "commit"]
+
+
 async def test_results_come_in_the_order_asked(store: StoreThread, gate: threading.Event) -> None:
     told: list[int] = []
     asked = [store.call(write(n)) for n in range(5)]
