@@ -7,6 +7,7 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 from __future__ import annotations
 
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
@@ -135,6 +136,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
 
 
 _OPTION_NAMES = OptionFields.__struct_fields__
+_options_of = attrgetter(*_OPTION_NAMES)
 _MAX_CACHED_TYPES = 10_000  # a client may invent types without end
 
 _decode_own = msgspec.json.Decoder(OptionFields).decode
@@ -192,7 +194,7 @@ def own_options(job: JobFields) -> bytes | None:
     `wait`
     is for who has inserted the job, and for nobody else.
     """
-    own = OptionFields(*(getattr(job, name) for name in _OPTION_NAMES))
+    own = OptionFields(*_options_of(job))
     own.wait = own.resource = None
     encoded = _encode_own(own)
     return None if encoded == b"{}" else encoded

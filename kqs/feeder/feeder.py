@@ -149,7 +149,8 @@ class Feeder:
         try:
             self._take(batch)
         finally:
-            self._claims.take_back_batch()
+            if self._accepted is not None:
+                self._claims.take_back_batch()
             self._wake.set()
 
     def give_up(self) -> None:
@@ -160,7 +161,8 @@ class Feeder:
 
     def _take(self, batch: list[Record]) -> None:
         now = self._monotonic()
-        self._gathering.flushed(batch[0].seq, sum([record.count for record in batch]), now)
+        jobs = batch[0].count if len(batch) == 1 else sum([record.count for record in batch])
+        self._gathering.waiting.flushed(batch[0].seq, jobs, now)
         if self._queue.asked.open:
             self._gathering.want()
         for record in batch:

@@ -50,7 +50,8 @@ class Gathering:
         self._is_ordered = is_ordered
         self._may_claim = may_claim
         self._is_asked = is_asked
-        self._waiting = Waiting()
+        #: is told of what is durable
+        self.waiting = Waiting()
         self._speeds = pace.Speeds()
         self._drain = pace.Drain()
         self._is_wanted = False  # by lanes, or by who waits for the store
@@ -64,7 +65,7 @@ class Gathering:
 
     def start(self, durable_seq: int) -> None:
         """Begin: records below `durable_seq` were flushed no one knows when."""
-        self._waiting = Waiting(durable_seq)
+        self.waiting = Waiting(durable_seq)
 
     def want(self) -> None:
         """Feed soon: somebody has room for what waits, or needs the store to have it."""
@@ -86,10 +87,6 @@ class Gathering:
         finally:
             self._hurried -= 1
 
-    def flushed(self, first_seq: int, jobs: int, now: float) -> None:
-        """Take in that `jobs` in records from `first_seq` on are durable. now: monotonic, in s."""
-        self._waiting.flushed(first_seq, jobs, now)
-
     def begun(self, jobs: int) -> None:
         """Take in that lanes took so many of the held jobs."""
         now = self._monotonic()
@@ -108,7 +105,7 @@ class Gathering:
         """
 
         def age_s() -> float:
-            return self._waiting.age_s(fed_seq, durable_seq(), self._monotonic())
+            return self.waiting.age_s(fed_seq, durable_seq(), self._monotonic())
 
         came_jobs, since_s = self._look()
         self._speeds = self._speeds.after_batch(came_jobs, since_s, self.fed_jobs)
@@ -161,7 +158,7 @@ class Gathering:
     def _look(self) -> tuple[int, float]:
         """Return how many jobs came since the last look, and how long ago that was."""
         before, self._looked_at = self._looked_at, self._monotonic()
-        return self._waiting.take_jobs(), self._looked_at - before
+        return self.waiting.take_jobs(), self._looked_at - before
 
 
 async def wait(event: asyncio.Event, at_most_s: float) -> bool:

@@ -135,7 +135,7 @@ class SegmentHeader(NamedTuple):
     minor: int = MINOR
 
 
-class FrameHeader(NamedTuple):
+class FrameHeader(msgspec.Struct, frozen=True, gc=False):
     """The first 48 bytes of a frame. length: bytes after them. records: how many. flags: 0 or VOID."""
 
     length: int

@@ -104,12 +104,13 @@ class Segment(msgspec.Struct):
         if not self.marks or self.end - self.marks[-1][1] >= _MARK_BYTES:
             self.marks.append((frame.first_seq, self.end))
         self.end = end
-        self.end_seq = frame.end_seq
+        self.end_seq = frame.first_seq + frame.records
         if frame.flags & VOID or frame.last_order < frame.first_order:
             return
         if self.first_order is None or frame.first_order < self.first_order:
             self.first_order = frame.first_order
-        self.last_order = max(self.last_order, frame.last_order)
+        if frame.last_order > self.last_order:
+            self.last_order = frame.last_order
 
     def skip(self, end: int, end_seq: int) -> None:
         """Pass over what is damaged and not needed, up to `end`, where record `end_seq` stands."""

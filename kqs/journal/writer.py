@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from kqs.errors import JournalError
 from kqs.journal.files import Files, Identity, opened, write_all
@@ -35,7 +36,7 @@ _NO_SEGMENT = bytes(16)
 _SHORTEST_BYTES = 16 * 1024
 
 
-class Flushed(NamedTuple):
+class Flushed(msgspec.Struct, frozen=True, gc=False):
     """A batch that is durable; `end` is the byte offset after it."""
 
     frame: FrameHeader
@@ -108,7 +109,7 @@ class Writer:
             self._let_go(handle)
             raise
         self._end += len(frame)
-        self._seq = header.end_seq
+        self._seq = header.first_seq + header.records
         return Flushed(header, self._end)
 
     def roll(self) -> Segment:

@@ -19,7 +19,7 @@ from kqs.server.answers import LITTLE_BYTES
 from kqs.server.context import Context
 from kqs.server.conversation import Conversation
 from kqs.server.lines import SHORT_BYTES, Lines
-from kqs.server.turns import SLICE_S, clock
+from kqs.server.turns import NOTED_S, SLICE_S, clock
 from kqs.wire.call import BadLine
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
@@ -290,10 +290,19 @@ class Connection(asyncio.Protocol):
         while not has_more and not self._must_take_first() and conversation.proceed(until):
             self._write()
             has_more = clock() > until
-        self._write()
+        if conversation.answers:
+            self._write()
         conversation.count_received()
-        context.turns.spend(clock() - began)
+        spent_s = clock() - began
+        if spent_s > NOTED_S:
+            context.turns.spend(spent_s)
         must_rest = has_more or conversation.is_full or self._must_take_first()
+        if must_rest or self._is_ending or not self._is_reading:
+            self._read_on(has_more=has_more, must_rest=must_rest)
+
+    def _read_on(self, *, has_more: bool, must_rest: bool) -> None:
+        """Read on, rest or close. has_more: for want of time in this slice."""
+        conversation, context = self._conversation, self._owner.context
         if has_more:
             context.turns.stand_in_line(self)
         elif must_rest:

@@ -36,7 +36,7 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     inserter = context.inserter
     jobs = list(inserts.jobs)
     count = len(jobs)
-    given_ids = [job.id for job in jobs if job.id is not None]
+    given_ids = [] if count == 1 and jobs[0].id is None else [job.id for job in jobs if job.id is not None]
     if context.draining or (given_ids and inserter.may_make_any(given_ids)):
         return False
     if (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):

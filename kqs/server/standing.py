@@ -5,7 +5,6 @@ Those that wait for a job to end outlive the peer's end of input, since all that
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -186,7 +185,8 @@ class Standing:
 
 def _key(call_id: Raw | None) -> str | int | float | None:
     """Return the id of a call as `withdraw` names it; None: it has none."""
-    with contextlib.suppress(msgspec.DecodeError):  # a number beyond all
+    try:
         key: str | int | float | None = None if call_id is None else msgspec.json.decode(call_id)
-        return key
-    return None
+    except msgspec.DecodeError:  # a number beyond all
+        return None
+    return key

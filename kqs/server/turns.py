@@ -18,8 +18,8 @@ clock = time.perf_counter
 #: What one connection may take at a time, and all of them in one tick before long pieces wait for the next, in s.
 SLICE_S = 0.002
 SHARE_S = 0.005
-#: Less is not worth noting.
-_NOTED_S = 0.0002
+#: Less is not worth noting, nor asking for it to be noted.
+NOTED_S = 0.0002
 
 
 class Waiting(Protocol):
@@ -46,7 +46,7 @@ class Turns:
 
     def spend(self, spent_s: float) -> None:
         """Take note of what a connection took in this tick."""
-        if spent_s > _NOTED_S:
+        if spent_s > NOTED_S:
             self._schedule()
             self._spent_s += spent_s
             self.is_busy = self._spent_s > SHARE_S
