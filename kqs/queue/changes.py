@@ -87,11 +87,12 @@ class Changes:
         *,
         is_forced: bool = False,
         is_dry: bool = False,
+        on_slice: Callable[[Done], None] | None = None,
     ) -> Done:
         """Do it with all jobs that fit; they are durable when this returns.
 
         Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
-            returns the first of so many new orders. is_forced, is_dry: as for `Change`.
+            returns the first of so many new orders. is_forced, is_dry: as for `Change`. on_slice: told what is done so far.
         Raises: StoreUnavailableError: some of it may have been done.
         """
         change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
@@ -105,6 +106,8 @@ class Changes:
             after = part.next
             if after is None:
                 break
+            if on_slice is not None:
+                on_slice(done)
         if done.count and not is_dry:
             await self._store.sync()
             log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)

@@ -149,3 +149,9 @@ def test_yes_goes_ahead_on_a_terminal(served: Served, kqs: Kqs) -> None:
     assert ended == 0
     assert "1 cancelled" in shown
     assert "?" not in shown
+
+
+def test_what_is_refused_is_told_on_a_terminal_too(served: Served) -> None:
+    ended, shown = on_a_terminal(served, "retry", "--match", "(", "--yes")
+    assert ended == 1
+    assert "kqs: bad_call: match" in shown
