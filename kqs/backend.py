@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -294,10 +294,18 @@ class ServerBackend:
             if after is None or len(shown) == query.limit or self._clock.monotonic() >= until:
                 return shown, after
 
-    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+    async def change(
+        self,
+        verb: Verb,
+        wanted: Filter,
+        *,
+        is_forced: bool = False,
+        is_dry: bool = False,
+        on_slice: Callable[[Done], None] | None = None,
+    ) -> Done:
         """Do with all jobs that fit what their owner asks, also with those that are accepted but not fed yet.
 
-        They are durable when this returns.
+        They are durable when this returns. Args: on_slice: told now and then what is done so far.
         """
         ids = self.inserter.ids
         before_order = ids.last_order + 1
@@ -307,7 +315,10 @@ class ServerBackend:
         def take(count: int) -> int:
             return ids.take(count, self._clock.now())
 
-        return await _told(self._queue.changes.do(verb, wanted, before_order, take, is_forced=is_forced, is_dry=is_dry))
+        changing = self._queue.changes.do(
+            verb, wanted, before_order, take, is_forced=is_forced, is_dry=is_dry, on_slice=on_slice
+        )
+        return await _told(changing)
 
     async def _catch_up(self, *, unflushed: bool = False) -> None:
         """Let the store take what is journaled. Raises: CallError: it does not, so nobody knows yet."""

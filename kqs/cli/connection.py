@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kqs.client import Address, Client
+from kqs.errors import KqsError
 
 Result = TypeVar("Result")
 
@@ -21,6 +22,28 @@ def with_client(server: Address, work: Callable[[Client], Awaitable[Result]], **
             return await work(client)
 
     return asyncio.run(connected())
+
+
+def call_with_progress(
+    server: Address, name: str, arg: bytes, told: Callable[[msgspec.Raw], None], timeout_s: float
+) -> msgspec.Raw:
+    """Call `name` once and return its result as JSON; `told` is given its intermediate answers."""
+
+    async def work(client: Client) -> msgspec.Raw:
+        end: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+
+        def ended(result: msgspec.Raw | KqsError) -> None:
+            if end.done():
+                return
+            if isinstance(result, KqsError):
+                end.set_exception(result)
+            else:
+                end.set_result(result)
+
+        client.stand(name, arg, ended, told)
+        return await asyncio.wait_for(end, timeout_s)
+
+    return with_client(server, work)
 
 
 def call(server: Address, name: str, arg: bytes = b"null", timeout_s: float | None = None) -> msgspec.Raw:

@@ -69,10 +69,11 @@ def purge_command(type_: str, pattern: str | None, *, yes: bool, as_lines: bool,
     from kqs.cli.output import print_line
 
     wanted = {"type": type_} | ({"regex": pattern} if pattern is not None else {})
+    total = None
     if not yes:
         waiting = {"type": type_, "state": ["new", "delayed", "retry", "ghost"]}
-        _ask("delete", waiting | ({"match": pattern} if pattern is not None else {}), server)
-    result = _call(server, "purge", wanted)
+        total = _ask("delete", waiting | ({"match": pattern} if pattern is not None else {}), server)
+    result = _call(server, "purge", wanted, total)
     if as_lines:
         print_line(result)
     else:
@@ -124,9 +125,8 @@ def _change(verb: str, values: dict[str, Any], more: dict[str, Any] | None = Non
 
     ids, server, yes, dry_run = values["ids"], values["server"], values["yes"], values["dry_run"]
     wanted = _filter(list(ids), chosen(values), every=values["every"])
-    if not (ids or yes or dry_run):
-        _ask(verb, wanted, server, more)
-    result = _call(server, verb, wanted | (more or {}) | ({"dry_run": True} if dry_run else {}))
+    total = None if ids or yes or dry_run else _ask(verb, wanted, server, more)
+    result = _call(server, verb, wanted | (more or {}) | ({"dry_run": True} if dry_run else {}), total)
     if values["as_lines"]:
         print_line(result)
     else:
@@ -149,26 +149,40 @@ def _filter(ids: list[str], wanted: dict[str, Any], *, every: bool) -> dict[str,
     return wanted
 
 
-def _ask(verb: str, wanted: dict[str, Any], server: Address, more: dict[str, Any] | None = None) -> None:
-    """Ask whoever sits at a terminal whether it is meant. Raises: click.Abort: it is not."""
+def _ask(verb: str, wanted: dict[str, Any], server: Address, more: dict[str, Any] | None = None) -> int | None:
+    """Ask whoever sits at a terminal whether it is meant; return how many jobs it is about, None: nobody was asked.
+
+    Raises: click.Abort: it is not.
+    """
     if not sys.stdin.isatty():
-        return
+        return None
     told = msgspec.json.decode(_call(server, verb, {**wanted, **(more or {}), "dry_run": True}))
     if told["count"]:
         click.confirm(f"{verb} {told['count']:,} job{'s' * (told['count'] != 1)}?", abort=True, err=True)
+    count: int = told["count"]
+    return count
 
 
-def _call(server: Address, verb: str, wanted: dict[str, Any]) -> msgspec.Raw:
-    """Call, and show on a terminal that it goes on."""
+def _call(server: Address, verb: str, wanted: dict[str, Any], total: int | None = None) -> msgspec.Raw:
+    """Call, and show on a terminal how far it is. total: of so many jobs, about."""
     from rich.console import Console
 
-    from kqs.cli.connection import call
+    from kqs.cli.connection import call, call_with_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
         return call(server, verb, msgspec.json.encode(wanted), _LONGEST_S)
-    with console.status(f"{verb}…"):
-        return call(server, verb, msgspec.json.encode(wanted), _LONGEST_S)
+    with console.status(f"{verb}…") as status:
+
+        def show(told: msgspec.Raw) -> None:
+            status.update(so_far(verb, msgspec.json.decode(told)["count"], total))
+
+        return call_with_progress(server, verb, msgspec.json.encode(wanted | {"progress": True}), show, _LONGEST_S)
+
+
+def so_far(verb: str, count: int, total: int | None) -> str:
+    """Return how far a change is, for a terminal; more jobs may have come to fit since they were counted."""
+    return f"{verb}… {count:,}" if total is None else f"{verb}… {count:,} of about {max(count, total):,}"
 
 
 def _tell(verb: str, told: dict[str, Any], *, dry_run: bool) -> None:

@@ -90,11 +90,12 @@ class Changes:
         is_dry: bool = False,
         most: int | None = None,
         error: str = CANCELLED,
+        on_slice: Callable[[Done], None] | None = None,
     ) -> Done:
         """Do it with all jobs that fit; they are durable when this returns.
 
         Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
-            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`.
+            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`. on_slice: told what is done so far.
         Raises: StoreUnavailableError: some of it may have been done.
         """
         change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
@@ -111,6 +112,8 @@ class Changes:
             after = part.next
             if after is None or change.most == 0:
                 break
+            if on_slice is not None:
+                on_slice(done)
         if done.count and not is_dry:
             await self._store.sync()
             if error == CANCELLED:

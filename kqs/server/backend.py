@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kqs.filter import Filter
@@ -145,9 +145,17 @@ class Backend(Protocol):
         """
         ...
 
-    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+    async def change(
+        self,
+        verb: Verb,
+        wanted: Filter,
+        *,
+        is_forced: bool = False,
+        is_dry: bool = False,
+        on_slice: Callable[[Done], None] | None = None,
+    ) -> Done:
         """Do with all jobs that fit what their owner asks, also with those that are accepted but not fed yet.
 
-        They are durable when this returns.
+        They are durable when this returns. Args: on_slice: told now and then what is done so far.
         """
         ...

@@ -17,6 +17,7 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server import changing, scheduling, working
+from kqs.server.changing import Tell
 from kqs.server.context import Context
 from kqs.server.events import listen
 from kqs.server.hotjobs import await_end
@@ -106,10 +107,24 @@ def _at_once(model: type[AnyParameters], function: Callable[[Context, AnyParamet
 def _in_a_task(model: type[AnyParameters], function: Callable[[Peer, AnyParameters], Awaitable[Any]]) -> Run:
     """Make a `run` of a function that waits; what it returns is encoded as JSON."""
 
+    def without_progress(peer: Peer, parameters: AnyParameters, _tell: Tell) -> Awaitable[Any]:
+        return function(peer, parameters)
+
+    return _with_progress(model, without_progress)
+
+
+def _with_progress(model: type[AnyParameters], function: Callable[[Peer, AnyParameters, Tell], Awaitable[Any]]) -> Run:
+    """As `_in_a_task`, of a function that may give intermediate answers."""
+
     async def work(peer: Peer, call: Call, parameters: AnyParameters) -> None:
+        def tell(value: Any) -> None:
+            if not (call.notification or peer.is_gone):
+                peer.event(call, _encode(value))
+                peer.settle(0, at_once=True)
+
         result = b""
         try:
-            result = _encode(await function(peer, parameters))
+            result = _encode(await function(peer, parameters, tell))
         except Exception as error:
             peer.refuse(call, *translate(error))
         else:
@@ -294,30 +309,30 @@ CALLS = _table(
     CallSpec(
         "cancel",
         Role.MANAGE,
-        f"{IDS_OR_FILTER}dry_run?}}",
+        f"{IDS_OR_FILTER}dry_run?, progress?}}",
         "jobs that wait end as cancelled, runs are told to end; answers {count, ids, skipped}",
-        _in_a_task(ChangeQuery, changing.cancel),
+        _with_progress(ChangeQuery, changing.cancel),
     ),
     CallSpec(
         "retry",
         Role.MANAGE,
-        f"{IDS_OR_FILTER}dry_run?}}",
+        f"{IDS_OR_FILTER}dry_run?, progress?}}",
         "failed and cancelled jobs wait again, with all their tries; answers {count, ids, skipped}",
-        _in_a_task(ChangeQuery, changing.retry),
+        _with_progress(ChangeQuery, changing.retry),
     ),
     CallSpec(
         "delete",
         Role.MANAGE,
-        f"{IDS_OR_FILTER}force?, dry_run?}}",
+        f"{IDS_OR_FILTER}force?, dry_run?, progress?}}",
         "jobs are gone, those that run only with force; answers {count, ids, skipped}",
-        _in_a_task(DeleteQuery, changing.delete),
+        _with_progress(DeleteQuery, changing.delete),
     ),
     CallSpec(
         "purge",
         Role.MANAGE,
-        "{type, regex?, dry_run?}",
+        "{type, regex?, dry_run?, progress?}",
         "all jobs of a type that wait are gone; answers how many",
-        _in_a_task(PurgeQuery, changing.purge),
+        _with_progress(PurgeQuery, changing.purge),
     ),
     CallSpec(
         "explain",

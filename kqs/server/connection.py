@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self, *, has_more: bool, must_rest: bool) -> None:
         """Read on, rest or close. has_more: for want of time in this slice."""
-        conversation, context = self._conversation, self._owner.context
+        context = self._owner.context
         if has_more:
             context.turns.stand_in_line(self)
         elif must_rest:

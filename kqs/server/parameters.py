@@ -243,12 +243,16 @@ class JobsQuery(FilterQuery):
 
 
 class ChangeQuery(FilterQuery):
-    """Argument of `cancel` and `retry`: an id, a list of ids, or a filter, which must not be empty unless `all` says so."""
+    """Argument of `cancel` and `retry`: an id, a list of ids, or a filter, which must not be empty unless `all` says so.
+
+    progress: say now and then how far it is.
+    """
 
     TAKES_LIST = True
 
     all: bool = False
     dry_run: bool = False
+    progress: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -278,6 +282,7 @@ class PurgeQuery(Parameters):
     type: _Text
     regex: _Pattern = None
     dry_run: bool = False
+    progress: bool = False
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 

@@ -193,3 +193,9 @@ def test_top_is_watched_until_it_is_interrupted(served: Served) -> None:
     finally:
         os.close(here)
     assert process.wait(30) == 0
+
+
+def test_what_is_refused_is_told_on_a_terminal_too(served: Served) -> None:
+    ended, shown = on_a_terminal(served, "retry", "--match", "(", "--yes")
+    assert ended == 1
+    assert "kqs: bad_call: match" in shown

@@ -169,8 +169,18 @@ class MemoryBackend:
         seen = next((place for place, row in enumerate(rows, 1) if row["id"] == query.after), 0)
         return rows[seen : seen + query.limit], None
 
-    async def change(self, verb: Verb, wanted: Filter, *, is_forced: bool = False, is_dry: bool = False) -> Done:
+    async def change(
+        self,
+        verb: Verb,
+        wanted: Filter,
+        *,
+        is_forced: bool = False,
+        is_dry: bool = False,
+        on_slice: Callable[[Done], None] | None = None,
+    ) -> Done:
         self.changes.append((verb, wanted, is_forced, is_dry))
+        for _ in range(2) if on_slice is not None else ():
+            on_slice(self.done)
         return self.done
 
     def request_stop(self) -> None:

@@ -31,8 +31,9 @@ _SHORT_RUNS = 1000
 _MATCH_S = 0.01
 #: of a job that is gone, in the record and apart from it
 _NO_DATA = (0, 0)
-#: data that is read at a time to be looked through, in bytes
+#: data that is read at a time to be looked through, in bytes and jobs
 _PART_BYTES = 1024 * 1024
+_PART_JOBS = 250
 
 # whatever damage made of a column, it must not fail the statement
 FOUND = """
@@ -145,8 +146,8 @@ _OF_ORDERS = "jobs not indexed where ord in (select value from json_each(:leg))"
 _READY = f"jobs indexed by ready where place = {Place.READY:d} and type = :leg"
 _GROUPED = f"{groups.LINE} :leg"
 _OF_GROUP = f"{groups.LINE} :leg and grp = :group"
-_LATER = Leg(f"jobs indexed by later where place = {Place.LATER:d}", None, "due_at")
-_RUNNING = Leg(f"jobs indexed by running where place = {Place.RUNNING:d}", None, "epoch")
+LATER = Leg(f"jobs indexed by later where place = {Place.LATER:d}", None, "due_at")
+RUNNING = Leg(f"jobs indexed by running where place = {Place.RUNNING:d}", None, "epoch")
 _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
 
 _MADE_IDS = "select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and id is null"
@@ -163,22 +164,33 @@ _decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None, int | None]])
 
 
 def way(session: Session, wanted: Filter, states: frozenset[State] | None) -> At:
-    """Return the beginning of the way to what fits. states: those that may be of use; None: any."""
+    """Return the beginning of the way to what fits. states: those that may be of use; None: any.
+
+    What the totals say that there is none of has no leg: a job that fits all the while stands in one of these states now.
+    """
     if wanted.ids is not None:
         return At((Leg(_OF_ORDERS, json_list(orders_of(session, wanted.ids))),))
+    there = {(type_, state) for type_, state, _ in session.tallies.read(session.db) if wanted.type in (None, type_)}
+    present = {state for _, state in there if states is None or state in states}
+    if not present:  # whatever comes to fit need not be met
+        return At(())
     if states is None or len(states) == len(State):
         return At((_BY_ORDER,))
     legs: list[Leg] = []
     if states & WAITING:
-        legs.append(_LATER)
-        types = _waiting_types(session, wanted)
-        legs += [Leg(_READY, type_, "prio") for type_ in types]
+        types = {type_ for type_, state in there if state in WAITING} if wanted.type is None else {wanted.type}
+        legs += [LATER, *[Leg(_READY, type_, "prio") for type_ in sorted(types)]]
         if session.has_groups:
-            legs += [Leg(_GROUPED, type_, group="") for type_ in types]
+            legs += [Leg(_GROUPED, type_, group="") for type_ in sorted(types)]
     if State.PROCESSING in states:
-        legs.append(_RUNNING)
-    legs += [Leg(_ENDED, int(state), "drop_at") for state in sorted(states & ENDED)]
+        legs.append(RUNNING)
+    legs += [ended(state) for state in sorted(present & ENDED)]
     return At(tuple(legs))
+
+
+def ended(state: State) -> Leg:
+    """Return the leg along what has ended so."""
+    return Leg(_ENDED, int(state), "drop_at")
 
 
 def orders_of(session: Session, ids: Sequence[str]) -> list[int]:
@@ -187,12 +199,6 @@ def orders_of(session: Session, ids: Sequence[str]) -> list[int]:
     (of_made,) = session.db.execute(_MADE_IDS, (json_list(made),)).fetchone()
     (of_given,) = session.db.execute(_GIVEN_IDS, (encode_json(list(ids)).decode(),)).fetchone()
     return sorted({*decode_orders(of_made), *decode_orders(of_given)})
-
-
-def _waiting_types(session: Session, wanted: Filter) -> list[str]:
-    if wanted.type is not None:
-        return [wanted.type]
-    return sorted({type_ for type_, state, _ in session.tallies.read(session.db) if state in WAITING})
 
 
 def conditions(wanted: Filter, now: float, *more: str, **values: Any) -> Wanted:
@@ -327,22 +333,31 @@ def _behind(db: sqlite3.Connection, legs: tuple[Leg, ...], order: int) -> At:
     return At(legs, key, order)
 
 
-def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern) -> tuple[set[int], int]:
-    """Return in which of these jobs' data the pattern is found, and how many of them were looked at: one at least."""
+def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern, most: int | None = None) -> tuple[set[int], int]:
+    """Return in which of these jobs' data the pattern is found, and how many of them were looked at: one at least.
+
+    Args: most: no more than so many are found; None: as many as there are.
+    """
     until = time.monotonic() + _MATCH_S
     fitting: set[int] = set()
     done = size = 0
-    for part, data in data_of(db, orders):
+    for part, data in _parts(db, orders):
         for order in part:
             if order in data and pattern.is_in(data[order]):
                 fitting.add(order)
             done += 1
             size += len(data.get(order, b""))
-            if time.monotonic() >= until:
+            if len(fitting) == most or time.monotonic() >= until:
                 return fitting, done
         if size >= bounds.LOOKED_BYTES:
             break
     return fitting, done
+
+
+def _parts(db: sqlite3.Connection, orders: Sequence[int]) -> Iterator[tuple[list[int], dict[int, bytes]]]:
+    """Yield as `data_of`, no more than _PART_JOBS at a time: what is read and not looked at was read in vain."""
+    for start in range(0, len(orders), _PART_JOBS):
+        yield from data_of(db, orders[start : start + _PART_JOBS])
 
 
 def data_of(db: sqlite3.Connection, orders: Sequence[int]) -> Iterator[tuple[list[int], dict[int, bytes]]]:

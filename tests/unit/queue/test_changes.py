@@ -20,7 +20,7 @@ from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
 
 
-async def change(rig: Rig, verb: Verb, wanted: Filter = EVERYTHING, **flags: bool) -> Done:
+async def change(rig: Rig, verb: Verb, wanted: Filter = EVERYTHING, **flags: Any) -> Done:
     rig.orders = getattr(rig, "orders", ORDER + 1_000_000)  # type: ignore[attr-defined]
 
     def take(count: int) -> int:
@@ -40,6 +40,15 @@ async def test_first_hundred_ids_are_told_and_all_are_counted(rig: Rig, monkeypa
     await rig.accept(*jobs)
     done = await change(rig, Verb.CANCEL)
     assert (done.count, done.ids, done.skipped) == (250, [job.id for job in jobs[:100]], 0)
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+async def test_what_is_done_so_far_is_told_after_each_slice(rig: Rig, monkeypatch: pytest.MonkeyPatch, is_dry: bool) -> None:
+    monkeypatch.setattr(bounds, "SLICE", 70)
+    await rig.accept(*map(an_accepted, range(150)))
+    counts: list[int] = []
+    await change(rig, Verb.CANCEL, is_dry=is_dry, on_slice=lambda done: counts.append(done.count))
+    assert counts == [70, 140]
 
 
 async def test_retried_jobs_run_again_by_themselves(rig: Rig) -> None:

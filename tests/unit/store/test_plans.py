@@ -120,8 +120,8 @@ LEGS = [
         walk.Leg(walk._READY, "mail", "prio"),
         ["ready (type=?", "ready (type=? AND prio=? AND ord>?", "ready (type=? AND prio>?"],
     ),
-    (walk._LATER, ["later", "later (due_at=? AND rowid>?", "later (due_at>?"]),
-    (walk._RUNNING, ["running", "running (epoch=? AND rowid>?", "running (epoch>?"]),
+    (walk.LATER, ["later", "later (due_at=? AND rowid>?", "later (due_at>?"]),
+    (walk.RUNNING, ["running", "running (epoch=? AND rowid>?", "running (epoch>?"]),
     (
         walk.Leg(walk._ENDED, 6, "drop_at"),
         ["ended (state=?", "ended (state=? AND drop_at=? AND rowid>?", "ended (state=? AND drop_at>?"],
