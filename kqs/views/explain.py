@@ -19,11 +19,21 @@ MOST_BEFORE = 1000
 ERROR_CHARS = 200
 
 
+class Turn(NamedTuple):
+    """A job that is to have a free resource. is_suspended, is_handled: as for Seen, of its type."""
+
+    id: str
+    type: str
+    is_suspended: bool
+    is_handled: bool
+
+
 class Seen(NamedTuple):
     """A job, and what may keep it from running.
 
     suspended_at: since when its type is suspended, None: it is not. is_handled: somebody takes the type here.
     holder: who has the resource that it needs, where that is another job.
+    turn: who is to have that resource, which is free, before a job that waits for it in a line.
     before: how many ready jobs of its type come before it, where that was counted: at most MOST_BEFORE + 1.
     """
 
@@ -33,6 +43,7 @@ class Seen(NamedTuple):
     is_handled: bool = True
     before: int = 0
     holder: Holder | None = None
+    turn: Turn | None = None
 
 
 class Reason(NamedTuple):
@@ -138,6 +149,19 @@ def _unhandled(seen: Seen) -> Reason | None:
     return Reason("no_worker", f"No worker of this server takes its type{_again(seen.record)}.", _error_of(seen.record))
 
 
+def _in_line(seen: Seen) -> Reason | None:
+    record, turn = seen.record, seen.turn
+    if turn is None:
+        return None
+    text = f"Its resource {_quoted(record.resource)} is free, and it is the turn of job {turn.id} of type {_quoted(turn.type)}"
+    if turn.is_suspended:
+        text += ", which is suspended: that holds it up for some seconds"
+    elif not turn.is_handled:
+        text += ", which no worker of this server takes: that holds it up for some seconds"
+    facts = {"resource": record.resource, "turn": turn.id, "turn_type": turn.type}
+    return Reason("line", f"{text}{_again(record)}.", facts | _error_of(record))
+
+
 def _behind(seen: Seen) -> Reason | None:
     if not seen.before:
         return None
@@ -163,6 +187,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _suspended,
     _parked,
     _unhandled,
+    _in_line,
     _behind,
     _next,
 )
