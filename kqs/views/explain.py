@@ -230,7 +230,8 @@ def _again(record: JobRecord) -> str:
 def _quoted(error: str | None) -> str:
     if error is None:
         return "no reason was given"
-    return f'"{error if len(error) <= ERROR_CHARS else error[:ERROR_CHARS] + "…"}"'
+    first = error.partition("\n")[0][:ERROR_CHARS]
+    return f'"{first}{"" if first == error else "…"}"'
 
 
 def _times(count: int, what: str) -> str:
