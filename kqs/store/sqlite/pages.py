@@ -68,4 +68,4 @@ def _count(session: Session, type_: str | None, states: frozenset[State]) -> int
             types.add(of_type)
         elif state in states and (state in ENDED or state is State.PROCESSING):
             total += n
-    return total + 50 * (1 if type_ is not None else len(types))
+    return total + walk.LEG_COST * (1 if type_ is not None else len(types))

@@ -22,7 +22,7 @@ from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
 #: what a leg costs that leads to nothing, in records looked at
-_LEG_COST = 50
+LEG_COST = 50
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
 #: of a job that is gone, in the record and apart from it
@@ -166,7 +166,7 @@ def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[lis
     while at.legs and budget > 0 and len(found) < most:
         leg = at.legs[0]
         part, at, looked = _find_part(db, wanted, at, most - len(found), budget)
-        budget -= max(looked, _LEG_COST)
+        budget -= max(looked, LEG_COST)
         if part and (wanted.match is not None or wanted.is_read):
             fitting, done = _read(db, [row.order for row in part], wanted.match)
             if done < len(part):
