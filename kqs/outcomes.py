@@ -15,7 +15,7 @@ from kqs.handlers import Again, Failed, Handler, Ok, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.process import forks
-from kqs.traces import text_of, trace_of
+from kqs.traces import end_of, text_of, trace_of
 from kqs.values import written
 
 _log = get_logger("kqs.executor")
@@ -24,6 +24,11 @@ _log = get_logger("kqs.executor")
 MAX_RESULT_BYTES = 16 * 2**20
 #: what the log gets of a reason
 MAX_LOGGED_CHARS = 200
+
+#: of an exception that has a trace the job keeps so much, together less than what is kept of a reason
+KEPT_REASON_CHARS = 1500
+KEPT_FRAMES = 10
+KEPT_TRACE_CHARS = 2000
 
 _OK = Ok()
 
@@ -49,7 +54,10 @@ def _judge(fault: BaseException, run: Run) -> Outcome:
         return _again(fault, run)
     if isinstance(fault, verdicts.Fail):
         return _failed(run, *_reason_and_final(fault))
-    return _failed(run, _named(fault), trace=trace_of(fault))
+    reason = _named(fault)
+    failed = _failed(run, reason, trace=trace_of(fault))
+    frames = end_of(fault, KEPT_FRAMES, KEPT_TRACE_CHARS)
+    return Failed(f"{reason[:KEPT_REASON_CHARS]}\n{frames}") if frames else failed
 
 
 def _named(fault: BaseException) -> str:

@@ -52,6 +52,18 @@ def cut(text: str) -> str:
     return f"{text[:HEAD_CHARS]}\n… ({left_out} characters) …\n{text[HEAD_CHARS - MAX_CHARS :]}"
 
 
+def end_of(fault: BaseException, frames: int, chars: int) -> str:
+    """Return where `fault` was raised: the last frames, as whole lines, at most so many characters. Never raises."""
+    try:
+        text = "".join(traceback.format_tb(fault.__traceback__, -frames)).rstrip()
+        if len(text) > chars:
+            text = text[-chars:]
+            text = text[text.find("\n") + 1 :]
+        return _storable(text, str)
+    except BaseException:
+        return ""
+
+
 def _storable(value: object, shorten: Callable[[str], str]) -> str:
     try:
         return str.encode(shorten(str(value)), errors="backslashreplace").decode()

@@ -67,11 +67,12 @@ def delete_command(*, force: bool, **values: Any) -> None:
 def purge_command(type_: str, pattern: str | None, *, yes: bool, as_lines: bool, server: Address) -> None:
     """Delete the waiting jobs of TYPE."""
     from kqs.cli.output import print_line
+    from kqs.job import WAITING
 
     wanted = {"type": type_} | ({"regex": pattern} if pattern is not None else {})
     total = None
     if not yes:
-        waiting = {"type": type_, "state": ["new", "delayed", "retry", "ghost"]}
+        waiting = {"type": type_, "state": sorted(state.word for state in WAITING)}
         total = _ask("delete", waiting | ({"match": pattern} if pattern is not None else {}), server)
     result = _call(server, "purge", wanted, total)
     if as_lines:

@@ -25,7 +25,6 @@ TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "limits", "workers")
 SPARE_OF_TYPES = ("limits", "wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
 WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
 SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
-_WAITING = ("new", "delayed", "retry", "ghost")
 
 
 @click.command("explain")
@@ -81,19 +80,26 @@ async def _types(client: Client, type_: str | None) -> AsyncIterator[dict[str, A
         query = {**query, "after": page[-1]["type"]}
 
 
+def _first_of(names: list[str], count: int) -> str | None:
+    """Return the first of `names`, which may be some of `count`, for a row; None: there are none."""
+    return ", ".join([*names[:_NAMED], *(["…"] if count > _NAMED else [])]) or None
+
+
 def type_row(one: dict[str, Any]) -> list[Any]:
     """Return a member of the answer of `types` as a row of TYPE_COLUMNS."""
+    from kqs.job import WAITING
+
     counts = one["counts"]
-    waiting = sum(counts.get(word, 0) for word in _WAITING)
+    waiting = sum(counts.get(state.word, 0) for state in WAITING)
     wait_s, run_s = ((one[name] or {}).get("p95") for name in ("wait_s", "run_s"))
     rates = [one[name][0] for name in ("in_per_s", "out_per_s")]
     ages = [one["oldest_s"], *rates, wait_s, run_s]
     told = [None if value is None else round(value, 3) for value in ages]
-    who = ", ".join(one["workers"][:_NAMED]) + (", …" if one["workers_count"] > _NAMED else "")
+    who = _first_of(one["workers"], one["workers_count"])
     limits = in_words(one["limits"]) or None
     suspended = "suspended" if one["suspended_at"] is not None else None
     numbers = [waiting, one["limits"].get("max_waiting"), counts.get("processing", 0), counts.get("fail", 0)]
-    return [one["type"], *numbers, *told, suspended, limits, who or None]
+    return [one["type"], *numbers, *told, suspended, limits, who]
 
 
 @click.command("workers")
@@ -116,6 +122,6 @@ def worker_row(one: dict[str, Any]) -> list[Any]:
     """Return a member of the answer of `workers` as a row of WORKER_COLUMNS."""
     from kqs.cli.output import shown_time
 
-    types = ", ".join(one["types"][:_NAMED]) + (", …" if one["types_count"] > _NAMED else "")
+    types = _first_of(one["types"], one["types_count"])
     numbers = [one[name] for name in ("room", "open", "done", "failed")]
-    return [one["name"], one["kind"], *numbers, shown_time(one["since"]), one["address"], types or None]
+    return [one["name"], one["kind"], *numbers, shown_time(one["since"]), one["address"], types]

@@ -26,27 +26,23 @@ class StandingCall(msgspec.Struct, eq=False):
     sent: bool = False
 
 
-class Work:
-    """A standing order for runs: `async with client.work(...) as work`, and then `async for run in work`.
+class Standing:
+    """A standing call of a client, as an asynchronous context manager and iterator."""
 
-    Iteration ends when the server stops. It raises ConnectionLostError when the connection was lost: the runs that it gave are
-    over then, but for held ones, and whoever wants more asks again. Left, it takes no more; what it was given and nobody took
-    is given back.
-    """
+    _call: str
+    _where: str
 
-    def __init__(self, client: Client, arg: bytes, held: bool) -> None:
-        """Args: arg: of the call, as JSON. held: it asks for runs that outlive the connection."""
+    def __init__(self, client: Client, arg: bytes) -> None:
+        """Args: arg: of the call, as JSON."""
         self._client = client
         self._arg = arg
-        self._held = held
-        self._runs: deque[Run] = deque()
         self._end: msgspec.Raw | KqsError | None = None
         self._changed = asyncio.Event()
         self._number: int | None = None
 
     async def __aenter__(self) -> Self:
         self._end = None
-        self._number = self._client.stand("work", self._arg, self._ended, self._take)
+        self._number = self._client.stand(self._call, self._arg, self._ended, self._take)
         return self
 
     async def __aexit__(
@@ -55,15 +51,56 @@ class Work:
         if self._number is not None:
             self._client.withdraw(self._number)
             self._number = None
-        runs, self._runs = self._runs, deque()
-        self._client.give_back(runs)
+        self._let_go()
 
     def __aiter__(self) -> Self:
         return self
 
+    async def _wait(self, has_some: Callable[[], object]) -> None:
+        """Return when there is something to take. Raises: StopAsyncIteration, ConnectionLostError, CallError: no more comes."""
+        if self._number is None:
+            raise RuntimeError(self._where)
+        while not has_some():
+            if self._end is not None:
+                if isinstance(self._end, KqsError):
+                    raise self._end
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _ended(self, end: msgspec.Raw | KqsError) -> None:
+        self._end = end
+        self._changed.set()
+
+    def _take(self, event: msgspec.Raw) -> None:
+        """Take in an intermediate answer, also one that was on its way when the call was left."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """Let go of what came and nobody took."""
+        raise NotImplementedError
+
+
+class Work(Standing):
+    """A standing order for runs: `async with client.work(...) as work`, and then `async for run in work`.
+
+    Iteration ends when the server stops. It raises ConnectionLostError when the connection was lost: the runs that it gave are
+    over then, but for held ones, and whoever wants more asks again. Left, it takes no more; what it was given and nobody took
+    is given back.
+    """
+
+    _call = "work"
+    _where = "runs are taken within `async with client.work(...) as work`"
+
+    def __init__(self, client: Client, arg: bytes, held: bool) -> None:
+        """Args: arg: as for Standing. held: it asks for runs that outlive the connection."""
+        super().__init__(client, arg)
+        self._held = held
+        self._runs: deque[Run] = deque()
+
     async def __anext__(self) -> Run:
         while True:
-            await self._wait()
+            await self._wait(self._has_runs)
             run = self._runs.popleft()
             if not run.is_over:
                 return run
@@ -74,22 +111,18 @@ class Work:
         Raises: StopAsyncIteration, ConnectionLostError, CallError: as iteration.
         """
         while True:
-            await self._wait()
+            await self._wait(self._has_runs)
             runs = [run for run in self._runs if not run.is_over]
             self._runs.clear()
             if runs:
                 return runs
 
-    async def _wait(self) -> None:
-        if self._number is None:
-            raise RuntimeError("runs are taken within `async with client.work(...) as work`")
-        while not self._runs:
-            if self._end is not None:
-                if isinstance(self._end, KqsError):
-                    raise self._end
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
+    def _has_runs(self) -> bool:
+        return bool(self._runs)
+
+    def _let_go(self) -> None:
+        runs, self._runs = self._runs, deque()
+        self._client.give_back(runs)
 
     def _take(self, event: msgspec.Raw) -> None:
         runs = heard(event)
@@ -101,8 +134,4 @@ class Work:
             return
         self._client.note_runs(runs, self._held)
         self._runs.extend(runs)
-        self._changed.set()
-
-    def _ended(self, end: msgspec.Raw | KqsError) -> None:
-        self._end = end
         self._changed.set()

@@ -95,7 +95,8 @@ class Changes:
         """Do it with all jobs that fit; they are durable when this returns.
 
         Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
-            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`. on_slice: told what is done so far.
+            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`. on_slice: told what is
+            done so far.
         Raises: StoreUnavailableError: some of it may have been done.
         """
         change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
 from kqs.filter import Filter
-from kqs.job import Claim, JobRecord, Run, State
+from kqs.job import Claim, Entry, JobRecord, Run, State
 from kqs.store.base import Holder, Looked, Store
 
 Answer = TypeVar("Answer")
@@ -50,6 +50,10 @@ class Reads:
     async def holder(self, resource: str) -> Holder | None:
         """Return which job has a resource now, None: none."""
         return await self._told(self._store.holder(resource))
+
+    async def turn(self, record: JobRecord) -> Entry | None:
+        """Return which job is to have the resource that a waiting one needs; see Store.turn."""
+        return await self._told(self._store.turn(record))
 
     async def taken(self, claim: Claim) -> Run | None:
         """Return a held run that is ours to watch over from now on, under this claim; None: it is over."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kqs.queue.events import Word
-from kqs.server.happenings import Filter, Reader
+from kqs.server.happenings import Interest, Reader
 from kqs.server.parameters import Parameters
 from kqs.server.peer import Peer
 from kqs.server.working import TypeName, asked
@@ -28,7 +28,7 @@ def listen(peer: Peer, call: Call) -> None:
     if (query := asked(peer, call, EventsQuery, NULL)) is None:
         return
     call = detached(call)
-    wanted = Filter(
+    wanted = Interest(
         None if query.types is None else frozenset(query.types), None if query.events is None else frozenset(query.events)
     )
     reader = Reader(peer.context.happenings, peer, call, wanted)

@@ -45,7 +45,7 @@ _HERE = b"\0"  # no JSON has it
 _encode = msgspec.json.Encoder().encode
 
 
-class Filter(msgspec.Struct, frozen=True):
+class Interest(msgspec.Struct, frozen=True):
     """What a reader wants to hear of; None: all."""
 
     types: frozenset[str] | None
@@ -115,7 +115,7 @@ class Hearer(Protocol):
 class Reader:
     """One `events` call."""
 
-    def __init__(self, happenings: Happenings, peer: Hearer, call: Call, wanted: Filter) -> None:
+    def __init__(self, happenings: Happenings, peer: Hearer, call: Call, wanted: Interest) -> None:
         self._happenings = happenings
         self.peer = peer
         self.call = call
@@ -242,7 +242,7 @@ class Happenings:
             self._waiting.append({})
         skipped = self._waiting[-1]
         assert isinstance(skipped, dict)
-        counts: dict[Filter, int] = {}
+        counts: dict[Interest, int] = {}
         for reader in self._readers:
             if (count := counts.get(reader.wanted)) is None:
                 count = counts[reader.wanted] = reader.wanted.count(batch)
@@ -271,8 +271,8 @@ class Happenings:
         if self._waiting:
             self.call_turn()
 
-    def _filters(self) -> dict[Filter, _Said]:
-        said: dict[Filter, _Said] = {}
+    def _filters(self) -> dict[Interest, _Said]:
+        said: dict[Interest, _Said] = {}
         for reader in self._readers:
             found = said.setdefault(reader.wanted, _Said(is_heard=False))
             found.is_heard = found.is_heard or not reader.is_paused
@@ -287,7 +287,7 @@ class Happenings:
         self._bytes -= _bytes_of(batch)
         return batch
 
-    def _say(self, batch: Batch, said: dict[Filter, _Said]) -> None:
+    def _say(self, batch: Batch, said: dict[Interest, _Said]) -> None:
         encoded: list[bytes] | None = None
         for wanted, one in said.items():
             if not (count := wanted.count(batch)):
@@ -303,7 +303,7 @@ class Happenings:
                 types = wanted.types or frozenset()
                 one.events += [event for job, event in zip(batch.jobs, encoded, strict=True) if job.type in types]
 
-    def _give(self, said: dict[Filter, _Said]) -> float:
+    def _give(self, said: dict[Interest, _Said]) -> float:
         """Tell all readers what is said to them; return how long it takes to write that, in s."""
         writes = total = 0
         for reader in list(self._readers):

@@ -343,6 +343,10 @@ class Store(Protocol):
         """Return which job has a resource now; None: none."""
         ...
 
+    async def turn(self, record: JobRecord) -> Entry | None:
+        """Return the first job that is called to take the resource that a parked one needs; None: it is not parked."""
+        ...
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 

@@ -20,6 +20,15 @@ MOST_BEFORE = 1000
 ERROR_CHARS = 200
 
 
+class Turn(NamedTuple):
+    """A job that is to have a free resource. is_suspended, is_handled: as for Seen, of its type."""
+
+    id: str
+    type: str
+    is_suspended: bool
+    is_handled: bool
+
+
 class Seen(NamedTuple):
     """A job, and what may keep it from running.
 
@@ -28,6 +37,7 @@ class Seen(NamedTuple):
     before: how many ready jobs of its type, and of its group, come before it, where that was counted: at most MOST_BEFORE + 1.
     group_most: how many jobs of its group run here, where they may not be more; 0: they may.
     reached: which limit of its type is reached here.
+    turn: who is to have that resource, which is free, before a job that waits for it in a line.
     """
 
     record: JobRecord
@@ -38,6 +48,7 @@ class Seen(NamedTuple):
     holder: Holder | None = None
     group_most: int = 0
     reached: Reached | None = None
+    turn: Turn | None = None
 
 
 class Reason(NamedTuple):
@@ -171,6 +182,19 @@ def _limited(seen: Seen) -> Reason | None:
     return Reason("limited", text, facts | {"before": seen.before} | _error_of(seen.record))
 
 
+def _in_line(seen: Seen) -> Reason | None:
+    record, turn = seen.record, seen.turn
+    if turn is None:
+        return None
+    text = f"Its resource {_quoted(record.resource)} is free, and it is the turn of job {turn.id} of type {_quoted(turn.type)}"
+    if turn.is_suspended:
+        text += ", which is suspended: that holds it up for some seconds"
+    elif not turn.is_handled:
+        text += ", which no worker of this server takes: that holds it up for some seconds"
+    facts = {"resource": record.resource, "turn": turn.id, "turn_type": turn.type}
+    return Reason("line", f"{text}{_again(record)}.", facts | _error_of(record))
+
+
 def _behind(seen: Seen) -> Reason | None:
     if not seen.before:
         return None
@@ -202,6 +226,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _suspended,
     _parked,
     _unhandled,
+    _in_line,
     _limited,
     _group_is_full,
     _behind,
@@ -246,7 +271,8 @@ def _again(record: JobRecord) -> str:
 def _quoted(error: str | None) -> str:
     if error is None:
         return "no reason was given"
-    return f'"{error if len(error) <= ERROR_CHARS else error[:ERROR_CHARS] + "…"}"'
+    first = error.partition("\n")[0][:ERROR_CHARS]
+    return f'"{first}{"" if first == error else "…"}"'
 
 
 def _times(count: int, what: str) -> str:

@@ -23,6 +23,7 @@ from kqs.remote import Desk, Party
 from kqs.server.parameters import TypesQuery
 from kqs.store.base import Holder
 from kqs.views import explain
+from kqs.views.explain import Turn
 from kqs.worker import Worker
 
 #: `types` looks at so many priorities of a type for its oldest job
@@ -86,19 +87,28 @@ class Views:
             return None
         now = self._queue.clock.now()
         suspended_at = self._queue.admission.suspended.get(record.type)
-        is_handled, before, holder, group_most = self.is_handled(record.type), 0, None, 0
+        is_handled, before, holder, group_most, turn = self.is_handled(record.type), 0, None, 0, None
         if suspended_at is None and explain.is_ready(record, now):
             holder = await self._holder(record)
             if holder is None and is_handled:
+                turn = await self._turn(record)
                 before = await self._queue.reads.before(record, explain.MOST_BEFORE + 1)
                 group_most = self._queue.groups.most_running(record.type, record.group)
         reached = self._queue.limiting.reached(record.type)
-        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder, group_most, reached))
+        return explain.explained(explain.Seen(record, now, suspended_at, is_handled, before, holder, group_most, reached, turn))
 
     async def _holder(self, record: JobRecord) -> Holder | None:
         """Return which other job has the resource that a waiting one needs."""
         holder = None if record.resource is None else await self._queue.reads.holder(record.resource)
         return None if holder is None or holder.id == record.id else holder
+
+    async def _turn(self, record: JobRecord) -> Turn | None:
+        """Return which other job is to have the resource that a waiting one needs."""
+        first = None if record.resource is None else await self._queue.reads.turn(record)
+        if first is None:
+            return None
+        is_suspended = first.type in self._queue.admission.suspended
+        return Turn(first.id, first.type, is_suspended, self.is_handled(first.type))
 
     def _is_journaled(self, job_id: str) -> bool:
         """Tell whether an id is of a job that this server has accepted, and may not have stored."""

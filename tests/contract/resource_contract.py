@@ -193,6 +193,26 @@ class ResourceContract:
         assert await store.report([a_report(a_claim(n), at=now) for n in (0, 5)]) == [True, True]
         assert calls.take() == [1]
 
+    async def test_it_tells_whose_turn_it_is(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        now = clock.now()
+
+        async def turn(n: int) -> str | None:
+            record = await store.job(IDS.of(FIRST + n))
+            assert record is not None
+            first = await store.turn(record)
+            return None if first is None else f"{first.id} {first.type}"
+
+        await self.insert(store, calls, [*needing(0), *needing(1, type="fax"), *needing(2, 3), a_job(4)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, 2, 3, now=now)
+        assert [await turn(n) for n in range(5)] == [None] * 5
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        assert [await turn(n) for n in range(1, 5)] == [None, f"{IDS.of(FIRST + 1)} fax", f"{IDS.of(FIRST + 1)} fax", None]
+        clock.advance(CALL_S)
+        await store.call_on(clock.now())
+        assert calls.take() == [2]
+        assert [await turn(n) for n in range(1, 5)] == [None, None, f"{IDS.of(FIRST + 1)} fax", None]
+
     async def test_jobs_with_ids_of_their_own(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         assert await self.begin(store, calls, [a_job(0, id="mine", resource="r", claimed_at=now)], now) == [0]

@@ -82,6 +82,11 @@ def test_who_waits_for_a_resource_is_told_who_has_it(tmp_path: Path) -> None:
         waiting = reason(peer, peer.insert("sleep", 0, resource="disk"), "resource")
         assert (waiting["holder"], waiting["resource"]) == (holder, "disk")
         reason(peer, peer.insert("sleep", 0, resource="net"), "success")
+        line = peer.call("insert", [{"type": f"nobody {number}", "resource": "net"} for number in range(20)])
+        until(server, journal_unfed_records=0)
+        last = reason(peer, peer.insert("sleep", 0, resource="net"), "line")
+        assert (last["turn"] in line, last["resource"]) == (True, "net")
+        assert "no worker of this server takes" in last["text"]
 
 
 def test_more_than_a_thousand_are_not_counted(peer: Peer) -> None:

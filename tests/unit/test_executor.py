@@ -82,6 +82,12 @@ def raising(fault: BaseException) -> Callable[[Any], Any]:
     return body
 
 
+def without_trace(outcome: Outcome) -> Outcome:
+    if not isinstance(outcome, Failed):
+        return outcome
+    return Failed(outcome.reason.partition("\n")[0], outcome.final, outcome.delay_s)
+
+
 @pytest.mark.parametrize(
     ("body", "outcome"),
     [
@@ -103,7 +109,7 @@ def raising(fault: BaseException) -> Callable[[Any], Any]:
 )
 async def test_what_a_handler_does_is_its_outcome(executor: Executor, body: Callable[[Any], Any], outcome: Outcome) -> None:
     for function in both(body):
-        assert await execute(executor, function, b'{"n":3}') == outcome
+        assert without_trace(await execute(executor, function, b'{"n":3}')) == outcome
 
 
 def typed(size: Size) -> int:
@@ -217,7 +223,7 @@ async def test_a_thread_that_another_ends_during_a_run_fails_that_run_only(execu
             pass
 
     for _ in range(10):
-        assert await execute(executor, ends_itself) == Failed("KeyboardInterrupt")
+        assert without_trace(await execute(executor, ends_itself)) == Failed("KeyboardInterrupt")
         assert await execute(executor, lambda data: 1) == Ok(b"1")
 
 

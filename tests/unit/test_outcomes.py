@@ -15,7 +15,8 @@ import kqs
 from kqs import outcomes
 from kqs.handlers import Again, Failed, Handler, Ok, Registry
 from kqs.job import Claim, Run
-from kqs.outcomes import delayed, judge, judge_data, judge_result
+from kqs.outcomes import KEPT_FRAMES, delayed, judge, judge_data, judge_result
+from kqs.queue.rules import MAX_ERROR_CHARS
 
 RUN = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, b"null", None)
 NO_DELAY = "Again has no delay that can be used: ValueError: delay: expected a number of seconds"
@@ -171,6 +172,41 @@ def test_a_message_of_5_mb_is_a_short_line_in_the_log() -> None:
         assert isinstance(outcome, Failed)
         assert sum(len(str(value)) for value in lines[0].values()) < 12_000
     assert "test_outcomes.py" not in str(lines[0].get("exception"))
+
+
+def raised(fault: BaseException) -> BaseException:
+    try:
+        raise fault
+    except BaseException as caught:
+        return caught
+
+
+def deep(levels: int) -> None:
+    if not levels:
+        raise ValueError("at the bottom")
+    deep(levels - 1)
+
+
+def test_the_end_of_the_trace_is_kept_with_the_reason() -> None:
+    outcome = judge(raised(ValueError("boom")), RUN)
+    assert outcome.reason.startswith("ValueError: boom\n  File ")
+    assert outcome.reason.endswith("    raise fault")
+    assert judge(ValueError("never raised"), RUN) == Failed("ValueError: never raised")
+    with pytest.raises(ValueError, match="at the bottom") as caught:
+        deep(100)
+    name, *frames = judge(caught.value, RUN).reason.splitlines()
+    assert name == "ValueError: at the bottom"
+    assert 2 < len(frames) <= 3 * KEPT_FRAMES
+    assert frames[-1] == '    raise ValueError("at the bottom")'
+    assert frames[0].startswith("  ")
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "é\n" * 100_000, "\ud800" * 100_000])
+def test_what_is_kept_of_a_long_reason_leaves_room_for_the_trace(text: str) -> None:
+    reason = judge(raised(ValueError(text)), RUN).reason
+    assert len(reason) < MAX_ERROR_CHARS
+    assert reason.startswith("ValueError: ")
+    assert "raise fault" in reason
 
 
 def test_a_cut_trace_keeps_where_it_began_and_where_it_ended() -> None:

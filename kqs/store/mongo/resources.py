@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 
-from kqs.job import WAITING, Accepted, Entry, Report
+from kqs.job import WAITING, Accepted, Entry, JobRecord, Report
 from kqs.store.base import CALL_S, MAX_RUNS, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
@@ -370,6 +370,14 @@ class Resources:
         is_it = {"_id": line["job"], "place": int(Place.RUNNING), "attempt": line["attempt"], "epoch": line["epoch"]}
         document = await self._jobs.find_one(is_it, ["begun"])
         return None if document is None else Holder(line["job"], began_at(document))
+
+    async def turn(self, record: JobRecord) -> Entry | None:
+        """See Store.turn."""
+        called = {"called": record.resource, "place": int(Place.READY)}
+        if record.resource is None or await self._jobs.find_one({"_id": record.id, **called}, ["_id"]) is not None:
+            return None
+        found = await self._jobs.find(called, _RANKED).sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+        return entry_of(found[0], None) if found else None
 
 
 def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:

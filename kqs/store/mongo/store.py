@@ -214,6 +214,10 @@ class MongoStore:
         """See Store.holder."""
         return await self._there.lanes.look(partial(self._there.resources.holder, resource))
 
+    async def turn(self, record: JobRecord) -> Entry | None:
+        """See Store.turn."""
+        return await self._there.lanes.look(partial(self._there.resources.turn, record))
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
         return await self._there.lanes.look(partial(self._there.claimer.orphans, limit, keep_damaged_s))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kqs.job import WAITING, Accepted, Entry, Report
+from kqs.job import WAITING, Accepted, Entry, JobRecord, Report
 from kqs.store.base import CALL_S, Holder
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.locks import Locks
@@ -314,6 +314,18 @@ def holder(session: Session, resource: str) -> Holder | None:
         return None
     id_, since = session.db.execute(_HOLDER, (order,)).fetchone()
     return Holder(id_ or session.ids.of(order), since or 0.0)
+
+
+def turn(session: Session, record: JobRecord) -> Entry | None:
+    """See Store.turn."""
+    if not session.has_resources or record.resource is None:
+        return None
+    calls = session.locks.calls(record.resource)
+    if not calls or any(call.order == record.order for call in calls.values()):
+        return None
+    type_, first = min(calls.items(), key=lambda item: (item[1].prio, item[1].order))
+    found = session.db.execute("select cast(id as text) from jobs where ord = ?", (first.order,)).fetchone()
+    return None if found is None else Entry(first.order, found[0] or session.ids.of(first.order), type_, first.prio)
 
 
 def _busy(session: Session, names: Iterable[str]) -> set[str]:

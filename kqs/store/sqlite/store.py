@@ -216,6 +216,10 @@ class SqliteStore:
         """See Store.holder."""
         return await self._thread.call(partial(resources.holder, resource=resource))
 
+    async def turn(self, record: JobRecord) -> Entry | None:
+        """See Store.turn."""
+        return await self._thread.call(partial(resources.turn, record=record))
+
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
         return await self._thread.call(partial(claim.orphans, limit=limit, keep_damaged_s=keep_damaged_s))

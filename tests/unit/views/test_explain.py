@@ -9,7 +9,7 @@ import pytest
 from kqs.job import JobRecord, RunRecord, State
 from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
-from kqs.views.explain import Seen, explained, is_ready, journaled
+from kqs.views.explain import Seen, Turn, explained, is_ready, journaled
 
 NOW = 1_700_000_000.0
 
@@ -174,6 +174,29 @@ TABLE = [
         "resource",
         'Its resource "disk" is held by job b, for 7 s.',
         {"resource": "disk", "holder": "b", "since": NOW - 7},
+    ),
+    (
+        a_record(resource="disk"),
+        {"turn": Turn("b", "scan", is_suspended=False, is_handled=True), "before": 7},
+        "line",
+        'Its resource "disk" is free, and it is the turn of job b of type "scan".',
+        {"resource": "disk", "turn": "b", "turn_type": "scan"},
+    ),
+    (
+        a_record(State.RETRY, resource="disk", failures=1, runs=[a_run("fail", "boom")]),
+        {"turn": Turn("b", "scan", is_suspended=False, is_handled=False)},
+        "line",
+        'Its resource "disk" is free, and it is the turn of job b of type "scan", which no worker of this server takes: '
+        'that holds it up for some seconds; it is tried again after 1 failure, the last one: "boom".',
+        {"error": "boom"},
+    ),
+    (
+        a_record(resource="disk"),
+        {"turn": Turn("b", "scan", is_suspended=True, is_handled=True)},
+        "line",
+        'Its resource "disk" is free, and it is the turn of job b of type "scan", which is suspended: '
+        "that holds it up for some seconds.",
+        {},
     ),
     (a_record(), {"before": 1}, "behind", "1 job of its type comes before it.", {"before": 1, "before_is_more": False}),
     (
