@@ -59,12 +59,12 @@ class Changes:
         cascade: Cascade,
         clock: Clock,
         retention: Retention,
-        note: Callable[[float, float | None], None],
+        note: Callable[[float, float], None],
         events: Events,
         call_off: Callable[[Sequence[Claim]], None],
         on_damage: Callable[[StoreCorruptError], None],
     ) -> None:
-        """Args: note: takes in when a waiting job is due and when it expires. call_off: ends runs.
+        """Args: note: takes in when jobs wait again, and when the first of them expires. call_off: ends runs.
 
         on_damage: told of damage, which ends the server.
         """
@@ -101,7 +101,7 @@ class Changes:
             part = await self._slice(change, after, first_order)
             done.add(part)
             if not is_dry:
-                await self._follow(verb, part)
+                await self._follow(change, part)
             after = part.next
             if after is None:
                 break
@@ -139,14 +139,14 @@ class Changes:
             self._broker.body_bytes,
         )
 
-    async def _follow(self, verb: Verb, part: Slice) -> None:
+    async def _follow(self, change: Change, part: Slice) -> None:
         """Let the others know what a slice has done."""
         if claims := [one.claim for one in part.changed if one.claim is not None]:
             self._call_off(claims)
         if part.expire_at is not None:
-            self._note(0.0, part.expire_at)
+            self._note(change.now, part.expire_at)
         if part.changed and self._events.hears_ends:
-            self._tell(verb, part)
+            self._tell(change.verb, part)
         if part.ready:
             await self._broker.put(part.ready)
         if gone := [Entry(one.order, one.id, one.type, one.prio) for one in part.changed if one.state in WAITING]:
