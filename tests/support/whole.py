@@ -17,6 +17,7 @@ from kqs.errors import CallError
 from kqs.inserter import Answer, Inserter
 from kqs.job import JobRecord, Run
 from kqs.options import Cascade
+from kqs.queue.alarm import Alarm
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.remote import Desk
@@ -128,15 +129,21 @@ class Whole:
     async def pass_time(self) -> None:
         """Have all looked at that comes with time."""
         self.rig.queue._leases.check()
-        timetable = self.rig.queue._timetable
-        for alarm in (timetable._due, timetable._expiring, timetable._uncalled):
+        for alarm in self._alarms:
             alarm._changed.set()
         await asyncio.sleep(0)
+
+    @property
+    def _alarms(self) -> tuple[Alarm, ...]:
+        timetable = self.rig.queue._timetable
+        return timetable._due, timetable._expiring, timetable._uncalled
 
     async def be_still(self) -> None:
         """Let everything happen that is about to."""
         await caught_up(self.feeder)
         await self.rig.queue.settle()
+        while any(alarm._at <= self.clock.now() for alarm in self._alarms) or self._mutex.locked():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
         self.rig.replayable_order = self.feeder.checkpointed_order
         for _ in range(3):
             await self.rig.store.counts()  # by way of the store's thread
