@@ -30,6 +30,7 @@ from tests.support.queueing import Rig
 CHANGING = ("insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire")
 CHANGING += ("call_on", "reschedule", "sweep", "trim_successes")
 MANY = 100_000
+IMAGE_TRIES = 10
 
 
 class MongoRig(Rig):
@@ -152,8 +153,19 @@ class Whole:
     # -- a kill ---------------------------------------------------------------------------------------------------------
 
     def image(self, folder: Path) -> None:
-        """Copy what a kill would leave now; from `on_step`, or while the store does nothing."""
-        shutil.copytree(self.folder, folder)
+        """Copy what a kill would leave now; from `on_step`, or while the store does nothing.
+
+        The journal's thread may be renaming a file as it is copied: then there is another instant to take.
+        """
+        for left in reversed(range(IMAGE_TRIES)):
+            try:
+                shutil.copytree(self.folder, folder)
+            except (shutil.Error, FileNotFoundError):
+                shutil.rmtree(folder)
+                if not left:
+                    raise
+            else:
+                return
 
     def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:
