@@ -60,12 +60,12 @@ class Changes:
         cascade: Cascade,
         clock: Clock,
         retention: Retention,
-        note: Callable[[float, float | None], None],
+        note: Callable[[float, float], None],
         events: Events,
         call_off: Callable[[Sequence[Claim]], None],
         on_damage: Callable[[StoreCorruptError], None],
     ) -> None:
-        """Args: note: takes in when a waiting job is due and when it expires. call_off: ends runs.
+        """Args: note: takes in when jobs wait again, and when the first of them expires. call_off: ends runs.
 
         on_damage: told of damage, which ends the server.
         """
@@ -155,7 +155,7 @@ class Changes:
         if claims := [one.claim for one in part.changed if one.claim is not None]:
             self._call_off(claims)
         if part.expire_at is not None:
-            self._note(0.0, part.expire_at)
+            self._note(change.now, part.expire_at)
         if part.changed and self._events.hears_ends:
             self._tell(change, part)
         if part.ready:

@@ -139,7 +139,7 @@ class Queue:
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
-        note = self._timetable.note
+        note = self._note_revived
         self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.events, self.call_off, on_damage)
         self._drops = Drops(self.bounds, store, self.changes)
         self.meter = Meter(clock.monotonic)
@@ -313,6 +313,10 @@ class Queue:
                 entries.append(entry_of(job, self._broker.body_bytes))
         if entries:
             await self._broker.put(entries)
+
+    def _note_revived(self, at: float, expire_at: float) -> None:
+        self.house.note_instant(at)
+        self._timetable.note(0.0, expire_at)
 
     def _hungry(self) -> None:
         self.on_hungry()

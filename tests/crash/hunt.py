@@ -9,14 +9,13 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.crash.hunt_account import HuntAccount, noted
 from tests.crash.hunted import HELD, TYPES, Prey
-from tests.crash.torture import Sender, drain, unfinished_by_stats
+from tests.crash.torture import Sender
+from tests.crash.victim import drain, play, unfinished_by_stats
 from tests.support.asking import ask
 from tests.support.fleet import Record
 from tests.support.serving import Served
@@ -73,13 +72,13 @@ def _records(server: Served) -> list[Record]:
     return records
 
 
+def _tell(folder: Path, rounds: int, seed: int) -> str:
+    account = hunt(folder, rounds, seed, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    return (
+        f"{account.kills} deaths, {len(account.acknowledged)} jobs acknowledged, "
+        f"{len(account.told)} reports over the wire, none lost, none ended twice, no run without account"
+    )
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        began = time.monotonic()
-        seed = random.SystemRandom().randrange(2**32)
-        print(f"seed {seed}", flush=True)
-        result = hunt(Path(name), int(sys.argv[1]), seed, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-        print(
-            f"{result.kills} deaths in {time.monotonic() - began:.0f} s, {len(result.acknowledged)} jobs acknowledged, "
-            f"{len(result.told)} reports over the wire, none lost, none ended twice, no run without account"
-        )
+    play(_tell)

@@ -1,21 +1,20 @@
 """A real server whose jobs are cancelled, deleted, purged and retried as it is killed, and what must be so afterwards.
 
 Owners insert over TCP, among others jobs with resources and unique keys, and call some off. The handlers write when each run
-began and ended to a file of their own. When everything has ended:
+began and ended to a file of their own; so does a worker over the wire, which takes turns at the resources with them, and
+holds its runs over the kills. When everything has ended, which it does:
 
     what was answered as cancelled, deleted or purged has not begun since; what was deleted is not there; what was answered as
-    retried has run since, and well; of no resource did two runs go on at once; no two new jobs of a key waited together;
-    whatever was acknowledged and not called off has run well.
+    retried has run since, and well; of no resource did two runs go on at once, and none waits for one for ever; no two new
+    jobs of a key waited together; whatever was acknowledged and not called off has run well.
 
 Run as a program for longer: `python -m tests.crash.owners ROUNDS`.
 """
 
 from __future__ import annotations
 
+import os
 import random
-import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -26,14 +25,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.crash.torture import drain, unfinished_by_stats
+from tests.crash.victim import Victim, drain, play, unfinished_by_stats
 from tests.support.asking import Peer, RefusedError, ask, peer_of
-from tests.support.serving import Served, serving
+from tests.support.serving import Served
+from tests.support.wire_worker import WireWorker
 
 OWNERS = 4
 RESOURCES = ("r0", "r1", "r2")
 KEYS = ("k0", "k1", "k2")
+#: who a run was written down by
+SERVER, HOLDER = "server", "holder"
 AT_ONCE = 12
+#: much longer than a server takes to be started again, in s: a held run that is given and never arrives lasts so long
+HELD_TTR_S = 8.0
 #: refusals that say that nothing is known, or that somebody else was first
 MAY_BE_SAID = {"busy", "timeout", "running", "draining"}
 
@@ -44,7 +48,7 @@ import kqs
 log = os.open("runs.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 def note(word, data, job):
-    os.write(log, f"{word} {data['key']} {job.attempt} {data.get('resource', '-')} {time.monotonic()!r}\\n".encode())
+    os.write(log, f"server {word} {data['key']} {job.attempt} {data.get('resource', '-')} {time.monotonic()!r}\\n".encode())
 
 @kqs.handler("plain")
 @kqs.handler("purged")
@@ -72,29 +76,36 @@ class Change(NamedTuple):
 
 
 class Began(NamedTuple):
-    """A run, as its handler wrote it down. ended_at: None: it was cut off."""
+    """A run, as whoever ran it wrote it down. ended_at: None: it was cut off. given_since: it was not claimed before."""
 
+    worker: str
     key: str
     attempt: int
     resource: str
     began_at: float
     ended_at: float | None
+    given_since: float
 
 
 @dataclass
 class OwnersAccount:
     """What was sent, and what was answered.
 
-    touched: keys of jobs that a call was to end, answered or not; revived: of those that one was to retry.
+    touched: keys of jobs that a call was to end, answered or not; revived: of those that one was to retry; forced: of those
+    that were to be deleted even as they ran, and since when, monotonic. held: runs of the worker over the wire; over_kills:
+    those of them that were reported to a later boot.
     """
 
     acknowledged: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    forced: dict[str, float] = field(default_factory=dict)
     revived: set[str] = field(default_factory=set)
     changes: list[Change] = field(default_factory=list)
     kills: list[tuple[float, float]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     joined: int = 0
+    held: int = 0
+    over_kills: int = 0
 
     def changed(self, *verbs: str) -> list[Change]:
         return [change for change in self.changes if change.verb in verbs]
@@ -102,17 +113,17 @@ class OwnersAccount:
     def check(self, runs: Sequence[Began], records: dict[str, dict[str, Any]]) -> None:
         """Assert that all is as it was answered."""
         assert not self.faults, self.faults[:5]
-        begun: defaultdict[str, list[float]] = defaultdict(list)
+        begun: defaultdict[str, list[Began]] = defaultdict(list)
         for run in runs:
-            begun[run.key].append(run.began_at)
+            begun[run.key].append(run)
         for change in self.changed("retry"):
             for key in change.keys:
-                assert any(at > change.asked_at for at in begun[key]) or key in self.touched, (
+                assert any(run.began_at > change.asked_at for run in begun[key]) or key in self.touched, (
                     f"{key} was retried, and did not run"
                 )
         for change in self.changed("cancel", "delete", "purge"):
             for key in change.keys:
-                late = [at for at in begun[key] if at > change.told_at]
+                late = [run for run in begun[key] if run.given_since > change.told_at]
                 assert not late or (key in self.revived and change.verb == "cancel"), (
                     f"{key} ran after its {change.verb}: {late}, {change}"
                 )
@@ -130,10 +141,17 @@ class OwnersAccount:
         for found in by_resource.values():
             found.sort(key=lambda run: run.began_at)
             for run, following in pairwise(found):
-                over_at = run.ended_at
-                if over_at is None:
-                    over_at = min((since for since, _ in self.kills if since >= run.began_at), default=float("inf"))
+                over_at = self._over_at(run)
                 assert over_at <= following.began_at, f"two runs at once of one resource: {run}, {following}"
+
+    def _over_at(self, run: Began) -> float:
+        """Return by when a run was over: it ended, was cut off, or was held after its job was deleted, or for too long."""
+        if run.ended_at is not None and run.worker == SERVER:
+            return run.ended_at
+        if run.worker == SERVER:
+            return min((since for since, _ in self.kills if since >= run.began_at), default=float("inf"))
+        ended_at = run.ended_at if run.ended_at is not None else float("inf")
+        return min(ended_at, run.began_at + HELD_TTR_S, self.forced.get(run.key, float("inf")))
 
 
 def noted(log: Path) -> list[Began]:
@@ -141,11 +159,11 @@ def noted(log: Path) -> list[Began]:
     runs: list[Began] = []
     open_: dict[tuple[str, str], int] = {}
     for line in log.read_text().splitlines():
-        word, key, attempt, resource, at = line.split()
+        worker, word, key, attempt, resource, at, *asked_at = line.split()
         if word == "began":
             assert (key, attempt) not in open_, f"run {attempt} of {key} began twice"
             open_[key, attempt] = len(runs)
-            runs.append(Began(key, int(attempt), resource, float(at), None))
+            runs.append(Began(worker, key, int(attempt), resource, float(at), None, float(asked_at[0] if asked_at else at)))
         else:
             place = open_[key, attempt]
             runs[place] = runs[place]._replace(ended_at=float(at))
@@ -199,7 +217,7 @@ class Owner(threading.Thread):
         match self._rng.choice(["plain", "alone", "alone", "breaks"]):
             case "alone":
                 prio = self._rng.choice(["high", "normal"])
-                return self._job("alone", resource=self._rng.choice(RESOURCES), prio=prio, **delay)
+                return self._job("alone", resource=self._rng.choice(RESOURCES), prio=prio, ttr=HELD_TTR_S, **delay)
             case "breaks":
                 return self._job("breaks", retries=0)
             case type_:
@@ -217,9 +235,10 @@ class Owner(threading.Thread):
     def _call_off(self, peer: Peer) -> None:
         verb = self._rng.choice(["cancel", "delete"])
         ids = self._rng.sample(self._mine, min(len(self._mine), AT_ONCE))
-        self._change(
-            peer, verb, {"ids": ids, **({"force": True} if verb == "delete" and self._rng.random() < 0.3 else {})}, ids
-        )
+        force = {"force": True} if verb == "delete" and self._rng.random() < 0.3 else {}
+        for key in ids if force else ():
+            self._account.forced.setdefault(key, time.monotonic())
+        self._change(peer, verb, {"ids": ids, **force}, ids)
 
     def _retry(self, peer: Peer) -> None:
         ids = [key for key in self._mine if self._rng.random() < 0.5][:AT_ONCE]
@@ -254,32 +273,87 @@ class Owner(threading.Thread):
             self._account.faults.append(f"two jobs of a key wait: {keys}")
 
 
+class Holder(threading.Thread):
+    """A worker over the wire that holds its runs until they are reported, to whichever boot of the server."""
+
+    def __init__(self, victim: Victim, account: OwnersAccount, log: Path, seed: int) -> None:
+        super().__init__(name=HOLDER, daemon=True)
+        self._victim = victim
+        self._account = account
+        self._rng = random.Random(seed)
+        self._is_over = threading.Event()
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND)
+        self._unreported: list[tuple[str, int]] = []  # tokens, and on which port they were given
+
+    def run(self) -> None:
+        while not self._is_over.wait(0.01):
+            with suppress(OSError, EOFError):
+                worker = WireWorker(self._victim.served.port)
+                try:
+                    self._work(worker, self._victim.served.port)
+                finally:
+                    worker.close()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self.join()
+        os.close(self._log)
+
+    def _work(self, worker: WireWorker, port: int) -> None:
+        while not self._is_over.is_set():
+            self._report(worker, port)
+            asked_at = time.monotonic()
+            try:
+                runs = worker.reserve("alone", wait=0.2, worker=HOLDER, hold=True)
+            except RefusedError as error:
+                if error.code not in MAY_BE_SAID:
+                    self._account.faults.append(f"a worker was told {error}")
+                return
+            for run in runs:
+                self._unreported.append((run["run"], port))
+                self._account.held += 1
+                self._note("began", run, asked_at)
+                time.sleep(self._rng.choice([0, 0.002, 0.05]))
+                self._note("ended", run, asked_at)
+
+    def _report(self, worker: WireWorker, port: int) -> None:
+        if self._unreported:
+            (answer,) = worker.finish(self._unreported[0][0])
+            if answer not in (True, "stale"):  # its job may be deleted
+                self._account.faults.append(f"a report was told {answer}")
+            self._account.over_kills += answer is True and self._unreported[0][1] != port
+            del self._unreported[0]
+
+    def _note(self, word: str, run: dict[str, Any], asked_at: float) -> None:
+        data = run["data"]
+        line = f"{HOLDER} {word} {data['key']} {run['attempt']} {data['resource']} {time.monotonic()!r} {asked_at!r}\n"
+        os.write(self._log, line.encode())
+
+
 def own(folder: Path, rounds: int, seed: int, settings: dict[str, str] | None = None) -> OwnersAccount:
     """Kill a server so often as its jobs' owners do with them what they like; check the account and return it."""
     rng, account = random.Random(seed), OwnersAccount()
-    (folder / "owners_handler.py").write_text(HANDLERS)
     log = folder / "runs.log"
     log.touch()
-    settings = {
-        "WORKER__MODULES": '["owners_handler"]',
-        "WORKER__CONCURRENCY": "20",
-        "LOG__LEVEL": "warning",
-        "JOURNAL__MIN_FREE_BYTES": "0",
-        **(settings or {}),
-    }
-    for number in range(rounds):
-        with ExitStack() as stack:
-            server = stack.enter_context(serving(folder, **settings))
-            owners = [Owner(server, account, f"o{number}-{index}", seed) for index in range(OWNERS)]
+    victim = Victim(folder, HANDLERS, {"WORKER__CONCURRENCY": "20", **(settings or {})})
+    with ExitStack() as stack:
+        stack.callback(victim.close)
+        victim.start()
+        holder = Holder(victim, account, log, seed)
+        stack.callback(holder.stop)
+        holder.start()
+        for number in range(rounds):
+            owners = [Owner(victim.served, account, f"o{number}-{index}", seed) for index in range(OWNERS)]
             for owner in owners:
                 owner.start()
             time.sleep(rng.uniform(0.1, 0.6))
             since = time.monotonic()
-            server.stop(signal.SIGKILL)
+            victim.kill()
             account.kills.append((since, time.monotonic()))
             for owner in owners:
                 owner.join()
-    with serving(folder, **settings) as server:
+            victim.start()
+        server = victim.served
         ask(server, "purge", {"type": "purged"})
         drain([server], unfinished_by_stats)
         ask(server, "retry", {"state": "fail"})
@@ -301,13 +375,14 @@ def _records(server: Served) -> dict[str, dict[str, Any]]:
     return records
 
 
+def _tell(folder: Path, rounds: int, seed: int) -> str:
+    account = own(folder, rounds, seed)
+    counts = Counter(change.verb for change in account.changes for _ in change.keys)
+    return (
+        f"{len(account.kills)} kills, {len(account.acknowledged)} jobs acknowledged, {dict(counts)}, {account.joined} joined, "
+        f"{account.held} runs held, {account.over_kills} over kills, none ran that must not"
+    )
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        began = time.monotonic()
-        seed = random.SystemRandom().randrange(2**32)
-        result = own(Path(name), int(sys.argv[1]), seed)
-        counts = Counter(change.verb for change in result.changes for _ in change.keys)
-        print(
-            f"seed {seed}: {len(result.kills)} kills in {time.monotonic() - began:.0f} s, {len(result.acknowledged)} jobs "
-            f"acknowledged, {dict(counts)}, {result.joined} joined, none ran that must not"
-        )
+    play(_tell)

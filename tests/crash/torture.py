@@ -16,10 +16,8 @@ import asyncio
 import hashlib
 import json
 import random
-import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,13 +25,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.asking import ask, eventually
-from tests.support.serving import Served, serving
+from tests.crash.victim import Victim, drain, play, unfinished_by_stats
+from tests.support.serving import Served
 from tests.support.wire_worker import WireWorker
 
 CLIENTS = 16
 IN_FLIGHT = 20
-DRAIN_WITHIN_S = 120
 
 HANDLER = """
 import hashlib, os
@@ -177,7 +174,7 @@ class FarWorker(threading.Thread):
 
     def _work(self, worker: WireWorker) -> None:
         standing, given = worker.send("work", {"types": ["far"], "room": 50}), set[str]()
-        with self._victim.far_runs.open("ab", buffering=0) as log:
+        with _far_runs(self._victim).open("ab", buffering=0) as log:
             while (runs := worker.next(standing)) is not None and not self._is_over:
                 keys = [str(run["data"]["key"]) for run in runs]
                 for key, run in zip(keys, runs, strict=True):
@@ -196,40 +193,9 @@ class FarWorker(threading.Thread):
                 ]
 
 
-class Victim:
-    """A server that is started again in the folder of its journal."""
-
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
-        folder.mkdir(exist_ok=True)
-        (folder / "torture_handler.py").write_text(HANDLER)
-        self.runs = folder / "runs.log"
-        self.far_runs = folder / "far.log"
-        self.far_runs.touch()
-        self._folder = folder
-        self._settings = {
-            "WORKER__MODULES": '["torture_handler"]',
-            "LOG__LEVEL": "warning",
-            "JOURNAL__MIN_FREE_BYTES": "0",
-            **settings,
-        }
-        self._stack = ExitStack()
-        self.served: Served
-
-    def start(self) -> None:
-        self.served = self._stack.enter_context(serving(self._folder, **self._settings))
-
-    def kill(self) -> None:
-        self.served.stop(signal.SIGKILL)
-        self.close()
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def unfinished_by_stats(servers: Sequence[Served]) -> int:
-    """Return how many jobs wait or run, where one server says so of all."""
-    stats = ask(servers[0], "stats")
-    return sum(stats[f"jobs_{state}"] for state in ("new", "delayed", "processing", "retry", "ghost"))
+def _far_runs(victim: Victim) -> Path:
+    """Return where runs over the wire are written to."""
+    return victim.folder / "far.log"
 
 
 @dataclass(frozen=True)
@@ -248,10 +214,11 @@ class Plan:
 def torture(folder: Path, plan: Plan) -> Account:
     """Kill servers under load, let what is left finish, check the account and return it."""
     rng, account = random.Random(plan.seed), Account()
-    victims = [Victim(folder / f"server{number}", plan.settings) for number in range(plan.servers)]
+    victims = [Victim(folder / f"server{number}", HANDLER, plan.settings) for number in range(plan.servers)]
     with ExitStack() as stack:
         for victim in victims:
             stack.callback(victim.close)
+            _far_runs(victim).touch()
             victim.start()
         far = [FarWorker(account, victim, plan.seed + number) for number, victim in enumerate(victims)]
         for worker in far:
@@ -266,7 +233,7 @@ def torture(folder: Path, plan: Plan) -> Account:
             worker.stop()
         for victim in victims:
             assert victim.served.stop() == 0
-    account.check(path for victim in victims for path in (victim.runs, victim.far_runs))
+    account.check(path for victim in victims for path in (victim.folder / "runs.log", _far_runs(victim)))
     return account
 
 
@@ -284,23 +251,13 @@ async def _load(account: Account, plan: Plan, victims: Sequence[Victim], victim:
     await asyncio.gather(*senders)
 
 
-def drain(servers: Sequence[Served], unfinished: Callable[[Sequence[Served]], int]) -> None:
-    """Wait until nothing waits any more; the only wait without an event, since the wire has none to offer."""
-    eventually(
-        lambda: sum(ask(server, "stats")["journal_unfed_records"] for server in servers) or unfinished(servers),
-        lambda left: left == 0,
-        DRAIN_WITHIN_S,
-        "all fed and ended",
+def _tell(folder: Path, rounds: int, seed: int) -> str:
+    account = torture(folder, Plan(rounds, seed))
+    return (
+        f"{account.kills} kills, {len(account.attempted)} jobs sent, {len(account.acknowledged)} acknowledged, "
+        f"{account.far_runs} runs over the wire, none lost, none altered, no array in part"
     )
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        began = time.monotonic()
-        seed = random.SystemRandom().randrange(2**32)
-        result = torture(Path(name), Plan(int(sys.argv[1]), seed))
-        print(
-            f"seed {seed}: {result.kills} kills in {time.monotonic() - began:.0f} s, {len(result.attempted)} jobs sent, "
-            f"{len(result.acknowledged)} acknowledged, "
-            f"{result.far_runs} runs over the wire, none lost, none altered, no array in part"
-        )
+    play(_tell)

@@ -43,6 +43,8 @@ class Job:
     drop_at: float | None = None
     #: it waited, and was due, the last time that all was still
     was_ready: bool = False
+    #: it was the first in line for a free resource at such a time, so it is its turn, whoever comes later
+    has_turn: bool = False
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -123,8 +125,9 @@ class Oracle:
         if job.resource is not None:
             holders = [other for other in self.running() if other.resource == job.resource]
             assert not holders, f"two runs at once with one resource: {job} beside {holders}"
-            passed = [other for other in self.jobs.values() if self._comes_before(other, job)]
+            passed = [other for other in self.jobs.values() if not job.has_turn and self._comes_before(other, job)]
             assert not passed, f"{job} overtook {passed}"
+        job.has_turn = False
         job.waited_as, job.state = job.state, State.PROCESSING
         job.attempt += 1
         return job
@@ -239,7 +242,7 @@ class Oracle:
             job.state, job.due_at, job.drop_at = State.RETRY, 0.0, None
             job.failures = job.ghosts = job.interrupted = 0
             job.expire_at = None if job.expire_s is None else self.now + job.expire_s
-            job.was_ready = False
+            job.was_ready = job.has_turn = False
         return changed
 
     def delete(self, wanted: Filter, *, is_forced: bool = False) -> tuple[list[Job], list[Job]]:
@@ -269,6 +272,13 @@ class Oracle:
         for job in self.jobs.values():
             job.order = orders[job.id]
             job.was_ready = self.may_begin(job)
+        busy = {job.resource for job in self.running()} | {None}
+        firsts: dict[tuple[str, str | None], Job] = {}
+        for job in sorted(self.jobs.values(), key=lambda job: job.rank):
+            if job.was_ready and job.resource not in busy:
+                firsts.setdefault((job.type, job.resource), job)
+        for job in firsts.values():
+            job.has_turn = True
 
     def stuck(self, room: Sequence[frozenset[str]]) -> list[str]:
         """Return who should have begun. room: the types of each who has room for more."""

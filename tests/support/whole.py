@@ -17,6 +17,7 @@ from kqs.errors import CallError
 from kqs.inserter import Answer, Inserter
 from kqs.job import JobRecord, Run
 from kqs.options import Cascade
+from kqs.queue.alarm import Alarm
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.remote import Desk
@@ -29,6 +30,7 @@ from tests.support.queueing import Rig
 CHANGING = ("insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire")
 CHANGING += ("call_on", "reschedule", "sweep", "trim_successes")
 MANY = 100_000
+IMAGE_TRIES = 10
 
 
 class MongoRig(Rig):
@@ -129,15 +131,21 @@ class Whole:
     async def pass_time(self) -> None:
         """Have all looked at that comes with time."""
         self.rig.queue._leases.check()
-        timetable = self.rig.queue._timetable
-        for alarm in (timetable._due, timetable._expiring, timetable._uncalled):
+        for alarm in self._alarms:
             alarm._changed.set()
         await asyncio.sleep(0)
+
+    @property
+    def _alarms(self) -> tuple[Alarm, ...]:
+        timetable = self.rig.queue._timetable
+        return timetable._due, timetable._expiring, timetable._uncalled
 
     async def be_still(self) -> None:
         """Let everything happen that is about to."""
         await caught_up(self.feeder)
         await self.rig.queue.settle()
+        while any(alarm._at <= self.clock.now() for alarm in self._alarms) or self._mutex.locked():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
         self.rig.replayable_order = self.feeder.checkpointed_order
         for _ in range(3):
             await self.rig.store.counts()  # by way of the store's thread
@@ -146,8 +154,19 @@ class Whole:
     # -- a kill ---------------------------------------------------------------------------------------------------------
 
     def image(self, folder: Path) -> None:
-        """Copy what a kill would leave now; from `on_step`, or while the store does nothing."""
-        shutil.copytree(self.folder, folder)
+        """Copy what a kill would leave now; from `on_step`, or while the store does nothing.
+
+        The journal's thread may be renaming a file as it is copied: then there is another instant to take.
+        """
+        for left in reversed(range(IMAGE_TRIES)):
+            try:
+                shutil.copytree(self.folder, folder)
+            except (shutil.Error, FileNotFoundError):
+                shutil.rmtree(folder)
+                if not left:
+                    raise
+            else:
+                return
 
     def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:

@@ -74,6 +74,21 @@ async def test_retried_job_expires_when_its_time_is_over_again(rig: Rig) -> None
     assert (await rig.until(1, State.FAIL)).error == "expired"
 
 
+@pytest.mark.parametrize("is_seen", [False, True])
+async def test_retried_job_expires_no_later_than_it_should_after_the_clock_was_set_back(rig: Rig, is_seen: bool) -> None:
+    rig.cascade._types["mail"] = {"expire": 5.0}
+    rig.cascade._cache.clear()
+    await rig.accept(an_accepted(1))
+    await change(rig, Verb.CANCEL)
+    rig.clock.jump(3600.0)
+    await change(rig, Verb.RETRY)
+    if is_seen:
+        await rig.queue.house.keep()
+    rig.clock.jump(-3600.0)
+    await rig.queue.house.keep()
+    assert (await rig.record(1)).expire_at == rig.clock.now() + 5.0
+
+
 async def test_what_is_kept_of_the_cancelled_is_what_is_kept_of_failures(rig: Rig) -> None:
     await rig.accept(an_accepted(1), an_accepted(2, "short"))
     rig.cascade._types["short"] = {"keep": 7.0}
