@@ -102,10 +102,9 @@ class Core:
     async def rest(self) -> None:
         """Run no more jobs: return when those that run have ended, or grace is over. Everything else goes on. Idempotent."""
         await self._supervisor.end_part("startup", self._startup.stop)
-        await self._supervisor.end_part("schedules", self._schedules.stop)
         await self._supervisor.end_part("children", self._children.drain)
-        workers = {"worker": self._worker.stop, "remote": self._desk.stop}
-        ends = [self._supervisor.end_part(name, stop) for name, stop in workers.items()]
+        parts = {"worker": self._worker.stop, "remote": self._desk.stop, "schedules": self._schedules.stop}
+        ends = [self._supervisor.end_part(name, stop) for name, stop in parts.items()]
         await asyncio.wait([self._supervisor.spawn(end, "rest", when_done) for end in ends])
         await self._supervisor.end_part("children", self._children.stop)
 

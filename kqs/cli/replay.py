@@ -60,7 +60,7 @@ class JournalJobs:
         fields = {name: value for name, value in _decode_fields(text).items() if name == "data" or bytes(value) != b"null"}
         for name in fields.keys() & OptionFields.__struct_fields__:
             fields[name] = Raw(_encode(allowed(name, _decode_any(fields[name]))))  # it may be older than the bounds
-        for name in ("answer", "on_conflict", "wait"):  # of who inserted it: nobody waits for that answer
+        for name in ("answer", "on_conflict", "wait", "tick"):  # of who inserted it: nobody waits for that answer
             fields.pop(name, None)
         fields.setdefault("id", Raw(_encode(self._ids.of(order))))
         if (delay := fields.pop("delay", None)) is not None:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from pymongo import MongoClient
 
-from kqs.store.mongo import MongoStore
+from kqs.store.mongo import MongoStore, ticks
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import ChangeContract
 from tests.contract.groups_contract import GroupsContract
 from tests.contract.resource_contract import ResourceContract
-from tests.contract.store_contract import FIRST, IDS, Damage, MakeStore, ReadRaw, StoreContract
-from tests.contract.ticks_contract import TicksContract
+from tests.contract.store_contract import FIRST, IDS, NODE, Damage, MakeStore, ReadRaw, StoreContract, numbers
+from tests.contract.ticks_contract import TicksContract, a_schedule, a_tick
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
 from tests.support.clock import FakeClock
 
@@ -58,7 +58,17 @@ class _Engine:
 
 
 class TestMongoStore(_Engine, TicksContract, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
-    pass
+    async def test_tick_whose_insert_was_cut_off_is_stored_when_it_is_repeated_and_no_other(
+        self, store: MongoStore, insert, now: float
+    ) -> None:
+        await store.put_schedule(a_schedule(since=now))
+        session = store._there.session
+        cut_off = [a_tick(0, now + 60), a_tick(1, now + 120)]
+        assert await ticks.refused(session, NODE, cut_off) == set()  # and then the server was killed
+        others = [a_tick(5, now + 60), a_tick(6, now + 120), a_tick(7, now + 180)]
+        assert await ticks.refused(session, "ffffffff", others) == {FIRST + 5, FIRST + 6}
+        assert sorted(await insert(*cut_off, a_tick(2, now + 180))) == [FIRST + 2]
+        assert numbers(await store.ready("mail", None, 9)) == [0, 1]
 
 
 class TestMongoGroups(_Engine, GroupsContract):

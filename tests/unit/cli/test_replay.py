@@ -124,3 +124,10 @@ def test_a_folder_without_a_journal_ends_the_command(tmp_path, capsys):
     assert run(["journal", "replay", str(tmp_path), "--to", "localhost:1"]) == 74
     assert "there is no journal" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_tick_of_a_schedule_is_a_job_with_its_id():
+    files = MemoryFiles()
+    job_id = "report:2026-11-30T01:30:00Z"
+    await written(files, Record(Kind.JOBS, 1, ORDER, f'{{"id":"{job_id}","tick":1796002200.0,"type":"c"}}'.encode()))
+    assert await jobs_of(files) == {job_id: {"id": job_id, "type": "c"}}
