@@ -577,6 +577,7 @@ class WholeMachine(RuleBasedStateMachine):
             assert again is not None, "a held run was lost"
             one.open, one.run, one.lease, one.peer = again, again.run, again.lease, None
             one.touch()
+            self.oracle.jobs[one.job_id].waited_as = State.NEW
 
     @precondition(lambda self: self.boots < 5 and not self.uri)
     @rule(at=st.integers(0, 12), jobs=st.lists(JOBS, min_size=1, max_size=3))

@@ -326,7 +326,7 @@ def after_a_kill(
 
 def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: bool) -> list[Job]:
     if job.state is State.PROCESSING:
-        as_it_is = replace(job)
+        as_it_is = replace(job, waited_as=State.NEW)  # which a server that adopts a run does not know
         if is_held:
             return [as_it_is]
         ghost, called_off = replace(job), replace(job)
@@ -339,6 +339,6 @@ def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: boo
         return [replace(job)]
     ran = replace(job, waited_as=job.state, state=State.PROCESSING, attempt=job.attempt + 1)
     if goes_on:
-        return [ran]
+        return [replace(ran, waited_as=State.NEW)]
     oracle.ghost(ran)
     return [ran] if has_begun else [replace(job), ran]
