@@ -141,10 +141,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert (sorted(found), found.joined) == (sorted(refused), joined)
 
     def _accept(self, batch: list[Accepted]) -> tuple[list[int], dict[int, str]]:
-        """Take in new jobs, those without a key first; return whose id or key is taken, and by whom."""
+        """Take in new jobs, one by one; return whose id or key is taken, and by whom."""
         now, refused, joined = self.clock.now(), [], {}
         made: dict[tuple[str, str], str] = {}
-        for job in sorted(batch, key=lambda job: job.unique is not None):
+        for job in batch:
             holder = next((one for one in self.known.values() if one.job.id == job.id), None)
             if holder and not holder.is_gone(now):
                 refused.append(job.order)
