@@ -142,7 +142,7 @@ class Core:
         stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
-        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds)
+        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         only_accepts = config.worker.concurrency == 0
         parts = (journal, feeder, queue, worker, desk)
         self.backend = ServerBackend(*parts, self.inserter, self._clock, only_accepts=only_accepts, children=children)

@@ -142,6 +142,8 @@ class Accepted(msgspec.Struct, gc=False):
     worker: who has that run, where it is not the server's own worker. held: as Run's.
     resource: the key that it needs alone while it runs, None: it needs none; a later change of settings does not change it.
     unique: the key of which no second job of its type may wait.
+    result: it is not run, but ends at once as a success with this, since its type has subscribers; None: it is run.
+    copies: what these have in its place, which is stored after it, unless it is known already.
     """
 
     order: int
@@ -161,6 +163,8 @@ class Accepted(msgspec.Struct, gc=False):
     held: bool = False
     resource: str | None = None
     unique: str | None = None
+    result: bytes | None = None
+    copies: list[Accepted] = []
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -94,6 +94,7 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     unique: UniqueKey | None = None
     on_conflict: Literal["join", "refuse"] | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
+    copies: dict[str, str] | None = None  # of an adopted one: the ids of its copies, by subscriber
 
 
 Job = PlainJob | JobFields

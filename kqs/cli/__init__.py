@@ -26,6 +26,8 @@ COMMANDS = {
     "purge": "owning",
     "suspend": "owning",
     "resume": "owning",
+    "subscribe": "owning",
+    "unsubscribe": "owning",
     "explain": "views",
     "types": "views",
     "workers": "views",

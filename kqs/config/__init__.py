@@ -3,6 +3,7 @@
 from kqs.config.anchor import anchored
 from kqs.config.load import find_config, load_config
 from kqs.config.sections import (
+    MAX_SUBSCRIBERS,
     BrokerSection,
     CommandSection,
     Config,
@@ -15,6 +16,7 @@ from kqs.config.sections import (
 )
 
 __all__ = [
+    "MAX_SUBSCRIBERS",
     "BrokerSection",
     "CommandSection",
     "Config",

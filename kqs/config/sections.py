@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kqs.options import MAX_SECONDS
+from kqs.options import MAX_SECONDS, is_type
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -165,6 +165,10 @@ class WorkerSection(Section):
 MAX_WEIGHT = 10_000
 
 
+#: subscribers of one type: each insert is so many jobs
+MAX_SUBSCRIBERS = 100
+
+
 class TakingSection(Section):
     """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
 
@@ -173,6 +177,18 @@ class TakingSection(Section):
     drop: Literal["new", "oldest"] = Field(
         default="new", description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"
     )
+    fan_out: list[str] = Field(
+        default=[],
+        description="its subscribers: types of which an insert becomes one job each, in the place of one of this type",
+        json_schema_extra={"expected": f"at most {MAX_SUBSCRIBERS} other types, each once, none with a fan_out"},
+    )
+
+    @field_validator("fan_out")
+    @classmethod
+    def _are_types(cls, subscribers: list[str]) -> list[str]:
+        if len(subscribers) > MAX_SUBSCRIBERS or len({*subscribers}) < len(subscribers) or not all(map(is_type, subscribers)):
+            raise ValueError("not types")
+        return subscribers
 
 
 class CommandSection(Section):

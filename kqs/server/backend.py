@@ -51,6 +51,14 @@ class Backend(Protocol):
         """Let jobs of a type begin again; tell whether that changed anything."""
         ...
 
+    async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let a type have copies of what is inserted of another; tell whether that changed anything."""
+        ...
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let it have no more of them; tell whether that changed anything."""
+        ...
+
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of one job, or None."""
         ...

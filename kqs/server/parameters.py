@@ -88,6 +88,13 @@ class TypeQuery(Parameters):
         return {"type": value} if isinstance(value, str) else value
 
 
+class SubscriptionQuery(Parameters):
+    """Argument of `subscribe` and `unsubscribe`."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    subscriber: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+
+
 def _states(words: object) -> object:
     if isinstance(words, list):
         if not words:

@@ -369,6 +369,21 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """Keep that this type has a subscriber; durable before it returns. What is inserted is no question of the store's.
+
+        Returns: False: it is kept already.
+        """
+        ...
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """Keep that no more; durable before it returns. Returns: False: it was not kept."""
+        ...
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """Return the subscribers that are kept, by whichever server, sorted, of each type that has some."""
+        ...
+
     async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
         """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more."""
         ...

@@ -158,6 +158,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = value if name == "data" else _decode_any(value)
         elif name == "unique" and isinstance(key := _decode_any(value), str):
             fields[name] = key
+        elif name == "copies" and isinstance(copies := _decode_any(value), dict):
+            fields[name] = copies
     if not isinstance(fields.get("type"), str):
         raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)

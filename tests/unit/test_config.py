@@ -173,6 +173,18 @@ def test_shipped_file_tells_every_setting_of_a_command():
         ("a = " + "[" * 5000, "kqs.toml: nested too deep"),
         ('[types.x]\nbackoff = "no"', 'kqs.toml: types.x.backoff: got "no", expected "constant" or "exponential"'),
         ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer from 1 to 10000"),
+        (
+            '[types.x]\nfan_out = ["x"]',
+            'kqs.toml: types.x.fan_out: got ["x"], expected at most 100 other types, each once, none with a fan_out',
+        ),
+        (
+            '[types.x]\nfan_out = ["a", "a"]',
+            'kqs.toml: types.x.fan_out: got ["a", "a"], expected at most 100 other types, each once, none with a fan_out',
+        ),
+        (
+            '[types.x]\nfan_out = ["a"]\n[types.a]\nfan_out = ["b"]',
+            'kqs.toml: types.x.fan_out: got ["a"], expected at most 100 other types, each once, none with a fan_out',
+        ),
         ("[types.x]\nweight = 10001", "kqs.toml: types.x.weight: got 10001, expected an integer from 1 to 10000"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
         (

@@ -26,6 +26,7 @@ class Collections:
         self.locks = db[f"{prefix}locks"]
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
+        self.subscriptions = db[f"{prefix}subscriptions"]
         self.uniques = db[f"{prefix}uniques"]
         self.files = db[f"{prefix}bulk.files"]
         self.chunks = db[f"{prefix}bulk.chunks"]
@@ -34,7 +35,7 @@ class Collections:
     async def existing(self) -> list[str]:
         """Return the names of those, but `meta`, that stand in the database."""
         known = (self.servers, self.jobs, self.locks, self.tallies, self.suspended, self.uniques, self.files, self.chunks)
-        ours = {one.name for one in known}
+        ours = {one.name for one in (*known, self.subscriptions)}
         return sorted(ours.intersection(await self._db.list_collection_names()))
 
     @property

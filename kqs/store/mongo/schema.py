@@ -6,6 +6,7 @@
     locks     one document a resource that somebody has or waits for (resources.py)
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
+    subscriptions  one document a subscriber of a type (subscriptions.py)
     uniques   one document a unique key (uniques.py)
     bulk.*    GridFS (bulk.py)
 

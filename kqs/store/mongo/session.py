@@ -30,6 +30,7 @@ class Session:
         """Args: epoch: this boot's number, which no other boot of any server has."""
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
         self.suspended: AsyncIOMotorCollection[Document] = collections.suspended
+        self.subscriptions: AsyncIOMotorCollection[Document] = collections.subscriptions
         self.uniques: AsyncIOMotorCollection[Document] = collections.uniques
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes

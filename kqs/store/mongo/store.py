@@ -16,7 +16,19 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo, Waiting
-from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
+from kqs.store.mongo import (
+    changes,
+    client,
+    pages,
+    progress,
+    queues,
+    records,
+    retention,
+    schedule,
+    schema,
+    subscriptions,
+    suspended,
+)
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
@@ -223,6 +235,18 @@ class MongoStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._look(suspended.suspended)
+
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.subscribe."""
+        return await self._look(subscriptions.subscribe, type_, subscriber)
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.unsubscribe."""
+        return await self._look(subscriptions.unsubscribe, type_, subscriber)
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """See Store.subscriptions."""
+        return await self._look(subscriptions.subscriptions)
 
     async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
         """See Store.before."""

@@ -18,7 +18,7 @@ import msgspec
 
 from kqs.errors import StoreCorruptError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 
@@ -40,6 +40,10 @@ create table if not exists parked (
   primary key (resource, type, prio, ord)
 ) without rowid"""
 _SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
+_SUBSCRIPTIONS = (
+    "create table if not exists subscriptions (type text not null, subscriber text not null, "
+    "primary key (type, subscriber)) without rowid"
+)
 _UNIQUES = (
     "create table if not exists uniques (type text not null, key text not null, ord integer not null, "
     "primary key (type, key, ord)) without rowid",
@@ -93,6 +97,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PARKED};
 
 {_SUSPENDED};
+{_SUBSCRIPTIONS};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
 
@@ -230,6 +235,11 @@ def _add_owners(db: sqlite3.Connection) -> None:
     db.execute("delete from uniques where not exists (select 1 from jobs where jobs.ord = uniques.ord)")
 
 
+def _add_turns(db: sqlite3.Connection) -> None:
+    """From 5 to 6. Version 5 knows nothing of what an earlier step left here, which holds all the same."""
+    db.execute(_SUBSCRIPTIONS)
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -238,7 +248,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -14,7 +14,20 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo, Waiting
 from kqs.store.sqlite import change as changing
-from kqs.store.sqlite import claim, insert, pages, progress, queues, records, report, resources, retention, schedule, suspended
+from kqs.store.sqlite import (
+    claim,
+    insert,
+    pages,
+    progress,
+    queues,
+    records,
+    report,
+    resources,
+    retention,
+    schedule,
+    subscriptions,
+    suspended,
+)
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -225,6 +238,18 @@ class SqliteStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._thread.call(suspended.suspended)
+
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.subscribe."""
+        return await self._thread.call(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber), durable=True)
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.unsubscribe."""
+        return await self._thread.call(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber), durable=True)
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """See Store.subscriptions."""
+        return await self._thread.call(subscriptions.subscriptions)
 
     async def before(self, type_: str, rank: tuple[int, int], most: int) -> int:
         """See Store.before."""

@@ -124,3 +124,17 @@ def test_a_folder_without_a_journal_ends_the_command(tmp_path, capsys):
     assert run(["journal", "replay", str(tmp_path), "--to", "localhost:1"]) == 74
     assert "there is no journal" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_job_with_copies_says_under_which_ids_it_had_them():
+    files = MemoryFiles()
+    text = b'{"order":["bill","ship"]}\n[{"type":"order","id":"mine","data":1},{"type":"mail"},{"type":"order"}]'
+    adopted = b'{}\n{"type":"order","id":"old","copies":{"bill":"x"}}'
+    ids = await written(files, Record(Kind.FANNED, 7, ORDER, text), Record(Kind.FANNED, 2, ORDER + 7, adopted, adopted=True))
+    of = [ids.of(ORDER + n) for n in range(7)]
+    assert await jobs_of(files) == {
+        "mine": {"type": "order", "id": "mine", "data": 1, "copies": {"bill": of[3], "ship": of[4]}},
+        of[1]: {"type": "mail", "id": of[1]},
+        of[2]: {"type": "order", "id": of[2], "copies": {"bill": of[5], "ship": of[6]}},
+        "old": {"type": "order", "id": "old", "copies": {"bill": "x"}},
+    }
