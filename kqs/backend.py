@@ -248,6 +248,16 @@ class ServerBackend:
         changed = await _told(limiting.reset(type_) if named is None else limiting.say(type_, Said(**named)))
         return {"type": type_, "limits": limiting.shown(type_), "changed": changed}
 
+    async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let a type have copies of what is inserted of another. Raises: CallError."""
+        changed = await _told(self._queue.subscriptions.subscribe(type_, subscriber))
+        return {"type": type_, "subscriber": subscriber, "subscribed": True, "changed": changed}
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let it have no more of them. Raises: CallError."""
+        changed = await _told(self._queue.subscriptions.unsubscribe(type_, subscriber))
+        return {"type": type_, "subscriber": subscriber, "subscribed": False, "changed": changed}
+
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of a job, also of one that is accepted but not fed yet."""
         record = await self._record(job_id)

@@ -140,7 +140,7 @@ class Core:
         children = self._children = self._make_children(worker)
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
-        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds)
+        self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
             store,

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple, Protocol
 
 from kqs.errors import CallError, JournalError, KqsError
-from kqs.ids import Ids, microseconds
+from kqs.ids import ID_PATTERN, Ids, microseconds
+from kqs.journal.fanned import Plan, copies_of, has_copies, pack, plan_of
 from kqs.journal.format import Kind, Record
-from kqs.options import Job, JobFields, is_told
+from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, decoding
@@ -21,6 +22,8 @@ from kqs.wire.steps import Steps, finish
 
 #: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
 DEFAULT_INSERT_JOBS = 100_000
+#: jobs in one insert, copies for subscribers included, if there are any: they are taken in at once
+MOST_FANNED = 4000
 _JOBS_A_STEP = 1000
 
 #: told of a record that it is flushed, or why it may not be
@@ -89,8 +92,10 @@ class BoundsPort(Protocol):
         """Tell whether all these may be taken in."""
         ...
 
-    def enter(self, jobs: Sequence[Job], *, is_forced: bool = False) -> Mapping[str, int]:
-        """Count jobs that are about to be journaled; return what `leave` needs. is_forced: even if they are too many.
+    def enter(self, jobs: Sequence[Job], copies: Sequence[str] = (), *, is_forced: bool = False) -> Mapping[str, int]:
+        """Count jobs that are about to be journaled; return what `leave` needs.
+
+        Args: copies: the types of copies of these. is_forced: even if they are too many.
 
         Raises: CallError: busy; they are too many.
         """
@@ -126,8 +131,14 @@ class Inserter:
         now: Callable[[], float],
         verdicts: VerdictsPort,
         bounds: BoundsPort | None = None,
+        subscribers: Plan | None = None,
     ) -> None:
-        """Args: now: wall time in Unix seconds. bounds: None: any number of jobs may wait."""
+        """Args: now: wall time in Unix seconds. bounds: None: any number of jobs may wait.
+
+        subscribers: by type, which is not run itself then; it may change.
+        """
+        #: by type, of those that have some
+        self.subscribers = {} if subscribers is None else subscribers
         self.ids = ids
         self._verdicts = verdicts
         self.now = now
@@ -180,6 +191,12 @@ class Inserter:
             if job.id is not None and (self.ids.is_ours_unmade(job.id) if adopted else self.ids.may_be_unmade(job.id, now)):
                 where = f"job {index}: " if given.is_array else ""
                 raise CallError(f"{where}id {job.id!r} has the form of an id that a server may have yet to make", "bad_job")
+            if isinstance(job, JobFields) and job.copies is not None:
+                where = f"job {index}: " if given.is_array else ""
+                if not adopted:
+                    raise CallError(f"{where}copies: belongs to `adopt`, not to an insert", "bad_job")
+                if not all(is_type(type_) and ID_PATTERN.match(id_) for type_, id_ in job.copies.items()):
+                    raise CallError(f"{where}copies: expected an id for each type, got others", "bad_job")
             if is_told(job):
                 given.told.append(index)
             if index % _JOBS_A_STEP == 0:
@@ -241,16 +258,27 @@ class Inserter:
         """Journal the checked jobs of a chunk that is one plain insert a line. As `keep`."""
         return self._keep(Kind.CALLS, chunk, jobs, settled, False)
 
-    def has_room(self, jobs: list[Job]) -> bool:
-        """Tell whether these jobs would not be refused because too many of their types wait."""
+    def are_alone(self, jobs: list[Job]) -> bool:
+        """Tell whether these jobs are what is kept of them, and none is refused because too many of its type wait."""
+        if self.subscribers and plan_of(jobs, self.subscribers):
+            return False
         return self._bounds is None or self._bounds.has_room(jobs)
 
     def _keep(self, kind: Kind, payload: bytes, jobs: list[Job], settled: Settled, adopted: bool) -> Record:
         bounds = self._bounds
-        entered = None if bounds is None else bounds.enter(jobs, is_forced=adopted)
-        now, count, size = self.now(), len(jobs), len(payload)
+        copies: list[str] = []
+        live_jobs: list[Job] | None = jobs
+        plan = plan_of(jobs, self.subscribers) if self.subscribers and not adopted else {}
+        if plan or (adopted and any(map(has_copies, jobs))):
+            assert kind is Kind.JOBS, "lines are looked at before"
+            kind, payload, live_jobs = Kind.FANNED, pack(plan, payload), None
+            copies = [copy.type for copy in copies_of(jobs, plan)]
+            if len(jobs) + len(copies) > MOST_FANNED:
+                raise CallError(f"expected at most {MOST_FANNED} jobs with their copies in one insert", "too_large")
+        entered = None if bounds is None else bounds.enter(jobs, copies, is_forced=adopted)
+        now, count, size = self.now(), len(jobs) + len(copies), len(payload)
         first_order = self.ids.take(count, now)
-        record = Record(kind, count, first_order, payload, jobs, accepted_us=microseconds(now), adopted=adopted)
+        record = Record(kind, count, first_order, payload, live_jobs, accepted_us=microseconds(now), adopted=adopted)
 
         def done(error: JournalError | None) -> None:
             record.done = None  # records are not seen by the garbage collector: this cycle would keep the payload for ever

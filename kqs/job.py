@@ -144,6 +144,8 @@ class Accepted(msgspec.Struct, gc=False):
     unique: the key of which no second job of its type may wait. group: jobs of a type take turns by it; None: one of those that
     have none.
     tick: the instant of the schedule whose name its id begins with, in Unix seconds, if it is the job of a tick.
+    result: it is not run, but ends at once as a success with this, since its type has subscribers; None: it is run.
+    copies: what these have in its place, which is stored after it, unless it is known already.
     """
 
     order: int
@@ -165,6 +167,8 @@ class Accepted(msgspec.Struct, gc=False):
     unique: str | None = None
     group: str | None = None
     tick: float | None = None
+    result: bytes | None = None
+    copies: list[Accepted] = []
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -100,6 +100,7 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     tick: float | UnsetType = (
         UNSET  # of no client's: the instant, in Unix seconds, at which the schedule ticked whose job it is
     )
+    copies: dict[str, str] | None = None  # of an adopted one: the ids of its copies, by subscriber
 
 
 Job = PlainJob | JobFields

@@ -31,6 +31,8 @@ COMMANDS = {
     "unschedule": "schedules",
     "fire": "schedules",
     "limit": "limiting",
+    "subscribe": "owning",
+    "unsubscribe": "owning",
     "explain": "views",
     "types": "views",
     "workers": "views",

@@ -1,4 +1,4 @@
-"""`kqs cancel`, `retry`, `delete`, `purge`, `suspend` and `resume`: what an owner does with jobs that are in the queue."""
+"""What an owner does with jobs and types: `kqs cancel`, `retry`, `delete`, `purge`, `suspend`, `subscribe`, and back."""
 
 from __future__ import annotations
 
@@ -103,6 +103,39 @@ def suspend_command(type_: str | None, schedule: str | None, *, as_lines: bool, 
 def resume_command(type_: str | None, schedule: str | None, *, as_lines: bool, server: Address) -> None:
     """Let jobs of a suspended TYPE begin again; or a suspended schedule tick again, from now on."""
     _turn("resume", type_, schedule, server, as_lines=as_lines)
+
+
+@click.command("subscribe")
+@click.argument("type_", metavar="TYPE")
+@click.argument("subscriber")
+@json_option
+@server_option
+def subscribe_command(type_: str, subscriber: str, *, as_lines: bool, server: Address) -> None:
+    """Make a job of SUBSCRIBER, a type, of each TYPE that is inserted from now on."""
+    _subscribe("subscribe", type_, subscriber, server, as_lines=as_lines)
+
+
+@click.command("unsubscribe")
+@click.argument("type_", metavar="TYPE")
+@click.argument("subscriber")
+@json_option
+@server_option
+def unsubscribe_command(type_: str, subscriber: str, *, as_lines: bool, server: Address) -> None:
+    """Make no more jobs of SUBSCRIBER of what is inserted of TYPE."""
+    _subscribe("unsubscribe", type_, subscriber, server, as_lines=as_lines)
+
+
+def _subscribe(verb: str, type_: str, subscriber: str, server: Address, *, as_lines: bool) -> None:
+    from kqs.cli.connection import call
+    from kqs.cli.output import print_line
+    from kqs.printable import printable
+
+    result = call(server, verb, msgspec.json.encode({"type": type_, "subscriber": subscriber}))
+    if as_lines:
+        print_line(result)
+    else:
+        is_changed = msgspec.json.decode(result)["changed"]
+        click.echo(f"{printable(subscriber)} {verb}d{'' if is_changed else ' already'}")
 
 
 def _turn(verb: str, type_: str | None, schedule: str | None, server: Address, *, as_lines: bool) -> None:

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Raw
 
 from kqs.ids import Ids
-from kqs.journal import Kind, Record, StoppedJournal
+from kqs.journal import Kind, Record, StoppedJournal, fanned
 from kqs.options import OptionFields, allowed
+from kqs.wire.jobs import replay_jobs
 
 #: what is left, in s, of a time that is over: a job that expired must end as such, with its record, and never begin
 _LEAST_S = 0.000_001
@@ -50,7 +51,7 @@ class JournalJobs:
             self._accepted_at = {
                 order: record.accepted_at for record in records for order in range(record.first_order, record.last_order + 1)
             }
-            if found := list(_numbered(records)):
+            if found := list(_numbered(records, self._ids.of)):
                 return found
         return []
 
@@ -75,16 +76,26 @@ class JournalJobs:
         return "job", self._ids.of(order)
 
 
-def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, bytes]]:
+def _numbered(records: Iterable[Record], id_of: Callable[[int], str]) -> Iterator[tuple[int, bytes]]:
     for record in records:
-        yield from enumerate(_texts(record), record.first_order)
+        texts = _fanned_texts(record, id_of) if record.kind is Kind.FANNED else _texts(record.kind, record.payload)
+        yield from enumerate(texts, record.first_order)
 
 
-def _texts(record: Record) -> list[bytes]:
+def _fanned_texts(record: Record, id_of: Callable[[int], str]) -> list[bytes]:
+    """Return the JSON of the jobs as sent, which say what copies they have: whoever takes them over makes these anew."""
+    plan, payload = fanned.unpack(record.payload)
+    jobs = [_decode_fields(text) for text in _texts(Kind.JOBS, payload)]
+    copies: list[dict[str, str]] = [{} for _ in jobs]
+    for one in fanned.copies_of(replay_jobs(payload), plan):
+        copies[one.of][one.type] = one.id or id_of(record.first_order + one.place)
+    return [_encode(fields | ({"copies": Raw(_encode(own))} if own else {})) for fields, own in zip(jobs, copies, strict=True)]
+
+
+def _texts(kind: Kind, payload: bytes) -> list[bytes]:
     """Return the JSON of each job of a record."""
-    payload = record.payload
-    if record.kind is Kind.CLAIMS:
+    if kind is Kind.CLAIMS:
         return []
-    if record.kind is Kind.CALLS:
+    if kind is Kind.CALLS:
         return [bytes(_decode_call(line).m) for line in payload.split(b"\n") if line.strip()]
     return list(map(bytes, _decode_jobs(payload))) if payload.lstrip().startswith(b"[") else [payload]

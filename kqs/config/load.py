@@ -148,6 +148,7 @@ class _Reader:
         checked["defaults"] = self._options(("defaults",), values.get("defaults", {}))
         checked["types"] = {name: options for name, (options, _, _) in types.items()}
         checked["taking"] = {name: taking for name, (_, taking, _) in types.items()}
+        self._check_chains(checked["taking"])
         checked["commands"] = {name: command for name, (_, _, command) in types.items() if command is not None}
         checked["schedules"] = {name: self._schedule(name, value) for name, value in values.get("schedules", {}).items()}
         return Config(**checked)
@@ -202,6 +203,12 @@ class _Reader:
             return json.dumps(value, allow_nan=False, ensure_ascii=False)
         except (ValueError, TypeError):
             raise self._wrong(key, value, "what JSON can say: no times, and no inf or nan") from None
+
+    def _check_chains(self, taking: Mapping[str, TakingSection]) -> None:
+        """Refuse subscribers that have subscribers: with them there could be rings."""
+        for name, section in taking.items():
+            if any(other == name or (other in taking and taking[other].fan_out) for other in section.fan_out):
+                raise self._wrong(("types", name, "fan_out"), section.fan_out, expected(TakingSection, "fan_out"))
 
     def _command(self, key: tuple[str, ...], values: dict[str, Any]) -> CommandSection | None:
         """Return the command of a type, if it has one; its limits are of no use without."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kqs.options import MAX_SECONDS
+from kqs.options import MAX_SECONDS, is_type
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -171,6 +171,10 @@ LEAST_PER_S = 0.001
 MAX_PER_S = 366 * 86_400.0
 
 
+#: subscribers of one type: each insert is so many jobs
+MAX_SUBSCRIBERS = 100
+
+
 class TakingSection(Section):
     """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
 
@@ -195,6 +199,18 @@ class TakingSection(Section):
         default=None, gt=0, le=MAX_RATE, description="jobs of it that begin in per_s seconds, in all servers of the store"
     )
     per_s: float = Field(default=1.0, ge=LEAST_PER_S, le=MAX_PER_S, description="the time that rate is counted in, in seconds")
+    fan_out: list[str] = Field(
+        default=[],
+        description="its subscribers: types of which an insert becomes one job each, in the place of one of this type",
+        json_schema_extra={"expected": f"at most {MAX_SUBSCRIBERS} other types, each once, none with a fan_out"},
+    )
+
+    @field_validator("fan_out")
+    @classmethod
+    def _are_types(cls, subscribers: list[str]) -> list[str]:
+        if len(subscribers) > MAX_SUBSCRIBERS or len({*subscribers}) < len(subscribers) or not all(map(is_type, subscribers)):
+            raise ValueError("not types")
+        return subscribers
 
 
 class CommandSection(Section):

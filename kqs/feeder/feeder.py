@@ -316,7 +316,7 @@ class Feeder:
         wait_s = FIRST_WAIT_S
         while not self._may_end:
             try:
-                await self._queue.accept(batch.jobs, batch.reach.seq)
+                await self._queue.accept(batch.jobs, batch.reach.seq, has_fanned=self._intake.has_fanned)
             except StoreUnavailableError as error:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kqs.feeder.alike import type_of_all
 from kqs.feeder.intake import PIECE_JOBS, Intake, Opened
 from kqs.job import Accepted
-from kqs.journal import Record
+from kqs.journal import Kind, Record
 
 #: beyond either, records are forgotten here and read back from the journal
 MAX_JOBS = 50_000
@@ -200,4 +200,6 @@ class Held:
 
 def _is_whole(record: Record, room: int) -> bool:
     """Tell whether a record is taken at once."""
+    if record.kind is Kind.FANNED:  # it is bounded as it is journaled
+        return True
     return record.count <= min(room, PIECE_JOBS) and (record.count <= 1 or len(record.payload) <= BATCH_BYTES)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+from msgspec.structs import replace
+
 from kqs.feeder.lost import LostClaims
 from kqs.ids import Ids
 from kqs.job import Accepted, instant_of
-from kqs.journal import Kind, Record
+from kqs.journal import Kind, Record, fanned
 from kqs.options import Cascade, Job, JobFields, PlainJob, unique_key
 from kqs.queue.rules import accept, accept_plain
 from kqs.wire.arrays import split_array
 from kqs.wire.jobs import kept_at_seconds
 from kqs.wire.qrpc import replay_calls, replay_jobs
+
+_encode = msgspec.json.Encoder().encode
 
 #: as far as this from the clock, in s, an order is told as the time of acceptance: an array numbers a million jobs
 ORDER_IS_TIME_S = 1.0
@@ -28,6 +33,8 @@ class Intake:
         self._cascade = cascade
         #: jobs that an earlier boot claimed after they were journaled
         self.lost_claims = LostClaims()
+        #: some jobs that were accepted here are not run, but end at once
+        self.has_fanned = False
 
     def accepted(self, record: Record) -> list[Accepted]:
         """Return the record's jobs in order; those that a record claimed were claimed when they were accepted.
@@ -35,6 +42,8 @@ class Intake:
         Raises: what a record does that cannot be taken in, with a note that names it.
         """
         try:
+            if record.kind is Kind.FANNED:
+                return self._fanned(record)
             accepted = self.accept(record, decoded(record) if record.jobs is None else record.jobs, record.first_order)
         except Exception as error:
             _name(record, error)
@@ -51,7 +60,7 @@ class Intake:
         in pieces is no short work.
         Raises: as `accepted`.
         """
-        if record.claimed or record.adopted or not 0 < record.count <= PIECE_JOBS:
+        if record.claimed or record.adopted or record.kind is Kind.FANNED or not 0 < record.count <= PIECE_JOBS:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
@@ -82,9 +91,32 @@ class Intake:
                     _claimed(one, at)
         return accepted
 
+    def _fanned(self, record: Record) -> list[Accepted]:
+        """Return the jobs as sent of a record whose types have subscribers, with their copies."""
+        plan, text = fanned.unpack(record.payload)
+        sent = replay_jobs(text)
+        made = fanned.copies_of(sent, plan)
+        accepted = self.accept(record, [*sent, *(_copy(sent[one.of], one) for one in made)], record.first_order)
+        jobs = accepted[: len(sent)]
+        for one in made:
+            jobs[one.of].copies.append(accepted[one.place])
+        for job in jobs:
+            if job.copies:
+                job.result = _encode({"copies": {copy.type: copy.id for copy in job.copies}})
+                job.due_at, job.expire_at, job.resource = 0.0, None, None
+        self.has_fanned = True
+        return jobs
+
     def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
         return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
+
+
+def _copy(job: Job, copy: fanned.Copy) -> Job:
+    """Return what a subscriber has in the place of a job: all that it says, but what is the insert's own."""
+    if isinstance(job, PlainJob):
+        return PlainJob(copy.type, job.data)
+    return replace(job, type=copy.type, id=copy.id, copies=None, unique=None, on_conflict=None, answer=None, wait=None)
 
 
 def _is_free(job: Job) -> bool:

@@ -1,4 +1,4 @@
-"""The bytes of format 1.3: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
+"""The bytes of format 1.4: segment header, frame, record. Pure; docs/journal-format.md must change with this file.
 
     segment = header (128 bytes), frame*, zeros          one frame = one flush = one batch
     frame   = frame header (48 bytes), record*
@@ -23,7 +23,7 @@ from kqs.options import Job
 
 MAGIC = b"KQSJRNL\n"
 MAJOR = 1
-MINOR = 3
+MINOR = 4
 
 #: frame mark; not zero, so a preallocated tail is the end of the log, and no byte of UTF-8 text begins it
 SYNC = b"\xffKQ\xf1"
@@ -67,19 +67,21 @@ class Kind(IntEnum):
 
     CALLS = 1  # newline-terminated qrpc insert lines as received, one job a line; blank lines are possible
     JOBS = 2  # one JSON job object, or a JSON array of them, as received
+    FANNED = 6  # as JOBS, behind a line that says which other types have copies of which jobs (kqs.journal.fanned)
     CLAIMS = 5  # which jobs of earlier records were claimed since, for attempt 1 (kqs.journal.claims); it has none of its own
 
 
 #: such a record's kind plus this: its first order does not say when it was accepted, since the clock was behind the orders
 _TIMED = 2
 _KINDS = {int(kind): kind for kind in Kind}
-_TIMED_KINDS = {kind + _TIMED: kind for kind in (Kind.CALLS, Kind.JOBS)}
+_TIMED_KINDS = {kind + _TIMED: kind for kind in (Kind.CALLS, Kind.JOBS, Kind.FANNED)}
 
 
 class Record(msgspec.Struct, gc=False):
     """Jobs that were accepted together; always whole, in one batch.
 
-    count: jobs in it. first_order: their orders are first_order .. first_order + count - 1. payload: as received.
+    count: jobs in it, copies included. first_order: their orders are first_order .. first_order + count - 1.
+    payload: as received; of FANNED see kqs.journal.fanned.
     jobs: the decoded form, live path only, never written. done: called once on the loop when the batch has settled.
     seq: the record's number, dense from 0; -1 until it is durable. alone: its batch was flushed on the loop, and nothing in
     this tick comes before its answer.

@@ -48,13 +48,14 @@ class Bounds:
         """Tell whether all these may be taken in."""
         return all(self._refusal(type_, count) is None for type_, count in self._counted(jobs).items())
 
-    def enter(self, jobs: Sequence[Job], *, is_forced: bool = False) -> Mapping[str, int]:
+    def enter(self, jobs: Sequence[Job], copies: Sequence[str] = (), *, is_forced: bool = False) -> Mapping[str, int]:
         """Count jobs that are about to be journaled; return how many of which types they are, for `leave`.
 
-        Args: is_forced: whatever waits: they were accepted elsewhere.
+        Args: copies: the types of copies of these. is_forced: whatever waits: they were accepted elsewhere.
         Raises: CallError: busy; they would be too many, and none is counted.
         """
         counts = self._counted(jobs)
+        counts.update([type_ for type_ in copies if type_ in self.limits])
         for type_, count in counts.items():
             refusal = None if is_forced else self._refusal(type_, count)
             if refusal is not None:
@@ -85,6 +86,10 @@ class Bounds:
         if self.dropping and self.excess():
             self.over.set()
 
+    def unmade(self, jobs: Sequence[Accepted]) -> None:
+        """Take in that jobs are not stored: copies of one that is known already."""
+        self.stored(Waiting(self._stored, [job for job in jobs if job.type in self.limits]))
+
     def excess(self) -> dict[str, int]:
         """Return how many jobs too many wait in the store, by type, of those of which the oldest go."""
         stored, limits = self._stored, self.limits
@@ -98,7 +103,7 @@ class Bounds:
         counts = {"refused": self.refused[type_], "dropped": self.dropped[type_]}
         return {"max_waiting": self.limits[type_], "drop": drop, **counts}
 
-    def _counted(self, jobs: Sequence[Job]) -> Mapping[str, int]:
+    def _counted(self, jobs: Sequence[Job]) -> Counter[str]:
         limits = self.limits
         return Counter([job.type for job in jobs if job.type in limits])
 

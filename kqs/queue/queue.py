@@ -17,7 +17,7 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
-from kqs.handlers import Failed, Outcome
+from kqs.handlers import Failed, Ok, Outcome
 from kqs.job import (
     NO_PROGRESS,
     WAITING,
@@ -50,11 +50,13 @@ from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.limiting import Limiting
 from kqs.queue.meter import Meter
+from kqs.queue.multicast import Multicast
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.saves import Saves, Told
 from kqs.queue.seeker import Seeker
+from kqs.queue.subscriptions import Subscriptions
 from kqs.queue.suspensions import Suspensions
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store import base
@@ -133,6 +135,7 @@ class Queue:
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
         self._leases = Leases(clock, self._lease_expired, supervisor)
+        self._multicast = Multicast(store, self._judge_success, settings.worker)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events)
         store.on_called = self._timetable.called
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
@@ -147,6 +150,8 @@ class Queue:
         self.limiting = Limiting(store, self.admission, broker.wake, self._running, clock, supervisor, settings.taking)
         self.limiting.on_limited = self._limited
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock, self.limiting.look)
+        fan_outs = {type_: section.fan_out for type_, section in settings.taking.items() if section.fan_out}
+        self.subscriptions = Subscriptions(store, fan_outs)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last
         self._tasks: list[asyncio.Task[None]] = []
@@ -175,6 +180,7 @@ class Queue:
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
         await self.suspensions.look()
         await self.limiting.look()
+        await self.subscriptions.look()
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         waiting = {type_: n for type_, n in waiting.items() if n}
@@ -190,6 +196,7 @@ class Queue:
         }
         if self._store.is_shared:
             services["queue-cancels"] = self.changes.watch()
+        services |= self.subscriptions.services()
         services |= self.suspensions.services() | self._timetable.services() | self.limiting.services() | self._drops.services()
         for name, body in services.items():
             self._tasks.append(self._supervisor.spawn(body, name))
@@ -255,13 +262,17 @@ class Queue:
         """Tell whether results that wait for the store take too much memory for more that come from elsewhere."""
         return self._reporter.result_bytes > base.DATA_BYTES
 
-    async def accept(self, jobs: Sequence[Accepted], fed_seq: int) -> None:
+    async def accept(self, jobs: Sequence[Accepted], fed_seq: int, *, has_fanned: bool = False) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 
         A job with `claimed_at` that `run_claimed` did not deliver was claimed by an earlier boot: that run is lost.
+
+        Args: has_fanned: some jobs may have a `result`.
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
+        if has_fanned and any(job.result is not None for job in jobs):
+            jobs = await self._multiply(jobs, now)
         claimed = [job for job in jobs if job.claimed_at]  # in the journal; others are here
         for job in jobs:
             if job.due_at and job.due_at <= now:
@@ -291,6 +302,33 @@ class Queue:
             self.asked.stored(jobs, found)
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)
+
+    async def _multiply(self, jobs: Sequence[Accepted], now: float) -> list[Accepted]:
+        """Store those jobs that are not run, but have copies; return all others, and these copies."""
+        fanned = [job for job in jobs if job.result is not None]
+        known, ends, multiplied = await self._multicast.store(fanned, self._epoch, now)
+        new = [job for job in fanned if job.order not in frozenset(known)]
+        if self.events.is_heard:
+            self.events.created(new, {job.order for job in new})
+        if ends and self.events.hears_ends:
+            self.events.reported(ends, [True] * len(ends))
+        if known and self.events.ends.waiting:
+            self.events.ends.search([job.id for job in fanned if job.order in frozenset(known)])
+        if self.asked.open:
+            self.asked.stored(fanned, known)
+        self.meter.stored(new)
+        rest: list[Accepted] = []
+        for job in jobs:
+            if job.result is None:
+                rest.append(job)
+            elif job.order in multiplied:
+                rest += job.copies
+            elif self.bounds.limits:
+                self.bounds.unmade(job.copies)
+        return rest
+
+    def _judge_success(self, run: Run, result: bytes) -> Report:
+        return self._judge.outcome(run, self.cascade.resolve(run.type, run.options), Ok(result), self._now())
 
     def _tell_created(self, jobs: Sequence[Accepted], known: frozenset[int], parked: Collection[int]) -> None:
         is_told = self._reporter.is_unstored  # as it was claimed in the journal

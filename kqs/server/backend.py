@@ -84,6 +84,14 @@ class Backend(Protocol):
         """Return schedules by their names, with so many of their next instants; those that are gone are left out."""
         ...
 
+    async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let a type have copies of what is inserted of another; tell whether that changed anything."""
+        ...
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        """Let it have no more of them; tell whether that changed anything."""
+        ...
+
     async def job(self, job_id: str) -> dict[str, Any] | None:
         """Return all that is known of one job, or None."""
         ...

@@ -36,6 +36,7 @@ from kqs.server.parameters import (
     PurgeQuery,
     SchedulesQuery,
     SubjectQuery,
+    SubscriptionQuery,
     TypesQuery,
     UnscheduleQuery,
     parse,
@@ -251,6 +252,14 @@ async def _limit(peer: Peer, query: LimitQuery) -> dict[str, Any]:
     return await peer.context.backend.limit(query.type, None if query.reset else query.named)
 
 
+async def _subscribe(peer: Peer, query: SubscriptionQuery) -> dict[str, Any]:
+    return await peer.context.backend.subscribe(query.type, query.subscriber)
+
+
+async def _unsubscribe(peer: Peer, query: SubscriptionQuery) -> dict[str, Any]:
+    return await peer.context.backend.unsubscribe(query.type, query.subscriber)
+
+
 async def _wait_for_room(peer: Peer) -> None:
     """Wait until jobs may be read for `peer`, who has its turn: nobody knows their size before.
 
@@ -390,6 +399,20 @@ CALLS = _table(
         working.finishing,
     ),
     CallSpec("withdraw", Role.WORK, "{call}", "ends a call of this connection that stands; its runs go on", working.withdraw),
+    CallSpec(
+        "subscribe",
+        Role.MANAGE,
+        "{type, subscriber}",
+        "inserts of a type become a job of its subscriber, too; answers {type, subscriber, subscribed, changed}",
+        _in_a_task(SubscriptionQuery, _subscribe),
+    ),
+    CallSpec(
+        "unsubscribe",
+        Role.MANAGE,
+        "{type, subscriber}",
+        "they do no more; answers {type, subscriber, subscribed, changed}",
+        _in_a_task(SubscriptionQuery, _unsubscribe),
+    ),
     CallSpec(
         "events",
         Role.READ,

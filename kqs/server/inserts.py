@@ -41,7 +41,7 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
         return False
     if (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):
         return False
-    if not inserter.has_room(jobs):
+    if not inserter.are_alone(jobs):
         return False
 
     def settled(record: Record, error: JournalError | None) -> None:

@@ -177,6 +177,13 @@ class LimitQuery(Parameters):
         return self
 
 
+class SubscriptionQuery(Parameters):
+    """Argument of `subscribe` and `unsubscribe`."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    subscriber: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+
+
 def _states(words: object) -> object:
     if isinstance(words, list):
         if not words:

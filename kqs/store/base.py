@@ -442,6 +442,21 @@ class Store(Protocol):
         """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
         ...
 
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """Keep that this type has a subscriber; durable before it returns. What is inserted is no question of the store's.
+
+        Returns: False: it is kept already.
+        """
+        ...
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """Keep that no more; durable before it returns. Returns: False: it was not kept."""
+        ...
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """Return the subscribers that are kept, by whichever server, sorted, of each type that has some."""
+        ...
+
     async def limit(self, type_: str, said: bytes | None) -> bool:
         """Keep what an owner has said of the limits of a type, in the place of what was kept; None: nothing any more.
 

@@ -134,7 +134,9 @@ class Views:
         """Return the first types after `query.after` of those that are stored, suspended, limited, taken or had jobs lately."""
         queue = self._queue
         taken = [consumer.types for consumer in queue.admission.consumers]
-        others = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types}.union(*taken)
+        others = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types, *self._inserter.subscribers}.union(
+            *taken
+        )
         if self._children is not None:
             others |= self._children.types
         if query.type is not None:
@@ -163,9 +165,14 @@ class Views:
             **_measured(meter, name, queue.clock.monotonic()),
             "suspended_at": queue.admission.suspended.get(name),
             "limits": {**queue.admission.shown(name), **queue.limiting.shown(name), **queue.bounds.shown(name)},
+            **self._fan_out(name),
             "workers": sorted(set(workers))[:MOST_NAMES],
             "workers_count": len(workers),
         }
+
+    def _fan_out(self, name: str) -> dict[str, Any]:
+        subscribers = self._inserter.subscribers.get(name)
+        return {"fan_out": sorted(subscribers)} if subscribers else {}
 
     # -- workers --------------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,8 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = key
         elif name == "tick" and isinstance(at := _decode_any(value), float):
             fields[name] = at
+        elif name == "copies" and isinstance(copies := _decode_any(value), dict):
+            fields[name] = copies
     if not isinstance(fields.get("type"), str):
         raise msgspec.DecodeError("a job without a type")
     return JobFields(**fields)

@@ -1452,6 +1452,15 @@ class StoreContract:
         assert [entry.order for entry in await store.ready("mail", None, 9)] == [FIRST]
         assert len(await store.claim([an_entry(0)], "w1", now)) == 1
 
+    async def test_a_type_has_subscribers_until_they_leave(self, store: Store, reopen) -> None:
+        assert await store.subscriptions() == {}
+        pairs = [("mail", "b"), ("mail", "a"), ("é $x.y", "mail"), ("mail", "a")]
+        assert [await store.subscribe(*pair) for pair in pairs] == [True, True, True, False]
+        again, _ = await reopen()
+        assert await again.subscriptions() == {"mail": ["a", "b"], "é $x.y": ["mail"]}
+        assert [await again.unsubscribe("mail", one) for one in ("a", "a", "c")] == [True, False, False]
+        assert await again.subscriptions() == {"mail": ["b"], "é $x.y": ["mail"]}
+
     async def test_what_comes_before_a_job_is_counted_up_to_a_bound(self, store: Store, insert, now: float) -> None:
         await insert(*(a_job(n, prio=9000 if n < 3 else 10_000) for n in range(10)), a_job(10, type="video"))
         await insert(a_job(11, due_at=now + 100))

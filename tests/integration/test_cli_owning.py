@@ -124,6 +124,13 @@ def test_a_type_is_limited(kqs: Kqs) -> None:
     assert json.loads(kqs("limit", "unheard-of", "--json")[1]) == {"type": "unheard-of", "limits": {}}
 
 
+def test_a_type_has_subscribers(kqs: Kqs) -> None:
+    answers = [kqs(verb, "letter", "stamp") for verb in ("subscribe", "subscribe", "unsubscribe")]
+    assert answers == [(0, f"stamp {word}\n", "") for word in ("subscribed", "subscribed already", "unsubscribed")]
+    code, out, _ = kqs("unsubscribe", "letter", "stamp", "--json")
+    assert (code, json.loads(out)) == (0, {"type": "letter", "subscriber": "stamp", "subscribed": False, "changed": False})
+
+
 def test_a_job_is_explained(kqs: Kqs) -> None:
     (job_id,) = insert(kqs, "later", 1, delay="3600")
     code, out, _ = kqs("explain", job_id)

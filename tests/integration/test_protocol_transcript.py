@@ -22,7 +22,8 @@ def blocks(page: str, kind: str) -> list[str]:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path, TYPES__rare='{"max_waiting":1}') as running:
+    types = {"TYPES__rare": '{"max_waiting":1}', "TYPES__parcel-sent": '{"fan_out":["bill","tell"]}'}
+    with serving(tmp_path, **types) as running:
         yield running
 
 

@@ -134,6 +134,12 @@ class MemoryBackend:
     async def health(self, *, draining: bool) -> dict[str, Any]:
         return {"verdict": "ok", "problems": []}
 
+    async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        return {"type": type_, "subscriber": subscriber, "subscribed": True, "changed": True}
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
+        return {"type": type_, "subscriber": subscriber, "subscribed": False, "changed": True}
+
     async def suspend(self, type_: str) -> dict[str, Any]:
         changed = type_ not in self.suspended
         self.suspended.add(type_)

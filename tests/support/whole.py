@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kqs.backend import ServerBackend
-from kqs.config import StoreSection
+from kqs.config import StoreSection, TakingSection
 from kqs.errors import CallError
 from kqs.inserter import Answer, Inserter
 from kqs.job import JobRecord, Run
@@ -79,6 +79,8 @@ class Whole:
         self._cascade = cascade
         self._uri = uri
         self.on_step: Callable[[], None] = lambda: None
+        self.subscribers: dict[str, list[str]] = {}
+        self.taking: dict[str, TakingSection] = {}
         self._mutex: asyncio.Lock
 
     async def start(self) -> None:
@@ -87,6 +89,7 @@ class Whole:
         self.folder.mkdir(exist_ok=True, parents=True)
         self.rig = MongoRig(self.folder, self._uri) if self._uri else Rig(self.folder)
         self.rig.clock, self.rig.cascade, self.rig.replayable_order = self.clock, self._cascade, 0
+        self.rig.taking = self.taking
         await self.rig.start()
         for name in CHANGING:
             setattr(self.rig.store, name, self._watched(getattr(self.rig.store, name)))
@@ -95,7 +98,7 @@ class Whole:
         self.feeder = await self.feeding.start(info.fed_seq, info.last_order)
         queue, journal = self.rig.queue, self.feeding.journal
         queue.bounds.first_order = self.feeding.ids.last_order + 1
-        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds)
+        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds, self.subscribers)
         self.desk = Desk(queue, 0.0, self.rig.supervisor)
         self.desk.start(info.store_id)
         parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker

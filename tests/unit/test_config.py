@@ -176,6 +176,18 @@ def test_shipped_file_tells_every_setting_of_a_command():
         ("[types.x]\nper_s = 5.0", "kqs.toml: types.x.per_s: got 5.0, expected a rate beside it, which it is the time of"),
         ("[types.x]\nmax_running = -1", "kqs.toml: types.x.max_running: got -1, expected an integer from 0 to 1000000000"),
         ("[types.x]\nweight = 0", "kqs.toml: types.x.weight: got 0, expected an integer from 1 to 10000"),
+        (
+            '[types.x]\nfan_out = ["x"]',
+            'kqs.toml: types.x.fan_out: got ["x"], expected at most 100 other types, each once, none with a fan_out',
+        ),
+        (
+            '[types.x]\nfan_out = ["a", "a"]',
+            'kqs.toml: types.x.fan_out: got ["a", "a"], expected at most 100 other types, each once, none with a fan_out',
+        ),
+        (
+            '[types.x]\nfan_out = ["a"]\n[types.a]\nfan_out = ["b"]',
+            'kqs.toml: types.x.fan_out: got ["a"], expected at most 100 other types, each once, none with a fan_out',
+        ),
         ("[types.x]\nweight = 10001", "kqs.toml: types.x.weight: got 10001, expected an integer from 1 to 10000"),
         ("[types]\nx = 0", "kqs.toml: types.x: got 0, expected a section, [types.x]"),
         (

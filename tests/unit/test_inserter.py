@@ -14,6 +14,7 @@ from kqs.journal.format import Kind
 from kqs.options import PlainJob
 from kqs.queue.bounds import Bounds
 from kqs.wire.inserted import Inserted
+from kqs.wire.steps import finish
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
 from tests.support.talking import until
@@ -133,8 +134,8 @@ async def test_jobs_that_would_be_too_many_are_refused_and_journal_trouble_gives
     door = Bounds({"mail": TakingSection(max_waiting=2)})
     door.is_known = True
     inserter = Inserter(rig.journal, rig.ids, rig.clock.now, rig.verdicts, door)
-    assert inserter.has_room([PlainJob("mail")] * 2)
-    assert not inserter.has_room([PlainJob("mail")] * 3)
+    assert inserter.are_alone([PlainJob("mail")] * 2)
+    assert not inserter.are_alone([PlainJob("mail")] * 3)
     rig.journal.failure = NoSpaceError("full")
     with pytest.raises(NoSpaceError):
         await inserter.insert(b'[{"type":"mail"},{"type":"mail"}]')
@@ -150,3 +151,27 @@ async def test_jobs_that_would_be_too_many_are_refused_and_journal_trouble_gives
         await inserting
     assert door.waiting("mail") == 0
     assert inserter.unflushed_bytes == 0
+
+
+async def test_jobs_with_subscribers_are_kept_with_their_copies_and_answered_by_their_own_ids(rig: Rig) -> None:
+    inserter = Inserter(rig.journal, rig.ids, rig.clock.now, rig.verdicts, None, {"order": ["bill", "ship"]})
+    text = b'[{"type":"order"},{"type":"mail"},{"type":"order","id":"mine"}]'
+    ids = await inserter.insert(text)
+    (record,) = rig.journal.records
+    assert (record.kind, record.count, record.jobs) == (Kind.FANNED, 7, None)
+    assert record.payload == b'{"order":["bill","ship"]}\n' + text
+    assert ids == [rig.ids.of(record.first_order), rig.ids.of(record.first_order + 1), "mine"]
+    assert not inserter.are_alone([PlainJob("mail"), PlainJob("order")])
+    await inserter.insert(b'{"type":"mail"}')
+    assert rig.journal.records[-1].kind is Kind.JOBS
+    with pytest.raises(CallError, match="at most 4000 jobs with their copies") as caught:
+        await inserter.insert(b"[%b]" % b",".join([b'{"type":"order"}'] * 1334))
+    assert caught.value.call_code == "too_large"
+
+
+async def test_only_what_is_adopted_says_itself_which_copies_it_has(rig: Rig) -> None:
+    with pytest.raises(CallError, match="job 1: copies: belongs to `adopt`"):
+        await rig.inserter.insert(b'[{"type":"mail"},{"type":"order","copies":{"bill":"x"}}]')
+    for copies in (b'{"bill":"no id"}', b'{"\\u0000":"x"}'):
+        with pytest.raises(CallError, match=r"^copies: expected an id for each type"):
+            finish(rig.inserter.checking(b'{"type":"order","id":"a","copies":%b}' % copies, 1, adopted=True))

@@ -28,6 +28,7 @@ class Collections:
         self.suspended = db[f"{prefix}suspended"]
         self.shares = db[f"{prefix}shares"]
         self.limits = db[f"{prefix}limits"]
+        self.subscriptions = db[f"{prefix}subscriptions"]
         self.uniques = db[f"{prefix}uniques"]
         self.schedules = db[f"{prefix}schedules"]
         self.files = db[f"{prefix}bulk.files"]
@@ -46,6 +47,7 @@ class Collections:
             self.shares,
             self.uniques,
             self.schedules,
+            self.subscriptions,
         )
         ours = {one.name for one in (*known, self.files, self.chunks)}
         return sorted(ours.intersection(await self._db.list_collection_names()))

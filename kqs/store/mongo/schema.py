@@ -8,6 +8,7 @@
     suspended one document a suspended type (suspended.py)
     limits    one document a type whose limits an owner has changed (limited.py)
     shares    one document a type that was limited over all servers (shares.py)
+    subscriptions  one document a subscriber of a type (subscriptions.py)
     uniques   one document a unique key (uniques.py)
     schedules one document a schedule (ticks.py)
     bulk.*    GridFS (bulk.py)

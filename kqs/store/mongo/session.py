@@ -31,6 +31,7 @@ class Session:
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
         self.limits: AsyncIOMotorCollection[Document] = collections.limits
         self.suspended: AsyncIOMotorCollection[Document] = collections.suspended
+        self.subscriptions: AsyncIOMotorCollection[Document] = collections.subscriptions
         self.uniques: AsyncIOMotorCollection[Document] = collections.uniques
         self.schedules: AsyncIOMotorCollection[Document] = collections.schedules
         self.epoch = epoch

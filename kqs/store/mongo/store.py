@@ -28,6 +28,7 @@ from kqs.store.mongo import (
     retention,
     schedule,
     schema,
+    subscriptions,
     suspended,
     ticks,
 )
@@ -273,6 +274,18 @@ class MongoStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._look(suspended.suspended)
+
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.subscribe."""
+        return await self._look(subscriptions.subscribe, type_, subscriber)
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.unsubscribe."""
+        return await self._look(subscriptions.unsubscribe, type_, subscriber)
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """See Store.subscriptions."""
+        return await self._look(subscriptions.subscriptions)
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """See Store.put_schedule."""

@@ -45,6 +45,10 @@ create table if not exists parked (
 ) without rowid"""
 _SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
 _LIMITS = "create table if not exists limits (type text not null primary key, said blob not null) without rowid"
+_SUBSCRIPTIONS = (
+    "create table if not exists subscriptions (type text not null, subscriber text not null, "
+    "primary key (type, subscriber)) without rowid"
+)
 _UNIQUES = (
     "create table if not exists uniques (type text not null, key text not null, ord integer not null, "
     "primary key (type, key, ord)) without rowid",
@@ -115,6 +119,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 
 {_SUSPENDED};
 {_LIMITS};
+{_SUBSCRIPTIONS};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
 {_SCHEDULES};
@@ -266,6 +271,7 @@ def _add_turns(db: sqlite3.Connection) -> None:
     _add(db, _SINCE_5)
     db.execute(_SCHEDULES)
     db.execute(_LIMITS)
+    db.execute(_SUBSCRIPTIONS)
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

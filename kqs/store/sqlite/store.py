@@ -28,6 +28,7 @@ from kqs.store.sqlite import (
     resources,
     retention,
     schedule,
+    subscriptions,
     suspended,
     ticks,
 )
@@ -285,6 +286,18 @@ class SqliteStore:
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
         return await self._thread.call(suspended.suspended)
+
+    async def subscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.subscribe."""
+        return await self._thread.call(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber), durable=True)
+
+    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
+        """See Store.unsubscribe."""
+        return await self._thread.call(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber), durable=True)
+
+    async def subscriptions(self) -> dict[str, list[str]]:
+        """See Store.subscriptions."""
+        return await self._thread.call(subscriptions.subscriptions)
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """See Store.put_schedule."""

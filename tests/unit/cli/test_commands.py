@@ -59,7 +59,7 @@ def test_a_group_alone_shows_its_commands(arguments, capsys):
 
 
 def test_insert_offers_every_field_of_a_job():
-    assert set(FIELDS) == set(JobFields.__struct_fields__) - {"type", "data", "on_conflict", "answer", "tick"}
+    assert set(FIELDS) == set(JobFields.__struct_fields__) - {"type", "data", "on_conflict", "answer", "tick", "copies"}
 
 
 def test_makerpc_prints_the_line_of_a_call(capsys):

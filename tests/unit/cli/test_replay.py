@@ -131,3 +131,17 @@ async def test_tick_of_a_schedule_is_a_job_with_its_id():
     job_id = "report:2026-11-30T01:30:00Z"
     await written(files, Record(Kind.JOBS, 1, ORDER, f'{{"id":"{job_id}","tick":1796002200.0,"type":"c"}}'.encode()))
     assert await jobs_of(files) == {job_id: {"id": job_id, "type": "c"}}
+
+
+async def test_a_job_with_copies_says_under_which_ids_it_had_them():
+    files = MemoryFiles()
+    text = b'{"order":["bill","ship"]}\n[{"type":"order","id":"mine","data":1},{"type":"mail"},{"type":"order"}]'
+    adopted = b'{}\n{"type":"order","id":"old","copies":{"bill":"x"}}'
+    ids = await written(files, Record(Kind.FANNED, 7, ORDER, text), Record(Kind.FANNED, 2, ORDER + 7, adopted, adopted=True))
+    of = [ids.of(ORDER + n) for n in range(7)]
+    assert await jobs_of(files) == {
+        "mine": {"type": "order", "id": "mine", "data": 1, "copies": {"bill": of[3], "ship": of[4]}},
+        of[1]: {"type": "mail", "id": of[1]},
+        of[2]: {"type": "order", "id": of[2], "copies": {"bill": of[5], "ship": of[6]}},
+        "old": {"type": "order", "id": "old", "copies": {"bill": "x"}},
+    }

@@ -44,6 +44,19 @@ TIMED_RECORDS = [
 ]
 
 
+#: two jobs of which one has two copies; and one with one, accepted while the clock was behind
+FANNED_RECORDS = [
+    Record(Kind.FANNED, 4, 0x6000000000008, b'{"order":["bill","ship"]}\n[{"type":"order"},{"type":"ping"}]'),
+    Record(
+        Kind.FANNED,
+        2,
+        0x600000000000C,
+        b'{"order":["bill"]}\n{"type":"order","id":"mine"}',
+        accepted_us=0x600000000000C - 7_200_000_000,
+    ),
+]
+
+
 #: it claims two jobs of the first record and one of the second, in a frame of its own and beside a job
 CLAIMS = claims_record([0x6000000000001, 0x6000000000002, 0x6000000000006])
 
@@ -52,12 +65,12 @@ def golden_bytes() -> bytes:
     """Return the newest segment of tests/golden/journal, written by this version."""
     salt = salt_of(HEADER.id)
     batches = ((RECORDS, 40), ([CLAIMED_RECORD], 42), (TIMED_RECORDS, 43), ([CLAIMS], 46), ([CLAIMS, CLAIMED_RECORD], 47))
-    frames = [encode_frame(records, seq, salt)[1] for records, seq in batches]
-    return encode_header(HEADER) + b"".join(frames) + encode_void(49, 51, 60, salt) + bytes(64)
+    frames = [encode_frame(records, seq, salt)[1] for records, seq in (*batches, (FANNED_RECORDS, 49))]
+    return encode_header(HEADER) + b"".join(frames) + encode_void(51, 53, 60, salt) + bytes(64)
 
 
-def test_the_bytes_of_format_1_3_never_change() -> None:
-    assert golden_bytes() == (GOLDEN / "1.3.kqj").read_bytes()
+def test_the_bytes_of_format_1_4_never_change() -> None:
+    assert golden_bytes() == (GOLDEN / "1.4.kqj").read_bytes()
 
 
 def test_claims_count_for_no_order_of_their_batch_and_are_passed_over_by_an_older_reader() -> None:
@@ -70,7 +83,7 @@ def test_claims_count_for_no_order_of_their_batch_and_are_passed_over_by_an_olde
 
 
 def test_a_record_says_when_it_was_accepted_whatever_its_orders() -> None:
-    data = (GOLDEN / "1.3.kqj").read_bytes()
+    data = (GOLDEN / "1.4.kqj").read_bytes()
     start = HEADER_BYTES
     for seq in (40, 42, 43):
         header = decode_frame_header(data, start, salt_of(HEADER.id))
@@ -89,12 +102,12 @@ def test_a_timed_record_too_short_for_its_time_is_malformed() -> None:
         decode_records(FrameHeader(len(payload), 5, 1, 0, 9, 9), payload)
 
 
-@pytest.mark.parametrize("record", [*RECORDS, CLAIMED_RECORD, *TIMED_RECORDS, CLAIMS])
+@pytest.mark.parametrize("record", [*RECORDS, CLAIMED_RECORD, *TIMED_RECORDS, CLAIMS, *FANNED_RECORDS])
 def test_a_record_knows_what_it_takes_of_a_frame(record: Record) -> None:
     assert len(encode_frame([record], 0, 0)[1]) == FRAME_BYTES + record.size_bytes
 
 
-@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True), ("1.2", True), ("1.3", True)])
+@pytest.mark.parametrize(("version", "claimed"), [("1.0", False), ("1.1", True), ("1.2", True), ("1.3", True), ("1.4", True)])
 def test_the_golden_segments_are_read(version: str, claimed: bool) -> None:
     data = (GOLDEN / f"{version}.kqj").read_bytes()
     assert decode_header(data) == HEADER._replace(minor=int(version[-1]))

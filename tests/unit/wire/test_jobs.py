@@ -453,6 +453,14 @@ def test_unique_key_is_kept_and_read_again(text: bytes) -> None:
         assert is_told(job)
 
 
+def test_copies_are_replayed_as_far_as_they_are_known() -> None:
+    (job,) = replay_jobs(b'{"type":"t","copies":{"a":"x"},"newer":1}')
+    assert (isinstance(job, JobFields) and job.copies) == {"a": "x"}
+    (job,) = replay_jobs(b'{"type":"t","copies":["a"],"newer":1}')
+    assert isinstance(job, JobFields)
+    assert job.copies is None
+
+
 def test_unique_key_is_read_of_what_a_later_version_accepted() -> None:
     (job,) = replay_jobs(b'{"type":"t","unique":"k","on_conflict":"replace","answer":7,"newer":1}')
     assert isinstance(job, JobFields)

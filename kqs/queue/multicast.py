@@ -1,0 +1,53 @@
+"""Jobs whose types have subscribers: each ends at once, and its subscribers have copies of it in its place.
+
+The job goes into the store before its copies, with its end, and by that it shows whether its id is known: then there are none.
+A kill, or a store that goes away in between, leaves the job without copies; they are stored when the journal is read again,
+where its result tells that the job is the same. Copies have the ids that their orders make, so none is stored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kqs.job import Accepted, Report, Run, first_run
+from kqs.store.base import MOST_ENDS, Known, Store
+
+#: judges the success of a run: its result
+Judged = Callable[[Run, bytes], Report]
+
+
+class Multicast:
+    """See the module docstring."""
+
+    def __init__(self, store: Store, judged: Judged, worker: str) -> None:
+        self._store = store
+        self._judged = judged
+        self._worker = worker
+
+    async def store(self, jobs: Sequence[Accepted], epoch: int, now: float) -> tuple[Known, list[tuple[Run, Report]], set[int]]:
+        """Store jobs that have a `result`, and nothing of their copies.
+
+        Returns: what the store makes of them; the ends of those that are new; the orders of those whose copies are to be
+            stored: new ones, and such as an earlier attempt has stored.
+        Raises: StoreUnavailableError: it may be repeated.
+        """
+        ends: list[tuple[Run, Report]] = []
+        for job in jobs:
+            job.claimed_at = now
+            run = first_run(job, epoch)
+            assert job.result is not None, "it is not run"
+            job.end = self._judged(run, job.result)
+            ends.append((run, job.end))
+        known = await self._store.insert(jobs, 0, self._worker, now)
+        old = [job for job in jobs if job.order in frozenset(known) and job.order not in known.joined]
+        ours = {job.order for job in old if not job.given_id}
+        given = [job for job in old if job.given_id]
+        for n in range(0, len(given), MOST_ENDS):
+            ours |= await self._stored_by_us(given[n : n + MOST_ENDS])
+        new = {job.order for job in jobs}.difference(known)
+        return known, [(run, end) for run, end in ends if run.claim.order in new], new | ours
+
+    async def _stored_by_us(self, jobs: Sequence[Accepted]) -> set[int]:
+        looked = await self._store.look([job.id for job in jobs])
+        results = {record.id: record.result for record in looked.ended}
+        return {job.order for job in jobs if results.get(job.id) == job.result}
