@@ -12,6 +12,8 @@ from kqs.store.mongo.session import Session
 
 #: types that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
+#: jobs of one of them that are read at a time
+_JOBS_AT_ONCE = 20
 
 
 async def before(session: Session, type_: str, rank: tuple[int, int], most: int) -> int:
@@ -41,16 +43,24 @@ async def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str
 
 
 async def _oldest(session: Session, type_: str, prios: int) -> float | None:
+    """Look at the first jobs, some at a time: of many types all are among these."""
     oldest: Document | None = None
-    prio = -1
-    for _ in range(prios):
+    prio, seen = -1, 0
+    while seen < prios:
         wanted = {"place": int(Place.READY), "type": type_, "prio": {"$gt": prio}}
-        cursor = session.jobs.find(wanted, ["order", "prio", "accepted_at"]).sort([("prio", 1), ("order", 1)]).limit(1)
+        cursor = (
+            session.jobs.find(wanted, ["order", "prio", "accepted_at"]).sort([("prio", 1), ("order", 1)]).limit(_JOBS_AT_ONCE)
+        )
         found = await cursor.to_list(None)
-        if not found:
+        for document in found:
+            if document["prio"] == prio:
+                continue
+            if seen == prios:
+                break
+            prio, seen = document["prio"], seen + 1
+            oldest = min(oldest or document, document, key=lambda one: int(one["order"]))
+        if len(found) < _JOBS_AT_ONCE:
             break
-        prio = found[0]["prio"]
-        oldest = min(oldest or found[0], found[0], key=lambda document: int(document["order"]))
     if oldest is None:
         return None
     return float(oldest.get("accepted_at") or instant_of(oldest["order"]))
