@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,6 +44,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
+#: types that `health` and `stats` look through in one turn of the loop
+TYPES_AT_ONCE = 1000
 #: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
 #: `jobs` with a cursor looks no longer than so, in s
@@ -101,7 +104,7 @@ class ServerBackend:
             "uptime_s": round(self._clock.monotonic() - self._started, 3),
         }
         try:
-            stats |= self._job_stats(await self._counts())
+            stats |= await self._job_stats(await self._counts())
         except StoreUnavailableError as error:
             self._lasting.met(error=str(error))
         else:
@@ -123,11 +126,15 @@ class ServerBackend:
         stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
         return stats
 
-    def _job_stats(self, counts: dict[str, dict[State, int]]) -> dict[str, int | float]:
-        stats: dict[str, int | float] = {
-            f"jobs_{state.word}": sum(states.get(state, 0) for states in counts.values()) for state in State
-        }
-        return stats | {"jobs_without_handler": sum(self._unhandled(counts).values()), "types": len(counts)}
+    async def _job_stats(self, counts: dict[str, dict[State, int]]) -> dict[str, int | float]:
+        totals = dict.fromkeys(State, 0)
+        for number, states in enumerate(counts.values(), 1):
+            for state, n in states.items():
+                totals[state] += n
+            if not number % TYPES_AT_ONCE:
+                await asyncio.sleep(0)
+        stats: dict[str, int | float] = {f"jobs_{state.word}": n for state, n in totals.items()}
+        return stats | {"jobs_without_handler": sum((await self._unhandled(counts)).values()), "types": len(counts)}
 
     async def _counts(self) -> dict[str, dict[State, int]]:
         """Return what the queue counts. Raises: StoreUnavailableError: also if the store takes too long."""
@@ -150,9 +157,9 @@ class ServerBackend:
         except StoreUnavailableError as error:
             problems.append(str(error))
         is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
-        unhandled = self._unhandled(counts) if is_told else {}
-        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in unhandled.items()]
-        del notes[MAX_TYPES_NAMED:]
+        unhandled = await self._unhandled(counts) if is_told else {}
+        named = islice(unhandled.items(), MAX_TYPES_NAMED)
+        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in named]
         notes += self._suspended_notes(counts)
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
@@ -171,9 +178,14 @@ class ServerBackend:
         notes = [f"{n} jobs of type {type_!r} wait, which is suspended" for type_, n in waiting.items() if n]
         return notes[:MAX_TYPES_NAMED]
 
-    def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
-        waiting = {type_: waiting_count(states) for type_, states in counts.items()}
-        return {type_: n for type_, n in waiting.items() if n and not self._views.is_handled(type_)}
+    async def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for number, (type_, states) in enumerate(counts.items(), 1):
+            if (n := waiting_count(states)) and not self._views.is_handled(type_):
+                found[type_] = n
+            if not number % TYPES_AT_ONCE:
+                await asyncio.sleep(0)
+        return found
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         """Take the end of a run that is not watched over here: another server's, or one that it repeats.

@@ -28,6 +28,8 @@ from kqs.worker import Worker
 
 #: `types` looks at so many priorities of a type for its oldest job
 OLDEST_PRIOS = 16
+#: types of which the store is asked for the oldest at a time: 4 ms, if each has jobs at so many priorities
+TYPES_AT_ONCE = 100
 #: names or types that one row shows; it counts them all
 MOST_NAMES = 20
 #: rows of `workers`
@@ -121,7 +123,10 @@ class Views:
         """Return up to `query.limit` types by name, beginning after the type `query.after`."""
         counts = await self._counts()
         names = await self._names(counts, query)
-        oldest = await self._queue.reads.oldest([name for name in names if waiting_count(counts.get(name, {}))], OLDEST_PRIOS)
+        waiting = [name for name in names if waiting_count(counts.get(name, {}))]
+        oldest: dict[str, float] = {}
+        for start in range(0, len(waiting), TYPES_AT_ONCE):
+            oldest |= await self._queue.reads.oldest(waiting[start : start + TYPES_AT_ONCE], OLDEST_PRIOS)
         workers = self._takers(set(names))
         rows: list[dict[str, Any]] = []
         for name in names:

@@ -1481,6 +1481,11 @@ class StoreContract:
         assert [(await store.oldest(["mail"], prios))["mail"] for prios in (1, 3)] == [(FIRST + 20) / 1e6, (FIRST + 18) / 1e6]
         await store.claim([an_entry(30, type="video"), an_entry(31, type="video")], "w1", now)
         assert (await store.oldest(types, 99)).keys() == {"mail", 'é "x"'}
+        await insert(*(a_job(100 + n, type="many", prio=1 + n // 30) for n in range(60)), a_job(50, type="many", prio=3))
+        assert [(await store.oldest(["many"], prios))["many"] - FIRST / 1e6 for prios in (2, 3)] == [
+            pytest.approx(100 / 1e6, abs=1e-6),
+            pytest.approx(50 / 1e6, abs=1e-6),
+        ]
         assert await store.oldest([], 9) == {}
 
     async def test_the_first_in_line_are_the_oldest_ready_ones_of_a_type(

@@ -114,6 +114,22 @@ async def test_stats_leave_out_what_only_a_store_that_hangs_knows(rig: Rig, monk
     assert stats["running"] == 0
 
 
+async def test_many_types_are_counted_in_several_turns_of_the_loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.accept(*(an_accepted(n, f"type{n % 10}") for n in range(30)))
+    backend = a_backend(rig, Lag())
+    whole = await backend.stats()
+    assert (whole["jobs_new"], whole["jobs_without_handler"], whole["types"]) == (30, 30, 10)
+    counts = await rig.queue.reads.counts()
+    for at_once, turns in ((1000, 0), (3, 6)):  # of which half look for those that nobody takes
+        monkeypatch.setattr(kqs.backend, "TYPES_AT_ONCE", at_once)
+        stats = backend._job_stats(counts)
+        for _ in range(turns):
+            assert stats.send(None) is None
+        with pytest.raises(StopIteration) as over:
+            stats.send(None)
+        assert over.value.value.items() <= whole.items()
+
+
 async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))

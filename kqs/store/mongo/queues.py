@@ -14,6 +14,8 @@ from kqs.store.mongo.session import Session
 
 #: types that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
+#: jobs of one of them that are read at a time
+_JOBS_AT_ONCE = 20
 
 
 async def before(session: Session, type_: str, rank: tuple[int, int], most: int, group: str | None) -> int:
@@ -44,25 +46,28 @@ async def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str
 
 
 async def _oldest(session: Session, type_: str, prios: int) -> float | None:
+    """Look at the first jobs, some at a time: of many types all are among these."""
     foremost: list[Document] = []
     prio = -1
-    for _ in range(prios):
-        found = await _foremost(session, {"type": type_, "group": None, "prio": {"$gt": prio}})
-        if not found:
+    while len(foremost) < prios:
+        found = await _first(session, {"type": type_, "group": None, "prio": {"$gt": prio}}, _JOBS_AT_ONCE)
+        for document in found:
+            if document["prio"] != prio and len(foremost) < prios:
+                prio = document["prio"]
+                foremost.append(document)
+        if len(found) < _JOBS_AT_ONCE:
             break
-        prio = found[0]["prio"]
-        foremost += found
     for name in await names(session, type_, "", prios):
-        foremost += await _foremost(session, {"type": type_, "group": name})
+        foremost += await _first(session, {"type": type_, "group": name}, 1)
     if not foremost:
         return None
     oldest = min(foremost, key=lambda document: int(document["order"]))
     return float(oldest.get("accepted_at") or instant_of(oldest["order"]))
 
 
-async def _foremost(session: Session, line: Document) -> list[Document]:
+async def _first(session: Session, line: Document, count: int) -> list[Document]:
     found = session.jobs.find({"place": int(Place.READY), **line}, ["order", "prio", "accepted_at"])
-    return await found.sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+    return await found.sort([("prio", 1), ("order", 1)]).limit(count).to_list(None)
 
 
 async def first_in_line(session: Session, type_: str, most: int) -> list[str]:
