@@ -46,6 +46,7 @@ from kqs.queue.events import Events
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.meter import Meter
+from kqs.queue.neighbours import Neighbours
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
@@ -133,6 +134,7 @@ class Queue:
         self.changes = Changes(store, broker, cascade, clock, settings.retention, note, self.events, self.call_off, on_damage)
         self.meter = Meter(clock.monotonic)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
+        self.neighbours = Neighbours(store, self.call_off, self.suspensions.look, clock, supervisor)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last
         self._tasks: list[asyncio.Task[None]] = []
@@ -173,8 +175,8 @@ class Queue:
             "queue-asked": self.asked.run(),
         }
         if self._store.is_shared:
-            services["queue-cancels"] = self.changes.watch()
-        for name, body in (services | self.suspensions.services() | self._timetable.services()).items():
+            services["queue-neighbours"] = self.neighbours.run()
+        for name, body in (services | self._timetable.services()).items():
             self._tasks.append(self._supervisor.spawn(body, name))
 
     async def stop(self) -> None:
@@ -190,6 +192,7 @@ class Queue:
         self.asked.close()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
+        await self.neighbours.stop()
         await self.events.stop()
         self._leases.close()
         if self._telling is not None:
@@ -449,6 +452,10 @@ class Queue:
     def is_shared(self) -> bool:
         """Tell whether other servers may watch over runs that were held here."""
         return self._store.is_shared
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """See Store.others_caught_up."""
+        await self._store.others_caught_up(node)
 
     async def take(self, claim: Claim) -> Run | None:
         """Return a held run that another server watches over, for which this one does from now on; None: it is over."""

@@ -1,21 +1,19 @@
 """Which types are suspended: kept in the store, heard of from there, and told to admission, which lets no job of them begin.
 
-Here nothing of a type begins from the call on, before the store has it; other servers of the store hear of it by looking.
+Here nothing of a type begins from the call on, before the store has it; other servers of the store hear of it by
+looking (neighbours.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from kqs.clock import Clock
-from kqs.errors import CallError, StoreUnavailableError
+from kqs.errors import CallError
 from kqs.queue.admission import Admission
 from kqs.store.base import Store
 
-#: how often a store that others share is looked at, in s: they are to hear of it within a second
-LOOK_S = 0.5
 #: all of them are read at each look
 MAX_SUSPENDED = 1000
 
@@ -30,10 +28,6 @@ class Suspensions:
         self._wake = wake
         self._clock = clock
         self._turn = asyncio.Lock()
-
-    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return the bodies of the tasks that it needs, by name; they run for ever."""
-        return {"queue-suspended": self._watch()} if self._store.is_shared else {}
 
     async def suspend(self, type_: str) -> bool:
         """Let no job of this type begin until `resume`; durable when it returns. False: it was so already.
@@ -66,14 +60,6 @@ class Suspensions:
         """Take in what the store says. Raises: StoreError."""
         async with self._turn:
             self._tell(await self._store.suspended())
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.look()
-            except StoreUnavailableError:
-                continue  # whoever needs it more tells of that
 
     def _tell(self, suspended: dict[str, float]) -> None:
         if suspended != self._admission.suspended:

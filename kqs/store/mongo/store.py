@@ -15,13 +15,14 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Slice, StoreInfo
+from kqs.store.base import Change, Granted, Holder, Known, Looked, News, Slice, StoreInfo
 from kqs.store.mongo import changes, client, pages, progress, queues, records, retention, schedule, schema, suspended
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
+from kqs.store.mongo.questions import Questions
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import BEAT_S, Servers
@@ -85,7 +86,8 @@ class MongoStore:
             if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
-        self._open = _Open(connection, session, servers, resources, node, self._supervisor)
+        questions = Questions(collections, servers, self._supervisor)
+        self._open = _Open(connection, session, servers, resources, questions, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -183,9 +185,17 @@ class MongoStore:
         """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.changer.change, change, after, first_order))
 
-    async def cancels(self) -> list[Claim]:
-        """See Store.cancels."""
-        return await self._look(changes.cancels, self._there.servers)
+    async def news(self) -> News:
+        """See Store.news."""
+        return await self._look(changes.news, self._there.servers)
+
+    async def answer(self, question: int) -> None:
+        """See Store.answer."""
+        await self._there.lanes.look(partial(self._there.servers.answer, question))
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """See Store.others_caught_up."""
+        await self._there.lanes.look(partial(self._there.questions.others_caught_up, node))
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
@@ -199,11 +209,11 @@ class MongoStore:
 
     async def suspend(self, type_: str, at: float) -> bool:
         """See Store.suspend."""
-        return await self._look(suspended.suspend, type_, at)
+        return await self._look(suspended.suspend, self._there.servers, type_, at)
 
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
-        return await self._look(suspended.resume, type_)
+        return await self._look(suspended.resume, self._there.servers, type_)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
@@ -274,6 +284,7 @@ class _Open:
         session: Session,
         servers: Servers,
         resources: Resources,
+        questions: Questions,
         node: str,
         supervisor: Supervisor,
     ) -> None:
@@ -281,6 +292,7 @@ class _Open:
         self.servers = servers
         self.lanes = Lanes(supervisor)
         self.resources = resources
+        self.questions = questions
         self.inserter = Inserter(session, servers, resources, node)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)
@@ -332,6 +344,7 @@ class _Open:
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""
         await self._supervisor.end(*self._services)
+        await self.questions.close()
         await self.lanes.close()
         try:
             await self.session.tallies.flush()

@@ -5,23 +5,36 @@ A document is made or deleted and never changed, so a write whose answer was los
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pymongo.errors import DuplicateKeyError
 
+from kqs.store.mongo.client import DRIVER_ERRORS
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 
-async def suspend(session: Session, type_: str, at: float) -> bool:
+async def suspend(session: Session, servers: Servers, type_: str, at: float) -> bool:
     """See Store.suspend."""
     try:
         await session.suspended.insert_one({"_id": type_, "since": at})
     except DuplicateKeyError:
+        await _ring(servers)  # who was told that it may have failed asks again
         return False
+    await _ring(servers)
     return True
 
 
-async def resume(session: Session, type_: str) -> bool:
+async def resume(session: Session, servers: Servers, type_: str) -> bool:
     """See Store.resume."""
-    return bool((await session.suspended.delete_one({"_id": type_})).deleted_count)
+    deleted = await session.suspended.delete_one({"_id": type_})
+    await _ring(servers)
+    return bool(deleted.deleted_count)
+
+
+async def _ring(servers: Servers) -> None:
+    with suppress(*DRIVER_ERRORS):  # it rings later
+        await servers.ring_all()
 
 
 async def suspended(session: Session) -> dict[str, float]:
