@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -90,6 +90,7 @@ class ServerBackend:
         self.forget = queue.events.ends.forget
         self.search = queue.events.ends.search
         self._views = Views(feeder, queue, worker, desk, inserter, children, self._record, self._counts)
+        queue.neighbours.on_question = self._store_all
         self._started = clock.monotonic()
         self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
@@ -294,6 +295,9 @@ class ServerBackend:
         if record is None and lagged:
             await self._catch_up()
             record = await _told(self._queue.reads.job(job_id))
+        if record is None and self._queue.is_shared:
+            await self._others_caught_up([job_id])
+            record = await _told(self._queue.reads.job(job_id))
         return record
 
     async def jobs(self, query: JobsQuery) -> tuple[list[Raw], int | None]:
@@ -306,6 +310,8 @@ class ServerBackend:
         if query.after is not None:
             after = await self._order_of(query.after)
         wanted, until = query.filter(self._clock.now()), math.inf
+        if wanted.ids is not None:
+            await self._others_caught_up(wanted.ids)
         if query.cursor is not None:
             until = self._clock.monotonic() + PAGE_S
         shown: list[Raw] = []
@@ -331,8 +337,8 @@ class ServerBackend:
         """
         ids = self.inserter.ids
         before_order = ids.last_order + 1
-        await self._catch_up(unflushed=True)
-        await self._queue.settle()
+        await self._store_all()
+        await self._others_caught_up(wanted.ids)
 
         def take(count: int) -> int:
             return ids.take(count, self._clock.now())
@@ -348,6 +354,28 @@ class ServerBackend:
             await self._feeder.catch_up(unflushed=unflushed)
         except StoreUnavailableError:
             raise CallError("the store is behind the journal, try again later", "busy") from None
+
+    async def _store_all(self) -> None:
+        """Let the store take all that was accepted here, and the ends of all runs. Raises: CallError: it does not."""
+        await self._catch_up(unflushed=True)
+        await self._queue.settle()
+
+    async def _others_caught_up(self, job_ids: Sequence[str] | None) -> None:
+        """Let other servers store what they have accepted, where these jobs may be among it; None: any may.
+
+        Raises: CallError: one does not tell that it has, so nobody knows.
+        """
+        if not self._queue.is_shared:
+            return
+        nodes: set[str | None] = {None}
+        if job_ids is not None:
+            there = (await _told(self._queue.reads.look(job_ids))).there
+            nodes = {self.inserter.ids.node_of(job_id) for job_id in job_ids if job_id not in there}
+        for node in [None] if None in nodes else nodes - {self.inserter.ids.node}:
+            try:
+                await self._queue.others_caught_up(node)
+            except StoreUnavailableError as error:
+                raise CallError(f"{error}, try again later", "busy") from None
 
     async def _order_of(self, job_id: str) -> int:
         record = await _told(self._queue.reads.job(job_id))

@@ -49,6 +49,11 @@ class Ids:
         match = _MADE.match(job_id)
         return int(match[1], 16) if match and match[2] == self.node else None
 
+    def node_of(self, job_id: str) -> str | None:
+        """Return the node in an id that some server made, else None."""
+        match = _MADE.match(job_id)
+        return match[2] if match else None
+
     def is_ours_unmade(self, job_id: str) -> bool:
         """Tell whether a client's `job_id` is one that this server has yet to make."""
         order = self.order_of(job_id)

@@ -15,6 +15,7 @@ from kqs.cli.views import (
     type_row,
     worker_row,
 )
+from kqs.job import WAITING
 from kqs.printable import printable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def frame(server: str, now: float, look: Look, before: Look, fault: str | None, 
     head = [f"{server}  up {_long(look.stats['uptime_s'])}  {shown_time(now)}", _verdict(look, fault), *_sums(look, before), ""]
     rows = console.height - len(head) - 2 * _HEADING - 1
     workers = min(len(look.workers), max(_LEAST_WORKERS, rows - len(look.types)))
-    types = [[_cut(type_, _TYPE_CHARS), *others] for type_, *others in sorted(map(type_row, look.types), key=_foremost)]
+    types = [[_cut(type_, _TYPE_CHARS), *others] for type_, *others in map(type_row, sorted(look.types, key=_foremost))]
     lines = [
         *head,
         *_table(TYPE_COLUMNS, types, NUMBERS_OF_TYPES, SPARE_OF_TYPES, rows - workers, console),
@@ -89,9 +90,9 @@ def _rate(look: Look, before: Look, name: str) -> str:
     return shown(round((look.stats[name] - before.stats[name]) / elapsed_s))
 
 
-def _foremost(row: Sequence[Any]) -> tuple[int, int, str]:
-    type_, waiting, running, *_ = row
-    return (-running, -waiting, type_)
+def _foremost(one: dict[str, Any]) -> tuple[int, int, str]:
+    counts = one["counts"]
+    return (-counts.get("processing", 0), -sum(counts.get(state.word, 0) for state in WAITING), one["type"])
 
 
 def _table(

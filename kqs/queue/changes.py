@@ -22,7 +22,6 @@ from kqs.queue.events import Events
 from kqs.queue.rules import CANCELLED, Retention, whole_ms
 from kqs.store import change as bounds
 from kqs.store.base import Change, Slice, Spans, Store, Verb
-from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
@@ -31,8 +30,6 @@ TOLD_IDS = 100
 #: a store that refuses a slice is asked again so often, and no longer than so, in s
 RETRY_WAIT_S = 0.1
 PATIENCE_S = 5.0
-#: how soon this server hears that another one has cancelled what runs here, in s
-WATCH_S = 0.5
 
 
 class Done(msgspec.Struct):
@@ -171,17 +168,3 @@ class Changes:
             self._events.cancelled([one.id for one in part.changed if one.claim is None], change.error)
         else:
             self._events.woken(part.ready)
-
-    async def watch(self) -> None:
-        """Call runs off whose jobs other servers have cancelled, for ever."""
-        trouble = Trouble(log, "cannot hear of cancelled runs, trying again", "hears of them again", self._clock.monotonic)
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                claims = await self._store.cancels()
-            except StoreUnavailableError as error:
-                trouble.met(error=str(error))
-            else:
-                trouble.over()
-                if claims:
-                    self._call_off(claims)

@@ -224,8 +224,8 @@ class Groups:
             if waits:
                 self._note(handle.type)
                 freed.add(handle.type)
-            elif (line := self._lines.get(handle.type)) is not None and line.is_full:
-                line.is_full = False
+            elif self._taking.get(handle.type, _AS_OTHERS).group_max_running and handle.type in self._lines:
+                self._note(handle.type)  # also for a look that is under way
                 freed.add(handle.type)
         if freed:
             self._broker.wake(freed)

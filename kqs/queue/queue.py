@@ -51,6 +51,7 @@ from kqs.queue.leases import Lease, Leases
 from kqs.queue.limiting import Limiting
 from kqs.queue.meter import Meter
 from kqs.queue.multicast import Multicast
+from kqs.queue.neighbours import Neighbours
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, Retention, whole_ms
@@ -149,9 +150,10 @@ class Queue:
         #: the limits of types
         self.limiting = Limiting(store, self.admission, broker.wake, self._running, clock, supervisor, settings.taking)
         self.limiting.on_limited = self._limited
-        self.suspensions = Suspensions(store, self.admission, broker.wake, clock, self.limiting.look)
+        self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         fan_outs = {type_: section.fan_out for type_, section in settings.taking.items() if section.fan_out}
         self.subscriptions = Subscriptions(store, fan_outs)
+        self.neighbours = Neighbours(store, self.call_off, self._look_at_settings, clock, supervisor)
         self._telling: asyncio.TimerHandle | None = None
         self._hurried_ends = 0  # since jobs were stored last
         self._tasks: list[asyncio.Task[None]] = []
@@ -178,9 +180,7 @@ class Queue:
         self.house.start(info.last_order)
         counts = await self._store.counts()
         waiting = {type_: waiting_count(states) for type_, states in counts.items()}
-        await self.suspensions.look()
-        await self.limiting.look()
-        await self.subscriptions.look()
+        await self._look_at_settings()
         await self._timetable.look()
         refill = partial(self._store.ready, body_bytes=self._broker.body_bytes)
         waiting = {type_: n for type_, n in waiting.items() if n}
@@ -195,11 +195,16 @@ class Queue:
             "queue-asked": self.asked.run(),
         }
         if self._store.is_shared:
-            services["queue-cancels"] = self.changes.watch()
-        services |= self.subscriptions.services()
-        services |= self.suspensions.services() | self._timetable.services() | self.limiting.services() | self._drops.services()
+            services["queue-neighbours"] = self.neighbours.run()
+        services |= self._timetable.services() | self.limiting.services() | self._drops.services()
         for name, body in services.items():
             self._tasks.append(self._supervisor.spawn(body, name))
+
+    async def _look_at_settings(self) -> None:
+        """Take in what owners have said of types, here or on other servers. Raises: StoreError."""
+        await self.suspensions.look()
+        await self.limiting.look()
+        await self.subscriptions.look()
 
     async def stop(self) -> None:
         """Put every report into the store, then end. Consumers must have been removed before.
@@ -214,6 +219,7 @@ class Queue:
         self.asked.close()
         await self._supervisor.end(*self._tasks, *self._consumer_tasks.values())
         self._tasks.clear()
+        await self.neighbours.stop()
         await self.events.stop()
         self._leases.close()
         self.limiting.stop()
@@ -525,6 +531,10 @@ class Queue:
     def is_shared(self) -> bool:
         """Tell whether other servers may watch over runs that were held here."""
         return self._store.is_shared
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """See Store.others_caught_up."""
+        await self._store.others_caught_up(node)
 
     async def take(self, claim: Claim) -> Run | None:
         """Return a held run that another server watches over, for which this one does from now on; None: it is over."""

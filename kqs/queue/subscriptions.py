@@ -1,6 +1,7 @@
 """Which types have subscribers: those of the configuration, and such as are kept in the store, which is heard of from there.
 
-Here an insert has a new subscriber's copy from the call's answer on; other servers of the store hear of it by looking.
+Here an insert has a new subscriber's copy from the call's answer on; other servers of the store hear of it by looking
+(neighbours.py).
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from kqs.config import MAX_SUBSCRIBERS
-from kqs.errors import CallError, StoreUnavailableError
-from kqs.queue.suspensions import LOOK_S
+from kqs.errors import CallError
 from kqs.store.base import Store
 
 #: types with stored subscribers: all are read at each look
@@ -29,10 +29,6 @@ class Subscriptions:
         #: the subscribers of each type that has some; whoever inserts looks here
         self.of: dict[str, list[str]] = {}
         self._tell()
-
-    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return the bodies of the tasks that it needs, by name; they run for ever."""
-        return {"queue-subscriptions": self._watch()} if self._store.is_shared else {}
 
     async def subscribe(self, type_: str, subscriber: str) -> bool:
         """Let `subscriber` have a copy of each job of a type that is inserted from now on. False: it has them already.
@@ -77,14 +73,6 @@ class Subscriptions:
     async def _look(self) -> None:
         self._stored = await self._store.subscriptions()
         self._tell()
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.look()
-            except StoreUnavailableError:
-                continue  # whoever needs it more tells of that
 
     def _tell(self) -> None:
         types = {*self._configured, *self._stored}

@@ -1,21 +1,19 @@
 """Which types are suspended: kept in the store, heard of from there, and told to admission, which lets no job of them begin.
 
-Here nothing of a type begins from the call on, before the store has it; other servers of the store hear of it by looking.
+Here nothing of a type begins from the call on, before the store has it; other servers of the store hear of it by
+looking (neighbours.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from kqs.clock import Clock
-from kqs.errors import CallError, StoreUnavailableError
+from kqs.errors import CallError
 from kqs.queue.admission import Admission
 from kqs.store.base import Store
 
-#: how often a store that others share is looked at, in s: they are to hear of it within a second
-LOOK_S = 0.5
 #: all of them are read at each look
 MAX_SUSPENDED = 1000
 
@@ -23,25 +21,13 @@ MAX_SUSPENDED = 1000
 class Suspensions:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(
-        self,
-        store: Store,
-        admission: Admission,
-        wake: Callable[[], None],
-        clock: Clock,
-        look_also: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        """Args: wake: has everybody look again who waits for jobs. look_also: takes in what else others may have changed."""
+    def __init__(self, store: Store, admission: Admission, wake: Callable[[], None], clock: Clock) -> None:
+        """Args: wake: has everybody look again who waits for jobs."""
         self._store = store
         self._admission = admission
         self._wake = wake
         self._clock = clock
-        self._look_also = look_also
         self._turn = asyncio.Lock()
-
-    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return the bodies of the tasks that it needs, by name; they run for ever."""
-        return {"queue-suspended": self._watch()} if self._store.is_shared else {}
 
     async def suspend(self, type_: str) -> bool:
         """Let no job of this type begin until `resume`; durable when it returns. False: it was so already.
@@ -74,16 +60,6 @@ class Suspensions:
         """Take in what the store says. Raises: StoreError."""
         async with self._turn:
             self._tell(await self._store.suspended())
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.look()
-                if self._look_also is not None:
-                    await self._look_also()
-            except StoreUnavailableError:
-                continue  # whoever needs it more tells of that
 
     def _tell(self, suspended: dict[str, float]) -> None:
         if suspended != self._admission.suspended:

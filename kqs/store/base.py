@@ -77,6 +77,17 @@ class Looked(NamedTuple):
     ended: Sequence[JobRecord]
 
 
+class News(NamedTuple):
+    """What other servers did. claims: of runs watched over here that were cancelled, or deleted; each is told once.
+
+    is_more: types may be suspended that were not, or not be any more. question: somebody waits for its `answer`.
+    """
+
+    claims: Sequence[Claim]
+    is_more: bool
+    question: int | None
+
+
 class Granted(list[Run]):
     """The runs that a claim granted, in entry order. left: entries that may be ready, whose data would have been too much."""
 
@@ -387,10 +398,22 @@ class Store(Protocol):
         """
         ...
 
-    async def cancels(self) -> list[Claim]:
-        """Return the claims of runs watched over here that another server has cancelled, or whose record it has deleted.
+    async def news(self) -> News:
+        """Return what other servers have done that this one must know of, or want to know; asked a few times a second.
 
-        Each is told once. In a store that is not shared there are none.
+        Nothing of it is lost when this fails, or takes longer. In a store that is not shared there is none.
+        """
+        ...
+
+    async def answer(self, question: int) -> None:
+        """Let whoever asked know that all is stored which was accepted here before `news` told of the question."""
+        ...
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """Return when each other server that lives has stored what it had accepted before this call, and the ends of its runs.
+
+        Args: node: only the server whose ids end so.
+        Raises: StoreUnavailableError: one does not say so in time; it may be cut off, or dead since a moment ago.
         """
         ...
 
@@ -571,6 +594,7 @@ __all__ = [
     "Holder",
     "Known",
     "Looked",
+    "News",
     "Passed",
     "Schedule",
     "Share",

@@ -610,7 +610,7 @@ class ChangeContract(PageContract):
         assert len((await change(store, Verb.RETRY, fails, now=now)).changed) == 5
 
     async def test_nothing_is_cancelled_elsewhere_of_what_runs_nowhere(self, store: Store) -> None:
-        assert await store.cancels() == []
+        assert (await store.news()).claims == []
 
     # -- resources ------------------------------------------------------------------------------------------------------
 

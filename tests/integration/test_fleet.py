@@ -6,10 +6,12 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from tests.support.asking import RefusedError, ask, eventually, until, until_at_least
 from tests.support.beanstalkd import running_beanstalkd
@@ -28,6 +30,7 @@ from tests.support.fleet import (
 )
 from tests.support.fleet_server import LEASE_S
 from tests.support.mongodb import a_database, mongodb
+from tests.support.serving import Served
 from tests.support.storm import load_on, members
 from tests.support.wire_worker import WireWorker, working_at
 
@@ -167,10 +170,60 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
             line.refuse()
             (job_id,) = ask(dies, "insert", some("work", [1]))
             dies.stop(signal.SIGKILL)
-        assert record_if_known(lives, job_id) is None
+        with pytest.raises(RefusedError, match="another server has not told") as refused:  # it may be alive
+            record(lives, job_id)
+        assert refused.value.code == "busy"
+        eventually(lambda: code_of_asking(lives, job_id), lambda code: code == "not_found")
         line.mend()
         with fleet.serving("dies", mongo=line):
             await_state(lives, job_id, "success")
+
+
+def code_of_asking(server: Served, job_id: str) -> str:
+    """Return the code of what a server answers to who asks for a job that it does not know."""
+    with pytest.raises(RefusedError) as refused:
+        record(server, job_id)
+    return refused.value.code
+
+
+def test_what_only_another_servers_journal_holds_is_in_its_owners_hands_everywhere(fleet: Fleet) -> None:
+    bare = {"WORKER__CONCURRENCY": "0"}
+    with (
+        line_to(fleet.mongo_port) as line,
+        fleet.serving("cut", mongo=line, **bare) as cut,
+        fleet.serving("other") as other,
+        ThreadPoolExecutor(9) as pool,
+    ):
+        line.refuse()
+        seen, why, kept, gone = ask(cut, "insert", some("work", range(4), delay=60))
+        (soon,) = ask(cut, "insert", some("work", ["soon"]))
+        ask(cut, "insert", some("flaky", range(3), delay=60))
+        ask(cut, "insert", some("slow", range(5), delay=60))
+        calls: dict[str, tuple[str, object]] = {
+            "job": ("job", seen),
+            "explain": ("explain", why),
+            "wait": ("job", {"id": soon, "wait": 20}),
+            "cancel": ("cancel", kept),
+            "delete": ("delete", gone),
+            "cancel many": ("cancel", {"type": "flaky"}),
+            "purge": ("purge", {"type": "slow"}),
+        }
+        answers = {name: pool.submit(ask, other, *call) for name, call in calls.items()}
+        until_asked(fleet)
+        line.mend()
+        told = {name: answer.result() for name, answer in answers.items()}
+        assert (told["job"]["state"], told["explain"]["reason"], told["wait"]["state"]) == ("delayed", "not_due", "success")
+        assert (told["cancel"]["count"], told["delete"]["count"], told["cancel many"]["count"], told["purge"]) == (1, 1, 3, 5)
+        assert record(cut, kept)["state"] == "cancelled"
+        assert record_if_known(cut, gone) is None
+        until(cut, jobs_delayed=2, jobs_cancelled=4, jobs_success=1)
+
+
+def until_asked(fleet: Fleet) -> None:
+    """Return when one server of a fleet has asked another whether it has stored all."""
+    with MongoClient[Record](fleet.uri) as client:
+        servers = client.get_default_database().servers
+        eventually(lambda: servers.count_documents({"asked": {"$gte": 1}}), bool)
 
 
 def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> None:

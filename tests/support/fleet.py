@@ -117,6 +117,11 @@ class Fleet:
         (folder / "fleetjobs.py").write_text(HANDLERS)
 
     @property
+    def uri(self) -> str:
+        """Return where the database is."""
+        return self._uri
+
+    @property
     def mongo_port(self) -> int:
         port = urlsplit(self._uri).port
         assert port is not None, self._uri
@@ -202,11 +207,11 @@ def record(server: Served, job_id: str) -> Record:
 
 
 def record_if_known(server: Served, job_id: str) -> Record | None:
-    """Return the record of a job, or None if the server does not know of it."""
+    """Return the record of a job, or None if the server does not know of it, or not yet whether there is one."""
     try:
         return record(server, job_id)
     except RefusedError as refusal:
-        if refusal.code != "not_found":
+        if refusal.code not in ("not_found", "busy"):
             raise
         return None
 

@@ -20,7 +20,7 @@ from kqs.filter import Filter
 from kqs.job import WAITING, Claim, Entry, Event, State, instant_of, next_state
 from kqs.store import base
 from kqs.store import change as bounds
-from kqs.store.base import Change, Changed, Slice, Verb
+from kqs.store.base import Change, Changed, News, Slice, Verb
 from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
@@ -295,16 +295,16 @@ def _entry(change: Change, one: Document, order: int) -> Entry:
     return entry
 
 
-async def cancels(session: Session, servers: Servers) -> list[Claim]:
-    """See Store.cancels. Who has cancelled something of ours rings; the look that this leads to is along an index."""
+async def news(session: Session, servers: Servers) -> News:
+    """See Store.news. Who has done something that concerns us rings; the look that this leads to is along an index."""
     if not await servers.has_rung():
-        return []
+        return News([], False, servers.question)
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
     fields = ["order", "attempt", "epoch", "place"]
     found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
     claims = {(one["_id"], one["attempt"], one["epoch"]): one["order"] for one in found}
     claims |= {(one["job"], one["attempt"], one["epoch"]): one["order"] for one in servers.called_off}
-    news = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
+    fresh = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
     servers.told.intersection_update(claims)
     servers.told.update(claims)
     servers.heard()
@@ -312,4 +312,4 @@ async def cancels(session: Session, servers: Servers) -> list[Claim]:
         with suppress(*DRIVER_ERRORS):  # it is found again
             is_heard = {"_id": {"$in": gone}, "owner": session.epoch, "place": int(Place.GONE)}
             await session.jobs.update_many(is_heard, {"$unset": {"owner": ""}})
-    return news
+    return News(fresh, True, servers.question)

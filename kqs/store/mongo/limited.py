@@ -5,15 +5,20 @@ Each write says all there is, so one whose answer was lost may be repeated as it
 
 from __future__ import annotations
 
+from kqs.store.mongo.bell import ring
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 
-async def limit(session: Session, type_: str, said: bytes | None) -> bool:
+async def limit(session: Session, servers: Servers, type_: str, said: bytes | None) -> bool:
     """See Store.limit."""
     if said is None:
-        return bool((await session.limits.delete_one({"_id": type_})).deleted_count)
-    done = await session.limits.update_one({"_id": type_}, {"$set": {"said": said.decode()}}, upsert=True)
-    return bool(done.matched_count)
+        was_there = bool((await session.limits.delete_one({"_id": type_})).deleted_count)
+    else:
+        done = await session.limits.update_one({"_id": type_}, {"$set": {"said": said.decode()}}, upsert=True)
+        was_there = bool(done.matched_count)
+    await ring(servers)
+    return was_there
 
 
 async def limits(session: Session) -> dict[str, bytes]:

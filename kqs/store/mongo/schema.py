@@ -40,7 +40,7 @@ from kqs.store.mongo.servers import LEASE_S
 
 log = get_logger("kqs.store")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: how often is looked whether servers of the version before live, in s
 _WATCH_EVERY_S = 1.0
 

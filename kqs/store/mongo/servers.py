@@ -7,8 +7,9 @@
     beat           grows with every heartbeat
     fed_seq        the journal seq up to which (exclusive) everything is stored
     last_order     the highest order ever stored
-    bell           grows when another server has cancelled or deleted what this one runs
+    bell           grows when another server has cancelled or deleted what this one runs, or suspended or resumed a type
     called_off     the newest {job, order, attempt, epoch} of such runs whose records others have replaced
+    asked, answered  see questions.py
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
 
 A server is dead when its beat has stood still for LEASE_S on the clock of whoever looks, so that no two machines' clocks are
@@ -80,6 +81,9 @@ class Servers:
         self._bell: int | None = None
         self._listened_at = monotonic()
         self._unrung: set[int] = set()
+        self._owes_all = False
+        #: the last of those asked here, unless it is answered (questions.py)
+        self.question: int | None = None
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -181,21 +185,42 @@ class Servers:
     async def ring(self, epochs: Collection[int]) -> None:
         """Let these boots know that something they run was cancelled; those that cannot be told now are told with the next."""
         self._unrung.update(epochs)
+        if self._owes_all:
+            await self._servers.update_many({"is_open": True, "epoch": {"$ne": self.epoch}}, {"$inc": {"bell": 1}})
+            self._owes_all = False
         if rung := list(self._unrung):
             await self._servers.update_many({"epoch": {"$in": rung}}, {"$inc": {"bell": 1}})
             self._unrung.difference_update(rung)
 
-    async def has_rung(self) -> bool:
-        """Tell whether somebody has rung since `heard`, or it is time to look without that."""
+    async def ring_all(self) -> None:
+        """Let all boots know that types were suspended, or are not any more; as `ring`."""
+        self._owes_all = True
         await self.ring(())
-        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell", "called_off"]) or {}
+
+    async def has_rung(self) -> bool:
+        """Tell whether somebody has rung since `heard`, or it is time to look without that; and learn what was asked."""
+        await self.ring(())
+        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell", "called_off", "asked", "answered"]) or {}
         self.called_off = ours.get("called_off", [])
         self._rung = int(ours.get("bell", 0))
+        asked = int(ours.get("asked", 0))
+        self.question = asked if asked > ours.get("answered", 0) else None
         return self._rung != self._bell or self._monotonic() - self._listened_at >= LISTEN_S
 
     def heard(self) -> None:
         """Note that what `has_rung` told of is known here."""
         self._bell, self._listened_at = self._rung, self._monotonic()
+
+    async def others(self, node: str | None) -> list[str]:
+        """Return the journals of other boots that live, or of the one with this node."""
+        living = await self.living()
+        of_node = {} if node is None else {"node": node}
+        found = self._servers.find({"epoch": {"$in": list(living - {self.epoch})}, **of_node}, ["_id"])
+        return [str(one["_id"]) async for one in found]
+
+    async def answer(self, question: int) -> None:
+        """See questions.py."""
+        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$max": {"answered": question}})
 
     async def call_off(self, owner: int, claim: tuple[str, int, int, int]) -> None:
         """Let a boot know that this run of its own (id, order, attempt, epoch) is over, when no record can."""

@@ -15,7 +15,21 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
 from kqs.log import get_logger
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Share, Sharing, Slice, StoreInfo, Waiting
+from kqs.store.base import (
+    Change,
+    Granted,
+    Holder,
+    Known,
+    Looked,
+    News,
+    Passed,
+    Schedule,
+    Share,
+    Sharing,
+    Slice,
+    StoreInfo,
+    Waiting,
+)
 from kqs.store.mongo import (
     changes,
     client,
@@ -37,6 +51,7 @@ from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
+from kqs.store.mongo.questions import Questions
 from kqs.store.mongo.report import Reporter
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import BEAT_S, Servers
@@ -108,7 +123,8 @@ class MongoStore:
                 raise client.translated(error) from error
             raise
         shares = Shares(collections.shares, collections.jobs, epoch, servers, self._clock.monotonic)
-        self._open = _Open(connection, session, servers, resources, shares, node, self._supervisor)
+        questions = Questions(collections, servers, self._supervisor)
+        self._open = _Open(connection, session, servers, resources, shares, questions, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -241,9 +257,17 @@ class MongoStore:
         """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.changer.change, change, after, first_order))
 
-    async def cancels(self) -> list[Claim]:
-        """See Store.cancels."""
-        return await self._look(changes.cancels, self._there.servers)
+    async def news(self) -> News:
+        """See Store.news."""
+        return await self._look(changes.news, self._there.servers)
+
+    async def answer(self, question: int) -> None:
+        """See Store.answer."""
+        await self._there.lanes.look(partial(self._there.servers.answer, question))
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """See Store.others_caught_up."""
+        await self._there.lanes.look(partial(self._there.questions.others_caught_up, node))
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
@@ -257,15 +281,15 @@ class MongoStore:
 
     async def suspend(self, type_: str, at: float) -> bool:
         """See Store.suspend."""
-        return await self._look(suspended.suspend, type_, at)
+        return await self._look(suspended.suspend, self._there.servers, type_, at)
 
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
-        return await self._look(suspended.resume, type_)
+        return await self._look(suspended.resume, self._there.servers, type_)
 
     async def limit(self, type_: str, said: bytes | None) -> bool:
         """See Store.limit."""
-        return await self._look(limited.limit, type_, said)
+        return await self._look(limited.limit, self._there.servers, type_, said)
 
     async def limits(self) -> dict[str, bytes]:
         """See Store.limits."""
@@ -277,11 +301,11 @@ class MongoStore:
 
     async def subscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.subscribe."""
-        return await self._look(subscriptions.subscribe, type_, subscriber)
+        return await self._look(subscriptions.subscribe, self._there.servers, type_, subscriber)
 
     async def unsubscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.unsubscribe."""
-        return await self._look(subscriptions.unsubscribe, type_, subscriber)
+        return await self._look(subscriptions.unsubscribe, self._there.servers, type_, subscriber)
 
     async def subscriptions(self) -> dict[str, list[str]]:
         """See Store.subscriptions."""
@@ -408,6 +432,7 @@ class _Open:
         servers: Servers,
         resources: Resources,
         shares: Shares,
+        questions: Questions,
         node: str,
         supervisor: Supervisor,
     ) -> None:
@@ -416,6 +441,7 @@ class _Open:
         self.lanes = Lanes(supervisor)
         self.resources = resources
         self.shares = shares
+        self.questions = questions
         self.inserter = Inserter(session, servers, resources, node)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)
@@ -467,6 +493,7 @@ class _Open:
     async def close(self) -> None:
         """Finish what was asked, say that this boot is over, disconnect."""
         await self._supervisor.end(*self._services)
+        await self.questions.close()
         await self.lanes.close()
         try:
             await self.session.tallies.flush()

@@ -9,21 +9,27 @@ import json
 
 from pymongo.errors import DuplicateKeyError
 
+from kqs.store.mongo.bell import ring
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 
-async def subscribe(session: Session, type_: str, subscriber: str) -> bool:
+async def subscribe(session: Session, servers: Servers, type_: str, subscriber: str) -> bool:
     """See Store.subscribe."""
+    is_new = True
     try:
         await session.subscriptions.insert_one({"_id": _key(type_, subscriber), "type": type_, "subscriber": subscriber})
     except DuplicateKeyError:
-        return False
-    return True
+        is_new = False
+    await ring(servers)
+    return is_new
 
 
-async def unsubscribe(session: Session, type_: str, subscriber: str) -> bool:
+async def unsubscribe(session: Session, servers: Servers, type_: str, subscriber: str) -> bool:
     """See Store.unsubscribe."""
-    return bool((await session.subscriptions.delete_one({"_id": _key(type_, subscriber)})).deleted_count)
+    deleted = await session.subscriptions.delete_one({"_id": _key(type_, subscriber)})
+    await ring(servers)
+    return bool(deleted.deleted_count)
 
 
 async def subscriptions(session: Session) -> dict[str, list[str]]:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from pymongo.errors import DuplicateKeyError
 
+from kqs.store.mongo.bell import ring
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 
-async def suspend(session: Session, type_: str, at: float) -> bool:
+async def suspend(session: Session, servers: Servers, type_: str, at: float) -> bool:
     """See Store.suspend."""
     try:
         await session.suspended.insert_one({"_id": type_, "since": at})
     except DuplicateKeyError:
+        await ring(servers)  # who was told that it may have failed asks again
         return False
+    await ring(servers)
     return True
 
 
-async def resume(session: Session, type_: str) -> bool:
+async def resume(session: Session, servers: Servers, type_: str) -> bool:
     """See Store.resume."""
-    return bool((await session.suspended.delete_one({"_id": type_})).deleted_count)
+    deleted = await session.suspended.delete_one({"_id": type_})
+    await ring(servers)
+    return bool(deleted.deleted_count)
 
 
 async def suspended(session: Session) -> dict[str, float]:

@@ -12,7 +12,7 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, Passed, Schedule, Sharing, Slice, StoreInfo, Waiting
+from kqs.store.base import Change, Granted, Holder, Known, Looked, News, Passed, Schedule, Sharing, Slice, StoreInfo, Waiting
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
@@ -252,9 +252,15 @@ class SqliteStore:
         self._thread.expect_slow()
         return await self._thread.call(partial(changing.change, change=change, after=after, first_order=first_order))
 
-    async def cancels(self) -> list[Claim]:
-        """See Store.cancels. There are no other servers."""
-        return []
+    async def news(self) -> News:
+        """See Store.news. There are no other servers."""
+        return News([], False, None)
+
+    async def answer(self, question: int) -> None:
+        """See Store.answer: nobody asks."""
+
+    async def others_caught_up(self, node: str | None) -> None:
+        """See Store.others_caught_up: there are none."""
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False

@@ -16,7 +16,7 @@ def a_type(name: str, *, waiting: int = 0, running: int = 0) -> dict[str, Any]:
     counts = {"delayed": waiting, "processing": running}
     told: dict[str, Any] = dict.fromkeys(("oldest_s", "wait_s", "run_s", "suspended_at"))
     rates = {"in_per_s": [0.0, 0.0, 0.0], "out_per_s": [0.0, 0.0, 0.0]}
-    return told | rates | {"type": name, "counts": counts, "workers": [], "workers_count": 0}
+    return told | rates | {"type": name, "counts": counts, "workers": [], "workers_count": 0, "limits": {}}
 
 
 def a_worker(name: str) -> dict[str, Any]:

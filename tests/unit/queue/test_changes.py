@@ -235,27 +235,6 @@ async def test_damage_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(told) == 1
 
 
-async def test_runs_that_another_server_cancelled_are_called_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changing, "WATCH_S", 0)
-    hand = rig.hand(1)
-    await rig.accept(an_accepted(1))
-    run = await hand.take()
-    answers: list[Any] = [StoreUnavailableError("away"), [], [run.claim]]
-
-    async def cancels() -> Any:
-        answer = answers.pop(0) if answers else []
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(rig.store, "cancels", cancels)
-    watching = asyncio.ensure_future(rig.queue.changes.watch())
-    await rig.until(1, State.CANCELLED)
-    watching.cancel()
-    await asyncio.wait([watching])
-    assert [lease.run.claim for lease in hand.lost] == [run.claim]
-
-
 def test_expiry_by_type_is_what_each_type_gets() -> None:
     cascade = Cascade({"expire": 9.0}, {"a": {"expire": 5.0}, "b": {"ttr": 5.0}})
     assert cascade.expire_by_type() == {"a": 5.0, "b": 9.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -49,7 +48,6 @@ async def test_the_stored_ones_are_added_to_those_of_the_configuration() -> None
         await found.unsubscribe("order", "ship")
     assert [await found.unsubscribe("mail", "bill") for _ in range(2)] == [True, False]
     assert found.of == {"order": ["ship", "bill"]}
-    assert found.services() == {}
 
 
 @pytest.mark.parametrize(("type_", "subscriber"), [("order", "order"), ("ship", "x"), ("x", "order")])
@@ -72,17 +70,13 @@ async def test_there_is_a_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.call_code == "busy"
 
 
-async def test_of_a_shared_store_it_is_heard_what_others_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriptions, "LOOK_S", 0.0)
+async def test_what_others_keep_is_taken_in_by_a_look() -> None:
     store = MemoryStore(is_shared=True)
     found = made(store)
-    (body,) = found.services().values()
-    watching = asyncio.ensure_future(body)
-    store.failures = 2
     store.kept.add(("order", "bill"))
-    async with asyncio.timeout(10):
-        while not found.of:  # noqa: ASYNC110 - it has no event that a test could await
-            await asyncio.sleep(0)
-    assert (found.of, store.failures) == ({"order": ["bill"]}, 0)
-    watching.cancel()
-    await asyncio.wait([watching])
+    store.failures = 1
+    with pytest.raises(StoreUnavailableError):
+        await found.look()
+    assert found.of == {}
+    await found.look()
+    assert found.of == {"order": ["bill"]}

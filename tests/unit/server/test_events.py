@@ -13,7 +13,7 @@ from kqs.job import Accepted, Claim, Entry, Report, Run, State
 from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
 from kqs.server import happenings
-from kqs.server.happenings import Filter, Reader
+from kqs.server.happenings import Interest, Reader
 from kqs.server.standing import MAX_STANDING
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
@@ -258,7 +258,7 @@ async def test_calls_of_one_id_are_told_in_one_piece_of_bytes(talk: Talk) -> Non
 
     hearings = talk.context.happenings
     for call_id in (b"1", b"1", b"2"):
-        hearings.add(Reader(hearings, Hearer(), Call("events", id=call_id), Filter(None, None)))
+        hearings.add(Reader(hearings, Hearer(), Call("events", id=call_id), Interest(None, None)))
     talk.happen(an_accepted(1), an_accepted(2))
     await asyncio.wait_for(has_all.wait(), 10)
     assert sent[0] is sent[1]
