@@ -78,7 +78,7 @@ def is_nested(value: Any) -> bool:
 
 
 async def test_all_of_it_is_there_and_runs(db: Db, store: MongoStore) -> None:
-    assert (db.meta.find_one() or {})["schema"] == 2
+    assert (db.meta.find_one() or {})["schema"] == schema.SCHEMA_VERSION
     records = {record.order - FIRST: record for record in await store.jobs(type_=None, state=None, after=None, limit=99)}
     assert [records[n].state for n in range(15)] == STATES
     orphans = {run.claim.order - FIRST: run for run in await store.orphans(9)}

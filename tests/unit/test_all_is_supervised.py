@@ -40,6 +40,7 @@ ALLOWED = {
     ("process/forks.py", "call_soon"): "a look into the loop, and the end of a forked child",
     ("store/sqlite/store.py", "add_done_callback"): "takes note of an error that concerns nobody",
     ("store/mongo/lanes.py", "add_done_callback"): "takes note of an error whose hearer has gone",
+    ("store/mongo/questions.py", "add_done_callback"): "takes note of an error whose hearer has gone",
 }
 
 

@@ -21,7 +21,7 @@ from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
 JOBS = 500
-SPARE = 20
+SPARE = 24
 
 
 @pytest.fixture
