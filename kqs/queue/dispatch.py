@@ -39,10 +39,12 @@ class Dispatcher:
         on_hungry: Callable[[], None],
         keep_damaged_s: float | None = None,
         passed_over: Callable[[list[str]], None] = lambda job_ids: None,
+        claimed: Callable[[list[Entry]], None] = lambda entries: None,
     ) -> None:
         """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
 
         keep_damaged_s: as for Store.claim. passed_over: told of jobs that were no more ready, or were damaged, and ended.
+        claimed: told of what was reserved, once that is claimed or found not to be ready.
         """
         self._store = store
         self._broker = broker
@@ -51,6 +53,7 @@ class Dispatcher:
         self._on_hungry = on_hungry
         self._keep_damaged_s = keep_damaged_s
         self._passed_over = passed_over
+        self._claimed = claimed
 
     async def serve(self, consumer: Consumer) -> None:
         """Bring `consumer` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
@@ -96,6 +99,7 @@ class Dispatcher:
         finally:
             self._admission.settle(entries, runs)
             consumer.settle(len(entries), runs)
+        self._claimed(entries)
         if len(runs) < len(entries):
             await self._return(entries, runs)
 

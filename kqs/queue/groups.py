@@ -5,8 +5,8 @@ room. So neither groups nor jobs take memory here, however many there are, and a
 round. Those of a type that have no group are one group; the broker below has them. Invariants:
 
 1. A type stands in `_lines` as long as ready jobs of it may wait in the store that have a group.
-2. What was given out stands in `_out` until it is over, or given back: no turn gives it out again meanwhile.
-3. Of a type with `group_max_running` no group has more jobs out than that.
+2. What was given out stands in `_fresh` until it is claimed, or given back: no turn gives it out again meanwhile.
+3. Of a type with `group_max_running` it stands in `_out` until it is over, and no group has more jobs out than that.
 """
 
 from __future__ import annotations
@@ -62,6 +62,28 @@ class _Line:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+class _Out:
+    """The jobs of a type that are given out and not over, and how many of each group. most: that these may be."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.counts: Counter[str] = Counter()
+        self._groups: dict[int, str] = {}
+
+    def add(self, order: int, group: str) -> None:
+        """Take in that a job is given out. Idempotent."""
+        if order not in self._groups:
+            self._groups[order] = group
+            self.counts[group] += 1
+
+    def drop(self, order: int) -> None:
+        """Take in that it is over. Idempotent."""
+        if (group := self._groups.pop(order, None)) is not None:
+            self.counts[group] -= 1
+            if not self.counts[group]:
+                del self.counts[group]
+
+
 @dataclass(frozen=True)
 class _Handle:
     """Says of an entry, or a run, that it was given out here."""
@@ -80,7 +102,10 @@ class Groups:
         self._taking = taking
         self._turns = Turns()
         self._lines: dict[str, _Line] = {}
-        self._out: dict[str, dict[int, str]] = {}
+        self._fresh: dict[str, set[int]] = {}
+        self._out: dict[str, _Out] = {
+            type_: _Out(most) for type_, section in taking.items() if (most := section.group_max_running)
+        }
         self.body_bytes = broker.body_bytes
 
     async def start(
@@ -159,13 +184,14 @@ class Groups:
         taking = self._taking.get(type_, _AS_OTHERS)
         async with line.lock:
             line.has_more = False
-            out = self._out.get(type_, {}) | {entry.order: entry.group or "" for entry in chosen}
+            passed = [*self._fresh.get(type_, ()), *(entry.order for entry in chosen)]
             most: dict[str, int] = {}
-            if taking.group_max_running:
-                most = {group: taking.group_max_running - n for group, n in Counter(out.values()).items()}
+            if (out := self._out.get(type_)) is not None:
+                counts = out.counts + Counter(entry.group for entry in chosen)
+                most = {group: out.most - n for group, n in counts.items() if group is not None}
             plain = count if self._broker.backlog(type_) else 0
             turned = await self._in_turn(
-                type_, line.turn, count, weights=taking.group_weights, most=most, passed=list(out), plain=plain
+                type_, line.turn, count, weights=taking.group_weights, most=most, passed=passed, plain=plain
             )
             line.turn = turned.turn
         if not line.has_more and self._lines.get(type_) is line and not chosen:
@@ -177,15 +203,16 @@ class Groups:
 
     def _may_go(self, entry: Entry) -> bool:
         """Tell whether a job may be given out; another look may have given it, or all its group may have, meanwhile."""
-        out = self._out.get(entry.type, {})
-        if entry.order in out:
+        if entry.order in self._fresh.get(entry.type, ()):
             return False
-        most = self._taking.get(entry.type, _AS_OTHERS).group_max_running
-        return not most or sum(group == entry.group for group in out.values()) < most
+        out = self._out.get(entry.type)
+        return out is None or out.counts[entry.group or ""] < out.most
 
     def _given(self, entry: Entry) -> Entry:
         assert entry.group is not None, "it was in the line of one"
-        self._out.setdefault(entry.type, {})[entry.order] = entry.group
+        self._fresh.setdefault(entry.type, set()).add(entry.order)
+        if (out := self._out.get(entry.type)) is not None:
+            out.add(entry.order, entry.group)
         entry.handle = _Handle(entry.type, entry.group)
         return entry
 
@@ -217,31 +244,43 @@ class Groups:
             if type(handle) is not _Handle:
                 below.append(entry)
                 continue
-            out = self._out.get(handle.type, {})
-            out.pop(entry.order, None)
-            if not out:
-                self._out.pop(handle.type, None)
-            if waits:
-                self._note(handle.type)
-                freed.add(handle.type)
-            elif self._taking.get(handle.type, _AS_OTHERS).group_max_running and handle.type in self._lines:
+            self._forget_fresh(handle.type, entry.order)
+            out = self._out.get(handle.type)
+            if out is not None:
+                out.drop(entry.order)
+            if waits or (out is not None and handle.type in self._lines):
                 self._note(handle.type)  # also for a look that is under way
                 freed.add(handle.type)
         if freed:
             self._broker.wake(freed)
         return below
 
+    def claimed(self, entries: Sequence[Entry]) -> None:
+        """Take in that what was given out has been claimed, or is not ready any more: the store gives it to nobody else."""
+        if self._fresh:
+            for entry in entries:
+                if type(entry.handle) is _Handle:
+                    self._forget_fresh(entry.type, entry.order)
+
+    def _forget_fresh(self, type_: str, order: int) -> None:
+        if (fresh := self._fresh.get(type_)) is not None:
+            fresh.discard(order)
+            if not fresh:
+                del self._fresh[type_]
+
     def most_running(self, type_: str, group: str | None) -> int:
         """Return how many jobs of a group run here, where that is as many as may; 0: others may run."""
-        most = self._taking.get(type_, _AS_OTHERS).group_max_running
-        running = list(self._out.get(type_, {}).values()).count(group) if most and group is not None else 0
-        return running if running >= most else 0
+        out = self._out.get(type_)
+        if out is None or group is None or out.counts[group] < out.most:
+            return 0
+        return out.counts[group]
 
     def found(self, run: Run) -> Run:
         """Take in that a job runs that was not given out here; return its run, by whose handle its end is known."""
-        if run.group is None:
+        out = self._out.get(run.type)
+        if run.group is None or out is None:
             return run
-        self._out.setdefault(run.type, {})[run.claim.order] = run.group
+        out.add(run.claim.order, run.group)
         return replace(run, handle=_Handle(run.type, run.group))
 
     def lose(self, run: Run) -> None:
@@ -263,6 +302,4 @@ class Groups:
 
     def backlog(self, type_: str) -> bool:
         """See Broker.backlog. Where a type's groups are limited, new jobs of it have to pass through here, all of them."""
-        if type_ in self._lines or self._taking.get(type_, _AS_OTHERS).group_max_running:
-            return True
-        return self._broker.backlog(type_)
+        return type_ in self._lines or type_ in self._out or self._broker.backlog(type_)

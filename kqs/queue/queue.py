@@ -119,7 +119,7 @@ class Queue:
         #: where it is told what happens to jobs
         self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
         self._dispatcher = Dispatcher(
-            store, broker, self.admission, clock, self._hungry, self._keep_damaged_s, self.events.ends.search
+            store, broker, self.admission, clock, self._hungry, self._keep_damaged_s, self.events.ends.search, broker.claimed
         )
         waited = self.events.ends.waiting
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
 from kqs.config import TakingSection
 from kqs.handlers import Again, Ok
 from kqs.job import Accepted, State
+from kqs.store.rotation import Turned
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig
 
@@ -110,3 +112,21 @@ async def test_what_is_given_back_has_its_turn_again(rig: Rig) -> None:
     rig.queue.interrupt(hand.leases[run.claim.id])
     await rig.until(1, State.RETRY)
     assert (await rig.hand(1).take()).claim.attempt == 2
+
+
+async def test_what_runs_costs_the_next_look_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = rig.hand(3)
+    await rig.accept(*of("a", 1, 2, 3))
+    runs = [await hand.take() for _ in range(3)]
+    await rig.accept(*of("a", 4, 5))
+    passed: list[int] = []
+    in_turn = rig.queue.groups._in_turn
+
+    async def watched(*arguments: object, **named: Collection[int]) -> Turned:
+        passed.append(len(named["passed"]))
+        return await in_turn(*arguments, **named)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(rig.queue.groups, "_in_turn", watched)
+    await hand.end(runs[0])
+    assert (await hand.take()).claim.order - ORDER == 4
+    assert set(passed) == {0}
