@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.option("--concurrency", type=click.IntRange(0), help="Jobs of it that run at a time in each server.")
 @click.option("--max-running", type=click.IntRange(0), help="Jobs of it that run at a time in all servers of the store.")
 @click.option("--rate", type=float, help="Jobs of it that begin in --per-s seconds, in all servers of the store.")
-@click.option("--per-s", type=float, help="The time that --rate is counted in, in seconds; 1 if nothing else was said.")
-@click.option("--lift", type=click.Choice(("concurrency", "max-running", "rate")), multiple=True, help="Have no such limit.")
-@click.option("--reset", is_flag=True, help="Have those of the configuration again.")
+@click.option("--per-s", type=float, help="Seconds that --rate counts in; as it was, if left out, and 1 at first.")
+@click.option("--lift", type=click.Choice(("concurrency", "max-running", "rate")), multiple=True, help="Take this limit away.")
+@click.option("--reset", is_flag=True, help="Take back what calls have said: the limits of the configuration hold again.")
 @json_option
 @server_option
 def limit_command(type_: str, *, lift: tuple[str, ...], reset: bool, as_lines: bool, server: Address, **named: Any) -> None:

@@ -121,7 +121,7 @@ def subscribe_command(type_: str, subscriber: str, *, as_lines: bool, server: Ad
 @json_option
 @server_option
 def unsubscribe_command(type_: str, subscriber: str, *, as_lines: bool, server: Address) -> None:
-    """Make no more jobs of SUBSCRIBER of what is inserted of TYPE."""
+    """Make jobs of SUBSCRIBER no more when a job of TYPE is inserted."""
     _subscribe("unsubscribe", type_, subscriber, server, as_lines=as_lines)
 
 

@@ -63,7 +63,7 @@ def schedules_command(name: str | None, count: int | None, *, as_lines: bool, se
     "--cron", metavar="EXPRESSION", help="Five fields as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly."
 )
 @click.option("--every", type=Seconds(), metavar="SECONDS", help="Seconds between two ticks, in the place of --cron.")
-@click.option("--from", "from_", type=NumberOrText(), help="The first tick of --every: an RFC 3339 time or Unix seconds.")
+@click.option("--from", "from_", type=NumberOrText(), help="From when --every counts: an RFC 3339 time or Unix seconds.")
 @click.option("--tz", help="Time zone of --cron, as Europe/Berlin. Default: UTC.")
 @click.option("--catch-up", type=click.Choice(["one", "skip", "all"]), help="Which late ticks are inserted. Default: one.")
 @click.option(
@@ -86,7 +86,7 @@ def schedule_command(
     server: Address,
     **fields: Any,
 ) -> None:
-    """Insert a job of TYPE with JSON as its data at times, under NAME; in the place of the schedule that has the name."""
+    """Insert a job of TYPE with JSON as its data at times, under NAME; a schedule of that name is replaced."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line, print_pairs
 
@@ -108,7 +108,7 @@ def schedule_command(
 @json_option
 @server_option
 def unschedule_command(name: str, *, force: bool, as_lines: bool, server: Address) -> None:
-    """Let a schedule be gone. The jobs that it has inserted stay."""
+    """Remove a schedule. The jobs that it has inserted stay."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
     from kqs.printable import printable
