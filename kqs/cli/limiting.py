@@ -30,7 +30,10 @@ def limit_command(type_: str, *, lift: tuple[str, ...], reset: bool, as_lines: b
     from kqs.printable import printable
 
     wanted = {name: value for name, value in named.items() if value is not None}
-    wanted |= {name.replace("-", "_"): None for name in lift}
+    lifted = {name.replace("-", "_"): None for name in lift}
+    if both := sorted(wanted.keys() & lifted):
+        raise click.UsageError(f"{both[0]} is given and lifted, expected one of them")
+    wanted |= lifted
     if reset:
         wanted["reset"] = True
     if wanted:

@@ -66,6 +66,7 @@ def _fitting(
     headings: Sequence[str], rows: list[list[str]], spare: Sequence[str], width: int
 ) -> tuple[list[str], list[list[str]]]:
     """Return the columns that fit so many characters: all, but for as many of the `spare` ones as must go; the last one cut."""
+    assert headings[-1] not in spare, "the last column is cut"
     widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *rows, strict=True)]
     kept = list(range(len(headings) - 1))
     left = width - sum(widths[index] + GAP_CHARS for index in kept)

@@ -20,7 +20,7 @@ PAGE = 1000
 
 _COLUMNS = ("name", "when", "type", "next", "last", "of it", "missed", "skipped", "from")
 _NUMBERS = ("missed", "skipped")
-_SPARE = ("from", "skipped", "type", "missed", "last")
+_SPARE = ("skipped", "type", "missed", "last")
 #: fields that no schedule's job has
 _NOT_OF_A_TICK = ("id", "at", "wait")
 

@@ -83,6 +83,7 @@ def test_help_shows_no_range_that_is_none():
         ),
         (["jobs", "--limit", "many"], "--limit': 'many' is no whole number"),
         (["jobs", "--limit", "0"], "--limit': expected a whole number from 1, got 0"),
+        (["limit", "mail", "--rate", "5", "--lift", "rate"], "rate is given and lifted, expected one of them"),
         (["bench", "--count", "7"], "--count': expected a whole number from 8, got 7"),
         (["makerpc", "ping", "--id", "x"], "--id': 'x' is no whole number"),
     ],

@@ -3,6 +3,7 @@ import json
 import msgspec
 import pytest
 
+from kqs.cli import jobs, output, schedules, views
 from kqs.cli.output import brief, print_line, print_pairs, print_pretty, print_table, shown, shown_time
 
 
@@ -102,3 +103,19 @@ def test_a_pipe_has_every_column(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     print_table(("id", "type", "error"), [("0123456789", "resize", "x" * 300)], spare=("type",))
     assert capsys.readouterr().out.splitlines()[2].split() == ["0123456789", "resize", "x" * 300]
+
+
+@pytest.mark.parametrize(
+    ("columns", "spare"),
+    [
+        (views.TYPE_COLUMNS, views.SPARE_OF_TYPES),
+        (views.WORKER_COLUMNS, views.SPARE_OF_WORKERS),
+        (schedules._COLUMNS, schedules._SPARE),
+        (jobs._COLUMNS, jobs._SPARE),
+    ],
+)
+def test_every_table_goes_without_columns_that_it_has(columns, spare):
+    rows = [["x" * 30 for _ in columns]]
+    headings, cells = output._fitting(columns, rows, spare, 20)
+    assert headings == [name for name in columns if name not in spare]
+    assert len(cells[0]) == len(headings)
