@@ -53,12 +53,13 @@ class InTurn(Protocol):
 class _Line:
     """A type. has_more: some may have come up since the last look. is_full: all that wait are of groups that have their most.
 
-    lock: one look at a time.
+    has_passed: or they stood behind some that are given out and not claimed. lock: one look at a time.
     """
 
     turn: Turn
     has_more: bool = True
     is_full: bool = False
+    has_passed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -199,6 +200,7 @@ class Groups:
                 del self._lines[type_]
             elif not (turned.entries or turned.plain):
                 line.is_full = True
+                line.has_passed = bool(passed)
         return turned
 
     def _may_go(self, entry: Entry) -> bool:
@@ -257,10 +259,19 @@ class Groups:
 
     def claimed(self, entries: Sequence[Entry]) -> None:
         """Take in that what was given out has been claimed, or is not ready any more: the store gives it to nobody else."""
-        if self._fresh:
-            for entry in entries:
-                if type(entry.handle) is _Handle:
-                    self._forget_fresh(entry.type, entry.order)
+        if not self._fresh:
+            return
+        passing: set[str] = set()
+        for entry in entries:
+            if type(entry.handle) is _Handle:
+                self._forget_fresh(entry.type, entry.order)
+                line = self._lines.get(entry.type)
+                if line is not None and line.is_full and line.has_passed:
+                    passing.add(entry.type)
+        if passing:
+            for type_ in passing:
+                self._note(type_)
+            self._broker.wake(passing)
 
     def _forget_fresh(self, type_: str, order: int) -> None:
         if (fresh := self._fresh.get(type_)) is not None:
