@@ -53,12 +53,13 @@ class InTurn(Protocol):
 class _Line:
     """A type. has_more: some may have come up since the last look. is_full: all that wait are of groups that have their most.
 
-    lock: one look at a time.
+    has_passed: or they stood behind some that are given out and not claimed. lock: one look at a time.
     """
 
     turn: Turn
     has_more: bool = True
     is_full: bool = False
+    has_passed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -144,7 +145,7 @@ class Groups:
 
     async def reserve(self, weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
         """See Broker.reserve."""
-        while True:
+        while count > 0:
             lines = {type_ for type_, line in self._lines.items() if type_ in weights and not line.is_full}
             if most_of is not None:
                 lines = {type_ for type_ in lines if most_of(type_) > 0}
@@ -163,6 +164,7 @@ class Groups:
             given = [self._given(entry) for entries, _ in found.values() for entry in entries if self._may_go(entry)]
             if given or plain:
                 return plain + given
+        return []
 
     async def _turns_of(self, type_: str, count: int) -> tuple[list[Entry], int]:
         """Return whose turn it is, and how many without a group have theirs among them: `count`, if there are so many."""
@@ -199,6 +201,7 @@ class Groups:
                 del self._lines[type_]
             elif not (turned.entries or turned.plain):
                 line.is_full = True
+                line.has_passed = bool(passed)
         return turned
 
     def _may_go(self, entry: Entry) -> bool:
@@ -257,10 +260,19 @@ class Groups:
 
     def claimed(self, entries: Sequence[Entry]) -> None:
         """Take in that what was given out has been claimed, or is not ready any more: the store gives it to nobody else."""
-        if self._fresh:
-            for entry in entries:
-                if type(entry.handle) is _Handle:
-                    self._forget_fresh(entry.type, entry.order)
+        if not self._fresh:
+            return
+        passing: set[str] = set()
+        for entry in entries:
+            if type(entry.handle) is _Handle:
+                self._forget_fresh(entry.type, entry.order)
+                line = self._lines.get(entry.type)
+                if line is not None and (line.lock.locked() or (line.is_full and line.has_passed)):
+                    passing.add(entry.type)  # a look that is under way may have passed them, too
+        if passing:
+            for type_ in passing:
+                self._note(type_)
+            self._broker.wake(passing)
 
     def _forget_fresh(self, type_: str, order: int) -> None:
         if (fresh := self._fresh.get(type_)) is not None:

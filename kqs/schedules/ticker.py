@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 
 from kqs.clock import Clock
-from kqs.errors import JournalError, StoreUnavailableError
+from kqs.errors import CallError, JournalError, KqsError, StoreUnavailableError
 from kqs.inserter import Inserter
 from kqs.journal.format import Record
 from kqs.log import get_logger
@@ -256,7 +256,7 @@ class Ticker:
         """Journal ticks, those that still stand, and plan their schedules again."""
         now = self._clock.now()
         try:
-            kept = [self._keep(some) for some in in_records(ticks, self._roster.stands)]
+            kept = [one for some in in_records(ticks, self._roster.stands) for one in self._keep(some)]
             if kept:
                 await asyncio.wait(kept)
         finally:
@@ -275,11 +275,11 @@ class Ticker:
             elif ticks:
                 self._trouble.over()
 
-    def _keep(self, ticks: list[Tick]) -> asyncio.Future[None]:
-        """Journal ticks as one record; the future is done when it is settled, whichever way."""
+    def _keep(self, ticks: list[Tick]) -> list[asyncio.Future[None]]:
+        """Journal ticks as one record, or each as its own where one is refused; the futures are done when those are settled."""
         settled = asyncio.get_running_loop().create_future()
 
-        def told(_record: Record | None, error: JournalError | None) -> None:
+        def told(_record: Record | None, error: KqsError | None) -> None:
             for tick in ticks:
                 if error is None:
                     tick.entry.journaled_at = max(tick.entry.journaled_at, tick.at)
@@ -295,7 +295,11 @@ class Ticker:
             self._inserter.keep(Given(payload, replay_jobs(payload), len(texts) > 1), told)
         except JournalError as error:
             told(None, error)
-        return settled
+        except CallError as error:  # too many of its type wait, or of a subscriber: ticks of others do not wait for that
+            if len(ticks) > 1:
+                return [one for tick in ticks for one in self._keep([tick])]
+            told(None, error)
+        return [settled]
 
     async def _reload(self, entries: list[Entry]) -> None:
         """Take in how far schedules are. Raises: StoreError."""

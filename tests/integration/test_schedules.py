@@ -322,3 +322,35 @@ def test_server_does_not_start_with_a_schedule_that_cannot_be(tmp_path: Path) ->
         serving_in(tmp_path, '[schedules.x]\ncron = "61 * * * *"\ntype = "a"'),
     ):
         pass
+
+
+def test_tick_waits_while_too_many_of_its_type_wait_and_others_tick(tmp_path: Path) -> None:
+    when = 'every = 0.2\nfrom = "2026-01-01T00:00:00Z"\n'
+    config = f"""
+    [types.full]
+    max_waiting = 1
+    [types.letter]
+    fan_out = ["full"]
+    [schedules.held]
+    {when} type = "full"
+    [schedules.copied]
+    {when} type = "letter"
+    [schedules.free]
+    {when} type = "tick"
+    """
+    with serving_in(tmp_path, config) as served, peer_of(served) as peer:
+
+        def problems() -> list[str]:
+            return list(peer.call("health")["problems"])
+
+        def counts() -> dict[str, int]:
+            (found,) = peer.call("types", {"type": "full"})
+            return dict(found["counts"])
+
+        eventually(problems, lambda seen: any("schedule" in one and "max_waiting = 1" in one for one in seen))
+        assert counts() == {"new": 1}
+        seen = until_ticked(peer, "free")
+        until_ticked(peer, "free", seen["last"]["id"])
+        before = peer.call("jobs", {"type": "full"})
+        assert peer.call("cancel", {"type": "full"})["count"] == 1
+        eventually(counts, lambda seen: seen == {"new": 1, "cancelled": len(before)})
