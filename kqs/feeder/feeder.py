@@ -142,6 +142,7 @@ class Feeder:
 
     def failed(self, _batch: list[Record]) -> None:
         """See Listener."""
+        self._accepted = None
         self._claims.take_back_batch()
 
     def flushed(self, batch: list[Record]) -> None:
@@ -149,12 +150,14 @@ class Feeder:
         try:
             self._take(batch)
         finally:
-            if self._accepted is not None:
+            accepted, self._accepted = self._accepted, None
+            if accepted is not None:
                 self._claims.take_back_batch()
             self._wake.set()
 
     def give_up(self) -> None:
         """Take back all claims under way, for which whoever stops the node would wait. See Listener."""
+        self._accepted = None
         self._claims.take_back_batch()
         self._claims.take_back_held()
         self._wake.set()

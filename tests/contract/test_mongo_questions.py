@@ -49,11 +49,22 @@ async def test_who_asks_hears_when_the_other_has_stored_all(ours: MongoStore, th
         assert (await theirs.news()).question is None
 
 
-async def test_many_who_ask_at_once_ask_no_more_than_twice(ours: MongoStore, theirs: MongoStore) -> None:
+async def test_many_who_ask_at_once_ask_no_more_than_twice(
+    ours: MongoStore, theirs: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = asyncio.ensure_future(ours.others_caught_up(None))
     number = await asked(theirs)
+    have_asked = asyncio.Semaphore(0)
+    question_of = ours._there.questions._question
+
+    def noted(journal_id: str) -> asyncio.Task[None]:
+        have_asked.release()
+        return question_of(journal_id)
+
+    monkeypatch.setattr(ours._there.questions, "_question", noted)
     others = [asyncio.ensure_future(ours.others_caught_up(node)) for node in (None, OTHER_NODE) * 20]
-    await ours.job("whatever")
+    for _ in others:
+        await have_asked.acquire()
     await theirs.answer(number)
     await first
     await theirs.answer(await asked(theirs))

@@ -52,7 +52,7 @@ from jobs not indexed where ord in (select value from json_each(?))
 _EXPIRE_AT = "select expire_at from jobs where ord = ?"
 _END_DAMAGED = f"""
 update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, drop_at = ?, error = '{DAMAGED}',
-                type = cast(type as text)
+                type = ifnull(cast(type as text), '')
 where ord in (select value from json_each(?))
 """
 
