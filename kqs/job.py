@@ -13,7 +13,7 @@ Two rules. Every change of state goes through `next_state`. This file does not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -168,7 +168,7 @@ class Accepted(msgspec.Struct, gc=False):
     group: str | None = None
     tick: float | None = None
     result: bytes | None = None
-    copies: list[Accepted] = []
+    copies: Sequence[Accepted] = ()
 
 
 class Entry(msgspec.Struct, gc=False):

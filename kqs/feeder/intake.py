@@ -98,10 +98,12 @@ class Intake:
         made = fanned.copies_of(sent, plan)
         accepted = self.accept(record, [*sent, *(_copy(sent[one.of], one) for one in made)], record.first_order)
         jobs = accepted[: len(sent)]
+        copies: dict[int, list[Accepted]] = {}
         for one in made:
-            jobs[one.of].copies.append(accepted[one.place])
-        for job in jobs:
-            if job.copies:
+            copies.setdefault(one.of, []).append(accepted[one.place])
+        for number, job in enumerate(jobs):
+            if number in copies:
+                job.copies = copies[number]
                 job.result = _encode({"copies": {copy.type: copy.id for copy in job.copies}})
                 job.due_at, job.expire_at, job.resource = 0.0, None, None
         self.has_fanned = True
