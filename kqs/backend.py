@@ -23,6 +23,7 @@ from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.changes import Done
+from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
@@ -84,7 +85,6 @@ class ServerBackend:
         self._children = children
         self._clock = clock
         self._only_accepts = only_accepts
-        self.has_waits = queue.cascade.has_waits
         self.events = queue.events
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
@@ -261,6 +261,15 @@ class ServerBackend:
         changed = await _told(limiting.reset(type_) if named is None else limiting.say(type_, Said(**named)))
         return {"type": type_, "limits": limiting.shown(type_), "changed": changed}
 
+    async def configure(self, type_: str | None, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Have options of a type, or of all, above those of the configuration, or those again (None). Raises: CallError."""
+        configuring, name = self._queue.configuring, ALL if type_ is None else type_
+        changed = await _told(configuring.reset(name) if named is None else configuring.say(name, named))
+        cascade = self._queue.cascade
+        options = msgspec.structs.asdict(cascade.base if type_ is None else cascade.for_type(type_))
+        about = {} if type_ is None else {"type": type_}
+        return {**about, "options": options, "by_call": configuring.said(name), "changed": changed}
+
     async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
         """Let a type have copies of what is inserted of another. Raises: CallError."""
         changed = await _told(self._queue.subscriptions.subscribe(type_, subscriber))
@@ -383,6 +392,11 @@ class ServerBackend:
         if order is None:
             raise CallError(f"after: no job has the id {job_id!r}", "not_found")
         return order
+
+    @property
+    def has_waits(self) -> bool:
+        """Tell whether inserts of jobs of any type wait for their end without saying so."""
+        return self._queue.cascade.has_waits
 
     def default_wait_s(self, type_: str) -> float:
         """Return how long an insert of a job of this type waits for its end if it does not say."""

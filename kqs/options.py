@@ -6,6 +6,7 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Annotated, Any, Literal, get_type_hints
@@ -202,19 +203,37 @@ def own_options(job: JobFields) -> bytes | None:
 
 
 class Cascade:
-    """Resolves options. Handlers are added as they are registered; results per type are cached."""
+    """Resolves options. Handlers are added as they are registered; results per type are cached.
 
-    def __init__(self, defaults: dict[str, Any], types: dict[str, dict[str, Any]]) -> None:
+    base: those of a type of which nothing is said. has_waits: jobs of some type wait for their end without saying so.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any], types: Mapping[str, Mapping[str, Any]]) -> None:
         """Args: defaults, types: the [defaults] and [types.NAME] sections, option names only, already checked."""
-        self.base = _merge(Options(), defaults)
+        self._defaults = defaults
+        self._file_types = types
         self._types = types
         self._handlers: dict[str, dict[str, Any]] = {}
         self._cache: dict[str, Options] = {}
+        self.configure({}, {})
+
+    def configure(self, defaults: Mapping[str, Any], types: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let these stand above the sections, and no others that were given so; checked, as they are."""
+        self.base = _merge(Options(), {**self._defaults, **defaults})
+        self._types = {
+            type_: {**self._file_types.get(type_, {}), **types.get(type_, {})} for type_ in {*self._file_types, *types}
+        }
+        self._note()
 
     def set_handler_options(self, type_: str, options: dict[str, Any]) -> None:
         """Let a handler's own options stand between [defaults] and [types.NAME]."""
         self._handlers[type_] = options
-        self._cache.pop(type_, None)
+        self._note()
+
+    def _note(self) -> None:
+        self._cache.clear()
+        waits = (fields.get("wait") for fields in (*self._handlers.values(), *self._types.values()))
+        self.has_waits = bool(self.base.wait) or any(waits)
 
     def for_type(self, type_: str) -> Options:
         """Return what a job of this type gets when it sets nothing itself."""
@@ -226,12 +245,6 @@ class Cascade:
                 self._cache.clear()
             self._cache[type_] = found
         return found
-
-    @property
-    def has_waits(self) -> bool:
-        """Tell whether jobs of any type wait for their end without saying so themselves."""
-        found = (fields.get("wait") for fields in (*self._handlers.values(), *self._types.values()))
-        return bool(self.base.wait) or any(found)
 
     def keep_by_type(self) -> dict[str, float | None]:
         """Return the retention of types that set `keep` somewhere, in s; None for ever."""
@@ -261,7 +274,7 @@ def _own_fields(own: bytes) -> dict[str, Any]:
     return {name: getattr(fields, name) for name in _OPTION_NAMES}
 
 
-def _merge(base: Options, changes: dict[str, Any]) -> Options:
+def _merge(base: Options, changes: Mapping[str, Any]) -> Options:
     kept = {name: value for name, value in changes.items() if value is not None and value is not UNSET}
     if not kept:
         return base

@@ -1,7 +1,7 @@
 """The settings of a server: `Config` and its sections, and `load_config`, which reads them."""
 
 from kqs.config.anchor import anchored
-from kqs.config.load import find_config, load_config
+from kqs.config.load import Setting, find_config, load_config, settings_in
 from kqs.config.sections import (
     LEAST_PER_S,
     MAX_PER_S,
@@ -35,10 +35,12 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleSection",
     "ServerSection",
+    "Setting",
     "StoreSection",
     "TakingSection",
     "WorkerSection",
     "anchored",
     "find_config",
     "load_config",
+    "settings_in",
 ]

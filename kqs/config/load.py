@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,15 @@ from kqs.words import in_words
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
 
+
+class Setting(NamedTuple):
+    """One setting that is not left at its default. origin: the file's path, or the variable's name."""
+
+    key: tuple[str, ...]
+    value: Any
+    origin: str
+
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
@@ -43,11 +52,31 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
     Raises: StartupError: exit code 78; the message is one line.
     """
+    source, values, origins = _read(path, environ)
+    return _Reader(source, origins).config(values)
+
+
+def settings_in(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
+    """Return what the file and the environment set, in their order; what they leave out is at its default.
+
+    Raises: StartupError: as `load_config`.
+    """
+    source, values, origins = _read(path, environ)
+    _Reader(source, origins).config(values)
+    found = []
+    for section, keys in values.items():
+        named = keys.items() if section in _NAMED else [(None, keys)]
+        for name, members in named:
+            at = (section,) if name is None else (section, name)
+            found += [Setting((*at, key), value, origins.get((*at, key), source)) for key, value in members.items()]
+    return found
+
+
+def _read(path: Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any], dict[tuple[str, ...], str]]:
+    """Return what is read first, what it and the environment set, and which variables set what."""
     found = path or find_config(environ)
     values = _read_toml(found) if found else {}
-    source = str(found) if found else "environment"
-    origins = _overlay(values, environ)
-    return _Reader(source, origins).config(values)
+    return str(found) if found else "environment", values, _overlay(values, environ)
 
 
 def find_config(environ: Mapping[str, str]) -> Path | None:

@@ -37,14 +37,14 @@ class Dispatcher:
         admission: Admission,
         clock: Clock,
         on_hungry: Callable[[], None],
-        keep_damaged_s: float | None = None,
+        keep_damaged_s: Callable[[], float | None] = lambda: None,
         passed_over: Callable[[list[str]], None] = lambda job_ids: None,
         claimed: Callable[[list[Entry]], None] = lambda entries: None,
     ) -> None:
         """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
 
-        keep_damaged_s: as for Store.claim. passed_over: told of jobs that were no more ready, or were damaged, and ended.
-        claimed: told of what was reserved, once that is claimed or found not to be ready.
+        keep_damaged_s: returns what it is for Store.claim. passed_over: told of jobs that were no more ready, or were damaged,
+        and ended. claimed: told of what was reserved, once that is claimed or found not to be ready.
         """
         self._store = store
         self._broker = broker
@@ -92,7 +92,7 @@ class Dispatcher:
         try:
             if entries:
                 now, held, most = self._clock.now(), consumer.is_held, consumer.most_bytes
-                runs = await self._store.claim(entries, consumer.worker, now, self._keep_damaged_s, held, most)
+                runs = await self._store.claim(entries, consumer.worker, now, self._keep_damaged_s(), held, most)
         except KqsError:
             await self._broker.release(entries)
             raise

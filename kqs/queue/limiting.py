@@ -18,7 +18,7 @@ from kqs.errors import CallError, StoreCorruptError
 from kqs.queue.admission import Admission
 from kqs.queue.limits import Gate, Limit, Reached
 from kqs.queue.sharer import Sharer
-from kqs.store.base import Store
+from kqs.store.base import Store, Topic
 from kqs.supervisor import Supervisor
 
 #: all of them are read at each look
@@ -111,7 +111,7 @@ class Limiting:
                 raise CallError(f"{MAX_SAID} types have limits by this call, which is the most; reset some first", "busy")
             if said == before:
                 return False
-            await self._store.limit(type_, _encode(said))
+            await self._store.say(Topic.LIMITS, type_, _encode(said))
             self._tell({**known, type_: said})
             return True
 
@@ -121,14 +121,14 @@ class Limiting:
         Raises: StoreError: it may be so or not.
         """
         async with self._turn:
-            was_said = await self._store.limit(type_, None)
+            was_said = await self._store.say(Topic.LIMITS, type_, None)
             self._tell({other: said for other, said in self._known.items() if other != type_})
             return was_said
 
     async def look(self) -> None:
         """Take in what the store says. Raises: StoreError."""
         async with self._turn:
-            stored = await self._store.limits()
+            stored = await self._store.said(Topic.LIMITS)
             self._tell({type_: _decoded(type_, said) for type_, said in stored.items()})
 
     @property

@@ -41,6 +41,7 @@ from kqs.queue.admission import Admission, Reservation, Verdict
 from kqs.queue.asked import Asked
 from kqs.queue.bounds import Bounds
 from kqs.queue.changes import Changes
+from kqs.queue.configuring import Configuring
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.drops import Drops
@@ -110,7 +111,6 @@ class Queue:
         self.clock = clock
         self._settings = settings
         self._judge = Judge(settings.retention, random.random)
-        self._keep_damaged_s = settings.retention.drop_at(State.FAIL, cascade.base.keep, 0.0)
         self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking, clock.monotonic)
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = self.admission.is_certain
@@ -150,6 +150,8 @@ class Queue:
         #: the limits of types
         self.limiting = Limiting(store, self.admission, broker.wake, self._running, clock, supervisor, settings.taking)
         self.limiting.on_limited = self._limited
+        #: what owners have said of options
+        self.configuring = Configuring(store, cascade)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         fan_outs = {type_: section.fan_out for type_, section in settings.taking.items() if section.fan_out}
         self.subscriptions = Subscriptions(store, fan_outs)
@@ -204,6 +206,7 @@ class Queue:
         """Take in what owners have said of types, here or on other servers. Raises: StoreError."""
         await self.suspensions.look()
         await self.limiting.look()
+        await self.configuring.look()
         await self.subscriptions.look()
 
     async def stop(self) -> None:
@@ -228,7 +231,7 @@ class Queue:
         await self._broker.close()
 
     async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s):
+        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s()):
             held = [run for run in orphans if run.held]
             if held:
                 adopted = await self._store.adopt(held)
@@ -361,6 +364,9 @@ class Queue:
     def _note_revived(self, at: float, expire_at: float) -> None:
         self.house.note_instant(at)
         self._timetable.note(0.0, expire_at)
+
+    def _keep_damaged_s(self) -> float | None:
+        return self._settings.retention.drop_at(State.FAIL, self.cascade.base.keep, 0.0)
 
     def _hungry(self) -> None:
         self.on_hungry()

@@ -48,6 +48,10 @@ class Backend(Protocol):
         """Have limits of a type above those of the configuration, or those again (None). Raises: CallError."""
         ...
 
+    async def configure(self, type_: str | None, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Have options of a type, or of all, above those of the configuration, or those again (None). Raises: CallError."""
+        ...
+
     async def suspend(self, type_: str) -> dict[str, Any]:
         """Let no job of a type begin; tell whether that changed anything."""
         ...

@@ -25,6 +25,7 @@ from kqs.server.inserts import adopting, inserting
 from kqs.server.parameters import (
     AnyParameters,
     ChangeQuery,
+    ConfigureQuery,
     DeleteQuery,
     HelpQuery,
     IdQuery,
@@ -252,6 +253,10 @@ async def _limit(peer: Peer, query: LimitQuery) -> dict[str, Any]:
     return await peer.context.backend.limit(query.type, None if query.reset else query.named)
 
 
+async def _configure(peer: Peer, query: ConfigureQuery) -> dict[str, Any]:
+    return await peer.context.backend.configure(query.type, None if query.reset else query.options)
+
+
 async def _subscribe(peer: Peer, query: SubscriptionQuery) -> dict[str, Any]:
     return await peer.context.backend.subscribe(query.type, query.subscriber)
 
@@ -468,6 +473,13 @@ CALLS = _table(
         "{type, concurrency?, max_running?, rate?, per_s?} | {type, reset}",
         "how many jobs of a type may run, or begin in a while, above the configuration; answers {type, limits, changed}",
         _in_a_task(LimitQuery, _limit),
+    ),
+    CallSpec(
+        "configure",
+        Role.MANAGE,
+        "{type?, options? | reset?}",
+        "what jobs of a type, or of all, get that say nothing themselves; answers {type?, options, by_call, changed}",
+        _in_a_task(ConfigureQuery, _configure),
     ),
     CallSpec("stats", Role.READ, "", "what the server counts, as plain numbers", _in_a_task(NoQuery, _stats)),
     CallSpec("health", Role.READ, "", "whether all is well, and what is not", _in_a_task(NoQuery, _health)),

@@ -177,6 +177,20 @@ class LimitQuery(Parameters):
         return self
 
 
+class ConfigureQuery(Parameters):
+    """Argument of `configure`. An option that is null is taken back, one that is left out stays; no type: all types."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)] | None = None
+    options: dict[str, Any] = {}
+    reset: bool = False
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.reset and self.options:
+            raise ValueError("reset takes back what was said, so no options go beside it")
+        return self
+
+
 class SubscriptionQuery(Parameters):
     """Argument of `subscribe` and `unsubscribe`."""
 

@@ -27,6 +27,7 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -140,6 +141,13 @@ class Known(list[int]):
         super().__init__(orders)
         self.parked = parked
         self.joined: Mapping[int, str] = joined or {}
+
+
+class Topic(IntEnum):
+    """On what owners have their say beside the configuration. The numbers are stored."""
+
+    LIMITS = 0  # of a type: kqs.queue.limiting
+    OPTIONS = 1  # of a type, or under the empty name of all types: kqs.queue.configuring
 
 
 class Holder(NamedTuple):
@@ -480,15 +488,15 @@ class Store(Protocol):
         """Return the subscribers that are kept, by whichever server, sorted, of each type that has some."""
         ...
 
-    async def limit(self, type_: str, said: bytes | None) -> bool:
-        """Keep what an owner has said of the limits of a type, in the place of what was kept; None: nothing any more.
+    async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
+        """Keep what an owner has said of a type, in the place of what was kept on this topic; None: nothing any more.
 
         Durable before it returns. What it says is no question of the store's. Returns: whether something was kept before.
         """
         ...
 
-    async def limits(self) -> dict[str, bytes]:
-        """Return what is kept of the limits of types, by whichever server."""
+    async def said(self, topic: Topic) -> dict[str, bytes]:
+        """Return what is kept on this topic by type, whichever server was told."""
         ...
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
@@ -603,6 +611,7 @@ __all__ = [
     "Spans",
     "Store",
     "StoreInfo",
+    "Topic",
     "Verb",
     "Waiting",
 ]

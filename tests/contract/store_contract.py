@@ -28,7 +28,7 @@ from kqs.job import (
     first_run,
 )
 from kqs.store import base
-from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo, Waiting
+from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo, Topic, Waiting
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -1435,16 +1435,21 @@ class StoreContract:
         again, _ = await reopen()
         assert await again.suspended() == {"mail": 7.5}
 
-    async def test_what_is_said_of_a_types_limits_is_kept_until_it_is_taken_back(self, store: Store, reopen) -> None:
-        assert await store.limits() == {}
-        assert not await store.limit("mail", b'{"rate":5}')
-        assert await store.limit("mail", b'{"rate":6}')
-        assert not await store.limit("\u00e9 $x.y", b"{}")
+    @pytest.mark.parametrize("topic", list(Topic))
+    async def test_what_is_said_of_a_type_is_kept_until_it_is_taken_back(self, topic: Topic, store: Store, reopen) -> None:
+        other = next(one for one in Topic if one is not topic)
+        assert await store.said(topic) == {}
+        assert not await store.say(topic, "mail", b'{"rate":5}')
+        assert await store.say(topic, "mail", b'{"rate":6}')
+        assert not await store.say(topic, "\u00e9 $x.y", b"{}")
+        assert not await store.say(topic, "", b"{}")
+        assert not await store.say(other, "mail", b"{}")
         again, _ = await reopen()
-        assert await again.limits() == {"mail": b'{"rate":6}', "\u00e9 $x.y": b"{}"}
-        assert await again.limit("mail", None)
-        assert not await again.limit("mail", None)
-        assert await again.limits() == {"\u00e9 $x.y": b"{}"}
+        assert await again.said(topic) == {"mail": b'{"rate":6}', "\u00e9 $x.y": b"{}", "": b"{}"}
+        assert await again.say(topic, "mail", None)
+        assert not await again.say(topic, "mail", None)
+        assert await again.said(topic) == {"\u00e9 $x.y": b"{}", "": b"{}"}
+        assert await again.said(other) == {"mail": b"{}"}
 
     async def test_a_suspended_type_changes_nothing_of_its_jobs(self, store: Store, insert, now: float) -> None:
         await store.suspend("mail", now)

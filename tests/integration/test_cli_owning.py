@@ -206,3 +206,19 @@ def test_what_is_refused_is_told_on_a_terminal_too(served: Served) -> None:
     ended, shown = on_a_terminal(served, "retry", "--match", "(", "--yes")
     assert ended == 1
     assert "kqs: bad_call: match" in shown
+
+
+def test_options_are_set_at_run_time(kqs: Kqs) -> None:
+    code, shown, _ = kqs("configure", "tuned", "--ttr", "77", "--auto-touch", "--retries", "3")
+    assert code == 0
+    assert {"ttr *", "auto_touch *", "retries *"} <= {line.rpartition("  ")[0].strip() for line in shown.splitlines()}
+    (job_id,) = insert(kqs, "tuned", 1)
+    assert json.loads(kqs("job", job_id, "--json")[1])["options"]["ttr"] == 77
+    left = json.loads(kqs("configure", "tuned", "--take-back", "ttr", "--json")[1])
+    assert (left["by_call"], left["options"]["ttr"]) == ({"auto_touch": True, "retries": 3}, 30)
+    assert kqs("configure", "tuned", "--ttr", "5", "--take-back", "ttr")[0] == 2
+    assert kqs("configure", "tuned", "--ttr", "0")[0] == 1
+    assert json.loads(kqs("configure", "tuned", "--reset", "--json")[1])["by_call"] == {}
+    assert json.loads(kqs("configure", "--keep", "99", "--json")[1])["options"]["keep"] == 99
+    assert json.loads(kqs("configure", "tuned", "--json")[1])["options"]["keep"] == 99
+    assert json.loads(kqs("configure", "--reset", "--json")[1])["options"]["keep"] is None

@@ -155,6 +155,9 @@ class MemoryBackend:
         self.limits[type_] = named
         return {"type": type_, "limits": named or {}, "changed": changed}
 
+    async def configure(self, type_: str | None, named: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {"type": type_, "options": named or {}, "by_call": named or {}, "changed": True}
+
     async def job(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self._rows() if row["id"] == job_id), None)
 

@@ -27,7 +27,7 @@ class Collections:
         self.tallies = db[f"{prefix}tallies"]
         self.suspended = db[f"{prefix}suspended"]
         self.shares = db[f"{prefix}shares"]
-        self.limits = db[f"{prefix}limits"]
+        self.said = db[f"{prefix}said"]
         self.subscriptions = db[f"{prefix}subscriptions"]
         self.uniques = db[f"{prefix}uniques"]
         self.schedules = db[f"{prefix}schedules"]
@@ -43,7 +43,7 @@ class Collections:
             self.locks,
             self.tallies,
             self.suspended,
-            self.limits,
+            self.said,
             self.shares,
             self.uniques,
             self.schedules,

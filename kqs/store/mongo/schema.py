@@ -6,7 +6,7 @@
     locks     one document a resource that somebody has or waits for (resources.py)
     tallies   one document a type (tallies.py)
     suspended one document a suspended type (suspended.py)
-    limits    one document a type whose limits an owner has changed (limited.py)
+    said      one document for what an owner has said of a type: its limits, its options (said.py)
     shares    one document a type that was limited over all servers (shares.py)
     subscriptions  one document a subscriber of a type (subscriptions.py)
     uniques   one document a unique key (uniques.py)

@@ -29,7 +29,7 @@ class Session:
     def __init__(self, collections: Collections, epoch: int, bulk_bytes: int, clock: Clock) -> None:
         """Args: epoch: this boot's number, which no other boot of any server has."""
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
-        self.limits: AsyncIOMotorCollection[Document] = collections.limits
+        self.said: AsyncIOMotorCollection[Document] = collections.said
         self.suspended: AsyncIOMotorCollection[Document] = collections.suspended
         self.subscriptions: AsyncIOMotorCollection[Document] = collections.subscriptions
         self.uniques: AsyncIOMotorCollection[Document] = collections.uniques

@@ -28,18 +28,19 @@ from kqs.store.base import (
     Sharing,
     Slice,
     StoreInfo,
+    Topic,
     Waiting,
 )
 from kqs.store.mongo import (
     changes,
     client,
     groups,
-    limited,
     pages,
     progress,
     queues,
     records,
     retention,
+    said,
     schedule,
     schema,
     subscriptions,
@@ -287,13 +288,13 @@ class MongoStore:
         """See Store.resume."""
         return await self._look(suspended.resume, self._there.servers, type_)
 
-    async def limit(self, type_: str, said: bytes | None) -> bool:
-        """See Store.limit."""
-        return await self._look(limited.limit, self._there.servers, type_, said)
+    async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
+        """See Store.say."""
+        return await self._look(said.say, self._there.servers, topic, type_, text)
 
-    async def limits(self) -> dict[str, bytes]:
-        """See Store.limits."""
-        return await self._look(limited.limits)
+    async def said(self, topic: Topic) -> dict[str, bytes]:
+        """See Store.said."""
+        return await self._look(said.said, topic)
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""

@@ -44,7 +44,10 @@ create table if not exists parked (
   primary key (resource, type, prio, ord)
 ) without rowid"""
 _SUSPENDED = "create table if not exists suspended (type text not null primary key, since real not null) without rowid"
-_LIMITS = "create table if not exists limits (type text not null primary key, said blob not null) without rowid"
+_SAID = (
+    "create table if not exists said (topic integer not null, type text not null, text blob not null, "
+    "primary key (topic, type)) without rowid"
+)
 _SUBSCRIPTIONS = (
     "create table if not exists subscriptions (type text not null, subscriber text not null, "
     "primary key (type, subscriber)) without rowid"
@@ -118,7 +121,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PARKED};
 
 {_SUSPENDED};
-{_LIMITS};
+{_SAID};
 {_SUBSCRIPTIONS};
 {_UNIQUES[0]};
 {_UNIQUES[1]};
@@ -270,7 +273,7 @@ def _add_turns(db: sqlite3.Connection) -> None:
     """From 5 to 6. Version 5 knows nothing of what an earlier step left in the lines of groups: it must have none."""
     _add(db, _SINCE_5)
     db.execute(_SCHEDULES)
-    db.execute(_LIMITS)
+    db.execute(_SAID)
     db.execute(_SUBSCRIPTIONS)
 
 

@@ -12,14 +12,27 @@ from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
-from kqs.store.base import Change, Granted, Holder, Known, Looked, News, Passed, Schedule, Sharing, Slice, StoreInfo, Waiting
+from kqs.store.base import (
+    Change,
+    Granted,
+    Holder,
+    Known,
+    Looked,
+    News,
+    Passed,
+    Schedule,
+    Sharing,
+    Slice,
+    StoreInfo,
+    Topic,
+    Waiting,
+)
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
     claim,
     groups,
     insert,
-    limited,
     pages,
     progress,
     queues,
@@ -27,6 +40,7 @@ from kqs.store.sqlite import (
     report,
     resources,
     retention,
+    said,
     schedule,
     subscriptions,
     suspended,
@@ -281,13 +295,13 @@ class SqliteStore:
         """See Store.resume."""
         return await self._thread.call(partial(suspended.resume, type_=type_), durable=True)
 
-    async def limit(self, type_: str, said: bytes | None) -> bool:
-        """See Store.limit."""
-        return await self._thread.call(partial(limited.limit, type_=type_, said=said), durable=True)
+    async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
+        """See Store.say."""
+        return await self._thread.call(partial(said.say, topic=topic, type_=type_, text=text), durable=True)
 
-    async def limits(self) -> dict[str, bytes]:
-        """See Store.limits."""
-        return await self._thread.call(limited.limits)
+    async def said(self, topic: Topic) -> dict[str, bytes]:
+        """See Store.said."""
+        return await self._thread.call(partial(said.said, topic=topic))
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""

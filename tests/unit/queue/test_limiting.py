@@ -15,6 +15,7 @@ from kqs.job import Entry, Run, State
 from kqs.queue import limiting
 from kqs.queue.limiting import Said
 from kqs.queue.limits import Limit
+from kqs.store.base import Topic
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig
 from tests.support.remote import Hired, a_desk, still
@@ -290,7 +291,7 @@ async def test_a_store_that_refuses_leaves_it_as_it_was(rig: Rig, monkeypatch: p
     async def refuse(*_: object) -> bool:
         raise StoreUnavailableError("full")
 
-    monkeypatch.setattr(rig.store, "limit", refuse)
+    monkeypatch.setattr(rig.store, "say", refuse)
     with pytest.raises(StoreUnavailableError):
         await say(rig, concurrency=5)
     with pytest.raises(StoreUnavailableError):
@@ -299,6 +300,6 @@ async def test_a_store_that_refuses_leaves_it_as_it_was(rig: Rig, monkeypatch: p
 
 
 async def test_what_makes_no_sense_in_the_store_is_told(rig: Rig) -> None:
-    await rig.store.limit("mail", b'{"concurrency": "many"}')
+    await rig.store.say(Topic.LIMITS, "mail", b'{"concurrency": "many"}')
     with pytest.raises(StoreCorruptError, match="the limits of type 'mail'"):
         await rig.queue.limiting.look()

@@ -1,0 +1,51 @@
+"""`kqs config`: what the configuration says."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from kqs.cli.arguments import json_option
+
+#: what stands before the host of an address: who logs in, and with which password
+_LOGIN = re.compile(r"//[^/@]*@")
+
+
+@click.group("config")
+def config_command() -> None:
+    """Check and show the configuration of a server."""
+
+
+@config_command.command("show")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="TOML file of settings. Default: as `kqs serve` finds it.",
+)
+@json_option
+def show_command(path: Path | None, as_lines: bool) -> None:
+    """Show what the file and the environment set, and where each comes from; all else is at its default.
+
+    What calls have said of options at run time stands above it: `kqs configure`. Logins in addresses are left out.
+    """
+    from kqs.cli.output import print_line
+    from kqs.config import settings_in
+    from kqs.printable import printable
+
+    for setting in settings_in(path, os.environ):
+        name, value = ".".join(setting.key), _without_logins(setting.value)
+        if as_lines:
+            print_line({"setting": name, "value": value, "from": setting.origin})
+        else:
+            text = msgspec.json.encode(value, enc_hook=str).decode()
+            click.echo(printable(f"{name} = {text}  # {setting.origin}"))
+
+
+def _without_logins(value: Any) -> Any:
+    return _LOGIN.sub("//…@", value) if isinstance(value, str) else value
