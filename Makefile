@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types bench image torture model lock clean
+.PHONY: help install run test lint types docs bench image torture model lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(STATE)/dev.stamp ## check style and floors
 
 types: $(STATE)/dev.stamp ## check types
 	$(BIN)/mypy
+
+docs: $(STATE)/dev.stamp ## build the site of docs/ and the reference in .cache/site, every link checked
+	$(BIN)/python docs/build_site.py
 
 bench: $(STATE)/dev.stamp ## measure a real server over TCP; writes .cache/bench.json
 	$(BIN)/python -m bench.run $(ARGS)

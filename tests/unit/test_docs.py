@@ -1,10 +1,13 @@
 """README and docs/: their links lead somewhere, and their settings are settings."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import kqs
 from kqs.config import Config, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +53,12 @@ def test_the_steps_to_a_fleet_change_the_engines_that_they_say(tmp_path: Path) -
         ("mongodb", "beanstalkd", 2),
     ]
     assert len({step.journal.dir for step in steps if step.store.kind == "mongodb"}) == 1
+
+
+def test_the_site_builds_and_no_link_of_it_leads_nowhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "build_site.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, str(tmp_path / "site" / "index.html"))
+    reference = (tmp_path / "site" / "docs" / "api.html").read_text()
+    assert [name for name in kqs.__all__ if name != "__version__" and f">{name}</span>" not in reference] == []
