@@ -134,4 +134,4 @@ def test_they_keep_every_rule_and_so_do_our_own_client_and_worker(tmp_path: Path
 
 
 def test_the_readme_leads_to_them() -> None:
-    assert "(examples/)" in (ROOT / "README.md").read_text()
+    assert "(examples/README.md)" in (ROOT / "README.md").read_text()
