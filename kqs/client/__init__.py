@@ -10,6 +10,7 @@ from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, Conne
 from kqs.client.ended import Ended
 from kqs.client.events import Events
 from kqs.client.owners import Changed
+from kqs.client.rules import Configured, LastTick, Schedule
 from kqs.client.runs import Report, Run
 from kqs.client.standing import Work
 from kqs.wire.inserted import Inserted
@@ -21,12 +22,15 @@ __all__ = [
     "CallTimeoutError",
     "Changed",
     "Client",
+    "Configured",
     "ConnectionLostError",
     "Ended",
     "Events",
     "Inserted",
+    "LastTick",
     "Report",
     "Run",
+    "Schedule",
     "UnreachableError",
     "Work",
     "connect",

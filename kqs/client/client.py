@@ -32,6 +32,7 @@ from kqs.client.events import Events
 from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.client.owners import OwnersCalls
+from kqs.client.rules import RulesCalls
 from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, told
 from kqs.client.standing import StandingCall, Work
 from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
@@ -98,7 +99,7 @@ def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str =
     return Client(Address(host, port, socket), **settings)
 
 
-class Client(OwnersCalls):
+class Client(OwnersCalls, RulesCalls):
     """A connection that comes back. Call from one loop.
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
