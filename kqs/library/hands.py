@@ -187,7 +187,7 @@ class Hands:
 
     def _saved(self, _context: JobContext) -> None:
         """Take in, in any thread, that a handler has saved something."""
-        self._loop.call_soon_threadsafe(self._changed.set)
+        self._loop.call_soon_threadsafe(self._supervisor.guard, "library", self._changed.set)
 
     async def _mind(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from kqs.errors import CallError
 from kqs.handlers import Handler, Registry
 from kqs.library.hands import Hands
 from kqs.log import get_logger
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Supervisor, when_done, with_its_answer
 
 log = get_logger("kqs.library")
 
@@ -102,7 +102,7 @@ class Running:
                 room = int(min(self._concurrency - hands.count, most - begun, MOST_AT_ONCE))
                 if asking is None and room > 0 and self._registry.types:
                     wait_s = 0.0 if until is None else min(until - _now(), LONGEST_WAIT_S)
-                    asking = asyncio.create_task(self._reserve(room, max(0.0, wait_s)), name="kqs-library-reserve")
+                    asking = self._supervisor.spawn(self._reserve(room, max(0.0, wait_s)), "library-reserve", with_its_answer)
                 if asking is None and until is None and not hands.count:
                     break
                 await self._either(asking, until)
@@ -159,7 +159,7 @@ class Running:
 
     async def _take(self, work: Work, types: list[str], until: float) -> list[Run]:
         """Return the next runs of a standing order; none if it is to go on no more. Raises: as `Work.take`."""
-        taking = asyncio.create_task(work.take(), name="kqs-library-take")
+        taking = self._supervisor.spawn(work.take(), "library-take", with_its_answer)
         is_taken = False
         try:
             while not taking.done() and self._goes_on(types, until):
@@ -174,8 +174,7 @@ class Running:
     async def _drop(self, asking: asyncio.Task[list[Run]] | None) -> None:
         """Want no more what was asked for; runs that have come are given back."""
         if asking is not None:
-            asking.cancel()
-            await asyncio.wait([asking])
+            await self._supervisor.end(asking)
             if not asking.cancelled() and asking.exception() is None:
                 self._client.give_back(asking.result())
 
@@ -199,12 +198,12 @@ class Running:
 
     async def _either(self, task: asyncio.Task[list[Run]] | None, until: float | None) -> None:
         """Return when the task has ended, something has changed, or it is `until`."""
-        changed = asyncio.create_task(self._changed.wait(), name="kqs-library-changed")
+        changed = self._supervisor.spawn(self._changed.wait(), "library-changed", when_done)
         timeout_s = None if until is None or until is math.inf else max(0.0, until - _now())
         try:
             await asyncio.wait([changed, *([] if task is None else [task])], timeout=timeout_s, return_when="FIRST_COMPLETED")
         finally:
-            changed.cancel()
+            await self._supervisor.end(changed)
 
 
 def _limits(count_limit: int | None, time_limit_s: float | None, now: float) -> tuple[float, float | None, bool]:
