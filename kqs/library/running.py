@@ -24,6 +24,8 @@ log = get_logger("kqs.library")
 MOST_AT_ONCE = 1000
 #: one `reserve` waits no longer than that, in s, and is asked again then
 LONGEST_WAIT_S = 3600.0
+#: new jobs that wait are given to whoever asks within so long, in s, unless something keeps them
+CLAIM_S = 0.2
 #: a queue that is stopping is asked again after so long, in s
 DRAINED_S = 0.5
 
@@ -179,14 +181,23 @@ class Running:
                 self._client.give_back(asking.result())
 
     async def _reserve(self, room: int, wait_s: float) -> list[Run]:
+        """Return up to `room` runs; without a wait, of what was inserted before, if the store has heard of it or not."""
         types = sorted(self._registry.types)
         try:
-            return await self._client.reserve(types, room, wait_s, worker=self._worker)
+            runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
+            if not runs and not wait_s and await self._has_new(types):
+                runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
+            return runs
         except CallError as error:
             if error.call_code == "draining":
                 await asyncio.sleep(min(wait_s, DRAINED_S))
                 return []
             raise
+
+    async def _has_new(self, types: list[str]) -> bool:
+        """Tell whether new jobs of these types wait; it is answered when the store has what is journaled."""
+        known = await self._client.types(limit=1000)
+        return any(one["type"] in types and one["counts"].get("new") for one in known)
 
     def _begin(self, hands: Hands, runs: list[Run]) -> int:
         """Let runs begin; those whose handler is gone are given back. Returns: how many have begun."""
