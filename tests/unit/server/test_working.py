@@ -347,6 +347,18 @@ async def test_a_run_that_never_began_leaves_no_trace(talk: Talk, rig: Rig) -> N
     assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) == "stale"
 
 
+async def test_what_was_said_of_a_run_that_never_began_is_kept(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    for number in range(3):  # the claims of one job, and none of what is said of them is taken for another's
+        touch, release = [{"run": run["run"], "progress": number}], {"run": run["run"], "begun": False}
+        talk.say("touch", touch, "t")
+        talk.say("release", release, "r")
+        answers = {answer["id"]: answer["m"] for answer in await talk.heard(2)}
+        assert (answers["r"], answers["t"][0]["cancel"]) == (True, False)
+        (run,) = await talk.ask("reserve", {"types": ["mail"], "wait": 10})
+        assert (run["attempt"], run["progress"]) == (1, number)
+
+
 @pytest.mark.parametrize("name", ["touch", "release", "finish"])
 async def test_a_call_that_is_none_is_refused_as_a_whole(talk: Talk, name: str) -> None:
     for argument in (None, 7, "x", {}, {"run": 1}, {"run": "x" * 100_000, "report": "ok"}, [{}] * 10_001):
