@@ -474,11 +474,14 @@ class Queue:
         return True
 
     def cancel(self, lease: Lease) -> None:
-        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
+        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed.
+
+        What it has said of its progress all the same is kept, as that of any run that goes back.
+        """
         if self._leases.end(lease):
             if self.events.is_heard:
                 self.events.unbegun(lease.run)
-            self.give_back(lease.run)
+            self._ended(lease, self._judge.unclaimed(lease.run, self._now()))
 
     def call_off(self, claims: Sequence[Claim]) -> None:
         """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
