@@ -118,7 +118,7 @@ class OwnersCalls(ABC):
         """Let jobs of this type begin again. Returns: False: it was not suspended."""
         return bool((await self.call("resume", {"type": type}))["changed"])
 
-    async def limit(self, type: str, *, reset: bool = False, **limits: float | None) -> dict[str, Any]:  # noqa: A002 - the job's field
+    async def limit(self, /, type: str, *, reset: bool = False, **limits: float | None) -> dict[str, Any]:  # noqa: A002 - the job's field
         """Limit how many jobs of this type run, or begin in a while; None lifts a limit. Returns: those that it has.
 
         Args: reset: have those of the configuration again. limits: concurrency, max_running, rate, per_s.

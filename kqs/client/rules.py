@@ -118,7 +118,7 @@ class RulesCalls(ABC):
         """Let a schedule go on; the ticks of the time between are lost. Returns: False: it was not suspended."""
         return bool((await self.call("resume", {"schedule": name}))["changed"])
 
-    async def configure(self, type: str | None = None, *, reset: bool = False, **options: Any) -> Configured:  # noqa: A002 - the job's field
+    async def configure(self, /, type: str | None = None, *, reset: bool = False, **options: Any) -> Configured:  # noqa: A002 - the job's field
         """Set what jobs of a type get that say nothing themselves, or, without `type`, those of all types.
 
         Args: options: fields as `insert` takes them; None takes one back; what is not named stays. reset: take back all.

@@ -145,7 +145,7 @@ class Queue(OwnersCalls, RulesCalls):
 
     # -- running them -----------------------------------------------------------------------------------------------------
 
-    def add_handler(self, type: str, function: Callable[..., Any], **options: Any) -> None:  # noqa: A002 - the job's field
+    def add_handler(self, /, type: str, function: Callable[..., Any], **options: Any) -> None:  # noqa: A002 - the job's field
         """Have `function` run jobs of a type, as long as `run_jobs` goes on.
 
         It takes `(data)` or `(data, job)`, as those of docs/handlers.md do. options: `retry_delay`, if it is a function.

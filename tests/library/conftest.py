@@ -1,14 +1,17 @@
-"""The queue of the common suite: inside this program, and on a server."""
+"""The queue of the common suite: inside this program, and on a server, and the blocking face of both."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import kqs
+import kqs.blocking
 from tests.support.serving import serving
+from tests.support.threaded import Threaded
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +21,20 @@ def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield server.port
 
 
-@pytest.fixture(params=["open", "connect"])
+@pytest.fixture(params=["open", "connect", "blocking open", "blocking connect"])
 async def queue(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[kqs.Queue]:
-    if request.param == "open":
-        made = kqs.open(tmp_path / "queue")
+    """Give a queue. Tests whose handlers share a loop with them ask for `open` and `connect` alone."""
+    module = kqs.blocking if "blocking" in request.param else kqs
+    if request.param.endswith("open"):
+        made = module.open(tmp_path / "queue")
     else:
-        made = kqs.connect(f"127.0.0.1:{request.getfixturevalue('server_port')}")
-    async with made as opened:
-        yield opened
+        made = module.connect(f"127.0.0.1:{request.getfixturevalue('server_port')}")
+    if isinstance(made, kqs.Queue):
+        async with made as opened:
+            yield opened
+    else:
+        with made as faced:
+            yield cast("kqs.Queue", Threaded(faced))
 
 
 @pytest.fixture

@@ -191,6 +191,7 @@ async def test_plain_functions_run_in_threads_side_by_side(queue: kqs.Queue, typ
     assert sorted([(await job.wait(5)).result for job in jobs]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("queue", ["open", "connect"], indirect=True)  # it is cancelled, which no thread is
 async def test_a_removed_handler_is_never_called_and_its_jobs_wait(queue: kqs.Queue, type_: str) -> None:
     called = asyncio.Event()
 
@@ -230,6 +231,7 @@ async def test_run_jobs_goes_on_once(queue: kqs.Queue, type_: str) -> None:
     assert await running == 1
 
 
+@pytest.mark.parametrize("queue", ["open", "connect"], indirect=True)  # it is cancelled, which no thread is
 @pytest.mark.parametrize("limits", [(None, -1), (10, 30.0)])
 async def test_a_cancelled_run_jobs_gives_back_what_runs(
     queue: kqs.Queue, type_: str, limits: tuple[int | None, float]
@@ -293,6 +295,7 @@ async def test_auto_touch_and_a_handlers_own_touch_keep_a_run(queue: kqs.Queue, 
     assert [(await job.wait(5)).result for job in (one, two)] == ["late", "late"]
 
 
+@pytest.mark.parametrize("queue", ["open", "connect"], indirect=True)  # it is cancelled, which no thread is
 async def test_a_cancelled_job_ends_its_handler(queue: kqs.Queue, type_: str) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 

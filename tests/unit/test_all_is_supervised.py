@@ -32,6 +32,7 @@ ALLOWED = {
     ("supervisor.py", "*"): "what all others use",
     ("tasks.py", "Task"): "what the supervisor uses",
     ("client", "*"): "is used in other programs, which have no supervisor",
+    ("blocking/thread.py", "call_soon_threadsafe"): "the stop itself, asked for by another thread",
     ("cli", "*"): "a program of its own, which ends with what it does",
     ("conformance", "*"): "a program of its own, which ends with what it does",
     ("journal", "*"): "has a guard of its own, which also closes the journal; it tells `on_fault`",
