@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from kqs import library
 from kqs.blocking.thread import LoopThread
@@ -14,12 +14,13 @@ from kqs.handlers import JobContext
 from kqs.library.queue import DEFAULT_CONCURRENCY, JobFields
 
 D = TypeVar("D")
+R = TypeVar("R")
 
 
-class Job:
+class Job(Generic[R]):
     """A job that was inserted, as kqs.Job."""
 
-    def __init__(self, thread: LoopThread, behind: library.Job) -> None:
+    def __init__(self, thread: LoopThread, behind: library.Job[R]) -> None:
         self.thread = thread
         self.behind = behind
 
@@ -34,6 +35,10 @@ class Job:
         return self.behind.created
 
     wait = waits(library.Job.wait)
+
+    def result(self, seconds: float) -> R:
+        """See kqs.Job.result."""
+        return self.thread.run(lambda: self.behind.result(seconds))
 
     def __repr__(self) -> str:
         return repr(self.behind)
@@ -102,19 +107,27 @@ class Queue:
         self.close()
 
     @overload
-    def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job: ...
+    def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job[Any]: ...
 
     @overload
-    def add_job(self, target: Callable[[D], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+    def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
 
     @overload
-    def add_job(self, target: Callable[[D, JobContext], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+    def add_job(
+        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]
+    ) -> Job[R]: ...
 
-    def add_job(self, target: Any, data: Any = None, **fields: Unpack[JobFields]) -> Job:
+    @overload
+    def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+
+    @overload
+    def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+
+    def add_job(self, target: Any, data: Any = None, **fields: Unpack[JobFields]) -> Job[Any]:
         """See kqs.Queue.add_job."""
         return Job(self.thread, self.thread.run(lambda: self.behind.add_job(target, data, **fields)))
 
-    def add_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> list[Job]:
+    def add_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> list[Job[Any]]:
         """See kqs.Queue.add_jobs."""
         return [Job(self.thread, job) for job in self.thread.run(lambda: self.behind.add_jobs(jobs))]
 

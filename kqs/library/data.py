@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from kqs.errors import CallError
 from kqs.handlers import default_registry
@@ -46,3 +48,16 @@ def type_of(target: str | Callable[..., Any], added: Callable[[Callable[..., Any
 def _runs(type_: str, function: Callable[..., Any]) -> bool:
     handler = default_registry.get(type_)
     return handler is not None and handler.function is function
+
+
+def result_of(target: str | Callable[..., Any], result: Any) -> Any:
+    """Return a job's result as its handler has returned it, by the handler's annotation; without one, as JSON says it.
+
+    Raises: ValueError: it does not fit the annotation.
+    """
+    try:
+        annotation = Any if isinstance(target, str) else get_type_hints(target).get("return", Any)
+        adapter = TypeAdapter[Any](annotation)
+    except (NameError, TypeError, PydanticUserError):  # a name that only type checkers know, or no type of data
+        return result
+    return adapter.validate_json(msgspec.json.encode(result))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
+
+from kqs.errors import CallError
+from kqs.library.data import result_of
+
+R = TypeVar("R")
 
 
 class PastRun(msgspec.Struct, frozen=True):
@@ -58,18 +63,26 @@ def record_of(shown: dict[str, Any]) -> JobRecord:
     return msgspec.convert(shown, JobRecord)
 
 
-class Job:
+class Job(Generic[R]):
     """A job that was inserted, or joined to one that waits.
 
     id: its id. created: whether this insert made it.
     """
 
-    __slots__ = ("_wait", "created", "id")
+    __slots__ = ("_target", "_wait", "created", "id")
 
-    def __init__(self, job_id: str, created: bool, wait: Callable[[str, float], Awaitable[JobRecord]]) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        created: bool,
+        wait: Callable[[str, float], Awaitable[JobRecord]],
+        target: str | Callable[..., object] = "",
+    ) -> None:
+        """Args: target: the handler whose annotation says what its result is, or the type."""
         self.id = job_id
         self.created = created
         self._wait = wait
+        self._target = target
 
     async def wait(self, seconds: float) -> JobRecord:
         """Return its record once it has ended, however it did.
@@ -77,6 +90,19 @@ class Job:
         Raises: CallError: `timeout`: it has not within so many seconds, and goes on; `not_found`: its record is gone.
         """
         return await self._wait(self.id, seconds)
+
+    async def result(self, seconds: float) -> R:
+        """Return what its handler has returned, once it has: as the annotation of the handler says that was given to `add_job`.
+
+        Raises: CallError: as `wait`; `job_failed`, with its last error: it has failed for good; `cancelled`.
+            ValueError: the result does not fit the annotation.
+        """
+        ended = await self.wait(seconds)
+        if ended.state != "success":
+            code = "cancelled" if ended.state == "cancelled" else "job_failed"
+            raise CallError(ended.error or f"job {self.id}: {ended.state}", code)
+        result: R = result_of(self._target, ended.result)
+        return result
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"

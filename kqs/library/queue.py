@@ -6,7 +6,7 @@ Source of what the methods mean: docs/library.md, and docs/protocol.md for the c
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -21,6 +21,7 @@ from kqs.library.run import TakenRun
 from kqs.library.running import Running
 
 D = TypeVar("D")
+R = TypeVar("R")
 
 #: jobs that run at a time, unless it is said otherwise
 DEFAULT_CONCURRENCY = 100
@@ -86,15 +87,23 @@ class Queue(OwnersCalls, RulesCalls):
     # -- jobs -------------------------------------------------------------------------------------------------------------
 
     @overload
-    async def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job: ...
+    async def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job[Any]: ...
 
     @overload
-    async def add_job(self, target: Callable[[D], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+    async def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
 
     @overload
-    async def add_job(self, target: Callable[[D, JobContext], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+    async def add_job(
+        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]
+    ) -> Job[R]: ...
 
-    async def add_job(self, target: str | Callable[..., object], data: object = None, **fields: Unpack[JobFields]) -> Job:
+    @overload
+    async def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+
+    @overload
+    async def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+
+    async def add_job(self, target: str | Callable[..., object], data: object = None, **fields: Unpack[JobFields]) -> Job[Any]:
         """Keep a job: when this returns, it is on disk, and will run until it succeeds.
 
         Args: target: its type, or the handler of that. data: what JSON can say, a dataclass, or a pydantic model.
@@ -103,9 +112,9 @@ class Queue(OwnersCalls, RulesCalls):
         (added,) = await self._add([job])
         if isinstance(added, CallError):
             raise added
-        return added
+        return Job(added.id, added.created, self._wait, target)
 
-    async def add_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> list[Job]:
+    async def add_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> list[Job[Any]]:
         """Keep all jobs, or none of them. Each is a mapping of its fields, with `type`, and `data` as `add_job` has it.
 
         Raises: CallError: also `duplicate`: one was to be refused as another with its key waits; all others are kept then.
@@ -115,13 +124,13 @@ class Queue(OwnersCalls, RulesCalls):
             raise refused
         return [one for one in added if isinstance(one, Job)]
 
-    async def _add(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job | CallError]:
+    async def _add(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job[Any] | CallError]:
         if any(job.get(name) is not None for job in jobs for name in _TELLING):
             answers = await self._client.insert_many(jobs, answer="full")
             return [self._job(one.id, one.created) if isinstance(one, Inserted) else one for one in answers]
         return [self._job(job_id, True) for job_id in await self._client.insert_many(jobs)]
 
-    def _job(self, job_id: str, created: bool) -> Job:
+    def _job(self, job_id: str, created: bool) -> Job[Any]:
         return Job(job_id, created, self._wait)
 
     async def _wait(self, job_id: str, seconds: float) -> JobRecord:

@@ -45,8 +45,13 @@ def test_its_examples_fit_their_types(tmp_path: Path) -> None:
         "    await queue.add_job(f, A(n=1), prio='high')\n    await queue.add_job(g, A(n=1))\n    await queue.add_job('x', 3)\n"
     )
     bad = "    await queue.add_job(f, 'A')\n    await queue.add_job(g, 1)\n    await queue.add_job('x', 3, ttr='1')\n"
-    bad += "def face(queue: kqs.blocking.Queue) -> None:\n    n: int = queue.run_jobs(3)\n    queue.add_job(f, A(n=1))\n"
+    bad += "def face(queue: kqs.blocking.Queue) -> None:\n    n: int = queue.add_job(h, A(n=1)).result(1)\n"
+    bad += "    queue.add_job(f, A(n=1))\n"
     bad += "    queue.add_job(f, 'A')\n    queue.run_jobs('3')\n    queue.cancel(types='x')\n"
+    bad += "def h(a: A) -> int: return a.n\nasync def results(queue: kqs.Queue) -> None:\n"
+    bad += "    job = await queue.add_job(g, A(n=1))\n"
+    bad += "    n: int = await job.result(1)\n    s: str = await job.result(1)\n"
+    bad += "    t: str = await (await queue.add_job(h, A(n=1))).result(1)\n"
     file = tmp_path / "typed.py"
     told = []
     for text in (good, good + bad):
@@ -60,4 +65,4 @@ def test_its_examples_fit_their_types(tmp_path: Path) -> None:
             check=False,
         )
         told.append(sorted({int(line) for line in re.findall(r"typed\.py:(\d+): error", done.stdout)}))
-    assert told == [[], [11, 12, 13, 17, 18, 19]]
+    assert told == [[], [11, 12, 13, 17, 18, 19, 24, 25]]

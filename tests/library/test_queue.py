@@ -58,6 +58,51 @@ async def test_models_dataclasses_and_plain_values_are_data(queue: kqs.Queue, ty
     assert got == [Resize(img=7)]
 
 
+async def test_a_result_is_what_the_handler_says_that_it_returns(queue: kqs.Queue, type_: str) -> None:
+    async def resize(data: int) -> Resize:
+        return Resize(img=data)
+
+    async def crop(data: int, _job: kqs.JobContext) -> tuple[int, int]:
+        return data, data
+
+    async def plain(data: int):  # type: ignore[no-untyped-def]  # as many are
+        return {"img": data}
+
+    resize.__annotations__["return"] = Resize
+    for name, handler in (("resize", resize), ("crop", crop), ("plain", plain)):
+        queue.add_handler(f"{type_}-{name}", handler)
+    resized, cropped, made = await queue.add_job(resize, 7), await queue.add_job(crop, 7), await queue.add_job(plain, 7)
+    named = await queue.add_job(f"{type_}-resize", 7)
+    assert await queue.run_jobs(4, 10) == 4
+    assert await resized.result(10) == Resize(img=7)
+    assert await cropped.result(10) == (7, 7)
+    assert await made.result(10) == await named.result(10) == {"img": 7}
+
+
+async def test_who_waits_for_a_result_is_told_why_there_is_none(queue: kqs.Queue, type_: str) -> None:
+    def fails(_data: Any) -> int:
+        raise kqs.Fail("no such image")
+
+    def lies(_data: Any) -> int:
+        return "seven"  # type: ignore[return-value]
+
+    queue.add_handler(type_, fails)
+    queue.add_handler(f"{type_}-lies", lies)
+    failed, cancelled, lied = (
+        await queue.add_job(fails, 1),
+        await queue.add_job(f"{type_}-none", 1),
+        await queue.add_job(lies, 1),
+    )
+    await queue.cancel(cancelled.id)
+    assert await queue.run_jobs(2, 10) == 2
+    for job, code in ((failed, "job_failed"), (cancelled, "cancelled")):
+        with pytest.raises(CallError) as refused:
+            await job.result(10)
+        assert refused.value.call_code == code
+    with pytest.raises(ValueError, match="int"):
+        await lied.result(10)
+
+
 @pytest.mark.parametrize(
     ("data", "words"), [(float("nan"), "NaN"), ({1, object()}, "object"), ([1.5, float("inf")], "NaN and Infinity")]
 )
