@@ -14,6 +14,11 @@ from tests.support.serving import serving
 from tests.support.threaded import Threaded
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Play the blocking face once: its loop is its own, whichever the tests run on."""
+    items[:] = [one for one in items if "[uvloop-blocking " not in one.name]
+
+
 @pytest.fixture(scope="session")
 def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Serve for all tests of this process; each works on types of its own."""
