@@ -125,7 +125,7 @@ class Queue:
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
         self._reporter.on_waited = self._hurry_end
         #: takes the report of a run that is over, in whatever way
-        self._over = self._reporter.add
+        self._over: Callable[[Run, Report], None] = self._reporter.add
         #: how many jobs of which types may wait
         self.bounds = Bounds(settings.taking)
         if self.bounds.limits:
@@ -423,7 +423,8 @@ class Queue:
         self._over = self._over_limited if is_any else self._reporter.add
 
     def _over_limited(self, run: Run, report: Report) -> None:
-        self._reporter.add(run, report)
+        # each commit of ends is flushed, and what the next runs wait for is a claim
+        self._reporter.add(run, report, may_wait=run.type in self._gates)
         self.admission.over(run, has_begun=report.has_begun)
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:
@@ -473,11 +474,14 @@ class Queue:
         return True
 
     def cancel(self, lease: Lease) -> None:
-        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed."""
+        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed.
+
+        What it has said of its progress all the same is kept, as that of any run that goes back.
+        """
         if self._leases.end(lease):
             if self.events.is_heard:
                 self.events.unbegun(lease.run)
-            self.give_back(lease.run)
+            self._ended(lease, self._judge.unclaimed(lease.run, self._now()))
 
     def call_off(self, claims: Sequence[Claim]) -> None:
         """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""

@@ -1344,6 +1344,17 @@ class StoreContract:
         assert await store.report([a_report(run.claim, state, at=now, progress=said)]) == [True]
         assert await progress_of(store) == after
 
+    @pytest.mark.parametrize(("said", "after"), [(b"[2]", b"[2]"), (NO_PROGRESS, None)])
+    async def test_a_run_that_never_began_may_bring_progress(
+        self, store: Store, run_one, now: float, said: bytes, after: bytes | None
+    ) -> None:
+        run = await run_one()
+        await store.save([Progress(run.claim, b"1")], durable=False)
+        assert await store.report([unbegun(run, at=now, progress=said)]) == [True]
+        assert await progress_of(store) == after
+        (again,) = await store.claim([an_entry(0)], "w1", now)
+        assert again.progress == after
+
     async def test_a_stale_report_brings_none(self, store: Store, run_one, now: float) -> None:
         run, other = await run_one(0), await run_one(1)
         await store.save([Progress(run.claim, b"1")], durable=False)

@@ -17,7 +17,7 @@ from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.whole import Whole
 
-SUBSCRIBERS = {"order": ["bill", "ship"]}
+SUBSCRIBERS = {"order": TakingSection(fan_out=["bill", "ship"])}
 JOBS = (
     b'[{"type":"order","id":"mine","data":1},{"type":"order"},{"type":"mail"},'
     b'{"type":"order","id":"mine"},{"type":"order","delay":900,"unique":"k"}]'
@@ -26,7 +26,7 @@ JOBS = (
 
 async def boot(folder: Path, clock: FakeClock, *, has_subscribers: bool) -> Whole:
     whole = Whole(folder, clock, Cascade({}, {}))
-    whole.subscribers = dict(SUBSCRIBERS) if has_subscribers else {}
+    whole.taking = SUBSCRIBERS if has_subscribers else {}
     await whole.start()
     return whole
 
@@ -76,7 +76,7 @@ async def test_a_kill_between_any_two_steps_leaves_each_job_with_its_copies(tmp_
         again = await boot(image, clock, has_subscribers=False)
         await again.be_still()
         check(await again.records())
-        again.subscribers["order"] = ["bill", "ship", "late"]
+        again.rig.queue.subscriptions.of["order"] = ["bill", "ship", "late"]
         await again.stop()
         again = await boot(image, clock, has_subscribers=True)
         assert await insert(again, b'{"type":"order","id":"mine"}') == ["mine"]
@@ -87,8 +87,7 @@ async def test_a_kill_between_any_two_steps_leaves_each_job_with_its_copies(tmp_
 
 async def test_what_counts_as_waiting_is_what_is_made(tmp_path: Path) -> None:
     whole = Whole(tmp_path, FakeClock(), Cascade({}, {}))
-    whole.subscribers = dict(SUBSCRIBERS)
-    whole.taking = {"bill": TakingSection(max_waiting=2)}
+    whole.taking = SUBSCRIBERS | {"bill": TakingSection(max_waiting=2)}
     await whole.start()
     bounds = whole.rig.queue.bounds
     for _ in range(4):

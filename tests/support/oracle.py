@@ -9,24 +9,30 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import ENDED, WAITING, JobRecord, Returned, State
+from tests.support.oracle_rules import Rules
 
 SUCCESS_KEPT_S = 3600.0
 
 
 @dataclass
 class Job:
-    """One job: what its insert said, and what its record must show. due_at: 0.0: it is; order: as its record says."""
+    """One job: what its insert said, and what its record must show. due_at: 0.0: it is; order: as its record says.
+
+    retries, keep_s: None: as its type has it. began_with: what its type had when its run began, which that keeps.
+    """
 
     id: str
     type: str
     prio: int
     resource: str | None
     unique: str | None
-    retries: int
+    group: str | None
+    retries: int | None
     ghosts_left: int
     expire_s: float | None
     keep_s: float | None
@@ -40,6 +46,7 @@ class Job:
     ghosts: int = 0
     interrupted: int = 0
     is_cancelled: bool = False
+    began_with: dict[str, Any] | None = None
     drop_at: float | None = None
     #: it waited, and was due, the last time that all was still
     was_ready: bool = False
@@ -76,7 +83,9 @@ class Oracle:
     retry_delay_s: float
     ghost_delay_s: float
     jobs: dict[str, Job] = field(default_factory=dict)
-    suspended: set[str] = field(default_factory=set)
+    rules: Rules = field(default_factory=Rules)
+    #: by type, how many jobs have waited and begun since all was still
+    begun: Counter[str] = field(default_factory=Counter)
     #: whose records are over, and may still be counted
     over: Counter[tuple[str, State]] = field(default_factory=Counter)
 
@@ -85,8 +94,8 @@ class Oracle:
 
     # -- inserts --------------------------------------------------------------------------------------------------------
 
-    def insert(self, job: Job) -> tuple[str, bool]:
-        """Take a job; return the id of what it is now, and whether it was made."""
+    def insert(self, job: Job, copies: Sequence[Job] = ()) -> tuple[str, bool]:
+        """Take a job; return the id of what it is now, and whether it was made. copies: what runs in its place."""
         if self.seen(job.id) is not None:
             return job.id, False
         if job.unique is not None:
@@ -94,6 +103,10 @@ class Oracle:
             if waiting:
                 return min(waiting, key=lambda other: other.order).id, False
         self.jobs[job.id] = job
+        if copies:
+            job.resource, job.attempt = None, 1
+            self._end(job, State.SUCCESS)
+            self.jobs.update((copy.id, copy) for copy in copies)
         return job.id, True
 
     def _waits_for_key(self, other: Job, job: Job) -> bool:
@@ -110,18 +123,23 @@ class Oracle:
     def running(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state is State.PROCESSING]
 
+    def is_ready(self, job: Job) -> bool:
+        """Tell whether a job waits for nothing but its turn, and what its type and its resource allow."""
+        is_alive = job.expire_at is None or self.now < job.expire_at
+        return job.waits and job.due_at <= self.now and is_alive
+
     def may_begin(self, job: Job) -> bool:
         """Tell whether a waiting job may run now, if somebody takes it, and its resource is its own."""
-        is_alive = job.expire_at is None or self.now < job.expire_at
-        return job.waits and job.due_at <= self.now and is_alive and job.type not in self.suspended
+        return self.is_ready(job) and self.rules.holds(job.type, job.group) is None
 
     def begin(self, job_id: str) -> Job:
         """Let a run begin, if one may."""
         job = self.jobs.get(job_id)
         assert job is not None, f"a run began of {job_id}, which is not there"
         assert job.waits, f"a run began of what is {job.state.word}: {job}"
-        assert job.type not in self.suspended, f"a run began of a suspended type: {job}"
-        assert self.may_begin(job), f"a run began before its time, or after: {job}"
+        assert self.is_ready(job), f"a run began before its time, or after: {job}"
+        why = self.rules.holds(job.type, job.group)
+        assert why is None, f"a run began though its type is held, {why}: {job}"
         if job.resource is not None:
             holders = [other for other in self.running() if other.resource == job.resource]
             assert not holders, f"two runs at once with one resource: {job} beside {holders}"
@@ -130,11 +148,25 @@ class Oracle:
         job.has_turn = False
         job.waited_as, job.state = job.state, State.PROCESSING
         job.attempt += 1
+        job.began_with = self.options(job)
+        self.rules.begin(job.type, job.group)
+        self.begun[job.type] += 1
         return job
 
+    def go_on(self, job: Job) -> None:
+        """Let a run go on that another boot has begun: what it began with is not known."""
+        job.waited_as, job.began_with = State.NEW, self.options(job)
+
+    def options(self, job: Job) -> dict[str, Any]:
+        """Return what a job's type has where the job says nothing itself."""
+        return {"retries": -1, "retry_delay": self.retry_delay_s, "keep": None} | self.rules.options.get(job.type, {})
+
+    def _option(self, job: Job, name: str) -> Any:
+        return (job.began_with if job.began_with is not None else self.options(job))[name]
+
     def _comes_before(self, other: Job, job: Job) -> bool:
-        is_in_line = (other.type, other.resource) == (job.type, job.resource) and other.was_ready and self.may_begin(other)
-        return is_in_line and other.rank < job.rank
+        line, others = (job.type, job.resource, job.group), (other.type, other.resource, other.group)
+        return others == line and other.was_ready and self.may_begin(other) and other.rank < job.rank
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """End a run with its handler's report."""
@@ -144,10 +176,14 @@ class Oracle:
             self._end(job, State.SUCCESS)
         elif isinstance(outcome, Again):
             self._wait(job, State.RETRY, outcome.delay_s or 0.0)
-        elif not outcome.final and _are_left(job.retries, job.failures) and self._lives(job):
-            self._wait(job, State.RETRY, self.retry_delay_s if outcome.delay_s is None else outcome.delay_s)
+        elif not outcome.final and _are_left(self._retries(job), job.failures) and self._lives(job):
+            retry_delay_s = self._option(job, "retry_delay")
+            self._wait(job, State.RETRY, retry_delay_s if outcome.delay_s is None else outcome.delay_s)
         else:
             self._end(job, State.FAIL)
+
+    def _retries(self, job: Job) -> int:
+        return self._option(job, "retries") if job.retries is None else job.retries
 
     def ghost(self, job: Job) -> None:
         """Let a run be lost."""
@@ -179,13 +215,16 @@ class Oracle:
         else:
             job.state, job.due_at = state, self.now + delay_s if delay_s > 0 else 0.0
             job.was_ready = False
+            job.began_with = None
             if not self._lives(job):
                 self._end(job, State.FAIL)
 
     def _end(self, job: Job, state: State) -> None:
         job.state = State.CANCELLED if job.is_cancelled and state is not State.SUCCESS else state
         job.is_cancelled = False
-        keep_s = job.keep_s if job.keep_s is not None else SUCCESS_KEPT_S if job.state is State.SUCCESS else None
+        keep_s = self._option(job, "keep") if job.keep_s is None else job.keep_s
+        keep_s = SUCCESS_KEPT_S if keep_s is None and job.state is State.SUCCESS else keep_s
+        job.began_with = None
         job.drop_at = None if keep_s is None else self.now + keep_s
 
     def _lives(self, job: Job) -> bool:
@@ -253,6 +292,37 @@ class Oracle:
             del self.jobs[job.id]
         return gone, running
 
+    # -- how many may wait ------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> Counter[str]:
+        """Return how many jobs of each type wait."""
+        return Counter(job.type for job in self.jobs.values() if job.waits)
+
+    def drop(self, records: Iterable[JobRecord]) -> None:
+        """Take in which jobs had to go, since too many of their type waited; how many, no more and no fewer than that."""
+        dropped = {record.id: (record.error or "").startswith("dropped:") for record in records}
+        new = [job for job in self.jobs.values() if job.waits and dropped.get(job.id, self._is_not_kept(job))]
+        waiting = self.waiting()
+        for type_, count in Counter(job.type for job in new).items():
+            most = self.rules.most_waiting(type_)
+            assert most is not None, f"jobs of type {type_} were dropped"
+            assert count <= waiting[type_] + self.begun[type_] - most, f"too many were dropped: {new}"
+        for job in new:
+            self.end_dropped(job)
+
+    def _is_not_kept(self, job: Job) -> bool:
+        """Tell whether nothing is left of a job that had to go."""
+        keep_s = self._option(job, "keep") if job.keep_s is None else job.keep_s
+        return keep_s == 0 and self.rules.most_waiting(job.type) is not None
+
+    def end_dropped(self, job: Job) -> None:
+        self._end(job, State.CANCELLED)
+
+    def too_many(self) -> list[str]:
+        """Return of which types more wait than may, of which the oldest should have gone."""
+        most = {type_: self.rules.most_waiting(type_) for type_ in self.waiting()}
+        return [f"{n} of {type_} wait" for type_, n in self.waiting().items() if n > (most[type_] or n)]
+
     # -- what is seen ---------------------------------------------------------------------------------------
 
     def unlike(self, records: Iterable[JobRecord]) -> list[str]:
@@ -268,15 +338,19 @@ class Oracle:
     def take_in(self, records: Iterable[JobRecord]) -> None:
         """Learn where jobs stand in line, as all is still."""
         self.forget()
+        self.begun.clear()
         orders = {record.id: record.order for record in records}
         for job in self.jobs.values():
             job.order = orders[job.id]
             job.was_ready = self.may_begin(job)
         busy = {job.resource for job in self.running()} | {None}
-        firsts: dict[tuple[str, str | None], Job] = {}
+        held_up = {job.resource for job in self.jobs.values() if job.waits and self.rules.holds(job.type, job.group)} - {None}
+        firsts: dict[tuple[str, str | None, str | None], Job] = {}
         for job in sorted(self.jobs.values(), key=lambda job: job.rank):
             if job.was_ready and job.resource not in busy:
-                firsts.setdefault((job.type, job.resource), job)
+                firsts.setdefault((job.type, job.resource, job.group), job)
+            if job.resource in held_up:
+                job.has_turn = True  # it may have been called as it was inserted, and who was is not seen before it begins
         for job in firsts.values():
             job.has_turn = True
 
@@ -285,7 +359,7 @@ class Oracle:
         taken = frozenset[str]().union(*room)
         busy = {job.resource for job in self.running()}
         ready = [job for job in self.jobs.values() if job.waits and job.due_at <= self.now]
-        held_up = {job.resource for job in ready if job.type not in taken or job.type in self.suspended}
+        held_up = {job.resource for job in ready if job.type not in taken or self.rules.holds(job.type, job.group)}
         return [
             f"{job} does not begin"
             for job in ready
@@ -325,9 +399,20 @@ def after_a_kill(
 
 
 def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: bool) -> list[Job]:
+    ways = _ways_of_life(oracle, job, has_begun, is_held, goes_on)
+    if oracle.rules.most_waiting(job.type) is not None:
+        dropped = [replace(way) for way in ways if way.waits]
+        for way in dropped:
+            oracle.end_dropped(way)
+        ways += dropped
+    return ways
+
+
+def _ways_of_life(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: bool) -> list[Job]:
     if job.state is State.PROCESSING:
-        as_it_is = replace(job, waited_as=State.NEW)  # which a server that adopts a run does not know
         if is_held:
+            as_it_is = replace(job)
+            oracle.go_on(as_it_is)
             return [as_it_is]
         ghost, called_off = replace(job), replace(job)
         oracle.ghost(ghost)
@@ -335,9 +420,9 @@ def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: boo
             return [ghost]
         oracle.called_off(called_off)
         return [ghost, called_off]
-    if not oracle.may_begin(job):
+    if not oracle.is_ready(job) or job.type in oracle.rules.suspended:
         return [replace(job)]
-    ran = replace(job, waited_as=job.state, state=State.PROCESSING, attempt=job.attempt + 1)
+    ran = replace(job, began_with=oracle.options(job), waited_as=job.state, state=State.PROCESSING, attempt=job.attempt + 1)
     if goes_on:
         return [replace(ran, waited_as=State.NEW)]
     oracle.ghost(ran)

@@ -79,7 +79,6 @@ class Whole:
         self._cascade = cascade
         self._uri = uri
         self.on_step: Callable[[], None] = lambda: None
-        self.subscribers: dict[str, list[str]] = {}
         self.taking: dict[str, TakingSection] = {}
         self._mutex: asyncio.Lock
 
@@ -98,7 +97,7 @@ class Whole:
         self.feeder = await self.feeding.start(info.fed_seq, info.last_order)
         queue, journal = self.rig.queue, self.feeding.journal
         queue.bounds.first_order = self.feeding.ids.last_order + 1
-        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds, self.subscribers)
+        self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         self.desk = Desk(queue, 0.0, self.rig.supervisor)
         self.desk.start(info.store_id)
         parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker
@@ -136,6 +135,9 @@ class Whole:
         self.rig.queue._leases.check()
         for alarm in self._alarms:
             alarm._changed.set()
+        if (timer := (limiting := self.rig.queue.limiting)._timer) is not None:
+            timer.cancel()
+            limiting._ring()
         await asyncio.sleep(0)
 
     @property

@@ -209,12 +209,15 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     if one.state in ENDED:
         end = {**_ended(one, None), "state": int(one.state), "error": one.error}
         fields |= {name: value for name, value in end.items() if value is not None}
+    unset = ["owner", "held", "called", "cancel_at", "cancel_mark", *(["pair"] if one.state in ENDED else [])]
+    if one.progress:
+        fields["progress"] = one.progress
+    elif one.progress is not None:
+        unset.append("progress")
     earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
     return {
         "$set": fields,
-        "$unset": dict.fromkeys(
-            ("owner", "held", "called", "cancel_at", "cancel_mark", *(["pair"] if one.state in ENDED else [])), ""
-        ),
+        "$unset": dict.fromkeys(unset, ""),
         "$inc": {"returned": 1},
         "$push": {"begun": {"$each": [], "$slice": earlier}},
     }

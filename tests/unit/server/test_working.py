@@ -325,11 +325,13 @@ async def test_a_job_released_with_a_priority_has_it_from_then_on(talk: Talk, ri
     run = await talk.run(1)
     await rig.accept(an_accepted(2), an_accepted(3))
     assert await talk.ask("release", {"run": run["run"], "prio": "bulk"}) is True
+    await rig.queue.settle()  # the answer comes with the record, the job stands in line a little later
     runs = await talk.ask("reserve", {"types": ["mail"], "count": 3})
     assert [one["id"] for one in runs] == [an_accepted(number).id for number in (2, 3, 1)]
     record = await rig.record(1)
     assert (record.prio, record.interrupted, record.attempt) == (12_000, 1, 2)
     assert await talk.ask("release", [{"run": one["run"], "prio": 5 - n} for n, one in enumerate(runs)]) == [True] * 3
+    await rig.queue.settle()
     assert [one["id"] for one in await talk.ask("reserve", {"types": ["mail"], "count": 3})] == [
         an_accepted(number).id for number in (1, 3, 2)
     ]
@@ -345,6 +347,18 @@ async def test_a_run_that_never_began_leaves_no_trace(talk: Talk, rig: Rig) -> N
     assert (again["id"], again["attempt"]) == (run["id"], 1)
     assert (await rig.record(1)).attempt == before.attempt
     assert await talk.ask("finish", {"run": run["run"], "report": "ok"}) == "stale"
+
+
+async def test_what_was_said_of_a_run_that_never_began_is_kept(talk: Talk, rig: Rig) -> None:
+    run = await talk.run(1)
+    for number in range(3):  # the claims of one job, and none of what is said of them is taken for another's
+        touch, release = [{"run": run["run"], "progress": number}], {"run": run["run"], "begun": False}
+        talk.say("touch", touch, "t")
+        talk.say("release", release, "r")
+        answers = {answer["id"]: answer["m"] for answer in await talk.heard(2)}
+        assert (answers["r"], answers["t"][0]["cancel"]) == (True, False)
+        (run,) = await talk.ask("reserve", {"types": ["mail"], "wait": 10})
+        assert (run["attempt"], run["progress"]) == (1, number)
 
 
 @pytest.mark.parametrize("name", ["touch", "release", "finish"])
