@@ -8,15 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kqs.client import connect
+import kqs
 from kqs.config import load_config
-from kqs.handlers import HandlerError, Registry
+from kqs.handlers import HandlerError
 from tests.support.asking import RefusedError, ask, eventually
 from tests.support.serving import ROOT, SERVE_ENVIRON, Served, serving
 from tests.support.wire_worker import WireWorker, working_at
@@ -79,6 +79,13 @@ def wire(server: Served) -> Iterator[WireWorker]:
 
 
 @pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[kqs.Queue]:
+    """A queue inside the test."""
+    async with kqs.open(tmp_path / "queue") as opened:
+        yield opened
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     """A type of the test's own."""
     name: str = request.node.name
@@ -137,12 +144,11 @@ def gone(wire: WireWorker, kind: str) -> None:
 # kqueue
 
 
-def test_kqueue_new_kqueue_open_close(server: Served) -> None:
-    async def main() -> object:
-        async with connect("localhost", server.port) as kqs:
-            return await kqs.call("ping")
-
-    assert asyncio.run(main()) == "pong"
+async def test_kqueue_new_kqueue_open_close(server: Served, tmp_path: Path) -> None:
+    for made in (kqs.open(tmp_path / "queue"), kqs.connect(f"localhost:{server.port}")):
+        await made.open()
+        assert await made.call("ping") == "pong"
+        await made.close()
 
 
 def test_kqueue_bulk_store(wire: WireWorker, kind: str) -> None:
@@ -151,10 +157,13 @@ def test_kqueue_bulk_store(wire: WireWorker, kind: str) -> None:
     assert take(wire, kind)["data"] == data
 
 
-def test_kqueue_add_job(wire: WireWorker, kind: str) -> None:
-    assert insert(wire, kind, data="myPayload1", id="job-of-mine") == "job-of-mine"
+async def test_kqueue_add_job(queue: kqs.Queue, wire: WireWorker, kind: str) -> None:
+    job = await queue.add_job("jobtype1", "myPayload1", id="job-of-mine", prio="high", delay=60, ttr=5)
+    assert job.id == "job-of-mine"
+    record = await queue.job(job.id)
+    assert record is not None
+    assert (record.data, record.options["ttr"]) == ("myPayload1", 5)
     assert isinstance(insert(wire, kind), str)
-    assert job(wire, "job-of-mine")["data"] == "myPayload1"
 
 
 def test_kqueue_priority_prio_urgent(wire: WireWorker, kind: str) -> None:
@@ -196,17 +205,20 @@ def test_kqueue_type_names(wire: WireWorker) -> None:
     assert refusal(wire, "insert", {"type": "x" * 201}).code == "bad_job"
 
 
-def test_kqueue_add_handler(wire: WireWorker, kind: str) -> None:
+async def test_kqueue_add_handler(queue: kqs.Queue, wire: WireWorker) -> None:
+    queue.add_handler("jobtype1", lambda _data: None)
+    with pytest.raises(HandlerError, match="two handlers"):
+        queue.add_handler("jobtype1", lambda _data: None)
     call = wire.send("insert", {"type": "thisIsMyTaskId", "data": {"theString": "a"}, "wait": 30})
     wire.next(call)
     assert wire.next(call)["result"] == "A"
-    registry = Registry()
-    registry.add(kind, lambda _data: None, {})
-    with pytest.raises(HandlerError, match="two handlers"):
-        registry.add(kind, lambda _data: None, {})
 
 
-def test_kqueue_remove_handler(wire: WireWorker, kind: str) -> None:
+async def test_kqueue_remove_handler(queue: kqs.Queue, wire: WireWorker, kind: str) -> None:
+    queue.add_handler("jobtype1", lambda _data: None)
+    assert queue.remove_handler("jobtype1")
+    await queue.add_job("jobtype1")
+    assert await queue.run_jobs(-1) == 0
     order = wire.send("work", {"types": [kind], "room": 5})
     insert(wire, kind)
     (run,) = wire.next(order)
@@ -266,16 +278,33 @@ def test_kqueue_retry_delay_sec(wire: WireWorker, kind: str) -> None:
     assert options(wire, kind)["retry_delay"] == 5
 
 
-def test_kqueue_run_jobs(wire: WireWorker, kind: str) -> None:
-    ids = wire.call("insert", [{"type": kind} for _ in range(10)])
-    wire.call("explain", ids[-1])
-    runs = wire.reserve(kind, count=100, wait=0.2)
-    assert [run["id"] for run in runs] == ids
-    assert wire.finish(*(run["run"] for run in runs)) == [True] * 10
+async def ran_of_three(queue: kqs.Queue, *limits: float | None) -> int:
+    """How many of three jobs run_jobs runs, of which one fails."""
+
+    async def run(data: int) -> None:
+        if data == 0:
+            raise OSError("no")
+
+    queue.add_handler("jobtype1", run)
+    await queue.add_jobs([{"type": "jobtype1", "data": number} for number in range(3)])
+    return await queue.run_jobs(*limits)  # type: ignore[arg-type] # a count is among them
 
 
-def test_kqueue_time_limit_ms_0(wire: WireWorker, kind: str) -> None:
-    assert wire.reserve(kind, wait=0) == []
+@pytest.mark.parametrize(("limits", "ran"), [((), 1), ((2,), 2), ((100,), 3), ((-1,), 3), ((3, -1), 3), ((3, 30.0), 3)])
+async def test_kqueue_run_jobs(queue: kqs.Queue, limits: tuple[float, ...], ran: int) -> None:
+    assert await ran_of_three(queue, *limits) == ran
+
+
+async def test_kqueue_count_limit_0(queue: kqs.Queue) -> None:
+    assert await ran_of_three(queue, 0) == 0
+
+
+async def test_kqueue_time_limit_ms_alone(queue: kqs.Queue) -> None:
+    assert await ran_of_three(queue, None, 0.1) == 3
+
+
+async def test_kqueue_time_limit_ms_0(queue: kqs.Queue) -> None:
+    assert await ran_of_three(queue, 2, 0) == 2
 
 
 def test_kqueue_purge_jobs(wire: WireWorker, kind: str) -> None:
@@ -297,7 +326,22 @@ def test_kqueue_ttr_is_over(wire: WireWorker, kind: str) -> None:
     assert (options(wire, kind)["ghosts"], options(wire, kind)["ghost_delay"]) == (10, 1)
 
 
-def test_kqueue_one_job_at_a_time(wire: WireWorker, kind: str) -> None:
+async def test_kqueue_one_job_at_a_time(wire: WireWorker, kind: str, tmp_path: Path) -> None:
+    running: list[int] = []
+    most = 0
+
+    async def run(data: int) -> None:
+        nonlocal most
+        running.append(data)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.remove(data)
+
+    async with kqs.open(tmp_path / "one", concurrency=1) as queue:
+        queue.add_handler("jobtype1", run)
+        await queue.add_jobs([{"type": "jobtype1", "data": number} for number in range(5)])
+        assert await queue.run_jobs(-1) == 5
+    assert most == 1
     assert load_config(None, {}).worker.concurrency == 100
     wire.call("limit", {"type": kind, "concurrency": 1})
     assert len(ordered(wire, kind, {}, {})) == 1
@@ -317,15 +361,17 @@ def test_kqueue_stats(wire: WireWorker) -> None:
     assert wire.call("stats")["calls"] > 0
 
 
-def test_the_example_of_kqueue(wire: WireWorker, kind: str) -> None:
-    ids = [insert(wire, kind, data=f"myPayload{i}") for i in range(1, 11)]
-    count = 0
-    order = wire.send("work", {"types": [kind], "room": 100})
-    while count < 10:
-        runs = wire.next(order)
-        assert wire.finish(*(run["run"] for run in runs)) == [True] * len(runs)
-        count += len(runs)
-    assert {job(wire, job_id)["state"] for job_id in ids} == {"success"}
+async def test_the_example_of_kqueue(queue: kqs.Queue) -> None:
+    payloads: list[str] = []
+    jobs = [await queue.add_job("jobtype1", f"myPayload{i}") for i in range(1, 11)]
+
+    async def handle_job(data: str) -> None:
+        payloads.append(data)
+
+    queue.add_handler("jobtype1", handle_job)
+    assert await queue.run_jobs(count_limit=100, time_limit_s=0.2) == 10
+    assert sorted(payloads) == sorted(f"myPayload{i}" for i in range(1, 11))
+    assert {(await job.wait(1)).state for job in jobs} == {"success"}
 
 
 # KQS
