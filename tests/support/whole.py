@@ -21,6 +21,7 @@ from kqs.queue.alarm import Alarm
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.remote import Desk
+from kqs.schedules.schedules import Schedules
 from kqs.store.mongo import MongoStore
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
@@ -100,8 +101,11 @@ class Whole:
         self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         self.desk = Desk(queue, 0.0, self.rig.supervisor)
         self.desk.start(info.store_id)
+        supervisor, catch_up = self.rig.supervisor, self.feeder.catch_up
+        self.schedules = Schedules({}, self.rig.store, self.inserter, self.clock, supervisor, catch_up)
+        await self.schedules.start()
         parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker
-        self.backend = ServerBackend(*parts, self.inserter, self.clock)
+        self.backend = ServerBackend(*parts, self.inserter, self.clock, schedules=self.schedules)
         self.lanes: list[Lane] = []
 
     def lane(self, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> Lane:
@@ -112,6 +116,7 @@ class Whole:
         """Stop it in good order; nothing may run in lanes by then."""
         for lane in self.lanes:
             await self.rig.queue.remove_consumer(lane.consumer)
+        await self.schedules.stop()
         await self.desk.stop()
         await self.feeding.stop()
         await self.rig.stop()
@@ -138,6 +143,7 @@ class Whole:
         if (timer := (limiting := self.rig.queue.limiting)._timer) is not None:
             timer.cancel()
             limiting._ring()
+        self.schedules.ticker.wake()
         await asyncio.sleep(0)
 
     @property
