@@ -199,6 +199,10 @@ class Registry:
         self._handlers[type_] = handler
         return handler
 
+    def remove(self, type_: str) -> bool:
+        """Have no handler for a type. False: it had none."""
+        return self._handlers.pop(type_, None) is not None
+
     def with_commands(self, commands: Mapping[str, Command]) -> Registry:
         """Return a registry with these beside the handlers that this one has now.
 

@@ -30,7 +30,7 @@ from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ended import Ended, ended_job
 from kqs.client.events import Events
 from kqs.client.ids import ClientIds
-from kqs.client.link import Link
+from kqs.client.link import AnyLink, Link, OpenLink
 from kqs.client.owners import OwnersCalls
 from kqs.client.rules import RulesCalls
 from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, told
@@ -103,7 +103,8 @@ class Client(OwnersCalls, RulesCalls):
     """A connection that comes back. Call from one loop.
 
     timeout_s: how long a call may take, reconnecting included; None: for ever. max_in_flight: calls without an answer,
-    beyond which a new one waits. on_lost: may be set, to be told why a connection was lost that is now tried for again.
+    beyond which a new one waits. open_link: makes a connection; another than TCP's for whoever is in the server's own process.
+    on_lost: may be set, to be told why a connection was lost that is now tried for again.
     on_over: may be set, to be told of each run that the server has taken away, or that went with its connection.
     Raises: ValueError: an argument is nothing that can be kept to; the message names it.
     """
@@ -115,6 +116,7 @@ class Client(OwnersCalls, RulesCalls):
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         max_line_bytes: int = MAX_LINE_BYTES,
+        open_link: OpenLink = Link.open,
     ) -> None:
         check_seconds("timeout_s", timeout_s)
         check_count("max_in_flight", max_in_flight)
@@ -125,6 +127,7 @@ class Client(OwnersCalls, RulesCalls):
         self.on_over: Callable[[Run], None] = lambda run: None
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
+        self._open_link = open_link
         self._slots = asyncio.Semaphore(max_in_flight)
         self._ids = ClientIds()
         self._number = 0
@@ -132,7 +135,7 @@ class Client(OwnersCalls, RulesCalls):
         self._standing: dict[int, StandingCall] = {}
         self._runs: WeakValueDictionary[str, Run] = WeakValueDictionary()  # those that somebody still has
         self._suspects: dict[int, None] = {}  # of the pending, to be tried one by one, in order; others wait meanwhile
-        self._link: Link | None = None
+        self._link: AnyLink | None = None
         self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -155,7 +158,7 @@ class Client(OwnersCalls, RulesCalls):
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                self._link = await Link.open(self.address, self._on_answer, self._on_lost)
+                self._link = await self._open_link(self.address, self._on_answer, self._on_lost)
         except (OSError, UnicodeError) as exc:
             raise UnreachableError(f"{self.address}: {_reason(exc)}") from exc
         self._is_open = True
@@ -175,6 +178,11 @@ class Client(OwnersCalls, RulesCalls):
         if self._link:
             link, self._link = self._link, None
             await link.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened, and not closed since; it may have no connection for a while."""
+        return self._is_open
 
     async def call(self, name: str, arg: Any = None, *, timeout_s: float | None = None) -> Any:
         """Call `name` and return its result. timeout_s: for this call.
@@ -275,34 +283,6 @@ class Client(OwnersCalls, RulesCalls):
         return inserts.ids_of(answers) if answer is None else inserts.full(answers)
 
     # -- the worker's calls ---------------------------------------------------------------------------------------------
-
-    async def suspend(self, type: str) -> bool:  # noqa: A002 - the job's field
-        """Let no job of this type begin, on any server of the store, until `resume`. Returns: False: it was so already."""
-        return bool((await self.call("suspend", {"type": type}))["changed"])
-
-    async def resume(self, type: str) -> bool:  # noqa: A002 - the job's field
-        """Let jobs of this type begin again. Returns: False: it was not suspended."""
-        return bool((await self.call("resume", {"type": type}))["changed"])
-
-    async def limit(self, type: str, *, reset: bool = False, **limits: float | None) -> dict[str, Any]:  # noqa: A002 - the job's field
-        """Limit how many jobs of this type run, or begin in a while; None lifts a limit. Returns: those that it has.
-
-        Args: reset: have those of the configuration again. limits: concurrency, max_running, rate, per_s.
-        """
-        named = {**limits, "reset": True} if reset else limits
-        return dict((await self.call("limit", {"type": type, **named}))["limits"])
-
-    async def explain(self, job_id: str) -> dict[str, Any]:
-        """Return why a job is where it is: `text`, a sentence, and its facts. Raises: CallError: `not_found`."""
-        return dict(await self.call("explain", {"id": job_id}))
-
-    async def types(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Return how types stand, by name, beginning after the type `after`."""
-        return list(await self.call("types", {"after": after, "limit": limit}))
-
-    async def workers(self) -> list[dict[str, Any]]:
-        """Return who runs jobs of the server."""
-        return list(await self.call("workers"))
 
     async def reserve(
         self, types: Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str | None = None, hold: bool = False
@@ -453,7 +433,7 @@ class Client(OwnersCalls, RulesCalls):
         else:
             del self._standing[number]
 
-    def _withdraw(self, link: Link, number: int) -> None:
+    def _withdraw(self, link: AnyLink, number: int) -> None:
         self._number += 1
         link.send(call_line(self._number, b'"withdraw"', b'{"call":%d}' % number))  # nobody waits for the answer
 
@@ -629,7 +609,7 @@ class Client(OwnersCalls, RulesCalls):
             self._fail_each([number for number, pending in self._pending.items() if not pending.repeatable], error)
             self._try_one_by_one(self._link)
 
-    def _try_one_by_one(self, link: Link) -> None:
+    def _try_one_by_one(self, link: AnyLink) -> None:
         """Leave `link`, whose answers can no longer be told apart, and send what is in flight again."""
         self._suspects = dict.fromkeys(self._pending)
         if self._suspects:
@@ -672,7 +652,7 @@ class Client(OwnersCalls, RulesCalls):
             await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
             try:
-                link = await Link.open(self.address, self._on_answer, self._on_lost)
+                link = await self._open_link(self.address, self._on_answer, self._on_lost)
             except OSError as exc:
                 self._trouble = _reason(exc)
                 continue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
 
 import msgspec
 
@@ -12,6 +12,28 @@ from kqs.client.address import Address
 from kqs.wire.calling import Answer, AnswerReader
 
 _CLOSE_S = 1.0
+
+
+class AnyLink(Protocol):
+    """A connection as the client uses it. lost: done when it is gone, of which `on_lost` is told."""
+
+    lost: asyncio.Future[None]
+
+    def send(self, line: bytes) -> None:
+        """Send a line, with the others of this tick."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is left and close."""
+        ...
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection; `on_lost` is told `reason`."""
+        ...
+
+
+#: makes a connection: told where to, who hears the answers, and who is told once, with the reason, that it is gone
+OpenLink = Callable[[Address, Callable[[Answer], None], Callable[[str], None]], Awaitable[AnyLink]]
 
 
 class Link(asyncio.Protocol):
@@ -27,7 +49,7 @@ class Link(asyncio.Protocol):
         self._paused = False
         self._reason = "the server closed the connection"
         self._transport: asyncio.Transport
-        self.lost = self._loop.create_future()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
     async def open(cls, address: Address, on_answer: Callable[[Answer], None], on_lost: Callable[[str], None]) -> Link:

@@ -110,6 +110,34 @@ class OwnersCalls(ABC):
                 yield job
             cursor = page["cursor"]
 
+    async def suspend(self, type: str) -> bool:  # noqa: A002 - the job's field
+        """Let no job of this type begin, on any server of the store, until `resume`. Returns: False: it was so already."""
+        return bool((await self.call("suspend", {"type": type}))["changed"])
+
+    async def resume(self, type: str) -> bool:  # noqa: A002 - the job's field
+        """Let jobs of this type begin again. Returns: False: it was not suspended."""
+        return bool((await self.call("resume", {"type": type}))["changed"])
+
+    async def limit(self, type: str, *, reset: bool = False, **limits: float | None) -> dict[str, Any]:  # noqa: A002 - the job's field
+        """Limit how many jobs of this type run, or begin in a while; None lifts a limit. Returns: those that it has.
+
+        Args: reset: have those of the configuration again. limits: concurrency, max_running, rate, per_s.
+        """
+        named = {**limits, "reset": True} if reset else limits
+        return dict((await self.call("limit", {"type": type, **named}))["limits"])
+
+    async def explain(self, job_id: str) -> dict[str, Any]:
+        """Return why a job is where it is: `text`, a sentence, and its facts. Raises: CallError: `not_found`."""
+        return dict(await self.call("explain", {"id": job_id}))
+
+    async def types(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return how types stand, by name, beginning after the type `after`."""
+        return list(await self.call("types", {"after": after, "limit": limit}))
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return who runs jobs of the server."""
+        return list(await self.call("workers"))
+
     async def _change(self, name: str, argument: dict[str, Any], timeout_s: float | None) -> Changed:
         return msgspec.convert(await self.call(name, argument, timeout_s=timeout_s), Changed)
 

@@ -56,6 +56,14 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     return _Reader(source, origins).config(values)
 
 
+def config_of(values: Mapping[str, Any], source: str) -> Config:
+    """Return the settings that `values` are, by sections, as a file would give them. source: what to call it in a message.
+
+    Raises: StartupError: as `load_config`.
+    """
+    return _Reader(source, {}).config(dict(values))
+
+
 def settings_in(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
     """Return what the file and the environment set, in their order; what they leave out is at its default.
 

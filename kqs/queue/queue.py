@@ -125,7 +125,7 @@ class Queue:
         self._reporter = Reporter(store, self._reports_applied, lambda: self.on_early(), self._cancelled, waited.keys())
         self._reporter.on_waited = self._hurry_end
         #: takes the report of a run that is over, in whatever way
-        self._over = self._reporter.add
+        self._over: Callable[[Run, Report], None] = self._reporter.add
         #: how many jobs of which types may wait
         self.bounds = Bounds(settings.taking)
         if self.bounds.limits:
@@ -423,7 +423,8 @@ class Queue:
         self._over = self._over_limited if is_any else self._reporter.add
 
     def _over_limited(self, run: Run, report: Report) -> None:
-        self._reporter.add(run, report)
+        # each commit of ends is flushed, and what the next runs wait for is a claim
+        self._reporter.add(run, report, may_wait=run.type in self._gates)
         self.admission.over(run, has_begun=report.has_begun)
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:

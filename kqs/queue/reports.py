@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import cast
 
 from kqs.errors import StoreUnavailableError
@@ -23,6 +24,9 @@ FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: so many bytes of results do not wait any longer for their jobs to be stored
 EARLY_BYTES = 16 * 1024 * 1024
+#: ends that may wait for others do so until the last commit began so long ago, in s, or until there are so many of them
+GATHER_S = 0.02
+GATHER_COUNT = 1000
 #: reports of one commit; that many cost no more each in a larger one
 COMMIT_REPORTS = 10_000
 
@@ -58,6 +62,9 @@ class Reporter:
         self.on_waited: Callable[[], None] = on_early
         #: of the results that wait for their jobs to be stored
         self.early_bytes = 0
+        self._is_urgent = False  # somebody waits for some of what is pending
+        self._hurry = asyncio.Event()
+        self._began_at = 0.0  # the last commit, by the loop's clock
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,8 +73,11 @@ class Reporter:
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
 
-    def add(self, run: Run, report: Report) -> None:
-        """Take a report; it is committed with whatever else has gathered."""
+    def add(self, run: Run, report: Report, *, may_wait: bool = False) -> None:
+        """Take a report; it is committed with whatever else has gathered.
+
+        Args: may_wait: an end for which nobody waits may gather with others for `GATHER_S`.
+        """
         if self._unstored and run.claim.order in self._unstored:
             self._unstored[run.claim.order] = (run, report)
             if report.result is not None:
@@ -83,6 +93,18 @@ class Reporter:
         self._pending.append((run, report))
         if report.result is not None or report.progress is not None:
             self._pending_bytes += _size_of(report)
+        if not (self._is_urgent or (may_wait and self._may_wait(run, report))):
+            self._be_urgent()
+
+    def _may_wait(self, run: Run, report: Report) -> bool:
+        """Tell whether nobody waits for a report, and nothing is free only when it is stored."""
+        if report.state not in ENDED or run.resource is not None or run.handle is not None or run.claim.id in self._waited:
+            return False
+        return len(self._pending) < GATHER_COUNT and self._pending_bytes <= EARLY_BYTES
+
+    def _be_urgent(self) -> None:
+        self._is_urgent = True
+        self._hurry.set()
 
     def is_unstored(self, order: int) -> bool:
         """Tell whether what is reported of this job is kept back."""
@@ -104,6 +126,7 @@ class Reporter:
         Returns: whether it waits for its job to be stored.
         """
         self._told.setdefault(order, []).append(told)
+        self._be_urgent()
         return order in self._unstored
 
     def keep_back(self, orders: Iterable[int]) -> None:
@@ -161,6 +184,7 @@ class Reporter:
 
         What is kept back is not waited for.
         """
+        self._be_urgent()
         try:
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
@@ -171,6 +195,7 @@ class Reporter:
     async def passed(self) -> None:
         """Return when every report taken before this call is in the store, however many follow; not what is kept back."""
         if left := len(self._pending) + len(self._committing):
+            self._be_urgent()
             passed = asyncio.get_running_loop().create_future()
             self._passing.append((left, passed))
             await passed
@@ -180,15 +205,25 @@ class Reporter:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if not self._is_urgent:
+                await self._gather()
             await self._commit_next()
             if self._pending:
                 self._wake.set()
             else:
                 self._idle.set()
 
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._began_at + GATHER_S):
+                await self._hurry.wait()
+
     async def _commit_next(self) -> None:
         """Commit what has gathered. Nothing of it is kept, in particular no data, until there is more."""
         batch = self._take()
+        self._is_urgent = bool(self._pending)
+        self._hurry.clear()
+        self._began_at = asyncio.get_running_loop().time()
         if batch:
             self._committing = batch
             accepted = await self.committed(batch)

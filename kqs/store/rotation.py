@@ -77,6 +77,10 @@ def turned(
     count: int,
 ) -> Turned:
     """Return what a look has found. Args: firsts: by group, who comes first in it. All else as above and for Store.in_turn."""
+    if len(line) >= count and not (weights or most or passed or plain or turn.given):  # one of each
+        once = [firsts[name][0] for name in line[:count] if firsts[name]]
+        if len(once) == count > 0:
+            return Turned(once, 0, Turn(line[count - 1]), False)
     waiting = {name: [one for one in found if one.order not in passed][: most.get(name)] for name, found in firsts.items()}
     taken, of_plain, ended = rounds(turn, line, waiting, weights, plain, count)
     return Turned(taken, of_plain, ended, not any(firsts.values()))

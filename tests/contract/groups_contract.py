@@ -59,6 +59,21 @@ class GroupsContract:
         assert seen == [0, 2, 4, 1, 3]
         assert await self.in_turn(store, turn) == Turned([], 0, turn, True)
 
+    @pytest.mark.parametrize("count", [1, 3, 5])
+    async def test_few_groups_of_many_jobs_stand_among_many_of_few(self, store: Store, now: float, count: int) -> None:
+        lengths = {"a": 1, "b": 90, "c": 1, "d": 2, "e": 8}
+        jobs = {name: [100 * at + n for n in range(length)] for at, (name, length) in enumerate(lengths.items())}
+        await store.insert([job for name, orders in jobs.items() for job in of(name, *orders)], 1, "w", now)
+        expected = [orders[n] for n in range(5) for orders in jobs.values() if n < len(orders)]
+        turn, seen = Turn(), list[int]()
+        while len(seen) < len(expected):
+            found = await self.in_turn(store, turn, count)
+            assert len(found.entries) == count
+            await store.claim(found.entries, "w", now)
+            seen += numbers(found.entries)
+            turn = found.turn
+        assert seen[: len(expected)] == expected
+
     async def test_within_a_group_priority_counts_then_age(self, store: Store, now: float) -> None:
         await store.insert([*of("a", 0, 1), *of("a", 2, prio=5), *of("b", 3)], 1, "w", now)
         assert numbers((await self.in_turn(store)).entries) == [2, 3, 0, 1]

@@ -381,26 +381,26 @@ async def test_closing_ends_the_reconnecting(server):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_client_tries_again_until_the_server_is_back(server, client, monkeypatch):
-    true_open, attempts = Link.open, []
+async def test_client_tries_again_until_the_server_is_back(server):
+    attempts = []
 
-    async def open_the_third_time(*arguments):
+    async def open_at_first_and_the_fourth_time(*arguments):
         attempts.append(1)
-        if len(attempts) == 1:
-            raise ConnectionRefusedError
-        link = await true_open(*arguments)
         if len(attempts) == 2:
+            raise ConnectionRefusedError
+        link = await Link.open(*arguments)
+        if len(attempts) == 3:
             link.abort("gone at once")
             await link.lost
         return link
 
-    monkeypatch.setattr(Link, "open", open_the_third_time)
-    call = await task(client.insert("mail"))
-    await server.got(1)
-    server.drop()
-    await server.got(2)
-    server.answer(1, "id")
-    assert (await call, len(attempts)) == ("id", 3)
+    async with Client(server.address, open_link=open_at_first_and_the_fourth_time) as client:
+        call = await task(client.insert("mail"))
+        await server.got(1)
+        server.drop()
+        await server.got(2)
+        server.answer(1, "id")
+        assert (await call, len(attempts)) == ("id", 4)
 
 
 async def test_a_server_that_closes_each_connection_is_not_back(server, client, monkeypatch):

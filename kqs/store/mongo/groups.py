@@ -12,7 +12,9 @@ from kqs.store.rotation import Turn, Turned, line_of, share_of, turned
 
 #: groups that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
-#: groups that have a turn in one look: each is a question or two
+#: jobs of one answer that cost as much as the question
+_ANSWER_JOBS = 32
+#: groups that have a turn in one look: each is a question at most
 MOST_GROUPS = 64
 
 
@@ -41,10 +43,17 @@ async def in_turn(
 ) -> Turned:
     """See Store.in_turn."""
     wanted = min(count, MOST_GROUPS)
-    behind = await names(session, type_, turn.group, wanted, most)
-    before = await names(session, type_, "", wanted - len(behind), most, turn.group) if len(behind) < wanted else []
+    heads = await _heads(session, type_, turn.group, wanted, most)
+    behind = list(heads)
+    before: list[str] = []
+    if len(behind) < wanted:
+        heads |= (more := await _heads(session, type_, "", wanted - len(behind), most, turn.group))
+        before = list(more)
     line = line_of(turn, behind, before, weights, most, plain, wanted)
     each = share_of(line, count, weights) + len(passed)
+    called = [name for name in line if name]
+    if each == 1 and heads.keys() >= set(called):
+        return turned(turn, line, {name: heads[name] for name in called}, weights, most, passed, plain, count)
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def firsts(name: str) -> Sequence[Entry]:
@@ -53,25 +62,40 @@ async def in_turn(
             documents = await found.sort([("prio", 1), ("order", 1)]).limit(each).to_list(None)
             return [entry_of(document, None) for document in documents]
 
-    called = [name for name in line if name]
     found = await asyncio.gather(*map(firsts, called))
     return turned(turn, line, dict(zip(called, found, strict=True)), weights, most, passed, plain, count)
 
 
-async def names(
-    session: Session, type_: str, after: str, count: int, most: Mapping[str, int] | None = None, upto: str | None = None
-) -> list[str]:
-    """Return the next groups of a type behind `after`, up to and with `upto`, but for those that may get none."""
-    found_names: list[str] = []
+async def names(session: Session, type_: str, after: str, count: int) -> list[str]:
+    """Return the next groups of a type behind `after`, by name."""
+    return list(await _heads(session, type_, after, count, {}))
+
+
+async def _heads(
+    session: Session, type_: str, after: str, count: int, most: Mapping[str, int], upto: str | None = None
+) -> dict[str, list[Entry]]:
+    """Return the first job of each of the next groups behind `after`, up to and with `upto`, but for those that may get none.
+
+    Where groups have few jobs an answer has those of many; where they have many it is asked for one job at a time.
+    """
+    heads: dict[str, list[Entry]] = {}
     bound = {} if upto is None else {"$lte": upto}
-    while len(found_names) < count:
+    limit = count
+    while len(heads) < count:
         behind = {"place": int(Place.READY), "type": type_, "group": {"$gt": after, **bound}}
-        found = await session.jobs.find(behind, ["group"]).sort("group", 1).limit(count).to_list(None)
-        if not found:
+        found = session.jobs.find(behind, entry_fields(None)).sort([("group", 1), ("prio", 1), ("order", 1)])
+        documents = await found.limit(limit).to_list(None)
+        if not documents:
             break
-        for document in found:
+        seen = 0
+        for document in documents:
             if document["group"] > after:
+                seen += 1
                 after = document["group"]
-                if most is None or most.get(after, 1) > 0:
-                    found_names.append(after)
-    return found_names[:count]
+                if most.get(after, 1) > 0 and len(heads) < count:
+                    heads[after] = [entry_of(document, None)]
+        if len(documents) < limit:
+            break
+        if limit > 1:
+            limit = min(count, max(1, _ANSWER_JOBS * seen // len(documents)))
+    return heads

@@ -199,7 +199,7 @@ class MongoStore:
         passed: Collection[int],
         plain: int,
     ) -> Turned:
-        """See Store.in_turn. A question for each group that has a turn, of MOST_GROUPS at most, and one or two more."""
+        """See Store.in_turn. One or two questions and, where groups have many jobs, one a group, of MOST_GROUPS at most."""
         return await self._look(groups.in_turn, type_, turn, count, weights, most, passed, plain)
 
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:

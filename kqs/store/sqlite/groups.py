@@ -20,7 +20,8 @@ READY_PLACE = f"case when grp is null then {Place.READY:d} else {Place.GROUPED:d
 #: the line of a type
 LINE = f"jobs indexed by grouped where place = {Place.GROUPED:d} and type ="
 
-_INDEX = f"create index if not exists grouped on jobs (type, grp, prio, ord) where place = {Place.GROUPED:d}"
+# `ord` is in every index, last: to name it would store it twice, a quarter of each entry
+_INDEX = f"create index if not exists grouped on jobs (type, grp, prio) where place = {Place.GROUPED:d}"
 _TYPES = f"select json_group_array(value) from json_each(?) where exists (select 1 from {LINE} value)"
 # one search in the index a group, however many jobs each has
 NAMES = f"""
@@ -29,6 +30,16 @@ with recursive names (name) as (
   union all
   select (select min(grp) from {LINE} ?1 and grp > names.name) from names where name is not null limit ?3)
 select json_group_array(cast(name as text)) from names where name is not null
+"""
+# the first of each of the next groups: a search in the index and one of its job a group
+_HEADS = f"""
+with recursive heads (ord, name, id, prio) as (
+  select ord, grp, id, prio from jobs
+  where ord = (select ord from {LINE} ?1 and grp > ?2 order by grp, prio, ord limit 1)
+  union all
+  select next.ord, next.grp, next.id, next.prio from heads, jobs as next
+  where next.ord = (select ord from {LINE} ?1 and grp > heads.name order by grp, prio, ord limit 1) limit ?3)
+select json_group_array(json_array(ord, cast(name as text), cast(id as text), ifnull(cast(prio as integer), 0))) from heads
 """
 # the first of each of these groups; one row for all (see rows.py)
 _FIRSTS = f"""
@@ -45,6 +56,7 @@ from jobs where ord in (select value from json_each(?)) and grp is not null
 
 _decode_groups = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_heads = msgspec.json.Decoder(list[tuple[int, str, str | None, int]]).decode
 _decode_firsts = msgspec.json.Decoder(list[list[tuple[int, str | None, int]]]).decode
 
 
@@ -89,14 +101,29 @@ def in_turn(
     if not session.has_groups:
         return Turned([], min(plain, count), turn, True)
     wanted = count + sum(left <= 0 for left in most.values())
-    behind = names(session, type_, turn.group, wanted)
+    firsts = _heads(session, type_, turn.group, wanted)
+    behind = list(firsts)
     before: list[str] = []
     if len(behind) < wanted:
-        before = [name for name in names(session, type_, "", wanted - len(behind) + 1) if name <= turn.group]
+        more = _heads(session, type_, "", wanted - len(behind) + 1)
+        before = [name for name in more if name <= turn.group]
+        firsts = more | firsts
     line = line_of(turn, behind, before, weights, most, plain, wanted)
     each = share_of(line, count, weights) + len(passed)
-    firsts = _firsts(session, type_, [name for name in line if name], each)
-    return turned(turn, line, firsts, weights, most, passed, plain, count)
+    named = [name for name in line if name]
+    if each > 1 or not firsts.keys() >= set(named):
+        firsts = _firsts(session, type_, named, each)
+    return turned(turn, line, {name: firsts[name] for name in named}, weights, most, passed, plain, count)
+
+
+def _heads(session: Session, type_: str, after: str, most: int) -> dict[str, list[Entry]]:
+    """Return the first job of each of the next groups of a type, by name, behind `after`."""
+    (packed,) = session.db.execute(_HEADS, (type_, after, most)).fetchone()
+    made_id = session.ids.of
+    return {
+        name: [Entry(order, job_id or made_id(order), type_, prio, group=name)]
+        for order, name, job_id, prio in _decode_heads(packed)
+    }
 
 
 def names(session: Session, type_: str, after: str, most: int) -> list[str]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -190,3 +190,72 @@ async def test_many_reports_have_passed_when_the_last_of_their_commits_is_done(
         end(reporter, number)
     await asyncio.wait_for(reporter.passed(), 10)
     assert commits.batches == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def waiting_end(reporter: Reporter, number: int, state: State = State.SUCCESS, **of_run: object) -> None:
+    """Report the end of a run for which nobody waits."""
+    report = Report(Claim(number, "", 1, 1), "mail", state, state.word, NOW)
+    reporter.add(replace(a_run(number), **of_run), report, may_wait=True)
+
+
+@pytest.fixture
+async def gathering(reporter: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> Reporter:
+    """A reporter whose last commit began just now, so that ends gather for a long time."""
+    monkeypatch.setattr(reports, "GATHER_S", 1000.0)
+    end(reporter, 0)
+    assert await reporter.settle(10)
+    return reporter
+
+
+async def test_ends_for_which_nobody_waits_gather_until_some_report_is_urgent(gathering: Reporter, commits: Commits) -> None:
+    for number in (1, 2):
+        waiting_end(gathering, number)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert commits.batches == [[0]]
+    end(gathering, 3)
+    assert await gathering.settle(10)
+    assert commits.batches == [[0], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    "make_urgent",
+    [
+        lambda reporter: reporter.tell(1, lambda ok: None),
+        lambda reporter: waiting_end(reporter, 2, State.RETRY),
+        lambda reporter: waiting_end(reporter, 2, resource="r"),
+        lambda reporter: waiting_end(reporter, 2, handle=object()),
+        lambda reporter: [waiting_end(reporter, number) for number in range(2, reports.GATHER_COUNT + 1)],
+    ],
+    ids=["who waits for a report", "a retry", "a held resource", "a place in a broker", "many ends"],
+)
+async def test_what_somebody_waits_for_is_urgent(
+    gathering: Reporter, commits: Commits, make_urgent: Callable[[Reporter], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = asyncio.Event()
+    monkeypatch.setattr(gathering, "_applied", lambda *_: _told(committed))
+    waiting_end(gathering, 1)
+    make_urgent(gathering)
+    await asyncio.wait_for(committed.wait(), 10)
+    assert commits.batches[1][0] == 1
+
+
+async def _told(event: asyncio.Event) -> None:
+    event.set()
+
+
+async def test_who_waits_for_earlier_reports_does_not_wait_until_ends_have_gathered(gathering: Reporter) -> None:
+    waiting_end(gathering, 1)
+    await asyncio.wait_for(gathering.passed(), 10)
+    assert gathering.count == 0
+
+
+async def test_ends_that_come_seldom_do_not_gather(
+    gathering: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = asyncio.Event()
+    monkeypatch.setattr(gathering, "_applied", lambda *_: _told(committed))
+    gathering._began_at -= reports.GATHER_S
+    waiting_end(gathering, 1)
+    await asyncio.wait_for(committed.wait(), 10)
+    assert commits.batches == [[0], [1]]

@@ -13,6 +13,7 @@ from kqs.store.sqlite import (
     change,
     claim,
     content,
+    groups,
     locks,
     progress,
     queues,
@@ -112,6 +113,15 @@ def test_what_waits_is_found_by_its_index(db: sqlite3.Connection, statement: str
     of_jobs = [step for step in steps if " jobs " in step]
     assert len(of_jobs) >= 2
     assert all("INDEX ready (type=?" in step or "PRIMARY KEY (rowid=?)" in step for step in of_jobs), of_jobs
+
+
+@pytest.mark.parametrize("columns", ["type, grp, prio", "type, grp, prio, ord"])  # as it is made, and as it was made once
+@pytest.mark.parametrize("statement", [groups._HEADS, groups._FIRSTS, queues._FOREMOST_OF_GROUPS, queues._FIRST_OF_GROUP])
+def test_the_lines_of_groups_are_never_sorted(db: sqlite3.Connection, columns: str, statement: str) -> None:
+    db.execute(f"create index grouped on jobs ({columns}) where place = -1")
+    steps = [row[3] for row in db.execute(f"explain query plan {statement}", [0] * (2 if "?3" not in statement else 3))]
+    assert any("INDEX grouped (type=? AND grp" in step for step in steps)
+    assert not any("SCAN jobs" in step or "TEMP B-TREE" in step for step in steps)
 
 
 #: by leg: where it begins, goes on amid a key, and beyond it

@@ -91,5 +91,13 @@ def test_a_group_that_comes_up_waits_for_one_round_at_most(groups: int, weight: 
     assert len(seen) <= groups * weight + 1
 
 
+@given(waiting_jobs, st.integers(0, 8), st.sampled_from(["", *NAMES]))
+def test_a_look_at_many_groups_gives_the_turns_of_any_other(jobs: dict[str, int], count: int, last: str) -> None:
+    line = sorted(jobs, key=lambda name: (name <= last, name))
+    firsts = {name: entries(name, waits) for name, waits in jobs.items()}
+    taken, plain, turn = rounds(Turn(last), line, firsts, {}, 0, count)
+    assert turned(Turn(last), line, firsts, {}, {}, (), 0, count)[:3] == (taken, plain, turn)
+
+
 def test_no_turns_are_none() -> None:
     assert rounds(Turn("a"), [], {}, {}, 0, 5) == ([], 0, Turn("a"))

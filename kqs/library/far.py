@@ -1,0 +1,59 @@
+"""The queue of a server, over the wire."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from kqs.client import Client, ConnectionLostError, parse_address
+from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
+from kqs.library.running import Running
+from kqs.log import get_logger
+from kqs.supervisor import Supervisor
+
+log = get_logger("kqs.library")
+
+#: names the server, where none is given
+ENV_SERVER = "KQS_SERVER"
+
+
+class FarQueue(Queue):
+    """See the module docstring. The connection comes back when it is lost; runs go with it."""
+
+    def __init__(self, address: str, concurrency: int, **settings: Any) -> None:
+        """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none."""
+        self._client = Client(parse_address(address), **settings)
+        self._running = Running(self._client, Supervisor(self._failed), concurrency, f"{socket.gethostname()}:{os.getpid()}")
+
+    async def open(self) -> None:
+        """Connect, trying once. Raises: UnreachableError: nobody answers there."""
+        await self._client.open()
+
+    async def close(self) -> None:
+        """See Queue.close."""
+        await self._running.close()
+        await self._client.close()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        log.error("a part of the library has failed", part=name, exc_info=error)
+
+
+def connect(
+    address: str | None = None,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    environ: Mapping[str, str] = os.environ,
+    **settings: Any,
+) -> Queue:
+    """Return the queue of a server, for `async with`.
+
+    Args: address: `HOST:PORT` or `unix:PATH`; None: `$KQS_SERVER`, or this machine's. concurrency: jobs that `run_jobs` runs
+        at a time. settings: `timeout_s`: how long a call may take, in s; None: for ever.
+    Raises: ValueError: the address is none.
+    """
+    return FarQueue(address if address is not None else environ.get(ENV_SERVER, ""), concurrency, **settings)
+
+
+__all__ = ["ConnectionLostError", "FarQueue", "connect"]

@@ -1,0 +1,106 @@
+"""The queue inside a program: a core, and a client that speaks to it within the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from kqs.client import Client
+from kqs.config import Config, anchored, config_of
+from kqs.core import Core
+from kqs.errors import KqsError
+from kqs.handlers import Registry
+from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
+from kqs.library.running import Running
+from kqs.library.within import opener
+from kqs.log import get_logger
+from kqs.server.context import Context
+from kqs.supervisor import Supervisor
+
+log = get_logger("kqs.library")
+
+#: sections of a configuration that mean something here
+SECTIONS = ("journal", "store", "broker", "defaults", "types", "schedules")
+
+
+class QueueFailedError(KqsError):
+    """A part of the queue cannot go on. It takes nothing any more; what it has kept is there when it is opened again."""
+
+
+class NodeQueue(Queue):
+    """See the module docstring. Several may stand in one process, each on a folder of its own."""
+
+    def __init__(self, config: Config, concurrency: int) -> None:
+        self._config = config
+        self._concurrency = concurrency
+        self._stack = AsyncExitStack()
+        self._supervisor = Supervisor(self._failed)
+        self._fault: QueueFailedError | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._quitting: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start. Raises: StartupError: another has the folder, or it is damaged; the message says which, and what to do."""
+        async with AsyncExitStack() as stack:
+            core = await stack.enter_async_context(Core(self._config, Registry(), self._supervisor, lambda: None))
+            section = self._config.server
+            context = Context(
+                core.backend,
+                self._supervisor,
+                self._quit,
+                section.max_in_flight,
+                max_insert_jobs=section.max_insert_jobs,
+                max_line_bytes=section.max_line_bytes,
+            )
+            stack.push_async_callback(self._end_calls, context)
+            self._client = Client(max_line_bytes=section.max_line_bytes, open_link=opener(context))
+            await self._client.open()
+            stack.push_async_callback(self._client.close)
+            name = f"{socket.gethostname()}:{os.getpid()}"
+            self._running = Running(self._client, self._supervisor, self._concurrency, name)
+            stack.push_async_callback(self._running.close)
+            self._stack = stack.pop_all()
+
+    async def close(self) -> None:
+        """See Queue.close. Raises: QueueFailedError: a part had failed before."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._stack.aclose(), name="kqs-library-close")
+        await asyncio.shield(self._closing)
+        if self._fault is not None:
+            raise self._fault
+
+    async def _end_calls(self, context: Context) -> None:
+        await self._supervisor.end(*context.tasks)
+        context.answers.stop()
+        context.resets.close()
+
+    def _quit(self) -> None:
+        """Do as the call `quit` says, which a program may make as any other."""
+        self._quitting = asyncio.create_task(self.close(), name="kqs-library-quit")
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        log.error("the queue cannot go on", part=name, exc_info=error)
+        self._fault = QueueFailedError(f"{name}: {error or type(error).__name__}")
+        self._fault.__cause__ = error
+        self._quitting = asyncio.create_task(self._client.close(), name="kqs-library-fault")
+
+
+def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> Queue:
+    """Return the queue that is kept in `folder`, for `async with`: journal, store and all inside this program.
+
+    Args: concurrency: jobs that `run_jobs` runs at a time. sections: settings, as the sections of kqs.toml have them: `store`,
+        `types`, `defaults`, `schedules`, `journal`, `broker`.
+    Raises: StartupError: a section or setting is none; the message names it.
+    """
+    settings: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
+    if unknown := sorted(set(settings) - set(SECTIONS)):
+        raise ValueError(f"{unknown[0]}: expected one of {', '.join(SECTIONS)}")
+    settings["journal"] = {**settings.get("journal", {}), "dir": str(folder)}
+    settings["worker"] = {"modules": [], "concurrency": 0}
+    return NodeQueue(anchored(config_of(settings, "kqs.open"), Path.cwd()), concurrency)

@@ -1,0 +1,209 @@
+"""The queue as a program has it: one class, whether it stands in the program itself or on a server.
+
+Source of what the methods mean: docs/library.md, and docs/protocol.md for the calls they make.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+
+from kqs.client import Client, Inserted
+from kqs.client.owners import Filters, OwnersCalls
+from kqs.client.rules import RulesCalls
+from kqs.errors import CallError
+from kqs.handlers import JobContext
+from kqs.library.data import data_of, type_of
+from kqs.library.job import Job, JobRecord, record_of
+from kqs.library.run import TakenRun
+from kqs.library.running import Running
+
+D = TypeVar("D")
+
+#: jobs that run at a time, unless it is said otherwise
+DEFAULT_CONCURRENCY = 100
+#: with either of these the store decides whether there is a job already
+_TELLING = ("id", "unique")
+
+
+class JobFields(TypedDict, total=False):
+    """Fields of a job beside its type and data, as docs/protocol.md names them; seconds for times."""
+
+    id: str
+    prio: int | str
+    delay: float
+    at: float | str
+    ttr: float
+    auto_touch: bool
+    time_limit: float
+    retries: int
+    retry_delay: float
+    backoff: Literal["constant", "exponential"]
+    max_retry_delay: float
+    ghosts: int
+    ghost_delay: float
+    expire: float
+    keep: float
+    resource: str
+    group: str
+    unique: str
+    on_conflict: Literal["join", "refuse"]
+
+
+class Queue(OwnersCalls, RulesCalls):
+    """See the module docstring; `async with kqs.open(…) as queue` or `kqs.connect(…)`. Call from one loop.
+
+    Raises, from every method that asks the queue: CallError: it was refused, `call_code` says why; ConnectionLostError and
+    CallTimeoutError: nobody knows whether it was done; a job that has an `id` may be added again.
+    """
+
+    _client: Client
+    _running: Running
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Begin; `async with` does it. Raises: KqsError: it cannot; the message says why."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End. Runs that are in progress are cancelled and given back, at no cost. Idempotent."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def call(self, name: str, arg: Any = None, *, timeout_s: float | None = None) -> Any:
+        """Make any call of the protocol by its name; return its result."""
+        return await self._client.call(name, arg, timeout_s=timeout_s)
+
+    # -- jobs -------------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job: ...
+
+    @overload
+    async def add_job(self, target: Callable[[D], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+
+    @overload
+    async def add_job(self, target: Callable[[D, JobContext], object], data: D, **fields: Unpack[JobFields]) -> Job: ...
+
+    async def add_job(self, target: str | Callable[..., object], data: object = None, **fields: Unpack[JobFields]) -> Job:
+        """Keep a job: when this returns, it is on disk, and will run until it succeeds.
+
+        Args: target: its type, or the handler of that. data: what JSON can say, a dataclass, or a pydantic model.
+        """
+        job = {**fields, "type": type_of(target, self._running.type_of), "data": data_of(data)}
+        (added,) = await self._add([job])
+        if isinstance(added, CallError):
+            raise added
+        return added
+
+    async def add_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> list[Job]:
+        """Keep all jobs, or none of them. Each is a mapping of its fields, with `type`, and `data` as `add_job` has it.
+
+        Raises: CallError: also `duplicate`: one was to be refused as another with its key waits; all others are kept then.
+        """
+        added = await self._add([{**job, "data": data_of(job.get("data"))} for job in jobs])
+        if (refused := next((one for one in added if isinstance(one, CallError)), None)) is not None:
+            raise refused
+        return [one for one in added if isinstance(one, Job)]
+
+    async def _add(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job | CallError]:
+        if any(job.get(name) is not None for job in jobs for name in _TELLING):
+            answers = await self._client.insert_many(jobs, answer="full")
+            return [self._job(one.id, one.created) if isinstance(one, Inserted) else one for one in answers]
+        return [self._job(job_id, True) for job_id in await self._client.insert_many(jobs)]
+
+    def _job(self, job_id: str, created: bool) -> Job:
+        return Job(job_id, created, self._wait)
+
+    async def _wait(self, job_id: str, seconds: float) -> JobRecord:
+        return record_of(await self._client.wait_job(job_id, seconds))
+
+    async def job(self, job_id: str) -> JobRecord | None:
+        """Return all that is known of a job; None: nothing."""
+        try:
+            return record_of(await self.call("job", job_id))
+        except CallError as error:
+            if error.call_code == "not_found":
+                return None
+            raise
+
+    async def records(
+        self, ids: str | Sequence[str] | None = None, *, newest: bool = False, **filters: Unpack[Filters]
+    ) -> AsyncIterator[JobRecord]:
+        """Yield the records of all jobs that fit, as `jobs` does, but typed."""
+        async for shown in self.jobs(ids, newest=newest, **filters):
+            yield record_of(shown)
+
+    # -- running them -----------------------------------------------------------------------------------------------------
+
+    def add_handler(self, type: str, function: Callable[..., Any], **options: Any) -> None:  # noqa: A002 - the job's field
+        """Have `function` run jobs of a type, as long as `run_jobs` goes on.
+
+        It takes `(data)` or `(data, job)`, as those of docs/handlers.md do. options: `retry_delay`, if it is a function.
+        Raises: HandlerError: it cannot be a handler; or the type has another: see `add_subscriber`.
+        """
+        self._running.add(type, function, options)
+
+    def remove_handler(self, type: str) -> bool:  # noqa: A002 - the job's field
+        """Have the handler of a type called no more; a run that it has begun goes on. False: there is none."""
+        return self._running.remove(type)
+
+    async def add_subscriber(
+        self,
+        type: str,  # noqa: A002 - the job's field
+        subscriber: str,
+        function: Callable[..., Any],
+    ) -> None:
+        """Have each job of `type` be a job of the type `subscriber` too, from now on, which `function` runs.
+
+        So several handlers hear of one job, each with its own retries and end. It lasts until `unsubscribe`.
+        """
+        self.add_handler(subscriber, function)
+        await self.subscribe(type, subscriber)
+
+    async def run_jobs(self, count_limit: int | None = None, time_limit_s: float | None = None) -> int:
+        """Run jobs of the types that have a handler here; return how many runs have begun.
+
+        Nothing given: one, if one waits. count_limit alone: up to so many, as long as some wait; below 0: all of them.
+        time_limit_s: jobs that come are run until that is over; 0: only what one look finds; below 0: for ever. Failed runs
+        count. A handler that runs when a limit is reached is waited for. Cancelled, it gives back what runs.
+        """
+        return await self._running.run(count_limit, time_limit_s)
+
+    async def reserve(
+        self, types: str | Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str = "program"
+    ) -> list[TakenRun]:
+        """Return up to `count` runs of jobs of `types`, as soon as there is one; none if there is none within `wait_s`.
+
+        worker: who has them, as the jobs' records say. Each must be reported, touched or given back within its `ttr`.
+        """
+        named = [types] if isinstance(types, str) else types
+        return [TakenRun(self._client, run) for run in await self._client.reserve(named, count, wait_s, worker=worker)]
+
+    # -- looking on -------------------------------------------------------------------------------------------------------
+
+    async def events(self, *types: str, events: Sequence[str] | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield what happens to jobs from the first step on: of these types, and only these events; none named: all.
+
+        Source: docs/protocol.md, "events". Who is slow is told how many were skipped.
+        """
+        async with self._client.events(types or None, events) as heard:
+            async for event in heard:
+                yield event
+
+    async def stats(self) -> dict[str, int | float]:
+        """Return what the queue counts, as plain numbers."""
+        return dict(await self.call("stats"))
+
+    async def health(self) -> dict[str, Any]:
+        """Return whether all is well, and what is not."""
+        return dict(await self.call("health"))

@@ -1,0 +1,240 @@
+"""`run_jobs`: how many runs a program lets begin, and for how long. What a run then does: kqs.library.hands.
+
+Two ways to be given runs. As long as their number is bounded, so many are reserved at a time, that none is taken which does not
+begin. Without a bound they are a standing order, which is told of cancellations at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kqs.client import Client, ConnectionLostError, Run, Work
+from kqs.errors import CallError
+from kqs.handlers import Handler, Registry
+from kqs.library.hands import Hands
+from kqs.log import get_logger
+from kqs.supervisor import Supervisor, when_done, with_its_answer
+
+log = get_logger("kqs.library")
+
+#: jobs that one `reserve` may take
+MOST_AT_ONCE = 1000
+#: one `reserve` waits no longer than that, in s, and is asked again then
+LONGEST_WAIT_S = 3600.0
+#: new jobs that wait are given to whoever asks within so long, in s, unless something keeps them
+CLAIM_S = 0.2
+#: a queue that is stopping is asked again after so long, in s
+DRAINED_S = 0.5
+
+
+class Running:
+    """Runs jobs of the types that have a handler here, `concurrency` at a time."""
+
+    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int, worker: str) -> None:
+        """Args: worker: who runs the jobs, as their records say."""
+        self._client = client
+        self._concurrency = concurrency
+        self._worker = worker
+        self._registry = Registry()
+        self._supervisor = supervisor
+        self._hands: Hands | None = None
+        self._changed = asyncio.Event()  # a run is over, or the handlers are others
+        self._rests = asyncio.Event()  # `run` does not go on
+        self._rests.set()
+        self._is_closed = False
+
+    # -- handlers ---------------------------------------------------------------------------------------------------------
+
+    def add(self, type_: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        """Have `function` run jobs of a type. Raises: HandlerError: it cannot, or the type has another."""
+        self._registry.add(type_, function, options)
+        self._changed.set()
+
+    def remove(self, type_: str) -> bool:
+        """Have nobody here run jobs of a type from now on; runs that have begun go on. False: it had no handler."""
+        self._changed.set()
+        return self._registry.remove(type_)
+
+    def type_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the type whose jobs a function runs here."""
+        return next((one for one in self._registry.types if _function(self._registry.get(one)) is function), None)
+
+    # -- runs -------------------------------------------------------------------------------------------------------------
+
+    async def run(self, count_limit: int | None, time_limit_s: float | None) -> int:
+        """See Queue.run_jobs. Raises: RuntimeError: it goes on already."""
+        if not self._rests.is_set():
+            raise RuntimeError("run_jobs goes on already in this queue; add_handler takes effect in it at once")
+        most, until, is_once = _limits(count_limit, time_limit_s, asyncio.get_running_loop().time())
+        hands = self._hands = self._hands or Hands(self._client, self._supervisor, self._concurrency, self._changed.set)
+        self._rests.clear()
+        try:
+            if most is math.inf and until is not None:
+                begun = await self._run_all(hands, until)
+            else:
+                begun = await self._run_some(hands, most, until, is_once=is_once)
+            await self._until_over(hands)
+        except BaseException:
+            await hands.stop()
+            raise
+        else:
+            return begun
+        finally:
+            self._rests.set()
+
+    async def close(self) -> None:
+        """Cancel and give back what runs; `run` raises ConnectionLostError then."""
+        self._is_closed = True
+        self._changed.set()
+        await self._rests.wait()
+        if self._hands is not None:
+            await self._hands.close()
+            self._hands = None
+
+    async def _run_some(self, hands: Hands, most: float, until: float | None, *, is_once: bool) -> int:
+        """Run up to `most` jobs, until `until`; None: as long as there are some. is_once: look for some once."""
+        begun, asking = 0, None
+        try:
+            while begun < most and (until is None or _now() < until):
+                self._check_open()
+                self._changed.clear()
+                room = int(min(self._concurrency - hands.count, most - begun, MOST_AT_ONCE))
+                if asking is None and room > 0 and self._registry.types:
+                    wait_s = 0.0 if until is None else min(until - _now(), LONGEST_WAIT_S)
+                    asking = self._supervisor.spawn(self._reserve(room, max(0.0, wait_s)), "library-reserve", with_its_answer)
+                if asking is None and until is None and not hands.count:
+                    break
+                await self._either(asking, until)
+                self._check_open()
+                if asking is not None and asking.done():
+                    runs, asking = asking.result(), None
+                    begun += self._begin(hands, runs)
+                    if is_once or (not runs and until is None and not hands.count):
+                        break
+                    if not runs and until is None:
+                        await self._changed.wait()
+        finally:
+            await self._drop(asking)
+        return begun
+
+    async def _run_all(self, hands: Hands, until: float) -> int:
+        """Run jobs until `until`, in as many lanes as there are."""
+        begun = 0
+        while _now() < until:
+            self._check_open()
+            self._changed.clear()
+            types = sorted(self._registry.types)
+            if not types:
+                await self._either(None, until)
+                continue
+            try:
+                async with self._client.work(types, self._concurrency, worker=self._worker) as work:
+                    while self._goes_on(types, until):
+                        begun += self._begin(hands, await self._take(work, types, until))
+                    if _now() >= until:  # the order tells what is cancelled, as long as it stands
+                        await self._until_over(hands)
+            except StopAsyncIteration:
+                await asyncio.sleep(DRAINED_S)
+            except ConnectionLostError as error:
+                if not self._client.is_open:
+                    raise
+                log.warning("the connection was lost, and with it its runs", error=str(error))
+        return begun
+
+    async def _until_over(self, hands: Hands) -> None:
+        """Return when nothing is in hand. Raises: ConnectionLostError: it was closed."""
+        while hands.count:
+            self._check_open()
+            self._changed.clear()
+            await self._either(None, None)
+
+    def _goes_on(self, types: list[str], until: float) -> bool:
+        return _now() < until and types == sorted(self._registry.types) and not self._is_closed
+
+    def _check_open(self) -> None:
+        """Raises: ConnectionLostError: it was closed."""
+        if self._is_closed:
+            raise ConnectionLostError("the queue was closed")
+
+    async def _take(self, work: Work, types: list[str], until: float) -> list[Run]:
+        """Return the next runs of a standing order; none if it is to go on no more. Raises: as `Work.take`."""
+        taking = self._supervisor.spawn(work.take(), "library-take", with_its_answer)
+        is_taken = False
+        try:
+            while not taking.done() and self._goes_on(types, until):
+                self._changed.clear()
+                await self._either(taking, until)
+            is_taken = taking.done()
+        finally:
+            if not is_taken:
+                await self._drop(taking)
+        return taking.result() if is_taken else []
+
+    async def _drop(self, asking: asyncio.Task[list[Run]] | None) -> None:
+        """Want no more what was asked for; runs that have come are given back."""
+        if asking is not None:
+            await self._supervisor.end(asking)
+            if not asking.cancelled() and asking.exception() is None:
+                self._client.give_back(asking.result())
+
+    async def _reserve(self, room: int, wait_s: float) -> list[Run]:
+        """Return up to `room` runs; without a wait, of what was inserted before, if the store has heard of it or not."""
+        types = sorted(self._registry.types)
+        try:
+            runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
+            if not runs and not wait_s and await self._has_new(types):
+                runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
+            return runs
+        except CallError as error:
+            if error.call_code == "draining":
+                await asyncio.sleep(min(wait_s, DRAINED_S))
+                return []
+            raise
+
+    async def _has_new(self, types: list[str]) -> bool:
+        """Tell whether new jobs of these types wait; it is answered when the store has what is journaled."""
+        known = await self._client.types(limit=1000)
+        return any(one["type"] in types and one["counts"].get("new") for one in known)
+
+    def _begin(self, hands: Hands, runs: list[Run]) -> int:
+        """Let runs begin; those whose handler is gone are given back. Returns: how many have begun."""
+        begun = [(run, handler) for run in runs if (handler := self._registry.get(run.type)) is not None]
+        for run, handler in begun:
+            hands.begin(run, handler)
+        self._client.give_back([run for run in runs if self._registry.get(run.type) is None])
+        return len(begun)
+
+    async def _either(self, task: asyncio.Task[list[Run]] | None, until: float | None) -> None:
+        """Return when the task has ended, something has changed, or it is `until`."""
+        changed = self._supervisor.spawn(self._changed.wait(), "library-changed", when_done)
+        timeout_s = None if until is None or until is math.inf else max(0.0, until - _now())
+        try:
+            await asyncio.wait([changed, *([] if task is None else [task])], timeout=timeout_s, return_when="FIRST_COMPLETED")
+        finally:
+            await self._supervisor.end(changed)
+
+
+def _limits(count_limit: int | None, time_limit_s: float | None, now: float) -> tuple[float, float | None, bool]:
+    """Return how many runs may begin, until when, and whether to look for some only once.
+
+    until: by the loop's clock; None: as long as there are some.
+    """
+    if count_limit is None and time_limit_s is None:
+        return 1, None, True
+    most = math.inf if count_limit is None or count_limit < 0 else count_limit
+    if time_limit_s is None:
+        return most, None, False
+    if time_limit_s == 0:
+        return most, None, True
+    return most, math.inf if time_limit_s < 0 else now + time_limit_s, False
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _function(handler: Handler | None) -> Callable[..., Any] | None:
+    return None if handler is None else handler.function

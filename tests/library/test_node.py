@@ -1,0 +1,164 @@
+"""What is so of a queue inside a program: its folder, its process, its death."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kqs
+from kqs.client import ConnectionLostError, UnreachableError
+from kqs.errors import StartupError
+
+KEEPS = """
+import asyncio, sys, kqs
+async def main():
+    async with kqs.open(sys.argv[1]) as queue:
+        async def lasts(data):
+            await asyncio.sleep(0)
+        queue.add_handler("mail", lasts)
+        running = asyncio.create_task(queue.run_jobs(time_limit_s=-1))
+        while True:
+            for job in await queue.add_jobs([{"type": "mail", "data": n} for n in range(20)]):
+                print(job.id, flush=True)
+asyncio.run(main())
+"""
+
+
+def told_before_its_death(folder: Path) -> list[str]:
+    """Return the ids of the jobs that a program has added, which is killed in the midst."""
+    with subprocess.Popen([sys.executable, "-c", KEEPS, str(folder)], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        told = [program.stdout.readline().strip() for _ in range(200)]
+        program.kill()
+        return told + [line.strip() for line in program.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+
+
+async def refused(queue: kqs.Queue) -> None:
+    """Return when the queue takes no more calls."""
+    while True:
+        try:
+            await queue.stats()
+        except ConnectionLostError:
+            return
+
+
+async def test_jobs_are_there_when_the_folder_is_opened_again(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "queue") as queue:
+        job = await queue.add_job("mail", {"to": "ada"})
+    async with kqs.open(tmp_path / "queue") as queue:
+        known = await queue.job(job.id)
+    assert known is not None
+    assert (known.state, known.data) == ("new", {"to": "ada"})
+
+
+async def test_a_killed_program_loses_nothing_that_it_was_told_is_kept(tmp_path: Path) -> None:
+    told: list[str] = []
+    for _ in range(3):
+        told += told_before_its_death(tmp_path / "queue")
+    async with kqs.open(tmp_path / "queue") as queue:
+        states = {one.id: one.state async for one in queue.records(type="mail")}
+    assert set(told) <= set(states)
+    assert set(states.values()) <= {"success", "new", "ghost", "retry"}
+
+
+async def test_a_second_opener_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "queue"):
+        with pytest.raises(StartupError, match=rf"in use by process {os.getpid()}"):
+            await kqs.open(tmp_path / "queue").open()
+    async with kqs.open(tmp_path / "queue") as queue:  # and it is free again
+        await queue.add_job("mail")
+
+
+async def test_several_stand_in_one_program(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "one") as one, kqs.open(tmp_path / "two") as two:
+        await one.add_job("mail", id="same")
+        assert await two.job("same") is None
+        assert (await two.add_job("mail", id="same")).created
+
+
+async def test_nothing_is_changed_around_it(tmp_path: Path) -> None:
+    def around() -> tuple[object, ...]:
+        signals = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)]
+        return (*signals, sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count(), sys.excepthook, Path.cwd())
+
+    before = around()
+    async with kqs.open(tmp_path / "queue") as queue:
+        await queue.add_job("mail")
+        assert around() == before
+    assert around() == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [({"server": {"port": 1}}, "server"), ({"types": {"a": {"ttl": 1}}}, "ttr"), ({"store": {"kind": "oracle"}}, "kind")],
+)
+def test_a_setting_that_is_none_is_named(tmp_path: Path, sections: dict[str, dict[str, object]], words: str) -> None:
+    with pytest.raises((ValueError, StartupError), match=words):
+        kqs.open(tmp_path, **sections)
+
+
+async def test_options_of_types_and_defaults_hold(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "queue", defaults={"retries": 2}, types={"mail": {"ttr": 5}}) as queue:
+        job = await queue.add_job("mail")
+        known = await queue.job(job.id)
+    assert known is not None
+    assert (known.options["retries"], known.options["ttr"]) == (2, 5)
+
+
+async def test_a_queue_that_has_failed_says_so_and_has_kept_what_it_told(tmp_path: Path) -> None:
+    queue = kqs.open(tmp_path / "queue")
+    await queue.open()
+    job = await queue.add_job("mail")
+    queue._supervisor.fault("disk", OSError("it is gone"))  # type: ignore[attr-defined]  # as a part's end would
+    await refused(queue)
+    with pytest.raises(kqs.QueueFailedError, match="disk: it is gone"):
+        await queue.close()
+    async with kqs.open(tmp_path / "queue") as again:
+        assert await again.job(job.id) is not None
+
+
+async def test_closing_gives_back_what_runs(tmp_path: Path) -> None:
+    began = asyncio.Event()
+
+    async def lasts(_data: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with kqs.open(tmp_path / "queue") as queue:
+        queue.add_handler("mail", lasts)
+        job = await queue.add_job("mail")
+        running = asyncio.create_task(queue.run_jobs(time_limit_s=-1))
+        await began.wait()
+    with pytest.raises(ConnectionLostError):
+        await running
+    async with kqs.open(tmp_path / "queue") as queue:
+        known = await queue.job(job.id)
+    assert known is not None
+    assert (known.state, known.interrupted, known.ghosts) == ("retry", 1, 0)
+
+
+async def test_a_call_of_quit_closes_it(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "queue") as queue:
+        await queue.call("quit")
+        await refused(queue)
+    async with kqs.open(tmp_path / "queue"):
+        pass
+
+
+async def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        await kqs.connect("127.0.0.1:1").open()
+
+
+def test_the_address_comes_from_the_environment() -> None:
+    found = [kqs.connect(environ=environ) for environ in ({}, {"KQS_SERVER": "example.org:7"})]
+    assert [str(queue._client.address) for queue in found] == ["localhost:14151", "example.org:7"]
+    with pytest.raises(ValueError, match="port"):
+        kqs.connect("localhost:x")
