@@ -114,13 +114,19 @@ class Whole:
 
     async def stop(self) -> None:
         """Stop it in good order; nothing may run in lanes by then."""
-        for lane in self.lanes:
-            await self.rig.queue.remove_consumer(lane.consumer)
+        await self.let_none_begin()
         await self.schedules.stop()
         await self.desk.stop()
         await self.feeding.stop()
         await self.rig.stop()
         assert not self.feeding.faults, self.feeding.faults
+
+    async def let_none_begin(self) -> None:
+        """Give nobody any more runs, as a stop begins."""
+        self.desk.drain()
+        lanes, self.lanes = self.lanes, []
+        for lane in lanes:
+            await self.rig.queue.remove_consumer(lane.consumer)
 
     # -- what is asked of it --------------------------------------------------------------------------------------------
 

@@ -586,6 +586,9 @@ class WholeMachine(RuleBasedStateMachine):
         self.run(self.restarting())
 
     async def restarting(self) -> None:
+        await self.whole.let_none_begin()
+        await self.whole.be_still()
+        self.take_begun()
         for one in [one for one in self.hands if not one.held]:
             self.hands.remove(one)
             if one.lane is not None:
