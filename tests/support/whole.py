@@ -81,6 +81,7 @@ class Whole:
         self._uri = uri
         self.on_step: Callable[[], None] = lambda: None
         self.taking: dict[str, TakingSection] = {}
+        self._asked = 0  # how often the store was to change something
         self._mutex: asyncio.Lock
 
     async def start(self) -> None:
@@ -158,7 +159,13 @@ class Whole:
         return timetable._due, timetable._expiring, timetable._uncalled
 
     async def be_still(self) -> None:
-        """Let everything happen that is about to."""
+        """Let everything happen that is about to: until a look at all of it finds that the store was not asked for a change."""
+        asked = -1
+        while asked != self._asked:
+            asked = self._asked
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
         await caught_up(self.feeder)
         await self.rig.queue.settle()
         while any(alarm._at <= self.clock.now() for alarm in self._alarms) or self._mutex.locked():  # noqa: ASYNC110 - it has no event
@@ -187,6 +194,7 @@ class Whole:
 
     def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:
+            self._asked += 1
             async with self._mutex:
                 self.on_step()
                 answer = await call(*args, **named)
