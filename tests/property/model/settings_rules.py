@@ -67,9 +67,7 @@ class SettingsMachine(WholeMachine):
             assert subscriber == type_ or of.get(subscriber) or any(type_ in others for others in of.values())
             return
         assert answer["changed"] == ((subscriber not in there) is is_on)
-        of[type_] = [*(one for one in there if one != subscriber), *([subscriber] if is_on else [])]
-        if is_on and subscriber in there:
-            of[type_] = there
+        of[type_] = sorted({*there, subscriber} if is_on else {*there} - {subscriber})
         await self.be_still()
 
     async def lift_all(self) -> None:
