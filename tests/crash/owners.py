@@ -6,7 +6,8 @@ holds its runs over the kills. When everything has ended, which it does:
 
     what was answered as cancelled, deleted or purged has not begun since; what was deleted is not there; what was answered as
     retried has run since, and well; of no resource did two runs go on at once, and none waits for one for ever; no two new
-    jobs of a key waited together; whatever was acknowledged and not called off has run well.
+    jobs of a key waited together; whatever was acknowledged and not called off has run well; of the limited type never more
+    ran than may; each of the fanned jobs has its copies, which ran, and none twice; no tick of the schedule was there twice.
 
 Run as a program for longer: `python -m tests.crash.owners ROUNDS`.
 """
@@ -21,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,10 @@ KEYS = ("k0", "k1", "k2")
 #: who a run was written down by
 SERVER, HOLDER = "server", "holder"
 AT_ONCE = 12
+#: how many of the type `limited` run at a time, who has copies of `fanned` jobs, and s between two ticks
+MOST_LIMITED = 2
+SUBSCRIBERS = ("bill", "ship")
+EVERY_S = 0.1
 #: much longer than a server takes to be started again, in s: a held run that is given and never arrives lasts so long
 HELD_TTR_S = 8.0
 #: refusals that say that nothing is known, or that somebody else was first
@@ -48,13 +53,19 @@ import kqs
 log = os.open("runs.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 def note(word, data, job):
-    os.write(log, f"server {word} {data['key']} {job.attempt} {data.get('resource', '-')} {time.monotonic()!r}\\n".encode())
+    key = job.id if job.type == "tick" else f"{job.type}:{data['key']}" if job.type in ("bill", "ship") else data["key"]
+    data = data or {}
+    os.write(log, f"server {word} {key} {job.attempt} {data.get('resource', '-')} {time.monotonic()!r}\\n".encode())
 
 @kqs.handler("plain")
 @kqs.handler("purged")
 @kqs.handler("keyed")
 @kqs.handler("alone")
 @kqs.handler("breaks")
+@kqs.handler("limited")
+@kqs.handler("bill")
+@kqs.handler("ship")
+@kqs.handler("tick")
 async def run(data, job):
     note("began", data, job)
     try:
@@ -91,6 +102,7 @@ class Began(NamedTuple):
 class OwnersAccount:
     """What was sent, and what was answered.
 
+    limited: keys of jobs of the limited type, answered or not; fanned: those of acknowledged jobs that have copies.
     touched: keys of jobs that a call was to end, answered or not; revived: of those that one was to retry; forced: of those
     that were to be deleted even as they ran, and since when, monotonic. held: runs of the worker over the wire; over_kills:
     those of them that were reported to a later boot.
@@ -98,6 +110,8 @@ class OwnersAccount:
 
     acknowledged: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    limited: set[str] = field(default_factory=set)
+    fanned: set[str] = field(default_factory=set)
     forced: dict[str, float] = field(default_factory=dict)
     revived: set[str] = field(default_factory=set)
     changes: list[Change] = field(default_factory=list)
@@ -132,6 +146,24 @@ class OwnersAccount:
         lost = {key for key in self.acknowledged - self.touched if key not in records or records[key]["state"] != "success"}
         assert not lost, f"lost {len(lost)}: {sorted(lost)[:5]}"
         self._check_resources(runs)
+        self._check_limit(runs)
+        assert any(run.key.startswith("often:") for run in runs), "no tick has come"
+        self._check_copies(runs, records)
+
+    def _check_limit(self, runs: Sequence[Began]) -> None:
+        limited = [run for run in runs if run.key in self.limited]
+        steps = [(run.began_at, 1) for run in limited] + [(self._over_at(run), -1) for run in limited]
+        most = max(accumulate(step for _, step in sorted(steps)), default=0)
+        assert most <= MOST_LIMITED, f"{most} ran at once of what is limited to {MOST_LIMITED}"
+
+    def _check_copies(self, runs: Sequence[Began], records: dict[str, dict[str, Any]]) -> None:
+        """Each has all of its copies, or none if it was not acknowledged, and none twice; all have run."""
+        copies = Counter((one["type"], one["data"]["key"]) for one in records.values() if one["type"] in SUBSCRIBERS)
+        keys = {key for _, key in copies}
+        assert keys >= self.fanned, f"without copies: {sorted(self.fanned - keys)[:5]}"
+        assert copies == Counter((type_, key) for type_ in SUBSCRIBERS for key in keys), "a copy is lost, or there twice"
+        begun = {run.key for run in runs}
+        assert not [copy for copy in copies if ":".join(copy) not in begun], "copies have not run"
 
     def _check_resources(self, runs: Sequence[Began]) -> None:
         by_resource: defaultdict[str, list[Began]] = defaultdict(list)
@@ -149,7 +181,7 @@ class OwnersAccount:
         if run.ended_at is not None and run.worker == SERVER:
             return run.ended_at
         if run.worker == SERVER:
-            return min((since for since, _ in self.kills if since >= run.began_at), default=float("inf"))
+            return min((over_at for _, over_at in self.kills if over_at >= run.began_at), default=float("inf"))
         ended_at = run.ended_at if run.ended_at is not None else float("inf")
         return min(ended_at, run.began_at + HELD_TTR_S, self.forced.get(run.key, float("inf")))
 
@@ -185,6 +217,7 @@ class Owner(threading.Thread):
         doings: Sequence[Callable[[Peer], None]] = (
             self._insert,
             self._insert,
+            self._fan,
             self._join,
             self._call_off,
             self._retry,
@@ -212,14 +245,23 @@ class Owner(threading.Thread):
         self._account.acknowledged.update(ids)
         self._mine += ids
 
+    def _fan(self, peer: Peer) -> None:
+        ids = peer.call("insert", [self._job("fanned", group=self.name) for _ in range(self._rng.randint(1, 3))])
+        self._account.acknowledged.update(ids)
+        self._account.fanned.update(ids)
+
     def _one(self) -> dict[str, Any]:
         delay = {} if self._rng.random() < 0.5 else {"delay": self._rng.uniform(0.01, 0.1)}
-        match self._rng.choice(["plain", "alone", "alone", "breaks"]):
+        match self._rng.choice(["plain", "alone", "alone", "breaks", "limited"]):
             case "alone":
                 prio = self._rng.choice(["high", "normal"])
                 return self._job("alone", resource=self._rng.choice(RESOURCES), prio=prio, ttr=HELD_TTR_S, **delay)
             case "breaks":
                 return self._job("breaks", retries=0)
+            case "limited":
+                job = self._job("limited", group=self._rng.choice(["g", "h"]), **delay)
+                self._account.limited.add(job["id"])
+                return job
             case type_:
                 return self._job(type_, **delay)
 
@@ -339,6 +381,7 @@ def own(folder: Path, rounds: int, seed: int, settings: dict[str, str] | None = 
     with ExitStack() as stack:
         stack.callback(victim.close)
         victim.start()
+        _set_up(victim.served)
         holder = Holder(victim, account, log, seed)
         stack.callback(holder.stop)
         holder.start()
@@ -354,6 +397,7 @@ def own(folder: Path, rounds: int, seed: int, settings: dict[str, str] | None = 
                 owner.join()
             victim.start()
         server = victim.served
+        ask(server, "unschedule", "often")
         ask(server, "purge", {"type": "purged"})
         drain([server], unfinished_by_stats)
         ask(server, "retry", {"state": "fail"})
@@ -362,6 +406,15 @@ def own(folder: Path, rounds: int, seed: int, settings: dict[str, str] | None = 
         assert server.stop() == 0
     account.check(noted(log), records)
     return account
+
+
+def _set_up(server: Served) -> None:
+    """Say what is to hold over all kills."""
+    ask(server, "limit", {"type": "limited", "max_running": MOST_LIMITED})
+    for subscriber in SUBSCRIBERS:
+        ask(server, "subscribe", {"type": "fanned", "subscriber": subscriber})
+    job = {"type": "tick", "keep": 0, "ghosts": -1, "ghost_delay": 0}  # no record keeps it from being there twice
+    ask(server, "schedule", {"name": "often", "every": EVERY_S, "job": job})
 
 
 def _records(server: Served) -> dict[str, dict[str, Any]]:

@@ -13,4 +13,6 @@ def test_what_owners_were_answered_is_so_over_kills(tmp_path: Path) -> None:
     for verb in ("cancel", "delete", "purge", "retry"):
         assert account.changed(verb), verb
     assert account.joined
+    assert account.limited
+    assert account.fanned
     assert account.held > ROUNDS

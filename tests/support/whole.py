@@ -21,6 +21,7 @@ from kqs.queue.alarm import Alarm
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.remote import Desk
+from kqs.schedules.schedules import Schedules
 from kqs.store.mongo import MongoStore
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
@@ -80,6 +81,7 @@ class Whole:
         self._uri = uri
         self.on_step: Callable[[], None] = lambda: None
         self.taking: dict[str, TakingSection] = {}
+        self._asked = 0  # how often the store was to change something
         self._mutex: asyncio.Lock
 
     async def start(self) -> None:
@@ -100,8 +102,11 @@ class Whole:
         self.inserter = Inserter(journal, self.feeding.ids, self.clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         self.desk = Desk(queue, 0.0, self.rig.supervisor)
         self.desk.start(info.store_id)
+        supervisor, catch_up = self.rig.supervisor, self.feeder.catch_up
+        self.schedules = Schedules({}, self.rig.store, self.inserter, self.clock, supervisor, catch_up)
+        await self.schedules.start()
         parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker
-        self.backend = ServerBackend(*parts, self.inserter, self.clock)
+        self.backend = ServerBackend(*parts, self.inserter, self.clock, schedules=self.schedules)
         self.lanes: list[Lane] = []
 
     def lane(self, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> Lane:
@@ -110,12 +115,19 @@ class Whole:
 
     async def stop(self) -> None:
         """Stop it in good order; nothing may run in lanes by then."""
-        for lane in self.lanes:
-            await self.rig.queue.remove_consumer(lane.consumer)
+        await self.let_none_begin()
+        await self.schedules.stop()
         await self.desk.stop()
         await self.feeding.stop()
         await self.rig.stop()
         assert not self.feeding.faults, self.feeding.faults
+
+    async def let_none_begin(self) -> None:
+        """Give nobody any more runs, as a stop begins."""
+        self.desk.drain()
+        lanes, self.lanes = self.lanes, []
+        for lane in lanes:
+            await self.rig.queue.remove_consumer(lane.consumer)
 
     # -- what is asked of it --------------------------------------------------------------------------------------------
 
@@ -138,6 +150,7 @@ class Whole:
         if (timer := (limiting := self.rig.queue.limiting)._timer) is not None:
             timer.cancel()
             limiting._ring()
+        self.schedules.ticker.wake()
         await asyncio.sleep(0)
 
     @property
@@ -146,7 +159,13 @@ class Whole:
         return timetable._due, timetable._expiring, timetable._uncalled
 
     async def be_still(self) -> None:
-        """Let everything happen that is about to."""
+        """Let everything happen that is about to: until a look at all of it finds that the store was not asked for a change."""
+        asked = -1
+        while asked != self._asked:
+            asked = self._asked
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
         await caught_up(self.feeder)
         await self.rig.queue.settle()
         while any(alarm._at <= self.clock.now() for alarm in self._alarms) or self._mutex.locked():  # noqa: ASYNC110 - it has no event
@@ -175,6 +194,7 @@ class Whole:
 
     def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:
+            self._asked += 1
             async with self._mutex:
                 self.on_step()
                 answer = await call(*args, **named)

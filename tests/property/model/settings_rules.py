@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from kqs.errors import CallError
-from tests.property.model.machine import TYPES, WholeMachine
+from tests.property.model.machine import TICK, TYPES, WholeMachine
 
 SLOTS = st.sampled_from([0, 1, 1, 2, None])
 RATES = st.sampled_from([1.0, 3.0, None])
@@ -18,7 +18,7 @@ OPTIONS = st.sampled_from([{"retries": 0}, {"retries": 1}, {"retry_delay": 0.0},
 class SettingsMachine(WholeMachine):
     """See the module docstring."""
 
-    @rule(type_=st.sampled_from(TYPES), name=st.sampled_from(["concurrency", "max_running"]), most=SLOTS)
+    @rule(type_=st.sampled_from([*TYPES, TICK]), name=st.sampled_from(["concurrency", "max_running"]), most=SLOTS)
     def limit(self, type_: str, name: str, most: int | None) -> None:
         self.run(self.limiting(type_, {name: most}))
 
@@ -67,9 +67,7 @@ class SettingsMachine(WholeMachine):
             assert subscriber == type_ or of.get(subscriber) or any(type_ in others for others in of.values())
             return
         assert answer["changed"] == ((subscriber not in there) is is_on)
-        of[type_] = [*(one for one in there if one != subscriber), *([subscriber] if is_on else [])]
-        if is_on and subscriber in there:
-            of[type_] = there
+        of[type_] = sorted({*there, subscriber} if is_on else {*there} - {subscriber})
         await self.be_still()
 
     async def lift_all(self) -> None:
