@@ -41,8 +41,6 @@ class State(IntEnum):
 #: the longest progress of a job, in bytes of JSON: it goes to the next run with its data, thousands of runs at a time, and into
 #: the environment of a command, of which one variable may have 128 KiB
 MAX_PROGRESS_BYTES = 16 * 1024
-#: jobs that one job may wait for
-MOST_AFTER = 1000
 #: said of a job's progress: there is none, or none any more
 NO_PROGRESS = b""
 

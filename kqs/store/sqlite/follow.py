@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from kqs.job import MOST_AFTER, Accepted, After, Entry, Event, State, next_state
+from kqs.job import Accepted, After, Entry, Event, State, next_state
+from kqs.options import MOST_AFTER
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import batches, resources
