@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kqs.client import connect
 from tests.support.asking import Peer, RefusedError, peer_of
 from tests.support.serving import Served, serving
 
@@ -198,3 +202,31 @@ def test_kill_loses_no_order(tmp_path: Path) -> None:
 def test_large_batch_ends_in_one_then(peer: Peer) -> None:
     batch = peer.call("batch", {"jobs": [OK] * 6000, "then": {"type": "report"}})
     assert ended(peer, batch)["result"]["batch"]["success"] == 6000
+
+
+def test_client_inserts_batches(served: Served, peer: Peer) -> None:
+    async def work() -> None:
+        async with connect(port=served.port) as client:
+            batch = await client.batch([OK, BAD], {"type": "report"})
+            record = await client.call("job", {"id": batch, "wait": 20})
+            assert record["result"]["batch"]["success"] == 1
+            opened = await client.open_batch({"type": "report", "id": "mine"})
+            child = await client.insert("ok", batch=opened, after=[batch])
+            assert (await client.close_batch(opened))["count"] == 1
+            record = await client.call("job", {"id": opened, "wait": 20})
+            assert record["result"]["batch"]["success"] == 1
+            assert (await client.call("job", child))["state"] == "success"
+
+    asyncio.run(work())
+
+
+def test_commands_say_what_a_job_comes_after(served: Served, peer: Peer) -> None:
+    def kqs(*arguments: str) -> str:
+        command = [sys.executable, "-m", "kqs", *arguments, "--server", f"127.0.0.1:{served.port}"]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+    first = kqs("insert", "held")
+    batch = peer.call("batch", {"open": True, "then": HELD})
+    child = kqs("insert", "ok", "--after", first, "--after-any-end", "--batch", batch)
+    shown = peer.call("job", child)
+    assert (shown["after"], shown["after_any_end"], shown["batch"]) == ([first], True, batch)
