@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import asdict
 
 from kqs.children import Children
 from kqs.clock import Clock
@@ -19,7 +20,7 @@ from kqs.feeder import Feeder
 from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Inserter
-from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
+from kqs.job import WAITING, JobRecord, Returned, State, Tally, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.changes import Done
@@ -50,6 +51,8 @@ TYPES_AT_ONCE = 1000
 #: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
 #: `jobs` with a cursor looks no longer than so, in s
+#: jobs whose being known is asked about in one question
+LOOKED_AT_ONCE = 200
 PAGE_S = 0.02
 #: records that it makes an answer of in one turn of the loop
 PAGE_JOBS = 50
@@ -270,6 +273,37 @@ class ServerBackend:
         about = {} if type_ is None else {"type": type_}
         return {**about, "options": options, "by_call": configuring.said(name), "changed": changed}
 
+    async def close_batch(self, batch_id: str) -> dict[str, Any] | None:
+        """Let no more jobs into a batch; return how it stands, None: there is none of this id. Raises: CallError."""
+        await self._catch_up(unflushed=True)
+        tally = await _told(self._queue.close_batch(batch_id))
+        return None if tally is None else _shown_tally(tally)
+
+    async def check_order(self, job_ids: Sequence[str], batch_ids: Sequence[str]) -> None:
+        """Return when these jobs are known, here or in the journal, and these batches are open. Raises: CallError."""
+        await self._catch_up(unflushed=True)
+        unknown = await self._unknown(job_ids)
+        if unknown and self._queue.is_shared:
+            await self._others_caught_up(unknown)
+            unknown = await self._unknown(unknown)
+        if unknown:
+            more = f", nor one of {len(unknown) - 1} others" if len(unknown) > 1 else ""
+            raise CallError(f"after: no job has the id {unknown[0]!r}{more}", "bad_job")
+        for batch_id in batch_ids:
+            record = await self._record(batch_id)
+            if record is None or record.tally is None:
+                raise CallError(f"batch: no batch has the id {batch_id!r}", "bad_job")
+            if not record.tally.is_open:
+                raise CallError(f"batch: the batch {batch_id!r} is closed", "bad_job")
+
+    async def _unknown(self, job_ids: Sequence[str]) -> list[str]:
+        unknown: list[str] = []
+        for start in range(0, len(job_ids), LOOKED_AT_ONCE):
+            part = job_ids[start : start + LOOKED_AT_ONCE]
+            there = (await _told(self._queue.reads.look(part))).there
+            unknown += [job_id for job_id in part if job_id not in there]
+        return unknown
+
     async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
         """Let a type have copies of what is inserted of another. Raises: CallError."""
         changed = await _told(self._queue.subscriptions.subscribe(type_, subscriber))
@@ -423,6 +457,7 @@ class ServerBackend:
             "options": self.options(record.type, record.options, record.prio) | {"resource": record.resource},
             "unique": record.unique,
             "group": record.group,
+            **_order_of(record),
             "accepted_at": record.accepted_at,
             "due_at": record.due_at or None,
             "expire_at": record.expire_at,
@@ -438,6 +473,20 @@ class ServerBackend:
             "error": record.error,
             "runs": record.runs,
         }
+
+
+def _order_of(record: JobRecord) -> dict[str, Any]:
+    """Return what is shown of the jobs that one waits for, and of batches, where there is something."""
+    shown: dict[str, Any] = {}
+    if record.after is not None:
+        shown = {"after": record.after.ids, "after_any_end": record.after.is_any_end, "awaits": record.awaits}
+    if record.batch is not None or record.tally is not None:
+        shown["batch"] = record.batch if record.tally is None else _shown_tally(record.tally)
+    return shown
+
+
+def _shown_tally(tally: Tally) -> dict[str, Any]:
+    return {("open" if name == "is_open" else name): value for name, value in asdict(tally).items()}
 
 
 async def _told(answer: Awaitable[T]) -> T:

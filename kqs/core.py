@@ -141,6 +141,7 @@ class Core:
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
+        self.inserter.is_ordering = store.is_ordering
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
             store,
@@ -163,6 +164,7 @@ class Core:
         self.backend = ServerBackend(
             *parts, self.inserter, self._clock, only_accepts=only_accepts, children=children, schedules=schedules
         )
+        self.inserter.check_order = self.backend.check_order
         await self._startup.start()
 
     def _make_store(self) -> Store:

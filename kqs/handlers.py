@@ -110,6 +110,14 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
         return True
 
     @property
+    def batch(self) -> Any:
+        """Return how the jobs of the batch have ended whose `then` it is; None: it is none.
+
+        It is a dict of `id`, `count`, `success`, `fail`, `cancelled`, `deleted`.
+        """
+        return None if self.run.batch is None else _decode_json(self.run.batch)
+
+    @property
     def progress(self) -> Any:
         """Return what was saved last, in this run or an earlier one of the job; None: nothing.
 

@@ -7,7 +7,7 @@ before the record is flushed. The journal settles records in order. Call from th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import NamedTuple, Protocol
 
 from kqs.errors import CallError, JournalError, KqsError
@@ -18,6 +18,7 @@ from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, decoding
+from kqs.wire.order import asked_of, is_batch, is_ordered
 from kqs.wire.steps import Steps, finish
 
 #: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
@@ -145,6 +146,10 @@ class Inserter:
         self.flush_if_alone = journal.flush_if_alone
         self.unflushed_bytes = 0
         self._append = journal.append
+        #: the store lets jobs wait for others
+        self.is_ordering = True
+        #: returns when these jobs are known and these batches open; raises CallError, bad_job or busy, where they are not
+        self.check_order: Callable[[Sequence[str], Sequence[str]], Awaitable[None]] = _no_order
         self._bounds = bounds if bounds is not None and bounds.limits else None
 
     async def insert(self, text: bytes, max_jobs: int = DEFAULT_INSERT_JOBS) -> list[str]:
@@ -166,6 +171,8 @@ class Inserter:
         given = finish(self.checking(text, max_jobs))
         if not given.jobs:
             return []
+        if given.asked or given.batches:
+            await self.check_order(given.asked, given.batches)
         answered: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
 
         def told(answers: list[Answer] | Exception) -> None:
@@ -179,10 +186,11 @@ class Inserter:
         self.keep_told(given, told)
         return await answered
 
-    def checking(self, text: bytes, max_jobs: int, *, adopted: bool = False) -> Steps[Given]:
+    def checking(self, text: bytes, max_jobs: int, *, adopted: bool = False, before: int = 0) -> Steps[Given]:
         """Decode and check in steps what an insert was given: JSON that `strict` or its equal has checked.
 
         Args: adopted: under ids that another server made, however lately: the caller has made sure that it does not run.
+            before: how many jobs stand before the one that has the position 0.
         Raises: CallError: a job is refused, or there are more than `max_jobs`.
         """
         given = yield from decoding(text, max_jobs)
@@ -201,6 +209,9 @@ class Inserter:
                 given.told.append(index)
             if index % _JOBS_A_STEP == 0:
                 yield
+        given.asked, given.batches = asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
+        if not self.is_ordering and (before or any(map(is_ordered, given.jobs))):
+            raise CallError("after, batch: the store of this server cannot let jobs wait for others yet", "unsupported")
         return given
 
     def may_make_any(self, job_ids: list[str]) -> bool:
@@ -271,6 +282,8 @@ class Inserter:
         plan = plan_of(jobs, self.subscribers) if self.subscribers and not adopted else {}
         if plan or (adopted and any(map(has_copies, jobs))):
             assert kind is Kind.JOBS, "lines are looked at before"
+            if is_batch(payload):
+                raise CallError("batch: expected jobs of types without subscribers, whose copies end later", "bad_job")
             kind, payload, live_jobs = Kind.FANNED, pack(plan, payload), None
             copies = [copy.type for copy in copies_of(jobs, plan)]
             if len(jobs) + len(copies) > MOST_FANNED:
@@ -301,6 +314,10 @@ class Inserter:
         """Return the ids of jobs that were numbered from `first_order` on, of which some brought their own."""
         made = self.ids.of
         return [made(order) if own is None else own for order, own in enumerate(own_ids, first_order)]
+
+
+async def _no_order(_job_ids: Sequence[str], _batch_ids: Sequence[str]) -> None:
+    raise CallError("after, batch: nobody knows of other jobs here", "unsupported")
 
 
 class _Told(NamedTuple):

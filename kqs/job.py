@@ -127,6 +127,23 @@ def room_at(job: Accepted) -> float:
     return -1.0 if job.adopted else job.accepted_at or instant_of(job.order)
 
 
+class After(NamedTuple):
+    """Which jobs a job waits for. is_any_end: it runs however they end; else it fails as soon as one has not succeeded."""
+
+    ids: tuple[str, ...]
+    is_any_end: bool = False
+
+
+class Members(NamedTuple):
+    """That a job is the `then` of a batch, which its id names: it waits until its members have ended.
+
+    is_open: more may come until the batch is closed. last_order: else, that of the last job of its own record.
+    """
+
+    is_open: bool
+    last_order: int = 0
+
+
 class Accepted(msgspec.Struct, gc=False):
     """A journaled job on its way into the store.
 
@@ -146,6 +163,9 @@ class Accepted(msgspec.Struct, gc=False):
     tick: the instant of the schedule whose name its id begins with, in Unix seconds, if it is the job of a tick.
     result: it is not run, but ends at once as a success with this, since its type has subscribers; None: it is run.
     copies: what these have in its place, which is stored after it, unless it is known already.
+    after: the jobs that it waits for; None: none. batch: the id of the batch that it is a member of.
+    batch_order: the order of the `then` in the same record, which it is not stored without; 0: it names the batch itself.
+    members: it is the `then` of a batch.
     """
 
     order: int
@@ -169,6 +189,30 @@ class Accepted(msgspec.Struct, gc=False):
     tick: float | None = None
     result: bytes | None = None
     copies: Sequence[Accepted] = ()
+    after: After | None = None
+    batch: str | None = None
+    batch_order: int = 0
+    members: Members | None = None
+
+
+class Tally(msgspec.Struct, frozen=True, gc=False):
+    """How a batch stands: how many members it has, and how many of these have ended in which way, deleted ones included.
+
+    Each member counts once, by its first end; is_open: more may come.
+    """
+
+    id: str
+    count: int
+    success: int
+    fail: int
+    cancelled: int
+    deleted: int
+    is_open: bool = False
+
+    @property
+    def ended(self) -> int:
+        """Return how many members have ended."""
+        return self.success + self.fail + self.cancelled + self.deleted
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -214,6 +258,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     progress: what earlier runs said of theirs last, as JSON; None: nothing; NO_PROGRESS: something, which is not at hand here.
     resource: the key that no other run has while this one lasts.
     is_cancelled: its job was cancelled while it ran (only `orphans` and `take` tell it). group: as Accepted's.
+    batch: of the `then` of a batch, how its members have ended, as JSON: {id, count, success, fail, cancelled, deleted}.
     """
 
     claim: Claim
@@ -234,6 +279,7 @@ class Run(msgspec.Struct, gc=False, frozen=True):
     resource: str | None = None
     is_cancelled: bool = False
     group: str | None = None
+    batch: bytes | None = None
 
     @property
     def attempt(self) -> int:
@@ -313,7 +359,8 @@ class JobRecord(msgspec.Struct, gc=False):
 
     data, progress: None where a listing left them out, or there is no progress. epoch: of the claim of its last run, while that
     is in progress and when it has ended the job. unique, group: as Accepted's. cancel_at: when it was cancelled while it ran,
-    which goes on.
+    which goes on. after, batch: as Accepted's. awaits: those of `after` that it waits for still. tally: of the `then` of a
+    batch, how that stands.
     """
 
     order: int
@@ -341,6 +388,10 @@ class JobRecord(msgspec.Struct, gc=False):
     unique: str | None = None
     cancel_at: float | None = None
     group: str | None = None
+    after: After | None = None
+    awaits: Sequence[str] = ()
+    batch: str | None = None
+    tally: Tally | None = None
 
 
 def first_run(job: Accepted, epoch: int) -> Run:

@@ -48,6 +48,12 @@ UniqueKey = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
 ]
 GroupName = UniqueKey
+#: jobs that one job may wait for
+MOST_AFTER = 1000
+AfterIds = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN, and kqs.wire.order
+    list[Annotated[str, Meta(min_length=1, max_length=200)] | Annotated[int, Meta(ge=0, le=2**31)]],
+    Meta(max_length=MOST_AFTER, extra_json_schema={"expected": f"up to {MOST_AFTER} ids, or positions in the array"}),
+]
 #: the longest that an answer is held for a job's end, in s: a week
 MAX_WAIT_S = 604_800
 Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_S, extra_json_schema=_UNIT)]
@@ -101,6 +107,10 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     tick: float | UnsetType = (
         UNSET  # of no client's: the instant, in Unix seconds, at which the schedule ticked whose job it is
     )
+    after: AfterIds | None = None
+    after_any_end: bool | None = None
+    batch: JobId | None = None
+    members: int | UnsetType = UNSET  # of no client's: it is the `then` of a batch of so many jobs; -1: of an open one
     copies: dict[str, str] | None = None  # of an adopted one: the ids of its copies, by subscriber
 
 

@@ -98,6 +98,9 @@ def field_options(without: Collection[str] = ()) -> Callable[[AnyFunction], AnyF
 @click.argument("type_", metavar="TYPE", required=False)
 @click.argument("json", metavar="[JSON]", required=False)
 @field_options()
+@click.option("--after", multiple=True, metavar="ID", help="Wait until this job has succeeded; once for each of them.")
+@click.option("--after-any-end", is_flag=True, help="With --after: run however those have ended.")
+@click.option("--batch", default=None, metavar="ID", help="Join this open batch (see `batch` in docs/protocol.md).")
 @click.option("--refuse", is_flag=True, help="With --unique: refuse the second job, instead of joining it (exit 1).")
 @click.option(
     "--file", "path", type=click.Path(allow_dash=True), help="Insert a file of jobs, one JSON object a line; - is stdin."
@@ -109,6 +112,9 @@ def field_options(without: Collection[str] = ()) -> Callable[[AnyFunction], AnyF
 def insert_command(
     type_: str | None,
     json: str | None,
+    after: tuple[str, ...],
+    after_any_end: bool,
+    batch: str | None,
     refuse: bool,
     path: str | None,
     run_name: str,
@@ -126,6 +132,14 @@ def insert_command(
     stays in, once, as long as the server remembers it (`keep`).
     """
     job = {name: value for name, value in fields.items() if value is not None}
+    if after:
+        job["after"] = list(after)
+    if after_any_end:
+        if not after:
+            raise click.UsageError("--after-any-end belongs to --after")
+        job["after_any_end"] = True
+    if batch is not None:
+        job["batch"] = batch
     if refuse:
         if "unique" not in job:
             raise click.UsageError("--refuse belongs to --unique")

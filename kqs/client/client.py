@@ -282,6 +282,30 @@ class Client(OwnersCalls, RulesCalls):
         answers = inserts.all_told(result, made)
         return inserts.ids_of(answers) if answer is None else inserts.full(answers)
 
+    async def batch(self, jobs: Jobs, then: Mapping[str, Any]) -> str:
+        """Insert jobs, and one that runs once when all of them have ended; return its id, which is the batch's.
+
+        All or none are kept. Its run has `batch`: how many have ended in which way.
+        Args: then: a job; with an `id` of its own the same batch may be sent again, without one it is made here.
+        Raises: as `insert`. ValueError: a job is no mapping; nothing was sent.
+        """
+        named, _ = self._all_named([then])
+        argument = encode({"jobs": [dict(job) for job in jobs], "then": named[0]}, "bad_job")
+        return str(_decode(await (await self._start("batch", argument, repeatable=True))))
+
+    async def open_batch(self, then: Mapping[str, Any]) -> str:
+        """Begin a batch that takes jobs with `batch=` its id until `close_batch`; return that id. As `batch`."""
+        named, _ = self._all_named([then])
+        argument = encode({"open": True, "then": named[0]}, "bad_job")
+        return str(_decode(await (await self._start("batch", argument, repeatable=True))))
+
+    async def close_batch(self, batch_id: str) -> dict[str, Any]:
+        """Let no more jobs into a batch; return how it stands: id, count, success, fail, cancelled, deleted. Idempotent.
+
+        Raises: as `call`; `not_found`.
+        """
+        return dict(await self.call("batch", {"id": batch_id, "close": True}))
+
     # -- the worker's calls ---------------------------------------------------------------------------------------------
 
     async def reserve(

@@ -29,6 +29,11 @@ class Run(GivenRun, eq=False, gc=True, weakref=True):
         return _decode_json(self.raw)
 
     @property
+    def batch(self) -> Any:
+        """Return how the jobs of the batch have ended whose `then` it is, as an object; None: of none."""
+        return None if self.raw_batch is msgspec.UNSET else _decode_json(self.raw_batch)
+
+    @property
     def progress(self) -> Any:
         """Return how far earlier runs of the job said they were, last; None: they said nothing. Raises: as `data`."""
         return None if self.raw_progress is msgspec.UNSET else _decode_json(self.raw_progress)

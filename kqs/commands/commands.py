@@ -80,6 +80,8 @@ class Commands:
         job = {"KQS_JOB_ID": run.claim.id, "KQS_JOB_TYPE": run.type, "KQS_JOB_ATTEMPT": str(run.attempt)}
         if run.progress:
             job["KQS_JOB_PROGRESS"] = run.progress.decode(errors="replace")
+        if run.batch:
+            job["KQS_JOB_BATCH"] = run.batch.decode()
         return Order(command.argv, command.folder, self._environ | job, command.output_bytes, command.limits, run.data)
 
     def close(self) -> None:

@@ -319,7 +319,9 @@ class Feeder:
         wait_s = FIRST_WAIT_S
         while not self._may_end:
             try:
-                await self._queue.accept(batch.jobs, batch.reach.seq, has_fanned=self._intake.has_fanned)
+                await self._queue.accept(
+                    batch.jobs, batch.reach.seq, has_fanned=self._intake.has_fanned, has_order=self._intake.has_order
+                )
             except StoreUnavailableError as error:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:

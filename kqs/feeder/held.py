@@ -10,6 +10,7 @@ from kqs.feeder.alike import type_of_all
 from kqs.feeder.intake import PIECE_JOBS, Intake, Opened
 from kqs.job import Accepted
 from kqs.journal import Kind, Record
+from kqs.wire.order import may_be_tied
 
 #: beyond either, records are forgotten here and read back from the journal
 MAX_JOBS = 50_000
@@ -201,5 +202,7 @@ class Held:
 def _is_whole(record: Record, room: int) -> bool:
     """Tell whether a record is taken at once."""
     if record.kind is Kind.FANNED:  # it is bounded as it is journaled
+        return True
+    if record.count <= PIECE_JOBS and may_be_tied(record.payload):
         return True
     return record.count <= min(room, PIECE_JOBS) and (record.count <= 1 or len(record.payload) <= BATCH_BYTES)

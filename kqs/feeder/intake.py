@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from kqs.feeder.lost import LostClaims
 from kqs.ids import Ids
-from kqs.job import Accepted, instant_of
+from kqs.job import Accepted, After, Members, instant_of
 from kqs.journal import Kind, Record, fanned
 from kqs.options import Cascade, Job, JobFields, PlainJob, unique_key
 from kqs.queue.rules import accept, accept_plain
 from kqs.wire.arrays import split_array
 from kqs.wire.jobs import kept_at_seconds
+from kqs.wire.order import is_batch
 from kqs.wire.qrpc import replay_calls, replay_jobs
 
 _encode = msgspec.json.Encoder().encode
@@ -35,6 +37,9 @@ class Intake:
         self.lost_claims = LostClaims()
         #: some jobs that were accepted here are not run, but end at once
         self.has_fanned = False
+        #: some jobs that were accepted here wait for others
+        self.has_order = False
+        self._batch: tuple[int, str] = (0, "")
 
     def accepted(self, record: Record) -> list[Accepted]:
         """Return the record's jobs in order; those that a record claimed were claimed when they were accepted.
@@ -64,7 +69,7 @@ class Intake:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            is_free = not any(job.given_id or job.unique is not None for job in accepted)
+            is_free = not any(job.given_id or job.unique is not None or _waits(job) for job in accepted)
             return _without_resource(accepted) if is_free else None
         is_free = _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs))
         return _without_resource(self.accepted(record)) if is_free else None
@@ -85,11 +90,41 @@ class Intake:
         if record.adopted:
             for one in accepted:
                 one.adopted = True
+        if any(type(job) is JobFields and _is_tied(job) for job in jobs) or is_batch(record.payload):
+            self._tie(record, jobs, accepted)
         if self.lost_claims:
             for one in accepted:
                 if one.order in self.lost_claims:
                     _claimed(one, at)
         return accepted
+
+    def _tie(self, record: Record, jobs: Sequence[Job], accepted: Sequence[Accepted]) -> None:
+        """Note which jobs these wait for, some jobs of a record, and of which batches they are members."""
+        self.has_order = True
+        first, is_then_first = accepted[0].order, is_batch(record.payload)
+        by_order = {one.order: one.id for one in accepted}
+
+        def id_at(position: int) -> str:
+            order = record.first_order + position + is_then_first
+            return by_order.get(order) or self._ids.of(order)
+
+        for job, one in zip(jobs, accepted, strict=True):
+            if isinstance(job, JobFields) and _is_tied(job):
+                if job.after:
+                    ids = tuple(parent if isinstance(parent, str) else id_at(parent) for parent in job.after)
+                    one.after = After(ids, bool(job.after_any_end))
+                one.batch = job.batch
+                if job.members is not UNSET:
+                    one.members = Members(job.members < 0, record.last_order)
+                    self._batch = (one.order, one.id)
+        if is_then_first:
+            order, batch_id = self._batch
+            if order != record.first_order:  # another piece of it was the last that was taken in
+                order = record.first_order
+                batch_id = replay_jobs(next(split_array(record.payload, 1)))[0].id or self._ids.of(order)
+                self._batch = (order, batch_id)
+            for one in accepted[first == order :]:
+                one.batch, one.batch_order = batch_id, order
 
     def _fanned(self, record: Record) -> list[Accepted]:
         """Return the jobs as sent of a record whose types have subscribers, with their copies."""
@@ -105,7 +140,7 @@ class Intake:
             if number in copies:
                 job.copies = copies[number]
                 job.result = _encode({"copies": {copy.type: copy.id for copy in job.copies}})
-                job.due_at, job.expire_at, job.resource = 0.0, None, None
+                job.due_at, job.expire_at, job.resource, job.after = 0.0, None, None, None
         self.has_fanned = True
         return jobs
 
@@ -122,7 +157,15 @@ def _copy(job: Job, copy: fanned.Copy) -> Job:
 
 
 def _is_free(job: Job) -> bool:
-    return job.id is None and (type(job) is PlainJob or unique_key(job) is None)
+    return job.id is None and (type(job) is PlainJob or (unique_key(job) is None and not _is_tied(job)))
+
+
+def _waits(job: Accepted) -> bool:
+    return job.after is not None or job.batch is not None or job.members is not None
+
+
+def _is_tied(job: Job) -> bool:
+    return isinstance(job, JobFields) and (job.after is not None or job.batch is not None or job.members is not UNSET)
 
 
 def _claimed(job: Accepted, at: float) -> None:

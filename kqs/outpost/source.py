@@ -242,5 +242,6 @@ def _run(run: wire.Run, now: float) -> Run:
         started_at=now,
         expire_at=math.inf,
         handle=run.token,
+        batch=None if run.raw_batch is msgspec.UNSET else bytes(run.raw_batch),
         progress=None if run.raw_progress is msgspec.UNSET else bytes(run.raw_progress),
     )

@@ -161,6 +161,10 @@ class Events:
         """Take in that waiting jobs have ended as expired."""
         self._ended_unrun(Word.EXPIRED, job_ids, State.FAIL, Word.EXPIRED)
 
+    def failed_unrun(self, job_ids: Sequence[str]) -> None:
+        """Take in that waiting jobs have failed, as others that they waited for had not succeeded."""
+        self._ended_unrun(Word.FAIL, job_ids, State.FAIL, "a job that it waited for has not succeeded")
+
     def _ended_unrun(self, word: Word, job_ids: Sequence[str], state: State, error: str) -> None:
         def of_gone(job_id: str) -> JobRecord:
             return self.ends.unrun_record(job_id, state, error)

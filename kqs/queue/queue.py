@@ -29,6 +29,7 @@ from kqs.job import (
     Returned,
     Run,
     State,
+    Tally,
     entry_again,
     entry_of,
     first_run,
@@ -139,6 +140,7 @@ class Queue:
         self._multicast = Multicast(store, self._judge_success, settings.worker)
         self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events)
         store.on_called = self._timetable.called
+        store.on_followed = self._timetable.followed
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
@@ -271,12 +273,14 @@ class Queue:
         """Tell whether results that wait for the store take too much memory for more that come from elsewhere."""
         return self._reporter.result_bytes > base.DATA_BYTES
 
-    async def accept(self, jobs: Sequence[Accepted], fed_seq: int, *, has_fanned: bool = False) -> None:
+    async def accept(
+        self, jobs: Sequence[Accepted], fed_seq: int, *, has_fanned: bool = False, has_order: bool = False
+    ) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 
         A job with `claimed_at` that `run_claimed` did not deliver was claimed by an earlier boot: that run is lost.
 
-        Args: has_fanned: some jobs may have a `result`.
+        Args: has_fanned: some jobs may have a `result`. has_order: some may wait for others.
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
@@ -287,7 +291,8 @@ class Queue:
             if job.due_at and job.due_at <= now:
                 job.due_at = 0.0
         self._reporter.attach(claimed)
-        reservation = self.admission.admit(jobs, now)
+        may_begin = [job for job in jobs if job.after is None and job.members is None] if has_order else jobs
+        reservation = self.admission.admit(may_begin, now)
         try:
             found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
             known = frozenset(found)
@@ -311,6 +316,10 @@ class Queue:
             self.asked.stored(jobs, found)
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)
+
+    async def close_batch(self, batch_id: str) -> Tally | None:
+        """Let no more jobs into a batch. See Store.close_batch."""
+        return await self._store.close_batch(batch_id)
 
     async def _multiply(self, jobs: Sequence[Accepted], now: float) -> list[Accepted]:
         """Store those jobs that are not run, but have copies; return all others, and these copies."""

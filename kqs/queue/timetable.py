@@ -54,6 +54,8 @@ class Timetable:
         self._expiring = Alarm(clock, self._expire)
         self._calls_trouble = Trouble(log, "cannot call parked jobs, trying again", "calls parked jobs again", monotonic)
         self._uncalled = Alarm(clock, self._call_on)
+        self._follow_trouble = Trouble(log, "cannot follow the ends of jobs, trying again", "follows them again", monotonic)
+        self._following = Alarm(clock, self._follow)
         self._called: list[Entry] = []
         self._has_called = asyncio.Event()
 
@@ -63,6 +65,7 @@ class Timetable:
             "queue-due": self._due.run(),
             "queue-expire": self._expiring.run(),
             "queue-called": self._put_called(),
+            "queue-follow": self._following.run(),
             "queue-uncalled": self._uncalled.run(),
         }
 
@@ -72,6 +75,10 @@ class Timetable:
         self._called += entries
         self._has_called.set()
         self._uncalled.note(self._clock.now() + CALL_S)
+
+    def followed(self) -> None:
+        """Take in that jobs have ended that others wait for. See Store.on_followed."""
+        self._following.note(self._clock.now())
 
     def note(self, due_at: float, expire_at: float | None) -> None:
         """Take in when a waiting job is due (0.0: it is) and when it expires (None: never), in Unix seconds."""
@@ -86,6 +93,7 @@ class Timetable:
             self._due.note(due_at)  # 0.0 stands for a claim that was taken back: it is due, and nobody's broker has it
         self.note(0.0, await self._store.next_expire_at())
         self._uncalled.note(self._clock.now())
+        self._following.note(self._clock.now())
 
     async def revise(self) -> int:
         """Shorten the waits that a clock made too long which was ahead; return how many. Raises: StoreUnavailableError."""
@@ -137,6 +145,26 @@ class Timetable:
             return self._clock.now() + RETRY_WAIT_S
         self._calls_trouble.over()
         return following
+
+    async def _follow(self) -> float | None:
+        """Do what the ends of jobs mean for those that wait for them, a slice at a time."""
+        drop_after_s = self._retention.drop_at(State.FAIL, self._cascade.base.keep, 0.0)
+        by_type = self._cascade.keep_by_type()
+        try:
+            is_more = True
+            while is_more:
+                following = await self._store.follow(whole_ms(self._clock.now()), drop_after_s, by_type)
+                is_more = following.is_more
+                if following.due_at is not None:
+                    self._due.note(following.due_at)
+                if following.failed:
+                    log.info("jobs failed as others had not succeeded", count=len(following.failed))
+                    self._events.failed_unrun(following.failed)
+        except StoreUnavailableError as error:
+            self._follow_trouble.met(error=str(error))
+            return self._clock.now() + RETRY_WAIT_S
+        self._follow_trouble.over()
+        return None
 
     async def _expire(self) -> float | None:
         keep = self._cascade.base.keep

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
 
 
 #: fields of an insert that a schedule's job cannot have: a tick sets them, or nobody waits for its answer
-_NOT_OF_A_TICK = ("id", "at", "wait", "answer")
+_NOT_OF_A_TICK = ("id", "at", "wait", "answer", "after", "after_any_end", "batch")
 
 
 def plans_of(schedules: Mapping[str, ScheduleConfig]) -> dict[str, Plan]:

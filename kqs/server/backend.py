@@ -88,6 +88,10 @@ class Backend(Protocol):
         """Return schedules by their names, with so many of their next instants; those that are gone are left out."""
         ...
 
+    async def close_batch(self, batch_id: str) -> dict[str, Any] | None:
+        """Let no more jobs into a batch; return how it stands, None: there is none of this id."""
+        ...
+
     async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:
         """Let a type have copies of what is inserted of another; tell whether that changed anything."""
         ...

@@ -17,6 +17,7 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
 from kqs.server import changing, scheduling, working
+from kqs.server.batches import batching
 from kqs.server.changing import Tell
 from kqs.server.context import Context
 from kqs.server.events import listen
@@ -305,6 +306,14 @@ CALLS = _table(
         "insert under ids that a dead server made",
         _all_steps(adopting),
         adopting,
+    ),
+    CallSpec(
+        "batch",
+        Role.INSERT,
+        "{jobs, then} | {open: true, then} | {id, close: true}",
+        "insert jobs, and one that runs once when all have ended; jobs join an open batch by their field batch",
+        _all_steps(batching),
+        batching,
     ),
     CallSpec(
         "job",

@@ -24,6 +24,7 @@ from kqs.wire import qrpc
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
+from kqs.wire.order import is_ordered
 from kqs.wire.steps import Steps
 
 _encode = msgspec.json.Encoder().encode
@@ -41,7 +42,7 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
         return False
     if (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):
         return False
-    if not inserter.are_alone(jobs):
+    if not inserter.are_alone(jobs) or (type(jobs[0]) is not PlainJob and any(map(is_ordered, jobs))):
         return False
 
     def settled(record: Record, error: JournalError | None) -> None:
@@ -77,23 +78,47 @@ def adopting(peer: Peer, call: Call) -> Steps[None]:
 def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
     context = peer.context
     try:
-        _refuse_when_draining(context)
+        refuse_when_draining(context)
         if call.blob is not None:
             raise CallError("insert takes a job, not binary data", "bad_job")
         text = bytes(call.arg)
         call.arg, call.id = NULL, detached(call).id  # a long line must not outlive what is kept of it
         given = yield from context.inserter.checking(text, context.max_insert_jobs, adopted=adopted)
-        _refuse_when_draining(context)
+        refuse_when_draining(context)
         if given.jobs:
             waits_s = 0.0 if given.is_array or adopted or call.notification else wait_s(context, given.jobs[0])
-            _insert_checked(peer, call, given, adopted, waits_s)
+            if adopted:
+                _insert_checked(peer, call, given, adopted, waits_s)
+            else:
+                after_order(peer, call, given, lambda: _insert_checked(peer, call, given, adopted, waits_s))
         else:
             after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
         peer.refuse(call, *translate(error))
 
 
-def _refuse_when_draining(context: Context) -> None:
+def after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], None]) -> None:
+    """Keep jobs by `keep` when what they name of other jobs is known; at once, if they name none. Raises: as `keep`."""
+    if not (given.asked or given.batches):
+        keep()
+        return
+    peer.begin_task()
+    peer.context.spawn(_after_order(peer, call, given, keep), f"call {call.name}")
+
+
+async def _after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], None]) -> None:
+    try:
+        await peer.context.inserter.check_order(given.asked, given.batches)
+        refuse_when_draining(peer.context)
+        keep()
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+    finally:
+        peer.end_task(0)
+
+
+def refuse_when_draining(context: Context) -> None:
+    """Raise a CallError if the server is stopping."""
     if context.draining:
         raise CallError("the server is stopping", "draining")
 

@@ -118,6 +118,7 @@ def _view(run: OpenRun) -> GivenRun:
         options.time_limit,
         Raw(run.progress) if run.progress else UNSET,
         job.resource,
+        Raw(job.batch) if job.batch else UNSET,
     )
 
 

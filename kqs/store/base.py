@@ -16,6 +16,10 @@ A record is in one of four places: ready (waiting, due), later (waiting, due_at 
 with the same resource one runs at a time. Those that wait for it are later, too, without a due_at: they are *parked*, and
 become ready when they are *called*, the first by (prio, order) when whoever has the resource is over, in whatever way.
 
+A job that waits for others (`Accepted.after`, `Accepted.members`) is later, too, without a due_at: it is *held* until `follow`
+lets it go, or ends it. Its `due_at` counts when it is let go. How each of the jobs has ended that it waits for is known as long
+as it waits: whatever becomes of their records afterwards, be it that they are retried, dropped or replaced, changes nothing.
+
 A record that does not fit the checksum of what was accepted (see checksum.py) is never run: `claim` and `orphans` end that job
 as fail, with an error that says so, and pass it over; `job` shows `null` for its data, and that error. A record that was stored
 before there were checksums is taken as it is.
@@ -33,7 +37,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.rotation import Turn, Turned
 from kqs.store.ticks import Passed, Schedule
@@ -128,10 +132,21 @@ class Sharing(Protocol):
         ...
 
 
+class Following(NamedTuple):
+    """What a slice of `follow` has done. failed: the ids of jobs that failed, as others that they waited for had not succeeded.
+
+    due_at: when the first is due of those that were let go and are not yet; None: none is. is_more: it has more to do.
+    """
+
+    failed: list[str]
+    due_at: float | None
+    is_more: bool
+
+
 class Known(list[int]):
     """The orders of jobs that an insert did not store.
 
-    parked: those of jobs that were stored, and have to wait for their resource: they are neither claimed nor ready.
+    parked: those of jobs that were stored, and have to wait for their resource or for others: neither claimed nor ready.
     joined: by order, the id of the waiting job that has the unique key of one that was not.
     """
 
@@ -168,9 +183,11 @@ class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
+    is_ordering: jobs may wait for others here; where not, no job says so.
     sharing: what they share of the limits of types; None: there are no others.
     on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
     asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
+    on_followed: told that `follow` has something to do: a job has ended that another one waits for, or the last of a batch.
     on_waiting: given how many jobs wait of the types that are watched (`watch`), whenever that has changed: before whoever
     asked for what changed it hears of it, and first before `open` returns. Every job of theirs that an `insert` was given is
     told once, as taken, when it is counted, or known, or joined. A store that is shared tells what other servers do some
@@ -178,8 +195,10 @@ class Store(Protocol):
     """
 
     is_shared: bool
+    is_ordering: bool
     sharing: Sharing | None
     on_called: Callable[[list[Entry]], None]
+    on_followed: Callable[[], None]
     on_waiting: Callable[[Waiting], None]
 
     def watch(self, types: Collection[str]) -> None:
@@ -218,6 +237,12 @@ class Store(Protocol):
         moves), and fed_seq never goes back. The jobs survive a crash of the process at once, of the machine after `sync` or
         `report`; fed_seq is sure to survive after `sync`.
         A job whose resource another one has, or has a right to, is parked instead of claimed or ready: then `parked` has it.
+        A job with `after` is held, if one of those jobs has neither ended well nor, where any end will do, ended; what is not
+        there counts as deleted. What ended badly is for `follow`: it fails then. Those of `jobs` may wait for each other in any
+        order; whoever waits for one that is joined waits for the job that this is joined to. The others go where they would.
+        A job with `members` is held until its batch is complete: closed, and all members have ended. Members name it by its id,
+        in this call or any later one. They count as they are stored; one that is known or joined does not. Of a batch that is
+        complete, or not there, a job is no member: it is stored without.
         A job with a `tick` is stored only if its schedule has not passed that instant, which it has then, with the job: so each
         is stored once, from whatever server and journal, and even if no record is left. One that is not counts as known; where
         there is no schedule of the name any more, the id alone decides.
@@ -358,6 +383,25 @@ class Store(Protocol):
         """
         ...
 
+    async def follow(
+        self, now: float, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> Following:
+        """Do a slice of what the ends of jobs mean for those that wait for them; it takes some ms.
+
+        A job is let go when all that it waits for have succeeded, or ended, where any end will do: `on_called` tells it, or it
+        is later until its due_at. It fails (as by Event.EXPIRE, ended at `now`) as soon as one has failed, or was cancelled or
+        deleted, with an error that names it; whatever waits for it follows. What is to be done is known as durably as the end
+        it follows from, and survives as that does. Args: as for `expire`.
+        """
+        ...
+
+    async def close_batch(self, batch_id: str) -> Tally | None:
+        """Let no more jobs into an open batch; durable before it returns. Idempotent.
+
+        Returns: how it stands; None: there is no batch of this id.
+        """
+        ...
+
     async def holder(self, resource: str) -> Holder | None:
         """Return which job has a resource now; None: none."""
         ...
@@ -401,6 +445,8 @@ class Store(Protocol):
         order is a new one, `first_order` for the first that the slice changes, one more for each that follows, in the order
         in which they were met. `Changed.order` is the old one, `Slice.ready` has the new. The id stays, and a replay of the
         job's insert changes nothing, as ever. The checksum moves along, so that what is damaged is so afterwards.
+        What waited for others asks them again, as if it were inserted: what is held then is not in `ready`. A member of a batch
+        is none from then on: it has counted. Who waits for a job that is retried knows of its end, or waits for the next.
         DELETE: waiting and ended jobs are gone, with all that is beside them. A running one is `skipped`, or with `is_forced`
         gone too: its claim is told, and what its run reports is stale.
         """
@@ -598,6 +644,7 @@ __all__ = [
     "Change",
     "Changed",
     "Claim",
+    "Following",
     "Granted",
     "Holder",
     "Known",

@@ -123,6 +123,21 @@ def _running(seen: Seen) -> Reason | None:
     return Reason("running", f"{text}.", facts)
 
 
+def _waiting(seen: Seen) -> Reason | None:
+    record = seen.record
+    if record.tally is not None and (record.tally.is_open or record.tally.ended < record.tally.count):
+        tally = record.tally
+        still = ", and more may come until it is closed" if tally.is_open else ""
+        text = f"It waits for the jobs of its batch: {tally.ended:,} of {tally.count:,} have ended{still}."
+        return Reason("batch", text, {"count": tally.count, "ended": tally.ended, "open": tally.is_open} | _error_of(record))
+    if not record.awaits:
+        return None
+    others = len(record.awaits) - 1
+    more = "" if not others else f" and {_times(others, 'other')}"
+    text = f"It waits for job {record.awaits[0]}{more} to end."
+    return Reason("after", text, {"awaits": list(record.awaits)} | _error_of(record))
+
+
 def _not_due(seen: Seen) -> Reason | None:
     record = seen.record
     if record.due_at <= seen.now:
@@ -222,6 +237,7 @@ REASONS: tuple[Callable[[Seen], Reason | None], ...] = (
     _cancelled,
     _failed,
     _running,
+    _waiting,
     _not_due,
     _suspended,
     _parked,

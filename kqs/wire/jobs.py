@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -33,9 +34,10 @@ _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
 _ONCE = ("type", "id")
 #: but for what only a schedule says
-_TYPES = {name: type_ for name, type_ in field_types(JobFields).items() if name != "tick"}
+_TYPES = {name: type_ for name, type_ in field_types(JobFields).items() if name not in ("tick", "members")}
 #: what a client may say of a job
 JOB_FIELDS = tuple(_TYPES)
+_ORDER_TYPES = {name: field_types(JobFields)[name] for name in ("after", "after_any_end", "batch", "members")}
 _AUTH = "auth"
 _NO_AUTH = {b'"auth"': 0}
 _ONE_AUTH = {b'"auth"': 1}
@@ -63,13 +65,16 @@ _known_types: set[str] = set()  # that passed `is_type`
 class Given(msgspec.Struct, gc=False):
     """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too.
 
-    told: which of the jobs are answered with more than the id that they are kept under.
+    told: which of the jobs are answered with more than the id that they are kept under. asked, batches: ids of jobs that must
+    be known, and of batches that must be open.
     """
 
     payload: bytes
     jobs: list[Job]
     is_array: bool
     told: list[int] = []
+    asked: list[str] = []
+    batches: list[str] = []
 
 
 def decode_job(raw: bytes | Raw) -> Job:
@@ -163,6 +168,9 @@ def replay_job(raw: Raw) -> Job:
             fields[name] = key
         elif name == "tick" and isinstance(at := _decode_any(value), float):
             fields[name] = at
+        elif name in ("after", "after_any_end", "batch", "members"):
+            with suppress(msgspec.ValidationError):
+                fields[name] = msgspec.convert(_decode_any(value), _ORDER_TYPES[name])
         elif name == "copies" and isinstance(copies := _decode_any(value), dict):
             fields[name] = copies
     if not isinstance(fields.get("type"), str):
@@ -307,11 +315,13 @@ def _admit_type(text: str) -> bool:
 def _own_fault(job: JobFields) -> str | None:
     if job.tick is not UNSET:
         return unknown_name("field", "tick", _TYPES)
+    if job.members is not UNSET:
+        return unknown_name("field", "members", _TYPES)
     if job.resource is not None and not is_type(job.resource):
         return _mismatch("resource", msgspec.json.encode(job.resource))
     if job.group is not None and not is_type(job.group):
         return _mismatch("group", msgspec.json.encode(job.group))
-    return _time_fault(job) or _unique_fault(job)
+    return _time_fault(job) or _unique_fault(job) or _order_fault(job)
 
 
 def _time_fault(job: JobFields) -> str | None:
@@ -323,6 +333,16 @@ def _time_fault(job: JobFields) -> str | None:
         at_seconds(job.at)
     except CallError as error:
         return str(error)
+    return None
+
+
+def _order_fault(job: JobFields) -> str | None:
+    if job.batch is not None and not ID_PATTERN.match(job.batch):
+        return _mismatch("batch", msgspec.json.encode(job.batch))
+    if job.after is None:
+        return None if job.after_any_end is None else "after_any_end: expected after beside it, got none"
+    if not all(isinstance(one, int) or ID_PATTERN.match(one) for one in job.after):
+        return _mismatch("after", msgspec.json.encode(job.after))
     return None
 
 

@@ -17,6 +17,7 @@ class GivenRun(msgspec.Struct, gc=False, omit_defaults=True):
     is, from 1. failures, ghosts: earlier runs that failed, and that vanished. ttr: seconds that it may go without a touch or a
     report. auto_touch: its worker touches for it. time_limit: seconds it may last, touched or not. raw_progress: what was said
     last in earlier runs of the job, as it was said; UNSET: nothing. resource: the key that no other run has meanwhile.
+    raw_batch: of the `then` of a batch, how its jobs have ended.
     """
 
     token: str = msgspec.field(name="run")
@@ -31,6 +32,7 @@ class GivenRun(msgspec.Struct, gc=False, omit_defaults=True):
     time_limit: float | None = None
     raw_progress: Raw | UnsetType = msgspec.field(name="progress", default=UNSET)
     resource: str | None = None
+    raw_batch: Raw | UnsetType = msgspec.field(name="batch", default=UNSET)
 
     @property
     def options(self) -> Options:

@@ -10,6 +10,7 @@ from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.change_contract import ChangeContract
 from tests.contract.groups_contract import GroupsContract
+from tests.contract.order_contract import OrderContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import BULK_BYTES, FIRST, Damage, MakeStore, ReadRaw, StoreContract
 from tests.contract.ticks_contract import TicksContract
@@ -61,6 +62,10 @@ class _Engine:
 
 class TestSqliteStore(_Engine, TicksContract, UniquesContract, ChangedUniquesContract, ChangeContract, StoreContract):
     pass
+
+
+class TestSqliteOrder(_Engine, OrderContract):
+    """Jobs that wait for others, in SQLite."""
 
 
 class TestSqliteGroups(_Engine, GroupsContract):

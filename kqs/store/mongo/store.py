@@ -13,10 +13,11 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
 from kqs.log import get_logger
 from kqs.store.base import (
     Change,
+    Following,
     Granted,
     Holder,
     Known,
@@ -79,6 +80,7 @@ class MongoStore:
     """
 
     is_shared = True
+    is_ordering = False
 
     def __init__(self, settings: StoreSection, clock: Clock, supervisor: Supervisor, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
@@ -90,6 +92,7 @@ class MongoStore:
         self._open: _Open | None = None
         self.sharing: Sharing | None = _Sharing(lambda: self._there)
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        self.on_followed: Callable[[], None] = lambda: None
         self.on_waiting: Callable[[Waiting], None] = _nobody
         self._watched: frozenset[str] = frozenset()
 
@@ -223,6 +226,16 @@ class MongoStore:
     async def next_expire_at(self) -> float | None:
         """See Store.next_expire_at."""
         return await self._look(schedule.next_expire_at)
+
+    async def follow(
+        self, now: float, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> Following:
+        """See Store.follow. No job waits for another here."""
+        return Following([], None, False)
+
+    async def close_batch(self, batch_id: str) -> Tally | None:
+        """See Store.close_batch. There are none."""
+        return None
 
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""

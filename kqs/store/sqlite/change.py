@@ -9,7 +9,7 @@ from typing import Any
 from kqs.job import WAITING, Claim, Event, State, next_state
 from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite import resources, retention, revive, walk
+from kqs.store.sqlite import batches, follow, resources, retention, revive, walk
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -92,7 +92,11 @@ def _cancel(session: Session, change: Change, found: Sequence[Found], _part: Sli
     waiting = [row for row in found if row.place != Place.RUNNING]
     for row in waiting:
         by_keep[own_keep_s(row.options, change.keep.of(row.type))].append(row.order)
-    resources.gone(session, [row.order for row in waiting])
+    orders = [row.order for row in waiting]
+    resources.gone(session, orders)
+    follow.gone(session, orders)
+    follow.passed(session, [_id_of(session, row) for row in waiting], State.CANCELLED)
+    batches.ended(session, orders, State.CANCELLED)
     for keep_s, orders in by_keep.items():
         drop_at = None if keep_s is None else change.now + keep_s
         session.db.execute(_CANCEL, (change.error, change.now, drop_at, json_list(orders)))

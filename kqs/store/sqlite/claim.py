@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from kqs.job import NO_PROGRESS, Claim, Entry, Run, State
+from kqs.job import NO_PROGRESS, Claim, Entry, Run, State, Tally
 from kqs.store.base import Granted
-from kqs.store.sqlite import content, progress, resources
+from kqs.store.sqlite import batches, content, progress, resources
 from kqs.store.sqlite.content import Content, Row
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
@@ -59,6 +59,7 @@ def _left(entries: Sequence[Entry], found: Content) -> Sequence[Entry]:
 def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float, held: bool) -> list[Run]:
     epoch, data = session.epoch, found.data
     said = progress.get(session, [order for order, row in found.rows.items() if row.attempt]) if session.has_progress else {}
+    thens = batches.tallies(session, found.rows)
     runs: list[Run] = []
     left = dict(found.rows)  # an entry may be repeated; its job is granted once
     for entry in entries:
@@ -84,6 +85,7 @@ def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float
                 said.get(entry.order) if said else None,
                 row.resource,
                 group=row.group,
+                batch=batches.said(thens[entry.order]) if entry.order in thens else None,
             )
         )
     return runs
@@ -97,10 +99,11 @@ def orphans(session: Session, limit: int, keep_damaged_s: float | None = None) -
         found = content.running(session, orders, session.now(), keep_damaged_s)
         if found.rows or not orders:
             said = progress.known(session, found.rows)
-            return [_orphan(session, row, found.data[row.order], row.order in said) for row in found.rows.values()]
+            thens = batches.tallies(session, found.rows)
+            return [_orphan(session, row, found.data[row.order], row.order in said, thens) for row in found.rows.values()]
 
 
-def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
+def _orphan(session: Session, row: Row, data: bytes, has_progress: bool, thens: Mapping[int, Tally]) -> Run:
     return Run(
         Claim(row.order, row.id or session.ids.of(row.order), row.attempt, row.epoch),
         row.type,
@@ -119,6 +122,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool) -> Run:
         resource=row.resource,
         is_cancelled=bool(row.is_cancelled),
         group=row.group,
+        batch=batches.said(thens[row.order]) if row.order in thens else None,
     )
 
 

@@ -12,7 +12,7 @@ from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
-from kqs.store.sqlite import bulk, resources
+from kqs.store.sqlite import batches, bulk, follow, resources
 from kqs.store.sqlite.rows import cut, decode_orders, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -50,6 +50,7 @@ select json_group_array(ord), cast(group_concat(data, '') as blob)
 from jobs not indexed where ord in (select value from json_each(?))
 """
 _EXPIRE_AT = "select expire_at from jobs where ord = ?"
+_IDS = "select ord, cast(id as text) from jobs where ord in (select value from json_each(?))"
 _END_DAMAGED = f"""
 update jobs set place = {Place.ENDED:d}, state = {State.FAIL:d}, ended_at = ?, drop_at = ?, error = '{DAMAGED}',
                 type = ifnull(cast(type as text), '')
@@ -137,8 +138,16 @@ def _read(
         damaged = _read_each(session, query, suspects, content, most_bytes)
         if damaged:
             resources.lost(session, damaged)
+            if session.has_followers:
+                follow.passed(session, _ids_of(session, damaged), State.FAIL)
+            batches.ended(session, damaged, State.FAIL)
             _end_damaged(session, damaged, now, keep_damaged_s)
     return content
+
+
+def _ids_of(session: Session, orders: Sequence[int]) -> list[str]:
+    found = session.db.execute(_IDS, (json_list(orders),)).fetchall()
+    return [id_ or session.ids.of(order) for order, id_ in found]
 
 
 def _read_at_once(db: sqlite3.Connection, query: str, orders: Sequence[int], most_bytes: int) -> Content | None:

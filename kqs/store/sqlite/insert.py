@@ -6,7 +6,7 @@ plain job, which most are, is one row from the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, plain_checksum
 from kqs.store.keyed import pair_of
-from kqs.store.sqlite import bulk, groups, report, resources, retention, ticks, uniques
+from kqs.store.sqlite import batches, bulk, follow, groups, report, resources, retention, ticks, uniques
 from kqs.store.sqlite.groups import ready_place
 from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
@@ -37,8 +37,8 @@ _ENDED = ManyRows(
 _FULL = ManyRows(
     """insert into jobs
     (ord, id, type, prio, data, crc32c, due_at, expire_at, options, accepted_at,
-     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key, grp)""",
-    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+     place, state, attempt, epoch, worker, started_at, watcher, resource, unique_key, grp, batch)""",
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "on conflict do nothing",
 )
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
@@ -91,11 +91,66 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     parked: set[int] = set()
     joined: dict[int, str] = {}
     if shapes.full:
-        joined = _insert_any(session, shapes.full, worker, now, known, parked)
+        joined = _insert_full_of(session, shapes, worker, now, known, parked)
     if known:
         session.pay()  # a highest order without a row cannot stand for a debt
     session.last_order = max(session.last_order, max(job.order for job in jobs))
     return Known(known, parked, joined)
+
+
+def _insert_full_of(
+    session: Session, shapes: _Shapes, worker: str, now: float, known: list[int], parked: set[int]
+) -> dict[int, str]:
+    """As `_insert_any`, of all jobs that may need more than a row, and of what these mean for others."""
+    jobs: Sequence[Accepted] = shapes.full
+    thens = [job for job in jobs if job.members is not None]
+    if thens:
+        _insert_thens(session, thens, worker, now, known, parked)
+        jobs = [job for job in jobs if job.members is None]
+    members = [job for job in jobs if job.batch is not None]
+    if members:
+        members, refused = batches.parted(session, members, {job.id for job in thens if job.order in known})
+        if refused:
+            known += [job.order for job in refused]
+            orders = frozenset(known)
+            jobs = [job for job in jobs if job.order not in orders]
+        batches.enter(session, members, ())
+    joined = _insert_any(session, jobs, worker, now, known, parked) if jobs else {}
+    if members and known:
+        batches.enter(session, members, known)
+    if children := [job for job in (*thens, *jobs) if follow.waits(job)]:
+        _stand(session, children, now, known, joined, parked)
+    if members or thens:
+        batches.reach(session, [*thens, *members])
+    return joined
+
+
+def _insert_thens(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+) -> None:
+    _insert_any(session, jobs, worker, now, known, parked)
+    orders = frozenset(known)
+    batches.begin(session, [job for job in jobs if job.order not in orders])
+
+
+def _stand(
+    session: Session,
+    jobs: Sequence[Accepted],
+    now: float,
+    known: Collection[int],
+    joined: Mapping[int, str],
+    parked: set[int],
+) -> None:
+    """Let those of some jobs that were stored as held wait, or let them go where they would; `parked` has those that wait."""
+    refused = frozenset(known)
+    stored = [job for job in jobs if job.order not in refused]
+    aliases = {session.ids.of(order): job_id for order, job_id in joined.items()}
+    free = {job.order for job in stored} - follow.stand_new(session, stored, aliases)
+    parked -= free
+    needing = [job.order for job in stored if job.order in free and job.resource is not None and not job.due_at]
+    if needing:
+        parked.update(needing)
+        resources.stand_ready(session, needing, now)
 
 
 def _insert_any(
@@ -157,7 +212,8 @@ def _by_shape(jobs: Sequence[Accepted], bulk_bytes: int) -> _Shapes:
     for job in jobs:
         has_times = job.due_at or job.expire_at is not None or job.accepted_at
         has_key = job.resource is not None or job.unique is not None or job.group is not None
-        if has_times or job.given_id or has_key or job.options is not None or job.held or len(job.data) > bulk_bytes:
+        is_tied = job.after is not None or job.batch is not None or job.members is not None
+        if has_times or job.given_id or has_key or is_tied or job.options is not None or job.held or len(job.data) > bulk_bytes:
             full.append(job)
         elif not job.claimed_at:
             plain.append(job)
@@ -243,7 +299,8 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
         resources.note_used(session)  # also where none needs it yet: it is part of what the checksum is of
     if any(job.group is not None for job in jobs):
         groups.note_used(session)
-    if locked := [job for job in owning if _may_need(job, now)]:
+    parked.update(job.order for job in jobs if follow.waits(job))  # until they stand (`_stand`)
+    if locked := [job for job in owning if _may_need(job, now) and job.order not in parked]:
         later = {job.order for job in locked if job.given_id}
         waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
         parked.update(job.order for job in waiting)
@@ -371,7 +428,7 @@ def _full_row(
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
     times = (None if job.order in parked else job.due_at or None, job.expire_at)
     first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
-    return (*first, *run, job.resource, job.unique, job.group)
+    return (*first, *run, job.resource, job.unique, job.group, job.batch)
 
 
 def _first_state(job: Accepted, now: float, parked: Collection[int], later: Collection[int]) -> State:

@@ -8,10 +8,10 @@ from typing import NamedTuple, get_type_hints
 
 import msgspec
 
-from kqs.job import ENDED, MAX_PROGRESS_BYTES, JobRecord, RunRecord, State, instant_of
+from kqs.job import ENDED, MAX_PROGRESS_BYTES, WAITING, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.checksum import checksum
-from kqs.store.sqlite import bulk, progress
+from kqs.store.sqlite import batches, bulk, follow, progress
 from kqs.store.sqlite.rows import MAX_ORDER, json_list
 from kqs.store.sqlite.session import Session
 
@@ -51,6 +51,8 @@ class _Row(NamedTuple):
     unique_key: str | None
     cancel_at: float | None
     grp: str | None
+    after_ids: str | None
+    batch: str | None
 
 
 _BY_HINT: dict[object, tuple[tuple[type, ...], object]] = {
@@ -138,6 +140,7 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Pag
     ).fetchall()
     records = [_record(session, _Row._make(row)) for row in rows]
     _add_progress(session, records, LISTED_BYTES)
+    _add_order(session, records)
     return Page(records, None if edge is None else edge[0])
 
 
@@ -149,6 +152,7 @@ def listed(session: Session, orders: list[int]) -> list[JobRecord]:
     found = {row[0]: _record(session, _Row._make(row)) for row in rows}
     shown = [found[order] for order in orders]
     _add_progress(session, shown, LISTED_BYTES)
+    _add_order(session, shown)
     return shown
 
 
@@ -158,6 +162,16 @@ def _add_progress(session: Session, records: list[JobRecord], most_bytes: int) -
     for record in records if said else ():
         if (value := said.get(record.order)) is not None and len(value) <= most_bytes:
             record.progress = value
+
+
+def _add_order(session: Session, records: list[JobRecord]) -> None:
+    """Add what those jobs wait for that do, and how the batches stand whose `then`s they are."""
+    for record in records:
+        if record.after is not None and record.state in WAITING:
+            record.awaits = follow.awaits(session, record.order)
+    thens = batches.tallies(session, [record.order for record in records])
+    for record in records if thens else ():
+        record.tally = thens.get(record.order)
 
 
 def counts(session: Session) -> dict[str, dict[State, int]]:
@@ -172,6 +186,7 @@ def _whole(session: Session, row: _Row) -> JobRecord:
     data = row.data if row.data is not None else bulk.get(session.db, [row.ord]).get(row.ord)
     record = _record(session, row._replace(data=data), is_whole=True)
     _add_progress(session, [record], MAX_PROGRESS_BYTES)
+    _add_order(session, [record])
     return record
 
 
@@ -219,6 +234,8 @@ def _shown(session: Session, row: _Row, is_damaged: bool) -> JobRecord:
         resource=row.resource,
         unique=row.unique_key,
         group=row.grp,
+        after=follow.after_of(row.after_ids),
+        batch=row.batch,
         cancel_at=row.cancel_at if row.state == State.PROCESSING else None,
     )
 
@@ -231,7 +248,7 @@ def _salvaged(row: _Row) -> _Row:
     }
     if sound["state"] not in _STATES:
         sound["state"] = State.FAIL
-    return _Row(**{**sound, "runs": None})  # type: ignore[arg-type]
+    return _Row(**{**sound, "runs": None, "after_ids": None})  # type: ignore[arg-type]
 
 
 def _earlier_runs(runs: str | None) -> list[RunRecord]:

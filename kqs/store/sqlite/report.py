@@ -11,7 +11,7 @@ import msgspec
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
-from kqs.store.sqlite import progress, resources
+from kqs.store.sqlite import batches, follow, progress, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
@@ -231,6 +231,14 @@ def _apply_waits(db: sqlite3.Connection, waits: list[Report]) -> None:
 def _count(session: Session, reports: Sequence[Report]) -> None:
     session.tallies.remove([(one.type, State.PROCESSING) for one in reports])
     session.tallies.add([(one.type, one.state) for one in reports])
+    if session.has_followers or session.has_batches:
+        by_end: defaultdict[State, list[Claim]] = defaultdict(list)
+        for one in reports:
+            if _IS_END[one.state]:
+                by_end[one.state].append(one.claim)
+        for state, claims in by_end.items():
+            follow.passed(session, [claim.id for claim in claims], state)
+            batches.ended(session, [claim.order for claim in claims], state)
 
 
 def _apply_unbegun(db: sqlite3.Connection, reports: Sequence[Report]) -> None:

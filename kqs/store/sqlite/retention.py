@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kqs.job import ENDED, State
-from kqs.store.sqlite import bulk, progress, resources, uniques
+from kqs.store.sqlite import batches, bulk, follow, progress, resources, uniques
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -26,8 +26,13 @@ _KEPT_FOR_EVER = _OLDEST_SUCCESSES.format("is null")
 _KINDS = (
     "select json_group_array(json_array(cast(type as text), state)) from jobs where ord in (select value from json_each(?))"
 )
+_UNENDED = f"""
+select json_group_array(json_array(ord, cast(id as text))) from jobs
+where ord in (select value from json_each(?)) and place <> {Place.ENDED:d}
+"""
 _DELETE = "delete from jobs where ord in (select value from json_each(?))"
 
+_decode_unended = msgspec.json.Decoder(list[tuple[int, str | None]]).decode
 _decode_kinds = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 
@@ -65,6 +70,9 @@ def delete(session: Session, orders: list[int]) -> int:
     (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
     kinds = _decode_kinds(found)
     resources.gone(session, orders)
+    if session.has_followers or session.has_batches:
+        _follow(session, packed)
+    batches.delete(session, packed)
     session.tallies.remove(kinds)
     bulk.delete(session.db, packed)
     progress.delete(session, packed)
@@ -72,3 +80,13 @@ def delete(session: Session, orders: list[int]) -> int:
     session.db.execute(_DELETE, (packed,))
     session.tallies.forget(session.db, {type_ for type_, _ in kinds})
     return len(orders)
+
+
+def _follow(session: Session, packed: str) -> None:
+    """Take in what it means for others that jobs are about to be deleted, those that have not ended."""
+    (found,) = session.db.execute(_UNENDED, (packed,)).fetchone()
+    unended = _decode_unended(found)
+    orders = [order for order, _ in unended]
+    follow.gone(session, orders)
+    follow.passed(session, [id_ or session.ids.of(order) for order, id_ in unended], follow.DELETED)
+    batches.ended(session, orders, None)

@@ -17,7 +17,7 @@ from kqs.store import change as bounds
 from kqs.store.base import Change
 from kqs.store.checksum import checksum, given, reordered
 from kqs.store.keep import own_expire_s
-from kqs.store.sqlite import content, groups, progress, resources, uniques, walk
+from kqs.store.sqlite import batches, content, follow, groups, progress, resources, uniques, walk
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.report import with_run
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, real
@@ -61,6 +61,7 @@ def revive(session: Session, change: Change, found: Sequence[Whole], first_order
     Returns: them as the broker is to know them, but for those with a resource, which are called; and when the first expires.
     """
     moving = _moving(session, change, found, first_order)
+    expire_ats = [one.expire_at for one in moving if one.expire_at is not None]
     runs, data = _long_runs(session, found), _data(session, change, found)
     values: list[Any] = []
     for one in moving:
@@ -70,10 +71,12 @@ def revive(session: Session, change: Change, found: Sequence[Whole], first_order
         session.db.execute(_MOVE_BULK, (encode_json(in_bulk).decode(),))
     _move_progress(session, found, first_order)
     uniques.put_again(session, range(first_order, first_order + len(found)))
+    batches.revived(session, {job.order: order for order, job in enumerate(found, first_order)})
+    held = follow.stand_again(session, [one.order for one in moving])
+    moving = [one for one in moving if one.order not in held]
     if needing := [one.order for one in moving if one.job.resource is not None]:
         resources.stand_ready(session, needing, session.now())
     session.last_order = max(session.last_order, first_order + len(found) - 1)
-    expire_ats = [one.expire_at for one in moving if one.expire_at is not None]
     return _entries(session, change, moving, data), min(expire_ats, default=None)
 
 

@@ -11,7 +11,7 @@ from kqs.job import Entry, Event, Rescheduled, State, next_state
 from kqs.store import base
 from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
-from kqs.store.sqlite import groups, resources
+from kqs.store.sqlite import batches, follow, groups, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
 from kqs.store.sqlite.schema import Place
@@ -150,8 +150,12 @@ def expire(
     for order, _, type_, _, state, options in expired:
         keep_s = own_keep_s(options, by_type.get(type_, drop_after_s))
         values += (order, next_state(state, Event.EXPIRE), now, None if keep_s is None else now + keep_s)
-    resources.gone(session, [order for order, *_ in expired])
+    orders, ids = [order for order, *_ in expired], [id_ or session.ids.of(order) for order, id_, *_ in expired]
+    resources.gone(session, orders)
+    follow.gone(session, orders)
+    follow.passed(session, ids, State.FAIL)
+    batches.ended(session, orders, State.FAIL)
     _END_EXPIRED.execute(session.db, values)
     session.tallies.remove([(type_, state) for _, _, type_, _, state, _ in expired])
     session.tallies.add([(type_, next_state(state, Event.EXPIRE)) for _, _, type_, _, state, _ in expired])
-    return [id_ or session.ids.of(order) for order, id_, *_ in expired]
+    return ids

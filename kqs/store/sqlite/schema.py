@@ -57,6 +57,32 @@ _UNIQUES = (
     "primary key (type, key, ord)) without rowid",
     "create index if not exists uniques_ord on uniques (ord)",
 )
+# who waits for whom, as long as it does; and what has ended of what somebody waits for, until that is followed (follow.py)
+_AWAITED = (
+    "create table if not exists awaited (parent text not null, child integer not null, primary key (parent, child)) "
+    "without rowid",
+    "create index if not exists awaited_child on awaited (child)",
+)
+_PASSED = "create table if not exists passed (parent text not null primary key, outcome integer not null) without rowid"
+# see batches.py
+_BATCHES = (
+    """
+create table if not exists batches (
+  id text not null primary key,
+  ord integer not null,       -- under which its `then` stands
+  first_ord integer not null, -- under which that was stored
+  is_open integer not null,
+  last_order integer not null, -- of its own record; complete only when that is reached
+  reached integer not null,
+  made integer not null default 0,
+  success integer not null default 0,
+  fail integer not null default 0,
+  cancelled integer not null default 0,
+  deleted integer not null default 0,
+  is_complete integer not null default 0
+) without rowid""",
+    "create index if not exists batches_ord on batches (ord)",
+)
 _SCHEDULES = """
 create table if not exists schedules (
   name text not null primary key,
@@ -105,7 +131,9 @@ create table jobs (
   resource text,  -- no other job with it runs at the same time
   unique_key text, -- see uniques.py
   cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
-  grp text        -- its group
+  grp text,       -- its group
+  after_ids text, -- which jobs it waits for: see follow.py
+  batch text      -- of which batch it is a member
 );
 create unique index ids on jobs (id) where id is not null;
 create index ready on jobs (type, prio, ord) where place = 0;
@@ -126,6 +154,11 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_UNIQUES[0]};
 {_UNIQUES[1]};
 {_SCHEDULES};
+{_AWAITED[0]};
+{_AWAITED[1]};
+{_PASSED};
+{_BATCHES[0]};
+{_BATCHES[1]};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -152,7 +185,7 @@ _SINCE_4 = {
     "jobs": {"resource": "text", "unique_key": "text", "cancel_at": "real"},
     "meta": {"has_resources": "integer not null default 0"},
 }
-_SINCE_5 = {"jobs": {"grp": "text"}, "meta": {"has_groups": "integer not null default 0"}}
+_SINCE_5 = {"jobs": {"grp": "text", "after_ids": "text", "batch": "text"}, "meta": {"has_groups": "integer not null default 0"}}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -275,6 +308,8 @@ def _add_turns(db: sqlite3.Connection) -> None:
     db.execute(_SCHEDULES)
     db.execute(_SAID)
     db.execute(_SUBSCRIPTIONS)
+    for statement in (*_AWAITED, _PASSED, *_BATCHES):
+        db.execute(statement)
 
 
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:

@@ -31,6 +31,8 @@ select json_group_array(cast(type as text)) from kinds where type is not null
 _HAS_PROGRESS = "select exists (select 1 from progress)"
 _HAS_UNIQUES = "select exists (select 1 from uniques)"
 _CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
+_HAS_FOLLOWERS = "select exists (select 1 from awaited) or exists (select 1 from passed)"
+_HAS_BATCHES = "select exists (select 1 from batches)"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
 #: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
@@ -79,6 +81,13 @@ class Session:
         #: False: no job has a group, nor ever had, and there is no index of them
         self.has_groups = False
         self._had_groups = False
+        #: False: no job waits for another
+        self.has_followers = False
+        #: False: there is no batch
+        self.has_batches = False
+        #: this transaction leaves something for `follow` to do; and one that is committed has, of which nobody was told yet
+        self.follows = False
+        self._follows_untold = False
         self._locks: Locks | None = None
         #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
         self.called: list[Entry] = []
@@ -142,6 +151,10 @@ class Session:
         self.has_progress = bool(has_progress)
         (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
         self.has_uniques = bool(has_uniques)
+        (has_followers,) = self._db.execute(_HAS_FOLLOWERS).fetchone()
+        self.has_followers = bool(has_followers)
+        (has_batches,) = self._db.execute(_HAS_BATCHES).fetchone()
+        self.has_batches = bool(has_batches)
         self.has_resources = self._had_resources = bool(meta.has_resources)
         self.has_groups = self._had_groups = bool(meta.has_groups)
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
@@ -196,6 +209,8 @@ class Session:
         if self.called:
             self._untold += self.called
             self.called = []
+        if self.follows:
+            self._follows_untold, self.follows = True, False
         if self.given:
             self._given_untold += self.given
             self.given = []
@@ -214,6 +229,7 @@ class Session:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
         self.called.clear()
+        self.follows = False
         self.given.clear()
         self._locks = None
         self.has_resources = self._had_resources
@@ -242,6 +258,11 @@ class Session:
         """Return the jobs that committed transactions have called, each once."""
         untold, self._untold = self._untold, []
         return untold
+
+    def take_follows(self) -> bool:
+        """Tell, once, whether committed transactions have left something for `follow` to do."""
+        follows, self._follows_untold = self._follows_untold, False
+        return follows
 
     def take_waiting(self) -> Waiting | None:
         """Return what committed transactions have done to what waits of the watched types, each once; None: nothing."""

@@ -11,9 +11,10 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
 from kqs.store.base import (
     Change,
+    Following,
     Granted,
     Holder,
     Known,
@@ -28,9 +29,10 @@ from kqs.store.base import (
     Waiting,
 )
 from kqs.store.rotation import Turn, Turned
-from kqs.store.sqlite import change as changing
 from kqs.store.sqlite import (
+    batches,
     claim,
+    follow,
     groups,
     insert,
     pages,
@@ -46,6 +48,7 @@ from kqs.store.sqlite import (
     suspended,
     ticks,
 )
+from kqs.store.sqlite import change as changing
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -63,6 +66,7 @@ class SqliteStore:
     """See kqs.store.base.Store."""
 
     is_shared = False
+    is_ordering = True
     is_first = True
     sharing: Sharing | None = None
 
@@ -211,6 +215,15 @@ class SqliteStore:
         self._thread.on_called = on_called
 
     @property
+    def on_followed(self) -> Callable[[], None]:
+        """See Store.on_followed."""
+        return self._thread.on_followed
+
+    @on_followed.setter
+    def on_followed(self, on_followed: Callable[[], None]) -> None:
+        self._thread.on_followed = on_followed
+
+    @property
     def on_waiting(self) -> Callable[[Waiting], None]:
         """See Store.on_waiting."""
         return self._thread.on_waiting
@@ -226,6 +239,18 @@ class SqliteStore:
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
         return await self._thread.call(partial(resources.call_on, now=now))
+
+    async def follow(
+        self, now: float, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
+    ) -> Following:
+        """See Store.follow."""
+        return await self._thread.call(
+            partial(follow.follow, now=now, drop_after_s=drop_after_s, by_type=by_type or {}),
+        )
+
+    async def close_batch(self, batch_id: str) -> Tally | None:
+        """See Store.close_batch."""
+        return await self._thread.call(partial(batches.close, batch_id=batch_id), durable=True)
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""

@@ -55,6 +55,7 @@ class News(NamedTuple):
 
     outcomes: list[Outcome]
     called: list[Entry]
+    follows: bool
     waiting: Waiting | None
     flush_s: float
 
@@ -75,6 +76,8 @@ class StoreThread:
         self._death: BaseException | None = None
         #: called on the loop with jobs that were called, before the operation that did so is told of
         self.on_called: Callable[[list[Entry]], None] = _nobody
+        #: called on the loop when `follow` has something to do
+        self.on_followed: Callable[[], None] = _nothing
         #: called on the loop with what has become of what waits, before the operations that did so are told of
         self.on_waiting: Callable[[Waiting], None] = _nobody
 
@@ -148,7 +151,7 @@ class StoreThread:
         self._group = [opening]
         outcome = _attempt(opening, self._session)
         self._group = []
-        self._hand_back(News([outcome], [], self._session.take_waiting(), 0.0))
+        self._hand_back(News([outcome], [], False, self._session.take_waiting(), 0.0))
         is_open = outcome[2] is None
         while is_open:
             self._group, is_open = self._gather()
@@ -170,7 +173,13 @@ class StoreThread:
             outcomes = self._execute(self._group)
             took_s = time.monotonic() - began
             session = self._session
-            return News(outcomes, session.take_untold(), session.take_waiting(), took_s if is_flush else 0.0)
+            return News(
+                outcomes,
+                session.take_untold(),
+                session.take_follows(),
+                session.take_waiting(),
+                took_s if is_flush else 0.0,
+            )
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """Wait for work, then take all there is; False with it when it is the last."""
@@ -211,6 +220,8 @@ class StoreThread:
     def _resolve_here(self, outcomes: list[Outcome]) -> None:
         if called := self._session.take_untold():
             self.on_called(called)
+        if self._session.take_follows():
+            self.on_followed()
         if (waiting := self._session.take_waiting()) is not None:
             self.on_waiting(waiting)
         _settle(outcomes)
@@ -235,15 +246,21 @@ class StoreThread:
         self._supervisor.fault("store thread", self._death)
 
     def _resolve(self, news: News) -> None:
-        outcomes, called, waiting, flush_s = news
+        outcomes, called, follows, waiting, flush_s = news
         self._unresolved -= len(outcomes)
         if flush_s:
             self._lone.observe(flush_s)
         if called:
             self.on_called(called)
+        if follows:
+            self.on_followed()
         if waiting is not None:
             self.on_waiting(waiting)
         _settle(outcomes)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _nobody(_news: object) -> None:

@@ -1,0 +1,143 @@
+"""The call by which jobs are inserted with one that runs when all have ended. Source: docs/protocol.md, "Batches"."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from kqs.errors import CallError, JournalError
+from kqs.inserter import Inserter
+from kqs.journal.format import Record
+from kqs.options import JobFields, PlainJob
+from kqs.server.context import Context
+from kqs.server.inserts import after_order, refuse_when_draining
+from kqs.server.peer import Peer, translate
+from kqs.wire import strict
+from kqs.wire.call import NULL, Call, detached
+from kqs.wire.jobs import Given
+from kqs.wire.order import batch_text
+from kqs.wire.steps import Steps
+
+_encode = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+
+_RULE = "batch takes {jobs, then}, {open: true, then} or {id, close: true}"
+_TRUE = b"true"
+_JOB = re.compile(r"^job (\d+): ")
+
+
+def batching(peer: Peer, call: Call) -> Steps[None]:
+    """Keep, in steps, the jobs of a batch and its `then`, or begin an open one; or close one."""
+    context = peer.context
+    try:
+        refuse_when_draining(context)
+        fields = _fields(call)
+        if "id" in fields:
+            _close(peer, detached(call), _closed_id(fields))
+            return
+        then, jobs = _parts(fields)
+        call.arg, call.id = NULL, detached(call).id
+        given = yield from _checking(context, then, jobs, is_open="open" in fields)
+        after_order(peer, call, given, lambda: _keep(peer, call, given))
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+
+
+def _fields(call: Call) -> dict[str, Raw]:
+    if call.blob is not None:
+        raise CallError(f"{_RULE}, not binary data")
+    try:
+        fields: dict[str, Raw] = _decode_object(call.arg)
+    except msgspec.DecodeError:
+        raise CallError(f"{_RULE}, got {strict.shown(bytes(call.arg))}") from None
+    return {name: value for name, value in fields.items() if bytes(value) != b"null"}
+
+
+def _closed_id(fields: dict[str, Raw]) -> str:
+    if set(fields) != {"id", "close"} or bytes(fields["close"]) != _TRUE:
+        raise CallError(_RULE)
+    try:
+        return msgspec.json.decode(fields["id"], type=str)
+    except msgspec.ValidationError:
+        raise CallError("id: expected the id of a batch") from None
+
+
+def _parts(fields: dict[str, Raw]) -> tuple[bytes, bytes]:
+    """Return the texts of the `then`, and of the array of jobs."""
+    is_open = set(fields) == {"open", "then"} and bytes(fields["open"]) == _TRUE
+    if not is_open and set(fields) != {"jobs", "then"}:
+        raise CallError(_RULE)
+    then, jobs = bytes(fields["then"]).strip(), b"[]" if is_open else bytes(fields["jobs"]).strip()
+    if not jobs.startswith(b"["):
+        raise CallError(f"jobs: expected an array of jobs, got {strict.shown(jobs)}", "bad_job")
+    if not then.startswith(b"{"):
+        raise CallError(f"then: expected a job object, got {strict.shown(then)}", "bad_job")
+    return then, jobs
+
+
+def _checking(context: Context, then: bytes, jobs: bytes, *, is_open: bool) -> Steps[Given]:
+    inserter, rest = context.inserter, jobs[1:-1].strip()
+    text = b"[%b,%b]" % (then, rest) if rest else b"[%b]" % then
+    try:
+        given = yield from inserter.checking(text, context.max_insert_jobs + 1, before=1)
+    except CallError as error:
+        raise CallError(_JOB.sub(_in_place, str(error)), error.call_code) from None
+    first, count = given.jobs[0], len(given.jobs) - 1
+    for index, job in enumerate(given.jobs):
+        if isinstance(job, JobFields) and job.batch is not None:
+            place = "then: " if not index else f"job {index - 1}: "
+            raise CallError(f"{place}batch: expected none, since the call says it", "bad_job")
+    members = -1 if is_open else count
+    given.jobs[0] = (
+        JobFields(type=first.type, data=first.data, id=first.id, members=members)
+        if isinstance(first, PlainJob)
+        else replace(first, members=members)
+    )
+    given.payload = batch_text(given.payload, members)
+    return given
+
+
+def _in_place(found: re.Match[str]) -> str:
+    return "then: " if found[1] == "0" else f"job {int(found[1]) - 1}: "
+
+
+def _keep(peer: Peer, call: Call, given: Given) -> None:
+    context, own_id, count = peer.context, given.jobs[0].id, len(given.jobs)
+    inserter: Inserter = context.inserter
+
+    def settled(record: Record, error: JournalError | None) -> None:
+        if peer.newest_record is record:
+            peer.newest_record = None
+        if error is None:
+            context.counters.jobs_inserted += count
+            peer.answer(call, _encode(inserter.ids_of([own_id], record.first_order)[0]))
+        else:
+            peer.refuse(call, *translate(error))
+        peer.settle(at_once=record.alone)
+
+    peer.newest_record = inserter.keep(given, settled)
+    peer.defer()
+
+
+def _close(peer: Peer, call: Call, batch_id: str) -> None:
+    peer.begin_task()
+    peer.context.spawn(_closing(peer, call, batch_id), "call batch")
+
+
+async def _closing(peer: Peer, call: Call, batch_id: str) -> None:
+    result = b""
+    try:
+        found: dict[str, Any] | None = await peer.context.backend.close_batch(batch_id)
+        if found is None:
+            raise CallError(f"no batch has the id {strict.shown(_encode(batch_id))}", "not_found")
+        result = _encode(found)
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+    else:
+        peer.answer(call, result)
+    finally:
+        peer.end_task(len(result))

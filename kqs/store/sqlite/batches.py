@@ -1,0 +1,198 @@
+"""Batches: jobs that one more, the `then`, waits for. A row counts the members, and how they have ended, in their transactions.
+
+A batch has the id of its `then`, and its row lives as long as that one's. A member names its batch in a column of its own, and
+counts once: as it ends first, or is deleted before. What waits for the batch is told as if a job with the id `@ID` had ended
+(follow.py); no job has such an id. It is complete, once and for ever, when it is closed, all of its own record is stored, and
+as many have ended as were stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from kqs.job import Accepted, State, Tally
+from kqs.store.sqlite.rows import encode_json, json_list
+from kqs.store.sqlite.session import Session
+
+_BEGIN = """
+insert into batches (id, ord, first_ord, is_open, last_order, reached) values (?, ?2, ?2, ?, ?, ?2) on conflict do nothing
+"""
+_FOUND = """
+select json_group_array(json_array(id, first_ord, is_complete)) from batches where id in (select value from json_each(?))
+"""
+_ENTER = "update batches set made = made + ?, reached = max(reached, ?) where id = ?"
+_OF_ORDERS = """
+select json_group_array(json_array(batch, n)) from (
+  select batch, count(*) as n from jobs where ord in (select value from json_each(?)) and batch is not null group by batch)
+"""
+_COLUMNS = {State.SUCCESS: "success", State.FAIL: "fail", State.CANCELLED: "cancelled"}
+_END = {name: f"update batches set {name} = {name} + ? where id = ?" for name in ("success", "fail", "cancelled", "deleted")}
+_COMPLETE = """
+update batches set is_complete = 1
+where id in (select value from json_each(?)) and not is_complete and not is_open and reached >= last_order
+  and success + fail + cancelled + deleted >= made
+returning id
+"""
+_TELL = """
+insert into passed (parent, outcome) select ?1, ?2 where exists (select 1 from awaited where parent = ?1) on conflict do nothing
+"""
+_TALLY = "id, made, success, fail, cancelled, deleted, is_open"
+_OF_THENS = f"""
+select json_group_array(json_array(ord, json_array({_TALLY}))) from batches where ord in (select value from json_each(?))
+"""
+_BY_ID = f"select {_TALLY} from batches where id = ?"
+_INCOMPLETE = """
+select json_group_array(json_array(ord, id)) from batches where ord in (select value from json_each(?)) and not is_complete
+"""
+_MOVE = """
+update batches set ord = moved.ord
+from (select json_extract(value, '$[0]') as was, json_extract(value, '$[1]') as ord from json_each(?)) as moved
+where batches.ord = moved.was
+"""
+_LEAVE = "update jobs set batch = null where ord in (select value from json_each(?)) and batch is not null"
+_DELETE = "delete from batches where ord in (select value from json_each(?))"
+
+_decode_found = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
+_decode_counts = msgspec.json.Decoder(list[tuple[str, int]]).decode
+_decode_thens = msgspec.json.Decoder(list[tuple[int, tuple[str, int, int, int, int, int, int]]]).decode
+_decode_orders = msgspec.json.Decoder(list[tuple[int, str]]).decode
+
+
+def parent_of(batch_id: str) -> str:
+    """Return what stands for a batch among the jobs that others wait for."""
+    return f"@{batch_id}"
+
+
+def begin(session: Session, thens: Iterable[Accepted]) -> None:
+    """Begin the batches of `then`s that are about to stand."""
+    for job in thens:
+        assert job.members is not None, "it is a then"
+        session.has_batches = True
+        session.db.execute(_BEGIN, (job.id, job.order, job.members.is_open, job.members.last_order))
+
+
+def parted(session: Session, jobs: Sequence[Accepted], taken: Collection[str]) -> tuple[list[Accepted], list[Accepted]]:
+    """Part the members of batches from those that are not to be stored, since their batch, of the same record, was known.
+
+    What can be no member any more loses its batch. Args: taken: the ids of `then`s of these jobs that were known.
+    """
+    (packed,) = session.db.execute(_FOUND, (_json(list({job.batch for job in jobs})),)).fetchone()
+    found = {id_: (first, is_complete) for id_, first, is_complete in _decode_found(packed)}
+    kept: list[Accepted] = []
+    refused: list[Accepted] = []
+    for job in jobs:
+        assert job.batch is not None, "it is a member"
+        first, is_complete = found.get(job.batch, (0, 1))
+        if job.batch_order and (first not in (0, job.batch_order) or (not first and job.batch in taken)):
+            refused.append(job)
+            continue
+        if is_complete:
+            job.batch = None
+        kept.append(job)
+    return kept, refused
+
+
+def enter(session: Session, jobs: Iterable[Accepted], known: Collection[int]) -> None:
+    """Count jobs as members: before they are stored, with nothing known, and those of `known` orders back afterwards."""
+    sign, counted = (1, None) if not known else (-1, frozenset(known))
+    made: Counter[str] = Counter()
+    for job in jobs:
+        if job.batch is not None and (counted is None or job.order in counted):
+            made[job.batch] += sign
+    for id_, count in made.items():
+        session.db.execute(_ENTER, (count, 0, id_))
+
+
+def reach(session: Session, jobs: Iterable[Accepted]) -> None:
+    """Take in that all members up to these are stored, or known."""
+    reached: dict[str, int] = {}
+    for job in jobs:
+        if (id_ := job.batch or (job.id if job.members is not None else None)) is not None:
+            reached[id_] = max(reached.get(id_, 0), job.order)
+    for id_, order in reached.items():
+        session.db.execute(_ENTER, (0, order, id_))
+    _complete(session, reached)
+
+
+def ended(session: Session, orders: Iterable[int], state: State | None) -> None:
+    """Count jobs that end so, or, None, are deleted before they have ended. Those that are deleted must be there still."""
+    if not session.has_batches:
+        return
+    (packed,) = session.db.execute(_OF_ORDERS, (json_list(orders),)).fetchone()
+    counts = dict(_decode_counts(packed))
+    for id_, count in counts.items():
+        session.db.execute(_END["deleted" if state is None else _COLUMNS[state]], (count, id_))
+    _complete(session, counts)
+
+
+def _complete(session: Session, ids: Collection[str]) -> None:
+    if not ids:
+        return
+    for (id_,) in session.db.execute(_COMPLETE, (_json(list(ids)),)).fetchall():
+        if session.db.execute(_TELL, (parent_of(id_), State.SUCCESS)).rowcount > 0:
+            session.follows = True
+
+
+def close(session: Session, batch_id: str) -> Tally | None:
+    """See Store.close_batch."""
+    session.pay()
+    session.db.execute("update batches set is_open = 0 where id = ?", (batch_id,))
+    _complete(session, [batch_id])
+    row = session.db.execute(_BY_ID, (batch_id,)).fetchone()
+    return None if row is None else _tally(row)
+
+
+def tallies(session: Session, orders: Iterable[int]) -> dict[int, Tally]:
+    """Return how the batches stand whose `then`s have these orders."""
+    if not session.has_batches:
+        return {}
+    (packed,) = session.db.execute(_OF_THENS, (json_list(orders),)).fetchone()
+    return {order: _tally(row) for order, row in _decode_thens(packed)}
+
+
+def said(tally: Tally) -> bytes:
+    """Return what the run of a `then` is told."""
+    return encode_json(
+        {
+            "id": tally.id,
+            "count": tally.count,
+            "success": tally.success,
+            "fail": tally.fail,
+            "cancelled": tally.cancelled,
+            "deleted": tally.deleted,
+        }
+    )
+
+
+def _tally(row: Sequence[Any]) -> Tally:
+    id_, made, success, fail, cancelled, deleted, is_open = row
+    return Tally(id_, made, success, fail, cancelled, deleted, bool(is_open))
+
+
+def incomplete(session: Session, orders: Iterable[int]) -> dict[int, str]:
+    """Return, of those of some `then`s whose batch is not complete, by order, what they wait for."""
+    if not session.has_batches:
+        return {}
+    (packed,) = session.db.execute(_INCOMPLETE, (json_list(orders),)).fetchone()
+    return {order: parent_of(id_) for order, id_ in _decode_orders(packed)}
+
+
+def revived(session: Session, moved: Mapping[int, int]) -> None:
+    """Take in that jobs stand under other orders, by those that they had: members have counted, and are none any more."""
+    if session.has_batches:
+        session.db.execute(_MOVE, (_json(list(moved.items())),))
+        session.db.execute(_LEAVE, (json_list(moved.values()),))
+
+
+def delete(session: Session, orders_json: str) -> None:
+    """Forget the batches of these `then`s."""
+    if session.has_batches:
+        session.db.execute(_DELETE, (orders_json,))
+
+
+def _json(value: object) -> str:
+    return encode_json(value).decode()

@@ -1,0 +1,439 @@
+"""What kqs.store.base.Store promises of jobs that wait for others, and of batches. An engine's subclass supplies
+`make_store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+
+from kqs.filter import Filter
+from kqs.job import Accepted, After, Entry, Members, Run, State, Tally
+from kqs.store.base import Known, Store, Verb
+from tests.contract.change_contract import FRESH, change
+from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, MakeStore, a_job, a_report, an_ended, an_entry, numbers
+
+#: the number of the first job that is retried, by its order
+AGAIN = FRESH - FIRST
+#: what job 0 may come to, but success
+BAD_ENDS = ["fail", "cancelled", "deleted", "expired"]
+
+
+def only(n: int) -> Filter:
+    """What fits job n alone."""
+    return Filter(ids=(IDS.of(FIRST + n),))
+
+
+def after(*numbers: int, is_any_end: bool = False) -> After:
+    """Job numbers as what another one waits for."""
+    return After(tuple(IDS.of(FIRST + n) for n in numbers), is_any_end)
+
+
+def a_then(n: int, last: int | None = None, **changes: object) -> Accepted:
+    """Job n, the `then` of a batch whose last member is job `last`; None: of an open one."""
+    members = Members(True) if last is None else Members(False, FIRST + last)
+    return a_job(n, members=members, **changes)
+
+
+def a_member(n: int, then: int, *, in_record: bool = True, **changes: object) -> Accepted:
+    return a_job(n, batch=IDS.of(FIRST + then), batch_order=FIRST + then if in_record else 0, **changes)
+
+
+def a_tally(then: int, count: int, *, is_open: bool = False, **ended: int) -> Tally:
+    counts = {"success": 0, "fail": 0, "cancelled": 0, "deleted": 0, **ended}
+    return Tally(IDS.of(FIRST + then), count, is_open=is_open, **counts)
+
+
+class OrderContract:
+    @pytest.fixture
+    async def store(self, make_store: MakeStore) -> Store:
+        store = make_store()
+        await store.open(JOURNAL, NODE)
+        return store
+
+    @pytest.fixture
+    def reopen(self, store: Store, make_store: MakeStore) -> Callable[[], Awaitable[Store]]:
+        async def reopen() -> Store:
+            await store.close()
+            again = make_store()
+            await again.open(JOURNAL, NODE)
+            return again
+
+        return reopen
+
+    @pytest.fixture
+    def insert(self, store: Store, now: float) -> Callable[..., Awaitable[Known]]:
+        async def insert(*jobs: Accepted) -> Known:
+            return await store.insert(jobs, 0, "w1", now)
+
+        return insert
+
+    @pytest.fixture
+    def called(self, store: Store) -> list[Entry]:
+        called: list[Entry] = []
+        store.on_called = called.extend
+        return called
+
+    @pytest.fixture
+    def follow(self, store: Store, now: float) -> Callable[[], Awaitable[list[int]]]:
+        """Follow all ends; return the numbers of those that failed by it."""
+
+        async def follow() -> list[int]:
+            failed: list[str] = []
+            is_more = True
+            while is_more:
+                following = await store.follow(now, 60.0)
+                failed += following.failed
+                is_more = following.is_more
+            orders = [IDS.order_of(id_) for id_ in failed]
+            return sorted(order - FIRST for order in orders if order is not None)
+
+        return follow
+
+    @pytest.fixture
+    def end(self, store: Store, now: float) -> Callable[..., Awaitable[None]]:
+        async def end(n: int, how: str = "success") -> None:
+            if how == "cancelled":
+                await change(store, Verb.CANCEL, only(n), now=now)
+            elif how == "deleted":
+                await change(store, Verb.DELETE, only(n), now=now)
+            elif how == "expired":
+                assert await store.expire(now + 1000, 9, None) == [IDS.of(FIRST + n)]
+            else:
+                (run,) = await store.claim([an_entry(n)], "w1", now)
+                state = State.SUCCESS if how == "success" else State.FAIL
+                assert await store.report([a_report(run.claim, state, at=now)]) == [True]
+
+        return end
+
+    async def state(self, store: Store, n: int) -> State | None:
+        record = await store.job(IDS.of(FIRST + n))
+        return None if record is None else record.state
+
+    # -- after ---------------------------------------------------------------------------------------------------------
+
+    async def test_job_waits_for_another_and_is_called_when_that_has_succeeded(
+        self, store: Store, insert, end, follow, called: list[Entry], now: float
+    ) -> None:
+        found = await insert(a_job(0), a_job(1, after=after(0), prio=7))
+        assert found == []
+        assert set(found.parked) == {FIRST + 1}
+        assert numbers(await store.ready("mail", None, 9)) == [0]
+        assert await store.claim([an_entry(1)], "w1", now) == []
+        record = await store.job(IDS.of(FIRST + 1))
+        assert record is not None
+        assert (record.state, record.after, list(record.awaits)) == (State.NEW, after(0), [IDS.of(FIRST)])
+        told: list[bool] = []
+        store.on_followed = lambda: told.append(True)
+        await end(0)
+        assert told == [True]
+        assert await follow() == []
+        assert called == [Entry(FIRST + 1, IDS.of(FIRST + 1), "mail", 7)]
+        assert numbers(await store.claim([an_entry(1)], "w1", now)) == [1]
+        record = await store.job(IDS.of(FIRST + 1))
+        assert record is not None
+        assert (record.after, list(record.awaits)) == (after(0), [])
+
+    async def test_job_waits_for_all(self, store: Store, insert, end, follow, called: list[Entry]) -> None:
+        await insert(a_job(0), a_job(1), a_job(2, after=after(0, 1, 0)))
+        await end(1)
+        assert (await follow(), called) == ([], [])
+        await end(0)
+        assert (await follow(), numbers(called)) == ([], [2])
+
+    async def test_what_has_succeeded_is_not_waited_for(self, store: Store, insert, end, follow, now: float) -> None:
+        await insert(a_job(0))
+        await end(0)
+        found = await insert(a_job(1, after=after(0)), an_ended(2, at=now), a_job(3, after=after(2)))
+        assert set(found.parked) == set()
+        assert numbers(await store.ready("mail", None, 9)) == [1, 3]
+
+    @pytest.mark.parametrize("how", BAD_ENDS)
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_bad_end_fails_who_waits_and_names_it(
+        self, store: Store, insert, end, follow, now: float, how: str, is_first: bool
+    ) -> None:
+        await insert(a_job(0, expire_at=now + 500))
+        if is_first:
+            await end(0, how)
+        await insert(a_job(1, after=after(0)), a_job(2, after=after(1)), a_job(3, after=after(0, is_any_end=True)))
+        if not is_first:
+            await end(0, how)
+        assert await follow() == [1, 2]
+        one, two = await store.job(IDS.of(FIRST + 1)), await store.job(IDS.of(FIRST + 2))
+        assert one is not None
+        assert two is not None
+        assert (one.state, one.ended_at, one.drop_at) == (State.FAIL, now, now + 60)
+        assert IDS.of(FIRST) in (one.error or "")
+        assert IDS.of(FIRST + 1) in (two.error or "")
+        assert 3 in numbers(await store.ready("mail", None, 9))
+        assert (await store.counts())["mail"][State.FAIL] == 2 + (how in ("fail", "expired"))
+
+    async def test_what_is_not_there_counts_as_deleted(self, store: Store, insert, follow) -> None:
+        await insert(a_job(1, after=after(0)), a_job(2, after=after(0, is_any_end=True)))
+        assert await follow() == [1]
+        assert numbers(await store.ready("mail", None, 9)) == [2]
+
+    async def test_success_stays_one_when_its_record_is_gone(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_job(0), a_job(1), a_job(2, after=after(0, 1)))
+        await end(0)
+        await end(0, "deleted")
+        assert await follow() == []
+        await end(1)
+        assert (await follow(), numbers(called)) == ([], [2])
+
+    async def test_due_time_counts_when_a_job_is_let_go(self, store: Store, insert, end, follow, called, now: float) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
+        assert await store.next_due_at() is None
+        await end(0)
+        following = await store.follow(now, None)
+        assert following.due_at == now + 60
+        assert called == []
+        assert numbers(await store.wake(now + 60, 9)) == [1]
+
+    async def test_due_time_that_has_come_meanwhile_is_no_wait(self, store: Store, insert, end, called, now: float) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
+        await end(0)
+        assert (await store.follow(now + 61, None)).due_at is None
+        assert numbers(called) == [1]
+
+    @pytest.mark.parametrize("how", ["cancelled", "deleted", "expired"])
+    async def test_waiting_job_ends_like_any_other(self, store: Store, insert, end, follow, now: float, how: str) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), expire_at=now + 500), a_job(2, after=after(1)))
+        await end(1, how)
+        assert await follow() == [2]
+        await end(0)
+        assert await follow() == []
+        assert await self.state(store, 1) in (State.CANCELLED, State.FAIL, None)
+
+    async def test_retried_child_asks_its_parents_again(self, store: Store, insert, end, follow, now: float) -> None:
+        await insert(a_job(0), a_job(1, after=after(0)))
+        await end(0, "fail")
+        assert await follow() == [1]
+        await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH)
+        assert await follow() == [1]
+        part = await change(store, Verb.RETRY, only(0), now=now, first_order=FRESH + 10)
+        assert numbers(part.ready) == [AGAIN + 10]
+        assert await self.state(store, 1) is State.FAIL  # it revives nobody
+        part = await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH + 20)
+        assert part.ready == []
+        assert await self.state(store, 1) is State.RETRY
+        (run,) = await store.claim([an_entry(AGAIN + 10, id=IDS.of(FIRST))], "w1", now)
+        await store.report([a_report(run.claim, at=now)])
+        assert await follow() == []
+        assert numbers(await store.ready("mail", None, 9)) == [AGAIN + 20]
+
+    async def test_jobs_of_one_call_wait_for_each_other_in_any_order(self, store: Store, insert, end, follow, called) -> None:
+        await insert(
+            a_job(0, after=after(1, 3)), a_job(1), a_job(2, after=After(("own",))), a_job(3, prio=3), a_job(4, id="own")
+        )
+        await end(1)
+        await end(3)
+        assert (await follow(), numbers(called)) == ([], [0])
+
+    async def test_joined_parent_is_the_job_that_it_is_joined_to(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_job(0, unique="k"))
+        await insert(a_job(1, unique="k"), a_job(2, after=after(1)))
+        await end(0)
+        assert (await follow(), numbers(called)) == ([], [2])
+
+    async def test_child_with_a_resource_stands_in_line_when_it_is_let_go(
+        self, store: Store, insert, end, follow, called, now: float
+    ) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), resource="r"), a_job(2, resource="r"))
+        assert numbers(await store.ready("mail", None, 9)) == [0, 2]
+        (run,) = await store.claim([an_entry(2)], "w1", now)
+        await end(0)
+        assert (await follow(), called) == ([], [])
+        await store.report([a_report(run.claim, at=now)])
+        assert numbers(called) == [1]
+
+    async def test_child_with_a_group_is_let_go_into_its_line(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), group="g"))
+        await end(0)
+        await follow()
+        assert called == [Entry(FIRST + 1, IDS.of(FIRST + 1), "mail", 10_000, group="g")]
+        assert await store.grouped_types(["mail"]) == ["mail"]
+
+    async def test_replay_changes_nothing(self, store: Store, insert, end, follow, called) -> None:
+        jobs = [a_job(0), a_job(1, after=after(0))]
+        await insert(*jobs)
+        await end(0)
+        await follow()
+        assert sorted(await insert(*jobs)) == [FIRST, FIRST + 1]
+        assert (await follow(), numbers(called)) == ([], [1])
+
+    async def test_what_is_left_of_many_is_known_to_the_next_boot(self, store: Store, insert, end, reopen, now: float) -> None:
+        await insert(a_job(0), *[a_job(n, after=after(0)) for n in range(1, 2001)])
+        await end(0, "fail")
+        first = await store.follow(now, None)
+        assert first.is_more
+        assert 0 < len(first.failed) < 2000
+        again = await reopen()
+        count = len(first.failed)
+        while (following := await again.follow(now, None)).is_more:
+            assert len(following.failed) <= 1000
+            count += len(following.failed)
+        assert count + len(following.failed) == 2000
+        assert await again.counts() == {"mail": {State.FAIL: 2001}}
+
+    async def test_chain_fails_from_its_first_to_its_last(self, store: Store, insert, end, follow) -> None:
+        await insert(a_job(0), *[a_job(n, after=after(n - 1)) for n in range(1, 300)])
+        await end(0, "fail")
+        assert await follow() == list(range(1, 300))
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    async def test_then_runs_when_all_members_have_ended_and_is_told_how(
+        self, store: Store, insert, end, follow, called, now: float
+    ) -> None:
+        await insert(a_then(0, 4), *[a_member(n, 0) for n in range(1, 5)])
+        assert numbers(await store.ready("mail", None, 9)) == [1, 2, 3, 4]
+        for n, how in enumerate(["success", "fail", "cancelled"], 1):
+            await end(n, how)
+        assert (await follow(), called) == ([], [])
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.tally == a_tally(0, 4, success=1, fail=1, cancelled=1)
+        member = await store.job(IDS.of(FIRST + 1))
+        assert member is not None
+        assert member.batch == IDS.of(FIRST)
+        await end(4, "deleted")
+        assert (await follow(), numbers(called)) == ([], [0])
+        (run,) = await store.claim([an_entry(0)], "w1", now)
+        assert msgspec.json.decode(run.batch or b"null") == {
+            "id": IDS.of(FIRST),
+            "count": 4,
+            "success": 1,
+            "fail": 1,
+            "cancelled": 1,
+            "deleted": 1,
+        }
+
+    async def test_batch_of_none_is_complete(self, store: Store, insert, follow, called) -> None:
+        await insert(a_then(0, 0))
+        assert (await follow(), numbers(called)) == ([], [0])
+
+    async def test_batch_is_not_complete_before_its_record_is_stored(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_then(0, 2), a_member(1, 0))
+        await end(1)
+        assert (await follow(), called) == ([], [])
+        await insert(a_member(2, 0))
+        await end(2)
+        assert (await follow(), numbers(called)) == ([], [0])
+
+    async def test_members_that_ended_before_they_were_stored_count(
+        self, store: Store, insert, follow, called, now: float
+    ) -> None:
+        batch = {"batch": IDS.of(FIRST), "batch_order": FIRST}
+        await insert(a_then(0, 2), an_ended(1, at=now, **batch), an_ended(2, State.FAIL, at=now, **batch))
+        assert (await follow(), numbers(called)) == ([], [0])
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.tally == a_tally(0, 2, success=1, fail=1)
+
+    async def test_open_batch_takes_members_until_it_is_closed(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_then(0))
+        await insert(a_member(1, 0, in_record=False))
+        await end(1)
+        assert (await follow(), called) == ([], [])
+        await insert(a_member(2, 0, in_record=False))
+        assert await store.close_batch(IDS.of(FIRST)) == a_tally(0, 2, success=1)
+        assert (await follow(), called) == ([], [])
+        await insert(a_member(3, 0, in_record=False))  # it was on its way as the batch was closed
+        await end(2)
+        assert (await follow(), called) == ([], [])
+        await end(3)
+        assert (await follow(), numbers(called)) == ([], [0])
+        await insert(a_member(4, 0, in_record=False))
+        late = await store.job(IDS.of(FIRST + 4))
+        assert late is not None
+        assert late.batch is None
+        assert await store.close_batch(IDS.of(FIRST)) == a_tally(0, 3, success=3)
+        assert (await follow(), numbers(called)) == ([], [0])
+        assert await store.close_batch("nothing") is None
+
+    async def test_closing_the_batch_last_completes_it(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_then(0), a_member(1, 0))
+        await end(1)
+        await store.close_batch(IDS.of(FIRST))
+        assert (await follow(), numbers(called)) == ([], [0])
+
+    async def test_retried_member_has_counted(self, store: Store, insert, end, follow, called, now: float) -> None:
+        await insert(a_then(0, 2), a_member(1, 0), a_member(2, 0))
+        await end(1, "fail")
+        await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH)
+        (run,) = await store.claim([an_entry(AGAIN, id=IDS.of(FIRST + 1))], "w1", now)
+        await store.report([a_report(run.claim, at=now)])
+        assert (await follow(), called) == ([], [])
+        await end(2)
+        assert (await follow(), numbers(called)) == ([], [0])
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.tally == a_tally(0, 2, success=1, fail=1)
+
+    async def test_deleted_member_that_has_ended_counts_once(self, store: Store, insert, end, follow) -> None:
+        await insert(a_then(0, 2), a_member(1, 0), a_member(2, 0))
+        await end(1)
+        await end(1, "deleted")
+        record = await store.job(IDS.of(FIRST))
+        assert record is not None
+        assert record.tally == a_tally(0, 2, success=1)
+
+    async def test_member_that_is_known_is_none(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_job(9, id="mine"))
+        await insert(a_then(10, 12), a_member(11, 10), a_member(12, 10, id="mine"))
+        await end(11)
+        assert (await follow(), numbers(called)) == ([], [10])
+
+    async def test_replay_of_a_batch_changes_nothing(self, store: Store, insert, end, follow, called) -> None:
+        jobs = [a_then(0, 2), a_member(1, 0), a_member(2, 0)]
+        await insert(*jobs)
+        await end(1)
+        assert sorted(await insert(*jobs)) == [FIRST, FIRST + 1, FIRST + 2]
+        assert (await follow(), called) == ([], [])
+        await end(2)
+        assert (await follow(), numbers(called)) == ([], [0])
+
+    async def test_batch_under_an_id_that_is_known_makes_no_jobs(self, store: Store, insert) -> None:
+        await insert(a_then(0, 1, id="b"), a_job(1, batch="b", batch_order=FIRST))
+        found = await insert(a_then(2, 3, id="b"), a_job(3, batch="b", batch_order=FIRST + 2))
+        assert sorted(found) == [FIRST + 2, FIRST + 3]
+        await insert(a_job(4, id="c"))
+        found = await insert(a_then(5, 6, id="c"), a_job(6, batch="c", batch_order=FIRST + 5))
+        assert sorted(found) == [FIRST + 5, FIRST + 6]
+
+    async def test_then_that_was_cancelled_is_not_woken_and_waits_again_when_retried(
+        self, store: Store, insert, end, follow, called, now: float
+    ) -> None:
+        await insert(a_then(0, 1), a_member(1, 0))
+        await end(0, "cancelled")
+        part = await change(store, Verb.RETRY, only(0), now=now, first_order=FRESH)
+        assert part.ready == []
+        await end(1)
+        assert (await follow(), [entry.id for entry in called]) == ([], [IDS.of(FIRST)])
+        (run,) = await store.claim(called, "w1", now)
+        assert msgspec.json.decode(run.batch or b"null")["success"] == 1
+
+    async def test_members_outlive_their_then(self, store: Store, insert, end, follow, called) -> None:
+        await insert(a_then(0, 2), a_member(1, 0))
+        await end(0, "deleted")
+        assert await insert(a_member(2, 0)) == []
+        await end(1)
+        await end(2)
+        assert (await follow(), called) == ([], [])
+
+    async def test_batch_is_known_to_the_next_boot(self, store: Store, insert, end, reopen, now: float) -> None:
+        await insert(a_then(0, 1), a_member(1, 0))
+        await end(1)
+        again = await reopen()
+        called: list[Entry] = []
+        again.on_called = called.extend
+        await again.follow(now, None)
+        assert numbers(called) == [0]
+        (run,) = await again.claim(called, "w1", now)
+        orphaned: Run = run
+        await again.close()
+        assert orphaned.batch is not None

@@ -1,0 +1,232 @@
+"""Jobs that wait for others, and batches, over TCP: what is refused, what runs when, what is shown, what a kill leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kqs.client import connect
+from tests.support.asking import Peer, RefusedError, peer_of
+from tests.support.serving import Served, serving
+
+HANDLERS = """
+import kqs
+
+@kqs.handler("ok")
+async def ok(data):
+    return data
+
+@kqs.handler("bad", retries=0)
+async def bad(data):
+    raise ValueError("no")
+
+@kqs.handler("report")
+async def report(data, job):
+    return {"data": data, "batch": job.batch}
+"""
+#: a job that no handler takes
+HELD = {"type": "held"}
+OK, BAD = {"type": "ok"}, {"type": "bad"}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "order_handlers.py").write_text(HANDLERS)
+    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as server:
+        yield server
+
+
+@pytest.fixture
+def peer(served: Served) -> Iterator[Peer]:
+    with peer_of(served) as peer:
+        yield peer
+
+
+def ended(peer: Peer, job_id: str) -> dict[str, Any]:
+    """The record of a job, once it has ended."""
+    record: dict[str, Any] = peer.call("job", {"id": job_id, "wait": 20})
+    assert record["ended_at"], record
+    return record
+
+
+def test_chain_runs_in_order_and_is_shown(peer: Peer) -> None:
+    last, first, middle = peer.call("insert", [OK | {"after": [2]}, HELD, OK | {"after": [1]}])
+    shown = peer.call("job", last)
+    assert (shown["after"], shown["after_any_end"], shown["awaits"]) == ([middle], False, [middle])
+    why = peer.call("explain", middle)
+    assert (why["reason"], why["awaits"]) == ("after", [first])
+    (run,) = peer.call("reserve", {"types": ["held"], "wait": 10})
+    peer.call("finish", {"run": run["run"], "report": "ok"})
+    assert ended(peer, last)["state"] == "success"
+    assert peer.call("job", middle)["ended_at"] <= peer.call("job", last)["ended_at"]
+
+
+def test_failure_fails_who_waits_but_not_who_waits_for_any_end(peer: Peer) -> None:
+    parent = peer.call("insert", BAD)
+    child = peer.call("insert", OK | {"after": [parent]})
+    grandchild, other = peer.call("insert", [OK | {"after": [child]}, OK | {"after": [parent, child], "after_any_end": True}])
+    assert ended(peer, child)["state"] == "fail"
+    assert parent in ended(peer, child)["error"]
+    assert child in ended(peer, grandchild)["error"]
+    assert ended(peer, other)["state"] == "success"
+
+
+def test_insert_that_waits_is_told_the_failure(peer: Peer) -> None:
+    parent = peer.call("insert", BAD)
+    peer.call("insert", OK | {"after": [parent], "wait": 20})
+    with pytest.raises(RefusedError, match=parent) as refused:
+        peer.receive()
+    assert refused.value.code == "job_failed"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        (OK | {"after": ["nobody"]}, "after: no job has the id 'nobody'"),
+        (OK | {"after": [0]}, "position 0 in no array"),
+        ([OK, OK | {"after": [2]}], "job 1: after: expected positions from 0 to 1, got 2"),
+        ([OK | {"after": [-1]}], "job 0: after: expected up to 1000 ids"),
+        ([OK | {"after": [True]}], "job 0: after: expected up to 1000 ids"),
+        ([OK | {"after": [0]}], "job 0: after: the job would wait for itself"),
+        ([OK | {"id": "me", "after": ["me"]}], "the job would wait for itself"),
+        ([OK | {"after": [1]}, OK | {"after": [2]}, OK | {"after": [0]}], "0 → 1 → 2 → 0"),
+        ([OK | {"id": "x", "after": ["y"]}, OK | {"id": "y", "after": [0]}], "the jobs 0 → 1 → 0 would wait for each other"),
+        (OK | {"after": ["a b"]}, "after: expected"),
+        (OK | {"after": ["x"] * 1001}, "after: expected up to 1000 ids"),
+        (OK | {"after_any_end": True}, "after_any_end: expected after beside it"),
+        (OK | {"batch": "none"}, "batch: no batch has the id 'none'"),
+        (OK | {"members": 3}, "unknown field"),
+    ],
+)
+def test_what_cannot_be_waited_for_is_refused_at_the_door(peer: Peer, jobs: Any, words: str) -> None:
+    with pytest.raises(RefusedError, match=words.replace("'", ".")) as refused:
+        peer.call("insert", jobs)
+    assert refused.value.code == "bad_job"
+    assert peer.call("jobs", {}) == []
+
+
+def test_many_ties_of_one_insert_are_bounded(peer: Peer) -> None:
+    first = peer.call("insert", HELD)
+    with pytest.raises(RefusedError, match="at most 10000 jobs") as refused:
+        peer.call("insert", [OK | {"after": [first] * 1000}] * 11)
+    assert refused.value.code == "too_large"
+    with pytest.raises(RefusedError, match="at most 4000 jobs"):
+        peer.call("insert", [OK] * 4000 + [OK | {"after": [0]}])
+
+
+def test_then_runs_once_with_what_became_of_all(peer: Peer) -> None:
+    batch = peer.call("batch", {"jobs": [OK, BAD, OK | {"after": [1]}], "then": {"type": "report", "data": 7}})
+    record = ended(peer, batch)
+    counts = {"id": batch, "count": 3, "success": 1, "fail": 2, "cancelled": 0, "deleted": 0}
+    assert record["result"] == {"data": 7, "batch": counts}
+    assert record["batch"] == counts | {"open": False}
+    assert record["attempt"] == 1
+
+
+def test_remote_worker_is_told_what_became_of_all(peer: Peer) -> None:
+    batch = peer.call("batch", {"jobs": [], "then": HELD})
+    (run,) = peer.call("reserve", {"types": ["held"], "wait": 10})
+    assert run["batch"] == {"id": batch, "count": 0, "success": 0, "fail": 0, "cancelled": 0, "deleted": 0}
+
+
+def test_open_batch_takes_jobs_until_it_is_closed(peer: Peer) -> None:
+    batch = peer.call("batch", {"open": True, "then": {"type": "report", "id": "mine"}})
+    assert batch == "mine"
+    one = peer.call("insert", OK | {"batch": batch})
+    assert peer.call("job", one)["batch"] == batch
+    ended(peer, one)
+    why = peer.call("explain", batch)
+    assert (why["reason"], why["count"], why["ended"], why["open"]) == ("batch", 1, 1, True)
+    peer.call("insert", [OK | {"batch": batch}, BAD | {"batch": batch}])
+    for _ in range(2):
+        assert peer.call("batch", {"id": batch, "close": True})["count"] == 3
+    with pytest.raises(RefusedError, match="is closed"):
+        peer.call("insert", OK | {"batch": batch})
+    assert ended(peer, batch)["result"]["batch"]["success"] == 2
+    with pytest.raises(RefusedError) as refused:
+        peer.call("batch", {"id": one, "close": True})
+    assert refused.value.code == "not_found"
+
+
+def test_batch_that_is_inserted_again_makes_nothing(peer: Peer) -> None:
+    for _ in range(2):
+        assert peer.call("batch", {"jobs": [HELD, HELD], "then": HELD | {"id": "once"}}) == "once"
+    assert len(peer.call("jobs", {})) == 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({}, "batch takes"),
+        ({"jobs": [OK]}, "batch takes"),
+        ({"then": OK, "open": 1}, "batch takes"),
+        ({"id": "x", "close": False}, "batch takes"),
+        ({"jobs": OK, "then": OK}, "jobs: expected an array"),
+        ({"jobs": [OK], "then": [OK]}, "then: expected a job object"),
+        ({"jobs": [OK], "then": {}}, "then: type: missing"),
+        ({"jobs": [OK, {"tipe": 1}], "then": OK}, "job 1: unknown field"),
+        ({"jobs": [OK | {"batch": "b"}], "then": OK}, "job 0: batch: expected none"),
+        ({"jobs": [OK | {"after": [1]}], "then": OK}, "job 0: after: expected positions from 0 to 0"),
+        ([OK], "batch takes"),
+    ],
+)
+def test_what_is_no_batch_is_refused(peer: Peer, argument: Any, words: str) -> None:
+    with pytest.raises(RefusedError, match=words):
+        peer.call("batch", argument)
+
+
+def test_kill_loses_no_order(tmp_path: Path) -> None:
+    (tmp_path / "order_handlers.py").write_text(HANDLERS)
+    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as served:
+        with peer_of(served) as peer:
+            first, child = peer.call("insert", [HELD, OK | {"after": [0]}])
+            batch = peer.call("batch", {"jobs": [HELD, OK], "then": {"type": "report"}})
+        served.process.send_signal(signal.SIGKILL)
+        served.process.wait()
+    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as served, peer_of(served) as peer:
+        assert peer.call("explain", child)["reason"] == "after"
+        for _ in range(2):
+            (run,) = peer.call("reserve", {"types": ["held"], "wait": 10})
+            peer.call("finish", {"run": run["run"], "report": "ok"})
+        assert ended(peer, first)["state"] == ended(peer, child)["state"] == "success"
+        assert ended(peer, batch)["result"]["batch"]["success"] == 2
+
+
+def test_large_batch_ends_in_one_then(peer: Peer) -> None:
+    batch = peer.call("batch", {"jobs": [OK] * 6000, "then": {"type": "report"}})
+    assert ended(peer, batch)["result"]["batch"]["success"] == 6000
+
+
+def test_client_inserts_batches(served: Served, peer: Peer) -> None:
+    async def work() -> None:
+        async with connect(port=served.port) as client:
+            batch = await client.batch([OK, BAD], {"type": "report"})
+            record = await client.call("job", {"id": batch, "wait": 20})
+            assert record["result"]["batch"]["success"] == 1
+            opened = await client.open_batch({"type": "report", "id": "mine"})
+            child = await client.insert("ok", batch=opened, after=[batch])
+            assert (await client.close_batch(opened))["count"] == 1
+            record = await client.call("job", {"id": opened, "wait": 20})
+            assert record["result"]["batch"]["success"] == 1
+            assert (await client.call("job", child))["state"] == "success"
+
+    asyncio.run(work())
+
+
+def test_commands_say_what_a_job_comes_after(served: Served, peer: Peer) -> None:
+    def kqs(*arguments: str) -> str:
+        command = [sys.executable, "-m", "kqs", *arguments, "--server", f"127.0.0.1:{served.port}"]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+    first = kqs("insert", "held")
+    batch = peer.call("batch", {"open": True, "then": HELD})
+    child = kqs("insert", "ok", "--after", first, "--after-any-end", "--batch", batch)
+    shown = peer.call("job", child)
+    assert (shown["after"], shown["after_any_end"], shown["batch"]) == ([first], True, batch)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kqs.errors import CallError
+from kqs.wire.jobs import decode_jobs, replay_jobs
+from kqs.wire.order import MOST_TIED, asked_of, batch_text, is_batch, may_be_tied
+
+
+def asked(*jobs: dict[str, object], before: int = 0) -> tuple[list[str], list[str]]:
+    text = msgspec.json.encode([{"type": "a"} | job for job in jobs])
+    return asked_of(decode_jobs(text), text, is_array=True, before=before)
+
+
+def refusal(*jobs: dict[str, object], before: int = 0) -> str:
+    with pytest.raises(CallError) as caught:
+        asked(*jobs, before=before)
+    return str(caught.value)
+
+
+def test_jobs_that_wait_for_nobody_ask_nothing() -> None:
+    assert asked({}, {"prio": 1}) == ([], [])
+
+
+def test_ids_of_others_are_asked_about_once_and_those_of_the_array_not() -> None:
+    jobs = [{"after": ["x", "y", "own"], "batch": "b"}, {"after": ["x"], "batch": "b"}, {"id": "own"}]
+    assert asked(*jobs) == (["x", "y"], ["b"])
+
+
+def test_positions_count_from_behind_the_then() -> None:
+    assert asked({"after": [0]}, {}, {"after": [0]}, before=1) == ([], [])
+    assert refusal({}, {"after": [1]}, before=1) == "job 1: after: expected positions from 0 to 0, got 1"
+
+
+def test_position_in_no_array_is_refused() -> None:
+    text = b'{"type":"a","after":[0]}'
+    with pytest.raises(CallError, match="got the position 0 in no array"):
+        asked_of(decode_jobs(text), text, is_array=False)
+
+
+def test_a_job_cannot_wait_for_itself() -> None:
+    assert refusal({"after": [0]}) == refusal({"id": "x", "after": ["x"]}) == "job 0: after: the job would wait for itself"
+
+
+@pytest.mark.parametrize("length", [2, 3, 30, 3000])
+def test_cycles_are_refused_and_named(length: int) -> None:
+    jobs = [{"after": [(index + 1) % length]} for index in range(length)]
+    message = refusal(*jobs)
+    assert message.startswith("job 0: after: the jobs 0 → 1")
+    assert len(message) < 300
+
+
+def test_ways_that_meet_again_are_no_cycle() -> None:
+    assert asked({}, {"after": [0]}, {"after": [0]}, {"after": [1, 2, 1]}, {"after": [3, 0]}) == ([], [])
+
+
+def test_what_is_stored_at_once_is_bounded() -> None:
+    assert "at most 10000 jobs" in refusal(*[{"after": ["x"] * 1000}] * 11)
+    assert "at most 4000 jobs" in refusal(*[{}] * MOST_TIED, {"after": [0]})
+
+
+def test_name_with_an_escape_is_refused() -> None:
+    text = rb'[{"type":"a"},{"type":"a","aft\u0065r":[0]}]'
+    with pytest.raises(CallError, match="without escapes"):
+        asked_of(decode_jobs(text), text, is_array=True)
+
+
+def test_record_of_a_batch_says_how_many_are_its_members() -> None:
+    text = batch_text(b'[{"type":"then"},{"type":"a"}]', 1)
+    assert text == b'[{"members":1,"type":"then"},{"type":"a"}]'
+    assert is_batch(text)
+    assert not is_batch(b'[{"type":"then"}]')
+    then, _ = replay_jobs(text)
+    assert then.members == 1  # type: ignore[union-attr]
+
+
+def test_record_may_be_tied_if_it_says_after() -> None:
+    assert may_be_tied(b'[{"type":"a","after":[1]},{"type":"b"}]')
+    assert not may_be_tied(b'[{"type":"a"}]')
+
+
+def test_job_of_a_version_with_other_bounds_keeps_what_it_waits_for() -> None:
+    (job,) = replay_jobs(b'{"type":"a","after":["x"],"after_any_end":true,"batch":7,"prio":-1}')
+    assert (job.after, job.after_any_end, job.batch) == (["x"], True, None)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"after": ["a b"]}, "after: expected up to 1000 ids"),
+        ({"after": [""]}, "after: expected up to 1000 ids"),
+        ({"after": [1.5]}, "after: expected up to 1000 ids"),
+        ({"batch": "a b"}, "batch: expected 1 to 200"),
+        ({"after_any_end": True}, "after_any_end: expected after beside it, got none"),
+        ({"members": 1}, 'unknown field "members"'),
+    ],
+)
+def test_what_nobody_can_wait_for_is_refused(fields: dict[str, object], words: str) -> None:
+    assert words in refusal(fields)
