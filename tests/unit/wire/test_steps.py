@@ -19,6 +19,8 @@ LINE_BYTES = 4 * 1024 * 1024
 #: Of processor time, which others' work lengthens little. What is one pass of native code takes a quarter of what it takes on
 #: the whole line, where 50 ms is the goal; what is a loop of ours does not grow with the line, but a tracer slows it down.
 STEP_S = 0.03 if sys.gettrace() is None else 0.15
+#: what `slowness` takes on the machine where this was found, in s; those that tests run on take up to twice as long
+REFERENCE_S = 0.008
 
 
 def filled(begin: bytes, unit: bytes, end: bytes) -> bytes:
@@ -79,11 +81,23 @@ def decoding_all(line: bytes) -> Steps[list[Call | BadLine]]:
     return calls
 
 
+def slowness() -> float:
+    """Return how many times longer this machine takes now than the one for which the bound was found; 1 at least."""
+
+    def reference_s() -> float:
+        began = time.thread_time()
+        for number in range(300_000):
+            number % 7  # noqa: B018 - as dear as it is useless
+        return time.thread_time() - began
+
+    return 1.0 if sys.gettrace() is not None else max(1.0, min(reference_s() for _ in range(3)) / REFERENCE_S)
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("line", WORST.values(), ids=WORST.keys())
 def test_no_step_of_a_long_line_takes_long(line: bytes) -> None:
     longest, calls = min((longest_step_s(decoding_all(line + b"\n")) for _ in range(3)), key=lambda found: found[0])
-    assert longest < STEP_S
+    assert longest < STEP_S * slowness()
     assert calls
 
 
