@@ -131,6 +131,16 @@ class Queue:
         """See kqs.Queue.add_jobs."""
         return [Job(self.thread, job) for job in self.thread.run(lambda: self.behind.add_jobs(jobs))]
 
+    def add_batch(self, jobs: Iterable[Mapping[str, Any]], then: Mapping[str, Any]) -> Job[Any]:
+        """See kqs.Queue.add_batch."""
+        return Job(self.thread, self.thread.run(lambda: self.behind.add_batch(jobs, then)))
+
+    def open_batch(self, then: Mapping[str, Any]) -> Job[Any]:
+        """See kqs.Queue.open_batch."""
+        return Job(self.thread, self.thread.run(lambda: self.behind.open_batch(then)))
+
+    close_batch = waits(library.Queue.close_batch)
+
     def reserve(
         self, types: str | Sequence[str], count: int = 1, wait_s: float = 0.0, *, worker: str = "program"
     ) -> list[TakenRun]:

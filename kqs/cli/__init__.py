@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "serve",
     "work": "work",
     "insert": "insert",
+    "batch": "batching",
     "call": "calls",
     "stats": "calls",
     "health": "calls",

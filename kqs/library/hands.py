@@ -260,4 +260,5 @@ def _job_run(run: Run) -> JobRun:
         handle=run.token,
         progress=None if run.raw_progress is msgspec.UNSET else bytes(run.raw_progress),
         resource=run.resource,
+        batch=None if run.raw_batch is msgspec.UNSET else bytes(run.raw_batch),
     )

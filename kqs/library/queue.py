@@ -51,6 +51,9 @@ class JobFields(TypedDict, total=False):
     group: str
     unique: str
     on_conflict: Literal["join", "refuse"]
+    after: Sequence[str]
+    after_any_end: bool
+    batch: str
 
 
 class Queue(OwnersCalls, RulesCalls):
@@ -119,10 +122,26 @@ class Queue(OwnersCalls, RulesCalls):
 
         Raises: CallError: also `duplicate`: one was to be refused as another with its key waits; all others are kept then.
         """
-        added = await self._add([{**job, "data": data_of(job.get("data"))} for job in jobs])
+        added = await self._add([_with_data(job) for job in jobs])
         if (refused := next((one for one in added if isinstance(one, CallError)), None)) is not None:
             raise refused
         return [one for one in added if isinstance(one, Job)]
+
+    async def add_batch(self, jobs: Iterable[Mapping[str, Any]], then: Mapping[str, Any]) -> Job[Any]:
+        """Keep jobs, and `then`, one more that runs once when all of them have ended; all or none. Returns: `then`.
+
+        Its handler finds in `job.batch` how they ended. Its id is the batch's; with an own `id` it may be added again.
+        """
+        batch_id = await self._client.batch([_with_data(job) for job in jobs], _with_data(then))
+        return self._job(batch_id, True)
+
+    async def open_batch(self, then: Mapping[str, Any]) -> Job[Any]:
+        """Begin a batch, which takes jobs with `batch=` the id of `then` until `close_batch`. Returns: `then`."""
+        return self._job(await self._client.open_batch(_with_data(then)), True)
+
+    async def close_batch(self, batch_id: str) -> dict[str, Any]:
+        """Let no more jobs into a batch; return how it stands. Idempotent. Raises: CallError: `not_found`."""
+        return await self._client.close_batch(batch_id)
 
     async def _add(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job[Any] | CallError]:
         if any(job.get(name) is not None for job in jobs for name in _TELLING):
@@ -216,3 +235,7 @@ class Queue(OwnersCalls, RulesCalls):
     async def health(self) -> dict[str, Any]:
         """Return whether all is well, and what is not."""
         return dict(await self.call("health"))
+
+
+def _with_data(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {**job, "data": data_of(job.get("data"))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -220,13 +221,25 @@ def test_client_inserts_batches(served: Served, peer: Peer) -> None:
     asyncio.run(work())
 
 
-def test_commands_say_what_a_job_comes_after(served: Served, peer: Peer) -> None:
-    def kqs(*arguments: str) -> str:
-        command = [sys.executable, "-m", "kqs", *arguments, "--server", f"127.0.0.1:{served.port}"]
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+def kqs(served: Served, *arguments: str, stdin: str = "") -> str:
+    command = [sys.executable, "-m", "kqs", *arguments, "--server", f"127.0.0.1:{served.port}"]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True, text=True).stdout.strip()
 
-    first = kqs("insert", "held")
+
+def test_commands_insert_batches_of_a_file_and_open_ones(served: Served, peer: Peer) -> None:
+    jobs = '{"type":"ok"}\n\n{"type":"bad","retries":0}\n'
+    batch = kqs(served, "batch", "report", "--file", "-", "--id", "all", stdin=jobs)
+    told = ended(peer, batch)["result"]["batch"]
+    assert (batch, told["success"], told["fail"]) == ("all", 1, 1)
+    opened = kqs(served, "batch", "report", "{day: 1}")
+    kqs(served, "insert", "ok", "--batch", opened)
+    assert json.loads(kqs(served, "batch", "--close", opened, "--json"))["open"] is False
+    assert ended(peer, opened)["data"] == {"day": 1}
+
+
+def test_commands_say_what_a_job_comes_after(served: Served, peer: Peer) -> None:
+    first = kqs(served, "insert", "held")
     batch = peer.call("batch", {"open": True, "then": HELD})
-    child = kqs("insert", "ok", "--after", first, "--after-any-end", "--batch", batch)
+    child = kqs(served, "insert", "ok", "--after", first, "--after-any-end", "--batch", batch)
     shown = peer.call("job", child)
     assert (shown["after"], shown["after_any_end"], shown["batch"]) == ([first], True, batch)

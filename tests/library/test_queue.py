@@ -481,3 +481,40 @@ async def test_schedules_limits_and_options_are_set(queue: kqs.Queue, type_: str
     assert await queue.run_jobs(2) == 2
     assert await queue.job(fired) is not None
     await queue.unschedule(name)
+
+
+# -- what waits for what ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_runs_after_others_and_one_when_all_of_a_batch_have_ended(queue: kqs.Queue, type_: str) -> None:
+    order: list[str] = []
+
+    async def notes(data: str, job: kqs.JobContext) -> Any:
+        order.append(data)
+        if data == "bad":
+            raise kqs.Fail("so it is")
+        return job.batch
+
+    queue.add_handler(type_, notes)
+    first = await queue.add_job(type_, "first")
+    await queue.add_job(type_, "second", after=[first.id], prio="urgent")
+    assert await queue.run_jobs(2, 10) == 2
+    then = await queue.add_batch(
+        [{"type": type_, "data": "good"}, {"type": type_, "data": "bad"}], {"type": type_, "data": "then"}
+    )
+    assert await queue.run_jobs(3, 10) == 3
+    told = (await then.wait(5)).result
+    assert (order[:2], sorted(order[2:4]), order[4:]) == (["first", "second"], ["bad", "good"], ["then"])
+    assert told == {"id": then.id, "count": 2, "success": 1, "fail": 1, "cancelled": 0, "deleted": 0}
+
+
+async def test_a_batch_takes_jobs_until_it_is_closed(queue: kqs.Queue, type_: str) -> None:
+    queue.add_handler(type_, done)
+    then = await queue.open_batch({"type": type_})
+    await queue.add_job(type_, batch=then.id)
+    assert await queue.run_jobs(1, 10) == 1
+    assert (await queue.close_batch(then.id))["open"] is False
+    with pytest.raises(CallError, match="batch"):
+        await queue.add_job(type_, batch=then.id)
+    assert await queue.run_jobs(1, 10) == 1
+    assert (await then.wait(5)).state == "success"
