@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures, limits, owning, remote, turns
+from bench import batches, figures, limits, owning, remote, turns
 from bench.figures import Bench
 from bench.tools import Figure, compile_programs
 
@@ -50,6 +50,7 @@ FIGURES: dict[str, Callable[[Bench], Figure]] = {
     "parked": owning.parked,
     "groups": turns.groups,
     "limits": limits.limits,
+    "batch": batches.batch,
 }
 BACKLOGS = (10_000, 100_000, 1_000_000)
 FULL_BACKLOG = 10_000_000
