@@ -105,7 +105,7 @@ class Hands:
         tasks = [one.task for one in self._in_hand.values() if one.task is not None]
         given_back = [one for one in self._in_hand.values() if not one.is_lost]
         for one in given_back:
-            one.lose()
+            self._lose(one)
         for one in given_back:
             await self._say(one, partial(self._client.release, one.run))
         if tasks:
@@ -209,7 +209,7 @@ class Hands:
             elif one.next_at() <= now:
                 touched_at = one.context.touched_at
                 if one.limit_at <= now or not (one.run.auto_touch or touched_at > one.told_at):
-                    one.lose()  # as the queue judges it in this moment
+                    self._lose(one)  # as the queue judges it in this moment
                 else:
                     touching.append(one)
         if touching:
@@ -226,10 +226,21 @@ class Hands:
         saved, one.told_at = context.saved, self._now()
         await self._say(one, lambda: self._client.touch(one.run, msgspec.Raw(saved or b"null")))
 
+    def _lose(self, one: _InHand) -> None:
+        """End a run without a report; a handler that does not heed that is not waited for, and its place is another's."""
+        one.lose()
+        self._supervisor.call_later(CANCEL_WAIT_S, "library", self._give_up, one)
+
+    def _give_up(self, one: _InHand) -> None:
+        if self._in_hand.get(one.run.token) is one:
+            log.warning("a handler ignores its cancellation", type=one.run.type, job=one.run.id)
+            del self._in_hand[one.run.token]
+            self._on_over()
+
     def _taken_away(self, run: Run) -> None:
         if (one := self._in_hand.get(run.token)) is not None and not one.is_lost:
             one.is_owed = True
-            one.lose()
+            self._lose(one)
 
 
 def _report(run: Run, outcome: Outcome) -> Report:

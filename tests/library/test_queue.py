@@ -518,3 +518,20 @@ async def test_a_batch_takes_jobs_until_it_is_closed(queue: kqs.Queue, type_: st
         await queue.add_job(type_, batch=then.id)
     assert await queue.run_jobs(1, 10) == 1
     assert (await then.wait(5)).state == "success"
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_not_waited_for(queue: kqs.Queue, type_: str) -> None:
+    may_end = asyncio.Event()
+
+    async def deaf(_data: Any) -> None:
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                continue
+
+    queue.add_handler(type_, deaf)
+    job = await queue.add_job(type_, ttr=0.2, ghosts=0)
+    assert await queue.run_jobs() == 1
+    assert (await job.wait(10)).state == "fail"
+    may_end.set()
