@@ -26,6 +26,7 @@ from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
 from kqs.children import Children
 from kqs.children.child import Door
+from kqs.clock import Clock
 from kqs.config import Config
 from kqs.errors import (
     ExitCode,
@@ -64,21 +65,30 @@ class Core:
     inserter: the way of jobs into it. backend: what it can be asked. Both are there once it was entered.
     """
 
-    def __init__(self, config: Config, registry: Registry, supervisor: Supervisor, on_journal: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        supervisor: Supervisor,
+        on_journal: Callable[[], None],
+        clock: Clock | None = None,
+    ) -> None:
         """Args:
 
         registry: the handlers of the jobs that are run here.
         supervisor: of this node alone; told of a fault, its owner must leave the core.
         on_journal: called when the journal is ours alone, before anything else is opened; what it raises ends the start.
+        clock: None: the machine's.
         """
         self._config = config
         self._registry = registry
         self._supervisor = supervisor
         self._on_journal = on_journal
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stack = AsyncExitStack()
         self._startup: Startup
+        self._queue: Queue
         self._worker: Worker
         self._desk: Desk
         self._schedules: Schedules
@@ -108,6 +118,16 @@ class Core:
         await asyncio.wait([self._supervisor.spawn(end, "rest", when_done) for end in ends])
         await self._supervisor.end_part("children", self._children.stop)
 
+    @property
+    def next_at(self) -> float:
+        """Return when time alone changes something next, as far as is known, in Unix seconds; -math.inf: now."""
+        return min(self._queue.next_at, self._schedules.ticker.next_at)
+
+    async def look_again(self) -> None:
+        """Look at the clock, which was set forward. Raises: StoreUnavailableError."""
+        self._schedules.ticker.wake()
+        await self._queue.look_again()
+
     def open(self, door: Door) -> None:
         """Let child processes run jobs, if there are to be any. door: serves their connections."""
         self._children.start(door)
@@ -133,6 +153,7 @@ class Core:
         queue = Queue(
             store, broker, cascade, self._clock, self._queue_settings(), lambda: feeder.checkpointed_order, supervisor
         )
+        self._queue = queue
         queue.bounds.first_order = recovery.last_order + 1
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
         journal.listen(feeder)

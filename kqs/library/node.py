@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kqs.client import Client
+from kqs.clock import Clock
 from kqs.config import Config, anchored, config_of
 from kqs.core import Core
 from kqs.errors import KqsError
@@ -36,7 +37,9 @@ class QueueFailedError(KqsError):
 class NodeQueue(Queue):
     """See the module docstring. Several may stand in one process, each on a folder of its own."""
 
-    def __init__(self, config: Config, concurrency: int) -> None:
+    def __init__(self, config: Config, concurrency: int, clock: Clock | None = None) -> None:
+        """Args: clock: None: the machine's."""
+        self._clock = clock
         self._config = config
         self._concurrency = concurrency
         self._stack = AsyncExitStack()
@@ -48,7 +51,8 @@ class NodeQueue(Queue):
     async def open(self) -> None:
         """Start. Raises: StartupError: another has the folder, or it is damaged; the message says which, and what to do."""
         async with AsyncExitStack() as stack:
-            core = await stack.enter_async_context(Core(self._config, Registry(), self._supervisor, lambda: None))
+            core = Core(self._config, Registry(), self._supervisor, lambda: None, self._clock)
+            self._core = await stack.enter_async_context(core)
             section = self._config.server
             context = Context(
                 core.backend,
@@ -91,6 +95,16 @@ class NodeQueue(Queue):
         self._quitting = asyncio.create_task(self._client.close(), name="kqs-library-fault")
 
 
+def config_for(folder: str | PathLike[str], sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return the settings of a queue in `folder`. Raises: as `open_queue`."""
+    settings: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
+    if unknown := sorted(set(settings) - set(SECTIONS)):
+        raise ValueError(f"{unknown[0]}: expected one of {', '.join(SECTIONS)}")
+    settings["journal"] = {**settings.get("journal", {}), "dir": str(folder)}
+    settings["worker"] = {"modules": [], "concurrency": 0}
+    return anchored(config_of(settings, "kqs.open"), Path.cwd())
+
+
 def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> Queue:
     """Return the queue that is kept in `folder`, for `async with`: journal, store and all inside this program.
 
@@ -98,9 +112,4 @@ def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCUR
         `types`, `defaults`, `schedules`, `journal`, `broker`.
     Raises: StartupError: a section or setting is none; the message names it.
     """
-    settings: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
-    if unknown := sorted(set(settings) - set(SECTIONS)):
-        raise ValueError(f"{unknown[0]}: expected one of {', '.join(SECTIONS)}")
-    settings["journal"] = {**settings.get("journal", {}), "dir": str(folder)}
-    settings["worker"] = {"modules": [], "concurrency": 0}
-    return NodeQueue(anchored(config_of(settings, "kqs.open"), Path.cwd()), concurrency)
+    return NodeQueue(config_for(folder, sections), concurrency)

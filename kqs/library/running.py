@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from kqs.client import Client, ConnectionLostError, Run, Work
 from kqs.errors import CallError
 from kqs.handlers import Handler, Registry
+from kqs.job import WAITING, State
 from kqs.library.hands import Hands
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, when_done, with_its_answer
@@ -24,6 +25,10 @@ log = get_logger("kqs.library")
 MOST_AT_ONCE = 1000
 #: one `reserve` waits no longer than that, in s, and is asked again then
 LONGEST_WAIT_S = 3600.0
+#: whose jobs one call counts
+MOST_TYPES = 1000
+NEW_WORDS = (State.NEW.word,)
+WAITING_WORDS = tuple(state.word for state in sorted(WAITING))
 #: new jobs that wait are given to whoever asks within so long, in s, unless something keeps them
 CLAIM_S = 0.2
 #: a queue that is stopping is asked again after so long, in s
@@ -45,6 +50,8 @@ class Running:
         self._rests = asyncio.Event()  # `run` does not go on
         self._rests.set()
         self._is_closed = False
+        #: tells whether it makes sense to look for jobs of these types, without a wait
+        self.may_have: Callable[[list[str]], Awaitable[bool]] = self._has_waiting
 
     # -- handlers ---------------------------------------------------------------------------------------------------------
 
@@ -184,8 +191,10 @@ class Running:
         """Return up to `room` runs; without a wait, of what was inserted before, if the store has heard of it or not."""
         types = sorted(self._registry.types)
         try:
+            if not wait_s and not await self.may_have(types):
+                return []
             runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
-            if not runs and not wait_s and await self._has_new(types):
+            if not runs and not wait_s and await self._has(types, NEW_WORDS):
                 runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
             return runs
         except CallError as error:
@@ -194,10 +203,15 @@ class Running:
                 return []
             raise
 
-    async def _has_new(self, types: list[str]) -> bool:
-        """Tell whether new jobs of these types wait; it is answered when the store has what is journaled."""
-        known = await self._client.types(limit=1000)
-        return any(one["type"] in types and one["counts"].get("new") for one in known)
+    async def _has_waiting(self, types: list[str]) -> bool:
+        return await self._has(types, WAITING_WORDS)
+
+    async def _has(self, types: list[str], states: Collection[str]) -> bool:
+        """Tell whether jobs of these types are in one of these states; it is answered when the store has what is journaled."""
+        known = await self._client.types(limit=MOST_TYPES)
+        return len(known) == MOST_TYPES or any(
+            one["type"] in types and any(one["counts"].get(state) for state in states) for one in known
+        )
 
     def _begin(self, hands: Hands, runs: list[Run]) -> int:
         """Let runs begin; those whose handler is gone are given back. Returns: how many have begun."""

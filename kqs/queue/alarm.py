@@ -23,6 +23,7 @@ class Alarm:
         self._serve = serve
         self._at = math.inf
         self._changed = asyncio.Event()
+        self._is_serving = False
 
     def note(self, at: float) -> None:
         """Make sure `serve` runs at `at` (Unix seconds) or soon after."""
@@ -30,13 +31,26 @@ class Alarm:
             self._at = at
             self._changed.set()
 
+    @property
+    def next_at(self) -> float:
+        """Return when it serves next, in Unix seconds; math.inf: it does not know; -math.inf: it is at it."""
+        return -math.inf if self._is_serving else self._at
+
+    def look_again(self) -> None:
+        """Look at the clock, which was set."""
+        self._changed.set()
+
     async def run(self) -> None:
         """Serve for ever."""
         while True:
             await self._sleep()
             if self._clock.now() >= self._at:
                 self._at = math.inf
-                following = await self._serve()
+                self._is_serving = True
+                try:
+                    following = await self._serve()
+                finally:
+                    self._is_serving = False
                 if following is not None:
                     self.note(following)
 

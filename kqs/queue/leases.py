@@ -142,6 +142,11 @@ class Leases:
         """Return every run in progress."""
         return [*self._forever, *(lease for slot in self._slots.values() for lease in slot)]
 
+    @property
+    def next_deadline(self) -> float:
+        """Return when the first run is lost, unless it is touched, monotonic; math.inf: none is."""
+        return min((lease.next_deadline for lease in self.all()), default=math.inf)
+
     def close(self) -> None:
         """Stop the timer."""
         if self._timer is not None:

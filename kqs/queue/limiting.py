@@ -6,6 +6,7 @@ Here they are told to admission, which heeds them (limits.py). Other servers of 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -86,6 +87,17 @@ class Limiting:
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the bodies of the tasks that it needs, by name; they run for ever."""
         return {} if self._sharer is None else {"queue-limits": self._sharer.run()}
+
+    @property
+    def next_at(self) -> float:
+        """Return when the next token opens a type, monotonic; math.inf: none is waited for."""
+        return math.inf if self._timer is None else self._rings_at
+
+    def look_again(self) -> None:
+        """Look at the clock, which was set."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._ring()
 
     def stop(self) -> None:
         """Open nothing any more."""

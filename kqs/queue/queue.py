@@ -597,6 +597,22 @@ class Queue:
         """Give back a delivered run that never began: its record is as if it had not been claimed."""
         self._over(run, self._judge.unclaimed(run, self._now()))
 
+    @property
+    def next_at(self) -> float:
+        """Return when time alone changes something next, as far as is known, in Unix seconds; -math.inf: now.
+
+        What is over by its retention is none of it.
+        """
+        ahead = self.clock.now() - self.clock.monotonic()
+        return min(self._timetable.next_at, self._leases.next_deadline + ahead, self.limiting.next_at + ahead)
+
+    async def look_again(self) -> None:
+        """Look at the clock, which was set. Raises: StoreUnavailableError."""
+        self._leases.check()
+        self._timetable.look_again()
+        self.limiting.look_again()
+        await self.house.sweep()
+
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
         await self._reporter.passed()

@@ -69,6 +69,20 @@ class Timetable:
             "queue-uncalled": self._uncalled.run(),
         }
 
+    @property
+    def next_at(self) -> float:
+        """Return when it has something to do next, as far as it knows, in Unix seconds; -math.inf: it is at it."""
+        return min(alarm.next_at for alarm in self._alarms)
+
+    def look_again(self) -> None:
+        """Look at the clock, which was set."""
+        for alarm in self._alarms:
+            alarm.look_again()
+
+    @property
+    def _alarms(self) -> tuple[Alarm, ...]:
+        return (self._due, self._expiring, self._uncalled, self._following)
+
     def called(self, entries: list[Entry]) -> None:
         """Take jobs that may have their resource now. See Store.on_called."""
         self._events.woken(entries)

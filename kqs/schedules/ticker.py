@@ -9,6 +9,7 @@ how far the schedule is. Of several servers the first one ticks; the others do w
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -93,6 +94,7 @@ class Ticker:
         self._look = look
         self._catch_up = catch_up
         self._changed = asyncio.Event()
+        self._is_ticking = False
         self._task: asyncio.Task[None] | None = None
         self._looked = clock.monotonic()
         self._trouble = Trouble(log, "schedules cannot tick, trying again", "schedules tick again", clock.monotonic)
@@ -109,6 +111,13 @@ class Ticker:
         """Insert no more."""
         task, self._task = self._task, None
         await self._supervisor.end(task)
+
+    @property
+    def next_at(self) -> float:
+        """Return when the next tick comes, in Unix seconds; math.inf: none does; -math.inf: it ticks."""
+        if self._is_ticking:
+            return -math.inf
+        return math.inf if self._roster.next_at is None else self._roster.next_at
 
     def wake(self) -> None:
         """Look again when the next tick comes: a schedule was changed."""
@@ -141,9 +150,11 @@ class Ticker:
                 await self._try_to(self._look)
                 self._looked = self._clock.monotonic()
             while due := self._roster.pop(self._clock.now(), TURN):
+                self._is_ticking = True
                 await self._tick([entry for entry in due if entry.schedule.plan.overlap == "allow"])
                 await self._tick([entry for entry in due if entry.schedule.plan.overlap == "skip"])
                 await asyncio.sleep(0)
+            self._is_ticking = False
 
     async def _sleep(self) -> None:
         next_at = self._roster.next_at

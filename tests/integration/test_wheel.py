@@ -25,7 +25,11 @@ HANDLERS: Mapping[str, tuple[str, object, object]] = {
     "docs/workers.md": ("invoice", {"number": 7}, {"number": 7, "attempt": 1}),
 }
 #: pages whose first example is a program: what it says
-PROGRAMS = {"docs/library.md": "success {'width': 70}", "docs/client.md": "'type': 'echo'"}
+PROGRAMS = {
+    "docs/library.md": "success {'width': 70}",
+    "docs/testing.md": "reminded ada",
+    "docs/client.md": "'type': 'echo'",
+}
 #: a page whose example asks for a database
 LEFT_OUT = {"docs/operations.md"}
 

@@ -1,0 +1,119 @@
+"""The queue of a test: what can run is run, what time brings is brought, and what was inserted is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kqs.job import WAITING
+from kqs.library.job import JobRecord
+from kqs.library.node import NodeQueue, config_for
+from kqs.library.queue import DEFAULT_CONCURRENCY
+from kqs.testing.clock import SettableClock
+
+#: files here are in memory, where there is such a folder
+_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder in it
+#: small enough to be made at once, and larger than the longest line
+_SECTIONS: dict[str, dict[str, Any]] = {
+    "journal": {"segment_bytes": 1024 * 1024, "min_free_bytes": 0},
+    "store": {"keep_success_s": -1},
+}
+#: between two looks whether something that is due has come, in s
+_LOOK_S = 0.001
+
+
+class TestQueue(NodeQueue):
+    """See the module docstring. All that kqs.Queue has, on a clock of its own; a record stays unless its job says `keep`."""
+
+    __test__ = False  # it is none of pytest's
+
+    def __init__(self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows."""
+        self.clock = SettableClock(at)
+        self._folder = tempfile.mkdtemp(prefix="kqs-", dir=_MEMORY if _MEMORY.is_dir() else None)
+        joined = {name: {**_SECTIONS.get(name, {}), **sections.get(name, {})} for name in {*_SECTIONS, *sections}}
+        super().__init__(config_for(self._folder, joined), concurrency, self.clock)
+
+    async def open(self) -> None:
+        """Begin; `async with` does it."""
+        await super().open()
+        self._running.may_have = self._has_due
+
+    async def _has_due(self, types: list[str]) -> bool:
+        now = self.now
+        waiting = self.records(state=[state.word for state in sorted(WAITING)])
+        return any([record.type in types and (record.due_at or 0.0) <= now async for record in waiting])
+
+    async def close(self) -> None:
+        """See Queue.close. Its folder is gone then."""
+        try:
+            await super().close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def now(self) -> float:
+        """Return what its clock shows, in Unix seconds."""
+        return self.clock.now()
+
+    async def run_until_idle(self) -> int:
+        """Run jobs until none can run that has a handler here; return how many runs there were."""
+        total = 0
+        while ran := await self.run_jobs(-1):
+            total += ran
+            await self._core.backend.settle()
+        return total
+
+    async def advance(self, seconds: float) -> int:
+        """Set the clock forward, and run all that can run at each instant in which something comes; return how many runs.
+
+        Delays, retries, schedules, expiry, the loss of runs that were reserved and not reported, limits by time and the end of
+        retention come in their order, each at its own instant.
+        """
+        until = self.now + seconds
+        total = await self.run_until_idle()
+        while (at := await self._next_at()) <= until:
+            total += await self._go_to(at)
+        return total + await self._go_to(until)
+
+    async def _go_to(self, at: float) -> int:
+        self.clock.advance(at - self.now)
+        await self._core.look_again()
+        await self._core.backend.settle()
+        await self._next_at()
+        return await self.run_until_idle()
+
+    async def _next_at(self) -> float:
+        """Return the next instant that brings something, when all has come that is due."""
+        while (at := self._core.next_at) <= self.now:  # noqa: ASYNC110 - what is due comes in some ms, and nobody else asks
+            await asyncio.sleep(_LOOK_S)
+        return at
+
+    async def inserted(self, type: str | None = None) -> list[JobRecord]:  # noqa: A002 - the job's field
+        """Return the jobs that were inserted, of this type or of all, in their order."""
+        return [record async for record in (self.records() if type is None else self.records(type=type))]
+
+    async def assert_inserted(self, type: str, *data: Any) -> list[JobRecord]:  # noqa: A002 - the job's field
+        """Fail unless the jobs inserted of this type have just these data, in this order; return them.
+
+        Raises: AssertionError: its message shows what was inserted.
+        """
+        records = await self.inserted(type)
+        found = [record.data for record in records]
+        if found != list(data):
+            others = sorted({record.type for record in await self.inserted()} - {type})
+            beside = f"; there are jobs of {', '.join(others)}" if others else ""
+            raise AssertionError(f"jobs of {type!r}: expected data {list(data)!r}, got {found!r}{beside}")
+        return records
+
+
+def open_queue(at: float | None = None, *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> TestQueue:
+    """Return a queue for one test, for `async with`.
+
+    Args: at: what its clock shows first, in Unix seconds; None: what the machine's shows. The others: as for kqs.open.
+    """
+    return TestQueue(at, concurrency, sections)
