@@ -15,7 +15,21 @@ from tests.support.serving import ROOT, SERVE_ENVIRON, serving
 PAGE = (ROOT / "docs/client.md").read_text()
 
 
-CALLS = {"connect", "insert", "wait_job", "insert_many", "call", "start", "reserve", "work", "touch", "touch_many"} | {
+CALLS = {
+    "connect",
+    "batch",
+    "open_batch",
+    "close_batch",
+    "insert",
+    "wait_job",
+    "insert_many",
+    "call",
+    "start",
+    "reserve",
+    "work",
+    "touch",
+    "touch_many",
+} | {
     "finish",
     "fail",
     "again",
