@@ -15,7 +15,7 @@ from kqs.journal.format import Record
 from kqs.options import JobFields, PlainJob
 from kqs.server.context import Context
 from kqs.server.inserts import after_order, refuse_when_draining
-from kqs.server.peer import Peer, translate
+from kqs.server.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.jobs import Given
@@ -124,20 +124,10 @@ def _keep(peer: Peer, call: Call, given: Given) -> None:
 
 
 def _close(peer: Peer, call: Call, batch_id: str) -> None:
-    peer.begin_task()
-    peer.context.spawn(_closing(peer, call, batch_id), "call batch")
-
-
-async def _closing(peer: Peer, call: Call, batch_id: str) -> None:
-    result = b""
-    try:
-        found: dict[str, Any] | None = await peer.context.backend.close_batch(batch_id)
+    async def close() -> dict[str, Any]:
+        found = await peer.context.backend.close_batch(batch_id)
         if found is None:
             raise CallError(f"no batch has the id {strict.shown(_encode(batch_id))}", "not_found")
-        result = _encode(found)
-    except Exception as error:
-        peer.refuse(call, *translate(error))
-    else:
-        peer.answer(call, result)
-    finally:
-        peer.end_task(len(result))
+        return found
+
+    answer_later(peer, call, close)

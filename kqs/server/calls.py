@@ -43,7 +43,7 @@ from kqs.server.parameters import (
     UnscheduleQuery,
     parse,
 )
-from kqs.server.peer import Peer, translate
+from kqs.server.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
 from kqs.wire.steps import Steps, finish
@@ -119,30 +119,20 @@ def _in_a_task(model: type[AnyParameters], function: Callable[[Peer, AnyParamete
 def _with_progress(model: type[AnyParameters], function: Callable[[Peer, AnyParameters, Tell], Awaitable[Any]]) -> Run:
     """As `_in_a_task`, of a function that may give intermediate answers."""
 
-    async def work(peer: Peer, call: Call, parameters: AnyParameters) -> None:
-        def tell(value: Any) -> None:
-            if not (call.notification or peer.is_gone):
-                peer.event(call, _encode(value))
-                peer.settle(0, at_once=True)
-
-        result = b""
-        try:
-            result = _encode(await function(peer, parameters, tell))
-        except Exception as error:
-            peer.refuse(call, *translate(error))
-        else:
-            peer.answer(call, result)
-        finally:
-            peer.end_task(len(result))
-
     def run(peer: Peer, call: Call) -> None:
         try:
             parameters = parse(model, call)
         except Exception as error:
             peer.refuse(call, *translate(error))
             return
-        peer.begin_task()
-        peer.context.spawn(work(peer, detached(call), parameters), f"call {call.name}")
+        call = detached(call)
+
+        def tell(value: Any) -> None:
+            if not (call.notification or peer.is_gone):
+                peer.event(call, _encode(value))
+                peer.settle(0, at_once=True)
+
+        answer_later(peer, call, lambda: function(peer, parameters, tell))
 
     return run
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
+import msgspec
 from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError, KqsError
@@ -16,6 +18,8 @@ from kqs.server.standing import Standing
 from kqs.wire.call import Call
 
 log = get_logger("kqs.server")
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Peer(Protocol):
@@ -66,6 +70,24 @@ class Peer(Protocol):
     def end_task(self, size: int) -> None:
         """Note that the task of a call has answered it, in so many bytes."""
         ...
+
+
+def answer_later(peer: Peer, call: Call, work: Callable[[], Awaitable[Any]]) -> None:
+    """Answer a call, which is detached, by a task: with what `work` returns, as JSON, or why it raises."""
+    peer.begin_task()
+    peer.context.spawn(_answering(peer, call, work), f"call {call.name}")
+
+
+async def _answering(peer: Peer, call: Call, work: Callable[[], Awaitable[Any]]) -> None:
+    result = b""
+    try:
+        result = _encode(await work())
+    except Exception as error:
+        peer.refuse(call, *translate(error))
+    else:
+        peer.answer(call, result)
+    finally:
+        peer.end_task(len(result))
 
 
 def translate(error: Exception) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from kqs.errors import CallError
 from kqs.inserter import Inserter
 from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
 from kqs.server.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, parse
-from kqs.server.peer import Peer, translate
+from kqs.server.peer import Peer, answer_later, translate
 from kqs.store.ticks import Plan
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
@@ -28,20 +28,7 @@ def schedule(peer: Peer, call: Call) -> None:
     except Exception as error:
         peer.refuse(call, *translate(error))
         return
-    peer.begin_task()
-    peer.context.spawn(_schedule(peer, detached(call), name, plan), "call schedule")
-
-
-async def _schedule(peer: Peer, call: Call, name: str, plan: Plan) -> None:
-    result = b""
-    try:
-        result = _encode(await peer.context.backend.put_schedule(name, plan))
-    except Exception as error:
-        peer.refuse(call, *translate(error))
-    else:
-        peer.answer(call, result)
-    finally:
-        peer.end_task(len(result))
+    answer_later(peer, detached(call), lambda: peer.context.backend.put_schedule(name, plan))
 
 
 def _asked(inserter: Inserter, call: Call) -> tuple[str, Plan]:
