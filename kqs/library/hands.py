@@ -17,11 +17,9 @@ import msgspec
 from kqs.client import Client, Report, Run
 from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
+from kqs.given import reason_of, run_of
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
-from kqs.job import Claim
-from kqs.job import Run as JobRun
 from kqs.log import get_logger
-from kqs.options import PRIORITIES
 from kqs.outcomes import delayed, judge
 from kqs.supervisor import Supervisor, when_done
 
@@ -29,8 +27,6 @@ log = get_logger("kqs.library")
 
 #: the queue hears of a run once in this share of its ttr
 SHARE = 3
-#: longer reasons are cut, as the queue would
-MAX_REASON_CHARS = 4000
 #: cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
 
@@ -91,8 +87,9 @@ class Hands:
 
     def begin(self, run: Run, handler: Handler) -> None:
         """Let a run begin."""
-        context = JobContext(_job_run(run), run.options, self._now, on_save=self._saved)
-        one = self._in_hand[run.token] = _InHand(run, context, self._now())
+        now = self._now()
+        context = JobContext(run_of(run, now), run.options, self._now, on_save=self._saved)
+        one = self._in_hand[run.token] = _InHand(run, context, now)
         self._changed.set()
         if self._minding is None:
             self._minding = self._supervisor.spawn(self._mind(), "library-hands")
@@ -203,15 +200,17 @@ class Hands:
 
     async def _tell(self, alive: Iterable[_InHand], now: float) -> None:
         touching: list[_InHand] = []
+        saving: list[_InHand] = []
         for one in alive:
             if one.context.is_unsent:
-                await self._save(one)
+                saving.append(one)
             elif one.next_at() <= now:
                 touched_at = one.context.touched_at
                 if one.limit_at <= now or not (one.run.auto_touch or touched_at > one.told_at):
                     self._lose(one)  # as the queue judges it in this moment
                 else:
                     touching.append(one)
+        await asyncio.gather(*map(self._save, saving))  # in one line's time
         if touching:
             for one in touching:
                 one.told_at = now
@@ -249,27 +248,9 @@ def _report(run: Run, outcome: Outcome) -> Report:
         return Report(run.token, "ok", None if outcome.result is None else msgspec.Raw(outcome.result))
     if isinstance(outcome, Again):
         return Report(run.token, "again", delay=outcome.delay_s)
-    reason = outcome.reason[:MAX_REASON_CHARS].encode(errors="replace").decode()
-    return Report(run.token, "fail", reason=reason, final=outcome.final, delay=outcome.delay_s)
+    return Report(run.token, "fail", reason=reason_of(outcome), final=outcome.final, delay=outcome.delay_s)
 
 
 def _ends_as_it_likes(task: asyncio.Task[None]) -> bool:
     """Let a run's task end however it does but with a fault of ours: its handler may have cancelled it."""
     return task.cancelled() or when_done(task)
-
-
-def _job_run(run: Run) -> JobRun:
-    """Return a run as handlers know it."""
-    return JobRun(
-        Claim(0, run.id, run.attempt, 0),
-        run.type,
-        PRIORITIES["normal"],
-        bytes(run.raw),
-        None,
-        run.failures,
-        run.ghosts,
-        handle=run.token,
-        progress=None if run.raw_progress is msgspec.UNSET else bytes(run.raw_progress),
-        resource=run.resource,
-        batch=None if run.raw_batch is msgspec.UNSET else bytes(run.raw_batch),
-    )

@@ -16,6 +16,7 @@ import msgspec
 
 from kqs.client.runs import told
 from kqs.errors import CallError
+from kqs.given import MAX_REASON_CHARS, reason_of
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.log import get_logger
 from kqs.outpost.line import PASSING, Line
@@ -26,8 +27,6 @@ log = get_logger("kqs.work")
 #: most reports of one call, and most bytes of results in it: one may be longer
 MAX_MEMBERS = 1000
 MAX_BYTES = 256 * 1024
-#: longer reasons are cut, as the server would
-MAX_REASON_CHARS = 4000
 #: what a server could not take now it is told again so late, in s
 AGAIN_S = 1.0
 
@@ -59,8 +58,7 @@ def finish_of(token: str, outcome: Outcome) -> Finish:
     if type(outcome) is Again:
         return Finish(token, "again", delay=outcome.delay_s)
     assert type(outcome) is Failed
-    reason = outcome.reason[:MAX_REASON_CHARS].encode(errors="replace").decode()
-    return Finish(token, "fail", reason=reason, delay=outcome.delay_s, final=outcome.final)
+    return Finish(token, "fail", reason=reason_of(outcome), delay=outcome.delay_s, final=outcome.final)
 
 
 class Reports:

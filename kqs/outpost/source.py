@@ -9,17 +9,14 @@ the loop thread.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
-
-import msgspec
 
 from kqs.client import runs as wire
 from kqs.clock import Clock
+from kqs.given import run_of
 from kqs.handlers import Outcome
-from kqs.job import Claim, Run
+from kqs.job import Run
 from kqs.log import get_logger
-from kqs.options import PRIORITIES
 from kqs.outpost.line import Line
 from kqs.outpost.open_runs import OpenRun, OpenRuns
 from kqs.outpost.orders import Order, Orders
@@ -33,7 +30,6 @@ log = get_logger("kqs.work")
 
 #: how long a stop waits for the answer to the last reports, and for what is on its way, in s
 SETTLE_S = 5.0
-_NORMAL = PRIORITIES["normal"]
 
 
 class WireSource:
@@ -158,7 +154,7 @@ class WireSource:
                 self._reports.release(run.token, begun=False)
             given = given[:most]
         consumer.reserve(len(given))
-        consumer.settle(len(given), [_run(run, now) for run in given])
+        consumer.settle(len(given), [run_of(run, now) for run in given])
         self._note()
 
     def _taken_away(self, token: str) -> None:
@@ -224,24 +220,3 @@ class WireSource:
 def _lose(lease: Lease) -> None:
     lease.context.end()
     lease.on_lost(lease)
-
-
-def _run(run: wire.Run, now: float) -> Run:
-    """Return a run as handlers and lanes know it. Its handle is its token.
-
-    Its expiry is the server's business; it has one that never comes, so that it is asked as it begins whether it is still ours.
-    """
-    return Run(
-        Claim(0, run.id, run.attempt, 0),
-        run.type,
-        _NORMAL,
-        bytes(run.raw),
-        None,
-        run.failures,
-        run.ghosts,
-        started_at=now,
-        expire_at=math.inf,
-        handle=run.token,
-        batch=None if run.raw_batch is msgspec.UNSET else bytes(run.raw_batch),
-        progress=None if run.raw_progress is msgspec.UNSET else bytes(run.raw_progress),
-    )

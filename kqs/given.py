@@ -1,0 +1,43 @@
+"""A run that was given over the wire, as handlers and lanes know it; and why it failed, as it is told there."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from kqs.handlers import Failed
+from kqs.job import Claim, Run
+from kqs.options import PRIORITIES
+from kqs.wire.runs import GivenRun
+
+#: longer reasons are cut, as the server would
+MAX_REASON_CHARS = 4000
+_NORMAL = PRIORITIES["normal"]
+
+
+def run_of(given: GivenRun, now: float) -> Run:
+    """Return a run as handlers know it, which begins at `now`, monotonic. Its handle is its token.
+
+    Its expiry is the server's business; it has one that never comes, so that it is asked as it begins whether it is still ours.
+    """
+    return Run(
+        Claim(0, given.id, given.attempt, 0),
+        given.type,
+        _NORMAL,
+        bytes(given.raw),
+        None,
+        given.failures,
+        given.ghosts,
+        started_at=now,
+        expire_at=math.inf,
+        handle=given.token,
+        batch=None if given.raw_batch is msgspec.UNSET else bytes(given.raw_batch),
+        progress=None if given.raw_progress is msgspec.UNSET else bytes(given.raw_progress),
+        resource=given.resource,
+    )
+
+
+def reason_of(outcome: Failed) -> str:
+    """Return the reason of a failure as it may be told: Unicode, and not too long."""
+    return outcome.reason[:MAX_REASON_CHARS].encode(errors="replace").decode()
