@@ -50,9 +50,9 @@ MAX_TYPES_NAMED = 5
 TYPES_AT_ONCE = 1000
 #: `health` and `stats` do not wait longer than this for the store
 ANSWERS_WITHIN_S = 2.0
-#: `jobs` with a cursor looks no longer than so, in s
 #: jobs whose being known is asked about in one question
 LOOKED_AT_ONCE = 200
+#: `jobs` with a cursor looks no longer than so, in s
 PAGE_S = 0.02
 #: records that it makes an answer of in one turn of the loop
 PAGE_JOBS = 50

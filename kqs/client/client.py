@@ -289,14 +289,15 @@ class Client(OwnersCalls, RulesCalls):
         Args: then: a job; with an `id` of its own the same batch may be sent again, without one it is made here.
         Raises: as `insert`. ValueError: a job is no mapping; nothing was sent.
         """
-        named, _ = self._all_named([then])
-        argument = encode({"jobs": [dict(job) for job in jobs], "then": named[0]}, "bad_job")
-        return str(_decode(await (await self._start("batch", argument, repeatable=True))))
+        return await self._begin_batch(then, jobs=[dict(job) for job in jobs])
 
     async def open_batch(self, then: Mapping[str, Any]) -> str:
         """Begin a batch that takes jobs with `batch=` its id until `close_batch`; return that id. As `batch`."""
-        named, _ = self._all_named([then])
-        argument = encode({"open": True, "then": named[0]}, "bad_job")
+        return await self._begin_batch(then, open=True)
+
+    async def _begin_batch(self, then: Mapping[str, Any], **of: Any) -> str:
+        (named,), _ = self._all_named([then])
+        argument = encode({**of, "then": named}, "bad_job")
         return str(_decode(await (await self._start("batch", argument, repeatable=True))))
 
     async def close_batch(self, batch_id: str) -> dict[str, Any]:

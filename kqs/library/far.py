@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ class FarQueue(Queue):
     def __init__(self, address: str, concurrency: int, **settings: Any) -> None:
         """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none."""
         self._client = Client(parse_address(address), **settings)
-        self._running = Running(self._client, Supervisor(self._failed), concurrency, f"{socket.gethostname()}:{os.getpid()}")
+        self._running = Running(self._client, Supervisor(self._failed), concurrency)
 
     async def open(self) -> None:
         """Connect, trying once. Raises: UnreachableError: nobody answers there."""

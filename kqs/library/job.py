@@ -8,26 +8,18 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kqs.errors import CallError
+from kqs.job import RunRecord
 from kqs.library.data import result_of
 
 R = TypeVar("R")
-
-
-class PastRun(msgspec.Struct, frozen=True):
-    """One run of a job. Instants are Unix seconds; ended_at: None while it lasts. state: `processing`, or how it ended."""
-
-    attempt: int
-    worker: str
-    started_at: float
-    ended_at: float | None = None
-    state: str = "processing"
-    error: str | None = None
 
 
 class JobRecord(msgspec.Struct, frozen=True):
     """All that is known of a job. Source: docs/protocol.md, "job". Instants are Unix seconds.
 
     data, result, progress: as JSON says them. options: its settings as they hold. error: of the run that failed last.
+    after: which jobs it waits for, or has waited for; awaits: which of them have not ended. batch: of which it is a member; of
+    the `then` of one, how that stands.
     """
 
     id: str
@@ -40,7 +32,7 @@ class JobRecord(msgspec.Struct, frozen=True):
     failures: int
     ghosts: int
     interrupted: int
-    runs: list[PastRun]
+    runs: list[RunRecord]
     unique: str | None = None
     group: str | None = None
     due_at: float | None = None
@@ -48,6 +40,10 @@ class JobRecord(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     drop_at: float | None = None
     cancel_at: float | None = None
+    after: list[str] | None = None
+    after_any_end: bool = False
+    awaits: list[str] | None = None
+    batch: str | dict[str, Any] | None = None
     progress: Any = None
     result: Any = None
     error: str | None = None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from os import PathLike
@@ -66,8 +64,7 @@ class NodeQueue(Queue):
             self._client = Client(max_line_bytes=section.max_line_bytes, open_link=opener(context))
             await self._client.open()
             stack.push_async_callback(self._client.close)
-            name = f"{socket.gethostname()}:{os.getpid()}"
-            self._running = Running(self._client, self._supervisor, self._concurrency, name)
+            self._running = Running(self._client, self._supervisor, self._concurrency)
             stack.push_async_callback(self._running.close)
             self._stack = stack.pop_all()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import socket
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -38,11 +40,10 @@ DRAINED_S = 0.5
 class Running:
     """Runs jobs of the types that have a handler here, `concurrency` at a time."""
 
-    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int, worker: str) -> None:
-        """Args: worker: who runs the jobs, as their records say."""
+    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int) -> None:
         self._client = client
         self._concurrency = concurrency
-        self._worker = worker
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"  # who runs the jobs, as their records say
         self._registry = Registry()
         self._supervisor = supervisor
         self._hands: Hands | None = None

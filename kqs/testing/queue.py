@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from kqs.library.queue import DEFAULT_CONCURRENCY
 from kqs.testing.clock import SettableClock
 
 #: files here are in memory, where there is such a folder
-_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder in it
+_MEMORY = Path("/dev/shm")  # noqa: S108 - each queue has a folder of its own in it
 #: small enough to be made at once, and larger than the longest line
 _SECTIONS: dict[str, dict[str, Any]] = {
     "journal": {"segment_bytes": 1024 * 1024, "min_free_bytes": 0},
@@ -34,7 +35,8 @@ class TestQueue(NodeQueue):
     def __init__(self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows."""
         self.clock = SettableClock(at)
-        self._folder = tempfile.mkdtemp(prefix="kqs-", dir=_MEMORY if _MEMORY.is_dir() else None)
+        base = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+        self._folder = base / f"kqs-{secrets.token_hex(8)}"  # it is made, for us alone, as the queue is opened
         joined = {name: {**_SECTIONS.get(name, {}), **sections.get(name, {})} for name in {*_SECTIONS, *sections}}
         super().__init__(config_for(self._folder, joined), concurrency, self.clock)
 

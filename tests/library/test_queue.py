@@ -497,7 +497,10 @@ async def test_a_job_runs_after_others_and_one_when_all_of_a_batch_have_ended(qu
 
     queue.add_handler(type_, notes)
     first = await queue.add_job(type_, "first")
-    await queue.add_job(type_, "second", after=[first.id], prio="urgent")
+    second = await queue.add_job(type_, "second", after=[first.id], prio="urgent")
+    known = await queue.job(second.id)
+    assert known is not None
+    assert (known.after, known.after_any_end, known.awaits) == ([first.id], False, [first.id])
     assert await queue.run_jobs(2, 10) == 2
     then = await queue.add_batch(
         [{"type": type_, "data": "good"}, {"type": type_, "data": "bad"}], {"type": type_, "data": "then"}

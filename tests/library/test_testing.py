@@ -30,8 +30,8 @@ async def queue() -> AsyncIterator[TestQueue]:
         yield queue
 
 
-def list_of(folder: str) -> list[str]:
-    return sorted(path.name for path in Path(folder).glob("*"))
+def list_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
 
 
 class Seen:

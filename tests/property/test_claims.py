@@ -210,5 +210,5 @@ class ClaimsMachine(RuleBasedStateMachine):
 
 TestClaims = ClaimsMachine.TestCase
 TestClaims.settings = settings(
-    max_examples=5, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=8, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
