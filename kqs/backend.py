@@ -29,9 +29,9 @@ from kqs.queue.limiting import Said
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
+from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
-from kqs.server.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
 from kqs.trouble import Trouble
@@ -61,7 +61,7 @@ _WORDS: dict[type[Outcome | Returned], str] = {Ok: "success", Again: "again", Fa
 
 
 class ServerBackend:
-    """Implements `kqs.server.backend.Backend`. Call from the loop thread."""
+    """Implements `kqs.rpc.backend.Backend`. Call from the loop thread."""
 
     def __init__(
         self,

@@ -12,9 +12,9 @@ import msgspec
 
 from kqs.conformance import speech
 from kqs.errors import CallError
-from kqs.server.parameters import parse
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
-from kqs.server.working import ReserveQuery, WithdrawQuery, WorkQuery
+from kqs.rpc.parameters import parse
+from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
+from kqs.rpc.working import ReserveQuery, WithdrawQuery, WorkQuery
 from kqs.wire.call import BadLine, Call
 
 _STALE = ("stale", "the run is over: it was lost, or reported already")

@@ -11,7 +11,7 @@ from kqs.conformance.desk import Ask, Desk, Given, same
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Lost, Peer, Stage
 from kqs.conformance.trial import Scenario, Trial, tried
-from kqs.server.working import LEAST_WAIT_S
+from kqs.rpc.working import LEAST_WAIT_S
 
 TYPES = frozenset({"echo", "sleep", "fail"})
 #: of the runs that must be touched, in s: long enough for a worker on a busy machine

@@ -19,7 +19,7 @@ from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
 from kqs.library.running import Running
 from kqs.library.within import opener
 from kqs.log import get_logger
-from kqs.server.context import Context
+from kqs.rpc.context import Context
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.library")
@@ -79,7 +79,6 @@ class NodeQueue(Queue):
     async def _end_calls(self, context: Context) -> None:
         await self._supervisor.end(*context.tasks)
         context.answers.stop()
-        context.resets.close()
 
     def _quit(self) -> None:
         """Do as the call `quit` says, which a program may make as any other."""

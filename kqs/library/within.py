@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from kqs.client import Address
 from kqs.client.link import OpenLink
-from kqs.server.context import Context
-from kqs.server.conversation import Conversation
-from kqs.server.lines import Lines
+from kqs.rpc.context import Context
+from kqs.rpc.conversation import Conversation
+from kqs.rpc.lines import Lines
 from kqs.wire.calling import Answer, AnswerReader
 
 

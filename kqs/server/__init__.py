@@ -1,1 +1,1 @@
-"""The TCP and UNIX-socket face of KQS: bytes in, calls run, answers out."""
+"""The TCP and UNIX-socket face of KQS: listener, connections, and the end of both. What answers calls is kqs.rpc."""

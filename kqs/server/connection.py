@@ -15,11 +15,12 @@ from typing import Protocol, cast
 
 from kqs.errors import CallError
 from kqs.remote import Party
-from kqs.server.answers import LITTLE_BYTES
-from kqs.server.context import Context
-from kqs.server.conversation import Conversation
-from kqs.server.lines import SHORT_BYTES, Lines
-from kqs.server.turns import NOTED_S, SLICE_S, clock
+from kqs.rpc.answers import LITTLE_BYTES
+from kqs.rpc.context import Context
+from kqs.rpc.conversation import Conversation
+from kqs.rpc.lines import SHORT_BYTES, Lines
+from kqs.rpc.turns import NOTED_S, SLICE_S, clock
+from kqs.server.resets import Resets
 from kqs.wire.call import BadLine
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
@@ -36,6 +37,7 @@ class Owner(Protocol):
     """What a connection asks of the server it belongs to."""
 
     context: Context
+    resets: Resets
 
     def admit(self, connection: Connection) -> CallError | None:
         """Register a new connection, or tell why not."""
@@ -340,11 +342,11 @@ class Connection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket") if self._transport and not self._transport.is_closing() else None
         if sock is not None:
             self._watched = sock.fileno()
-            self._owner.context.resets.watch(self._watched, self._desert)
+            self._owner.resets.watch(self._watched, self._desert)
 
     def _watch_no_reset(self) -> None:
         if self._watched is not None:
-            self._owner.context.resets.forget(self._watched)
+            self._owner.resets.forget(self._watched)
             self._watched = None
 
     def _desert(self) -> None:

@@ -13,13 +13,14 @@ from kqs.errors import CallError, KqsError
 from kqs.log import get_logger
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.process import forks
-from kqs.server.backend import Backend
+from kqs.rpc.backend import Backend
+from kqs.rpc.context import Context
+from kqs.rpc.counters import Counters
+from kqs.rpc.lines import Lines, Sender
+from kqs.rpc.turns import Waiting
 from kqs.server.connection import Connection
-from kqs.server.context import Context
-from kqs.server.counters import Counters
-from kqs.server.lines import Lines, Sender
 from kqs.server.listener import Listener
-from kqs.server.turns import Waiting
+from kqs.server.resets import Resets
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.server")
@@ -58,6 +59,7 @@ class Server:
         self.context = Context(
             backend, supervisor, on_quit, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes
         )
+        self.resets = Resets(supervisor)
         self.context.lines.turn_away = self._turn_away
         self.context.turns.wake = self._wake_in_turn
         self.context.answers.relieved = self._wake_relieved
@@ -130,7 +132,7 @@ class Server:
         await self._supervisor.end(*self.context.tasks)
         self.context.answers.stop()
         await self._all_gone.wait()  # connection_lost follows an abort in the next tick
-        self.context.resets.close()
+        self.resets.close()
 
     async def _end_waits(self) -> None:
         """Tell whoever waits for jobs to end of those that have, and then that no more will be told."""

@@ -20,7 +20,7 @@ from kqs.job import JobRecord, State, waiting_count
 from kqs.queue.meter import Meter
 from kqs.queue.queue import Queue
 from kqs.remote import Desk, Party
-from kqs.server.parameters import TypesQuery
+from kqs.rpc.parameters import TypesQuery
 from kqs.store.base import Holder
 from kqs.views import explain
 from kqs.views.explain import Turn

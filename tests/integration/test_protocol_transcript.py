@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kqs.server.calls import CALLS
+from kqs.rpc.calls import CALLS
 from tests.support.serving import Served, serving
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -16,7 +16,7 @@ from kqs.journal.format import Record
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery, TypesQuery
+from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 from tests.support.clock import FakeClock
 
@@ -84,7 +84,7 @@ class MemoryVerdicts:
 
 
 class MemoryBackend:
-    """Satisfies kqs.server.backend.Backend."""
+    """Satisfies kqs.rpc.backend.Backend."""
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.ids = Ids("0000cafe")

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from kqs.server.context import Context
-from kqs.server.conversation import Conversation
-from kqs.server.slices import Slices
+from kqs.rpc.context import Context
+from kqs.rpc.conversation import Conversation
+from kqs.rpc.slices import Slices
 from kqs.wire.steps import Steps, finish
 from tests.support.backend import MemoryBackend
 from tests.support.supervising import StrictSupervisor

@@ -12,7 +12,7 @@ from kqs.errors import CallError, StoreUnavailableError
 from kqs.handlers import Failed
 from kqs.ids import Ids
 from kqs.job import State
-from kqs.server.parameters import JobsQuery
+from kqs.rpc.parameters import JobsQuery
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 

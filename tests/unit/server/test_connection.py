@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kqs.errors import CallError
+from kqs.rpc.context import Context
 from kqs.server import connection as connection_module
 from kqs.server.connection import Connection
-from kqs.server.context import Context
+from kqs.server.resets import Resets
 from tests.support.backend import MemoryBackend
 from tests.support.supervising import StrictSupervisor
 from tests.support.talking import until
@@ -73,7 +74,9 @@ class StubOwner:
     def __init__(self, max_in_flight: int = 100) -> None:
         self.backend = MemoryBackend()
         self.backend.journal.held = True
-        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
+        supervisor = StrictSupervisor()
+        self.context = Context(self.backend, supervisor, self.backend.request_stop, max_in_flight)
+        self.resets = Resets(supervisor)
         self.refusal: CallError | None = None
         self.to_wake: set[Connection] = set()
         self.lost: list[Connection] = []
@@ -239,7 +242,7 @@ async def test_a_connection_too_many_is_told_so_and_closed() -> None:
 
 async def test_a_flooded_server_keeps_no_more_jobs_until_the_journal_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = StubOwner()
-    monkeypatch.setattr("kqs.server.context.MAX_UNFLUSHED_BYTES", 10)
+    monkeypatch.setattr("kqs.rpc.context.MAX_UNFLUSHED_BYTES", 10)
     peers = [connected(owner) for _ in range(2)]
     for connection, _ in peers:
         connection.data_received(INSERT * 2)
@@ -254,7 +257,7 @@ async def test_a_flooded_server_keeps_no_more_jobs_until_the_journal_has_caught_
 async def test_a_flooded_server_still_answers_what_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = StubOwner()
     (inserting, _), (pinging, pinged) = connected(owner), connected(owner)
-    monkeypatch.setattr("kqs.server.context.MAX_UNFLUSHED_BYTES", 10)
+    monkeypatch.setattr("kqs.rpc.context.MAX_UNFLUSHED_BYTES", 10)
     inserting.data_received(INSERT)
     pinging.data_received(PING)
     assert pinged.writes == [PONG]

@@ -16,14 +16,14 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.nearest import unknown_name
-from kqs.server import changing, scheduling, working
-from kqs.server.batches import batching
-from kqs.server.changing import Tell
-from kqs.server.context import Context
-from kqs.server.events import listen
-from kqs.server.hotjobs import await_end
-from kqs.server.inserts import adopting, inserting
-from kqs.server.parameters import (
+from kqs.rpc import changing, scheduling, working
+from kqs.rpc.batches import batching
+from kqs.rpc.changing import Tell
+from kqs.rpc.context import Context
+from kqs.rpc.events import listen
+from kqs.rpc.hotjobs import await_end
+from kqs.rpc.inserts import adopting, inserting
+from kqs.rpc.parameters import (
     AnyParameters,
     ChangeQuery,
     ConfigureQuery,
@@ -43,7 +43,7 @@ from kqs.server.parameters import (
     UnscheduleQuery,
     parse,
 )
-from kqs.server.peer import Peer, answer_later, translate
+from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
 from kqs.wire.steps import Steps, finish

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.server import lines as lines_module
-from kqs.server.lines import Lines
+from kqs.rpc import lines as lines_module
+from kqs.rpc.lines import Lines
 
 
 class Sending:

@@ -14,8 +14,8 @@ from kqs.errors import ERROR_CODES, CallError
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Returned
 from kqs.outcomes import MAX_RESULT_BYTES
-from kqs.server import reports
-from kqs.server.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of, progress_in
+from kqs.rpc import reports
+from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of, progress_in
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire.call import Call
 

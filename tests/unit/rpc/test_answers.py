@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from kqs.server import answers as answers_module
-from kqs.server.answers import Answers
+from kqs.rpc import answers as answers_module
+from kqs.rpc.answers import Answers
 from tests.support.supervising import StrictSupervisor
 
 

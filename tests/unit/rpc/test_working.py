@@ -15,8 +15,8 @@ from kqs.errors import StoreUnavailableError
 from kqs.handlers import Ok
 from kqs.job import Report, Returned, State
 from kqs.queue import saves
-from kqs.server import working
-from kqs.server.standing import MAX_STANDING
+from kqs.rpc import working
+from kqs.rpc.standing import MAX_STANDING
 from kqs.store import base
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing

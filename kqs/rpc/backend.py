@@ -14,7 +14,7 @@ from kqs.queue.ends import Told
 from kqs.queue.events import Events
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
-from kqs.server.parameters import JobsQuery, TypesQuery
+from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from kqs.server.slices import LIGHT_BYTES, SLICE_S, Slices
+from kqs.rpc.slices import LIGHT_BYTES, SLICE_S, Slices
 from kqs.wire.steps import Steps
 from tests.support.supervising import StrictSupervisor
 

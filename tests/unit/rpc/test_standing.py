@@ -6,7 +6,7 @@ import pytest
 from msgspec import Raw
 
 from kqs.remote import Order
-from kqs.server.standing import MAX_STANDING, Standing
+from kqs.rpc.standing import MAX_STANDING, Standing
 from kqs.wire.call import Call
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig

@@ -7,8 +7,8 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.job import State
-from kqs.server import parameters
-from kqs.server.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, Parameters
+from kqs.rpc import parameters
+from kqs.rpc.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, Parameters
 from kqs.wire.call import Call, Dialect
 
 

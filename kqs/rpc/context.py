@@ -1,4 +1,4 @@
-"""What all connections of one server share."""
+"""What all conversations with one node share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kqs.inserter import DEFAULT_INSERT_JOBS
-from kqs.server.answers import Answers
-from kqs.server.backend import Backend
-from kqs.server.counters import Counters
-from kqs.server.happenings import Happenings
-from kqs.server.lines import Lines
-from kqs.server.resets import Resets
-from kqs.server.slices import Slices
-from kqs.server.turns import Turns
+from kqs.rpc.answers import Answers
+from kqs.rpc.backend import Backend
+from kqs.rpc.counters import Counters
+from kqs.rpc.happenings import Happenings
+from kqs.rpc.lines import Lines
+from kqs.rpc.slices import Slices
+from kqs.rpc.turns import Turns
 from kqs.supervisor import Supervisor, when_done
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
@@ -69,7 +68,6 @@ class Context:
         self.happenings = Happenings(backend, supervisor)
         self.answers = Answers(held_bytes // 2, supervisor)
         self.turns = Turns(supervisor)
-        self.resets = Resets(supervisor)
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)
         self.tasks: set[asyncio.Task[None]] = set()

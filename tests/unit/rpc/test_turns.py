@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kqs.server.turns import SHARE_S, Turns, clock
+from kqs.rpc.turns import SHARE_S, Turns, clock
 from tests.support.supervising import StrictSupervisor
 from tests.support.talking import until
 

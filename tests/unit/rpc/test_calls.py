@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kqs.errors import ERROR_CODES, StoreUnavailableError
-from kqs.server.calls import CALLS
+from kqs.rpc.calls import CALLS
 from tests.support.conversing import Conversing, codes
 
 PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"

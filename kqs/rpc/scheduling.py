@@ -9,9 +9,9 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.inserter import Inserter
+from kqs.rpc.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, parse
+from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
-from kqs.server.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, parse
-from kqs.server.peer import Peer, answer_later, translate
 from kqs.store.ticks import Plan
 from kqs.wire import strict
 from kqs.wire.call import Call, detached

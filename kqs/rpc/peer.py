@@ -13,11 +13,11 @@ from msgspec import Raw
 from kqs.errors import ERROR_CODES, CallError, KqsError
 from kqs.journal.format import Record
 from kqs.log import get_logger
-from kqs.server.context import Context
-from kqs.server.standing import Standing
+from kqs.rpc.context import Context
+from kqs.rpc.standing import Standing
 from kqs.wire.call import Call
 
-log = get_logger("kqs.server")
+log = get_logger("kqs.rpc")
 
 _encode = msgspec.json.Encoder().encode
 

@@ -10,8 +10,8 @@ import msgspec
 
 from kqs.errors import CallError
 from kqs.queue.changes import Done
-from kqs.server.parameters import ChangeQuery, DeleteQuery, PurgeQuery
-from kqs.server.peer import Peer
+from kqs.rpc.parameters import ChangeQuery, DeleteQuery, PurgeQuery
+from kqs.rpc.peer import Peer
 from kqs.store.base import Verb
 from kqs.wire import strict
 

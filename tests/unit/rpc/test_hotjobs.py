@@ -9,8 +9,8 @@ import pytest
 
 from kqs.errors import JournalFailedError
 from kqs.job import JobRecord, State
-from kqs.server import context as contexts
-from kqs.server import standing
+from kqs.rpc import context as contexts
+from kqs.rpc import standing
 from tests.support.conversing import Conversing, codes
 
 HOT = b'{"id":1,"n":"insert","m":{"type":"x","id":"mine","wait":5}}\n'
@@ -132,7 +132,7 @@ async def test_calls_that_wait_are_not_in_flight_and_have_a_bound_of_their_own(m
 
 
 async def test_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kqs.server.hotjobs.MAX_WAITS_IN_ALL", 1)
+    monkeypatch.setattr("kqs.rpc.hotjobs.MAX_WAITS_IN_ALL", 1)
     assert contexts.MAX_WAITS_IN_ALL >= standing.MAX_WAITS
     talk = Conversing()
     assert codes(await heard(talk, HOT, HOT)) == ["busy", "ok"]

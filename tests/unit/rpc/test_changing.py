@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kqs.queue.changes import Done
-from kqs.server import changing
+from kqs.rpc import changing
 from tests.support.conversing import Conversing
 
 

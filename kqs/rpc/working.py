@@ -20,10 +20,10 @@ from kqs.job import Returned
 from kqs.options import MAX_WAIT_S, TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
-from kqs.server.inserts import after_earlier_inserts
-from kqs.server.parameters import AnyParameters, Parameters, parse
-from kqs.server.peer import Peer, translate
-from kqs.server.reports import (
+from kqs.rpc.inserts import after_earlier_inserts
+from kqs.rpc.parameters import AnyParameters, Parameters, parse
+from kqs.rpc.peer import Peer, translate
+from kqs.rpc.reports import (
     FINISHES,
     RELEASES,
     TOUCHES,
@@ -37,7 +37,7 @@ from kqs.server.reports import (
     outcome_of,
     progress_in,
 )
-from kqs.server.standing import MAX_STANDING
+from kqs.rpc.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.runs import GivenRun
 from kqs.wire.steps import Steps

@@ -17,9 +17,9 @@ from kqs.errors import ERROR_CODES, CallError
 from kqs.job import ENDED, State
 from kqs.options import Job, JobFields
 from kqs.queue.ends import DELETED, End
-from kqs.server.context import MAX_WAITS_IN_ALL, Context
-from kqs.server.peer import Peer, translate
-from kqs.server.standing import MAX_WAITS
+from kqs.rpc.context import MAX_WAITS_IN_ALL, Context
+from kqs.rpc.peer import Peer, translate
+from kqs.rpc.standing import MAX_WAITS
 from kqs.wire.call import NULL, Call
 from kqs.wire.jobs import are_waiting
 

@@ -1,7 +1,7 @@
 """The insert call: what a peer sends goes to the node's inserter (kqs.inserter), and what becomes of it goes to the peer.
 
 Two ways in. `insert_lines` takes a whole received chunk whose every line is a plain insert of one job, which becomes one
-record; `insert` takes any other insert call, in particular one that waits for its job's end (kqs.server.hotjobs). Nothing is
+record; `insert` takes any other insert call, in particular one that waits for its job's end (kqs.rpc.hotjobs). Nothing is
 answered before the record is flushed. The journal settles records in order, so an answered insert means that all earlier ones
 of its connection are flushed too.
 """
@@ -17,9 +17,9 @@ from kqs.errors import CallError, JournalError
 from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.options import PlainJob
-from kqs.server.context import Context
-from kqs.server.hotjobs import Hotjob, check_room, may_any_wait, wait_s
-from kqs.server.peer import Peer, translate
+from kqs.rpc.context import Context
+from kqs.rpc.hotjobs import Hotjob, check_room, may_any_wait, wait_s
+from kqs.rpc.peer import Peer, translate
 from kqs.wire import qrpc
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.inserted import Refused

@@ -3,7 +3,7 @@
 `receive_data` only buffers; `proceed` runs what was received until there is nothing left or the peer must wait (`is_full`);
 `data_to_send` takes the answers. Whoever owns the transport calls these, and stops reading while `is_full`. What was received
 in one piece is decoded in one piece when all its lines are of one plain kind; a conversation remembers which kind came last
-and tries that first. What may take long is done in steps, in slices that all conversations share (kqs.server.slices); the
+and tries that first. What may take long is done in steps, in slices that all conversations share (kqs.rpc.slices); the
 peer's next calls wait until it is over, and what is worked on counts as received until then.
 """
 
@@ -20,21 +20,21 @@ from msgspec import Raw
 
 from kqs.journal.format import Record
 from kqs.log import get_logger
-from kqs.server.answers import LITTLE_BYTES
-from kqs.server.calls import CALLS, PONG, CallSpec, unknown_call
-from kqs.server.context import Context
-from kqs.server.inserts import insert_lines
-from kqs.server.lines import Lines
-from kqs.server.peer import translate
-from kqs.server.standing import Standing
-from kqs.server.turns import clock
+from kqs.rpc.answers import LITTLE_BYTES
+from kqs.rpc.calls import CALLS, PONG, CallSpec, unknown_call
+from kqs.rpc.context import Context
+from kqs.rpc.inserts import insert_lines
+from kqs.rpc.lines import Lines
+from kqs.rpc.peer import translate
+from kqs.rpc.standing import Standing
+from kqs.rpc.turns import clock
 from kqs.wire import dialect, jsonrpc, qrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
 from kqs.wire.foreign import Greeting
 from kqs.wire.lines import LineBuffer, TooLong
 from kqs.wire.steps import Steps, finish
 
-log = get_logger("kqs.server")
+log = get_logger("kqs.rpc")
 
 #: Answers are handed to the transport in pieces of about this size, so that its high-water mark is seen in time: a call
 #: of 13 bytes may have an answer of thousands.

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from kqs.server import context as context_module
+from kqs.rpc import context as context_module
 from kqs.wire import dialect
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
 from kqs.wire.steps import Steps, finish

@@ -13,9 +13,9 @@ from kqs.errors import CallError, JournalError
 from kqs.inserter import Inserter
 from kqs.journal.format import Record
 from kqs.options import JobFields, PlainJob
-from kqs.server.context import Context
-from kqs.server.inserts import after_order, refuse_when_draining
-from kqs.server.peer import Peer, answer_later, translate
+from kqs.rpc.context import Context
+from kqs.rpc.inserts import after_order, refuse_when_draining
+from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.jobs import Given

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from kqs.server.answers import STALLED_S
+from kqs.rpc.answers import STALLED_S
 
 #: A line of up to so many bytes, everybody may have.
 SHORT_BYTES = 4 * 1024

@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kqs.job import ENDED, Accepted, Entry, JobRecord, Report, Run, State, instant_of
 from kqs.queue.events import Batch, Word
-from kqs.server.backend import Backend
+from kqs.rpc.backend import Backend
 from kqs.store.base import LISTED_BYTES
 from kqs.supervisor import Supervisor
 from kqs.wire import dialect

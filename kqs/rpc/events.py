@@ -1,4 +1,4 @@
-"""The call that hears what happens to jobs (kqs.server.happenings). Source: docs/protocol.md, "events"."""
+"""The call that hears what happens to jobs (kqs.rpc.happenings). Source: docs/protocol.md, "events"."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from kqs.queue.events import Word
-from kqs.server.happenings import Interest, Reader
-from kqs.server.parameters import Parameters
-from kqs.server.peer import Peer
-from kqs.server.working import TypeName, asked
+from kqs.rpc.happenings import Interest, Reader
+from kqs.rpc.parameters import Parameters
+from kqs.rpc.peer import Peer
+from kqs.rpc.working import TypeName, asked
 from kqs.wire.call import NULL, Call, detached
 
 

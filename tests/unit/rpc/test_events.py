@@ -12,9 +12,9 @@ from kqs.handlers import Failed, Ok
 from kqs.job import Accepted, Claim, Entry, Report, Run, State
 from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
-from kqs.server import happenings
-from kqs.server.happenings import Interest, Reader
-from kqs.server.standing import MAX_STANDING
+from kqs.rpc import happenings
+from kqs.rpc.happenings import Interest, Reader
+from kqs.rpc.standing import MAX_STANDING
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, an_accepted
