@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from os import PathLike
@@ -15,6 +16,7 @@ from kqs.config import Config, anchored, config_of
 from kqs.core import Core
 from kqs.errors import KqsError
 from kqs.handlers import Registry
+from kqs.library.passing import MEMORY, passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
 from kqs.library.running import Running
 from kqs.library.within import opener
@@ -35,8 +37,9 @@ class QueueFailedError(KqsError):
 class NodeQueue(Queue):
     """See the module docstring. Several may stand in one process, each on a folder of its own."""
 
-    def __init__(self, config: Config, concurrency: int, clock: Clock | None = None) -> None:
-        """Args: clock: None: the machine's."""
+    def __init__(self, config: Config, concurrency: int, clock: Clock | None = None, *, keeps: bool = True) -> None:
+        """Args: clock: None: the machine's. keeps: False: its folder is gone when it is closed, or could not be opened."""
+        self._keeps = keeps
         self._clock = clock
         self._config = config
         self._concurrency = concurrency
@@ -49,6 +52,8 @@ class NodeQueue(Queue):
     async def open(self) -> None:
         """Start. Raises: StartupError: another has the folder, or it is damaged; the message says which, and what to do."""
         async with AsyncExitStack() as stack:
+            if not self._keeps:
+                stack.callback(shutil.rmtree, self._config.journal.dir, ignore_errors=True)
             core = Core(self._config, Registry(), self._supervisor, lambda: None, self._clock)
             self._core = await stack.enter_async_context(core)
             section = self._config.server
@@ -104,8 +109,11 @@ def config_for(folder: str | PathLike[str], sections: Mapping[str, Mapping[str, 
 def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> Queue:
     """Return the queue that is kept in `folder`, for `async with`: journal, store and all inside this program.
 
-    Args: concurrency: jobs that `run_jobs` runs at a time. sections: settings, as the sections of kqs.toml have them: `store`,
-        `types`, `defaults`, `schedules`, `journal`, `broker`.
+    Args: folder: `:memory:`: one of its own, in memory, which is gone when the queue is closed. concurrency: jobs that
+        `run_jobs` runs at a time. sections: settings, as the sections of kqs.toml have them: `store`, `types`, `defaults`,
+        `schedules`, `journal`, `broker`.
     Raises: StartupError: a section or setting is none; the message names it.
     """
+    if folder == MEMORY:
+        return NodeQueue(config_for(passing_folder(), passing_sections(sections)), concurrency, keeps=False)
     return NodeQueue(config_for(folder, sections), concurrency)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kqs.job import WAITING
 from kqs.library.job import JobRecord
 from kqs.library.node import NodeQueue, config_for
+from kqs.library.passing import passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY
 from kqs.testing.clock import SettableClock
 
-#: files here are in memory, where there is such a folder
-_MEMORY = Path("/dev/shm")  # noqa: S108 - each queue has a folder of its own in it
-#: small enough to be made at once, and larger than the longest line
-_SECTIONS: dict[str, dict[str, Any]] = {
-    "journal": {"segment_bytes": 1024 * 1024, "min_free_bytes": 0},
-    "store": {"keep_success_s": -1},
-}
+#: records stay as long as the queue
+_STORE = {"keep_success_s": -1}
 #: between two looks whether something that is due has come, in s
 _LOOK_S = 0.001
 
@@ -35,10 +27,8 @@ class TestQueue(NodeQueue):
     def __init__(self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows."""
         self.clock = SettableClock(at)
-        base = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-        self._folder = base / f"kqs-{secrets.token_hex(8)}"  # it is made, for us alone, as the queue is opened
-        joined = {name: {**_SECTIONS.get(name, {}), **sections.get(name, {})} for name in {*_SECTIONS, *sections}}
-        super().__init__(config_for(self._folder, joined), concurrency, self.clock)
+        joined = passing_sections({**sections, "store": {**_STORE, **sections.get("store", {})}})
+        super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, keeps=False)
 
     async def open(self) -> None:
         """Begin; `async with` does it."""
@@ -49,13 +39,6 @@ class TestQueue(NodeQueue):
         now = self.now
         waiting = self.records(state=[state.word for state in sorted(WAITING)])
         return any([record.type in types and (record.due_at or 0.0) <= now async for record in waiting])
-
-    async def close(self) -> None:
-        """See Queue.close. Its folder is gone then."""
-        try:
-            await super().close()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def now(self) -> float:

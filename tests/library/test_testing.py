@@ -131,8 +131,8 @@ async def test_what_was_inserted_is_told_and_stays(queue: TestQueue, seen: Seen)
 
 async def test_its_folder_is_gone_afterwards() -> None:
     async with kqs.testing.open() as queue:
-        assert list_of(queue._folder) != []
-    assert list_of(queue._folder) == []
+        assert list_of(queue._config.journal.dir) != []
+    assert list_of(queue._config.journal.dir) == []
 
 
 async def test_fifty_tests_take_no_time_to_speak_of() -> None:
