@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 
 from kqs.lane import Lane
 
+#: a lost run whose handler has not ended so long after its cancellation is given up, in s; a command that is asked to end has
+#: been killed by then (kqs.commands.channel, kqs.minding.minder)
+DEAF_AFTER_S = 1.0
+
 
 class DeafLanes:
     """See the module docstring."""

@@ -17,7 +17,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from kqs.printable import is_all_seen
 from kqs.words import in_words
 
+#: also of a resource, a group, a unique key
 MAX_TYPE_BYTES = 200
+MAX_ID_CHARACTERS = 200
 TYPE_RULE = f"1 to {MAX_TYPE_BYTES} bytes of printable text"
 #: Three centuries. From any date a clock may show, such a time later is still a date; in ms or µs it still fits 64 bits.
 MAX_SECONDS = 10**10
@@ -37,7 +39,12 @@ ResourceName = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})
 ]
 JobId = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN
-    str, Meta(min_length=1, max_length=200, extra_json_schema={"expected": "1 to 200 of A-Z a-z 0-9 . _ : -"})
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_ID_CHARACTERS,
+        extra_json_schema={"expected": f"1 to {MAX_ID_CHARACTERS} of A-Z a-z 0-9 . _ : -"},
+    ),
 ]
 Ttr = Annotated[float, Meta(ge=0.1, le=2**31, extra_json_schema=_UNIT)]
 Keep = Annotated[
@@ -51,7 +58,7 @@ GroupName = UniqueKey
 #: jobs that one job may wait for
 MOST_AFTER = 1000
 AfterIds = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN, and kqs.wire.order
-    list[Annotated[str, Meta(min_length=1, max_length=200)] | Annotated[int, Meta(ge=0, le=2**31)]],
+    list[Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)] | Annotated[int, Meta(ge=0, le=2**31)]],
     Meta(max_length=MOST_AFTER, extra_json_schema={"expected": f"up to {MOST_AFTER} ids, or positions in the array"}),
 ]
 #: the longest that an answer is held for a job's end, in s: a week

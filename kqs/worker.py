@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kqs.ahead import Ahead
 from kqs.breaks import Breaks
 from kqs.config import WorkerSection
-from kqs.deaf import DeafLanes
+from kqs.deaf import DEAF_AFTER_S, DeafLanes
 from kqs.executor import Executor, Suspended
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
@@ -33,8 +33,6 @@ log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
-#: a lost run whose handler has not ended so long after its cancellation is given up, in s
-DEAF_AFTER_S = 1.0
 #: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
 STUCK_S = 0.1
 

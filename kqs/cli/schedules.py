@@ -59,9 +59,7 @@ def schedules_command(name: str | None, count: int | None, *, as_lines: bool, se
 @click.argument("name")
 @click.argument("type_", metavar="TYPE")
 @click.argument("json", metavar="[JSON]", required=False)
-@click.option(
-    "--cron", metavar="EXPRESSION", help="Five fields as cron has them, or @hourly, @daily, @weekly, @monthly, @yearly."
-)
+@click.option("--cron", metavar="EXPRESSION", help="Five fields as cron has them, or a macro as @daily.")
 @click.option("--every", type=Seconds(), metavar="SECONDS", help="Seconds between two ticks, in the place of --cron.")
 @click.option("--from", "from_", type=NumberOrText(), help="From when --every counts: an RFC 3339 time or Unix seconds.")
 @click.option("--tz", help="Time zone of --cron, as Europe/Berlin. Default: UTC.")

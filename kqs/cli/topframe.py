@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kqs.cli.output import shown, shown_time, table_lines
 from kqs.cli.views import (
     NUMBERS_OF_TYPES,
+    NUMBERS_OF_WORKERS,
     SPARE_OF_TYPES,
     SPARE_OF_WORKERS,
     TYPE_COLUMNS,
@@ -53,7 +54,7 @@ def frame(server: str, now: float, look: Look, before: Look, fault: str | None, 
         *head,
         *_table(TYPE_COLUMNS, types, NUMBERS_OF_TYPES, SPARE_OF_TYPES, rows - workers, console),
         "",
-        *_table(WORKER_COLUMNS, list(map(worker_row, look.workers)), WORKER_COLUMNS[2:6], SPARE_OF_WORKERS, workers, console),
+        *_table(WORKER_COLUMNS, list(map(worker_row, look.workers)), NUMBERS_OF_WORKERS, SPARE_OF_WORKERS, workers, console),
     ]
     return [_cut(line, console.width) for line in lines[: console.height]]
 

@@ -23,7 +23,8 @@ _NAMED = 3
 NUMBERS_OF_TYPES = ("waiting", "of", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
 TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "limits", "workers")
 SPARE_OF_TYPES = ("limits", "wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
-WORKER_COLUMNS = ("name", "kind", "room", "open", "done", "failed", "since", "address", "types")
+NUMBERS_OF_WORKERS = ("room", "open", "done", "failed")
+WORKER_COLUMNS = ("name", "kind", *NUMBERS_OF_WORKERS, "since", "address", "types")
 SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
 
 
@@ -115,7 +116,7 @@ def workers_command(as_lines: bool, server: Address) -> None:
         for one in found:
             print_line(one)
     else:
-        print_table(WORKER_COLUMNS, map(worker_row, found), WORKER_COLUMNS[2:6], SPARE_OF_WORKERS)
+        print_table(WORKER_COLUMNS, map(worker_row, found), NUMBERS_OF_WORKERS, SPARE_OF_WORKERS)
 
 
 def worker_row(one: dict[str, Any]) -> list[Any]:

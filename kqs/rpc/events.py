@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
-from kqs.rpc.parameters import Parameters
+from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, Parameters
 from kqs.rpc.peer import Peer
 from kqs.rpc.working import TypeName, asked
 from kqs.wire.call import NULL, Call, detached
@@ -17,9 +17,9 @@ from kqs.wire.call import NULL, Call, detached
 class EventsQuery(Parameters):
     """Argument of `events`. types, events: only these; None: all."""
 
-    MAX_BYTES = 256 * 1024
+    MAX_BYTES = TYPES_BYTES
 
-    types: Annotated[list[TypeName], Field(min_length=1, max_length=1000)] | None = None
+    types: Annotated[list[TypeName], Field(min_length=1, max_length=MAX_TYPES)] | None = None
     events: Annotated[list[Word], Field(min_length=1, strict=False)] | None = None
 
 

@@ -14,17 +14,19 @@ from kqs.errors import CallError
 from kqs.filter import Filter, Pattern, PatternError
 from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
-from kqs.options import MAX_SECONDS, MAX_WAIT_S, is_type
+from kqs.options import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TYPE_BYTES, MAX_WAIT_S, is_type
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
 from kqs.wire.call import POSITIONAL, Call
 
-#: Longest argument of these calls, in bytes: three names of 200 characters, each of them escaped, and more than enough room.
-MAX_ARGUMENT_BYTES = 16 * 1024
-#: Ids that one call names; of 200 characters, each of them escaped.
+#: Longest argument of these calls, in bytes: a dozen names, each of their characters escaped.
+MAX_ARGUMENT_BYTES = 80 * MAX_TYPE_BYTES
+#: Ids that one call names, and types; and the longest argument that does, in bytes, with what stands between and beside them.
 MAX_IDS = 1000
-_FILTER_BYTES = 256 * 1024
+MAX_TYPES = 1000
+TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
+_FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
 #: Faults told of one argument.
 _MAX_FAULTS = 5
 
@@ -57,6 +59,12 @@ def _type(text: str) -> str:
     return text
 
 
+#: one that may be; and one that is only looked for: what none can have has no jobs
+_Type = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES), AfterValidator(_type)]
+_Text = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES)]
+_Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
+
+
 class NoQuery(Parameters):
     """No argument: nothing, null, or an empty object."""
 
@@ -66,7 +74,7 @@ class IdQuery(Parameters):
 
     BY_POSITION = 1
 
-    id: Annotated[str, Field(min_length=1, max_length=200)]
+    id: _Id
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +91,7 @@ class JobQuery(IdQuery):
 class TypeQuery(Parameters):
     """Argument of `suspend` and `resume`: a type as a string, or an object with `type`."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    type: _Type
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +164,7 @@ class ScheduleQuery(Parameters):
 class LimitQuery(Parameters):
     """Argument of `limit`. A limit that is null is lifted, one that is left out stays as it is; or `reset` alone."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    type: _Type
     concurrency: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
     max_running: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
     rate: Annotated[float, Field(gt=0, le=MAX_RATE)] | None = None
@@ -180,7 +188,7 @@ class LimitQuery(Parameters):
 class ConfigureQuery(Parameters):
     """Argument of `configure`. An option that is null is taken back, one that is left out stays; no type: all types."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)] | None = None
+    type: _Type | None = None
     options: dict[str, Any] = {}
     reset: bool = False
 
@@ -194,8 +202,8 @@ class ConfigureQuery(Parameters):
 class SubscriptionQuery(Parameters):
     """Argument of `subscribe` and `unsubscribe`."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
-    subscriber: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_type)]
+    type: _Type
+    subscriber: _Type
 
 
 def _states(words: object) -> object:
@@ -215,7 +223,6 @@ def _pattern(text: object) -> object:
         raise ValueError(str(error)) from None
 
 
-_Text = Annotated[str, Field(min_length=1, max_length=200)]
 _States = Annotated[frozenset[State] | None, BeforeValidator(_states)]
 _Pattern = Annotated[Pattern | None, BeforeValidator(_pattern)]
 
@@ -227,8 +234,8 @@ class FilterQuery(Parameters):
 
     MAX_BYTES = _FILTER_BYTES
 
-    id: _Text | None = None
-    ids: Annotated[list[_Text], Field(max_length=MAX_IDS)] | None = None
+    id: _Id | None = None
+    ids: Annotated[list[_Id], Field(max_length=MAX_IDS)] | None = None
     type: _Text | None = None
     state: _States = None
     resource: _Text | None = None
@@ -251,7 +258,7 @@ class JobsQuery(FilterQuery):
     cursor: where the last page ended, which answers with the next one; empty: the first.
     """
 
-    after: _Text | None = None
+    after: _Id | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     newest: bool = False
     cursor: Annotated[str, Field(pattern="^([0-9a-f]{1,16})?$")] | None = None
@@ -315,8 +322,8 @@ class PurgeQuery(Parameters):
 class TypesQuery(Parameters):
     """Argument of `types`. `after`: the last type already seen; `limit`: 1..1000 types."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    after: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    type: _Text | None = None
+    after: _Text | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 

@@ -21,7 +21,7 @@ from kqs.options import MAX_WAIT_S, TYPE_RULE, is_type
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.inserts import after_earlier_inserts
-from kqs.rpc.parameters import AnyParameters, Parameters, parse
+from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, AnyParameters, Parameters, parse
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.reports import (
     FINISHES,
@@ -64,16 +64,14 @@ def _type_name(name: str) -> str:
 
 
 TypeName = Annotated[str, AfterValidator(_type_name)]
-#: longest argument that names types, in bytes: 1,000 of 200 bytes, and more than enough room
-_TYPES_BYTES = 256 * 1024
 
 
 class JobsWanted(Parameters):
     """What `reserve` and `work` are both told."""
 
-    MAX_BYTES = _TYPES_BYTES
+    MAX_BYTES = TYPES_BYTES
 
-    types: Annotated[list[TypeName], Field(min_length=1, max_length=1000)]
+    types: Annotated[list[TypeName], Field(min_length=1, max_length=MAX_TYPES)]
     worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
     hold: bool = False
 

@@ -74,8 +74,8 @@ def test_a_message_is_short_however_long_the_argument() -> None:
 
 
 def test_an_argument_and_a_message_have_a_most() -> None:
-    assert refusal(JobQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16384 bytes, got 20")
-    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 300_000)).startswith("argument: expected at most 262144 bytes, got 30")
+    assert refusal(JobQuery, b'{"a":%b}' % (b" " * 20_000)).startswith("argument: expected at most 16000 bytes, got 20")
+    assert refusal(JobsQuery, b'{"a":%b}' % (b" " * 300_000)).startswith("argument: expected at most 266666 bytes, got 30")
     assert refusal(JobsQuery, b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b"}").count("unknown") == 5
 
 

@@ -1,0 +1,11 @@
+"""How long is waited for who was asked to end, from the innermost outwards."""
+
+from __future__ import annotations
+
+from kqs.commands.channel import END_WITHIN_S
+from kqs.deaf import DEAF_AFTER_S
+from kqs.minding.minder import TERM_S
+
+
+def test_a_command_is_killed_and_its_minder_given_up_before_its_handler_counts_as_deaf() -> None:
+    assert TERM_S < END_WITHIN_S < DEAF_AFTER_S
