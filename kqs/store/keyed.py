@@ -26,6 +26,11 @@ def pairs_of(jobs: Sequence[Accepted]) -> dict[Pair, None]:
     return {(job.type, job.unique): None for job in jobs if job.unique is not None}
 
 
+def holders_of(made: Sequence[Accepted]) -> dict[Pair, str]:
+    """Return who has which key of jobs that were just stored: a job that is stored with its end has none."""
+    return {pair_of(job): job.id for job in made if job.unique is not None and job.end is None}
+
+
 def parted(jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[Accepted]]:
     """Part the jobs of a batch into those that may all be stored first, and those that are decided as this module says."""
     if not any(job.unique is not None for job in jobs):

@@ -233,9 +233,13 @@ class OrderContract:
         await end(3)
         assert (await follow(), numbers(called)) == ([], [0])
 
-    async def test_joined_parent_is_the_job_that_it_is_joined_to(self, store: Store, insert, end, follow, called) -> None:
+    @pytest.mark.parametrize("own_id", [None, "mine"])
+    async def test_joined_parent_is_the_job_that_it_is_joined_to(
+        self, store: Store, insert, end, follow, called, own_id: str | None
+    ) -> None:
         await insert(a_job(0, unique="k"))
-        await insert(a_job(1, unique="k"), a_job(2, after=after(1)))
+        await insert(a_job(1, unique="k", id=own_id), a_job(2, after=After((own_id or IDS.of(FIRST + 1),))))
+        assert await follow() == []
         await end(0)
         assert (await follow(), numbers(called)) == ([], [2])
 

@@ -10,7 +10,7 @@ import pytest
 from kqs.job import Run, State
 from kqs.store.base import Known, Store, Verb
 from tests.contract.change_contract import FRESH, change
-from tests.contract.store_contract import FIRST, IDS, MakeStore, a_job, a_report, an_entry
+from tests.contract.store_contract import FIRST, IDS, MakeStore, a_job, a_report, an_ended, an_entry
 
 
 def joined(found: Known) -> Mapping[int, str]:
@@ -51,6 +51,12 @@ class UniquesContract:
         }
         assert await store.counts() == {"mail": {State.PROCESSING: 1}}
         assert await insert(a_job(3, unique="k")) == []
+
+    async def test_job_that_is_stored_with_its_end_has_its_key_for_nobody_of_its_batch(
+        self, store: Store, insert, now: float
+    ) -> None:
+        ended = an_ended(0, at=now, unique="k")
+        assert joined(await insert(ended, a_job(1, unique="k"), a_job(2, unique="k"))) == {2: IDS.of(FIRST + 1)}
 
     @pytest.mark.parametrize("waits", ["ready", "later", "woken"])
     async def test_running_job_does_not_wait_and_a_delayed_one_does(self, store: Store, insert, now: float, waits: str) -> None:

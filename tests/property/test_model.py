@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from pymongo import MongoClient
 
-from tests.property.model.schedule_rules import SchedulesMachine
+from tests.property.model.order_rules import OrderMachine
 from tests.support.mongodb import a_database, mongodb
 
 IS_LONG = "KQS_MODEL_STEPS" in os.environ
@@ -24,7 +24,7 @@ STEPS_A_RUN = 40
 MONGO = "KQS_MODEL_MONGODB"
 
 
-class MongoMachine(SchedulesMachine):
+class MongoMachine(OrderMachine):
     """As on SQLite, on a server of its own."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class TestModelOnMongo(MongoMachine.TestCase):  # type: ignore[misc, name-define
     )
 
 
-TestModel = SchedulesMachine.TestCase
+TestModel = OrderMachine.TestCase
 TestModel.settings = settings(
     max_examples=max(1, STEPS // STEPS_A_RUN),
     stateful_step_count=STEPS_A_RUN,

@@ -6,14 +6,16 @@ Whoever plays with a real queue tells it what was done, and which runs have begu
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import ENDED, WAITING, JobRecord, Returned, State
+from kqs.job import ENDED, WAITING, JobRecord, Returned, State, Tally
+from tests.support.oracle_order import Batch, Batches, is_done, parent_of
 from tests.support.oracle_rules import Rules
 
 SUCCESS_KEPT_S = 3600.0
@@ -24,6 +26,7 @@ class Job:
     """One job: what its insert said, and what its record must show. due_at: 0.0: it is; order: as its record says.
 
     retries, keep_s: None: as its type has it. began_with: what its type had when its run began, which that keeps.
+    after, awaits: which jobs it waits for, and still does (oracle_order.py). batch: of which it is a member, until it ends.
     """
 
     id: str
@@ -40,6 +43,10 @@ class Job:
     due_at: float
     expire_at: float | None
     state: State
+    after: tuple[str, ...] = ()
+    is_any_end: bool = False
+    awaits: set[str] = field(default_factory=set)
+    batch: str | None = None
     waited_as: State = State.NEW
     attempt: int = 0
     failures: int = 0
@@ -65,14 +72,16 @@ class Job:
         """Return what its record must show."""
         counters = (self.attempt, self.failures, self.ghosts, self.interrupted)
         is_cancelled = self.is_cancelled and self.state is State.PROCESSING
-        return (self.state, self.type, self.prio, self.resource, self.unique, *counters, is_cancelled)
+        awaits = frozenset(self.awaits - {parent_of(self.id)})
+        return (self.state, self.type, self.prio, self.resource, self.unique, *counters, is_cancelled, awaits)
 
 
 def shown(record: JobRecord) -> tuple[object, ...]:
     """Return what a record shows, as `Job.shown`."""
     counters = (record.attempt, record.failures, record.ghosts, record.interrupted)
     is_cancelled = record.cancel_at is not None and record.state is State.PROCESSING
-    return (record.state, record.type, record.prio, record.resource, record.unique, *counters, is_cancelled)
+    awaits = frozenset(record.awaits)
+    return (record.state, record.type, record.prio, record.resource, record.unique, *counters, is_cancelled, awaits)
 
 
 @dataclass
@@ -84,8 +93,9 @@ class Oracle:
     ghost_delay_s: float
     jobs: dict[str, Job] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
-    #: by type, how many jobs have waited and begun since all was still
-    begun: Counter[str] = field(default_factory=Counter)
+    order: Batches = field(default_factory=Batches)
+    #: by type, how many jobs have begun since all was still, or have ended in their turn, and waited before
+    left: Counter[str] = field(default_factory=Counter)
     #: whose records are over, and may still be counted
     over: Counter[tuple[str, State]] = field(default_factory=Counter)
 
@@ -94,8 +104,11 @@ class Oracle:
 
     # -- inserts --------------------------------------------------------------------------------------------------------
 
-    def insert(self, job: Job, copies: Sequence[Job] = ()) -> tuple[str, bool]:
-        """Take a job; return the id of what it is now, and whether it was made. copies: what runs in its place."""
+    def insert(self, job: Job, copies: Sequence[Job] = (), batch: Batch | None = None) -> tuple[str, bool]:
+        """Take a job; return the id of what it is now, and whether it was made.
+
+        Args: copies: what runs in its place. batch: whose `then` it is.
+        """
         if self.seen(job.id) is not None:
             return job.id, False
         if job.unique is not None:
@@ -103,11 +116,60 @@ class Oracle:
             if waiting:
                 return min(waiting, key=lambda other: other.order).id, False
         self.jobs[job.id] = job
+        self.order.enter(job)
+        if batch is not None:
+            self.order.batches[job.id] = batch
         if copies:
-            job.resource, job.attempt = None, 1
+            job.resource, job.attempt, job.after = None, 1, ()
             self._end(job, State.SUCCESS)
             self.jobs.update((copy.id, copy) for copy in copies)
         return job.id, True
+
+    def stand(self, job_ids: Iterable[str]) -> None:
+        """Let some jobs, that are all there now, wait for whom they must, or fail."""
+        waiting = [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs and self.jobs[job_id].waits]
+        for job in [job for job in waiting if not self.order.stand(job, self.jobs)]:
+            self.fail(job)
+
+    def close_batch(self, batch_id: str) -> None:
+        self.order.batches[batch_id].is_open = False
+        self.order.complete(self.jobs)
+
+    def told_of_batch(self, job_id: str) -> bytes | None:
+        """Return what the run of a job must be told of the batch whose `then` it is."""
+        batch = self.order.batches.get(job_id)
+        if batch is None:
+            return None
+        tally = batch.tally(job_id)
+        return json.dumps({"id": tally.id, "count": tally.count, **batch.ended}, separators=(",", ":")).encode()
+
+    def learn_order(self, records: Mapping[str, JobRecord]) -> None:
+        """Take in whom jobs wait for, after a kill, and how batches stand: it must be what the states of jobs mean."""
+        self.order = Batches()
+        for job in self.jobs.values():
+            record = records[job.id]
+            job.after = () if record.after is None else tuple(record.after.ids)
+            job.awaits = set(record.awaits)
+            job.batch = record.batch if record.state not in ENDED else None
+            lost = [id_ for id_ in job.awaits if id_ not in self.jobs or self.jobs[id_].state in ENDED]
+            assert not lost, f"{job} waits for {lost}, which have ended"
+            if record.tally is not None:
+                self._learn_batch(job, record.tally)
+        for batch_id, batch in self.order.batches.items():
+            batch.living = {job.id for job in self.jobs.values() if job.batch == batch_id}
+            tally = records[batch_id].tally
+            assert tally is not None
+            assert batch.tally(batch_id).count == tally.count, f"{tally}, of which there are {batch.living} still"
+        self.order.complete(self.jobs)
+        for job in self.jobs.values():
+            is_free = parent_of(job.id) not in job.awaits
+            assert is_free or job.waits or job.state in ENDED, f"a run of {job} began before all of its batch had ended"
+
+    def _learn_batch(self, job: Job, tally: Tally) -> None:
+        ended = {name: getattr(tally, name) for name in ("success", "fail", "cancelled", "deleted")}
+        self.order.batches[job.id] = Batch(tally.is_open, set(), ended)
+        if job.state not in ENDED:
+            job.awaits.add(parent_of(job.id))
 
     def _waits_for_key(self, other: Job, job: Job) -> bool:
         is_same = (other.type, other.unique) == (job.type, job.unique)
@@ -126,7 +188,7 @@ class Oracle:
     def is_ready(self, job: Job) -> bool:
         """Tell whether a job waits for nothing but its turn, and what its type and its resource allow."""
         is_alive = job.expire_at is None or self.now < job.expire_at
-        return job.waits and job.due_at <= self.now and is_alive
+        return job.waits and job.due_at <= self.now and is_alive and not job.awaits
 
     def may_begin(self, job: Job) -> bool:
         """Tell whether a waiting job may run now, if somebody takes it, and its resource is its own."""
@@ -150,7 +212,7 @@ class Oracle:
         job.attempt += 1
         job.began_with = self.options(job)
         self.rules.begin(job.type, job.group)
-        self.begun[job.type] += 1
+        self.left[job.type] += 1
         return job
 
     def go_on(self, job: Job) -> None:
@@ -220,6 +282,24 @@ class Oracle:
                 self._end(job, State.FAIL)
 
     def _end(self, job: Job, state: State) -> None:
+        self._end_all([job], state)
+
+    def fail(self, job: Job) -> None:
+        self._end(job, State.FAIL)
+
+    def _end_all(self, jobs: Sequence[Job], state: State) -> None:
+        """End jobs together, and then those that cannot begin any more for that."""
+        for job in jobs:
+            self._be_ended(job, state)
+        self._follow(jobs)
+
+    def _follow(self, jobs: Sequence[Job], *, are_deleted: bool = False) -> None:
+        failed = {job.id for job in self.order.ended(jobs, self.jobs, are_deleted=are_deleted)}
+        for job in [job for job in self.jobs.values() if job.id in failed]:
+            self.left[job.type] += 1
+            self.fail(job)
+
+    def _be_ended(self, job: Job, state: State) -> None:
         job.state = State.CANCELLED if job.is_cancelled and state is not State.SUCCESS else state
         job.is_cancelled = False
         keep_s = self._option(job, "keep") if job.keep_s is None else job.keep_s
@@ -242,13 +322,14 @@ class Oracle:
         """Forget what is over."""
         for job_id in [job_id for job_id in self.jobs if self.seen(job_id) is None]:
             job = self.jobs.pop(job_id)
+            self.order.batches.pop(job_id, None)
             self.over[job.type, job.state] += 1
 
     def expire(self) -> None:
         """End what waits and has expired."""
-        for job in self.jobs.values():
-            if job.waits and not self._lives(job):
-                self._end(job, State.FAIL)
+        expired = [job for job in self.jobs.values() if job.waits and not self._lives(job)]
+        self.left.update(job.type for job in expired)
+        self._end_all(expired, State.FAIL)
 
     # -- owners ---------------------------------------------------------------------------------------------------------
 
@@ -270,8 +351,7 @@ class Oracle:
         changed = [job for job in self._meant(wanted, WAITING | {State.PROCESSING}) if not job.is_cancelled]
         for job in changed:
             job.is_cancelled = True
-            if job.waits:
-                self._end(job, State.CANCELLED)
+        self._end_all([job for job in changed if job.waits], State.CANCELLED)
         return changed
 
     def retry(self, wanted: Filter) -> list[Job]:
@@ -282,6 +362,7 @@ class Oracle:
             job.failures = job.ghosts = job.interrupted = 0
             job.expire_at = None if job.expire_s is None else self.now + job.expire_s
             job.was_ready = job.has_turn = False
+        self.stand([job.id for job in changed])
         return changed
 
     def delete(self, wanted: Filter, *, is_forced: bool = False) -> tuple[list[Job], list[Job]]:
@@ -290,6 +371,8 @@ class Oracle:
         gone = self._meant(wanted, WAITING | ENDED | ({State.PROCESSING} if is_forced else set()))
         for job in gone:
             del self.jobs[job.id]
+            self.order.batches.pop(job.id, None)
+        self._follow([job for job in gone if job.state not in ENDED], are_deleted=True)
         return gone, running
 
     # -- how many may wait ------------------------------------------------------------------------------------------------
@@ -301,14 +384,16 @@ class Oracle:
     def drop(self, records: Iterable[JobRecord]) -> None:
         """Take in which jobs had to go, since too many of their type waited; how many, no more and no fewer than that."""
         dropped = {record.id: (record.error or "").startswith("dropped:") for record in records}
-        new = [job for job in self.jobs.values() if job.waits and dropped.get(job.id, self._is_not_kept(job))]
+        self._drop([job for job in self.jobs.values() if job.waits and dropped.get(job.id, False)])
+        self._drop([job for job in self.jobs.values() if job.waits and job.id not in dropped and self._is_not_kept(job)])
+
+    def _drop(self, new: Sequence[Job]) -> None:
         waiting = self.waiting()
         for type_, count in Counter(job.type for job in new).items():
             most = self.rules.most_waiting(type_)
             assert most is not None, f"jobs of type {type_} were dropped"
-            assert count <= waiting[type_] + self.begun[type_] - most, f"too many were dropped: {new}"
-        for job in new:
-            self.end_dropped(job)
+            assert count <= waiting[type_] + self.left[type_] - most, f"too many were dropped: {new}"
+        self._end_all(new, State.CANCELLED)
 
     def _is_not_kept(self, job: Job) -> bool:
         """Tell whether nothing is left of a job that had to go."""
@@ -333,12 +418,15 @@ class Oracle:
         for job_id in self.jobs.keys() & by_id.keys():
             if self.jobs[job_id].shown() != shown(by_id[job_id]):
                 faults.append(f"{job_id}: {shown(by_id[job_id])}, expected {self.jobs[job_id].shown()}")
+        for batch_id in self.order.batches.keys() & by_id.keys():
+            if (tally := by_id[batch_id].tally) != (expected := self.order.batches[batch_id].tally(batch_id)):
+                faults.append(f"{tally}, expected {expected}")
         return faults
 
     def take_in(self, records: Iterable[JobRecord]) -> None:
         """Learn where jobs stand in line, as all is still."""
         self.forget()
-        self.begun.clear()
+        self.left.clear()
         orders = {record.id: record.order for record in records}
         for job in self.jobs.values():
             job.order = orders[job.id]
@@ -382,20 +470,47 @@ def after_a_kill(
 ) -> Callable[[Collection[str]], dict[str, list[Job | None]]]:
     """Return what tells what may be of each job when a server was killed between two states, and has started again.
 
-    It is told which runs go on; None stands for a job that is not there. begun: of which runs had begun in between; held: which
-    of those before it outlive a server.
+    It is told which runs go on; None stands for a job that is not there. It does not tell whom those wait for that wait.
+    begun: of which runs had begun in between; held: which of those before it outlive a server.
     """
 
     def possible(going_on: Collection[str]) -> dict[str, list[Job | None]]:
         ways: dict[str, list[Job | None]] = {job_id: [] for job_id in before.jobs.keys() | after.jobs.keys()}
+
+        def add(oracle: Oracle, job: Job) -> int:
+            """Add what may become of a job alone; return how many ways are new."""
+            alone = replace(oracle, jobs={}, order=Batches())
+            found = _ways(alone, job, job.id in begun, job.id in held, job.id in going_on)
+            there = ways[job.id]
+            new = [one for one in found if not any(way is not None and way.shown() == one.shown() for way in there)]
+            there += [one if _is_seen(one, oracle.now) else None for one in new]
+            return len(new)
+
         for job_id, found in ways.items():
             for oracle in (before, after):
                 job = oracle.seen(job_id)
-                jobs = [] if job is None else _ways(oracle, job, job_id in begun, job_id in held, job_id in going_on)
-                found += [one if _is_seen(one, oracle.now) else None for one in jobs] or [None]
+                if job is None:
+                    found.append(None)
+                else:
+                    add(oracle, job)
+        tied = [(oracle, job) for oracle in (before, after) for job in oracle.jobs.values() if job.waits and job.awaits]
+        while sum(add(oracle, way) for oracle, job in tied for way in _ways_on(oracle, job, ways)):
+            pass
         return ways
 
     return possible
+
+
+def _ways_on(oracle: Oracle, job: Job, ways: dict[str, list[Job | None]]) -> list[Job]:
+    """Return what a job may come to that waits for others, by what may have become of these."""
+    parents = [ways.get(id_, [None]) for id_ in job.awaits if id_ != parent_of(job.id)]
+    found: list[Job] = []
+    if all(any(way is None or is_done(job, way.state) for way in of_one) for of_one in parents):
+        found.append(replace(job, awaits=set()))
+    if not job.is_any_end and any(way is None or is_done(job, way.state) is None for of_one in parents for way in of_one):
+        found.append(failed := replace(job, awaits=set()))
+        replace(oracle, jobs={}, order=Batches()).fail(failed)
+    return found
 
 
 def _ways(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes_on: bool) -> list[Job]:

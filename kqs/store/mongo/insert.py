@@ -102,7 +102,7 @@ class Inserter:
             await forget(self._session, [(key_of(job), job.id, job.order) for job in in_vain])
             made = [job for job in free if job.order not in refused]
             self._stored.update(job.order for job in made)
-            holders |= {pair_of(job): job.id for job in made if job.unique is not None}
+            holders |= keyed.holders_of(made)
             known += refused
             found = keyed.decided(jobs, free, holders)
             standing = await self._standing_ids([*found.conflicting, *found.repeated])

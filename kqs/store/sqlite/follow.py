@@ -148,7 +148,7 @@ def waits(job: Accepted) -> bool:
 def stand_new(session: Session, jobs: Sequence[Accepted], aliases: Mapping[str, str]) -> set[int]:
     """Hold jobs that were just stored as held, or let them go; return the orders of those that are held.
 
-    Args: aliases: by ids that were made for jobs, those of the jobs that these were joined to.
+    Args: aliases: by their ids, those of the jobs that some were joined to.
     """
     said: dict[int, _Said] = {}
     for job in jobs:

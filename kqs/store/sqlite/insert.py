@@ -119,7 +119,7 @@ def _insert_full_of(
     if members and known:
         batches.enter(session, members, known)
     if children := [job for job in (*thens, *jobs) if follow.waits(job)]:
-        _stand(session, children, now, known, joined, parked)
+        _stand(session, children, now, known, {job.id: joined[job.order] for job in jobs if job.order in joined}, parked)
     if members or thens:
         batches.reach(session, [*thens, *members])
     return joined
@@ -138,13 +138,15 @@ def _stand(
     jobs: Sequence[Accepted],
     now: float,
     known: Collection[int],
-    joined: Mapping[int, str],
+    aliases: Mapping[str, str],
     parked: set[int],
 ) -> None:
-    """Let those of some jobs that were stored as held wait, or let them go where they would; `parked` has those that wait."""
+    """Let those of some jobs that were stored as held wait, or let them go where they would; `parked` has those that wait.
+
+    Args: aliases: as for `follow.stand_new`.
+    """
     refused = frozenset(known)
     stored = [job for job in jobs if job.order not in refused]
-    aliases = {session.ids.of(order): job_id for order, job_id in joined.items()}
     free = {job.order for job in stored} - follow.stand_new(session, stored, aliases)
     parked -= free
     needing = [job.order for job in stored if job.order in free and job.resource is not None and not job.due_at]
@@ -337,7 +339,7 @@ def _insert_keyed(
         refused = set(_insert_full(session, free, worker, now, parked))
         made = [job for job in free if job.unique is not None and job.order not in refused]
         uniques.put(session, made)
-        holders |= {pair_of(job): job.id for job in made}
+        holders |= keyed.holders_of(made)
         known += refused
         found = keyed.decided(jobs, free, holders)
         ids_known = _known_ids(session, [*found.conflicting, *found.repeated])

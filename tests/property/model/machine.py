@@ -113,6 +113,15 @@ SORTS = st.one_of(
 )
 
 
+class Taken(NamedTuple):
+    """What became of a job of an insert. own_id, id: its own, and that of what it is now. made: what runs, if that is new."""
+
+    own_id: str
+    id: str
+    created: bool
+    made: list[Job]
+
+
 class InHand:
     """A run that somebody has. is_gone: its job was deleted, so that nothing it says means anything."""
 
@@ -251,6 +260,7 @@ class WholeMachine(RuleBasedStateMachine):
         self.count_running()
         for one in begun:
             self.oracle.begin(one.job_id)
+            assert one.run.batch == self.oracle.told_of_batch(one.job_id)
             one.tokens = self.oracle.rules.tokens.get(one.run.type)
             self.hands.append(one)
 
@@ -312,7 +322,9 @@ class WholeMachine(RuleBasedStateMachine):
         first = self.whole.insert(given, told)
         assert not are_too_many, "more wait than may"
         copies = iter(range(first + len(jobs), 1 << 62))
-        return [self.expected(one, first + place, place if is_array else None, copies) for place, one in enumerate(jobs)]
+        taken = [self.take(one, first + place, copies) for place, one in enumerate(jobs)]
+        self.tie(jobs, taken)
+        return [_answer(*pair, place if is_array else None) for place, pair in enumerate(zip(jobs, taken, strict=True))]
 
     def are_too_many(self, jobs: list[dict[str, Any]]) -> bool:
         """Tell whether more of some type would wait than may, copies included."""
@@ -320,18 +332,22 @@ class WholeMachine(RuleBasedStateMachine):
         types = Counter(type_ for job in jobs for type_ in (job["type"], *subscribers.get(job["type"], ())))
         return self.oracle.rules.too_many(types, self.oracle.waiting())
 
-    def expected(self, fields: dict[str, Any], order: int, place: int | None, copies: Iterator[int]) -> Answer:
-        """Return what must be answered to one job. copies: the orders of those that it may have."""
+    def take(self, fields: dict[str, Any], order: int, copies: Iterator[int]) -> Taken:
+        """Let the oracle have one job of an insert. copies: the orders of those that it may have."""
         job = self.a_job(fields, order)
         subscribers = self.oracle.rules.subscribers.get(job.type, ())
         own = {name: value for name, value in fields.items() if name not in ("id", "unique")}
         fanned = [self.a_job({**own, "type": type_}, next(copies)) for type_ in subscribers]
         job_id, created = self.oracle.insert(job, fanned)
-        if not created and job_id != job.id and fields.get("on_conflict") == "refuse":
-            where = "" if place is None else f"job {place}: "
-            message = f"{where}unique: a job of this type and key {job.unique!r} waits already, its id is {job_id!r}"
-            return Refused("duplicate", message)
-        return Inserted(job_id, created) if "answer" in fields else job_id
+        return Taken(job.id, job_id, created, (fanned or [job]) if created else [])
+
+    def tie(self, jobs: list[dict[str, Any]], taken: list[Taken]) -> None:
+        """Let those jobs of an insert wait that are to."""
+        for fields, one in zip(jobs, taken, strict=True):
+            for job in one.made:
+                parents = [taken[parent].id if isinstance(parent, int) else parent for parent in fields.get("after", ())]
+                job.after, job.is_any_end = tuple(parents), fields.get("after_any_end", False)
+        self.oracle.stand([job.id for one in taken for job in one.made])
 
     def a_job(self, fields: dict[str, Any], order: int) -> Job:
         prio, delay, expire = fields.get("prio", "normal"), fields.get("delay", 0.0), fields.get("expire")
@@ -351,6 +367,7 @@ class WholeMachine(RuleBasedStateMachine):
             now + delay if delay else 0.0,
             None if expire is None else now + expire,
             State.DELAYED if delay else State.NEW,
+            batch=fields.get("batch"),
         )
 
     # -- those who run jobs ---------------------------------------------------------------------------------------------
@@ -732,6 +749,7 @@ class WholeMachine(RuleBasedStateMachine):
         for job in [job for job_id, job in self.oracle.jobs.items() if found[job_id] == [None]]:
             self.oracle.over.update((job.type, state) for state in ENDED)  # it may have ended, and be over
         self.oracle.jobs = {job_id: fitting[0] for job_id, fitting in found.items() if fitting[0] is not None}
+        self.oracle.learn_order(records)
         self.oracle.expire()
         self.hands = [InHand(run.run, run.lease, open_=run) for run in open_]
         tokens = {run.token for run in open_}
@@ -777,6 +795,15 @@ def _with_one_id_a_key(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _answer(fields: dict[str, Any], taken: Taken, place: int | None) -> Answer:
+    """Return what must be answered to one job."""
+    if not taken.created and taken.id != taken.own_id and fields.get("on_conflict") == "refuse":
+        where = "" if place is None else f"job {place}: "
+        message = f"{where}unique: a job of this type and key {fields['unique']!r} waits already, its id is {taken.id!r}"
+        return Refused("duplicate", message)
+    return Inserted(taken.id, taken.created) if "answer" in fields else taken.id
+
+
 def _in_lane(lane: Lane, run: Run, lease: Lease) -> InHand:
     return InHand(run, lease, lane=lane)
 
@@ -784,7 +811,9 @@ def _in_lane(lane: Lane, run: Run, lease: Lease) -> InHand:
 def _fitting(ways: Iterable[Job | None], record: JobRecord | None) -> list[Job | None]:
     if record is None:
         return [None for way in ways if way is None][:1]
-    return [way for way in ways if way is not None and way.shown() == shown(record)]
+    return [
+        way for way in ways if way is not None and way.shown()[:-1] == shown(record)[:-1]
+    ]  # whom it waits for is seen later
 
 
 def _word(how: Outcome | Returned | None) -> str:
