@@ -64,9 +64,10 @@ select json_group_array(json_array(ord, cast(id as text), cast(type as text), pr
                                    resource is not null, cast(grp as text), cast(after_ids as text)))
 from jobs where ord in (select value from json_each(?)) and place = {Place.LATER:d} and due_at is null
 """
+# by the child: by the parent, which may have any number, each slice would look at all that are left
 _FORGET_PAIRS = """
-delete from awaited where (parent, child) in (
-  select json_extract(value, '$[0]'), json_extract(value, '$[2]') from json_each(?))
+delete from awaited where child in (select json_extract(value, '$[2]') from json_each(?1)) and (+parent, +child) in (
+  select json_extract(value, '$[0]'), json_extract(value, '$[2]') from json_each(?1))
 """
 _FORGET = "delete from awaited where child in (select value from json_each(?))"
 _FOLLOWED = """
@@ -78,10 +79,11 @@ _HOLD = f"""
 update jobs set place = {Place.LATER:d}, due_at = null
 where ord in (select value from json_each(?)) and place < {Place.RUNNING:d}
 """
+# by the order: by the place, each slice would look at all jobs that are held
 _LET_GO = f"""
 update jobs set due_at = free.due_at, place = case when free.due_at is null then {READY_PLACE} else {Place.LATER:d} end
 from (select json_extract(value, '$[0]') as ord, json_extract(value, '$[1]') as due_at from json_each(?)) as free
-where jobs.ord = free.ord and place = {Place.LATER:d} and jobs.due_at is null
+where jobs.ord = free.ord and +place = {Place.LATER:d} and +jobs.due_at is null
 """
 # an upsert, as in report.py
 _FAIL = ManyRows(

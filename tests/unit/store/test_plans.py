@@ -9,10 +9,12 @@ import pytest
 from kqs.filter import Filter
 from kqs.job import WAITING
 from kqs.store.sqlite import (
+    batches,
     bulk,
     change,
     claim,
     content,
+    follow,
     groups,
     locks,
     progress,
@@ -52,6 +54,11 @@ BY_KEY = [
     change._CANCEL,
     change._MARK,
     revive._RUNS,
+    follow._NOTE,
+    follow._HOLD,
+    follow._LET_GO,
+    follow._AGAIN,
+    batches._LEAVE,
 ]
 BY_INDEX = {
     f"select * {schedule._READY_OF_PRIO}": "ready (type=? AND prio=? AND ord>?)",
@@ -73,6 +80,17 @@ PARKED = {
     resources._WITH_PARKED: ["(resource=?)"],
     resources._PARKED_FROM: ["(resource>?)", "(resource>?)"],
     resources._FIRSTS: ["(resource=?)", "(resource=? AND type>?)", "(resource=? AND type=?)"],
+}
+
+
+#: by statement, the searches among those who wait, of whom one job may have any number
+AWAITED = {
+    follow._NOTE_PASSED: ["PRIMARY KEY (parent=?)"],
+    follow._PAIRS: ["PRIMARY KEY (parent=?)"],
+    follow._FOLLOWED: ["PRIMARY KEY (parent=?)"],
+    follow._FORGET_PAIRS: ["COVERING INDEX awaited_child (child=?)"],
+    follow._FORGET: ["COVERING INDEX awaited_child (child=?)"],
+    follow._STILL: ["COVERING INDEX awaited_child (child=?)"],
 }
 
 
@@ -98,6 +116,15 @@ def test_rows_are_found_by_key(db: sqlite3.Connection, statement: str) -> None:
 def test_parked_jobs_are_found_by_their_key(db: sqlite3.Connection, statement: str, searches: list[str]) -> None:
     steps = [step for step in plan(db, statement) if "parked" in step]
     assert steps == [f"SEARCH parked USING PRIMARY KEY {search}" for search in searches]
+
+
+@pytest.mark.parametrize(("statement", "searches"), AWAITED.items())
+def test_who_waits_is_found_by_its_key_and_never_among_all_who_wait(
+    db: sqlite3.Connection, statement: str, searches: list[str]
+) -> None:
+    values = [0] * (2 if "?2" in statement else 1)
+    steps = [row[3] for row in db.execute(f"explain query plan {statement}", values) if " awaited " in row[3]]
+    assert steps == [f"SEARCH awaited USING {search}" for search in searches]
 
 
 @pytest.mark.parametrize(("statement", "index"), BY_INDEX.items())
