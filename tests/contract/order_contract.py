@@ -409,6 +409,53 @@ class OrderContract:
         found = await insert(a_then(5, 6, id="c"), a_job(6, batch="c", batch_order=FIRST + 5))
         assert sorted(found) == [FIRST + 5, FIRST + 6]
 
+    async def test_then_passes_no_job_of_its_id_that_comes_before_it(self, store: Store, insert) -> None:
+        found = await insert(a_job(0, id="b"), a_then(1, 2, id="b"), a_job(2, batch="b", batch_order=FIRST + 1))
+        assert sorted(found) == [FIRST + 1, FIRST + 2]
+        assert (record := await store.job("b")) is not None
+        assert (record.order, record.tally) == (FIRST, None)
+
+    async def test_then_passes_no_job_of_its_key_that_comes_before_it(self, store: Store, insert) -> None:
+        found = await insert(a_job(0, unique="k"), a_then(1, 2, unique="k"), a_member(2, 1))
+        assert sorted(found) == [FIRST + 1, FIRST + 2]
+        assert dict(found.joined) == {FIRST + 1: IDS.of(FIRST)}
+
+    @pytest.mark.parametrize("taken", ["id", "key"])
+    async def test_batch_that_was_not_begun_makes_no_jobs_of_what_comes_later_either(
+        self, store: Store, insert, taken: str
+    ) -> None:
+        own: dict[str, str] = {"id": "b"} if taken == "id" else {"unique": "k"}
+        batch = own.get("id", IDS.of(FIRST + 1))
+        await insert(a_job(0, **own))
+        assert sorted(await insert(a_then(1, 5, **own), a_job(2, batch=batch, batch_order=FIRST + 1))) == [FIRST + 1, FIRST + 2]
+        for n in (3, 5):
+            found = await insert(a_job(n - 1, batch=batch, batch_order=FIRST + 1), a_job(n, batch=batch, batch_order=FIRST + 1))
+            assert sorted(found) == [FIRST + n - 1, FIRST + n]
+        assert await insert(a_job(6)) == []
+
+    async def test_members_of_a_deleted_batch_do_not_count_in_the_next_of_its_id(
+        self, store: Store, insert, end, follow, called, now: float
+    ) -> None:
+        await insert(a_then(0, id="b"), a_job(1, batch="b"), a_job(2, batch="b"))
+        await end(1)
+        await change(store, Verb.DELETE, Filter(ids=("b",)), now=now)
+        await insert(a_then(3, id="b"), a_job(4, batch="b"))
+        await end(2)
+        tally = await store.close_batch("b")
+        assert tally == Tally("b", 1, 0, 0, 0, 0, is_open=False)
+        assert (await follow(), called) == ([], [])
+        await end(4)
+        assert (await follow(), numbers(called)) == ([], [3])
+
+    async def test_completed_batch_that_was_deleted_does_not_wake_the_next_of_its_id(
+        self, store: Store, insert, follow, called, now: float
+    ) -> None:
+        await insert(a_then(0, id="b"))
+        await store.close_batch("b")
+        await change(store, Verb.DELETE, Filter(ids=("b",)), now=now)
+        await insert(a_then(1, id="b"))
+        assert (await follow(), called) == ([], [])
+
     async def test_then_that_was_cancelled_is_not_woken_and_waits_again_when_retried(
         self, store: Store, insert, end, follow, called, now: float
     ) -> None:

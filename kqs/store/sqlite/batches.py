@@ -4,6 +4,9 @@ A batch has the id of its `then`, and its row lives as long as that one's. A mem
 counts once: as it ends first, or is deleted before. What waits for the batch is told as if a job with the id `@ID` had ended
 (follow.py); no job has such an id. It is complete, once and for ever, when it is closed, all of its own record is stored, and
 as many have ended as were stored.
+
+A batch whose `then` was not stored, since its id or key was taken, makes no jobs. As long as parts of its record are to come, a
+row with the id `!ORDER` tells them.
 """
 
 from __future__ import annotations
@@ -21,13 +24,19 @@ from kqs.store.sqlite.session import Session
 _BEGIN = """
 insert into batches (id, ord, first_ord, is_open, last_order, reached) values (?, ?2, ?2, ?, ?, ?2) on conflict do nothing
 """
+_REFUSE = """
+insert into batches (id, ord, first_ord, is_open, last_order, reached) values (?, ?2, ?2, 0, ?, ?2) on conflict do nothing
+"""
+_REFUSED_ALL = "delete from batches where id = ? and last_order <= ?"
 _FOUND = """
 select json_group_array(json_array(id, first_ord, is_complete)) from batches where id in (select value from json_each(?))
 """
 _ENTER = "update batches set made = made + ?, reached = max(reached, ?) where id = ?"
+# members stand behind their `then`: what stands before it was one of an earlier batch of the same id
 _OF_ORDERS = """
 select json_group_array(json_array(batch, n)) from (
-  select batch, count(*) as n from jobs where ord in (select value from json_each(?)) and batch is not null group by batch)
+  select batch, count(*) as n from jobs cross join batches on batches.id = batch and first_ord < jobs.ord
+  where jobs.ord in (select value from json_each(?)) group by batch)
 """
 _COLUMNS = {State.SUCCESS: "success", State.FAIL: "fail", State.CANCELLED: "cancelled"}
 _END = {name: f"update batches set {name} = {name} + ? where id = ?" for name in ("success", "fail", "cancelled", "deleted")}
@@ -72,28 +81,44 @@ def begin(session: Session, thens: Iterable[Accepted]) -> None:
     for job in thens:
         assert job.members is not None, "it is a then"
         session.has_batches = True
+        session.db.execute("delete from passed where parent = ?", (parent_of(job.id),))  # of an earlier batch of that id
         session.db.execute(_BEGIN, (job.id, job.order, job.members.is_open, job.members.last_order))
 
 
-def parted(session: Session, jobs: Sequence[Accepted], taken: Collection[str]) -> tuple[list[Accepted], list[Accepted]]:
-    """Part the members of batches from those that are not to be stored, since their batch, of the same record, was known.
+def refuse(session: Session, thens: Iterable[Accepted], stored: int) -> None:
+    """Have what is to come of the records of `then`s that were not stored, behind the order `stored`, not be stored either."""
+    for job in thens:
+        assert job.members is not None, "it is a then"
+        if job.members.last_order > max(stored, job.order):
+            session.db.execute(_REFUSE, (_refused_id(job.order), job.order, job.members.last_order))
 
-    What can be no member any more loses its batch. Args: taken: the ids of `then`s of these jobs that were known.
+
+def parted(session: Session, jobs: Sequence[Accepted], taken: Collection[int]) -> tuple[list[Accepted], list[Accepted]]:
+    """Part the members of batches from those that are not to be stored, since the `then` of their record was not.
+
+    What can be no member any more loses its batch. Args: taken: the orders of `then`s that were not stored just before.
     """
-    (packed,) = session.db.execute(_FOUND, (_json(list({job.batch for job in jobs})),)).fetchone()
+    wanted = {job.batch for job in jobs} | {_refused_id(job.batch_order) for job in jobs}
+    (packed,) = session.db.execute(_FOUND, (_json(list(wanted)),)).fetchone()
     found = {id_: (first, is_complete) for id_, first, is_complete in _decode_found(packed)}
     kept: list[Accepted] = []
-    refused: list[Accepted] = []
+    refused: dict[int, list[Accepted]] = {}
     for job in jobs:
         assert job.batch is not None, "it is a member"
-        first, is_complete = found.get(job.batch, (0, 1))
-        if job.batch_order and (first not in (0, job.batch_order) or (not first and job.batch in taken)):
-            refused.append(job)
+        if job.batch_order in taken or _refused_id(job.batch_order) in found:
+            refused.setdefault(job.batch_order, []).append(job)
             continue
-        if is_complete:
+        first, is_complete = found.get(job.batch, (0, 1))
+        if is_complete or (first != job.batch_order if job.batch_order else first > job.order):
             job.batch = None
         kept.append(job)
-    return kept, refused
+    for order, members in refused.items():
+        session.db.execute(_REFUSED_ALL, (_refused_id(order), members[-1].order))
+    return kept, [job for members in refused.values() for job in members]
+
+
+def _refused_id(order: int) -> str:
+    return f"!{order}"
 
 
 def enter(session: Session, jobs: Iterable[Accepted], known: Collection[int]) -> None:

@@ -6,7 +6,7 @@ plain job, which most are, is one row from the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -102,35 +102,62 @@ def _insert_full_of(
     session: Session, shapes: _Shapes, worker: str, now: float, known: list[int], parked: set[int]
 ) -> dict[int, str]:
     """As `_insert_any`, of all jobs that may need more than a row, and of what these mean for others."""
-    jobs: Sequence[Accepted] = shapes.full
+    joined: dict[int, str] = {}
+    for jobs in _in_turn(shapes.full):
+        joined |= _insert_tied(session, jobs, worker, now, known, parked)
+    return joined
+
+
+def _in_turn(jobs: Sequence[Accepted]) -> Iterator[Sequence[Accepted]]:
+    """Part jobs so that no `then`, which is stored before the others, passes one with its id or its key."""
+    start = 0
+    names: set[str | keyed.Pair] = set()
+    for place, job in enumerate(jobs):
+        own: set[str | keyed.Pair] = {job.id} if job.unique is None else {job.id, pair_of(job)}
+        if job.members is not None and not names.isdisjoint(own):
+            yield jobs[start:place]
+            start, names = place, set()
+        names |= own
+    yield jobs[start:] if start else jobs
+
+
+def _insert_tied(
+    session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+) -> dict[int, str]:
+    joined: dict[int, str] = {}
     thens = [job for job in jobs if job.members is not None]
     if thens:
-        _insert_thens(session, thens, worker, now, known, parked)
+        joined = _insert_thens(session, thens, worker, now, known, parked)
         jobs = [job for job in jobs if job.members is None]
+    last_order = jobs[-1].order if jobs else 0
     members = [job for job in jobs if job.batch is not None]
     if members:
-        members, refused = batches.parted(session, members, {job.id for job in thens if job.order in known})
+        members, refused = batches.parted(session, members, {job.order for job in thens if job.order in known})
         if refused:
             known += [job.order for job in refused]
             orders = frozenset(known)
             jobs = [job for job in jobs if job.order not in orders]
         batches.enter(session, members, ())
-    joined = _insert_any(session, jobs, worker, now, known, parked) if jobs else {}
+    if jobs:
+        joined |= _insert_any(session, jobs, worker, now, known, parked)
     if members and known:
         batches.enter(session, members, known)
     if children := [job for job in (*thens, *jobs) if follow.waits(job)]:
-        _stand(session, children, now, known, {job.id: joined[job.order] for job in jobs if job.order in joined}, parked)
+        aliases = {job.id: joined[job.order] for job in jobs if job.order in joined}
+        _stand(session, children, now, known, aliases, parked)
     if members or thens:
         batches.reach(session, [*thens, *members])
+    batches.refuse(session, [job for job in thens if job.order in known], last_order)
     return joined
 
 
 def _insert_thens(
     session: Session, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
-) -> None:
-    _insert_any(session, jobs, worker, now, known, parked)
+) -> dict[int, str]:
+    joined = _insert_any(session, jobs, worker, now, known, parked)
     orders = frozenset(known)
     batches.begin(session, [job for job in jobs if job.order not in orders])
+    return joined
 
 
 def _stand(
@@ -143,7 +170,7 @@ def _stand(
 ) -> None:
     """Let those of some jobs that were stored as held wait, or let them go where they would; `parked` has those that wait.
 
-    Args: aliases: as for `follow.stand_new`.
+    Args: aliases: by the ids of jobs that were joined to others, those of these.
     """
     refused = frozenset(known)
     stored = [job for job in jobs if job.order not in refused]
