@@ -243,6 +243,46 @@ class OrderContract:
         await end(0)
         assert (await follow(), numbers(called)) == ([], [2])
 
+    async def test_joined_parent_of_an_own_id_is_the_job_that_it_is_joined_to(
+        self, store: Store, insert, end, follow, called
+    ) -> None:
+        await insert(a_job(0, unique="k"))
+        await insert(a_job(1, id="mine", unique="k"), a_job(2, after=After(("mine",))))
+        assert (await follow(), called) == ([], [])
+        await end(0)
+        assert (await follow(), numbers(called)) == ([], [2])
+
+    @pytest.mark.parametrize("how", ["deleted", "retried"])
+    async def test_end_that_is_not_followed_yet_does_not_count_for_who_comes_later(
+        self, store: Store, insert, end, follow, called, now: float, how: str
+    ) -> None:
+        await insert(a_job(0, id="p"), a_job(1, after=After(("p",), True)))
+        (run,) = await store.claim([an_entry(0, id="p")], "w1", now)
+        await store.report([a_report(run.claim, State.FAIL, at=now)])
+        if how == "retried":
+            await change(store, Verb.RETRY, Filter(ids=("p",)), now=now, first_order=FRESH)
+        else:
+            await change(store, Verb.DELETE, Filter(ids=("p",)), now=now)
+            await insert(a_job(2, id="p"))
+        await insert(a_job(3, after=After(("p",), True)))
+        assert (await follow(), numbers(called)) == ([], [1])
+        record = await store.job(IDS.of(FIRST + 3))
+        assert record is not None
+        assert list(record.awaits) == ["p"]
+        again = an_entry(2 if how == "deleted" else AGAIN, id="p")
+        (run,) = await store.claim([again], "w1", now)
+        await store.report([a_report(run.claim, State.FAIL, at=now)])
+        assert (await follow(), numbers(called)) == ([], [1, 3])
+
+    async def test_end_that_is_not_followed_yet_is_told_by_its_name(self, store: Store, insert, follow, now: float) -> None:
+        await insert(a_job(0, id="p"), a_job(1, after=After(("p",))))
+        await change(store, Verb.DELETE, Filter(ids=("p",)), now=now)
+        await insert(a_job(2, id="p"), a_job(3, after=After(("p",))))
+        assert await follow() == [1]
+        record = await store.job(IDS.of(FIRST + 1))
+        assert record is not None
+        assert record.error == "job p, which it waits for, was deleted, or is not known any more"
+
     async def test_child_with_a_resource_stands_in_line_when_it_is_let_go(
         self, store: Store, insert, end, follow, called, now: float
     ) -> None:

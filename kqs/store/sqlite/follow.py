@@ -4,7 +4,8 @@ Such a job is *held*: it stands in no index of ready jobs and in no broker, as p
 transaction:
 
 1. A held job has a row in `awaited` for each job that has not ended yet, or whose end is not followed yet; no other has any.
-2. What has ended while somebody waited for it stands in `passed` as long as rows of `awaited` name it.
+2. What has ended while somebody waited for it stands in `passed` as long as rows of `awaited` name it. If it waits again by
+   then, or its id is another job's, and somebody else comes to wait for that, both go by a name `!N!ID`.
 
 So the end of a job costs one look, however many wait for it, and what follows is done in slices (`follow`), each of which may
 be the last before a kill: what is left stands in the tables. Chains are followed step by step: who fails is passed as well.
@@ -13,10 +14,11 @@ be the last before a kill: what is left stands in the tables. Chains are followe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 
 import msgspec
 
-from kqs.job import Accepted, After, Entry, Event, State, next_state
+from kqs.job import ENDED, Accepted, After, Entry, Event, State, next_state
 from kqs.options import MOST_AFTER
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
@@ -55,6 +57,7 @@ select json_group_array(json_array(name, state)) from (
   select wanted.id, state from wanted cross join jobs on jobs.ord = made where jobs.id is null)
 """
 _ENDED_OF = "select json_group_array(parent) from passed where parent in (select value from json_each(?))"
+_APART = "select json_group_array(parent) from passed where parent like ?"
 _PAIRS = """
 select json_group_array(json_array(parent, outcome, child)) from (
   select passed.parent, outcome, child from passed cross join awaited on awaited.parent = passed.parent limit ?)
@@ -150,7 +153,7 @@ def waits(job: Accepted) -> bool:
 def stand_new(session: Session, jobs: Sequence[Accepted], aliases: Mapping[str, str]) -> set[int]:
     """Hold jobs that were just stored as held, or let them go; return the orders of those that are held.
 
-    Args: aliases: by their ids, those of the jobs that some were joined to.
+    Args: aliases: by the ids of jobs that were joined to others, those of these.
     """
     said: dict[int, _Said] = {}
     for job in jobs:
@@ -184,7 +187,11 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
     wanted = {id_: None for one in said.values() for id_ in one.ids}
     states = _states(session, list(wanted))
     (packed,) = db.execute(_ENDED_OF, (_json(list(wanted)),)).fetchone()
-    passed = set(_decode_ids(packed))  # of an earlier end, which a retry does not undo for whom it concerns
+    passed = set(_decode_ids(packed))
+    for id_ in [id_ for id_ in passed if id_ in states and states[id_] not in ENDED]:
+        _set_apart(session, id_)
+        passed.remove(id_)
+        session.follows = True
     awaited: list[object] = []
     ended: dict[str, int] = {}
     held: set[int] = set()
@@ -207,6 +214,22 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
     session.follows = session.follows or bool(ended) or bool(passed)
     db.execute(_LET_GO, (_json([(order, one.due_at or None) for order, one in said.items() if order not in held]),))
     return held
+
+
+def _set_apart(session: Session, id_: str) -> None:
+    """Part whom an end concerns that is not followed yet from those who wait for the next: the job waits again, or is another.
+
+    The end has a name of its own then, which no job has.
+    """
+    taken = set(_decode_ids(session.db.execute(_APART, (f"!%!{id_}",)).fetchone()[0]))
+    name = next(name for number in count() if (name := f"!{number}!{id_}") not in taken)
+    session.db.execute("update awaited set parent = ?2 where parent = ?1", (id_, name))
+    session.db.execute("update passed set parent = ?2 where parent = ?1", (id_, name))
+
+
+def _id_of(parent: str) -> str:
+    """Return the id of the job whose end is meant."""
+    return parent.rpartition("!")[2]
 
 
 def _states(session: Session, ids: Sequence[str]) -> dict[str, int]:
@@ -235,7 +258,7 @@ def awaits(session: Session, order: int) -> list[str]:
     found: list[str] = []
     for query in (_AWAITS, _AWAITS_ALSO):  # all but what stands for a batch
         (packed,) = session.db.execute(query, (order, MOST_AFTER)).fetchone()
-        found += _decode_ids(packed)
+        found += map(_id_of, _decode_ids(packed))
     return found
 
 
@@ -257,7 +280,7 @@ def follow(session: Session, now: float, drop_after_s: float | None, by_type: Ma
         whys: dict[int, str] = {}
         for parent, outcome, child in pairs:
             if outcome != State.SUCCESS and child in held and not held[child].said.is_any_end:
-                whys.setdefault(child, f"job {parent}, which it waits for, {_WORDS[outcome]}")
+                whys.setdefault(child, f"job {_id_of(parent)}, which it waits for, {_WORDS[outcome]}")
         if whys:
             failed += _fail(session, {order: (held[order], why) for order, why in whys.items()}, now, drop_after_s, by_type)
         db.execute(_FOLLOWED, (_json(list({parent for parent, _, _ in pairs})),))
