@@ -36,6 +36,7 @@ from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
 from kqs.trouble import Trouble
 from kqs.views.views import Views
+from kqs.wire.jobs import Given
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -279,9 +280,19 @@ class ServerBackend:
         tally = await _told(self._queue.close_batch(batch_id))
         return None if tally is None else _shown_tally(tally)
 
-    async def check_order(self, job_ids: Sequence[str], batch_ids: Sequence[str]) -> None:
-        """Return when these jobs are known, here or in the journal, and these batches are open. Raises: CallError."""
+    async def check_order(self, given: Given) -> None:
+        """Return when the jobs that are asked for are known, here or in the journal, and the batches are open.
+
+        So does who asks again under ids that are known: that makes nothing. Raises: CallError.
+        """
         await self._catch_up(unflushed=True)
+        try:
+            await self._check_asked(given.asked, given.batches)
+        except CallError:
+            if not given.askers or await self._unknown(given.askers):
+                raise
+
+    async def _check_asked(self, job_ids: Sequence[str], batch_ids: Sequence[str]) -> None:
         unknown = await self._unknown(job_ids)
         if unknown and self._queue.is_shared:
             await self._others_caught_up(unknown)

@@ -18,7 +18,7 @@ from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, decoding
-from kqs.wire.order import asked_of, is_batch, is_ordered
+from kqs.wire.order import asked_of, askers_of, is_batch, is_ordered
 from kqs.wire.steps import Steps, finish
 
 #: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
@@ -148,8 +148,9 @@ class Inserter:
         self._append = journal.append
         #: the store lets jobs wait for others
         self.is_ordering = True
-        #: returns when these jobs are known and these batches open; raises CallError, bad_job or busy, where they are not
-        self.check_order: Callable[[Sequence[str], Sequence[str]], Awaitable[None]] = _no_order
+        #: returns when the jobs that are asked for are known and the batches open, or who asks is; raises CallError, bad_job
+        #: or busy, where they are not
+        self.check_order: Callable[[Given], Awaitable[None]] = _no_order
         self._bounds = bounds if bounds is not None and bounds.limits else None
 
     async def insert(self, text: bytes, max_jobs: int = DEFAULT_INSERT_JOBS) -> list[str]:
@@ -172,7 +173,7 @@ class Inserter:
         if not given.jobs:
             return []
         if given.asked or given.batches:
-            await self.check_order(given.asked, given.batches)
+            await self.check_order(given)
         answered: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
 
         def told(answers: list[Answer] | Exception) -> None:
@@ -210,6 +211,8 @@ class Inserter:
             if index % _JOBS_A_STEP == 0:
                 yield
         given.asked, given.batches = asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
+        if given.asked or given.batches:
+            given.askers = askers_of(given.jobs, before)
         if not self.is_ordering and (before or any(map(is_ordered, given.jobs))):
             raise CallError("after, batch: the store of this server cannot let jobs wait for others yet", "unsupported")
         return given
@@ -282,7 +285,7 @@ class Inserter:
         plan = plan_of(jobs, self.subscribers) if self.subscribers and not adopted else {}
         if plan or (adopted and any(map(has_copies, jobs))):
             assert kind is Kind.JOBS, "lines are looked at before"
-            if is_batch(payload):
+            if is_batch(payload) or any(job.type in plan and _is_member(job) for job in jobs):
                 raise CallError("batch: expected jobs of types without subscribers, whose copies end later", "bad_job")
             kind, payload, live_jobs = Kind.FANNED, pack(plan, payload), None
             copies = [copy.type for copy in copies_of(jobs, plan)]
@@ -316,7 +319,11 @@ class Inserter:
         return [made(order) if own is None else own for order, own in enumerate(own_ids, first_order)]
 
 
-async def _no_order(_job_ids: Sequence[str], _batch_ids: Sequence[str]) -> None:
+def _is_member(job: Job) -> bool:
+    return isinstance(job, JobFields) and job.batch is not None
+
+
+async def _no_order(_given: Given) -> None:
     raise CallError("after, batch: nobody knows of other jobs here", "unsupported")
 
 

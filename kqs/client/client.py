@@ -289,16 +289,20 @@ class Client(OwnersCalls, RulesCalls):
         Args: then: a job; with an `id` of its own the same batch may be sent again, without one it is made here.
         Raises: as `insert`. ValueError: a job is no mapping; nothing was sent.
         """
-        return await self._begin_batch(then, jobs=[dict(job) for job in jobs])
+        return (await self.batch_told(then, jobs)).id
+
+    async def batch_told(self, then: Mapping[str, Any], jobs: Jobs | None = None) -> Inserted:
+        """As `batch`, or without jobs `open_batch`; return whether this call made the batch, too."""
+        (named,), made = self._all_named([then])
+        of = {"open": True} if jobs is None else {"jobs": [dict(job) for job in jobs]}
+        if not made or named.get("unique") is not None:  # else it is new
+            named = {**named, "answer": "full"}
+        result = await (await self._start("batch", encode({**of, "then": named}, "bad_job"), repeatable=True))
+        return inserts.one_of(inserts.told(result, made))
 
     async def open_batch(self, then: Mapping[str, Any]) -> str:
         """Begin a batch that takes jobs with `batch=` its id until `close_batch`; return that id. As `batch`."""
-        return await self._begin_batch(then, open=True)
-
-    async def _begin_batch(self, then: Mapping[str, Any], **of: Any) -> str:
-        (named,), _ = self._all_named([then])
-        argument = encode({**of, "then": named}, "bad_job")
-        return str(_decode(await (await self._start("batch", argument, repeatable=True))))
+        return (await self.batch_told(then)).id
 
     async def close_batch(self, batch_id: str) -> dict[str, Any]:
         """Let no more jobs into a batch; return how it stands: id, count, success, fail, cancelled, deleted. Idempotent.

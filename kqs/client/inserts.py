@@ -48,6 +48,13 @@ def full(answers: Sequence[Told]) -> list[Inserted | CallError]:
     return found
 
 
+def one_of(answer: Told) -> Inserted:
+    """Return what one insert was answered; an id alone is that of a new job. Raises: CallError: it was refused."""
+    if isinstance(answer, CallError):
+        raise answer
+    return Inserted(answer, True) if isinstance(answer, str) else answer
+
+
 def _told(answer: str | dict[str, str | bool], own_ids: Collection[str]) -> Told:
     if isinstance(answer, str):
         return answer

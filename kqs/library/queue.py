@@ -132,12 +132,13 @@ class Queue(OwnersCalls, RulesCalls):
 
         Its handler finds in `job.batch` how they ended. Its id is the batch's; with an own `id` it may be added again.
         """
-        batch_id = await self._client.batch([_with_data(job) for job in jobs], _with_data(then))
-        return self._job(batch_id, True)
+        told = await self._client.batch_told(_with_data(then), [_with_data(job) for job in jobs])
+        return self._job(told.id, told.created)
 
     async def open_batch(self, then: Mapping[str, Any]) -> Job[Any]:
         """Begin a batch, which takes jobs with `batch=` the id of `then` until `close_batch`. Returns: `then`."""
-        return self._job(await self._client.open_batch(_with_data(then)), True)
+        told = await self._client.batch_told(_with_data(then))
+        return self._job(told.id, told.created)
 
     async def close_batch(self, batch_id: str) -> dict[str, Any]:
         """Let no more jobs into a batch; return how it stands. Idempotent. Raises: CallError: `not_found`."""

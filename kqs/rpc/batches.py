@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from kqs.errors import CallError, JournalError
-from kqs.inserter import Inserter
+from kqs.errors import CallError
+from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.options import JobFields, PlainJob
 from kqs.rpc.context import Context
@@ -18,6 +18,7 @@ from kqs.rpc.inserts import after_order, refuse_when_draining
 from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import NULL, Call, detached
+from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
 from kqs.wire.order import batch_text
 from kqs.wire.steps import Steps
@@ -88,9 +89,11 @@ def _checking(context: Context, then: bytes, jobs: bytes, *, is_open: bool) -> S
         raise CallError(_JOB.sub(_in_place, str(error)), error.call_code) from None
     first, count = given.jobs[0], len(given.jobs) - 1
     for index, job in enumerate(given.jobs):
+        place = "then: " if not index else f"job {index - 1}: "
         if isinstance(job, JobFields) and job.batch is not None:
-            place = "then: " if not index else f"job {index - 1}: "
             raise CallError(f"{place}batch: expected none, since the call says it", "bad_job")
+        if index and job.id is not None and job.id == first.id:
+            raise CallError(f"{place}id: expected another than that of `then`, got {job.id!r}", "bad_job")
     members = -1 if is_open else count
     given.jobs[0] = (
         JobFields(type=first.type, data=first.data, id=first.id, members=members)
@@ -106,20 +109,26 @@ def _in_place(found: re.Match[str]) -> str:
 
 
 def _keep(peer: Peer, call: Call, given: Given) -> None:
-    context, own_id, count = peer.context, given.jobs[0].id, len(given.jobs)
-    inserter: Inserter = context.inserter
+    """Keep them, and answer what becomes of the `then`, which the store may have to say."""
+    context, count = peer.context, len(given.jobs)
+    given.told = [index for index in given.told if index == 0]
 
-    def settled(record: Record, error: JournalError | None) -> None:
+    def flushed(record: Record) -> None:
         if peer.newest_record is record:
             peer.newest_record = None
-        if error is None:
-            context.counters.jobs_inserted += count
-            peer.answer(call, _encode(inserter.ids_of([own_id], record.first_order)[0]))
-        else:
-            peer.refuse(call, *translate(error))
-        peer.settle(at_once=record.alone)
 
-    peer.newest_record = inserter.keep(given, settled)
+    def told(answers: list[Answer] | Exception) -> None:
+        then = answers if isinstance(answers, Exception) else answers[0]
+        if isinstance(then, Exception):
+            peer.refuse(call, *translate(then))
+        elif isinstance(then, Refused):
+            peer.refuse(call, then.code, _JOB.sub(_in_place, then.message))
+        else:
+            context.counters.jobs_inserted += count
+            peer.answer(call, _encode(then))
+        peer.settle()
+
+    peer.newest_record = context.inserter.keep_told(given, told, flushed)
     peer.defer()
 
 

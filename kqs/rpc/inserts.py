@@ -108,7 +108,7 @@ def after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], None]) 
 
 async def _after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], None]) -> None:
     try:
-        await peer.context.inserter.check_order(given.asked, given.batches)
+        await peer.context.inserter.check_order(given)
         refuse_when_draining(peer.context)
         keep()
     except Exception as error:

@@ -66,7 +66,7 @@ class Given(msgspec.Struct, gc=False):
     """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too.
 
     told: which of the jobs are answered with more than the id that they are kept under. asked, batches: ids of jobs that must
-    be known, and of batches that must be open.
+    be known, and of batches that must be open; askers: those of the jobs that ask for them, if all of these have their own.
     """
 
     payload: bytes
@@ -75,6 +75,7 @@ class Given(msgspec.Struct, gc=False):
     told: list[int] = []
     asked: list[str] = []
     batches: list[str] = []
+    askers: list[str] = []
 
 
 def decode_job(raw: bytes | Raw) -> Job:

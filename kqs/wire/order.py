@@ -64,6 +64,8 @@ def _asked_and_ties(
                 tied = own.get(parent)
             else:
                 tied = before + _position(parent, len(jobs) - before, place, is_array=is_array)
+            if parent == job.batch or (tied is not None and tied < before <= index):
+                raise CallError(f"{place}after: the job would wait for its own batch, which waits for it", "bad_job")
             if tied is None:
                 asked[str(parent)] = None
             elif tied == index:
@@ -71,6 +73,16 @@ def _asked_and_ties(
             else:
                 ties.setdefault(index, []).append(tied)
     return asked, ties
+
+
+def askers_of(jobs: Sequence[Job], before: int = 0) -> list[str]:
+    """Return the ids of the jobs that make nothing, and so ask for nothing, if they are known: [] if one has no own.
+
+    Args: before: 1: the first is the `then` of a batch, which makes nothing without it.
+    """
+    asking = jobs[:before] or [job for job in jobs if is_ordered(job)]
+    ids = [job.id for job in asking if job.id is not None]
+    return ids if len(ids) == len(asking) else []
 
 
 def _position(position: int, count: int, place: str, *, is_array: bool) -> int:

@@ -162,6 +162,48 @@ def test_batch_that_is_inserted_again_makes_nothing(peer: Peer) -> None:
     assert len(peer.call("jobs", {})) == 3
 
 
+def test_batch_passes_no_job_of_its_id(peer: Peer) -> None:
+    peer.send("insert", HELD | {"id": "mine"})
+    peer.send("batch", {"open": True, "then": OK | {"id": "mine"}})
+    assert [peer.receive(), peer.receive()] == ["mine", "mine"]
+    assert peer.call("job", "mine")["type"] == "held"
+
+
+def test_then_of_a_taken_key_is_joined_or_refused_and_makes_nothing(peer: Peer) -> None:
+    then = HELD | {"unique": "k"}
+    first = peer.call("batch", {"jobs": [HELD], "then": then})
+    assert peer.call("batch", {"jobs": [HELD], "then": then}) == first
+    told = peer.call("batch", {"open": True, "then": then | {"answer": "full"}})
+    assert told == {"id": first, "created": False}
+    with pytest.raises(RefusedError, match=f"then: unique: .* its id is '{first}'") as refused:
+        peer.call("batch", {"jobs": [HELD], "then": then | {"on_conflict": "refuse"}})
+    assert refused.value.code == "duplicate"
+    assert len(peer.call("jobs", {})) == 2
+
+
+def test_known_job_is_inserted_again_though_what_it_named_is_gone(peer: Peer) -> None:
+    peer.call("batch", {"open": True, "then": HELD | {"id": "b"}})
+    for _ in range(2):
+        assert peer.call("insert", HELD | {"id": "m", "batch": "b"}) == "m"
+        peer.call("batch", {"id": "b", "close": True})
+    with pytest.raises(RefusedError, match="is closed"):
+        peer.call("insert", [HELD | {"id": "m", "batch": "b"}, HELD | {"id": "new", "batch": "b"}])
+    parent = peer.call("insert", HELD)
+    for _ in range(2):
+        assert peer.call("insert", OK | {"id": "c", "after": [parent]}) == "c"
+        peer.call("delete", {"id": parent})
+    with pytest.raises(RefusedError, match="no job has the id"):
+        peer.call("insert", OK | {"after": [parent]})
+
+
+def test_member_of_a_type_with_subscribers_is_refused(peer: Peer) -> None:
+    peer.call("batch", {"open": True, "then": OK | {"id": "b"}})
+    peer.call("subscribe", {"type": "news", "subscriber": "held"})
+    with pytest.raises(RefusedError, match="types without subscribers"):
+        peer.call("insert", {"type": "news", "batch": "b"})
+    assert peer.call("insert", [{"type": "news"}, OK | {"batch": "b"}])
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
@@ -175,6 +217,8 @@ def test_batch_that_is_inserted_again_makes_nothing(peer: Peer) -> None:
         ({"jobs": [OK, {"tipe": 1}], "then": OK}, "job 1: unknown field"),
         ({"jobs": [OK | {"batch": "b"}], "then": OK}, "job 0: batch: expected none"),
         ({"jobs": [OK | {"after": [1]}], "then": OK}, "job 0: after: expected positions from 0 to 0"),
+        ({"jobs": [OK, OK | {"after": ["b"]}], "then": OK | {"id": "b"}}, "job 1: after: the job would wait for its own batch"),
+        ({"jobs": [OK, OK | {"id": "b"}], "then": OK | {"id": "b"}}, "job 1: id: expected another than that of `then`"),
         ([OK], "batch takes"),
     ],
 )

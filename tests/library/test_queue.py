@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -509,6 +510,17 @@ async def test_a_job_runs_after_others_and_one_when_all_of_a_batch_have_ended(qu
     told = (await then.wait(5)).result
     assert (order[:2], sorted(order[2:4]), order[4:]) == (["first", "second"], ["bad", "good"], ["then"])
     assert told == {"id": then.id, "count": 2, "success": 1, "fail": 1, "cancelled": 0, "deleted": 0}
+
+
+async def test_a_batch_tells_whether_there_was_none_yet(queue: kqs.Queue, type_: str) -> None:
+    mine = {"type": type_, "id": uuid.uuid4().hex}
+    keyed = {"type": type_, "unique": "k"}
+    assert [(await queue.add_batch([], mine)).created for _ in range(2)] == [True, False]
+    assert [(await queue.add_batch([{"type": f"{type_}.of"}], keyed)).created for _ in range(2)] == [True, False]
+    assert [(await queue.open_batch({"type": type_})).created for _ in range(2)] == [True, True]
+    with pytest.raises(CallError, match="unique") as caught:
+        await queue.open_batch({**keyed, "on_conflict": "refuse"})
+    assert caught.value.call_code == "duplicate"
 
 
 async def test_a_batch_takes_jobs_until_it_is_closed(queue: kqs.Queue, type_: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from kqs.errors import CallError
 from kqs.wire.jobs import decode_jobs, replay_jobs
-from kqs.wire.order import MOST_TIED, asked_of, batch_text, is_batch, may_be_tied
+from kqs.wire.order import MOST_TIED, asked_of, askers_of, batch_text, is_batch, may_be_tied
 
 
 def asked(*jobs: dict[str, object], before: int = 0) -> tuple[list[str], list[str]]:
@@ -41,6 +41,23 @@ def test_position_in_no_array_is_refused() -> None:
 
 def test_a_job_cannot_wait_for_itself() -> None:
     assert refusal({"after": [0]}) == refusal({"id": "x", "after": ["x"]}) == "job 0: after: the job would wait for itself"
+
+
+def test_a_member_cannot_wait_for_its_own_batch() -> None:
+    words = "after: the job would wait for its own batch, which waits for it"
+    assert refusal({"id": "b"}, {}, {"after": ["b"]}, before=1) == f"job 2: {words}"
+    assert refusal({"after": ["x", "b"], "batch": "b"}) == f"job 0: {words}"
+    assert asked({"after": ["m"]}, {"id": "m"}, before=1) == ([], [])
+
+
+def test_who_asks_is_named_if_all_who_do_have_ids() -> None:
+    def askers(*jobs: dict[str, object], before: int = 0) -> list[str]:
+        return askers_of(decode_jobs(msgspec.json.encode([{"type": "a"} | job for job in jobs])), before)
+
+    assert askers({"id": "x", "after": ["y"]}, {"id": "z"}, {"id": "m", "batch": "b"}) == ["x", "m"]
+    assert askers({"id": "x", "after": ["y"]}, {"batch": "b"}) == []
+    assert askers({"id": "then"}, {"after": ["y"]}, before=1) == ["then"]
+    assert askers({}, {"id": "x", "after": ["y"]}, before=1) == []
 
 
 @pytest.mark.parametrize("length", [2, 3, 30, 3000])
