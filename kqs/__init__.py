@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kqs.handlers import JobContext, handler
-    from kqs.library import Job, JobRecord, Queue, QueueFailedError, TakenRun, connect
+    from kqs.library import (
+        BulkStore,
+        BulkStoreError,
+        FolderBulk,
+        Job,
+        JobRecord,
+        Queue,
+        QueueFailedError,
+        TakenRun,
+        connect,
+    )
     from kqs.library import open_queue as open  # noqa: A004 - users write kqs.open
     from kqs.verdicts import Again, Fail
 
 __version__ = "0.1.0"
 __all__ = [
     "Again",
+    "BulkStore",
+    "BulkStoreError",
     "Fail",
+    "FolderBulk",
     "Job",
     "JobContext",
     "JobRecord",
@@ -37,7 +50,21 @@ _HOMES = {
     "Fail": "kqs.verdicts",
     "JobContext": "kqs.handlers",
     "handler": "kqs.handlers",
-    **dict.fromkeys(("Job", "JobRecord", "Queue", "QueueFailedError", "TakenRun", "connect", "open"), "kqs.library"),
+    **dict.fromkeys(
+        (
+            "BulkStore",
+            "BulkStoreError",
+            "FolderBulk",
+            "Job",
+            "JobRecord",
+            "Queue",
+            "QueueFailedError",
+            "TakenRun",
+            "connect",
+            "open",
+        ),
+        "kqs.library",
+    ),
 }
 
 

@@ -180,11 +180,23 @@ class Queue:
     unsubscribe = waits(library.Queue.unsubscribe)
 
 
-def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> Queue:
+def open_queue(
+    folder: str | PathLike[str],
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    bulk: library.BulkStore | None = None,
+    **sections: Mapping[str, Any],
+) -> Queue:
     """Return the queue that is kept in `folder`, for `with`. Args, Raises: as kqs.open."""
-    return Queue(library.open_queue(folder, concurrency=concurrency, **sections))
+    return Queue(library.open_queue(folder, concurrency=concurrency, bulk=bulk, **sections))
 
 
-def connect(address: str | None = None, *, concurrency: int = DEFAULT_CONCURRENCY, **settings: Any) -> Queue:
+def connect(
+    address: str | None = None,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    bulk: library.BulkStore | None = None,
+    **settings: Any,
+) -> Queue:
     """Return the queue of a server, for `with`. Args, Raises: as kqs.connect."""
-    return Queue(library.connect(address, concurrency=concurrency, **settings))
+    return Queue(library.connect(address, concurrency=concurrency, bulk=bulk, **settings))

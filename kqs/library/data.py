@@ -17,13 +17,13 @@ from kqs.values import written
 MAX_DATA_BYTES = 16 * 1024 * 1024
 
 
-def data_of(value: object) -> msgspec.Raw:
+def data_of(value: object, most_bytes: int = MAX_DATA_BYTES) -> msgspec.Raw:
     """Return data as JSON: of plain values, dataclasses, msgspec structs, and pydantic models as `model_dump` gives them.
 
     Raises: CallError: `bad_job`: it is none of these, or has a number that JSON has no word for.
     """
     try:
-        return msgspec.Raw(written(value, MAX_DATA_BYTES))
+        return msgspec.Raw(written(value, most_bytes))
     except (TypeError, ValueError, RecursionError) as error:
         raise CallError(f"data: {error}", "bad_job") from None
 

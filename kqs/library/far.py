@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kqs.client import Client, ConnectionLostError, parse_address
+from kqs.library.apart import Apart
+from kqs.library.bulk import BulkStore
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
 from kqs.library.running import Running
 from kqs.log import get_logger
@@ -21,10 +23,12 @@ ENV_SERVER = "KQS_SERVER"
 class FarQueue(Queue):
     """See the module docstring. The connection comes back when it is lost; runs go with it."""
 
-    def __init__(self, address: str, concurrency: int, **settings: Any) -> None:
+    def __init__(self, address: str, concurrency: int, bulk: BulkStore | None = None, **settings: Any) -> None:
         """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none."""
         self._client = Client(parse_address(address), **settings)
-        self._running = Running(self._client, Supervisor(self._failed), concurrency)
+        supervisor = Supervisor(self._failed)
+        self._apart = Apart(bulk, supervisor, self.job)
+        self._running = Running(self._client, supervisor, concurrency, self._apart)
 
     async def open(self) -> None:
         """Connect, trying once. Raises: UnreachableError: nobody answers there."""
@@ -33,6 +37,7 @@ class FarQueue(Queue):
     async def close(self) -> None:
         """See Queue.close."""
         await self._running.close()
+        await self._apart.close()
         await self._client.close()
 
     def _failed(self, name: str, error: BaseException) -> None:
@@ -43,16 +48,18 @@ def connect(
     address: str | None = None,
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
+    bulk: BulkStore | None = None,
     environ: Mapping[str, str] = os.environ,
     **settings: Any,
 ) -> Queue:
     """Return the queue of a server, for `async with`.
 
     Args: address: `HOST:PORT` or `unix:PATH`; None: `$KQS_SERVER`, or this machine's. concurrency: jobs that `run_jobs` runs
-        at a time. settings: `timeout_s`: how long a call may take, in s; None: for ever.
+        at a time. bulk: where long data goes; it is closed with the queue. settings: `timeout_s`: how long a call may take,
+        in s; None: for ever.
     Raises: ValueError: the address is none.
     """
-    return FarQueue(address if address is not None else environ.get(ENV_SERVER, ""), concurrency, **settings)
+    return FarQueue(address if address is not None else environ.get(ENV_SERVER, ""), concurrency, bulk, **settings)
 
 
 __all__ = ["ConnectionLostError", "FarQueue", "connect"]

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from kqs.client import Client, Report, Run
 from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
 from kqs.given import reason_of, run_of
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
+from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
 from kqs.outcomes import delayed, judge
 from kqs.supervisor import Supervisor, when_done
@@ -67,8 +69,11 @@ class _InHand:
 class Hands:
     """See the module docstring. on_over: called when a run is over and its report is answered."""
 
-    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int, on_over: Callable[[], None]) -> None:
+    def __init__(
+        self, client: Client, supervisor: Supervisor, concurrency: int, apart: Apart, on_over: Callable[[], None]
+    ) -> None:
         self._client = client
+        self._apart = apart
         self._supervisor = supervisor
         self._executor = Executor(concurrency, supervisor)
         self._on_over = on_over
@@ -122,7 +127,8 @@ class Hands:
             outcome = await self._outcome(one, handler)
             if outcome is not None and not one.is_lost:
                 one.context.end()
-                await self._report(one, outcome)
+                if await self._report(one, outcome) and isinstance(outcome, Ok):
+                    self._apart.succeeded(one.run)
             elif one.is_owed:
                 await self._say(one, partial(self._client.release, one.run))
         finally:
@@ -133,22 +139,28 @@ class Hands:
         """Return how the handler ended; None: it was cancelled by us."""
         run = one.context.run
         try:
+            if (reference := reference_in(run.data)) is not None:
+                run = one.context.run = replace(run, data=await self._apart.get(reference))
             await self._executor.admit(handler)
             outcome = await self._executor.execute(run, handler, one.context)
+        except BulkStoreError as error:
+            log.warning("a run has failed without its data", type=run.type, job=one.run.id, reason=str(error))
+            outcome = Failed(str(error))
         except asyncio.CancelledError as fault:
             if one.is_lost:
                 return None
             outcome = judge(fault, run)
         return delayed(outcome, handler, run) if isinstance(outcome, Failed) else outcome
 
-    async def _report(self, one: _InHand, outcome: Outcome) -> None:
+    async def _report(self, one: _InHand, outcome: Outcome) -> bool:
+        """Report how a run has ended; tell whether that was taken."""
         if one.context.is_unsent and not isinstance(outcome, Ok):
             await self._save(one)
         answered: asyncio.Future[None] = self._loop.create_future()
         if not self._reports:
             self._supervisor.call_soon("library", self._send_reports)
         self._reports.append((_report(one.run, outcome), answered))
-        await self._say(one, lambda: answered)
+        return await self._say(one, lambda: answered)
 
     def _send_reports(self) -> None:
         reports, self._reports = self._reports, []
@@ -172,13 +184,18 @@ class Hands:
             else:
                 answered.set_exception(refusal)
 
-    async def _say(self, one: _InHand, say: Callable[[], Awaitable[object]]) -> None:
-        """Say something of a run. What is refused changes nothing: it is the queue's to judge then, after its ttr."""
+    async def _say(self, one: _InHand, say: Callable[[], Awaitable[object]]) -> bool:
+        """Say something of a run. What is refused changes nothing: it is the queue's to judge then, after its ttr.
+
+        Returns: False: it was refused, or nobody knows.
+        """
         try:
             await say()
         except KqsError as error:
             if not (isinstance(error, CallError) and error.call_code == "stale"):
                 log.warning("a report was not taken", job=one.run.id, error=str(error))
+            return False
+        return True
 
     # -- what the queue hears of runs that last ---------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from kqs.config import Config, anchored, config_of
 from kqs.core import Core
 from kqs.errors import KqsError
 from kqs.handlers import Registry
+from kqs.library.apart import Apart
+from kqs.library.bulk import BulkStore
 from kqs.library.passing import MEMORY, passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
 from kqs.library.running import Running
@@ -37,7 +39,15 @@ class QueueFailedError(KqsError):
 class NodeQueue(Queue):
     """See the module docstring. Several may stand in one process, each on a folder of its own."""
 
-    def __init__(self, config: Config, concurrency: int, clock: Clock | None = None, *, keeps: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        concurrency: int,
+        clock: Clock | None = None,
+        *,
+        bulk: BulkStore | None = None,
+        keeps: bool = True,
+    ) -> None:
         """Args: clock: None: the machine's. keeps: False: its folder is gone when it is closed, or could not be opened."""
         self._keeps = keeps
         self._clock = clock
@@ -45,6 +55,7 @@ class NodeQueue(Queue):
         self._concurrency = concurrency
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(self._failed)
+        self._apart = Apart(bulk, self._supervisor, self.job)
         self._fault: QueueFailedError | None = None
         self._closing: asyncio.Task[None] | None = None
         self._quitting: asyncio.Task[None] | None = None
@@ -69,7 +80,8 @@ class NodeQueue(Queue):
             self._client = Client(max_line_bytes=section.max_line_bytes, open_link=opener(context))
             await self._client.open()
             stack.push_async_callback(self._client.close)
-            self._running = Running(self._client, self._supervisor, self._concurrency)
+            stack.push_async_callback(self._apart.close)
+            self._running = Running(self._client, self._supervisor, self._concurrency, self._apart)
             stack.push_async_callback(self._running.close)
             self._stack = stack.pop_all()
 
@@ -106,14 +118,20 @@ def config_for(folder: str | PathLike[str], sections: Mapping[str, Mapping[str, 
     return anchored(config_of(settings, "kqs.open"), Path.cwd())
 
 
-def open_queue(folder: str | PathLike[str], *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> Queue:
+def open_queue(
+    folder: str | PathLike[str],
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    bulk: BulkStore | None = None,
+    **sections: Mapping[str, Any],
+) -> Queue:
     """Return the queue that is kept in `folder`, for `async with`: journal, store and all inside this program.
 
     Args: folder: `:memory:`: one of its own, in memory, which is gone when the queue is closed. concurrency: jobs that
-        `run_jobs` runs at a time. sections: settings, as the sections of kqs.toml have them: `store`, `types`, `defaults`,
-        `schedules`, `journal`, `broker`.
+        `run_jobs` runs at a time. bulk: where long data goes; it is closed with the queue. sections: settings, as the
+        sections of kqs.toml have them: `store`, `types`, `defaults`, `schedules`, `journal`, `broker`.
     Raises: StartupError: a section or setting is none; the message names it.
     """
     if folder == MEMORY:
-        return NodeQueue(config_for(passing_folder(), passing_sections(sections)), concurrency, keeps=False)
-    return NodeQueue(config_for(folder, sections), concurrency)
+        return NodeQueue(config_for(passing_folder(), passing_sections(sections)), concurrency, bulk=bulk, keeps=False)
+    return NodeQueue(config_for(folder, sections), concurrency, bulk=bulk)

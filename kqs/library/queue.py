@@ -5,20 +5,25 @@ Source of what the methods mean: docs/library.md, and docs/protocol.md for the c
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
-from kqs.client import Client, Inserted
+from kqs.client import Client, Inserted, Run
 from kqs.client.owners import Filters, OwnersCalls
 from kqs.client.rules import RulesCalls
 from kqs.errors import CallError
 from kqs.handlers import JobContext
-from kqs.library.data import data_of, type_of
+from kqs.library.apart import Apart, BulkStoreError
+from kqs.library.data import type_of
 from kqs.library.job import Job, JobRecord, record_of
 from kqs.library.run import TakenRun
 from kqs.library.running import Running
+from kqs.log import get_logger
+
+log = get_logger("kqs.library")
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -65,6 +70,7 @@ class Queue(OwnersCalls, RulesCalls):
 
     _client: Client
     _running: Running
+    _apart: Apart
 
     @abstractmethod
     async def open(self) -> None:
@@ -110,8 +116,9 @@ class Queue(OwnersCalls, RulesCalls):
         """Keep a job: when this returns, it is on disk, and will run until it succeeds.
 
         Args: target: its type, or the handler of that. data: what JSON can say, a dataclass, or a pydantic model.
+        Raises: BulkStoreError: its data could not be set in the bulk store, and nothing was inserted. So do all that insert.
         """
-        job = {**fields, "type": type_of(target, self._running.type_of), "data": data_of(data)}
+        job = {**fields, "type": type_of(target, self._running.type_of), "data": self._apart.data_of(data)}
         (added,) = await self._add([job])
         if isinstance(added, CallError):
             raise added
@@ -122,7 +129,7 @@ class Queue(OwnersCalls, RulesCalls):
 
         Raises: CallError: also `duplicate`: one was to be refused as another with its key waits; all others are kept then.
         """
-        added = await self._add([_with_data(job) for job in jobs])
+        added = await self._add([self._with_data(job) for job in jobs])
         if (refused := next((one for one in added if isinstance(one, CallError)), None)) is not None:
             raise refused
         return [one for one in added if isinstance(one, Job)]
@@ -132,23 +139,45 @@ class Queue(OwnersCalls, RulesCalls):
 
         Its handler finds in `job.batch` how they ended. Its id is the batch's; with an own `id` it may be added again.
         """
-        told = await self._client.batch_told(_with_data(then), [_with_data(job) for job in jobs])
-        return self._job(told.id, told.created)
+        members = [self._with_data(job) for job in jobs]
+        return await self._add_then(self._with_data(then), members)
 
     async def open_batch(self, then: Mapping[str, Any]) -> Job[Any]:
         """Begin a batch, which takes jobs with `batch=` the id of `then` until `close_batch`. Returns: `then`."""
-        told = await self._client.batch_told(_with_data(then))
-        return self._job(told.id, told.created)
+        return await self._add_then(self._with_data(then), None)
+
+    async def _add_then(self, then: Mapping[str, Any], members: Sequence[Mapping[str, Any]] | None) -> Job[Any]:
+        """Keep a batch; members: None: an open one."""
+        async with self._apart.inserting([then, *(members or ())]) as insert:
+            lean, *others = insert.jobs
+            told = await self._client.batch_told(lean, None if members is None else others)
+            created = told.created or told.id in insert.made_ids
+            if not created or any(job.get(name) is not None for job in members or () for name in _TELLING):
+                insert.in_doubt = insert.puts
+        return self._job(told.id, created)
 
     async def close_batch(self, batch_id: str) -> dict[str, Any]:
         """Let no more jobs into a batch; return how it stands. Idempotent. Raises: CallError: `not_found`."""
         return await self._client.close_batch(batch_id)
 
     async def _add(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job[Any] | CallError]:
+        async with self._apart.inserting(jobs) as insert:
+            added = await self._insert(insert.jobs, insert.made_ids)
+            found = {one.id for one in added if isinstance(one, Job) and one.created}
+            insert.in_doubt = [put for put in insert.puts if put.job_id not in found]
+            return added
+
+    async def _insert(self, jobs: Sequence[Mapping[str, Any]], made_ids: Collection[str]) -> list[Job[Any] | CallError]:
+        """Args: made_ids: made for this insert alone: who kept such a job has made it, be it known the second time."""
         if any(job.get(name) is not None for job in jobs for name in _TELLING):
             answers = await self._client.insert_many(jobs, answer="full")
-            return [self._job(one.id, one.created) if isinstance(one, Inserted) else one for one in answers]
+            return [
+                self._job(one.id, one.created or one.id in made_ids) if isinstance(one, Inserted) else one for one in answers
+            ]
         return [self._job(job_id, True) for job_id in await self._client.insert_many(jobs)]
+
+    def _with_data(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        return {**job, "data": self._apart.data_of(job.get("data"))}
 
     def _job(self, job_id: str, created: bool) -> Job[Any]:
         return Job(job_id, created, self._wait)
@@ -214,9 +243,25 @@ class Queue(OwnersCalls, RulesCalls):
         """Return up to `count` runs of jobs of `types`, as soon as there is one; none if there is none within `wait_s`.
 
         worker: who has them, as the jobs' records say. Each must be reported, touched or given back within its `ttr`.
+        One whose data cannot be had from the bulk store fails, and is not among them.
         """
         named = [types] if isinstance(types, str) else types
-        return [TakenRun(self._client, run) for run in await self._client.reserve(named, count, wait_s, worker=worker)]
+        runs = await self._client.reserve(named, count, wait_s, worker=worker)
+        try:
+            taken = await asyncio.gather(*[self._taken(run) for run in runs])
+        except BaseException:
+            self._client.give_back(runs)
+            raise
+        return [one for one in taken if one is not None]
+
+    async def _taken(self, run: Run) -> TakenRun | None:
+        """Return a run with its data; None: that could not be had, and the run has failed."""
+        try:
+            return TakenRun(self._client, run, self._apart, await self._apart.data_in(run))
+        except BulkStoreError as error:
+            log.warning("a run has failed without its data", type=run.type, job=run.id, reason=str(error))
+            await self._client.fail(run, str(error))
+            return None
 
     # -- looking on -------------------------------------------------------------------------------------------------------
 
@@ -236,7 +281,3 @@ class Queue(OwnersCalls, RulesCalls):
     async def health(self) -> dict[str, Any]:
         """Return whether all is well, and what is not."""
         return dict(await self.call("health"))
-
-
-def _with_data(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {**job, "data": data_of(job.get("data"))}

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from kqs.client import Client, Run
+from kqs.library.apart import Apart
+
+_decode = msgspec.json.Decoder().decode
 
 
 class TakenRun:
     """One run of a job, which nobody else has until it is reported, given back or lost. Raises: as `Client.call`, from each."""
 
-    __slots__ = ("_client", "_run")
+    __slots__ = ("_apart", "_client", "_data", "_run")
 
-    def __init__(self, client: Client, run: Run) -> None:
+    def __init__(self, client: Client, run: Run, apart: Apart, data: bytes | None) -> None:
+        """Args: data: what is kept apart, as JSON; None: the run has its data."""
         self._client = client
         self._run = run
+        self._apart = apart
+        self._data = data
 
     @property
     def id(self) -> str:
@@ -31,7 +38,7 @@ class TakenRun:
     @property
     def data(self) -> Any:
         """Return the job's data."""
-        return self._run.data
+        return self._run.data if self._data is None else _decode(self._data)
 
     @property
     def attempt(self) -> int:
@@ -65,6 +72,7 @@ class TakenRun:
     async def finish(self, result: Any = None) -> None:
         """Report that it succeeded; return when that is durable."""
         await self._client.finish(self._run, result)
+        self._apart.succeeded(self._run)
 
     async def again(self, delay: float | None = None) -> None:
         """Report that the job is to run once more, at no cost."""

@@ -17,6 +17,7 @@ from kqs.client import Client, ConnectionLostError, Run, Work
 from kqs.errors import CallError
 from kqs.handlers import Handler, Registry
 from kqs.job import WAITING, State
+from kqs.library.apart import Apart
 from kqs.library.hands import Hands
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, when_done, with_its_answer
@@ -40,8 +41,9 @@ DRAINED_S = 0.5
 class Running:
     """Runs jobs of the types that have a handler here, `concurrency` at a time."""
 
-    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int) -> None:
+    def __init__(self, client: Client, supervisor: Supervisor, concurrency: int, apart: Apart) -> None:
         self._client = client
+        self._apart = apart
         self._concurrency = concurrency
         self._worker = f"{socket.gethostname()}:{os.getpid()}"  # who runs the jobs, as their records say
         self._registry = Registry()
@@ -77,7 +79,7 @@ class Running:
         if not self._rests.is_set():
             raise RuntimeError("run_jobs goes on already in this queue; add_handler takes effect in it at once")
         most, until, is_once = _limits(count_limit, time_limit_s, asyncio.get_running_loop().time())
-        hands = self._hands = self._hands or Hands(self._client, self._supervisor, self._concurrency, self._changed.set)
+        hands = self._hands = self._hands or self._new_hands()
         self._rests.clear()
         try:
             if most is math.inf and until is not None:
@@ -85,6 +87,7 @@ class Running:
             else:
                 begun = await self._run_some(hands, most, until, is_once=is_once)
             await self._until_over(hands)
+            await self._apart.settle()
         except BaseException:
             await hands.stop()
             raise
@@ -92,6 +95,9 @@ class Running:
             return begun
         finally:
             self._rests.set()
+
+    def _new_hands(self) -> Hands:
+        return Hands(self._client, self._supervisor, self._concurrency, self._apart, self._changed.set)
 
     async def close(self) -> None:
         """Cancel and give back what runs; `run` raises ConnectionLostError then."""

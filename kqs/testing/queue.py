@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kqs.job import WAITING
+from kqs.library.bulk import BulkStore
 from kqs.library.job import JobRecord
 from kqs.library.node import NodeQueue, config_for
 from kqs.library.passing import passing_folder, passing_sections
@@ -24,11 +25,13 @@ class TestQueue(NodeQueue):
 
     __test__ = False  # it is none of pytest's
 
-    def __init__(self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]], bulk: BulkStore | None = None
+    ) -> None:
         """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows."""
         self.clock = SettableClock(at)
         joined = passing_sections({**sections, "store": {**_STORE, **sections.get("store", {})}})
-        super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, keeps=False)
+        super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, bulk=bulk, keeps=False)
 
     async def open(self) -> None:
         """Begin; `async with` does it."""
@@ -96,9 +99,15 @@ class TestQueue(NodeQueue):
         return records
 
 
-def open_queue(at: float | None = None, *, concurrency: int = DEFAULT_CONCURRENCY, **sections: Mapping[str, Any]) -> TestQueue:
+def open_queue(
+    at: float | None = None,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    bulk: BulkStore | None = None,
+    **sections: Mapping[str, Any],
+) -> TestQueue:
     """Return a queue for one test, for `async with`.
 
     Args: at: what its clock shows first, in Unix seconds; None: what the machine's shows. The others: as for kqs.open.
     """
-    return TestQueue(at, concurrency, sections)
+    return TestQueue(at, concurrency, sections, bulk)

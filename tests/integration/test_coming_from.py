@@ -154,10 +154,19 @@ async def test_kqueue_new_kqueue_open_close(server: Served, tmp_path: Path) -> N
         await made.close()
 
 
-def test_kqueue_bulk_store(wire: WireWorker, kind: str) -> None:
+async def test_kqueue_bulk_store(wire: WireWorker, kind: str, tmp_path: Path) -> None:
     data = "x" * 300_000
     insert(wire, kind, data=data)
     assert take(wire, kind)["data"] == data
+    async with kqs.open(tmp_path / "queue", bulk=kqs.FolderBulk(tmp_path / "bulk")) as queue:
+        for length in (65_534, 65_535):  # and the quotes
+            await queue.add_job(kind, "x" * length)
+        assert len(list((tmp_path / "bulk").iterdir())) == 1
+        for _ in range(2):
+            (run,) = await queue.reserve(kind, 1, 10)
+            assert len(run.data) in (65_534, 65_535)
+            await run.finish()
+    assert list((tmp_path / "bulk").iterdir()) == []
 
 
 async def test_kqueue_add_job(queue: kqs.Queue, wire: WireWorker, kind: str) -> None:

@@ -26,14 +26,20 @@ def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield server.port
 
 
+@pytest.fixture
+def bulk() -> kqs.BulkStore | None:
+    """Return the bulk store of the queue: none, but for tests that bring one."""
+    return None
+
+
 @pytest.fixture(params=["open", "connect", "blocking open", "blocking connect"])
-async def queue(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[kqs.Queue]:
+async def queue(request: pytest.FixtureRequest, tmp_path: Path, bulk: kqs.BulkStore | None) -> AsyncIterator[kqs.Queue]:
     """Give a queue. Tests whose handlers share a loop with them ask for `open` and `connect` alone."""
     module = kqs.blocking if "blocking" in request.param else kqs
     if request.param.endswith("open"):
-        made = module.open(tmp_path / "queue")
+        made = module.open(tmp_path / "queue", bulk=bulk)
     else:
-        made = module.connect(f"127.0.0.1:{request.getfixturevalue('server_port')}")
+        made = module.connect(f"127.0.0.1:{request.getfixturevalue('server_port')}", bulk=bulk)
     if isinstance(made, kqs.Queue):
         async with made as opened:
             yield opened

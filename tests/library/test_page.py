@@ -16,7 +16,10 @@ PAGE = (ROOT / "docs/library.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "success {'width': 70}\n"), (1, "1\n"), (2, "{'width': 70}\n")])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "success {'width': 70}\n"), (1, "1\n"), (2, "5000\nclosed with the queue, with 0 left\n"), (3, "{'width': 70}\n")],
+)
 def test_an_example_runs_as_it_stands(tmp_path: Path, number: int, said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLES[number]], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -30,7 +33,7 @@ def test_what_it_names_is_there() -> None:
     assert [name for name in sorted(set(re.findall(r"await run\.([a-z_]+)\(", PAGE))) if not hasattr(kqs.TakenRun, name)] == []
     assert [
         name
-        for name in sorted(set(re.findall(r"\bkqs\.([A-Za-z]+)\b", PAGE)) - {"blocking", "testing", "toml"})
+        for name in sorted(set(re.findall(r"\bkqs\.([A-Za-z]+)\b", PAGE)) - {"blocking", "bulk", "testing", "toml"})
         if name not in kqs.__all__
     ] == []
 
