@@ -10,7 +10,8 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kqs.client import Client, ConnectionLostError, Run, Work
@@ -30,8 +31,6 @@ MOST_AT_ONCE = 1000
 LONGEST_WAIT_S = 3600.0
 #: whose jobs one call counts
 MOST_TYPES = 1000
-NEW_WORDS = (State.NEW.word,)
-WAITING_WORDS = tuple(state.word for state in sorted(WAITING))
 #: new jobs that wait are given to whoever asks within so long, in s, unless something keeps them
 CLAIM_S = 0.2
 #: a queue that is stopping is asked again after so long, in s
@@ -201,7 +200,7 @@ class Running:
             if not wait_s and not await self.may_have(types):
                 return []
             runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
-            if not runs and not wait_s and await self._has(types, NEW_WORDS):
+            if not runs and not wait_s and await self._may_come(types):
                 runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
             return runs
         except CallError as error:
@@ -211,14 +210,28 @@ class Running:
             raise
 
     async def _has_waiting(self, types: list[str]) -> bool:
-        return await self._has(types, WAITING_WORDS)
+        counts = await self._counts(types)
+        return counts is None or any(counts[state.word] for state in WAITING)
 
-    async def _has(self, types: list[str], states: Collection[str]) -> bool:
-        """Tell whether jobs of these types are in one of these states; it is answered when the store has what is journaled."""
+    async def _may_come(self, types: list[str]) -> bool:
+        """Tell whether jobs are new, or claimed for others: maybe for us, as the last look was over, and soon given back."""
+        in_hand = 0 if self._hands is None else self._hands.count
+        counts = await self._counts(types)
+        return counts is None or counts[State.NEW.word] > 0 or counts[State.PROCESSING.word] > in_hand
+
+    async def _counts(self, types: list[str]) -> Counter[str] | None:
+        """Return how many jobs of these types are in which state; None: there are too many types to tell.
+
+        It is answered when the store has what is journaled.
+        """
         known = await self._client.types(limit=MOST_TYPES)
-        return len(known) == MOST_TYPES or any(
-            one["type"] in types and any(one["counts"].get(state) for state in states) for one in known
-        )
+        if len(known) == MOST_TYPES:
+            return None
+        counts: Counter[str] = Counter()
+        for one in known:
+            if one["type"] in types:
+                counts.update(one["counts"])
+        return counts
 
     def _begin(self, hands: Hands, runs: list[Run]) -> int:
         """Let runs begin; those whose handler is gone are given back. Returns: how many have begun."""

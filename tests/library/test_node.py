@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import kqs
-from kqs.client import ConnectionLostError, UnreachableError
+from kqs.client import Client, ConnectionLostError, Run, UnreachableError
 from kqs.errors import StartupError
 
 KEEPS = """
@@ -122,6 +122,26 @@ async def test_a_queue_that_has_failed_says_so_and_has_kept_what_it_told(tmp_pat
         await queue.close()
     async with kqs.open(tmp_path / "queue") as again:
         assert await again.job(job.id) is not None
+
+
+async def test_what_a_look_has_claimed_too_late_is_run_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def done(_data: object) -> None: ...
+
+    async with kqs.open(tmp_path / "queue") as queue:
+        client: Client = queue._client
+        reserve = client.reserve
+
+        async def late(types: list[str], count: int, wait_s: float, *, worker: str) -> list[Run]:
+            runs = await reserve(types, count, wait_s or 10, worker=worker)
+            if wait_s:
+                return runs
+            asyncio.get_running_loop().call_later(0.05, client.give_back, runs)  # as the queue does with what nobody waits for
+            return []
+
+        monkeypatch.setattr(client, "reserve", late)
+        queue.add_handler("mail", done)
+        await queue.add_job("mail")
+        assert await queue.run_jobs(-1) == 1
 
 
 async def test_closing_gives_back_what_runs(tmp_path: Path) -> None:
