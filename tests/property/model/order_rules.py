@@ -62,15 +62,18 @@ class OrderMachine(SchedulesMachine):
         self.run(self.inserting_after(self.tied(jobs, ties)))
 
     async def inserting_after(self, jobs: list[dict[str, Any]]) -> None:
-        asked = [parent for job in jobs for parent in job.get("after", ()) if isinstance(parent, str)]
-        await self.whole.backend.check_order(asked, [])
+        await self.check(jobs)
         await self.inserting(jobs, is_array=True)
+
+    async def check(self, jobs: list[dict[str, Any]]) -> None:
+        """Ask for the jobs that these wait for. Raises: CallError: one is not known."""
+        await self.whole.backend.check_order(finish(self.whole.inserter.checking(json.dumps(jobs).encode(), MANY)))
 
     @precondition(lambda self: self.is_ordering)
     @rule()
     def insert_after_nobody(self) -> None:
         with pytest.raises(CallError):
-            self.run(self.whole.backend.check_order(["none"], []))
+            self.run(self.check([{"type": "mail", "after": ["none"]}]))
 
     # -- batches --------------------------------------------------------------------------------------------------------
 
