@@ -93,11 +93,12 @@ class Queue:
 
     def close(self) -> None:
         """End, as kqs.Queue.close; calls of other threads end with ConnectionLostError. Idempotent."""
-        try:
-            if self.thread.is_alive:
-                self.thread.run(self.behind.close)
-        finally:
-            self.thread.stop()
+        if not self.thread.is_elsewhere and self.thread.is_alive:
+            closing = self.thread.begin(self.behind.close)
+            try:
+                self.thread.end(closing)
+            finally:
+                self.thread.stop()
 
     def __enter__(self) -> Self:
         self.open()

@@ -30,13 +30,18 @@ class LoopThread:
         """Tell whether it was not stopped."""
         return self._thread.is_alive()
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Tell whether it is that of a process which this one was forked from."""
+        return os.getpid() != self._pid
+
     def begin(self, make: Callable[[], Awaitable[T]]) -> Future[T]:
         """Have what `make` returns awaited in the thread, in the order of these calls.
 
         Raises: RuntimeError: from a coroutine of this loop, which would wait for itself, or in a forked process, where the
             thread is not. ConnectionLostError: it was closed.
         """
-        if os.getpid() != self._pid:
+        if self.is_elsewhere:
             raise RuntimeError(f"the queue belongs to process {self._pid}: open another after the fork")
         if threading.current_thread() is self._thread:
             raise RuntimeError("an async handler would wait for itself: call the blocking queue from a plain `def` handler")
@@ -68,7 +73,11 @@ class LoopThread:
         return self.end(self.begin(make))
 
     def stop(self) -> None:
-        """End the thread; what is under way in it is cancelled. Idempotent."""
+        """End the thread; what is under way in it is cancelled. Idempotent. Raises: RuntimeError: from a coroutine of it."""
+        if self.is_elsewhere:
+            return
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("an async handler would wait for its own end")
         try:
             self._loop.call_soon_threadsafe(self._stopping.set)
         except RuntimeError:

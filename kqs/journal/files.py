@@ -97,6 +97,10 @@ class Files(Protocol):
         """Lock a directory for life, where its file system can; the handle holds it. Raises JournalLockedError."""
         ...
 
+    def unlock(self, handle: int) -> None:
+        """Let go what `lock` or `lock_dir` has taken, also where a forked process has the handle, and close it."""
+        ...
+
     def identity(self, handle: int) -> Identity:
         """Return which file or directory this is, whatever its name."""
         ...
@@ -219,6 +223,12 @@ class OsFiles:
         except OSError:  # a file system that locks files only; the lock file is there for it
             pass
         return handle
+
+    def unlock(self, handle: int) -> None:
+        """See Files."""
+        with suppress(OSError):  # of a file system that does not lock directories
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
     def identity(self, handle: int) -> Identity:
         """See Files."""

@@ -25,6 +25,7 @@ class JournalLock:
         self._files = files
         self._directory = directory
         self._path = directory / LOCK_NAME
+        self._pid = os.getpid()
         try:
             self._folder = files.lock_dir(directory)
         except JournalLockedError:
@@ -37,10 +38,11 @@ class JournalLock:
             raise
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others have it. A forked process only lets go of its handles: it is its parent's."""
+        let_go = self._files.unlock if os.getpid() == self._pid else self._files.close
         for handle in (self._file, self._folder):
             with suppress(OSError):
-                self._files.close(handle)
+                let_go(handle)
 
     def check_folder(self) -> None:
         """Raises: JournalError: another folder has the name, or none. OSError."""

@@ -7,18 +7,38 @@ So may their look-ups hold those of the loop's `getaddrinfo`.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class _Threads:
+    """Threads of this process. A forked one has others: it has none of its parent's, and would wait for them for ever."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._make()
+
+    def _make(self) -> None:
+        self._pid = os.getpid()
+        self._executor = ThreadPoolExecutor(self._count, thread_name_prefix=self._name)
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if os.getpid() != self._pid:
+            self._make()
+        return self._executor.submit(work, *args, **kwargs)
+
+
 #: the journal's reader, its checkpoints, its close and the end of the store: one each at a time
-_disk_threads = ThreadPoolExecutor(4, thread_name_prefix="kqs-disk")
+_disk_threads = _Threads(4, "kqs-disk")
 #: apart from those, since a name server that is away holds a thread for half a minute
-_name_threads = ThreadPoolExecutor(4, thread_name_prefix="kqs-names")
+_name_threads = _Threads(4, "kqs-names")
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -35,6 +35,32 @@ with kqs.blocking.open(sys.argv[1]) as queue:
     known = queue.job(job.id)
     print(known.state, known.interrupted)
 """
+#: the child opens a queue of its own, and lives on while its parent closes the one from before the fork
+FORKED = """
+import os, signal, sys, kqs.blocking
+from kqs.errors import StartupError
+before = kqs.blocking.open(sys.argv[1] + "/old")
+before.open()
+heard, told = os.pipe()
+if child := os.fork():
+    assert os.read(heard, 1)
+    before.close()
+    with kqs.blocking.open(sys.argv[1] + "/old"):
+        print("again", flush=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+else:
+    before.close()
+    try:
+        kqs.blocking.open(sys.argv[1] + "/old").open()
+    except StartupError as error:
+        print("in use" if "in use" in str(error) else error, flush=True)
+    with kqs.blocking.open(sys.argv[1] + "/new") as queue:
+        queue.add_handler("mail", lambda data: data)
+        print(queue.add_job("mail").id and "new", flush=True)
+    os.write(told, b"1")
+    signal.pause()
+"""
 
 
 @pytest.fixture
@@ -117,6 +143,21 @@ def test_closing_ends_what_other_threads_wait_for(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLostError, match="closed"):
         queue.stats()
     assert [one for one in threading.enumerate() if one.name == "kqs-blocking" and one is queue.thread._thread] == []
+
+
+def test_an_async_handler_that_closes_it_is_told_why_not_and_nothing_hangs(queue: kqs.blocking.Queue) -> None:
+    async def closes(data: object) -> None:
+        queue.close()
+
+    queue.add_handler("mail", closes)
+    job = queue.add_job("mail", retries=0)
+    assert queue.run_jobs(1, 10) == 1
+    assert "would wait for itself" in str(job.wait(10).error)
+
+
+def test_a_forked_process_opens_one_of_its_own_and_leaves_the_folder_to_its_parent(tmp_path: Path) -> None:
+    program = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (program.stdout.splitlines(), program.stderr) == (["in use", "new", "again"], "")
 
 
 def test_what_cannot_be_opened_leaves_no_thread(queue: kqs.blocking.Queue, tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ class MemoryFiles:
         with self._mutex:
             self.locked.discard(self.handles.pop(handle))
 
+    def unlock(self, handle: int) -> None:
+        self.close(handle)
+
     def rename(self, old: Path, new: Path) -> None:
         with self._mutex:
             node = self.names[new] = self.names.pop(old)
