@@ -480,11 +480,13 @@ def after_a_kill(
         def add(oracle: Oracle, job: Job) -> int:
             """Add what may become of a job alone; return how many ways are new."""
             alone = replace(oracle, jobs={}, order=Batches())
-            found = _ways(alone, job, job.id in begun, job.id in held, job.id in going_on)
-            there = ways[job.id]
-            new = [one for one in found if not any(way is not None and way.shown() == one.shown() for way in there)]
-            there += [one if _is_seen(one, oracle.now) else None for one in new]
-            return len(new)
+            there, new = ways[job.id], 0
+            for one in _ways(alone, job, job.id in begun, job.id in held, job.id in going_on):
+                way = one if _is_seen(one, oracle.now) else None
+                if not any(_are_alike(way, other) for other in there):
+                    there.append(way)
+                    new += 1
+            return new
 
         for job_id, found in ways.items():
             for oracle in (before, after):
@@ -499,6 +501,10 @@ def after_a_kill(
         return ways
 
     return possible
+
+
+def _are_alike(way: Job | None, other: Job | None) -> bool:
+    return way is other if way is None or other is None else way.shown() == other.shown()
 
 
 def _ways_on(oracle: Oracle, job: Job, ways: dict[str, list[Job | None]]) -> list[Job]:

@@ -102,6 +102,7 @@ class OrderMachine(SchedulesMachine):
         *,
         is_open: bool,
     ) -> None:
+        jobs = [fields for fields in jobs if "id" not in fields or fields["id"] != then.get("id")]  # else it is refused
         inserter: Any = self.whole.inserter
         context: Any = SimpleNamespace(inserter=inserter, max_insert_jobs=MANY)
         texts = json.dumps(then).encode(), json.dumps(jobs).encode()
