@@ -22,7 +22,6 @@ import msgspec
 
 from kqs.backend import ServerBackend
 from kqs.broker.base import Broker
-from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.memory import MemoryBroker
 from kqs.children import Children
 from kqs.children.child import Door
@@ -234,6 +233,8 @@ def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Br
     section = config.broker
     if section.kind == "memory":
         return MemoryBroker(supervisor, section.max_entries)
+    from kqs.broker.beanstalkd import BeanstalkdBroker  # a tenth of the modules, which other servers need not wait for
+
     return BeanstalkdBroker(
         supervisor,
         section.servers,

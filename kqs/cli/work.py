@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from kqs.cli.arguments import Seconds, server_option
-from kqs.cli.serve import import_structlog_without_rich
+from kqs.cli.serve import import_structlog_without_rich, uncollected
 from kqs.process.init import become_init
 
 if TYPE_CHECKING:
@@ -97,10 +97,11 @@ def work_command(
     if not modules and config is None:
         raise click.UsageError("expected a MODULE, or --config for commands: nothing says what is to run jobs")
     become_init()
-    import_structlog_without_rich()
-    from kqs.client import Address
-    from kqs.config import Config, LogSection, WorkerSection, anchored, load_config
-    from kqs.outpost.outpost import OutpostSettings, work
+    with uncollected():
+        import_structlog_without_rich()
+        from kqs.client import Address
+        from kqs.config import Config, LogSection, WorkerSection, anchored, load_config
+        from kqs.outpost.outpost import OutpostSettings, work
 
     path = socket or server.socket
     address = Address(socket=os.path.abspath(path)) if path else server  # noqa: PTH100 - handlers may change the folder

@@ -34,9 +34,12 @@ _decode_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Parameters(BaseModel):
-    """Base of all argument models: unknown fields are refused, and nothing is coerced."""
+    """Base of all argument models: unknown fields are refused, and nothing is coerced.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    What checks an argument is built when the first one comes, 1 ms each: together that was a tenth of a server's start.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
     #: a list is the argument itself, not parameters by position
