@@ -245,6 +245,7 @@ class OrderContract:
         await insert(a_job(0), a_job(1, after=after(0), resource="r"), a_job(2, resource="r"))
         assert numbers(await store.ready("mail", None, 9)) == [0, 2]
         (run,) = await store.claim([an_entry(2)], "w1", now)
+        called.clear()
         await end(0)
         assert (await follow(), called) == ([], [])
         await store.report([a_report(run.claim, at=now)])
