@@ -183,7 +183,6 @@ class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
-    is_ordering: jobs may wait for others here; where not, no job says so.
     sharing: what they share of the limits of types; None: there are no others.
     on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
     asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
@@ -195,7 +194,6 @@ class Store(Protocol):
     """
 
     is_shared: bool
-    is_ordering: bool
     sharing: Sharing | None
     on_called: Callable[[list[Entry]], None]
     on_followed: Callable[[], None]

@@ -44,7 +44,7 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, in
 from kqs.store.base import LISTED_BYTES, MAX_RUNS
 from kqs.store.checksum import checksum, reranked
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.held import after_of, jobs_of, said
+from kqs.store.mongo.held import after_of, awaits_of, said
 
 
 class Place(IntEnum):
@@ -267,7 +267,7 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         resource=document.get("resource"),
         cancel_at=document.get("cancel_at") if document["place"] == Place.RUNNING else None,
         after=after_of(document),
-        awaits=jobs_of(document.get("awaits", ())),
+        awaits=awaits_of(document),
         batch=document.get("batch"),
     )
 

@@ -100,6 +100,12 @@ def after_of(document: Mapping[str, Any]) -> After | None:
     return After(tuple(document["after"]), document.get("after_any_end", False))
 
 
+def awaits_of(document: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the jobs that one waits for still, as far as is known."""
+    signs = document.get("awaits", [])
+    return list(document.get("after", [])) if UNREADY in signs else jobs_of(signs)
+
+
 def tally_of(document: Mapping[str, Any], counts: Mapping[str, int] | None = None) -> Tally | None:
     """Return how the batch of a `then` stands. counts: as far as it is not complete."""
     found = document.get("tally", counts)

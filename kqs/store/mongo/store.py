@@ -82,7 +82,6 @@ class MongoStore:
     """
 
     is_shared = True
-    is_ordering = True
 
     def __init__(self, settings: StoreSection, clock: Clock, supervisor: Supervisor, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""

@@ -66,7 +66,6 @@ class SqliteStore:
     """See kqs.store.base.Store."""
 
     is_shared = False
-    is_ordering = True
     is_first = True
     sharing: Sharing | None = None
 
