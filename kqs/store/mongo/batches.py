@@ -104,6 +104,7 @@ class Batches:
             another = {"$inc": {"members.version": 1}}
             writes = [UpdateOne({"_id": id_, **_IS_INCOMPLETE}, another) for id_ in {end["batch"] for end in ends}]
             await self._jobs.bulk_write(writes, ordered=False)
+            self._session.noted.heard()
             self._session.noted.note(sign_of(id_) for id_ in live)
 
     async def complete(self, ids: Sequence[str]) -> set[str]:

@@ -254,6 +254,7 @@ class Follower:
         for one in done:
             match one["now"]:
                 case "held":
+                    self._noted.heard()
                     self._noted.note(set(one["new"]).intersection(_DECIDED))
                 case "failed":
                     applied.failed.append(one)

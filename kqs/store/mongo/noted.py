@@ -58,7 +58,7 @@ class Noted:
             self._used_at = None
 
     def heard(self) -> None:
-        """Take in that another server has made some."""
+        """Take in that another server has made some: it says so, or they were met."""
         self.found(is_any=True)
 
     def note(self, hints: Iterable[str]) -> None:
