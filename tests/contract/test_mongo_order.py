@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from unittest.mock import Mock
 
 import pytest
 
-from kqs.errors import StoreError
+from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Accepted, Entry, JobRecord, State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.noted import UNUSED_S
+from kqs.store.mongo.servers import LEASE_S
 from tests.contract.change_contract import FRESH, change
 from tests.contract.order_contract import a_member, a_tally, a_then, after, only
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
@@ -78,6 +80,28 @@ async def test_ends_that_a_dead_server_left_are_found_by_the_eldest(ours: MongoS
     await run(theirs, 0, now)  # and it dies
     await ours._there.keep_up()
     assert await followed(ours, now) == [1]
+
+
+async def test_children_that_a_dead_server_has_not_readied_wait_for_no_more_than_their_parents(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock.now()
+    monkeypatch.setattr(theirs._there.follower, "stand_new", Mock(side_effect=StoreUnavailableError("killed")))
+    with pytest.raises(StoreUnavailableError):
+        await theirs.insert([a_job(0), a_job(1, after=after(0)), a_job(2, after=after(5))], 1, "w", now)
+    await kill(theirs)
+    await ours._there.keep_up()
+    assert await followed(ours, now) == []
+    for _ in range(4):
+        clock.advance(LEASE_S / 3)
+        await ours._there.say_alive()
+    await ours._there.keep_up()
+    assert await followed(ours, now) == []
+    await run(ours, 0, now)
+    assert await followed(ours, now) == [1]
+    other = await ours.job(IDS.of(FIRST + 2))
+    assert other is not None
+    assert (other.state, list(other.awaits)) == (State.NEW, [IDS.of(FIRST + 5)])
 
 
 async def test_outcome_of_a_parent_stands_though_another_server_retries_it_at_once(

@@ -9,7 +9,8 @@ ended is let go, or fails, or awaits it no more. So any server may do it, twice,
 3. Before a document that says how a job has ended is taken away, or waits again, that is written to those that await it
    (`settle`): they are DOOMED or FREE then, if that decides, and fail or go when `follow` comes to them.
 4. What awaits anything is a job whose parents are stored: until all of an insert are, its children are UNREADY, and nobody
-   decides about them but an insert of the same, which a journal repeats.
+   decides about them but an insert of the same, which a journal repeats; or, when its server is dead, whoever finds all of
+   their parents stored.
 """
 
 from __future__ import annotations
@@ -300,10 +301,27 @@ class Follower:
     async def sweep(self) -> None:
         """Look at the next slice of all that is held: no hint that was lost costs more than some of these."""
         if self._noted.is_used:
-            _, outcomes, following = await self._next_held(self._upkept_to)
+            held, outcomes, following = await self._next_held(self._upkept_to)
             self._upkept_to = following or ""
             if outcomes:
                 self._noted.note(outcomes)
+            if unready := [one for one in held if UNREADY in one["awaits"]]:
+                await self._finish(unready)
+
+    async def _finish(self, unready: Sequence[Document]) -> None:
+        """Do what is left of the inserts of dead servers, for jobs whose parents are all stored.
+
+        What others wait for stands in the journals of those servers, and they wait for these.
+        """
+        living = await self._servers.living_nodes()
+        orphans = [one for one in unready if one["node"] not in living]
+        parents = {id_ for one in orphans for id_ in one.get("after", ())}
+        there = {one["_id"] for one in await self._session.find(list(parents), {}, ["_id"])}
+        able = [one for one in orphans if there.issuperset(one.get("after", ()))]
+        for one in able:
+            one["asks"] = asks_of(one)
+        await self._apply(able, {}, self._session.now(), None, lets_go=False)
+        self._noted.note({sign for one in able for sign in one["asks"]})
 
     async def sweep_ends(self) -> None:
         """Delete ends of members whose batch needs them no more, a slice of them."""

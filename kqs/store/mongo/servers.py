@@ -232,6 +232,11 @@ class Servers:
         found = self._servers.find({"epoch": {"$in": list(living - {self.epoch})}, **of_node}, ["_id"])
         return [str(one["_id"]) async for one in found]
 
+    async def living_nodes(self) -> set[str]:
+        """Return the nodes of the servers that live, as far as we know, ours included."""
+        living = await self.living()
+        return {str(one["node"]) async for one in self._servers.find({"epoch": {"$in": list(living)}}, ["node"])}
+
     async def answer(self, question: int) -> None:
         """See questions.py."""
         await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$max": {"answered": question}})
