@@ -40,7 +40,7 @@ _ROUNDS = 50
 _IDS = 5000
 _FIELDS = [
     *entry_fields(None),
-    *("node", "place", "state", "mark", "options", "resource", "hold", "awaits", "after", "after_any_end", "let_due", "why"),
+    *("node", "place", "state", "mark", "options", "resource", "hold", "awaits", "after_any_end", "let_due", "why"),
     *("members", "tally", "expire_at"),
 ]
 _DECIDED = {DOOMED: DELETED, FREE: int(State.SUCCESS)}
@@ -102,7 +102,7 @@ class Follower:
             the store before. doubt: given the marks of what is written.
         """
         waiting = {job.id: job for job in jobs if is_held(job)}
-        found = await self._session.find(list(waiting), {"awaits": UNREADY}, _FIELDS)
+        found = await self._session.find(list(waiting), {"awaits": UNREADY}, [*_FIELDS, "after"])
         ours = [one for one in found if self._is_of(one, waiting[one["_id"]])]
         for one in ours:
             if "after" in one:
@@ -179,7 +179,7 @@ class Follower:
         if len(held) == SLICE:
             self._noted.put_back(ended)
         if held:  # once more: what they await was held to have ended before they were found, and may have been retried
-            ended = await self._outcomes([sign for sign in ended if any(sign in one["awaits"] for one in held)])
+            ended = await self._outcomes({sign for one in held for sign in one["awaits"]}.intersection(ended))
         return held, ended
 
     async def _next_held(self, after: str) -> tuple[Sequence[Document], Outcomes, str | None]:
@@ -281,15 +281,9 @@ class Follower:
         They have place, state, and where these are in them `batch` and `member`.
         """
         await self.batches.keep_ends(documents)
-        if not self._noted.is_used and self._servers.is_alone:
-            return
         outcomes = {one["_id"]: outcome for one in documents if (outcome := _outcome(one)) is not None}
-        await self._settle(outcomes)
-
-    async def _settle(self, outcomes: Outcomes) -> None:
-        held: Sequence[Document] = [{}]
-        while held and outcomes:
-            held = await self._jobs.find({**_IS_HELD, "awaits": {"$in": list(outcomes)}}, _FIELDS).limit(SLICE).to_list(None)
+        awaiting = {**_IS_HELD, "awaits": {"$in": list(outcomes)}}
+        while outcomes and (held := await self._jobs.find(awaiting, _FIELDS).limit(SLICE).to_list(None)):
             await self._apply(held, outcomes, self._session.now(), None, lets_go=False)
 
     # -- what deaths have left ----------------------------------------------------------------------------------------------
@@ -308,13 +302,14 @@ class Follower:
             if unready := [one for one in held if UNREADY in one["awaits"]]:
                 await self._finish(unready)
 
-    async def _finish(self, unready: Sequence[Document]) -> None:
+    async def _finish(self, unready: Sequence[Mapping[str, Any]]) -> None:
         """Do what is left of the inserts of dead servers, for jobs whose parents are all stored.
 
         What others wait for stands in the journals of those servers, and they wait for these.
         """
         living = await self._servers.living_nodes()
-        orphans = [one for one in unready if one["node"] not in living]
+        ids = [one["_id"] for one in unready if one["node"] not in living]
+        orphans = await self._session.find(ids, {"awaits": UNREADY}, [*_FIELDS, "after"])
         parents = {id_ for one in orphans for id_ in one.get("after", ())}
         there = {one["_id"] for one in await self._session.find(list(parents), {}, ["_id"])}
         able = [one for one in orphans if there.issuperset(one.get("after", ()))]

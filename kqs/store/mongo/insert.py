@@ -62,7 +62,7 @@ class Inserter:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
         stored_before = frozenset(self._stored)
-        if any(job.batch is not None or is_held(job) for job in jobs):
+        if any(job.batch is not None or job.after is not None or job.members is not None for job in jobs):
             joined = await self._insert_tied(jobs, worker, now, known, parked)
         else:
             joined = await self._insert_any(jobs, worker, now, known, parked)

@@ -90,6 +90,8 @@ class Servers:
         self._held = 0
         #: called when another server makes jobs that wait for others
         self.on_held: Callable[[], None] = lambda: None
+        #: called when a server has died or left, and we are to do what it has left undone
+        self.on_gone: Callable[[], None] = lambda: None
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -176,9 +178,12 @@ class Servers:
             elif not server["is_open"]:
                 left.add(epoch)
         self._sightings, self.replaceable = seen, replaceable
-        died = self._living - epochs - left
+        gone = self._living - epochs
+        died = gone - left
         was_held_up = now - self._looked_at > LEASE_S / 2
         self._living, self._looked_at = set(epochs), now
+        if gone and self.is_eldest:
+            self.on_gone()
         if was_held_up or (died and self.is_eldest):
             self.on_lapse()
         return epochs

@@ -117,13 +117,9 @@ class MongoStore:
             batches = Batches(session, collections.ends, node)
             follower = Follower(session, servers, resources, batches, node, lambda called: self.on_called(called))
             session.noted.on_noted = lambda: self.on_followed()
-
-            def on_lapse() -> None:
-                session.tallies.doubt()
-                session.noted.sweep()
-
-            servers.on_lapse, servers.on_held = on_lapse, session.noted.heard
+            servers.on_held, servers.on_gone = session.noted.heard, session.noted.sweep
             await follower.look()
+            servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
                 await _recount_alone(session, servers)
