@@ -292,12 +292,20 @@ class ServerBackend:
         if unknown:
             more = f", nor one of {len(unknown) - 1} others" if len(unknown) > 1 else ""
             raise CallError(f"after: no job has the id {unknown[0]!r}{more}", "bad_job")
+        are_open = await self._batches(batch_ids) if batch_ids else {}
         for batch_id in batch_ids:
-            record = await self._record(batch_id)
-            if record is None or record.tally is None:
+            if batch_id not in are_open:
                 raise CallError(f"batch: no batch has the id {batch_id!r}", "bad_job")
-            if not record.tally.is_open:
+            if not are_open[batch_id]:
                 raise CallError(f"batch: the batch {batch_id!r} is closed", "bad_job")
+
+    async def _batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        found = await _told(self._queue.reads.batches(ids))
+        missing = [id_ for id_ in ids if id_ not in found]
+        if missing and self._queue.is_shared:
+            await self._others_caught_up(missing)
+            found |= await _told(self._queue.reads.batches(missing))
+        return found
 
     async def _unknown(self, job_ids: Sequence[str]) -> list[str]:
         unknown: list[str] = []

@@ -393,6 +393,10 @@ class Store(Protocol):
         """
         ...
 
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return which of these are batches, and whether more jobs may join them; however many have, it costs the same."""
+        ...
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """Let no more jobs into an open batch; durable before it returns. Idempotent.
 

@@ -191,6 +191,10 @@ class Batches:
         found = await self._session.find([batch_id], _IS_BATCH, _FIELDS)
         return (await self.tallies(found)).get(batch_id)
 
+    async def are_open(self, ids: Sequence[str]) -> dict[str, bool]:
+        """See Store.batches."""
+        return {one["_id"]: "open" in one["members"] for one in await self._session.find(list(ids), _IS_BATCH, ["members"])}
+
     async def tallies(self, documents: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
         """Return, of those of these jobs that are `then`s, how their batches stand."""
         thens = [one for one in documents if "members" in one]

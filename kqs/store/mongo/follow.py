@@ -101,9 +101,13 @@ class Follower:
         Args: aliases: by the ids of jobs that were joined to others, those of these. known: the orders of those that stood in
             the store before. doubt: given the marks of what is written.
         """
-        waiting = {job.id: job for job in jobs if is_held(job)}
-        found = await self._session.find(list(waiting), {"awaits": UNREADY}, [*_FIELDS, "after"])
-        ours = [one for one in found if self._is_of(one, waiting[one["_id"]])]
+        waiting = [job for job in jobs if is_held(job)]
+        found = await self._session.find([job.id for job in waiting], {"awaits": UNREADY}, [*_FIELDS, "after"])
+        named = {(job.id, job.order) for job in waiting}
+        adopted = {job.id for job in waiting if job.adopted}
+        ours = [
+            one for one in found if one["_id"] in adopted or (one["node"] == self._node and (one["_id"], one["order"]) in named)
+        ]
         for one in ours:
             if "after" in one:
                 one["after"] = list(dict.fromkeys([aliases.get(id_, id_) for id_ in one["after"]]))
@@ -116,10 +120,7 @@ class Follower:
         if late := [one for one in applied.free if one["order"] in known]:
             self._tell([entry_of(one, None) for one in late])
         freed = {one["order"] for one in applied.free}
-        return {job.order for job in waiting.values()} - freed
-
-    def _is_of(self, one: Mapping[str, Any], job: Accepted) -> bool:
-        return job.adopted or (one["order"], one["node"]) == (job.order, self._node)
+        return {job.order for job in waiting} - freed
 
     async def ask_again(self, ids: list[str]) -> set[str]:
         """Let those of some jobs go that are held and need not be; return the ids of those that are not ready."""

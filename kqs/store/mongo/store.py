@@ -240,6 +240,10 @@ class MongoStore:
         keep = keeper(drop_after_s, by_type or {})
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.follow, now, keep))
 
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """See Store.batches."""
+        return await self._there.lanes.look(partial(self._batches.are_open, ids))
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.batches.close, batch_id))

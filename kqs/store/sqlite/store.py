@@ -247,6 +247,10 @@ class SqliteStore:
             partial(follow.follow, now=now, drop_after_s=drop_after_s, by_type=by_type or {}),
         )
 
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """See Store.batches."""
+        return await self._thread.call(partial(batches.are_open, ids=ids))
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
         return await self._thread.call(partial(batches.close, batch_id=batch_id), durable=True)
