@@ -15,19 +15,17 @@ ended is let go, or fails, or awaits it no more. So any server may do it, twice,
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
-
-from pymongo import UpdateMany, UpdateOne
 
 from kqs.job import Accepted, Entry, Event, State, next_state
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, entry_fields, entry_of, parked_key
-from kqs.store.mongo.held import DOOMED, FREE, OF_A_HOLD, OF_THE_WAIT, UNREADY, asks_of, batch_of, is_held, jobs_of, sign_of
+from kqs.store.mongo.documents import Place, entry_fields, entry_of
+from kqs.store.mongo.held import DOOMED, FREE, UNREADY, asks_of, batch_of, is_held, jobs_of, sign_of
+from kqs.store.mongo.letting_go import IS_HELD, Writes
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -40,11 +38,10 @@ _ROUNDS = 50
 _IDS = 5000
 _FIELDS = [
     *entry_fields(None),
-    *("node", "place", "state", "mark", "options", "resource", "hold", "awaits", "after_any_end", "let_due", "why"),
-    *("members", "tally", "expire_at"),
+    *("node", "state", "mark", "options", "resource", "hold", "awaits", "after_any_end", "let_due", "why"),
+    *("members", "tally"),
 ]
 _DECIDED = {DOOMED: DELETED, FREE: int(State.SUCCESS)}
-_IS_HELD = {"place": int(Place.LATER), "awaits": {"$gt": ""}}
 
 #: how jobs have ended that are waited for, by what stands for them in `awaits`; what is not in it has not
 Outcomes = Mapping[str, int]
@@ -125,7 +122,7 @@ class Follower:
     async def ask_again(self, ids: list[str]) -> set[str]:
         """Let those of some jobs go that are held and need not be; return the ids of those that are not ready."""
         say = self._noted.use()
-        found = await self._session.find(ids, _IS_HELD, _FIELDS)
+        found = await self._session.find(ids, IS_HELD, _FIELDS)
         applied = await self._ask(found)
         if say:
             await self._servers.say_held()
@@ -176,7 +173,7 @@ class Follower:
         ended = await self._outcomes(hints, with_batches=True)
         if not ended:
             return [], {}
-        held = await self._jobs.find({**_IS_HELD, "awaits": {"$in": list(ended)}}, _FIELDS).limit(SLICE).to_list(None)
+        held = await self._jobs.find({**IS_HELD, "awaits": {"$in": list(ended)}}, _FIELDS).limit(SLICE).to_list(None)
         if len(held) == SLICE:
             self._noted.put_back(ended)
         if held:  # once more: what they await was held to have ended before they were found, and may have been retried
@@ -185,7 +182,7 @@ class Follower:
 
     async def _next_held(self, after: str) -> tuple[Sequence[Document], Outcomes, str | None]:
         """Return the next that are held, how what they await has ended, and where to go on; None: they are the last."""
-        found = self._jobs.find({**_IS_HELD, "hold": {"$gt": after}}, _FIELDS).sort("hold", 1).limit(SLICE)
+        found = self._jobs.find({**IS_HELD, "hold": {"$gt": after}}, _FIELDS).sort("hold", 1).limit(SLICE)
         held: list[Document] = await found.to_list(None)
         outcomes = await self._outcomes({sign for one in held for sign in one["awaits"]})
         return held, outcomes, held[-1]["hold"] if len(held) == SLICE else None
@@ -228,7 +225,7 @@ class Follower:
         async with self._session.marking() as mark:
             if doubt is not None:
                 doubt(mark)
-            writes = _Writes(mark)
+            writes = Writes(mark)
             for one in held:
                 if "asks" not in one and UNREADY in one["awaits"]:
                     continue
@@ -283,7 +280,7 @@ class Follower:
         """
         await self.batches.keep_ends(documents)
         outcomes = {one["_id"]: outcome for one in documents if (outcome := _outcome(one)) is not None}
-        awaiting = {**_IS_HELD, "awaits": {"$in": list(outcomes)}}
+        awaiting = {**IS_HELD, "awaits": {"$in": list(outcomes)}}
         while outcomes and (held := await self._jobs.find(awaiting, _FIELDS).limit(SLICE).to_list(None)):
             await self._apply(held, outcomes, self._session.now(), None, lets_go=False)
 
@@ -347,68 +344,6 @@ def _left(one: Mapping[str, Any], outcomes: Outcomes) -> tuple[list[str], str | 
         return left, None
     bad = next((sign for sign in asked if is_bad(outcomes.get(sign))), None)
     return left, None if bad is None else in_vain(bad, outcomes[bad])
-
-
-class _Writes:
-    """The updates of held jobs, those that are alike as one. What becomes of each stands in `now` of its document then."""
-
-    def __init__(self, mark: int) -> None:
-        self._mark = mark
-        self._alike: defaultdict[str, list[Document]] = defaultdict(list)
-        self._changes: dict[str, Document] = {}
-        self._alone: list[UpdateOne] = []
-        #: the documents, by id
-        self.planned: dict[str, Document] = {}
-
-    def all(self) -> list[UpdateOne | UpdateMany]:
-        """Return them."""
-        return [*self._alone, *(self._together(name) for name in self._alike)]
-
-    def _together(self, name: str) -> UpdateMany:
-        """Return one update of jobs that end so, or go. It is right whatever others have done to what they await."""
-        documents = self._alike[name]
-        these = {field: {"$in": [one[field] for one in documents]} for field in ("_id", "order")}
-        return UpdateMany({**these, **_IS_HELD}, self._changes[name])
-
-    def _add(self, one: Document, now: str, fields: Document, unset: Iterable[str]) -> None:
-        one["now"] = now
-        self.planned[one["_id"]] = one
-        if "asks" in one and "after" in one:
-            fields["after"] = one["after"]
-        change = {"$set": {**fields, "mark": self._mark}, "$unset": dict.fromkeys(unset, "")}
-        name = repr(change)
-        self._changes[name] = change
-        self._alike[name].append(one)
-
-    def fail(self, one: Document, why: str, now: float, keep_s: float | None) -> None:
-        """Have it fail."""
-        fields: Document = {"place": int(Place.ENDED), "error": why, "ended_at": now}
-        fields["state"] = int(next_state(State(one["state"]), Event.EXPIRE))
-        if keep_s is not None:
-            fields["drop_at"] = now + keep_s
-        # without an epoch, no report can take this end for its own
-        self._add(one, "failed", fields, (*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"))
-
-    def let_go(self, one: Document, now: float) -> None:
-        """Have it wait for nothing but its resource, or until it is due."""
-        if one.get("let_due", 0.0) > now:
-            due = {"wake_at": one["let_due"], "due_at": one["let_due"]}
-            self._add(one, "later", due, OF_A_HOLD)
-        elif one.get("resource") is not None:
-            self._add(one, "parked", {"parked": parked_key(one["resource"], one["prio"], one["order"])}, OF_A_HOLD)
-        else:
-            self._add(one, "free", {"place": int(Place.READY)}, OF_A_HOLD)
-
-    def hold(self, one: Document, awaits: list[str], why: str | None = None) -> None:
-        """Have it await these: only if it awaits what it was seen to."""
-        one["now"], one["new"] = "held", awaits
-        self.planned[one["_id"]] = one
-        fields: Document = {"awaits": awaits, "mark": self._mark}
-        if why is not None:
-            fields["why"] = why
-        if "asks" in one and "after" in one:
-            fields["after"] = one["after"]
-        self._alone.append(UpdateOne({"_id": one["_id"], "mark": one["mark"], **_IS_HELD}, {"$set": fields}))
 
 
 def keeper(drop_after_s: float | None, by_type: Mapping[str, float | None]) -> Keep:
