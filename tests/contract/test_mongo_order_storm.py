@@ -91,7 +91,8 @@ class Server:
             if record is not None and record.tally is not None:
                 assert record.tally.ended == record.tally.count, record
             state = self._chance.choice([State.SUCCESS, State.SUCCESS, State.FAIL])
-            await self.store.report([a_report(run.claim, state, at=self.now())])
+            if await self.store.report([a_report(run.claim, state, at=self.now())]) == [None]:  # it was cancelled meanwhile
+                await self.store.report([a_report(run.claim, State.CANCELLED, at=self.now())])
 
     async def _owners(self) -> None:
         if self._ids:
