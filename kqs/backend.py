@@ -278,6 +278,9 @@ class ServerBackend:
         """Let no more jobs into a batch; return how it stands, None: there is none of this id. Raises: CallError."""
         await self._catch_up(unflushed=True)
         tally = await _told(self._queue.close_batch(batch_id))
+        if tally is None and self._queue.is_shared:
+            await self._others_caught_up([batch_id])
+            tally = await _told(self._queue.close_batch(batch_id))
         return None if tally is None else _shown_tally(tally)
 
     async def check_order(self, given: Given) -> None:
@@ -300,12 +303,20 @@ class ServerBackend:
         if unknown:
             more = f", nor one of {len(unknown) - 1} others" if len(unknown) > 1 else ""
             raise CallError(f"after: no job has the id {unknown[0]!r}{more}", "bad_job")
+        are_open = await self._batches(batch_ids) if batch_ids else {}
         for batch_id in batch_ids:
-            record = await self._record(batch_id)
-            if record is None or record.tally is None:
+            if batch_id not in are_open:
                 raise CallError(f"batch: no batch has the id {batch_id!r}", "bad_job")
-            if not record.tally.is_open:
+            if not are_open[batch_id]:
                 raise CallError(f"batch: the batch {batch_id!r} is closed", "bad_job")
+
+    async def _batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        found = await _told(self._queue.reads.batches(ids))
+        missing = [id_ for id_ in ids if id_ not in found]
+        if missing and self._queue.is_shared:
+            await self._others_caught_up(missing)
+            found |= await _told(self._queue.reads.batches(missing))
+        return found
 
     async def _unknown(self, job_ids: Sequence[str]) -> list[str]:
         unknown: list[str] = []

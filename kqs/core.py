@@ -161,7 +161,6 @@ class Core:
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         may_wait = config.store.kind == "mongodb"
         self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
-        self.inserter.is_ordering = store.is_ordering
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
             store,

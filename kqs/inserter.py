@@ -18,7 +18,7 @@ from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, decoding
-from kqs.wire.order import asked_of, askers_of, is_batch, is_ordered
+from kqs.wire.order import asked_of, askers_of, is_batch
 from kqs.wire.steps import Steps, finish
 
 #: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
@@ -146,8 +146,6 @@ class Inserter:
         self.flush_if_alone = journal.flush_if_alone
         self.unflushed_bytes = 0
         self._append = journal.append
-        #: the store lets jobs wait for others
-        self.is_ordering = True
         #: returns when the jobs that are asked for are known and the batches open, or who asks is; raises CallError, bad_job
         #: or busy, where they are not
         self.check_order: Callable[[Given], Awaitable[None]] = _no_order
@@ -213,8 +211,6 @@ class Inserter:
         given.asked, given.batches = asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
         if given.asked or given.batches:
             given.askers = askers_of(given.jobs, before)
-        if not self.is_ordering and (before or any(map(is_ordered, given.jobs))):
-            raise CallError("after, batch: the store of this server cannot let jobs wait for others yet", "unsupported")
         return given
 
     def may_make_any(self, job_ids: list[str]) -> bool:

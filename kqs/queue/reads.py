@@ -35,6 +35,10 @@ class Reads:
         """Return which of these jobs there are, and how they have ended."""
         return await self._told(self._store.look(job_ids))
 
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return which of these are batches, and whether more jobs may join them."""
+        return await self._told(self._store.batches(ids))
+
     async def counts(self) -> dict[str, dict[State, int]]:
         """Return {type: {state: how many}}."""
         return await self._told(self._store.counts())

@@ -183,7 +183,6 @@ class Store(Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
-    is_ordering: jobs may wait for others here; where not, no job says so.
     sharing: what they share of the limits of types; None: there are no others.
     on_called: given jobs whose turn it is to have their resource, which are ready; as soon as that is committed, before whoever
     asked for what freed it hears of it. Of a job with a resource that waits again at once after a report, nobody else tells.
@@ -195,7 +194,6 @@ class Store(Protocol):
     """
 
     is_shared: bool
-    is_ordering: bool
     sharing: Sharing | None
     on_called: Callable[[list[Entry]], None]
     on_followed: Callable[[], None]
@@ -393,6 +391,10 @@ class Store(Protocol):
         deleted, with an error that names it; whatever waits for it follows. What is to be done is known as durably as the end
         it follows from, and survives as that does. Args: as for `expire`.
         """
+        ...
+
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return which of these are batches, and whether more jobs may join them; however many have, it costs the same."""
         ...
 
     async def close_batch(self, batch_id: str) -> Tally | None:

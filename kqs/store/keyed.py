@@ -6,7 +6,7 @@ follows. A job without a key is among them if one with a key, before it in the b
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from kqs.job import Accepted
@@ -29,6 +29,19 @@ def pairs_of(jobs: Sequence[Accepted]) -> dict[Pair, None]:
 def holders_of(made: Sequence[Accepted]) -> dict[Pair, str]:
     """Return who has which key of jobs that were just stored: a job that is stored with its end has none."""
     return {pair_of(job): job.id for job in made if job.unique is not None and job.end is None}
+
+
+def in_turn(jobs: Sequence[Accepted]) -> Iterator[Sequence[Accepted]]:
+    """Part jobs so that no `then` of a batch, which is stored before the others, passes one with its id or its key."""
+    start = 0
+    names: set[str | Pair] = set()
+    for place, job in enumerate(jobs):
+        own: set[str | Pair] = {job.id} if job.unique is None else {job.id, pair_of(job)}
+        if job.members is not None and not names.isdisjoint(own):
+            yield jobs[start:place]
+            start, names = place, set()
+        names |= own
+    yield jobs[start:] if start else jobs
 
 
 def parted(jobs: Sequence[Accepted]) -> tuple[Sequence[Accepted], list[Accepted]]:

@@ -186,6 +186,7 @@ class OrderContract:
 
     async def test_due_time_counts_when_a_job_is_let_go(self, store: Store, insert, end, follow, called, now: float) -> None:
         await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
+        assert await self.state(store, 1) is State.DELAYED
         assert await store.next_due_at() is None
         await end(0)
         following = await store.follow(now, None)
@@ -207,6 +208,12 @@ class OrderContract:
         await end(0)
         assert await follow() == []
         assert await self.state(store, 1) in (State.CANCELLED, State.FAIL, None)
+
+    async def test_child_whose_id_comes_twice_in_a_call_is_let_go(self, store: Store, insert, end, follow, called) -> None:
+        found = await insert(a_job(0), a_job(1, id="mine", after=after(0)), a_job(2, id="mine", after=after(0)))
+        assert found == [FIRST + 2]
+        await end(0)
+        assert (await follow(), numbers(called)) == ([], [1])
 
     async def test_retried_child_asks_its_parents_again(self, store: Store, insert, end, follow, now: float) -> None:
         await insert(a_job(0), a_job(1, after=after(0)))
@@ -289,6 +296,7 @@ class OrderContract:
         await insert(a_job(0), a_job(1, after=after(0), resource="r"), a_job(2, resource="r"))
         assert numbers(await store.ready("mail", None, 9)) == [0, 2]
         (run,) = await store.claim([an_entry(2)], "w1", now)
+        called.clear()
         await end(0)
         assert (await follow(), called) == ([], [])
         await store.report([a_report(run.claim, at=now)])
@@ -384,7 +392,10 @@ class OrderContract:
         await end(1)
         assert (await follow(), called) == ([], [])
         await insert(a_member(2, 0, in_record=False))
+        ids = [IDS.of(FIRST), IDS.of(FIRST + 1), "nothing"]
+        assert await store.batches(ids) == {IDS.of(FIRST): True}
         assert await store.close_batch(IDS.of(FIRST)) == a_tally(0, 2, success=1)
+        assert await store.batches(ids) == {IDS.of(FIRST): False}
         assert (await follow(), called) == ([], [])
         await insert(a_member(3, 0, in_record=False))  # it was on its way as the batch was closed
         await end(2)

@@ -9,6 +9,7 @@ from kqs.store.mongo import MongoStore, ticks
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import ChangeContract
 from tests.contract.groups_contract import GroupsContract
+from tests.contract.order_contract import OrderContract
 from tests.contract.resource_contract import ResourceContract
 from tests.contract.store_contract import FIRST, IDS, NODE, Damage, MakeStore, ReadRaw, StoreContract, numbers
 from tests.contract.ticks_contract import TicksContract, a_schedule, a_tick
@@ -73,6 +74,10 @@ class TestMongoStore(_Engine, TicksContract, UniquesContract, ChangedUniquesCont
 
 class TestMongoGroups(_Engine, GroupsContract):
     """Groups, in MongoDB."""
+
+
+class TestMongoOrder(_Engine, OrderContract):
+    """Jobs that wait for others, and batches, in MongoDB."""
 
 
 class TestMongoResources(_Engine, ResourceContract):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from kqs.client import connect
 from tests.support.asking import Peer, RefusedError, peer_of
+from tests.support.beanstalkd import running_beanstalkd
+from tests.support.mongodb import a_database, mongodb
 from tests.support.serving import Served, serving
 
 HANDLERS = """
@@ -37,10 +40,28 @@ HELD = {"type": "held"}
 OK, BAD = {"type": "ok"}, {"type": "bad"}
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
+        yield uri
+
+
+@pytest.fixture(params=["SQLite", "MongoDB", "MongoDB and beanstalkd"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "order_handlers.py").write_text(HANDLERS)
-    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as server:
+    settings = {"WORKER__MODULES": '["order_handlers"]'}
+    with ExitStack() as stack:
+        if "MongoDB" in request.param:
+            settings |= {"STORE__KIND": "mongodb", "STORE__URI": a_database(request.getfixturevalue("server_uri"))}
+        if "beanstalkd" in request.param:
+            tubes = stack.enter_context(running_beanstalkd())
+            settings |= {"BROKER__KIND": "beanstalkd", "BROKER__SERVERS": f'["{tubes.address}"]'}
+        yield settings
+
+
+@pytest.fixture
+def served(tmp_path: Path, settings: dict[str, str]) -> Iterator[Served]:
+    with serving(tmp_path, **settings) as server:
         yield server
 
 
@@ -227,15 +248,14 @@ def test_what_is_no_batch_is_refused(peer: Peer, argument: Any, words: str) -> N
         peer.call("batch", argument)
 
 
-def test_kill_loses_no_order(tmp_path: Path) -> None:
-    (tmp_path / "order_handlers.py").write_text(HANDLERS)
-    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as served:
+def test_kill_loses_no_order(tmp_path: Path, settings: dict[str, str]) -> None:
+    with serving(tmp_path, **settings) as served:
         with peer_of(served) as peer:
             first, child = peer.call("insert", [HELD, OK | {"after": [0]}])
             batch = peer.call("batch", {"jobs": [HELD, OK], "then": {"type": "report"}})
         served.process.send_signal(signal.SIGKILL)
         served.process.wait()
-    with serving(tmp_path, WORKER__MODULES='["order_handlers"]') as served, peer_of(served) as peer:
+    with serving(tmp_path, **settings) as served, peer_of(served) as peer:
         assert peer.call("explain", child)["reason"] == "after"
         for _ in range(2):
             (run,) = peer.call("reserve", {"types": ["held"], "wait": 10})
@@ -244,9 +264,10 @@ def test_kill_loses_no_order(tmp_path: Path) -> None:
         assert ended(peer, batch)["result"]["batch"]["success"] == 2
 
 
-def test_large_batch_ends_in_one_then(peer: Peer) -> None:
-    batch = peer.call("batch", {"jobs": [OK] * 6000, "then": {"type": "report"}})
-    assert ended(peer, batch)["result"]["batch"]["success"] == 6000
+def test_large_batch_ends_in_one_then(peer: Peer, settings: dict[str, str]) -> None:
+    count = 500 if "STORE__KIND" in settings else 6000  # the database of tests on a machine without a mongod is slow
+    batch = peer.call("batch", {"jobs": [OK] * count, "then": {"type": "report"}})
+    assert ended(peer, batch)["result"]["batch"]["success"] == count
 
 
 def test_client_inserts_batches(served: Served, peer: Peer) -> None:

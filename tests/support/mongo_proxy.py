@@ -25,13 +25,19 @@ class MongoProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._lost: tuple[str, str] | None = None
         self._passed_bytes = 0
+        self._left: int | None = None
+        self._is_last_done = False
         self.commands: Counter[str] = Counter()
         self.sent_bytes = 0
         self.answered_bytes = 0
 
     @property
     def uri(self) -> str:
-        return self._uri._replace(netloc=f"127.0.0.1:{self._port}").geturl() + "?serverSelectionTimeoutMS=1500"
+        return self.uri_of(1500)
+
+    def uri_of(self, within_ms: int) -> str:
+        """Return the address for a driver that gives up on a server after so long."""
+        return self._uri._replace(netloc=f"127.0.0.1:{self._port}").geturl() + f"?serverSelectionTimeoutMS={within_ms}"
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self._port)
@@ -49,6 +55,15 @@ class MongoProxy:
         """Let the next such command on `jobs` reach the server, and close the connection amid its answer. None: none."""
         self._lost = None if command is None else (command, "jobs")
         self._passed_bytes = after_bytes
+
+    def die_after(self, commands: int, *, is_last_done: bool) -> None:
+        """Pass so many more commands; then one whose answer is lost, if `is_last_done`, and nothing from there on."""
+        self._left, self._is_last_done = commands, is_last_done
+
+    @property
+    def is_dead(self) -> bool:
+        """Tell whether `die_after` has come to its end."""
+        return self._left is not None and self._left < 0
 
     @property
     def has_lost_answer(self) -> bool:
@@ -87,6 +102,15 @@ class MongoProxy:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)
             elif command not in _HELLOS:
+                if self._left is not None:
+                    self._left -= 1
+                    if self._left == -1 and self._is_last_done:
+                        answers.cancel()
+                        server[1].write(message)
+                        await server[1].drain()
+                        await server[0].readexactly(1)
+                    if self._left < 0:
+                        return
                 self.commands[command] += 1
                 self.sent_bytes += len(message)
             server[1].write(message)

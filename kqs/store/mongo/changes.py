@@ -26,6 +26,8 @@ from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.documents import GONE_STATE, Place, is_there, pair_named, parked_key, state_of
+from kqs.store.mongo.follow import Follower
+from kqs.store.mongo.held import OF_THE_WAIT, asks_of, hold_key
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -44,11 +46,12 @@ _NEEDLESS = [
     *("begun", "done", "options", "progress", "error", "due_at", "wake_at", "expire_at", "crc32c", "accepted_at", "ended_at"),
     *("failures", "ghosts", "interrupted", "returned", "held", "cancel_at", "cancel_mark"),
     *("resource", "parked", "called", "unique", "pair"),
+    *("hold", "awaits", "why", "let_due", "after", "after_any_end", "pends", "tally"),
 ]
 #: and what a job that waits again must not
 _OF_THE_END = [
     *("error", "result", "result_long", "result_bulk", "result_crc32c", "due_at", "wake_at", "ended_at", "drop_at", "epoch"),
-    *("failures", "ghosts", "interrupted", "cancel_at", "cancel_mark"),
+    *("failures", "ghosts", "interrupted", "cancel_at", "cancel_mark", "batch", "member"),
 ]
 _Attempt = tuple[Change, object | None]
 
@@ -56,7 +59,8 @@ _Attempt = tuple[Change, object | None]
 class Changer:
     """Changes for one server; one slice at a time. A slice that failed is repeated with the same change, or never."""
 
-    def __init__(self, session: Session, servers: Servers, resources: Resources, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower, node: str) -> None:
+        self._follower = follower
         self._session = session
         self._resources = resources
         self._servers = servers
@@ -141,6 +145,8 @@ class Changer:
         self, change: Change, found: list[Document], marks: list[int], before: dict[str, Document]
     ) -> dict[str, Document]:
         """Change these; return all that was, now or by an attempt whose answer was lost, as it was before, by id."""
+        if change.verb is not Verb.CANCEL:
+            await self._follower.settle([one for one in found if one["place"] == Place.ENDED])
         async with self._session.marking(marks.append) as mark:
             is_simple = not marks
             expected = matched = 0
@@ -198,7 +204,7 @@ class Changer:
         if first is not None:
             end["drop_at"] = change.now + first
         # without an epoch, no report can take this end for its own
-        unset = dict.fromkeys(("wake_at", "epoch", "parked", "called", "pair"), "")
+        unset = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
         return UpdateMany(where, {"$set": end, "$unset": unset})
 
     def _revival(self, change: Change, one: Document, mark: int) -> UpdateOne:
@@ -221,7 +227,9 @@ class Changer:
             fields["expire_at"] = expire_at
         if one.get("unique") is not None:
             fields["pair"] = pair_named(one["type"], one["unique"])
-        if (resource := one.get("resource")) is not None:
+        if asks := asks_of(one):
+            fields |= {"place": int(Place.LATER), "hold": hold_key(order, one["node"]), "awaits": asks}
+        elif (resource := one.get("resource")) is not None:
             fields |= {"place": int(Place.LATER), "parked": parked_key(resource, one["prio"], order)}
         fields |= _rechecked(one, order, expire_at)
         one["revived"] = fields
@@ -234,21 +242,25 @@ class Changer:
         counted = [one for one in documents if change.verb is not Verb.CANCEL or one["place"] != Place.RUNNING]
         session.tallies.remove([(one["type"], state_of(one)) for one in counted])
         if change.verb is Verb.RETRY:
-            await self._resources.wait_for({one["resource"] for one in documents if one.get("resource") is not None})
+            await self._resources.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
         else:
             await self._resources.gone(counted)
+            session.noted.note([one["_id"] for one in counted if one["place"] != Place.ENDED])
         if change.verb is Verb.DELETE:
             await session.bulk.delete(documents)
             await uniques.forget(session, uniques.keys_of(documents))
             with suppress(*DRIVER_ERRORS):  # it is swept later
-                await retention.forget(session, self._servers, [one["_id"] for one in documents])
+                await retention.forget(session, self._servers, self._follower, documents)
         elif change.verb is Verb.CANCEL:
             session.tallies.add([(one["type"], State.CANCELLED) for one in counted])
         else:
             await session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
             revived = [one["revived"] for one in documents]
             session.tallies.add([(one["type"], State(now["state"])) for one, now in zip(documents, revived, strict=True)])
-            part.ready = [_entry(change, one, one["revived"]["order"]) for one in documents if one.get("resource") is None]
+            asking = [one["_id"] for one in documents if "awaits" in one["revived"]]
+            held = await self._follower.ask_again(asking) if asking else set()
+            free = [one for one in documents if one.get("resource") is None and one["_id"] not in held]
+            part.ready = [_entry(change, one, one["revived"]["order"]) for one in free]
             part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
         running = [one for one in documents if one["place"] == Place.RUNNING]
         self._servers.told.update((one["_id"], one["attempt"], one["epoch"]) for one in running)

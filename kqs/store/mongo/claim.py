@@ -109,9 +109,10 @@ class Claimer:
         ended = 0
         for document in documents:
             is_still = {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)}
-            unset = dict.fromkeys(("owner", "held", "pair", "cancel_at", "cancel_mark"), "")
+            unset = dict.fromkeys(("owner", "held", "pair", "pends", "cancel_at", "cancel_mark"), "")
             done = await self._session.jobs.update_one(is_still, {"$set": fields, "$unset": unset})
             ended += done.matched_count
+        self._session.noted.note([document["_id"] for document in documents])
         await self._resources.gone(documents)
         return ended
 

@@ -30,6 +30,7 @@ class Collections:
         self.said = db[f"{prefix}said"]
         self.subscriptions = db[f"{prefix}subscriptions"]
         self.uniques = db[f"{prefix}uniques"]
+        self.ends = db[f"{prefix}ends"]
         self.schedules = db[f"{prefix}schedules"]
         self.files = db[f"{prefix}bulk.files"]
         self.chunks = db[f"{prefix}bulk.chunks"]
@@ -47,6 +48,7 @@ class Collections:
             self.shares,
             self.uniques,
             self.schedules,
+            self.ends,
             self.subscriptions,
         )
         ours = {one.name for one in (*known, self.files, self.chunks)}

@@ -29,6 +29,7 @@ are, so one record may have both.
     born      of a job that was retried: the order it had first
     gone_by, gone_below  of a deleted one: the node whose server did that, and the first order of its jobs that came later
     past      {node: order}: up to which order other servers' journals may bring back what had this id before
+    hold, batch, …   of jobs that wait for others, and of batches: held.py
 
 Fields whose value is the usual one (None, 0, []) are left out.
 """
@@ -43,6 +44,7 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, in
 from kqs.store.base import LISTED_BYTES, MAX_RUNS
 from kqs.store.checksum import checksum, reranked
 from kqs.store.mongo.client import Document
+from kqs.store.mongo.held import after_of, awaits_of, said
 
 
 class Place(IntEnum):
@@ -232,6 +234,7 @@ def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> R
         document.get("resource"),
         is_cancelled="cancel_at" in document,
         group=document.get("group"),
+        batch=said(document),
     )
 
 
@@ -263,6 +266,9 @@ def record_of(document: Mapping[str, Any], data: bytes | None, result: bytes | N
         group=document.get("group"),
         resource=document.get("resource"),
         cancel_at=document.get("cancel_at") if document["place"] == Place.RUNNING else None,
+        after=after_of(document),
+        awaits=awaits_of(document),
+        batch=document.get("batch"),
     )
 
 

@@ -14,6 +14,8 @@ from kqs.store.keyed import pair_of
 from kqs.store.mongo import ticks
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, a_begin, claimed, key_of, named, new_document, parked_key, state_of
+from kqs.store.mongo.follow import Follower
+from kqs.store.mongo.held import held_fields, is_held, member_fields
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
@@ -22,7 +24,8 @@ from kqs.store.mongo.uniques import Uniques, forget, keys_of
 
 #: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
 _STANDING = (
-    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "wake_at", "parked", "called"),
+    *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "due_at", "wake_at", "parked", "called"),
+    *("hold", "awaits", "why", "let_due", "pends"),
     *("done", "ended_at", "drop_at", "failures", "ghosts", "interrupted", "error"),
     *("result", "result_long", "result_bulk", "result_crc32c"),
 )
@@ -30,7 +33,8 @@ _STANDING = (
 _IDENTITY = ("_id", "order", "node", "drop_at", "place")
 _OF_THE_GONE = ("gone_by", "gone_below", "past", "born")
 _OF_A_RUN = ("owner", "attempt", "epoch")
-_REPLACED_FIELDS = [*_IDENTITY, *_OF_THE_GONE, *_OF_A_RUN, "type", "state", "unique", "data_bulk", "result_bulk"]
+_OF_A_BATCH = ("batch", "member", "members")
+_REPLACED_FIELDS = [*_IDENTITY, *_OF_THE_GONE, *_OF_A_RUN, *_OF_A_BATCH, "type", "state", "unique", "data_bulk", "result_bulk"]
 #: how far the clocks of two servers may be apart, in s: an insert and the deletion before it may be asked of different ones
 _SKEW_S = 1.0
 
@@ -38,8 +42,10 @@ _SKEW_S = 1.0
 class Inserter:
     """Inserts for one server; one insert at a time. An insert that failed is repeated with the same jobs."""
 
-    def __init__(self, session: Session, servers: Servers, resources: Resources, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower, node: str) -> None:
         self._session = session
+        self._follower = follower
+        self._batches = follower.batches
         self._resources = resources
         self._servers = servers
         self._node = node
@@ -50,20 +56,64 @@ class Inserter:
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
         """See Store.insert."""
         parked: set[int] = set()
+        known: list[int] = []
         passed: set[int] = set()
         if ticked := [job for job in jobs if job.tick is not None]:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
         stored_before = frozenset(self._stored)
-        free, others = keyed.parted(jobs)
-        known = await self._insert_each(free, worker, now, parked)
         joined: dict[int, str] = {}
-        if others:
-            self._stored.update({job.order for job in free}.difference(known))
-            joined = await self._insert_keyed(others, worker, now, known, parked)
+        if any(job.batch is not None or job.after is not None or job.members is not None for job in jobs):
+            for part in keyed.in_turn(jobs):
+                joined |= await self._insert_tied(part, worker, now, known, parked)
+                self._stored.update({job.order for job in part}.difference(known, joined))
+        else:
+            joined = await self._insert_any(jobs, worker, now, known, parked)
         self._doubted.clear()
         self._stored.clear()
         return Known([*(order for order in known if order not in stored_before), *joined, *passed], parked, joined=joined)
+
+    async def _insert_tied(
+        self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+    ) -> dict[int, str]:
+        """As `_insert_any`, of jobs of which some may wait for others, or be members of batches."""
+        thens = [job for job in jobs if job.members is not None]
+        others = [job for job in jobs if job.members is None]
+        joined: dict[int, str] = {}
+        if thens:
+            joined |= await self._insert_any(thens, worker, now, known, parked)
+            self._stored.update({job.order for job in thens}.difference(known, joined))
+            self._batches.refuse([job for job in thens if job.order in joined])
+        if named := [job for job in others if job.batch is not None]:
+            _, refused = await self._batches.parted(named)
+            known += [job.order for job in refused]
+            orders = {job.order for job in refused}
+            others = [job for job in others if job.order not in orders]
+        joined |= await self._insert_any(others, worker, now, known, parked)
+        children = [job for job in (*thens, *others) if is_held(job) and job.order not in joined]
+        if children:
+            self._stored.update({job.order for job in others}.difference(known, joined))
+            aliases = {job.id: joined[job.order] for job in others if job.order in joined}
+            held = await self._follower.stand_new(children, aliases, known, self._doubted.add)
+            parked.difference_update({job.order for job in children} - held)
+            parked |= held
+        await self._batches.reach([job for job in thens if job.order not in known], others)
+        return joined
+
+    async def _insert_any(
+        self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
+    ) -> dict[int, str]:
+        """Store jobs of any kind, but for those of unique keys that others have.
+
+        Args: known, parked: the orders of those whose id is known, and of those that wait for their resource, are added.
+        Returns: by order, the ids of the jobs that others were joined to.
+        """
+        free, others = keyed.parted(jobs)
+        known += await self._insert_each(free, worker, now, parked)
+        if not others:
+            return {}
+        self._stored.update({job.order for job in free}.difference(known))
+        return await self._insert_keyed(others, worker, now, known, parked)
 
     async def _insert_each(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[int]:
         """Store jobs; return the orders of those whose id is known. Those that wait for their resource join `parked`."""
@@ -127,7 +177,7 @@ class Inserter:
 
     async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[Accepted]:
         """Store jobs, no two of one id; return those that were known. Those that wait for their resource join `parked`."""
-        locked = [job for job in jobs if job.resource is not None and _may_need(job, now)]
+        locked = [job for job in jobs if job.resource is not None and _may_need(job, now) and not is_held(job)]
         called = await self._resources.stand_new(locked) if locked else {}
         is_called = {job.order for job in called.values()}
         lines = {job.order: _in_line(job, is_called=job.order in is_called) for job in locked}
@@ -155,6 +205,12 @@ class Inserter:
             document |= await self._session.bulk.put("data", job.id, job.data)
         else:
             document |= named("data", job.data)
+        if job.batch is not None:
+            document |= member_fields(job.batch, job.order, self._node)
+        if is_held(job):
+            for name in ("due_at", "wake_at"):
+                document.pop(name, None)
+            return document | {"place": int(Place.LATER)} | held_fields(job, self._node)
         if line is not None:
             document.pop("wake_at", None)
             return document | {"state": int(State.NEW)} | line
@@ -202,6 +258,7 @@ class Inserter:
         over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
         if not over:
             return set()
+        await self._follower.bury([old for _, old in over])
         await forget(self._session, keys_of([old for _, old in over]))
         for _, old in over:
             if old["place"] == Place.GONE and "owner" in old:  # who runs it has not seen yet that it is gone

@@ -8,16 +8,23 @@ from kqs.filter import Filter
 from kqs.job import JobRecord
 from kqs.store import change as bounds
 from kqs.store.mongo import walk
+from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import is_there
-from kqs.store.mongo.records import LISTED, listed
+from kqs.store.mongo.records import LISTED, all_listed
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.mongo.slices import MAX_ORDER
 
 
 async def page(
-    session: Session, servers: Servers, wanted: Filter, after: int | None, limit: int, newest_first: bool
+    session: Session,
+    servers: Servers,
+    batches: Batches,
+    wanted: Filter,
+    after: int | None,
+    limit: int,
+    newest_first: bool,
 ) -> tuple[list[JobRecord], int | None]:
     """See Store.page. Records of one order, which different servers may make, stay on one page."""
     beyond, upto, direction = ("$lt", "$gte", -1) if newest_first else ("$gt", "$lte", 1)
@@ -39,4 +46,4 @@ async def page(
         following = found[done - 1]["order"] if done < len(found) else following
         ids = [document["_id"] for document in fitting]
         found = [document for document in found[:done] if document["_id"] in ids]
-    return [listed(document) for document in found], following
+    return await all_listed(batches, found), following

@@ -7,6 +7,7 @@ from typing import Any
 
 from kqs.job import JobRecord, State
 from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
+from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, is_intact, is_there, record_of
 from kqs.store.mongo.servers import Servers
@@ -17,7 +18,7 @@ from kqs.store.mongo.slices import slices
 LISTED = {"data_long": 0, "result_long": 0}
 
 
-async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | None:
+async def job(session: Session, servers: Servers, batches: Batches, job_id: str) -> JobRecord | None:
     """See Store.job."""
     document = await session.jobs.find_one({"_id": job_id, **is_there(session.now(), servers.replaceable)})
     if document is None:
@@ -26,6 +27,7 @@ async def job(session: Session, servers: Servers, job_id: str) -> JobRecord | No
     record = record_of(document, data, await session.bulk.get("result", document))
     if not is_intact(document, data):
         record.data, record.error = b"null", DAMAGED
+    record.tally = (await batches.tallies([document])).get(job_id)
     return record
 
 
@@ -41,6 +43,7 @@ async def look(session: Session, job_ids: Sequence[str]) -> Looked:
 async def jobs(
     session: Session,
     servers: Servers,
+    batches: Batches,
     type_: str | None,
     state: State | None,
     after: int | None,
@@ -64,7 +67,7 @@ async def jobs(
         found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}, LISTED).to_list(
             None
         )
-    return [listed(document) for document in found]
+    return await all_listed(batches, found)
 
 
 def is_in(state: State) -> Document:
@@ -72,6 +75,15 @@ def is_in(state: State) -> Document:
     if state is State.PROCESSING:
         return {"place": int(Place.RUNNING)}
     return {"state": int(state), "place": {"$ne": int(Place.RUNNING)}}
+
+
+async def all_listed(batches: Batches, documents: Sequence[Any]) -> list[JobRecord]:
+    """Return records as listings show them, with how batches stand."""
+    shown = [listed(document) for document in documents]
+    tallies = await batches.tallies(documents)
+    for record in shown if tallies else ():
+        record.tally = tallies.get(record.id)
+    return shown
 
 
 def listed(document: Any) -> JobRecord:

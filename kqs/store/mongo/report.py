@@ -51,6 +51,8 @@ class Reporter:
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
         self._session.tallies.add([(one.type, one.state) for one in taken])
+        if self._session.noted.is_used:
+            self._session.noted.note([one.claim.id for one in taken if one.state in ENDED])
         return verdicts
 
     async def _with_bulk_results(self, reports: list[Report]) -> dict[str, Document]:
@@ -209,7 +211,7 @@ def _change_unbegun(one: Report, mark: int) -> Document:
     if one.state in ENDED:
         end = {**_ended(one, None), "state": int(one.state), "error": one.error}
         fields |= {name: value for name, value in end.items() if value is not None}
-    unset = ["owner", "held", "called", "cancel_at", "cancel_mark", *(["pair"] if one.state in ENDED else [])]
+    unset = ["owner", "held", "called", "cancel_at", "cancel_mark", *(["pair", "pends"] if one.state in ENDED else [])]
     if one.progress:
         fields["progress"] = one.progress
     elif one.progress is not None:
@@ -224,7 +226,13 @@ def _change_unbegun(one: Report, mark: int) -> Document:
 
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:
-    end: dict[str, Any] = {"place": int(Place.ENDED), "ended_at": one.ended_at, "drop_at": one.drop_at, "pair": None}
+    end: dict[str, Any] = {
+        "place": int(Place.ENDED),
+        "ended_at": one.ended_at,
+        "drop_at": one.drop_at,
+        "pair": None,
+        "pends": None,
+    }
     if bulk_result is not None:
         return end | bulk_result
     return end if one.result is None else end | named("result", one.result)

@@ -13,6 +13,7 @@ from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
+from kqs.store.mongo.held import OF_THE_WAIT
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
@@ -133,6 +134,7 @@ async def expire(
     gone = [document for document in found if document["_id"] in ended_ids]
     session.tallies.remove([(document["type"], document["state"]) for document in gone])
     session.tallies.add([(document["type"], _expired(document["state"])) for document in gone])
+    session.noted.note([document["_id"] for document in gone])
     for name in {document["called"] for document in gone if "called" in document}:
         await resources.hand_on(name)
     return [document["_id"] for document in gone]
@@ -152,7 +154,7 @@ def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -
     if drop_at is not None:
         fields["drop_at"] = drop_at
     # without an epoch, no report can take this end for its own
-    absent = dict.fromkeys(("wake_at", "epoch", "parked", "called", "pair"), "")
+    absent = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
     return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": absent})
 
 

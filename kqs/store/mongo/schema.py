@@ -11,6 +11,7 @@
     subscriptions  one document a subscriber of a type (subscriptions.py)
     uniques   one document a unique key (uniques.py)
     schedules one document a schedule (ticks.py)
+    ends      one document a member of a batch whose own tells its end no more (batches.py)
     bulk.*    GridFS (bulk.py)
 
 A change of the documents raises SCHEMA_VERSION. No start rewrites what may be ten million records: what an earlier version
@@ -56,7 +57,12 @@ _JOB_INDEXES = [
     IndexModel([("pair", 1)], name="pairs", sparse=True),
     IndexModel([("parked", 1)], name="parked", sparse=True),
     IndexModel([("called", 1)], name="called", sparse=True),
+    IndexModel([("hold", 1)], name="held", sparse=True),
+    IndexModel([("awaits", 1)], name="awaits", sparse=True),
+    IndexModel([("pends", 1)], name="pending", sparse=True),
+    IndexModel([("batch", 1)], name="batches", sparse=True),
 ]
+_END_INDEXES = [IndexModel([("batch", 1), ("_id", 1)], name="batches")]
 _SERVER_INDEXES = [IndexModel([("node", 1)], name="nodes", unique=True)]
 #: those of GridFS itself; the driver would create them when the first long data comes
 _FILE_INDEXES = [IndexModel([("filename", 1), ("uploadDate", 1)])]
@@ -77,6 +83,7 @@ async def prepare(collections: Collections, journal_id: str) -> tuple[int, str]:
     for collection, models in (
         (collections.jobs, _JOB_INDEXES),
         (collections.servers, _SERVER_INDEXES),
+        (collections.ends, _END_INDEXES),
         (collections.files, _FILE_INDEXES),
         (collections.chunks, _CHUNK_INDEXES),
     ):

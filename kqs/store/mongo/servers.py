@@ -9,6 +9,7 @@
     last_order     the highest order ever stored
     bell           grows when another server has cancelled or deleted what this one runs, or suspended or resumed a type
     called_off     the newest {job, order, attempt, epoch} of such runs whose records others have replaced
+    held           grows when another server has made jobs that wait for others, and has not said so for some seconds
     asked, answered  see questions.py
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
 
@@ -38,6 +39,8 @@ LEASE_S = 30.0
 LISTEN_S = 2.5
 #: runs that a server is told of apart; older ones have ended, as a rule
 CALLED_OFF = 100
+#: in which fields others tell a server of something
+_HEARD = ["bell", "called_off", "asked", "answered", "held"]
 
 
 class _Sighting:
@@ -84,6 +87,11 @@ class Servers:
         self._owes_all = False
         #: the last of those asked here, unless it is answered (questions.py)
         self.question: int | None = None
+        self._held = 0
+        #: called when another server makes jobs that wait for others
+        self.on_held: Callable[[], None] = lambda: None
+        #: called when a server has died or left, and we are to do what it has left undone
+        self.on_gone: Callable[[], None] = lambda: None
         #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
         self.on_lapse: Callable[[], None] = lambda: None
 
@@ -106,6 +114,7 @@ class Servers:
         self.epoch, self._beat_at = epoch, self._monotonic()
         self.fed_seq, self.last_order = ours["fed_seq"], ours["last_order"]
         self.fed_order = self.last_order
+        self._held = int(ours.get("held", 0))
 
     async def _clash(self) -> str:
         other = await self._servers.find_one({"node": self._node}) or {"_id": "another"}
@@ -169,9 +178,12 @@ class Servers:
             elif not server["is_open"]:
                 left.add(epoch)
         self._sightings, self.replaceable = seen, replaceable
-        died = self._living - epochs - left
+        gone = self._living - epochs
+        died = gone - left
         was_held_up = now - self._looked_at > LEASE_S / 2
         self._living, self._looked_at = set(epochs), now
+        if gone and self.is_eldest:
+            self.on_gone()
         if was_held_up or (died and self.is_eldest):
             self.on_lapse()
         return epochs
@@ -197,12 +209,19 @@ class Servers:
         self._owes_all = True
         await self.ring(())
 
+    async def say_held(self) -> None:
+        """Let all boots know that jobs wait for others, so that they note which ones end."""
+        await self._servers.update_many({"is_open": True, "epoch": {"$ne": self.epoch}}, {"$inc": {"held": 1}})
+
     async def has_rung(self) -> bool:
         """Tell whether somebody has rung since `heard`, or it is time to look without that; and learn what was asked."""
         await self.ring(())
-        ours = await self._servers.find_one({"_id": self._journal_id}, ["bell", "called_off", "asked", "answered"]) or {}
+        ours = await self._servers.find_one({"_id": self._journal_id}, _HEARD) or {}
         self.called_off = ours.get("called_off", [])
         self._rung = int(ours.get("bell", 0))
+        if self._held != (held := int(ours.get("held", 0))):
+            self._held = held
+            self.on_held()
         asked = int(ours.get("asked", 0))
         self.question = asked if asked > ours.get("answered", 0) else None
         return self._rung != self._bell or self._monotonic() - self._listened_at >= LISTEN_S
@@ -217,6 +236,11 @@ class Servers:
         of_node = {} if node is None else {"node": node}
         found = self._servers.find({"epoch": {"$in": list(living - {self.epoch})}, **of_node}, ["_id"])
         return [str(one["_id"]) async for one in found]
+
+    async def living_nodes(self) -> set[str]:
+        """Return the nodes of the servers that live, as far as we know, ours included."""
+        living = await self.living()
+        return {str(one["node"]) async for one in self._servers.find({"epoch": {"$in": list(living)}}, ["node"])}
 
     async def answer(self, question: int) -> None:
         """See questions.py."""

@@ -17,6 +17,7 @@ from kqs.clock import Clock
 from kqs.store.mongo.bulk import Bulk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
+from kqs.store.mongo.noted import Noted
 from kqs.store.mongo.tallies import Tallies
 
 #: a mark is the boot's epoch, then this many bits counted from 1
@@ -38,6 +39,7 @@ class Session:
         self.bulk_bytes = bulk_bytes
         self.bulk = Bulk(collections)
         self.tallies = Tallies(collections, clock.monotonic)
+        self.noted = Noted(clock.monotonic)
         self.now = clock.now
         self._last_mark = epoch << _MARK_BITS
 

@@ -48,9 +48,11 @@ from kqs.store.mongo import (
     suspended,
     ticks,
 )
+from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.claim import Claimer
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
+from kqs.store.mongo.follow import Follower, keeper
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane, Lanes
 from kqs.store.mongo.questions import Questions
@@ -80,7 +82,6 @@ class MongoStore:
     """
 
     is_shared = True
-    is_ordering = False
 
     def __init__(self, settings: StoreSection, clock: Clock, supervisor: Supervisor, namespace: str = "") -> None:
         """Args: settings: `uri` names the servers and the database. namespace: stands in the names of collections."""
@@ -113,6 +114,11 @@ class MongoStore:
                 lambda called: self.on_called(called),
                 lambda: servers.is_alone,
             )
+            batches = Batches(session, collections.ends, node)
+            follower = Follower(session, servers, resources, batches, node, lambda called: self.on_called(called))
+            session.noted.on_noted = lambda: self.on_followed()
+            servers.on_held, servers.on_gone = session.noted.heard, session.noted.sweep
+            await follower.look()
             servers.on_lapse = session.tallies.doubt
             await servers.living()
             if servers.is_alone:
@@ -128,7 +134,7 @@ class MongoStore:
             raise
         shares = Shares(collections.shares, collections.jobs, epoch, servers, self._clock.monotonic)
         questions = Questions(collections, servers, self._supervisor)
-        self._open = _Open(connection, session, servers, resources, shares, questions, node, self._supervisor)
+        self._open = _Open(connection, session, servers, resources, shares, questions, follower, node, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:
@@ -230,12 +236,17 @@ class MongoStore:
     async def follow(
         self, now: float, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
     ) -> Following:
-        """See Store.follow. No job waits for another here."""
-        return Following([], None, False)
+        """See Store.follow."""
+        keep = keeper(drop_after_s, by_type or {})
+        return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.follow, now, keep))
+
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """See Store.batches."""
+        return await self._there.lanes.look(partial(self._batches.are_open, ids))
 
     async def close_batch(self, batch_id: str) -> Tally | None:
-        """See Store.close_batch. There are none."""
-        return None
+        """See Store.close_batch."""
+        return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.batches.close, batch_id))
 
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
@@ -255,7 +266,7 @@ class MongoStore:
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
-        return await self._look(records.job, self._there.servers, job_id)
+        return await self._look(records.job, self._there.servers, self._batches, job_id)
 
     async def look(self, job_ids: Sequence[str]) -> Looked:
         """See Store.look."""
@@ -265,7 +276,7 @@ class MongoStore:
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
     ) -> list[JobRecord]:
         """See Store.jobs."""
-        return await self._look(records.jobs, self._there.servers, type_, state, after, limit, newest_first)
+        return await self._look(records.jobs, self._there.servers, self._batches, type_, state, after, limit, newest_first)
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
@@ -287,7 +298,7 @@ class MongoStore:
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
         """See Store.page."""
-        return await self._look(pages.page, self._there.servers, wanted, after, limit, newest_first)
+        return await self._look(pages.page, self._there.servers, self._batches, wanted, after, limit, newest_first)
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts; how exact they are is said in tallies.py."""
@@ -363,11 +374,13 @@ class MongoStore:
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""
-        return await self._keep_house(retention.sweep, self._there.servers, now, limit, before_order)
+        return await self._keep_house(retention.sweep, self._there.servers, self._there.follower, now, limit, before_order)
 
     async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
         """See Store.trim_successes."""
-        return await self._keep_house(retention.trim_successes, self._there.servers, keep_count, limit, before_order)
+        return await self._keep_house(
+            retention.trim_successes, self._there.servers, self._there.follower, keep_count, limit, before_order
+        )
 
     async def sync(self) -> int:
         """See Store.sync."""
@@ -394,6 +407,10 @@ class MongoStore:
         if self._open is None:
             raise StoreUnavailableError("the store is not open")
         return self._open
+
+    @property
+    def _batches(self) -> Batches:
+        return self._there.follower.batches
 
     def _look(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
         return self._there.lanes.look(partial(operation, self._there.session, *args))
@@ -447,6 +464,7 @@ class _Open:
         resources: Resources,
         shares: Shares,
         questions: Questions,
+        follower: Follower,
         node: str,
         supervisor: Supervisor,
     ) -> None:
@@ -456,10 +474,11 @@ class _Open:
         self.resources = resources
         self.shares = shares
         self.questions = questions
-        self.inserter = Inserter(session, servers, resources, node)
+        self.follower = follower
+        self.inserter = Inserter(session, servers, resources, follower, node)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)
-        self.changer = changes.Changer(session, servers, resources, node)
+        self.changer = changes.Changer(session, servers, resources, follower, node)
         self._connection = connection
         self._supervisor = supervisor
         self._fault: StoreCorruptError | None = None
@@ -540,9 +559,13 @@ class _Open:
             await self.lanes.look(self.session.tallies.settle)
         await self.lanes.look(self.session.tallies.look_at_waiting)
         await self.lanes.look(self.resources.look)
+        await self.lanes.look(self.follower.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)
+            await self.lanes.look(self.follower.sweep)
         if self._rounds % _ROUNDS_PER_SWEEP == 0:
+            if self.servers.is_eldest:
+                await self.lanes.look(self.follower.sweep_ends)
             await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
 
     async def _every_beat(self, what: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,7 @@ FIELDS = [
     *("order", "node", "type", "prio", "place", "state", "attempt", "returned", "epoch", "owner", "options"),
     *("data_bytes", "born", "expire_at", "crc32c", "accepted_at", "drop_at", "wake_at", "past"),
     *("data_bulk", "result_bulk", "resource", "parked", "called", "unique", "group"),
+    *("hold", "after", "members", "tally", "batch", "member"),
 ]
 #: a slice looks for a pattern for so long at most, in s, but in one record at least
 _MATCH_S = 0.01
@@ -59,6 +60,7 @@ _BY_AGE = Leg({}, "order", 0, "_id")
 _TYPES = Leg(_READY, "type", "", "prio", is_types=True)
 _LATER = Leg({}, "wake_at", 0.0, "order")
 _PARKED = Leg({}, "parked", "", "order")
+_HELD = Leg({}, "hold", "", "order")
 _RUNNING = Leg({}, "owner", 0, "order")
 
 
@@ -72,7 +74,7 @@ def way(wanted: Filter, states: frozenset[State] | None) -> At:
         return At((_BY_AGE,))
     legs: list[Leg] = []
     if states & WAITING:
-        legs += [_LATER, _PARKED, *([_TYPES] if wanted.type is None else _of_type(wanted.type))]
+        legs += [_LATER, _PARKED, _HELD, *([_TYPES] if wanted.type is None else _of_type(wanted.type))]
     if State.PROCESSING in states:
         legs.append(_RUNNING)
     for state in sorted(states & ENDED):

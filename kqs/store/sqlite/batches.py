@@ -54,6 +54,7 @@ _OF_THENS = f"""
 select json_group_array(json_array(ord, json_array({_TALLY}))) from batches where ord in (select value from json_each(?))
 """
 _BY_ID = f"select {_TALLY} from batches where id = ?"
+_ARE_OPEN = "select json_group_array(json_array(id, is_open)) from batches where id in (select value from json_each(?))"
 _INCOMPLETE = """
 select json_group_array(json_array(ord, id)) from batches where ord in (select value from json_each(?)) and not is_complete
 """
@@ -169,6 +170,12 @@ def close(session: Session, batch_id: str) -> Tally | None:
     _complete(session, [batch_id])
     row = session.db.execute(_BY_ID, (batch_id,)).fetchone()
     return None if row is None else _tally(row)
+
+
+def are_open(session: Session, ids: Collection[str]) -> dict[str, bool]:
+    """See Store.batches."""
+    (packed,) = session.db.execute(_ARE_OPEN, (_json(list(ids)),)).fetchone()
+    return {id_: bool(is_open) for id_, is_open in _decode_counts(packed)}
 
 
 def tallies(session: Session, orders: Iterable[int]) -> dict[int, Tally]:

@@ -22,6 +22,7 @@ from kqs.job import ENDED, Accepted, After, Entry, Event, State, next_state
 from kqs.options import MOST_AFTER
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
+from kqs.store.parents import DELETED, in_vain, is_bad
 from kqs.store.sqlite import batches, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
@@ -31,10 +32,6 @@ from kqs.store.sqlite.session import Session
 #: pairs of `awaited` that a slice looks at, and how often in it who failed is followed
 SLICE = 500
 _ROUNDS = 50
-
-#: beside the states in which a job ends, what may have become of one that is waited for; stored
-DELETED = -1
-_WORDS = {State.FAIL: "has failed", State.CANCELLED: "was cancelled", DELETED: "was deleted, or is not known any more"}
 
 _AWAIT = ManyRows("insert into awaited (parent, child)", "(?,?)", "on conflict do nothing")
 _PUT_PASSED = ManyRows("insert into passed (parent, outcome)", "(?,?)", "on conflict do nothing")
@@ -199,9 +196,9 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
         for id_ in one.ids:
             state = states.get(id_, DELETED)
             if id_ not in passed:
-                if state == State.SUCCESS or (one.is_any_end and state in _WORDS):
+                if state == State.SUCCESS or (one.is_any_end and is_bad(state)):
                     continue
-                if state in _WORDS:
+                if is_bad(state):
                     ended[id_] = state
             awaited += (id_, order)
             held.add(order)
@@ -280,7 +277,7 @@ def follow(session: Session, now: float, drop_after_s: float | None, by_type: Ma
         whys: dict[int, str] = {}
         for parent, outcome, child in pairs:
             if outcome != State.SUCCESS and child in held and not held[child].said.is_any_end:
-                whys.setdefault(child, f"job {_id_of(parent)}, which it waits for, {_WORDS[outcome]}")
+                whys.setdefault(child, in_vain(_id_of(parent), outcome))
         if whys:
             failed += _fail(session, {order: (held[order], why) for order, why in whys.items()}, now, drop_after_s, by_type)
         db.execute(_FOLLOWED, (_json(list({parent for parent, _, _ in pairs})),))

@@ -6,7 +6,7 @@ plain job, which most are, is one row from the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -103,22 +103,9 @@ def _insert_full_of(
 ) -> dict[int, str]:
     """As `_insert_any`, of all jobs that may need more than a row, and of what these mean for others."""
     joined: dict[int, str] = {}
-    for jobs in _in_turn(shapes.full):
+    for jobs in keyed.in_turn(shapes.full):
         joined |= _insert_tied(session, jobs, worker, now, known, parked)
     return joined
-
-
-def _in_turn(jobs: Sequence[Accepted]) -> Iterator[Sequence[Accepted]]:
-    """Part jobs so that no `then`, which is stored before the others, passes one with its id or its key."""
-    start = 0
-    names: set[str | keyed.Pair] = set()
-    for place, job in enumerate(jobs):
-        own: set[str | keyed.Pair] = {job.id} if job.unique is None else {job.id, pair_of(job)}
-        if job.members is not None and not names.isdisjoint(own):
-            yield jobs[start:place]
-            start, names = place, set()
-        names |= own
-    yield jobs[start:] if start else jobs
 
 
 def _insert_tied(

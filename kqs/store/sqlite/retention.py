@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kqs.job import ENDED, State
+from kqs.store.parents import DELETED
 from kqs.store.sqlite import batches, bulk, follow, progress, resources, uniques
 from kqs.store.sqlite.rows import decode_orders, json_list
 from kqs.store.sqlite.schema import Place
@@ -88,5 +89,5 @@ def _follow(session: Session, packed: str) -> None:
     unended = _decode_unended(found)
     orders = [order for order, _ in unended]
     follow.gone(session, orders)
-    follow.passed(session, [id_ or session.ids.of(order) for order, id_ in unended], follow.DELETED)
+    follow.passed(session, [id_ or session.ids.of(order) for order, id_ in unended], DELETED)
     batches.ended(session, orders, None)

@@ -66,7 +66,6 @@ class SqliteStore:
     """See kqs.store.base.Store."""
 
     is_shared = False
-    is_ordering = True
     is_first = True
     sharing: Sharing | None = None
 
@@ -247,6 +246,10 @@ class SqliteStore:
         return await self._thread.call(
             partial(follow.follow, now=now, drop_after_s=drop_after_s, by_type=by_type or {}),
         )
+
+    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
+        """See Store.batches."""
+        return await self._thread.call(partial(batches.are_open, ids=ids))
 
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""

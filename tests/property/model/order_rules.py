@@ -36,10 +36,6 @@ TIES = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 30), max_size=2
 class OrderMachine(SchedulesMachine):
     """See the module docstring."""
 
-    @property
-    def is_ordering(self) -> bool:
-        return bool(self.whole.rig.store.is_ordering)
-
     def others(self) -> list[str]:
         return sorted(job.id for job in self.oracle.jobs.values() if job.type != "latest")
 
@@ -56,7 +52,6 @@ class OrderMachine(SchedulesMachine):
             tied.append(fields)
         return tied
 
-    @precondition(lambda self: self.is_ordering)
     @rule(jobs=st.lists(TIED_JOBS, min_size=1, max_size=4), ties=TIES)
     def insert_after(self, jobs: list[dict[str, Any]], ties: list[tuple[bool, list[int], bool]]) -> None:
         self.run(self.inserting_after(self.tied(jobs, ties)))
@@ -69,7 +64,6 @@ class OrderMachine(SchedulesMachine):
         """Ask for the jobs that these wait for. Raises: CallError: one is not known."""
         await self.whole.backend.check_order(finish(self.whole.inserter.checking(json.dumps(jobs).encode(), MANY)))
 
-    @precondition(lambda self: self.is_ordering)
     @rule()
     def insert_after_nobody(self) -> None:
         with pytest.raises(CallError):
@@ -77,7 +71,6 @@ class OrderMachine(SchedulesMachine):
 
     # -- batches --------------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.is_ordering)
     @rule(jobs=st.lists(TIED_JOBS, max_size=3), then=UNKEYED_JOBS, is_open=st.booleans())
     def batch(self, jobs: list[dict[str, Any]], then: dict[str, Any], is_open: bool) -> None:
         self.run(self.batching([] if is_open else jobs, then, is_open=is_open))
@@ -145,7 +138,7 @@ class OrderMachine(SchedulesMachine):
 
     # -- kills ----------------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.is_ordering and self.boots < 5 and not self.uri)
+    @precondition(lambda self: self.boots < 5 and not self.uri)
     @rule(at=st.integers(0, 12), jobs=st.lists(TIED_JOBS, min_size=2, max_size=4), ties=TIES)
     def die_as_children_are_inserted(
         self, at: int, jobs: list[dict[str, Any]], ties: list[tuple[bool, list[int], bool]]
@@ -160,7 +153,7 @@ class OrderMachine(SchedulesMachine):
         if not self.are_too_many(tied):
             self.run(self.dying(at, act))
 
-    @precondition(lambda self: self.is_ordering and self.boots < 5 and not self.uri)
+    @precondition(lambda self: self.boots < 5 and not self.uri)
     @rule(at=st.integers(0, 12), jobs=st.lists(UNKEYED_JOBS, max_size=3), then=UNKEYED_JOBS)
     def die_as_a_batch_is_inserted(self, at: int, jobs: list[dict[str, Any]], then: dict[str, Any]) -> None:
         def act() -> Coroutine[Any, Any, None]:

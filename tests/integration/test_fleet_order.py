@@ -1,0 +1,114 @@
+"""Jobs that wait for others, and batches, over several servers, of which one is killed amid them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.asking import Peer, peer_of
+from tests.support.beanstalkd import running_beanstalkd
+from tests.support.fleet import Fleet, Record, await_calm, await_state, every_record, record, some
+from tests.support.mongodb import a_database, mongodb
+from tests.support.serving import Served
+
+pytestmark = pytest.mark.slow
+
+NOTHING = {"fail": 0, "cancelled": 0, "deleted": 0, "open": False}
+
+
+@pytest.fixture(scope="module")
+def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
+        yield uri
+
+
+@pytest.fixture(params=[0, 2], ids=["brokers of their own", "two beanstalkds"])
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, server_uri: str) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        beanstalkds = [stack.enter_context(running_beanstalkd()) for _ in range(request.param)]
+        yield Fleet(tmp_path, a_database(server_uri), beanstalkds)
+
+
+def a_chain(peer: Peer, name: str, after: Sequence[str] = ()) -> list[str]:
+    """Insert three jobs, each of which waits for the one before, the first for `after`; return their ids."""
+    first, second, third = some("work", [f"{name}-{n}" for n in range(3)])
+    ids: list[str] = peer.call("insert", [first | {"after": list(after)} if after else first, second | {"after": [0]}])
+    return [*ids, peer.call("insert", third | {"after": [ids[-1]]})]
+
+
+def a_batch(peer: Peer, name: str, count: int) -> str:
+    jobs = some("work", [f"{name}-{n}" for n in range(count)])
+    batch: str = peer.call("batch", {"jobs": jobs, "then": {"type": "work", "data": f"{name}-then"}})
+    return batch
+
+
+def check_order(records: Mapping[str, Record]) -> None:
+    """See that no job began before all had ended that it waits for, and that each has succeeded just once."""
+    for one in records.values():
+        assert [run["state"] for run in one["runs"]].count("success") == 1 == (one["state"] == "success"), one
+        for parent in one.get("after", ()):
+            assert records[parent]["ended_at"] <= one["runs"][0]["started_at"], (one, records[parent])
+
+
+def check_then(records: Mapping[str, Record], batch: str, count: int) -> None:
+    then = records[batch]
+    assert then["batch"] == {"id": batch, "count": count, "success": count, **NOTHING}
+    members = [one for one in records.values() if one.get("batch") == batch]
+    assert len(members) == count
+    assert max(one["ended_at"] for one in members) <= then["runs"][0]["started_at"]
+
+
+def test_children_and_batches_of_one_server_go_on_where_the_work_is_done(fleet: Fleet) -> None:
+    with fleet.serving("a", WORKER__CONCURRENCY="0") as a, fleet.serving("b") as b, peer_of(a) as at_a, peer_of(b) as at_b:
+        chain = a_chain(at_a, "one")
+        longer = a_chain(at_b, "two", chain[-1:])
+        batch = a_batch(at_a, "all", 5)
+        opened = at_a.call("batch", {"open": True, "then": {"type": "work", "data": "late"}})
+        at_b.call("insert", some("work", range(3), batch=opened))
+        assert at_b.call("batch", {"id": opened, "close": True})["count"] == 3
+        for job_id in (longer[-1], batch, opened):
+            await_state(a, job_id, "success")
+        records = every_record(b)
+        check_order(records)
+        check_then(records, batch, 5)
+        check_then(records, opened, 3)
+
+
+@pytest.mark.parametrize("is_back", [True, False], ids=["back", "gone"])
+def test_one_killed_amid_parents_and_batches_leaves_nobody_waiting(fleet: Fleet, is_back: bool) -> None:
+    with ExitStack() as stack:
+        lives = stack.enter_context(fleet.serving("lives"))
+        at_lives = stack.enter_context(peer_of(lives))
+        batches: dict[str, int] = {}
+        for round_ in range(3):
+            with ExitStack() as life:
+                dies = life.enter_context(fleet.serving("dies"))
+                with peer_of(dies) as at_dies:
+                    opened = at_dies.call("batch", {"open": True, "then": {"type": "work", "data": f"open-{round_}"}})
+                    for n in range(4):
+                        ids = a_chain(at_dies, f"d{round_}{n}")
+                        a_chain(at_lives, f"l{round_}{n}", ids[:2])
+                        batches[a_batch(at_dies, f"db{round_}{n}", 6)] = 6
+                        batches[a_batch(at_lives, f"lb{round_}{n}", 6)] = 6
+                        at_lives.call("insert", some("work", [f"m{round_}{n}"], batch=opened))
+                    wait_until_stored(lives, list(batches))
+                dies.stop(signal.SIGKILL)
+            at_lives.call("batch", {"id": opened, "close": True})
+            batches[opened] = 4
+        if is_back:
+            stack.enter_context(fleet.serving("dies"))
+        await_calm([lives])
+        records = every_record(lives)
+        check_order(records)
+        for batch, count in batches.items():
+            check_then(records, batch, count)
+
+
+def wait_until_stored(server: Served, ids: Sequence[str]) -> None:
+    """Return when another server knows these jobs too."""
+    for job_id in ids:
+        record(server, job_id)
