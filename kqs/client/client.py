@@ -141,6 +141,7 @@ class Client(OwnersCalls, RulesCalls):
         self._ticking: asyncio.TimerHandle | None = None
         self._backoff_s = _FIRST_BACKOFF_S
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -156,6 +157,7 @@ class Client(OwnersCalls, RulesCalls):
 
         Raises: UnreachableError: nobody answers there; `open` may be tried again.
         """
+        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
                 self._link = await self._open_link(self.address, self._on_answer, self._on_lost)
@@ -167,6 +169,7 @@ class Client(OwnersCalls, RulesCalls):
 
     async def close(self) -> None:
         """Close; calls without an answer fail with ConnectionLostError. Idempotent."""
+        self._check_loop()
         self._is_open = False
         if self._reconnecting:
             self._reconnecting.cancel()
@@ -245,7 +248,7 @@ class Client(OwnersCalls, RulesCalls):
 
     async def wait_for_end(self, job_id: str, wait: float) -> msgspec.Raw:
         """Return what `wait_job` does, as JSON. Raises: as `wait_job`."""
-        check_seconds("wait", wait)
+        check_seconds("wait", wait, is_bounded=True)
         return await self._wait_for("job", encode({"id": job_id, "wait": wait}, "bad_call"), wait)
 
     async def _wait_for(self, name: str, arg: bytes, wait_s: float) -> msgspec.Raw:
@@ -542,8 +545,14 @@ class Client(OwnersCalls, RulesCalls):
         answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
         return self._send(number, _Pending(line, answer, repeatable, deadline, at_first=name == "insert" and repeatable))
 
+    def _check_loop(self) -> None:
+        """Raise RuntimeError if another event loop runs than the one it was opened in: neither would hear of it."""
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("it was opened in another event loop: open one here, or take kqs.blocking")
+
     def _line(self, number: int, name: str, arg: bytes) -> bytes:
-        """Return the line of a call. Raises: CallError: it is too long, or no text."""
+        """Return the line of a call. Raises: CallError: it is too long, or no text. RuntimeError: as `_check_loop`."""
+        self._check_loop()
         if b"\n" in arg:  # JSON has newlines only between its tokens, where any space will do
             arg = arg.replace(b"\n", b" ")
         line = call_line(number, encode(name, "bad_call"), arg)

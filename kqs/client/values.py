@@ -45,16 +45,17 @@ def encode(value: Any, code: str) -> bytes:
     return text
 
 
-def check_seconds(name: str, value: object) -> None:
+def check_seconds(name: str, value: object, *, is_bounded: bool = False) -> None:
     """Refuse a time-out that no clock can keep.
 
-    Raises: ValueError: no number above 0 and up to MAX_SECONDS; None, for ever, is fine.
+    Raises: ValueError: no number above 0 and up to MAX_SECONDS; None, for ever, is fine, unless it `is_bounded`.
     """
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS):
+    if (value is None and not is_bounded) or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS
+    ):
         return
-    raise ValueError(
-        f"{name}: expected a number of seconds above 0 and up to {MAX_SECONDS}, or None for ever, got {value!r:.60}"
-    )
+    ever = "" if is_bounded else ", or None for ever"
+    raise ValueError(f"{name}: expected a number of seconds above 0 and up to {MAX_SECONDS}{ever}, got {value!r:.60}")
 
 
 def check_count(name: str, value: object) -> None:

@@ -10,7 +10,7 @@ from kqs.client import Client, ConnectionLostError, parse_address
 from kqs.library.apart import Apart
 from kqs.library.bulk import BulkStore
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
-from kqs.library.running import Running
+from kqs.library.running import Running, checked_concurrency
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor
 
@@ -24,7 +24,8 @@ class FarQueue(Queue):
     """See the module docstring. The connection comes back when it is lost; runs go with it."""
 
     def __init__(self, address: str, concurrency: int, bulk: BulkStore | None = None, **settings: Any) -> None:
-        """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none."""
+        """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none, or the concurrency."""
+        checked_concurrency(concurrency)
         self._client = Client(parse_address(address), **settings)
         supervisor = Supervisor(self._failed)
         self._apart = Apart(bulk, supervisor, self.job)
@@ -57,7 +58,7 @@ def connect(
     Args: address: `HOST:PORT` or `unix:PATH`; None: `$KQS_SERVER`, or this machine's. concurrency: jobs that `run_jobs` runs
         at a time. bulk: where long data goes; it is closed with the queue. settings: `timeout_s`: how long a call may take,
         in s; None: for ever.
-    Raises: ValueError: the address is none.
+    Raises: ValueError: the address is none, or the concurrency.
     """
     return FarQueue(address if address is not None else environ.get(ENV_SERVER, ""), concurrency, bulk, **settings)
 

@@ -20,7 +20,7 @@ from kqs.library.apart import Apart
 from kqs.library.bulk import BulkStore
 from kqs.library.passing import MEMORY, passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
-from kqs.library.running import Running
+from kqs.library.running import Running, checked_concurrency
 from kqs.library.within import opener
 from kqs.log import get_logger
 from kqs.rpc.context import Context
@@ -52,11 +52,12 @@ class NodeQueue(Queue):
         self._keeps = keeps
         self._clock = clock
         self._config = config
-        self._concurrency = concurrency
+        self._concurrency = checked_concurrency(concurrency)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(self._failed)
         self._apart = Apart(bulk, self._supervisor, self.job)
         self._fault: QueueFailedError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._quitting: asyncio.Task[None] | None = None
 
@@ -84,14 +85,21 @@ class NodeQueue(Queue):
             self._running = Running(self._client, self._supervisor, self._concurrency, self._apart)
             stack.push_async_callback(self._running.close)
             self._stack = stack.pop_all()
+            self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
         """See Queue.close. Raises: QueueFailedError: a part had failed before."""
         if self._closing is None:
+            self._check_loop()
             self._closing = asyncio.create_task(self._stack.aclose(), name="kqs-library-close")
         await asyncio.shield(self._closing)
         if self._fault is not None:
             raise self._fault
+
+    def _check_loop(self) -> None:
+        """Raise RuntimeError if it is open in another event loop."""
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("it was opened in another event loop, which must close it")
 
     async def _end_calls(self, context: Context) -> None:
         await self._supervisor.end(*context.tasks)
@@ -110,12 +118,27 @@ class NodeQueue(Queue):
 
 def config_for(folder: str | PathLike[str], sections: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return the settings of a queue in `folder`. Raises: as `open_queue`."""
-    settings: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
-    if unknown := sorted(set(settings) - set(SECTIONS)):
+    if unknown := sorted(set(sections) - set(SECTIONS)):
         raise ValueError(f"{unknown[0]}: expected one of {', '.join(SECTIONS)}")
+    for name, section in sections.items():
+        _check_section(name, section)
+    if not isinstance(folder, str | PathLike) or not str(folder) or "\0" in str(folder):
+        raise ValueError(f"folder: expected a path, got {folder!r:.60}")
+    settings: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
     settings["journal"] = {**settings.get("journal", {}), "dir": str(folder)}
     settings["worker"] = {"modules": [], "concurrency": 0}
     return anchored(config_of(settings, "kqs.open"), Path.cwd())
+
+
+def _check_section(name: str, section: object) -> None:
+    """Raises: ValueError: it is no mapping of settings by their names, in which there may be others."""
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{name}: expected a mapping of settings, got {section!r:.60}")
+    for key, value in section.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{name}: expected the name of a setting, got {key!r:.60}")
+        if isinstance(value, Mapping):
+            _check_section(f"{name}.{key}", value)
 
 
 def open_queue(
@@ -130,7 +153,7 @@ def open_queue(
     Args: folder: `:memory:`: one of its own, in memory, which is gone when the queue is closed. concurrency: jobs that
         `run_jobs` runs at a time. bulk: where long data goes; it is closed with the queue. sections: settings, as the
         sections of kqs.toml have them: `store`, `types`, `defaults`, `schedules`, `journal`, `broker`.
-    Raises: StartupError: a section or setting is none; the message names it.
+    Raises: StartupError, ValueError: a section or setting is none, or the folder no path; the message names it.
     """
     if folder == MEMORY:
         return NodeQueue(config_for(passing_folder(), passing_sections(sections)), concurrency, bulk=bulk, keeps=False)

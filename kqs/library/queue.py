@@ -234,6 +234,7 @@ class Queue(OwnersCalls, RulesCalls):
         Nothing given: one, if one waits. count_limit alone: up to so many, as long as some wait; below 0: all of them.
         time_limit_s: jobs that come are run until that is over; 0: only what one look finds; below 0: for ever. Failed runs
         count. A handler that runs when a limit is reached is waited for. Cancelled, it gives back what runs.
+        Raises: ValueError: a limit is no number. RuntimeError: it goes on already.
         """
         return await self._running.run(count_limit, time_limit_s)
 

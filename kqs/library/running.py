@@ -21,10 +21,13 @@ from kqs.job import WAITING, State
 from kqs.library.apart import Apart
 from kqs.library.hands import Hands
 from kqs.log import get_logger
+from kqs.options import MAX_SECONDS
 from kqs.supervisor import Supervisor, when_done, with_its_answer
 
 log = get_logger("kqs.library")
 
+#: runs of one standing order
+MOST_CONCURRENCY = 10_000
 #: jobs that one `reserve` may take
 MOST_AT_ONCE = 1000
 #: one `reserve` waits no longer than that, in s, and is asked again then
@@ -254,8 +257,12 @@ class Running:
 def _limits(count_limit: int | None, time_limit_s: float | None, now: float) -> tuple[float, float | None, bool]:
     """Return how many runs may begin, until when, and whether to look for some only once.
 
-    until: by the loop's clock; None: as long as there are some.
+    until: by the loop's clock; None: as long as there are some. Raises: ValueError: a limit is no number.
     """
+    if not (count_limit is None or _is_whole(count_limit)):
+        raise ValueError(f"count_limit: expected a whole number, or None, got {count_limit!r:.60}")
+    if not (time_limit_s is None or _is_whole(time_limit_s) or _is_real(time_limit_s)):
+        raise ValueError(f"time_limit_s: expected a number of seconds, or None, got {time_limit_s!r:.60}")
     if count_limit is None and time_limit_s is None:
         return 1, None, True
     most = math.inf if count_limit is None or count_limit < 0 else count_limit
@@ -263,7 +270,22 @@ def _limits(count_limit: int | None, time_limit_s: float | None, now: float) -> 
         return most, None, False
     if time_limit_s == 0:
         return most, None, True
-    return most, math.inf if time_limit_s < 0 else now + time_limit_s, False
+    return most, math.inf if not 0 <= time_limit_s <= MAX_SECONDS else now + time_limit_s, False
+
+
+def checked_concurrency(value: object) -> int:
+    """Return it. Raises: ValueError: so many jobs cannot run at a time."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_CONCURRENCY:
+        raise ValueError(f"concurrency: expected a whole number from 1 to {MOST_CONCURRENCY}, got {value!r:.60}")
+    return value
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, float) and not math.isnan(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _now() -> float:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,11 +98,41 @@ async def test_nothing_is_changed_around_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sections", "words"),
-    [({"server": {"port": 1}}, "server"), ({"types": {"a": {"ttl": 1}}}, "ttr"), ({"store": {"kind": "oracle"}}, "kind")],
+    [
+        ({"server": {"port": 1}}, "server"),
+        ({"types": {"a": {"ttl": 1}}}, "ttr"),
+        ({"store": {"kind": "oracle"}}, "kind"),
+        ({"strore": 1}, "strore: expected one of"),
+        ({"types": 5}, "types: expected a mapping"),
+        ({"store": None}, "store: expected a mapping"),
+        ({"types": {5: {}}}, "types: expected the name of a setting, got 5"),
+        ({"types": {"a": {b"ttr": 1}}}, "types.a: expected the name of a setting"),
+        ({"concurrency": 0}, "concurrency: expected a whole number from 1"),
+        ({"concurrency": -1}, "concurrency"),
+        ({"concurrency": 1.5}, "concurrency"),
+        ({"concurrency": "many"}, "concurrency"),
+        ({"concurrency": 10**9}, "concurrency"),
+    ],
 )
-def test_a_setting_that_is_none_is_named(tmp_path: Path, sections: dict[str, dict[str, object]], words: str) -> None:
+def test_a_setting_that_is_none_is_named(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
     with pytest.raises((ValueError, StartupError), match=words):
         kqs.open(tmp_path, **sections)
+
+
+@pytest.mark.parametrize("folder", ["", None, 5, b"queue", [], "a\0b"])
+def test_what_is_no_folder_is_refused_and_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="folder: expected a path"):
+        kqs.open(folder)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_another_loop_is_told_so_and_does_no_harm(tmp_path: Path) -> None:
+    async with kqs.open(tmp_path / "queue") as queue:
+        for call in (lambda: queue.add_job("mail"), queue.stats, lambda: queue.reserve("mail"), queue.close):
+            with pytest.raises(RuntimeError, match="opened in another event loop"):
+                await asyncio.to_thread(asyncio.run, call())
+        assert await queue.add_job("mail")
 
 
 async def test_options_of_types_and_defaults_hold(tmp_path: Path) -> None:

@@ -165,6 +165,25 @@ async def test_so_many_of_five_jobs_run(queue: kqs.Queue, type_: str, limits: tu
     assert shown["counts"].get("success", 0) == ran
 
 
+@pytest.mark.parametrize(
+    "limits", [("all",), (1.5,), (True,), (float("nan"),), (None, "long"), (None, float("nan")), (1, True)]
+)
+async def test_what_is_no_limit_of_runs_is_named(queue: kqs.Queue, type_: str, limits: tuple[Any, ...]) -> None:
+    queue.add_handler(type_, done)
+    with pytest.raises(ValueError, match=r"(count_limit|time_limit_s): expected a"):
+        await queue.run_jobs(*limits)
+    job = await queue.add_job(type_)
+    assert await queue.run_jobs(1, 10**400) == 1
+    assert (await job.wait(5)).state == "success"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, None, "long", float("nan"), float("inf")])
+async def test_what_is_no_time_to_wait_is_named(queue: kqs.Queue, type_: str, seconds: Any) -> None:
+    job = await queue.add_job(type_)
+    with pytest.raises(ValueError, match="wait: expected a number of seconds above 0 and up to 10000000000, got"):
+        await job.wait(seconds)
+
+
 async def test_without_run_jobs_a_handler_runs_nothing_and_without_handlers_run_jobs_does_nothing(
     queue: kqs.Queue, type_: str
 ) -> None:
