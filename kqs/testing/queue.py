@@ -12,6 +12,7 @@ from kqs.library.job import JobRecord
 from kqs.library.node import NodeQueue, config_for
 from kqs.library.passing import passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY
+from kqs.options import MAX_SECONDS
 from kqs.testing.clock import SettableClock
 
 #: records stay as long as the queue
@@ -28,8 +29,8 @@ class TestQueue(NodeQueue):
     def __init__(
         self, at: float | None, concurrency: int, sections: Mapping[str, Mapping[str, Any]], bulk: BulkStore | None = None
     ) -> None:
-        """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows."""
-        self.clock = SettableClock(at)
+        """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows. Raises: ValueError."""
+        self.clock = SettableClock(None if at is None else _checked("at", at))
         joined = passing_sections({**sections, "store": {**_STORE, **sections.get("store", {})}})
         super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, bulk=bulk, keeps=False)
 
@@ -60,9 +61,9 @@ class TestQueue(NodeQueue):
         """Set the clock forward, and run all that can run at each instant in which something comes; return how many runs.
 
         Delays, retries, schedules, expiry, the loss of runs that were reserved and not reported, limits by time and the end of
-        retention come in their order, each at its own instant.
+        retention come in their order, each at its own instant. Raises: ValueError: there is no such clock.
         """
-        until = self.now + seconds
+        until = self.now + _checked("seconds", seconds)
         total = await self.run_until_idle()
         while (at := await self._next_at()) <= until:
             total += await self._go_to(at)
@@ -99,6 +100,12 @@ class TestQueue(NodeQueue):
         return records
 
 
+def _checked(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"{name}: expected a number of seconds from 0 to {MAX_SECONDS}, got {value!r:.60}")
+    return value
+
+
 def open_queue(
     at: float | None = None,
     *,
@@ -109,5 +116,6 @@ def open_queue(
     """Return a queue for one test, for `async with`.
 
     Args: at: what its clock shows first, in Unix seconds; None: what the machine's shows. The others: as for kqs.open.
+    Raises: as kqs.open.
     """
     return TestQueue(at, concurrency, sections, bulk)

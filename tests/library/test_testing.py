@@ -73,6 +73,16 @@ async def test_delays_end_in_their_order_each_at_its_instant(queue: TestQueue, s
     assert await queue.advance(HOUR_S) == 1
 
 
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "long", None, True, 1e300])
+async def test_what_no_clock_can_show_is_named_and_changes_nothing(queue: TestQueue, value: Any) -> None:
+    with pytest.raises(ValueError, match="seconds: expected a number of seconds from 0 to 10000000000, got"):
+        await queue.advance(value)
+    if value is not None:
+        with pytest.raises(ValueError, match="at: expected a number"):
+            kqs.testing.open(at=value)
+    assert await queue.advance(0) == 0
+
+
 async def test_retries_come_after_their_back_off(queue: TestQueue) -> None:
     tried: list[int] = []
 
