@@ -79,6 +79,8 @@ class Hands:
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
+        #: a run has ended whose job may wait again, and be due
+        self.has_returned = False
         self._in_hand: dict[str, _InHand] = {}
         self._reports: list[tuple[Report, asyncio.Future[None]]] = []
         self._changed = asyncio.Event()
@@ -129,6 +131,7 @@ class Hands:
                 one.context.end()
                 if await self._report(one, outcome) and isinstance(outcome, Ok):
                     self._apart.succeeded(one.run)
+                self.has_returned = self.has_returned or _may_return(outcome)
             elif one.is_owed:
                 await self._say(one, partial(self._client.release, one.run))
         finally:
@@ -257,6 +260,12 @@ class Hands:
         if (one := self._in_hand.get(run.token)) is not None and not one.is_lost:
             one.is_owed = True
             self._lose(one)
+
+
+def _may_return(outcome: Outcome) -> bool:
+    if isinstance(outcome, Again):
+        return not outcome.delay_s
+    return isinstance(outcome, Failed) and not outcome.final and not outcome.delay_s
 
 
 def _report(run: Run, outcome: Outcome) -> Report:

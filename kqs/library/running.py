@@ -34,7 +34,7 @@ MOST_AT_ONCE = 1000
 LONGEST_WAIT_S = 3600.0
 #: whose jobs one call counts
 MOST_TYPES = 1000
-#: new jobs that wait are given to whoever asks within so long, in s, unless something keeps them
+#: new jobs that wait, and what is retried at once, are given to whoever asks within so long, in s, unless something keeps them
 CLAIM_S = 0.2
 #: a queue that is stopping is asked again after so long, in s
 DRAINED_S = 0.5
@@ -120,17 +120,20 @@ class Running:
                 room = int(min(self._concurrency - hands.count, most - begun, MOST_AT_ONCE))
                 if asking is None and room > 0 and self._registry.types:
                     wait_s = 0.0 if until is None else min(until - _now(), LONGEST_WAIT_S)
-                    asking = self._supervisor.spawn(self._reserve(room, max(0.0, wait_s)), "library-reserve", with_its_answer)
-                if asking is None and until is None and not hands.count:
+                    is_back, hands.has_returned = hands.has_returned, False
+                    reserving = self._reserve(room, max(0.0, wait_s), is_back=is_back)
+                    asking = self._supervisor.spawn(reserving, "library-reserve", with_its_answer)
+                if asking is None and until is None and not hands.count and not hands.has_returned:
                     break
                 await self._either(asking, until)
                 self._check_open()
                 if asking is not None and asking.done():
                     runs, asking = asking.result(), None
                     begun += self._begin(hands, runs)
-                    if is_once or (not runs and until is None and not hands.count):
+                    is_idle = not runs and until is None and not hands.has_returned
+                    if is_once or (is_idle and not hands.count):
                         break
-                    if not runs and until is None:
+                    if is_idle:
                         await self._changed.wait()
         finally:
             await self._drop(asking)
@@ -196,14 +199,17 @@ class Running:
             if not asking.cancelled() and asking.exception() is None:
                 self._client.give_back(asking.result())
 
-    async def _reserve(self, room: int, wait_s: float) -> list[Run]:
-        """Return up to `room` runs; without a wait, of what was inserted before, if the store has heard of it or not."""
+    async def _reserve(self, room: int, wait_s: float, *, is_back: bool) -> list[Run]:
+        """Return up to `room` runs; without a wait, of what was inserted before, if the store has heard of it or not.
+
+        is_back: a job that ran here may wait again, and is on its way.
+        """
         types = sorted(self._registry.types)
         try:
             if not wait_s and not await self.may_have(types):
                 return []
             runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
-            if not runs and not wait_s and await self._may_come(types):
+            if not runs and not wait_s and (is_back or await self._may_come(types)):
                 runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
             return runs
         except CallError as error:

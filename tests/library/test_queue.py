@@ -177,6 +177,22 @@ async def test_what_is_no_limit_of_runs_is_named(queue: kqs.Queue, type_: str, l
     assert (await job.wait(5)).state == "success"
 
 
+async def test_a_job_that_waits_again_at_once_is_one_that_waits(queue: kqs.Queue, type_: str) -> None:
+    async def again(_data: Any, job: kqs.JobContext) -> int:
+        if job.attempt % 2:
+            raise kqs.Again
+        if job.attempt <= 20:
+            raise ValueError("retried at once")
+        return job.attempt
+
+    queue.add_handler(type_, again)
+    job = await queue.add_job(type_, retry_delay=0)
+    assert await queue.run_jobs() == 1
+    assert await queue.run_jobs() == 1
+    assert await queue.run_jobs(-1) == 20
+    assert (await job.wait(5)).result == 22
+
+
 @pytest.mark.parametrize("seconds", [0, -1, None, "long", float("nan"), float("inf")])
 async def test_what_is_no_time_to_wait_is_named(queue: kqs.Queue, type_: str, seconds: Any) -> None:
     job = await queue.add_job(type_)
