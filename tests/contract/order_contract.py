@@ -136,6 +136,15 @@ class OrderContract:
         assert record is not None
         assert (record.after, list(record.awaits)) == (after(0), [])
 
+    @pytest.mark.parametrize("newest_first", [False, True])
+    @pytest.mark.parametrize("states", [None, frozenset({State.NEW})])
+    async def test_job_that_waits_is_listed(
+        self, store: Store, insert, states: frozenset[State] | None, newest_first: bool
+    ) -> None:
+        await insert(a_job(0, type="other"), a_job(1, after=after(0)), a_then(2, 3), a_member(3, 2, type="other"))
+        records, _ = await store.page(Filter(type="mail", states=states), None, 9, newest_first=newest_first)
+        assert sorted(record.order - FIRST for record in records) == [1, 2]
+
     async def test_job_waits_for_all(self, store: Store, insert, end, follow, called: list[Entry]) -> None:
         await insert(a_job(0), a_job(1), a_job(2, after=after(0, 1, 0)))
         await end(1)

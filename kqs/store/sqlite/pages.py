@@ -148,7 +148,9 @@ def _few(session: Session, states: set[State], total: Counter[State]) -> list[in
     if sum([total[state] for state in states if state not in WAITING]) > bounds.LOOKED:
         return None
     legs: list[Leg] = []
-    if states & (WAITING if session.has_resources else WAITING - {State.NEW}):  # what is parked is there too
+    if states & (
+        WAITING if session.has_resources or session.has_followers else WAITING - {State.NEW}
+    ):  # what is parked or held
         legs.append(walk.LATER)
     if State.PROCESSING in states:
         legs.append(walk.RUNNING)
