@@ -423,8 +423,8 @@ class Oracle:
                 faults.append(f"{tally}, expected {expected}")
         return faults
 
-    def take_in(self, records: Iterable[JobRecord]) -> None:
-        """Learn where jobs stand in line, as all is still."""
+    def take_in(self, records: Iterable[JobRecord], called: Collection[int]) -> None:
+        """Learn where jobs stand in line, as all is still. called: the orders of those that may have their resource next."""
         self.forget()
         self.left.clear()
         orders = {record.id: record.order for record in records}
@@ -432,13 +432,12 @@ class Oracle:
             job.order = orders[job.id]
             job.was_ready = self.may_begin(job)
         busy = {job.resource for job in self.running()} | {None}
-        held_up = {job.resource for job in self.jobs.values() if job.waits and self.rules.holds(job.type, job.group)} - {None}
         firsts: dict[tuple[str, str | None, str | None], Job] = {}
         for job in sorted(self.jobs.values(), key=lambda job: job.rank):
             if job.was_ready and job.resource not in busy:
                 firsts.setdefault((job.type, job.resource, job.group), job)
-            if job.resource in held_up:
-                job.has_turn = True  # it may have been called as it was inserted, and who was is not seen before it begins
+            if job.order in called:
+                job.has_turn = True
         for job in firsts.values():
             job.has_turn = True
 

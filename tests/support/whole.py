@@ -142,6 +142,15 @@ class Whole:
         """Return what the store has."""
         return await self.rig.store.jobs(type_=None, state=None, after=None, limit=MANY)
 
+    async def called(self) -> set[int]:
+        """Return the orders of the jobs whose turn it is to have their resource: whoever was called keeps that."""
+        store: Any = self.rig.store
+        if self._uri:
+            found = await store._session.jobs.find({"called": {"$gt": ""}}, ["order"]).to_list(None)
+            return {one["order"] for one in found}
+        called: set[int] = await store._thread.call(lambda session: set(session.locks._called_for))
+        return called
+
     async def pass_time(self) -> None:
         """Have all looked at that comes with time."""
         self.rig.queue._leases.check()

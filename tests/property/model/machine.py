@@ -239,7 +239,7 @@ class WholeMachine(RuleBasedStateMachine):
         self.oracle.drop(records)
         faults = self.oracle.unlike(records) or self.oracle.stuck([*self.room()]) or self.oracle.too_many()
         if not faults:
-            self.oracle.take_in(records)
+            self.oracle.take_in(records, await self.whole.called())
             try:
                 if not self.uri:  # its counts are late
                     await self.compare_counts()
