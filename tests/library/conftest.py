@@ -1,4 +1,4 @@
-"""The queue of the common suite: inside this program, and on a server, and the blocking face of both."""
+"""The queue of the common suite: inside this program, and on a server, the blocking face of both, and the queue of tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import kqs
 import kqs.blocking
+import kqs.testing
 from tests.support.serving import serving
 from tests.support.threaded import Threaded
 
@@ -32,11 +33,13 @@ def bulk() -> kqs.BulkStore | None:
     return None
 
 
-@pytest.fixture(params=["open", "connect", "blocking open", "blocking connect"])
+@pytest.fixture(params=["open", "connect", "blocking open", "blocking connect", "testing"])
 async def queue(request: pytest.FixtureRequest, tmp_path: Path, bulk: kqs.BulkStore | None) -> AsyncIterator[kqs.Queue]:
     """Give a queue. Tests whose handlers share a loop with them ask for `open` and `connect` alone."""
     module = kqs.blocking if "blocking" in request.param else kqs
-    if request.param.endswith("open"):
+    if request.param == "testing":
+        made = kqs.testing.open(bulk=bulk)
+    elif request.param.endswith("open"):
         made = module.open(tmp_path / "queue", bulk=bulk)
     else:
         made = module.connect(f"127.0.0.1:{request.getfixturevalue('server_port')}", bulk=bulk)
