@@ -288,7 +288,11 @@ class Admission:
 
     def is_certain(self, run: Run) -> bool:
         """Tell whether no verdict but RUN is possible now: so it is with nearly all."""
-        return run.expire_at is None and not self.revoked and run.type not in self._asked
+        if run.expire_at is not None or self.revoked:
+            return False
+        return run.type not in self._asked or (
+            run.type not in self._suspended and self.limits.is_kept(run.type, run.claim.order, run.claim.attempt)
+        )
 
     def has_backlog(self, type_: str) -> bool:
         """Tell whether jobs of a type wait in the broker for somebody who takes it here."""

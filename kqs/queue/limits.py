@@ -256,6 +256,11 @@ class Limits:
             gate.slots[order] = attempt
             self._settle(type_, gate)
 
+    def is_kept(self, type_: str, order: int, attempt: int) -> bool:
+        """Tell whether a claimed run has its slot, of a type of which no more are taken than may be."""
+        gate = self.gates.get(type_)
+        return gate is not None and gate.slots.get(order) == attempt and len(gate.slots) <= gate.cap
+
     def may_begin(self, type_: str, order: int, attempt: int) -> bool:
         """Tell whether a claimed run may begin: with the slot that it has, or one that there is.
 

@@ -163,6 +163,18 @@ async def test_what_is_claimed_and_has_not_begun_goes_back_when_none_may_run(rig
     assert [run.claim.attempt for run in delivered] == [1, 2]
 
 
+async def test_what_has_its_slot_need_not_be_asked_about_as_long_as_no_more_are_taken_than_may_be(rig: Rig) -> None:
+    hand = rig.hand(3)
+    delivered: list[Run] = []
+    hand.consumer.deliver = delivered.extend
+    await say(rig, max_running=2)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    assert [rig.queue.is_certain(run) for run in delivered] == [True, True]
+    await say(rig, max_running=1)
+    assert [rig.queue.is_certain(run) for run in delivered] == [False, False]
+    assert [rig.queue.may_begin(run) for run in delivered] == [False, True]
+
+
 async def test_nobody_polls_for_a_type_whose_limit_is_reached(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await say(rig, concurrency=1)
     hand = rig.hand(3, "mail", "video")
