@@ -34,15 +34,20 @@ def list_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*"))
 
 
+def shown(queue: TestQueue) -> int:
+    """Return what its clock shows, in s after noon: to ten of them, since it goes on beside a machine that is busy."""
+    return 10 * round((queue.now - NOON) / 10)
+
+
 class Seen:
-    """Notes which jobs run, and when, in whole seconds after noon."""
+    """Notes which jobs run, and when, as `shown`."""
 
     def __init__(self, queue: TestQueue) -> None:
         self.runs: list[tuple[Any, int]] = []
         self._queue = queue
 
     async def note(self, data: Any) -> None:
-        self.runs.append((data, round(self._queue.now - NOON)))
+        self.runs.append((data, shown(self._queue)))
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ async def test_jobs_run_until_none_can(queue: TestQueue, seen: Seen) -> None:
 async def test_delays_end_in_their_order_each_at_its_instant(queue: TestQueue, seen: Seen) -> None:
     for delay in (HOUR_S, 60, 2 * HOUR_S):
         await queue.add_job("mail", delay, delay=delay)
-    assert await queue.advance(59) == 0
+    assert await queue.advance(40) == 0
     assert await queue.advance(HOUR_S) == 2
     assert seen.runs == [(60, 60), (HOUR_S, 3600)]
     assert await queue.advance(HOUR_S) == 1
@@ -87,7 +92,7 @@ async def test_retries_come_after_their_back_off(queue: TestQueue) -> None:
     tried: list[int] = []
 
     async def fails(_data: Any) -> None:
-        tried.append(round(queue.now - NOON))
+        tried.append(shown(queue))
         raise OSError("away")
 
     queue.add_handler("mail", fails)
@@ -104,15 +109,15 @@ async def test_schedules_tick_at_their_instants(queue: TestQueue, seen: Seen) ->
 
 
 async def test_what_expires_fails_and_a_run_without_a_report_is_lost(queue: TestQueue, seen: Seen) -> None:
-    late = await queue.add_job("nobody", expire=100)
-    lost = await queue.add_job("mail", "again", ttr=30)
+    late = await queue.add_job("nobody", expire=1000)
+    lost = await queue.add_job("mail", "again", ttr=300)
     (run,) = await queue.reserve("mail")
-    await queue.advance(29)
+    await queue.advance(280)
     await run.touch()
-    await queue.advance(29)
+    await queue.advance(280)
     assert seen.runs == []
-    assert await queue.advance(50) == 1
-    assert seen.runs[0][1] == 59
+    assert await queue.advance(500) == 1
+    assert seen.runs[0][1] == 580
     assert (await late.wait(1)).error == "expired"
     assert ((await lost.wait(1)).ghosts, (await lost.wait(1)).state) == (1, "success")
 
@@ -123,7 +128,7 @@ async def test_a_rate_holds_by_the_clock(queue: TestQueue, seen: Seen) -> None:
     await queue.advance(HOUR_S)
     assert [data for data, _ in seen.runs] == [0, 1, 2]
     gaps = [later - earlier for (_, earlier), (_, later) in zip(seen.runs, seen.runs[1:], strict=False)]
-    assert all(59 <= gap <= 61 for gap in gaps)
+    assert gaps == [60, 60]
 
 
 async def test_what_was_inserted_is_told_and_stays(queue: TestQueue, seen: Seen) -> None:
