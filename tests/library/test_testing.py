@@ -102,6 +102,20 @@ async def test_retries_come_after_their_back_off(queue: TestQueue) -> None:
     assert (await job.wait(1)).state == "fail"
 
 
+async def test_what_comes_while_others_run_runs_then_and_not_at_the_end(queue: TestQueue) -> None:
+    tried: list[int] = []
+
+    async def looks_again(_data: Any) -> None:
+        tried.append(shown(queue))
+        if len(tried) < 5:
+            raise kqs.Again(delay=0.001)
+
+    queue.add_handler("mail", looks_again)
+    await queue.add_job("mail")
+    assert await queue.advance(1000) == 5
+    assert tried == [0] * 5
+
+
 async def test_schedules_tick_at_their_instants(queue: TestQueue, seen: Seen) -> None:
     await queue.schedule("hourly", {"type": "mail", "data": "tick"}, cron="30 * * * *")
     assert await queue.advance(24 * HOUR_S) == 24
