@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from kqs.errors import KqsError
 from kqs.job import Run
@@ -248,8 +250,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def handler(type_: str, **options: Any) -> Callable[[_Function], _Function]:
     """Register the decorated `async def` or plain `def` for jobs of type `type_`; it stays as it is.
 
-    It takes `(data)` or `(data, job)`, where `job` is a JobContext. A pydantic model as annotation of the first parameter
-    has the data checked and built as such; `msgspec.Raw` there gets the JSON as the client sent it. `options` are the
+    It takes `(data)` or `(data, job)`, where `job` is a JobContext. A pydantic model, a dataclass or a msgspec.Struct as
+    annotation of the first parameter has the data checked and built as such; `msgspec.Raw` there gets the JSON as the client
+    sent it, and anything else what JSON says: dict, list, str and so on. `options` are the
     handler's own defaults for its jobs (docs/handlers.md); `retry_delay` may be a function of how many runs have failed.
 
     Raises: HandlerError: as Registry.add, or used without parentheses.
@@ -322,15 +325,27 @@ def _decoder(function: Callable[..., Any]) -> Callable[[bytes], Any]:
     annotation = _first_annotation(function)
     if annotation is msgspec.Raw:
         return msgspec.Raw
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _model_decoder(annotation)
+    if isinstance(annotation, type):
+        if issubclass(annotation, BaseModel):
+            return _checked_decoder(annotation.model_validate_json)
+        if issubclass(annotation, msgspec.Struct):
+            return _checked_decoder(msgspec.json.Decoder(annotation).decode)
+        if is_dataclass(annotation):
+            return _checked_decoder(_adapter(annotation).validate_json)
     return _decode_json
 
 
-def _model_decoder(model: type[BaseModel]) -> Callable[[bytes], BaseModel]:
-    def decode(data: bytes) -> BaseModel:
-        _decode_json(data)  # refuses a number out of range, which pydantic would take for infinity
-        return model.model_validate_json(data)
+def _adapter(annotation: type) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except (NameError, PydanticUserError) as fault:
+        raise TypeError(f"the dataclass {annotation.__qualname__} cannot be built from JSON: {fault}") from fault
+
+
+def _checked_decoder(validate_json: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode(data: bytes) -> Any:
+        _decode_json(data)  # refuses a number out of range, which pydantic takes for infinity, wherever it stands
+        return validate_json(data)
 
     return decode
 

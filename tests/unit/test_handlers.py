@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -142,13 +143,53 @@ def test_a_model_gets_validated_data(registry: Registry) -> None:
         decoded(registry, takes_size, b'{"width":"wide"}')
 
 
+@dataclass
+class Corner:
+    x: int
+
+
+@dataclass
+class Box:
+    corners: list[Corner]
+    name: str = "box"
+
+
+class Packed(msgspec.Struct):
+    width: int
+
+
+@dataclass
+class Odd:
+    registry: Registry
+
+
+def takes_box(box: Box) -> None: ...
+def takes_packed(packed: Packed) -> None: ...
+
+
+def test_a_dataclass_and_a_struct_get_validated_data(registry: Registry) -> None:
+    assert decoded(registry, takes_box, b'{"corners":[{"x":1}]}') == Box([Corner(1)])
+    with pytest.raises(ValidationError, match="x"):
+        decoded(registry, takes_box, b'{"corners":[{"x":"left"}]}')
+    assert decoded(Registry(), takes_packed, b'{"width":3}') == Packed(3)
+    with pytest.raises(msgspec.DecodeError, match="width"):
+        decoded(Registry(), takes_packed, b'{"width":"wide"}')
+
+
+def test_a_dataclass_that_json_cannot_fill_is_refused(registry: Registry) -> None:
+    def takes_odd(odd: Odd) -> None: ...
+
+    with pytest.raises(HandlerError, match="Odd cannot be built from JSON"):
+        registry.add("odd", takes_odd)
+
+
 def test_raw_gets_the_bytes_as_sent(registry: Registry) -> None:
     assert bytes(decoded(registry, takes_raw, b'{"a":1.0e2}')) == b'{"a":1.0e2}'
 
 
-@pytest.mark.parametrize("function", [takes_size, no_arguments])
+@pytest.mark.parametrize("function", [takes_size, takes_box, takes_packed, no_arguments])
 def test_a_number_out_of_range_is_refused_never_made_infinite(registry: Registry, function: Any) -> None:
-    function = function if function is takes_size else lambda data: None
+    function = (lambda data: None) if function is no_arguments else function
     with pytest.raises(msgspec.DecodeError, match="out of range"):
         decoded(registry, function, b'{"width":1,"scale":1e400}')
 
