@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kqs.handlers import JobContext, handler
+    from kqs.client import CallTimeoutError, ConnectionLostError
+    from kqs.errors import CallError, KqsError, StartupError
+    from kqs.handlers import HandlerError, JobContext, handler
     from kqs.library import (
         BulkStore,
         BulkStoreError,
@@ -30,13 +32,19 @@ __all__ = [
     "Again",
     "BulkStore",
     "BulkStoreError",
+    "CallError",
+    "CallTimeoutError",
+    "ConnectionLostError",
     "Fail",
     "FolderBulk",
+    "HandlerError",
     "Job",
     "JobContext",
     "JobRecord",
+    "KqsError",
     "Queue",
     "QueueFailedError",
+    "StartupError",
     "TakenRun",
     "__version__",
     "connect",
@@ -48,8 +56,9 @@ __all__ = [
 _HOMES = {
     "Again": "kqs.verdicts",
     "Fail": "kqs.verdicts",
-    "JobContext": "kqs.handlers",
-    "handler": "kqs.handlers",
+    **dict.fromkeys(("HandlerError", "JobContext", "handler"), "kqs.handlers"),
+    **dict.fromkeys(("CallError", "KqsError", "StartupError"), "kqs.errors"),
+    **dict.fromkeys(("CallTimeoutError", "ConnectionLostError"), "kqs.client"),
     **dict.fromkeys(
         (
             "BulkStore",
@@ -72,3 +81,7 @@ def __getattr__(name: str) -> Any:
     if (home := _HOMES.get(name)) is None:
         raise AttributeError(f"module 'kqs' has no attribute {name!r}")
     return getattr(importlib.import_module(home), "open_queue" if name == "open" else name)
+
+
+def __dir__() -> list[str]:
+    return __all__

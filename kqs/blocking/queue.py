@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, Unpack, overload
 
 from kqs import library
 from kqs.blocking.thread import LoopThread
@@ -17,17 +17,25 @@ D = TypeVar("D")
 R = TypeVar("R")
 
 
-class Job(Generic[R]):
-    """A job that was inserted, as kqs.Job."""
+class Job(str, Generic[R]):
+    """A job that was inserted, as kqs.Job: its id, with methods."""
 
-    def __init__(self, thread: LoopThread, behind: library.Job[R]) -> None:
+    __slots__ = ("behind", "thread")
+
+    thread: LoopThread
+    behind: library.Job[R]
+
+    def __new__(cls, thread: LoopThread, behind: library.Job[R]) -> Self:
+        """Args: behind: the job in the loop of that thread."""
+        self = super().__new__(cls, behind.id)
         self.thread = thread
         self.behind = behind
+        return self
 
     @property
     def id(self) -> str:
         """Return its id."""
-        return self.behind.id
+        return str(self)
 
     @property
     def created(self) -> bool:
@@ -78,6 +86,13 @@ class Queue:
     """
 
     thread: LoopThread
+
+    if not TYPE_CHECKING:  # or checkers would take any name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name == "thread":
+                raise RuntimeError("the queue is not open: use it within `with kqs.blocking.open(…) as queue`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __init__(self, behind: library.Queue) -> None:
         self.behind = behind

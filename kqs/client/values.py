@@ -20,12 +20,21 @@ from kqs.options import MAX_SECONDS
 from kqs.wire.steps import finish
 from kqs.wire.strict import refusing
 
-_encode = msgspec.json.Encoder().encode
 _skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 #: what holds no number, and what the encoder makes text of
 _PLAIN_TYPES = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
 _PLAIN = (*_PLAIN_TYPES, str, int, NoneType, memoryview, msgspec.Raw, Enum)
+
+
+def _plain(value: object) -> str:
+    """Return a text of a class of its own, as kqs.Job is one, as JSON has it. Raises: TypeError: JSON cannot say it."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def encode(value: Any, code: str) -> bytes:

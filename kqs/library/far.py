@@ -50,7 +50,7 @@ def connect(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     bulk: BulkStore | None = None,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Queue:
     """Return the queue of a server, for `async with`.
@@ -60,7 +60,12 @@ def connect(
         in s; None: for ever.
     Raises: ValueError: the address is none, or the concurrency.
     """
-    return FarQueue(address if address is not None else environ.get(ENV_SERVER, ""), concurrency, bulk, **settings)
+    return FarQueue(
+        address if address is not None else (os.environ if environ is None else environ).get(ENV_SERVER, ""),
+        concurrency,
+        bulk,
+        **settings,
+    )
 
 
 __all__ = ["ConnectionLostError", "FarQueue", "connect"]

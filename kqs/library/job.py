@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
@@ -59,26 +59,36 @@ def record_of(shown: dict[str, Any]) -> JobRecord:
     return msgspec.convert(shown, JobRecord)
 
 
-class Job(Generic[R]):
-    """A job that was inserted, or joined to one that waits.
+class Job(str, Generic[R]):
+    """A job that was inserted, or joined to one that waits: its id, with methods, so that it goes wherever an id does.
 
-    id: its id. created: whether this insert made it.
+    created: whether this insert made it.
     """
 
-    __slots__ = ("_target", "_wait", "created", "id")
+    __slots__ = ("_target", "_wait", "created")
 
-    def __init__(
-        self,
+    created: bool
+    _wait: Callable[[str, float], Awaitable[JobRecord]]
+    _target: str | Callable[..., object]
+
+    def __new__(
+        cls,
         job_id: str,
         created: bool,
         wait: Callable[[str, float], Awaitable[JobRecord]],
         target: str | Callable[..., object] = "",
-    ) -> None:
+    ) -> Self:
         """Args: target: the handler whose annotation says what its result is, or the type."""
-        self.id = job_id
+        self = super().__new__(cls, job_id)
         self.created = created
         self._wait = wait
         self._target = target
+        return self
+
+    @property
+    def id(self) -> str:
+        """Return its id."""
+        return str(self)
 
     async def wait(self, seconds: float) -> JobRecord:
         """Return its record once it has ended, however it did.

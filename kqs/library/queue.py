@@ -9,7 +9,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from kqs.client import Client, Inserted, Run
 from kqs.client.owners import Filters, OwnersCalls
@@ -71,6 +71,13 @@ class Queue(OwnersCalls, RulesCalls):
     _client: Client
     _running: Running
     _apart: Apart
+
+    if not TYPE_CHECKING:  # or checkers would take any name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in Queue.__annotations__:
+                raise RuntimeError("the queue is not open: use it within `async with kqs.open(…) as queue`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @abstractmethod
     async def open(self) -> None:

@@ -124,7 +124,7 @@ def test_the_table_of_a_commands_limits_is_complete() -> None:
 
 def test_what_the_page_says_that_a_command_finds_is_passed_on() -> None:
     table = PAGE[PAGE.index("| it finds") :].partition("\n\n")[0]
-    names = {"KQS_JOB_ID", "KQS_JOB_TYPE", "KQS_JOB_ATTEMPT", "KQS_JOB_PROGRESS", *PASSED}
+    names = {"KQS_JOB_ID", "KQS_JOB_TYPE", "KQS_JOB_ATTEMPT", "KQS_JOB_PROGRESS", "KQS_JOB_BATCH", *PASSED}
     assert set(re.findall(r"`([A-Z_]+)`", table)) == names
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import kqs
+import kqs.blocking
+import kqs.testing
 from kqs.client import Client, ConnectionLostError, Run, UnreachableError
 from kqs.errors import StartupError
 
@@ -213,3 +215,13 @@ def test_the_address_comes_from_the_environment() -> None:
     assert [str(queue._client.address) for queue in found] == ["localhost:14151", "example.org:7"]
     with pytest.raises(ValueError, match="port"):
         kqs.connect("localhost:x")
+
+
+async def test_a_queue_that_was_not_opened_says_so(tmp_path: Path) -> None:
+    for queue in (kqs.open(tmp_path / "queue"), kqs.testing.open()):
+        with pytest.raises(RuntimeError, match="not open: use it within `async with"):
+            await queue.add_job("mail")
+        with pytest.raises(AttributeError, match="has no attribute 'mail'"):
+            queue.mail  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(RuntimeError, match="not open: use it within `with"):
+        kqs.blocking.open(tmp_path / "queue").add_job("mail")

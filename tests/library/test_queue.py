@@ -522,6 +522,20 @@ async def test_schedules_limits_and_options_are_set(queue: kqs.Queue, type_: str
 # -- what waits for what ------------------------------------------------------------------------------------------------------
 
 
+async def test_a_job_goes_wherever_an_id_does(queue: kqs.Queue, type_: str) -> None:
+    first = await queue.add_job(type_)
+    batch = await queue.open_batch({"type": f"{type_}-then", "after": [first]})
+    second, *_ = await queue.add_jobs([{"type": type_, "after": [first], "batch": batch}])
+    assert (await queue.explain(second))["awaits"] == [first.id]
+    assert (await queue.close_batch(batch))["count"] == 1
+    assert (await queue.cancel([first, second])).count == 2
+    assert (await queue.delete(second)).count == 1
+    record = await queue.job(first)
+    assert record is not None
+    assert (record.id, record.state) == (first.id, "cancelled")
+    assert type(first.id) is str
+
+
 async def test_a_job_runs_after_others_and_one_when_all_of_a_batch_have_ended(queue: kqs.Queue, type_: str) -> None:
     order: list[str] = []
 

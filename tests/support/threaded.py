@@ -31,10 +31,20 @@ class Threaded:
 
 
 async def _in_thread(method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    args, kwargs = [_bare(one) for one in args], {name: _bare(one) for name, one in kwargs.items()}
     found = await asyncio.to_thread(method, *args, **kwargs)
     if isinstance(found, list):
         return [Threaded(one) if isinstance(one, FACES) else one for one in found]
     return Threaded(found) if isinstance(found, FACES) else found
+
+
+def _bare(value: Any) -> Any:
+    """Return a face itself, for a method that is given one."""
+    if isinstance(value, list):
+        return [_bare(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _bare(one) for name, one in value.items()}
+    return value._face if isinstance(value, Threaded) else value
 
 
 async def _each(made: Each[Any]) -> AsyncIterator[Any]:
