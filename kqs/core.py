@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -126,6 +126,10 @@ class Core:
         """Look at the clock, which was set forward. Raises: StoreUnavailableError."""
         self._schedules.ticker.wake()
         await self._queue.look_again()
+
+    def set_handler_options(self, type_: str, options: dict[str, Any]) -> None:
+        """Have jobs of a type, from now on, have these options of its handler; they are checked."""
+        self._queue.cascade.set_handler_options(type_, options)
 
     def open(self, door: Door) -> None:
         """Let child processes run jobs, if there are to be any. door: serves their connections."""

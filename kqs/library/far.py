@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kqs.client import Client, ConnectionLostError, parse_address
+from kqs.handlers import HandlerError
 from kqs.library.apart import Apart
 from kqs.library.bulk import BulkStore
 from kqs.library.queue import DEFAULT_CONCURRENCY, Queue
@@ -30,6 +31,16 @@ class FarQueue(Queue):
         supervisor = Supervisor(self._failed)
         self._apart = Apart(bulk, supervisor, self.job)
         self._running = Running(self._client, supervisor, concurrency, self._apart)
+
+    def _check_options(self, type_: str, options: Mapping[str, Any]) -> None:
+        if said := next((name for name, value in options.items() if not callable(value)), None):
+            raise HandlerError(
+                f"handler {type_!r}: {said}: what a program says does not reach the server; say it in its [types.{type_}], "
+                "by configure, or with the job"
+            )
+
+    def _heed(self, type_: str, options: dict[str, Any]) -> None:
+        return
 
     async def open(self) -> None:
         """Connect, trying once. Raises: UnreachableError: nobody answers there."""

@@ -87,6 +87,12 @@ class NodeQueue(Queue):
             self._stack = stack.pop_all()
             self._loop = asyncio.get_running_loop()
 
+    def _check_options(self, type_: str, options: Mapping[str, Any]) -> None:
+        return
+
+    def _heed(self, type_: str, options: dict[str, Any]) -> None:
+        self._core.set_handler_options(type_, options)
+
     async def close(self) -> None:
         """See Queue.close. Raises: QueueFailedError: a part had failed before."""
         if self._closing is None:

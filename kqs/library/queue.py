@@ -213,14 +213,26 @@ class Queue(OwnersCalls, RulesCalls):
     def add_handler(self, /, type: str, function: Callable[..., Any], **options: Any) -> None:  # noqa: A002 - the job's field
         """Have `function` run jobs of a type, as long as `run_jobs` goes on.
 
-        It takes `(data)` or `(data, job)`, as those of docs/handlers.md do. options: `retry_delay`, if it is a function.
-        Raises: HandlerError: it cannot be a handler; or the type has another: see `add_subscriber`.
+        It takes `(data)` or `(data, job)`, as those of docs/handlers.md do. options: the handler's own, beside those of its
+        decorator, for jobs of the type from then on. Those of a server's jobs are the server's to say: to it only `retry_delay`
+        can be given, as a function.
+        Raises: HandlerError: it cannot be a handler; or the type has another: see `add_subscriber`; or an option is none here.
         """
-        self._running.add(type, function, options)
+        self._check_options(type, options)
+        self._heed(type, self._running.add(type, function, options))
 
     def remove_handler(self, type: str) -> bool:  # noqa: A002 - the job's field
         """Have the handler of a type called no more; a run that it has begun goes on. False: there is none."""
+        self._heed(type, {})
         return self._running.remove(type)
+
+    @abstractmethod
+    def _check_options(self, type_: str, options: Mapping[str, Any]) -> None:
+        """Raises: HandlerError: a handler cannot have one of these here."""
+
+    @abstractmethod
+    def _heed(self, type_: str, options: dict[str, Any]) -> None:
+        """Have jobs of a type have these options of its handler, as far as that can be said here."""
 
     async def add_subscriber(
         self,

@@ -16,7 +16,7 @@ from typing import Any
 
 from kqs.client import Client, ConnectionLostError, Run, Work
 from kqs.errors import CallError
-from kqs.handlers import Handler, Registry
+from kqs.handlers import Handler, Registry, default_registry
 from kqs.job import WAITING, State
 from kqs.library.apart import Apart
 from kqs.library.hands import Hands
@@ -60,10 +60,18 @@ class Running:
 
     # -- handlers ---------------------------------------------------------------------------------------------------------
 
-    def add(self, type_: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        """Have `function` run jobs of a type. Raises: HandlerError: it cannot, or the type has another."""
-        self._registry.add(type_, function, options)
+    def add(self, type_: str, function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Have `function` run jobs of a type; return its own options, also those that its decorator says.
+
+        Raises: HandlerError: it cannot, or the type has another.
+        """
+        declared = default_registry.get(type_)
+        if declared is not None and declared.function is function:
+            of_retry = {} if declared.retry_delay is None else {"retry_delay": declared.retry_delay}
+            options = {**declared.options, **of_retry, **options}
+        handler = self._registry.add(type_, function, options)
         self._changed.set()
+        return handler.options
 
     def remove(self, type_: str) -> bool:
         """Have nobody here run jobs of a type from now on; runs that have begun go on. False: it had no handler."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 import kqs
 from kqs.errors import CallError
-from kqs.handlers import HandlerError
+from kqs.handlers import HandlerError, Registry
 
 
 class Resize(BaseModel):
@@ -599,3 +600,44 @@ async def test_a_handler_that_ignores_its_cancellation_is_not_waited_for(queue: 
     assert await queue.run_jobs() == 1
     assert (await job.wait(10)).state == "fail"
     may_end.set()
+
+
+@pytest.mark.parametrize("queue", ["open", "testing", "blocking open"], indirect=True)
+async def test_options_of_a_handler_hold_in_a_queue_of_the_programs_own(queue: kqs.Queue, type_: str) -> None:
+    async def fails(_data: Any) -> None:
+        raise OSError("away")
+
+    queue.add_handler(type_, fails, retries=0, prio="low")
+    job = await queue.add_job(type_)
+    assert await queue.run_jobs(1, 10) == 1
+    record = await job.wait(5)
+    assert (record.state, record.options["prio"]) == ("fail", 11000)
+    assert queue.remove_handler(type_)
+    later = await queue.job((await queue.add_job(type_)).id)
+    assert later is not None
+    assert later.options["retries"] == -1
+
+
+@pytest.mark.parametrize("queue", ["connect", "blocking connect"], indirect=True)
+async def test_options_that_cannot_reach_a_server_are_refused(queue: kqs.Queue, type_: str) -> None:
+    with pytest.raises(kqs.HandlerError, match=f"handler '{re.escape(type_)}': retries: what a program says"):
+        queue.add_handler(type_, lambda data: data, retries=0)
+    assert not queue.remove_handler(type_)
+    queue.add_handler(type_, lambda data: data, retry_delay=lambda failures: failures)
+
+
+async def test_options_of_a_decorator_are_its_handlers(queue: kqs.Queue, type_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    monkeypatch.setattr("kqs.handlers.default_registry", registry)
+    monkeypatch.setattr("kqs.library.running.default_registry", registry)
+
+    @kqs.handler(type_, retry_delay=lambda failures: 0.0)
+    async def tries(_data: Any, job: kqs.JobContext) -> int:
+        if job.failures < 3:
+            raise OSError("away")
+        return job.failures
+
+    queue.add_handler(type_, tries)
+    job = await queue.add_job(type_, retries=5)
+    assert await queue.run_jobs(4, 10) == 4
+    assert await job.result(5) == 3
