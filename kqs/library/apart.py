@@ -112,7 +112,9 @@ class Apart:
     def __init__(
         self, store: BulkStore | None, supervisor: Supervisor, look_up: Callable[[str], Awaitable[JobRecord | None]]
     ) -> None:
-        """Args: look_up: returns what the queue knows of a job."""
+        """Args: look_up: returns what the queue knows of a job. Raises: TypeError: the store is none."""
+        if store is not None and not isinstance(store, BulkStore):
+            raise TypeError(f"bulk: expected a kqs.BulkStore, of which yours is a subclass, got {store!r:.60}")
         self._store = store
         self._supervisor = supervisor
         self._look_up = look_up

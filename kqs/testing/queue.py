@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from kqs.job import WAITING
 from kqs.library.bulk import BulkStore
+from kqs.library.data import data_of
 from kqs.library.job import JobRecord
 from kqs.library.node import NodeQueue, config_for
 from kqs.library.passing import passing_folder, passing_sections
@@ -94,14 +97,15 @@ class TestQueue(NodeQueue):
     async def assert_inserted(self, type: str, *data: Any) -> list[JobRecord]:  # noqa: A002 - the job's field
         """Fail unless the jobs inserted of this type have just these data, in this order; return them.
 
+        Args: data: as `add_job` takes it, models and dataclasses too.
         Raises: AssertionError: its message shows what was inserted.
         """
         records = await self.inserted(type)
-        found = [record.data for record in records]
-        if found != list(data):
+        found, wanted = [record.data for record in records], [msgspec.json.decode(data_of(one)) for one in data]
+        if found != wanted:
             others = sorted({record.type for record in await self.inserted()} - {type})
             beside = f"; there are jobs of {', '.join(others)}" if others else ""
-            raise AssertionError(f"jobs of {type!r}: expected data {list(data)!r}, got {found!r}{beside}")
+            raise AssertionError(f"jobs of {type!r}: expected data {wanted!r}, got {found!r}{beside}")
         return records
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,9 @@ def test_what_names_no_key_is_data(key: str) -> None:
         "a.0123456789abcdef", 1, 1
     )
     assert reference_in(b'{"kqs.bulk":1}') is None
+
+
+async def test_what_is_no_bulk_store_is_refused_at_once(tmp_path: Path) -> None:
+    for make in (partial(kqs.open, tmp_path / "queue"), partial(kqs.connect, "127.0.0.1:1"), kqs.testing.open):
+        with pytest.raises(TypeError, match=r"bulk: expected a kqs\.BulkStore, of"):
+            make(bulk={})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def list_of(folder: Path) -> list[str]:
 def shown(queue: TestQueue) -> int:
     """Return what its clock shows, in s after noon: to ten of them, since it goes on beside a machine that is busy."""
     return 10 * round((queue.now - NOON) / 10)
+
+
+@dataclass
+class Letter:
+    to: str
+    pages: int = 1
 
 
 class Seen:
@@ -156,6 +163,14 @@ async def test_what_was_inserted_is_told_and_stays(queue: TestQueue, seen: Seen)
         AssertionError, match=r"jobs of 'mail': expected data \[1\], got \[\{'to': 'ada'\}\]; there are jobs of other"
     ):
         await queue.assert_inserted("mail", 1)
+
+
+async def test_what_was_inserted_is_compared_as_it_was_given(queue: TestQueue) -> None:
+    await queue.add_job("letter", Letter("ada"))
+    await queue.assert_inserted("letter", Letter("ada"))
+    await queue.assert_inserted("letter", {"to": "ada", "pages": 1})
+    with pytest.raises(AssertionError, match="expected data"):
+        await queue.assert_inserted("letter", Letter("bob"))
 
 
 async def test_its_folder_is_gone_afterwards() -> None:
