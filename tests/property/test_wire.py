@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields
@@ -135,7 +135,8 @@ def refusal(decode: Callable[[bytes], object], text: bytes) -> CallError | None:
 
 def fields(job: Job) -> list[Any]:
     """All a job says, whichever struct says it."""
-    return [getattr(job, name, None) for name in JobFields.__struct_fields__]
+    said = [getattr(job, name, None) for name in JobFields.__struct_fields__]
+    return [None if one is UNSET else one for one in said]
 
 
 def slowly(chunk: bytes) -> list[tuple[Job, Raw | None]] | None:
