@@ -91,6 +91,9 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
+DAMAGES = (flip_in_last_batch, flip_in_its_header, cut_in_half, cut_to_its_header, cut_to_nothing, remove)
+
+
 def new_job_runs(folder: Path) -> None:
     with serving(folder, **SETTINGS) as server:
         done = ask(server, "stats")["jobs_success"]
@@ -100,12 +103,12 @@ def new_job_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [flip_in_last_batch, flip_in_its_header, cut_in_half, cut_to_its_header, cut_to_nothing, remove]
-)
-@pytest.mark.parametrize(
-    ("how", "is_quiet"),
-    [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False)],
-    ids=["kill", "quiet", "stop"],
+    ("damage", "how", "is_quiet"),
+    [
+        *((damage, signal.SIGKILL, False) for damage in DAMAGES),
+        *((damage, signal.SIGKILL, True) for damage in DAMAGES[::2]),
+        *((damage, signal.SIGTERM, False) for damage in DAMAGES[1::2]),
+    ],
 )
 def test_damage_at_the_end_of_a_journal_hinders_no_start_while_the_store_has_it(
     damage: Callable[[Path], None], how: int, is_quiet: bool, tmp_path: Path

@@ -292,6 +292,11 @@ def test_auth_is_taken_out_and_nothing_else(text: bytes, left: bytes) -> None:
     assert finish(taking_auth_out(text)) == left
 
 
+def test_auth_of_many_jobs_is_taken_out() -> None:
+    one = b'{"auth":1,"type":"a"}'
+    assert finish(taking_auth_out(b"[%b]" % b",".join([one] * 600))) == b"[%b]" % b",".join([b'{"type":"a"}'] * 600)
+
+
 def test_auth_twice_is_refused() -> None:
     with pytest.raises(CallError, match="job 1: auth: stands twice"):
         finish(taking_auth_out(b'[{"auth":1},{"auth":1,"auth":2}]'))
@@ -397,7 +402,7 @@ def test_an_array_has_a_most() -> None:
     assert caught.value.call_code == "too_large"
 
 
-@pytest.mark.parametrize("field", ["resource", "unique"])
+@pytest.mark.parametrize("field", ["resource", "unique", "group"])
 @pytest.mark.parametrize("name", ["", "a\\nb", "\u202e", "x" * 201])
 def test_names_of_resources_and_keys_are_as_those_of_types(field: str, name: str) -> None:
     assert refused(f'{{"type":"a","{field}":"{name}"}}').startswith(f"{field}: expected 1 to 200 bytes of printable text")

@@ -72,6 +72,10 @@ def test_ways_that_meet_again_are_no_cycle() -> None:
     assert asked({}, {"after": [0]}, {"after": [0]}, {"after": [1, 2, 1]}, {"after": [3, 0]}) == ([], [])
 
 
+def test_jobs_may_wait_for_later_ones() -> None:
+    assert asked({"after": [1]}, {"after": [2]}, {}) == ([], [])
+
+
 def test_what_is_stored_at_once_is_bounded() -> None:
     assert "at most 10000 jobs" in refusal(*[{"after": ["x"] * 1000}] * 11)
     assert "at most 4000 jobs" in refusal(*[{}] * MOST_TIED, {"after": [0]})
