@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
+from tests.support.serving import ROOT, SERVE, SERVE_ENVIRON, Served, free_port, serving
 
 HERE = Path(__file__).parent
 BINARIES = HERE / "bin"
@@ -120,6 +120,8 @@ class Subject:
 def subject(folder: Path, cores: str, modules: tuple[str, ...] = ("kqs.builtin",), **environ: str) -> Iterator[Subject]:
     """Run a server whose journal is in `folder`, on `cores` (as taskset counts them), as long as the block lasts."""
     command = ("taskset", "--cpu-list", cores, *SERVE)
+    # as installed: bytecode is kept, in a folder of the measurements'
+    environ = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".cache/bytecode"), **environ}
     settings = {"WORKER__MODULES": json.dumps(modules), "LOG__LEVEL": "warning"}
     with serving(folder, command, SERVE_ENVIRON | environ, **settings) as served:
         yield Subject(served)
