@@ -146,7 +146,7 @@ class Whole:
         """Return the orders of the jobs whose turn it is to have their resource: whoever was called keeps that."""
         store: Any = self.rig.store
         if self._uri:
-            found = await store._session.jobs.find({"called": {"$gt": ""}}, ["order"]).to_list(None)
+            found = await store._there.session.jobs.find({"called": {"$gt": ""}}, ["order"]).to_list(None)
             return {one["order"] for one in found}
         called: set[int] = await store._thread.call(lambda session: set(session.locks._called_for))
         return called
