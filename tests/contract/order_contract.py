@@ -493,6 +493,19 @@ class OrderContract:
             assert sorted(found) == [FIRST + n - 1, FIRST + n]
         assert await insert(a_job(6)) == []
 
+    async def test_batch_that_was_not_begun_is_made_whole_by_a_repeat_that_finds_its_key_free(
+        self, store: Store, insert, end
+    ) -> None:
+        await insert(a_job(0, unique="k"))
+        batch = [a_then(1, 3, unique="k"), a_member(2, 1), a_member(3, 1)]
+        assert sorted(await insert(*batch[:2])) == [FIRST + 1, FIRST + 2]
+        await end(0)
+        assert await insert(*batch[:2]) == []
+        assert await insert(*batch[2:]) == []
+        record = await store.job(IDS.of(FIRST + 1))
+        assert record is not None
+        assert record.tally == a_tally(1, 2)
+
     async def test_members_of_a_deleted_batch_do_not_count_in_the_next_of_its_id(
         self, store: Store, insert, end, follow, called, now: float
     ) -> None:

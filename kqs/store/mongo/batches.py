@@ -13,7 +13,7 @@ or is about to take one's document away, makes `version` another one; once a bat
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorCollection
@@ -47,14 +47,15 @@ class Batches:
 
     # -- new members ----------------------------------------------------------------------------------------------------
 
-    def refuse(self, thens: Iterable[Accepted]) -> None:
-        """Have no members made of these batches, whose `then`s were not stored, also of those that come later.
+    def decided(self, thens: Iterable[Accepted], joined: Container[int]) -> None:
+        """Have no members made of the batches of those `then`s that were joined to others, also of members that come later.
 
-        A journal that repeats them after a kill has the `then` decided anew, before any of them is stored.
+        Who repeats them, after a failure or a kill, has the `then` decided anew, before any of them is stored.
         """
         for job in thens:
             assert job.members is not None, "it is a then"
-            if not job.members.is_open:
+            self._refused.pop(job.order, None)
+            if job.order in joined and not job.members.is_open:
                 self._refused[job.order] = job.members.last_order
 
     async def parted(self, jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:

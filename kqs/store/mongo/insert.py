@@ -83,7 +83,7 @@ class Inserter:
         if thens:
             joined |= await self._insert_any(thens, worker, now, known, parked)
             self._stored.update({job.order for job in thens}.difference(known, joined))
-            self._batches.refuse([job for job in thens if job.order in joined])
+            self._batches.decided(thens, joined)
         if named := [job for job in others if job.batch is not None]:
             _, refused = await self._batches.parted(named)
             known += [job.order for job in refused]

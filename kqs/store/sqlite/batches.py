@@ -78,10 +78,11 @@ def parent_of(batch_id: str) -> str:
 
 
 def begin(session: Session, thens: Iterable[Accepted]) -> None:
-    """Begin the batches of `then`s that are about to stand."""
+    """Begin the batches of `then`s that are about to stand: also of one that was refused before a journal repeated it."""
     for job in thens:
         assert job.members is not None, "it is a then"
         session.has_batches = True
+        session.db.execute("delete from batches where id = ?", (_refused_id(job.order),))
         session.db.execute("delete from passed where parent = ?", (parent_of(job.id),))  # of an earlier batch of that id
         session.db.execute(_BEGIN, (job.id, job.order, job.members.is_open, job.members.last_order))
 
