@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from kqs.config import StoreSection
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo import client as connecting
-from tests.contract.store_contract import BULK_BYTES
+from tests.contract.store_contract import BULK_BYTES, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE
 from tests.support.clock import FakeClock
 from tests.support.mongo_commands import Watch
 from tests.support.mongo_proxy import MongoProxy
@@ -74,3 +74,19 @@ async def make_mongo_store(uri: str, clock: FakeClock, watch: Watch) -> AsyncIte
     yield make
     for store in made:
         await store.close()
+
+
+@pytest.fixture
+async def ours(make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
+    """A server's store."""
+    store = make_mongo_store()
+    await store.open(JOURNAL, NODE)
+    return store
+
+
+@pytest.fixture
+async def theirs(ours: MongoStore, make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
+    """Another server's, on the same database, opened after that."""
+    store = make_mongo_store()
+    await store.open(OTHER_JOURNAL, OTHER_NODE)
+    return store

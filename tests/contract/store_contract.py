@@ -33,6 +33,8 @@ from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
 NODE = "abcdef12"
+#: of another server on the same store
+OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 IDS = Ids(NODE)
 #: the order of job 0
 FIRST = 1_700_000_000_000_000

@@ -19,26 +19,23 @@ from kqs.store.base import Change, Slice, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LISTEN_S
 from tests.contract.change_contract import ABOVE_ALL, FRESH, change, states
-from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_ended, an_entry, some_jobs
-from tests.contract.test_mongo_shared import OTHER_JOURNAL, OTHER_NODE, their_entry, their_job
+from tests.contract.store_contract import (
+    BULK_BYTES,
+    FIRST,
+    IDS,
+    JOURNAL,
+    NODE,
+    a_job,
+    a_report,
+    an_ended,
+    an_entry,
+    some_jobs,
+)
+from tests.contract.test_mongo_shared import their_entry, their_job
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 
 MakeStore = Callable[..., MongoStore]
-
-
-@pytest.fixture
-async def ours(make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(JOURNAL, NODE)
-    return store
-
-
-@pytest.fixture
-async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(OTHER_JOURNAL, OTHER_NODE)
-    return store
 
 
 async def stored(store: MongoStore) -> int:

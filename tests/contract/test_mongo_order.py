@@ -15,26 +15,20 @@ from kqs.store.mongo.noted import UNUSED_S
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.change_contract import FRESH, change
 from tests.contract.order_contract import a_member, a_tally, a_then, after, only
-from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
+from tests.contract.store_contract import (
+    FIRST,
+    IDS,
+    JOURNAL,
+    NODE,
+    a_job,
+    a_report,
+    an_entry,
+    numbers,
+)
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 
-OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 MakeStore = Callable[..., MongoStore]
-
-
-@pytest.fixture
-async def ours(make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(JOURNAL, NODE)
-    return store
-
-
-@pytest.fixture
-async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(OTHER_JOURNAL, OTHER_NODE)
-    return store
 
 
 async def run(store: MongoStore, n: int, now: float, state: State = State.SUCCESS) -> None:

@@ -13,10 +13,9 @@ from kqs.job import Accepted, After, Entry, JobRecord, Members, State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from tests.contract.change_contract import change
-from tests.contract.store_contract import FIRST, JOURNAL, NODE, a_job, a_report
+from tests.contract.store_contract import FIRST, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, a_report
 from tests.support.clock import FakeClock
 
-OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 ROUNDS = 25
 #: orders of the jobs of one server, and from where on its retried ones have theirs
 STRIDE = 100_000

@@ -10,26 +10,11 @@ import pytest
 from kqs.errors import StoreUnavailableError
 from kqs.store.mongo import MongoStore, questions
 from kqs.store.mongo.servers import LEASE_S
-from tests.contract.store_contract import JOURNAL, NODE
-from tests.contract.test_mongo_shared import OTHER_JOURNAL, OTHER_NODE
+from tests.contract.store_contract import NODE, OTHER_JOURNAL, OTHER_NODE
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 
 MakeStore = Callable[..., MongoStore]
-
-
-@pytest.fixture
-async def ours(make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(JOURNAL, NODE)
-    return store
-
-
-@pytest.fixture
-async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(OTHER_JOURNAL, OTHER_NODE)
-    return store
 
 
 async def asked(store: MongoStore) -> int:

@@ -18,28 +18,24 @@ from kqs.store.base import Waiting
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S, SETTLE_S
-from tests.contract.store_contract import BULK_BYTES, FIRST, JOURNAL, NODE, a_claim, a_job, a_report, an_entry
+from tests.contract.store_contract import (
+    BULK_BYTES,
+    FIRST,
+    JOURNAL,
+    NODE,
+    OTHER_JOURNAL,
+    OTHER_NODE,
+    a_claim,
+    a_job,
+    a_report,
+    an_entry,
+)
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 
-OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 OTHER_IDS = Ids(OTHER_NODE)
 
 MakeStore = Callable[..., MongoStore]
-
-
-@pytest.fixture
-async def ours(make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(JOURNAL, NODE)
-    return store
-
-
-@pytest.fixture
-async def theirs(ours: MongoStore, make_mongo_store: MakeStore) -> MongoStore:
-    store = make_mongo_store()
-    await store.open(OTHER_JOURNAL, OTHER_NODE)
-    return store
 
 
 def their_job(n: int, **changes: object) -> Accepted:

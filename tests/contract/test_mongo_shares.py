@@ -11,10 +11,8 @@ from pymongo import MongoClient
 from kqs.store.base import Share, Sharing
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
-from tests.contract.store_contract import JOURNAL, NODE, a_job, an_entry
+from tests.contract.store_contract import JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, an_entry
 from tests.support.clock import FakeClock
-
-OTHER_JOURNAL, OTHER_NODE = "f" * 32, "00c0ffee"
 
 MakeStore = Callable[..., MongoStore]
 
