@@ -29,6 +29,8 @@ from kqs.traces import trace_of
 #: longest value and longest message, in characters: a payload of 16 MiB is no log line
 MAX_VALUE_CHARS = 200
 MAX_EVENT_CHARS = 1000
+#: the last words of a process wait so long for whoever reads them, in s
+LAST_WORDS_S = 0.5
 
 _LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
 _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -98,10 +100,10 @@ def descriptor() -> int | None:
     return None if _settings.writer is None else _settings.writer.descriptor
 
 
-def flush(within_s: float) -> None:
-    """Return when every line is written, or after `within_s`."""
+def flush() -> None:
+    """Return when every line is written, or nobody has read them for LAST_WORDS_S."""
     if _settings.writer is not None:
-        _settings.writer.flush(within_s)
+        _settings.writer.flush(LAST_WORDS_S)
 
 
 def _dropped(render: Processor, count: int) -> str:

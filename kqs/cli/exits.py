@@ -55,9 +55,11 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def say(message: str, command: str = "kqs") -> None:
-    """Write one line to stderr."""
+    """Write one line to stderr, behind what was logged."""
     from kqs.printable import printable
 
+    if (log := sys.modules.get("kqs.log")) is not None:
+        log.flush()
     click.echo(f"{command}: {printable(message)}", err=True)
 
 

@@ -50,8 +50,6 @@ OVERLAP_S = 2.0
 #: CPU two processes do 1.75 times as much as one with 0.02 s, and 1.81 times with 0.06; 0.1 gains nothing more
 ENOUGH = 8
 GATHER_S = 0.06
-#: the last words of a process wait so long for whoever reads them, in s
-_WORDS_S = 0.5
 
 
 class GivenLine(Line):
@@ -65,7 +63,7 @@ class GivenLine(Line):
     async def _connect(self) -> Link:
         given, self._given = self._given, None
         if given is None:
-            logs.flush(_WORDS_S)
+            logs.flush()
             leave_now(ExitCode.UNAVAILABLE)  # the server is gone, and has taken back the runs
         loop = asyncio.get_running_loop()
         return (await loop.create_unix_connection(lambda: OwnLink(self._heard, self._lost), sock=given))[1]

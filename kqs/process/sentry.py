@@ -40,8 +40,6 @@ HELD_S = 3.0
 START_MARGIN_S = 5.0
 #: what users' code left behind may hold up the interpreter's end for so long, in s
 LEAVE_S = 2.0
-#: the last words of a process wait so long for whoever reads them, in s
-_WORDS_S = 0.5
 _TICK_MS = 250
 #: how often signals that users' code gave away are taken back, in s
 _KEEP_S = 1.0
@@ -211,7 +209,7 @@ class Sentry:
         words = threading.Thread(target=_say_last, args=(message,), name="kqs-last-words", daemon=True)
         with contextlib.suppress(RuntimeError):  # no thread can be had
             words.start()
-            words.join(_WORDS_S)
+            words.join(logs.LAST_WORDS_S)
         _end_children()
         leave_now(code)
 
@@ -237,7 +235,7 @@ def _say_last(message: str) -> None:
 
 
 def _flush_output() -> None:
-    logs.flush(_WORDS_S)
+    logs.flush()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -74,3 +76,21 @@ def test_the_manual_has_the_same_table():
     page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
     table = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.M)
     assert table == [(str(int(code)), code.meaning) for code in ExitCode]
+
+
+LOGS_THEN_SAYS = """
+from kqs import log
+from kqs.cli.exits import say
+from kqs.config.sections import LogSection
+
+log.configure(LogSection())
+for number in range(1000):
+    log.get_logger("kqs").warning("before", number=number)
+say("what ends it")
+"""
+
+
+def test_what_ends_a_command_stands_behind_what_was_logged_before():
+    done = subprocess.run([sys.executable, "-c", LOGS_THEN_SAYS], capture_output=True, text=True, timeout=60, check=True)
+    *logged, last = done.stderr.splitlines()
+    assert (len(logged), last) == (1000, "kqs: what ends it")
