@@ -10,7 +10,7 @@ from bench.figures import HANDLERS, Bench, load_8x125
 from bench.tools import Figure, Subject
 
 #: how each is compared with no limit: far above what the lanes take, as many as these, and few
-LIMITS = {"never_reached": 1_000_000, "of_1000": 1_000, "of_100": 100}
+LIMITS = {"never_reached": 1_000_000, "of_1000": 1_000, "of_100": 100, "of_50": 50, "of_4": 4}
 TURNS = 5
 RATE = 10_000
 HELD_S = 10.0

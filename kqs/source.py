@@ -33,11 +33,11 @@ class Source(Protocol):
 
     @property
     def is_certain(self) -> Callable[[Run], bool]:
-        """Return what tells of a delivered run that it may begin now: `may_begin` need not be asked then."""
+        """Return what tells of a delivered run that it may begin at once, so that `may_begin` need not be asked."""
         ...
 
-    def may_begin(self, run: Run) -> bool:
-        """Tell whether a delivered run may begin; if not, it is over."""
+    def may_begin(self, run: Run, consumer: Consumer, /) -> bool:
+        """Tell whether a delivered run may begin; if not, it is over, or will be delivered to `consumer` once more."""
         ...
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None) -> Lease:

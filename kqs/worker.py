@@ -84,6 +84,7 @@ class Worker:
         self._is_ending = False
         self._closing = False
         self._consumer = Consumer(name, types, settings.concurrency, self._deliver)
+        self._consumer.can_wait = True
         self.done_count = 0
         self.failed_count = 0
 
@@ -294,7 +295,7 @@ class Worker:
             if handler is None or handler.wants_job or not handler.is_async:
                 begun = _Begun(run, handler, None, now)
                 break
-            if self._is_certain(run) or self._source.may_begin(run):
+            if self._is_certain(run) or self._source.may_begin(run, self._consumer):
                 outcome = self._executor.begin(run, handler)
                 if isinstance(outcome, Suspended):
                     begun = _Begun(run, handler, outcome, now)
@@ -326,7 +327,7 @@ class Worker:
         if rest is None:
             if handler is not None and not handler.is_async and not await self._admit(run, handler):
                 return
-            if not self._source.may_begin(run):
+            if not self._source.may_begin(run, self._consumer):
                 if handler is not None:
                     self._executor.dismiss(handler)
                 return

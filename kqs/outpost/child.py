@@ -86,7 +86,7 @@ class WearingSource(WireSource):
         #: tells how many runs are in hand that have not begun
         self.waiting_count: Callable[[], int] = lambda: 0
 
-    def may_begin(self, run: Run) -> bool:
+    def may_begin(self, run: Run, _consumer: object = None, /) -> bool:
         """Tell whether a run is still ours, and may begin; one that may not is given back."""
         if not super().may_begin(run):
             return False

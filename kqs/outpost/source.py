@@ -89,7 +89,7 @@ class WireSource:
         """Tell whether a run is ours for certain when it begins."""
         return run.expire_at is None
 
-    def may_begin(self, run: Run) -> bool:
+    def may_begin(self, run: Run, _consumer: object = None, /) -> bool:
         """Tell whether a run is still ours."""
         is_ours = run.handle in self._runs
         if not is_ours:

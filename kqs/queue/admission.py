@@ -8,7 +8,7 @@ Invariants:
 1. What is delivered and what is reserved are together never more than the consumers have room for.
 2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
 3. No new job is admitted while others of its type wait in the broker: it would overtake them.
-4. What is delivered or reserved of a type with limits has a slot of it (kqs.queue.limits), from before the claim on.
+4. What is delivered or reserved of a type with limits has a place of it (kqs.queue.limits), from before the claim on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Verdict(Enum):
     RUN = "it may"
     EXPIRED = "its time is over, and with that it ends"
     SUSPENDED = "its type was suspended since it was claimed: it waits again, as if it had not been"
-    LIMITED = "more of its type run than may: it waits again, as if it had not been claimed"
+    LIMITED = "as many of its type run as may: it waits for a slot, or again, as if it had not been claimed"
     CANCELLED = "its owner has called it off"
 
 
@@ -62,7 +62,7 @@ class Reservation:
     __slots__ = ("_jobs", "_limits")
 
     def __init__(self, limits: Limits) -> None:
-        """Args: limits: those that gave the jobs their slots."""
+        """Args: limits: those that gave the jobs their places."""
         self._jobs: list[tuple[Consumer, list[Accepted]]] = []
         self._limits = limits
 
@@ -154,6 +154,8 @@ class Admission:
         self._consumers.append(consumer)
         self._weights[consumer] = {type_: self._taking.get(type_, _AS_OTHERS).weight for type_ in sorted(consumer.types)}
         self._offer(consumer)
+        if not consumer.can_wait:
+            self.limits.take_elsewhere(consumer.types, 1)
 
     def shown(self, type_: str) -> dict[str, int]:
         """Return how a type is taken: its share of turns beside others, and how many jobs of a group run, if that is set."""
@@ -166,6 +168,8 @@ class Admission:
         self._consumers.remove(consumer)
         del self._weights[consumer], self._offered[consumer]
         self._open.pop(consumer, None)
+        if not consumer.can_wait:
+            self.limits.take_elsewhere(consumer.types, -1)
 
     @property
     def suspended(self) -> Mapping[str, float]:
@@ -255,7 +259,7 @@ class Admission:
         return taken, surplus
 
     def _takes(self, entry: Entry, by: int) -> bool:
-        """Give an entry a slot. One that runs or is being claimed already is none that waits, which the store will tell."""
+        """Give an entry a place. One that runs or is being claimed already is none that waits, which the store will tell."""
         return self.limits.take(entry.type, entry.order, -by) or self.limits.has(entry.type, entry.order)
 
     def settle(self, entries: list[Entry], runs: Iterable[Run]) -> None:
@@ -264,7 +268,7 @@ class Admission:
         if not limits.gates:
             return
         for run in runs:
-            limits.hold(run.type, run.claim.order, run.claim.attempt)
+            limits.claim(run.type, run.claim.order, run.claim.attempt)
         by = id(entries)
         for entry in entries:
             limits.free(entry.type, entry.order, -by, is_unused=True)
@@ -354,7 +358,10 @@ def _first(
     now: float,
     takes: Callable[[str, int, object], bool] | None,
 ) -> list[Accepted]:
-    """Return the first jobs of some types that may begin, `most` at most. takes: gives one its slot, where there are limits."""
+    """Return the first jobs of some types that may begin, `most` at most.
+
+    takes: gives one its place, where there are limits.
+    """
     first: list[Accepted] = []
     for job in _by_rank(jobs):
         is_free = job.type in types and not (job.claimed_at or job.due_at)

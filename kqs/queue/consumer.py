@@ -31,6 +31,8 @@ class Consumer:
         self.stopped = False
         #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
         self.worth = 1
+        #: a delivered run may wait for a slot of its type, and be delivered once more
+        self.can_wait = False
         #: runs are recorded as this worker's, and not as the server's own
         self.is_remote = False
         #: runs outlive this server, so they are the store's before they begin

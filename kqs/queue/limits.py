@@ -1,14 +1,17 @@
 """How many jobs of a type may begin: its limits, and what they have left. Pure; whoever calls says when it is.
 
-A run has a *slot* of its type from the moment it is claimed, or about to be, until it is over. `concurrency` bounds the slots
-that are taken here, `max_running` those over all servers: where these share a store, it is what the store has granted to this
-one. `rate` gives *tokens*, of which each claim takes one, and a claim that comes to nothing gives it back. A type is *closed*
-while it has no slot or no token left. Invariants:
+A job has a *place* of its type from the moment it is claimed, or about to be, until its run is over, and a *slot* from when
+that begins. `concurrency` bounds the slots that are taken here, `max_running` those over all servers: where these share a
+store, it is what the store has granted to this one. There are as many places as slots, and where all who take the type can let
+claimed runs wait, and nothing is granted, as many more as got through in `AHEAD_S` lately: a claim costs a commit, for which a
+few short runs at a time would wait. `rate` gives *tokens*, of which each claim takes one, and a claim that comes to nothing
+gives it back. A type is *closed* while it has no place or no token left. Invariants:
 
-1. A job has one slot at most, and what it gives back is the slot of that claim.
-2. No slot is taken of a closed type, but by what runs already, wherever it was claimed.
-3. In any span of s seconds at most `burst` + s times the rate are taken that are not given back; after a start there are none.
-4. A type without limits is not in `gates`, and nothing is kept of it.
+1. A job has one place at most, and one slot; what it gives back is what it has by that claim. A slot goes with a place.
+2. No place is taken of a closed type, but by what runs already, wherever it was claimed.
+3. No run begins without a slot, or while as many have one as may.
+4. In any span of s seconds at most `burst` + s times the rate are taken that are not given back; after a start there are none.
+5. A type without limits is not in `gates`, and nothing is kept of it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,12 @@ from typing import NamedTuple
 NO_LIMIT = 2**62
 #: tokens of so many s gather before a type opens again: what begins together costs less
 GATHER_S = 0.01
+#: short runs of a type are claimed this far ahead of its slots, as they are of the lanes (kqs.ahead)
+AHEAD_S = 0.02
+#: how often is looked how many get through, in runs
+TUNE_EVERY = 64
+#: these take no less, in s, so that no burst counts for more than a thousand ahead
+LEAST_TUNE_S = 0.001
 #: of a token, lost to rounding
 _ROUNDING = 1e-6
 
@@ -103,20 +112,48 @@ class Granted(Bucket):
 
 
 class Gate:
-    """The limits of one type. slots: by order, the attempt that has one, or who is about to claim it. paid: with a token."""
+    """The limits of one type.
 
-    __slots__ = ("_kind", "bucket", "cap", "is_dry", "limit", "paid", "shared", "slots")
+    places: by order, the attempt that has one, or who is about to claim it. slots: the orders that have one.
+    places_count: how many there may be. paid: with a token. is_awaited: a claimed run waits for a slot.
+    """
 
-    def __init__(self, limit: Limit, now: float, *, is_shared: bool = False) -> None:
-        """Args: is_shared: slots and tokens over all servers are granted; `shared`: how many slots, None: all there are."""
+    __slots__ = (
+        "_ahead",
+        "_is_alone",
+        "_kind",
+        "_over_count",
+        "_tuned_at",
+        "bucket",
+        "cap",
+        "is_awaited",
+        "is_dry",
+        "limit",
+        "paid",
+        "places",
+        "places_count",
+        "shared",
+        "slots",
+    )
+
+    def __init__(self, limit: Limit, now: float, *, is_shared: bool = False, is_alone: bool = False) -> None:
+        """Args: is_shared: slots and tokens over all servers are granted; `shared`: how many slots, None: all there are.
+
+        is_alone: see `set_alone`.
+        """
         self._kind = Granted if is_shared else Bucket
-        self.slots: dict[int, object] = {}
+        self._is_alone = is_alone
+        self._ahead = self._over_count = 0
+        self._tuned_at = now
+        self.places: dict[int, object] = {}
+        self.slots: set[int] = set()
+        self.is_awaited = False
         self.paid: set[int] = set()
         self.bucket: Bucket | None = None
         self.is_dry = False
         self.shared: int | None = None
         self.limit = Limit()
-        self.cap = NO_LIMIT
+        self.cap = self.places_count = NO_LIMIT
         self.set(limit, now)
 
     def set(self, limit: Limit, now: float) -> None:
@@ -136,9 +173,9 @@ class Gate:
     def wants_slots(self) -> bool:
         """Tell whether more slots might be granted, and none of those that were is left."""
         shared, limit = self.shared, self.limit
-        if shared is None or len(self.slots) < shared:
+        if shared is None or len(self.places) < shared:
             return False
-        return len(self.slots) < min(limit.max_running or 0, NO_LIMIT if limit.concurrency is None else limit.concurrency)
+        return len(self.places) < min(limit.max_running or 0, NO_LIMIT if limit.concurrency is None else limit.concurrency)
 
     def share(self, shared: int | None) -> None:
         """Take in how many may run here of all that run on some server."""
@@ -146,18 +183,45 @@ class Gate:
         most = self.limit.max_running
         over_all = NO_LIMIT if most is None else most if shared is None else shared
         self.cap = min(over_all, NO_LIMIT if self.limit.concurrency is None else self.limit.concurrency)
+        self._count_places()
+
+    def set_alone(self, is_alone: bool) -> None:
+        """Take in whether all who take the type can let its claimed runs wait for a slot."""
+        self._is_alone = is_alone
+        self._count_places()
+
+    def tune(self, now: float) -> bool:
+        """Take in that one more run is over; tell whether there may be more places or less."""
+        self._over_count += 1
+        if self._over_count < TUNE_EVERY:
+            return False
+        took_s = max(now - self._tuned_at, LEAST_TUNE_S)
+        self._reach(max(int(self._over_count * AHEAD_S / took_s), self._ahead // 2), now)
+        return True
+
+    def get_stuck(self, now: float) -> None:
+        """Take in that claimed runs wait too long for a slot."""
+        self._reach(0, now)
+
+    def _reach(self, ahead: int, now: float) -> None:
+        self._ahead, self._over_count, self._tuned_at = ahead, 0, now
+        self._count_places()
+
+    def _count_places(self) -> None:
+        may_wait = self._is_alone and self.shared is None and self.cap > 0
+        self.places_count = self.cap + self._ahead if may_wait else self.cap
 
     @property
     def is_closed(self) -> bool:
         """Tell whether nothing more may begin now."""
-        return self.is_dry or len(self.slots) >= self.cap
+        return self.is_dry or len(self.places) >= self.places_count
 
     def left(self, now: float) -> int:
-        """Return how many more may begin."""
+        """Return how many more may be claimed."""
         if self.is_dry:
             return 0
-        slots = max(0, self.cap - len(self.slots))
-        return slots if self.bucket is None else min(slots, self.bucket.left(now))
+        places = max(0, self.places_count - len(self.places))
+        return places if self.bucket is None else min(places, self.bucket.left(now))
 
 
 class Limits:
@@ -169,9 +233,12 @@ class Limits:
         self.gates: dict[str, Gate] = {}
         #: the types of which nothing may begin now
         self.closed: set[str] = set()
+        self._elsewhere: dict[str, int] = {}
+        #: told that a slot has become free which a claimed run waits for
+        self.on_slot: Callable[[str], None] = _nobody
         #: told of types that are not closed any more
         self.on_open: Callable[[Collection[str]], None] = _nobody
-        #: told that a type has no slot or token left
+        #: told that a type has no place or token left
         self.on_closed: Callable[[str, Gate], None] = _nobody
         #: told that a new job might begin, if its type were not closed
         self.on_missed: Callable[[str], None] = _nobody
@@ -186,18 +253,32 @@ class Limits:
         """
         now, opened = self._monotonic(), [type_ for type_ in self.closed if type_ not in limits]
         for type_ in self.gates.keys() - limits.keys():
-            del self.gates[type_]
+            gone = self.gates.pop(type_)
             self.closed.discard(type_)
+            self._call(type_, gone)
         for type_, limit in limits.items():
             gate = self.gates.get(type_)
             if gate is None:
-                gate = self.gates[type_] = Gate(limit, now, is_shared=is_shared)
-                gate.slots.update(running(type_))
+                gate = self.gates[type_] = Gate(limit, now, is_shared=is_shared, is_alone=type_ not in self._elsewhere)
+                gate.places.update(running(type_))
+                gate.slots.update(gate.places)
             elif gate.limit != limit:
                 gate.set(limit, now)
             opened += self._settle(type_, gate)
+            self._call(type_, gate)
         if opened:
             self.on_open(opened)
+
+    def take_elsewhere(self, types: Iterable[str], change: int) -> None:
+        """Count who takes these types and cannot let a claimed run wait for its slot: one more, or one less."""
+        for type_ in types:
+            count = self._elsewhere[type_] = self._elsewhere.get(type_, 0) + change
+            if not count:
+                del self._elsewhere[type_]
+            if (gate := self.gates.get(type_)) is not None:
+                gate.set_alone(not count)
+                if opened := self._settle(type_, gate):
+                    self.on_open(opened)
 
     def grant(self, type_: str, shared: int) -> None:
         """Take in how many of a type may run here of all that run on some server."""
@@ -206,6 +287,7 @@ class Limits:
             gate.share(shared)
             if opened := self._settle(type_, gate):
                 self.on_open(opened)
+            self._call(type_, gate)
 
     def bring(self, type_: str, count: int) -> None:
         """Take in that tokens of a type were granted."""
@@ -217,21 +299,21 @@ class Limits:
                 self.on_open(opened)
 
     def left(self, type_: str) -> int:
-        """Return how many more of a type may begin."""
+        """Return how many more of a type may be claimed."""
         gate = self.gates.get(type_)
         return NO_LIMIT if gate is None else gate.left(self._monotonic())
 
     def has(self, type_: str, order: int) -> bool:
-        """Tell whether a job has a slot."""
+        """Tell whether a job has a place."""
         gate = self.gates.get(type_)
-        return gate is not None and order in gate.slots
+        return gate is not None and order in gate.places
 
     def take(self, type_: str, order: int, by: object) -> bool:
-        """Give a job a slot, and a token; False: there is none, or it has one already."""
+        """Give a job a place, and a token; False: there is none, or it has one already."""
         gate = self.gates.get(type_)
         if gate is None:
             return True
-        if order in gate.slots or gate.is_closed:
+        if order in gate.places or gate.is_closed:
             return False
         bucket = gate.bucket
         if bucket is not None:
@@ -244,51 +326,75 @@ class Limits:
                 self._settle(type_, gate)
                 return False
             gate.paid.add(order)
-        gate.slots[order] = by
+        gate.places[order] = by
         if gate.is_closed:
             self._settle(type_, gate)
         return True
+
+    def claim(self, type_: str, order: int, attempt: int) -> None:
+        """Take in that a job was claimed, whether or not there was a place for it."""
+        gate = self.gates.get(type_)
+        if gate is not None:
+            gate.places[order] = attempt
+            self._settle(type_, gate)
 
     def hold(self, type_: str, order: int, attempt: int) -> None:
         """Take in that a job runs, whether or not there was a slot for it."""
         gate = self.gates.get(type_)
         if gate is not None:
-            gate.slots[order] = attempt
-            self._settle(type_, gate)
+            gate.slots.add(order)
+            if gate.places.get(order) != attempt:
+                self.claim(type_, order, attempt)
 
     def is_kept(self, type_: str, order: int, attempt: int) -> bool:
-        """Tell whether a claimed run has its slot, of a type of which no more are taken than may be."""
+        """Tell whether a claimed run has its place, and a slot or one to be had."""
         gate = self.gates.get(type_)
-        return gate is not None and gate.slots.get(order) == attempt and len(gate.slots) <= gate.cap
+        if gate is None or gate.places.get(order) != attempt:
+            return False
+        return len(gate.slots) < gate.cap or (order in gate.slots and len(gate.slots) <= gate.cap)
 
     def may_begin(self, type_: str, order: int, attempt: int) -> bool:
-        """Tell whether a claimed run may begin: with the slot that it has, or one that there is.
+        """Give a claimed run a slot, or let it keep the one that it has; False: there is none.
 
-        It may not if more are taken than there may be, since that was changed. A run that was claimed while its type had no
+        There is none while more are taken than may be, since that was changed. A run that was claimed while its type had no
         limits takes no token.
         """
         gate = self.gates.get(type_)
         if gate is None:
             return True
-        is_known = gate.slots.get(order) == attempt
-        if len(gate.slots) - is_known >= gate.cap:
+        if len(gate.slots) - (order in gate.slots) >= gate.cap:
             return False
-        if not is_known:
-            self.hold(type_, order, attempt)
+        self.hold(type_, order, attempt)
         return True
 
     def free(self, type_: str, order: int, by: object, *, is_unused: bool = False) -> None:
-        """Take the slot back that `by` has, if it has; and with it the token, if nothing has begun with that."""
+        """Take back what `by` has, if it has: place and slot, and the token, if nothing has begun with that."""
         gate = self.gates.get(type_)
-        if gate is None or gate.slots.get(order) != by:
+        if gate is None or gate.places.get(order) != by:
             return
-        del gate.slots[order]
+        del gate.places[order]
+        gate.slots.discard(order)
+        is_tuned = not is_unused and gate.tune(self._monotonic())
         if gate.bucket is not None and order in gate.paid:
             gate.paid.discard(order)
             if is_unused:
                 gate.bucket.add(1)
-        if type_ in self.closed and (opened := self._settle(type_, gate)):
+        if (is_tuned or type_ in self.closed) and (opened := self._settle(type_, gate)):
             self.on_open(opened)
+        self._call(type_, gate)
+
+    def await_slot(self, type_: str, is_awaited: bool) -> None:
+        """Take in whether a claimed run of a type waits for a slot: `on_slot` is called when there is one."""
+        gate = self.gates.get(type_)
+        if gate is not None:
+            gate.is_awaited = is_awaited
+
+    def get_stuck(self, type_: str) -> None:
+        """Take in that claimed runs of a type wait too long for a slot."""
+        gate = self.gates.get(type_)
+        if gate is not None:
+            gate.get_stuck(self._monotonic())
+            self._settle(type_, gate)
 
     def open_due(self) -> float | None:
         """Open the types whose tokens have come; return when to look again, monotonic, in s."""
@@ -312,15 +418,19 @@ class Limits:
         gate = self.gates.get(type_)
         if gate is None or not gate.is_closed:
             return None
-        limit, running = gate.limit, len(gate.slots)
-        if running >= gate.cap:
-            if limit.concurrency is not None and running >= limit.concurrency:
+        limit, running = gate.limit, min(len(gate.places), gate.cap)
+        if len(gate.places) >= gate.places_count:
+            if limit.concurrency is not None and gate.cap == limit.concurrency:
                 return Reached("concurrency", limit.concurrency, running)
             assert limit.max_running is not None, "the other that gives slots"
             return Reached("max_running", limit.max_running, running)
         bucket = gate.bucket
         assert bucket is not None, "else it is open"
         return Reached("rate", limit.rate or 0.0, running, None if type(bucket) is Granted else bucket.opens_at)
+
+    def _call(self, type_: str, gate: Gate) -> None:
+        if gate.is_awaited and (len(gate.slots) < gate.cap or type_ not in self.gates):
+            self.on_slot(type_)
 
     def _settle(self, type_: str, gate: Gate) -> list[str]:
         """List a type as closed or not; return it if it was and is not any more."""

@@ -39,6 +39,7 @@ from kqs.job import (
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation, Verdict
+from kqs.queue.anteroom import Anteroom
 from kqs.queue.asked import Asked
 from kqs.queue.bounds import Bounds
 from kqs.queue.changes import Changes
@@ -133,6 +134,7 @@ class Queue:
             store.on_waiting = self.bounds.stored
             store.watch(self.bounds.limits)
         self._gates = self.admission.limits.gates
+        self._anteroom = Anteroom(self.admission.limits, self.give_back, clock.monotonic, supervisor)
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
         self.asked = Asked(store, clock, supervisor)
         self._saves = Saves(store, supervisor, self._reporter.is_unstored, lambda: self.on_early())
@@ -228,6 +230,7 @@ class Queue:
         await self.events.stop()
         self._leases.close()
         self.limiting.stop()
+        self._anteroom.close()
         if self._telling is not None:
             self._telling.cancel()
         await self._broker.close()
@@ -392,15 +395,16 @@ class Queue:
     async def remove_consumer(self, consumer: Consumer) -> None:
         """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
         await consumer.stop()
+        self._anteroom.leave(consumer)
         self.admission.leave(consumer)
         await self._supervisor.end(self._consumer_tasks.pop(consumer))
 
-    def may_begin(self, run: Run) -> bool:
-        """Tell whether a delivered run may begin; if not, it is over."""
+    def may_begin(self, run: Run, consumer: Consumer | None = None, /) -> bool:
+        """Tell whether a delivered run may begin; if not, it is over, or will be delivered to `consumer` once more."""
         verdict = self.admission.verdict(run, self.clock.now())
         if verdict is Verdict.EXPIRED:
             self._over(run, self._judge.expired(run, self.cascade.resolve(run.type, run.options), self._now()))
-        elif verdict is Verdict.SUSPENDED or verdict is Verdict.LIMITED:
+        elif verdict is Verdict.SUSPENDED or (verdict is Verdict.LIMITED and not self._anteroom.keep(run, consumer)):
             self.give_back(run)
         elif verdict is Verdict.CANCELLED:
             options = self.cascade.resolve(run.type, run.options)

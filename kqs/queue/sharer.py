@@ -48,7 +48,7 @@ class Sharer:
 
     def closed(self, type_: str, gate: Gate) -> None:
         """Note that what a type has is used up."""
-        if gate.slots:
+        if gate.places:
             self._closed.add(type_)
             self._want(type_)
 
@@ -98,7 +98,7 @@ class Sharer:
                 self._limits.bring(type_, await self._sharing.tokens(type_, bucket.per_second, bucket.burst))
 
     async def _ask_slots(self, type_: str, gate: Gate) -> None:
-        most, running = gate.limit.max_running or 0, len(gate.slots)
+        most, running = gate.limit.max_running or 0, len(gate.places)
         may_have = min(most, self._fair.get(type_, most))
         wanted = max(running, min(may_have, max(running + STEP, 2 * running)))
         has = await self._sharing.slots(type_, wanted, most)
@@ -127,12 +127,12 @@ class Sharer:
 
     async def _even(self, type_: str, gate: Gate, share: Share, *, was_closed: bool) -> None:
         most, has = gate.limit.max_running or 0, min(gate.shared or 0, share.ours)
-        keeps = has if was_closed else max(min(has, len(gate.slots)), has // 2)
+        keeps = has if was_closed else max(min(has, len(gate.places)), has // 2)
         self._fair.pop(type_, None)
         if share.short:
             self._fair[type_] = max(1, most // (share.short + 1))
             keeps = min(keeps, self._fair[type_])
         self._limits.grant(type_, keeps)
-        running = len(gate.slots)
+        running = len(gate.places)
         if share.ours != max(keeps, running) or (share.is_short and type_ not in self._wanting):
             await self._sharing.slots(type_, max(keeps, running), most, is_forced=running > keeps)

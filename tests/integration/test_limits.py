@@ -95,6 +95,27 @@ def test_no_more_run_at_once_than_may_and_others_go_by(folder: Path, broker: str
                 assert most_at_once(folder) == 3
 
 
+def test_no_more_run_at_once_than_may_of_short_ones_that_are_claimed_ahead(folder: Path) -> None:
+    with serving(folder, **SETTINGS) as server:
+        for turn, name in enumerate(("mail", "thumb"), start=1):
+            (folder / "log").write_text("")
+            ask(server, "limit", {"type": name, "max_running": 3})
+            ask(server, "insert", [{"type": name}] * 1000)
+            until(server, jobs_success=1000 * turn)
+            assert (most_at_once(folder), ends_of(folder)) == (3, 1000)
+
+
+def test_a_remote_worker_gets_no_more_than_may_run_while_lanes_claim_ahead(folder: Path) -> None:
+    with serving(folder, **SETTINGS) as server:
+        ask(server, "limit", {"type": "mail", "max_running": 3})
+        ask(server, "insert", [{"type": "mail"}] * 1000)
+        with working(folder, server, "logged"):
+            ask(server, "insert", [{"type": "mail", "data": 0.001}] * 1000)
+            until(server, jobs_success=2000)
+        assert most_at_once(folder) == 3
+        assert len({pid for _, _, pid in map(str.split, (folder / "log").read_text().splitlines())}) == 2
+
+
 def test_the_configuration_limits_and_a_call_stands_above_it(folder: Path) -> None:
     with serving(folder, **SETTINGS, TYPES__MAIL__MAX_RUNNING="2") as server:
         assert limits_of(server, "mail") == {"weight": 1, "max_running": 2, "running": 0}

@@ -25,17 +25,18 @@ JOURNAL_ID = "ab" * 16
 class Hand:
     """A consumer that a test holds: runs arrive in `runs`, and end when the test says so."""
 
-    def __init__(self, queue: Queue, room: int, *types: str) -> None:
+    def __init__(self, queue: Queue, room: int, *types: str, can_wait: bool = False) -> None:
         self.queue = queue
         self.runs: asyncio.Queue[Run] = asyncio.Queue()
         self.lost: list[Lease] = []
         self.leases: dict[str, Lease] = {}
         self.consumer = Consumer("hand", types or ("mail",), room, self._deliver)
+        self.consumer.can_wait = can_wait
         queue.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:
         for run in runs:
-            if not self.queue.may_begin(run):
+            if not self.queue.may_begin(run, self.consumer):
                 self.consumer.free()
                 continue
             self.leases[run.claim.id] = self.queue.begin(run, self.lost.append)
@@ -80,8 +81,8 @@ class Rig:
     def a_store(self) -> SqliteStore:
         return SqliteStore(self.folder / "store.sqlite", StoreSection(), self.clock, self.supervisor)
 
-    def hand(self, room: int, *types: str) -> Hand:
-        self.hands.append(Hand(self.queue, room, *types))
+    def hand(self, room: int, *types: str, can_wait: bool = False) -> Hand:
+        self.hands.append(Hand(self.queue, room, *types, can_wait=can_wait))
         return self.hands[-1]
 
     async def stop(self) -> None:

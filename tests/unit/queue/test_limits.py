@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kqs.queue.limits import NO_LIMIT, Gate, Limit, Limits, Reached
+from kqs.queue.limits import AHEAD_S, NO_LIMIT, TUNE_EVERY, Gate, Limit, Limits, Reached
 
 MAIL = "mail"
 
@@ -163,11 +163,11 @@ def test_what_is_claimed_and_has_not_begun_goes_back_when_the_limit_sinks() -> N
     timed = Timed(Limit(concurrency=4))
     timed.take(1, 2, 3, 4)
     timed.set(Limit(concurrency=2))
-    assert not timed.limits.may_begin(MAIL, 3, 1)
-    timed.limits.free(MAIL, 3, 1, is_unused=True)
+    assert [timed.limits.may_begin(MAIL, order, 1) for order in (1, 3, 2)] == [True, True, False]
+    timed.limits.free(MAIL, 2, 1, is_unused=True)
     assert not timed.limits.may_begin(MAIL, 4, 1)
-    timed.limits.free(MAIL, 4, 1, is_unused=True)
-    assert timed.limits.may_begin(MAIL, 1, 1)
+    timed.limits.free(MAIL, 1, 1)
+    assert timed.limits.may_begin(MAIL, 4, 1)
 
 
 def test_a_limit_that_rises_opens_and_one_that_goes_as_well() -> None:
@@ -210,6 +210,26 @@ def test_it_is_told_which_limit_is_reached(limit: Limit, reached: Reached | None
     assert timed.limits.reached("video") is None
 
 
+def test_as_many_short_runs_are_claimed_as_get_through_in_a_while() -> None:
+    timed = Timed(Limit(max_running=2))
+    for order in range(TUNE_EVERY):
+        assert timed.take(order) == [order]
+        timed.now += AHEAD_S / 10
+        timed.limits.free(MAIL, order, 1)
+    assert timed.limits.left(MAIL) == 2 + 10
+    timed.limits.get_stuck(MAIL)
+    assert timed.limits.left(MAIL) == 2
+
+
+def test_a_type_that_is_granted_its_slots_has_no_place_without_one() -> None:
+    timed = Timed(Limit(max_running=2), is_shared=True)
+    timed.limits.grant(MAIL, 1)
+    for order in range(TUNE_EVERY):
+        assert timed.take(order) == [order]
+        timed.limits.free(MAIL, order, 1)
+    assert timed.limits.left(MAIL) == 1
+
+
 class LimitsMachine(RuleBasedStateMachine):
     """The model counts what it was given, and when; the rules must never give more than the limits say at that time."""
 
@@ -217,7 +237,9 @@ class LimitsMachine(RuleBasedStateMachine):
         super().__init__()
         self.timed = Timed(Limit())
         self.limit = Limit()
-        self.running: dict[int, int] = {}  # order: attempt
+        self.running: dict[int, int] = {}  # order: attempt, of what is claimed
+        self.begun: set[int] = set()
+        self.elsewhere = 0
         self.taken_at: list[float] = []  # since the rate is as it is
         self.next_order = 0
         self.rate_since = 100.0
@@ -238,6 +260,8 @@ class LimitsMachine(RuleBasedStateMachine):
         had_rate = self.limit.rate is not None
         self.timed.limits.set({MAIL: limit} if limit else {}, lambda _type: list(self.running.items()))
         self.limit = limit
+        if not had_gate:
+            self.begun = set(self.running)
         if is_new_rate or not had_gate:
             self.taken_at.clear()
             self.rate_since = self.timed.now
@@ -258,16 +282,55 @@ class LimitsMachine(RuleBasedStateMachine):
             self.next_order += 1
             before = len(self.running)
             if self.timed.limits.take(MAIL, self.next_order, 1):
-                assert before < self.most
+                assert before < self.most_claimed
                 self.running[self.next_order] = 1
                 self.taken_at.append(self.timed.now)
             elif self.limit.rate is None:
-                assert before >= self.most
+                assert before >= self.most_claimed
+
+    @property
+    def most_claimed(self) -> int:
+        gate = self.timed.limits.gates.get(MAIL)
+        if gate is None:
+            return NO_LIMIT
+        assert gate.places_count == self.most or (gate.places_count > self.most > 0 and not self.elsewhere)
+        return gate.places_count
+
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        if self.running:
+            order = data.draw(st.sampled_from(sorted(self.running)))
+            has_one = order in self.begun
+            is_free = len(self.begun) - has_one < self.most
+            assert self.timed.limits.is_kept(MAIL, order, 1) == (is_free and bool(self.limit))
+            assert self.timed.limits.may_begin(MAIL, order, 1) == is_free
+            if is_free:
+                self.begun.add(order)
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 1.0, 100.0]))
+    def short_ones_come_and_go(self, seconds: float) -> None:
+        if self.limit.rate is None:
+            for _ in range(TUNE_EVERY):
+                self.next_order += 1
+                if self.timed.limits.take(MAIL, self.next_order, 1):
+                    self.timed.limits.free(MAIL, self.next_order, 1)
+            self.timed.now += seconds
+
+    @rule(change=st.sampled_from([1, -1]))
+    def somebody_else_takes_them(self, change: int) -> None:
+        if self.elsewhere + change >= 0:
+            self.elsewhere += change
+            self.timed.limits.take_elsewhere([MAIL], change)
+
+    @rule()
+    def they_get_stuck(self) -> None:
+        self.timed.limits.get_stuck(MAIL)
 
     @rule(data=st.data(), is_unused=st.booleans())
     def end(self, data: st.DataObject, is_unused: bool) -> None:
         if self.running:
             order = data.draw(st.sampled_from(sorted(self.running)))
+            self.begun.discard(order)
             self.timed.limits.free(MAIL, order, self.running.pop(order), is_unused=is_unused)
             if is_unused and self.taken_at:
                 self.kept += 1  # its token may be taken again
@@ -298,7 +361,8 @@ class LimitsMachine(RuleBasedStateMachine):
         limits = self.timed.limits
         if self.limit:
             assert (MAIL in limits.closed) == (limits.left(MAIL) == 0)
-            assert set(limits.gates[MAIL].slots) == set(self.running)
+            assert set(limits.gates[MAIL].places) == set(self.running)
+            assert limits.gates[MAIL].slots == self.begun
         else:
             assert not limits.closed
 

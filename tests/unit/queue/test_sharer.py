@@ -124,7 +124,7 @@ async def test_no_more_run_than_may_and_all_run_in_the_end(rigs: list[Shared], l
     left = 40
     while left:
         await seen(lambda: any(hand.runs.qsize() for hand in hands))
-        running = sum(len(rig.queue.admission.limits.gates["mail"].slots) for rig in rigs)
+        running = sum(len(rig.queue.admission.limits.gates["mail"].places) for rig in rigs)
         assert running <= sum(ledger.by.values()) <= 4
         for hand in hands:
             if hand.runs.qsize():
@@ -144,7 +144,7 @@ async def test_who_has_all_slots_gives_others_their_share(rigs: list[Shared], le
             if hands[0].runs.qsize():
                 await hands[0].end(await hands[0].take())
             await asyncio.sleep(0.001)
-    assert len(rigs[1].queue.admission.limits.gates["mail"].slots) <= 2
+    assert len(rigs[1].queue.admission.limits.gates["mail"].places) <= 2
 
 
 async def test_a_server_that_does_not_take_the_type_asks_for_none(rigs: list[Shared], ledger: Ledger) -> None:
