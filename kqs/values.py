@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from kqs.plain import plain
+
 
 def _encode_other(value: Any) -> Any:
     if isinstance(value, BaseModel):
@@ -17,7 +19,7 @@ def _encode_other(value: Any) -> Any:
     if inspect.iscoroutine(value):
         value.close()
         raise TypeError("it is a coroutine; make the handler an `async def`")
-    raise TypeError(f"{type(value).__name__} is no JSON type")
+    return plain(value)
 
 
 _encode_json = msgspec.json.Encoder(enc_hook=_encode_other).encode
@@ -55,7 +57,9 @@ def _refuse_decimal(value: Decimal) -> None:
 
 def _numbers_of(value: Any) -> Any:
     """Return what has the numbers of a value that msgspec does not know; not msgspec.Raw, which was skimmed."""
-    return _numbers_in(value.model_dump()) if isinstance(value, BaseModel) else None
+    if isinstance(value, BaseModel):
+        return _numbers_in(value.model_dump())
+    return plain(value) if isinstance(value, (int, float)) else None
 
 
 def _numbers_in(value: Any) -> list[float | Decimal]:

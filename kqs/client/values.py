@@ -17,6 +17,7 @@ import msgspec
 from kqs.client.address import MAX_PORT, Address
 from kqs.errors import CallError
 from kqs.options import MAX_SECONDS
+from kqs.plain import plain
 from kqs.wire.steps import finish
 from kqs.wire.strict import refusing
 
@@ -27,14 +28,7 @@ _PLAIN_TYPES = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal
 _PLAIN = (*_PLAIN_TYPES, str, int, NoneType, memoryview, msgspec.Raw, Enum)
 
 
-def _plain(value: object) -> str:
-    """Return a text of a class of its own, as kqs.Job is one, as JSON has it. Raises: TypeError: JSON cannot say it."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def encode(value: Any, code: str) -> bytes:
@@ -110,4 +104,4 @@ def _unspeakable(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
         for index, member in enumerate(value):
             yield from _unspeakable(member, f"{where}[{index}]")
     elif not isinstance(value, _PLAIN):
-        yield from _unspeakable(msgspec.to_builtins(value, builtin_types=_PLAIN_TYPES), where)
+        yield from _unspeakable(msgspec.to_builtins(value, builtin_types=_PLAIN_TYPES, enc_hook=plain), where)

@@ -18,7 +18,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "success {'width': 70}\n"), (1, "1\n"), (2, "5000\nclosed with the queue, with 0 left\n"), (3, "{'width': 70}\n")],
+    [
+        (0, "success {'width': 70}\n"),
+        (1, "1\n"),
+        (2, "2 of 2 photos\n"),
+        (3, "5000\nclosed with the queue, with 0 left\n"),
+        (4, "{'width': 70}\n"),
+    ],
 )
 def test_an_example_runs_as_it_stands(tmp_path: Path, number: int, said: str) -> None:
     done = subprocess.run(

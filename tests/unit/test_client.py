@@ -530,6 +530,17 @@ async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field
             await work
 
 
+async def test_text_and_numbers_of_classes_of_their_own_are_what_they_are():
+    class Name(str):
+        pass
+
+    class Share(float):
+        pass
+
+    async with LineServer(echo) as server, Client(server.address) as client:
+        assert await client.call("echo", {Name("a"): [Name("b"), Share(0.5), None]}) == {"a": ["b", 0.5, None]}
+
+
 async def test_text_that_is_no_unicode_is_refused_as_a_line_that_the_server_would_not_take(client):
     for work in (client.insert("t", {"file": "a\udcff"}), client.insert("\ud800"), client.call("\ud800")):
         with pytest.raises(CallError, match="surrogate"):

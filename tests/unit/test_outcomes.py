@@ -289,12 +289,35 @@ class Data:
     none: None = None
 
 
+class Name(str):
+    pass
+
+
+class Count(int):
+    pass
+
+
+class Share(float):
+    pass
+
+
 class Level(enum.Enum):
     OFF = None
 
 
 @pytest.mark.parametrize(
-    "number", [NAN, INFINITY, -INFINITY, Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("-Infinity")]
+    "number",
+    [
+        NAN,
+        INFINITY,
+        -INFINITY,
+        Share("nan"),
+        Share("-inf"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Decimal("Infinity"),
+        Decimal("-Infinity"),
+    ],
 )
 @pytest.mark.parametrize(
     "around",
@@ -328,6 +351,8 @@ def test_a_number_that_json_does_not_have_is_a_final_failure(number: Any, around
         (msgspec.Raw(b'{"a": null}'), b'{"a": null}'),
         ([msgspec.Raw(b"null"), None], b"[null,null]"),
         (Level.OFF, b"null"),
+        ([Name("a"), {Name("k"): Count(3)}, {Count(4): Share(0.5)}], b'["a",{"k":3},{"4":0.5}]'),
+        ([Name("NaN"), Count(1), None], b'["NaN",1,null]'),
         (10**30, b"1" + b"0" * 30),
     ],
 )
