@@ -125,8 +125,8 @@ class Queue(OwnersCalls, RulesCalls):
         Args: target: its type, or the handler of that. data: what JSON can say, a dataclass, or a pydantic model.
         Raises: BulkStoreError: its data could not be set in the bulk store, and nothing was inserted. So do all that insert.
         """
-        job = {**fields, "type": type_of(target, self._running.type_of), "data": self._apart.data_of(data)}
-        (added,) = await self._add([job])
+        job = {**fields, "type": type_of(target, self._running.type_of), "data": data}
+        (added,) = await self._add([self._with_data(job)])
         if isinstance(added, CallError):
             raise added
         return Job(added.id, added.created, self._wait, target)
@@ -184,6 +184,8 @@ class Queue(OwnersCalls, RulesCalls):
         return [self._job(job_id, True) for job_id in await self._client.insert_many(jobs)]
 
     def _with_data(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        if job.get("wait") is not None:
+            raise CallError("wait: none of a job's fields here; once it is added, `await job.wait(seconds)`", "bad_job")
         return {**job, "data": self._apart.data_of(job.get("data"))}
 
     def _job(self, job_id: str, created: bool) -> Job[Any]:

@@ -116,6 +116,14 @@ async def test_data_that_json_cannot_say_is_refused_before_anything_is_kept(
     assert refused.value.call_code == "bad_job"
 
 
+async def test_to_wait_for_a_job_is_no_field_of_it(queue: kqs.Queue, type_: str) -> None:
+    fields: dict[str, Any] = {"type": type_, "wait": 5}
+    for work in (queue.add_jobs([fields]), queue.add_job(type_, wait=5), queue.add_batch([fields], {"type": type_})):
+        with pytest.raises(CallError, match=r"wait: .*`await job.wait\(seconds\)`") as refused:
+            await work
+        assert refused.value.call_code == "bad_job"
+
+
 async def test_a_function_that_is_no_handler_is_named(queue: kqs.Queue) -> None:
     with pytest.raises(ValueError, match="done is no handler here"):
         await queue.add_job(done, None)
