@@ -7,8 +7,8 @@ the sake of speed, and asks what that means from time to time.
 
 from __future__ import annotations
 
-#: short runs are claimed this far ahead: about two commits of the store
-AHEAD_S = 0.02
+from kqs.queue.gate import AHEAD_S
+
 MAX_AHEAD_PER_LANE = 16
 #: how often the length of a run is looked at again, in runs; and the weight of what was seen since
 TUNE_EVERY = 64

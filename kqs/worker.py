@@ -25,6 +25,7 @@ from kqs.log import get_logger
 from kqs.modules import taken_types
 from kqs.outcomes import delayed, judge
 from kqs.queue.consumer import Consumer
+from kqs.queue.gate import STUCK_S
 from kqs.queue.leases import Lease
 from kqs.source import Source
 from kqs.supervisor import Supervisor
@@ -33,8 +34,6 @@ log = get_logger("kqs.worker")
 
 #: after grace is over, cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
-#: runs claimed ahead that no lane has begun after so long are given back: the runs before them turned out to be long
-STUCK_S = 0.1
 
 
 class _Begun(NamedTuple):

@@ -5,7 +5,8 @@ broker a consumer gets what it is told it may want; such jobs are not at hand be
 than the type is asked once more as any run begins (`verdict`), which a job that has waited for its lane needs as well.
 Invariants:
 
-1. What is delivered and what is reserved are together never more than the consumers have room for.
+1. What is delivered and what is reserved are together never more than the consumers have room for, but for runs that have
+   waited for a slot of their type (kqs.queue.anteroom), whose room others may have got meanwhile.
 2. A reservation is delivered or undone, once; a consumer's `stop` waits for that.
 3. No new job is admitted while others of its type wait in the broker: it would overtake them.
 4. What is delivered or reserved of a type with limits has a place of it (kqs.queue.limits), from before the claim on.
@@ -20,7 +21,8 @@ from typing import NamedTuple
 from kqs.config import TakingSection
 from kqs.job import Accepted, Claim, Entry, Run, first_run
 from kqs.queue.consumer import Consumer
-from kqs.queue.limits import Limit, Limits
+from kqs.queue.gate import Limit
+from kqs.queue.limits import Limits
 
 _AS_OTHERS = TakingSection()
 #: of a new job

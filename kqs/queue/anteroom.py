@@ -13,11 +13,9 @@ from typing import NamedTuple
 
 from kqs.job import Run
 from kqs.queue.consumer import LONG_BYTES, Consumer
+from kqs.queue.gate import STUCK_S
 from kqs.queue.limits import Limits
 from kqs.supervisor import Supervisor
-
-#: runs that have waited so long, in s, were claimed too far ahead: a few times what is claimed ahead for
-STUCK_S = 0.1
 
 
 class _Waiting(NamedTuple):

@@ -17,7 +17,8 @@ from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreCorruptError
 from kqs.queue.admission import Admission
-from kqs.queue.limits import Gate, Limit, Reached
+from kqs.queue.gate import Gate, Limit
+from kqs.queue.limits import Reached
 from kqs.queue.sharer import Sharer
 from kqs.store.base import Store, Topic
 from kqs.supervisor import Supervisor

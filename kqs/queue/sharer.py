@@ -12,7 +12,7 @@ from contextlib import suppress
 from kqs.errors import StoreUnavailableError
 from kqs.log import get_logger
 from kqs.queue.admission import Admission
-from kqs.queue.limits import Gate
+from kqs.queue.gate import Gate
 from kqs.store.base import Share, Sharing
 from kqs.trouble import Trouble
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.ahead import AHEAD_S, MAX_AHEAD_PER_LANE, TUNE_EVERY, Ahead
+from kqs.ahead import MAX_AHEAD_PER_LANE, TUNE_EVERY, Ahead
+from kqs.queue.gate import AHEAD_S
 
 LANES = 10
 

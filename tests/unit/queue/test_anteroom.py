@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kqs.job import State
-from kqs.queue.anteroom import STUCK_S
 from kqs.queue.consumer import LONG_BYTES
+from kqs.queue.gate import STUCK_S, TUNE_EVERY
 from kqs.queue.limiting import Said
-from kqs.queue.limits import TUNE_EVERY
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig
 from tests.support.remote import still

@@ -13,8 +13,8 @@ from kqs.errors import CallError, StoreCorruptError, StoreUnavailableError
 from kqs.handlers import Again
 from kqs.job import Entry, Run, State
 from kqs.queue import limiting
+from kqs.queue.gate import Limit
 from kqs.queue.limiting import Said
-from kqs.queue.limits import Limit
 from kqs.store.base import Topic
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kqs.queue.limits import AHEAD_S, NO_LIMIT, TUNE_EVERY, Gate, Limit, Limits, Reached
+from kqs.queue.gate import AHEAD_S, NO_LIMIT, TUNE_EVERY, Gate, Limit
+from kqs.queue.limits import Limits, Reached
 
 MAIL = "mail"
 
