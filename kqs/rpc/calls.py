@@ -196,7 +196,7 @@ def _job_or_its_end(peer: Peer, call: Call) -> None:
             _job_now(peer, call)
         else:
             await_end(peer, detached(call), query.id, query.wait, lambda: _job(peer, query))
-    except CallError as error:
+    except Exception as error:
         peer.refuse(call, *translate(error))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import msgspec
 from msgspec import Raw
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from kqs.config import LEAST_PER_S, MAX_PER_S, MAX_RATE, MAX_RUNNING
 from kqs.errors import CallError
@@ -27,10 +28,13 @@ MAX_IDS = 1000
 MAX_TYPES = 1000
 TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
 _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
+#: Digits that pydantic's reader takes of a whole number, where JSON knows no bound.
+MAX_DIGITS = 4300
 #: Faults told of one argument.
 _MAX_FAULTS = 5
 
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class Parameters(BaseModel):
@@ -48,9 +52,7 @@ class Parameters(BaseModel):
     BY_POSITION: ClassVar[int | None] = None
 
 
-def _state(word: object) -> object:
-    if word is None or isinstance(word, State):
-        return word
+def _state(word: object) -> State:
     if isinstance(word, str) and word in STATES_BY_WORD:
         return STATES_BY_WORD[word]
     raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
@@ -66,6 +68,7 @@ def _type(text: str) -> str:
 _Type = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES), AfterValidator(_type)]
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES)]
 _Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
+_ScheduleName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
 class NoQuery(Parameters):
@@ -108,18 +111,15 @@ class SubjectQuery(TypeQuery):
     BY_POSITION = 1
 
     type: Annotated[str, AfterValidator(_type)] = ""
-    schedule: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
+    schedule: _ScheduleName | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if not self.model_fields_set:
+        if not self.type and self.schedule is None:
             raise ValueError("names no type and no schedule")
-        if len(self.model_fields_set) > 1:
+        if self.type and self.schedule is not None:
             raise ValueError("names a type and a schedule, expected one of them")
         return self
-
-
-_ScheduleName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
 class NameQuery(Parameters):
@@ -213,7 +213,7 @@ def _states(words: object) -> object:
     if isinstance(words, list):
         if not words:
             raise ValueError("names no state")
-        return frozenset(_state(word) for word in words if word is not None)
+        return frozenset(map(_state, words))
     return None if words is None else frozenset([_state(words)])
 
 
@@ -361,7 +361,35 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
         return model.model_validate_json(b"{}" if raw == b"null" else raw)
     except ValidationError as error:
         details = error.errors(include_url=False)[:_MAX_FAULTS]
-        raise CallError("; ".join(_describe(model, detail) for detail in details)) from None
+    if details[0]["type"] == "json_invalid":
+        raise CallError(_unreadable(model, raw))
+    raise CallError("; ".join(_describe(model, detail) for detail in details))
+
+
+def _unreadable(model: type[Parameters], raw: bytes) -> str:
+    """Return what is wrong with JSON that only pydantic does not read."""
+    place, value = "argument", raw
+    members: dict[str, Raw] = _decode_object(raw) if raw.lstrip().startswith(b"{") else {}
+    for name, member in members.items():
+        if name not in _names(model):
+            return unknown_name("field", name, _names(model))
+        if not _is_readable(member):
+            place, value = name, bytes(member)
+            break
+    return f"{place}: expected numbers of at most {MAX_DIGITS} digits, got {strict.shown(value)}"
+
+
+def _is_readable(value: Raw) -> bool:
+    try:
+        from_json(bytes(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _names(model: type[Parameters]) -> list[str]:
+    """Return the fields, as they are said."""
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
@@ -380,7 +408,7 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
 def _describe(model: type[Parameters], detail: Any) -> str:
     field = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return unknown_name("field", field, model.model_fields)
+        return unknown_name("field", field, _names(model))
     message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":

@@ -177,7 +177,7 @@ def asked(peer: Peer, call: Call, model: type[AnyParameters], nothing: Raw) -> A
             raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
         if peer.standing.is_full:
             raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
-    except CallError as error:
+    except Exception as error:
         peer.refuse(call, *translate(error))
         return None
     if call.notification:
@@ -211,7 +211,7 @@ def withdraw(peer: Peer, call: Call) -> None:
         query = parse(WithdrawQuery, call)
         if not peer.standing.withdraw(query.call):
             raise CallError(f"no call of this connection with the id {_encode(query.call).decode():.220} stands", "not_found")
-    except CallError as error:
+    except Exception as error:
         peer.refuse(call, *translate(error))
     else:
         peer.answer(call, _TRUE)
@@ -384,7 +384,7 @@ def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, i
     """Have each member of a call taken, in steps."""
     try:
         members: Members[T] = reader.members(call)
-    except CallError as error:
+    except Exception as error:
         peer.refuse(call, *translate(error))
         return
     if not members.length:

@@ -82,6 +82,16 @@ async def test_an_unexpected_exception_tells_the_peer_only_an_id(capsys: pytest.
     assert fault[1] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "echo"])
+@pytest.mark.parametrize("argument", ["%s", '{"type":%s}', '{"id":[[%s]]}', '[{"run":%s}]'])
+async def test_a_number_of_more_digits_than_anything_reads_is_refused_like_any_other(name: str, argument: str) -> None:
+    assert codes(Conversing().hear(f'{{"n":"{name}","m":{argument % ("9" * 5000)}}}\n'.encode())) in (
+        ["bad_call"],
+        ["bad_job"],
+        ["ok"],  # a list, each member of which has an answer of its own
+    )
+
+
 async def test_a_known_kind_of_trouble_tells_its_code_and_no_more() -> None:
     talk = Conversing()
 

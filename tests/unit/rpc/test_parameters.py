@@ -8,7 +8,17 @@ from msgspec import Raw
 from kqs.errors import CallError
 from kqs.job import State
 from kqs.rpc import parameters
-from kqs.rpc.parameters import AnyParameters, HelpQuery, JobQuery, JobsQuery, NoQuery, Parameters
+from kqs.rpc.parameters import (
+    MAX_DIGITS,
+    AnyParameters,
+    HelpQuery,
+    JobQuery,
+    JobsQuery,
+    NoQuery,
+    Parameters,
+    ScheduleQuery,
+    SubjectQuery,
+)
 from kqs.wire.call import Call, Dialect
 
 
@@ -48,6 +58,7 @@ def test_a_string_stands_for_the_only_field() -> None:
         (b'{"type":""}', "type: "),
         (b'{"state":"nwe"}', "state: must be one of new, delayed"),
         (b'{"state":0}', "state: must be one of new, delayed"),
+        (b'{"state":[null,"new"]}', "state: must be one of new, delayed"),
         (b'{"after":5}', "after: "),
         (b'{"limt":5}', 'unknown field "limt"; the nearest known one is "limit"'),
         (b'["x"]', "call takes its parameters by name"),
@@ -57,6 +68,37 @@ def test_a_string_stands_for_the_only_field() -> None:
 )
 def test_what_does_not_fit_is_named(argument: bytes, told: str) -> None:
     assert refusal(JobsQuery, argument).startswith(told)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "-" + "9" * 5000, "9" * 5000 + ".5"])
+@pytest.mark.parametrize("argument", ['{"newest":true,"limit":%s}', '{"limit":[[%s]]}', '{"limit": {"a":%s}}'])
+def test_a_number_that_nothing_reads_is_told_by_its_field_and_how_long_it_may_be(argument: str, digits: str) -> None:
+    told = refusal(JobsQuery, (argument % digits).encode())
+    assert told.startswith(f"limit: expected numbers of at most {MAX_DIGITS} digits, got ")
+    assert len(told) < 150
+
+
+def test_where_no_field_has_such_a_number_it_is_the_argument_or_an_unknown_field() -> None:
+    digits = b"9" * 5000
+    assert refusal(JobsQuery, digits).startswith("argument: expected numbers of at most")
+    assert refusal(JobsQuery, b'{"limt":%b}' % digits) == 'unknown field "limt"; the nearest known one is "limit"'
+
+
+def test_a_number_of_the_most_digits_is_read() -> None:
+    assert refusal(JobsQuery, b'{"limit":%b}' % (b"9" * MAX_DIGITS)).startswith("limit: input should be")
+
+
+def test_the_nearest_field_is_told_as_it_is_said() -> None:
+    assert refusal(ScheduleQuery, b'{"name":"a","fron":1}') == 'unknown field "fron"; the nearest known one is "from"'
+
+
+@pytest.mark.parametrize("argument", [b'{"schedule":null}', b"{}", b"null"])
+def test_a_subject_that_is_null_is_none(argument: bytes) -> None:
+    assert refusal(SubjectQuery, argument).startswith("argument: names no type and no schedule")
+
+
+def test_one_subject_may_stand_beside_another_that_is_null() -> None:
+    assert parse(SubjectQuery, Raw(b'{"type":"a","schedule":null}')).type == "a"
 
 
 def test_every_fault_is_told() -> None:
