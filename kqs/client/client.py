@@ -125,6 +125,8 @@ class Client(OwnersCalls, RulesCalls):
         check_address(self.address)
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_over: Callable[[Run], None] = lambda run: None
+        #: what errors call it, of which whoever uses it through another knows nothing
+        self.called = "the client"
         self._timeout_s = timeout_s
         self._max_line_bytes = max_line_bytes
         self._open_link = open_link
@@ -152,6 +154,9 @@ class Client(OwnersCalls, RulesCalls):
     ) -> None:
         await self.close()
 
+    def _lost(self, how: str) -> ConnectionLostError:
+        return ConnectionLostError(f"{self.called} {how}")
+
     async def open(self) -> None:
         """Connect for the first time, trying once.
 
@@ -176,8 +181,8 @@ class Client(OwnersCalls, RulesCalls):
             await asyncio.wait([self._reconnecting])
         if self._ticking:
             self._ticking.cancel()
-        self._fail_each(self._pending, ConnectionLostError("the client was closed"))
-        self._end_standing(ConnectionLostError("the client was closed"))
+        self._fail_each(self._pending, self._lost("was closed"))
+        self._end_standing(self._lost("was closed"))
         if self._link:
             link, self._link = self._link, None
             await link.close()
@@ -256,7 +261,7 @@ class Client(OwnersCalls, RulesCalls):
         self._number = number = self._number + 1
         line = self._line(number, name, arg)
         if not self._is_open:
-            raise ConnectionLostError("the client is not open")
+            raise self._lost("is not open")
         deadline = None if self._timeout_s is None else asyncio.get_running_loop().time() + wait_s + self._timeout_s
         pending = _Pending(line, asyncio.get_running_loop().create_future(), True, deadline, has_place=False)
         try:
@@ -450,7 +455,7 @@ class Client(OwnersCalls, RulesCalls):
         self._number = number = self._number + 1
         line = self._line(number, name, arg)
         if not self._is_open:
-            raise ConnectionLostError("the client is not open")
+            raise self._lost("is not open")
         self._standing[number] = StandingCall(line, ended, event)
         self._send_waiting()
         return number
@@ -541,7 +546,7 @@ class Client(OwnersCalls, RulesCalls):
         await self._take_place(deadline)
         if not self._is_open:
             self._slots.release()
-            raise ConnectionLostError("the client is not open")
+            raise self._lost("is not open")
         answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
         return self._send(number, _Pending(line, answer, repeatable, deadline, at_first=name == "insert" and repeatable))
 
