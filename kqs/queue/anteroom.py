@@ -61,7 +61,7 @@ class Anteroom:
             self._timer.cancel()
 
     def _call(self, type_: str) -> None:
-        waiting = self._waiting.get(type_, _NOBODY)
+        waiting = self._waiting.get(type_)
         while waiting:
             run, consumer, _ = waiting[0]
             if not self._limits.may_begin(type_, run.claim.order, run.claim.attempt):
@@ -99,6 +99,3 @@ class Anteroom:
             for one in gone:
                 self._give_back(one.run)
         return len(gone)
-
-
-_NOBODY: deque[_Waiting] = deque()
