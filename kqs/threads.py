@@ -100,10 +100,10 @@ class Threads:
 
     def _start_thread(self) -> bool:
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._work, args=(loop,), name=f"kqs-handler-{self._count + 1}", daemon=True)
-        try:
-            thread.start()
-        except (RuntimeError, MemoryError) as fault:
+        name = f"kqs-handler-{self._count + 1}"
+        try:  # to make one fails too, after what handlers may have done to threading or sys.excepthook
+            threading.Thread(target=self._work, args=(loop,), name=name, daemon=True).start()
+        except Exception as fault:
             if self._trouble is None:
                 _log.warning("cannot start a thread for plain handlers, trying again", error=str(fault))
             self._trouble = str(fault) or type(fault).__name__

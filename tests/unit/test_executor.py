@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import decimal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -240,6 +241,19 @@ async def test_a_run_waits_for_a_thread_that_cannot_be_started(executor: Executo
     await refused.wait()
     assert executor.problems() == ["no thread can be started for plain handlers, trying again: can't start new thread"]
     monkeypatch.setattr(threading.Thread, "start", start)
+    assert await running == Ok(b"1")
+    assert executor.problems() == []
+
+
+async def test_a_run_waits_while_a_handler_has_left_no_excepthook_to_make_threads_with(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.threads, "START_AGAIN_S", 0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "excepthook", None)
+        running = asyncio.ensure_future(execute(executor, lambda data: 1))
+        await asyncio.sleep(0)
+        assert executor.problems() == ["no thread can be started for plain handlers, trying again: sys.excepthook is None"]
     assert await running == Ok(b"1")
     assert executor.problems() == []
 
