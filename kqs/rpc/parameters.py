@@ -413,4 +413,11 @@ def _describe(model: type[Parameters], detail: Any) -> str:
     message = message[:1].lower() + message[1:]
     if detail["type"] == "missing":
         return f"{field}: {message}"
-    return f"{field or 'argument'}: {message}, got {strict.shown(json.dumps(detail['input'], ensure_ascii=False).encode())}"
+    return f"{field or 'argument'}: {message}, got {_shown(detail['input'])}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return strict.shown(json.dumps(value, ensure_ascii=False).encode())
+    except ValueError:  # a handler has lowered sys.set_int_max_str_digits
+        return "a number of many digits"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from msgspec import Raw
 
@@ -86,6 +88,15 @@ def test_where_no_field_has_such_a_number_it_is_the_argument_or_an_unknown_field
 
 def test_a_number_of_the_most_digits_is_read() -> None:
     assert refusal(JobsQuery, b'{"limit":%b}' % (b"9" * MAX_DIGITS)).startswith("limit: input should be")
+
+
+def test_a_number_is_refused_also_where_a_handler_has_bounded_what_python_writes() -> None:
+    bound = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        assert refusal(JobsQuery, b'{"limit":%b}' % (b"9" * 700)).endswith("got a number of many digits")
+    finally:
+        sys.set_int_max_str_digits(bound)
 
 
 def test_the_nearest_field_is_told_as_it_is_said() -> None:
