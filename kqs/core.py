@@ -214,7 +214,7 @@ class Core:
         section = config.worker
         if section.processes:
             executor.look_after(self._registry.commands)
-            section = section.model_copy(update={"concurrency": 0})
+            section = msgspec.structs.replace(section, concurrency=0)
         return Worker(queue, self._registry, executor, section, self._name, supervisor)
 
     def _make_children(self, worker: Worker) -> Children:

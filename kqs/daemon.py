@@ -13,6 +13,8 @@ import resource
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from kqs import log as logs
 from kqs.config import Config, ServerSection, anchored
 from kqs.core import Core
@@ -156,7 +158,7 @@ def _spare_files(section: ServerSection, channels: int) -> ServerSection:
         return section
     most = max(1, soft - spare)
     log.warning("fewer connections than max_connections: too few open files are allowed", most=most, open_files=soft)
-    return section.model_copy(update={"max_connections": most})
+    return msgspec.structs.replace(section, max_connections=most)
 
 
 def serve(config: Config, source: Path | None = None) -> ExitCode:

@@ -165,8 +165,9 @@ _encode_own = msgspec.json.Encoder().encode
 
 @cache
 def field_types(fields: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the annotation of each field, as msgspec's decoders and converters take it."""
-    return get_type_hints(fields, include_extras=True)
+    """Return the annotation of each field, by its name in JSON, as msgspec's decoders and converters take it."""
+    hints = get_type_hints(fields, include_extras=True)
+    return {known: hints[name] for known, name in zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True)}
 
 
 @cache
@@ -202,7 +203,7 @@ def allowed(name: str, value: object) -> Any:
 
 @cache
 def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
-    (schema,), _ = msgspec.json.schema_components([field_types(fields)[name]])
+    (schema,), _ = msgspec.json.schema_components([field_types(fields)[name]], schema_hook=lambda _type: {"type": "string"})
     return schema
 
 

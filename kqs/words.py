@@ -19,6 +19,7 @@ _WORDS = {
     "string": "text",
     "boolean": "true or false",
     "array": "a list of text",
+    "object": "an object",
     "null": "null",
 }
 

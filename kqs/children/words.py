@@ -82,9 +82,9 @@ def _ascii(text: str) -> str:
 def brief_of(config: Config, number: int, path: list[str]) -> bytes:
     """Return what a child is told: which one it is, where modules are looked for, and those of the settings that it needs."""
     settings: dict[str, Any] = {
-        "worker": config.worker.model_dump(),
-        "log": config.log.model_dump(),
-        "commands": {type_: section.model_dump() for type_, section in config.commands.items()},
+        "worker": msgspec.structs.asdict(config.worker),
+        "log": msgspec.structs.asdict(config.log),
+        "commands": {type_: msgspec.structs.asdict(section) for type_, section in config.commands.items()},
         "folder": str(config.folder),
     }
     return json.dumps({"number": number, "path": path, "settings": settings}).encode()

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from kqs.config.sections import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
 
@@ -23,17 +25,17 @@ def anchored(config: Config, folder: Path) -> Config:
     server, journal, store = config.server, config.journal, config.store
     socket = str(folder / server.socket)
     if server.socket and len(socket.encode(errors="surrogateescape")) <= _SOCKET_PATH_BYTES:
-        server = server.model_copy(update={"socket": socket})
-    journal = journal.model_copy(update={"dir": folder / journal.dir})
+        server = msgspec.structs.replace(server, socket=socket)
+    journal = msgspec.structs.replace(journal, dir=folder / journal.dir)
     if store.kind == "sqlite" and store.uri:
         if _URI.match(store.uri):
             raise StartupError(
                 f"store.uri: {store.uri!r}: the kind sqlite expects the path of a file, not a URI", ExitCode.CONFIG
             )
-        store = store.model_copy(update={"uri": str(folder / store.uri)})
+        store = msgspec.structs.replace(store, uri=str(folder / store.uri))
     commands = {type_: _anchored_command(section, folder) for type_, section in config.commands.items()}
     changes = {"server": server, "journal": journal, "store": store, "commands": commands, "folder": folder / config.folder}
-    return config.model_copy(update=changes)
+    return msgspec.structs.replace(config, **changes)
 
 
 def _anchored_command(section: CommandSection, folder: Path) -> CommandSection:
@@ -41,4 +43,4 @@ def _anchored_command(section: CommandSection, folder: Path) -> CommandSection:
     program, *arguments = section.command
     if "/" not in program:
         return section
-    return section.model_copy(update={"command": [os.path.normpath(folder / program), *arguments]})
+    return msgspec.structs.replace(section, command=[os.path.normpath(folder / program), *arguments])

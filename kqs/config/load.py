@@ -10,22 +10,21 @@ the section `server`, lower-cases job types, and passes over misspelt names.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from pydantic import ValidationError
+import msgspec
 
 from kqs.config.sections import SECTIONS, CommandSection, Config, ScheduleConfig, ScheduleSection, Section, TakingSection
 from kqs.errors import CallError, ExitCode, StartupError
 from kqs.nearest import unknown_name
-from kqs.options import TYPE_RULE, OptionFields, is_option, is_type
-from kqs.options import expected as expected_option
+from kqs.options import TYPE_RULE, OptionFields, expected, field_types, is_option, is_type
 from kqs.printable import shortened
 from kqs.wire.jobs import JOB_FIELDS, decode_job
-from kqs.words import in_words
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))
@@ -158,8 +157,8 @@ def _key_of(match: re.Match[str], values: Mapping[str, Any]) -> tuple[str, ...]:
 def _value_of(key: tuple[str, ...], text: str) -> Any:
     """Return a variable's value: text where the setting is text, else what its JSON says."""
     section = SECTIONS.get(key[0])
-    field = section.model_fields.get(key[1]) if section else None
-    if field and field.annotation not in (int, float, bool, list[str]):
+    kind = get_type_hints(section).get(key[1]) if section else None
+    if kind not in (None, int, float, bool, list[str]):
         return text
     try:
         return json.loads(text)
@@ -192,17 +191,15 @@ class _Reader:
 
     def _section(self, name: str, model: type[Section], values: dict[str, Any]) -> Section:
         for key in values:
-            if key not in model.model_fields:
-                raise self._unknown((name, key), model.model_fields)
+            if key not in model.__struct_fields__:
+                raise self._unknown((name, key), model.__struct_fields__)
         return self._checked((name,), model, values)
 
     def _checked(self, at: tuple[str, ...], model: type[SectionT], values: dict[str, Any]) -> SectionT:
-        try:
-            return model(**values)
-        except ValidationError as exc:
-            error = exc.errors()[0]
-            key = str(error["loc"][0])
-            raise self._wrong((*at, key), values.get(key), expected(model, key)) from exc
+        for key, value in values.items():
+            if not _fits(model, key, value):
+                raise self._wrong((*at, key), value, expected(model, key))
+        return msgspec.convert(values, model, dec_hook=_path_of)
 
     def _type(self, name: str, values: Any) -> tuple[dict[str, Any], TakingSection, CommandSection | None]:
         key = ("types", name)
@@ -210,10 +207,10 @@ class _Reader:
             raise self._wrong(key, values, f"a section, [types.{name}]")
         if not is_type(name):
             raise self._wrong(key, name, f"a type of {TYPE_RULE}")
-        taking = self._checked(key, TakingSection, {k: v for k, v in values.items() if k in TakingSection.model_fields})
+        taking = self._checked(key, TakingSection, {k: v for k, v in values.items() if k in TakingSection.__struct_fields__})
         if taking.rate is None and "per_s" in values:
             raise self._wrong((*key, "per_s"), values["per_s"], "a rate beside it, which it is the time of")
-        also = (*TakingSection.model_fields, *CommandSection.model_fields)
+        also = (*TakingSection.__struct_fields__, *CommandSection.__struct_fields__)
         options = self._options(key, {k: v for k, v in values.items() if k not in also}, also)
         return options, taking, self._command(key, values)
 
@@ -221,7 +218,7 @@ class _Reader:
         key = ("schedules", name)
         if not isinstance(values, dict):
             raise self._wrong(key, values, f"a section, [schedules.{name}]")
-        own = [field.alias or known for known, field in ScheduleSection.model_fields.items()]
+        own = ScheduleSection.__struct_encode_fields__
         fields = {known: value for known, value in values.items() if known not in own}
         for known in fields:
             if known not in JOB_FIELDS:
@@ -249,7 +246,7 @@ class _Reader:
 
     def _command(self, key: tuple[str, ...], values: dict[str, Any]) -> CommandSection | None:
         """Return the command of a type, if it has one; its limits are of no use without."""
-        own = {name: value for name, value in values.items() if name in CommandSection.model_fields}
+        own = {name: value for name, value in values.items() if name in CommandSection.__struct_fields__}
         if own and "command" not in own:
             raise self._wrong((*key, next(iter(own))), next(iter(own.values())), "a command beside it, whose limit it is")
         return self._checked(key, CommandSection, own) if own else None
@@ -259,7 +256,7 @@ class _Reader:
             if name not in OptionFields.__struct_fields__:
                 raise self._unknown((*key, name), (*OptionFields.__struct_fields__, *also))
             if not is_option(name, value):
-                raise self._wrong((*key, name), value, expected_option(OptionFields, name))
+                raise self._wrong((*key, name), value, expected(OptionFields, name))
         return values
 
     def _unknown(self, key: tuple[str, ...], known: Iterable[str], what: str = "setting") -> StartupError:
@@ -284,6 +281,18 @@ def _shown(word: str) -> str:
     return word if word.isprintable() else json.dumps(word)
 
 
-def expected(model: type[Section], key: str) -> str:
-    """Return in words what a setting may be: its type and range."""
-    return in_words(model.model_json_schema()["properties"][key])
+def _fits(model: type[Section], key: str, value: object) -> bool:
+    """Tell whether a setting may be `value`; types are strict, since "14151" for a port is a slip."""
+    try:
+        found = msgspec.convert(value, field_types(model)[key], dec_hook=_path_of)
+    except msgspec.ValidationError:
+        return False
+    if isinstance(found, float) and not math.isfinite(found):
+        return False
+    return key not in model.RULES or model.RULES[key](found)
+
+
+def _path_of(_type: type, value: object) -> Path:
+    if isinstance(value, str | Path):
+        return Path(value)
+    raise ValueError("a path is text")

@@ -1,12 +1,14 @@
-"""Every setting: its type, range, unit and default. One frozen model a section."""
+"""Every setting: its type, range, unit and default. One frozen struct a section."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import msgspec
+from msgspec import Meta
 
 from kqs.options import MAX_SECONDS, is_type
 
@@ -17,147 +19,154 @@ GIB = 1024 * MIB
 _BEANSTALKD = re.compile(r"unix:/\S+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
-class Section(BaseModel):
-    """A frozen section; types are strict, since "14151" for a port is a slip."""
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen section. Whether values fit is checked where they are read (kqs.config.load), by their types and RULES."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    #: by setting, what it must be that its type cannot say
+    RULES: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
 
 
-class ServerSection(Section):
+class ServerSection(Section, frozen=True):
     """[server]: where calls come in, and what one connection may ask for."""
 
-    host: str = Field(
-        default="localhost",
-        description="name or address to listen on; localhost is 127.0.0.1 and ::1; empty: none, only the UNIX socket",
-    )
-    port: int = Field(default=14151, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    socket: str = Field(default="", max_length=107, description="path of a UNIX socket to listen on as well; empty: none")
-    socket_mode: str = Field(
-        default="0600",
-        pattern=r"^0?[0-7]{3}$",
-        description="who may use that socket, as chmod takes it",
-        json_schema_extra={"expected": 'permissions in octal, as "0660"'},
-    )
-    socket_group: str = Field(default="", max_length=32, description="group of that socket; empty: the server's own")
-    max_line_bytes: int = Field(default=16 * MIB, ge=64, le=512 * MIB, description="longest line accepted, in bytes")
-    max_connections: int = Field(default=10_000, ge=1, le=1_000_000, description="connections open at a time")
-    max_in_flight: int = Field(
-        default=4096,
-        ge=1,
-        le=1_000_000,
-        description="calls of one connection that wait for their answers before it is read no further",
-    )
-    max_insert_jobs: int = Field(default=100_000, ge=1, le=1_000_000, description="jobs in the array of one insert")
-    namespace: str = Field(
-        default="",
-        max_length=32,
-        pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?$",
-        description="stands in the names of what is shared with other fleets",
-        json_schema_extra={"expected": "at most 32 letters, digits, '_', '-', or single '.' inside"},
-    )
-    allow_public: bool = Field(
-        default=False, description="listen beyond loopback, where anybody who reaches the port may use it"
+    host: Annotated[
+        str, Meta(description="name or address to listen on; localhost is 127.0.0.1 and ::1; empty: none, only the UNIX socket")
+    ] = "localhost"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 14151
+    socket: Annotated[str, Meta(max_length=107, description="path of a UNIX socket to listen on as well; empty: none")] = ""
+    socket_mode: Annotated[
+        str,
+        Meta(
+            pattern=r"^0?[0-7]{3}$",
+            description="who may use that socket, as chmod takes it",
+            extra_json_schema={"expected": 'permissions in octal, as "0660"'},
+        ),
+    ] = "0600"
+    socket_group: Annotated[str, Meta(max_length=32, description="group of that socket; empty: the server's own")] = ""
+    max_line_bytes: Annotated[int, Meta(ge=64, le=512 * MIB, description="longest line accepted, in bytes")] = 16 * MIB
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000, description="connections open at a time")] = 10_000
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="calls of one connection that wait for their answers before it is read no further"
+        ),
+    ] = 4096
+    max_insert_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="jobs in the array of one insert")] = 100_000
+    namespace: Annotated[
+        str,
+        Meta(
+            max_length=32,
+            pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?$",
+            description="stands in the names of what is shared with other fleets",
+            extra_json_schema={"expected": "at most 32 letters, digits, '_', '-', or single '.' inside"},
+        ),
+    ] = ""
+    allow_public: Annotated[bool, Meta(description="listen beyond loopback, where anybody who reaches the port may use it")] = (
+        False
     )
 
 
-class JournalSection(Section):
+class JournalSection(Section, frozen=True):
     """[journal]: where accepted jobs are flushed before they are answered."""
 
-    dir: Path = Field(
-        default=Path("journal"),
-        strict=False,
-        description="folder of the journal, relative to the working directory of the start",
+    dir: Annotated[Path, Meta(description="folder of the journal, relative to the working directory of the start")] = Path(
+        "journal"
     )
-    segment_bytes: int = Field(
-        default=64 * MIB, ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes"
+    segment_bytes: Annotated[int, Meta(ge=1 * KIB, le=16 * GIB, description="size at which a new segment begins, in bytes")] = (
+        64 * MIB
     )
-    min_free_bytes: int = Field(
-        default=256 * MIB,
-        ge=0,
-        le=GIB * GIB,
-        description="free disk space, beyond as much as the store has yet to take, below which inserts are refused, in bytes",
-    )
-    batch_bytes: int = Field(default=1 * MIB, ge=1, le=256 * MIB, description="most bytes in one flush")
-    batch_records: int = Field(default=1000, ge=1, le=100_000, description="most records in one flush")
+    min_free_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=GIB * GIB,
+            description="free disk space, beyond what the store has yet to take, below which inserts are refused, in bytes",
+        ),
+    ] = 256 * MIB
+    batch_bytes: Annotated[int, Meta(ge=1, le=256 * MIB, description="most bytes in one flush")] = 1 * MIB
+    batch_records: Annotated[int, Meta(ge=1, le=100_000, description="most records in one flush")] = 1000
 
 
-class StoreSection(Section):
+class StoreSection(Section, frozen=True):
     """[store]: what is known about each job, and for how long."""
 
-    kind: Literal["sqlite", "mongodb"] = Field(default="sqlite", description="the engine")
-    uri: str = Field(
-        default="",
-        description="sqlite: path of its file, empty: store.sqlite in the journal's folder; mongodb: its URI, empty: mongodb://localhost",
+    kind: Annotated[Literal["sqlite", "mongodb"], Meta(description="the engine")] = "sqlite"
+    uri: Annotated[
+        str,
+        Meta(
+            description="sqlite: path of its file, empty: store.sqlite in the journal's folder; mongodb: its URI, empty: mongodb://localhost"
+        ),
+    ] = ""
+    bulk_bytes: Annotated[
+        int, Meta(ge=0, le=1 * GIB, description="payloads above this live apart from the record, in bytes")
+    ] = 64 * KIB
+    keep_success_s: Annotated[
+        float, Meta(ge=-1, le=MAX_SECONDS, description="how long a succeeded job's record is kept, in seconds; -1: for ever")
+    ] = 3600.0
+    keep_success_count: Annotated[int, Meta(ge=0, le=10**12, description="most succeeded jobs kept; the oldest go first")] = (
+        1_000_000
     )
-    bulk_bytes: int = Field(
-        default=64 * KIB, ge=0, le=1 * GIB, description="payloads above this live apart from the record, in bytes"
-    )
-    keep_success_s: float = Field(
-        default=3600.0, ge=-1, le=MAX_SECONDS, description="how long a succeeded job's record is kept, in seconds; -1: for ever"
-    )
-    keep_success_count: int = Field(
-        default=1_000_000, ge=0, le=10**12, description="most succeeded jobs kept; the oldest go first"
-    )
-    keep_fail_s: float = Field(
-        default=-1.0, ge=-1, le=MAX_SECONDS, description="how long a failed job's record is kept, in seconds; -1: for ever"
-    )
-    cache_bytes: int = Field(default=32 * MIB, ge=1 * MIB, le=64 * GIB, description="page cache of the engine, in bytes")
+    keep_fail_s: Annotated[
+        float, Meta(ge=-1, le=MAX_SECONDS, description="how long a failed job's record is kept, in seconds; -1: for ever")
+    ] = -1.0
+    cache_bytes: Annotated[int, Meta(ge=1 * MIB, le=64 * GIB, description="page cache of the engine, in bytes")] = 32 * MIB
 
 
-class BrokerSection(Section):
+def _are_addresses(servers: list[str]) -> bool:
+    return bool(servers) and all(map(_BEANSTALKD.fullmatch, servers))
+
+
+class BrokerSection(Section, frozen=True):
     """[broker]: which jobs are ready, and in what order."""
 
-    kind: Literal["memory", "beanstalkd"] = Field(default="memory", description="the engine")
-    max_entries: int = Field(
-        default=10_000, ge=1, le=10_000_000, description="ready jobs held per type; the rest wait in the store"
-    )
-    servers: list[str] = Field(
-        default=["127.0.0.1:11300"],
-        description="the beanstalkds",
-        json_schema_extra={"expected": "a list of at least one HOST:PORT or unix:PATH"},
-    )
-    max_server_entries: int = Field(
-        default=200_000, ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold"
-    )
-    body_bytes: int = Field(
-        default=1 * KIB,
-        ge=0,
-        le=1 * MIB,
-        description="most bytes of a job's data that beanstalkd shows; longer data is left out",
-    )
+    RULES = {"servers": _are_addresses}
 
-    @field_validator("servers")
-    @classmethod
-    def _are_addresses(cls, servers: list[str]) -> list[str]:
-        if not servers or not all(_BEANSTALKD.fullmatch(server) for server in servers):
-            raise ValueError("not addresses")
-        return servers
+    kind: Annotated[Literal["memory", "beanstalkd"], Meta(description="the engine")] = "memory"
+    max_entries: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="ready jobs held per type; the rest wait in the store")
+    ] = 10_000
+    servers: Annotated[
+        list[str],
+        Meta(description="the beanstalkds", extra_json_schema={"expected": "a list of at least one HOST:PORT or unix:PATH"}),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1:11300"])
+    max_server_entries: Annotated[int, Meta(ge=1, le=1_000_000_000, description="ready jobs that one beanstalkd may hold")] = (
+        200_000
+    )
+    body_bytes: Annotated[
+        int, Meta(ge=0, le=1 * MIB, description="most bytes of a job's data that beanstalkd shows; longer data is left out")
+    ] = 1 * KIB
 
 
-class WorkerSection(Section):
+class WorkerSection(Section, frozen=True):
     """[worker]: who runs jobs in this process, or in children of it."""
 
-    modules: list[str] = Field(default=["kqs.builtin"], description="modules that hold handlers")
-    types: list[str] = Field(default=[], description="types whose jobs run here; none: all that have a handler")
-    concurrency: int = Field(
-        default=100, ge=0, le=100_000, description="jobs that run at a time, in each process that runs any; 0: only accept"
+    modules: Annotated[list[str], Meta(description="modules that hold handlers")] = msgspec.field(
+        default_factory=lambda: ["kqs.builtin"]
     )
-    processes: int = Field(default=0, ge=0, le=1000, description="child processes that run the jobs; 0: this one does")
-    max_jobs: int = Field(
-        default=0, ge=0, le=10**12, description="jobs that a child process begins before another takes its place; 0: never"
+    types: Annotated[list[str], Meta(description="types whose jobs run here; none: all that have a handler")] = msgspec.field(
+        default_factory=list
     )
-    max_rss_bytes: int = Field(
-        default=0,
-        ge=0,
-        le=GIB * GIB,
-        description="memory of a child process beyond which another takes its place, in bytes; 0: never",
-    )
-    grace_s: float = Field(
-        default=10.0,
-        ge=-1,
-        le=MAX_SECONDS,
-        description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes",
-    )
+    concurrency: Annotated[
+        int, Meta(ge=0, le=100_000, description="jobs that run at a time, in each process that runs any; 0: only accept")
+    ] = 100
+    processes: Annotated[int, Meta(ge=0, le=1000, description="child processes that run the jobs; 0: this one does")] = 0
+    max_jobs: Annotated[
+        int, Meta(ge=0, le=10**12, description="jobs that a child process begins before another takes its place; 0: never")
+    ] = 0
+    max_rss_bytes: Annotated[
+        int,
+        Meta(
+            ge=0, le=GIB * GIB, description="memory of a child process beyond which another takes its place, in bytes; 0: never"
+        ),
+    ] = 0
+    grace_s: Annotated[
+        float,
+        Meta(
+            ge=-1,
+            le=MAX_SECONDS,
+            description="how long a stopping server lets runs finish, in seconds; -1: as long as it takes",
+        ),
+    ] = 10.0
 
 
 #: the most turns a type may have to another's one. Turns count in 2**32nds of a round (kqs.broker.turns): far below, shares
@@ -175,82 +184,99 @@ MAX_PER_S = 366 * 86_400.0
 MAX_SUBSCRIBERS = 100
 
 
-class TakingSection(Section):
+def _are_subscribers(types: list[str]) -> bool:
+    return len(types) <= MAX_SUBSCRIBERS and len({*types}) == len(types) and all(map(is_type, types))
+
+
+class TakingSection(Section, frozen=True):
     """What [types.NAME] says of how jobs of the type are taken (kqs.queue.admission)."""
 
-    weight: int = Field(default=1, ge=1, le=MAX_WEIGHT, description="its share of turns beside the other types")
-    group_weights: dict[str, Annotated[int, Field(ge=1, le=MAX_WEIGHT)]] = Field(
-        default={}, description="how many of its jobs run in the turn of a group, by group; all others have 1"
-    )
-    group_max_running: int = Field(
-        default=0, ge=0, le=1_000_000_000, description="its jobs of one group that run at a time on a server; 0: no limit"
-    )
-    max_waiting: int = Field(default=0, ge=0, le=10**12, description="most jobs of the type that wait; 0: no limit")
-    drop: Literal["new", "oldest"] = Field(
-        default="new", description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"
-    )
-    concurrency: int | None = Field(
-        default=None, ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in this server; none: no limit"
-    )
-    max_running: int | None = Field(
-        default=None, ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in all servers of the store"
-    )
-    rate: float | None = Field(
-        default=None, gt=0, le=MAX_RATE, description="jobs of it that begin in per_s seconds, in all servers of the store"
-    )
-    per_s: float = Field(default=1.0, ge=LEAST_PER_S, le=MAX_PER_S, description="the time that rate is counted in, in seconds")
-    fan_out: list[str] = Field(
-        default=[],
-        description="its subscribers: types of which an insert becomes one job each, in the place of one of this type",
-        json_schema_extra={"expected": f"at most {MAX_SUBSCRIBERS} other types, each once, none with a fan_out"},
-    )
+    RULES = {"fan_out": _are_subscribers}
 
-    @field_validator("fan_out")
-    @classmethod
-    def _are_types(cls, subscribers: list[str]) -> list[str]:
-        if len(subscribers) > MAX_SUBSCRIBERS or len({*subscribers}) < len(subscribers) or not all(map(is_type, subscribers)):
-            raise ValueError("not types")
-        return subscribers
+    weight: Annotated[int, Meta(ge=1, le=MAX_WEIGHT, description="its share of turns beside the other types")] = 1
+    group_weights: Annotated[
+        dict[str, Annotated[int, Meta(ge=1, le=MAX_WEIGHT)]],
+        Meta(description="how many of its jobs run in the turn of a group, by group; all others have 1"),
+    ] = msgspec.field(default_factory=dict)
+    group_max_running: Annotated[
+        int, Meta(ge=0, le=1_000_000_000, description="its jobs of one group that run at a time on a server; 0: no limit")
+    ] = 0
+    max_waiting: Annotated[int, Meta(ge=0, le=10**12, description="most jobs of the type that wait; 0: no limit")] = 0
+    drop: Annotated[
+        Literal["new", "oldest"],
+        Meta(description="beyond that, which go: new ones are refused as busy, or the oldest end as cancelled"),
+    ] = "new"
+    concurrency: (
+        Annotated[int, Meta(ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in this server; none: no limit")]
+        | None
+    ) = None
+    max_running: (
+        Annotated[int, Meta(ge=0, le=MAX_RUNNING, description="jobs of it that run at a time in all servers of the store")]
+        | None
+    ) = None
+    rate: (
+        Annotated[
+            float, Meta(gt=0, le=MAX_RATE, description="jobs of it that begin in per_s seconds, in all servers of the store")
+        ]
+        | None
+    ) = None
+    per_s: Annotated[float, Meta(ge=LEAST_PER_S, le=MAX_PER_S, description="the time that rate is counted in, in seconds")] = (
+        1.0
+    )
+    fan_out: Annotated[
+        list[str],
+        Meta(
+            description="its subscribers: types of which an insert becomes one job each, in the place of one of this type",
+            extra_json_schema={"expected": f"at most {MAX_SUBSCRIBERS} other types, each once, none with a fan_out"},
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
-class CommandSection(Section):
+def _is_callable(command: list[str]) -> bool:
+    return bool(command) and bool(command[0]) and not any("\0" in word for word in command)
+
+
+class CommandSection(Section, frozen=True):
     """What [types.NAME] says of a command that runs its jobs."""
 
-    command: list[str] = Field(
-        description="program and arguments",
-        json_schema_extra={"expected": "a list of text without NUL, the first a program: a path, or a name in PATH"},
-    )
-    output_bytes: int = Field(default=1 * MIB, ge=0, le=16 * MIB, description="most bytes a command may write to stdout")
-    memory_bytes: int = Field(default=0, ge=0, le=GIB * GIB, description="most memory of each of its processes; 0: no limit")
-    cpu_s: int = Field(default=0, ge=0, le=10**9, description="most CPU time of each of its processes, in seconds; 0: no limit")
-    open_files: int = Field(
-        default=0, ge=0, le=1_000_000_000, description="most open files of each of its processes; 0: 1024, which it may raise"
-    )
+    RULES = {"command": _is_callable}
 
-    @field_validator("command")
-    @classmethod
-    def _is_callable(cls, command: list[str]) -> list[str]:
-        if not command or not command[0] or any("\0" in word for word in command):
-            raise ValueError("not a command")
-        return command
+    command: Annotated[
+        list[str],
+        Meta(
+            description="program and arguments",
+            extra_json_schema={"expected": "a list of text without NUL, the first a program: a path, or a name in PATH"},
+        ),
+    ]
+    output_bytes: Annotated[int, Meta(ge=0, le=16 * MIB, description="most bytes a command may write to stdout")] = 1 * MIB
+    memory_bytes: Annotated[int, Meta(ge=0, le=GIB * GIB, description="most memory of each of its processes; 0: no limit")] = 0
+    cpu_s: Annotated[
+        int, Meta(ge=0, le=10**9, description="most CPU time of each of its processes, in seconds; 0: no limit")
+    ] = 0
+    open_files: Annotated[
+        int, Meta(ge=0, le=1_000_000_000, description="most open files of each of its processes; 0: 1024, which it may raise")
+    ] = 0
 
 
-class ScheduleSection(Section):
+class ScheduleSection(Section, frozen=True):
     """What [schedules.NAME] says of when its job is inserted; the other settings there are the job's own fields."""
 
-    cron: str | None = Field(default=None, description="five fields as cron has them, or a macro as @daily")
-    every: float | None = Field(default=None, description="seconds between two ticks, in the place of cron")
-    from_: float | str | None = Field(
-        default=None,
-        alias="from",
-        description="the first tick of every; none: so long after the schedule was first seen",
-        json_schema_extra={"expected": "an RFC 3339 time with its zone, or Unix seconds"},
+    cron: Annotated[str | None, Meta(description="five fields as cron has them, or a macro as @daily")] = None
+    every: Annotated[float | None, Meta(description="seconds between two ticks, in the place of cron")] = None
+    from_: Annotated[
+        float | str | None,
+        Meta(
+            description="the first tick of every; none: so long after the schedule was first seen",
+            extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"},
+        ),
+    ] = msgspec.field(name="from", default=None)
+    tz: Annotated[str, Meta(description="time zone of cron, as Europe/Berlin")] = "UTC"
+    catch_up: Annotated[
+        Literal["one", "skip", "all"], Meta(description="which of the ticks that came too late are inserted")
+    ] = "one"
+    overlap: Annotated[Literal["allow", "skip"], Meta(description="whether it ticks while its last job has not ended")] = (
+        "allow"
     )
-    tz: str = Field(default="UTC", description="time zone of cron, as Europe/Berlin")
-    catch_up: Literal["one", "skip", "all"] = Field(
-        default="one", description="which of the ticks that came too late are inserted"
-    )
-    overlap: Literal["allow", "skip"] = Field(default="allow", description="whether it ticks while its last job has not ended")
 
 
 class ScheduleConfig(NamedTuple):
@@ -260,32 +286,32 @@ class ScheduleConfig(NamedTuple):
     job: str
 
 
-class LogSection(Section):
+class LogSection(Section, frozen=True):
     """[log]: what is written to stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level written")
-    format: Literal["text", "json"] = Field(default="text", description="lines for people, or one JSON object a line")
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level written")] = "info"
+    format: Annotated[Literal["text", "json"], Meta(description="lines for people, or one JSON object a line")] = "text"
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """Every setting. `defaults` and `types` hold option names only, checked, as kqs.options.Cascade takes them.
 
     types: {TYPE: options}; taking: {TYPE: how its jobs are taken} and commands: {TYPE: command}, which the file gives beside
     them in [types.TYPE]. schedules: by name. folder: what relative paths are taken from.
     """
 
-    server: ServerSection = Field(default=ServerSection())
-    journal: JournalSection = Field(default=JournalSection())
-    store: StoreSection = Field(default=StoreSection())
-    broker: BrokerSection = Field(default=BrokerSection())
-    worker: WorkerSection = Field(default=WorkerSection())
-    log: LogSection = Field(default=LogSection())
-    defaults: dict[str, Any] = Field(default={})
-    types: dict[str, dict[str, Any]] = Field(default={})
-    taking: dict[str, TakingSection] = Field(default={})
-    commands: dict[str, CommandSection] = Field(default={})
-    schedules: dict[str, ScheduleConfig] = Field(default={})
-    folder: Path = Field(default=Path())
+    server: ServerSection = ServerSection()
+    journal: JournalSection = JournalSection()
+    store: StoreSection = StoreSection()
+    broker: BrokerSection = BrokerSection()
+    worker: WorkerSection = WorkerSection()
+    log: LogSection = LogSection()
+    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+    types: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    taking: dict[str, TakingSection] = msgspec.field(default_factory=dict)
+    commands: dict[str, CommandSection] = msgspec.field(default_factory=dict)
+    schedules: dict[str, ScheduleConfig] = msgspec.field(default_factory=dict)
+    folder: Path = Path()
 
     @property
     def store_path(self) -> Path:
@@ -293,7 +319,7 @@ class Config(Section):
         return Path(self.store.uri) if self.store.uri else self.journal.dir / "store.sqlite"
 
 
-#: the sections that are models, by name
+#: the sections that are structs, by name
 SECTIONS: dict[str, type[Section]] = {
     "server": ServerSection,
     "journal": JournalSection,

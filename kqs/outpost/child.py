@@ -15,6 +15,7 @@ from collections.abc import Callable
 from posix import _exit as leave_now  # as in kqs.process.forks
 from typing import Any, NoReturn
 
+import msgspec
 from structlog.typing import EventDict, Processor
 
 from kqs import log as logs
@@ -230,7 +231,7 @@ def main(brief: dict[str, Any]) -> NoReturn:
     logs.PROCESSORS.insert(1, _marked(brief["number"]))
     worker = config.worker
     if worker.max_jobs:
-        worker = worker.model_copy(update={"concurrency": min(worker.concurrency, worker.max_jobs)})
+        worker = msgspec.structs.replace(worker, concurrency=min(worker.concurrency, worker.max_jobs))
     name = f"{sockets.gethostname()}:{os.getpid()}"
     settings = OutpostSettings(Address(socket="given"), worker, name, tuple(worker.types), commands=config)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

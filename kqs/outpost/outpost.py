@@ -11,6 +11,8 @@ import os
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from kqs import log as logs
 from kqs.client import Address
 from kqs.config import Config, LogSection, WorkerSection
@@ -85,7 +87,7 @@ class Outpost:
         line = self._make_line()
         source = self._make_source(line)
         executor = Executor(max(1, settings.worker.concurrency), supervisor)
-        section = settings.worker.model_copy(update={"types": sorted(types)})
+        section = msgspec.structs.replace(settings.worker, types=sorted(types))
         worker = Worker(source, registry, executor, section, settings.name, supervisor)
         self._tell_start(types)
         await worker.start()

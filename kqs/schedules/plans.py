@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import msgspec
+
 from kqs.config import ScheduleConfig
 from kqs.errors import CallError, ExitCode, StartupError
 from kqs.options import MAX_SECONDS
@@ -27,7 +29,7 @@ def plans_of(schedules: Mapping[str, ScheduleConfig]) -> dict[str, Plan]:
     plans = {}
     for name, (section, job) in schedules.items():
         try:
-            plans[name] = checked_plan(name, job=job, **section.model_dump())
+            plans[name] = checked_plan(name, job=job, **msgspec.structs.asdict(section))
         except CallError as error:
             raise StartupError(f"[schedules.{name}] {error}", ExitCode.CONFIG) from None
     return plans

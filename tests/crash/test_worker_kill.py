@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 50
 #: processes of the server's own worker, in a version that has them
-CHILDREN = 2 if "processes" in WorkerSection.model_fields else 0
+CHILDREN = 2 if "processes" in WorkerSection.__struct_fields__ else 0
 
 
 def test_fifty_deaths_lose_no_job_and_run_none_again_without_a_reason(tmp_path: Path) -> None:

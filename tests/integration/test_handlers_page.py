@@ -119,7 +119,7 @@ def test_the_table_of_options_is_complete() -> None:
 def test_the_table_of_a_commands_limits_is_complete() -> None:
     table = PAGE[PAGE.index("| setting of") :].partition("\n\n")[0]
     names = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
-    assert names == set(CommandSection.model_fields) - {"command"}
+    assert names == set(CommandSection.__struct_fields__) - {"command"}
 
 
 def test_what_the_page_says_that_a_command_finds_is_passed_on() -> None:

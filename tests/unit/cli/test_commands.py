@@ -9,7 +9,7 @@ import pytest
 
 from kqs.cli import COMMANDS, cli, run
 from kqs.cli.insert import FIELDS
-from kqs.config import Config
+from kqs.config import Config, ServerSection
 from kqs.errors import ExitCode, StartupError
 from kqs.options import JobFields
 
@@ -117,7 +117,7 @@ def test_serve_gives_the_daemon_its_settings(monkeypatch, tmp_path):
     monkeypatch.setattr("kqs.daemon.serve", lambda config, source: given.append(config) or 0)
     (tmp_path / "a.toml").write_text("[server]\nport = 1")
     assert run(["serve", "--config", str(tmp_path / "a.toml")]) == 0
-    assert given == [Config.model_validate({"server": {"port": 1}})]
+    assert given == [Config(server=ServerSection(port=1))]
 
 
 def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_path):

@@ -15,7 +15,7 @@ def a_config(job: str = '{"type":"a"}', **section: object) -> ScheduleConfig:
 
 
 def test_config_says_what_a_call_does() -> None:
-    assert plans_of({"a": a_config(cron="@daily", tz="Europe/Berlin"), "b": a_config(every=5.0, **{"from": 10.0})}) == {
+    assert plans_of({"a": a_config(cron="@daily", tz="Europe/Berlin"), "b": a_config(every=5.0, from_=10.0)}) == {
         "a": Plan('{"type":"a"}', cron="@daily", tz="Europe/Berlin"),
         "b": Plan('{"type":"a"}', every=5.0, from_at=10.0),
     }

@@ -27,7 +27,7 @@ class HangUp(asyncio.Protocol):
 
 
 def a_listener(**settings: Any) -> Listener:
-    return Listener(ServerSection.model_construct(**(ServerSection(port=0).model_dump() | settings)), StrictSupervisor())
+    return Listener(ServerSection(**({"port": 0} | settings)), StrictSupervisor())
 
 
 @asynccontextmanager
