@@ -229,13 +229,13 @@ async def _workers(peer: Peer, _nothing: NoQuery) -> list[dict[str, Any]]:
 
 
 async def _suspend(peer: Peer, query: SubjectQuery) -> dict[str, Any]:
-    if query.schedule is not None:
+    if query.schedule:
         return await peer.context.backend.suspend_schedule(query.schedule)
     return await peer.context.backend.suspend(query.type)
 
 
 async def _resume(peer: Peer, query: SubjectQuery) -> dict[str, Any]:
-    if query.schedule is not None:
+    if query.schedule:
         return await peer.context.backend.resume_schedule(query.schedule)
     return await peer.context.backend.resume(query.type)
 

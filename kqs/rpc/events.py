@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from msgspec import Meta
 
 from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
 from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, Parameters
 from kqs.rpc.peer import Peer
-from kqs.rpc.working import TypeName, asked
+from kqs.rpc.working import all_types, asked
 from kqs.wire.call import NULL, Call, detached
 
 
-class EventsQuery(Parameters):
+class EventsQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `events`. types, events: only these; None: all."""
 
     MAX_BYTES = TYPES_BYTES
+    RULES: ClassVar = {"types": all_types}
 
-    types: Annotated[list[TypeName], Field(min_length=1, max_length=MAX_TYPES)] | None = None
-    events: Annotated[list[Word], Field(min_length=1, strict=False)] | None = None
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] | None = None
+    events: Annotated[list[Word], Meta(min_length=1)] | None = None
 
 
 def listen(peer: Peer, call: Call) -> None:

@@ -1,21 +1,20 @@
-"""The arguments of the calls that are not on the hot path, as models whose messages name the field."""
+"""The arguments of the calls that are not on the hot path, as structs; messages about them name the field."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
-from msgspec import Raw
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from kqs.config import LEAST_PER_S, MAX_PER_S, MAX_RATE, MAX_RUNNING
 from kqs.errors import CallError
-from kqs.filter import Filter, Pattern, PatternError
+from kqs.filter import Filter, Pattern
 from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
-from kqs.options import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TYPE_BYTES, MAX_WAIT_S, is_type
+from kqs.options import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TYPE_BYTES, MAX_WAIT_S, expected, field_types, is_type
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
@@ -28,28 +27,190 @@ MAX_IDS = 1000
 MAX_TYPES = 1000
 TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
 _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
-#: Digits that pydantic's reader takes of a whole number, where JSON knows no bound.
-MAX_DIGITS = 4300
 #: Faults told of one argument.
 _MAX_FAULTS = 5
 
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
-class Parameters(BaseModel):
-    """Base of all argument models: unknown fields are refused, and nothing is coerced.
-
-    What checks an argument is built when the first one comes, 1 ms each: together that was a tenth of a server's start.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all arguments: unknown fields are refused, and nothing is coerced."""
 
     MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
     #: a list is the argument itself, not parameters by position
     TAKES_LIST: ClassVar[bool] = False
     #: how many may come by position; None: all, if there is no more than one
     BY_POSITION: ClassVar[int | None] = None
+    #: the field that is meant where text stands in the place of an object
+    BARE: ClassVar[str | None] = None
+    #: by field, what raises ValueError for a value that its type allows and that cannot be
+    RULES: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
+
+    @classmethod
+    def spread(cls, value: Any) -> Any:
+        """Return the fields that an argument means which may be no object."""
+        return {cls.BARE: value} if cls.BARE is not None and isinstance(value, str) else value
+
+    def check(self) -> None:
+        """Raises: ValueError: the fields do not go together."""
+
+
+def _type(name: str | None) -> None:
+    if name and not is_type(name):
+        raise ValueError("no job can be of this type")
+
+
+#: what names a type, a resource, a group; the rest of the rule, for one that may be, is `_type`
+_Text = Annotated[str, Meta(min_length=1, max_length=MAX_TYPE_BYTES)]
+_Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
+
+
+class NoQuery(Parameters, frozen=True, kw_only=True):
+    """No argument: nothing, null, or an empty object."""
+
+
+class IdQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `explain`: the id as a string, or an object with `id`."""
+
+    BARE = "id"
+    BY_POSITION = 1
+
+    id: _Id
+
+
+class JobQuery(IdQuery, frozen=True, kw_only=True):
+    """Argument of `job`: as of `explain`. wait: how long to wait for the job's end, in s."""
+
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+
+
+class TypeQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `suspend` and `resume`: a type as a string, or an object with `type`."""
+
+    RULES = {"type": _type}
+    BARE = "type"
+
+    type: _Text
+
+
+class SubjectQuery(TypeQuery, frozen=True, kw_only=True):
+    """Argument of `suspend` and `resume`: a type, as a string or in an object; or a schedule."""
+
+    BY_POSITION = 1
+
+    type: _Text = ""
+    schedule: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)] = ""
+
+    def check(self) -> None:
+        """See Parameters."""
+        if not self.type and not self.schedule:
+            raise ValueError("names no type and no schedule")
+        if self.type and self.schedule:
+            raise ValueError("names a type and a schedule, expected one of them")
+
+
+_ScheduleName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+
+
+class NameQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `fire`: a schedule's name as a string, or an object with `name`."""
+
+    BARE = "name"
+    BY_POSITION = 1
+
+    name: _ScheduleName
+
+
+class UnscheduleQuery(NameQuery, frozen=True, kw_only=True):
+    """Argument of `unschedule`. force: also what another server's config has."""
+
+    force: bool = False
+
+
+class SchedulesQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `schedules`. next: how many instants of each; `after`: the last name already seen; `limit`: 1..1000."""
+
+    name: _ScheduleName | None = None
+    next: Annotated[int, Meta(ge=0, le=100)] = 1
+    after: _ScheduleName | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class ScheduleQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `schedule`, but for its job, whose bytes stay as they are."""
+
+    BY_POSITION = 2
+
+    name: _ScheduleName
+    cron: Annotated[str, Meta(max_length=MAX_CRON_CHARACTERS)] | None = None
+    every: float | None = None
+    from_: float | str | None = msgspec.field(name="from", default=None)
+    tz: str = "UTC"
+    catch_up: Literal["one", "skip", "all"] = "one"
+    overlap: Literal["allow", "skip"] = "allow"
+
+
+class LimitQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `limit`. A limit that is null is lifted, one that is left out stays as it is; or `reset` alone."""
+
+    RULES = {"type": _type}
+
+    type: _Text
+    concurrency: Annotated[int, Meta(ge=0, le=MAX_RUNNING)] | UnsetType | None = UNSET
+    max_running: Annotated[int, Meta(ge=0, le=MAX_RUNNING)] | UnsetType | None = UNSET
+    rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | UnsetType | None = UNSET
+    per_s: Annotated[float, Meta(ge=LEAST_PER_S, le=MAX_PER_S)] | UnsetType = UNSET
+    reset: bool = False
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Return the limits that were given, null ones too."""
+        limits = {name: getattr(self, name) for name in ("concurrency", "max_running", "rate", "per_s")}
+        return {name: limit for name, limit in limits.items() if limit is not UNSET}
+
+    def check(self) -> None:
+        """See Parameters."""
+        if self.reset and self.named:
+            raise ValueError("reset takes back what was said, so no limit goes beside it")
+        if not self.reset and not self.named:
+            raise ValueError("names no limit: concurrency, max_running, rate, per_s, or reset")
+
+
+class ConfigureQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `configure`. An option that is null is taken back, one that is left out stays; no type: all types."""
+
+    RULES = {"type": _type}
+
+    type: _Text | None = None
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    reset: bool = False
+
+    def check(self) -> None:
+        """See Parameters."""
+        if self.reset and self.options:
+            raise ValueError("reset takes back what was said, so no options go beside it")
+
+
+class SubscriptionQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `subscribe` and `unsubscribe`."""
+
+    RULES = {"type": _type, "subscriber": _type}
+
+    type: _Text
+    subscriber: _Text
+
+
+class States(frozenset[State]):
+    """States, given as a word or a list of words."""
+
+    @classmethod
+    def of(cls, words: object) -> States:
+        """Raises: ValueError."""
+        if words == []:
+            raise ValueError("names no state")
+        return cls(map(_state, words if isinstance(words, list) else [words]))
 
 
 def _state(word: object) -> State:
@@ -58,193 +219,28 @@ def _state(word: object) -> State:
     raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
 
 
-def _type(text: str) -> str:
-    if not is_type(text):
-        raise ValueError("no job can be of this type")
-    return text
+def _own(kind: type, value: object) -> Any:
+    """Return the `value` of a field whose type is ours. Raises: ValueError: it is none."""
+    if kind is States:
+        return States.of(value)
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return Pattern(value)
 
 
-#: one that may be; and one that is only looked for: what none can have has no jobs
-_Type = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES), AfterValidator(_type)]
-_Text = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_BYTES)]
-_Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
-_ScheduleName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
-
-
-class NoQuery(Parameters):
-    """No argument: nothing, null, or an empty object."""
-
-
-class IdQuery(Parameters):
-    """Argument of `explain`: the id as a string, or an object with `id`."""
-
-    BY_POSITION = 1
-
-    id: _Id
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"id": value} if isinstance(value, str) else value
-
-
-class JobQuery(IdQuery):
-    """Argument of `job`: as of `explain`. wait: how long to wait for the job's end, in s."""
-
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
-
-
-class TypeQuery(Parameters):
-    """Argument of `suspend` and `resume`: a type as a string, or an object with `type`."""
-
-    type: _Type
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
-
-
-class SubjectQuery(TypeQuery):
-    """Argument of `suspend` and `resume`: a type, as a string or in an object; or a schedule."""
-
-    BY_POSITION = 1
-
-    type: Annotated[str, AfterValidator(_type)] = ""
-    schedule: _ScheduleName | None = None
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if not self.type and self.schedule is None:
-            raise ValueError("names no type and no schedule")
-        if self.type and self.schedule is not None:
-            raise ValueError("names a type and a schedule, expected one of them")
-        return self
-
-
-class NameQuery(Parameters):
-    """Argument of `fire`: a schedule's name as a string, or an object with `name`."""
-
-    BY_POSITION = 1
-
-    name: _ScheduleName
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class UnscheduleQuery(NameQuery):
-    """Argument of `unschedule`. force: also what another server's config has."""
-
-    force: bool = False
-
-
-class SchedulesQuery(Parameters):
-    """Argument of `schedules`. next: how many instants of each; `after`: the last name already seen; `limit`: 1..1000."""
-
-    name: _ScheduleName | None = None
-    next: Annotated[int, Field(ge=0, le=100)] = 1
-    after: _ScheduleName | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-
-
-class ScheduleQuery(Parameters):
-    """Argument of `schedule`, but for its job, whose bytes stay as they are."""
-
-    BY_POSITION = 2
-
-    name: _ScheduleName
-    cron: Annotated[str, Field(max_length=MAX_CRON_CHARACTERS)] | None = None
-    every: float | None = None
-    from_: Annotated[float | str | None, Field(alias="from")] = None
-    tz: str = "UTC"
-    catch_up: Literal["one", "skip", "all"] = "one"
-    overlap: Literal["allow", "skip"] = "allow"
-
-
-class LimitQuery(Parameters):
-    """Argument of `limit`. A limit that is null is lifted, one that is left out stays as it is; or `reset` alone."""
-
-    type: _Type
-    concurrency: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
-    max_running: Annotated[int, Field(ge=0, le=MAX_RUNNING)] | None = None
-    rate: Annotated[float, Field(gt=0, le=MAX_RATE)] | None = None
-    per_s: Annotated[float, Field(ge=LEAST_PER_S, le=MAX_PER_S)] = 1.0
-    reset: bool = False
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """Return the limits that were given, null ones too."""
-        return {name: getattr(self, name) for name in self.model_fields_set - {"type", "reset"}}
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.reset and self.named:
-            raise ValueError("reset takes back what was said, so no limit goes beside it")
-        if not self.reset and not self.named:
-            raise ValueError("names no limit: concurrency, max_running, rate, per_s, or reset")
-        return self
-
-
-class ConfigureQuery(Parameters):
-    """Argument of `configure`. An option that is null is taken back, one that is left out stays; no type: all types."""
-
-    type: _Type | None = None
-    options: dict[str, Any] = {}
-    reset: bool = False
-
-    @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
-        if self.reset and self.options:
-            raise ValueError("reset takes back what was said, so no options go beside it")
-        return self
-
-
-class SubscriptionQuery(Parameters):
-    """Argument of `subscribe` and `unsubscribe`."""
-
-    type: _Type
-    subscriber: _Type
-
-
-def _states(words: object) -> object:
-    if isinstance(words, list):
-        if not words:
-            raise ValueError("names no state")
-        return frozenset(map(_state, words))
-    return None if words is None else frozenset([_state(words)])
-
-
-def _pattern(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    try:
-        return Pattern(text)
-    except PatternError as error:
-        raise ValueError(str(error)) from None
-
-
-_States = Annotated[frozenset[State] | None, BeforeValidator(_states)]
-_Pattern = Annotated[Pattern | None, BeforeValidator(_pattern)]
-
-
-class FilterQuery(Parameters):
+class FilterQuery(Parameters, frozen=True, kw_only=True):
     """Which jobs are meant: all that is given must be so of them. older_than: s since their acceptance. match: RE2."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     MAX_BYTES = _FILTER_BYTES
 
     id: _Id | None = None
-    ids: Annotated[list[_Id], Field(max_length=MAX_IDS)] | None = None
+    ids: Annotated[list[_Id], Meta(max_length=MAX_IDS)] | None = None
     type: _Text | None = None
-    state: _States = None
+    state: States | None = None
     resource: _Text | None = None
     group: _Text | None = None
-    older_than: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
-    match: _Pattern = None
+    older_than: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
+    match: Pattern | None = None
 
     def filter(self, now: float) -> Filter:
         """Return the filter. now: Unix seconds."""
@@ -255,90 +251,86 @@ class FilterQuery(Parameters):
         return Filter(ids, self.type, self.state, self.resource, before, self.match, self.group)
 
 
-class JobsQuery(FilterQuery):
+class JobsQuery(FilterQuery, frozen=True, kw_only=True):
     """Argument of `jobs`. `after`: the id of the last job already seen; `limit`: 1..1000 jobs; `newest`: those first.
 
     cursor: where the last page ended, which answers with the next one; empty: the first.
     """
 
     after: _Id | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     newest: bool = False
-    cursor: Annotated[str, Field(pattern="^([0-9a-f]{1,16})?$")] | None = None
+    cursor: (
+        Annotated[str, Meta(pattern="^([0-9a-f]{1,16})?$", extra_json_schema={"expected": "one that was answered"})] | None
+    ) = None
 
-    @model_validator(mode="after")
-    def _begins_once(self) -> Self:
+    def check(self) -> None:
+        """See Parameters."""
         if self.after is not None and self.cursor is not None:
             raise ValueError("after, cursor: expected one of them")
-        return self
 
 
-class ChangeQuery(FilterQuery):
+class ChangeQuery(FilterQuery, frozen=True, kw_only=True):
     """Argument of `cancel` and `retry`: an id, a list of ids, or a filter, which must not be empty unless `all` says so.
 
     progress: say now and then how far it is.
     """
 
     TAKES_LIST = True
+    BARE = "id"
 
     all: bool = False
     dry_run: bool = False
     progress: bool = False
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_ids(cls, value: Any) -> Any:
+    def spread(cls, value: Any) -> Any:
+        """See Parameters."""
         if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], str):
             value = value[0]  # the one parameter of JSON-RPC, by position
         if isinstance(value, list):
             return {"ids": value}
-        return {"id": value} if isinstance(value, str) else value
+        return super().spread(value)
 
-    @model_validator(mode="after")
-    def _names_jobs(self) -> Self:
-        if not self.all and all(getattr(self, name) is None for name in FilterQuery.model_fields):
+    def check(self) -> None:
+        """See Parameters."""
+        if not self.all and all(getattr(self, name) is None for name in FilterQuery.__struct_fields__):
             raise ValueError('name jobs by id, ids, type, state, resource, group, older_than or match, or say {"all":true}')
-        return self
 
 
-class DeleteQuery(ChangeQuery):
+class DeleteQuery(ChangeQuery, frozen=True, kw_only=True):
     """Argument of `delete`. force: running jobs too."""
 
     force: bool = False
 
 
-class PurgeQuery(Parameters):
+class PurgeQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `purge`. regex: as `match`."""
 
     type: _Text
-    regex: _Pattern = None
+    regex: Pattern | None = None
     dry_run: bool = False
     progress: bool = False
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     def filter(self) -> Filter:
         """Return the filter."""
         return Filter(type=self.type, states=WAITING, match=self.regex)
 
 
-class TypesQuery(Parameters):
+class TypesQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `types`. `after`: the last type already seen; `limit`: 1..1000 types."""
 
     type: _Text | None = None
     after: _Text | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
-class HelpQuery(Parameters):
+class HelpQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `help`: a call's name as a string, or nothing."""
 
-    name: str | None = None
+    BARE = "name"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    name: str | None = None
 
 
 AnyParameters = TypeVar("AnyParameters", bound=Parameters)
@@ -358,38 +350,26 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     if raw.startswith(b"[") and not model.TAKES_LIST:
         raw = _only_member(model, call, raw)
     try:
-        return model.model_validate_json(b"{}" if raw == b"null" else raw)
-    except ValidationError as error:
-        details = error.errors(include_url=False)[:_MAX_FAULTS]
-    if details[0]["type"] == "json_invalid":
-        raise CallError(_unreadable(model, raw))
-    raise CallError("; ".join(_describe(model, detail) for detail in details))
+        value = model.spread({} if raw == b"null" else _decode_any(raw))
+    except msgspec.DecodeError:  # a number that is none for us
+        raise CallError(f"argument: cannot be read, got {strict.shown(raw)}") from None
+    if not isinstance(value, dict):
+        raise CallError(f"argument: expected an object, got {strict.shown(raw)}")
+    return _checked(model, value, raw)
 
 
-def _unreadable(model: type[Parameters], raw: bytes) -> str:
-    """Return what is wrong with JSON that only pydantic does not read."""
-    place, value = "argument", raw
-    members: dict[str, Raw] = _decode_object(raw) if raw.lstrip().startswith(b"{") else {}
-    for name, member in members.items():
-        if name not in _names(model):
-            return unknown_name("field", name, _names(model))
-        if not _is_readable(member):
-            place, value = name, bytes(member)
-            break
-    return f"{place}: expected numbers of at most {MAX_DIGITS} digits, got {strict.shown(value)}"
-
-
-def _is_readable(value: Raw) -> bool:
+def _checked(model: type[AnyParameters], value: dict[str, Any], raw: bytes) -> AnyParameters:
     try:
-        from_json(bytes(value))
-    except ValueError:
-        return False
-    return True
-
-
-def _names(model: type[Parameters]) -> list[str]:
-    """Return the fields, as they are said."""
-    return [info.alias or name for name, info in model.model_fields.items()]
+        query = msgspec.convert(value, model, dec_hook=_own)
+        for name, rule in model.RULES.items():
+            rule(getattr(query, name))
+    except ValueError:  # msgspec's are, too
+        raise CallError("; ".join(islice(_faults(model, value), _MAX_FAULTS))) from None
+    try:
+        query.check()
+    except ValueError as error:
+        raise CallError(f"argument: {error}, got {strict.shown(raw)}") from None
+    return query
 
 
 def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
@@ -397,7 +377,7 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
     members = _decode_list(raw)
     if not members:
         return b"null"
-    known = len(model.model_fields) if model.BY_POSITION is None else model.BY_POSITION
+    known = len(model.__struct_fields__) if model.BY_POSITION is None else model.BY_POSITION
     if known > 1 or call.dialect not in POSITIONAL:
         raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
     if len(members) > known:
@@ -405,19 +385,25 @@ def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
     return bytes(members[0])
 
 
-def _describe(model: type[Parameters], detail: Any) -> str:
-    field = ".".join(map(str, detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        return unknown_name("field", field, _names(model))
-    message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
-    message = message[:1].lower() + message[1:]
-    if detail["type"] == "missing":
-        return f"{field}: {message}"
-    return f"{field or 'argument'}: {message}, got {_shown(detail['input'])}"
+def _faults(model: type[Parameters], value: Mapping[str, Any]) -> Iterator[str]:
+    """Give what is wrong with each field. msgspec only ever says whether something fits: its messages are no interface."""
+    for field in msgspec.structs.fields(model):
+        if field.encode_name in value:
+            if (fault := _fault(model, field.encode_name, value[field.encode_name])) is not None:
+                yield f"{field.encode_name}: {fault}, got {strict.shown(_encode(value[field.encode_name]))}"
+        elif field.required:
+            yield f"{field.encode_name}: field required"
+    known = model.__struct_encode_fields__
+    yield from (unknown_name("field", name, known) for name in value if name not in known)
 
 
-def _shown(value: object) -> str:
+def _fault(model: type[Parameters], name: str, value: object) -> str | None:
     try:
-        return strict.shown(json.dumps(value, ensure_ascii=False).encode())
-    except ValueError:  # a handler has lowered sys.set_int_max_str_digits
-        return "a number of many digits"
+        found = msgspec.convert(value, field_types(model)[name], dec_hook=_own)
+        if name in model.RULES:
+            model.RULES[name](found)
+    except msgspec.ValidationError as error:
+        return f"expected {expected(model, name)}" if error.__cause__ is None else str(error.__cause__)
+    except ValueError as error:
+        return str(error)
+    return None

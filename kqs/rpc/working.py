@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw
-from pydantic import AfterValidator, Field, model_validator
+from msgspec import UNSET, Meta, Raw
 
 from kqs.errors import CallError
 from kqs.handlers import Outcome
@@ -57,45 +56,47 @@ _TRUE = Raw(b"true")
 _encode = msgspec.json.Encoder().encode
 
 
-def _type_name(name: str) -> str:
-    if not is_type(name):
+def all_types(names: list[str] | None) -> None:
+    """Raises: ValueError: one of them is no type."""
+    if not all(map(is_type, names or ())):
         raise ValueError(f"expected {TYPE_RULE}")
-    return name
 
 
-TypeName = Annotated[str, AfterValidator(_type_name)]
-
-
-class JobsWanted(Parameters):
+class JobsWanted(Parameters, frozen=True, kw_only=True):
     """What `reserve` and `work` are both told."""
 
     MAX_BYTES = TYPES_BYTES
+    RULES: ClassVar = {"types": all_types}
 
-    types: Annotated[list[TypeName], Field(min_length=1, max_length=MAX_TYPES)]
-    worker: Annotated[str, Field(min_length=1, max_length=200)] = NAMELESS
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)]
+    worker: Annotated[str, Meta(min_length=1, max_length=200)] = ""
     hold: bool = False
 
-    @model_validator(mode="after")
-    def _holds_under_a_name(self) -> Self:
-        if self.hold and "worker" not in self.model_fields_set:
+    @property
+    def name(self) -> str:
+        """Return whom runs are recorded as in the hands of."""
+        return self.worker or NAMELESS
+
+    def check(self) -> None:
+        """See Parameters."""
+        if self.hold and not self.worker:
             raise ValueError("hold: needs the name of a worker")
-        return self
 
 
-class ReserveQuery(JobsWanted):
+class ReserveQuery(JobsWanted, frozen=True, kw_only=True):
     """Argument of `reserve`."""
 
-    count: Annotated[int, Field(ge=1, le=1000)] = 1
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
 
 
-class WorkQuery(JobsWanted):
+class WorkQuery(JobsWanted, frozen=True, kw_only=True):
     """Argument of `work`."""
 
-    room: Annotated[int, Field(ge=1, le=10_000)] = 1
+    room: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
-class WithdrawQuery(Parameters):
+class WithdrawQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `withdraw`. call: the id of a standing call of this connection."""
 
     call: str | int | float
@@ -138,7 +139,7 @@ def reserve(peer: Peer, call: Call) -> None:
         peer.settle(0)
 
     timer = peer.context.supervisor.call_later(max(query.wait, LEAST_WAIT_S), "reserve", lambda: order.end())
-    order = party.order(frozenset(query.types), query.count, query.worker, given, ended, held=query.hold)
+    order = party.order(frozenset(query.types), query.count, query.name, given, ended, held=query.hold)
     peer.standing.add(call, order, ended)
 
 
@@ -162,7 +163,7 @@ def work(peer: Peer, call: Call) -> None:
         peer.event(call, _encode({"cancel": run.token}))
         peer.settle(0)
 
-    order = party.order(frozenset(query.types), query.room, query.worker, given, ended, lost, held=query.hold)
+    order = party.order(frozenset(query.types), query.room, query.name, given, ended, lost, held=query.hold)
     peer.standing.add(call, order, ended)
 
 
