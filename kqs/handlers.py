@@ -14,12 +14,11 @@ from dataclasses import is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
-from pydantic import BaseModel, TypeAdapter
-from pydantic.errors import PydanticUserError
 
 from kqs.errors import KqsError
 from kqs.job import Run
 from kqs.minding.limits import Limits
+from kqs.models import is_model_class, json_validator
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
 from kqs.printable import shortened
@@ -326,19 +325,19 @@ def _decoder(function: Callable[..., Any]) -> Callable[[bytes], Any]:
     if annotation is msgspec.Raw:
         return msgspec.Raw
     if isinstance(annotation, type):
-        if issubclass(annotation, BaseModel):
+        if is_model_class(annotation):
             return _checked_decoder(annotation.model_validate_json)
         if issubclass(annotation, msgspec.Struct):
             return _checked_decoder(msgspec.json.Decoder(annotation).decode)
         if is_dataclass(annotation):
-            return _checked_decoder(_adapter(annotation).validate_json)
+            return _checked_decoder(_dataclass_decoder(annotation))
     return _decode_json
 
 
-def _adapter(annotation: type) -> TypeAdapter[Any]:
+def _dataclass_decoder(annotation: type) -> Callable[[bytes], Any]:
     try:
-        return TypeAdapter(annotation)
-    except (NameError, PydanticUserError) as fault:
+        return json_validator(annotation)
+    except (NameError, TypeError) as fault:
         raise TypeError(f"the dataclass {annotation.__qualname__} cannot be built from JSON: {fault}") from fault
 
 

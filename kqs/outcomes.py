@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 
-from pydantic import ValidationError
-
 from kqs import verdicts
 from kqs.handlers import Again, Failed, Handler, Ok, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
+from kqs.models import is_misfit
 from kqs.process import forks
 from kqs.traces import end_of, text_of, trace_of
 from kqs.values import written
@@ -106,7 +105,7 @@ def judge_data(fault: BaseException, run: Run) -> Outcome:
     """Return what it means that a job's data could not be made an argument: the data's fault, or the author's validators'."""
     forks.end_child()
     try:
-        if isinstance(fault, ValidationError):
+        if is_misfit(fault):
             return _failed(run, f"data does not fit: {text_of(fault)}", final=True)
         if isinstance(fault, (ValueError, RecursionError)):  # msgspec's errors are ValueErrors
             text = text_of(fault)

@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
 
+from kqs.models import is_model
 from kqs.plain import plain
 
 
 def _encode_other(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if is_model(value):
         return value.model_dump(mode="json")
     if inspect.iscoroutine(value):
         value.close()
@@ -57,7 +57,7 @@ def _refuse_decimal(value: Decimal) -> None:
 
 def _numbers_of(value: Any) -> Any:
     """Return what has the numbers of a value that msgspec does not know; not msgspec.Raw, which was skimmed."""
-    if isinstance(value, BaseModel):
+    if is_model(value):
         return _numbers_in(value.model_dump())
     return plain(value) if isinstance(value, (int, float)) else None
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import msgspec
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
 
 from kqs.errors import CallError
 from kqs.handlers import default_registry
+from kqs.models import json_validator
 from kqs.values import written
 
 #: longer data fits no line
@@ -57,7 +56,9 @@ def result_of(target: str | Callable[..., Any], result: Any) -> Any:
     """
     try:
         annotation = Any if isinstance(target, str) else get_type_hints(target).get("return", Any)
-        adapter = TypeAdapter[Any](annotation)
-    except (NameError, TypeError, PydanticUserError):  # a name that only type checkers know, or no type of data
+        if annotation is Any:
+            return result
+        validate_json = json_validator(annotation)
+    except (NameError, TypeError):  # a name that only type checkers know, or no type of data
         return result
-    return adapter.validate_json(msgspec.json.encode(result))
+    return validate_json(msgspec.json.encode(result))
