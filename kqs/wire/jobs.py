@@ -21,13 +21,26 @@ from msgspec import UNSET, Meta, Raw
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
 from kqs.nearest import unknown_name
-from kqs.options import Job, JobFields, OptionFields, PlainJob, allowed, expected, field_types, is_type
+from kqs.options import (
+    MAX_ID_CHARACTERS,
+    MOST_AFTER,
+    Job,
+    JobFields,
+    OptionFields,
+    PlainJob,
+    allowed,
+    expected,
+    field_types,
+    is_type,
+)
 from kqs.wire import strict
 from kqs.wire.members import Member, Reader, walking
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps, finish
 
 _MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
+#: Bytes of any field but data, so that none is decoded that takes long: the most ids, each of their characters escaped.
+_FIELD_BYTES = MOST_AFTER * (6 * MAX_ID_CHARACTERS + 3)
 #: Members of one job, repeated ones included: far more than there are fields, and few enough to be walked at once.
 _MAX_MEMBERS = 1000
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
@@ -449,6 +462,8 @@ def _walking(text: bytes, reader: Reader, found: dict[str, Raw], place: str) -> 
 def _check_field(name: str, value: bytes, place: str) -> None:
     if name not in _TYPES:
         raise CallError(place + unknown_name("field", name, _TYPES), "bad_job")
+    if len(value) > _FIELD_BYTES:
+        raise CallError(place + _mismatch(name, value), "bad_job")
     try:
         _decode_field[name](value)
     except msgspec.ValidationError:
