@@ -15,6 +15,7 @@ from kqs.errors import CallError
 from kqs.rpc.parameters import parse
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
 from kqs.rpc.working import ReserveQuery, WithdrawQuery, WorkQuery
+from kqs.wire import steps
 from kqs.wire.call import BadLine, Call
 
 _STALE = ("stale", "the run is over: it was lost, or reported already")
@@ -202,7 +203,7 @@ class Desk:
                 return {"left": run.ttr, "cancel": run.on_touch == "cancel"}
             raise CallError(_STALE[1], run.on_touch)
 
-        self._each(mouth, call, TOUCHES.members(call), touch)
+        self._each(mouth, call, TOUCHES, touch)
 
     def _release(self, mouth: Mouth, call: Call, now: float) -> None:
         def release(one: Release) -> Any:
@@ -214,7 +215,7 @@ class Desk:
             run.close()
             return True
 
-        self._each(mouth, call, RELEASES.members(call), release)
+        self._each(mouth, call, RELEASES, release)
 
     def _finish(self, mouth: Mouth, call: Call, now: float) -> None:
         def finish(one: Finish) -> Any:
@@ -231,12 +232,14 @@ class Desk:
                 raise CallError(_STALE[1], run.on_finish)
             return True
 
-        self._each(mouth, call, FINISHES.members(call), finish, is_report=True)
+        self._each(mouth, call, FINISHES, finish, is_report=True)
 
-    def _each(self, mouth: Mouth, call: Call, members: Any, take: Callable[[Any], Any], *, is_report: bool = False) -> None:
+    def _each(self, mouth: Mouth, call: Call, reader: Any, take: Callable[[Any], Any], *, is_report: bool = False) -> None:
         answers: list[Any] = []
         error = None
-        for one in members.values:
+        members = steps.finish(reader.members(call))
+        for text in members.texts:
+            one = steps.finish(reader.reading(text))
             try:
                 if isinstance(one, CallError):
                     raise one

@@ -6,7 +6,7 @@ fits; what does not is found by looking at each field alone, since its messages 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -20,8 +20,10 @@ from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.progress import MAX_PROGRESS_DEPTH
 from kqs.verdicts import MAX_DELAY_S
-from kqs.wire import strict
+from kqs.wire import members, strict
 from kqs.wire.call import NULL, Call
+from kqs.wire.scan import SHORT_BYTES, runs
+from kqs.wire.steps import Steps
 
 #: members of one list: as many runs as a `work` call may have open
 MAX_MEMBERS = 10_000
@@ -68,6 +70,9 @@ _EXPECTED = {
     "prio": (int | str | None, expected(OptionFields, "prio")),
     "begun": (bool, "true or false"),
 }
+#: what may be long; the other fields are refused where they are, before they are decoded
+_LONG = {"result", "progress", "reason"}
+_NO_VALUES = members.Reader()
 #: which of the fields belong to which report
 _ALLOWED = {"ok": {"result"}, "again": {"delay"}, "fail": {"reason", "delay", "final"}}
 
@@ -80,10 +85,9 @@ _decode_field: dict[str, Callable[[bytes], Any]] = {
 
 
 class Members(NamedTuple, Generic[T]):
-    """What a call was given: each a value, or why it is none. is_list: the answer is one too."""
+    """What a call was given, each as it was sent. is_list: the answer is one too."""
 
-    values: Iterator[T | CallError]
-    length: int
+    texts: Sequence[Raw]
     is_list: bool
 
 
@@ -96,26 +100,54 @@ class Reader(Generic[T]):
         self._names = struct.__struct_fields__  # type: ignore[attr-defined]  # of a msgspec.Struct
         self._check = check
 
-    def members(self, call: Call) -> Members[T]:
-        """Return what a call was given. Raises: CallError: it is neither a run nor a list."""
+    def members(self, call: Call) -> Steps[Members[T]]:
+        """Return, in steps, what a call was given. Raises: CallError: it is neither a run nor a list, or too long a list."""
         if call.blob is not None:
             raise CallError(f"{call.name} takes no binary data")
         text = bytes(call.arg)
         if text.startswith(b"{"):
-            return Members(iter([self._read(text)]), 1, False)
+            return Members([call.arg], False)
         if not text.startswith(b"["):
             raise CallError(f"{call.name} takes an object, or a list of them, got {strict.shown(text)}")
-        members = _decode_list(text)
-        if len(members) > MAX_MEMBERS:
-            raise CallError(f"{call.name} takes a list of at most {MAX_MEMBERS}, got {len(members)}", "too_large")
-        return Members(map(self._read, members), len(members), True)
+        texts: list[Raw] = []
+        for run in runs(text):
+            if run is not None:
+                texts += _decode_list(run[1])
+                if len(texts) > MAX_MEMBERS:
+                    raise CallError(f"{call.name} takes a list of at most {MAX_MEMBERS}, got more", "too_large")
+            yield
+        return Members(texts, True)
 
-    def _read(self, text: bytes | Raw) -> T | CallError:
+    def reading(self, text: Raw) -> Steps[T | CallError]:
+        """Return, in steps, what one member says, or why it says nothing."""
+        if len(text) > SHORT_BYTES and (fault := (yield from self._misplaced(bytes(text)))):
+            return CallError(fault)
+        return self._read(text)
+
+    def _misplaced(self, text: bytes) -> Steps[str | None]:
+        """Return, in steps, why a long text is none of the few fields at most once: to decode any number of them takes long."""
+        if not text.startswith(b"{"):
+            return f"expected an object, got {strict.shown(text)}"
+        seen = set()
+        for member in members.walking(text, _NO_VALUES, {}):
+            if member is None:
+                yield
+            elif member.key not in self._names:
+                return unknown_name("field", member.key, self._names)
+            elif member.key in seen:
+                return f"{member.key}: stands twice"
+            elif member.key not in _LONG and member.end - member.value_start > SHORT_BYTES:
+                return _misfit(member.key, text[member.value_start : member.end])
+            else:
+                seen.add(member.key)
+        return None
+
+    def _read(self, text: Raw) -> T | CallError:
         try:
             value = self._decode(text)
             self._check(value)
         except CallError as error:
-            return error
+            return error.with_traceback(None)  # which would hold the text
         except msgspec.DecodeError:
             return CallError(self._fault(text))
         return value
@@ -132,11 +164,15 @@ class Reader(Generic[T]):
             try:
                 _decode_field[name](raw)
             except msgspec.DecodeError:
-                return f"{name}: expected {_EXPECTED[name][1]}, got {strict.shown(bytes(raw))}"
+                return _misfit(name, raw)
         missing = [name for name in ("run", "report") if name in self._names and name not in found]
         if not missing:
             return "a field stands there twice, and does not fit once"
         return f"{missing[0]}: expected {_EXPECTED[missing[0]][1]}, got nothing"
+
+
+def _misfit(name: str, value: bytes | Raw) -> str:
+    return f"{name}: expected {_EXPECTED[name][1]}, got {strict.shown(bytes(value))}"
 
 
 def _check_delay(delay: float | None) -> None:

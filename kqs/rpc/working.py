@@ -27,7 +27,6 @@ from kqs.rpc.reports import (
     RELEASES,
     TOUCHES,
     Finish,
-    Members,
     Reader,
     Release,
     T,
@@ -227,7 +226,7 @@ class _Answers:
         self._answers: list[Raw] = [NULL] * count
         self._missing = count
         self._is_list = is_list
-        self._error: CallError | None = None
+        self._refusal: tuple[str, str] | None = None  # no error, whose frames would hold the call in a circle
 
     def told(self, index: int, answer: Raw) -> None:
         """Take one answer."""
@@ -238,12 +237,12 @@ class _Answers:
 
     def refused(self, index: int, error: CallError) -> None:
         """Take the refusal of one."""
-        self._error = error
-        self.told(index, Raw(_encode({"code": error.call_code, "message": str(error)})))
+        self._refusal = code, message = error.call_code, str(error)
+        self.told(index, Raw(_encode({"code": code, "message": message})))
 
     def _finish(self) -> None:
-        if self._error is not None and not self._is_list:
-            self._peer.refuse(self._call, self._error.call_code, str(self._error))
+        if self._refusal is not None and not self._is_list:
+            self._peer.refuse(self._call, *self._refusal)
         else:
             self._peer.answer(self._call, _encode(self._answers) if self._is_list else self._answers[0])
         self._peer.settle()
@@ -384,25 +383,31 @@ def _named(peer: Peer, token: str) -> Named:
 def _each(peer: Peer, call: Call, reader: Reader[T], take: Callable[[_Answers, int, T], None]) -> Steps[None]:
     """Have each member of a call taken, in steps."""
     try:
-        members: Members[T] = reader.members(call)
+        members = yield from reader.members(call)
     except Exception as error:
         peer.refuse(call, *translate(error))
         return
-    if not members.length:
+    if not members.texts:
         peer.answer(call, _NOTHING)
         return
     peer.defer()
-    answers = _Answers(peer, detached(call), members.length, is_list=members.is_list)
+    answers = _Answers(peer, detached(call), len(members.texts), is_list=members.is_list)
     try:
-        for index, one in enumerate(members.values):
-            try:
-                if isinstance(one, CallError):
-                    raise one
-                take(answers, index, one)
-            except CallError as error:
-                answers.refused(index, error)
+        for index, text in enumerate(members.texts):
+            one = yield from reader.reading(text)
+            if isinstance(one, CallError):
+                answers.refused(index, one)
+            else:
+                _take(answers, index, one, take)
             if index % _MEMBERS_A_STEP == _MEMBERS_A_STEP - 1:
                 yield
     except GeneratorExit:  # it was turned away in the midst, and is never answered
         peer.settle()
         raise
+
+
+def _take(answers: _Answers, index: int, one: T, take: Callable[[_Answers, int, T], None]) -> None:
+    try:
+        take(answers, index, one)
+    except CallError as error:
+        answers.refused(index, error)

@@ -37,6 +37,10 @@ WORST = {
     "a million keys": (b'{"n":"echo"' + b"".join(b',"k%d":1' % number for number in range(1_200_000)) + b"}", "bad_call"),
     "escapes": (filled(JOB + b'"', rb"\ud83d\ude00", b'"}}'), None),
     "too deep": (b"[" * LINE_BYTES, "bad_json"),
+    "reports": (filled(b'{"n":"finish","m":[', b"1,", b"1]}"), "too_large"),
+    "fields of a report": (filled(b'{"n":"touch","m":{"run":"x"', b',"progress":1', b"}}"), None),
+    "parents": (filled(b'{"n":"insert","m":{"type":"nobody","after":[', b"1,", b"1]}}"), "bad_job"),
+    "copies": (filled(b'{"n":"adopt","m":{"type":"nobody","copies":{"a":"b"', b',"a":"b"', b"}}}"), "bad_job"),
     "an argument": (filled(b'{"n":"job","m":{"id":[', b"1,", b"1]}}"), "bad_call"),
 }
 
@@ -74,6 +78,18 @@ def test_no_line_makes_others_wait_or_fills_memory(tmp_path: Path, line: bytes, 
         assert b"\n" in answers[0]
         assert max(waits) < WAIT_S
         assert memory_bytes(server, "VmHWM") - rest_bytes < MEMORY_BYTES
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_refused_reports_leave_nothing_behind(tmp_path: Path) -> None:
+    line = filled(b'{"n":"finish","m":{"run":"x","report":"ok","result":"', b"x", b'"}}')
+    with serving(tmp_path) as server:
+        answer_to(server, line)
+        rest_bytes = memory_bytes(server, "VmRSS")
+        for _ in range(8):
+            assert b'"code":"bad_call"' in answer_to(server, line)
+        assert memory_bytes(server, "VmRSS") - rest_bytes < 4 * LINE_BYTES
 
 
 @pytest.mark.parametrize(

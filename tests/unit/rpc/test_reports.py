@@ -18,6 +18,8 @@ from kqs.rpc import reports
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of, progress_in
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire.call import Call
+from kqs.wire.scan import SHORT_BYTES
+from kqs.wire.steps import finish
 
 READERS: dict[str, Reader[Any]] = {"touch": TOUCHES, "release": RELEASES, "finish": FINISHES}
 
@@ -25,11 +27,9 @@ READERS: dict[str, Reader[Any]] = {"touch": TOUCHES, "release": RELEASES, "finis
 def read(name: str, text: str | bytes) -> list[Any]:
     """The members of a call; a call that is refused as a whole raises."""
     text = text.encode() if isinstance(text, str) else text
-    members = READERS[name].members(Call(name, Raw(text)))
-    values = list(members.values)
-    assert len(values) == members.length
+    members = finish(READERS[name].members(Call(name, Raw(text))))
     assert members.is_list is text.startswith(b"[")
-    return values
+    return [finish(READERS[name].reading(one)) for one in members.texts]
 
 
 def fault(name: str, text: str) -> str:
@@ -122,7 +122,7 @@ def test_a_call_takes_an_object_or_a_list(name: str, text: str) -> None:
 
 def test_a_call_takes_no_binary_data() -> None:
     with pytest.raises(CallError, match="touch takes no binary data"):
-        TOUCHES.members(Call("touch", blob=b"x"))
+        finish(TOUCHES.members(Call("touch", blob=b"x")))
 
 
 def test_a_list_has_at_most_so_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +131,32 @@ def test_a_list_has_at_most_so_many_members(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(CallError) as refusal:
         read("touch", "[1,2,3,4]")
     assert refusal.value.call_code == "too_large"
+
+
+def test_a_list_that_is_far_too_long_is_not_decoded_to_its_end() -> None:
+    text = b"[%b1]" % (b"1," * 1_000_000)
+    with pytest.raises(CallError, match="finish takes a list of at most 10000, got more"):
+        next(FINISHES.members(Call("finish", Raw(text))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ('"delay":1,' * SHORT_BYTES, "delay: stands twice"),
+        ('"report":"ok","nope":1,' * SHORT_BYTES, 'unknown field "nope"'),
+        (f'"delay":[{"1," * SHORT_BYTES}1],', "delay: expected seconds from 0 to"),
+        (f'"run":"{"x" * SHORT_BYTES}",', "run: expected the token of a run"),
+    ],
+)
+def test_of_a_long_report_only_what_may_be_long_is_decoded(fields: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FINISHES, "_read", None)
+    (refused,) = read("finish", f'{{{fields}"result":1}}')
+    assert str(refused).startswith(told)
+    assert len(str(refused)) < 200
+
+
+def test_a_refusal_holds_nothing_of_a_long_report() -> None:
+    assert all(one.__traceback__ is None for one in read("finish", '[1,{},{"run":"x","report":"ok","delay":1}]'))
 
 
 def test_a_long_result_is_too_large_and_one_byte_less_is_not() -> None:
