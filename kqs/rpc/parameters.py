@@ -31,6 +31,7 @@ _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
 _MAX_FAULTS = 5
 
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -101,7 +102,7 @@ class SubjectQuery(TypeQuery, frozen=True, kw_only=True):
     BY_POSITION = 1
 
     type: _Text = ""
-    schedule: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)] = ""
+    schedule: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
 
     def check(self) -> None:
         """See Parameters."""
@@ -351,11 +352,32 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
         raw = _only_member(model, call, raw)
     try:
         value = model.spread({} if raw == b"null" else _decode_any(raw))
-    except msgspec.DecodeError:  # a number that is none for us
-        raise CallError(f"argument: cannot be read, got {strict.shown(raw)}") from None
+    except msgspec.DecodeError:
+        raise CallError(_unreadable(model, raw)) from None
     if not isinstance(value, dict):
         raise CallError(f"argument: expected an object, got {strict.shown(raw)}")
     return _checked(model, value, raw)
+
+
+def _unreadable(model: type[Parameters], raw: bytes) -> str:
+    """Return what is wrong with JSON in which a number is none for us, as 1e400 and one of 5000 digits are."""
+    place, value = "argument", raw
+    members: dict[str, Raw] = _decode_object(raw) if raw.startswith(b"{") else {}
+    for name, member in members.items():
+        if name not in model.__struct_encode_fields__:
+            return unknown_name("field", name, model.__struct_encode_fields__)
+        if not _is_readable(member):
+            place, value = name, bytes(member)
+            break
+    return f"{place}: expected no number out of range, got {strict.shown(value)}"
+
+
+def _is_readable(value: Raw) -> bool:
+    try:
+        _decode_any(value)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _checked(model: type[AnyParameters], value: dict[str, Any], raw: bytes) -> AnyParameters:
