@@ -14,7 +14,8 @@ from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
     from kqs.client import Address
-    from kqs.journal import LostJobs, Report
+    from kqs.journal.lost import LostJobs
+    from kqs.journal.survey import Report
 
 #: how often every segment is read: to judge it and to count what is in it; by `repair` also to find what is damaged
 _VERIFY_READS, _REPAIR_READS = 2, 3
@@ -44,25 +45,26 @@ def verify_command(folder: Path, as_lines: bool) -> ExitCode:
 
     A torn tail, which the next start sets aside, is no damage. Beside a running server the last batch may look torn.
     """
-    from kqs import journal
     from kqs.cli.watched import watched
+    from kqs.journal.survey import verify
 
-    return _tell(watched("verifying", journal.verify, folder, _VERIFY_READS), folder, as_lines)
+    return _tell(watched("verifying", verify, folder, _VERIFY_READS), folder, as_lines)
 
 
 @journal_command.command("dump")
 @_folder_argument
 def dump_command(folder: Path) -> None:
     """Print every segment, batch and record, and what is damaged."""
-    from kqs import journal
+    from kqs.journal import absent
+    from kqs.journal.survey import dump
     from kqs.printable import printable
 
     is_empty = True
-    for line in journal.dump(folder):
+    for line in dump(folder):
         is_empty = False
         click.echo(printable(line))
     if is_empty:
-        raise journal.absent(folder)
+        raise absent(folder)
 
 
 @journal_command.command("repair")
@@ -74,10 +76,10 @@ def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     The server must be stopped. Segments get their names back; what is not the journal's is renamed to NAME.stray. What is
     damaged is copied aside first (NAME.OFFSET.damaged); no intact job is touched.
     """
-    from kqs import journal
     from kqs.cli.watched import watched
+    from kqs.journal.repair import repair
 
-    return _tell(watched("repairing", journal.repair, folder, _REPAIR_READS), folder, as_lines)
+    return _tell(watched("repairing", repair, folder, _REPAIR_READS), folder, as_lines)
 
 
 @journal_command.command("replay")
@@ -94,20 +96,20 @@ def replay_command(folder: Path, server: Address, everything: bool, progress: bo
     """
     import time
 
-    from kqs import journal
     from kqs.cli.inserting import insert_all
     from kqs.cli.replay import JournalJobs
+    from kqs.journal.stopped import stopped_journal
 
-    with journal.stopped_journal(folder, everything=everything) as held:
+    with stopped_journal(folder, everything=everything) as held:
         return insert_all(server, JournalJobs(held, time.time), progress=progress, as_lines=as_lines)
 
 
 def _tell(report: Report, folder: Path, as_lines: bool) -> ExitCode:
-    from kqs import journal
     from kqs.cli.output import print_line, print_pairs
+    from kqs.journal import absent
 
     if not report.segments and not report.problems:
-        raise journal.absent(folder)
+        raise absent(folder)
     if as_lines:
         print_line(report)
     else:

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Raw
 
 from kqs.ids import Ids
-from kqs.journal import Kind, Record, StoppedJournal, fanned
+from kqs.journal import Kind, Record, fanned
+from kqs.journal.stopped import StoppedJournal
 from kqs.options import OptionFields, allowed
 from kqs.wire.jobs import replay_jobs
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kqs.cli.progress import Progress, shown_progress
-from kqs.journal import Files, OsFiles, Report
+from kqs.journal import Files, OsFiles
 from kqs.journal.segment import segment_number
+from kqs.journal.survey import Report
 
 
 class WatchedFiles(OsFiles):

@@ -1,4 +1,7 @@
-"""The journal: what makes an answered insert durable. Format and promises: docs/journal-format.md."""
+"""The journal: what makes an answered insert durable. Format and promises: docs/journal-format.md.
+
+What is done to one whose server is not running is imported from the modules that do it: `survey`, `repair`, `stopped`.
+"""
 
 from kqs.journal.claims import claimed_orders, claims_record
 from kqs.journal.files import Files, OsFiles
@@ -6,12 +9,8 @@ from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
 from kqs.journal.kept import NO_ORDER
 from kqs.journal.listener import Listener
-from kqs.journal.lost import LostJobs
 from kqs.journal.recovery import absent
-from kqs.journal.repair import repair
 from kqs.journal.settings import JOURNAL_FILES
-from kqs.journal.stopped import StoppedJournal, stopped_journal
-from kqs.journal.survey import Report, dump, verify
 
 __all__ = [
     "JOURNAL_FILES",
@@ -20,17 +19,10 @@ __all__ = [
     "Journal",
     "Kind",
     "Listener",
-    "LostJobs",
     "OsFiles",
     "Record",
     "Recovery",
-    "Report",
-    "StoppedJournal",
     "absent",
     "claimed_orders",
     "claims_record",
-    "dump",
-    "repair",
-    "stopped_journal",
-    "verify",
 ]

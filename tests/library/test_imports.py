@@ -9,7 +9,7 @@ import sys
 import pytest
 
 #: fronts of their own: what they import, a program has no use for
-NOT_HERE = {"kqs.server", "kqs.daemon", "kqs.outpost", "kqs.cli", "uvloop"}
+NOT_HERE = {"kqs.server", "kqs.daemon", "kqs.outpost", "kqs.cli", "uvloop", "pydantic"}
 
 
 @pytest.mark.parametrize("module", ["kqs.library", "kqs.library.far", "kqs.testing", "kqs.blocking"])

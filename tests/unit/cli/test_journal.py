@@ -4,10 +4,15 @@ import pytest
 
 from kqs.cli import run
 from kqs.errors import JournalLockedError, JournalVersionError
-from kqs.journal import LostJobs, Report
+from kqs.journal.lost import LostJobs
+from kqs.journal.survey import Report
 
 INTACT = Report(segments=1, batches=2, records=3, bytes=400, end_seq=3, checkpoint_seq=1, torn=("1.kqj", 12))
 DAMAGED = Report(segments=1, problems=["j/1.kqj:64 rot"], lost=[(3, 5)], set_aside=["1.kqj.64.damaged"])
+
+
+#: by command, the module that does it
+HOMES = {"verify": "survey", "dump": "survey", "repair": "repair"}
 
 
 @pytest.fixture
@@ -20,7 +25,7 @@ def journal(monkeypatch, tmp_path, capsys):
                 raise result
             return result
 
-        monkeypatch.setattr(f"kqs.journal.{command}", work)
+        monkeypatch.setattr(f"kqs.journal.{HOMES[command]}.{command}", work)
         return (run(["journal", command, str(tmp_path), *options]), *capsys.readouterr())
 
     return journal

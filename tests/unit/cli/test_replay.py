@@ -6,7 +6,8 @@ from kqs.cli import run
 from kqs.cli.replay import JournalJobs
 from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
 from kqs.ids import Ids
-from kqs.journal import Kind, OsFiles, Record, stopped_journal
+from kqs.journal import Kind, OsFiles, Record
+from kqs.journal.stopped import stopped_journal
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_journal
 

@@ -2,7 +2,9 @@ import pytest
 
 from kqs.cli import watched
 from kqs.cli.watched import WatchedFiles
-from kqs.journal import OsFiles, repair, verify
+from kqs.journal import OsFiles
+from kqs.journal.repair import repair
+from kqs.journal.survey import verify
 from tests.support.journal import a_journal, a_record
 
 

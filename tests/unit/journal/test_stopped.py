@@ -5,9 +5,8 @@ from contextlib import aclosing
 import pytest
 
 from kqs.errors import JournalError, JournalLockedError
-from kqs.journal import stopped_journal
 from kqs.journal.segment import segment_name
-from kqs.journal.stopped import StoppedJournal
+from kqs.journal.stopped import StoppedJournal, stopped_journal
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_disk_with, a_journal
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from kqs.journal import recovery, verify
+from kqs.journal import recovery
 from kqs.journal.format import HEADER_BYTES
+from kqs.journal.survey import verify
 from tests.support.files import MemoryFiles
 from tests.support.journal import DIR, a_disk_with, a_journal
 

@@ -18,6 +18,7 @@ from kqs.rpc.parameters import (
     NoQuery,
     Parameters,
     ScheduleQuery,
+    States,
     SubjectQuery,
 )
 from kqs.wire.call import Call, Dialect
@@ -39,8 +40,8 @@ def test_null_and_an_empty_object_leave_every_default() -> None:
 
 
 def test_a_state_is_given_as_its_word() -> None:
-    assert parse(JobsQuery, Raw(b'{"state":"processing"}')).state == {State.PROCESSING}
-    assert parse(JobsQuery, Raw(b'{"state":["new","fail","new"]}')).state == {State.NEW, State.FAIL}
+    assert parse(JobsQuery, Raw(b'{"state":"processing"}')).state == States({State.PROCESSING})
+    assert parse(JobsQuery, Raw(b'{"state":["new","fail","new"]}')).state == States({State.NEW, State.FAIL})
 
 
 def test_a_string_stands_for_the_only_field() -> None:
