@@ -21,6 +21,8 @@ from kqs.words import in_words
 MAX_TYPE_BYTES = 200
 MAX_ID_CHARACTERS = 200
 TYPE_RULE = f"1 to {MAX_TYPE_BYTES} bytes of printable text"
+MAX_WORKER_NAME_CHARACTERS = 200
+WORKER_NAME_RULE = f"1 to {MAX_WORKER_NAME_CHARACTERS} characters of printable text"
 #: Three centuries. From any date a clock may show, such a time later is still a date; in ms or µs it still fits 64 bits.
 MAX_SECONDS = 10**10
 
@@ -70,6 +72,11 @@ At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 tim
 def is_type(text: str) -> bool:
     """Tell whether `text` may name a type of jobs, or a resource: TYPE_RULE."""
     return is_all_seen(text) and 0 < len(text.encode()) <= MAX_TYPE_BYTES
+
+
+def is_worker_name(text: str) -> bool:
+    """Tell whether `text` may name a worker: WORKER_NAME_RULE."""
+    return is_all_seen(text) and 0 < len(text) <= MAX_WORKER_NAME_CHARACTERS
 
 
 class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):

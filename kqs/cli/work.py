@@ -12,13 +12,12 @@ import click
 
 from kqs.cli.arguments import Seconds, server_option
 from kqs.cli.serve import import_structlog_without_rich, uncollected
+from kqs.options import WORKER_NAME_RULE, is_worker_name
+from kqs.printable import printable, shortened
 from kqs.process.init import become_init
 
 if TYPE_CHECKING:
     from kqs.client import Address
-
-#: the server takes no longer names
-MAX_NAME_CHARS = 200
 
 
 class Grace(Seconds):
@@ -39,9 +38,8 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only in the ne
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name, or fail as click does."""
-        if not 1 <= len(value) <= MAX_NAME_CHARS:
-            self.fail(f"expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}", param, ctx)
-        value.encode()  # or it could not be sent
+        if not is_worker_name(value):
+            self.fail(f"expected {WORKER_NAME_RULE}, got {printable(shortened(value))}", param, ctx)
         return value
 
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw
 from kqs.errors import CallError
 from kqs.handlers import Outcome
 from kqs.job import Returned
-from kqs.options import MAX_WAIT_S, TYPE_RULE, is_type
+from kqs.options import MAX_WAIT_S, TYPE_RULE, WORKER_NAME_RULE, is_type, is_worker_name
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.inserts import after_earlier_inserts
@@ -61,14 +61,20 @@ def all_types(names: list[str] | None) -> None:
         raise ValueError(f"expected {TYPE_RULE}")
 
 
+def worker_name(name: str) -> None:
+    """Raises: ValueError: no worker can be called so."""
+    if name and not is_worker_name(name):
+        raise ValueError(f"expected {WORKER_NAME_RULE}")
+
+
 class JobsWanted(Parameters, frozen=True, kw_only=True):
     """What `reserve` and `work` are both told."""
 
     MAX_BYTES = TYPES_BYTES
-    RULES: ClassVar = {"types": all_types}
+    RULES: ClassVar = {"types": all_types, "worker": worker_name}
 
     types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)]
-    worker: Annotated[str, Meta(min_length=1, max_length=200)] = ""
+    worker: Annotated[str, Meta(min_length=1)] = ""
     hold: bool = False
 
     @property

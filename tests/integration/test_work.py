@@ -405,6 +405,7 @@ def test_it_works_over_a_unix_socket(folder: Path) -> None:
         (("--concurrency", "0", "chores"), 2, "--concurrency"),
         (("--grace", "-2", "chores"), 2, "--grace"),
         (("--name", "", "chores"), 2, "--name"),
+        (("--name", "a\u202eb", "chores"), 2, "expected 1 to 200 characters of printable text, got a\\u202eb"),
         (("--connect", "localhost:x", "chores"), 2, "--connect"),
         ((), 2, "MODULE"),
     ],

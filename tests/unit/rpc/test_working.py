@@ -109,6 +109,7 @@ async def test_a_reserve_is_not_in_flight_and_holds_up_nothing(talk: Talk) -> No
         None, {}, [], ["mail"], "mail", {"types": []}, {"types": "mail"}, {"types": [1]}, {"types": [""]}, {"types": [None]},
         {"types": ["x" * 201]}, {"types": ["é" * 101]}, {"types": ["a\nb"]}, {"types": ["\u202e"]}, {"types": ["a"] * 1001},
         {"types": ["a"], "worker": ""}, {"types": ["a"], "worker": "x" * 201}, {"types": ["a"], "worker": 7},
+        {"types": ["a"], "worker": "a\u202eb"}, {"types": ["a"], "worker": "a\x00"}, {"types": ["a"], "worker": "\x1b[2J"},
         {"types": ["a"], "wait": -1, "room": 0}, {"types": ["a"], "wait": 604_801, "room": 10_001},
         {"types": ["a"], "wait": "1", "room": "1"}, {"types": ["a"], "count": 0, "room": 1.5}, {"types": ["a"], "nope": 1},
         {"types": ["a"], "count": 1001, "room": True}, {"types": ["a"], "wait": None, "room": None}, {"types": {"a": 1}},
