@@ -147,3 +147,32 @@ def test_a_store_that_is_taken_away_is_said_and_the_journal_keeps_its_jobs(name:
         peer.insert("echo")
         eventually(lambda: peer.call("health")["verdict"], lambda seen: seen == "ok")
         eventually(lambda: peer.call("stats")["journal_segments"], lambda seen: seen == 1)
+
+
+OWNERS_CALLS: dict[str, object] = {
+    "suspend": "echo",
+    "resume": "suspended",
+    "limit": {"type": "echo", "rate": 5},
+    "configure": {"type": "echo", "options": {"ttr": 5}},
+    "subscribe": {"type": "echo", "subscriber": "other"},
+    "unsubscribe": {"type": "a", "subscriber": "b"},
+    "schedule": {"name": "hourly", "every": 3600, "job": {"type": "echo"}},
+    "unschedule": "daily",
+    "cancel": "delayed",
+}
+
+
+@pytest.mark.parametrize("lose", [remove_folder, rename_folder, replace_folder])
+def test_nothing_is_answered_as_kept_that_a_start_would_not_find(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.call("suspend", "suspended")
+        peer.call("subscribe", {"type": "a", "subscriber": "b"})
+        peer.call("schedule", {"name": "daily", "every": 86400, "job": {"type": "echo"}})
+        peer.call("insert", {"type": "nobody", "id": "delayed", "delay": 900})
+        until(server, jobs_delayed=1)
+        lose(tmp_path / "journal")
+        for name, argument in OWNERS_CALLS.items():
+            with pytest.raises(RefusedError) as refused:
+                peer.call(name, argument)
+            assert (name, refused.value.code) == (name, "busy")
+        assert server.stop() == 0

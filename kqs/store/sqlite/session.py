@@ -281,14 +281,18 @@ class Session:
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
         assert self._is_full, "sync needs a durable transaction"
-        if (lost := self._lost_file()) is not None:
-            raise StoreUnavailableError(
-                f"the store's file {lost} was removed or replaced: a restart would not find what it has"
-            )
+        self.check_files()
         if self._has_unsynced:
             # a commit that changes nothing flushes nothing
             self._write_progress()
         return self.fed_seq
+
+    def check_files(self) -> None:
+        """See that a restart finds what is kept now. Raises: StoreUnavailableError: a file was removed or replaced."""
+        if (lost := self._lost_file()) is not None:
+            raise StoreUnavailableError(
+                f"the store's file {lost} was removed or replaced: a restart would not find what it has"
+            )
 
     def tidy(self) -> None:
         """Shrink the file and copy the WAL into it now that nobody waits, so that a commit need not."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
@@ -52,6 +53,8 @@ from kqs.store.sqlite import change as changing
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
+
+T = TypeVar("T")
 
 #: so few new jobs with so little data are stored at once rather than handed to the thread: somebody may wait for them.
 #: 64 KiB take 0.1 ms, no more than the hops; a MiB takes 2 ms and 16 MiB take 100, in which the loop would do nothing else
@@ -253,7 +256,7 @@ class SqliteStore:
 
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
-        return await self._thread.call(partial(batches.close, batch_id=batch_id), durable=True)
+        return await self._keep(partial(batches.close, batch_id=batch_id))
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""
@@ -317,15 +320,15 @@ class SqliteStore:
 
     async def suspend(self, type_: str, at: float) -> bool:
         """See Store.suspend."""
-        return await self._thread.call(partial(suspended.suspend, type_=type_, at=at), durable=True)
+        return await self._keep(partial(suspended.suspend, type_=type_, at=at))
 
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
-        return await self._thread.call(partial(suspended.resume, type_=type_), durable=True)
+        return await self._keep(partial(suspended.resume, type_=type_))
 
     async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
         """See Store.say."""
-        return await self._thread.call(partial(said.say, topic=topic, type_=type_, text=text), durable=True)
+        return await self._keep(partial(said.say, topic=topic, type_=type_, text=text))
 
     async def said(self, topic: Topic) -> dict[str, bytes]:
         """See Store.said."""
@@ -337,11 +340,11 @@ class SqliteStore:
 
     async def subscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.subscribe."""
-        return await self._thread.call(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber), durable=True)
+        return await self._keep(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber))
 
     async def unsubscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.unsubscribe."""
-        return await self._thread.call(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber), durable=True)
+        return await self._keep(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber))
 
     async def subscriptions(self) -> dict[str, list[str]]:
         """See Store.subscriptions."""
@@ -349,11 +352,11 @@ class SqliteStore:
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """See Store.put_schedule."""
-        return await self._thread.call(partial(ticks.put, schedule=schedule, node=node), durable=True)
+        return await self._keep(partial(ticks.put, schedule=schedule, node=node))
 
     async def remove_schedule(self, name: str, node: str | None = None) -> bool:
         """See Store.remove_schedule."""
-        return await self._thread.call(partial(ticks.remove, name=name, node=node), durable=True)
+        return await self._keep(partial(ticks.remove, name=name, node=node))
 
     async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
         """See Store.schedules."""
@@ -365,7 +368,7 @@ class SqliteStore:
 
     async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
         """See Store.suspend_schedule."""
-        return await self._thread.call(partial(ticks.suspend, name=name, at=at, since=since), durable=True)
+        return await self._keep(partial(ticks.suspend, name=name, at=at, since=since))
 
     async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
         """See Store.pass_ticks."""
@@ -396,6 +399,18 @@ class SqliteStore:
     async def sync(self) -> int:
         """See Store.sync."""
         return await self._thread.call(Session.sync, durable=True)
+
+    async def _keep(self, change: Callable[[Session], T]) -> T:
+        """Do what an owner says, which no replay of the journal would do again.
+
+        Raises: StoreUnavailableError: no start would find it.
+        """
+
+        def kept(session: Session) -> T:
+            session.check_files()
+            return change(session)
+
+        return await self._thread.call(kept, durable=True)
 
 
 def _end_bytes(end: Report | None) -> int:
