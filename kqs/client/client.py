@@ -328,8 +328,10 @@ class Client(OwnersCalls, RulesCalls):
 
         worker: who has them, as the jobs' records say. hold: they outlive the connection and the server, and are the worker's
         until `ttr` has passed without a touch; it needs a `worker`. Cancelled, it takes no run with it: what was on its way is
-        given back. Raises: as `call`. ValueError: types is one text.
+        given back. Raises: as `call`. ValueError: types is one text, or wait_s no number of seconds.
         """
+        if wait_s != 0:
+            check_seconds("wait_s", wait_s, is_bounded=True)
         asked = _without_none(types=_names(types), count=count, wait=wait_s, worker=worker, hold=hold or None)
         limit_s = None if self._timeout_s is None else wait_s + self._timeout_s
         answer: asyncio.Future[list[Run]] = asyncio.get_running_loop().create_future()

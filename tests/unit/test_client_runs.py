@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -56,6 +57,12 @@ async def test_reserve_returns_runs_with_their_data(server: LineServer, client: 
     assert (first.token, first.id, first.data, first.auto_touch, first.time_limit) == ("token-1", "id-1", {"n": 1}, True, None)
     assert (first.progress, second.progress) == ([1, {}], None)
     assert (json.loads(bytes(second.raw)), second.ttr, second.time_limit, second.is_over) == ({"n": 2}, 30.0, 5.0, False)
+
+
+@pytest.mark.parametrize("wait_s", [10**400, -1, math.nan, math.inf, True, "1", None])
+async def test_a_reserve_that_waits_for_no_number_of_seconds_is_refused_by_name(client: Client, wait_s: float) -> None:
+    with pytest.raises(ValueError, match="wait_s: expected a number of seconds"):
+        await client.reserve(["t"], wait_s=wait_s)
 
 
 async def test_a_cancelled_reserve_gives_back_what_was_on_its_way(server: LineServer, client: Client) -> None:
@@ -296,7 +303,7 @@ async def test_types_are_a_list(client: Client) -> None:
 
 
 async def test_nothing_is_left_standing_of_a_call_with_a_wait_that_is_none(client: Client) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="wait_s"):
         await client.reserve(["mail"], wait_s="long")  # type: ignore[arg-type]
     assert not client._standing
 
