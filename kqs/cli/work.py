@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from kqs.cli.arguments import Seconds, server_option
-from kqs.cli.serve import import_structlog_without_rich, uncollected
+from kqs.cli.serve import import_structlog_alone, uncollected
 from kqs.options import WORKER_NAME_RULE, is_worker_name
 from kqs.printable import printable, shortened
 from kqs.process.init import become_init
@@ -96,7 +96,7 @@ def work_command(
         raise click.UsageError("expected a MODULE, or --config for commands: nothing says what is to run jobs")
     become_init()
     with uncollected():
-        import_structlog_without_rich()
+        import_structlog_alone()
         from kqs.client import Address
         from kqs.config import Config, LogSection, WorkerSection, anchored, load_config
         from kqs.outpost.outpost import OutpostSettings, work

@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from crc32c import crc32c
-
+from kqs.crc import crc32c
 from kqs.journal.files import Files, read_all, write_all
 
 NAME = "checkpoint"

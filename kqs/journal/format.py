@@ -16,8 +16,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
-from crc32c import crc32c
 
+from kqs.crc import crc32c
 from kqs.errors import JournalError, JournalVersionError
 from kqs.options import Job
 

@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
-from crc32c import crc32c
 
 from kqs.client import Run
 from kqs.client.ids import ClientIds
+from kqs.crc import crc32c
 from kqs.errors import CallError, KqsError
 from kqs.library.bulk import BulkStore
 from kqs.library.data import MAX_DATA_BYTES, data_of

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from crc32c import crc32c
-
+from kqs.crc import crc32c
 from kqs.ids import ID_PATTERN
 from kqs.job import Claim, Run
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import msgspec
-from crc32c import crc32c
+
+from kqs.crc import crc32c
 
 _encode = msgspec.msgpack.Encoder().encode
 _MOST = 0xFFFFFFFF

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
-from crc32c import crc32c
 from gridfs.errors import NoFile
 
+from kqs.crc import crc32c
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
 from kqs.store.mongo.collections import Collections
 

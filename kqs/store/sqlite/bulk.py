@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from crc32c import crc32c
 
+from kqs.crc import crc32c
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
 
 _PUT = ManyRows("insert into bulk (ord, crc32c, data)", "(?,?,?)", "on conflict do nothing")

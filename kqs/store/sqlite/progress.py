@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from crc32c import crc32c
 
+from kqs.crc import crc32c
 from kqs.job import Progress
 from kqs.store.sqlite.rows import ManyRows, cut, decode_orders, json_list
 from kqs.store.sqlite.schema import Place

@@ -105,7 +105,7 @@ def test_small_commands_import_no_more_than_they_need(arguments):
 
 def test_server_is_spared_rich_but_its_handlers_may_have_it():
     program = (
-        "import sys; from kqs.cli.serve import import_structlog_without_rich as lean; lean(); import kqs.daemon;"
+        "import sys; from kqs.cli.serve import import_structlog_alone as lean; lean(); import kqs.daemon;"
         "print('rich' in sys.modules); import rich.table; print('rich' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
