@@ -37,7 +37,7 @@ class ServerSection(Section, frozen=True):
     socket_mode: Annotated[
         str,
         Meta(
-            pattern=r"^0?[0-7]{3}$",
+            pattern=r"^0?[0-7]{3}\Z",
             description="who may use that socket, as chmod takes it",
             extra_json_schema={"expected": 'permissions in octal, as "0660"'},
         ),
@@ -56,7 +56,7 @@ class ServerSection(Section, frozen=True):
         str,
         Meta(
             max_length=32,
-            pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?$",
+            pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?\Z",
             description="stands in the names of what is shared with other fleets",
             extra_json_schema={"expected": "at most 32 letters, digits, '_', '-', or single '.' inside"},
         ),

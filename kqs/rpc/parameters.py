@@ -262,7 +262,7 @@ class JobsQuery(FilterQuery, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     newest: bool = False
     cursor: (
-        Annotated[str, Meta(pattern="^([0-9a-f]{1,16})?$", extra_json_schema={"expected": "one that was answered"})] | None
+        Annotated[str, Meta(pattern=r"^([0-9a-f]{1,16})?\Z", extra_json_schema={"expected": "one that was answered"})] | None
     ) = None
 
     def check(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
 CatchUp = Literal["one", "skip", "all"]
 Overlap = Literal["allow", "skip"]
@@ -15,10 +14,6 @@ Origin = Literal["config", "call"]
 #: with an instant behind it, the name makes an id
 MAX_NAME_CHARACTERS = 100
 NAME_RULE = f"1 to {MAX_NAME_CHARACTERS} of A-Z a-z 0-9 . _ -"
-ScheduleName = Annotated[
-    str,
-    Meta(min_length=1, max_length=MAX_NAME_CHARACTERS, pattern="^[A-Za-z0-9._-]+$", extra_json_schema={"expected": NAME_RULE}),
-]
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -257,6 +257,17 @@ def test_mistake_in_the_file_is_one_clear_line(trouble, toml, line):
             "1",
             'environment KQS_SEVER__PORT: sever: unknown section "sever"; the nearest known one is "server"',
         ),
+        (
+            "KQS_SERVER__SOCKET_MODE",
+            "0660\n",
+            'environment KQS_SERVER__SOCKET_MODE: server.socket_mode: got "0660\\n", expected permissions in octal, as "0660"',
+        ),
+        (
+            "KQS_SERVER__NAMESPACE",
+            "ab\n",
+            'environment KQS_SERVER__NAMESPACE: server.namespace: got "ab\\n", '
+            "expected at most 32 letters, digits, '_', '-', or single '.' inside",
+        ),
         ("KQS_TYPES__X", "0", "environment KQS_TYPES__X: types.X: got 0, expected a section, [types.X]"),
     ],
 )

@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -122,3 +124,9 @@ def test_what_wider_bounds_accepted_is_brought_within_ours(name: str, value: obj
 def test_options_that_wider_bounds_stored_still_resolve() -> None:
     own = b'{"time_limit":1e308,"ttr":5,"colour":1,"backoff":"never","expire":1e300}'
     assert Cascade({}, {}).resolve("mail", own) == Options(ttr=5, time_limit=1e10, expire=1e10)
+
+
+def test_no_pattern_of_a_field_lets_a_line_feed_stand_at_its_end():
+    """To `re`, which msgspec searches with, `$` is also what stands before one."""
+    sources = Path(kqs.options.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if re.search(r'pattern=r?"[^"\n]*\$"', path.read_text())] == []

@@ -62,6 +62,7 @@ def test_a_string_stands_for_the_only_field() -> None:
         (b'{"state":0}', "state: must be one of new, delayed"),
         (b'{"state":[null,"new"]}', "state: must be one of new, delayed"),
         (b'{"after":5}', "after: "),
+        (b'{"cursor":"ff\\n"}', "cursor: "),
         (b'{"limt":5}', 'unknown field "limt"; the nearest known one is "limit"'),
         (b'["x"]', "call takes its parameters by name"),
         (b"5", "argument: "),
