@@ -132,7 +132,8 @@ def walk(files: Files, handle: int, salt: int, end: int, seq: int, start: int = 
 def _next_intact(files: Files, handle: int, salt: int, reader: FrameReader, end: int) -> Frame | None:
     """Return the first wholly intact frame at or behind the reader's place whose seq is not lower than expected."""
     at = reader.offset
-    while (found := find_frame(files, handle, salt, at, end)) is not None:
+    last = min(end, written_end(files, handle, at, end) + FRAME_BYTES)  # a header may end in zeros, and behind it all is
+    while (found := find_frame(files, handle, salt, at, last)) is not None:
         at, header = found
         if header.first_seq >= reader.seq:
             try:
@@ -162,10 +163,11 @@ def find_frame(files: Files, handle: int, salt: int, start: int, end: int) -> tu
 
 def written_end(files: Files, handle: int, start: int, end: int) -> int:
     """Return the offset after the last byte in start .. end that is not zero; `start` when all are."""
+    zeros = bytes(SLICE_BYTES)
     while end > start:
         begin = max(start, end - SLICE_BYTES)
-        data = read_all(files, handle, end - begin, begin).rstrip(b"\0")
-        if data:
-            return begin + len(data)
+        data = read_all(files, handle, end - begin, begin)
+        if data != zeros[: len(data)]:  # a hundred times as fast as rstrip, on most of a segment that was just begun
+            return begin + len(data.rstrip(b"\0"))
         end = begin
     return start

@@ -245,12 +245,12 @@ class _Scan:
         Return with it the seq after the last record that can have stood there.
         """
         start, seq = segment.end, segment.end_seq
-        headers = list(_frame_headers(self._files, handle, segment.salt, start, size))
+        end = written_end(self._files, handle, start, size)
+        headers = list(_frame_headers(self._files, handle, segment.salt, start, min(size, end + FRAME_BYTES)))
         later = headers[1:] if headers and headers[0][0] == start and headers[0][1].first_seq == seq else headers
         if later and later[-1][1].first_seq > self._stored_seq:
             reason = f"{reason}, yet record {later[0][1].first_seq} stands at {later[0][0]}"
             raise corrupt(self._directory, segment.name, start, reason)
-        end = written_end(self._files, handle, start, size)
         torn = TornTail(segment.name, start, end) if end > start else None
         for at, header in headers:
             start, seq = at + FRAME_BYTES + header.length, max(seq, header.end_seq)
