@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from kqs.errors import CallError
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS
-from kqs.values import written
+from kqs.values import MAX_LEVELS, written
 from kqs.wire.steps import finish
-from kqs.wire.strict import MAX_DEPTH, checking_json, is_clean_text, is_deeper
+from kqs.wire.strict import checking_json, is_deeper
 
-#: levels of arrays and objects: a line that brings it has four of its own at most
-MAX_PROGRESS_DEPTH = MAX_DEPTH - 4
+#: levels of arrays and objects
+MAX_PROGRESS_DEPTH = MAX_LEVELS
 #: as `written` and we make it
 _NULL = b"null"
 
@@ -20,9 +20,7 @@ def progress_of(value: object) -> bytes:
         text = written(value, MAX_PROGRESS_BYTES)
     except Exception as fault:
         raise ValueError(f"this cannot be kept as progress: {fault}") from fault
-    if not is_clean_text(text):  # of msgspec.Raw
-        raise ValueError("this cannot be kept as progress: it has half of a surrogate pair")
-    return _kept(text)
+    return _null_is_none(text)
 
 
 def checked_progress(text: bytes) -> bytes:
@@ -34,10 +32,10 @@ def checked_progress(text: bytes) -> bytes:
         finish(checking_json(text))
     except CallError as error:
         raise ValueError(f"this cannot be kept as progress: {error}") from None
-    return _kept(text)
-
-
-def _kept(text: bytes) -> bytes:
     if is_deeper(text, MAX_PROGRESS_DEPTH):
         raise ValueError(f"this cannot be kept as progress: it has more than {MAX_PROGRESS_DEPTH} levels of arrays and objects")
+    return _null_is_none(text)
+
+
+def _null_is_none(text: bytes) -> bytes:
     return NO_PROGRESS if text == _NULL else text

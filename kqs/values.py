@@ -12,6 +12,11 @@ import msgspec
 from kqs.models import is_model
 from kqs.plain import plain
 
+from kqs.wire.strict import MAX_DEPTH, is_clean_text, is_deeper
+
+#: levels of arrays and objects: a line that brings a value has four of its own at most
+MAX_LEVELS = MAX_DEPTH - 4
+
 
 def _encode_other(value: Any) -> Any:
     if is_model(value):
@@ -27,7 +32,10 @@ _skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def written(value: object, most_bytes: int) -> bytes:
-    """Return a value as JSON in one line. Raises: anything: it cannot be; the message says why."""
+    """Return a value as JSON that may stand in a line, and has no line breaks.
+
+    Raises: anything: it cannot be; the message says why.
+    """
     text = _encode_json(value)
     if len(text) > most_bytes:
         raise ValueError(f"it takes {len(text)} bytes, and {most_bytes} are allowed")
@@ -36,6 +44,10 @@ def written(value: object, most_bytes: int) -> bytes:
         text = msgspec.json.format(text, indent=-1)
     if not text.isascii():
         text.decode()
+    if b"\\u" in text and not is_clean_text(text):  # of msgspec.Raw
+        raise ValueError("it has half of a surrogate pair")
+    if is_deeper(text, MAX_LEVELS):
+        raise ValueError(f"it has more than {MAX_LEVELS} levels of arrays and objects")
     if b"null" in text or b"NaN" in text or b"Infinity" in text:
         _refuse_what_is_no_number(value)
     return text

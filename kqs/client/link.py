@@ -85,7 +85,7 @@ class Link(asyncio.Protocol):
         self._transport.abort()
 
     def _flush(self) -> None:
-        if self._out and not self._paused:
+        if self._out and not self._paused and not self._transport.is_closing():  # an aborted one refuses to be written to
             self._transport.write(b"".join(self._out))
             self._out.clear()
 

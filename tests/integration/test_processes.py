@@ -50,6 +50,17 @@ def test_typed_arguments_threads_touches_and_retry_delays_are_as_everywhere(tmp_
         until_said(server, "cancelled")
 
 
+def test_a_result_that_fits_no_line_fails_its_job_and_nobody_elses_run(tmp_path: Path) -> None:
+    with having_children(tmp_path, 1) as server:
+        before = pids(server)
+        beside = insert(server, "sleep", 1)
+        deep = record_of(server, insert(server, "nested", 100, retries=0), "fail")
+        assert deep["error"].endswith("it has more than 60 levels of arrays and objects")
+        assert record_of(server, beside)["ghosts"] == 0
+        assert record_of(server, insert(server, "nested", 60))["attempt"] == 1
+        assert pids(server) == before
+
+
 def test_commands_run_in_children(tmp_path: Path) -> None:
     with having_children(tmp_path, 1, TYPES__resize=settings_of("cat; cut -d' ' -f4 /proc/$PPID/stat >&2; exit 0")) as server:
         assert record_of(server, insert(server, "resize", {"width": 80}))["result"] == {"width": 80}

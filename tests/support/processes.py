@@ -34,6 +34,14 @@ class Order(BaseModel):
     count: int
 
 
+@kqs.handler("nested")
+async def nested(levels):
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 @kqs.handler("pid")
 async def pid(data):
     return os.getpid()

@@ -372,6 +372,20 @@ def test_raw_text_of_many_lines_becomes_one() -> None:
     assert judge_result(msgspec.Raw(b'{\r\n  "a": [1,\n 2]\n}'), RUN) == Ok(b'{"a":[1,2]}')
 
 
+def test_a_result_fits_into_a_line_of_json() -> None:
+    deep: list[Any] = []
+    for _ in range(59):
+        deep = [deep]
+    assert isinstance(judge_result(deep, RUN), Ok)
+    for result in ([deep], {"a": deep}, msgspec.Raw(b"[" * 61 + b"]" * 61)):
+        outcome = judge_result(result, RUN)
+        assert isinstance(outcome, Failed)
+        assert outcome.final
+        assert outcome.reason.endswith("it has more than 60 levels of arrays and objects")
+    assert isinstance(judge_result(msgspec.Raw(b'"\\\\ud800 is a word"'), RUN), Ok)
+    assert isinstance(judge_result(msgspec.Raw(b'"\\ud800 and no other half"'), RUN), Failed)
+
+
 def test_a_result_has_a_most() -> None:
     assert isinstance(judge_result("x" * (outcomes.MAX_RESULT_BYTES - 2), RUN), Ok)
     outcome = judge_result("x" * outcomes.MAX_RESULT_BYTES, RUN)
