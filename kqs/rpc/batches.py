@@ -20,6 +20,7 @@ from kqs.wire import strict
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
+from kqs.wire.members import Reader, checking_keys
 from kqs.wire.order import batch_text
 from kqs.wire.steps import Steps
 
@@ -27,6 +28,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _RULE = "batch takes {jobs, then}, {open: true, then} or {id, close: true}"
+_FIELDS = Reader("jobs", "then", "open", "id", "close")
 _TRUE = b"true"
 _JOB = re.compile(r"^job (\d+): ")
 
@@ -36,7 +38,7 @@ def batching(peer: Peer, call: Call) -> Steps[None]:
     context = peer.context
     try:
         refuse_when_draining(context)
-        fields = _fields(call)
+        fields = yield from _fields(call)
         if "id" in fields:
             _close(peer, detached(call), _closed_id(fields))
             return
@@ -48,13 +50,17 @@ def batching(peer: Peer, call: Call) -> Steps[None]:
         peer.refuse(call, *translate(error))
 
 
-def _fields(call: Call) -> dict[str, Raw]:
+def _fields(call: Call) -> Steps[dict[str, Raw]]:
     if call.blob is not None:
         raise CallError(f"{_RULE}, not binary data")
+    text = bytes(call.arg)
+    if not text.startswith(b"{"):
+        raise CallError(f"{_RULE}, got {strict.shown(text)}")
+    yield from checking_keys(text, _FIELDS)
     try:
-        fields: dict[str, Raw] = _decode_object(call.arg)
+        fields: dict[str, Raw] = _decode_object(text)
     except msgspec.DecodeError:
-        raise CallError(f"{_RULE}, got {strict.shown(bytes(call.arg))}") from None
+        raise CallError(f"{_RULE}, got {strict.shown(text)}") from None
     return {name: value for name, value in fields.items() if bytes(value) != b"null"}
 
 

@@ -479,10 +479,17 @@ class Conversation:
             elif (spec := self._permitted(call)) is not None:
                 self.context.counters.call(call.name)
                 if spec.in_steps is None:
-                    spec.run(self, call)
+                    self._run_at_once(spec, call)
                 else:
                     yield from spec.in_steps(self, call)
             yield
+
+    def _run_at_once(self, spec: CallSpec, call: Call) -> None:
+        """Run a call that is not done in steps. What it raises is a fault of ours, and no reason to cut the peer off."""
+        try:
+            spec.run(self, call)
+        except Exception as fault:
+            self.refuse(call, *translate(fault))
 
     @property
     def _has_had_enough(self) -> bool:

@@ -19,6 +19,7 @@ from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
 from kqs.wire.call import POSITIONAL, Call
+from kqs.wire.members import check_keys
 
 #: Longest argument of these calls, in bytes: a dozen names, each of their characters escaped.
 MAX_ARGUMENT_BYTES = 80 * MAX_TYPE_BYTES
@@ -262,7 +263,8 @@ class JobsQuery(FilterQuery, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     newest: bool = False
     cursor: (
-        Annotated[str, Meta(pattern=r"^([0-9a-f]{1,16})?\Z", extra_json_schema={"expected": "one that was answered"})] | None
+        Annotated[str, Meta(pattern=r"^([0-7]?[0-9a-f]{1,15})?\Z", extra_json_schema={"expected": "one that was answered"})]
+        | None
     ) = None
 
     def check(self) -> None:
@@ -350,6 +352,7 @@ def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     raw = bytes(call.arg)
     if raw.startswith(b"[") and not model.TAKES_LIST:
         raw = _only_member(model, call, raw)
+    check_keys(raw, is_deep=True)
     try:
         value = model.spread({} if raw == b"null" else _decode_any(raw))
     except msgspec.DecodeError:

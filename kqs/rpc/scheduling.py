@@ -15,6 +15,7 @@ from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
 from kqs.store.ticks import Plan
 from kqs.wire import strict
 from kqs.wire.call import Call, detached
+from kqs.wire.members import check_keys
 from kqs.wire.steps import finish
 
 _encode = msgspec.json.Encoder().encode
@@ -41,6 +42,7 @@ def _asked(inserter: Inserter, call: Call) -> tuple[str, Plan]:
         fields = _decode_object(call.arg)
     except msgspec.DecodeError:
         raise CallError(f"schedule takes its parameters by name, as an object, got {strict.shown(bytes(call.arg))}") from None
+    check_keys(bytes(call.arg), is_deep=False)
     text = fields.pop("job", None)
     query = parse(ScheduleQuery, Call(call.name, Raw(_encode(fields)), call.id, dialect=call.dialect))
     if text is None:

@@ -5,14 +5,20 @@ For JSON whose grammar was checked before.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
 
+from kqs.errors import CallError
+from kqs.nearest import unknown_name
+from kqs.printable import printable, shortened
 from kqs.wire.scan import SHORT_BYTES, end_of_value, runs
+from kqs.wire.steps import Steps
 
 _ABSENT = Raw()
 
@@ -64,6 +70,49 @@ class Member(NamedTuple):
     def moved(self, by: int) -> Member:
         """Return the same member in a text that has `by` more bytes before it."""
         return Member(self.key, self.start + by, self.value_start + by, self.end + by)
+
+
+def check_keys(text: bytes, *, is_deep: bool) -> None:
+    """Refuse JSON, which is short, with a key that stands twice in its object: a decoder would take the last in silence.
+
+    Args: is_deep: look at objects within objects, too. Raises: CallError: `bad_call`, with the key.
+    """
+    if text.count(b":") < 2:
+        return
+    repeated: list[str | None] = []  # of each object, the outermost last
+
+    def look(members: list[tuple[str, object]]) -> None:
+        counts = Counter(name for name, _ in members)
+        repeated.append(None if len(counts) == len(members) else counts.most_common(1)[0][0])
+
+    # numbers are nobody's business here, and as integers they have a most of digits
+    json.loads(text, object_pairs_hook=look, parse_int=float)
+    for name in repeated if is_deep else repeated[-1:]:
+        if name is not None:
+            raise _stands_twice(name)
+
+
+def checking_keys(text: bytes, reader: Reader) -> Steps[None]:
+    """Refuse, in steps, an object however long that has a key twice, or one that `reader` does not look for.
+
+    Raises: CallError: `bad_call`, with the key.
+    """
+    if len(text) <= SHORT_BYTES and b"\\u00" not in text and all(text.count(key) < 2 for key in reader.quoted.values()):
+        return  # none of them is repeated, however it is spelt; the decoder tells of others
+    seen: set[str] = set()
+    for member in walking(text, reader, {}):
+        if member is None:
+            yield
+        elif member.key not in reader.quoted:
+            raise CallError(unknown_name("field", member.key, reader.keys))
+        elif member.key in seen:
+            raise _stands_twice(member.key)
+        else:
+            seen.add(member.key)
+
+
+def _stands_twice(name: str) -> CallError:
+    return CallError(f"{printable(shortened(name))}: stands twice")
 
 
 def walking(text: bytes, reader: Reader, found: dict[str, Raw]) -> Generator[Member | None, None, None]:

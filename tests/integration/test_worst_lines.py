@@ -41,6 +41,10 @@ WORST = {
     "fields of a report": (filled(b'{"n":"touch","m":{"run":"x"', b',"progress":1', b"}}"), None),
     "parents": (filled(b'{"n":"insert","m":{"type":"nobody","after":[', b"1,", b"1]}}"), "bad_job"),
     "copies": (filled(b'{"n":"adopt","m":{"type":"nobody","copies":{"a":"b"', b',"a":"b"', b"}}}"), "bad_job"),
+    "a batch of a million keys": (
+        b'{"n":"batch","m":{"k":1%b}}' % b"".join(b',"k%d":1' % n for n in range(900_000)),
+        "bad_call",
+    ),
     "an argument": (filled(b'{"n":"job","m":{"id":[', b"1,", b"1]}}"), "bad_call"),
 }
 

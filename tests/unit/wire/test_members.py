@@ -1,7 +1,8 @@
 import pytest
 from msgspec import Raw, ValidationError
 
-from kqs.wire.members import Reader, walking
+from kqs.errors import CallError
+from kqs.wire.members import Reader, checking_keys, walking
 from kqs.wire.scan import SHORT_BYTES
 
 READER = Reader("a", "b")
@@ -49,3 +50,33 @@ def test_many_members_are_many_steps() -> None:
     text = b"{" + b",".join(b'"k%d":%d' % (number, number) for number in range(2000)) + b"}"
     assert sum(member is None for member in walking(text, READER, {})) >= 3
     assert len(walked(text)) == 2000
+
+
+def steps_of(text: bytes, *keys: str) -> int:
+    """In how many steps the keys of an object are checked."""
+    return sum(1 for _ in checking_keys(text, Reader(*keys)))
+
+
+def test_a_short_object_with_each_known_key_once_is_not_walked() -> None:
+    assert steps_of(b'{"open":true,"then":{"type":"a","open":1}}', "id", "then") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"open":true,"open":false}', "open: stands twice"),
+        (b'{"open":true,"\\u006fpen":false}', "open: stands twice"),
+        (b'{"open":true,"then":{"open":1},"opne":1}', 'unknown field "opne"; the nearest known one is "open"'),
+    ],
+)
+def test_a_key_that_stands_twice_or_is_not_known_is_refused(text: bytes, told: str) -> None:
+    with pytest.raises(CallError) as refused:
+        steps_of(text, "open", "then")
+    assert str(refused.value) == told
+
+
+def test_the_keys_of_a_long_object_are_checked_in_steps() -> None:
+    text = b'{"open":[%b1],"then":1}' % (b"1," * 200_000)
+    assert steps_of(text, "open", "then") > 0
+    with pytest.raises(CallError, match="stands twice"):
+        steps_of(text[:-1] + b',"then":2}', "open", "then")
