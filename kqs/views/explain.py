@@ -100,11 +100,9 @@ def _failed(seen: Seen) -> Reason | None:
     if record.runs and record.runs[-1].state == "ghost":
         text = f"It failed for good {at}: {_times(record.ghosts, 'run')} ended without a report, the last one: {error}."
         return Reason("ghosted_out", text, _end_of(record))
-    return Reason(
-        "failed",
-        f"It failed for good {at}, after {_times(record.failures, 'failure')}, the last one: {error}.",
-        _end_of(record),
-    )
+    # without a failure of its own it is the error of a job that waited in vain for another
+    after = f", after {_times(record.failures, 'failure')}, the last one" if record.failures else ""
+    return Reason("failed", f"It failed for good {at}{after}: {error}.", _end_of(record))
 
 
 def _running(seen: Seen) -> Reason | None:

@@ -238,8 +238,15 @@ TABLE = [
         a_record(State.FAIL),
         {},
         "failed",
-        "It failed for good at an unknown time, after 0 failures, the last one: no reason was given.",
+        "It failed for good at an unknown time: no reason was given.",
         {},
+    ),
+    (
+        a_record(State.FAIL, error="job 1, which it waits for, was cancelled", **ENDED),
+        {},
+        "failed",
+        'It failed for good at 2023-11-14T22:11:50.000Z, 90 s ago: "job 1, which it waits for, was cancelled".',
+        {"failures": 0},
     ),
     (a_record(due_at=1e12), {}, "not_due", "It is due at 1000000000000 s after 1970, in 11554398 d.", {}),
 ]
