@@ -21,6 +21,8 @@ class LoopThread:
         self._pid = os.getpid()
         self._started: Future[asyncio.AbstractEventLoop] = Future()
         self._stopping: asyncio.Event
+        self._gate = threading.Lock()
+        self._is_over = False  # what is begun from then on might never come to its turn
         self._thread = threading.Thread(target=lambda: asyncio.run(self._turn()), name="kqs-blocking", daemon=True)
         self._thread.start()
         self._loop = self._started.result()
@@ -45,18 +47,14 @@ class LoopThread:
             raise RuntimeError(f"the queue belongs to process {self._pid}: open another after the fork")
         if threading.current_thread() is self._thread:
             raise RuntimeError("an async handler would wait for itself: call the blocking queue from a plain `def` handler")
-        if not self._thread.is_alive():
-            raise ConnectionLostError("the queue was closed")
 
         async def made() -> T:
             return await make()
 
-        coroutine = made()
-        try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # it has been closed since
-            coroutine.close()
-            raise ConnectionLostError("the queue was closed") from None
+        with self._gate:
+            if self._is_over:
+                raise ConnectionLostError("the queue was closed")
+            return asyncio.run_coroutine_threadsafe(made(), self._loop)
 
     def end(self, future: Future[T]) -> T:
         """Return what was begun, when it is done. Interrupted, by Ctrl-C for one, it is cancelled."""
@@ -87,4 +85,8 @@ class LoopThread:
     async def _turn(self) -> None:
         self._stopping = asyncio.Event()
         self._started.set_result(asyncio.get_running_loop())
-        await self._stopping.wait()
+        try:
+            await self._stopping.wait()
+        finally:
+            with self._gate:  # what was begun before is a task by the loop's next turn, so that asyncio.run cancels it
+                self._is_over = True

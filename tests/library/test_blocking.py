@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import kqs
 import kqs.blocking
+from kqs.blocking.thread import LoopThread
 from kqs.client import ConnectionLostError
 from kqs.errors import StartupError
 
@@ -143,6 +145,44 @@ def test_closing_ends_what_other_threads_wait_for(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLostError, match="closed"):
         queue.stats()
     assert [one for one in threading.enumerate() if one.name == "kqs-blocking" and one is queue.thread._thread] == []
+
+
+def begun_elsewhere(thread: LoopThread) -> None:
+    """Begin in another thread what never ends, and wait for it a while."""
+    with ThreadPoolExecutor(1) as another:
+        begun = another.submit(thread.begin, asyncio.Event().wait).result()
+        begun.result(1)
+
+
+def test_what_comes_as_the_thread_ends_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = LoopThread()
+    seen: list[BaseException | None] = []
+    close = thread._loop.close
+
+    async def ends_late() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:  # behind the cancellation of all tasks
+            seen.append(caught(begun_elsewhere, thread))
+
+    def closes() -> None:
+        seen.append(caught(begun_elsewhere, thread))
+        close()
+
+    late = ends_late()
+    monkeypatch.setattr(thread._loop, "close", closes)
+    thread.run(lambda: anext(late))
+    thread.stop()
+    seen.append(caught(begun_elsewhere, thread))
+    assert [type(one) for one in seen] == [ConnectionLostError] * 3
+
+
+def caught(do: Callable[[LoopThread], None], thread: LoopThread) -> BaseException | None:
+    try:
+        do(thread)
+    except Exception as error:
+        return error
+    return None
 
 
 def test_an_async_handler_that_closes_it_is_told_why_not_and_nothing_hangs(queue: kqs.blocking.Queue) -> None:
