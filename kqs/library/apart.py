@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -26,12 +26,17 @@ from kqs.log import get_logger
 from kqs.supervisor import Supervisor, when_done
 from kqs.traces import text_of
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = get_logger("kqs.library")
 
 #: longer data goes nowhere, so that a mistake ends before the memory does
 MAX_BULK_BYTES = 1024 * 1024 * 1024
 #: calls of a store for one insert, at a time
 SETS_AT_ONCE = 8
+#: a store that has not deleted or closed by then does not hold up the program, in s
+END_S = 30.0
 
 #: refusals after which a job may run all the same
 _MAY_BE_KEPT = frozenset({"journal_failed", "internal"})
@@ -170,7 +175,8 @@ class Apart:
             raise
         if (error := next((one for one in found if one is not None), None)) is not None:
             await self._drop([put.key for put in puts])
-            raise BulkStoreError(f"the bulk store could not keep a job's data: {_named(error)}") from error
+            cause = error.__cause__ or error
+            raise BulkStoreError(f"the bulk store could not keep a job's data: {_named(cause)}") from cause
         return Insert(lean, puts)
 
     def _put_for(self, job: Mapping[str, Any]) -> Put | None:
@@ -202,14 +208,14 @@ class Apart:
         if self._store is None:
             raise BulkStoreError(f"the job's data is in a bulk store, under {key}, and this queue was given none")
         try:
-            data = await self._store.get(key)
-        except Exception as error:
-            raise BulkStoreError(f"the bulk store could not be asked for the job's data, {key}: {_named(error)}") from error
+            data = await _of_store(_bytes_of, self._store, key)
+        except BulkStoreError as error:
+            raise BulkStoreError(f"the bulk store could not be asked for the job's data, {key}: {error}") from error.__cause__
         if data is None:
             raise BulkStoreError(f"the job's data is not in the bulk store any more: {key}")
         if len(data) != reference.bytes or crc32c(data) != reference.crc32c:
             raise BulkStoreError(f"the job's data in the bulk store is not what was set: {key}")
-        return bytes(data)
+        return data
 
     async def data_in(self, run: Run) -> bytes | None:
         """Return the data of a run that is kept apart; None: the run has it. Raises: as `get`."""
@@ -229,13 +235,19 @@ class Apart:
         self._drops.add(task)
         task.add_done_callback(self._drops.discard)
 
-    async def _drop(self, keys: Iterable[str]) -> None:
-        for key in keys:
+    async def _drop(self, keys: Sequence[str]) -> None:
+        """Delete data. A store that does not answer is asked for no more of it."""
+        for done, key in enumerate(keys):
             try:
                 if self._store is not None:
-                    await self._store.delete(key)
-            except Exception as error:
-                log.warning("data was left in the bulk store", key=key, error=_named(error))
+                    await _of_store(_in_time, self._store.delete, key)
+            except BulkStoreError as error:
+                has_hung = isinstance(error.__cause__, TimeoutError)
+                log.warning(
+                    "data was left in the bulk store", key=key, count=len(keys) - done if has_hung else 1, error=str(error)
+                )
+                if has_hung:
+                    break
 
     async def settle(self) -> None:
         """Return when nothing is being deleted."""
@@ -243,16 +255,48 @@ class Apart:
             await asyncio.wait(self._drops)
 
     async def close(self) -> None:
-        """End the store, once."""
+        """End the store, once. Raises: BulkStoreError: it could not, or did not in END_S."""
         await self.settle()
         store, self._store = self._store, None
         if store is not None:
-            await store.close()
+            try:
+                await _of_store(_in_time, store.close)
+            except BulkStoreError as error:
+                raise BulkStoreError(f"the bulk store could not be closed: {error}") from error.__cause__
 
 
 async def _set(store: BulkStore, room: asyncio.Semaphore, key: str, text: bytes) -> None:
     async with room:
-        await store.set(key, text)
+        await _of_store(store.set, key, text)
+
+
+async def _bytes_of(store: BulkStore, key: str) -> bytes | None:
+    data = await store.get(key)
+    if data is None:
+        return None
+    if not isinstance(data, bytes | bytearray | memoryview):  # as its annotation says, which nothing makes it heed
+        raise TypeError(f"expected bytes, got {type(data).__name__}")
+    return bytes(data)
+
+
+async def _in_time(work: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:
+    async with asyncio.timeout(END_S):
+        await work(*args, **kwargs)
+
+
+async def _of_store(work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Have the store do something.
+
+    Raises: BulkStoreError: for whatever that raises, but a cancellation that was asked of us.
+    """
+    task = asyncio.current_task()
+    asked = 0 if task is None else task.cancelling()
+    try:
+        return await work(*args, **kwargs)
+    except BaseException as error:  # of any class: it is other people's code, as handlers are
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > asked:
+            raise
+        raise BulkStoreError(_named(error)) from error
 
 
 def _named(error: BaseException) -> str:

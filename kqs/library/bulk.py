@@ -37,7 +37,7 @@ class BulkStore(ABC):
         """Keep nothing under a key any more. Idempotent. What it raises is logged, and the data left there."""
 
     async def close(self) -> None:
-        """End: the queue is closed, and calls nothing more. By default nothing is done."""
+        """End: the queue calls nothing more. By default nothing is done. What it raises is told by the queue's `close`."""
         return
 
 
@@ -69,18 +69,29 @@ class FolderBulk(BulkStore):
         self._threads.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+        """Return when it is done, even if cancelled: a thread that has begun goes on, and what is asked next comes after it."""
+        doing = self._threads.submit(work, *args, **kwargs)
+        try:
+            return await asyncio.wrap_future(doing)
+        except asyncio.CancelledError:
+            if not doing.cancelled():
+                await asyncio.wait([asyncio.wrap_future(doing)])
+            raise
 
 
 def _write(folder: Path, key: str, data: bytes) -> None:
     """Put a file in its place whole, so that it and its name outlive a power cut."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = folder / f"{key}~"  # no key has such a character
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(folder / key)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(folder / key)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # of a full disk above all
+        raise
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -49,9 +49,11 @@ class FarQueue(Queue):
 
     async def close(self) -> None:
         """See Queue.close."""
-        await self._running.close()
-        await self._apart.close()
-        await self._client.close()
+        try:
+            await self._running.close()
+            await self._apart.close()
+        finally:
+            await self._client.close()
 
     def _failed(self, name: str, error: BaseException) -> None:
         log.error("a part of the library has failed", part=name, exc_info=error)

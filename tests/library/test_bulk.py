@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import threading
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 import kqs
+import kqs.library.apart
 import kqs.testing
 from kqs.client import ConnectionLostError
 from kqs.errors import CallError
@@ -20,34 +25,43 @@ LONG = "x" * 200
 
 
 class Shelf(kqs.BulkStore):
-    """Keeps all in memory. trouble: what each method raises next, by its name; a list of such things, None for none."""
+    """Keeps all in memory. trouble: what each method raises next, by its name; a list of such things, None for none.
+
+    hanging: the names of methods that never return. asked: how often each was called.
+    """
 
     over_bytes = 100
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
-        self.trouble: dict[str, list[Exception | None]] = {}
+        self.trouble: dict[str, list[BaseException | None]] = {}
+        self.hanging: set[str] = set()
+        self.asked: Counter[str] = Counter()
         self.closed = 0
 
-    def _meet(self, name: str) -> None:
+    async def _meet(self, name: str) -> None:
+        self.asked[name] += 1
+        if name in self.hanging:
+            await asyncio.Event().wait()
         troubles = self.trouble.get(name)
         if troubles and (trouble := troubles.pop(0)) is not None:
             raise trouble
 
     async def set(self, key: str, data: bytes) -> None:
-        self._meet("set")
+        await self._meet("set")
         self.kept[key] = data
 
     async def get(self, key: str) -> bytes | None:
-        self._meet("get")
+        await self._meet("get")
         return self.kept.get(key)
 
     async def delete(self, key: str) -> None:
-        self._meet("delete")
+        await self._meet("delete")
         self.kept.pop(key, None)
 
     async def close(self) -> None:
         self.closed += 1
+        await self._meet("close")
 
 
 class Letter(BaseModel):
@@ -266,6 +280,90 @@ async def test_data_that_cannot_be_deleted_is_left(queue: kqs.Queue, bulk: Shelf
     assert len(bulk.kept) == 1
 
 
+class FromBelowError(BaseException):
+    """As a native extension may raise it."""
+
+
+ANY_CLASS = [FromBelowError(), SystemExit(3), asyncio.CancelledError()]
+IDS = ["a BaseException", "SystemExit", "a cancellation that nobody asked for"]
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+@pytest.mark.parametrize("fault", ANY_CLASS, ids=IDS)
+async def test_whatever_a_store_raises_the_queue_goes_on(
+    queue: kqs.Queue, bulk: Shelf, type_: str, method: str, fault: BaseException
+) -> None:
+    got = Got(queue, type_)
+    bulk.trouble[method] = [fault]
+    job = await queue.add_job(type_, LONG, retries=0)
+    await queue.run_jobs()
+    assert (await job.wait(10)).state == ("fail" if method == "get" else "success")
+    await queue.add_job(type_, LONG)
+    assert await queue.run_jobs() == 1
+    assert got.data[-1] == LONG
+
+
+@pytest.mark.parametrize("fault", ANY_CLASS, ids=IDS)
+async def test_whatever_set_raises_refuses_the_insert(queue: kqs.Queue, bulk: Shelf, type_: str, fault: BaseException) -> None:
+    bulk.trouble["set"] = [fault]
+    with pytest.raises(kqs.BulkStoreError, match=type(fault).__name__):
+        await queue.add_job(type_, LONG)
+    assert (bulk.kept, [one.id async for one in queue.records(type=type_)]) == ({}, [])
+
+
+@pytest.mark.parametrize("given", ["x" * 202, 7, [1] * 202, object()], ids=["a text", "a number", "a list", "an object"])
+async def test_what_is_no_bytes_fails_the_run(queue: kqs.Queue, bulk: Shelf, type_: str, given: Any) -> None:
+    Got(queue, type_)
+    job = await queue.add_job(type_, LONG, retries=0)
+    by_hand = await queue.add_job(f"{type_}-by-hand", LONG, retries=0)
+    bulk.kept = dict.fromkeys(bulk.kept, given)
+    await queue.run_jobs()
+    assert await queue.reserve(f"{type_}-by-hand", wait_s=10) == []
+    for one in (job, by_hand):
+        assert f"expected bytes, got {type(given).__name__}" in await error_of(queue, one)
+
+
+async def test_a_store_whose_delete_hangs_holds_up_nobody(
+    queue: kqs.Queue, bulk: Shelf, type_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.library.apart, "END_S", 0.05)
+    Got(queue, type_)
+    bulk.hanging = {"delete"}
+    job = await queue.add_job(type_, LONG)
+    async with asyncio.timeout(10):
+        await queue.run_jobs()
+    assert (await job.wait(10)).state == "success"
+    bulk.asked.clear()
+    bulk.trouble["set"] = [*[None] * 5, OSError("the disk is full")]
+    async with asyncio.timeout(10):
+        with pytest.raises(kqs.BulkStoreError, match="the disk is full"):
+            await queue.add_jobs([{"type": type_, "data": LONG}] * 6)
+    assert bulk.asked["delete"] == 1, "who does not answer is asked for no more"
+
+
+async def test_a_store_that_cannot_be_closed_leaves_the_folder_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kqs.library.apart, "END_S", 0.05)
+    hangs, raises = Shelf(), Shelf()
+    hangs.hanging = {"close"}
+    raises.trouble["close"] = [FromBelowError("no more")]
+    for shelf, told in ((hangs, "TimeoutError"), (raises, "FromBelowError: no more")):
+        queue = kqs.open(tmp_path / "queue", bulk=shelf)
+        await queue.open()
+        with pytest.raises(kqs.BulkStoreError, match=f"could not be closed: {told}"):
+            await asyncio.wait_for(queue.close(), 10)
+
+
+async def test_a_store_that_cannot_be_closed_leaves_no_connection(server_port: int) -> None:
+    shelf = Shelf()
+    shelf.trouble["close"] = [OSError("away")]
+    queue = kqs.connect(f"127.0.0.1:{server_port}", bulk=shelf)
+    await queue.open()
+    with pytest.raises(kqs.BulkStoreError, match="could not be closed: OSError: away"):
+        await queue.close()
+    with pytest.raises(ConnectionLostError):
+        await queue.call("ping")
+
+
 @pytest.mark.parametrize("queue", ["open"], indirect=True)
 async def test_an_insert_of_which_nobody_knows_keeps_its_data(
     queue: kqs.Queue, bulk: Shelf, type_: str, monkeypatch: pytest.MonkeyPatch
@@ -342,6 +440,38 @@ async def test_a_folder_keeps_gives_and_forgets(tmp_path: Path) -> None:
     await store.delete("a.0")
     assert await store.get("a.0") is None
     await store.close()
+
+
+async def test_a_folder_on_a_full_disk_keeps_nothing_that_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = kqs.FolderBulk(tmp_path / "bulk")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        await store.set("a.0", b"1")
+    assert list((tmp_path / "bulk").iterdir()) == []
+    await store.close()
+
+
+async def test_an_insert_that_is_cancelled_leaves_nothing_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, flush = asyncio.get_running_loop(), os.fsync
+    is_writing, goes_on = asyncio.Event(), threading.Event()
+
+    def waits(descriptor: int) -> None:
+        if threading.current_thread().name.startswith("kqs-bulk"):
+            loop.call_soon_threadsafe(is_writing.set)
+            goes_on.wait(10)
+        flush(descriptor)
+
+    async with kqs.open(tmp_path / "queue", bulk=kqs.FolderBulk(tmp_path / "bulk")) as queue:
+        monkeypatch.setattr(os, "fsync", waits)
+        adding = asyncio.create_task(queue.add_job("mail", "x" * 100_000))
+        await is_writing.wait()
+        adding.cancel()
+        loop.call_later(0, goes_on.set)
+        await asyncio.wait([adding])
+    assert list((tmp_path / "bulk").iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd.0123456789abcdef", "a/b.0123456789abcdef", "a", "a.0", ""])
