@@ -277,10 +277,8 @@ class ServerBackend:
     async def close_batch(self, batch_id: str) -> dict[str, Any] | None:
         """Let no more jobs into a batch; return how it stands, None: there is none of this id. Raises: CallError."""
         await self._catch_up(unflushed=True)
+        await self._others_caught_up(None)  # the batch may be any server's, and so may its members
         tally = await _told(self._queue.close_batch(batch_id))
-        if tally is None and self._queue.is_shared:
-            await self._others_caught_up([batch_id])
-            tally = await _told(self._queue.close_batch(batch_id))
         return None if tally is None else _shown_tally(tally)
 
     async def check_order(self, given: Given) -> None:
