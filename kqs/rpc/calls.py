@@ -190,14 +190,11 @@ _job_now = _in_a_task(JobQuery, _job)
 
 def _job_or_its_end(peer: Peer, call: Call) -> None:
     """Tell of a job, at once or when it has ended."""
-    try:
-        query = parse(JobQuery, call)
-        if not query.wait or call.notification:
-            _job_now(peer, call)
-        else:
-            await_end(peer, detached(call), query.id, query.wait, lambda: _job(peer, query))
-    except Exception as error:
-        peer.refuse(call, *translate(error))
+    query = parse(JobQuery, call)
+    if not query.wait or call.notification:
+        _job_now(peer, call)
+    else:
+        await_end(peer, detached(call), query.id, query.wait, lambda: _job(peer, query))
 
 
 async def _jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:

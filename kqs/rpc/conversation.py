@@ -485,7 +485,7 @@ class Conversation:
             yield
 
     def _run_at_once(self, spec: CallSpec, call: Call) -> None:
-        """Run a call that is not done in steps. What it raises is a fault of ours, and no reason to cut the peer off."""
+        """Run a call that is not done in steps, and refuse it for whatever it raises: that is no reason to cut the peer off."""
         try:
             spec.run(self, call)
         except Exception as fault:

@@ -10,7 +10,7 @@ from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
 from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, Parameters
 from kqs.rpc.peer import Peer
-from kqs.rpc.working import all_types, asked
+from kqs.rpc.working import asked, check_types
 from kqs.wire.call import NULL, Call, detached
 
 
@@ -18,7 +18,7 @@ class EventsQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `events`. types, events: only these; None: all."""
 
     MAX_BYTES = TYPES_BYTES
-    RULES: ClassVar = {"types": all_types}
+    RULES: ClassVar = {"types": check_types}
 
     types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] | None = None
     events: Annotated[list[Word], Meta(min_length=1)] | None = None

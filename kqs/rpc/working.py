@@ -55,13 +55,13 @@ _TRUE = Raw(b"true")
 _encode = msgspec.json.Encoder().encode
 
 
-def all_types(names: list[str] | None) -> None:
+def check_types(names: list[str] | None) -> None:
     """Raises: ValueError: one of them is no type."""
     if not all(map(is_type, names or ())):
         raise ValueError(f"expected {TYPE_RULE}")
 
 
-def worker_name(name: str) -> None:
+def _check_worker(name: str) -> None:
     """Raises: ValueError: no worker can be called so."""
     if name and not is_worker_name(name):
         raise ValueError(f"expected {WORKER_NAME_RULE}")
@@ -71,7 +71,7 @@ class JobsWanted(Parameters, frozen=True, kw_only=True):
     """What `reserve` and `work` are both told."""
 
     MAX_BYTES = TYPES_BYTES
-    RULES: ClassVar = {"types": all_types, "worker": worker_name}
+    RULES: ClassVar = {"types": check_types, "worker": _check_worker}
 
     types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)]
     worker: Annotated[str, Meta(min_length=1)] = ""
@@ -176,16 +176,13 @@ def asked(peer: Peer, call: Call, model: type[AnyParameters], nothing: Raw) -> A
     """Return what a call asks for that stands; None: nothing, and the call was answered if it wants an answer.
 
     Args: nothing: the answer where the client's input has ended, so that nobody is left to be given a run.
+    Raises: CallError.
     """
-    try:
-        query = parse(model, call)
-        if peer.context.draining:
-            raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
-        if peer.standing.is_full:
-            raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
-    except Exception as error:
-        peer.refuse(call, *translate(error))
-        return None
+    query = parse(model, call)
+    if peer.context.draining:
+        raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
+    if peer.standing.is_full:
+        raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
     if call.notification:
         return None
     if peer.standing.has_ended:
@@ -213,14 +210,10 @@ def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:
 
 def withdraw(peer: Peer, call: Call) -> None:
     """End a standing call of this connection; its runs go on."""
-    try:
-        query = parse(WithdrawQuery, call)
-        if not peer.standing.withdraw(query.call):
-            raise CallError(f"no call of this connection with the id {_encode(query.call).decode():.220} stands", "not_found")
-    except Exception as error:
-        peer.refuse(call, *translate(error))
-    else:
-        peer.answer(call, _TRUE)
+    query = parse(WithdrawQuery, call)
+    if not peer.standing.withdraw(query.call):
+        raise CallError(f"no call of this connection with the id {_encode(query.call).decode():.220} stands", "not_found")
+    peer.answer(call, _TRUE)
 
 
 class _Answers:
