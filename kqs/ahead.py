@@ -7,11 +7,10 @@ the sake of speed, and asks what that means from time to time.
 
 from __future__ import annotations
 
-from kqs.queue.gate import AHEAD_S
+from kqs.queue.gate import AHEAD_S, TUNE_EVERY
 
 MAX_AHEAD_PER_LANE = 16
-#: how often the length of a run is looked at again, in runs; and the weight of what was seen since
-TUNE_EVERY = 64
+#: the weight of what was seen since the length of a run was looked at last
 TUNE_WEIGHT = 0.25
 #: how long runs count as taking after some were found to be stuck behind others, in s: nothing is claimed ahead of such
 STUCK_RUN_S = 1.0

@@ -8,8 +8,6 @@ from kqs.values import MAX_LEVELS, written
 from kqs.wire.steps import finish
 from kqs.wire.strict import checking_json, is_deeper
 
-#: levels of arrays and objects
-MAX_PROGRESS_DEPTH = MAX_LEVELS
 #: as `written` and we make it
 _NULL = b"null"
 
@@ -32,8 +30,8 @@ def checked_progress(text: bytes) -> bytes:
         finish(checking_json(text))
     except CallError as error:
         raise ValueError(f"this cannot be kept as progress: {error}") from None
-    if is_deeper(text, MAX_PROGRESS_DEPTH):
-        raise ValueError(f"this cannot be kept as progress: it has more than {MAX_PROGRESS_DEPTH} levels of arrays and objects")
+    if is_deeper(text, MAX_LEVELS):
+        raise ValueError(f"this cannot be kept as progress: it has more than {MAX_LEVELS} levels of arrays and objects")
     return _null_is_none(text)
 
 

@@ -58,7 +58,7 @@ def say(message: str, command: str = "kqs") -> None:
     """Write one line to stderr, behind what was logged."""
     from kqs.printable import printable
 
-    if (log := sys.modules.get("kqs.log")) is not None:
+    if (log := sys.modules.get("kqs.log")) is not None:  # else nothing was, and to import it takes longer than most commands
         log.flush()
     click.echo(f"{command}: {printable(message)}", err=True)
 

@@ -13,7 +13,7 @@ GATHER_S = 0.01
 AHEAD_S = 0.02
 #: runs claimed ahead that have not begun after so long, in s, are given back: those before them turned out to be long
 STUCK_S = 0.1
-#: how often is looked how many get through, in runs
+#: how often is looked how long runs take, and how many get through, in runs
 TUNE_EVERY = 64
 #: these take no less, in s, so that no burst counts for more than a thousand ahead
 LEAST_TUNE_S = 0.001
@@ -171,7 +171,7 @@ class Gate:
         self._count_places()
 
     def tune(self, now: float) -> bool:
-        """Take in that one more run is over; tell whether there may be more places or less."""
+        """Take in that one more run is over; tell whether there may be more places or fewer."""
         self._over_count += 1
         if self._over_count < TUNE_EVERY:
             return False

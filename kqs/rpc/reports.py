@@ -18,7 +18,7 @@ from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
 from kqs.nearest import unknown_name
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcomes import MAX_RESULT_BYTES
-from kqs.progress import MAX_PROGRESS_DEPTH
+from kqs.values import MAX_LEVELS
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import members, strict
 from kqs.wire.call import NULL, Call
@@ -72,7 +72,6 @@ _EXPECTED = {
 }
 #: what may be long; the other fields are refused where they are, before they are decoded
 _LONG = {"result", "progress", "reason"}
-_NO_VALUES = members.Reader()
 #: which of the fields belong to which report
 _ALLOWED = {"ok": {"result"}, "again": {"delay"}, "fail": {"reason", "delay", "final"}}
 
@@ -120,27 +119,25 @@ class Reader(Generic[T]):
 
     def reading(self, text: Raw) -> Steps[T | CallError]:
         """Return, in steps, what one member says, or why it says nothing."""
-        if len(text) > SHORT_BYTES and (fault := (yield from self._misplaced(bytes(text)))):
-            return CallError(fault)
+        try:
+            if len(text) > SHORT_BYTES:
+                yield from self._checking_long(bytes(text))
+        except CallError as error:
+            return error.with_traceback(None)  # which would hold the text
         return self._read(text)
 
-    def _misplaced(self, text: bytes) -> Steps[str | None]:
-        """Return, in steps, why a long text is none of the few fields at most once: to decode any number of them takes long."""
+    def _checking_long(self, text: bytes) -> Steps[None]:
+        """See, in steps, that a long text is the few fields at most once each: to decode any number takes long.
+
+        Raises: CallError: it is not.
+        """
         if not text.startswith(b"{"):
-            return f"expected an object, got {strict.shown(text)}"
-        seen = set()
-        for member in members.walking(text, _NO_VALUES, {}):
+            raise CallError(f"expected an object, got {strict.shown(text)}")
+        for member in members.walking_known(text, self._names):
             if member is None:
                 yield
-            elif member.key not in self._names:
-                return unknown_name("field", member.key, self._names)
-            elif member.key in seen:
-                return f"{member.key}: stands twice"
             elif member.key not in _LONG and member.end - member.value_start > SHORT_BYTES:
-                return _misfit(member.key, text[member.value_start : member.end])
-            else:
-                seen.add(member.key)
-        return None
+                raise CallError(_misfit(member.key, text[member.value_start : member.end]))
 
     def _read(self, text: Raw) -> T | CallError:
         try:
@@ -185,8 +182,8 @@ def _check_touch(one: Touch) -> None:
         return
     if len(one.progress) > MAX_PROGRESS_BYTES:
         raise CallError(f"progress: expected at most {MAX_PROGRESS_BYTES} bytes, got {len(one.progress)}", "too_large")
-    if strict.is_deeper(bytes(one.progress), MAX_PROGRESS_DEPTH):
-        raise CallError(f"progress: expected at most {MAX_PROGRESS_DEPTH} levels of arrays and objects")
+    if strict.is_deeper(bytes(one.progress), MAX_LEVELS):
+        raise CallError(f"progress: expected at most {MAX_LEVELS} levels of arrays and objects")
 
 
 def _check_release(one: Release) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -59,6 +59,9 @@ class Reader:
         return {key: value for key in self.keys if (value := getattr(found, key)) is not _ABSENT}
 
 
+_NO_VALUES = Reader()
+
+
 class Member(NamedTuple):
     """One key, cut short if it is very long, and its value. `end`: of the comma or brace behind, so spaces count in."""
 
@@ -99,16 +102,25 @@ def checking_keys(text: bytes, reader: Reader) -> Steps[None]:
     """
     if len(text) <= SHORT_BYTES and b"\\u00" not in text and all(text.count(key) < 2 for key in reader.quoted.values()):
         return  # none of them is repeated, however it is spelt; the decoder tells of others
-    seen: set[str] = set()
-    for member in walking(text, reader, {}):
+    for member in walking_known(text, reader.keys):
         if member is None:
             yield
-        elif member.key not in reader.quoted:
-            raise CallError(unknown_name("field", member.key, reader.keys))
-        elif member.key in seen:
-            raise _stands_twice(member.key)
-        else:
+
+
+def walking_known(text: bytes, known: Collection[str]) -> Generator[Member | None, None, None]:
+    """Yield as `walking` does.
+
+    Raises: CallError: `bad_call`, at the first key that is none of the `known` ones, or stands twice.
+    """
+    seen: set[str] = set()
+    for member in walking(text, _NO_VALUES, {}):
+        if member is not None:
+            if member.key not in known:
+                raise CallError(unknown_name("field", member.key, known))
+            if member.key in seen:
+                raise _stands_twice(member.key)
             seen.add(member.key)
+        yield member
 
 
 def _stands_twice(name: str) -> CallError:

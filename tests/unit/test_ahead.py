@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.ahead import MAX_AHEAD_PER_LANE, TUNE_EVERY, Ahead
-from kqs.queue.gate import AHEAD_S
+from kqs.ahead import MAX_AHEAD_PER_LANE, Ahead
+from kqs.queue.gate import AHEAD_S, TUNE_EVERY
 
 LANES = 10
 

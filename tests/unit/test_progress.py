@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from kqs.handlers import JobContext
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS
 from kqs.options import Options
-from kqs.progress import MAX_PROGRESS_DEPTH, checked_progress, progress_of
+from kqs.progress import checked_progress, progress_of
+from kqs.values import MAX_LEVELS
 from tests.support.jobs import a_run
 
 
@@ -43,7 +44,7 @@ def deep(levels: int) -> Any:
         (Page(number=7), b'{"number":7}'),
         (msgspec.Raw(b'{\n"a": 1}'), b'{"a":1}'),
         ("x" * (MAX_PROGRESS_BYTES - 2), b'"' + b"x" * (MAX_PROGRESS_BYTES - 2) + b'"'),
-        (deep(MAX_PROGRESS_DEPTH), b"[" * 60 + b"1" + b"]" * 60),
+        (deep(MAX_LEVELS), b"[" * 60 + b"1" + b"]" * 60),
     ],
 )
 def test_what_a_handler_says_is_kept_as_json(value: Any, kept: bytes) -> None:
@@ -61,7 +62,7 @@ def test_what_a_handler_says_is_kept_as_json(value: Any, kept: bytes) -> None:
         msgspec.Raw(b"{"),
         msgspec.Raw(b'"\xff"'),
         "x" * (MAX_PROGRESS_BYTES - 1),
-        deep(MAX_PROGRESS_DEPTH + 1),
+        deep(MAX_LEVELS + 1),
         deep(5000),
     ],
 )
