@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -347,6 +347,12 @@ class ServerBackend:
         """Return how types stand, by name, beginning after `query.after`. Raises: CallError."""
         await self._catch_up()
         return await _told(self._views.types(query))
+
+    async def has_waiting(self, types: Collection[str]) -> bool:
+        """Tell whether a job of these types waits, due or not. Raises: CallError."""
+        await self._catch_up()
+        counts = await _told(self._counts())
+        return any(waiting_count(counts[type_]) for type_ in types if type_ in counts)
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return who runs jobs of this server."""

@@ -71,6 +71,8 @@ class Core:
         supervisor: Supervisor,
         on_journal: Callable[[], None],
         clock: Clock | None = None,
+        *,
+        is_passing: bool = False,
     ) -> None:
         """Args:
 
@@ -78,12 +80,14 @@ class Core:
         supervisor: of this node alone; told of a fault, its owner must leave the core.
         on_journal: called when the journal is ours alone, before anything else is opened; what it raises ends the start.
         clock: None: the machine's.
+        is_passing: nothing is to outlive it: journal and store are in memory, and what they do is done on the loop.
         """
         self._config = config
         self._registry = registry
         self._supervisor = supervisor
         self._on_journal = on_journal
         self._clock = clock or SystemClock()
+        self._is_passing = is_passing
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stack = AsyncExitStack()
         self._startup: Startup
@@ -145,6 +149,7 @@ class Core:
             on_low=store.give_back,
             owed=store.owed_bytes,
             on_fault=lambda error: supervisor.fault("journal", error),
+            is_passing=self._is_passing,
         )
         stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
         recovery = await _open_journal(journal, config.journal.dir)
@@ -195,7 +200,8 @@ class Core:
             from kqs.store.mongo import MongoStore  # its driver takes memory that other servers need not spend
 
             return MongoStore(self._config.store, self._clock, self._supervisor, self._config.server.namespace)
-        return SqliteStore(self._config.store_path, self._config.store, self._clock, self._supervisor)
+        path, section = self._config.store_path, self._config.store
+        return SqliteStore(path, section, self._clock, self._supervisor, is_passing=self._is_passing)
 
     def _cascade(self) -> Cascade:
         cascade = Cascade(self._config.defaults, self._config.types)

@@ -24,7 +24,7 @@ from kqs.errors import JournalError, JournalFailedError
 from kqs.journal.condition import Condition, Event, Free, Standing
 from kqs.journal.disk import Disk
 from kqs.journal.files import Files
-from kqs.journal.flusher import Flusher
+from kqs.journal.flusher import DiskWork
 from kqs.journal.format import FRAME_BYTES, Record
 from kqs.journal.inline import Inline
 from kqs.journal.kept import KeptSegments
@@ -36,7 +36,6 @@ from kqs.journal.settings import JournalSettings
 from kqs.journal.tally import Tally
 from kqs.journal.writer import Flushed, Writer
 from kqs.log import get_logger
-from kqs.process.threads import in_thread
 
 _log = get_logger("kqs.journal")
 
@@ -78,6 +77,7 @@ class GroupCommit:
         on_low: Callable[[], None],
         owed: Callable[[], int],
         on_fault: Callable[[Exception], None],
+        work: DiskWork,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -86,6 +86,7 @@ class GroupCommit:
         self._on_low = on_low
         self._owed = owed
         self._on_fault = on_fault
+        self._work = work
         self._hearing = Hearing(on_fault)
         self._open = OpenBatch(settings.batch_records, settings.batch_bytes)
         self._inline = Inline()
@@ -105,7 +106,7 @@ class GroupCommit:
         """Begin to accept. Args: writer: with an open segment, in the folder of `lock`. free: on their disk."""
         self._loop = asyncio.get_running_loop()
         self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._clock.monotonic())
-        self._flusher = Flusher()
+        self._flusher = self._work.make_flusher()
         self.standing.take(Event.STARTED)
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
         self._measured(free)
@@ -154,7 +155,7 @@ class GroupCommit:
         if was_failed:  # what it waited for may have come: the store has what was lost
             self._hand_over(self._disk.reopen, self._reopened)
         await self._flusher.stop()
-        await in_thread(self._disk.close)
+        await self._work.offload(self._disk.close)
 
     @property
     def unsettled(self) -> int:

@@ -1,4 +1,4 @@
-"""The flush thread: runs one operation at a time, and hands the outcome back to the loop."""
+"""Who flushes: one operation at a time, whose outcome is told on the loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from kqs.process.threads import Offload, at_once, in_thread
 
 _Result = TypeVar("_Result")
 
@@ -15,8 +17,43 @@ _Result = TypeVar("_Result")
 Outcome = Callable[[Any, BaseException | None], None]
 
 
-class Flusher:
-    """A dedicated thread: one hop there and one back cost a third of `run_in_executor`. Call from the loop thread."""
+class Flusher(Protocol):
+    """Call from the loop thread."""
+
+    def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
+        """Run `operation`, after those before it; then, in a later turn of the loop, call `outcome`."""
+        ...
+
+    def wait_for(self, operation: Callable[[], _Result]) -> _Result:
+        """Run `operation`, after those before it, and return what it returns; blocks the loop. Raises: what it raises."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no more; every outcome is called before this returns."""
+        ...
+
+
+class HereFlusher:
+    """See Flusher. On the loop, where the files are in memory."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
+        """See Flusher.submit."""
+        self._loop.call_soon(outcome, *_attempt(operation))
+
+    def wait_for(self, operation: Callable[[], _Result]) -> _Result:
+        """See Flusher.wait_for."""
+        return operation()
+
+    async def stop(self) -> None:
+        """See Flusher.stop."""
+        await asyncio.sleep(0)
+
+
+class ThreadFlusher:
+    """See Flusher. A dedicated thread: one hop there and one back cost a third of `run_in_executor`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,14 +62,11 @@ class Flusher:
         self._thread.start()
 
     def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
-        """Run `operation` in the thread, after those before it; then call `outcome` on the loop."""
+        """See Flusher.submit."""
         self._work.put((operation, outcome))
 
     def wait_for(self, operation: Callable[[], _Result]) -> _Result:
-        """Run `operation` in the thread, after those before it, and return what it returns; blocks the loop.
-
-        Raises: what it raises.
-        """
+        """See Flusher.wait_for."""
         done: Future[_Result] = Future()
 
         def run() -> None:
@@ -45,7 +79,7 @@ class Flusher:
         return done.result()
 
     async def stop(self) -> None:
-        """End the thread after what was submitted; every outcome is called before this returns."""
+        """See Flusher.stop. The thread has ended then."""
         ended = asyncio.Event()
         self.submit(lambda: None, lambda _result, _error: ended.set())
         self._work.put(None)
@@ -55,8 +89,22 @@ class Flusher:
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             operation, outcome = work
-            try:
-                result, error = operation(), None
-            except BaseException as caught:  # a bug is as final for the batch as EIO
-                result, error = None, caught
-            self._loop.call_soon_threadsafe(outcome, result, error)
+            self._loop.call_soon_threadsafe(outcome, *_attempt(operation))
+
+
+def _attempt(operation: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return operation(), None
+    except BaseException as error:  # a bug is as final for the batch as EIO
+        return None, error
+
+
+class DiskWork(NamedTuple):
+    """How a journal's work for its disk is done: flushes, and all else."""
+
+    make_flusher: Callable[[], Flusher]
+    offload: Offload
+
+
+IN_THREADS = DiskWork(ThreadFlusher, in_thread)
+ON_LOOP = DiskWork(HereFlusher, at_once)

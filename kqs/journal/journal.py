@@ -16,10 +16,12 @@ from kqs.journal.commit import GroupCommit
 from kqs.journal.condition import Condition, Free
 from kqs.journal.disk import measured
 from kqs.journal.files import Files, OsFiles
+from kqs.journal.flusher import IN_THREADS, ON_LOOP
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.listener import Listener
 from kqs.journal.lock import JournalLock
+from kqs.journal.passing import PassingFiles
 from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
@@ -27,7 +29,6 @@ from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 from kqs.log import get_logger
-from kqs.process.threads import in_thread
 from kqs.tasks import spawn
 
 _log = get_logger("kqs.journal")
@@ -64,6 +65,7 @@ class Journal:
 
     owed: asked how many bytes of the disk must be left for what was accepted and fed. on_fault: called with any error of the
     listener, or of the journal's own that nothing foresees: the node must stop, and the next start replays what was missed.
+    is_passing: nothing in the folder need last; it is in memory, and all is done on the loop.
     """
 
     def __init__(
@@ -75,12 +77,15 @@ class Journal:
         on_low: Callable[[], None] = lambda: None,
         owed: Callable[[], int] = lambda: 0,
         on_fault: Callable[[Exception], None] = _log_fault,
+        is_passing: bool = False,
     ) -> None:
         self._settings = settings
         self._directory = Path(settings.dir)
-        self._files: Files = OsFiles() if files is None else files
-        self._kept = KeptSegments(self._files, self._directory)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault)
+        self._files: Files = files or (PassingFiles() if is_passing else OsFiles())
+        work = ON_LOOP if is_passing else IN_THREADS
+        self._offload = work.offload
+        self._kept = KeptSegments(self._files, self._directory, self._offload)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault, work)
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -95,7 +100,7 @@ class Journal:
         """
         assert self._lock is None, "started twice"
         try:
-            lock, found, writer, segment, free, self._torn_files = await _in_full(in_thread(self._recover))
+            lock, found, writer, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
         except BaseException as error:
             self._unlock()
             if isinstance(error, OSError):
@@ -281,7 +286,7 @@ class Journal:
         return self._header
 
     def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, Free, list[tuple[str, int]]]:
-        """Do the disk's part of `start`; runs in a thread."""
+        """Do the disk's part of `start`; it is offloaded."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)

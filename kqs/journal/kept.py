@@ -1,6 +1,6 @@
 """The durable segments: what they hold, reading them back, and letting them go. Call from the loop thread.
 
-Disk work runs in other threads; the list itself changes on the loop only.
+Disk work is offloaded; the list itself changes on the loop only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kqs.journal.files import Files
 from kqs.journal.format import MalformedError, Record
 from kqs.journal.reader import SLICE_BYTES, FrameReader
 from kqs.journal.segment import Segment, corrupt
-from kqs.process.threads import in_thread
+from kqs.process.threads import Offload, in_thread
 
 #: `oldest_order` while no kept segment holds a job
 NO_ORDER = (1 << 63) - 1
@@ -26,8 +26,9 @@ NO_ORDER = (1 << 63) - 1
 class KeptSegments:
     """Oldest first, numbered without a gap; the last is the one being written."""
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    def __init__(self, files: Files, directory: Path, offload: Offload = in_thread) -> None:
         self._files = files
+        self._offload = offload
         self._directory = directory
         self._segments: list[Segment] = []
         self._changing = asyncio.Lock()
@@ -83,11 +84,11 @@ class KeptSegments:
             path = self._directory / segment.name
             seq, offset = segment.seek(from_seq)
             try:
-                handle = await in_thread(self._files.open, path)
+                handle = await self._offload(self._files.open, path)
                 try:
                     reader = FrameReader(self._files, handle, segment.salt, offset, segment.end, seq)
                     while not reader.at_end:
-                        records = await in_thread(reader.take, SLICE_BYTES)
+                        records = await self._offload(reader.take, SLICE_BYTES)
                         if records and records[0].seq < from_seq:
                             records = [record for record in records if record.seq >= from_seq]
                         if records:
@@ -109,12 +110,12 @@ class KeptSegments:
         async with self._changing:
             try:
                 if fed_seq > self.checkpoint_seq:
-                    await in_thread(write_checkpoint, self._files, self._directory, journal_id, fed_seq)
+                    await self._offload(write_checkpoint, self._files, self._directory, journal_id, fed_seq)
                     self.checkpoint_seq = fed_seq
                 while len(self._segments) > 1 and self._segments[0].end_seq <= self.checkpoint_seq:
-                    await in_thread(self._unlink, self._segments[0].name)
+                    await self._offload(self._unlink, self._segments[0].name)
                     del self._segments[0]
-                await in_thread(keep_spare, self._files, self._directory)
+                await self._offload(keep_spare, self._files, self._directory)
             except OSError as error:
                 raise JournalError(f"the checkpoint in {self._directory} failed: {error}") from error
 

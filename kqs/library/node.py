@@ -47,8 +47,15 @@ class NodeQueue(Queue):
         *,
         bulk: BulkStore | None = None,
         keeps: bool = True,
+        is_passing: bool = False,
     ) -> None:
-        """Args: clock: None: the machine's. keeps: False: its folder is gone when it is closed, or could not be opened."""
+        """Args:
+
+        clock: None: the machine's.
+        keeps: False: its folder is gone when it is closed, or could not be opened.
+        is_passing: see kqs.core.Core.
+        """
+        self._is_passing = is_passing
         self._keeps = keeps
         self._clock = clock
         self._config = config
@@ -66,7 +73,7 @@ class NodeQueue(Queue):
         async with AsyncExitStack() as stack:
             if not self._keeps:
                 stack.callback(shutil.rmtree, self._config.journal.dir, ignore_errors=True)
-            core = Core(self._config, Registry(), self._supervisor, lambda: None, self._clock)
+            core = Core(self._config, Registry(), self._supervisor, lambda: None, self._clock, is_passing=self._is_passing)
             self._core = await stack.enter_async_context(core)
             section = self._config.server
             context = Context(

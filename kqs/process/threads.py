@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +39,19 @@ class _Threads:
 _disk_threads = _Threads(4, "kqs-disk")
 #: apart from those, since a name server that is away holds a thread for half a minute
 _name_threads = _Threads(4, "kqs-names")
+
+
+class Offload(Protocol):
+    """How work is done that may wait for a disk: `in_thread`, or `at_once`."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        """Return what `work` returns. Raises: what it raises."""
+        ...
+
+
+async def at_once(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns, done here: its files are in memory. Raises: what it raises."""
+    return work(*args, **kwargs)
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

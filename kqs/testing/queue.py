@@ -35,7 +35,7 @@ class TestQueue(NodeQueue):
         """Args: at: what the clock shows first, in Unix seconds; None: what the machine's shows. Raises: ValueError."""
         self.clock = SettableClock(None if at is None else _checked("at", at))
         joined = passing_sections({**sections, "store": {**_STORE, **sections.get("store", {})}})
-        super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, bulk=bulk, keeps=False)
+        super().__init__(config_for(passing_folder(), joined), concurrency, self.clock, bulk=bulk, keeps=False, is_passing=True)
 
     async def open(self) -> None:
         """Begin; `async with` does it."""
@@ -43,6 +43,8 @@ class TestQueue(NodeQueue):
         self._running.may_have = self._has_due
 
     async def _has_due(self, types: list[str]) -> bool:
+        if not await self._core.backend.has_waiting(types):
+            return False
         now = self.now
         waiting = self.records(state=[state.word for state in sorted(WAITING)])
         return any([record.type in types and (record.due_at or 0.0) <= now async for record in waiting])

@@ -20,12 +20,15 @@ from tests.support.supervising import StrictSupervisor
 
 
 class _Engine:
+    is_passing = False
+
     @pytest.fixture
     async def make_store(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[MakeStore]:
         made: list[SqliteStore] = []
 
         def make() -> SqliteStore:
-            made.append(SqliteStore(tmp_path / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), clock, StrictSupervisor()))
+            path, section = tmp_path / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES)
+            made.append(SqliteStore(path, section, clock, StrictSupervisor(), is_passing=self.is_passing))
             return made[-1]
 
         yield make
@@ -41,7 +44,7 @@ class _Engine:
                 if bulk is not None:
                     session.db.execute("update bulk set data = ? where ord = ?", (bulk, FIRST + n))
 
-            await store._thread.call(alter)
+            await store._runner.call(alter)
 
         return damage
 
@@ -55,7 +58,7 @@ class _Engine:
                 own = {"ord", "id", "crc32c", *(["data"] if row["data"] == b'{"n":%d}' % n else [])}
                 return {name: value for name, value in row.items() if name not in own} | {"in_bulk": in_bulk}
 
-            return await store._thread.call(read)
+            return await store._runner.call(read)
 
         return read_raw
 
@@ -74,3 +77,21 @@ class TestSqliteGroups(_Engine, GroupsContract):
 
 class TestSqliteResources(_Engine, ResourceContract):
     pass
+
+
+class TestPassingStore(TestSqliteStore):
+    """All that is done on the loop."""
+
+    is_passing = True
+
+
+class TestPassingOrder(TestSqliteOrder):
+    is_passing = True
+
+
+class TestPassingGroups(TestSqliteGroups):
+    is_passing = True
+
+
+class TestPassingResources(TestSqliteResources):
+    is_passing = True

@@ -64,7 +64,7 @@ async def store(make_store: Callable[[], SqliteStore]) -> SqliteStore:
 
 
 async def on_thread(store: SqliteStore, run: Callable[[Session], Any]) -> Any:
-    return await store._thread.call(run)
+    return await store._runner.call(run)
 
 
 async def limit_pages(store: SqliteStore, beyond_now: int) -> None:
@@ -153,7 +153,7 @@ async def test_one_bad_operation_does_not_fail_its_neighbours(store: SqliteStore
 
     outcomes = await asyncio.gather(
         store.insert(some_jobs(2), 1, "w", NOW),
-        store._thread.call(bad),
+        store._runner.call(bad),
         store.claim([an_entry(0)], "w", NOW),
         return_exceptions=True,
     )

@@ -180,15 +180,27 @@ async def test_its_folder_is_gone_afterwards() -> None:
 
 
 async def test_fifty_one_after_the_other_leave_neither_thread_nor_descriptor() -> None:
-    left: list[tuple[int, int]] = []
+    before, left = set(threading.enumerate()), list[int]()
     for _ in range(50):
         async with kqs.testing.open() as queue:
             queue.add_handler("mail", lambda data: data)
             await queue.add_job("mail", 1, delay=HOUR_S)
             assert await queue.advance(HOUR_S) == 1
-        own = [thread for thread in threading.enumerate() if not thread.name.startswith("kqs-disk")]  # a pool, of the process
-        left.append((len(own), len(list_of(Path("/proc/self/fd")))))
+        left.append(len(list_of(Path("/proc/self/fd"))))
     assert left[-1] == left[0]
+    assert {thread.name for thread in set(threading.enumerate()) - before} == set()
+
+
+async def test_it_begins_no_thread() -> None:
+    async def note(_data: Any) -> None:
+        return None
+
+    before = set(threading.enumerate())
+    async with kqs.testing.open() as queue:
+        queue.add_handler("mail", note)
+        await queue.add_job("mail", {})
+        assert await queue.run_until_idle() == 1
+        assert set(threading.enumerate()) <= before
 
 
 def test_the_first_example_runs_as_it_stands(tmp_path: Path) -> None:

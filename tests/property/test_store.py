@@ -316,7 +316,7 @@ class SqliteMachine(StoreMachine):
         return SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor())
 
     async def count_bulk(self) -> int:
-        ((count,),) = await self.store._thread.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
+        ((count,),) = await self.store._runner.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
         return count
 
 

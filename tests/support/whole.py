@@ -148,7 +148,7 @@ class Whole:
         if self._uri:
             found = await store._there.session.jobs.find({"called": {"$gt": ""}}, ["order"]).to_list(None)
             return {one["order"] for one in found}
-        called: set[int] = await store._thread.call(lambda session: set(session.locks._called_for))
+        called: set[int] = await store._runner.call(lambda session: set(session.locks._called_for))
         return called
 
     async def pass_time(self) -> None:

@@ -1,4 +1,4 @@
-"""SqliteStore: the store port on one SQLite file. Each method hands its operation to the store's thread."""
+"""SqliteStore: the store port on one SQLite file. Each method is an operation in a transaction, done by the store's thread."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ from kqs.store.sqlite import (
     ticks,
 )
 from kqs.store.sqlite import change as changing
+from kqs.store.sqlite.here import StoreHere
+from kqs.store.sqlite.operations import Runner
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
@@ -72,20 +74,26 @@ class SqliteStore:
     is_first = True
     sharing: Sharing | None = None
 
-    def __init__(self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor) -> None:
-        """Args: path: the file; it is created, mode 0600, in a directory that must exist."""
+    def __init__(
+        self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor, *, is_passing: bool = False
+    ) -> None:
+        """Args:
+
+        path: the file; it is created, mode 0600, in a directory that must exist.
+        is_passing: it is in memory, and all is done on the loop.
+        """
         self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now)
-        self._thread = StoreThread(self._session, supervisor)
+        self._runner: Runner = StoreHere(self._session) if is_passing else StoreThread(self._session, supervisor)
         self._path = path
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
-        meta = await self._thread.start(lambda session: session.open(journal_id, node))
+        meta = await self._runner.start(lambda session: session.open(journal_id, node))
         return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order, store_id=journal_id)
 
     async def close(self) -> None:
         """See Store.close."""
-        await self._thread.stop()
+        await self._runner.stop()
 
     def owed_bytes(self) -> int:
         """See Store.owed_bytes."""
@@ -101,14 +109,14 @@ class SqliteStore:
             session.wants_room = True
 
         with suppress(StoreUnavailableError):
-            self._thread.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._runner.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
         operation = partial(insert.insert, jobs=jobs, fed_seq=fed_seq, worker=worker, now=now)
         has_ends = any(job.end is not None for job in jobs)
         is_small = len(jobs) <= _FEW_JOBS and sum([len(job.data) + _end_bytes(job.end) for job in jobs]) <= _FEW_BYTES
-        return await self._thread.call(operation, durable=has_ends, small=is_small)
+        return await self._runner.call(operation, durable=has_ends, small=is_small)
 
     async def claim(
         self,
@@ -120,7 +128,7 @@ class SqliteStore:
         most_bytes: int | None = None,
     ) -> Granted:
         """See Store.claim."""
-        return await self._thread.call(
+        return await self._runner.call(
             partial(
                 claim.claim,
                 entries=entries,
@@ -134,7 +142,7 @@ class SqliteStore:
 
     async def adopt(self, runs: Sequence[Run]) -> list[bool]:
         """See Store.adopt."""
-        return await self._thread.call(partial(claim.adopt, runs=runs))
+        return await self._runner.call(partial(claim.adopt, runs=runs))
 
     async def take(self, claim: Claim) -> Run | None:
         """See Store.take. There are no other servers."""
@@ -143,20 +151,20 @@ class SqliteStore:
     async def save(self, saved: Sequence[Progress], *, durable: bool) -> list[bool]:
         """See Store.save."""
         operation = partial(progress.save, progress=saved, durable=durable)
-        return await self._thread.call(operation, durable=durable, small=not durable and len(saved) <= _FEW_JOBS)
+        return await self._runner.call(operation, durable=durable, small=not durable and len(saved) <= _FEW_JOBS)
 
     async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
         """See Store.report."""
         is_small = len(reports) <= _FEW_JOBS and sum(map(_end_bytes, reports)) <= _FEW_BYTES
-        return await self._thread.call(partial(report.report_all, reports=reports), durable=True, small=is_small)
+        return await self._runner.call(partial(report.report_all, reports=reports), durable=True, small=is_small)
 
     async def ready(self, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.ready."""
-        return await self._thread.call(partial(schedule.ready, type_=type_, after=after, limit=limit, body_bytes=body_bytes))
+        return await self._runner.call(partial(schedule.ready, type_=type_, after=after, limit=limit, body_bytes=body_bytes))
 
     async def grouped_types(self, among: Collection[str]) -> list[str]:
         """See Store.grouped_types."""
-        return await self._thread.call(partial(groups.types, among=among))
+        return await self._runner.call(partial(groups.types, among=among))
 
     async def in_turn(
         self,
@@ -170,7 +178,7 @@ class SqliteStore:
         plain: int,
     ) -> Turned:
         """See Store.in_turn."""
-        return await self._thread.call(
+        return await self._runner.call(
             partial(
                 groups.in_turn,
                 type_=type_,
@@ -185,54 +193,54 @@ class SqliteStore:
 
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""
-        return await self._thread.call(partial(schedule.wake, before=before, limit=limit, body_bytes=body_bytes))
+        return await self._runner.call(partial(schedule.wake, before=before, limit=limit, body_bytes=body_bytes))
 
     async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
         """See Store.reschedule."""
-        await self._thread.call(partial(schedule.reschedule, changes=changes))
+        await self._runner.call(partial(schedule.reschedule, changes=changes))
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""
-        return await self._thread.call(schedule.next_due_at)
+        return await self._runner.call(schedule.next_due_at)
 
     async def expire(
         self, now: float, limit: int, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
     ) -> list[str]:
         """See Store.expire."""
-        return await self._thread.call(
+        return await self._runner.call(
             partial(schedule.expire, now=now, limit=limit, drop_after_s=drop_after_s, by_type=by_type or {})
         )
 
     async def next_expire_at(self) -> float | None:
         """See Store.next_expire_at."""
-        return await self._thread.call(schedule.next_expire_at)
+        return await self._runner.call(schedule.next_expire_at)
 
     @property
     def on_called(self) -> Callable[[list[Entry]], None]:
         """See Store.on_called."""
-        return self._thread.on_called
+        return self._runner.hearing.on_called
 
     @on_called.setter
     def on_called(self, on_called: Callable[[list[Entry]], None]) -> None:
-        self._thread.on_called = on_called
+        self._runner.hearing.on_called = on_called
 
     @property
     def on_followed(self) -> Callable[[], None]:
         """See Store.on_followed."""
-        return self._thread.on_followed
+        return self._runner.hearing.on_followed
 
     @on_followed.setter
     def on_followed(self, on_followed: Callable[[], None]) -> None:
-        self._thread.on_followed = on_followed
+        self._runner.hearing.on_followed = on_followed
 
     @property
     def on_waiting(self) -> Callable[[Waiting], None]:
         """See Store.on_waiting."""
-        return self._thread.on_waiting
+        return self._runner.hearing.on_waiting
 
     @on_waiting.setter
     def on_waiting(self, on_waiting: Callable[[Waiting], None]) -> None:
-        self._thread.on_waiting = on_waiting
+        self._runner.hearing.on_waiting = on_waiting
 
     def watch(self, types: Collection[str]) -> None:
         """See Store.watch."""
@@ -240,19 +248,19 @@ class SqliteStore:
 
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
-        return await self._thread.call(partial(resources.call_on, now=now))
+        return await self._runner.call(partial(resources.call_on, now=now))
 
     async def follow(
         self, now: float, drop_after_s: float | None, by_type: Mapping[str, float | None] | None = None
     ) -> Following:
         """See Store.follow."""
-        return await self._thread.call(
+        return await self._runner.call(
             partial(follow.follow, now=now, drop_after_s=drop_after_s, by_type=by_type or {}),
         )
 
     async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
         """See Store.batches."""
-        return await self._thread.call(partial(batches.are_open, ids=ids))
+        return await self._runner.call(partial(batches.are_open, ids=ids))
 
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
@@ -260,23 +268,23 @@ class SqliteStore:
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""
-        return await self._thread.call(partial(resources.holder, resource=resource))
+        return await self._runner.call(partial(resources.holder, resource=resource))
 
     async def turn(self, record: JobRecord) -> Entry | None:
         """See Store.turn."""
-        return await self._thread.call(partial(resources.turn, record=record))
+        return await self._runner.call(partial(resources.turn, record=record))
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
-        return await self._thread.call(partial(claim.orphans, limit=limit, keep_damaged_s=keep_damaged_s))
+        return await self._runner.call(partial(claim.orphans, limit=limit, keep_damaged_s=keep_damaged_s))
 
     async def job(self, job_id: str) -> JobRecord | None:
         """See Store.job."""
-        return await self._thread.call(partial(records.job, job_id=job_id))
+        return await self._runner.call(partial(records.job, job_id=job_id))
 
     async def look(self, job_ids: Sequence[str]) -> Looked:
         """See Store.look."""
-        return await self._thread.call(partial(records.look, job_ids=job_ids))
+        return await self._runner.call(partial(records.look, job_ids=job_ids))
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
@@ -285,7 +293,7 @@ class SqliteStore:
         wanted = records.Filter(type_, state, newest_first)
         found: list[JobRecord] = []
         while len(found) < limit:
-            page = await self._thread.call(partial(records.page, wanted=wanted, after=after, limit=limit - len(found)))
+            page = await self._runner.call(partial(records.page, wanted=wanted, after=after, limit=limit - len(found)))
             found += page.records
             after = page.next_after
             if after is None:
@@ -294,8 +302,8 @@ class SqliteStore:
 
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change."""
-        self._thread.expect_slow()
-        return await self._thread.call(partial(changing.change, change=change, after=after, first_order=first_order))
+        self._runner.expect_slow()
+        return await self._runner.call(partial(changing.change, change=change, after=after, first_order=first_order))
 
     async def news(self) -> News:
         """See Store.news. There are no other servers."""
@@ -311,12 +319,12 @@ class SqliteStore:
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
         """See Store.page."""
-        found = await self._thread.call(partial(pages.page, wanted=wanted, after=after, limit=limit, newest_first=newest_first))
+        found = await self._runner.call(partial(pages.page, wanted=wanted, after=after, limit=limit, newest_first=newest_first))
         return found.records, found.next_after
 
     async def counts(self) -> dict[str, dict[State, int]]:
         """See Store.counts."""
-        return await self._thread.call(records.counts)
+        return await self._runner.call(records.counts)
 
     async def suspend(self, type_: str, at: float) -> bool:
         """See Store.suspend."""
@@ -332,11 +340,11 @@ class SqliteStore:
 
     async def said(self, topic: Topic) -> dict[str, bytes]:
         """See Store.said."""
-        return await self._thread.call(partial(said.said, topic=topic))
+        return await self._runner.call(partial(said.said, topic=topic))
 
     async def suspended(self) -> dict[str, float]:
         """See Store.suspended."""
-        return await self._thread.call(suspended.suspended)
+        return await self._runner.call(suspended.suspended)
 
     async def subscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.subscribe."""
@@ -348,7 +356,7 @@ class SqliteStore:
 
     async def subscriptions(self) -> dict[str, list[str]]:
         """See Store.subscriptions."""
-        return await self._thread.call(subscriptions.subscriptions)
+        return await self._runner.call(subscriptions.subscriptions)
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """See Store.put_schedule."""
@@ -360,7 +368,7 @@ class SqliteStore:
 
     async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
         """See Store.schedules."""
-        return await self._thread.call(partial(ticks.schedules, names=names))
+        return await self._runner.call(partial(ticks.schedules, names=names))
 
     async def schedule_changes(self) -> int:
         """See Store.schedule_changes. Nobody else changes any."""
@@ -372,33 +380,33 @@ class SqliteStore:
 
     async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
         """See Store.pass_ticks."""
-        return await self._thread.call(partial(ticks.pass_ticks, passed=passed))
+        return await self._runner.call(partial(ticks.pass_ticks, passed=passed))
 
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """See Store.before."""
-        return await self._thread.call(partial(queues.before, type_=type_, rank=rank, most=most, group=group))
+        return await self._runner.call(partial(queues.before, type_=type_, rank=rank, most=most, group=group))
 
     async def first_in_line(self, type_: str, most: int) -> list[str]:
         """See Store.first_in_line."""
-        return await self._thread.call(partial(queues.first_in_line, type_=type_, most=most))
+        return await self._runner.call(partial(queues.first_in_line, type_=type_, most=most))
 
     async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
         """See Store.oldest."""
-        return await self._thread.call(partial(queues.oldest, types=types, prios=prios))
+        return await self._runner.call(partial(queues.oldest, types=types, prios=prios))
 
     async def sweep(self, now: float, limit: int, before_order: int) -> int:
         """See Store.sweep."""
-        return await self._thread.call(partial(retention.sweep, now=now, limit=limit, before_order=before_order))
+        return await self._runner.call(partial(retention.sweep, now=now, limit=limit, before_order=before_order))
 
     async def trim_successes(self, keep_count: int, limit: int, before_order: int) -> int:
         """See Store.trim_successes."""
-        return await self._thread.call(
+        return await self._runner.call(
             partial(retention.trim_successes, keep_count=keep_count, limit=limit, before_order=before_order)
         )
 
     async def sync(self) -> int:
         """See Store.sync."""
-        return await self._thread.call(Session.sync, durable=True)
+        return await self._runner.call(Session.sync, durable=True)
 
     async def _keep(self, change: Callable[[Session], T]) -> T:
         """Do what an owner says, which no replay of the journal would do again.
@@ -410,7 +418,7 @@ class SqliteStore:
             session.check_files()
             return change(session)
 
-        return await self._thread.call(kept, durable=True)
+        return await self._runner.call(kept, durable=True)
 
 
 def _end_bytes(end: Report | None) -> int:

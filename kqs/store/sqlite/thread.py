@@ -1,8 +1,7 @@
 """The store's one thread, and group commit.
 
 Operations asked for while a commit is under way wait in a queue; the thread takes all of them, does them in order in one
-transaction, and hands every result back in one call to the loop. One that raises must not fail its neighbours: the transaction
-is rolled back and each operation of the group is done again in a transaction of its own.
+transaction, and hands every result back in one call to the loop.
 
 A small operation that finds nothing before it is done on the loop (kqs.store.sqlite.lone), also a durable one as long as the
 disk is quick: two hops between threads cost more than its transaction.
@@ -23,8 +22,8 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.process.threads import in_thread
 from kqs.store.base import Waiting
-from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.lone import Lone
+from kqs.store.sqlite.operations import Hearing, Operation, Outcome, attempt, execute, settle
 from kqs.store.sqlite.session import Session
 from kqs.supervisor import Supervisor
 
@@ -33,21 +32,6 @@ T = TypeVar("T")
 #: quiet for so long, the thread copies the WAL into the file and shrinks it; and goes on with that after so long
 _IDLE_S = 0.5
 _STILL_IDLE_S = 0.05
-
-
-class Operation:
-    """One thing to do, and who waits for it."""
-
-    __slots__ = ("durable", "future", "run", "small")
-
-    def __init__(self, run: Callable[[Session], Any], future: asyncio.Future[Any], durable: bool, small: bool = False) -> None:
-        self.run = run
-        self.future = future
-        self.durable = durable
-        self.small = small
-
-
-Outcome = tuple[Operation, Any, BaseException | None]
 
 
 class News(NamedTuple):
@@ -61,7 +45,7 @@ class News(NamedTuple):
 
 
 class StoreThread:
-    """Runs operations on a session. `call`, `start` and `stop` are for the loop thread."""
+    """See kqs.store.sqlite.operations.Runner."""
 
     def __init__(self, session: Session, supervisor: Supervisor) -> None:
         self._session = session
@@ -74,15 +58,10 @@ class StoreThread:
         self._lone = Lone()
         self._group: list[Operation] = []  # what the thread has in hand
         self._death: BaseException | None = None
-        #: called on the loop with jobs that were called, before the operation that did so is told of
-        self.on_called: Callable[[list[Entry]], None] = _nobody
-        #: called on the loop when `follow` has something to do
-        self.on_followed: Callable[[], None] = _nothing
-        #: called on the loop with what has become of what waits, before the operations that did so are told of
-        self.on_waiting: Callable[[Waiting], None] = _nobody
+        self.hearing = Hearing()
 
     async def start(self, open_session: Callable[[Session], T]) -> T:
-        """Start the thread, open the session on it and return what that returns. Raises: what it raises; nothing is left."""
+        """See Runner.start. It starts the thread, and opens the session on it."""
         assert self._thread is None, "started twice"
         self._loop = asyncio.get_running_loop()
         self._queue = SimpleQueue()
@@ -98,17 +77,14 @@ class StoreThread:
             raise
 
     async def stop(self) -> None:
-        """Finish what was asked, close the session, end the thread. Idempotent."""
+        """See Runner.stop. It ends the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
             await in_thread(thread.join)
 
     def call(self, run: Callable[[Session], T], *, durable: bool = False, small: bool = False) -> asyncio.Future[T]:
-        """Do `run(session)` in the next transaction; a `small` one at once, if nothing is before it.
-
-        Raises (from the future): StoreError, after which nothing of this operation was done.
-        """
+        """See Runner.call."""
         if self._thread is None or self._loop is None:
             raise StoreUnavailableError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -122,7 +98,7 @@ class StoreThread:
         return future
 
     def expect_slow(self) -> None:
-        """Do nothing on the loop for a while: much is being written, and any commit may have to copy it into the file."""
+        """See Runner.expect_slow: do nothing on the loop for a while."""
         self._lone.expect_slow()
 
     def _do_here(self, operation: Operation) -> bool:
@@ -133,7 +109,9 @@ class StoreThread:
         if not self._session_in_use.acquire(blocking=False):
             return False
         try:
-            self._resolve_here(self._execute([operation], owing=True))
+            outcomes = execute(self._session, [operation], owing=True)
+            self.hearing.tell_of(self._session)
+            settle(outcomes)
         finally:
             self._session_in_use.release()
         self._lone.did(began, time.monotonic(), durable=durable)
@@ -149,7 +127,7 @@ class StoreThread:
 
     def _serve(self, opening: Operation) -> None:
         self._group = [opening]
-        outcome = _attempt(opening, self._session)
+        outcome = attempt(opening, self._session)
         self._group = []
         self._hand_back(News([outcome], [], False, self._session.take_waiting(), 0.0))
         is_open = outcome[2] is None
@@ -170,7 +148,7 @@ class StoreThread:
         is_flush = len(self._group) == 1 and self._group[0].small and self._group[0].durable
         with self._session_in_use:
             began = time.monotonic()
-            outcomes = self._execute(self._group)
+            outcomes = execute(self._session, self._group)
             took_s = time.monotonic() - began
             session = self._session
             return News(
@@ -204,28 +182,6 @@ class StoreThread:
                     self._session.tidy()
         return self._queue.get()
 
-    def _execute(self, group: list[Operation], *, owing: bool = False) -> list[Outcome]:
-        session = self._session
-        try:
-            session.begin(durable=any(operation.durable for operation in group))
-            outcomes: list[Outcome] = [(operation, operation.run(session), None) for operation in group]
-            session.commit(owing=owing)
-        except Exception as error:
-            session.rollback(error)
-            if len(group) == 1:
-                return [(group[0], None, translated(error))]
-            return [outcome for operation in group for outcome in self._execute([operation])]
-        return outcomes
-
-    def _resolve_here(self, outcomes: list[Outcome]) -> None:
-        if called := self._session.take_untold():
-            self.on_called(called)
-        if self._session.take_follows():
-            self.on_followed()
-        if (waiting := self._session.take_waiting()) is not None:
-            self.on_waiting(waiting)
-        _settle(outcomes)
-
     def _hand_back(self, news: News) -> None:
         self._call_back(self._resolve, news)
 
@@ -242,7 +198,7 @@ class StoreThread:
         while not self._queue.empty():
             if (operation := self._queue.get_nowait()) is not None:
                 unserved.append(operation)
-        _settle([(operation, None, self._death) for operation in unserved])
+        settle([(operation, None, self._death) for operation in unserved])
         self._supervisor.fault("store thread", self._death)
 
     def _resolve(self, news: News) -> None:
@@ -250,35 +206,5 @@ class StoreThread:
         self._unresolved -= len(outcomes)
         if flush_s:
             self._lone.observe(flush_s)
-        if called:
-            self.on_called(called)
-        if follows:
-            self.on_followed()
-        if waiting is not None:
-            self.on_waiting(waiting)
-        _settle(outcomes)
-
-
-def _nothing() -> None:
-    return None
-
-
-def _nobody(_news: object) -> None:
-    return None
-
-
-def _attempt(operation: Operation, session: Session) -> Outcome:
-    try:
-        return operation, operation.run(session), None
-    except Exception as error:
-        return operation, None, translated(error)
-
-
-def _settle(outcomes: list[Outcome]) -> None:
-    for operation, result, error in outcomes:
-        if operation.future.done():  # its caller was cancelled
-            continue
-        if error is None:
-            operation.future.set_result(result)
-        else:
-            operation.future.set_exception(error)
+        self.hearing.tell(called, follows, waiting)
+        settle(outcomes)

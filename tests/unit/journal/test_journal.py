@@ -65,6 +65,28 @@ async def test_a_real_directory_is_made_written_and_read_again(tmp_path: Path) -
     await journal.stop()
 
 
+async def test_a_passing_journal_keeps_what_any_does_while_it_lasts_and_begins_no_thread(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "journal", segment_bytes=1 << 16)
+    threads = set(threading.enumerate())
+    journal = Journal(settings, SystemClock(), is_passing=True)
+    first = await journal.start()
+    for order in range(1, 7):
+        await journal.append_wait(a_record("x" * 30_000, order * 10, 2))
+    journal.append((told := Told()).of(a_record("y" * 30_000, 70, 2)))
+    journal.append(a_record("z" * 30_000, 80, 2))
+    await journal.flush()
+    assert told.acknowledged == [b"y" * 30_000]
+    assert [len(record.payload) for record in await all_records(journal)] == [30_000] * 8
+    await journal.checkpoint(5)
+    assert (journal.checkpoint_seq, journal.stats()["segments"]) == (5, 2)
+    await journal.stop()
+    journal = Journal(settings, SystemClock(), is_passing=True)
+    again = await journal.start()
+    assert (again.node, again.next_seq, again.checkpoint_seq) == (first.node, 8, 5)
+    await journal.stop()
+    assert set(threading.enumerate()) <= threads
+
+
 async def test_a_new_journal_holds_nothing() -> None:
     journal = a_journal(MemoryFiles())
     recovery = await journal.start()

@@ -501,7 +501,7 @@ async def test_ready_jobs_that_another_server_stored_are_found(rig: Rig) -> None
 async def test_runs_of_a_server_that_died_go_on_here(rig: Rig) -> None:
     rig.cascade.set_handler_options("mail", {"ghost_delay": 0})
     await rig.store.insert([replace(an_accepted(1), claimed_at=NOW)], 0, "elsewhere", NOW)
-    await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
+    await rig.store._runner.call(lambda session: session.db.execute("update jobs set epoch = 0"))
     hand = rig.hand(1)
     await rig.queue.house.keep()
     run = await hand.take()
@@ -510,7 +510,7 @@ async def test_runs_of_a_server_that_died_go_on_here(rig: Rig) -> None:
 
 async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.store.insert([replace(an_accepted(1), claimed_at=NOW)], 0, "elsewhere", NOW)
-    await rig.store._thread.call(lambda session: session.db.execute("update jobs set epoch = 0"))
+    await rig.store._runner.call(lambda session: session.db.execute("update jobs set epoch = 0"))
     looks = [[], await rig.store.orphans(9)]
     await rig.queue.house.keep()
 

@@ -27,7 +27,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def ask(store: SqliteStore, question: Callable[[Session], Any]) -> Any:
-    return await store._thread.call(question)
+    return await store._runner.call(question)
 
 
 async def rows(store: SqliteStore) -> list[int]:
