@@ -10,18 +10,40 @@ Orders never go back, and clocks do: once a clock was ahead, orders count on fro
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,200}\Z")
 #: how far another server's clock may be behind ours, in s: twice what is documented
 MAX_SKEW_S = 120.0
 #: no clock is believed beyond this order, in the year 2100: the 13 digits must last for all jobs that are still to come
 MAX_CLOCK_ORDER = 4_102_444_800_000_000
+#: the last digits of orders, for all that have the same ones before them: made once, since to write 13 takes longer than all
+#: else that is done for the answer to an insert
+_LOW_BITS = 8
+_LOW = [f"{low:02x}" for low in range(1 << _LOW_BITS)]
+_LOW_BYTES = [text.encode() for text in _LOW]
 _MADE = re.compile(r"([0-9a-f]{13})-([0-9a-f]{8})\Z")
 
 
 def microseconds(now: float) -> int:
     """Return wall time as whole microseconds since 1970, at least 1, whatever a clock may say."""
     return min(max(int(now * 1_000_000), 1), 2**63 - 1)
+
+
+def digits_of(first: int, count: int) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+    """Yield the 13 digits of `count` orders from `first` on: what some of them begin with, and how each of these ends."""
+    for high, low in _halves(first, count):
+        yield b"%011x" % high, _LOW_BYTES[low]
+
+
+def _halves(first: int, count: int) -> Iterator[tuple[int, slice]]:
+    end = first + count
+    while first < end:
+        high = first >> _LOW_BITS
+        start = high << _LOW_BITS
+        stop = min(end, start + (1 << _LOW_BITS))
+        yield high, slice(first - start, stop - start)
+        first = stop
 
 
 class Ids:
@@ -43,6 +65,14 @@ class Ids:
     def of(self, order: int) -> str:
         """Return the id that stands for `order`."""
         return f"{order:013x}{self.suffix}"
+
+    def of_each(self, first: int, count: int) -> list[str]:
+        """Return the ids of `count` orders from `first` on."""
+        suffix, ids = self.suffix, list[str]()
+        for high, low in _halves(first, count):
+            head = f"{high:011x}"
+            ids += [f"{head}{text}{suffix}" for text in _LOW[low]]
+        return ids
 
     def order_of(self, job_id: str) -> int | None:
         """Return the order in an id this server made, else None."""

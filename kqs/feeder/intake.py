@@ -76,13 +76,14 @@ class Intake:
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
-        at, name = record.accepted_at, self._ids.of
+        at = record.accepted_at
+        ids = self._ids.of_each(first_order, len(jobs))
         defaults = {type_: self._cascade.for_type(type_) for type_ in {job.type for job in jobs}}
         accepted = [
-            accept_plain(job, number, job.id or name(number), defaults[job.type], at)
+            accept_plain(job, number, job.id or job_id, defaults[job.type], at)
             if isinstance(job, PlainJob)
-            else self._accept_full(job, number, at)
-            for number, job in enumerate(jobs, first_order)
+            else self._accept_full(job, number, job_id, at)
+            for number, (job, job_id) in enumerate(zip(jobs, ids, strict=True), first_order)
         ]
         if abs(instant_of(record.last_order) - at) > ORDER_IS_TIME_S:
             for one in accepted:
@@ -144,9 +145,9 @@ class Intake:
         self.has_fanned = True
         return jobs
 
-    def _accept_full(self, job: JobFields, order: int, at: float) -> Accepted:
+    def _accept_full(self, job: JobFields, order: int, job_id: str, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
-        return accept(job, order, job.id or self._ids.of(order), self._cascade.for_type(job.type), at, at_s)
+        return accept(job, order, job.id or job_id, self._cascade.for_type(job.type), at, at_s)
 
 
 def _copy(job: Job, copy: fanned.Copy) -> Job:

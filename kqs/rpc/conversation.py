@@ -410,23 +410,22 @@ class Conversation:
         return True
 
     def _answer_plain(self, calls: Sequence[Call]) -> int:
-        """Answer the echoes and pings that `calls` begin with, and return how many: the table's way costs thrice as much."""
-        out, end = self.answers.append, qrpc.end
-        before = len(self.answers)
+        """Answer the echoes and pings that `calls` begin with, and return how many: the table's way costs ten times as much."""
+        results: list[Raw] = []
         pings = 0
-        answered = len(calls)
-        for index, call in enumerate(calls):
+        for call in calls:
             if call.name == "echo":
-                out(end(call.id, call.arg))
+                results.append(call.arg)
             elif call.name == "ping" and call.arg is NULL:
                 pings += 1
-                out(end(call.id, PONG))
+                results.append(PONG)
             else:
-                answered = index
                 break
-        self._out_bytes += sum(map(len, self.answers[before:]))
-        self.context.counters.call("ping", pings)
-        self.context.counters.call("echo", answered - pings)
+        answered = len(results)
+        if answered:
+            self.send(qrpc.ends([call.id for call in calls[:answered]], results))
+            self.context.counters.call("ping", pings)
+            self.context.counters.call("echo", answered - pings)
         return answered
 
     def _run_lines(self, chunk: bytes) -> None:

@@ -305,13 +305,13 @@ def is_known(type_: str) -> bool:
 
 
 def are_clean(jobs: Sequence[Job]) -> bool:
-    """Tell whether every decoded job keeps the rules that its struct cannot say."""
+    """Tell whether every decoded job, which are all plain or none is, keeps the rules that its struct cannot say."""
     types = {job.type for job in jobs}
     if not types <= _known_types and not all(map(_admit_type, types)):
         return False
     if not _ID_CHARACTERS.match("".join([job.id for job in jobs if job.id is not None])):
         return False
-    return not any(_own_fault(job) for job in jobs if isinstance(job, JobFields))
+    return not (jobs and isinstance(jobs[0], JobFields) and any(_own_fault(job) for job in jobs if isinstance(job, JobFields)))
 
 
 def are_waiting(jobs: Sequence[Job]) -> bool:

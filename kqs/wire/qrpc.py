@@ -17,12 +17,15 @@ import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from io import BytesIO
+from operator import itemgetter
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from kqs.errors import CallError
+from kqs.ids import digits_of
 from kqs.options import Job, JobFields, PlainJob, is_told
 from kqs.wire import envelope, jobs, strict
 from kqs.wire.call import NULL, BadLine, Call
@@ -36,7 +39,14 @@ _KEYS = ("v", "id", "n", "m", "b")
 _READER = Reader(*_KEYS)
 _ONCE = ("v", "id", "n", "m")  # `b` may stand twice: first its length, last the text
 
+#: of a line with its newline
+_FIRST, _LAST = itemgetter(0), itemgetter(-2)
+_OPENING, _CLOSING = {ord("{")}, {ord("}")}
+
 _IDS = re.compile(rb'(?:(?:"[^"\\\n]{0,198}"|-?[0-9][0-9.eE+-]{0,198})(?:\n|\Z))*+')
+
+#: around the call's id and its result, as `end` has them
+_END_HEAD, _END_MIDDLE, _END_TAIL = b'{"v":1,"id":', b',"e":null,"s":"end","m":', b"}\n"
 
 #: the fewest bytes of a line, and what each member that may be left out adds to it beside its value
 _INSERT_BYTES = len(b'{"n":"insert","m":{"type":""}}\n')
@@ -187,12 +197,13 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
         return None
     given = len([arg for arg in args if arg is not NULL])
     versions, given_ids, fewest_bytes = _found(lines, ids)
-    fewest_bytes += count * _CALL_BYTES + sum([len(line.n) for line in lines])
+    names = [line.n for line in lines]
+    fewest_bytes += count * _CALL_BYTES + sum(map(len, names))
     fewest_bytes += given * _M_BYTES + sum(map(len, args)) - (count - given) * len(NULL)
     keys = {b'"v"': versions, b'"id"': given_ids, b'"n"': count, b'"m"': given}
     if strict.may_hold_unseen(chunk, keys, args, fewest_bytes):
         return None
-    return [Call(line.n, arg, call_id) for line, arg, call_id in zip(lines, args, ids, strict=True)]
+    return list(map(Call, names, args, ids))
 
 
 def decode_line(line: bytes) -> Call | BadLine:
@@ -223,6 +234,13 @@ def end(call_id: Raw | None, result: Raw | bytes) -> bytes:
     if call_id is None:
         return b'{"v":1,"s":"end","m":%b}\n' % result
     return b'{"v":1,"id":%b,"e":null,"s":"end","m":%b}\n' % (call_id, result)
+
+
+def ends(ids: Sequence[Raw | None], results: Sequence[Raw]) -> bytes:
+    """Return the joined last answers to calls."""
+    if None in ids:
+        return b"".join(map(end, ids, results))
+    return b"".join(_interleaved(_END_HEAD, ids, _END_MIDDLE, results, _END_TAIL))
 
 
 def progress(call_id: Raw | None, result: Raw | bytes) -> bytes:
@@ -256,14 +274,27 @@ def insert_answers(ids: Sequence[Raw | None], first_order: int, suffix: str, job
     """
     if len(ids) == 1 and jobs is None:
         return end(ids[0], b'"%013x%b"' % (first_order, suffix.encode()))
-    orders = range(first_order, first_order + len(ids))
     has_own_ids = jobs is not None and any(job.id is not None for job in jobs)
     if None not in ids and not has_own_ids:
-        answer = b'{"v":1,"id":%b,"e":null,"s":"end","m":"%013x' + suffix.encode() + b'"}\n'
-        return b"".join([answer % pair for pair in zip(ids, orders, strict=True)])
+        tail = suffix.encode() + b'"' + _END_TAIL
+        parts, at = list[bytes](), 0
+        for head, ends_of_orders in digits_of(first_order, len(ids)):
+            count = len(ends_of_orders)
+            parts += _interleaved(_END_HEAD, ids[at : at + count], _END_MIDDLE + b'"' + head, ends_of_orders, tail)
+            at += count
+        return b"".join(parts)
+    orders = range(first_order, first_order + len(ids))
     own_ids = [job.id for job in jobs] if jobs is not None else [None] * len(ids)
     names = [own or f"{order:013x}{suffix}" for own, order in zip(own_ids, orders, strict=True)]
     return b"".join([end(call_id, b'"%b"' % name.encode()) for call_id, name in zip(ids, names, strict=True)])
+
+
+def _interleaved(head: bytes, firsts: Sequence[Any], middle: bytes, seconds: Sequence[Any], tail: bytes) -> list[bytes]:
+    """Return the pieces of as many texts as there are `firsts`, to be joined: thrice as fast as to format each."""
+    parts = [head, b"", middle, b"", tail] * len(firsts)
+    parts[1::5] = firsts
+    parts[3::5] = seconds
+    return parts
 
 
 def _decode_inserts(chunk: bytes) -> Sequence[_PlainInsert | _Insert]:
@@ -292,9 +323,10 @@ def _has_one_a_line(chunk: bytes, count: int) -> bool:
     """
     if not chunk.endswith(b"\n"):
         return False
-    if chunk.count(b"\n") == count and chunk.count(b"}\n{") == count - 1:
+    lines = BytesIO(chunk).readlines()  # looks for them thrice as fast as `split` or `count`
+    if len(lines) == count and set(map(_FIRST, lines)) == _OPENING and set(map(_LAST, lines)) == _CLOSING:
         return True
-    lines = [line for line in map(bytes.strip, chunk.split(b"\n")) if line]
+    lines = [line for line in map(bytes.strip, lines) if line]
     return len(lines) == count and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
 
 

@@ -126,6 +126,9 @@ def is_deeper(text: bytes, limit: int) -> bool:
 
 def is_any_deeper(values: Sequence[Raw], limit: int) -> bool:
     """Tell whether one of the JSON `values` nests deeper than `limit` levels."""
+    all_of_them = b"".join(values)
+    if b"[" not in all_of_them and b"{" not in all_of_them:  # to count them takes ten times as long
+        return False
     for start in range(0, len(values), _GROUP):
         group = values[start : start + _GROUP]
         together = b"".join(group)

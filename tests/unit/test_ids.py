@@ -1,7 +1,7 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kqs.ids import MAX_CLOCK_ORDER, Ids, microseconds
+from kqs.ids import MAX_CLOCK_ORDER, Ids, digits_of, microseconds
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(-1e18, 1e18)), min_size=1))
@@ -31,6 +31,16 @@ def test_orders_go_on_after_the_last_of_an_earlier_boot() -> None:
 def test_sorting_ids_sorts_orders(orders: list[int]) -> None:
     ids = Ids("0123abcd")
     assert [ids.order_of(text) for text in sorted(map(ids.of, orders))] == sorted(orders)
+
+
+@given(st.integers(0, 2**52 - 2000), st.integers(0, 1000))
+@example(0xFFFE, 4)
+@example(10**15 - 1, 0)
+def test_ids_in_a_row_are_those_of_their_orders_one_by_one(first: int, count: int) -> None:
+    ids = Ids("0123abcd")
+    names = [ids.of(order) for order in range(first, first + count)]
+    assert ids.of_each(first, count) == names
+    assert [(head + tail).decode() + ids.suffix for head, tails in digits_of(first, count) for tail in tails] == names
 
 
 def test_an_id_of_another_server_or_of_a_client_has_no_order() -> None:

@@ -259,6 +259,13 @@ class TestAnswers:
         assert [json.loads(line)["m"] for line in answers] == ["0000000000abc-0123abcd", "0000000000abd-0123abcd"]
         assert answers[0] == b'{"v":1,"id":"a1","e":null,"s":"end","m":"0000000000abc-0123abcd"}'
 
+    def test_answers_to_many_are_those_to_each(self) -> None:
+        ids = [Raw(b"%d" % number) for number in range(600)]
+        singly = b"".join([qrpc.insert_answers([call_id], 0xABC + number, "-0123abcd") for number, call_id in enumerate(ids)])
+        assert qrpc.insert_answers(ids, 0xABC, "-0123abcd") == singly
+        assert qrpc.ends([*ids, None], [*ids, NULL]) == b"".join(map(qrpc.end, [*ids, None], [*ids, NULL]))
+        assert qrpc.ends(ids, ids) == b"".join(map(qrpc.end, ids, ids))
+
     def test_an_insert_without_call_id_is_answered_without(self) -> None:
         assert qrpc.insert_answers([None], 0xABC, "-0123abcd") == b'{"v":1,"s":"end","m":"0000000000abc-0123abcd"}\n'
 
