@@ -3,6 +3,7 @@
 What is weighed stands in kqs.feeder.pace; here is what that is asked about. Whenever something stirs, it is asked again:
 
     lanes want jobs ──▶ those held first can be claimed ──▶ they are, and what waits behind them is held
+                    ├─▶ no more of their type may begin, or others of it wait in the broker ──▶ they are held, too
                     └─▶ they cannot ──▶ feed as many as lanes have room for
     lanes will soon take what waits ──▶ feed what is claimed, once its ends have gathered
     else ──▶ rest, then feed
@@ -56,6 +57,7 @@ class Gathering:
         self._drain = pace.Drain()
         self._is_wanted = False  # by lanes, or by who waits for the store
         self._wanted_at = -math.inf
+        self._served_at = -math.inf  # when lanes had room, and no use for what waits here
         self._stirred = asyncio.Event()
         self._looked_at = monotonic()
         self._hurried = 0
@@ -112,7 +114,7 @@ class Gathering:
         rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
         while not (self._hurried or self._is_ending or self._is_asked()):
             if self._is_wanted:
-                if not (self._may_claim() and self._is_ordered() and self._claims.of_held()):
+                if not (self._may_claim() and self._is_ordered() and (self._claims.of_held() or self._is_served())):
                     return self._wanted_jobs(age_s(), came_jobs)
                 self._is_wanted = False
             if is_holding := self._is_holding(age_s(), came_jobs):
@@ -129,6 +131,14 @@ class Gathering:
             self._speeds = self._speeds.after_rest(came_jobs, since_s)
         self._is_wanted = False
         return pace.BATCH_JOBS
+
+    def _is_served(self) -> bool:
+        """Tell whether what waits here would give nobody a job now, and those who asked for some will be back soon."""
+        type_ = self._held.type
+        if type_ is None or not self._admission.is_served(type_):
+            return False
+        self._served_at = self._monotonic()
+        return True
 
     def _wanted_jobs(self, age_s: float, came_jobs: int) -> int:
         self._is_wanted = False
@@ -150,8 +160,8 @@ class Gathering:
         held = self._held
         if held.is_all_claimed or self._claims.are_of_held:
             return True
-        was_wanted = self._monotonic() - self._wanted_at < RECENT_S
-        if not was_wanted or not self._is_ordered() or pace.is_passed_by(age_s, came_jobs):
+        was_wanted = self._monotonic() - max(self._wanted_at, self._served_at) < RECENT_S
+        if not was_wanted or not self._is_ordered() or age_s > pace.HOLD_S or pace.is_passed_by(age_s, came_jobs):
             return False
         return self._drain.is_soon(held.count - held.claimed_first)
 

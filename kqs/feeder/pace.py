@@ -13,7 +13,8 @@ speak of how long the oldest job has waited, which says the same of ten inserts 
    Measured, 8 x 125 inserts in flight: 140 k/s come in a rest and 75 k/s during a batch. Without any rest it is the latter.
 3. Lanes with room get their jobs at once. As long as all that waits is alike, in memory or on disk, they are claimed in the
    journal, and what waits for lanes is not fed, if those will have taken it within `HOLD_S`: it is stored once, as ended, at a
-   half of the cost. What would wait for longer is stored, where other servers, and whoever lists jobs, can see it.
+   half of the cost. So does what waits for a slot of its type, or behind others in the broker, while lanes ask. What would
+   wait, or has waited, for longer is stored, where other servers, and whoever lists jobs, can see it.
 4. But not if more pours in than the lanes get through, when a job has waited for `PASSED_BY_S`: the next one may have a right
    to overtake all of them, and the store is where it can. Measured, 40 k/s for 6 s and lanes that do 12 k/s: an urgent job
    then begins after 1.3 s, and after 6.7 s without this rule.

@@ -304,6 +304,10 @@ class Admission:
         """Tell whether jobs of a type wait in the broker for somebody who takes it here."""
         return self._backlog(type_) and self.is_handled(type_)
 
+    def is_served(self, type_: str) -> bool:
+        """Tell whether a new job of this type would give nobody a job now: no more may begin, or others wait before it."""
+        return type_ in self.limits.closed or self._backlog(type_)
+
     def is_handled(self, type_: str) -> bool:
         """Tell whether anybody takes this type at all."""
         return any(type_ in consumer.types for consumer in self._consumers)

@@ -12,6 +12,7 @@ from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.handlers import Failed, Ok
 from kqs.job import State
 from kqs.journal import Kind, Record, claimed_orders
+from kqs.queue.limiting import Said
 from tests.support.feeding import Feeding, caught_up
 
 JOB = b'{"type":"mail"}'
@@ -178,6 +179,39 @@ async def test_jobs_that_wait_for_lanes_are_claimed_as_those_become_free(
     await caught_up(feeder)
     await feeding.rig.queue.settle()
     assert await feeding.rig.queue.reads.counts() == {"mail": {State.SUCCESS: 5}}
+
+
+async def test_jobs_that_wait_for_a_slot_of_their_type_are_claimed_as_those_become_free(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that has room for others asks all the while, and has no use for them."""
+    await feeding.rig.queue.limiting.say("mail", Said(max_running=1))
+    hand, gate = feeding.rig.hand(3), Gate(feeding, monkeypatch)
+    await feeding.start()
+    last = await feeding.insert(b"[" + b",".join([JOB] * 5) + b"]")
+    for _ in range(5):
+        run = await hand.take()
+        feeding.rig.queue.on_hungry()
+        await hand.end(run)
+    assert sorted(await claimed_later(feeding)) == [*range(last - 4, last + 1)]
+    assert await feeding.rig.queue.reads.job(feeding.ids.of(last)) is None
+    gate.open()
+
+
+async def test_what_waits_for_a_slot_for_long_is_stored_though_others_ask(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feeding.rig.queue.limiting.say("mail", Said(max_running=1))
+    hand = feeding.rig.hand(3)
+    await feeding.start()
+    last = await feeding.insert(b"[" + b",".join([JOB] * 5) + b"]")
+    await hand.take()
+    async with asyncio.timeout(10):
+        while await feeding.rig.store.job(feeding.ids.of(last)) is None:
+            feeding.rig.queue.on_hungry()
+            feeding.rig.clock.advance(0.02)
+            await asyncio.sleep(0.001)
+    assert await feeding.state(last) is State.NEW
 
 
 async def test_a_job_may_be_claimed_while_those_before_it_are_only_claimed(
