@@ -26,6 +26,7 @@ from tests.contract.store_contract import (
     some_jobs,
     unbegun,
 )
+from tests.support.clock import FakeClock
 
 #: orders that retried jobs get
 FRESH = FIRST + 1_000_000
@@ -429,9 +430,29 @@ class ChangeContract(PageContract):
         assert sorted(done.numbers) == [1, 4]
         assert done.skipped == []
 
-    async def test_what_fails_after_it_was_asked_for_is_not_retried(self, store: Store, insert, now: float) -> None:
+    async def test_what_fails_after_it_was_asked_for_is_not_retried(
+        self, store: Store, insert, clock: FakeClock, now: float
+    ) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now + 5))
+        clock.advance(6)
         assert (await change(store, Verb.RETRY, now=now + 2)).numbers == [0]
+
+    async def test_what_failed_by_a_clock_that_was_ahead_is_retried_and_once(
+        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(changing, "SLICE", 1)
+        await insert(*(an_ended(n, State.FAIL, at=now + 5) for n in range(3)))
+        asked = Change(Verb.RETRY, EVERYTHING, now, FRESH)
+        retried, after, first_order = list[int](), None, FRESH
+        while True:
+            part = await store.change(asked, after, first_order)
+            retried += [one.order - FIRST for one in part.changed]
+            for run in await store.claim(part.ready, "w1", now):
+                assert await store.report([a_report(run.claim, State.FAIL, at=now + 5)]) == [True]
+            after, first_order = part.next, first_order + 1
+            if after is None:
+                break
+        assert retried == [0, 1, 2]
 
     async def test_damaged_job_is_found_when_it_runs_again(self, store: Store, insert, damage: Damage, now: float) -> None:
         await insert(*(an_ended(n, State.FAIL, at=now) for n in range(3)))

@@ -301,3 +301,23 @@ async def test_jobs_of_one_order_are_all_met(
     for wanted in (EVERYTHING, Filter(states=frozenset({State.NEW, State.PROCESSING}))):
         done = await change(ours, Verb.CANCEL, wanted, now=now, is_dry=True)
         assert len({one.id for one in done.changed}) == len(done.changed) == 20
+
+
+async def test_what_failed_by_the_clock_of_a_server_that_is_ahead_is_retried_and_once(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changing, "SLICE", 1)
+    await theirs.insert([their_job(n) for n in range(3)], 1, "w", now)
+    for run in await theirs.claim([their_entry(n) for n in range(3)], "w", now):
+        await theirs.report([a_report(run.claim, State.FAIL, at=now + 5)])
+    asked = Change(Verb.RETRY, EVERYTHING, now, FRESH)
+    retried, after, first_order = list[int](), None, FRESH
+    while True:
+        part = await ours.change(asked, after, first_order)
+        retried += [one.order - FIRST for one in part.changed]
+        for run in await theirs.claim(part.ready, "w", now):
+            assert await theirs.report([a_report(run.claim, State.FAIL, at=now + 5)]) == [True]
+        after, first_order = part.next, first_order + 1
+        if after is None:
+            break
+    assert retried == [0, 1, 2]

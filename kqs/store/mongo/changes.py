@@ -133,13 +133,22 @@ class Changer:
             Verb.RETRY: {
                 "place": int(Place.ENDED),
                 "state": {"$in": [int(State.FAIL), int(State.CANCELLED)]},
-                "ended_at": {"$lte": change.now},
+                "$or": self._ended_before(change),
             },
             Verb.DELETE: {},
         }
         ours_before = {"$or": [{"order": {"$lt": change.before_order}}, {"node": {"$ne": self._node}}]}
         there = is_there(self._session.now(), self._servers.replaceable)
         return [one for one in (there, fits[change.verb], ours_before, *walk.conditions(change.wanted)) if one]
+
+    def _ended_before(self, change: Change) -> list[Document]:
+        """Return how what had ended when this was asked for is told from what was retried since, and has failed again.
+
+        What has ended later than it is now did so by another clock, or before ours was set back: that says nothing. It is
+        retried once, since whatever is gets an order behind those that are meant.
+        """
+        was_not_retried = [{"order": {"$lt": change.before_order}}, {"born": None}]
+        return [{"ended_at": {"$lte": change.now}}, {"ended_at": {"$gt": self._session.now()}, "$or": was_not_retried}]
 
     async def _write(
         self, change: Change, found: list[Document], marks: list[int], before: dict[str, Document]

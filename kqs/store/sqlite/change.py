@@ -27,10 +27,11 @@ _STATES = {
     Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
     Verb.DELETE: None,
 }
-#: and what must be so beside that
+#: and what must be so beside that. What has ended later than it is now did so before the clock was set back
 _CONDITIONS = {
     Verb.CANCEL: f"(+place < 2 or (+place = {Place.RUNNING:d} and cancel_at is null))",
-    Verb.RETRY: f"+place = {Place.ENDED:d} and +state in ({State.FAIL:d}, {State.CANCELLED:d}) and ended_at <= :asked_at",
+    Verb.RETRY: f"+place = {Place.ENDED:d} and +state in ({State.FAIL:d}, {State.CANCELLED:d}) "
+    "and (ended_at <= :asked_at or ended_at > :now)",
     Verb.DELETE: "true",
 }
 
