@@ -6,7 +6,8 @@ round. Those of a type that have no group are one group; the broker below has th
 
 1. A type stands in `_lines` as long as ready jobs of it may wait in the store that have a group.
 2. What was given out stands in `_fresh` until it is claimed, or given back: no turn gives it out again meanwhile.
-3. Of a type with `group_max_running` it stands in `_out` until it is over, and no group has more jobs out than that.
+3. Of a type with `group_max_running` it stands in `_out` until it is over, and no group has more jobs out than that. It is
+   given out once until then, whatever looks bring that began before: who gave it last would take it for gone.
 """
 
 from __future__ import annotations
@@ -64,11 +65,15 @@ class _Line:
 
 
 class _Out:
-    """The jobs of a type that are given out and not over, and how many of each group. most: that these may be."""
+    """The jobs of a type that are given out and not over, and how many of each group. most: that these may be.
+
+    brought: those of them that a look has brought all the same.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.counts: Counter[str] = Counter()
+        self.brought: set[int] = set()
         self._groups: dict[int, str] = {}
 
     def add(self, order: int, group: str) -> None:
@@ -77,12 +82,23 @@ class _Out:
             self._groups[order] = group
             self.counts[group] += 1
 
-    def drop(self, order: int) -> None:
-        """Take in that it is over. Idempotent."""
+    def drop(self, order: int) -> bool:
+        """Take in that it is over, and tell whether a look has brought it meanwhile. Idempotent."""
         if (group := self._groups.pop(order, None)) is not None:
             self.counts[group] -= 1
             if not self.counts[group]:
                 del self.counts[group]
+        if order not in self.brought:
+            return False
+        self.brought.discard(order)
+        return True
+
+    def may_go(self, order: int, group: str) -> bool:
+        """Tell whether a job that a look has brought may be given out."""
+        if order in self._groups:
+            self.brought.add(order)
+            return False
+        return self.counts[group] < self.most
 
 
 @dataclass(frozen=True)
@@ -191,6 +207,7 @@ class Groups:
             if (out := self._out.get(type_)) is not None:
                 counts = out.counts + Counter(entry.group for entry in chosen)
                 most = {group: out.most - n for group, n in counts.items() if group is not None}
+                passed += out.brought
             plain = count if self._broker.backlog(type_) else 0
             turned = await self._in_turn(
                 type_, line.turn, count, weights=taking.group_weights, most=most, passed=passed, plain=plain
@@ -209,7 +226,7 @@ class Groups:
         if entry.order in self._fresh.get(entry.type, ()):
             return False
         out = self._out.get(entry.type)
-        return out is None or out.counts[entry.group or ""] < out.most
+        return out is None or out.may_go(entry.order, entry.group or "")
 
     def _given(self, entry: Entry) -> Entry:
         assert entry.group is not None, "it was in the line of one"
@@ -249,9 +266,8 @@ class Groups:
                 continue
             self._forget_fresh(handle.type, entry.order)
             out = self._out.get(handle.type)
-            if out is not None:
-                out.drop(entry.order)
-            if waits or (out is not None and handle.type in self._lines):
+            was_brought = out is not None and out.drop(entry.order)
+            if waits or was_brought or (out is not None and handle.type in self._lines):
                 self._note(handle.type)  # also for a look that is under way
                 freed.add(handle.type)
         if freed:
