@@ -167,13 +167,14 @@ class Limits:
     def may_begin(self, type_: str, order: int, attempt: int) -> bool:
         """Give a claimed run a slot, or let it keep the one that it has; False: there is none.
 
-        There is none while more are taken than may be, since that was changed. A run that was claimed while its type had no
-        limits takes no token.
+        There is none while more are taken than may be, since that was changed: then it leaves the one that it has, which others
+        wait for. A run that was claimed while its type had no limits takes no token.
         """
         gate = self.gates.get(type_)
         if gate is None:
             return True
         if len(gate.slots) - (order in gate.slots) >= gate.cap:
+            gate.slots.discard(order)
             return False
         self.hold(type_, order, attempt)
         return True

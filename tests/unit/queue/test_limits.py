@@ -160,6 +160,20 @@ def test_what_was_claimed_before_the_limit_begins_while_there_is_a_slot() -> Non
     assert timed.limits.may_begin(MAIL, 2, 1)
 
 
+def test_what_was_to_begin_as_the_limit_sinks_leaves_its_slot_and_is_called_when_there_is_one() -> None:
+    timed = Timed(Limit(concurrency=2))
+    timed.take(1, 2)
+    assert [timed.limits.may_begin(MAIL, order, 1) for order in (1, 2)] == [True, True]
+    timed.set(Limit(concurrency=1))
+    assert not timed.limits.may_begin(MAIL, 2, 1)
+    called: list[str] = []
+    timed.limits.on_slot = called.append
+    timed.limits.await_slot(MAIL, True)
+    timed.limits.free(MAIL, 1, 1)
+    assert called == [MAIL]
+    assert timed.limits.may_begin(MAIL, 2, 1)
+
+
 def test_what_is_claimed_and_has_not_begun_goes_back_when_the_limit_sinks() -> None:
     timed = Timed(Limit(concurrency=4))
     timed.take(1, 2, 3, 4)
@@ -307,6 +321,8 @@ class LimitsMachine(RuleBasedStateMachine):
             assert self.timed.limits.may_begin(MAIL, order, 1) == is_free
             if is_free:
                 self.begun.add(order)
+            else:
+                self.begun.discard(order)
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 1.0, 100.0]))
     def short_ones_come_and_go(self, seconds: float) -> None:
