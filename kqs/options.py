@@ -66,6 +66,11 @@ AfterIds = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN, and kqs.wir
 #: the longest that an answer is held for a job's end, in s: a week
 MAX_WAIT_S = 604_800
 Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_S, extra_json_schema=_UNIT)]
+Backoff = Literal["constant", "exponential"]
+OnConflict = Literal["join", "refuse"]
+#: which of the ticks of a schedule that came too late are inserted; whether it ticks while its last job has not ended
+CatchUp = Literal["one", "skip", "all"]
+Overlap = Literal["allow", "skip"]
 At = Annotated[float | str, Meta(extra_json_schema={"expected": "an RFC 3339 time with its zone, or Unix seconds"})]
 
 
@@ -97,7 +102,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
     time_limit: Span | None = None
     retries: Count | None = None
     retry_delay: Seconds | None = None
-    backoff: Literal["constant", "exponential"] | None = None
+    backoff: Backoff | None = None
     max_retry_delay: Seconds | None = None
     ghosts: Count | None = None
     ghost_delay: Seconds | None = None
@@ -116,7 +121,7 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
     at: At | None = None
     unique: UniqueKey | None = None
     group: GroupName | None = None
-    on_conflict: Literal["join", "refuse"] | None = None
+    on_conflict: OnConflict | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
     tick: float | UnsetType = (
         UNSET  # of no client's: the instant, in Unix seconds, at which the schedule ticked whose job it is
@@ -151,7 +156,7 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     time_limit: float | None = None
     retries: int = -1
     retry_delay: float = 30.0
-    backoff: Literal["constant", "exponential"] = "constant"
+    backoff: Backoff = "constant"
     max_retry_delay: float = 3600.0
     ghosts: int = 10
     ghost_delay: float = 1.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
 
 from kqs.cli.arguments import Seconds, WholeNumber, as_json, json_option, server_option
 from kqs.cli.insert import NumberOrText, SpeltOutCommand, field_options
+from kqs.options import CatchUp, Overlap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,9 +64,9 @@ def schedules_command(name: str | None, count: int | None, *, as_lines: bool, se
 @click.option("--every", type=Seconds(), metavar="SECONDS", help="Seconds between two ticks, in the place of --cron.")
 @click.option("--from", "from_", type=NumberOrText(), help="From when --every counts: an RFC 3339 time or Unix seconds.")
 @click.option("--tz", help="Time zone of --cron, as Europe/Berlin. Default: UTC.")
-@click.option("--catch-up", type=click.Choice(["one", "skip", "all"]), help="Which late ticks are inserted. Default: one.")
+@click.option("--catch-up", type=click.Choice(get_args(CatchUp)), help="Which late ticks are inserted. Default: one.")
 @click.option(
-    "--overlap", type=click.Choice(["allow", "skip"]), help="Whether it ticks while its last job goes on. Default: allow."
+    "--overlap", type=click.Choice(get_args(Overlap)), help="Whether it ticks while its last job goes on. Default: allow."
 )
 @field_options(_NOT_OF_A_TICK)
 @json_option

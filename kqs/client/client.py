@@ -37,6 +37,7 @@ from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, to
 from kqs.client.standing import StandingCall, Work
 from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
 from kqs.errors import CallError, KqsError
+from kqs.options import OnConflict
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.inserted import Inserted
 from kqs.wire.strict import check_text
@@ -218,7 +219,7 @@ class Client(OwnersCalls, RulesCalls):
         data: Any = None,
         *,
         unique: str | None = None,
-        on_conflict: Literal["join", "refuse"] | None = None,
+        on_conflict: OnConflict | None = None,
         answer: Literal["full"] | None = None,
         wait: float | None = None,
         **fields: Any,

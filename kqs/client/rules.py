@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-CatchUp = Literal["one", "skip", "all"]
-Overlap = Literal["allow", "skip"]
+from kqs.options import CatchUp, Overlap
 
 
 class LastTick(msgspec.Struct, frozen=True):

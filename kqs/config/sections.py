@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from kqs.options import MAX_SECONDS, is_type
+from kqs.options import MAX_SECONDS, CatchUp, Overlap, is_type
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -271,12 +271,8 @@ class ScheduleSection(Section, frozen=True):
         ),
     ] = msgspec.field(name="from", default=None)
     tz: Annotated[str, Meta(description="time zone of cron, as Europe/Berlin")] = "UTC"
-    catch_up: Annotated[
-        Literal["one", "skip", "all"], Meta(description="which of the ticks that came too late are inserted")
-    ] = "one"
-    overlap: Annotated[Literal["allow", "skip"], Meta(description="whether it ticks while its last job has not ended")] = (
-        "allow"
-    )
+    catch_up: Annotated[CatchUp, Meta(description="which of the ticks that came too late are inserted")] = "one"
+    overlap: Annotated[Overlap, Meta(description="whether it ticks while its last job has not ended")] = "allow"
 
 
 class ScheduleConfig(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -14,7 +14,17 @@ from kqs.errors import CallError
 from kqs.filter import Filter, Pattern
 from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.nearest import unknown_name
-from kqs.options import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TYPE_BYTES, MAX_WAIT_S, expected, field_types, is_type
+from kqs.options import (
+    MAX_ID_CHARACTERS,
+    MAX_SECONDS,
+    MAX_TYPE_BYTES,
+    MAX_WAIT_S,
+    CatchUp,
+    Overlap,
+    expected,
+    field_types,
+    is_type,
+)
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
@@ -150,8 +160,8 @@ class ScheduleQuery(Parameters, frozen=True, kw_only=True):
     every: float | None = None
     from_: float | str | None = msgspec.field(name="from", default=None)
     tz: str = "UTC"
-    catch_up: Literal["one", "skip", "all"] = "one"
-    overlap: Literal["allow", "skip"] = "allow"
+    catch_up: CatchUp = "one"
+    overlap: Overlap = "allow"
 
 
 class LimitQuery(Parameters, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kqs.options import CatchUp, Overlap
 from kqs.schedules.calendar import Calendar
-from kqs.store.ticks import CatchUp, Overlap
 
 #: a tick is late after so long, in s, or when the next one comes
 LATE_S = 60.0

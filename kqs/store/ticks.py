@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-CatchUp = Literal["one", "skip", "all"]
-Overlap = Literal["allow", "skip"]
+from kqs.options import CatchUp, Overlap
+
 Origin = Literal["config", "call"]
 
 #: with an instant behind it, the name makes an id

@@ -3,9 +3,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kqs.options import CatchUp, Overlap
 from kqs.schedules.calendar import Every
 from kqs.schedules.decision import LATE_S, MOST_CAUGHT_UP, Decision, decide
-from kqs.store.ticks import CatchUp, Overlap
 
 HOURLY = Every(3600.0, 0.0)
 BASE = 36_000.0  # an instant of it

@@ -14,13 +14,13 @@ from kqs.errors import CallError, JournalFailedError, NoSpaceError, StoreUnavail
 from kqs.ids import Ids
 from kqs.inserter import Inserter
 from kqs.job import State
-from kqs.options import Cascade
+from kqs.options import Cascade, CatchUp
 from kqs.queue.rules import accept
 from kqs.schedules import schedules as module
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.ticker import BEHIND_S, RETRY_S
 from kqs.store.sqlite import SqliteStore
-from kqs.store.ticks import CatchUp, Plan, Schedule, tick_of
+from kqs.store.ticks import Plan, Schedule, tick_of
 from kqs.wire.jobs import replay_jobs
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
