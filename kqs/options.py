@@ -6,10 +6,10 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -93,23 +93,28 @@ class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defaults=True):
-    """The options a job, a handler or the configuration may set; None leaves the default."""
+    """The options a job, a handler or the configuration may set; None leaves the default.
 
-    prio: Prio | None = None
-    delay: Seconds | None = None
-    ttr: Ttr | None = None
-    auto_touch: bool | None = None
-    time_limit: Span | None = None
-    retries: Count | None = None
-    retry_delay: Seconds | None = None
-    backoff: Backoff | None = None
-    max_retry_delay: Seconds | None = None
-    ghosts: Count | None = None
-    ghost_delay: Seconds | None = None
-    expire: Span | None = None
-    keep: Keep | None = None
-    resource: ResourceName | None = None
-    wait: Wait | None = None
+    The description of a field is its help in `kqs insert`, which has an option for each field that has one.
+    """
+
+    prio: Annotated[Prio | None, Meta(description="urgent, high, normal, low, bulk, or 0 to 4294967295; less is sooner.")] = (
+        None
+    )
+    delay: Annotated[Seconds | None, Meta(description="Seconds before it may run.")] = None
+    ttr: Annotated[Ttr | None, Meta(description="Seconds a run may go without a report or a touch.")] = None
+    auto_touch: Annotated[bool | None, Meta(description="Touch for the handler as long as it lives.")] = None
+    time_limit: Annotated[Span | None, Meta(description="Hard limit of one run, in seconds.")] = None
+    retries: Annotated[Count | None, Meta(description="Failures that are retried; -1: until it succeeds.")] = None
+    retry_delay: Annotated[Seconds | None, Meta(description="Seconds before the first retry.")] = None
+    backoff: Annotated[Backoff | None, Meta(description="How that wait grows.")] = None
+    max_retry_delay: Annotated[Seconds | None, Meta(description="Longest wait before a retry, in seconds.")] = None
+    ghosts: Annotated[Count | None, Meta(description="Vanished runs that are run again; -1: without end.")] = None
+    ghost_delay: Annotated[Seconds | None, Meta(description="Seconds before a vanished run is run again, doubling.")] = None
+    expire: Annotated[Span | None, Meta(description="Seconds after which it fails unless it has succeeded.")] = None
+    keep: Annotated[Keep | None, Meta(description="Seconds its record outlives its end; 0: gone at once, -1: for ever.")] = None
+    resource: Annotated[ResourceName | None, Meta(description="A key that only one running job may have at a time.")] = None
+    wait: Annotated[Wait | None, Meta(description="Wait so many seconds for its end, and print how it has ended.")] = None
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
@@ -117,10 +122,15 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
 
     type: TypeName
     data: Raw = Raw(b"null")
-    id: JobId | None = None
-    at: At | None = None
-    unique: UniqueKey | None = None
-    group: GroupName | None = None
+    id: Annotated[
+        JobId | None, Meta(description="Your own id; inserting it again has no effect while the server knows it (see --keep).")
+    ] = None
+    at: Annotated[At | None, Meta(description="When it may run: an RFC 3339 time or Unix seconds.")] = None
+    unique: Annotated[
+        UniqueKey | None,
+        Meta(description="A key of which one waiting job of TYPE is enough: a second is joined to it, whose id is printed."),
+    ] = None
+    group: Annotated[GroupName | None, Meta(description="Jobs of TYPE take turns by it: a tenant, a user, a customer.")] = None
     on_conflict: OnConflict | None = None
     answer: Literal["full"] | None = None  # says how it is answered, and has no meaning once it is
     tick: float | UnsetType = (
@@ -134,6 +144,33 @@ class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_default
 
 
 Job = PlainJob | JobFields
+
+
+class OwnFields(TypedDict, total=False):
+    """Fields of a job beside its type and data, as checkers of programs know them; seconds for times."""
+
+    id: str
+    prio: int | str
+    delay: float
+    at: float | str
+    ttr: float
+    auto_touch: bool
+    time_limit: float
+    retries: int
+    retry_delay: float
+    backoff: Backoff
+    max_retry_delay: float
+    ghosts: int
+    ghost_delay: float
+    expire: float
+    keep: float
+    resource: str
+    group: str
+    unique: str
+    on_conflict: OnConflict
+    after: Sequence[str]
+    after_any_end: bool
+    batch: str
 
 
 def unique_key(job: Job) -> str | None:
@@ -185,7 +222,7 @@ def field_types(fields: type[msgspec.Struct]) -> dict[str, Any]:
 @cache
 def expected(fields: type[msgspec.Struct], name: str) -> str:
     """Return in words what the field `name` may be."""
-    return in_words(_schema(fields, name))
+    return in_words(schema_of(fields, name))
 
 
 def is_option(name: str, value: object) -> bool:
@@ -205,7 +242,7 @@ def allowed(name: str, value: object) -> Any:
     if is_option(name, value):
         return value
     if isinstance(value, int | float):
-        for schema in _schema(OptionFields, name)["anyOf"]:
+        for schema in schema_of(OptionFields, name)["anyOf"]:
             least = schema.get("minimum", schema.get("exclusiveMinimum", value))
             nearest = min(max(value, least), schema.get("maximum", value))
             if is_option(name, nearest):
@@ -214,7 +251,8 @@ def allowed(name: str, value: object) -> Any:
 
 
 @cache
-def _schema(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
+def schema_of(fields: type[msgspec.Struct], name: str) -> dict[str, Any]:
+    """Return the JSON schema of what the field `name` may be."""
     (schema,), _ = msgspec.json.schema_components([field_types(fields)[name]], schema_hook=lambda _type: {"type": "string"})
     return schema
 
@@ -331,5 +369,6 @@ __all__ = [
     "is_told",
     "is_type",
     "own_options",
+    "schema_of",
     "unique_key",
 ]

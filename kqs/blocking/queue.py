@@ -11,7 +11,8 @@ from kqs import library
 from kqs.blocking.thread import LoopThread
 from kqs.blocking.waiting import calls, iterates, waits
 from kqs.handlers import JobContext
-from kqs.library.queue import DEFAULT_CONCURRENCY, JobFields
+from kqs.library.queue import DEFAULT_CONCURRENCY
+from kqs.options import OwnFields
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -123,23 +124,23 @@ class Queue:
         self.close()
 
     @overload
-    def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job[Any]: ...
+    def add_job(self, target: str, data: object = None, **fields: Unpack[OwnFields]) -> Job[Any]: ...
 
     @overload
-    def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
     @overload
     def add_job(
-        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]
+        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[OwnFields]
     ) -> Job[R]: ...
 
     @overload
-    def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
     @overload
-    def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
-    def add_job(self, target: Any, data: Any = None, **fields: Unpack[JobFields]) -> Job[Any]:
+    def add_job(self, target: Any, data: Any = None, **fields: Unpack[OwnFields]) -> Job[Any]:
         """See kqs.Queue.add_job."""
         return Job(self.thread, self.thread.run(lambda: self.behind.add_job(target, data, **fields)))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from kqs.cli.arguments import Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
-from kqs.options import PRIORITIES
+from kqs.options import JobFields, schema_of
 
 if TYPE_CHECKING:
     from kqs.client import Address, Client, Ended
@@ -34,28 +34,31 @@ class NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only i
         return number
 
 
-#: field of a job -> (type, help); the server checks the values
-FIELDS: dict[str, tuple[Any, str]] = {
-    "id": (str, "Your own id; inserting it again has no effect while the server knows it (see --keep)."),
-    "prio": (NumberOrText(), f"{', '.join(PRIORITIES)}, or 0 to 4294967295; less is sooner."),
-    "delay": (Seconds(), "Seconds before it may run."),
-    "at": (NumberOrText(), "When it may run: an RFC 3339 time or Unix seconds."),
-    "ttr": (Seconds(), "Seconds a run may go without a report or a touch."),
-    "auto_touch": (YesOrNo(), "Touch for the handler as long as it lives."),
-    "time_limit": (Seconds(), "Hard limit of one run, in seconds."),
-    "retries": (WholeNumber(), "Failures that are retried; -1: until it succeeds."),
-    "retry_delay": (Seconds(), "Seconds before the first retry."),
-    "backoff": (click.Choice(["constant", "exponential"]), "How that wait grows."),
-    "max_retry_delay": (Seconds(), "Longest wait before a retry, in seconds."),
-    "ghosts": (WholeNumber(), "Vanished runs that are run again; -1: without end."),
-    "ghost_delay": (Seconds(), "Seconds before a vanished run is run again, doubling."),
-    "expire": (Seconds(), "Seconds after which it fails unless it has succeeded."),
-    "group": (str, "Jobs of TYPE take turns by it: a tenant, a user, a customer."),
-    "unique": (str, "A key of which one waiting job of TYPE is enough: a second is joined to it, whose id is printed."),
-    "keep": (Seconds(), "Seconds its record outlives its end; 0: gone at once, -1: for ever."),
-    "resource": (str, "A key that only one running job may have at a time."),
-    "wait": (SecondsAboveZero(), "Wait so many seconds for its end, and print how it has ended."),
-}
+#: those that are told first, in this order, and those that are told last
+_FIRST = ("id", "prio", "delay", "at")
+_LAST = ("group", "unique", "keep", "resource", "wait")
+
+
+def _fields() -> Iterator[tuple[str, tuple[Any, str]]]:
+    others = [name for name in JobFields.__struct_fields__ if name not in (*_FIRST, *_LAST)]
+    for name in (*_FIRST, *others, *_LAST):
+        schema = schema_of(JobFields, name)
+        if "description" in schema:
+            yield name, (_type_of(schema), schema["description"])
+
+
+def _type_of(schema: Mapping[str, Any]) -> Any:
+    one, *more = [choice for choice in schema["anyOf"] if choice != {"type": "null"}]
+    if more or "anyOf" in one:
+        return NumberOrText()
+    if "enum" in one:
+        return click.Choice(one["enum"])
+    return {"boolean": YesOrNo(), "integer": WholeNumber(), "number": Seconds(), "string": str}[one["type"]]
+
+
+#: field of a job -> (type, help); the server checks the values. Who waits not at all for an end says nothing of it
+FIELDS: dict[str, tuple[Any, str]] = dict(_fields())
+FIELDS["wait"] = (SecondsAboveZero(), FIELDS["wait"][1])
 
 
 #: what may follow an option that is true without a value; anything else is the next argument

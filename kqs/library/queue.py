@@ -9,7 +9,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from kqs.client import Client, Inserted, Run
 from kqs.client.owners import Filters, OwnersCalls
@@ -22,6 +22,7 @@ from kqs.library.job import Job, JobRecord, record_of
 from kqs.library.run import TakenRun
 from kqs.library.running import Running
 from kqs.log import get_logger
+from kqs.options import OwnFields
 
 log = get_logger("kqs.library")
 
@@ -32,33 +33,6 @@ R = TypeVar("R")
 DEFAULT_CONCURRENCY = 100
 #: with either of these the store decides whether there is a job already
 _TELLING = ("id", "unique")
-
-
-class JobFields(TypedDict, total=False):
-    """Fields of a job beside its type and data, as docs/protocol.md names them; seconds for times."""
-
-    id: str
-    prio: int | str
-    delay: float
-    at: float | str
-    ttr: float
-    auto_touch: bool
-    time_limit: float
-    retries: int
-    retry_delay: float
-    backoff: Literal["constant", "exponential"]
-    max_retry_delay: float
-    ghosts: int
-    ghost_delay: float
-    expire: float
-    keep: float
-    resource: str
-    group: str
-    unique: str
-    on_conflict: Literal["join", "refuse"]
-    after: Sequence[str]
-    after_any_end: bool
-    batch: str
 
 
 class Queue(OwnersCalls, RulesCalls):
@@ -103,23 +77,23 @@ class Queue(OwnersCalls, RulesCalls):
     # -- jobs -------------------------------------------------------------------------------------------------------------
 
     @overload
-    async def add_job(self, target: str, data: object = None, **fields: Unpack[JobFields]) -> Job[Any]: ...
+    async def add_job(self, target: str, data: object = None, **fields: Unpack[OwnFields]) -> Job[Any]: ...
 
     @overload
-    async def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    async def add_job(self, target: Callable[[D], Coroutine[Any, Any, R]], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
     @overload
     async def add_job(
-        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[JobFields]
+        self, target: Callable[[D, JobContext], Coroutine[Any, Any, R]], data: D, **fields: Unpack[OwnFields]
     ) -> Job[R]: ...
 
     @overload
-    async def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    async def add_job(self, target: Callable[[D], R], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
     @overload
-    async def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[JobFields]) -> Job[R]: ...
+    async def add_job(self, target: Callable[[D, JobContext], R], data: D, **fields: Unpack[OwnFields]) -> Job[R]: ...
 
-    async def add_job(self, target: str | Callable[..., object], data: object = None, **fields: Unpack[JobFields]) -> Job[Any]:
+    async def add_job(self, target: str | Callable[..., object], data: object = None, **fields: Unpack[OwnFields]) -> Job[Any]:
         """Keep a job: when this returns, it is on disk, and will run until it succeeds.
 
         Args: target: its type, or the handler of that. data: what JSON can say, a dataclass, or a pydantic model.

@@ -13,6 +13,7 @@ from kqs.options import (
     JobFields,
     OptionFields,
     Options,
+    OwnFields,
     allowed,
     expected,
     is_option,
@@ -84,6 +85,11 @@ def test_what_a_new_field_may_be_is_told_by_the_field_alone() -> None:
     assert expected(WiderFields, "colour") == "an integer from 1 to 7"
     assert expected(WiderFields, "shape") == '"round" or "square"'
     assert expected(WiderFields, "ttr") == expected(OptionFields, "ttr") == "a number of seconds from 0.1 to 2147483648"
+
+
+def test_checkers_know_every_field_that_a_program_may_give():
+    not_given = {"type", "data", "answer", "wait", "tick", "copies", "members"}
+    assert set(OwnFields.__annotations__) == set(JobFields.__struct_fields__) - not_given
 
 
 @pytest.mark.parametrize("name", JobFields.__struct_fields__)
