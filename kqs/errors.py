@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar, Self
 
-#: code -> (what it means, may the refused insert have been kept?). `unknown` marks "it may run all the same".
+#: code -> what it means
 ERROR_CODES: dict[str, str] = {
     "bad_json": "the line is not JSON (UTF-8, no NaN, no lone surrogates, at most 64 levels deep)",
     "bad_call": "the line is JSON but no call, or its argument does not fit the call",
@@ -40,6 +40,9 @@ ERROR_CODES: dict[str, str] = {
     "unsupported": "the field or call is known, but not by this version",
     "internal": "a fault of the server; its log has the details under the id in the message",
 }
+
+#: those that say nothing of what was asked, but of how the server is just now: it may be asked again
+PASSING_CODES = frozenset({"busy", "draining", "no_space", "journal_failed", "timeout"})
 
 
 class ExitCode(IntEnum):

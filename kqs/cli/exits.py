@@ -8,6 +8,7 @@ import sys
 import click
 
 from kqs.errors import (
+    PASSING_CODES,
     CallError,
     ExitCode,
     JournalCorruptError,
@@ -17,13 +18,7 @@ from kqs.errors import (
     StartupError,
 )
 
-_BY_CALL_CODE = {
-    "busy": ExitCode.TEMPORARY,
-    "no_space": ExitCode.TEMPORARY,
-    "draining": ExitCode.TEMPORARY,
-    "timeout": ExitCode.TEMPORARY,
-    "journal_failed": ExitCode.IO_FAILED,
-}
+_BY_CALL_CODE = dict.fromkeys(PASSING_CODES, ExitCode.TEMPORARY) | {"journal_failed": ExitCode.IO_FAILED}
 
 #: a group without a command is its help; none in an older click, which prints it itself
 _HELP_INSTEAD: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())

@@ -13,15 +13,13 @@ from kqs.cli.exits import say
 from kqs.cli.output import print_line
 from kqs.cli.progress import Progress, shown_progress
 from kqs.client import DEFAULT_TIMEOUT_S, Address, Client
-from kqs.errors import CallError, ExitCode
+from kqs.errors import PASSING_CODES, CallError, ExitCode
 
 IN_FLIGHT = 1000
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
 #: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
-NOT_THE_JOBS = frozenset(
-    {"busy", "draining", "no_space", "journal_failed", "timeout", "unknown_call", "unauthorized", "forbidden"}
-)
+NOT_THE_JOBS = PASSING_CODES | {"unknown_call", "unauthorized", "forbidden"}
 
 
 class JobSource(Protocol):

@@ -12,7 +12,7 @@ from kqs.conformance.desk import same
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Peer, Printed, Stage
 from kqs.conformance.trial import Scenario, Trial, tried
-from kqs.errors import CallError
+from kqs.errors import ERROR_CODES, CallError
 from kqs.options import Job
 from kqs.wire.call import BadLine, Call
 from kqs.wire.jobs import decode_jobs
@@ -23,13 +23,6 @@ AWAY_S = 1.5
 MOST_TRIES = 12
 #: how long several inserts are waited for before a producer is believed to send one at a time, in s
 QUIET_S = 0.5
-_REFUSALS = {
-    "busy": "a limit of the server was reached; try again later",
-    "draining": "the server is stopping and takes no new jobs",
-    "no_space": "the journal's disk is nearly full; nothing was kept, try again later",
-    "journal_failed": "writing the journal failed; the job may or may not run",
-    "bad_job": "a job was refused",
-}
 _DATA: dict[str, object] = {"text": "é \"q\" \\ $(n) 'a' \u2028 \U0001f600", "list": [1, 2.5, None, True, {}], "empty": ""}
 
 
@@ -47,7 +40,7 @@ class Insert:
 
     def refusal(self, code: str) -> bytes:
         """Return the line that refuses it."""
-        return speech.refusal(self.call, code, _REFUSALS[code])
+        return speech.refusal(self.call, code, ERROR_CODES[code])
 
 
 class ProducerTrial(Trial):

@@ -16,7 +16,7 @@ import msgspec
 
 from kqs.client import Address
 from kqs.client.link import Link
-from kqs.errors import CallError
+from kqs.errors import PASSING_CODES, CallError
 from kqs.log import get_logger
 from kqs.process import forks
 from kqs.process.threads import addresses_of
@@ -34,8 +34,8 @@ CONNECT_S = 10.0
 BEAT_S = 15.0
 MOST_UNANSWERED = 2
 
-#: codes of refusals that say nothing of what was said: it may be said again
-PASSING = frozenset({"busy", "draining", "internal", "journal_failed", "no_space", "timeout"})
+#: codes of refusals after which the same is said again: of a fault, which may be over by then, it must be as well
+PASSING = PASSING_CODES | {"internal"}
 
 T = TypeVar("T")
 #: told a call's result, or its refusal; None: its connection was lost before
