@@ -13,6 +13,7 @@ import ipaddress
 import socket
 from typing import Protocol, cast
 
+from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.remote import Party
 from kqs.rpc.answers import LITTLE_BYTES
@@ -75,15 +76,16 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """See the module docstring."""
 
-    def __init__(self, owner: Owner, max_line_bytes: int, own_lines: Lines | None = None) -> None:
-        """Args: own_lines: with which what the peer sends counts, if it is a process of the server's own.
+    def __init__(self, owner: Owner, settings: ServerSection, own_lines: Lines | None = None) -> None:
+        """Args: settings: what this connection may ask for. own_lines: with which what it sends counts, if a process of the
+            server's own is its peer.
 
         Such a one is never cut off, since that would end the runs that it has: there are few, and others watch over them.
         """
         self._owner = owner
         self._is_own = own_lines is not None
         self._lines = owner.context.lines if own_lines is None else own_lines
-        self._conversation = Conversation(owner.context, max_line_bytes, self._answered, self._lines)
+        self._conversation = Conversation(owner.context, settings.max_line_bytes, self._answered, self._lines)
         self._conversation.standing.where = lambda: self.peer
         self._transport: asyncio.Transport | None = None
         self._is_reading = True

@@ -8,6 +8,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from kqs.config import ServerSection
 from kqs.errors import CallError, KqsError
 from kqs.log import get_logger
@@ -98,7 +100,9 @@ class Server:
     async def adopt(self, ours: socket.socket) -> Connection:
         """Serve a connection to a process of the server's own, which takes nobody's place. Raises: OSError."""
         ours.setblocking(False)
-        connection = Connection(self, max(self._settings.max_line_bytes, OWN_LINE_BYTES), self._own_lines)
+        longest = max(self._settings.max_line_bytes, OWN_LINE_BYTES)
+        settings = msgspec.structs.replace(self._settings, max_line_bytes=longest)
+        connection = Connection(self, settings, self._own_lines)
         self._own[connection] = forks.own(ours.fileno())
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
@@ -279,4 +283,4 @@ class Server:
             self.wake_later(connection)
 
     def _make_connection(self) -> Connection:
-        return Connection(self, self._settings.max_line_bytes)
+        return Connection(self, self._settings)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.rpc.context import Context
 from kqs.server import connection as connection_module
@@ -114,7 +115,7 @@ class StubOwner:
 
 
 def connected(owner: StubOwner) -> tuple[Connection, RecordingTransport]:
-    connection, transport = Connection(owner, 10_000), RecordingTransport()
+    connection, transport = Connection(owner, ServerSection(max_line_bytes=10_000)), RecordingTransport()
     connection.connection_made(transport)
     return connection, transport
 
