@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
-from msgspec.structs import asdict
 
 from kqs.children import Children
 from kqs.clock import Clock
@@ -20,7 +19,7 @@ from kqs.feeder import Feeder
 from kqs.filter import Filter
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Inserter
-from kqs.job import WAITING, JobRecord, Returned, State, Tally, waiting_count
+from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.queue.changes import Done
@@ -30,6 +29,7 @@ from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
+from kqs.rpc.shown import shown_batch, shown_job
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
 from kqs.store.base import Verb
@@ -279,7 +279,7 @@ class ServerBackend:
         await self._catch_up(unflushed=True)
         await self._others_caught_up(None)  # the batch may be any server's, and so may its members
         tally = await _told(self._queue.close_batch(batch_id))
-        return None if tally is None else _shown_tally(tally)
+        return None if tally is None else shown_batch(tally)
 
     async def check_order(self, given: Given) -> None:
         """Return when the jobs that are asked for are known, here or in the journal, and the batches are open.
@@ -475,44 +475,7 @@ class ServerBackend:
 
     def shown(self, record: JobRecord) -> dict[str, Any]:
         """Return a record as `job` does."""
-        return {
-            "id": record.id,
-            "type": record.type,
-            "state": record.state.word,
-            "data": None if record.data is None else Raw(record.data),
-            "options": self.options(record.type, record.options, record.prio) | {"resource": record.resource},
-            "unique": record.unique,
-            "group": record.group,
-            **_order_of(record),
-            "accepted_at": record.accepted_at,
-            "due_at": record.due_at or None,
-            "expire_at": record.expire_at,
-            "ended_at": record.ended_at,
-            "drop_at": record.drop_at,
-            "cancel_at": record.cancel_at,
-            "attempt": record.attempt,
-            "failures": record.failures,
-            "ghosts": record.ghosts,
-            "interrupted": record.interrupted,
-            "progress": None if record.progress is None else Raw(record.progress),
-            "result": None if record.result is None else Raw(record.result),
-            "error": record.error,
-            "runs": record.runs,
-        }
-
-
-def _order_of(record: JobRecord) -> dict[str, Any]:
-    """Return what is shown of the jobs that one waits for, and of batches, where there is something."""
-    shown: dict[str, Any] = {}
-    if record.after is not None:
-        shown = {"after": record.after.ids, "after_any_end": record.after.is_any_end, "awaits": record.awaits}
-    if record.batch is not None or record.tally is not None:
-        shown["batch"] = record.batch if record.tally is None else _shown_tally(record.tally)
-    return shown
-
-
-def _shown_tally(tally: Tally) -> dict[str, Any]:
-    return {("open" if name == "is_open" else name): value for name, value in asdict(tally).items()}
+        return shown_job(record, self.options(record.type, record.options, record.prio))
 
 
 async def _told(answer: Awaitable[T]) -> T:

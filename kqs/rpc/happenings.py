@@ -17,13 +17,13 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from kqs.job import ENDED, Accepted, Entry, JobRecord, Report, Run, State, instant_of
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.queue.events import Batch, Word
 from kqs.rpc.backend import Backend
-from kqs.store.base import LISTED_BYTES
+from kqs.rpc.shown import JobView, view_of, view_of_end
 from kqs.supervisor import Supervisor
 from kqs.wire import dialect
-from kqs.wire.call import NULL, Call
+from kqs.wire.call import Call
 
 #: events gather so long, in s, for one write a reader
 GATHER_S = 0.005
@@ -67,7 +67,7 @@ class _EventView(msgspec.Struct, gc=False):
     type: str | None
     state: str | None
     attempt: int | None
-    job: _JobView | UnsetType = UNSET
+    job: JobView | UnsetType = UNSET
 
 
 class _LossView(msgspec.Struct, gc=False):
@@ -76,28 +76,6 @@ class _LossView(msgspec.Struct, gc=False):
     worker: str | None
     runs: int
     ids: list[str]
-
-
-class _JobView(msgspec.Struct, gc=False):
-    """A job's record as `jobs` shows it, without its runs."""
-
-    id: str
-    type: str
-    state: str
-    data: Raw
-    options: Raw
-    accepted_at: float
-    due_at: float | None
-    expire_at: float | None
-    ended_at: float | None
-    drop_at: float | None
-    attempt: int
-    failures: int
-    ghosts: int
-    interrupted: int
-    progress: Raw
-    result: Raw
-    error: str | None
 
 
 class Hearer(Protocol):
@@ -340,55 +318,17 @@ class Happenings:
         if isinstance(job, Run):
             return _EventView(at, word, job.claim.id, job.type, _word(state), job.attempt)
         if isinstance(job, JobRecord):
-            shown = UNSET if word is Word.QUEUED or not job.type else self._job_view(job)
+            if word is Word.QUEUED or not job.type:
+                shown: JobView | UnsetType = UNSET
+            else:
+                shown = view_of(job, self._options_of(job.type, job.options, job.prio))
             return _EventView(at, word, job.id, job.type or None, job.state.word, job.attempt, shown)
         return _EventView(at, word, job.id, job.type, _word(state), 0 if isinstance(job, Accepted) else None)
 
     def _end_view(self, at: float, word: Word, run: Run, report: Report) -> _EventView:
         """Return what a report has ended, or lets wait again; as kqs.queue.ends has it."""
-        claim, state, progress = run.claim, report.state, run.progress if report.progress is None else report.progress
-        attempt, known_as = run.attempt, _WORDS[state]
-        job = _JobView(
-            claim.id,
-            run.type,
-            known_as,
-            _short(run.data),
-            self._options_of(run.type, run.options, run.prio),
-            instant_of(claim.order),
-            report.due_at or None,
-            run.expire_at,
-            report.ended_at if state in ENDED else None,
-            report.drop_at,
-            attempt if report.has_begun else attempt - 1,
-            report.failures,
-            report.ghosts,
-            report.interrupted,
-            _short(progress),
-            _short(report.result),
-            report.error,
-        )
-        return _EventView(at, word, claim.id, run.type, known_as, attempt, job)
-
-    def _job_view(self, record: JobRecord) -> _JobView:
-        return _JobView(
-            record.id,
-            record.type,
-            record.state.word,
-            _short(record.data),
-            self._options_of(record.type, record.options, record.prio),
-            record.accepted_at,
-            record.due_at or None,
-            record.expire_at,
-            record.ended_at if record.state in ENDED else None,
-            record.drop_at,
-            record.attempt,
-            record.failures,
-            record.ghosts,
-            record.interrupted,
-            _short(record.progress),
-            _short(record.result),
-            record.error,
-        )
+        shown = view_of_end(run, report, self._options_of(run.type, run.options, run.prio))
+        return _EventView(at, word, run.claim.id, run.type, shown.state, run.attempt, shown)
 
     def _options_of(self, type_: str, own: bytes | None, prio: int) -> Raw:
         if own is not None:
@@ -413,8 +353,3 @@ def _bytes_of(batch: Batch) -> int:
 
 def _word(state: State | None) -> str | None:
     return None if state is None else _WORDS[state]
-
-
-def _short(text: bytes | None) -> Raw:
-    """Return JSON as an overview shows it: null, where it is long."""
-    return Raw(text) if text and len(text) <= LISTED_BYTES else NULL

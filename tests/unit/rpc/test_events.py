@@ -14,6 +14,7 @@ from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
 from kqs.rpc import happenings
 from kqs.rpc.happenings import Interest, Reader
+from kqs.rpc.shown import JobView, shown_job, view_of
 from kqs.rpc.standing import MAX_STANDING
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
@@ -239,7 +240,9 @@ async def test_an_end_is_shown_as_its_record_is(talk: Talk, state: State, has_be
     report = Report(claim, "mail", state, "again", NOW, 12.5, NOW + 60, b"[1]", "no", 1, 2, 3, 1, has_begun)
     told = talk.context.happenings._end_view(NOW, Word.SUCCESS, run, report)
     record = record_of(run, report)
-    assert told.job == talk.context.happenings._job_view(record)
+    assert isinstance(told.job, JobView)
+    assert told.job == view_of(record, told.job.options)
+    assert set(JobView.__struct_fields__) <= shown_job(record, {}).keys()
     assert (told.id, told.type, told.state, told.attempt) == (record.id, record.type, record.state.word, run.attempt)
 
 
