@@ -38,6 +38,23 @@ def test_every_link_within_a_page_leads_to_a_heading(page: Path) -> None:
     assert set(ANCHOR.findall(text)) <= headings
 
 
+def test_every_file_that_a_change_is_led_to_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("## To change X, go to Y")[2].partition("## Where a change goes")[0]
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", table))
+    engines = (ROOT / "kqs/store/sqlite", ROOT / "kqs/store/mongo")
+    assert named
+    assert {
+        name for name in named if not ((ROOT / "kqs" / name).exists() or all((engine / name).exists() for engine in engines))
+    } == set()
+
+
+def test_every_module_of_the_queue_stands_in_the_page_of_the_architecture() -> None:
+    section = (ROOT / "docs" / "architecture.md").read_text().partition("**`queue/`:")[2].partition("\n**`")[0]
+    modules = {path.name for path in (ROOT / "kqs" / "queue").glob("[!_]*.py")}
+    assert modules - set(re.findall(r"`([\w]+\.py)`", section)) == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_settings_loads(page: Path, tmp_path: Path) -> None:
     settings_of(page, tmp_path)
