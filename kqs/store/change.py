@@ -11,7 +11,7 @@ from enum import IntEnum
 import msgspec
 
 from kqs.filter import Filter
-from kqs.job import Claim, Entry, State
+from kqs.job import WAITING, Claim, Entry, State
 
 #: what one slice changes, and what it looks at to find that, at most: no other operation waits long behind it
 SLICE = 500
@@ -26,6 +26,14 @@ class Verb(IntEnum):
     CANCEL = 0  # what waits ends as cancelled; what runs is marked
     RETRY = 1  # what has failed or was cancelled waits again
     DELETE = 2  # the record goes
+
+
+#: of which states the jobs are that each verb changes, or tells of; None: of any
+_STATES = {
+    Verb.CANCEL: WAITING | {State.PROCESSING},
+    Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
+    Verb.DELETE: None,
+}
 
 
 class Spans(msgspec.Struct, frozen=True):
@@ -66,6 +74,14 @@ class Change(msgspec.Struct, frozen=True):
     def slice_jobs(self) -> int:
         """Return how many jobs a slice changes at most."""
         return SLICE if self.most is None else min(SLICE, self.most)
+
+    @property
+    def states(self) -> frozenset[State] | None:
+        """Return of which states the jobs are that have to be looked at; None: any."""
+        able, asked = _STATES[self.verb], self.wanted.states
+        if able is None or asked is None:
+            return able if asked is None else asked
+        return able & asked
 
 
 class Changed(msgspec.Struct, gc=False):

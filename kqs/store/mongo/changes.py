@@ -17,7 +17,7 @@ from typing import Any
 from pymongo import UpdateMany, UpdateOne
 
 from kqs.filter import Filter
-from kqs.job import WAITING, Claim, Entry, Event, State, instant_of, next_state
+from kqs.job import Claim, Entry, Event, State, instant_of, next_state
 from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, News, Slice, Verb
@@ -34,11 +34,6 @@ from kqs.store.mongo.session import Session
 
 #: how often a slice looks again at what somebody else changed between its look and its write
 _ROUNDS = 5
-_STATES = {
-    Verb.CANCEL: WAITING | {State.PROCESSING},
-    Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
-    Verb.DELETE: None,
-}
 _WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
 #: all that a deleted record need not tell
 _NEEDLESS = [
@@ -71,7 +66,7 @@ class Changer:
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change. It is whole for each record."""
         session, doubted = self._session, self._doubts_of(change, after)
-        at = walk.way(change.wanted, _useful(change)) if after is None else after
+        at = walk.way(change.wanted, change.states) if after is None else after
         assert isinstance(at, walk.At), "what the last slice said"
         if (part := await self._settled(change, doubted, at)) is not None:
             return part
@@ -281,14 +276,6 @@ class Changer:
 
 def _of(ids: Sequence[str]) -> Filter:
     return Filter(ids=tuple(ids))
-
-
-def _useful(change: Change) -> frozenset[State] | None:
-    """Return of which states the jobs are that have to be looked at; None: any."""
-    able, asked = _STATES[change.verb], change.wanted.states
-    if able is None or asked is None:
-        return able if asked is None else asked
-    return able & asked
 
 
 def _changed(one: Document) -> Changed:

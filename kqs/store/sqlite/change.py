@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from kqs.job import WAITING, Claim, Event, State, next_state
+from kqs.job import Claim, Event, State, next_state
 from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import batches, follow, resources, retention, revive, walk
@@ -21,13 +21,8 @@ where ord in (select value from json_each(?)) and place < 2
 """
 _MARK = f"update jobs set cancel_at = ? where ord in (select value from json_each(?)) and place = {Place.RUNNING:d}"
 
-#: what each verb changes, or tells of
-_STATES = {
-    Verb.CANCEL: WAITING | {State.PROCESSING},
-    Verb.RETRY: frozenset({State.FAIL, State.CANCELLED}),
-    Verb.DELETE: None,
-}
-#: and what must be so beside that. What has ended later than it is now did so before the clock was set back
+#: what must be so of the jobs that each verb changes, or tells of, beside what is asked for. What has ended later than it is
+#: now did so before the clock was set back
 _CONDITIONS = {
     Verb.CANCEL: f"(+place < 2 or (+place = {Place.RUNNING:d} and cancel_at is null))",
     Verb.RETRY: f"+place = {Place.ENDED:d} and +state in ({State.FAIL:d}, {State.CANCELLED:d}) "
@@ -47,7 +42,7 @@ def change(session: Session, change: Change, after: object | None, first_order: 
         asked_at=change.now,
     )._replace(is_whole=change.verb is Verb.RETRY)
     if after is None:
-        after = walk.way(session, change.wanted, _useful(change))
+        after = walk.way(session, change.wanted, change.states)
     assert isinstance(after, walk.At), "what the last slice said"
     found, to_go_on = walk.find(session.db, wanted, after, min(change.slice_jobs, session.most_dropped))
     part = Slice([], [], [], to_go_on)
@@ -59,14 +54,6 @@ def change(session: Session, change: Change, after: object | None, first_order: 
         session.pay()
         _DO[change.verb](session, change, found, part, first_order)
     return part
-
-
-def _useful(change: Change) -> frozenset[State] | None:
-    """Return of which states the jobs are that have to be looked at; None: any."""
-    able, asked = _STATES[change.verb], change.wanted.states
-    if able is None or asked is None:
-        return able if asked is None else asked
-    return able & asked
 
 
 def _id_of(session: Session, row: Found) -> str:
