@@ -194,6 +194,15 @@ class Accepted(msgspec.Struct, gc=False):
     batch_order: int = 0
     members: Members | None = None
 
+    @property
+    def may_wait(self) -> bool:
+        """Tell whether it may have to wait for others."""
+        return self.after is not None or self.members is not None
+
+    def may_need_resource(self, now: float) -> bool:
+        """Tell whether it needs its resource, if it has one, as it is stored: its run is not over, and it is due."""
+        return self.end is None and (bool(self.claimed_at) or self.due_at <= now)
+
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
     """How a batch stands: how many members it has, and how many of these have ended in which way, deleted ones included.

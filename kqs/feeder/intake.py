@@ -69,7 +69,7 @@ class Intake:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            is_free = not any(job.given_id or job.unique is not None or _waits(job) for job in accepted)
+            is_free = not any(job.given_id or job.unique is not None or _is_of_others(job) for job in accepted)
             return _without_resource(accepted) if is_free else None
         is_free = _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs))
         return _without_resource(self.accepted(record)) if is_free else None
@@ -161,8 +161,8 @@ def _is_free(job: Job) -> bool:
     return job.id is None and (type(job) is PlainJob or (unique_key(job) is None and not _is_tied(job)))
 
 
-def _waits(job: Accepted) -> bool:
-    return job.after is not None or job.batch is not None or job.members is not None
+def _is_of_others(job: Accepted) -> bool:
+    return job.may_wait or job.batch is not None
 
 
 def _is_tied(job: Job) -> bool:

@@ -24,7 +24,7 @@ from kqs.store.keep import own_keep_s
 from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
-from kqs.store.mongo.held import DOOMED, FREE, UNREADY, asks_of, batch_of, is_held, jobs_of, sign_of
+from kqs.store.mongo.held import DOOMED, FREE, UNREADY, asks_of, batch_of, jobs_of, sign_of
 from kqs.store.mongo.letting_go import IS_HELD, Writes
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
@@ -98,7 +98,7 @@ class Follower:
         Args: aliases: by the ids of jobs that were joined to others, those of these. known: the orders of those that stood in
             the store before. doubt: given the marks of what is written.
         """
-        waiting = [job for job in jobs if is_held(job)]
+        waiting = [job for job in jobs if job.may_wait]
         found = await self._session.find([job.id for job in waiting], {"awaits": UNREADY}, [*_FIELDS, "after"])
         named = {(job.id, job.order) for job in waiting}
         adopted = {job.id for job in waiting if job.adopted}

@@ -40,11 +40,6 @@ COUNT_OF: dict[int, str] = {State.SUCCESS: "success", State.FAIL: "fail", State.
 _encode_json = msgspec.json.Encoder().encode
 
 
-def is_held(job: Accepted) -> bool:
-    """Tell whether a new job may have to wait for others."""
-    return job.after is not None or job.members is not None
-
-
 def held_fields(job: Accepted, node: str) -> Document:
     """Return what the document of such a job says beside others', as it is stored."""
     document: Document = {"hold": hold_key(job.order, node), "awaits": [UNREADY]}

@@ -15,7 +15,7 @@ from kqs.store.mongo import ticks
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, a_begin, claimed, key_of, named, new_document, parked_key, state_of
 from kqs.store.mongo.follow import Follower
-from kqs.store.mongo.held import held_fields, is_held, member_fields
+from kqs.store.mongo.held import held_fields, member_fields
 from kqs.store.mongo.report import end_new, put_result
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
@@ -90,7 +90,7 @@ class Inserter:
             orders = {job.order for job in refused}
             others = [job for job in others if job.order not in orders]
         joined |= await self._insert_any(others, worker, now, known, parked)
-        children = [job for job in (*thens, *others) if is_held(job) and job.order not in joined]
+        children = [job for job in (*thens, *others) if job.may_wait and job.order not in joined]
         if children:
             self._stored.update({job.order for job in others}.difference(known, joined))
             aliases = {job.id: joined[job.order] for job in others if job.order in joined}
@@ -177,7 +177,7 @@ class Inserter:
 
     async def _insert(self, jobs: Sequence[Accepted], worker: str, now: float, parked: set[int]) -> list[Accepted]:
         """Store jobs, no two of one id; return those that were known. Those that wait for their resource join `parked`."""
-        locked = [job for job in jobs if job.resource is not None and _may_need(job, now) and not is_held(job)]
+        locked = [job for job in jobs if job.resource is not None and job.may_need_resource(now) and not job.may_wait]
         called = await self._resources.stand_new(locked) if locked else {}
         is_called = {job.order for job in called.values()}
         lines = {job.order: _in_line(job, is_called=job.order in is_called) for job in locked}
@@ -207,7 +207,7 @@ class Inserter:
             document |= named("data", job.data)
         if job.batch is not None:
             document |= member_fields(job.batch, job.order, self._node)
-        if is_held(job):
+        if job.may_wait:
             for name in ("due_at", "wake_at"):
                 document.pop(name, None)
             return document | {"place": int(Place.LATER)} | held_fields(job, self._node)
@@ -289,11 +289,6 @@ class Inserter:
         if old["place"] == Place.GONE and old["node"] != self._node:
             past[old["node"]] = max(int(past.get(old["node"], 0)), int(old["order"]))
         return {"past": past} if past else {}
-
-
-def _may_need(job: Accepted, now: float) -> bool:
-    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
-    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
 
 
 def _in_line(job: Accepted, *, is_called: bool) -> Document:

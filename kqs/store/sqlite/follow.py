@@ -142,11 +142,6 @@ def after_of(after_ids: str | None) -> After | None:
     return After(tuple(said.ids), said.is_any_end) if said.ids else None
 
 
-def waits(job: Accepted) -> bool:
-    """Tell whether a new job may have to wait for others."""
-    return job.after is not None or job.members is not None
-
-
 def stand_new(session: Session, jobs: Sequence[Accepted], aliases: Mapping[str, str]) -> set[int]:
     """Hold jobs that were just stored as held, or let them go; return the orders of those that are held.
 

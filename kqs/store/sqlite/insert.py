@@ -129,7 +129,7 @@ def _insert_tied(
         joined |= _insert_any(session, jobs, worker, now, known, parked)
     if members and known:
         batches.enter(session, members, known)
-    if children := [job for job in (*thens, *jobs) if follow.waits(job)]:
+    if children := [job for job in (*thens, *jobs) if job.may_wait]:
         aliases = {job.id: joined[job.order] for job in jobs if job.order in joined}
         _stand(session, children, now, known, aliases, parked)
     if members or thens:
@@ -315,8 +315,8 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
         resources.note_used(session)  # also where none needs it yet: it is part of what the checksum is of
     if any(job.group is not None for job in jobs):
         groups.note_used(session)
-    parked.update(job.order for job in jobs if follow.waits(job))  # until they stand (`_stand`)
-    if locked := [job for job in owning if _may_need(job, now) and job.order not in parked]:
+    parked.update(job.order for job in jobs if job.may_wait)  # until they stand (`_stand`)
+    if locked := [job for job in owning if job.may_need_resource(now) and job.order not in parked]:
         later = {job.order for job in locked if job.given_id}
         waiting = resources.stand_new(session, [job for job in locked if not job.given_id], now)
         parked.update(job.order for job in waiting)
@@ -372,11 +372,6 @@ def _known_ids(session: Session, jobs: Sequence[Accepted]) -> set[str]:
     taken = {*_decode_ids(found), *_made_ids_taken(session, given)}
     over = _over(session, [job for job in given if job.id in taken])
     return taken - {job.id for job in given if job.order in over}
-
-
-def _may_need(job: Accepted, now: float) -> bool:
-    """Tell whether a job needs its resource as it is stored: its run is not over, and it is due."""
-    return job.end is None and (bool(job.claimed_at) or job.due_at <= now)
 
 
 def _insert_rows(
