@@ -30,7 +30,7 @@ from kqs.client.address import DEFAULT_HOST, DEFAULT_PORT, Address
 from kqs.client.ended import Ended, ended_job
 from kqs.client.events import Events
 from kqs.client.ids import ClientIds
-from kqs.client.link import AnyLink, Link, OpenLink
+from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, AnyLink, Link, OpenLink, why_unreachable
 from kqs.client.owners import OwnersCalls
 from kqs.client.rules import RulesCalls
 from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, told
@@ -48,8 +48,6 @@ DEFAULT_TIMEOUT_S = 30.0
 #: the server's default (server.max_line_bytes); a longer line would only be read to be refused
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
-_FIRST_BACKOFF_S = 0.05
-_LONGEST_BACKOFF_S = 5.0
 # timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
 _TICK_S = 0.1
 
@@ -142,7 +140,7 @@ class Client(OwnersCalls, RulesCalls):
         self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._backoff_s = FIRST_BACKOFF_S
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -168,7 +166,7 @@ class Client(OwnersCalls, RulesCalls):
             async with asyncio.timeout(self._timeout_s):
                 self._link = await self._open_link(self.address, self._on_answer, self._on_lost)
         except (OSError, UnicodeError) as exc:
-            raise UnreachableError(f"{self.address}: {_reason(exc)}") from exc
+            raise UnreachableError(f"{self.address}: {why_unreachable(exc)}") from exc
         self._is_open = True
         if self._link.lost.done():
             self._on_lost("the server closed the connection")
@@ -610,7 +608,7 @@ class Client(OwnersCalls, RulesCalls):
     def _succeed(self, number: int, result: msgspec.Raw) -> None:
         if pending := self._pending.pop(number, None):
             # a server that takes connections only to close them has not come back
-            self._backoff_s = _FIRST_BACKOFF_S
+            self._backoff_s = FIRST_BACKOFF_S
             if not pending.answer.done():
                 pending.answer.set_result(result)
             self._end(number, pending)
@@ -696,11 +694,11 @@ class Client(OwnersCalls, RulesCalls):
         while True:
             # a random share, so that the clients of a server that restarts do not come back all at once
             await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
+            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
             try:
                 link = await self._open_link(self.address, self._on_answer, self._on_lost)
             except OSError as exc:
-                self._trouble = _reason(exc)
+                self._trouble = why_unreachable(exc)
                 continue
             if link.lost.done():
                 continue
@@ -738,11 +736,3 @@ def _names(types: Sequence[str]) -> list[str]:
 
 def _token(run: Run | str) -> str:
     return run.token if isinstance(run, Run) else run
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):  # resolving encodes it, and lets that through
-        return "this is no name of a host"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()

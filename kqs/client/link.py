@@ -11,6 +11,9 @@ import msgspec
 from kqs.client.address import Address
 from kqs.wire.calling import Answer, AnswerReader
 
+#: between two tries to connect, in s: the first wait, which doubles, and the longest
+FIRST_BACKOFF_S = 0.05
+LONGEST_BACKOFF_S = 5.0
 _CLOSE_S = 1.0
 
 
@@ -114,3 +117,12 @@ class Link(asyncio.Protocol):
         """Tell why."""
         self.lost.set_result(None)
         self._on_lost(str(exc) if exc else self._reason)
+
+
+def why_unreachable(error: OSError | UnicodeError) -> str:
+    """Return in words why a server could not be connected to."""
+    if isinstance(error, UnicodeError):  # resolving encodes it, and lets that through
+        return "this is no name of a host"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kqs.client import Address
-from kqs.client.link import Link
+from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Link, why_unreachable
 from kqs.errors import PASSING_CODES, CallError
 from kqs.log import get_logger
 from kqs.process import forks
@@ -26,8 +26,6 @@ from kqs.wire.calling import Answer, call_line
 
 log = get_logger("kqs.work")
 
-FIRST_BACKOFF_S = 0.05
-LONGEST_BACKOFF_S = 5.0
 #: to connect takes at most so long, in s: a host that drops what it gets answers nothing
 CONNECT_S = 10.0
 #: the server is asked so often whether it is there, in s, and counts as gone when so many such questions wait for their answers
@@ -147,7 +145,7 @@ class Line:
             try:
                 link = await self._connect()
             except (OSError, UnicodeError) as error:
-                self._trouble.met(server=str(self._address), error=_reason(error))
+                self._trouble.met(server=str(self._address), error=why_unreachable(error))
             else:
                 if not link.lost.done():
                     self._open(link)
@@ -237,11 +235,3 @@ class Line:
 
     def _answered_beat(self, answer: msgspec.Raw | CallError | None) -> None:
         self._unanswered = 0
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):  # resolving encodes it, and lets that through
-        return "this is no name of a host"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()
