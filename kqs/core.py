@@ -52,10 +52,8 @@ from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
+from kqs.wire.runs import MAX_TYPES
 from kqs.worker import Worker
-
-#: of which child processes can ask for jobs
-MAX_TYPES = 1000
 
 
 class Core:

@@ -23,13 +23,10 @@ from kqs.library.hands import Hands
 from kqs.log import get_logger
 from kqs.options import MAX_SECONDS
 from kqs.supervisor import Supervisor, when_done, with_its_answer
+from kqs.wire.runs import MAX_ROOM, MAX_RUNS
 
 log = get_logger("kqs.library")
 
-#: runs of one standing order
-MOST_CONCURRENCY = 10_000
-#: jobs that one `reserve` may take
-MOST_AT_ONCE = 1000
 #: one `reserve` waits no longer than that, in s, and is asked again then
 LONGEST_WAIT_S = 3600.0
 #: whose jobs one call counts
@@ -125,7 +122,7 @@ class Running:
             while begun < most and (until is None or _now() < until):
                 self._check_open()
                 self._changed.clear()
-                room = int(min(self._concurrency - hands.count, most - begun, MOST_AT_ONCE))
+                room = int(min(self._concurrency - hands.count, most - begun, MAX_RUNS))
                 if asking is None and room > 0 and self._registry.types:
                     wait_s = 0.0 if until is None else min(until - _now(), LONGEST_WAIT_S)
                     is_back, hands.has_returned = hands.has_returned, False
@@ -289,8 +286,8 @@ def _limits(count_limit: int | None, time_limit_s: float | None, now: float) -> 
 
 def checked_concurrency(value: object) -> int:
     """Return it. Raises: ValueError: so many jobs cannot run at a time."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_CONCURRENCY:
-        raise ValueError(f"concurrency: expected a whole number from 1 to {MOST_CONCURRENCY}, got {value!r:.60}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_ROOM:
+        raise ValueError(f"concurrency: expected a whole number from 1 to {MAX_ROOM}, got {value!r:.60}")
     return value
 
 

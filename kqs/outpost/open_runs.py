@@ -23,6 +23,7 @@ from kqs.outpost.line import Line
 from kqs.outpost.orders import Order
 from kqs.queue.leases import Lease
 from kqs.supervisor import Supervisor
+from kqs.wire.runs import MAX_ROOM
 
 #: the server hears of a run once in this share of its ttr; and how often in that time is looked whether it is to
 SHARE = 3
@@ -32,8 +33,6 @@ SHORTEST_LOOK_S = 0.01
 LONGEST_LOOK_S = 1.0
 #: a run that the server must have judged is over for us so much later, in s
 MARGIN_S = 0.5
-#: most touches of one call
-MAX_MEMBERS = 10_000
 #: a run that has waited so long for its lane is touched as it begins, as a share of its ttr
 LATE_SHARE = 0.05
 
@@ -158,8 +157,8 @@ class OpenRuns:
             return
         for token in tokens:
             self.by_token[token].told_at = now
-        for start in range(0, len(tokens), MAX_MEMBERS):
-            members = [{"run": token} for token in tokens[start : start + MAX_MEMBERS]]
+        for start in range(0, len(tokens), MAX_ROOM):
+            members = [{"run": token} for token in tokens[start : start + MAX_ROOM]]
             self._line.call_list(b'"touch"', members, self._answered)
 
     def _answered(self, members: Sequence[Mapping[str, str]], answer: msgspec.Raw | CallError | None) -> None:

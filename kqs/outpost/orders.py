@@ -19,11 +19,11 @@ from kqs.log import get_logger
 from kqs.outpost.line import Line
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
+from kqs.wire.runs import MAX_ROOM
 
 log = get_logger("kqs.work")
 
-#: most room of one `work` call, and most of these that stand: the server allows 100, those that are being withdrawn included
-MAX_ROOM = 10_000
+#: most `work` calls that stand: the server allows 100, those that are being withdrawn included
 MAX_LIVE = 20
 #: after a server has refused an order, or ended one since it stops, it is asked again so late, in s
 AGAIN_S = 1.0

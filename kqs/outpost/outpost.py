@@ -31,12 +31,11 @@ from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
 from kqs.service import SystemClock
 from kqs.supervisor import Supervisor
+from kqs.wire.runs import MAX_TYPES
 from kqs.worker import Worker
 
 log = get_logger("kqs.work")
 
-#: of which the server gives jobs to one who asks; more are for several workers, by --types
-MAX_TYPES = 1000
 #: the loop is looked at so often, in s; and counts as held when it comes so much later, in s
 LOOK_S = 1.0
 HELD_S = 1.0
@@ -74,7 +73,7 @@ class Outpost:
         forks.own_loop()
         registry = self._load()
         types = taken_types(registry, _named(settings.types, registry), "--types")
-        if not 1 <= len(types) <= MAX_TYPES:
+        if not 1 <= len(types) <= MAX_TYPES:  # more are for several workers, by --types
             raise StartupError(
                 f"MODULE: {len(types)} types have a handler or a command, expected 1 to {MAX_TYPES}", ExitCode.CONFIG
             )

@@ -8,10 +8,11 @@ from msgspec import Meta
 
 from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
-from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, Parameters
+from kqs.rpc.parameters import TYPES_BYTES, Parameters
 from kqs.rpc.peer import Peer
 from kqs.rpc.working import asked, check_types
 from kqs.wire.call import NULL, Call, detached
+from kqs.wire.runs import MAX_TYPES
 
 
 class EventsQuery(Parameters, frozen=True, kw_only=True):

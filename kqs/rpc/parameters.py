@@ -30,12 +30,12 @@ from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire import strict
 from kqs.wire.call import POSITIONAL, Call
 from kqs.wire.members import check_keys
+from kqs.wire.runs import MAX_TYPES
 
 #: Longest argument of these calls, in bytes: a dozen names, each of their characters escaped.
 MAX_ARGUMENT_BYTES = 80 * MAX_TYPE_BYTES
-#: Ids that one call names, and types; and the longest argument that does, in bytes, with what stands between and beside them.
+#: Ids that one call names; and the longest argument that names so many, or types, in bytes, with what stands beside them.
 MAX_IDS = 1000
-MAX_TYPES = 1000
 TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
 _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
 #: Faults told of one argument.

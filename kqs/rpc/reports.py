@@ -22,11 +22,10 @@ from kqs.values import MAX_LEVELS
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import members, strict
 from kqs.wire.call import NULL, Call
+from kqs.wire.runs import MAX_ROOM
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps
 
-#: members of one list: as many runs as a `work` call may have open
-MAX_MEMBERS = 10_000
 _NO_REASON = "the worker gave no reason"
 
 T = TypeVar("T")
@@ -112,8 +111,8 @@ class Reader(Generic[T]):
         for run in runs(text):
             if run is not None:
                 texts += _decode_list(run[1])
-                if len(texts) > MAX_MEMBERS:
-                    raise CallError(f"{call.name} takes a list of at most {MAX_MEMBERS}, got more", "too_large")
+                if len(texts) > MAX_ROOM:
+                    raise CallError(f"{call.name} takes a list of at most {MAX_ROOM}, got more", "too_large")
             yield
         return Members(texts, True)
 

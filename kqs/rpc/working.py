@@ -20,7 +20,7 @@ from kqs.options import MAX_WAIT_S, TYPE_RULE, WORKER_NAME_RULE, is_type, is_wor
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.inserts import after_earlier_inserts
-from kqs.rpc.parameters import MAX_TYPES, TYPES_BYTES, AnyParameters, Parameters, parse
+from kqs.rpc.parameters import TYPES_BYTES, AnyParameters, Parameters, parse
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.reports import (
     FINISHES,
@@ -37,7 +37,7 @@ from kqs.rpc.reports import (
 )
 from kqs.rpc.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
-from kqs.wire.runs import GivenRun
+from kqs.wire.runs import MAX_ROOM, MAX_RUNS, MAX_TYPES, GivenRun
 from kqs.wire.steps import Steps
 from kqs.wire.strict import shown
 
@@ -91,14 +91,14 @@ class JobsWanted(Parameters, frozen=True, kw_only=True):
 class ReserveQuery(JobsWanted, frozen=True, kw_only=True):
     """Argument of `reserve`."""
 
-    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    count: Annotated[int, Meta(ge=1, le=MAX_RUNS)] = 1
     wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
 
 
 class WorkQuery(JobsWanted, frozen=True, kw_only=True):
     """Argument of `work`."""
 
-    room: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    room: Annotated[int, Meta(ge=1, le=MAX_ROOM)] = 1
 
 
 class WithdrawQuery(Parameters, frozen=True, kw_only=True):

@@ -9,6 +9,13 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kqs.options import Options
 
+#: types of one `reserve` or `work`
+MAX_TYPES = 1000
+#: runs that one `reserve` gives
+MAX_RUNS = 1000
+#: runs of one `work` that may be open, so also those that one `touch`, `release` or `finish` may name
+MAX_ROOM = 10_000
+
 
 class GivenRun(msgspec.Struct, gc=False, omit_defaults=True):
     """One run of a job, as it is told to whoever asked for it.

@@ -126,7 +126,7 @@ def test_a_call_takes_no_binary_data() -> None:
 
 
 def test_a_list_has_at_most_so_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(reports, "MAX_ROOM", 3)
     assert len(read("touch", '[{"run":"x"},1,{}]')) == 3
     with pytest.raises(CallError) as refusal:
         read("touch", "[1,2,3,4]")
