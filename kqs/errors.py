@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar, Self
 
-#: code -> what it means
+#: code -> what it means. After `journal_failed` and `internal` a refused insert may have been kept, and run all the same.
 ERROR_CODES: dict[str, str] = {
     "bad_json": "the line is not JSON (UTF-8, no NaN, no lone surrogates, at most 64 levels deep)",
     "bad_call": "the line is JSON but no call, or its argument does not fit the call",
