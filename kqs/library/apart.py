@@ -19,6 +19,7 @@ from kqs.client import Run
 from kqs.client.ids import ClientIds
 from kqs.crc import crc32c
 from kqs.errors import CallError, KqsError
+from kqs.ids import ID_PATTERN
 from kqs.library.bulk import BulkStore
 from kqs.library.data import MAX_DATA_BYTES, data_of
 from kqs.library.job import JobRecord
@@ -41,7 +42,7 @@ END_S = 30.0
 #: refusals after which a job may run all the same
 _MAY_BE_KEPT = frozenset({"journal_failed", "internal"})
 _BEGINS = b'{"kqs.bulk":'
-_KEY = re.compile(r"([A-Za-z0-9._:-]{1,200})\.[0-9a-f]{16}")
+_KEY_END = re.compile(r"[0-9a-f]{16}")
 
 
 class BulkStoreError(KqsError):
@@ -79,7 +80,12 @@ def reference_in(data: bytes | msgspec.Raw) -> Reference | None:
         reference = _decode(data).reference
     except msgspec.DecodeError:
         return None
-    return reference if _KEY.fullmatch(reference.key) else None
+    return reference if _is_key(reference.key) else None
+
+
+def _is_key(text: str) -> bool:
+    job_id, _, end = text.rpartition(".")
+    return ID_PATTERN.match(job_id) is not None and _KEY_END.fullmatch(end) is not None
 
 
 def _looks_referring(data: bytes | msgspec.Raw) -> bool:
@@ -186,8 +192,9 @@ class Apart:
         """
         named = job.get("id")
         job_id = self._ids.take() if named is None else named
-        key = f"{job_id}.{secrets.token_hex(8)}"
-        return Put(job_id, key, named is None) if isinstance(job_id, str) and _KEY.fullmatch(key) else None
+        if not isinstance(job_id, str) or not ID_PATTERN.match(job_id):
+            return None
+        return Put(job_id, f"{job_id}.{secrets.token_hex(8)}", named is None)
 
     async def _review(self, puts: Iterable[Put]) -> None:
         """Delete what no job has. What cannot be found out is left."""

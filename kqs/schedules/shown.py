@@ -9,9 +9,6 @@ from msgspec import Raw
 from kqs.schedules.roster import Entry
 from kqs.store.ticks import tick_of
 
-#: instants that are shown of one schedule at most
-MOST_NEXT = 100
-
 
 def shown(entry: Entry, next_count: int, last_state: str | None) -> dict[str, Any]:
     """Return a schedule as `schedules` answers it.
