@@ -349,17 +349,22 @@ class HelpQuery(Parameters, frozen=True, kw_only=True):
 AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 
 
+def argument_of(call: Call, most_bytes: int | None = None) -> bytes:
+    """Return the argument of `call`, as JSON. Raises: CallError: it is binary data, or longer than so many bytes."""
+    if call.blob is not None:
+        raise CallError(f"{call.name} takes no binary data")
+    if most_bytes is not None and len(call.arg) > most_bytes:
+        raise CallError(f"argument: expected at most {most_bytes} bytes, got {len(call.arg)}")
+    return bytes(call.arg)
+
+
 def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
     """Return the argument of `call` as `model`; null and an empty list are an empty object.
 
     JSON-RPC may give it by position, if the call has one parameter, or one that counts.
     Raises: CallError: `bad_call`, with the fields that do not fit.
     """
-    if call.blob is not None:
-        raise CallError(f"{call.name} takes no binary data")
-    if len(call.arg) > model.MAX_BYTES:
-        raise CallError(f"argument: expected at most {model.MAX_BYTES} bytes, got {len(call.arg)}")
-    raw = bytes(call.arg)
+    raw = argument_of(call, model.MAX_BYTES)
     if raw.startswith(b"[") and not model.TAKES_LIST:
         raw = _only_member(model, call, raw)
     check_keys(raw, is_deep=True)

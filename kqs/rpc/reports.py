@@ -18,6 +18,7 @@ from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
 from kqs.nearest import unknown_name
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcomes import MAX_RESULT_BYTES
+from kqs.rpc.parameters import argument_of
 from kqs.values import MAX_LEVELS
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import members, strict
@@ -100,9 +101,7 @@ class Reader(Generic[T]):
 
     def members(self, call: Call) -> Steps[Members[T]]:
         """Return, in steps, what a call was given. Raises: CallError: it is neither a run nor a list, or too long a list."""
-        if call.blob is not None:
-            raise CallError(f"{call.name} takes no binary data")
-        text = bytes(call.arg)
+        text = argument_of(call)
         if text.startswith(b"{"):
             return Members([call.arg], False)
         if not text.startswith(b"["):

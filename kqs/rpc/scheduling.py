@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.inserter import Inserter
-from kqs.rpc.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, parse
+from kqs.rpc.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, argument_of, parse
 from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
 from kqs.store.ticks import Plan
@@ -34,15 +34,12 @@ def schedule(peer: Peer, call: Call) -> None:
 
 def _asked(inserter: Inserter, call: Call) -> tuple[str, Plan]:
     """Return the name and what the schedule says, checked. Raises: CallError."""
-    if call.blob is not None:
-        raise CallError("schedule takes no binary data")
-    if len(call.arg) > MAX_ARGUMENT_BYTES + MAX_JOB_BYTES:
-        raise CallError(f"argument: expected at most {MAX_ARGUMENT_BYTES + MAX_JOB_BYTES} bytes, got {len(call.arg)}")
+    argument = argument_of(call, MAX_ARGUMENT_BYTES + MAX_JOB_BYTES)
     try:
-        fields = _decode_object(call.arg)
+        fields = _decode_object(argument)
     except msgspec.DecodeError:
-        raise CallError(f"schedule takes its parameters by name, as an object, got {strict.shown(bytes(call.arg))}") from None
-    check_keys(bytes(call.arg), is_deep=False)
+        raise CallError(f"schedule takes its parameters by name, as an object, got {strict.shown(argument)}") from None
+    check_keys(argument, is_deep=False)
     text = fields.pop("job", None)
     query = parse(ScheduleQuery, Call(call.name, Raw(_encode(fields)), call.id, dialect=call.dialect))
     if text is None:
