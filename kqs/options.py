@@ -51,7 +51,11 @@ JobId = Annotated[  # the rest of the rule is kqs.ids.ID_PATTERN
 Ttr = Annotated[float, Meta(ge=0.1, le=2**31, extra_json_schema=_UNIT)]
 Keep = Annotated[
     float,
-    Meta(ge=-1, le=MAX_SECONDS, extra_json_schema={"expected": f"a number of seconds from 0 to {MAX_SECONDS}, or -1 for ever"}),
+    Meta(
+        ge=-1,
+        le=MAX_SECONDS,
+        extra_json_schema={**_UNIT, "expected": f"a number of seconds from 0 to {MAX_SECONDS}, or -1 for ever"},
+    ),
 ]
 UniqueKey = Annotated[  # the rest of the rule is `is_type`
     str, Meta(min_length=1, max_length=MAX_TYPE_BYTES, extra_json_schema={"expected": TYPE_RULE})

@@ -53,7 +53,8 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
         return NumberOrText()
     if "enum" in one:
         return click.Choice(one["enum"])
-    return {"boolean": YesOrNo(), "integer": WholeNumber(), "number": Seconds(), "string": str}[one["type"]]
+    number = Seconds() if one.get("unit") == "seconds" else float
+    return {"boolean": YesOrNo(), "integer": WholeNumber(), "number": number, "string": str}[one["type"]]
 
 
 #: field of a job -> (type, help); the server checks the values. Who waits not at all for an end says nothing of it
