@@ -173,4 +173,6 @@ def record_of(run: Run, report: Report) -> JobRecord:
         report.error,
         [last] if report.has_begun else [],
         progress=(run.progress if report.progress is None else report.progress) or None,
+        resource=run.resource,
+        group=run.group,
     )

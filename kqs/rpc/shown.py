@@ -59,13 +59,14 @@ def shown_batch(tally: Tally) -> dict[str, Any]:
 
 
 class JobView(msgspec.Struct, gc=False):
-    """A job's record in an event: as `jobs` shows it, without its runs."""
+    """A job's record in an event: what the end of its run knows of all that `jobs` shows."""
 
     id: str
     type: str
     state: str
     data: Raw
     options: Raw
+    group: str | None
     accepted_at: float
     due_at: float | None
     expire_at: float | None
@@ -88,6 +89,7 @@ def view_of(record: JobRecord, options: Raw) -> JobView:
         record.state.word,
         _short(record.data),
         options,
+        record.group,
         record.accepted_at,
         record.due_at or None,
         record.expire_at,
@@ -111,6 +113,7 @@ def view_of_end(run: Run, report: Report, options: Raw) -> JobView:
         _WORDS[report.state],
         _short(run.data),
         options,
+        run.group,
         instant_of(run.claim.order),
         report.due_at or None,
         run.expire_at,

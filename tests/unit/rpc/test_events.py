@@ -236,7 +236,7 @@ async def test_a_long_result_is_left_out(talk: Talk) -> None:
 @pytest.mark.parametrize("state", [State.SUCCESS, State.RETRY, State.CANCELLED])
 async def test_an_end_is_shown_as_its_record_is(talk: Talk, state: State, has_begun: bool) -> None:
     claim = Claim(NOW_ORDER, "x", 3, 1)
-    run = Run(claim, "mail", 5, b'{"a":1}', b'{"retries":7}', expire_at=NOW + 9, returned=1, progress=b"4")
+    run = Run(claim, "mail", 5, b'{"a":1}', b'{"retries":7}', expire_at=NOW + 9, returned=1, progress=b"4", group="g")
     report = Report(claim, "mail", state, "again", NOW, 12.5, NOW + 60, b"[1]", "no", 1, 2, 3, 1, has_begun)
     told = talk.context.happenings._end_view(NOW, Word.SUCCESS, run, report)
     record = record_of(run, report)
