@@ -42,6 +42,8 @@ from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.rotation import Turn, Turned
 from kqs.store.ticks import Passed, Schedule
 
+#: above every order
+MAX_ORDER = 2**63 - 1
 #: the error of a job whose record is damaged
 DAMAGED = "the stored data is damaged: its checksum does not match"
 #: the most data that one `claim` or `orphans` returns beside a single job's, or that `ready` or `wake` shows

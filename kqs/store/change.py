@@ -18,6 +18,8 @@ SLICE = 500
 LOOKED = 5000
 #: where jobs have a pattern in their data, a slice reads about so many bytes of it
 LOOKED_BYTES = 4 * 1024 * 1024
+#: and looks for it for so long at most, in s, but in one record at least
+MATCH_S = 0.01
 
 
 class Verb(IntEnum):

@@ -7,6 +7,7 @@ from typing import Any
 from kqs.filter import Filter
 from kqs.job import JobRecord
 from kqs.store import change as bounds
+from kqs.store.base import MAX_ORDER
 from kqs.store.mongo import walk
 from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
@@ -14,7 +15,6 @@ from kqs.store.mongo.documents import is_there
 from kqs.store.mongo.records import LISTED, all_listed
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
-from kqs.store.mongo.slices import MAX_ORDER
 
 
 async def page(

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 
 from motor.motor_asyncio import AsyncIOMotorCollection
 
+from kqs.store.base import MAX_ORDER
 from kqs.store.mongo.client import Document
 
 #: jobs of one slice
 SLICE = 50_000
-#: beyond every order
-MAX_ORDER = 2**63 - 1
 
 
 async def slices(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
+from kqs.store.base import LISTED_BYTES
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.session import Session
@@ -24,12 +25,8 @@ FIELDS = [
     *("data_bulk", "result_bulk", "resource", "parked", "called", "unique", "group"),
     *("hold", "after", "members", "tally", "batch", "member"),
 ]
-#: a slice looks for a pattern for so long at most, in s, but in one record at least
-_MATCH_S = 0.01
 #: long data of a record that does not say its length
 _UNKNOWN_BYTES = 1024 * 1024
-#: what short data takes, at most
-_LISTED_BYTES = 1024
 
 
 class Leg(NamedTuple):
@@ -134,7 +131,7 @@ async def find(
             # in the order in which it can be gone on from any of them
             part.sort(key=lambda one: (one[leg.key], one[leg.tie]))
             fitting, done = await read(session, part, match, left_bytes)
-            left_bytes -= sum([one.get("data_bytes", _LISTED_BYTES) for one in part[:done]])
+            left_bytes -= sum([one.get("data_bytes", LISTED_BYTES) for one in part[:done]])
             if done < len(part):
                 last = part[done - 1]
                 return found + fitting, At(at.legs, None, last[leg.key], last[leg.tie])
@@ -200,11 +197,11 @@ async def read(session: Session, found: list[Document], pattern: Pattern | None,
     fitting: list[Document] = []
     total = done = 0
     spent = 0.0
-    while done < len(found) and total < most_bytes and spent < _MATCH_S:
+    while done < len(found) and total < most_bytes and spent < bounds.MATCH_S:
         part = [found[done]]
         size = part[0].get("data_bytes", 0)
         for one in found[done + 1 :]:
-            size += one.get("data_bytes", _LISTED_BYTES if "data_bulk" not in one else _UNKNOWN_BYTES)
+            size += one.get("data_bytes", LISTED_BYTES if "data_bulk" not in one else _UNKNOWN_BYTES)
             if size > _UNKNOWN_BYTES or len(part) == bounds.SLICE:
                 break
             part.append(one)
@@ -219,6 +216,6 @@ async def read(session: Session, found: list[Document], pattern: Pattern | None,
                 fitting.append(one if data is None else one | {"data": data})
             done += 1
             total += len(data or b"")
-            if spent >= _MATCH_S:
+            if spent >= bounds.MATCH_S:
                 break
     return fitting, done

@@ -16,9 +16,10 @@ import msgspec
 from kqs.filter import Filter
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
+from kqs.store.base import MAX_ORDER
 from kqs.store.sqlite import groups, records, walk
 from kqs.store.sqlite.records import Page
-from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list
+from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.walk import Leg

@@ -9,10 +9,10 @@ from typing import NamedTuple, get_type_hints
 import msgspec
 
 from kqs.job import ENDED, MAX_PROGRESS_BYTES, WAITING, JobRecord, RunRecord, State, instant_of
-from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
+from kqs.store.base import DAMAGED, LISTED_BYTES, MAX_ORDER, MOST_ENDS, Looked
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import batches, bulk, follow, progress
-from kqs.store.sqlite.rows import MAX_ORDER, json_list
+from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.session import Session
 
 #: records a filtered listing looks at in one go; the thread commits for others between two of them

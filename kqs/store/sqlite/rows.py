@@ -14,8 +14,6 @@ from typing import Any
 
 import msgspec
 
-#: above every order
-MAX_ORDER = 2**63 - 1
 #: bound values of one statement, which SQLite copies, in bytes; a longer one goes alone
 MOST_BYTES = 16 * 1024 * 1024
 #: rows per statement; steps of at most a half, so that few statements need compiling and few rows are repeated

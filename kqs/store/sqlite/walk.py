@@ -16,8 +16,9 @@ import msgspec
 from kqs.filter import Filter, Pattern
 from kqs.job import ENDED, WAITING, State
 from kqs.store import change as bounds
+from kqs.store.base import MAX_ORDER
 from kqs.store.sqlite import bulk, content, groups
-from kqs.store.sqlite.rows import MAX_ORDER, decode_orders, encode_json, json_list, json_real
+from kqs.store.sqlite.rows import decode_orders, encode_json, json_list, json_real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -27,8 +28,6 @@ _LEG_COST = 50
 _STEP_GROWTH = 4
 #: earlier runs of one job that are read with it, in characters: there may be 400 kB of them
 _SHORT_RUNS = 1000
-#: a slice looks for a pattern for so long at most, in s, but in one record at least
-_MATCH_S = 0.01
 #: of a job that is gone, in the record and apart from it
 _NO_DATA = (0, 0)
 #: data that is read at a time to be looked through, in bytes and jobs
@@ -338,7 +337,7 @@ def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern, mo
 
     Args: most: no more than so many are found; None: as many as there are.
     """
-    until = time.monotonic() + _MATCH_S
+    until = time.monotonic() + bounds.MATCH_S
     fitting: set[int] = set()
     done = size = 0
     for part, data in _parts(db, orders):

@@ -115,7 +115,7 @@ def test_a_slice_reads_no_more_data_than_it_may(session: Session) -> None:
 
 
 def test_a_slice_searches_no_longer_than_it_may(session: Session) -> None:
-    with patch.object(walk, "_MATCH_S", 0.0):
+    with patch.object(bounds, "MATCH_S", 0.0):
         parts = do(session, Verb.DELETE, Filter(match=Pattern("^1$")))
         assert (count(parts), len(parts)) == (3, 6)
         page = pages.page(session, Filter(match=Pattern("x")), None, 9, False)
