@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,9 @@ from kqs.client import Address, Client
 from kqs.errors import KqsError
 
 Result = TypeVar("Result")
+
+#: most jobs, types or schedules that one call answers
+PAGE = 1000
 
 
 def with_client(server: Address, work: Callable[[Client], Awaitable[Result]], **settings: Any) -> Result:
@@ -53,3 +56,14 @@ def call(server: Address, name: str, arg: bytes = b"null", timeout_s: float | No
         return await (await client.start(name, arg, timeout_s=timeout_s))
 
     return with_client(server, work)
+
+
+async def listed(client: Client, call_name: str, query: dict[str, Any], key: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield all that a call lists, asking for a page at a time. Args: key: the field by which a page goes on after the last."""
+    while True:
+        page: list[dict[str, Any]] = await client.call(call_name, {**query, "limit": PAGE})
+        for one in page:
+            yield one
+        if len(page) < PAGE:
+            return
+        query = {**query, "after": page[-1][key]}

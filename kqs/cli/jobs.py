@@ -16,9 +16,6 @@ from kqs.job import State
 if TYPE_CHECKING:
     from kqs.client import Address, Client
 
-#: most jobs that one call answers
-PAGE = 1000
-
 _COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
 #: what a narrow terminal goes without, in that order
 _SPARE = ("prio", "due", "ended", "attempt", "accepted")
@@ -78,6 +75,8 @@ def _row(job: dict[str, Any]) -> list[Any]:
 
 async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIterator[msgspec.Raw]:
     """Yield up to `limit` jobs as JSON, asking for a page at a time."""
+    from kqs.cli.connection import PAGE
+
     while limit > 0:
         page = min(limit, PAGE)
         answer = await (await client.start("jobs", msgspec.json.encode({**query, "limit": page})))

@@ -12,12 +12,7 @@ from kqs.cli.insert import NumberOrText, SpeltOutCommand, field_options
 from kqs.options import CatchUp, Overlap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from kqs.client import Address, Client
-
-#: most schedules that one call answers
-PAGE = 1000
 
 _COLUMNS = ("name", "when", "type", "next", "last", "of it", "missed", "skipped", "from")
 _NUMBERS = ("missed", "skipped")
@@ -33,7 +28,7 @@ _NOT_OF_A_TICK = ("id", "at", "wait")
 @server_option
 def schedules_command(name: str | None, count: int | None, *, as_lines: bool, server: Address) -> None:
     """Show what is inserted at which times, when next, and what became of the last."""
-    from kqs.cli.connection import with_client
+    from kqs.cli.connection import listed, with_client
     from kqs.cli.output import print_line, print_pairs, print_table, shown_time
 
     if count is not None and name is None:
@@ -41,7 +36,7 @@ def schedules_command(name: str | None, count: int | None, *, as_lines: bool, se
     query = ({} if name is None else {"name": name}) | ({} if count is None else {"next": count})
 
     async def work(client: Client) -> None:
-        found = [one async for one in _schedules(client, query)]
+        found = [one async for one in listed(client, "schedules", query, "name")]
         if as_lines:
             for one in found:
                 print_line(one)
@@ -134,18 +129,6 @@ def fire_command(name: str, *, as_lines: bool, server: Address) -> None:
         print_line({"id": job_id})
     else:
         click.echo(job_id)
-
-
-async def _schedules(client: Client, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Yield all schedules that are asked for, a page at a time."""
-    query = query if "name" in query else {**query, "limit": PAGE}
-    while True:
-        page: list[dict[str, Any]] = await client.call("schedules", query)
-        for one in page:
-            yield one
-        if len(page) < PAGE:
-            return
-        query = {**query, "after": page[-1]["name"]}
 
 
 def _when(one: dict[str, Any]) -> str:

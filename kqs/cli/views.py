@@ -11,12 +11,8 @@ from kqs.cli.arguments import json_option, server_option
 from kqs.cli.limiting import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from kqs.client import Address, Client
 
-#: most types that one call answers
-PAGE = 1000
 #: a row names so many types
 _NAMED = 3
 
@@ -55,11 +51,11 @@ def explain_command(id_: str, as_lines: bool, server: Address) -> None:
 @server_option
 def types_command(type_: str | None, as_lines: bool, server: Address) -> None:
     """Show what there is of each type: what waits, how fast it goes, how long it takes, and who takes it."""
-    from kqs.cli.connection import with_client
+    from kqs.cli.connection import listed, with_client
     from kqs.cli.output import print_line, print_table
 
     async def work(client: Client) -> None:
-        found = [one async for one in _types(client, type_)]
+        found = [one async for one in listed(client, "types", {} if type_ is None else {"type": type_}, "type")]
         if as_lines:
             for one in found:
                 print_line(one)
@@ -67,18 +63,6 @@ def types_command(type_: str | None, as_lines: bool, server: Address) -> None:
             print_table(TYPE_COLUMNS, map(type_row, found), NUMBERS_OF_TYPES, SPARE_OF_TYPES)
 
     with_client(server, work)
-
-
-async def _types(client: Client, type_: str | None) -> AsyncIterator[dict[str, Any]]:
-    """Yield all types, asking for a page at a time."""
-    query: dict[str, Any] = {"limit": PAGE} | ({} if type_ is None else {"type": type_})
-    while True:
-        page: list[dict[str, Any]] = await client.call("types", query)
-        for one in page:
-            yield one
-        if len(page) < PAGE:
-            return
-        query = {**query, "after": page[-1]["type"]}
 
 
 def _first_of(names: list[str], count: int) -> str | None:
