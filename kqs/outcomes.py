@@ -16,11 +16,12 @@ from kqs.models import is_misfit
 from kqs.process import forks
 from kqs.traces import end_of, text_of, trace_of
 from kqs.values import written
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 _log = get_logger("kqs.executor")
 
 #: a result is answered in one line, which is no longer than a line that is taken: `[server] max_line_bytes` unless it is set
-MAX_RESULT_BYTES = 16 * 2**20
+MAX_RESULT_BYTES = DEFAULT_LINE_BYTES
 #: what the log gets of a reason
 MAX_LOGGED_CHARS = 200
 

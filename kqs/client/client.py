@@ -40,13 +40,12 @@ from kqs.errors import CallError, KqsError
 from kqs.options import OnConflict
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.inserted import Inserted
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 from kqs.wire.strict import check_text
 
 #: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
 DEFAULT_IN_FLIGHT = 1000
 DEFAULT_TIMEOUT_S = 30.0
-#: the server's default (server.max_line_bytes); a longer line would only be read to be refused
-MAX_LINE_BYTES = 16 * 1024 * 1024
 
 # timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
 _TICK_S = 0.1
@@ -114,7 +113,7 @@ class Client(OwnersCalls, RulesCalls):
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
-        max_line_bytes: int = MAX_LINE_BYTES,
+        max_line_bytes: int = DEFAULT_LINE_BYTES,
         open_link: OpenLink = Link.open,
     ) -> None:
         check_seconds("timeout_s", timeout_s)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from kqs.options import MAX_SECONDS, CatchUp, Overlap, is_type
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -43,7 +44,9 @@ class ServerSection(Section, frozen=True):
         ),
     ] = "0600"
     socket_group: Annotated[str, Meta(max_length=32, description="group of that socket; empty: the server's own")] = ""
-    max_line_bytes: Annotated[int, Meta(ge=64, le=512 * MIB, description="longest line accepted, in bytes")] = 16 * MIB
+    max_line_bytes: Annotated[int, Meta(ge=64, le=512 * MIB, description="longest line accepted, in bytes")] = (
+        DEFAULT_LINE_BYTES
+    )
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000, description="connections open at a time")] = 10_000
     max_in_flight: Annotated[
         int,

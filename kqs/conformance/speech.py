@@ -9,10 +9,7 @@ import msgspec
 
 from kqs.wire import dialect, qrpc
 from kqs.wire.call import BadLine, Call, Dialect
-from kqs.wire.lines import LineBuffer, TooLong
-
-#: the server's default, server.max_line_bytes
-MAX_LINE_BYTES = 16 * 1024 * 1024
+from kqs.wire.lines import DEFAULT_LINE_BYTES, LineBuffer, TooLong
 
 _encode = msgspec.json.Encoder().encode
 
@@ -21,7 +18,7 @@ class Speech:
     """The lines of one connection."""
 
     def __init__(self) -> None:
-        self._lines = LineBuffer(MAX_LINE_BYTES)
+        self._lines = LineBuffer(DEFAULT_LINE_BYTES)
         self._last = Dialect.QRPC
 
     def receive_data(self, data: bytes) -> list[Call | BadLine]:

@@ -11,9 +11,10 @@ from kqs.errors import CallError
 from kqs.handlers import default_registry
 from kqs.models import json_validator
 from kqs.values import written
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 #: longer data fits no line
-MAX_DATA_BYTES = 16 * 1024 * 1024
+MAX_DATA_BYTES = DEFAULT_LINE_BYTES
 
 
 def data_of(value: object, most_bytes: int = MAX_DATA_BYTES) -> msgspec.Raw:

@@ -15,6 +15,7 @@ from kqs.rpc.lines import Lines
 from kqs.rpc.slices import Slices
 from kqs.rpc.turns import Turns
 from kqs.supervisor import Supervisor, when_done
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
@@ -48,7 +49,7 @@ class Context:
         max_in_flight: int,
         trace: bool = False,
         max_insert_jobs: int = DEFAULT_INSERT_JOBS,
-        max_line_bytes: int = 16 * 1024 * 1024,
+        max_line_bytes: int = DEFAULT_LINE_BYTES,
     ) -> None:
         self.backend = backend
         self.inserter = backend.inserter

@@ -10,6 +10,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
+#: the longest line, unless `[server] max_line_bytes` says otherwise; clients send none longer, as it would be refused
+DEFAULT_LINE_BYTES = 16 * 1024 * 1024
+
 
 class TooLong(Enum):
     """The mark that stands for a line over the limit."""

@@ -5,6 +5,7 @@ import pytest
 from kqs.conformance import speech
 from kqs.conformance.speech import Speech, in_pieces
 from kqs.wire.call import BadLine, Call
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 QRPC = b'{"id":1,"n":"ping"}\n'
 JSONRPC = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
@@ -48,7 +49,7 @@ def test_a_notification_is_not_answered() -> None:
     [
         (b"hello\n", "bad_json"),
         (b"[" + JSONRPC[:-1] + b"]\n", "unsupported"),
-        (b"x" * (speech.MAX_LINE_BYTES + 1), "too_large"),
+        (b"x" * (DEFAULT_LINE_BYTES + 1), "too_large"),
     ],
 )
 def test_what_is_no_call_is_told(line: bytes, code: str) -> None:
