@@ -77,11 +77,6 @@ class Desk:
         """Tell whether the store is there, so that it can be told which runs are none."""
         return self._is_started
 
-    @property
-    def is_stopping(self) -> bool:
-        """Tell whether nothing may be asked for any more."""
-        return self._is_stopping
-
     def party(self, address: str = "") -> Party:
         """Return a new party, which has nothing. address: where it is, for people."""
         party = Party(self, address, self._queue.clock.now())

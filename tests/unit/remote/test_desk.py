@@ -214,7 +214,6 @@ async def test_a_stop_ends_all_orders_and_waits_for_the_runs(rig: Rig) -> None:
     waiting.reserve()
     stopping = asyncio.ensure_future(desk.stop())
     await turned(lambda: waiting.ended == worker.ended == 1)
-    assert desk.is_stopping
     assert not stopping.done()
     await rig.accept(an_accepted(2))
     desk.report(run, Ok(), worker.told.append)
