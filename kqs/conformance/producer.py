@@ -11,19 +11,17 @@ from kqs.conformance import speech
 from kqs.conformance.desk import same
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Peer, Printed, Stage
-from kqs.conformance.trial import Scenario, Trial, tried
+from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
 from kqs.errors import ERROR_CODES, CallError
 from kqs.options import Job
 from kqs.wire.call import BadLine, Call
 from kqs.wire.jobs import decode_jobs
 
 TYPE = "echo"
-#: how long the server is away, or refuses, and how often a producer may try meanwhile: it waits longer each time
-AWAY_S = 1.5
+#: how often a producer may try while the server is away: it waits longer each time
 MOST_TRIES = 12
 #: how long several inserts are waited for before a producer is believed to send one at a time, in s
 QUIET_S = 0.5
-_DATA: dict[str, object] = {"text": "é \"q\" \\ $(n) 'a' \u2028 \U0001f600", "list": [1, 2.5, None, True, {}], "empty": ""}
 
 
 class Insert:
@@ -133,11 +131,11 @@ class ProducerTrial(Trial):
 
     async def inserts_rule(self) -> None:
         """See RULES."""
-        self.write(_DATA)
+        self.write(DATA)
         insert = await self.insert()
         job = insert.job
         self.expect(job.type == TYPE, f'the type "{TYPE}"', f'got "{job.type}"')
-        self.expect(same(_DATA, job.data), "the line as data", f"got {bytes(job.data).decode(errors='replace'):.200}")
+        self.expect(same(DATA, job.data), "the line as data", f"got {bytes(job.data).decode(errors='replace'):.200}")
         self.expect(not self.printed, "nothing printed before the answer", f"got {self.printed}")
         await self.kept(insert)
 
@@ -212,7 +210,7 @@ class ProducerTrial(Trial):
 
     async def lost_rule(self) -> None:
         """See RULES."""
-        self.write(_DATA)
+        self.write(DATA)
         insert = await self.insert()
         insert.peer.close()
         await self.kept(await self.again(insert, "a lost connection"))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from kqs.conformance.score import Broken, End, Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Stage
+
+#: how long the server is away, or refuses, in s
+AWAY_S = 1.5
+#: data that comes through only if nothing is done to it
+DATA: Any = {"text": "é \"q\" \\ $(n) 'a' \u2028 \U0001f600", "list": [1, 2.5, None, True, {}], "empty": ""}
 
 
 class Trial:

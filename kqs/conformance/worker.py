@@ -10,7 +10,7 @@ from kqs.conformance import speech
 from kqs.conformance.desk import Ask, Desk, Given, same
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Lost, Peer, Stage
-from kqs.conformance.trial import Scenario, Trial, tried
+from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
 from kqs.rpc.working import LEAST_WAIT_S
 
 TYPES = frozenset({"echo", "sleep", "fail"})
@@ -18,8 +18,7 @@ TYPES = frozenset({"echo", "sleep", "fail"})
 SHORT_TTR_S = 1.5
 #: what makes a run one that its worker must touch
 TOUCHED: Any = {"ttr": SHORT_TTR_S, "auto_touch": True}
-#: how long the server is away, or takes no more, and how often a worker may ask meanwhile: it waits longer each time
-AWAY_S = 1.5
+#: how often a worker may ask while the server is away: it waits longer each time
 MOST_KNOCKS = 12
 #: how long a run lasts that is not to come to its end, in s
 ENDLESS_S = 300
@@ -30,7 +29,6 @@ GIVES_UP_S = 20.0
 #: how long after it came a run is believed to have begun, in s
 BEGIN_S = 0.5
 
-_DATA: Any = {"text": "é \"q\" \\ $(n) 'a' \u2028 \U0001f600", "list": [1, 2.5, None, True, {}], "empty": ""}
 _FUTURE = {"resource": None, "progress": {"step": 3}, "later": [1, {"a": "b"}]}
 
 
@@ -117,9 +115,9 @@ class WorkerTrial(Trial):
 
     async def reports_rule(self) -> None:
         """See RULES."""
-        run = await self.given("echo", _DATA)
+        run = await self.given("echo", DATA)
         await self.settled(run)
-        self.reports_ok(run, _DATA)
+        self.reports_ok(run, DATA)
         run = await self.given("echo")
         await self.settled(run)
         self.reports_ok(run, None)
@@ -136,11 +134,11 @@ class WorkerTrial(Trial):
     async def pieces_rule(self) -> None:
         """See RULES."""
         ask = await self.asks()
-        (run,), line = self.desk.give(ask, [{"type": "echo", "data": _DATA}], time.monotonic())
+        (run,), line = self.desk.give(ask, [{"type": "echo", "data": DATA}], time.monotonic())
         assert isinstance(ask.mouth, Peer)
         await ask.mouth.send_in_pieces(line)
         await self.settled(run)
-        self.reports_ok(run, _DATA)
+        self.reports_ok(run, DATA)
 
     async def many_rule(self) -> None:
         """See RULES."""
@@ -156,10 +154,10 @@ class WorkerTrial(Trial):
         if found is None or found.mouth is not ask.mouth:
             ask.mouth.send(b"".join(held))
             raise NotTried("it has one call at a time, and so gets one line at a time")
-        (run,), line = self.desk.give(found, [{"type": "echo", "data": _DATA}], time.monotonic())
+        (run,), line = self.desk.give(found, [{"type": "echo", "data": DATA}], time.monotonic())
         ask.mouth.send(b"".join([*held, line]))
         await self.settled(run)
-        self.reports_ok(run, _DATA)
+        self.reports_ok(run, DATA)
 
     async def unknown_rule(self) -> None:
         """See RULES."""
@@ -269,12 +267,12 @@ class WorkerTrial(Trial):
 
     async def repeats_rule(self) -> None:
         """See RULES."""
-        run = await self.given("echo", _DATA)
+        run = await self.given("echo", DATA)
         run.on_finish = "lose"
         await self.settled(run)
         await self.until(lambda: len(run.reports) > 1)
         self.expect(len(run.reports) > 1, "a report without an answer to be repeated on the next connection")
-        self.reports_ok(run, _DATA)
+        self.reports_ok(run, DATA)
         await self.does_the_next("the next job to be done")
         self.expect(len(run.reports) == 2, "an answered report not to be repeated", f"it came {len(run.reports)} times")
 
@@ -298,7 +296,7 @@ class WorkerTrial(Trial):
 
     async def busy_rule(self) -> None:
         """See RULES."""
-        run = await self.given("echo", _DATA)
+        run = await self.given("echo", DATA)
         run.on_finish = "busy"
         await self.settled(run)
         await self.watch(AWAY_S)
@@ -306,7 +304,7 @@ class WorkerTrial(Trial):
         self.expect(count <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} reports", f"{count} came")
         await self.until(lambda: len(run.reports) > count)
         self.expect(len(run.reports) > count, "a report that was refused as busy to be repeated")
-        self.reports_ok(run, _DATA)
+        self.reports_ok(run, DATA)
         await self.does_the_next("the next job to be done")
 
     async def drains_rule(self) -> None:
