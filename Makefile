@@ -57,7 +57,7 @@ torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000
 	$(BIN)/python -m tests.crash.owners $(N)
 
 model: $(STATE)/dev.stamp ## play the whole queue against an oracle, for so many steps (make model STEPS=100000)
-	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 tests/property/test_model.py
+	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 tests/property/test_model.py tests/property/test_short_runs.py
 
 lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml
