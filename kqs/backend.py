@@ -142,10 +142,14 @@ class ServerBackend:
         return stats | {"jobs_without_handler": sum((await self._unhandled(counts)).values()), "types": len(counts)}
 
     async def _counts(self) -> dict[str, dict[State, int]]:
-        """Return what the queue counts. Raises: StoreUnavailableError: also if the store takes too long."""
+        """Return what the queue counts. Raises: as `_soon`."""
+        return await self._soon(self._queue.reads.counts())
+
+    async def _soon(self, answer: Awaitable[T]) -> T:
+        """Return what the store answers. Raises: StoreUnavailableError: also if it takes too long."""
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
-                return await self._queue.reads.counts()
+                return await answer
         except TimeoutError:
             raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
 
@@ -159,8 +163,10 @@ class ServerBackend:
         counts: dict[str, dict[State, int]] = {}
         try:
             counts = await self._counts()
+            await self._soon(self._queue.reads.check())
         except StoreUnavailableError as error:
-            problems.append(str(error))
+            if not any(str(error) in problem for problem in problems):
+                problems.append(str(error))
         is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
         unhandled = await self._unhandled(counts) if is_told else {}
         named = islice(unhandled.items(), MAX_TYPES_NAMED)

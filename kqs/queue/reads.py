@@ -43,6 +43,10 @@ class Reads:
         """Return {type: {state: how many}}."""
         return await self._told(self._store.counts())
 
+    async def check(self) -> None:
+        """See Store.check."""
+        await self._told(self._store.check())
+
     async def before(self, record: JobRecord, most: int) -> int:
         """Return how many ready jobs of its type come before a job that is ready; `most` if they are so many or more."""
         return await self._told(self._store.before(record.type, (record.prio, record.order), most, record.group))

@@ -629,6 +629,10 @@ class Store(Protocol):
         """Make everything committed so far survive a power cut; return the fed_seq that is durable."""
         ...
 
+    async def check(self) -> None:
+        """See that a start would find what is kept now. Raises: StoreUnavailableError: files were taken away from under it."""
+        ...
+
     def owed_bytes(self) -> int:
         """Return how much more of the disk it may need until all that it holds has ended; cheap, and 0 if it is on none."""
         ...

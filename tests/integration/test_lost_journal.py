@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.asking import Peer, RefusedError, ask, eventually, peer_of, until, until_said
-from tests.support.serving import SERVE, SERVE_ENVIRON, free_port, serving
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
 
 
 def remove_folder(journal: Path) -> None:
@@ -176,3 +177,90 @@ def test_nothing_is_answered_as_kept_that_a_start_would_not_find(lose: Callable[
                 peer.call(name, argument)
             assert (name, refused.value.code) == (name, "busy")
         assert server.stop() == 0
+
+
+def store_of(server: Served) -> Path:
+    return server.log.parent / "journal/store.sqlite"
+
+
+def remove_store(store: Path) -> None:
+    store.rename(store.with_name("aside"))
+
+
+def replace_store(store: Path) -> None:
+    remove_store(store)
+    shutil.copy(store.with_name("aside"), store)
+
+
+def remove_wal(store: Path) -> None:
+    remove_store(store.with_name("store.sqlite-wal"))
+
+
+def empty_store(store: Path) -> None:
+    os.truncate(store, 0)
+
+
+def empty_wal(store: Path) -> None:
+    os.truncate(store.with_name("store.sqlite-wal"), 0)
+
+
+def reserved(peer: Peer) -> str:
+    peer.insert("mail")
+    (run,) = peer.call("reserve", {"types": ["mail"], "wait": 10})
+    token: str = run["run"]
+    return token
+
+
+@pytest.mark.parametrize("lose", [remove_store, replace_store, remove_wal, empty_store, empty_wal])
+def test_health_says_that_the_store_was_taken_away_though_nothing_changes(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        reserved(peer)
+        assert peer.call("health")["problems"] == []
+        lose(store_of(server))
+        (problem,) = peer.call("health")["problems"]
+        assert re.search(r"store's file .*store\.sqlite(-wal)? was (removed or replaced|cut short)", problem)
+        with pytest.raises(RefusedError, match="busy"):
+            peer.call("suspend", "echo")
+
+
+@pytest.mark.parametrize("lose", [remove_store, replace_store, remove_wal, empty_store, empty_wal])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("finish", {"report": "ok"}), ("finish", {"report": "fail"}), ("release", {}), ("touch", {"progress": 1})],
+)
+def test_no_report_is_answered_that_a_start_would_not_find(
+    name: str, argument: dict[str, object], lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer, peer_of(server) as other:
+        token = reserved(peer)
+        lose(store_of(server))
+        peer.send(name, {"run": token} | argument)
+        eventually(lambda: other.call("health")["problems"], lambda seen: "the store refuses" in str(seen))
+        server.stop(signal.SIGKILL)
+        with pytest.raises((EOFError, ConnectionError)):
+            peer.receive()
+
+
+def test_a_report_is_answered_when_the_store_is_back(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer, peer_of(server) as other:
+        token = reserved(peer)
+        remove_store(store_of(server))
+        peer.send("finish", {"run": token, "report": "ok"})
+        eventually(lambda: other.call("health")["problems"], lambda seen: "the store refuses" in str(seen))
+        store_of(server).with_name("aside").rename(store_of(server))
+        assert peer.receive() is True
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    with serving(tmp_path) as server:
+        until(server, jobs_success=1)
+
+
+def test_no_job_begins_whose_end_could_not_be_kept(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as peer:
+        peer.insert("echo")
+        until(server, jobs_success=1)
+        remove_store(store_of(server))
+        job_ids = [peer.insert("echo") for _ in range(20)]
+        eventually(lambda: peer.call("health")["problems"], lambda seen: "the store refuses new jobs" in str(seen))
+        store_of(server).with_name("aside").rename(store_of(server))
+        until(server, jobs_success=21)
+        assert all(peer.call("job", job_id)["runs"] for job_id in job_ids)

@@ -386,6 +386,9 @@ class MongoStore:
         """See Store.sync."""
         return await self._there.lanes.look(self._there.servers.beat)
 
+    async def check(self) -> None:
+        """See Store.check. Its files are MongoDB's."""
+
     @property
     def is_first(self) -> bool:
         """See Store: the eldest server is."""

@@ -20,6 +20,9 @@ WAL_PAGES = 4000
 #: but no more than this share of the disk: what stands in the WAL takes as much again in the file
 _UNUSED_SHARE = 1 / 64
 _FEWEST_PAGES = 64
+#: SQLite cuts a WAL that it begins anew to so many times these pages, so to no less than so many bytes
+_KEPT_TIMES = 4
+LEAST_WAL_BYTES = _KEPT_TIMES * _FEWEST_PAGES * PAGE_BYTES
 #: a disk is small below so many bytes; there, payloads from so many bytes on live apart from the record: to claim or end a job
 #: writes all of its record, and there must always be room for that
 _SMALL_DISK_BYTES = 1024 * 1024 * 1024
@@ -103,7 +106,7 @@ def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None
     db.execute("pragma mmap_size = 0")
     db.execute("pragma temp_store = memory")
     db.execute(f"pragma wal_autocheckpoint = {wal_pages}")
-    db.execute(f"pragma journal_size_limit = {4 * wal_pages * PAGE_BYTES}")
+    db.execute(f"pragma journal_size_limit = {_KEPT_TIMES * wal_pages * PAGE_BYTES}")
 
 
 def _text(stored: bytes) -> str:

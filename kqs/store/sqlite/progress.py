@@ -39,6 +39,7 @@ _decode_found = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
 
 def save(session: Session, progress: Sequence[Progress], durable: bool) -> list[bool]:
     """See Store.save."""
+    session.check_files()
     (packed,) = session.db.execute(_RUNNING, (json_list([one.claim.order for one in progress]),)).fetchone()
     running = {order: fence for order, *fence in _decode_fences(packed)}
     verdicts = [running.get(one.claim.order) == [one.claim.attempt, one.claim.epoch] for one in progress]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from kqs.job import Accepted, Entry
 from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.locks import Locks
+from kqs.store.sqlite.standing import Standing
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
@@ -45,6 +46,8 @@ _SHRINK_PAGES = 16
 _GIVE_BACK_S = 0.1
 #: no bound for records deleted in a transaction, but what the caller says
 _MOST_DROPPED = 1 << 30
+#: what is not flushed is not stored for longer than this into files that are gone, in s: jobs would run in vain
+_CHECK_S = 1.0
 _SIZE_PRAGMAS = ("auto_vacuum", "freelist_count", "page_count")
 
 
@@ -98,7 +101,8 @@ class Session:
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
-        self._identities: dict[str, tuple[int, int]] = {}
+        self._standing = Standing(path)
+        self._checked_at = -math.inf
         self._ids: Ids | None = None
         self._committed = self._written = (0, 0)
         self._may_owe = False
@@ -159,7 +163,7 @@ class Session:
         self.has_groups = self._had_groups = bool(meta.has_groups)
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
         self.cancelled = set(msgspec.json.decode(cancelled))
-        self._identities = self._look()
+        self._standing.opened()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
@@ -171,7 +175,8 @@ class Session:
     def close(self) -> None:
         """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""
         if self._db is not None:
-            with contextlib.suppress(*connection.SQLITE_ERRORS):  # the next start takes in the debt
+            # the next start takes in the debt
+            with contextlib.suppress(*connection.SQLITE_ERRORS, StoreUnavailableError):
                 self.begin(durable=False)
                 self.commit()
             self._abandon()
@@ -191,6 +196,7 @@ class Session:
 
     def commit(self, *, owing: bool = False) -> None:
         """Write what is pending and commit. owing: what a later commit can write is left to it, if that may be."""
+        self._check_when_due()
         reached, written = (self.fed_seq, self.last_order), self._written
         if not (owing and self._may_owe):
             self.tallies.write(self.db)
@@ -281,18 +287,21 @@ class Session:
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
         assert self._is_full, "sync needs a durable transaction"
-        self.check_files()
         if self._has_unsynced:
             # a commit that changes nothing flushes nothing
             self._write_progress()
         return self.fed_seq
 
+    def _check_when_due(self) -> None:
+        """Check the files before each commit that is flushed, and now and then before another that changes something."""
+        has_changed = self.db.total_changes != self._changes
+        if self._is_full or (has_changed and time.monotonic() >= self._checked_at + _CHECK_S):
+            self.check_files()
+
     def check_files(self) -> None:
-        """See that a restart finds what is kept now. Raises: StoreUnavailableError: a file was removed or replaced."""
-        if (lost := self._lost_file()) is not None:
-            raise StoreUnavailableError(
-                f"the store's file {lost} was removed or replaced: a restart would not find what it has"
-            )
+        """See that a restart finds what is kept now. Raises: StoreUnavailableError: a file is gone, or was cut short."""
+        self._standing.check()
+        self._checked_at = time.monotonic()
 
     def tidy(self) -> None:
         """Shrink the file and copy the WAL into it now that nobody waits, so that a commit need not."""
@@ -301,7 +310,9 @@ class Session:
             return
         try:
             self._has_uncopied = self._shrink()
-            self.db.execute("pragma wal_checkpoint(passive)").fetchall()
+            (_, in_wal, copied) = self.db.execute("pragma wal_checkpoint(passive)").fetchone()
+            if in_wal == copied:
+                self._standing.is_copied()
         except (*connection.SQLITE_ERRORS, OSError) as error:
             self.rollback(error)
 
@@ -330,6 +341,7 @@ class Session:
         """Copy the WAL into the file and cut it to nothing, as far as the disk has room for that."""
         with contextlib.suppress(sqlite3.Error):
             if self._db is not None:
+                self._standing.about_to_empty_wal()
                 self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def _shrink(self) -> bool:
@@ -345,6 +357,8 @@ class Session:
             self._set_full(False)  # nobody waits for it, so it need not be flushed
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
         excess = free - max(spare_pages, int(pages * spare_share)) if kind else 0
+        if excess > 0:
+            self._standing.about_to_cut()
         until = time.monotonic() + within_s
         for begun in range(0, excess, _SHRINK_PAGES):
             # as a script: a plain statement would be left at its first page
@@ -352,20 +366,6 @@ class Session:
             if time.monotonic() >= until:
                 break
         return excess > 0
-
-    def _look(self) -> dict[str, tuple[int, int]]:
-        """Return which files have the names of the store's: what SQLite has open, if nobody has moved them since."""
-        found = {}
-        for name in (str(self._path), f"{self._path}-wal"):
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(name)  # noqa: PTH116 - as text, for messages
-                found[name] = (status.st_dev, status.st_ino)
-        return found
-
-    def _lost_file(self) -> str | None:
-        """Return the name of a file of the store that is not the one SQLite has open."""
-        now = self._look()
-        return next((name for name, identity in self._identities.items() if now.get(name) != identity), None)
 
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
@@ -398,6 +398,7 @@ class Session:
     def _abandon(self) -> None:
         db, self._db = self._db, None
         if db is not None:
+            self._standing.about_to_close()
             with contextlib.suppress(*connection.SQLITE_ERRORS):
                 db.close()
 
@@ -410,6 +411,7 @@ class Session:
         """
         if self._is_in_doubt:
             raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
+        self._standing.check()  # else an empty store would take the name
         db = connection.connect(self._path, self._cache_bytes)
         try:
             meta = schema.read_meta(db)
@@ -422,6 +424,6 @@ class Session:
             db.close()
             raise
         self._db = db
-        self._identities = self._look()
+        self._standing.opened()
         self._is_full = True
         self._has_unsynced = False

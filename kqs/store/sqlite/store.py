@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
@@ -55,8 +54,6 @@ from kqs.store.sqlite.operations import Runner
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from kqs.supervisor import Supervisor
-
-T = TypeVar("T")
 
 #: so few new jobs with so little data are stored at once rather than handed to the thread: somebody may wait for them.
 #: 64 KiB take 0.1 ms, no more than the hops; a MiB takes 2 ms and 16 MiB take 100, in which the loop would do nothing else
@@ -264,7 +261,7 @@ class SqliteStore:
 
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
-        return await self._keep(partial(batches.close, batch_id=batch_id))
+        return await self._runner.call(partial(batches.close, batch_id=batch_id), durable=True)
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""
@@ -328,15 +325,15 @@ class SqliteStore:
 
     async def suspend(self, type_: str, at: float) -> bool:
         """See Store.suspend."""
-        return await self._keep(partial(suspended.suspend, type_=type_, at=at))
+        return await self._runner.call(partial(suspended.suspend, type_=type_, at=at), durable=True)
 
     async def resume(self, type_: str) -> bool:
         """See Store.resume."""
-        return await self._keep(partial(suspended.resume, type_=type_))
+        return await self._runner.call(partial(suspended.resume, type_=type_), durable=True)
 
     async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
         """See Store.say."""
-        return await self._keep(partial(said.say, topic=topic, type_=type_, text=text))
+        return await self._runner.call(partial(said.say, topic=topic, type_=type_, text=text), durable=True)
 
     async def said(self, topic: Topic) -> dict[str, bytes]:
         """See Store.said."""
@@ -348,11 +345,11 @@ class SqliteStore:
 
     async def subscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.subscribe."""
-        return await self._keep(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber))
+        return await self._runner.call(partial(subscriptions.subscribe, type_=type_, subscriber=subscriber), durable=True)
 
     async def unsubscribe(self, type_: str, subscriber: str) -> bool:
         """See Store.unsubscribe."""
-        return await self._keep(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber))
+        return await self._runner.call(partial(subscriptions.unsubscribe, type_=type_, subscriber=subscriber), durable=True)
 
     async def subscriptions(self) -> dict[str, list[str]]:
         """See Store.subscriptions."""
@@ -360,11 +357,11 @@ class SqliteStore:
 
     async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
         """See Store.put_schedule."""
-        return await self._keep(partial(ticks.put, schedule=schedule, node=node))
+        return await self._runner.call(partial(ticks.put, schedule=schedule, node=node), durable=True)
 
     async def remove_schedule(self, name: str, node: str | None = None) -> bool:
         """See Store.remove_schedule."""
-        return await self._keep(partial(ticks.remove, name=name, node=node))
+        return await self._runner.call(partial(ticks.remove, name=name, node=node), durable=True)
 
     async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
         """See Store.schedules."""
@@ -376,7 +373,7 @@ class SqliteStore:
 
     async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
         """See Store.suspend_schedule."""
-        return await self._keep(partial(ticks.suspend, name=name, at=at, since=since))
+        return await self._runner.call(partial(ticks.suspend, name=name, at=at, since=since), durable=True)
 
     async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
         """See Store.pass_ticks."""
@@ -408,17 +405,9 @@ class SqliteStore:
         """See Store.sync."""
         return await self._runner.call(Session.sync, durable=True)
 
-    async def _keep(self, change: Callable[[Session], T]) -> T:
-        """Do what an owner says, which no replay of the journal would do again.
-
-        Raises: StoreUnavailableError: no start would find it.
-        """
-
-        def kept(session: Session) -> T:
-            session.check_files()
-            return change(session)
-
-        return await self._runner.call(kept, durable=True)
+    async def check(self) -> None:
+        """See Store.check."""
+        await self._runner.call(Session.check_files)
 
 
 def _end_bytes(end: Report | None) -> int:

@@ -1,0 +1,83 @@
+"""Whether the store's files stand under their names, as long as they were: what a start would find of what is kept now.
+
+SQLite goes on with files that have lost their names, and answers from memory for one that was emptied. What a file had it must
+have still, but where the session says that it is about to cut it. One user at a time, as of the session.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from kqs.errors import StoreUnavailableError
+from kqs.store.sqlite.connection import LEAST_WAL_BYTES, PAGE_BYTES
+
+
+class Standing:
+    """See the module docstring."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: of the store; nothing is looked at before `opened`."""
+        self._names = (str(path), f"{path}-wal")
+        self._is_cutting = False
+        self._identities: dict[str, tuple[int, int]] = {}
+        self._least_bytes: dict[str, int] = {}
+
+    def opened(self) -> None:
+        """Take the files that have the names now for those that SQLite has opened."""
+        self._is_cutting = False
+        found = {name: status for name in self._names if (status := _status(name)) is not None}
+        self._identities = {name: (status.st_dev, status.st_ino) for name, status in found.items()}
+        self._least_bytes = {name: self._lasting_bytes(name, status.st_size) for name, status in found.items()}
+
+    def check(self) -> None:
+        """Raises: StoreUnavailableError: a file was removed, replaced or cut short."""
+        for name in self._identities:
+            self._check(name)
+
+    def about_to_close(self) -> None:
+        """Take it that SQLite removes the WAL as it copies it into the file; one that is lost already stays lost."""
+        wal = self._names[1]
+        if wal in self._identities:
+            with suppress(StoreUnavailableError):
+                self._check(wal)
+                del self._identities[wal]
+
+    def about_to_cut(self) -> None:
+        """Take it that the file may become shorter, until `is_copied`."""
+        self._is_cutting = True
+        self._least_bytes[self._names[0]] = 0
+
+    def is_copied(self) -> None:
+        """Take it that all of the WAL stands in the file, which is as long as it will be."""
+        self._is_cutting = False
+
+    def about_to_empty_wal(self) -> None:
+        """Take it that the WAL may become empty."""
+        self._least_bytes[self._names[1]] = 0
+
+    def _check(self, name: str) -> None:
+        status = _status(name)
+        if status is None or (status.st_dev, status.st_ino) != self._identities[name]:
+            raise _lost(name, "was removed or replaced")
+        if status.st_size < self._least_bytes[name]:
+            raise _lost(name, "was cut short")
+        self._least_bytes[name] = self._lasting_bytes(name, status.st_size)
+
+    def _lasting_bytes(self, name: str, size_bytes: int) -> int:
+        """Return how much of a file's length lasts whatever SQLite does by itself."""
+        if name != self._names[0]:
+            return min(size_bytes, LEAST_WAL_BYTES)
+        return min(size_bytes, PAGE_BYTES) if self._is_cutting else size_bytes
+
+
+def _status(name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name)  # noqa: PTH116 - as text: no path is made for each commit
+    except FileNotFoundError:
+        return None
+
+
+def _lost(name: str, how: str) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the store's file {name} {how}: a restart would not find what it has")
