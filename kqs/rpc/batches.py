@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from kqs.errors import CallError
 from kqs.inserter import Answer
 from kqs.journal.format import Record
+from kqs.nearest import unknown_name
 from kqs.options import JobFields, PlainJob
 from kqs.rpc.context import Context
 from kqs.rpc.inserts import after_order, refuse_when_draining
@@ -61,6 +62,9 @@ def _fields(call: Call) -> Steps[dict[str, Raw]]:
         fields: dict[str, Raw] = _decode_object(text)
     except msgspec.DecodeError:
         raise CallError(f"{_RULE}, got {strict.shown(text)}") from None
+    for name in fields:
+        if name not in _FIELDS.keys:
+            raise CallError(unknown_name("field", name, _FIELDS.keys))
     return {name: value for name, value in fields.items() if bytes(value) != b"null"}
 
 

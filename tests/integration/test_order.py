@@ -241,6 +241,9 @@ def test_member_of_a_type_with_subscribers_is_refused(peer: Peer) -> None:
         ({"jobs": [OK, OK | {"after": ["b"]}], "then": OK | {"id": "b"}}, "job 1: after: the job would wait for its own batch"),
         ({"jobs": [OK, OK | {"id": "b"}], "then": OK | {"id": "b"}}, "job 1: id: expected another than that of `then`"),
         ([OK], "batch takes"),
+        ({"jobs": [OK], "then": OK, "opne": None}, 'unknown field "opne"; the nearest known one is "open"'),
+        ({"open": True, "then": OK, "bogus": None}, 'unknown field "bogus"'),
+        ({"id": "x", "close": True, "bogus": None}, 'unknown field "bogus"'),
     ],
 )
 def test_what_is_no_batch_is_refused(peer: Peer, argument: Any, words: str) -> None:
