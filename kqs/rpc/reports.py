@@ -98,6 +98,8 @@ class Reader(Generic[T]):
         self._decode = msgspec.json.Decoder(struct).decode
         self._names = struct.__struct_fields__  # type: ignore[attr-defined]  # of a msgspec.Struct
         self._check = check
+        self._keys = members.Reader(*self._names)
+        self._fewest = len(self._names) - len(struct.__struct_defaults__)  # type: ignore[attr-defined]  # of a msgspec.Struct
 
     def members(self, call: Call) -> Steps[Members[T]]:
         """Return, in steps, what a call was given. Raises: CallError: it is neither a run nor a list, or too long a list."""
@@ -120,6 +122,8 @@ class Reader(Generic[T]):
         try:
             if len(text) > SHORT_BYTES:
                 yield from self._checking_long(bytes(text))
+            elif (short := bytes(text)).count(b":") > self._fewest and short.startswith(b"{"):
+                yield from members.checking_keys(short, self._keys)  # with no more members than it needs, none is repeated
         except CallError as error:
             return error.with_traceback(None)  # which would hold the text
         return self._read(text)
@@ -160,10 +164,8 @@ class Reader(Generic[T]):
                 _decode_field[name](raw)
             except msgspec.DecodeError:
                 return _misfit(name, raw)
-        missing = [name for name in ("run", "report") if name in self._names and name not in found]
-        if not missing:
-            return "a field stands there twice, and does not fit once"
-        return f"{missing[0]}: expected {_EXPECTED[missing[0]][1]}, got nothing"
+        missing = next(name for name in ("run", "report") if name in self._names and name not in found)
+        return f"{missing}: expected {_EXPECTED[missing][1]}, got nothing"
 
 
 def _misfit(name: str, value: bytes | Raw) -> str:

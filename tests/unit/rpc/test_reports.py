@@ -54,6 +54,8 @@ def test_one_run_or_a_list_of_them_is_read() -> None:
     assert read("finish", '{"run":"é","report":"fail","reason":"no","delay":0,"final":false}') == [
         Finish("é", "fail", reason="no", delay=0, final=False)
     ]
+    in_result = b'{"run":{"run":1,"run":2},"report":"x"}'
+    assert read("finish", b'{"run":"x","report":"ok","result":' + in_result + b"}") == [Finish("x", "ok", Raw(in_result))]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,13 @@ def test_one_run_or_a_list_of_them_is_read() -> None:
         ("touch", '{"progress":1}', "run: expected the token of a run, got nothing"),
         ("touch", '{"run":"x","progress":"%s"}' % ("x" * 16383), "progress: expected at most 16384 bytes, got 16385"),
         ("touch", '{"run":"x","progress":%s}' % ("[" * 61 + "]" * 61), "progress: expected at most 60 levels of arrays"),
+        ("touch", '{"run":"x","run":"y"}', "run: stands twice"),
+        ("touch", '{"run":"x","r\\u0075n":"x"}', "run: stands twice"),
+        ("touch", '{"run":"x","progress":1,"progress":2}', "progress: stands twice"),
+        ("release", '{"run":"x","delay":null,"delay":1}', "delay: stands twice"),
+        ("finish", '{"run":"x","report":"fail","report":"ok"}', "report: stands twice"),
+        ("finish", '{"run":"x","report":"ok","result":{"run":1},"result":{"run":2}}', "result: stands twice"),
+        ("finish", '{"run" :"x" , "report" :"ok","run" :"y"}', "run: stands twice"),
         ("touch", '{"run":"x","rum":"y"}', 'unknown field "rum"; the nearest known one is "run"'),
         ("release", '{"run":"x","delay":-1}', f"delay: expected seconds from 0 to {MAX_DELAY_S}, got -1"),
         ("release", '{"run":"x","delay":"1"}', "delay: expected seconds"),
@@ -97,8 +106,8 @@ def test_one_run_or_a_list_of_them_is_read() -> None:
         ("finish", '{"run":"x","report":"fail","reason":7}', "reason: expected a text, got 7"),
         ("finish", '{"run":"x","report":"fail","final":1}', "final: expected true or false, got 1"),
         ("finish", '{"run":"x","report":"fail","delay":[]}', "delay: expected seconds"),
-        ("finish", '{"run":1,"run":"x","report":"ok"}', "a field stands there twice, and does not fit once"),
-        ("finish", '{"run":"x","report":"no","report":"ok"}', "a field stands there twice"),
+        ("finish", '{"run":1,"run":"x","report":"ok"}', "run: stands twice"),
+        ("finish", '{"run":"x","report":"no","report":"ok"}', "report: stands twice"),
         ("finish", "7", "expected an object, got 7"),
         ("finish", "null", "expected an object, got null"),
         ("finish", '"x"', 'expected an object, got "x"'),
@@ -226,7 +235,6 @@ def test_any_json_is_read_or_refused_with_a_known_code(name: str, text: bytes) -
         ('{"run":"x","progress":"null"}', b'"null"'),
         ('{"run":"x","progress":0}', b"0"),
         ('{"run":"x","progress": {"a": 1e400} }', b'{"a": 1e400}'),
-        ('{"run":"x","progress":1,"progress":2}', b"2"),
         ('{"run":"x","progress":%s}' % ("[" * 60 + "]" * 60), b"[" * 60 + b"]" * 60),
     ],
 )
