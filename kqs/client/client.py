@@ -35,7 +35,7 @@ from kqs.client.owners import OwnersCalls
 from kqs.client.rules import RulesCalls
 from kqs.client.runs import Report, Run, cancelled, given_runs, seconds_left, told
 from kqs.client.standing import StandingCall, Work
-from kqs.client.values import check_address, check_count, check_json, check_seconds, encode
+from kqs.client.values import check_address, check_count, check_json, check_seconds, decoded, encode
 from kqs.errors import CallError, KqsError
 from kqs.options import OnConflict
 from kqs.wire.calling import Answer, call_line
@@ -55,8 +55,6 @@ _ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
 
 #: what `insert_many` takes: mappings of the jobs' fields
 Jobs = Sequence[Mapping[str, Any]]
-
-_decode = msgspec.json.Decoder().decode
 
 
 class ConnectionLostError(KqsError):
@@ -197,7 +195,7 @@ class Client(OwnersCalls, RulesCalls):
                 ConnectionLostError, CallTimeoutError: whether it was done is unknown.
                 ValueError: name or timeout_s is none; nothing was sent.
         """
-        return _decode(await (await self._start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
+        return decoded(await (await self._start(name, encode(arg, "bad_call"), timeout_s=timeout_s)))
 
     @overload
     async def insert(self, type: str, data: Any = None, *, wait: float, **fields: Any) -> Ended: ...
@@ -246,7 +244,7 @@ class Client(OwnersCalls, RulesCalls):
 
         Raises: as `call`. CallError: `timeout`: it has not within `wait` seconds; `not_found`; `draining`.
         """
-        found: dict[str, Any] = _decode(await self.wait_for_end(job_id, wait))
+        found: dict[str, Any] = decoded(await self.wait_for_end(job_id, wait))
         return found
 
     async def wait_for_end(self, job_id: str, wait: float) -> msgspec.Raw:

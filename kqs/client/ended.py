@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-_decode_json = msgspec.json.Decoder().decode
+from kqs.client.values import decoded
 
 
 class Ended(msgspec.Struct):
@@ -18,8 +18,8 @@ class Ended(msgspec.Struct):
 
     @property
     def result(self) -> Any:
-        """Return what the job's handler returned. Raises: msgspec.DecodeError: it has a number that no float can hold."""
-        return _decode_json(self.raw)
+        """Return what the job's handler returned. Raises: CallError: it has a number that no float can hold."""
+        return decoded(self.raw)
 
 
 _decode = msgspec.json.Decoder(Ended).decode

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kqs.client.standing import Standing
+from kqs.client.values import decoded
 
 if TYPE_CHECKING:
     from kqs.client.client import Client
@@ -20,7 +21,6 @@ class _Skipped(msgspec.Struct):
     skipped: int = 0
 
 
-_decode = msgspec.json.Decoder().decode
 _decode_skipped = msgspec.json.Decoder(_Skipped).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -42,7 +42,7 @@ class Events(Standing):
         self._skipped = 0  # since the last of these
 
     async def __anext__(self) -> dict[str, Any]:
-        event: dict[str, Any] = _decode(await self.take())
+        event: dict[str, Any] = decoded(await self.take())
         return event
 
     async def take(self) -> msgspec.Raw:

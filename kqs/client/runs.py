@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from kqs.client.values import decoded
 from kqs.errors import ERROR_CODES, CallError
 from kqs.wire.inserted import Refused
 from kqs.wire.runs import GivenRun
-
-_decode_json = msgspec.json.Decoder().decode
 
 
 class Run(GivenRun, eq=False, gc=True, weakref=True):
@@ -25,18 +24,18 @@ class Run(GivenRun, eq=False, gc=True, weakref=True):
 
     @property
     def data(self) -> Any:
-        """Return the job's data. Raises: msgspec.DecodeError: it has a number that no float can hold."""
-        return _decode_json(self.raw)
+        """Return the job's data. Raises: CallError: it has a number that no float can hold."""
+        return decoded(self.raw)
 
     @property
     def batch(self) -> Any:
         """Return how the jobs of the batch have ended whose `then` it is, as an object; None: of none."""
-        return None if self.raw_batch is msgspec.UNSET else _decode_json(self.raw_batch)
+        return None if self.raw_batch is msgspec.UNSET else decoded(self.raw_batch)
 
     @property
     def progress(self) -> Any:
         """Return how far earlier runs of the job said they were, last; None: they said nothing. Raises: as `data`."""
-        return None if self.raw_progress is msgspec.UNSET else _decode_json(self.raw_progress)
+        return None if self.raw_progress is msgspec.UNSET else decoded(self.raw_progress)
 
 
 class Report(msgspec.Struct, omit_defaults=True):

@@ -21,6 +21,7 @@ from kqs.plain import plain
 from kqs.wire.steps import finish
 from kqs.wire.strict import refusing
 
+_decode = msgspec.json.Decoder().decode
 _skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 #: what holds no number, and what the encoder makes text of
@@ -46,6 +47,17 @@ def encode(value: Any, code: str) -> bytes:
         where, number = found
         raise CallError(f"{where or 'argument'}: expected a finite number, got {number}", code)
     return text
+
+
+def decoded(text: bytes | msgspec.Raw) -> Any:
+    """Return what the server, or a job, says in JSON.
+
+    Raises: CallError: `bad_json`: it has a number that no float can hold; JSON may, and data is kept as it was inserted.
+    """
+    try:
+        return _decode(text)
+    except msgspec.DecodeError:
+        raise CallError("it has a number that no float can hold", "bad_json") from None
 
 
 def check_seconds(name: str, value: object, *, is_bounded: bool = False) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
 from kqs.client import Client, Run
+from kqs.client.values import decoded
 from kqs.library.apart import Apart
-
-_decode = msgspec.json.Decoder().decode
 
 
 class TakenRun:
@@ -38,7 +36,7 @@ class TakenRun:
     @property
     def data(self) -> Any:
         """Return the job's data."""
-        return self._run.data if self._data is None else _decode(self._data)
+        return self._run.data if self._data is None else decoded(self._data)
 
     @property
     def attempt(self) -> int:
