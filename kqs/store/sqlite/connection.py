@@ -51,12 +51,13 @@ SQLITE_ERRORS = (sqlite3.Error, MemoryError)
 _BREAKING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM})
 
 
-def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
+def connect(path: Path, cache_bytes: int, content: bytes = b"") -> sqlite3.Connection:
     """Open or create the file (mode 0600) in WAL mode, transactions left to the caller.
 
+    Args: content: of a new file, which is not flushed.
     Raises: sqlite3.Error, OSError: see `translated`.
     """
-    _create_private(path)
+    _create_private(path, content)
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False
     )
@@ -68,13 +69,14 @@ def connect(path: Path, cache_bytes: int) -> sqlite3.Connection:
     return db
 
 
-def _create_private(path: Path) -> None:
+def _create_private(path: Path, content: bytes) -> None:
     # never opens a file that is there: closing it would drop the locks that this process holds on it
     with contextlib.suppress(FileExistsError):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):
             os.fchmod(handle, 0o600)  # whatever umask a handler has set; SQLite gives its other files the same mode
-        os.close(handle)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
 
 
 def fitting_bulk_bytes(path: Path, bulk_bytes: int) -> int:
@@ -95,9 +97,7 @@ def _disk_bytes(path: Path) -> int:
 def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None:
     db.text_factory = _text
     db.execute("pragma locking_mode = exclusive")
-    db.execute(f"pragma page_size = {PAGE_BYTES}")
-    if db.execute("pragma page_count").fetchone() == (0,):
-        db.execute("pragma auto_vacuum = incremental")
+    lay_out(db)
     (mode,) = db.execute("pragma journal_mode = wal").fetchone()
     if mode != "wal":
         raise StoreError(f"the file system does not support SQLite's WAL mode (got {mode})")
@@ -107,6 +107,21 @@ def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None
     db.execute("pragma temp_store = memory")
     db.execute(f"pragma wal_autocheckpoint = {wal_pages}")
     db.execute(f"pragma journal_size_limit = {_KEPT_TIMES * wal_pages * PAGE_BYTES}")
+
+
+def lay_out(db: sqlite3.Connection) -> None:
+    """Say how a new file is laid out; one that is there stays as it is."""
+    db.execute(f"pragma page_size = {PAGE_BYTES}")
+    if db.execute("pragma page_count").fetchone() == (0,):
+        db.execute("pragma auto_vacuum = incremental")
+
+
+def in_wal_mode(content: bytes) -> bytes:
+    """Return the content of a file, in the mode that it would be in once it was opened by `connect`.
+
+    Source: https://sqlite.org/fileformat2.html, "File format version numbers".
+    """
+    return content[:18] + b"\x02\x02" + content[20:]
 
 
 def _text(stored: bytes) -> str:

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import sqlite3
 from enum import IntEnum
+from functools import cache
 
 import msgspec
 
 from kqs.errors import StoreCorruptError
+from kqs.store.sqlite import connection
 
 SCHEMA_VERSION = 6
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
+#: "KQSt": what `blank` makes, which is nobody's store yet
+_BLANK_ID = 0x4B515374
 
 
 class Place(IntEnum):
@@ -213,7 +217,10 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
     db.execute("begin immediate")
     try:
         if _is_empty(db):
-            _create(db, journal_id, node)
+            _create_tables(db)
+            _describe(db, journal_id, node)
+        elif _pragma(db, "application_id") == _BLANK_ID:
+            _describe(db, journal_id, node)
         _upgrade(db, _known_version(db))
         db.execute("update meta set epoch = epoch + 1")
         meta = read_meta(db)
@@ -242,10 +249,26 @@ def _is_empty(db: sqlite3.Connection) -> bool:
     return tables == 0 and _pragma(db, "user_version") == 0 and _pragma(db, "application_id") in (0, APPLICATION_ID)
 
 
-def _create(db: sqlite3.Connection, journal_id: str, node: str) -> None:
+@cache
+def blank() -> bytes:
+    """Return the content of a file with the tables and nothing in them: to make them takes longer than a short store lasts."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        connection.lay_out(db)
+        _create_tables(db)
+        db.execute(f"pragma application_id = {_BLANK_ID}")
+        return connection.in_wal_mode(db.serialize())
+    finally:
+        db.close()
+
+
+def _create_tables(db: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             db.execute(statement)
+
+
+def _describe(db: sqlite3.Connection, journal_id: str, node: str) -> None:
     db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")

@@ -59,8 +59,11 @@ class Session:
     rows above `meta.last_order`, none of which anything else can have touched, and the last of them is of the highest order.
     """
 
-    def __init__(self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float]) -> None:
-        """Args: now: wall time in Unix seconds, safe to call from this thread."""
+    def __init__(
+        self, path: Path, cache_bytes: int, bulk_bytes: int, now: Callable[[], float], *, is_passing: bool = False
+    ) -> None:
+        """Args: now: wall time in Unix seconds, safe to call from this thread. is_passing: the file need not last."""
+        self._is_passing = is_passing
         self.bulk_bytes = bulk_bytes
         self.now = now
         self.epoch = 0
@@ -146,7 +149,8 @@ class Session:
 
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
-        self._db = connection.connect(self._path, self._cache_bytes)
+        content = schema.blank() if self._is_passing else b""
+        self._db = connection.connect(self._path, self._cache_bytes, content)
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)

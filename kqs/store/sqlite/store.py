@@ -79,7 +79,7 @@ class SqliteStore:
         path: the file; it is created, mode 0600, in a directory that must exist.
         is_passing: it is in memory, and all is done on the loop.
         """
-        self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now)
+        self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now, is_passing=is_passing)
         self._runner: Runner = StoreHere(self._session) if is_passing else StoreThread(self._session, supervisor)
         self._path = path
 
