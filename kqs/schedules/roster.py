@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import math
 from itertools import count
 
 from kqs.schedules.calendar import Calendar
 from kqs.schedules.plans import calendar_of
 from kqs.store.ticks import Schedule
+from kqs.trouble import TOLD_EVERY_S
 
 #: entries that nothing stands behind any more, beyond as many as there are schedules, before the heap is made anew
 _MOST_STALE = 1000
@@ -19,18 +21,34 @@ class Entry:
     journaled_at: the last instant that was inserted from here; the store may not have it yet. trouble: why it cannot tick.
     """
 
-    __slots__ = ("calendar", "journaled_at", "key", "schedule", "trouble")
+    __slots__ = ("_missed", "_skipped", "_told_at", "calendar", "journaled_at", "key", "schedule", "trouble")
 
     def __init__(self, schedule: Schedule, journaled_at: float) -> None:
         self.schedule = schedule
         self.journaled_at = journaled_at
         self.key = 0
+        self._missed = self._skipped = 0  # which nobody was told of
+        self._told_at = -math.inf
         self.trouble: str | None = None
         self.calendar: Calendar | None = None
         try:
             self.calendar = calendar_of(schedule)
         except ValueError as error:  # another server's, whose time zones or rules are not ours
             self.trouble = f"expected {error}"
+
+    def take_untold(self, missed: int, skipped: int, now: float) -> tuple[int, int]:
+        """Take in how many more instants went without a job; return how many to tell of, (0, 0): of none now.
+
+        A line for each would fill a disk where every tick is skipped. Args: now: monotonic, in s.
+        """
+        self._missed += missed
+        self._skipped += skipped
+        if not (self._missed or self._skipped) or now - self._told_at < TOLD_EVERY_S:
+            return 0, 0
+        told = self._missed, self._skipped
+        self._missed = self._skipped = 0
+        self._told_at = now
+        return told
 
     @property
     def passed_at(self) -> float:

@@ -258,10 +258,11 @@ class Ticker:
             skipped=entry.schedule.skipped + decision.skipped,
         )
         name, until = entry.schedule.name, decision.passed_at
-        if decision.missed:
-            log.warning("ticks of a schedule were missed", schedule=name, count=decision.missed, until=tick_of("", until)[1:])
-        if decision.skipped:
-            log.info("ticks of a schedule were skipped, its job goes on", schedule=name, count=decision.skipped)
+        missed, skipped = entry.take_untold(decision.missed, decision.skipped, self._clock.monotonic())
+        if missed:
+            log.warning("ticks of a schedule were missed", schedule=name, count=missed, until=tick_of("", until)[1:])
+        if skipped:
+            log.info("ticks of a schedule were skipped, its job goes on", schedule=name, count=skipped)
 
     async def _insert(self, ticks: list[Tick]) -> None:
         """Journal ticks, those that still stand, and plan their schedules again."""
