@@ -248,7 +248,7 @@ def _salvaged(row: _Row) -> _Row:
     }
     if sound["state"] not in _STATES:
         sound["state"] = State.FAIL
-    return _Row(**{**sound, "runs": None, "after_ids": None})  # type: ignore[arg-type]
+    return _Row(**{**sound, "runs": None, "after_ids": None})  # type: ignore[arg-type]  # each is of a kind in _SOUND
 
 
 def _earlier_runs(runs: str | None) -> list[RunRecord]:
