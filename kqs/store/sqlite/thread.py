@@ -22,6 +22,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 from kqs.process.threads import in_thread
 from kqs.store.base import Waiting
+from kqs.store.sqlite import forking
 from kqs.store.sqlite.lone import Lone
 from kqs.store.sqlite.operations import Hearing, Operation, Outcome, attempt, execute, settle
 from kqs.store.sqlite.session import Session
@@ -68,6 +69,7 @@ class StoreThread:
         opened: asyncio.Future[T] = self._loop.create_future()
         opening = Operation(open_session, opened, durable=True)
         self._unresolved = 1
+        forking.watch(self._session_in_use)
         self._thread = threading.Thread(target=self._main, args=(opening,), name="kqs-store", daemon=True)
         self._thread.start()
         try:
@@ -123,11 +125,14 @@ class StoreThread:
         except BaseException as death:
             self._call_back(self._die, death)
         finally:
-            self._session.close()
+            with self._session_in_use:
+                self._session.close()
+            forking.forget(self._session_in_use)
 
     def _serve(self, opening: Operation) -> None:
         self._group = [opening]
-        outcome = attempt(opening, self._session)
+        with self._session_in_use:
+            outcome = attempt(opening, self._session)
         self._group = []
         self._hand_back(News([outcome], [], False, self._session.take_waiting(), 0.0))
         is_open = outcome[2] is None

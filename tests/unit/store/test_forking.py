@@ -1,0 +1,92 @@
+"""No fork while a store's thread is within SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from posix import _exit as leave_now
+
+import pytest
+
+from kqs.store.sqlite import forking
+from kqs.store.sqlite.here import StoreHere
+from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.thread import StoreThread
+from tests.support.supervising import StrictSupervisor
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(tmp_path / "store.sqlite", 1 << 20, 1000, lambda: 1.0)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+def _open(session: Session) -> object:
+    return session.open("0" * 32, "abcdef12")
+
+
+def _fork() -> int:
+    """Return how a child has ended that leaves at once."""
+    child = os.fork()
+    if not child:
+        leave_now(7)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+async def test_a_fork_waits_until_what_a_store_does_is_done(
+    session: Session, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forking, "_LONGEST_S", 60.0)
+    store = StoreThread(session, StrictSupervisor())
+    await store.start(_open)
+    entered = threading.Event()
+    done = store.call(lambda _: (entered.set(), gate.wait())[1])
+    await asyncio.to_thread(entered.wait)
+    asked = threading.Event()
+    hold = forking._forks.hold
+    monkeypatch.setattr(forking._forks, "hold", lambda: (asked.set(), hold())[1])
+    holding = asyncio.ensure_future(asyncio.to_thread(forking._forks.hold))
+    await asyncio.to_thread(asked.wait)
+    assert not holding.done()
+    gate.set()
+    await holding
+    forking._forks.release()
+    assert await done
+    assert await asyncio.to_thread(_fork) == 7
+    await store.stop()
+
+
+async def test_a_store_that_hangs_holds_up_no_fork_for_long(
+    session: Session, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forking, "_LONGEST_S", 0.01)
+    store = StoreThread(session, StrictSupervisor())
+    await store.start(_open)
+    entered = threading.Event()
+    done = store.call(lambda _: (entered.set(), gate.wait())[1])
+    await asyncio.to_thread(entered.wait)
+    assert await asyncio.to_thread(_fork) == 7
+    gate.set()
+    assert await done
+    await store.stop()
+
+
+@pytest.mark.parametrize(
+    "runner", [StoreHere, lambda session: StoreThread(session, StrictSupervisor())], ids=["here", "thread"]
+)
+async def test_a_store_that_is_closed_is_waited_for_no_more(session: Session, runner: type[StoreHere]) -> None:
+    before = len(forking._forks.locks)
+    store = runner(session)
+    await store.start(_open)
+    assert len(forking._forks.locks) == before + 1
+    await store.stop()
+    assert len(forking._forks.locks) == before
