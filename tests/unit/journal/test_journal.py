@@ -83,6 +83,7 @@ async def test_a_passing_journal_keeps_what_any_does_while_it_lasts_and_begins_n
     journal = Journal(settings, SystemClock(), is_passing=True)
     again = await journal.start()
     assert (again.node, again.next_seq, again.checkpoint_seq) == (first.node, 8, 5)
+    assert (journal.skip_to(20), journal.next_seq) == (True, 20)
     await journal.stop()
     assert set(threading.enumerate()) <= threads
 

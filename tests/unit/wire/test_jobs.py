@@ -511,3 +511,9 @@ def test_the_instant_of_a_tick_is_no_clients_to_say_and_outlives_a_replay() -> N
     (job,) = replay_jobs(b'{"type":"a","tick":"no","x":1}')
     assert isinstance(job, JobFields)
     assert job.tick is UNSET
+
+
+def test_a_field_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_FIELD_BYTES", 10)
+    with pytest.raises(CallError, match="unique: expected"):
+        jobs._check_field("unique", b'"' + b"k" * 20 + b'"', "")
