@@ -265,8 +265,7 @@ def own_options(job: JobFields) -> bytes | None:
     """Return the JSON of the options that this job set itself and that are kept, or None if there are none.
 
     An `at` is resolved elsewhere, and so is its resource, which is kept beside them: who sets nothing else is a plain job.
-    `wait`
-    is for who has inserted the job, and for nobody else.
+    `wait` is for who has inserted the job, and for nobody else.
     """
     own = OptionFields(*_options_of(job))
     own.wait = own.resource = None

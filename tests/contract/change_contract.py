@@ -156,6 +156,22 @@ class PageContract:
         assert ([record.order - FIRST for record in records], after) == ([1], None)
 
 
+async def retried_and_failed_again(asked: Store, other: Store, now: float) -> list[int]:
+    """Retry all that has failed, by one server, while another has each fail again at once, by a clock that is ahead.
+
+    Returns: which were retried.
+    """
+    retry, retried, after, first_order = Change(Verb.RETRY, EVERYTHING, now, FRESH), list[int](), None, FRESH
+    while True:
+        part = await asked.change(retry, after, first_order)
+        retried += [one.order - FIRST for one in part.changed]
+        for run in await other.claim(part.ready, "w1", now):
+            assert await other.report([a_report(run.claim, State.FAIL, at=now + 5)]) == [True]
+        after, first_order = part.next, first_order + 1
+        if after is None:
+            return retried
+
+
 class ChangeContract(PageContract):
     # -- cancel ---------------------------------------------------------------------------------------------------------
 
@@ -442,17 +458,7 @@ class ChangeContract(PageContract):
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 1)
         await insert(*(an_ended(n, State.FAIL, at=now + 5) for n in range(3)))
-        asked = Change(Verb.RETRY, EVERYTHING, now, FRESH)
-        retried, after, first_order = list[int](), None, FRESH
-        while True:
-            part = await store.change(asked, after, first_order)
-            retried += [one.order - FIRST for one in part.changed]
-            for run in await store.claim(part.ready, "w1", now):
-                assert await store.report([a_report(run.claim, State.FAIL, at=now + 5)]) == [True]
-            after, first_order = part.next, first_order + 1
-            if after is None:
-                break
-        assert retried == [0, 1, 2]
+        assert await retried_and_failed_again(store, store, now) == [0, 1, 2]
 
     async def test_damaged_job_is_found_when_it_runs_again(self, store: Store, insert, damage: Damage, now: float) -> None:
         await insert(*(an_ended(n, State.FAIL, at=now) for n in range(3)))

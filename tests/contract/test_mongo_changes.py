@@ -18,7 +18,7 @@ from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LISTEN_S
-from tests.contract.change_contract import ABOVE_ALL, FRESH, change, states
+from tests.contract.change_contract import ABOVE_ALL, FRESH, change, retried_and_failed_again, states
 from tests.contract.store_contract import (
     BULK_BYTES,
     FIRST,
@@ -310,14 +310,4 @@ async def test_what_failed_by_the_clock_of_a_server_that_is_ahead_is_retried_and
     await theirs.insert([their_job(n) for n in range(3)], 1, "w", now)
     for run in await theirs.claim([their_entry(n) for n in range(3)], "w", now):
         await theirs.report([a_report(run.claim, State.FAIL, at=now + 5)])
-    asked = Change(Verb.RETRY, EVERYTHING, now, FRESH)
-    retried, after, first_order = list[int](), None, FRESH
-    while True:
-        part = await ours.change(asked, after, first_order)
-        retried += [one.order - FIRST for one in part.changed]
-        for run in await theirs.claim(part.ready, "w", now):
-            assert await theirs.report([a_report(run.claim, State.FAIL, at=now + 5)]) == [True]
-        after, first_order = part.next, first_order + 1
-        if after is None:
-            break
-    assert retried == [0, 1, 2]
+    assert await retried_and_failed_again(ours, theirs, now) == [0, 1, 2]

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from pymongo import MongoClient
 
 from tests.property.model.order_rules import OrderMachine
+from tests.support.machines import played
 from tests.support.mongodb import a_database, mongodb
 
-IS_LONG = "KQS_MODEL_STEPS" in os.environ
-STEPS = int(os.environ.get("KQS_MODEL_STEPS", "1200"))
-STEPS_A_RUN = 40
 #: where the URI of the server is said
 MONGO = "KQS_MODEL_MONGODB"
 
@@ -48,22 +45,8 @@ def _mongo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_mongo")
 class TestModelOnMongo(MongoMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(
-        max_examples=max(1, STEPS // STEPS_A_RUN // 10),
-        stateful_step_count=STEPS_A_RUN // 2,
-        deadline=None,
-        derandomize=not IS_LONG,
-        phases=[Phase.explicit, Phase.reuse, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    settings = played(1200, 20, share=20)
 
 
 TestModel = OrderMachine.TestCase
-TestModel.settings = settings(
-    max_examples=max(1, STEPS // STEPS_A_RUN),
-    stateful_step_count=STEPS_A_RUN,
-    deadline=None,
-    derandomize=not IS_LONG,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+TestModel.settings = played(1200, 40)

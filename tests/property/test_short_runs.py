@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
@@ -34,11 +32,9 @@ from kqs.remote import OpenRun, Order
 from kqs.store.base import Verb
 from kqs.worker import Worker
 from tests.support.clock import FakeClock
+from tests.support.machines import played
 from tests.support.whole import Whole
 
-IS_LONG = "KQS_MODEL_STEPS" in os.environ
-STEPS = int(os.environ.get("KQS_MODEL_STEPS", "600"))
-STEPS_A_RUN = 25
 #: how long nothing may change of what must happen by itself, in s
 WITHIN_S = 8.0
 #: how much later it is after each turn of the loop, in s
@@ -477,11 +473,4 @@ class ShortRunsMachine(RuleBasedStateMachine):
 
 
 TestShortRuns = ShortRunsMachine.TestCase
-TestShortRuns.settings = settings(
-    max_examples=max(1, STEPS // STEPS_A_RUN),
-    stateful_step_count=STEPS_A_RUN,
-    deadline=None,
-    derandomize=not IS_LONG,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+TestShortRuns.settings = played(600, 25)

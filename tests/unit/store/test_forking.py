@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from posix import _exit as leave_now
 
@@ -23,13 +23,6 @@ def session(tmp_path: Path) -> Session:
     return Session(tmp_path / "store.sqlite", 1 << 20, 1000, lambda: 1.0)
 
 
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    opened = threading.Event()
-    yield opened
-    opened.set()
-
-
 def _open(session: Session) -> object:
     return session.open("0" * 32, "abcdef12")
 
@@ -42,15 +35,22 @@ def _fork() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-async def test_a_fork_waits_until_what_a_store_does_is_done(
-    session: Session, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(forking, "_LONGEST_S", 60.0)
+@pytest.fixture
+async def gate(session: Session) -> AsyncIterator[threading.Event]:
+    """Has a store be in the midst of something until it is set."""
+    opened, entered = threading.Event(), threading.Event()
     store = StoreThread(session, StrictSupervisor())
     await store.start(_open)
-    entered = threading.Event()
-    done = store.call(lambda _: (entered.set(), gate.wait())[1])
+    done = store.call(lambda _: (entered.set(), opened.wait())[1])
     await asyncio.to_thread(entered.wait)
+    yield opened
+    opened.set()
+    assert await done
+    await store.stop()
+
+
+async def test_a_fork_waits_until_what_a_store_does_is_done(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "_LONGEST_S", 60.0)
     asked = threading.Event()
     hold = forking._forks.hold
     monkeypatch.setattr(forking._forks, "hold", lambda: (asked.set(), hold())[1])
@@ -60,32 +60,19 @@ async def test_a_fork_waits_until_what_a_store_does_is_done(
     gate.set()
     await holding
     forking._forks.release()
-    assert await done
     assert await asyncio.to_thread(_fork) == 7
-    await store.stop()
 
 
-async def test_a_store_that_hangs_holds_up_no_fork_for_long(
-    session: Session, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_hangs_holds_up_no_fork_for_long(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "_LONGEST_S", 0.01)
-    store = StoreThread(session, StrictSupervisor())
-    await store.start(_open)
-    entered = threading.Event()
-    done = store.call(lambda _: (entered.set(), gate.wait())[1])
-    await asyncio.to_thread(entered.wait)
     assert await asyncio.to_thread(_fork) == 7
-    gate.set()
-    assert await done
-    await store.stop()
+    assert not gate.is_set()
 
 
-@pytest.mark.parametrize(
-    "runner", [StoreHere, lambda session: StoreThread(session, StrictSupervisor())], ids=["here", "thread"]
-)
-async def test_a_store_that_is_closed_is_waited_for_no_more(session: Session, runner: type[StoreHere]) -> None:
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_a_store_that_is_closed_is_waited_for_no_more(session: Session, is_here: bool) -> None:
     before = len(forking._forks.locks)
-    store = runner(session)
+    store = StoreHere(session) if is_here else StoreThread(session, StrictSupervisor())
     await store.start(_open)
     assert len(forking._forks.locks) == before + 1
     await store.stop()
