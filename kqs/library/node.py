@@ -24,7 +24,7 @@ from kqs.library.running import Running, checked_concurrency
 from kqs.library.within import opener
 from kqs.log import get_logger
 from kqs.rpc.context import Context
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.library")
 
@@ -66,10 +66,13 @@ class NodeQueue(Queue):
         self._fault: QueueFailedError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._quitting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Start. Raises: StartupError: another has the folder, or it is damaged; the message says which, and what to do."""
+        """Start.
+
+        Raises: StartupError: another has the folder, or it is damaged; the message says which, and what to do.
+            QueueFailedError: a part has failed meanwhile.
+        """
         async with AsyncExitStack() as stack:
             if not self._keeps:
                 stack.callback(shutil.rmtree, self._config.journal.dir, ignore_errors=True)
@@ -92,6 +95,8 @@ class NodeQueue(Queue):
             stack.push_async_callback(self._apart.close)
             self._running = Running(self._client, self._supervisor, self._concurrency, self._apart)
             stack.push_async_callback(self._running.close)
+            if self._fault is not None:
+                raise self._fault
             self._stack = stack.pop_all()
             self._loop = asyncio.get_running_loop()
 
@@ -121,13 +126,14 @@ class NodeQueue(Queue):
 
     def _quit(self) -> None:
         """Do as the call `quit` says, which a program may make as any other."""
-        self._quitting = asyncio.create_task(self.close(), name="kqs-library-quit")
+        self._supervisor.spawn(self.close(), "the library's end", when_done)
 
     def _failed(self, name: str, error: BaseException) -> None:
         log.error("the queue cannot go on", part=name, exc_info=error)
         self._fault = QueueFailedError(f"{name}: {error or type(error).__name__}")
         self._fault.__cause__ = error
-        self._quitting = asyncio.create_task(self._client.close(), name="kqs-library-fault")
+        if self._loop is not None:
+            self._supervisor.spawn(self._client.close(), "the library's client's end", when_done)
 
 
 def config_for(folder: str | PathLike[str], sections: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -157,6 +157,24 @@ async def test_a_queue_that_has_failed_says_so_and_has_kept_what_it_told(tmp_pat
         assert await again.job(job.id) is not None
 
 
+async def test_a_queue_of_which_a_part_fails_while_it_opens_says_so_and_leaves_its_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = kqs.open(tmp_path / "queue")
+    open_client = Client.open
+
+    async def open_late(client: Client) -> None:
+        queue._supervisor.fault("disk", OSError("it is gone"))  # type: ignore[attr-defined]  # as a part's end would
+        await open_client(client)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "open", open_late)
+        with pytest.raises(kqs.QueueFailedError, match="disk: it is gone"):
+            await queue.open()
+    async with kqs.open(tmp_path / "queue") as again:
+        assert await again.add_job("mail")
+
+
 async def test_what_a_look_has_claimed_too_late_is_run_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def done(_data: object) -> None: ...
 
