@@ -6,8 +6,9 @@ async with kqs.client.connect("localhost", 14151) as kqs:
 """
 
 from kqs.client.address import DEFAULT_PORT, Address, parse_address
-from kqs.client.client import DEFAULT_TIMEOUT_S, CallTimeoutError, Client, ConnectionLostError, UnreachableError, connect
+from kqs.client.client import DEFAULT_TIMEOUT_S, Client, connect
 from kqs.client.ended import Ended
+from kqs.client.errors import CallTimeoutError, ConnectionLostError, UnreachableError
 from kqs.client.events import Events
 from kqs.client.owners import Changed
 from kqs.client.rules import Configured, LastTick, Schedule

@@ -11,7 +11,7 @@ from kqs.client.standing import Standing
 from kqs.client.values import decoded
 
 if TYPE_CHECKING:
-    from kqs.client.client import Client
+    from kqs.client.inflight import InFlight
 
 #: events that are kept for whoever is slower than they come
 MOST_KEPT = 10_000
@@ -35,9 +35,9 @@ class Events(Standing):
     _call = "events"
     _where = "events are taken within `async with client.events(...) as events`"
 
-    def __init__(self, client: Client, arg: bytes) -> None:
+    def __init__(self, calls: InFlight, arg: bytes) -> None:
         """See Standing."""
-        super().__init__(client, arg)
+        super().__init__(calls, arg)
         self._events: deque[msgspec.Raw] = deque()
         self._skipped = 0  # since the last of these
 

@@ -14,7 +14,8 @@ from kqs.client.runs import Run, heard
 from kqs.errors import KqsError
 
 if TYPE_CHECKING:
-    from kqs.client.client import Client
+    from kqs.client.inflight import InFlight
+    from kqs.client.workers import WorkersCalls
 
 
 class StandingCall(msgspec.Struct, eq=False):
@@ -32,9 +33,9 @@ class Standing:
     _call: str
     _where: str
 
-    def __init__(self, client: Client, arg: bytes) -> None:
+    def __init__(self, calls: InFlight, arg: bytes) -> None:
         """Args: arg: of the call, as JSON."""
-        self._client = client
+        self._calls = calls
         self._arg = arg
         self._end: msgspec.Raw | KqsError | None = None
         self._changed = asyncio.Event()
@@ -42,14 +43,14 @@ class Standing:
 
     async def __aenter__(self) -> Self:
         self._end = None
-        self._number = self._client.stand(self._call, self._arg, self._ended, self._take)
+        self._number = self._calls.stand(self._call, self._arg, self._ended, self._take)
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
     ) -> None:
         if self._number is not None:
-            self._client.withdraw(self._number)
+            self._calls.withdraw(self._number)
             self._number = None
         self._let_go()
 
@@ -92,9 +93,10 @@ class Work(Standing):
     _call = "work"
     _where = "runs are taken within `async with client.work(...) as work`"
 
-    def __init__(self, client: Client, arg: bytes, held: bool) -> None:
-        """Args: arg: as for Standing. held: it asks for runs that outlive the connection."""
-        super().__init__(client, arg)
+    def __init__(self, calls: InFlight, worker: WorkersCalls, arg: bytes, held: bool) -> None:
+        """Args: worker: who is given the runs. arg: as for Standing. held: it asks for runs that outlive the connection."""
+        super().__init__(calls, arg)
+        self._worker = worker
         self._held = held
         self._runs: deque[Run] = deque()
 
@@ -122,16 +124,16 @@ class Work(Standing):
 
     def _let_go(self) -> None:
         runs, self._runs = self._runs, deque()
-        self._client.give_back(runs)
+        self._worker.give_back(runs)
 
     def _take(self, event: msgspec.Raw) -> None:
         runs = heard(event)
         if isinstance(runs, str):
-            self._client.end_run(runs)
+            self._worker.end_run(runs)
             return
         if self._number is None:
-            self._client.give_back(runs)  # it was left, and these were on their way
+            self._worker.give_back(runs)  # it was left, and these were on their way
             return
-        self._client.note_runs(runs, self._held)
+        self._worker.note_runs(runs, self._held)
         self._runs.extend(runs)
         self._changed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -117,3 +117,15 @@ def _unspeakable(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
             yield from _unspeakable(member, f"{where}[{index}]")
     elif not isinstance(value, _PLAIN):
         yield from _unspeakable(msgspec.to_builtins(value, builtin_types=_PLAIN_TYPES, enc_hook=plain), where)
+
+
+def without_none(**fields: Any) -> dict[str, Any]:
+    """Return those fields that are given."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def names(types: Sequence[str]) -> list[str]:
+    """Return the types. Raises: ValueError: they are one text, whose letters would be taken for them."""
+    if isinstance(types, str):
+        raise ValueError(f"types: expected a list of names, got {types!r:.60}")
+    return list(types)

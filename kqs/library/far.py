@@ -28,7 +28,7 @@ class FarQueue(Queue):
         """Args: settings: as kqs.client.Client takes them. Raises: ValueError: the address is none, or the concurrency."""
         checked_concurrency(concurrency)
         self._client = Client(parse_address(address), **settings)
-        self._client.called = "the queue"
+        self._client.call_itself("the queue")
         supervisor = Supervisor(self._failed)
         self._apart = Apart(bulk, supervisor, self.job)
         self._running = Running(self._client, supervisor, concurrency, self._apart)

@@ -89,7 +89,7 @@ class NodeQueue(Queue):
             )
             stack.push_async_callback(self._end_calls, context)
             self._client = Client(max_line_bytes=section.max_line_bytes, open_link=opener(context))
-            self._client.called = "the queue"
+            self._client.call_itself("the queue")
             await self._client.open()
             stack.push_async_callback(self._client.close)
             stack.push_async_callback(self._apart.close)

@@ -198,7 +198,7 @@ def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
 @pytest.mark.parametrize("found_by", ["client", "server"])
 def test_unreadable_lines_are_refused_and_no_others(kqs, tmp_path, monkeypatch, found_by):
     if found_by == "server":
-        monkeypatch.setattr("kqs.client.client.check_text", lambda _line: None)
+        monkeypatch.setattr("kqs.client.inflight.check_text", lambda _line: None)
     lines = [b'{"type":"hundred"}\n'] * 100
     lines[49] = b'{"type":"hundred","data":"\xff"}\n'
     lines[59] = b'{"type":"hundred","data":' + b"[" * 70 + b"]" * 70 + b"}\n"

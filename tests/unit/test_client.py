@@ -224,7 +224,7 @@ async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(ser
     server.answer(0, "id")
     assert await call == "id"
     assert [line["m"]["data"] for line in lines] == ["wanted"]
-    assert not client._pending
+    assert not client._calls._pending
 
 
 async def test_waiting_for_a_place_is_part_of_a_calls_time(server):
@@ -410,8 +410,8 @@ async def test_a_server_that_closes_each_connection_is_not_back(server, client, 
         waits.extend([seconds] if seconds else [])
         await sleep(0)
 
-    monkeypatch.setattr("kqs.client.client.random.uniform", lambda least, most: most)
-    monkeypatch.setattr("kqs.client.client.asyncio.sleep", note)
+    monkeypatch.setattr("kqs.client.inflight.random.uniform", lambda least, most: most)
+    monkeypatch.setattr("kqs.client.inflight.asyncio.sleep", note)
     call = await task(client.insert("mail"))
     for count in range(1, 5):
         await server.got(count)
@@ -446,9 +446,9 @@ async def test_connection_that_ends_at_once_is_opened_again(server, monkeypatch)
 
 
 async def test_lines_wait_while_the_server_does_not_read(server, client):
-    client._link.pause_writing()
+    client._calls._link.pause_writing()
     calls = [await task(client.call("echo", number)) for number in range(2)]
-    client._link.resume_writing()
+    client._calls._link.resume_writing()
     await server.got(2)
     assert server.reads == [2]
     for index, call in enumerate(calls):

@@ -81,7 +81,7 @@ async def test_a_cancelled_reserve_gives_back_what_was_on_its_way(server: LineSe
 async def test_so_does_one_whose_answer_came_as_it_was_cancelled(server: LineServer, client: Client) -> None:
     asking = asyncio.create_task(client.reserve(["mail"], wait_s=60))
     await server.got(1)
-    took = client._standing[1].ended
+    took = client._calls._standing[1].ended
     took(b'[{"run":"token-1","id":"a","type":"mail","data":1,"attempt":1,"failures":0,"ghosts":0,"ttr":30}]')  # type: ignore[arg-type]
     asking.cancel()
     await asyncio.wait([asking])
@@ -102,7 +102,7 @@ async def test_one_that_was_never_sent_is_forgotten(server: LineServer) -> None:
             await client.call("ping")
         with pytest.raises(ConnectionLostError, match="could not be reached again"):
             await client.reserve(["mail"])
-        assert not client._standing
+        assert not client._calls._standing
 
 
 async def test_work_gives_runs_as_they_come_until_the_server_ends_it(server: LineServer, client: Client) -> None:
@@ -305,7 +305,7 @@ async def test_types_are_a_list(client: Client) -> None:
 async def test_nothing_is_left_standing_of_a_call_with_a_wait_that_is_none(client: Client) -> None:
     with pytest.raises(ValueError, match="wait_s"):
         await client.reserve(["mail"], wait_s="long")  # type: ignore[arg-type]
-    assert not client._standing
+    assert not client._calls._standing
 
 
 async def test_an_order_is_taken_from_only_while_it_stands_and_may_be_made_again(server: LineServer, client: Client) -> None:
