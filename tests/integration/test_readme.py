@@ -17,7 +17,7 @@ from tests.support.serving import ROOT, Served, free_port, serving
 
 LIMIT_S = 30
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SERVE, INSERT, HANDLER, SERVE_OWN, INSERT_OWN, KILL, SHOW = range(7)
+SERVE, INSERT, COMMANDS, HANDLER, SERVE_OWN, INSERT_OWN, KILL, SHOW = range(8)
 
 
 class User:
@@ -27,6 +27,7 @@ class User:
         self.checkout = checkout
         self.blocks = [text for _language, text in BLOCK.findall((checkout / "README.md").read_text())]
         self.port = free_port()
+        self.activated = ""
         kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PYTHON", "VIRTUAL_ENV", "COVERAGE"))}
         self.environ: Mapping[str, str] = kept | {"KQS_SERVER": f"localhost:{self.port}"}
 
@@ -34,8 +35,9 @@ class User:
         return serving(self.checkout, ["bash", "-c", self.blocks[block]], self.environ, SERVER__PORT=str(self.port))
 
     def types(self, block: int) -> str:
-        """Run a block, with this test's port for the usual one; return what it shows."""
-        text = self.blocks[block].replace("14151", str(self.port))
+        """Run a block, with this test's port for the usual one; return what it shows. It may activate .venv."""
+        text = self.activated + self.blocks[block].replace("14151", str(self.port))
+        self.activated = "".join(re.findall(r"^\. .*\n", text, re.MULTILINE)[:1])
         done = run(["bash", "-ec", text], cwd=self.checkout, env=self.environ, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -62,6 +64,7 @@ def test_readme_leads_from_a_checkout_to_a_job_that_survives_kill_9(user: User) 
     with user.serving(SERVE) as server:
         assert '"s":"end"' in user.types(INSERT)
         sees(server.log.read_text, 'payload = {"a":1}')
+        assert "ping" in user.types(COMMANDS)
         os.killpg(server.process.pid, signal.SIGINT)
         server.process.wait(LIMIT_S)
     (user.checkout / "hello.py").write_text(user.blocks[HANDLER])
