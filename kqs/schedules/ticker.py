@@ -233,19 +233,22 @@ class Ticker:
     async def _passed(self, decided: list[tuple[Entry, Decision]], now: float) -> list[Tick]:
         """Keep what is decided without a job; return the ticks that are to be inserted after that."""
         ticks: list[Tick] = []
+        undecided = {entry for entry, _ in decided}
 
         async def keep() -> None:
             await self._catch_up()
             done = await self._store.pass_ticks([_passed(entry, decision) for entry, decision in decided])
             for (entry, decision), is_done in zip(decided, done, strict=True):
                 if is_done:
+                    undecided.remove(entry)
                     self._note_passed(entry, decision)
                     ticks.extend(Tick(entry, at) for at in decision.insert)
-            await self._reload([entry for (entry, _), is_done in zip(decided, done, strict=True) if not is_done])
+                    if not decision.insert:
+                        self._roster.plan(entry)  # its next instant may come before anything is tried again
+            await self._reload(list(undecided))
 
         await self._try_to(keep)
-        inserting = {tick.entry for tick in ticks}
-        self._plan_again([entry for entry, _ in decided if entry not in inserting], now)
+        self._plan_again(list(undecided), now)
         return ticks
 
     def _note_passed(self, entry: Entry, decision: Decision) -> None:

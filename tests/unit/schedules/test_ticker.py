@@ -179,6 +179,18 @@ async def test_clock_that_is_set_back_repeats_no_tick_and_health_says_so(node: N
     await node.until_jobs(begin + 3600, again + 60)
 
 
+async def test_tick_after_a_skipped_one_comes_at_its_instant(node: Node) -> None:
+    begin = node.clock.now()
+    every_s = RETRY_S / 4
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, every=every_s, overlap="skip"))
+    node.jump(every_s)
+    await node.until_jobs(begin + every_s)
+    for number in range(1, 5):
+        node.jump(every_s)
+        await node.until_counted(ticks_skipped=number, ticks_missed=0)
+    assert (await node.store.schedules())[0].skipped == 4
+
+
 async def test_store_that_is_away_holds_up_only_what_needs_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = node.clock.now()
     await node.schedules.put("a", MINUTELY)
