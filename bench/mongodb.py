@@ -26,7 +26,7 @@ from kqs.store.mongo import MongoStore
 from kqs.supervisor import Supervisor
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, is_there, mongodb
-from tests.support.serving import SERVE_ENVIRON, Served, serving
+from tests.support.serving import Served, serving
 
 BATCHES = (1, 100)
 JOB_BYTES = 200
@@ -115,7 +115,7 @@ async def _period(proxy: MongoProxy, server: Served, count: int) -> tuple[int, i
 @contextmanager
 def _server(uri: str) -> Iterator[Served]:
     settings = {"STORE__KIND": "mongodb", "STORE__URI": uri, "WORKER__MODULES": '["bench.handlers"]', "LOG__LEVEL": "warning"}
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), environ=SERVE_ENVIRON, **settings) as server:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), **settings) as server:
         yield server
         server.stop()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from pymongo import MongoClient
 
 from kqs.config import StoreSection
 from kqs.store.mongo import MongoStore
@@ -14,7 +13,7 @@ from tests.contract.store_contract import BULK_BYTES, JOURNAL, NODE, OTHER_JOURN
 from tests.support.clock import FakeClock
 from tests.support.mongo_commands import Watch
 from tests.support.mongo_proxy import MongoProxy
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.supervising import StrictSupervisor
 
 MakeMongoStore = Callable[[], MongoStore]
@@ -41,7 +40,7 @@ def uri(server_uri: str) -> Iterator[str]:
     """A database of the test's own."""
     uri = a_database(server_uri)
     yield uri
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         client.drop_database(client.get_default_database())
 
 

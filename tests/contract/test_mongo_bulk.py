@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from kqs.job import Run, State
 from kqs.store.base import DAMAGED
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.bulk import ORPHAN_AGE
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry
+from tests.support.mongodb import client_of
 
 BIG = bytes(range(256)) * 40
 
@@ -28,7 +28,7 @@ async def store(make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
 
 @pytest.fixture
 def db(uri: str) -> Iterator[Any]:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         yield client.get_default_database()
 
 

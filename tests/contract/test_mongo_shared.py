@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from pymongo import MongoClient
 
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
@@ -31,6 +30,7 @@ from tests.contract.store_contract import (
     an_entry,
 )
 from tests.support.clock import FakeClock
+from tests.support.mongodb import client_of
 from tests.support.supervising import StrictSupervisor
 
 OTHER_IDS = Ids(OTHER_NODE)
@@ -266,7 +266,7 @@ async def test_a_second_server_on_a_copied_journal_stops_the_first(ours: MongoSt
 
 
 async def test_a_database_of_a_newer_version_is_refused_untouched(uri: str, make_mongo_store: MakeStore) -> None:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         db.meta.insert_one({"_id": "kqs", "schema": 99, "epoch": 7})
         with pytest.raises(StoreCorruptError, match="of version 99"):
@@ -276,7 +276,7 @@ async def test_a_database_of_a_newer_version_is_refused_untouched(uri: str, make
 
 
 async def test_somebody_elses_database_is_refused_untouched(uri: str, make_mongo_store: MakeStore) -> None:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         db.jobs.insert_one({"_id": 1, "title": "gardener"})
         with pytest.raises(StoreCorruptError, match="no KQS store"):
@@ -299,7 +299,7 @@ async def test_two_fleets_share_a_database_and_nothing_else(uri: str, make_mongo
         (run,) = await fleet.claim([an_entry(0)], "w", now)
         assert run.data == data
         assert await fleet.counts() == {"mail": {State.PROCESSING: 1}}
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         assert {"jobs", "eu.jobs", "eu.west.jobs"} <= set(db.list_collection_names())
         assert [db[f"{name}bulk.chunks"].count_documents({}) for name in ("", "eu.", "eu.west.")] == [0, 1, 0]
@@ -318,7 +318,7 @@ async def test_a_type_without_jobs_is_not_remembered(uri: str, ours: MongoStore,
     await ours.report([a_report(a_claim(0), at=now, drop_at=now)])
     await ours.sweep(now, 9, FIRST + 9)
     assert await ours.counts() == {"b": {State.NEW: 1}}
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         assert [tally["_id"] for tally in client.get_default_database().tallies.find()] == ["b"]
 
 
@@ -333,7 +333,7 @@ async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.Monkey
 
 
 async def test_every_question_about_jobs_has_an_index(uri: str, ours: MongoStore) -> None:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         assert set(db.jobs.index_information()) >= {"lines", "later", "expiring", "running", "ended", "age"}
         assert db.servers.index_information()["nodes"]["unique"]
@@ -584,7 +584,7 @@ async def test_servers_that_take_many_keys_at_once_share_them(ours: MongoStore, 
 async def test_key_that_another_server_has_taken_and_not_used_is_waited_for(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float
 ) -> None:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         uniques = client.get_default_database().uniques
         uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
         with pytest.raises(StoreUnavailableError, match="another server is storing"):
@@ -598,7 +598,7 @@ async def test_key_that_another_server_has_taken_and_not_used_is_waited_for(
 async def test_key_that_nobody_will_use_any_more_is_taken(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float, why: str
 ) -> None:
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         uniques = client.get_default_database().uniques
         uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
         if why == "died":
@@ -632,7 +632,7 @@ async def test_keys_of_swept_and_replaced_jobs_are_given_up(ours: MongoStore, ur
     assert await ours.insert([a_job(9, id="mine", unique="k9", accepted_at=now)], 1, "w", now) == []
     assert await ours.insert([a_job(10, id="mine", unique="k10", accepted_at=now)], 1, "w", now) == [FIRST + 10]
     assert await ours.sweep(now, 9, FIRST + 100) == 1
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         assert sorted(one["_id"] for one in db.uniques.find()) == ["mail\0k2", "mail\0k9"]
         assert db.jobs.count_documents({"pair": {"$exists": True}}) == 2

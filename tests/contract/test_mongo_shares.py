@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from pymongo import MongoClient
 
 from kqs.store.base import Share, Sharing
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.store_contract import JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, an_entry
 from tests.support.clock import FakeClock
+from tests.support.mongodb import client_of
 
 MakeStore = Callable[..., MongoStore]
 
@@ -159,6 +159,6 @@ async def test_two_takers_of_one_turn_are_not_both_given_its_tokens(
         await sharing.tokens("mail", 4, 4)
     clock.advance(1)
     assert sorted(await asyncio.gather(*(sharing.tokens("mail", 4, 4) for sharing in both))) == [0, 4]
-    with MongoClient(uri) as client:
+    with client_of(uri) as client:
         (document,) = client.get_default_database()["shares"].find()
     assert (document["turn"], document["left"]) == (1, 0.0)

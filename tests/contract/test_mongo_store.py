@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore, ticks
 from kqs.store.mongo.tallies import RECOUNT_S
@@ -15,6 +14,7 @@ from tests.contract.store_contract import FIRST, IDS, NODE, Damage, MakeStore, R
 from tests.contract.ticks_contract import TicksContract, a_schedule, a_tick
 from tests.contract.uniques_contract import ChangedUniquesContract, UniquesContract
 from tests.support.clock import FakeClock
+from tests.support.mongodb import client_of
 
 
 class _Engine:
@@ -24,7 +24,7 @@ class _Engine:
 
     @pytest.fixture
     def damage(self, uri: str) -> Iterator[Damage]:
-        with MongoClient(uri) as client:
+        with client_of(uri) as client:
             db = client.get_default_database()
 
             async def damage(store: MongoStore, n: int, *, bulk: bytes | None = None, **fields: object) -> None:
@@ -39,7 +39,7 @@ class _Engine:
 
     @pytest.fixture
     def read_raw(self, uri: str) -> Iterator[ReadRaw]:
-        with MongoClient(uri) as client:
+        with client_of(uri) as client:
             db = client.get_default_database()
 
             async def read_raw(store: MongoStore, n: int) -> dict[str, object]:

@@ -96,7 +96,7 @@ def test_a_flood_of_output_is_a_final_failure(tmp_path: Path) -> None:
 def test_no_command_outlives_a_killed_server(tmp_path: Path, number: int) -> None:
     naps = [nap() for _ in range(4)]
     script = f"trap '' TERM HUP; {naps[0]} & setsid {naps[1]} & (setsid nohup {naps[2]} >/dev/null 2>&1 &); {naps[3]}"
-    with serving(tmp_path, environ=PLAIN_ENVIRON, TYPES__long=settings_of(script)) as server:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON, TYPES__long=settings_of(script)) as server:
         ask(server, "insert", {"type": "long"})
         running(*naps)
         helpers = helpers_of(server)
@@ -141,7 +141,7 @@ def test_a_stop_lets_commands_finish_for_grace_and_kills_the_others(tmp_path: Pa
         "TYPES__deaf": settings_of(f"trap '' TERM; {deaf}; {deaf}"),
         "TYPES__quick": settings_of("echo > began; while ! test -f go; do sleep 0.05; done; echo done"),
     }
-    with serving(tmp_path, environ=PLAIN_ENVIRON, **store, **types) as server:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON, **store, **types) as server:
         long, deaf_id, quick_id = (ask(server, "insert", {"type": type_}) for type_ in ("long", "deaf", "quick"))
         eventually(lambda: len(alive(left, deaf)), lambda count: count == 3)
         eventually((tmp_path / "began").exists, bool)
@@ -207,7 +207,7 @@ def test_a_wrong_command_stops_the_start(tmp_path: Path, types: dict[str, str], 
 
 def test_many_runs_leave_neither_descriptors_nor_processes(tmp_path: Path) -> None:
     settings = {"WORKER__CONCURRENCY": "4", "TYPES__cat": settings_of("sleep 60 & cat")}
-    with serving(tmp_path, environ=PLAIN_ENVIRON, **settings) as server, peer_of(server) as peer, telling(server):
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON, **settings) as server, peer_of(server) as peer, telling(server):
         run_many(peer, 20)
         before = descriptors_of(server)
         run_many(peer, 200)

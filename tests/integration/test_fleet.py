@@ -19,6 +19,7 @@ from tests.support.fleet import (
     Fleet,
     Line,
     Record,
+    Ways,
     await_calm,
     await_state,
     every_record,
@@ -166,7 +167,7 @@ def code_of(worker: WireWorker, name: str, token: str) -> str:
 
 def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> None:
     with line_to(fleet.mongo_port) as line, fleet.serving("lives") as lives:
-        with fleet.serving("dies", mongo=line) as dies:
+        with fleet.serving("dies", Ways(mongo=line)) as dies:
             line.refuse()
             (job_id,) = ask(dies, "insert", some("work", [1]))
             dies.stop(signal.SIGKILL)
@@ -175,7 +176,7 @@ def test_what_only_a_dead_servers_journal_holds_waits_for_it(fleet: Fleet) -> No
         assert refused.value.code == "busy"
         eventually(lambda: code_of_asking(lives, job_id), lambda code: code == "not_found")
         line.mend()
-        with fleet.serving("dies", mongo=line):
+        with fleet.serving("dies", Ways(mongo=line)):
             await_state(lives, job_id, "success")
 
 
@@ -190,7 +191,7 @@ def test_what_only_another_servers_journal_holds_is_in_its_owners_hands_everywhe
     bare = {"WORKER__CONCURRENCY": "0"}
     with (
         line_to(fleet.mongo_port) as line,
-        fleet.serving("cut", mongo=line, **bare) as cut,
+        fleet.serving("cut", Ways(mongo=line), **bare) as cut,
         fleet.serving("other") as other,
         ThreadPoolExecutor(9) as pool,
     ):
@@ -227,7 +228,7 @@ def until_asked(fleet: Fleet) -> None:
 
 
 def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> None:
-    with line_to(fleet.mongo_port) as line, fleet.serving("cut", mongo=line) as cut, fleet.serving("lives") as lives:
+    with line_to(fleet.mongo_port) as line, fleet.serving("cut", Ways(mongo=line)) as cut, fleet.serving("lives") as lives:
         held = ask(cut, "insert", some("slow", [6, 6]))
         until(lives, jobs_processing=2)
         line.swallow()
@@ -246,7 +247,7 @@ def test_runs_of_a_server_cut_off_from_mongodb_go_on_elsewhere(fleet: Fleet) -> 
 def test_jobs_of_a_server_cut_off_from_beanstalkd_run_elsewhere(fleet: Fleet) -> None:
     with ExitStack() as stack:
         lines = [stack.enter_context(line_to(port)) for port in fleet.beanstalkd_ports]
-        cut = stack.enter_context(fleet.serving("cut", beanstalkds=lines, WORKER__CONCURRENCY="0"))
+        cut = stack.enter_context(fleet.serving("cut", Ways(beanstalkds=lines), WORKER__CONCURRENCY="0"))
         lives = stack.enter_context(fleet.serving("lives"))
         for line in lines:
             line.swallow()
@@ -295,7 +296,7 @@ def test_a_server_that_was_held_up_loses_its_runs_and_nothing_else(fleet: Fleet)
 
 
 def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fleet) -> None:
-    with fleet.serving("behind") as behind, fleet.serving("ahead", skew_s=60) as ahead:
+    with fleet.serving("behind") as behind, fleet.serving("ahead", Ways(skew_s=60)) as ahead:
         began = time.monotonic()
         (early,) = ask(behind, "insert", some("work", ["early"], delay=63))
         (own,) = ask(ahead, "insert", some("work", ["own"], delay=2))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.asking import Peer, ask, eventually, peer_of, telling
 from tests.support.misbehaving_handlers import CASES, ENDS, MODULE
-from tests.support.serving import PLAIN_ENVIRON, Served, serving
+from tests.support.serving import PLAIN_ENVIRON, SERVE, Served, serving
 
 DURATION_S = 60.0
 #: the first part of it, in which pools grow and caches fill
@@ -126,7 +126,7 @@ def misbehave(folder: Path, order: random.Random) -> None:
         "WORKER__GRACE_S": str(GRACE_S),
         "STORE__CACHE_BYTES": str(4 * 2**20),
     }
-    with serving(folder, environ=ENVIRON, **settings) as server, telling(server), peer_of(server) as peer:
+    with serving(folder, SERVE, ENVIRON, **settings) as server, telling(server), peer_of(server) as peer:
         load = Load(order)
         began = time.monotonic()
         run_for(peer, load, began + WARM_UP_S, others=0)

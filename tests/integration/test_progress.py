@@ -15,7 +15,7 @@ from kqs.job import MAX_PROGRESS_BYTES
 from tests.support.asking import RefusedError, ask, eventually, peer_of, until_said
 from tests.support.commands import settings_of
 from tests.support.mongodb import a_database, mongodb
-from tests.support.serving import PLAIN_ENVIRON, Served, serving
+from tests.support.serving import PLAIN_ENVIRON, SERVE, Served, serving
 from tests.support.wire_worker import WireWorker, working_at
 from tests.support.working import working
 
@@ -190,7 +190,7 @@ def test_what_a_touch_says_is_shown_outlives_a_kill_and_goes_to_the_next_run(tmp
 
 
 def test_each_of_many_answered_touches_outlives_a_kill(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=PLAIN_ENVIRON) as server, working_at(server) as worker:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON) as server, working_at(server) as worker:
         worker.call("insert", [JOB | {"id": f"job-{n}"} for n in range(200)])
         standing = worker.send("work", {"types": ["mail"], "room": 200})
         runs: list[dict[str, Any]] = []
@@ -308,7 +308,7 @@ def test_it_is_kept_over_the_server_that_took_it_by_another_on_the_same_store(tm
 
 
 def test_a_thousand_touches_at_a_time_are_answered_and_the_last_counts(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=PLAIN_ENVIRON) as server, working_at(server) as worker:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON) as server, working_at(server) as worker:
         (job_id,) = worker.call("insert", [JOB])
         (run,) = worker.reserve("mail")
         calls = [worker.send("touch", {"run": run["run"], "progress": n}) for n in range(1000)]
@@ -457,7 +457,7 @@ def test_what_a_command_said_outlives_the_server(tmp_path: Path) -> None:
 
 
 def test_many_connections_that_save_in_a_loop_cost_bounded_memory(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=PLAIN_ENVIRON) as server, ExitStack() as stack:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON) as server, ExitStack() as stack:
         workers = [stack.enter_context(working_at(server)) for _ in range(100)]
         workers[0].call("insert", [JOB | {"ttr": 1000}] * 100)
         runs: list[tuple[WireWorker, str]] = []

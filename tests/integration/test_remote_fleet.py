@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.asking import RefusedError, until
-from tests.support.fleet import Fleet, line_to, record, run_states
+from tests.support.fleet import Fleet, Ways, line_to, record, run_states
 from tests.support.fleet_server import LEASE_S
 from tests.support.mongodb import a_database, mongodb
 from tests.support.serving import Served
@@ -189,12 +189,12 @@ def test_any_server_takes_a_run_back_and_only_once(fleet: Fleet, hold: bool) -> 
 
 def test_a_held_run_waits_for_a_server_that_has_no_store_yet(fleet: Fleet) -> None:
     with line_to(fleet.mongo_port) as line:
-        with fleet.serving("a", mongo=line, **NO_LANES) as a, working_at(a) as worker:
+        with fleet.serving("a", Ways(mongo=line), **NO_LANES) as a, working_at(a) as worker:
             runs = given(worker, 2, hold=True)
             tokens = [run["run"] for run in runs]
             line.refuse()
             a.stop(signal.SIGKILL)
-        with fleet.serving("a", mongo=line, **NO_LANES) as a, working_at(a) as worker:
+        with fleet.serving("a", Ways(mongo=line), **NO_LANES) as a, working_at(a) as worker:
             assert touched(worker, tokens[0]) == "busy"
             assert worker.finish(tokens[0]) == ["busy"]
             line.mend()

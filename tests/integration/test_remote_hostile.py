@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.asking import ask, eventually, until
 from tests.support.memory import MIB, resident_bytes
-from tests.support.serving import PLAIN_ENVIRON, serving
+from tests.support.serving import PLAIN_ENVIRON, SERVE, serving
 from tests.support.wire_worker import WireWorker, working_at
 
 CONNECTIONS = 1000
@@ -24,7 +24,7 @@ DEAF_BYTES = 250 * MIB
 @pytest.mark.alone
 def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_a_turn(tmp_path: Path) -> None:
     with (
-        serving(tmp_path, environ=PLAIN_ENVIRON, JOURNAL__MIN_FREE_BYTES="0") as server,
+        serving(tmp_path, SERVE, PLAIN_ENVIRON, JOURNAL__MIN_FREE_BYTES="0") as server,
         working_at(server) as other,
         socket.socket() as deaf,
     ):
@@ -63,7 +63,7 @@ def test_a_thousand_who_wait_are_served_in_the_order_of_asking(tmp_path: Path) -
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2 * CONNECTIONS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * CONNECTIONS), hard))
-    with serving(tmp_path, environ=PLAIN_ENVIRON) as server:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON) as server:
         print(asyncio.run(asyncio.wait_for(_wait_in_order(server.port, server.process.pid), 60)))
         assert ask(server, "stats")["running_remote"] == 0
         assert server.stop() == 0
@@ -102,7 +102,7 @@ async def _wait_in_order(port: int, pid: int) -> str:
 
 @pytest.mark.parametrize("names", ["one", "each its own"])
 def test_many_who_wait_cost_inserts_little(tmp_path: Path, names: str) -> None:
-    with serving(tmp_path, environ=PLAIN_ENVIRON) as server, working_at(server) as other:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON) as server, working_at(server) as other:
         workers = [WireWorker(server.port) for _ in range(10)]
         try:
             for number, worker in enumerate(workers):

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 
 from tests.support.asking import ask, until
 from tests.support.mongodb import MongoServer, a_database
-from tests.support.serving import SERVE_ENVIRON, Served, serving
+from tests.support.serving import SERVE, SERVE_ENVIRON, Served, serving
 
 HANDLER = """
 import os
@@ -66,7 +66,7 @@ def test_what_only_a_dead_servers_journal_holds_runs_elsewhere_and_nothing_twice
     environ = {**SERVE_ENVIRON, "NOTES": str(notes)}
     uri = a_database(f"{mongo.uri}/?serverSelectionTimeoutMS=1000")
     settings = {"STORE__KIND": "mongodb", "STORE__URI": uri, "WORKER__MODULES": '["jobs"]', "STORE__KEEP_SUCCESS_S": "0"}
-    with serving(folders[0], environ=environ, **settings) as server:
+    with serving(folders[0], SERVE, environ, **settings) as server:
         ask(server, "insert", noted(0, 20))
         until(server, journal_unfed_records=0, runs_done=20)
         journal = folders[0] / "journal"
@@ -79,7 +79,7 @@ def test_what_only_a_dead_servers_journal_holds_runs_elsewhere_and_nothing_twice
         server.stop(signal.SIGKILL)
     before = bytes_in(journal)
     mongo.start()
-    with serving(folders[1], environ=environ, **settings) as server:
+    with serving(folders[1], SERVE, environ, **settings) as server:
         assert replay(journal, 1).returncode == 69
         assert [replay(journal, server).returncode for _ in range(2)] == [0, 0]
         until(server, runs_done=10, jobs_delayed=1, journal_unfed_records=0)
@@ -93,12 +93,12 @@ def test_a_journal_moves_to_a_server_with_a_store_of_its_own(folders: list[Path]
     notes = tmp_path / "notes"
     environ = {**SERVE_ENVIRON, "NOTES": str(notes)}
     settings = {"WORKER__MODULES": '["jobs"]'}
-    with serving(folders[0], environ=environ, WORKER__CONCURRENCY="0", **settings) as server:
+    with serving(folders[0], SERVE, environ, WORKER__CONCURRENCY="0", **settings) as server:
         ask(server, "insert", noted(0, 1000))
         ids = [ask(server, "insert", job) for job in noted(1000, 3)]
         until(server, jobs_new=1003)
         server.stop()
-    with serving(folders[1], environ=environ, **settings) as server:
+    with serving(folders[1], SERVE, environ, **settings) as server:
         for _ in range(2):
             done = replay(folders[0] / "journal", server, "--all")
             assert (done.returncode, done.stdout) == (0, "1,003 inserted\n")
@@ -114,16 +114,16 @@ def test_a_restored_database_is_refused_by_a_newer_journal_and_takes_it_by_repla
     environ = {**SERVE_ENVIRON, "NOTES": str(notes)}
     uri = a_database(mongo.uri)
     settings = {"STORE__KIND": "mongodb", "STORE__URI": uri, "WORKER__MODULES": '["jobs"]'}
-    with serving(folders[0], environ=environ, **settings, WORKER__CONCURRENCY="0") as server:
+    with serving(folders[0], SERVE, environ, **settings, WORKER__CONCURRENCY="0") as server:
         ask(server, "insert", noted(0, 20))
         until(server, jobs_new=20)
         assert server.stop() == 0
     with MongoClient[dict[str, object]](uri) as client:
         client.drop_database(client.get_default_database())
-    with pytest.raises(AssertionError, match="restore both together"), serving(folders[0], environ=environ, **settings):
+    with pytest.raises(AssertionError, match="restore both together"), serving(folders[0], SERVE, environ, **settings):
         pass
     old = (folders[0] / "journal").rename(folders[0] / "journal.old")
-    with serving(folders[0], environ=environ, **settings) as server:
+    with serving(folders[0], SERVE, environ, **settings) as server:
         assert replay(old, server, "--all").returncode == 0
         until(server, jobs_success=20)
     assert sorted(map(int, notes.read_text().split())) == list(range(20))

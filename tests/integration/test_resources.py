@@ -83,7 +83,7 @@ class Node:
         self.settings = {"WORKER__MODULES": '["locked"]', "DEFAULTS__GHOST_DELAY": "0"} | settings
 
     def serve(self) -> Any:
-        return serving(self.folder, environ=self.environ, **self.settings)
+        return serving(self.folder, SERVE, self.environ, **self.settings)
 
 
 def check(log: Path) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.memory import MIB, resident_bytes
-from tests.support.serving import PLAIN_ENVIRON, ROOT, Served, free_port, serving
+from tests.support.serving import PLAIN_ENVIRON, ROOT, SERVE, Served, free_port, serving
 from tests.support.siege import WORST_LINES
 
 #: $SIEGE_S makes it shorter for whoever works on it
@@ -106,7 +106,7 @@ def known(served: Served, ids: list[str]) -> int:
 @pytest.mark.alone
 def test_a_siege_harms_nobody_else(tmp_path: Path) -> None:
     port = str(free_port())
-    with serving(tmp_path, environ=PLAIN_ENVIRON, SERVER__PORT=port) as served:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON, SERVER__PORT=port) as served:
         pinging, inserting = Good(served.port, 0.01), Inserting(served.port, 0.02)
         with besieged(served.port):
             pass
@@ -118,7 +118,7 @@ def test_a_siege_harms_nobody_else(tmp_path: Path) -> None:
     assert told["connections_foreign"] > SIEGE_S
     assert told["connections_total"] > 3000
     assert len(pinging.times_s) > SIEGE_S * 10
-    with serving(tmp_path, environ=PLAIN_ENVIRON, SERVER__PORT=port) as served:
+    with serving(tmp_path, SERVE, PLAIN_ENVIRON, SERVER__PORT=port) as served:
         assert known(served, inserting.kept) == len(inserting.kept) > SIEGE_S * 5
     print(f"p99 {pinging.p99_s:.3f} s, max {max(pinging.times_s):.3f} s, insert p99 {inserting.p99_s:.3f} s, {took // MIB} MiB")
     assert took < MOST_BYTES, took // MIB

@@ -16,7 +16,7 @@ from tests.support.asking import ask
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.mongodb import a_database, mongodb
 from tests.support.mortal_tasks import SOCKET
-from tests.support.serving import SERVE_ENVIRON, STOPPED_WITHIN_S, Served, serving
+from tests.support.serving import SERVE, SERVE_ENVIRON, STOPPED_WITHIN_S, Served, serving
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def order(folder: Path, what: str) -> list[str]:
 
 def lasting_tasks(folder: Path, settings: Settings) -> list[str]:
     folder.mkdir()
-    with serving(folder, environ=SERVE_ENVIRON | {"WATCHDOG_USEC": "60000000"}, **MORTAL, **settings()):
+    with serving(folder, SERVE, SERVE_ENVIRON | {"WATCHDOG_USEC": "60000000"}, **MORTAL, **settings()):
         names = [name for name in order(folder, "tasks") if not name.startswith(PASSING)]
     return ["consumer-" if name.startswith("consumer-") else name for name in names]  # which end with the server's pid
 
@@ -67,7 +67,7 @@ def deaths(server: Served) -> list[str]:
 
 def assert_stops(folder: Path, settings: Settings, how: str, name: str) -> None:
     folder.mkdir()
-    with serving(folder, environ=SERVE_ENVIRON | {"WATCHDOG_USEC": "60000000"}, **MORTAL, **settings()) as server:
+    with serving(folder, SERVE, SERVE_ENVIRON | {"WATCHDOG_USEC": "60000000"}, **MORTAL, **settings()) as server:
         order(folder, f"{how} {name}")
         assert server.process.wait(STOPPED_WITHIN_S) == ExitCode.SOFTWARE, name
         assert [death.startswith(name) for death in deaths(server)] == [True]

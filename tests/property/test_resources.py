@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pymongo import MongoClient
 
 from kqs.config import StoreSection
 from kqs.job import Accepted, Entry, Report, Run, State, first_run
@@ -21,7 +20,7 @@ from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.supervising import StrictSupervisor
 
 TYPES = ["mail", "resize"]
@@ -198,7 +197,7 @@ class MongoResourceMachine(ResourceMachine):
 
     def teardown(self) -> None:
         super().teardown()
-        with MongoClient(self.uri) as client:
+        with client_of(self.uri) as client:
             client.drop_database(client.get_default_database())
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pymongo import MongoClient
 
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
@@ -26,7 +25,7 @@ from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.supervising import StrictSupervisor
 
 BULK_BYTES = 30
@@ -337,7 +336,7 @@ class MongoMachine(StoreMachine):
 
     def teardown(self) -> None:
         super().teardown()
-        with MongoClient(self.uri) as client:
+        with client_of(self.uri) as client:
             client.drop_database(client.get_default_database())
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kqs.errors import JournalError, JournalFailedError
+from kqs.errors import CallError, JournalError, JournalFailedError
 from kqs.filter import Filter
 from kqs.handlers import Outcome
 from kqs.ids import Ids
@@ -18,6 +18,7 @@ from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.store.base import Verb
+from kqs.store.ticks import Plan
 from tests.support.clock import FakeClock
 
 
@@ -84,7 +85,7 @@ class MemoryVerdicts:
 
 
 class MemoryBackend:
-    """Satisfies kqs.rpc.backend.Backend."""
+    """Satisfies kqs.rpc.backend.Backend. It has neither batches nor schedules."""
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         self.ids = Ids("0000cafe")
@@ -188,9 +189,35 @@ class MemoryBackend:
         on_slice: Callable[[Done], None] | None = None,
     ) -> Done:
         self.changes.append((verb, wanted, is_forced, is_dry))
-        for _ in range(2) if on_slice is not None else ():
-            on_slice(self.done)
+        if on_slice is not None:
+            for _ in range(2):
+                on_slice(self.done)
         return self.done
+
+    async def close_batch(self, batch_id: str) -> dict[str, Any] | None:
+        """There is none."""
+        return None
+
+    async def put_schedule(self, name: str, plan: Plan) -> dict[str, Any]:
+        raise _no_schedule(name)
+
+    async def remove_schedule(self, name: str, *, is_forced: bool) -> dict[str, Any]:
+        raise _no_schedule(name)
+
+    async def suspend_schedule(self, name: str) -> dict[str, Any]:
+        raise _no_schedule(name)
+
+    async def resume_schedule(self, name: str) -> dict[str, Any]:
+        raise _no_schedule(name)
+
+    async def fire(self, name: str) -> str:
+        raise _no_schedule(name)
+
+    async def schedule_names(self) -> list[str]:
+        return []
+
+    async def schedules(self, names: list[str], next_count: int) -> list[dict[str, Any]]:
+        return []
 
     def request_stop(self) -> None:
         self.stop_requested.set()
@@ -201,3 +228,7 @@ class MemoryBackend:
             for record in self.journal.records
             for order, job in enumerate(record.jobs or [], record.first_order)
         ]
+
+
+def _no_schedule(name: str) -> CallError:
+    return CallError(f"no schedule has the name {name!r}", "not_found")

@@ -252,7 +252,7 @@ class Disk:
         """Yield legal contents: every choice of names with no and with all loose bytes, then random tears and orders."""
         choices = list(itertools.product((False, True), repeat=min(len(self.loose_names), 4)))
         for choice in choices:
-            picked = [op for op, kept in itertools.zip_longest(self.loose_names, choice, fillvalue=True) if kept]
+            picked = list(itertools.compress(self.loose_names, itertools.chain(choice, itertools.repeat(True))))
             yield self._build(picked, [])
             if self.loose_bytes:
                 yield self._build(picked, self.loose_bytes)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -105,6 +106,18 @@ def line_to(port: int) -> Iterator[Line]:
         line.close()
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How a server reaches what the fleet shares, by lines in place of the straight ones, and how far its clock is ahead."""
+
+    mongo: Line | None = None
+    beanstalkds: Sequence[Line] = ()
+    skew_s: float = 0.0
+
+
+STRAIGHT = Ways()
+
+
 class Fleet:
     """What the servers share: `uri` names the database, `ran` has a line NAME DATA for every run that got so far."""
 
@@ -132,26 +145,21 @@ class Fleet:
         return [one.port for one in self.beanstalkds]
 
     @contextmanager
-    def serving(
-        self, name: str, *, skew_s: float = 0.0, mongo: Line | None = None, beanstalkds: Sequence[Line] = (), **settings: str
-    ) -> Iterator[Served]:
-        """Run a server with a journal of its own, which it has again when its name comes again.
-
-        mongo, beanstalkds: lines to use in place of the straight ones.
-        """
+    def serving(self, name: str, ways: Ways = STRAIGHT, /, **settings: str) -> Iterator[Served]:
+        """Run a server with a journal of its own, which it has again when its name comes again."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
-        addresses = [f"127.0.0.1:{line.port}" for line in beanstalkds] or [one.address for one in self.beanstalkds]
+        addresses = [f"127.0.0.1:{line.port}" for line in ways.beanstalkds] or [one.address for one in self.beanstalkds]
         own = {
             "STORE__KIND": "mongodb",
-            "STORE__URI": self._uri_by(mongo),
+            "STORE__URI": self._uri_by(ways.mongo),
             "WORKER__MODULES": '["fleetjobs"]',
             "WORKER__CONCURRENCY": "4",
             "WORKER__GRACE_S": "2",
         }
         if addresses:
             own |= {"BROKER__KIND": "beanstalkd", "BROKER__SERVERS": json.dumps(addresses)}
-        command = (sys.executable, "-m", "tests.support.fleet_server", str(skew_s))
+        command = (sys.executable, "-m", "tests.support.fleet_server", str(ways.skew_s))
         path = f"{SERVE_ENVIRON['PYTHONPATH']}:{self._folder}"
         environ = {**SERVE_ENVIRON, "PYTHONPATH": path, "RAN": str(self._ran), "NAME": name}
         with serving(folder, command, environ, **(own | settings)) as server:

@@ -29,12 +29,13 @@ RECOUNT_SHARE = 2
 def serve(skew_s: float) -> int:
     """Serve with short leases and a wall clock that is `skew_s` ahead; return the exit code."""
     kqs.store.mongo.servers.LEASE_S = LEASE_S
-    kqs.store.mongo.servers.BEAT_S = kqs.store.mongo.store.BEAT_S = BEAT_S
+    kqs.store.mongo.servers.BEAT_S = BEAT_S
+    vars(kqs.store.mongo.store)["BEAT_S"] = BEAT_S  # the name that it has imported
     kqs.store.mongo.tallies.RECOUNT_S = RECOUNT_S
     kqs.store.mongo.tallies.SETTLE_S = SETTLE_S
     kqs.store.mongo.tallies.RECOUNT_SHARE = RECOUNT_SHARE
     kqs.queue.housekeeping.HOUSEKEEPING_S = HOUSEKEEPING_S
-    kqs.service.SystemClock.now = staticmethod(lambda: time.time() + skew_s)  # type: ignore[method-assign,assignment]
+    kqs.service.SystemClock.now = staticmethod(lambda: time.time() + skew_s)
     return run(["serve"])
 
 

@@ -16,8 +16,17 @@ def an_accepted(
     return Accepted(order, f"{order:013x}-0000beef", False, type_, prio, due_at, None, data, None)
 
 
-def a_run(number: int = 0, type_: str = "mail", attempt: int = 1, options: bytes | None = None, **counters: int) -> Run:
+def a_run(
+    number: int = 0,
+    type_: str = "mail",
+    attempt: int = 1,
+    options: bytes | None = None,
+    *,
+    failures: int = 0,
+    ghosts: int = 0,
+    interrupted: int = 0,
+) -> Run:
     """A claimed job."""
     order = ORDER + number
     claim = Claim(order, f"{order:013x}-0000beef", attempt, 1)
-    return Run(claim, type_, 10_000, b"null", options, started_at=NOW, **counters)
+    return Run(claim, type_, 10_000, b"null", options, failures, ghosts, interrupted, started_at=NOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from kqs.client import Address
 
@@ -20,8 +20,8 @@ class Peer(asyncio.Protocol):
         self._rest = b""
         self.transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
         self._server.peers.append(self)
 
     def data_received(self, data: bytes) -> None:

@@ -27,7 +27,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures.process import BrokenProcessPool
 from decimal import Decimal
 from functools import partial
@@ -166,7 +166,7 @@ class UnspeakableError(Exception):
 
 
 class LiarError(Exception):
-    @property
+    @property  # type: ignore[misc]  # that is the fault
     def __class__(self) -> Any:
         raise KeyboardInterrupt
 
@@ -177,7 +177,7 @@ class Raiser:
     def _fail(self, *_: object) -> Any:
         raise Panic("touched")
 
-    __eq__ = __hash__ = __bool__ = __str__ = __repr__ = __float__ = __iter__ = __len__ = _fail  # type: ignore[assignment]
+    __eq__ = __hash__ = __bool__ = __str__ = __repr__ = __float__ = __iter__ = __len__ = _fail
 
 
 class HollowAgain(kqs.Again):
@@ -307,7 +307,7 @@ class FloatModel(BaseModel):
 
 
 class OddDict(dict[str, Any]):
-    __iter__ = keys = values = items = Raiser._fail  # type: ignore[assignment]
+    __iter__ = keys = values = items = Raiser._fail
 
 
 def _circular_list() -> list[Any]:
@@ -326,7 +326,7 @@ def _deep_list() -> list[Any]:
 async def _coroutine() -> None: ...
 
 
-def _generator() -> Iterator[int]:
+def _generator() -> Generator[int, None, None]:
     yield 1
 
 
@@ -546,7 +546,7 @@ async def leaves_callbacks_that_fail(data: Any) -> None:
 
 @bad(SUCCESS)
 async def leaves_a_coroutine(data: Any) -> None:
-    _coroutine()
+    _coroutine()  # type: ignore[unused-coroutine]  # that is the fault
     _generator().send(None)
 
 
@@ -767,7 +767,7 @@ async def prints_much(data: Any) -> None:
 
 @bad(SUCCESS)
 async def replaces_streams(data: Any) -> None:
-    sys.stdout = sys.stderr = random.choice([None, open(os.devnull, "w")])  # type: ignore[assignment]  # noqa: ASYNC230, SIM115, PTH123
+    sys.stdout = sys.stderr = random.choice([None, open(os.devnull, "w")])  # noqa: ASYNC230, SIM115, PTH123
 
 
 @bad(SUCCESS)

@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from pymongo import MongoClient
 
 from tests.support.require import missing
 from tests.support.serving import ROOT, free_port
@@ -87,6 +90,11 @@ def mongodb(folder: Path) -> Iterator[str]:
         yield server.uri
     finally:
         server.stop()
+
+
+def client_of(uri: str) -> MongoClient[dict[str, Any]]:
+    """Return a client of a test's own, as a context manager."""
+    return MongoClient(uri)
 
 
 def a_database(uri: str) -> str:

@@ -334,7 +334,8 @@ class Oracle:
     # -- owners ---------------------------------------------------------------------------------------------------------
 
     def _meant(self, wanted: Filter, states: Collection[State]) -> list[Job]:
-        assert wanted.match is wanted.accepted_before is None
+        assert wanted.match is None
+        assert wanted.accepted_before is None
         return [
             job
             for job in self.jobs.values()

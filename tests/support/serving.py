@@ -59,7 +59,7 @@ class Served:
 
 @contextmanager
 def serving(
-    folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = SERVE_ENVIRON, **settings: str
+    folder: Path, command: Sequence[str] = SERVE, environ: Mapping[str, str] = SERVE_ENVIRON, /, **settings: str
 ) -> Iterator[Served]:
     """Run `command` in `folder`, on a free port if the settings name none, until the block ends, whatever happens.
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.support.asking import RefusedError, ask
-from tests.support.fleet import Fleet, Line, line_to
+from tests.support.fleet import Fleet, Line, Ways, line_to
 from tests.support.serving import Served
 
 #: how long a client rests between two inserts, in s; the Java server takes some 200 jobs a second through their lives
@@ -35,8 +35,8 @@ class Member:
         self.served: Served
 
     def start(self) -> None:
-        lines = {"mongo": self.mongo, "beanstalkds": self.beanstalkds}
-        serving = self._fleet.serving(self.name, skew_s=self._skew_s, **lines, WORKER__CONCURRENCY="10")
+        ways = Ways(self.mongo, self.beanstalkds, self._skew_s)
+        serving = self._fleet.serving(self.name, ways, WORKER__CONCURRENCY="10")
         self.served = self._running.enter_context(serving)
 
     def kill(self) -> None:

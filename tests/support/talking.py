@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import msgspec
 import uvloop
 
 from kqs.config import ServerSection
@@ -62,9 +63,9 @@ class Talk:
 
 
 @contextmanager
-def talking(loop: str = "uvloop", stop_s: float = 5.0, **settings: Any) -> Iterator[Talk]:
+def talking(loop: str = "uvloop", stop_s: float = 5.0, **settings: int | str) -> Iterator[Talk]:
     """Serve until the block ends. settings: of the [server] section."""
-    section = ServerSection(**({"host": "127.0.0.1", "port": 0} | settings))
+    section = msgspec.structs.replace(ServerSection(host="127.0.0.1", port=0), **settings)
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
 
         async def start() -> Talk:

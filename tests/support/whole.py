@@ -9,7 +9,7 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kqs.backend import ServerBackend
 from kqs.config import StoreSection, TakingSection
@@ -28,8 +28,8 @@ from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
 from tests.support.queueing import Rig
 
-CHANGING = ("insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire")
-CHANGING += ("call_on", "reschedule", "sweep", "trim_successes")
+CHANGING = ["insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire"]
+CHANGING += ["call_on", "reschedule", "sweep", "trim_successes"]
 MANY = 100_000
 IMAGE_TRIES = 10
 
@@ -105,8 +105,9 @@ class Whole:
         supervisor, catch_up = self.rig.supervisor, self.feeder.catch_up
         self.schedules = Schedules({}, self.rig.store, self.inserter, self.clock, supervisor, catch_up)
         await self.schedules.start()
-        parts: Any = (journal, self.feeder, queue, None, self.desk)  # what is asked here asks no worker
-        self.backend = ServerBackend(*parts, self.inserter, self.clock, schedules=self.schedules)
+        nobody: Any = None  # what is asked here asks no worker
+        parts = (journal, self.feeder, queue, nobody, self.desk, self.inserter, self.clock)
+        self.backend = ServerBackend(*parts, schedules=self.schedules)
         self.lanes: list[Lane] = []
 
     def lane(self, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> Lane:
@@ -218,4 +219,4 @@ async def code_of(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except CallError as error:
-        return cast("str", error.code)
+        return error.code
