@@ -117,7 +117,7 @@ class Life:
 
     def check_every_moment(self) -> None:
         """As `check`, but for a power cut after each operation of the life."""
-        disk, rng, needed = Disk(), random.Random(1), set()
+        disk, rng, needed = Disk(), random.Random(1), set[bytes]()
         for op in self.disk.ops:
             if isinstance(op.mark, Fed):
                 needed -= set(op.mark.payloads)
@@ -252,7 +252,12 @@ async def test_what_the_thread_has_in_hand_when_the_journal_gives_up_is_settled_
     journal.listen(heard := Heard())
     await journal.start()
     told = Told()
-    files.plan = lambda _call, name: may_flush.wait() and None if name == "flush" else None
+
+    def hold(_call: int, name: str) -> None:
+        if name == "flush":
+            may_flush.wait()
+
+    files.plan = hold
     for text in "abcd":
         journal.append(told.of(a_record(text)))
     await asyncio.sleep(0)

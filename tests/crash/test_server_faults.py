@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,8 @@ def test_a_job_that_the_store_does_not_take_is_not_waited_for_for_ever(tmp_path:
         disk.fill()
         ids = [peer.insert("later", "x" * 50_000) for _ in range(100)]
         other.send("jobs", {})
-        for one in (lambda: peer.call("job", ids[-1]), other.receive):
+        asked: list[Callable[[], object]] = [lambda: peer.call("job", ids[-1]), other.receive]
+        for one in asked:
             with pytest.raises(RefusedError) as refused:
                 one()
             assert refused.value.code == "busy"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -34,6 +34,8 @@ from tests.contract.store_contract import (
 )
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
+
+T = TypeVar("T")
 
 NOW = FakeClock().now()
 
@@ -292,7 +294,7 @@ async def test_damaged_page_is_an_error_and_no_altered_job(
     pages = bytearray(content(path))
     for start in range(4096 * 12, len(pages), 4096):
         pages[start : start + 200] = b"\xff" * 200
-    write(path, pages)
+    write(path, bytes(pages))
     again = make_store()
 
     async def read_all() -> None:
@@ -364,7 +366,7 @@ class Faults:
         self._done = done
         self.failed: str | None = None
 
-    def run(self, sql: str, call: Callable[[], Any]) -> Any:
+    def run(self, sql: str, call: Callable[[], T]) -> T:
         self._left -= 1
         if self._left >= 0 or self.failed is not None:
             return call()
@@ -458,7 +460,7 @@ def an_error(code: int) -> Exception:
     return error
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[Callable[[], Exception], bool]] = {
     "read": (lambda: an_error(sqlite3.SQLITE_IOERR_READ), False),
     "write": (lambda: an_error(sqlite3.SQLITE_IOERR_WRITE), False),
     "flush": (lambda: an_error(sqlite3.SQLITE_IOERR_FSYNC), False),

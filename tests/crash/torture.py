@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.crash.victim import Victim, drain, play, unfinished_by_stats
 from tests.support.serving import Served
@@ -109,8 +110,8 @@ class Sender:
         self._count += 1
         kind = self.rng.random()
         size = 1 if kind < 0.8 else self.rng.randint(2, 8)
-        jobs = [self.job(f"{self._name}-{self._count}-{number}") for number in range(size)]
-        keys = [job["data"]["key"] for job in jobs]
+        keys = [f"{self._name}-{self._count}-{number}" for number in range(size)]
+        jobs = [self.job(key) for key in keys]
         if kind > 0.95:
             jobs.append({"type": "torture", "ttr": -1})
             self._account.refused.update(keys)
@@ -134,8 +135,8 @@ class Sender:
             job["delay"] = 0.05
         return job
 
-    def _note(self, answer: dict[str, object]) -> None:
-        keys = self._waiting.pop(answer["id"])  # type: ignore[arg-type, call-overload]
+    def _note(self, answer: dict[str, Any]) -> None:
+        keys = self._waiting.pop(answer["id"])
         if answer["s"] == "end":
             assert not self._account.refused.issuperset(keys), answer
             self._account.acknowledged.update(keys)

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,10 +132,10 @@ def test_closing_ends_what_other_threads_wait_for(tmp_path: Path) -> None:
     queue.open()
     job = queue.add_job("mail")
     with ThreadPoolExecutor(3) as pool:
-        waiting = [
+        waiting: list[Future[Any]] = [
             pool.submit(job.wait, 60),
             pool.submit(queue.run_jobs, time_limit_s=-1),
-            pool.submit(next, queue.events()),  # type: ignore[arg-type]
+            pool.submit(next, queue.events()),
         ]
         queue.stats()
         queue.close()

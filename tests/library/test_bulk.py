@@ -381,7 +381,7 @@ async def test_an_insert_of_which_nobody_knows_keeps_its_data(
 async def test_a_cancelled_run_keeps_its_data(queue: kqs.Queue, bulk: Shelf, type_: str) -> None:
     asked = asyncio.Event()
 
-    async def hangs(_key: str) -> bytes | None:
+    async def hangs(key: str) -> bytes | None:
         asked.set()
         await asyncio.Event().wait()
         return None
@@ -486,4 +486,4 @@ def test_what_names_no_key_is_data(key: str) -> None:
 async def test_what_is_no_bulk_store_is_refused_at_once(tmp_path: Path) -> None:
     for make in (partial(kqs.open, tmp_path / "queue"), partial(kqs.connect, "127.0.0.1:1"), kqs.testing.open):
         with pytest.raises(TypeError, match=r"bulk: expected a kqs\.BulkStore, of"):
-            make(bulk={})
+            make(bulk={})  # type: ignore[arg-type]  # as a checker says too

@@ -248,7 +248,7 @@ async def test_a_queue_that_was_not_opened_says_so(tmp_path: Path) -> None:
 async def test_a_queue_that_is_closed_says_so_to_whoever_listens_and_to_whoever_comes_later(tmp_path: Path) -> None:
     queue = kqs.open(tmp_path / "queue")
     await queue.open()
-    heard = asyncio.create_task(anext(aiter(queue.events())))
+    heard = asyncio.ensure_future(anext(aiter(queue.events())))
     await queue.stats()  # a call behind that of the events
     await queue.close()
     with pytest.raises(ConnectionLostError, match="the queue was closed"):

@@ -87,10 +87,10 @@ def pyright(*files: Path, mode: str = "strict") -> dict[Path, list[int]]:
         "basedpyright",
         "--outputjson",
         "--project",
-        folder,
+        str(folder),
         "--pythonpath",
         sys.executable,
-        *files,
+        *map(str, files),
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr

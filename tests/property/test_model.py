@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from tests.property.model.order_rules import OrderMachine
 from tests.support.machines import played
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 
 #: where the URI of the server is said
 MONGO = "KQS_MODEL_MONGODB"
@@ -32,7 +30,7 @@ class MongoMachine(OrderMachine):
         try:
             super().teardown()
         finally:
-            with MongoClient[dict[str, Any]](self.uri) as client:
+            with client_of(self.uri) as client:
                 client.drop_database(client.get_default_database())
 
 
@@ -43,9 +41,8 @@ def _mongo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("_mongo")
-class TestModelOnMongo(MongoMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = played(1200, 20, share=20)
+TestModelOnMongo = pytest.mark.usefixtures("_mongo")(MongoMachine.TestCase)
+TestModelOnMongo.settings = played(1200, 20, share=20)
 
 
 TestModel = OrderMachine.TestCase

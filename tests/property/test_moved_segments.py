@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,28 +51,30 @@ def with_checkpoint(names: Names, seq: int | None) -> Names:
     return kept | {DIR / "checkpoint": encode_checkpoint(header.journal_id, seq)}
 
 
+def copied(one: int, other: int, names: Names) -> Names:
+    return {**names, segment(other): names[segment(one)]}
+
+
+def moved(one: int, other: int, names: Names) -> Names:
+    rest = {path: data for path, data in names.items() if path != segment(one)}
+    return {**rest, segment(other): names[segment(one)]}
+
+
+def in_order(order: Sequence[int], names: Names) -> Names:
+    return names | {segment(to): names[segment(one)] for one, to in zip(order, sorted(order), strict=True)}
+
+
 def copies(numbers: list[int], to: Iterable[int]) -> Iterator[tuple[str, Callable[[Names], Names]]]:
     for one, other in itertools.product(numbers, to):
         if one == other:
             continue
-        yield f"cp {one} {other}", lambda names, one=one, other=other: {**names, segment(other): names[segment(one)]}
-        yield (
-            f"mv {one} {other}",
-            lambda names, one=one, other=other: {
-                **{path: data for path, data in names.items() if path != segment(one)},
-                segment(other): names[segment(one)],
-            },
-        )
+        yield f"cp {one} {other}", partial(copied, one, other)
+        yield f"mv {one} {other}", partial(moved, one, other)
 
 
 def permutations(numbers: list[int]) -> Iterator[tuple[str, Callable[[Names], Names]]]:
     for order in itertools.permutations(numbers):
-        yield (
-            f"order {order}",
-            lambda names, order=order: (
-                names | {segment(to): names[segment(one)] for one, to in zip(order, sorted(numbers), strict=True)}
-            ),
-        )
+        yield f"order {order}", partial(in_order, order)
 
 
 def judged(files: MemoryFiles) -> bool:

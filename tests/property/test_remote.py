@@ -271,7 +271,7 @@ class RemoteMachine(RuleBasedStateMachine):
             assert self.desk.named(token) is not None
         for token in [*self.open, *self.old][-2:]:
             wrong = token[:at] + text + token[at + 1 :]
-            assert wrong == token or self.desk.run(wrong) is self.desk.named(wrong) is None
+            assert wrong == token or (self.desk.run(wrong), self.desk.named(wrong)) == (None, None)
         if self.open:
             run = self.open[sorted(self.open)[index % len(self.open)]][0]
             assert self.desk.touch(run) <= run.lease.options.ttr

@@ -201,8 +201,8 @@ class MongoResourceMachine(ResourceMachine):
             client.drop_database(client.get_default_database())
 
 
-class TestSqliteResources(SqliteResourceMachine.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSqliteResources = SqliteResourceMachine.TestCase
+TestSqliteResources.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -212,5 +212,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class TestMongoResources(MongoResourceMachine.TestCase):
-    settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+TestMongoResources = MongoResourceMachine.TestCase
+TestMongoResources.settings = settings(max_examples=8, stateful_step_count=20, deadline=None)

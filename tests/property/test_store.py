@@ -6,9 +6,9 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 import pytest
 from hypothesis import Phase, settings
@@ -28,6 +28,9 @@ from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.supervising import StrictSupervisor
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 BULK_BYTES = 30
 LONG_AFTER = 5e9
 TYPES = st.sampled_from(["mail", "resize"])
@@ -37,6 +40,7 @@ DELAYS = st.sampled_from([0.0, 0.0, 2.0, 7.0])
 KEEPS = st.sampled_from([None, 0.0, 3.0, 9.0])
 WAYS = st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL, State.RETRY, State.GHOST])
 #: how the first run of a job ended before it was stored: state, how long it is kept, result
+Ended = tuple[State, float | None, bytes | None]
 ENDS = st.tuples(st.sampled_from([State.SUCCESS, State.SUCCESS, State.FAIL]), KEEPS, st.sampled_from([None, b"r", b"r" * 40]))
 #: not claimed, claimed, claimed and ended
 FIRST_RUNS = st.one_of(st.none(), st.just(()), ENDS)
@@ -117,7 +121,8 @@ class StoreMachine(RuleBasedStateMachine):
         )
     )
     def insert(
-        self, jobs: list[tuple[str, str | None, int, float, float, tuple[Any, ...] | None, int, bool, str | None]]
+        self,
+        jobs: list[tuple[str, str | None, int, float, float, Ended | None, int, bool, str | None]],
     ) -> None:
         now = self.clock.now()
         batch: list[Accepted] = []
@@ -315,6 +320,7 @@ class SqliteMachine(StoreMachine):
         return SqliteStore(self.folder / "store.sqlite", StoreSection(bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor())
 
     async def count_bulk(self) -> int:
+        count: int
         ((count,),) = await self.store._runner.call(lambda session: session.db.execute("select count(*) from bulk").fetchall())
         return count
 
@@ -332,7 +338,8 @@ class MongoMachine(StoreMachine):
         return MongoStore(StoreSection(uri=self.uri, bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor())
 
     async def count_bulk(self) -> int:
-        return await self.store._there.session.bulk._files.count_documents({})
+        count: int = await self.store._there.session.bulk._files.count_documents({})
+        return count
 
     def teardown(self) -> None:
         super().teardown()
@@ -340,34 +347,31 @@ class MongoMachine(StoreMachine):
             client.drop_database(client.get_default_database())
 
 
-class Repeating:
-    """A store behind a line that loses answers, and a caller who asks again, as the feeder and the reporter do."""
+class Repeating(MongoStore):
+    """A store behind a line that loses answers, whose caller asks again, as the feeder and the reporter do."""
 
-    def __init__(self, store: MongoStore, proxy: MongoProxy) -> None:
-        self._store = store
+    def __init__(self, proxy: MongoProxy, clock: FakeClock) -> None:
+        super().__init__(StoreSection(uri=proxy.uri, bulk_bytes=BULK_BYTES), clock, StrictSupervisor())
         self._proxy = proxy
         self.loses_next = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Inserted:
+        return await self._until_answered("insert", super().insert, jobs, fed_seq, worker, now)
 
-    async def insert(self, *args: Any) -> Inserted:
-        return await self._until_answered("insert", self._store.insert, *args)
+    async def report(self, reports: Sequence[Report]) -> Sequence[bool | None]:
+        return await self._until_answered("update", super().report, reports)
 
-    async def report(self, *args: Any) -> list[bool]:
-        return await self._until_answered("update", self._store.report, *args)
-
-    async def _until_answered(self, command: str, operation: Callable[..., Any], *args: Any) -> Any:
+    async def _until_answered(self, command: str, operation: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
         self._proxy.lose_answer(command if self.loses_next else None)
         self.loses_next = False
         while True:
             try:
-                answer = await operation(*args)
+                answer = await operation(*args, **named)
             except StoreUnavailableError:
                 continue
             self._proxy.lose_answer(None)
-            await self._store._there.session.tallies.recount()
-            await self._store.sweep_bulk(LONG_AFTER)
+            await self._there.session.tallies.recount()
+            await self.sweep_bulk(LONG_AFTER)
             return answer
 
 
@@ -379,9 +383,7 @@ class LosingMachine(MongoMachine):
     def make_store(self) -> Repeating:
         self.proxy = MongoProxy(self.uri)
         self.runner.run(self.proxy.start())
-        return Repeating(
-            MongoStore(StoreSection(uri=self.proxy.uri, bulk_bytes=BULK_BYTES), self.clock, StrictSupervisor()), self.proxy
-        )
+        return Repeating(self.proxy, self.clock)
 
     @precondition(lambda self: not self.store.loses_next)
     @rule()
@@ -415,11 +417,5 @@ def mongo_server(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("mongo_server")
-class TestMongoStore(MongoMachine.TestCase):
-    pass
-
-
-@pytest.mark.usefixtures("mongo_server")
-class TestMongoStoreThatLosesAnswers(LosingMachine.TestCase):
-    pass
+TestMongoStore = pytest.mark.usefixtures("mongo_server")(MongoMachine.TestCase)
+TestMongoStoreThatLosesAnswers = pytest.mark.usefixtures("mongo_server")(LosingMachine.TestCase)

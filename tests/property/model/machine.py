@@ -678,9 +678,12 @@ class WholeMachine(RuleBasedStateMachine):
         def act() -> Coroutine[Any, Any, None]:
             told: asyncio.Future[Any] = self.loop.create_future()
             one = self.hands[index % len(self.hands)]
-            self.end(
-                one, lambda job: self.oracle.finish(job, outcome), outcome, lambda ok: told.cancelled() or told.set_result(ok)
-            )
+
+            def tell(ok: bool) -> None:
+                if not told.cancelled():
+                    told.set_result(ok)
+
+            self.end(one, lambda job: self.oracle.finish(job, outcome), outcome, tell)
 
             async def wait() -> None:
                 await told
@@ -810,7 +813,7 @@ def _in_lane(lane: Lane, run: Run, lease: Lease) -> InHand:
 
 def _fitting(ways: Iterable[Job | None], record: JobRecord | None) -> list[Job | None]:
     if record is None:
-        return [None for way in ways if way is None][:1]
+        return [None] if None in ways else []
     return [
         way for way in ways if way is not None and way.shown()[:-1] == shown(record)[:-1]
     ]  # whom it waits for is seen later
