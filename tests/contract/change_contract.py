@@ -17,6 +17,10 @@ from tests.contract.store_contract import (
     FIRST,
     IDS,
     Damage,
+    Insert,
+    MakeStore,
+    Reopen,
+    RunOne,
     a_claim,
     a_job,
     a_report,
@@ -88,7 +92,7 @@ WAIT = frozenset(WAITING)
 
 
 class PageContract:
-    async def various(self, store: Store, insert, now: float) -> None:
+    async def various(self, store: Store, insert: Insert, now: float) -> None:
         """Job n is what the tests below say of it."""
         await insert(
             a_job(0),
@@ -125,7 +129,7 @@ class PageContract:
     async def test_pages_show_what_fits_in_order(
         self,
         store: Store,
-        insert,
+        insert: Insert,
         now: float,
         monkeypatch: pytest.MonkeyPatch,
         wanted: Filter,
@@ -150,7 +154,7 @@ class PageContract:
         listed = {record.id: record for record in await all_of(store)}
         assert found == [listed[record.id] for record in found]
 
-    async def test_page_shows_no_record_that_is_over(self, store: Store, insert, now: float) -> None:
+    async def test_page_shows_no_record_that_is_over(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, at=now - 20, end_drop_at=now - 10), a_job(1))
         records, after = await store.page(EVERYTHING, None, 9)
         assert ([record.order - FIRST for record in records], after) == ([1], None)
@@ -175,7 +179,7 @@ async def retried_and_failed_again(asked: Store, other: Store, now: float) -> li
 class ChangeContract(PageContract):
     # -- cancel ---------------------------------------------------------------------------------------------------------
 
-    async def test_cancelled_waiting_job_has_ended(self, store: Store, insert, now: float) -> None:
+    async def test_cancelled_waiting_job_has_ended(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 60), a_job(2))
         done = await change(store, Verb.CANCEL, of_ids(0, 1), now=now, keep=Spans(60.0))
         assert {(one.id, one.type, one.prio, one.state, one.claim) for one in done.changed} == {
@@ -197,7 +201,7 @@ class ChangeContract(PageContract):
         assert await store.claim([an_entry(0)], "w1", now) == []
 
     async def test_cancelled_job_is_kept_as_it_says_itself_then_its_type_then_all(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         own = {0: b'{"keep":7}', 1: b'{"keep":-1}', 2: b'{"ttr":1}', 3: None}
         await insert(*(a_job(n, options=options) for n, options in own.items()), a_job(4, type="b"))
@@ -205,20 +209,20 @@ class ChangeContract(PageContract):
         drops = [record.drop_at for record in await all_of(store)]
         assert drops == [now + 7, None, now + 2, now + 2, None]
 
-    async def test_cancelled_job_does_not_expire(self, store: Store, insert, now: float) -> None:
+    async def test_cancelled_job_does_not_expire(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, expire_at=now + 1))
         await change(store, Verb.CANCEL, now=now)
         assert await store.next_expire_at() is None
         assert await store.expire(now + 9, 9, None) == []
 
-    async def test_ended_jobs_cannot_be_cancelled(self, store: Store, insert, now: float) -> None:
+    async def test_ended_jobs_cannot_be_cancelled(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, at=now), an_ended(1, State.FAIL, at=now), a_job(2))
         await change(store, Verb.CANCEL, of_ids(2), now=now)
         before = await all_of(store)
         assert (await change(store, Verb.CANCEL, now=now + 5)).changed == []
         assert await all_of(store) == before
 
-    async def test_cancelled_running_job_goes_on_and_is_marked(self, store: Store, run_one, now: float) -> None:
+    async def test_cancelled_running_job_goes_on_and_is_marked(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         (one,) = (await change(store, Verb.CANCEL, now=now + 1)).changed
         assert (one.id, one.state, one.claim) == (run.claim.id, State.PROCESSING, run.claim)
@@ -227,7 +231,7 @@ class ChangeContract(PageContract):
         assert await states(store) == {"mail": {State.PROCESSING: 1}}
         assert [listed.cancel_at for listed in await all_of(store)] == [now + 1]
 
-    async def test_it_is_cancelled_once(self, store: Store, run_one, now: float) -> None:
+    async def test_it_is_cancelled_once(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now + 1)
         assert (await change(store, Verb.CANCEL, now=now + 2)).changed == []
@@ -238,7 +242,7 @@ class ChangeContract(PageContract):
     )
     @pytest.mark.parametrize("error", [None, "oops"])
     async def test_run_of_a_cancelled_job_ends_it_as_cancelled_and_not_otherwise(
-        self, store: Store, run_one, now: float, state: State, word: str, error: str | None
+        self, store: Store, run_one: RunOne, now: float, state: State, word: str, error: str | None
     ) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now + 1)
@@ -256,14 +260,14 @@ class ChangeContract(PageContract):
         assert [one.state for one in record.runs] == ["cancelled"]
         assert await states(store) == {"mail": {State.CANCELLED: 1}}
 
-    async def test_success_on_its_way_is_one(self, store: Store, run_one, now: float) -> None:
+    async def test_success_on_its_way_is_one(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now + 1)
         assert await store.report([a_report(run.claim, at=now + 2)]) == [True]
         record = await known(store, run.claim.id)
         assert (record.state, record.cancel_at) == (State.SUCCESS, None)
 
-    async def test_run_of_a_cancelled_job_that_never_began_ends_it_too(self, store: Store, run_one, now: float) -> None:
+    async def test_run_of_a_cancelled_job_that_never_began_ends_it_too(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now + 1)
         assert await store.report([unbegun(run, at=now + 2)]) == [None]
@@ -272,7 +276,7 @@ class ChangeContract(PageContract):
         record = await known(store, run.claim.id)
         assert (record.state, record.cancel_at, record.runs, record.attempt) == (State.CANCELLED, None, [], 0)
 
-    async def test_others_of_one_batch_are_reported_as_ever(self, store: Store, insert, now: float) -> None:
+    async def test_others_of_one_batch_are_reported_as_ever(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(4))
         runs = await store.claim([an_entry(n) for n in range(4)], "w1", now)
         await change(store, Verb.CANCEL, of_ids(1), now=now)
@@ -281,14 +285,14 @@ class ChangeContract(PageContract):
         assert await store.report(reports) == [True, None, True, False]
         assert numbers(await store.ready("mail", None, 9)) == [0, 2]
 
-    async def test_stale_report_of_a_cancelled_job_is_stale(self, store: Store, run_one, now: float) -> None:
+    async def test_stale_report_of_a_cancelled_job_is_stale(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now)
         assert await store.report([a_report(a_claim(0, attempt=2), State.RETRY, "fail", at=now)]) == [False]
         await store.report([a_report(run.claim, State.CANCELLED, at=now)])
         assert await store.report([a_report(run.claim, State.RETRY, "fail", at=now)]) == [False]
 
-    async def test_cancel_holds_over_a_restart(self, store: Store, run_one, reopen, now: float) -> None:
+    async def test_cancel_holds_over_a_restart(self, store: Store, run_one: RunOne, reopen: Reopen, now: float) -> None:
         run = await run_one()
         await change(store, Verb.CANCEL, now=now)
         again, _ = await reopen()
@@ -299,7 +303,7 @@ class ChangeContract(PageContract):
 
     # -- retry ----------------------------------------------------------------------------------------------------------
 
-    async def test_retried_job_waits_with_all_its_tries(self, store: Store, run_one, now: float) -> None:
+    async def test_retried_job_waits_with_all_its_tries(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         report = a_report(
             run.claim, State.FAIL, at=now + 1, error="oops", failures=3, ghosts=2, interrupted=1, drop_at=now + 99
@@ -319,7 +323,7 @@ class ChangeContract(PageContract):
         assert [(one.attempt, one.state, one.error, one.worker) for one in record.runs] == [(1, "fail", "oops", "w1")]
         assert await states(store) == {"mail": {State.RETRY: 1}}
 
-    async def test_its_runs_stay(self, store: Store, run_one, now: float) -> None:
+    async def test_its_runs_stay(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 1, error="first")])
         (run,) = await store.claim([an_entry(0)], "w2", now + 1)
@@ -336,7 +340,7 @@ class ChangeContract(PageContract):
         ]
         assert record.id == IDS.of(FIRST)
 
-    async def test_retried_job_stands_at_the_tail_of_its_priority(self, store: Store, insert, now: float) -> None:
+    async def test_retried_job_stands_at_the_tail_of_its_priority(self, store: Store, insert: Insert, now: float) -> None:
         ended = [an_ended(n, State.FAIL, at=now, id=id_) for n, id_ in ((0, None), (1, "mine"))]
         await insert(*ended, a_job(2), a_job(3, prio=9000), a_job(4))
         done = await change(store, Verb.RETRY, now=now + 2)
@@ -357,13 +361,13 @@ class ChangeContract(PageContract):
         assert [run.claim.id for run in runs] == [entry.id for entry in entries]
         assert [run.data for run in runs] == [b'{"n":%d}' % n for n in (3, 2, 4, 0, 1)]
 
-    async def test_what_is_accepted_later_comes_after_it(self, store: Store, insert, now: float) -> None:
+    async def test_what_is_accepted_later_comes_after_it(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now))
         await change(store, Verb.RETRY, now=now + 1, first_order=FIRST + 5)
         await insert(a_job(6))
         assert [entry.id for entry in await store.ready("mail", None, 9)] == [IDS.of(FIRST), IDS.of(FIRST + 6)]
 
-    async def test_its_id_and_acceptance_stay(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_its_id_and_acceptance_stay(self, store: Store, insert: Insert, reopen: Reopen, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now, id="mine", accepted_at=now - 500))
         before = {record.id: record.accepted_at for record in await all_of(store)}
         await change(store, Verb.RETRY, now=now + 1)
@@ -371,18 +375,18 @@ class ChangeContract(PageContract):
         assert info.last_order >= FRESH + 1
         assert {record.id: record.accepted_at for record in await all_of(again)} == before
 
-    async def test_replay_of_its_insert_changes_nothing(self, store: Store, insert, now: float) -> None:
+    async def test_replay_of_its_insert_changes_nothing(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now, id="mine"))
         await change(store, Verb.RETRY, now=now + 1)
         assert sorted(await insert(a_job(0), a_job(1, id="mine"))) == [FIRST, FIRST + 1]
         assert await states(store) == {"mail": {State.RETRY: 2}}
 
-    async def test_its_id_is_taken(self, store: Store, insert, now: float) -> None:
+    async def test_its_id_is_taken(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now))
         await change(store, Verb.RETRY, now=now + 1)
         assert await insert(a_job(9, id=IDS.of(FIRST))) == [FIRST + 9]
 
-    async def test_retried_job_may_fail_and_be_retried_again(self, store: Store, insert, now: float) -> None:
+    async def test_retried_job_may_fail_and_be_retried_again(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now, options=b'{"ttr":5}'))
         for turn in range(1, 4):
             done = await change(store, Verb.RETRY, now=now + turn, first_order=FRESH + turn)
@@ -391,7 +395,7 @@ class ChangeContract(PageContract):
             assert await store.report([a_report(run.claim, State.FAIL, at=now + turn, error="oops")]) == [True]
         assert len((await known(store, IDS.of(FIRST))).runs) == 4
 
-    async def test_retried_job_has_its_unique_key_again(self, store: Store, insert, now: float) -> None:
+    async def test_retried_job_has_its_unique_key_again(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now, unique="k"))
         assert await insert(a_job(1, unique="k", expire_at=now + 5)) == []
         await store.expire(now + 5, 9, 0.0)
@@ -399,7 +403,7 @@ class ChangeContract(PageContract):
         found = await insert(a_job(9, unique="k"))
         assert (found, found.joined) == ([FIRST + 9], {FIRST + 9: IDS.of(FIRST)})
 
-    async def test_expiry_counts_anew_and_delay_does_not_come_again(self, store: Store, insert, now: float) -> None:
+    async def test_expiry_counts_anew_and_delay_does_not_come_again(self, store: Store, insert: Insert, now: float) -> None:
         own = {0: b'{"expire":7,"delay":50}', 1: b'{"ttr":1}', 2: None}
         jobs = [a_job(n, expire_at=now + 1, options=options, due_at=now + 50) for n, options in own.items()]
         await insert(*jobs, a_job(3, type="b"), a_job(4, type="c", expire_at=now + 1))
@@ -418,7 +422,7 @@ class ChangeContract(PageContract):
         assert len(runs) == 5
         assert len(await store.expire(now + 200, 9, None)) == 0
 
-    async def test_expired_job_can_be_retried(self, store: Store, insert, now: float) -> None:
+    async def test_expired_job_can_be_retried(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, expire_at=now + 1))
         await store.expire(now + 2, 9, None)
         await change(store, Verb.RETRY, now=now + 3)
@@ -426,7 +430,7 @@ class ChangeContract(PageContract):
         assert (record.state, record.runs, record.expire_at) == (State.RETRY, [], None)
 
     @pytest.mark.parametrize("size", [3, BULK_BYTES * 3])
-    async def test_data_result_and_progress_go_along(self, store: Store, run_one, now: float, size: int) -> None:
+    async def test_data_result_and_progress_go_along(self, store: Store, run_one: RunOne, now: float, size: int) -> None:
         run = await run_one(data=b"7" * size, options=b'{"ttr":5}')
         await store.save([Progress(run.claim, b'{"done":3}')], durable=False)
         await store.report([a_report(run.claim, State.FAIL, at=now + 1, error="oops")])
@@ -438,7 +442,7 @@ class ChangeContract(PageContract):
         await store.report([a_report(run.claim, at=now + 4, progress=NO_PROGRESS)])
         assert (await known(store, run.claim.id)).progress is None
 
-    async def test_only_failed_and_cancelled_jobs_are_retried(self, store: Store, insert, now: float) -> None:
+    async def test_only_failed_and_cancelled_jobs_are_retried(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(3), an_ended(3, at=now), an_ended(4, State.FAIL, at=now), a_job(5, due_at=now + 9))
         await store.claim([an_entry(0)], "w1", now)
         await change(store, Verb.CANCEL, of_ids(1), now=now)
@@ -447,20 +451,22 @@ class ChangeContract(PageContract):
         assert done.skipped == []
 
     async def test_what_fails_after_it_was_asked_for_is_not_retried(
-        self, store: Store, insert, clock: FakeClock, now: float
+        self, store: Store, insert: Insert, clock: FakeClock, now: float
     ) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now + 5))
         clock.advance(6)
         assert (await change(store, Verb.RETRY, now=now + 2)).numbers == [0]
 
     async def test_what_failed_by_a_clock_that_was_ahead_is_retried_and_once(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 1)
         await insert(*(an_ended(n, State.FAIL, at=now + 5) for n in range(3)))
         assert await retried_and_failed_again(store, store, now) == [0, 1, 2]
 
-    async def test_damaged_job_is_found_when_it_runs_again(self, store: Store, insert, damage: Damage, now: float) -> None:
+    async def test_damaged_job_is_found_when_it_runs_again(
+        self, store: Store, insert: Insert, damage: Damage, now: float
+    ) -> None:
         await insert(*(an_ended(n, State.FAIL, at=now) for n in range(3)))
         await damage(store, 1, data=b'{"n":8}')
         done = await change(store, Verb.RETRY, now=now + 2)
@@ -468,7 +474,7 @@ class ChangeContract(PageContract):
         record = await known(store, IDS.of(FIRST + 1))
         assert (record.state, record.error) == (State.FAIL, DAMAGED)
 
-    async def test_retried_jobs_come_as_the_broker_shows_them(self, store: Store, insert, now: float) -> None:
+    async def test_retried_jobs_come_as_the_broker_shows_them(self, store: Store, insert: Insert, now: float) -> None:
         data = {0: b'"short"', 1: b"1" * 50}
         await insert(*(an_ended(n, State.FAIL, at=now, data=value, options=b'{"ttr":5}') for n, value in data.items()))
         dry = await change(store, Verb.RETRY, now=now + 2, body_bytes=20, is_dry=True)
@@ -478,7 +484,7 @@ class ChangeContract(PageContract):
 
     # -- delete ---------------------------------------------------------------------------------------------------------
 
-    async def test_deleted_jobs_are_gone(self, store: Store, insert, now: float) -> None:
+    async def test_deleted_jobs_are_gone(self, store: Store, insert: Insert, now: float) -> None:
         await insert(
             a_job(0, data=b"1" * 3 * BULK_BYTES), a_job(1, due_at=now + 9), an_ended(2, at=now), an_ended(3, State.FAIL, at=now)
         )
@@ -493,19 +499,21 @@ class ChangeContract(PageContract):
         assert await store.claim([an_entry(0)], "w1", now) == []
         assert await store.job(IDS.of(FIRST)) is None
 
-    async def test_replay_does_not_bring_back_what_was_deleted(self, store: Store, make_store, now: float, reopen) -> None:
+    async def test_replay_does_not_bring_back_what_was_deleted(
+        self, store: Store, make_store: MakeStore, now: float, reopen: Reopen
+    ) -> None:
         await store.insert(some_jobs(3), 3, "w1", now)
         await change(store, Verb.DELETE, now=now)
         _, info = await reopen()
         assert info.fed_seq == 3  # what lies before is never replayed
 
-    async def test_running_job_is_not_deleted(self, store: Store, run_one, now: float) -> None:
+    async def test_running_job_is_not_deleted(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         done = await change(store, Verb.DELETE, now=now)
         assert (done.changed, done.skipped) == ([], [run.claim.id])
         assert await store.report([a_report(run.claim, at=now)]) == [True]
 
-    async def test_running_job_is_deleted_by_force(self, store: Store, run_one, now: float) -> None:
+    async def test_running_job_is_deleted_by_force(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.save([Progress(run.claim, b"3")], durable=False)
         done = await change(store, Verb.DELETE, now=now, is_forced=True)
@@ -515,13 +523,13 @@ class ChangeContract(PageContract):
         assert await store.report([a_report(run.claim, State.RETRY, "fail", at=now)]) == [False]
         assert await states(store) == {}
 
-    async def test_id_of_a_deleted_job_is_free(self, store: Store, insert, now: float) -> None:
+    async def test_id_of_a_deleted_job_is_free(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, id="mine"))
         await change(store, Verb.DELETE, Filter(ids=("mine",)), now=now)
         assert await insert(a_job(1, id="mine")) == []
         assert (await known(store, "mine")).data == b'{"n":1}'
 
-    async def test_what_is_gone_is_no_error(self, store: Store, insert, now: float) -> None:
+    async def test_what_is_gone_is_no_error(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, at=now - 20, end_drop_at=now - 10), a_job(1))
         wanted = Filter(ids=(IDS.of(FIRST), "never", IDS.of(FIRST + 77), IDS.of(FIRST + 1), IDS.of(FIRST + 1)))
         for verb in (Verb.DELETE, Verb.CANCEL, Verb.RETRY):
@@ -557,7 +565,7 @@ class ChangeContract(PageContract):
     async def test_jobs_that_fit_are_met_once(
         self,
         store: Store,
-        insert,
+        insert: Insert,
         now: float,
         monkeypatch: pytest.MonkeyPatch,
         wanted: Filter,
@@ -577,7 +585,7 @@ class ChangeContract(PageContract):
         assert sum(sum(found.values()) for found in (await states(store)).values()) == len(left)
 
     @pytest.mark.parametrize("verb", list(Verb))
-    async def test_dry_change_changes_nothing(self, store: Store, insert, now: float, verb: Verb) -> None:
+    async def test_dry_change_changes_nothing(self, store: Store, insert: Insert, now: float, verb: Verb) -> None:
         await self.various(store, insert, now)
         before, counts = await all_of(store), await states(store)
         dry = await change(store, verb, now=now + 1, is_dry=True)
@@ -587,16 +595,16 @@ class ChangeContract(PageContract):
         assert (done.changed, done.skipped) == (dry.changed, dry.skipped)
         assert done.changed
 
-    async def test_resource_is_the_jobs_own(self, store: Store, insert, now: float) -> None:
+    async def test_resource_is_the_jobs_own(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*(a_job(n, resource=resource) for n, resource in enumerate(["r", "s", None])))
         assert (await change(store, Verb.DELETE, Filter(resource="r"), now=now)).numbers == [0]
 
-    async def test_jobs_of_later_orders_are_passed_over(self, store: Store, insert, now: float) -> None:
+    async def test_jobs_of_later_orders_are_passed_over(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(4))
         done = await change(store, Verb.DELETE, now=now, before_order=FIRST + 2)
         assert done.numbers == [0, 1]
 
-    async def test_slices_are_bounded(self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_slices_are_bounded(self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(changing, "SLICE", 10)
         monkeypatch.setattr(changing, "LOOKED", 100)
         await insert(*some_jobs(95))
@@ -615,7 +623,7 @@ class ChangeContract(PageContract):
         assert await all_of(store) == []
 
     async def test_running_jobs_that_are_passed_over_do_not_stop_it(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 3)
         monkeypatch.setattr(changing, "LOOKED", 4)
@@ -625,7 +633,7 @@ class ChangeContract(PageContract):
         assert (len(done.changed), len(done.skipped), len(set(done.skipped))) == (10, 10, 10)
 
     async def test_shared_due_times_and_ends_are_no_hindrance(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changing, "SLICE", 2)
         monkeypatch.setattr(changing, "LOOKED", 2)
@@ -641,7 +649,7 @@ class ChangeContract(PageContract):
 
     # -- resources ------------------------------------------------------------------------------------------------------
 
-    async def needing(self, store: Store, insert, now: float) -> tuple[Run, list[Entry]]:
+    async def needing(self, store: Store, insert: Insert, now: float) -> tuple[Run, list[Entry]]:
         """Jobs 0 to 3 need the same resource, which 0 has; the others are parked."""
         called: list[Entry] = []
         store.on_called = called.extend
@@ -652,14 +660,16 @@ class ChangeContract(PageContract):
         return run, called
 
     @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
-    async def test_parked_jobs_are_changed_as_others_that_wait(self, store: Store, insert, now: float, verb: Verb) -> None:
+    async def test_parked_jobs_are_changed_as_others_that_wait(
+        self, store: Store, insert: Insert, now: float, verb: Verb
+    ) -> None:
         run, called = await self.needing(store, insert, now)
         done = await change(store, verb, Filter(type="mail", states=WAIT), now=now + 1)
         assert (sorted(done.numbers), done.skipped) == ([1, 2, 3], [])
         await store.report([a_report(run.claim, at=now + 2)])
         assert called == []
 
-    async def test_next_is_called_when_who_was_called_is_cancelled(self, store: Store, insert, now: float) -> None:
+    async def test_next_is_called_when_who_was_called_is_cancelled(self, store: Store, insert: Insert, now: float) -> None:
         run, called = await self.needing(store, insert, now)
         await store.report([a_report(run.claim, at=now + 1)])
         assert numbers(called) == [1]
@@ -669,7 +679,7 @@ class ChangeContract(PageContract):
         await change(store, Verb.DELETE, of_ids(2), now=now + 1, is_forced=True)
         assert numbers(called) == [1, 2, 3]
 
-    async def test_cancelled_run_keeps_its_resource_until_it_is_over(self, store: Store, insert, now: float) -> None:
+    async def test_cancelled_run_keeps_its_resource_until_it_is_over(self, store: Store, insert: Insert, now: float) -> None:
         run, called = await self.needing(store, insert, now)
         await change(store, Verb.CANCEL, of_ids(0), now=now + 1)
         assert called == []
@@ -678,7 +688,7 @@ class ChangeContract(PageContract):
         assert await store.report([a_report(run.claim, State.CANCELLED, at=now + 2)]) == [True]
         assert numbers(called) == [1]
 
-    async def test_retried_jobs_stand_in_line_for_their_resource(self, store: Store, insert, now: float) -> None:
+    async def test_retried_jobs_stand_in_line_for_their_resource(self, store: Store, insert: Insert, now: float) -> None:
         run, called = await self.needing(store, insert, now)
         await change(store, Verb.CANCEL, of_ids(1, 2), now=now + 1)
         done = await change(store, Verb.RETRY, now=now + 2)

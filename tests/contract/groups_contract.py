@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import pytest
 
@@ -12,11 +13,13 @@ from kqs.store import change as changing
 from kqs.store.base import Store, Verb
 from kqs.store.rotation import Turn, Turned
 from tests.contract.change_contract import change
+from tests.contract.changes import JobChanges
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, MakeStore, a_job, a_report, an_entry, numbers
 
 
-def of(group: str | None, *orders: int, **changes: object) -> list[Accepted]:
-    return [a_job(n, group=group, **changes) for n in orders]  # type: ignore[arg-type]
+def of(group: str | None, /, *orders: int, **changes: Unpack[JobChanges]) -> list[Accepted]:
+    of_job: JobChanges = {"group": group, **changes}
+    return [a_job(n, **of_job) for n in orders]
 
 
 class GroupsContract:

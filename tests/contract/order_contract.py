@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol, Unpack
 
 import msgspec
 import pytest
@@ -13,7 +14,20 @@ from kqs.filter import Filter
 from kqs.job import Accepted, After, Entry, Members, Run, State, Tally
 from kqs.store.base import Known, Store, Verb
 from tests.contract.change_contract import FRESH, change
-from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, MakeStore, a_job, a_report, an_ended, an_entry, numbers
+from tests.contract.changes import EndedChanges, JobChanges
+from tests.contract.store_contract import (
+    FIRST,
+    IDS,
+    JOURNAL,
+    NODE,
+    Insert,
+    MakeStore,
+    a_job,
+    a_report,
+    an_ended,
+    an_entry,
+    numbers,
+)
 
 #: the number of the first job that is retried, by its order
 AGAIN = FRESH - FIRST
@@ -31,19 +45,33 @@ def after(*numbers: int, is_any_end: bool = False) -> After:
     return After(tuple(IDS.of(FIRST + n) for n in numbers), is_any_end)
 
 
-def a_then(n: int, last: int | None = None, **changes: object) -> Accepted:
+def a_then(n: int, last: int | None = None, **changes: Unpack[JobChanges]) -> Accepted:
     """Job n, the `then` of a batch whose last member is job `last`; None: of an open one."""
     members = Members(True) if last is None else Members(False, FIRST + last)
-    return a_job(n, members=members, **changes)
+    of_job: JobChanges = {"members": members, **changes}
+    return a_job(n, **of_job)
 
 
-def a_member(n: int, then: int, *, in_record: bool = True, **changes: object) -> Accepted:
-    return a_job(n, batch=IDS.of(FIRST + then), batch_order=FIRST + then if in_record else 0, **changes)
+def a_member(n: int, then: int, *, in_record: bool = True, **changes: Unpack[JobChanges]) -> Accepted:
+    batch_order = FIRST + then if in_record else 0
+    of_job: JobChanges = {"batch": IDS.of(FIRST + then), "batch_order": batch_order, **changes}
+    return a_job(n, **of_job)
 
 
 def a_tally(then: int, count: int, *, is_open: bool = False, **ended: int) -> Tally:
     counts = {"success": 0, "fail": 0, "cancelled": 0, "deleted": 0, **ended}
     return Tally(IDS.of(FIRST + then), count, is_open=is_open, **counts)
+
+
+Reopen = Callable[[], Awaitable[Store]]
+#: follows all ends; returns the numbers of those that failed by it
+Follow = Callable[[], Awaitable[list[int]]]
+
+
+class End(Protocol):
+    """Ends job n in the way that is named."""
+
+    async def __call__(self, n: int, how: str = "success") -> None: ...
 
 
 class OrderContract:
@@ -54,7 +82,7 @@ class OrderContract:
         return store
 
     @pytest.fixture
-    def reopen(self, store: Store, make_store: MakeStore) -> Callable[[], Awaitable[Store]]:
+    def reopen(self, store: Store, make_store: MakeStore) -> Reopen:
         async def reopen() -> Store:
             await store.close()
             again = make_store()
@@ -64,9 +92,9 @@ class OrderContract:
         return reopen
 
     @pytest.fixture
-    def insert(self, store: Store, now: float) -> Callable[..., Awaitable[Known]]:
-        async def insert(*jobs: Accepted) -> Known:
-            return await store.insert(jobs, 0, "w1", now)
+    def insert(self, store: Store, now: float) -> Insert:
+        async def insert(*jobs: Accepted, fed_seq: int = 0) -> Known:
+            return await store.insert(jobs, fed_seq, "w1", now)
 
         return insert
 
@@ -77,7 +105,7 @@ class OrderContract:
         return called
 
     @pytest.fixture
-    def follow(self, store: Store, now: float) -> Callable[[], Awaitable[list[int]]]:
+    def follow(self, store: Store, now: float) -> Follow:
         """Follow all ends; return the numbers of those that failed by it."""
 
         async def follow() -> list[int]:
@@ -93,7 +121,7 @@ class OrderContract:
         return follow
 
     @pytest.fixture
-    def end(self, store: Store, now: float) -> Callable[..., Awaitable[None]]:
+    def end(self, store: Store, now: float) -> End:
         async def end(n: int, how: str = "success") -> None:
             if how == "cancelled":
                 await change(store, Verb.CANCEL, only(n), now=now)
@@ -115,7 +143,7 @@ class OrderContract:
     # -- after ---------------------------------------------------------------------------------------------------------
 
     async def test_job_waits_for_another_and_is_called_when_that_has_succeeded(
-        self, store: Store, insert, end, follow, called: list[Entry], now: float
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         found = await insert(a_job(0), a_job(1, after=after(0), prio=7))
         assert found == []
@@ -139,20 +167,22 @@ class OrderContract:
     @pytest.mark.parametrize("newest_first", [False, True])
     @pytest.mark.parametrize("states", [None, frozenset({State.NEW})])
     async def test_job_that_waits_is_listed(
-        self, store: Store, insert, states: frozenset[State] | None, newest_first: bool
+        self, store: Store, insert: Insert, states: frozenset[State] | None, newest_first: bool
     ) -> None:
         await insert(a_job(0, type="other"), a_job(1, after=after(0)), a_then(2, 3), a_member(3, 2, type="other"))
         records, _ = await store.page(Filter(type="mail", states=states), None, 9, newest_first=newest_first)
         assert sorted(record.order - FIRST for record in records) == [1, 2]
 
-    async def test_job_waits_for_all(self, store: Store, insert, end, follow, called: list[Entry]) -> None:
+    async def test_job_waits_for_all(self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]) -> None:
         await insert(a_job(0), a_job(1), a_job(2, after=after(0, 1, 0)))
         await end(1)
         assert (await follow(), called) == ([], [])
         await end(0)
         assert (await follow(), numbers(called)) == ([], [2])
 
-    async def test_what_has_succeeded_is_not_waited_for(self, store: Store, insert, end, follow, now: float) -> None:
+    async def test_what_has_succeeded_is_not_waited_for(
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float
+    ) -> None:
         await insert(a_job(0))
         await end(0)
         found = await insert(a_job(1, after=after(0)), an_ended(2, at=now), a_job(3, after=after(2)))
@@ -162,7 +192,7 @@ class OrderContract:
     @pytest.mark.parametrize("how", BAD_ENDS)
     @pytest.mark.parametrize("is_first", [True, False])
     async def test_bad_end_fails_who_waits_and_names_it(
-        self, store: Store, insert, end, follow, now: float, how: str, is_first: bool
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float, how: str, is_first: bool
     ) -> None:
         await insert(a_job(0, expire_at=now + 500))
         if is_first:
@@ -180,12 +210,14 @@ class OrderContract:
         assert 3 in numbers(await store.ready("mail", None, 9))
         assert (await store.counts())["mail"][State.FAIL] == 2 + (how in ("fail", "expired"))
 
-    async def test_what_is_not_there_counts_as_deleted(self, store: Store, insert, follow) -> None:
+    async def test_what_is_not_there_counts_as_deleted(self, store: Store, insert: Insert, follow: Follow) -> None:
         await insert(a_job(1, after=after(0)), a_job(2, after=after(0, is_any_end=True)))
         assert await follow() == [1]
         assert numbers(await store.ready("mail", None, 9)) == [2]
 
-    async def test_success_stays_one_when_its_record_is_gone(self, store: Store, insert, end, follow, called) -> None:
+    async def test_success_stays_one_when_its_record_is_gone(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_job(0), a_job(1), a_job(2, after=after(0, 1)))
         await end(0)
         await end(0, "deleted")
@@ -193,7 +225,9 @@ class OrderContract:
         await end(1)
         assert (await follow(), numbers(called)) == ([], [2])
 
-    async def test_due_time_counts_when_a_job_is_let_go(self, store: Store, insert, end, follow, called, now: float) -> None:
+    async def test_due_time_counts_when_a_job_is_let_go(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
+    ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
         assert await self.state(store, 1) is State.DELAYED
         assert await store.next_due_at() is None
@@ -203,14 +237,18 @@ class OrderContract:
         assert called == []
         assert numbers(await store.wake(now + 60, 9)) == [1]
 
-    async def test_due_time_that_has_come_meanwhile_is_no_wait(self, store: Store, insert, end, called, now: float) -> None:
+    async def test_due_time_that_has_come_meanwhile_is_no_wait(
+        self, store: Store, insert: Insert, end: End, called: list[Entry], now: float
+    ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
         await end(0)
         assert (await store.follow(now + 61, None)).due_at is None
         assert numbers(called) == [1]
 
     @pytest.mark.parametrize("how", ["cancelled", "deleted", "expired"])
-    async def test_waiting_job_ends_like_any_other(self, store: Store, insert, end, follow, now: float, how: str) -> None:
+    async def test_waiting_job_ends_like_any_other(
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float, how: str
+    ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), expire_at=now + 500), a_job(2, after=after(1)))
         await end(1, how)
         assert await follow() == [2]
@@ -218,13 +256,17 @@ class OrderContract:
         assert await follow() == []
         assert await self.state(store, 1) in (State.CANCELLED, State.FAIL, None)
 
-    async def test_child_whose_id_comes_twice_in_a_call_is_let_go(self, store: Store, insert, end, follow, called) -> None:
+    async def test_child_whose_id_comes_twice_in_a_call_is_let_go(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         found = await insert(a_job(0), a_job(1, id="mine", after=after(0)), a_job(2, id="mine", after=after(0)))
         assert found == [FIRST + 2]
         await end(0)
         assert (await follow(), numbers(called)) == ([], [1])
 
-    async def test_retried_child_asks_its_parents_again(self, store: Store, insert, end, follow, now: float) -> None:
+    async def test_retried_child_asks_its_parents_again(
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float
+    ) -> None:
         await insert(a_job(0), a_job(1, after=after(0)))
         await end(0, "fail")
         assert await follow() == [1]
@@ -241,7 +283,9 @@ class OrderContract:
         assert await follow() == []
         assert numbers(await store.ready("mail", None, 9)) == [AGAIN + 20]
 
-    async def test_jobs_of_one_call_wait_for_each_other_in_any_order(self, store: Store, insert, end, follow, called) -> None:
+    async def test_jobs_of_one_call_wait_for_each_other_in_any_order(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(
             a_job(0, after=after(1, 3)), a_job(1), a_job(2, after=After(("own",))), a_job(3, prio=3), a_job(4, id="own")
         )
@@ -251,7 +295,7 @@ class OrderContract:
 
     @pytest.mark.parametrize("own_id", [None, "mine"])
     async def test_joined_parent_is_the_job_that_it_is_joined_to(
-        self, store: Store, insert, end, follow, called, own_id: str | None
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], own_id: str | None
     ) -> None:
         await insert(a_job(0, unique="k"))
         await insert(a_job(1, unique="k", id=own_id), a_job(2, after=After((own_id or IDS.of(FIRST + 1),))))
@@ -260,7 +304,7 @@ class OrderContract:
         assert (await follow(), numbers(called)) == ([], [2])
 
     async def test_joined_parent_of_an_own_id_is_the_job_that_it_is_joined_to(
-        self, store: Store, insert, end, follow, called
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
     ) -> None:
         await insert(a_job(0, unique="k"))
         await insert(a_job(1, id="mine", unique="k"), a_job(2, after=After(("mine",))))
@@ -270,7 +314,7 @@ class OrderContract:
 
     @pytest.mark.parametrize("how", ["deleted", "retried"])
     async def test_end_that_is_not_followed_yet_does_not_count_for_who_comes_later(
-        self, store: Store, insert, end, follow, called, now: float, how: str
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float, how: str
     ) -> None:
         await insert(a_job(0, id="p"), a_job(1, after=After(("p",), True)))
         (run,) = await store.claim([an_entry(0, id="p")], "w1", now)
@@ -290,7 +334,9 @@ class OrderContract:
         await store.report([a_report(run.claim, State.FAIL, at=now)])
         assert (await follow(), numbers(called)) == ([], [1, 3])
 
-    async def test_end_that_is_not_followed_yet_is_told_by_its_name(self, store: Store, insert, follow, now: float) -> None:
+    async def test_end_that_is_not_followed_yet_is_told_by_its_name(
+        self, store: Store, insert: Insert, follow: Follow, now: float
+    ) -> None:
         await insert(a_job(0, id="p"), a_job(1, after=After(("p",))))
         await change(store, Verb.DELETE, Filter(ids=("p",)), now=now)
         await insert(a_job(2, id="p"), a_job(3, after=After(("p",))))
@@ -300,7 +346,7 @@ class OrderContract:
         assert record.error == "job p, which it waits for, was deleted, or is not known any more"
 
     async def test_child_with_a_resource_stands_in_line_when_it_is_let_go(
-        self, store: Store, insert, end, follow, called, now: float
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), resource="r"), a_job(2, resource="r"))
         assert numbers(await store.ready("mail", None, 9)) == [0, 2]
@@ -311,14 +357,18 @@ class OrderContract:
         await store.report([a_report(run.claim, at=now)])
         assert numbers(called) == [1]
 
-    async def test_child_with_a_group_is_let_go_into_its_line(self, store: Store, insert, end, follow, called) -> None:
+    async def test_child_with_a_group_is_let_go_into_its_line(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), group="g"))
         await end(0)
         await follow()
         assert called == [Entry(FIRST + 1, IDS.of(FIRST + 1), "mail", 10_000, group="g")]
         assert await store.grouped_types(["mail"]) == ["mail"]
 
-    async def test_replay_changes_nothing(self, store: Store, insert, end, follow, called) -> None:
+    async def test_replay_changes_nothing(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         jobs = [a_job(0), a_job(1, after=after(0))]
         await insert(*jobs)
         await end(0)
@@ -326,7 +376,9 @@ class OrderContract:
         assert sorted(await insert(*jobs)) == [FIRST, FIRST + 1]
         assert (await follow(), numbers(called)) == ([], [1])
 
-    async def test_what_is_left_of_many_is_known_to_the_next_boot(self, store: Store, insert, end, reopen, now: float) -> None:
+    async def test_what_is_left_of_many_is_known_to_the_next_boot(
+        self, store: Store, insert: Insert, end: End, reopen: Reopen, now: float
+    ) -> None:
         await insert(a_job(0), *[a_job(n, after=after(0)) for n in range(1, 2001)])
         await end(0, "fail")
         first = await store.follow(now, None)
@@ -340,7 +392,7 @@ class OrderContract:
         assert count + len(following.failed) == 2000
         assert await again.counts() == {"mail": {State.FAIL: 2001}}
 
-    async def test_chain_fails_from_its_first_to_its_last(self, store: Store, insert, end, follow) -> None:
+    async def test_chain_fails_from_its_first_to_its_last(self, store: Store, insert: Insert, end: End, follow: Follow) -> None:
         await insert(a_job(0), *[a_job(n, after=after(n - 1)) for n in range(1, 300)])
         await end(0, "fail")
         assert await follow() == list(range(1, 300))
@@ -348,7 +400,7 @@ class OrderContract:
     # -- batches -------------------------------------------------------------------------------------------------------
 
     async def test_then_runs_when_all_members_have_ended_and_is_told_how(
-        self, store: Store, insert, end, follow, called, now: float
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_then(0, 4), *[a_member(n, 0) for n in range(1, 5)])
         assert numbers(await store.ready("mail", None, 9)) == [1, 2, 3, 4]
@@ -373,11 +425,13 @@ class OrderContract:
             "deleted": 1,
         }
 
-    async def test_batch_of_none_is_complete(self, store: Store, insert, follow, called) -> None:
+    async def test_batch_of_none_is_complete(self, store: Store, insert: Insert, follow: Follow, called: list[Entry]) -> None:
         await insert(a_then(0, 0))
         assert (await follow(), numbers(called)) == ([], [0])
 
-    async def test_batch_is_not_complete_before_its_record_is_stored(self, store: Store, insert, end, follow, called) -> None:
+    async def test_batch_is_not_complete_before_its_record_is_stored(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_then(0, 2), a_member(1, 0))
         await end(1)
         assert (await follow(), called) == ([], [])
@@ -386,16 +440,18 @@ class OrderContract:
         assert (await follow(), numbers(called)) == ([], [0])
 
     async def test_members_that_ended_before_they_were_stored_count(
-        self, store: Store, insert, follow, called, now: float
+        self, store: Store, insert: Insert, follow: Follow, called: list[Entry], now: float
     ) -> None:
-        batch = {"batch": IDS.of(FIRST), "batch_order": FIRST}
+        batch: EndedChanges = {"batch": IDS.of(FIRST), "batch_order": FIRST}
         await insert(a_then(0, 2), an_ended(1, at=now, **batch), an_ended(2, State.FAIL, at=now, **batch))
         assert (await follow(), numbers(called)) == ([], [0])
         record = await store.job(IDS.of(FIRST))
         assert record is not None
         assert record.tally == a_tally(0, 2, success=1, fail=1)
 
-    async def test_open_batch_takes_members_until_it_is_closed(self, store: Store, insert, end, follow, called) -> None:
+    async def test_open_batch_takes_members_until_it_is_closed(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_then(0))
         await insert(a_member(1, 0, in_record=False))
         await end(1)
@@ -419,13 +475,17 @@ class OrderContract:
         assert (await follow(), numbers(called)) == ([], [0])
         assert await store.close_batch("nothing") is None
 
-    async def test_closing_the_batch_last_completes_it(self, store: Store, insert, end, follow, called) -> None:
+    async def test_closing_the_batch_last_completes_it(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_then(0), a_member(1, 0))
         await end(1)
         await store.close_batch(IDS.of(FIRST))
         assert (await follow(), numbers(called)) == ([], [0])
 
-    async def test_retried_member_has_counted(self, store: Store, insert, end, follow, called, now: float) -> None:
+    async def test_retried_member_has_counted(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
+    ) -> None:
         await insert(a_then(0, 2), a_member(1, 0), a_member(2, 0))
         await end(1, "fail")
         await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH)
@@ -438,7 +498,9 @@ class OrderContract:
         assert record is not None
         assert record.tally == a_tally(0, 2, success=1, fail=1)
 
-    async def test_deleted_member_that_has_ended_counts_once(self, store: Store, insert, end, follow) -> None:
+    async def test_deleted_member_that_has_ended_counts_once(
+        self, store: Store, insert: Insert, end: End, follow: Follow
+    ) -> None:
         await insert(a_then(0, 2), a_member(1, 0), a_member(2, 0))
         await end(1)
         await end(1, "deleted")
@@ -446,13 +508,17 @@ class OrderContract:
         assert record is not None
         assert record.tally == a_tally(0, 2, success=1)
 
-    async def test_member_that_is_known_is_none(self, store: Store, insert, end, follow, called) -> None:
+    async def test_member_that_is_known_is_none(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_job(9, id="mine"))
         await insert(a_then(10, 12), a_member(11, 10), a_member(12, 10, id="mine"))
         await end(11)
         assert (await follow(), numbers(called)) == ([], [10])
 
-    async def test_replay_of_a_batch_changes_nothing(self, store: Store, insert, end, follow, called) -> None:
+    async def test_replay_of_a_batch_changes_nothing(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         jobs = [a_then(0, 2), a_member(1, 0), a_member(2, 0)]
         await insert(*jobs)
         await end(1)
@@ -461,7 +527,7 @@ class OrderContract:
         await end(2)
         assert (await follow(), numbers(called)) == ([], [0])
 
-    async def test_batch_under_an_id_that_is_known_makes_no_jobs(self, store: Store, insert) -> None:
+    async def test_batch_under_an_id_that_is_known_makes_no_jobs(self, store: Store, insert: Insert) -> None:
         await insert(a_then(0, 1, id="b"), a_job(1, batch="b", batch_order=FIRST))
         found = await insert(a_then(2, 3, id="b"), a_job(3, batch="b", batch_order=FIRST + 2))
         assert sorted(found) == [FIRST + 2, FIRST + 3]
@@ -469,22 +535,22 @@ class OrderContract:
         found = await insert(a_then(5, 6, id="c"), a_job(6, batch="c", batch_order=FIRST + 5))
         assert sorted(found) == [FIRST + 5, FIRST + 6]
 
-    async def test_then_passes_no_job_of_its_id_that_comes_before_it(self, store: Store, insert) -> None:
+    async def test_then_passes_no_job_of_its_id_that_comes_before_it(self, store: Store, insert: Insert) -> None:
         found = await insert(a_job(0, id="b"), a_then(1, 2, id="b"), a_job(2, batch="b", batch_order=FIRST + 1))
         assert sorted(found) == [FIRST + 1, FIRST + 2]
         assert (record := await store.job("b")) is not None
         assert (record.order, record.tally) == (FIRST, None)
 
-    async def test_then_passes_no_job_of_its_key_that_comes_before_it(self, store: Store, insert) -> None:
+    async def test_then_passes_no_job_of_its_key_that_comes_before_it(self, store: Store, insert: Insert) -> None:
         found = await insert(a_job(0, unique="k"), a_then(1, 2, unique="k"), a_member(2, 1))
         assert sorted(found) == [FIRST + 1, FIRST + 2]
         assert dict(found.joined) == {FIRST + 1: IDS.of(FIRST)}
 
     @pytest.mark.parametrize("taken", ["id", "key"])
     async def test_batch_that_was_not_begun_makes_no_jobs_of_what_comes_later_either(
-        self, store: Store, insert, taken: str
+        self, store: Store, insert: Insert, taken: str
     ) -> None:
-        own: dict[str, str] = {"id": "b"} if taken == "id" else {"unique": "k"}
+        own: JobChanges = {"id": "b"} if taken == "id" else {"unique": "k"}
         batch = own.get("id", IDS.of(FIRST + 1))
         await insert(a_job(0, **own))
         assert sorted(await insert(a_then(1, 5, **own), a_job(2, batch=batch, batch_order=FIRST + 1))) == [FIRST + 1, FIRST + 2]
@@ -494,7 +560,7 @@ class OrderContract:
         assert await insert(a_job(6)) == []
 
     async def test_batch_that_was_not_begun_is_made_whole_by_a_repeat_that_finds_its_key_free(
-        self, store: Store, insert, end
+        self, store: Store, insert: Insert, end: End
     ) -> None:
         await insert(a_job(0, unique="k"))
         batch = [a_then(1, 3, unique="k"), a_member(2, 1), a_member(3, 1)]
@@ -507,7 +573,7 @@ class OrderContract:
         assert record.tally == a_tally(1, 2)
 
     async def test_members_of_a_deleted_batch_do_not_count_in_the_next_of_its_id(
-        self, store: Store, insert, end, follow, called, now: float
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_then(0, id="b"), a_job(1, batch="b"), a_job(2, batch="b"))
         await end(1)
@@ -521,7 +587,7 @@ class OrderContract:
         assert (await follow(), numbers(called)) == ([], [3])
 
     async def test_completed_batch_that_was_deleted_does_not_wake_the_next_of_its_id(
-        self, store: Store, insert, follow, called, now: float
+        self, store: Store, insert: Insert, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_then(0, id="b"))
         await store.close_batch("b")
@@ -530,7 +596,7 @@ class OrderContract:
         assert (await follow(), called) == ([], [])
 
     async def test_then_that_was_cancelled_is_not_woken_and_waits_again_when_retried(
-        self, store: Store, insert, end, follow, called, now: float
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_then(0, 1), a_member(1, 0))
         await end(0, "cancelled")
@@ -541,7 +607,9 @@ class OrderContract:
         (run,) = await store.claim(called, "w1", now)
         assert msgspec.json.decode(run.batch or b"null")["success"] == 1
 
-    async def test_members_outlive_their_then(self, store: Store, insert, end, follow, called) -> None:
+    async def test_members_outlive_their_then(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
         await insert(a_then(0, 2), a_member(1, 0))
         await end(0, "deleted")
         assert await insert(a_member(2, 0)) == []
@@ -549,7 +617,9 @@ class OrderContract:
         await end(2)
         assert (await follow(), called) == ([], [])
 
-    async def test_batch_is_known_to_the_next_boot(self, store: Store, insert, end, reopen, now: float) -> None:
+    async def test_batch_is_known_to_the_next_boot(
+        self, store: Store, insert: Insert, end: End, reopen: Reopen, now: float
+    ) -> None:
         await insert(a_then(0, 1), a_member(1, 0))
         await end(1)
         again = await reopen()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Unpack
 
 import pytest
 
 from kqs.job import Accepted, Entry, Report, Run, State
 from kqs.store.base import CALL_S, DAMAGED, Known, Store
+from tests.contract.changes import EndChanges, EntryChanges, JobChanges, changed
 from tests.contract.store_contract import (
     FIRST,
     IDS,
@@ -33,8 +35,9 @@ class Calls(list[Entry]):
         return taken
 
 
-def needing(*orders: int, resource: str = "r", **changes: object) -> list[Accepted]:
-    return [a_job(n, resource=resource, **changes) for n in orders]  # type: ignore[arg-type]
+def needing(*orders: int, **changes: Unpack[JobChanges]) -> list[Accepted]:
+    of_job: JobChanges = {"resource": "r", **changes}
+    return [a_job(n, **of_job) for n in orders]
 
 
 class ResourceContract:
@@ -76,11 +79,13 @@ class ResourceContract:
         claimed = await store.claim(entries, "w", now)
         return sorted([*(job.order - FIRST for job in jobs if job.order not in waiting), *numbers(claimed)])
 
-    async def claimed(self, store: Store, *orders: int, now: float, **changes: object) -> list[Run]:
+    async def claimed(self, store: Store, *orders: int, now: float, **changes: Unpack[EntryChanges]) -> list[Run]:
         return await store.claim([an_entry(n, **changes) for n in orders], "w", now)
 
-    async def end(self, store: Store, run: Run, now: float, **changes: object) -> None:
-        assert await store.report([a_report(run.claim, at=now, **{"type": run.type, **changes})]) == [True]  # type: ignore[arg-type]
+    async def end(self, store: Store, run: Run, now: float, **changes: Unpack[EndChanges]) -> None:
+        state, run_state = changes.get("state", State.SUCCESS), changes.get("run_state", "")
+        report = changed(a_report(run.claim, state, run_state, at=now, type=run.type), changes)
+        assert await store.report([report]) == [True]
 
     async def place(self, store: Store, n: int) -> State | None:
         record = await store.job(IDS.of(FIRST + n))
@@ -121,7 +126,7 @@ class ResourceContract:
         ],
     )
     async def test_it_is_free_however_the_run_ends(
-        self, store: Store, calls: Calls, clock: FakeClock, changes: dict[str, object]
+        self, store: Store, calls: Calls, clock: FakeClock, changes: EndChanges
     ) -> None:
         now = clock.now()
         await self.insert(store, calls, needing(0, 1), 1, "w", now)

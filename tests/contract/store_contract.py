@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, Unpack
 from unittest.mock import ANY
 
 import msgspec
@@ -28,7 +28,8 @@ from kqs.job import (
     first_run,
 )
 from kqs.store import base
-from kqs.store.base import DAMAGED, LISTED_BYTES, Store, StoreInfo, Topic, Waiting
+from kqs.store.base import DAMAGED, LISTED_BYTES, Known, Store, StoreInfo, Topic, Waiting
+from tests.contract.changes import EndedChanges, EntryChanges, JobChanges, ReportChanges, changed
 from tests.support.clock import FakeClock
 
 JOURNAL = "0123456789abcdef" * 2
@@ -49,44 +50,60 @@ Damage = Callable[..., Awaitable[None]]
 ReadRaw = Callable[[Store, int], Awaitable[dict[str, object]]]
 #: makes a store on the test's own data, not yet opened; called again, one on the same data
 MakeStore = Callable[[], Store]
+#: closes the store of a test, and opens another one on the same data
+Reopen = Callable[[], Awaitable[tuple[Store, StoreInfo]]]
 
 
-def a_job(n: int, *, id: str | None = None, due_at: float = 0.0, expire_at: float | None = None, **changes: object) -> Accepted:  # noqa: A002
-    job = Accepted(FIRST + n, id or IDS.of(FIRST + n), id is not None, "mail", 10000, due_at, expire_at, b'{"n":%d}' % n, None)
-    for name, value in changes.items():
-        setattr(job, name, value)
-    return job
+class Insert(Protocol):
+    """Stores jobs."""
+
+    async def __call__(self, *jobs: Accepted, fed_seq: int = 0) -> Known: ...
 
 
-def some_jobs(count: int, **changes: object) -> list[Accepted]:
-    return [a_job(n, **changes) for n in range(count)]  # type: ignore[arg-type]
+class RunOne(Protocol):
+    """Stores job n, and claims it."""
+
+    async def __call__(self, n: int = 0, **changes: Unpack[JobChanges]) -> Run: ...
 
 
-def an_entry(n: int, **changes: object) -> Entry:
-    entry = Entry(FIRST + n, IDS.of(FIRST + n), "mail", 10000)
-    for name, value in changes.items():
-        setattr(entry, name, value)
-    return entry
+class EndAt(Protocol):
+    """Stores, claims and ends job n, whose record is over at `drop_at`."""
+
+    async def __call__(self, drop_at: float | None, n: int = 0, **changes: Unpack[JobChanges]) -> Run: ...
+
+
+def a_job(n: int, **changes: Unpack[JobChanges]) -> Accepted:
+    id_ = changes.get("id")
+    job = Accepted(FIRST + n, id_ or IDS.of(FIRST + n), id_ is not None, "mail", 10000, 0.0, None, b'{"n":%d}' % n, None)
+    return changed(job, {**changes, "id": job.id})
+
+
+def some_jobs(count: int, **changes: Unpack[JobChanges]) -> list[Accepted]:
+    return [a_job(n, **changes) for n in range(count)]
+
+
+def an_entry(n: int, **changes: Unpack[EntryChanges]) -> Entry:
+    return changed(Entry(FIRST + n, IDS.of(FIRST + n), "mail", 10000), changes)
 
 
 def a_claim(n: int, *, id: str | None = None, attempt: int = 1, epoch: int = 1) -> Claim:  # noqa: A002
     return Claim(FIRST + n, id or IDS.of(FIRST + n), attempt, epoch)
 
 
-def a_report(claim: Claim, state: State = State.SUCCESS, run_state: str = "", *, at: float, **changes: object) -> Report:
-    report = Report(claim, "mail", state, run_state or state.word, at)
-    for name, value in changes.items():
-        setattr(report, name, value)
-    return report
+def a_report(
+    claim: Claim, state: State = State.SUCCESS, run_state: str = "", *, at: float, **changes: Unpack[ReportChanges]
+) -> Report:
+    return changed(Report(claim, "mail", state, run_state or state.word, at), changes)
 
 
 def an_ended(
-    n: int, state: State = State.SUCCESS, run_state: str = "", *, at: float, epoch: int = 1, **changes: object
+    n: int, state: State = State.SUCCESS, run_state: str = "", *, at: float, epoch: int = 1, **changes: Unpack[EndedChanges]
 ) -> Accepted:
     """Job n, claimed at `at` and ended a second later: the changes named `end_…` are its report's, the others the job's own."""
     of_end = {name.removeprefix("end_"): value for name, value in changes.items() if name.startswith("end_")}
-    job = a_job(n, claimed_at=at, **{name: value for name, value in changes.items() if not name.startswith("end_")})  # type: ignore[arg-type]
-    job.end = a_report(Claim(job.order, job.id, 1, epoch), state, run_state, at=at + 1, **of_end)
+    of_job = {name: value for name, value in changes.items() if name != "id" and not name.startswith("end_")}
+    job = changed(a_job(n, id=changes.get("id"), claimed_at=at), of_job)
+    job.end = changed(a_report(Claim(job.order, job.id, 1, epoch), state, run_state, at=at + 1), of_end)
     job.end.type = job.type
     return job
 
@@ -97,10 +114,10 @@ def without_end(job: Accepted) -> Accepted:
     return job
 
 
-def unbegun(run: Run, *, at: float, state: State | None = None, **changes: object) -> Report:
+def unbegun(run: Run, *, at: float, state: State | None = None, **changes: Unpack[ReportChanges]) -> Report:
     """The report that `run` never began; its job waits on, or has ended as `state`."""
     end = State(run.waited_as) if state is None else state
-    return a_report(run.claim, end, at=at, returned=run.returned, has_begun=False, **changes)
+    return changed(a_report(run.claim, end, at=at, returned=run.returned, has_begun=False), changes)
 
 
 def numbers(found: list[Entry] | list[Run]) -> list[int]:
@@ -115,7 +132,7 @@ class StoreContract:
         return store
 
     @pytest.fixture
-    def reopen(self, store: Store, make_store: MakeStore) -> Callable[[], Awaitable[tuple[Store, StoreInfo]]]:
+    def reopen(self, store: Store, make_store: MakeStore) -> Reopen:
         async def reopen() -> tuple[Store, StoreInfo]:
             await store.close()
             again = make_store()
@@ -124,15 +141,15 @@ class StoreContract:
         return reopen
 
     @pytest.fixture
-    def insert(self, store: Store, now: float) -> Callable[..., Awaitable[list[int]]]:
-        async def insert(*jobs: Accepted, fed_seq: int = 0) -> list[int]:
+    def insert(self, store: Store, now: float) -> Insert:
+        async def insert(*jobs: Accepted, fed_seq: int = 0) -> Known:
             return await store.insert(jobs, fed_seq, "w1", now)
 
         return insert
 
     @pytest.fixture
-    def run_one(self, store: Store, insert, now: float) -> Callable[..., Awaitable[Run]]:
-        async def run_one(n: int = 0, **changes: object) -> Run:
+    def run_one(self, store: Store, insert: Insert, now: float) -> RunOne:
+        async def run_one(n: int = 0, **changes: Unpack[JobChanges]) -> Run:
             await insert(a_job(n, **changes))
             (run,) = await store.claim([an_entry(n)], "w1", now)
             return run
@@ -142,12 +159,12 @@ class StoreContract:
     async def test_new_store_knows_nothing(self, make_store: MakeStore) -> None:
         assert await make_store().open(JOURNAL, NODE) == StoreInfo(epoch=1, fed_seq=0, last_order=0, store_id=ANY)
 
-    async def test_reopened_store_has_a_later_epoch_and_the_same_progress(self, insert, reopen) -> None:
+    async def test_reopened_store_has_a_later_epoch_and_the_same_progress(self, insert: Insert, reopen: Reopen) -> None:
         await insert(*some_jobs(3), fed_seq=7)
         _, info = await reopen()
         assert info == StoreInfo(epoch=2, fed_seq=7, last_order=FIRST + 2, store_id=ANY)
 
-    async def test_last_order_outlives_its_record(self, store: Store, run_one, reopen, now: float) -> None:
+    async def test_last_order_outlives_its_record(self, store: Store, run_one: RunOne, reopen: Reopen, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, at=now, drop_at=now)])
         await store.sweep(now, 10, FIRST + 1)
@@ -159,7 +176,7 @@ class StoreContract:
         with pytest.raises(StoreCorruptError, match="belongs to journal"):
             await make_store().open("f" * 32, NODE)
 
-    async def test_records_survive_reopening(self, store: Store, insert, reopen) -> None:
+    async def test_records_survive_reopening(self, store: Store, insert: Insert, reopen: Reopen) -> None:
         await insert(a_job(0, expire_at=5e9, options=b'{"retries":3}'))
         before = await store.job(IDS.of(FIRST))
         again, _ = await reopen()
@@ -181,20 +198,22 @@ class StoreContract:
         await store.close()
         assert await asked == []
 
-    async def test_plain_job_is_new_and_keeps_its_bytes(self, store: Store, insert) -> None:
+    async def test_plain_job_is_new_and_keeps_its_bytes(self, store: Store, insert: Insert) -> None:
         assert await insert(a_job(0, data=b' {"a" : "\xc3\xa9"}')) == []
         record = await store.job(IDS.of(FIRST))
         assert record is not None
         assert (record.state, record.data, record.attempt, record.runs) == (State.NEW, b' {"a" : "\xc3\xa9"}', 0, [])
         assert (record.accepted_at, record.due_at, record.prio) == (FIRST / 1e6, 0.0, 10000)
 
-    async def test_acceptance_is_told_by_the_clock_of_then_where_the_order_was_ahead_of_it(self, store: Store, insert) -> None:
+    async def test_acceptance_is_told_by_the_clock_of_then_where_the_order_was_ahead_of_it(
+        self, store: Store, insert: Insert
+    ) -> None:
         at = FIRST / 1e6 - 7200.5
         await insert(a_job(0, accepted_at=at), a_job(1, id="mine", accepted_at=at), a_job(2))
         told = [record.accepted_at for record in await store.jobs(type_=None, state=None, after=None, limit=3)]
         assert told == [at, at, (FIRST + 2) / 1e6]
 
-    async def test_every_field_is_kept(self, store: Store, insert, now: float) -> None:
+    async def test_every_field_is_kept(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, id="mine", due_at=now + 0.123456, expire_at=now + 9.654321, options=b'{"ttr":5}', prio=2**32 - 1))
         record = await store.job("mine")
         assert record is not None
@@ -202,12 +221,12 @@ class StoreContract:
         assert (record.options, record.state, record.id) == (b'{"ttr":5}', State.DELAYED, "mine")
 
     @pytest.mark.parametrize("count", [1, 5, 255, 256, 257, 1000])
-    async def test_batches_of_any_size_are_stored_whole(self, store: Store, insert, count: int) -> None:
+    async def test_batches_of_any_size_are_stored_whole(self, store: Store, insert: Insert, count: int) -> None:
         await insert(*some_jobs(count), *[a_job(2000 + n, id=f"id-{n}") for n in range(count)])
         assert await store.counts() == {"mail": {State.NEW: 2 * count}}
         assert len(await store.ready("mail", None, 5000)) == 2 * count
 
-    async def test_known_order_changes_nothing(self, store: Store, insert) -> None:
+    async def test_known_order_changes_nothing(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0), a_job(1))
         assert await insert(a_job(1, data=b"2"), a_job(2)) == [FIRST + 1]
         record = await store.job(IDS.of(FIRST + 1))
@@ -215,35 +234,35 @@ class StoreContract:
         assert record.data == b'{"n":1}'
         assert await store.counts() == {"mail": {State.NEW: 3}}
 
-    async def test_known_id_changes_nothing(self, store: Store, insert) -> None:
+    async def test_known_id_changes_nothing(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, id="mine"))
         assert await insert(a_job(1, id="mine"), a_job(2, id="other")) == [FIRST + 1]
         assert numbers(await store.ready("mail", None, 9)) == [0, 2]
 
-    async def test_same_id_twice_in_a_batch_is_stored_once(self, store: Store, insert) -> None:
+    async def test_same_id_twice_in_a_batch_is_stored_once(self, store: Store, insert: Insert) -> None:
         assert await insert(a_job(0, id="mine"), a_job(1, id="mine"), a_job(2)) == [FIRST + 1]
         assert await store.counts() == {"mail": {State.NEW: 2}}
 
-    async def test_same_order_twice_in_a_batch_is_stored_once(self, store: Store, insert) -> None:
+    async def test_same_order_twice_in_a_batch_is_stored_once(self, store: Store, insert: Insert) -> None:
         assert await insert(a_job(0), a_job(0)) == [FIRST]
         assert await store.counts() == {"mail": {State.NEW: 1}}
 
-    async def test_given_id_that_was_made_for_another_job_is_known(self, store: Store, insert) -> None:
+    async def test_given_id_that_was_made_for_another_job_is_known(self, store: Store, insert: Insert) -> None:
         assert await insert(a_job(0), a_job(1, id=IDS.of(FIRST))) == [FIRST + 1]
         assert await insert(a_job(2, id=IDS.of(FIRST))) == [FIRST + 2]
         assert await insert(a_job(3, id=IDS.of(FIRST + 77))) == []
 
-    async def test_given_id_hides_the_made_one(self, store: Store, insert) -> None:
+    async def test_given_id_hides_the_made_one(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, id="mine"))
         assert await store.job(IDS.of(FIRST)) is None
 
-    async def test_ended_job_is_still_known(self, store: Store, insert, run_one, now: float) -> None:
+    async def test_ended_job_is_still_known(self, store: Store, insert: Insert, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, at=now, drop_at=now)])
         assert await store.job(run.claim.id) is None
         assert await insert(a_job(0)) == [FIRST]
 
-    async def test_claimed_job_is_stored_running(self, store: Store, insert, now: float) -> None:
+    async def test_claimed_job_is_stored_running(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, claimed_at=now), a_job(1, id="mine", claimed_at=now, expire_at=now + 5))
         record = await store.job("mine")
         assert record is not None
@@ -258,27 +277,33 @@ class StoreContract:
     @pytest.mark.parametrize("shape", [{}, {"id": "mine"}, {"data": b"1" * (BULK_BYTES + 1)}, {"options": b'{"ttr":5}'}])
     @pytest.mark.parametrize("has_ended", [False, True])
     async def test_claimed_job_is_shown_to_run_where_it_says_and_else_here(
-        self, store: Store, insert, now: float, shape: dict[str, object], has_ended: bool
+        self, store: Store, insert: Insert, now: float, shape: JobChanges, has_ended: bool
     ) -> None:
-        own = [shape | ({"id": f"mine{n}"} if "id" in shape else {}) for n in range(4)]
-        make = an_ended if has_ended else a_job
-        workers = ("far", None, "other", "far")
-        jobs = [make(n, worker=workers[n], **({"at": now} if has_ended else {"claimed_at": now}), **own[n]) for n in range(4)]  # type: ignore[operator]
-        await insert(a_job(9, worker="nobody", **{**shape, **({"id": "mine9"} if "id" in shape else {})}), *jobs)
+        def own(n: int, worker: str | None) -> JobChanges:
+            named: JobChanges = {"id": f"mine{n}"} if "id" in shape else {}
+            return {**shape, **named, "worker": worker}
+
+        def made(n: int, worker: str | None) -> Accepted:
+            if has_ended:
+                return an_ended(n, at=now, **own(n, worker))
+            return changed(a_job(n, **own(n, worker)), {"claimed_at": now})
+
+        jobs = [made(n, worker) for n, worker in enumerate(["far", None, "other", "far"])]
+        await insert(a_job(9, **own(9, "nobody")), *jobs)
         shown = [await store.job(job.id) for job in jobs]
         assert [record and [run.worker for run in record.runs] for record in shown] == [["far"], ["w1"], ["other"], ["far"]]
         waiting = await store.job("mine9" if "id" in shape else IDS.of(FIRST + 9))
         assert waiting is not None
         assert (waiting.state, waiting.runs) == (State.NEW, [])
 
-    async def test_fed_seq_moves_with_the_rows_and_never_back(self, store: Store, insert, reopen) -> None:
+    async def test_fed_seq_moves_with_the_rows_and_never_back(self, store: Store, insert: Insert, reopen: Reopen) -> None:
         await insert(a_job(0), fed_seq=9)
         await insert(fed_seq=11)
         await insert(a_job(1), fed_seq=4)
         assert await store.sync() == 11
         assert (await reopen())[1].fed_seq == 11
 
-    async def test_bulk_data_comes_back_whole(self, store: Store, insert, now: float) -> None:
+    async def test_bulk_data_comes_back_whole(self, store: Store, insert: Insert, now: float) -> None:
         big = bytes(range(256)) * 40
         await insert(a_job(0), a_job(1, data=big), a_job(2, data=b"x" * BULK_BYTES), a_job(3, data=big[::-1], claimed_at=now))
         record = await store.job(IDS.of(FIRST + 3))
@@ -287,14 +312,14 @@ class StoreContract:
         runs = await store.claim([an_entry(2), an_entry(1), an_entry(0)], "w1", now)
         assert [run.data for run in runs] == [b"x" * BULK_BYTES, big, b'{"n":0}']
 
-    async def test_bulk_data_of_a_known_id_is_not_stored(self, store: Store, insert) -> None:
+    async def test_bulk_data_of_a_known_id_is_not_stored(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, id="mine", data=b"1" * 2000))
         assert await insert(a_job(1, id="mine", data=b"2" * 2000)) == [FIRST + 1]
         record = await store.job("mine")
         assert record is not None
         assert record.data == b"1" * 2000
 
-    async def test_claim_grants_ready_jobs_in_entry_order(self, store: Store, insert, now: float) -> None:
+    async def test_claim_grants_ready_jobs_in_entry_order(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(3, options=b'{"ttr":1}'))
         runs = await store.claim([an_entry(2, handle="h"), an_entry(0)], "w1", now)
         assert numbers(runs) == [2, 0]
@@ -305,21 +330,21 @@ class StoreContract:
     async def test_nothing_asked_is_nothing_done(self, store: Store, now: float) -> None:
         assert (await store.claim([], "w1", now), await store.report([]), await store.insert([], 0, "w1", now)) == ([], [], [])
 
-    async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert, now: float) -> None:
+    async def test_claim_passes_over_what_is_not_ready(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, claimed_at=now), a_job(1, due_at=now + 5), a_job(2))
         assert numbers(await store.claim([an_entry(n) for n in (0, 1, 2, 99)], "w1", now)) == [2]
 
-    async def test_claim_does_not_ask_whether_a_job_may_run(self, store: Store, insert, now: float) -> None:
+    async def test_claim_does_not_ask_whether_a_job_may_run(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, expire_at=now - 5))
         (run,) = await store.claim([an_entry(0)], "w1", now)
         assert run.expire_at == now - 5
 
-    async def test_job_is_granted_once(self, store: Store, insert, now: float) -> None:
+    async def test_job_is_granted_once(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0))
         granted = await asyncio.gather(*(store.claim([an_entry(0), an_entry(0)], "w1", now) for _ in range(3)))
         assert [len(runs) for runs in granted] == [1, 0, 0]
 
-    async def test_run_carries_counters_and_expiry(self, store: Store, run_one, now: float) -> None:
+    async def test_run_carries_counters_and_expiry(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one(expire_at=now + 100.123456)
         waiting = a_report(run.claim, State.RETRY, "fail", at=now, failures=2, ghosts=3, interrupted=4)
         await store.report([waiting])
@@ -331,7 +356,7 @@ class StoreContract:
         _, found = await asyncio.gather(store.insert(some_jobs(2), 1, "w1", now), store.ready("mail", None, 9))
         assert numbers(found) == [0, 1]
 
-    async def test_success_ends_the_job(self, store: Store, run_one, now: float) -> None:
+    async def test_success_ends_the_job(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         assert await store.report([a_report(run.claim, at=now + 1, drop_at=now + 9, result=b'{"r":1}')]) == [True]
         record = await store.job(run.claim.id)
@@ -339,7 +364,9 @@ class StoreContract:
         assert (record.state, record.result, record.ended_at, record.drop_at) == (State.SUCCESS, b'{"r":1}', now + 1, now + 9)
         assert [(one.attempt, one.worker, one.state, one.ended_at) for one in record.runs] == [(1, "w1", "success", now + 1)]
 
-    async def test_final_failure_keeps_its_reason_and_the_runs_own_word(self, store: Store, run_one, now: float) -> None:
+    async def test_final_failure_keeps_its_reason_and_the_runs_own_word(
+        self, store: Store, run_one: RunOne, now: float
+    ) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, State.FAIL, "ghost", at=now, error="gone", ghosts=11)])
         record = await store.job(run.claim.id)
@@ -347,7 +374,7 @@ class StoreContract:
         assert (record.state, record.error, record.ghosts, record.drop_at) == (State.FAIL, "gone", 11, None)
         assert (record.runs[0].state, record.runs[0].error) == ("ghost", "gone")
 
-    async def test_many_equal_and_unequal_reports_in_one_batch(self, store: Store, insert, now: float) -> None:
+    async def test_many_equal_and_unequal_reports_in_one_batch(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(700, claimed_at=now))
         reports = [a_report(a_claim(n), at=now) for n in range(600)]
         for n in range(0, 600, 2):
@@ -361,11 +388,12 @@ class StoreContract:
         assert await store.next_due_at() == now + 600
 
     @pytest.fixture
-    def end_at(self, store: Store, now: float) -> Callable[..., Awaitable[Run]]:
+    def end_at(self, store: Store, now: float) -> EndAt:
         """Store and end a job with the id `mine`, or of our making, whose record is over at `drop_at`."""
 
-        async def end_at(drop_at: float | None, n: int = 0, **changes: object) -> Run:
-            job = a_job(n, accepted_at=now, **changes)
+        async def end_at(drop_at: float | None, n: int = 0, **changes: Unpack[JobChanges]) -> Run:
+            of_job: JobChanges = {"accepted_at": now, **changes}
+            job = a_job(n, **of_job)
             await store.insert([job], 0, "w1", now)
             (run,) = await store.claim([an_entry(n, id=job.id)], "w1", now)
             await store.report([a_report(run.claim, at=now, drop_at=drop_at)])
@@ -376,7 +404,7 @@ class StoreContract:
     @pytest.mark.parametrize("how", ["plain", "claimed", "long"])
     @pytest.mark.parametrize("id_", ["mine", None])
     async def test_record_that_is_over_makes_room_for_a_new_job(
-        self, store: Store, end_at, now: float, how: str, id_: str | None
+        self, store: Store, end_at: EndAt, now: float, how: str, id_: str | None
     ) -> None:
         run = await end_at(now, id=id_, data=b"1" * (BULK_BYTES + 1))
         job_id = run.claim.id
@@ -395,7 +423,9 @@ class StoreContract:
             assert (second.data, second.attempt) == (data, 1)
 
     @pytest.mark.parametrize("id_", ["mine", None])
-    async def test_record_that_is_not_over_is_there_and_known(self, store: Store, end_at, now: float, id_: str | None) -> None:
+    async def test_record_that_is_not_over_is_there_and_known(
+        self, store: Store, end_at: EndAt, now: float, id_: str | None
+    ) -> None:
         run = await end_at(now + 5, id=id_)
         again = a_job(9, id=run.claim.id, accepted_at=now + 4)
         assert await store.insert([again], 1, "w1", now) == [FIRST + 9]
@@ -403,7 +433,9 @@ class StoreContract:
         assert record is not None
         assert (record.order, record.state) == (FIRST, State.SUCCESS)
 
-    async def test_record_for_ever_and_job_that_waits_or_runs_are_known(self, store: Store, end_at, insert, now: float) -> None:
+    async def test_record_for_ever_and_job_that_waits_or_runs_are_known(
+        self, store: Store, end_at: EndAt, insert: Insert, now: float
+    ) -> None:
         await end_at(None, id="mine")
         await insert(a_job(1, id="waits"), a_job(2, id="runs", claimed_at=now))
         again = [a_job(n, id=id_, accepted_at=5e9) for n, id_ in ((7, "mine"), (8, "waits"), (9, "runs"))]
@@ -411,7 +443,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("id_", ["mine", None])
     async def test_replay_brings_nothing_back_in_the_place_of_what_came_after_it(
-        self, store: Store, end_at, now: float, id_: str | None
+        self, store: Store, end_at: EndAt, now: float, id_: str | None
     ) -> None:
         old = a_job(0, id=id_, accepted_at=now)
         dup = a_job(1, id=old.id, accepted_at=now)
@@ -430,7 +462,7 @@ class StoreContract:
         assert (await store.counts())["mail"] == {State.SUCCESS: 1}
 
     async def test_only_the_first_of_two_takes_the_room_of_a_record_that_is_over(
-        self, store: Store, end_at, now: float
+        self, store: Store, end_at: EndAt, now: float
     ) -> None:
         await end_at(now, id="mine")
         twice = [a_job(n, id="mine", accepted_at=now, data=b"%d" % n) for n in (4, 5)]
@@ -439,7 +471,9 @@ class StoreContract:
         assert record is not None
         assert record.data == b"4"
 
-    async def test_batch_of_new_known_and_over_ids_is_told_apart(self, store: Store, end_at, insert, now: float) -> None:
+    async def test_batch_of_new_known_and_over_ids_is_told_apart(
+        self, store: Store, end_at: EndAt, insert: Insert, now: float
+    ) -> None:
         await insert(a_job(100, id="waits"))
         for n in range(20):
             await end_at(now if n % 2 else now + 60, n, id=f"id{n}")
@@ -448,12 +482,12 @@ class StoreContract:
         assert sorted(await store.insert(batch, 1, "w1", now)) == known
         assert (await store.counts())["mail"] == {State.SUCCESS: 10, State.NEW: 22}
 
-    async def test_nothing_stored_makes_room_for_an_adopted_job(self, store: Store, end_at, now: float) -> None:
+    async def test_nothing_stored_makes_room_for_an_adopted_job(self, store: Store, end_at: EndAt, now: float) -> None:
         await end_at(now, id="mine")
         assert await store.insert([a_job(5, id="mine", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == [FIRST + 5]
         assert await store.insert([a_job(6, id="new", accepted_at=now + 9, adopted=True)], 1, "w1", now + 9) == []
 
-    async def test_trimmed_record_makes_room_as_well(self, store: Store, end_at, now: float) -> None:
+    async def test_trimmed_record_makes_room_as_well(self, store: Store, end_at: EndAt, now: float) -> None:
         await end_at(None, id="mine")
         assert await store.trim_successes(0, 10, FIRST + 1) == 1
         assert await store.job("mine") is None
@@ -490,7 +524,7 @@ class StoreContract:
         ],
     )
     async def test_job_stored_with_its_end_is_as_if_it_had_been_reported(
-        self, store: Store, insert, read_raw: ReadRaw, now: float, shape: dict[str, Any], end: dict[str, Any]
+        self, store: Store, insert: Insert, read_raw: ReadRaw, now: float, shape: dict[str, Any], end: dict[str, Any]
     ) -> None:
         at = now - 0.123456
         in_two, at_once = (
@@ -511,7 +545,9 @@ class StoreContract:
         assert await read_raw(store, 1) == await read_raw(store, 0)
         assert await store.counts() == {at_once.type: {found.state: 2}}
 
-    async def test_job_stored_with_its_end_is_over_for_everybody(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_job_stored_with_its_end_is_over_for_everybody(
+        self, store: Store, insert: Insert, reopen: Reopen, now: float
+    ) -> None:
         await insert(an_ended(0, at=now), an_ended(1, at=now, id="mine", expire_at=now + 5, end_result=b"1"))
         assert await store.ready("mail", None, 9) == []
         assert (await store.next_due_at(), await store.next_expire_at()) == (None, None)
@@ -528,7 +564,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("shape", [{}, {"id": "mine"}, {"end_result": b"1"}], ids=["plain", "given id", "result"])
     async def test_report_of_an_end_that_was_stored_with_its_job_is_a_repeated_one(
-        self, store: Store, insert, now: float, shape: dict[str, Any]
+        self, store: Store, insert: Insert, now: float, shape: dict[str, Any]
     ) -> None:
         job = an_ended(0, at=now, **shape)
         assert job.end is not None
@@ -544,7 +580,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("shape", [{}, {"end_result": b"9" * 5000}, {"options": b"{}"}], ids=["plain", "result", "options"])
     async def test_end_of_a_known_job_changes_nothing(
-        self, store: Store, insert, end_at, now: float, shape: dict[str, Any]
+        self, store: Store, insert: Insert, end_at: EndAt, now: float, shape: dict[str, Any]
     ) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 9), a_job(2, claimed_at=now), a_job(3, id="mine"))
         await end_at(now + 9, 4)
@@ -558,7 +594,9 @@ class StoreContract:
         assert await store.counts() == counted
         assert await store.report([a_report(a_claim(2), at=now)]) == [True]
 
-    async def test_one_of_two_equal_jobs_of_a_batch_is_stored_with_its_end(self, store: Store, insert, now: float) -> None:
+    async def test_one_of_two_equal_jobs_of_a_batch_is_stored_with_its_end(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
         twice = [an_ended(0, at=now, end_drop_at=5e9), an_ended(0, State.FAIL, at=now)]
         same_id = [an_ended(n, state, at=now, id="mine", end_drop_at=5e9) for n, state in ((1, State.FAIL), (2, State.SUCCESS))]
         assert sorted(await insert(*twice, *same_id)) == [FIRST, FIRST + 2]
@@ -567,7 +605,7 @@ class StoreContract:
     @pytest.mark.parametrize("id_", ["mine", None])
     @pytest.mark.parametrize("shape", [{}, {"options": b"{}", "data": b"1" * 5000}], ids=["plain", "full"])
     async def test_job_stored_as_over_makes_room_for_the_next_of_its_id(
-        self, store: Store, insert, now: float, id_: str | None, shape: dict[str, Any]
+        self, store: Store, insert: Insert, now: float, id_: str | None, shape: dict[str, Any]
     ) -> None:
         first = an_ended(0, at=now, id=id_, end_drop_at=now + 3, **shape)
         early, late, last = (
@@ -582,7 +620,7 @@ class StoreContract:
         assert await store.counts() == {"mail": {State.NEW: 1}}
 
     async def test_jobs_of_one_id_that_are_each_over_when_the_next_comes_are_all_new(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         batch = [an_ended(n, at=now + n, id="mine", accepted_at=now + n, end_drop_at=now + n + 1) for n in range(5)]
         assert await insert(*batch, a_job(5, id="mine", accepted_at=now + 9)) == []
@@ -593,7 +631,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("count", [1, 5, 255, 257, 600])
     async def test_batches_of_jobs_with_and_without_ends_are_stored_whole(
-        self, store: Store, insert, now: float, count: int
+        self, store: Store, insert: Insert, now: float, count: int
     ) -> None:
         shapes: list[Callable[[int], Accepted]] = [
             lambda n: a_job(n),
@@ -622,7 +660,7 @@ class StoreContract:
         assert sorted(await insert(*batch)) == [job.order for job in batch]
         assert await store.sync() == 3
 
-    async def test_jobs_stored_with_their_ends_are_swept_and_trimmed(self, store: Store, insert, now: float) -> None:
+    async def test_jobs_stored_with_their_ends_are_swept_and_trimmed(self, store: Store, insert: Insert, now: float) -> None:
         keeps = [now, now + 9, None, now, now]
         await insert(*(an_ended(n, at=now - 2, end_drop_at=at) for n, at in enumerate(keeps)))
         await insert(an_ended(5, State.FAIL, at=now - 2, id="mine", data=b"1" * 2000, end_drop_at=now), a_job(6))
@@ -634,7 +672,7 @@ class StoreContract:
         assert await store.counts() == {"mail": {State.SUCCESS: 1, State.NEW: 1}}
 
     async def test_times_of_waiting_jobs_can_be_changed_unless_they_have_changed_already(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         both, due, expiry = (now + 7205.5, now + 9000.5), (now + 7205.5, None), (0.0, now + 9000.5)
         jobs = [a_job(n, due_at=at, expire_at=end) for n, (at, end) in enumerate([both, expiry, due, due, expiry])]
@@ -642,8 +680,7 @@ class StoreContract:
         await insert(*jobs)
         times = [(0, both, now + 5, now + 9), (1, expiry, 0.0, now + 8), (2, due, now + 6, None), (3, both, now, None)]
         times.append((4, expiry, 0.0, now + 1))
-        changes = [Rescheduled(FIRST + n, IDS.of(FIRST + n), were, *become) for n, were, *become in times]
-        await store.reschedule(changes)
+        await store.reschedule([Rescheduled(FIRST + n, IDS.of(FIRST + n), were, at, end) for n, were, at, end in times])
         await store.reschedule([])
         records = await store.jobs(type_=None, state=None, after=None, limit=9)
         assert [(record.due_at, record.expire_at) for record in records] == [
@@ -655,7 +692,7 @@ class StoreContract:
         assert [(run.claim.order - FIRST, run.expire_at) for run in runs] == [(0, now + 9), (1, now + 8), (2, None)]
 
     async def test_a_record_that_was_altered_does_not_pass_once_its_times_are_changed(
-        self, store: Store, insert, damage: Damage, now: float
+        self, store: Store, insert: Insert, damage: Damage, now: float
     ) -> None:
         await insert(*(a_job(n, expire_at=4e9, options=b'{"retries":8}') for n in range(3)))
         await damage(store, 0, expire_at=5e9)
@@ -675,7 +712,7 @@ class StoreContract:
         ],
     )
     async def test_a_run_that_is_given_back_may_give_its_job_another_priority(
-        self, store: Store, insert, reopen, now: float, changes: dict[str, Any]
+        self, store: Store, insert: Insert, reopen: Reopen, now: float, changes: dict[str, Any]
     ) -> None:
         job = a_job(0, **changes)
         await insert(job)
@@ -695,7 +732,7 @@ class StoreContract:
         assert (orphan.prio, orphan.claim) == (10_000, run.claim)
 
     async def test_priorities_of_a_batch_are_each_their_own_and_wait_with_their_jobs(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         await insert(*some_jobs(5))
         runs = await store.claim([an_entry(n) for n in range(5)], "w1", now)
@@ -715,7 +752,7 @@ class StoreContract:
         assert len(await store.claim([an_entry(n) for n in range(5)], "w1", now + 7)) == 5
 
     async def test_a_record_that_was_altered_does_not_pass_once_its_priority_is_changed(
-        self, store: Store, insert, damage: Damage, now: float
+        self, store: Store, insert: Insert, damage: Damage, now: float
     ) -> None:
         await insert(*(a_job(n, expire_at=4e9, options=b'{"retries":8}') for n in range(4)))
         runs = await store.claim([an_entry(n) for n in range(4)], "w1", now)
@@ -725,7 +762,7 @@ class StoreContract:
         await store.report([a_report(run.claim, State.RETRY, "interrupted", at=now, prio=5) for run in runs])
         assert numbers(await store.claim([an_entry(n) for n in range(4)], "w1", now)) == [3]
 
-    async def test_claim_given_back_leaves_no_trace(self, store: Store, insert, now: float) -> None:
+    async def test_claim_given_back_leaves_no_trace(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 5), a_job(2))
         (first,) = await store.claim([an_entry(2)], "w1", now)
         await store.report([a_report(first.claim, State.RETRY, "fail", at=now + 1, due_at=now + 5, failures=1, error="no")])
@@ -739,7 +776,9 @@ class StoreContract:
         assert await store.counts() == {"mail": {State.NEW: 1, State.DELAYED: 1, State.RETRY: 1}}
         assert numbers(await store.ready("mail", None, 10)) == [0, 1, 2]
 
-    async def test_no_stale_report_matches_after_a_claim_was_given_back(self, store: Store, run_one, now: float) -> None:
+    async def test_no_stale_report_matches_after_a_claim_was_given_back(
+        self, store: Store, run_one: RunOne, now: float
+    ) -> None:
         first = await run_one(0)
         await store.report([unbegun(first, at=now)])
         (second,) = await store.claim([an_entry(0)], "w1", now)
@@ -753,7 +792,7 @@ class StoreContract:
         assert (record.state, record.attempt, [run.attempt for run in record.runs]) == (State.SUCCESS, 1, [1])
 
     async def test_new_claimed_job_given_back_is_new_also_if_it_was_stored_as_claimed(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         await insert(a_job(0, claimed_at=now), a_job(1, id="mine", claimed_at=now))
         claims = [a_claim(0), a_claim(1, id="mine")]
@@ -763,7 +802,9 @@ class StoreContract:
             assert record is not None
             assert (record.state, record.attempt, record.runs) == (State.NEW, 0, [])
 
-    async def test_runs_keep_their_numbers_whatever_was_given_back_between(self, store: Store, insert, now: float) -> None:
+    async def test_runs_keep_their_numbers_whatever_was_given_back_between(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
         await insert(a_job(0))
         for number in range(1, 106):
             (run,) = await store.claim([an_entry(0)], f"gone{number}", now)
@@ -785,7 +826,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("drop_at", [None, 5e9])
     async def test_claimed_job_whose_time_was_over_has_ended_without_a_run(
-        self, store: Store, run_one, now: float, drop_at: float | None
+        self, store: Store, run_one: RunOne, now: float, drop_at: float | None
     ) -> None:
         run = await run_one(0)
         end = unbegun(run, at=now + 1, state=State.FAIL, error="expired", drop_at=drop_at)
@@ -799,14 +840,14 @@ class StoreContract:
         assert await store.counts() == {"mail": {State.FAIL: 1}}
 
     async def test_a_due_time_lets_a_job_wait_though_its_run_ended_later_by_the_clock(
-        self, store: Store, run_one, now: float
+        self, store: Store, run_one: RunOne, now: float
     ) -> None:
         run = await run_one(0)
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 7200, due_at=now + 30)])
         assert await store.ready("mail", None, 10) == []
         assert numbers(await store.wake(now + 30, 10)) == [0]
 
-    async def test_repeated_final_report_is_true_and_changes_nothing(self, store: Store, run_one, now: float) -> None:
+    async def test_repeated_final_report_is_true_and_changes_nothing(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, at=now)])
         assert await store.report([a_report(run.claim, State.FAIL, at=now + 5, error="late")]) == [True]
@@ -815,31 +856,33 @@ class StoreContract:
         assert (record.state, record.ended_at, record.error) == (State.SUCCESS, now, None)
         assert await store.counts() == {"mail": {State.SUCCESS: 1}}
 
-    async def test_same_report_twice_in_a_batch_counts_once(self, store: Store, run_one, now: float) -> None:
+    async def test_same_report_twice_in_a_batch_counts_once(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         final, waiting = a_report(run.claim, at=now), a_report(run.claim, State.RETRY, "again", at=now)
         assert await store.report([final, final, waiting]) == [True, True, False]
         assert await store.counts() == {"mail": {State.SUCCESS: 1}}
 
-    async def test_report_after_giving_back_is_stale(self, store: Store, run_one, now: float) -> None:
+    async def test_report_after_giving_back_is_stale(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         waiting = a_report(run.claim, State.RETRY, "again", at=now)
         assert await store.report([waiting, waiting, a_report(run.claim, at=now)]) == [True, False, False]
 
     @pytest.mark.parametrize("fence", [(0, 1), (2, 1), (1, 0), (1, 2)])
-    async def test_other_attempts_and_epochs_are_stale(self, store: Store, run_one, now: float, fence: tuple[int, int]) -> None:
+    async def test_other_attempts_and_epochs_are_stale(
+        self, store: Store, run_one: RunOne, now: float, fence: tuple[int, int]
+    ) -> None:
         run = await run_one()
         stale = Claim(run.claim.order, run.claim.id, *fence)
         assert await store.report([a_report(stale, at=now)]) == [False]
         assert await store.counts() == {"mail": {State.PROCESSING: 1}}
 
-    async def test_stale_report_does_not_hold_up_its_neighbours(self, store: Store, insert, now: float) -> None:
+    async def test_stale_report_does_not_hold_up_its_neighbours(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(3, claimed_at=now))
         claims = [a_claim(0), a_claim(1, attempt=7), a_claim(2), a_claim(99)]
         assert await store.report([a_report(claim, at=now) for claim in claims]) == [True, False, True, False]
         assert await store.counts() == {"mail": {State.SUCCESS: 2, State.PROCESSING: 1}}
 
-    async def test_waiting_job_goes_to_ready_or_later(self, store: Store, insert, now: float) -> None:
+    async def test_waiting_job_goes_to_ready_or_later(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(2, claimed_at=now))
         claims = [a_claim(n) for n in (0, 1)]
         await store.report(
@@ -851,7 +894,7 @@ class StoreContract:
         assert numbers(await store.ready("mail", None, 9)) == [0]
         assert await store.next_due_at() == now + 9
 
-    async def test_earlier_runs_are_kept_with_their_errors(self, store: Store, run_one, now: float) -> None:
+    async def test_earlier_runs_are_kept_with_their_errors(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 1, error='a "b"\nc')])
         (second,) = await store.claim([an_entry(0)], "w2", now + 2)
@@ -866,7 +909,7 @@ class StoreContract:
         assert record is not None
         assert (record.error, record.runs[1].state) == (None, "success")
 
-    async def test_newest_hundred_runs_are_kept(self, store: Store, run_one, now: float) -> None:
+    async def test_newest_hundred_runs_are_kept(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         for _ in range(120):
             await store.report([a_report(run.claim, State.RETRY, "again", at=now)])
@@ -876,13 +919,13 @@ class StoreContract:
         assert record is not None
         assert [one.attempt for one in record.runs] == list(range(22, 122))
 
-    async def test_ready_is_in_order_of_priority_then_age(self, store: Store, insert) -> None:
+    async def test_ready_is_in_order_of_priority_then_age(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0), a_job(1, prio=5), a_job(2), a_job(3, prio=20000), a_job(4, type="other", prio=0))
         assert numbers(await store.ready("mail", None, 9)) == [1, 0, 2, 3]
         assert numbers(await store.ready("mail", (10000, FIRST), 2)) == [2, 3]
         assert numbers(await store.ready("mail", None, 1)) == [1]
 
-    async def test_numbers_are_plain_however_large(self, store: Store, insert, now: float) -> None:
+    async def test_numbers_are_plain_however_large(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, prio=2**32 - 1))
         (entry,) = await store.ready("mail", None, 9)
         (run,) = await store.claim([entry], "w1", now)
@@ -891,11 +934,11 @@ class StoreContract:
         seen = [entry.order, entry.prio, run.claim.order, run.claim.epoch, run.prio, record.order, record.prio, record.attempt]
         assert {type(number) for number in seen} == {int}
 
-    async def test_ready_names_given_ids(self, store: Store, insert) -> None:
+    async def test_ready_names_given_ids(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, id="mine"), a_job(1))
         assert [entry.id for entry in await store.ready("mail", None, 9)] == ["mine", IDS.of(FIRST + 1)]
 
-    async def test_ready_and_wake_show_options_and_short_data_on_demand(self, store: Store, insert, now: float) -> None:
+    async def test_ready_and_wake_show_options_and_short_data_on_demand(self, store: Store, insert: Insert, now: float) -> None:
         for due_at, job in ((0.0, 0), (now + 5, 10)):
             await insert(
                 a_job(job, due_at=due_at, options=b'{"ttr":9}', data=b'"\xc3\xa9"'),
@@ -917,7 +960,7 @@ class StoreContract:
             await store.close()
         assert names[0] == names[1] != ""
 
-    async def test_wake_moves_what_is_due_earliest_first(self, store: Store, insert, now: float) -> None:
+    async def test_wake_moves_what_is_due_earliest_first(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*(a_job(n, due_at=now + 10 - n) for n in range(5)))
         assert await store.next_due_at() == now + 6
         assert numbers(await store.wake(now + 9, 2)) == [4, 3]
@@ -929,7 +972,7 @@ class StoreContract:
         assert await store.next_due_at() is None
         assert await store.next_expire_at() is None
 
-    async def test_expire_ends_waiting_jobs_only(self, store: Store, insert, now: float) -> None:
+    async def test_expire_ends_waiting_jobs_only(self, store: Store, insert: Insert, now: float) -> None:
         await insert(
             a_job(0, expire_at=now + 1), a_job(1, due_at=now + 50, expire_at=now + 2, id="mine"), a_job(2, expire_at=now + 9)
         )
@@ -942,7 +985,9 @@ class StoreContract:
         assert record.runs == []
         assert await store.next_expire_at() == now + 9
 
-    async def test_expired_job_is_kept_as_it_says_itself_then_its_type_then_all(self, store: Store, insert, now: float) -> None:
+    async def test_expired_job_is_kept_as_it_says_itself_then_its_type_then_all(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
         own = {0: b'{"keep":7}', 1: b'{"keep":-1}', 2: b'{"ttr":1}', 3: None}
         await insert(
             *(a_job(n, expire_at=now + n, options=options) for n, options in own.items()), a_job(4, expire_at=now, type="b")
@@ -951,12 +996,12 @@ class StoreContract:
         drops = [record.drop_at for record in await store.jobs(type_=None, state=None, after=None, limit=9)]
         assert drops == [now + 12, None, now + 7, now + 7, now + 8]
 
-    async def test_own_runs_are_no_orphans(self, store: Store, run_one) -> None:
+    async def test_own_runs_are_no_orphans(self, store: Store, run_one: RunOne) -> None:
         await run_one()
         assert await store.orphans(9) == []
 
     async def test_runs_of_an_earlier_epoch_are_orphans_and_can_be_reported(
-        self, store: Store, run_one, reopen, now: float
+        self, store: Store, run_one: RunOne, reopen: Reopen, now: float
     ) -> None:
         run = await run_one(data=b"x" * 3000)
         again, _ = await reopen()
@@ -982,7 +1027,7 @@ class StoreContract:
         ids=str,
     )
     async def test_a_record_that_was_altered_never_runs_and_says_so(
-        self, store: Store, insert, damage: Damage, now: float, change: dict[str, object]
+        self, store: Store, insert: Insert, damage: Damage, now: float, change: dict[str, object]
     ) -> None:
         await insert(a_job(0, expire_at=4e9, options=b'{"retries":8}'), a_job(1))
         await damage(store, 0, **change)
@@ -993,7 +1038,9 @@ class StoreContract:
         assert (record.ended_at, record.drop_at) == (now, now + 60)
         assert numbers(await store.claim([an_entry(0)], "w1", now)) == []
 
-    async def test_plain_record_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+    async def test_plain_record_that_was_altered_never_runs(
+        self, store: Store, insert: Insert, damage: Damage, now: float
+    ) -> None:
         await insert(*some_jobs(3))
         await damage(store, 0, type="male")
         await damage(store, 1, data=b'{"n":0}')
@@ -1002,7 +1049,9 @@ class StoreContract:
         assert record is not None
         assert (record.state, record.drop_at) == (State.FAIL, None)
 
-    async def test_long_data_that_was_altered_never_runs(self, store: Store, insert, damage: Damage, now: float) -> None:
+    async def test_long_data_that_was_altered_never_runs(
+        self, store: Store, insert: Insert, damage: Damage, now: float
+    ) -> None:
         await insert(a_job(0, data=b"1" * 3000), a_job(1, data=b"2" * 3000))
         await damage(store, 0, bulk=b"2" * 3000)
         assert numbers(await store.claim([an_entry(0), an_entry(1)], "w1", now, 60.0)) == [1]
@@ -1011,7 +1060,7 @@ class StoreContract:
         assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
 
     async def test_totals_stay_right_when_a_type_was_altered(
-        self, store: Store, insert, damage: Damage, clock: FakeClock, now: float
+        self, store: Store, insert: Insert, damage: Damage, clock: FakeClock, now: float
     ) -> None:
         await insert(*some_jobs(3), a_job(3, type="b"))
         await damage(store, 0, type="mall")
@@ -1027,7 +1076,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("way", ["claimed", "stored as claimed"])
     async def test_a_held_run_is_adopted_under_the_claim_it_has(
-        self, store: Store, insert, reopen, now: float, way: str
+        self, store: Store, insert: Insert, reopen: Reopen, now: float, way: str
     ) -> None:
         await insert(a_job(0, claimed_at=now if way == "stored as claimed" else 0.0, held=True), a_job(1), a_job(2, id="mine"))
         entries = [an_entry(0), an_entry(1), an_entry(2, id="mine")]
@@ -1043,7 +1092,7 @@ class StoreContract:
         assert await again.adopt(orphans[:1]) == [False]
 
     async def test_a_record_tells_which_boot_has_claimed_the_run_in_progress(
-        self, store: Store, insert, reopen, now: float
+        self, store: Store, insert: Insert, reopen: Reopen, now: float
     ) -> None:
         await insert(a_job(0, id="mine"), a_job(1, id="yours"))
         (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
@@ -1058,7 +1107,9 @@ class StoreContract:
         assert record is not None
         assert record.epoch == later.claim.epoch > run.claim.epoch
 
-    async def test_adopted_runs_are_orphans_again_of_the_next_boot(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_adopted_runs_are_orphans_again_of_the_next_boot(
+        self, store: Store, insert: Insert, reopen: Reopen, now: float
+    ) -> None:
         await insert(a_job(0), a_job(1))
         (held,) = await store.claim([an_entry(0)], "w1", now, None, held=True)
         (other,) = await store.claim([an_entry(1)], "w1", now)
@@ -1069,7 +1120,9 @@ class StoreContract:
         assert await again.orphans(9) == [other]
         assert await again.report([a_report(other.claim, State.GHOST, "ghost", at=now, ghosts=1)]) == [True]
 
-    async def test_a_job_whose_held_run_is_over_is_claimed_as_any_other(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_a_job_whose_held_run_is_over_is_claimed_as_any_other(
+        self, store: Store, insert: Insert, reopen: Reopen, now: float
+    ) -> None:
         await insert(a_job(0))
         (held,) = await store.claim([an_entry(0)], "w1", now, None, held=True)
         assert await store.report([a_report(held.claim, State.RETRY, "fail", at=now, failures=1)]) == [True]
@@ -1077,7 +1130,9 @@ class StoreContract:
         again, _ = await reopen()
         assert [orphan.held for orphan in await again.orphans(9)] == [run.held] == [False]
 
-    async def test_orphan_that_was_altered_ends(self, store: Store, run_one, reopen, damage: Damage, now: float) -> None:
+    async def test_orphan_that_was_altered_ends(
+        self, store: Store, run_one: RunOne, reopen: Reopen, damage: Damage, now: float
+    ) -> None:
         await run_one(0)
         whole = await run_one(1)
         await damage(store, 0, data=b'{"n":1}')
@@ -1087,7 +1142,7 @@ class StoreContract:
         assert record is not None
         assert (record.state, record.error, record.drop_at) == (State.FAIL, DAMAGED, now + 60)
 
-    async def test_job_shows_no_altered_data(self, store: Store, insert, damage: Damage) -> None:
+    async def test_job_shows_no_altered_data(self, store: Store, insert: Insert, damage: Damage) -> None:
         await insert(a_job(0), a_job(1, data=b"1" * 3000))
         await damage(store, 0, data=b'{"n":1}')
         await damage(store, 1, type="mall")
@@ -1098,20 +1153,22 @@ class StoreContract:
         listed = await store.jobs(type_=None, state=None, after=None, limit=9)
         assert (listed[0].data, listed[0].error) == (b"null", DAMAGED)
 
-    async def test_damaged_options_end_nothing_but_their_job(self, store: Store, insert, damage: Damage, now: float) -> None:
+    async def test_damaged_options_end_nothing_but_their_job(
+        self, store: Store, insert: Insert, damage: Damage, now: float
+    ) -> None:
         await insert(a_job(0, expire_at=now, options=b'{"keep":7}'), a_job(1, expire_at=now))
         await damage(store, 0, options=b'{"keep":')
         assert len(await store.expire(now, 9, 60.0)) == 2
 
     @pytest.mark.parametrize("most_bytes", [None, FEW_BYTES])
     async def test_claim_leaves_what_would_be_too_much_data(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch, most_bytes: int | None
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch, most_bytes: int | None
     ) -> None:
         if most_bytes is None:
             monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
         sizes = [2000, 3, 2500, 900, 2000, 3, 900]
         await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate(sizes)))
-        left, taken = [an_entry(n, handle=n) for n in range(7)], []
+        left, taken = [an_entry(n, handle=n) for n in range(7)], list[Run]()
         while left:
             granted = await store.claim(left, "w1", now, most_bytes=most_bytes)
             assert left[0].order == granted[0].claim.order
@@ -1128,7 +1185,7 @@ class StoreContract:
         assert [len(run.data) for run in sorted(taken, key=lambda run: run.claim.order)] == sizes
 
     async def test_one_jobs_data_is_never_too_much(
-        self, store: Store, insert, reopen, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, reopen: Reopen, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(base, "DATA_BYTES", 2000)
         await insert(*(a_job(n, data=b"1" * size) for n, size in enumerate((1500, 3000, 1200))))
@@ -1142,7 +1199,7 @@ class StoreContract:
         assert sorted(numbers(found + await again.orphans(9))) == sorted(numbers(granted)) == [0, 1]
 
     async def test_ready_and_wake_show_no_more_data_than_fits(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(base, "DATA_BYTES", FEW_BYTES)
         await insert(a_job(0, data=b"1" * 600), a_job(1, data=b"1" * 400), a_job(2, data=b"1" * 600, due_at=now + 1))
@@ -1153,7 +1210,7 @@ class StoreContract:
         assert await store.job("nobody") is None
         assert await store.job(IDS.of(5)) is None
 
-    async def test_record_is_gone_at_its_drop_at(self, store: Store, run_one, clock: FakeClock, now: float) -> None:
+    async def test_record_is_gone_at_its_drop_at(self, store: Store, run_one: RunOne, clock: FakeClock, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, at=now, drop_at=now + 5)])
         assert await store.job(run.claim.id) is not None
@@ -1161,7 +1218,9 @@ class StoreContract:
         assert await store.job(run.claim.id) is None
         assert await store.jobs(type_=None, state=None, after=None, limit=9) == []
 
-    async def test_one_question_tells_which_jobs_have_ended(self, store: Store, insert, run_one, now: float) -> None:
+    async def test_one_question_tells_which_jobs_have_ended(
+        self, store: Store, insert: Insert, run_one: RunOne, now: float
+    ) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, at=now, drop_at=now, result=b'"%b"' % (b"x" * 2 * BULK_BYTES))])
         await insert(a_job(1), a_job(2, id="mine", given_id=True, data=b"9" * BULK_BYTES))
@@ -1174,7 +1233,7 @@ class StoreContract:
         assert (await store.look([])).there == set()
 
     async def test_one_question_does_not_bring_too_many_results(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for engine in ("mongo", "sqlite"):
             monkeypatch.setattr(f"kqs.store.{engine}.records.MOST_ENDS", 2)
@@ -1184,7 +1243,7 @@ class StoreContract:
         looked = await store.look([run.claim.id for run in runs])
         assert (len(looked.there), len(looked.ended)) == (3, 2)
 
-    async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert) -> None:
+    async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert: Insert) -> None:
         await insert(*some_jobs(5))
         first = await store.jobs(type_=None, state=None, after=None, limit=2)
         then = await store.jobs(type_=None, state=None, after=first[-1].order, limit=9)
@@ -1192,12 +1251,12 @@ class StoreContract:
         newest = await store.jobs(type_=None, state=None, after=FIRST + 3, limit=2, newest_first=True)
         assert [record.order - FIRST for record in newest] == [2, 1]
 
-    async def test_a_listing_leaves_long_data_out(self, store: Store, insert) -> None:
+    async def test_a_listing_leaves_long_data_out(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, data=b"9" * BULK_BYTES), a_job(1, data=b"9" * (LISTED_BYTES + 1)))
         found = await store.jobs(type_=None, state=None, after=None, limit=9)
         assert [record.data and len(record.data) for record in found] == [BULK_BYTES, None]
 
-    async def test_a_listing_shows_the_last_run_only(self, store: Store, insert, now: float) -> None:
+    async def test_a_listing_shows_the_last_run_only(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0))
         for state in (State.RETRY, State.SUCCESS):
             (run,) = await store.claim([an_entry(0)], "w1", now)
@@ -1205,7 +1264,7 @@ class StoreContract:
         (listed,) = await store.jobs(type_=None, state=None, after=None, limit=9)
         assert [(run.attempt, run.state) for run in listed.runs] == [(2, "success")]
 
-    async def test_jobs_are_filtered_by_type_and_state(self, store: Store, insert, now: float) -> None:
+    async def test_jobs_are_filtered_by_type_and_state(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0), a_job(1, type="b"), a_job(2, due_at=now + 9), a_job(3, type="b", due_at=now + 9))
         for type_, state, wanted in [
             ("b", None, [1, 3]),
@@ -1216,7 +1275,7 @@ class StoreContract:
             found = await store.jobs(type_=type_, state=state, after=None, limit=9)
             assert [record.order - FIRST for record in found] == wanted
 
-    async def test_counts_follow_every_change(self, store: Store, insert, now: float) -> None:
+    async def test_counts_follow_every_change(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed_at=now))
         await store.claim([an_entry(0)], "w1", now)
         await store.report([a_report(a_claim(0), at=now)])
@@ -1233,7 +1292,7 @@ class StoreContract:
     async def _left(self, store: Store) -> list[int]:
         return [record.order - FIRST for record in await store.jobs(type_=None, state=None, after=None, limit=99)]
 
-    async def test_sweep_deletes_what_is_over(self, store: Store, insert, now: float) -> None:
+    async def test_sweep_deletes_what_is_over(self, store: Store, insert: Insert, now: float) -> None:
         await self._end(store, now, a=now + 1, b=now + 2, c=None, d=now + 9)
         await insert(a_job(4))
         assert await store.sweep(now + 5, 9, FIRST + 99) == 2
@@ -1249,7 +1308,7 @@ class StoreContract:
         await self._end(store, now, a=now, b=now, c=now)
         assert [await store.sweep(now, 2, FIRST + 9) for _ in range(3)] == [2, 1, 0]
 
-    async def test_trim_keeps_the_newest_successes(self, store: Store, insert, now: float) -> None:
+    async def test_trim_keeps_the_newest_successes(self, store: Store, insert: Insert, now: float) -> None:
         await self._end(store, now, a=now + 9, b=now + 8, c=None, d=now + 7)
         await insert(a_job(9))
         assert await store.trim_successes(2, 99, FIRST + 99) == 2
@@ -1258,7 +1317,7 @@ class StoreContract:
         assert await store.trim_successes(0, 1, FIRST + 99) == 1
         assert await store.trim_successes(0, 99, FIRST + 99) == 1
 
-    async def test_trim_spares_failures_and_what_may_be_replayed(self, store: Store, insert, now: float) -> None:
+    async def test_trim_spares_failures_and_what_may_be_replayed(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(3, claimed_at=now))
         states = [State.FAIL, State.SUCCESS, State.SUCCESS]
         await store.report([a_report(a_claim(n), state, at=now) for n, state in enumerate(states)])
@@ -1271,14 +1330,14 @@ class StoreContract:
         asked.cancel()
         assert len(await store.ready("mail", None, 9)) == 3
 
-    async def test_sync_answers_the_durable_fed_seq(self, store: Store, insert) -> None:
+    async def test_sync_answers_the_durable_fed_seq(self, store: Store, insert: Insert) -> None:
         assert await store.sync() == 0
         await insert(a_job(0), fed_seq=3)
         assert [await store.sync(), await store.sync()] == [3, 3]
 
     # -- progress ---------------------------------------------------------------------------------------------------------
 
-    async def test_progress_is_shown_and_goes_to_the_next_attempt(self, store: Store, run_one, now: float) -> None:
+    async def test_progress_is_shown_and_goes_to_the_next_attempt(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         assert run.progress is None
         assert await store.save([Progress(run.claim, b'{"at":1}')], durable=False) == [True]
@@ -1290,14 +1349,14 @@ class StoreContract:
         assert again.progress == b'{"at":2}'
         assert await progress_of(store) == b'{"at":2}'
 
-    async def test_a_job_without_progress_runs_beside_one_with_it(self, store: Store, run_one, now: float) -> None:
+    async def test_a_job_without_progress_runs_beside_one_with_it(self, store: Store, run_one: RunOne, now: float) -> None:
         runs = [await run_one(n) for n in range(3)]
         await store.save([Progress(runs[1].claim, b"7")], durable=False)
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now) for run in runs])
         again = await store.claim([an_entry(n) for n in range(3)], "w1", now)
         assert [run.progress for run in again] == [None, b"7", None]
 
-    async def test_the_last_progress_of_a_batch_counts(self, store: Store, run_one) -> None:
+    async def test_the_last_progress_of_a_batch_counts(self, store: Store, run_one: RunOne) -> None:
         run = await run_one()
         saved = [Progress(run.claim, b"%d" % n) for n in range(3)]
         assert await store.save(saved, durable=False) == [True] * 3
@@ -1308,7 +1367,7 @@ class StoreContract:
         assert await store.save([], durable=True) == []
 
     @pytest.mark.parametrize("is_other", [{"attempt": 2}, {"epoch": 2}])
-    async def test_progress_of_any_other_claim_is_stale(self, store: Store, run_one, is_other: dict[str, Any]) -> None:
+    async def test_progress_of_any_other_claim_is_stale(self, store: Store, run_one: RunOne, is_other: dict[str, Any]) -> None:
         run = await run_one()
         await store.save([Progress(run.claim, b"1")], durable=False)
         stale = Progress(msgspec.structs.replace(run.claim, **is_other), b"2")
@@ -1317,14 +1376,16 @@ class StoreContract:
         assert await progress_of(store) == b"4"
 
     @pytest.mark.parametrize("state", [State.SUCCESS, State.FAIL, State.RETRY])
-    async def test_progress_of_a_run_that_is_over_is_stale(self, store: Store, run_one, now: float, state: State) -> None:
+    async def test_progress_of_a_run_that_is_over_is_stale(
+        self, store: Store, run_one: RunOne, now: float, state: State
+    ) -> None:
         run = await run_one()
         await store.save([Progress(run.claim, b"1")], durable=False)
         await store.report([a_report(run.claim, state, at=now)])
         assert await store.save([Progress(run.claim, b"2")], durable=False) == [False]
         assert await progress_of(store) == b"1"
 
-    async def test_progress_is_taken_back(self, store: Store, run_one, now: float) -> None:
+    async def test_progress_is_taken_back(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         assert await store.save([Progress(run.claim, NO_PROGRESS)], durable=False) == [True]
         await store.save([Progress(run.claim, b"1")], durable=False)
@@ -1338,7 +1399,7 @@ class StoreContract:
     @pytest.mark.parametrize("before", [None, b"1"])
     @pytest.mark.parametrize(("said", "after"), [(b"[2]", b"[2]"), (NO_PROGRESS, None)])
     async def test_a_report_brings_progress(
-        self, store: Store, run_one, now: float, state: State, before: bytes | None, said: bytes, after: bytes | None
+        self, store: Store, run_one: RunOne, now: float, state: State, before: bytes | None, said: bytes, after: bytes | None
     ) -> None:
         run = await run_one()
         if before is not None:
@@ -1348,7 +1409,7 @@ class StoreContract:
 
     @pytest.mark.parametrize(("said", "after"), [(b"[2]", b"[2]"), (NO_PROGRESS, None)])
     async def test_a_run_that_never_began_may_bring_progress(
-        self, store: Store, run_one, now: float, said: bytes, after: bytes | None
+        self, store: Store, run_one: RunOne, now: float, said: bytes, after: bytes | None
     ) -> None:
         run = await run_one()
         await store.save([Progress(run.claim, b"1")], durable=False)
@@ -1357,14 +1418,14 @@ class StoreContract:
         (again,) = await store.claim([an_entry(0)], "w1", now)
         assert again.progress == after
 
-    async def test_a_stale_report_brings_none(self, store: Store, run_one, now: float) -> None:
+    async def test_a_stale_report_brings_none(self, store: Store, run_one: RunOne, now: float) -> None:
         run, other = await run_one(0), await run_one(1)
         await store.save([Progress(run.claim, b"1")], durable=False)
         stale = a_report(a_claim(0, attempt=2), State.RETRY, at=now, progress=b"2")
         assert await store.report([stale, a_report(other.claim, State.RETRY, at=now, progress=b"3")]) == [False, True]
         assert (await progress_of(store), await progress_of(store, 1)) == (b"1", b"3")
 
-    async def test_progress_goes_with_its_job(self, store: Store, insert, now: float) -> None:
+    async def test_progress_goes_with_its_job(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, id="mine"))
         (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
         assert await store.save([Progress(run.claim, b"1")], durable=False) == [True]
@@ -1374,7 +1435,7 @@ class StoreContract:
         (again,) = await store.claim([an_entry(5, id="mine")], "w1", now)
         assert again.progress is None
 
-    async def test_a_new_job_in_the_place_of_an_old_one_has_none(self, store: Store, insert, now: float) -> None:
+    async def test_a_new_job_in_the_place_of_an_old_one_has_none(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0, id="mine"))
         (run,) = await store.claim([an_entry(0, id="mine")], "w1", now)
         assert await store.save([Progress(run.claim, b"1")], durable=False) == [True]
@@ -1384,7 +1445,7 @@ class StoreContract:
         assert record is not None
         assert (record.order, record.progress) == (FIRST + 5, None)
 
-    async def test_progress_outlives_the_server(self, store: Store, run_one, reopen, now: float) -> None:
+    async def test_progress_outlives_the_server(self, store: Store, run_one: RunOne, reopen: Reopen, now: float) -> None:
         run, held = await run_one(0), await run_one(1)
         await store.save([Progress(one.claim, b"1") for one in (run, held)], durable=True)
         again, _ = await reopen()
@@ -1394,7 +1455,7 @@ class StoreContract:
         runs = await again.claim([an_entry(0), an_entry(1)], "w2", now)
         assert [one.progress for one in runs] == [b"1", b"1"]
 
-    async def test_an_adopted_run_goes_on_saving(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_an_adopted_run_goes_on_saving(self, store: Store, insert: Insert, reopen: Reopen, now: float) -> None:
         await insert(a_job(0))
         (run,) = await store.claim([an_entry(0)], "w1", now, held=True)
         await store.save([Progress(run.claim, b"1")], durable=False)
@@ -1404,7 +1465,7 @@ class StoreContract:
         assert await again.save([Progress(run.claim, b"2")], durable=False) == [True]
         assert await progress_of(again) == b"2"
 
-    async def test_a_claim_that_is_given_back_keeps_it(self, store: Store, run_one, now: float) -> None:
+    async def test_a_claim_that_is_given_back_keeps_it(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.save([Progress(run.claim, b"1")], durable=False)
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now)])
@@ -1413,7 +1474,7 @@ class StoreContract:
         (third,) = await store.claim([an_entry(0)], "w1", now)
         assert third.progress == b"1"
 
-    async def test_a_listing_shows_short_progress(self, store: Store, run_one) -> None:
+    async def test_a_listing_shows_short_progress(self, store: Store, run_one: RunOne) -> None:
         values = [b'"' + b"x" * (length - 2) + b'"' for length in (LISTED_BYTES, LISTED_BYTES + 1, MAX_PROGRESS_BYTES)]
         for n, value in enumerate(values):
             run = await run_one(n)
@@ -1423,7 +1484,7 @@ class StoreContract:
         assert [record.progress for record in records] == [values[0], None, None, None]
         assert await progress_of(store, 2) == values[2]
 
-    async def test_many_save_at_a_time(self, store: Store, insert, now: float) -> None:
+    async def test_many_save_at_a_time(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(700))
         runs = await store.claim([an_entry(n) for n in range(700)], "w1", now)
         assert await store.save([Progress(run.claim, b"%d" % n) for n, run in enumerate(runs)], durable=False) == [True] * 700
@@ -1441,7 +1502,7 @@ class StoreContract:
         assert not await store.resume("mail")
         assert await store.suspended() == {"é $x.y": 9.0}
 
-    async def test_a_type_stays_suspended_over_a_restart(self, store: Store, reopen) -> None:
+    async def test_a_type_stays_suspended_over_a_restart(self, store: Store, reopen: Reopen) -> None:
         await store.suspend("mail", 7.5)
         await store.suspend("video", 7.5)
         await store.resume("video")
@@ -1449,7 +1510,9 @@ class StoreContract:
         assert await again.suspended() == {"mail": 7.5}
 
     @pytest.mark.parametrize("topic", list(Topic))
-    async def test_what_is_said_of_a_type_is_kept_until_it_is_taken_back(self, topic: Topic, store: Store, reopen) -> None:
+    async def test_what_is_said_of_a_type_is_kept_until_it_is_taken_back(
+        self, topic: Topic, store: Store, reopen: Reopen
+    ) -> None:
         other = next(one for one in Topic if one is not topic)
         assert await store.said(topic) == {}
         assert not await store.say(topic, "mail", b'{"rate":5}')
@@ -1464,13 +1527,13 @@ class StoreContract:
         assert await again.said(topic) == {"\u00e9 $x.y": b"{}", "": b"{}"}
         assert await again.said(other) == {"mail": b"{}"}
 
-    async def test_a_suspended_type_changes_nothing_of_its_jobs(self, store: Store, insert, now: float) -> None:
+    async def test_a_suspended_type_changes_nothing_of_its_jobs(self, store: Store, insert: Insert, now: float) -> None:
         await store.suspend("mail", now)
         await insert(a_job(0))
         assert [entry.order for entry in await store.ready("mail", None, 9)] == [FIRST]
         assert len(await store.claim([an_entry(0)], "w1", now)) == 1
 
-    async def test_a_type_has_subscribers_until_they_leave(self, store: Store, reopen) -> None:
+    async def test_a_type_has_subscribers_until_they_leave(self, store: Store, reopen: Reopen) -> None:
         assert await store.subscriptions() == {}
         pairs = [("mail", "b"), ("mail", "a"), ("é $x.y", "mail"), ("mail", "a")]
         assert [await store.subscribe(*pair) for pair in pairs] == [True, True, True, False]
@@ -1479,7 +1542,7 @@ class StoreContract:
         assert [await again.unsubscribe("mail", one) for one in ("a", "a", "c")] == [True, False, False]
         assert await again.subscriptions() == {"mail": ["b"], "é $x.y": ["mail"]}
 
-    async def test_what_comes_before_a_job_is_counted_up_to_a_bound(self, store: Store, insert, now: float) -> None:
+    async def test_what_comes_before_a_job_is_counted_up_to_a_bound(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*(a_job(n, prio=9000 if n < 3 else 10_000) for n in range(10)), a_job(10, type="video"))
         await insert(a_job(11, due_at=now + 100))
         await store.claim([an_entry(4)], "w1", now)
@@ -1489,7 +1552,7 @@ class StoreContract:
         assert await store.before("nobody", ranks[-1], 100) == 0
 
     async def test_the_oldest_ready_job_of_a_type_is_found_at_any_of_so_many_priorities(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         await insert(*(a_job(20 - n, prio=n) for n in range(10)), a_job(0, prio=10, due_at=now + 100))
         await insert(a_job(30, type="video"), a_job(31, type="video"), a_job(32, type='é "x"', accepted_at=1234.5))
@@ -1507,7 +1570,7 @@ class StoreContract:
         assert await store.oldest([], 9) == {}
 
     async def test_the_first_in_line_are_the_oldest_ready_ones_of_a_type(
-        self, store: Store, insert, now: float, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await insert(*(a_job(n, prio=10 - n) for n in range(5)), a_job(5, id="mine"), a_job(6, due_at=now + 100))
         await insert(a_job(7, type="video"))

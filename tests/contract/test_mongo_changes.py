@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreUnavailableError
@@ -34,6 +33,7 @@ from tests.contract.store_contract import (
 from tests.contract.test_mongo_shared import their_entry, their_job
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
+from tests.support.mongodb import client_of
 
 MakeStore = Callable[..., MongoStore]
 
@@ -81,7 +81,7 @@ async def test_what_no_journal_can_bring_back_goes_at_once(uri: str, ours: Mongo
     await ours.sweep(now, 0, FIRST + 1)
     await change(ours, Verb.DELETE, now=now)
     assert await stored(ours) == 1
-    with MongoClient[dict[str, Any]](uri) as client:
+    with client_of(uri) as client:
         assert client.get_default_database()["bulk.files"].count_documents({}) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ async def test_a_write_whose_answer_was_lost_leaks_nothing(
     class LostError(Exception):
         pass
 
-    async def lost(*args: object) -> object:
+    async def lost(*args: Any) -> None:
         await update(*args)
         raise LostError
 

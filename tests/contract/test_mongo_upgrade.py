@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from bson import json_util
-from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
@@ -24,8 +23,10 @@ from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import State
 from kqs.store.mongo import MongoStore, schema
 from kqs.store.mongo import client as connecting
+from kqs.store.mongo.servers import LEASE_S
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+from tests.support.mongodb import client_of
 
 ROOT = Path(__file__).parents[2]
 NOW = FakeClock().now()
@@ -54,7 +55,7 @@ Db = Database[dict[str, Any]]
 @pytest.fixture
 def db(uri: str) -> Iterator[Db]:
     """The database of version 1."""
-    with MongoClient[dict[str, Any]](uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         for line in (ROOT / "tests/golden/mongo/version-1.json").read_text().splitlines():
             one = json_util.loads(line)
@@ -117,7 +118,7 @@ async def test_no_array_stands_in_an_array(uri: str, make_mongo_store: MakeStore
     (run,) = await store.claim([an_entry(0)], "w", NOW)
     await store.report([a_report(run.claim, State.RETRY, "fail", at=NOW, error="oops")])
     await store.counts()
-    with MongoClient[dict[str, Any]](uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         documents = [document for name in db.list_collection_names() for document in db[name].find()]
     assert not any(map(is_nested, documents))
@@ -127,7 +128,7 @@ async def test_no_array_stands_in_an_array(uri: str, make_mongo_store: MakeStore
 async def test_servers_of_the_version_before_are_not_worked_beside(
     db: Db, make_mongo_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "_WATCH_EVERY_S", schema.LEASE_S / 3)
+    monkeypatch.setattr(schema, "_WATCH_EVERY_S", LEASE_S / 3)
     beats = iter([1, 2, 2, 2, 2, 2])
 
     async def pass_time(_seconds: float) -> None:
@@ -222,7 +223,7 @@ async def test_index_that_is_missing_is_created_alone(uri: str, make_mongo_store
     first = make_mongo_store()
     await first.open(JOURNAL, NODE)
     await first.close()
-    with MongoClient[dict[str, Any]](uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         db.jobs.drop_index("later")
         db.jobs.drop_index("ended")
@@ -240,7 +241,7 @@ async def test_index_that_is_missing_is_created_alone(uri: str, make_mongo_store
 async def test_index_in_another_form_is_told_and_left_alone(
     uri: str, make_mongo_store: MakeStore, name: str, key: list[tuple[str, int]], options: dict[str, Any]
 ) -> None:
-    with MongoClient[dict[str, Any]](uri) as client:
+    with client_of(uri) as client:
         db = client.get_default_database()
         first = make_mongo_store()
         await first.open(JOURNAL, NODE)

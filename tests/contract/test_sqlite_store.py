@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kqs.config import StoreSection
+from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.contract.change_contract import ChangeContract
@@ -37,7 +38,9 @@ class _Engine:
 
     @pytest.fixture
     def damage(self) -> Damage:
-        async def damage(store: SqliteStore, n: int, *, bulk: bytes | None = None, **fields: object) -> None:
+        async def damage(store: Store, n: int, *, bulk: bytes | None = None, **fields: object) -> None:
+            assert isinstance(store, SqliteStore)
+
             def alter(session: Session) -> None:
                 for name, value in fields.items():
                     session.db.execute(f"update jobs set {name} = ? where ord = ?", (value, FIRST + n))
@@ -50,7 +53,9 @@ class _Engine:
 
     @pytest.fixture
     def read_raw(self) -> ReadRaw:
-        async def read_raw(store: SqliteStore, n: int) -> dict[str, object]:
+        async def read_raw(store: Store, n: int) -> dict[str, object]:
+            assert isinstance(store, SqliteStore)
+
             def read(session: Session) -> dict[str, object]:
                 found = session.db.execute("select * from jobs where ord = ?", (FIRST + n,))
                 row = dict(zip([column for column, *_ in found.description], found.fetchone(), strict=True))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import msgspec
 
 from kqs.job import Accepted
 from kqs.store.base import Passed, Schedule, Store
 from kqs.store.ticks import Plan, tick_of
-from tests.contract.store_contract import FIRST, a_job, a_report, an_entry, numbers
+from tests.contract.changes import JobChanges, ScheduleChanges
+from tests.contract.store_contract import FIRST, Insert, Reopen, a_job, a_report, an_entry, numbers
 
 
-def a_schedule(name: str = "nightly", *, since: float, revision: int = 1, **changes: object) -> Schedule:
+def a_schedule(name: str = "nightly", *, since: float, revision: int = 1, **changes: Unpack[ScheduleChanges]) -> Schedule:
     one = Schedule(name, Plan(job='{"type":"mail"}', every=60.0), "call", since, since, revision)
     return msgspec.structs.replace(one, **changes)
 
 
-def a_tick(n: int, at: float, name: str = "nightly", **changes: object) -> Accepted:
-    return a_job(n, id=tick_of(name, at), tick=at, **changes)
+def a_tick(n: int, at: float, name: str = "nightly", **changes: Unpack[JobChanges]) -> Accepted:
+    of_job: JobChanges = {"id": tick_of(name, at), "tick": at, **changes}
+    return a_job(n, **of_job)
 
 
 async def kept(store: Store, name: str = "nightly") -> Schedule:
@@ -25,7 +29,7 @@ async def kept(store: Store, name: str = "nightly") -> Schedule:
 
 
 class TicksContract:
-    async def test_schedules_are_kept_by_name(self, store: Store, reopen, now: float) -> None:
+    async def test_schedules_are_kept_by_name(self, store: Store, reopen: Reopen, now: float) -> None:
         assert await store.schedules() == []
         one, other = a_schedule(since=now), a_schedule("b", since=now, revision=2)
         assert await store.put_schedule(one) == one
@@ -35,7 +39,7 @@ class TicksContract:
         again, _ = await reopen()
         assert await again.schedules() == [other, one]
 
-    async def test_replaced_one_keeps_what_it_has_done(self, store: Store, insert, now: float) -> None:
+    async def test_replaced_one_keeps_what_it_has_done(self, store: Store, insert: Insert, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         await insert(a_tick(0, now + 60))
         await store.suspend_schedule("nightly", now + 70, 0.0)
@@ -44,7 +48,9 @@ class TicksContract:
             new, passed_at=now + 60, tick_at=now + 60, suspended_at=now + 70
         )
 
-    async def test_replaced_one_does_not_wait_for_a_clock_that_was_ahead(self, store: Store, insert, now: float) -> None:
+    async def test_replaced_one_does_not_wait_for_a_clock_that_was_ahead(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
         await store.put_schedule(a_schedule(since=now))
         await insert(a_tick(0, now + 1e6))
         assert (await store.put_schedule(a_schedule(since=now + 5, revision=2))).passed_at == 0.0
@@ -74,14 +80,14 @@ class TicksContract:
         assert (await store.suspend_schedule("nightly", None, now + 3)) == resumed
         assert (await store.suspend_schedule("nightly", None, now + 4)) == resumed
 
-    async def test_stored_tick_moves_its_schedule_on(self, store: Store, insert, now: float) -> None:
+    async def test_stored_tick_moves_its_schedule_on(self, store: Store, insert: Insert, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         await store.put_schedule(a_schedule("other", since=now))
         assert await insert(a_tick(0, now + 60), a_tick(1, now + 120), a_tick(2, now + 60, "other"), a_job(3)) == []
         assert await kept(store) == a_schedule(since=now, passed_at=now + 120, tick_at=now + 120)
         assert await kept(store, "other") == a_schedule("other", since=now, passed_at=now + 60, tick_at=now + 60)
 
-    async def test_tick_is_stored_once_even_if_no_record_is_left(self, store: Store, insert, now: float) -> None:
+    async def test_tick_is_stored_once_even_if_no_record_is_left(self, store: Store, insert: Insert, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         await insert(a_tick(0, now + 60), a_tick(1, now + 120))
         runs = await store.claim([an_entry(0, id=tick_of("nightly", now + 60))], "w", now)
@@ -91,26 +97,26 @@ class TicksContract:
         assert sorted(order - FIRST for order in known) == [5, 6]
         assert await kept(store) == a_schedule(since=now, passed_at=now + 180, tick_at=now + 180)
 
-    async def test_tick_without_a_schedule_is_a_job_like_any_other(self, store: Store, insert, now: float) -> None:
+    async def test_tick_without_a_schedule_is_a_job_like_any_other(self, store: Store, insert: Insert, now: float) -> None:
         assert await insert(a_tick(0, now + 60)) == []
         assert sorted(await insert(a_tick(1, now + 60))) == [FIRST + 1]
         assert numbers(await store.ready("mail", None, 9)) == [0]
 
-    async def test_replayed_tick_changes_nothing(self, store: Store, insert, reopen, now: float) -> None:
+    async def test_replayed_tick_changes_nothing(self, store: Store, insert: Insert, reopen: Reopen, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         await insert(a_tick(0, now + 60), a_tick(1, now + 120))
         again, _ = await reopen()
         await again.insert([a_tick(0, now + 60), a_tick(1, now + 120), a_tick(2, now + 180)], 1, "w", now)
         assert numbers(await again.ready("mail", None, 9)) == [0, 1, 2]
 
-    async def test_client_may_have_taken_the_id_of_a_tick(self, store: Store, insert, now: float) -> None:
+    async def test_client_may_have_taken_the_id_of_a_tick(self, store: Store, insert: Insert, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         await insert(a_job(0, id=tick_of("nightly", now + 60)))
         assert sorted(await insert(a_tick(1, now + 60))) == [FIRST + 1]
         assert await insert(a_tick(2, now + 120)) == []
 
     async def test_instants_are_passed_without_a_job_by_whoever_knows_how_far_it_is(
-        self, store: Store, insert, now: float
+        self, store: Store, insert: Insert, now: float
     ) -> None:
         await store.put_schedule(a_schedule(since=now))
         first = Passed("nightly", 1, 0.0, now + 120, 2, 1)
@@ -121,7 +127,7 @@ class TicksContract:
         assert (await kept(store)).missed == 2
         assert sorted(await insert(a_tick(0, now + 120))) == [FIRST]
 
-    async def test_changes_are_told_where_others_may_have_made_them(self, store: Store, insert, now: float) -> None:
+    async def test_changes_are_told_where_others_may_have_made_them(self, store: Store, insert: Insert, now: float) -> None:
         seen = {await store.schedule_changes()}
         for change in (
             lambda: store.put_schedule(a_schedule(since=now)),

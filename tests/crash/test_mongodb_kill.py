@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from kqs.job import State
 from kqs.store.mongo.documents import Place
 from tests.crash.torture import Plan, torture
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +41,7 @@ def settings(request: pytest.FixtureRequest, uri: str) -> Iterator[dict[str, str
 def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(
     tmp_path: Path, uri: str, settings: dict[str, str]
 ) -> None:
-    with MongoClient[dict[str, object]](uri) as client:
+    with client_of(uri) as client:
         jobs = client.get_default_database()["jobs"]
 
         def unfinished(_servers: object) -> int:

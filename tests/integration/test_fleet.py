@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
 from tests.support.asking import RefusedError, ask, eventually, until, until_at_least
 from tests.support.beanstalkd import running_beanstalkd
@@ -30,7 +29,7 @@ from tests.support.fleet import (
     some,
 )
 from tests.support.fleet_server import LEASE_S
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.serving import Served
 from tests.support.storm import load_on, members
 from tests.support.wire_worker import WireWorker, working_at
@@ -222,7 +221,7 @@ def test_what_only_another_servers_journal_holds_is_in_its_owners_hands_everywhe
 
 def until_asked(fleet: Fleet) -> None:
     """Return when one server of a fleet has asked another whether it has stored all."""
-    with MongoClient[Record](fleet.uri) as client:
+    with client_of(fleet.uri) as client:
         servers = client.get_default_database().servers
         eventually(lambda: servers.count_documents({"asked": {"$gte": 1}}), bool)
 

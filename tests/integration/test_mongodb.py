@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
 from kqs.store.mongo.documents import Place
 from tests.support.asking import RefusedError, ask, eventually, until
-from tests.support.mongodb import MongoServer, a_database, mongodb
+from tests.support.mongodb import MongoServer, a_database, client_of, mongodb
 from tests.support.serving import serving
 
 SLOW = """
@@ -146,7 +145,7 @@ def test_a_newer_database_ends_the_server_untouched(tmp_path: Path, is_there: bo
     settings = {"STORE__KIND": "mongodb", "STORE__URI": f"{mongo.uri}/kqs?serverSelectionTimeoutMS=500"}
     try:
         mongo.start()
-        with MongoClient[dict[str, object]](mongo.uri) as client:
+        with client_of(mongo.uri) as client:
             client.kqs.meta.insert_one(newer)
             if is_there:
                 with pytest.raises(AssertionError, match="the server ended"), serving(tmp_path, **settings):
@@ -176,7 +175,7 @@ def test_any_server_runs_what_any_accepted(tmp_path: Path, settings: dict[str, s
 
 
 def test_a_job_whose_claim_was_taken_back_begins_soon(tmp_path: Path, settings: dict[str, str]) -> None:
-    with serving(tmp_path, **settings) as server, MongoClient[dict[str, object]](settings["STORE__URI"]) as client:
+    with serving(tmp_path, **settings) as server, client_of(settings["STORE__URI"]) as client:
         job_id = ask(server, "insert", {"type": "ping", "delay": 3600})
         until(server, jobs_delayed=1)
         taken_back = {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"due_at": ""}}

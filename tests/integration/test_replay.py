@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
 from tests.support.asking import ask, until
-from tests.support.mongodb import MongoServer, a_database
+from tests.support.mongodb import MongoServer, a_database, client_of
 from tests.support.serving import SERVE, SERVE_ENVIRON, Served, serving
 
 HANDLER = """
@@ -118,7 +117,7 @@ def test_a_restored_database_is_refused_by_a_newer_journal_and_takes_it_by_repla
         ask(server, "insert", noted(0, 20))
         until(server, jobs_new=20)
         assert server.stop() == 0
-    with MongoClient[dict[str, object]](uri) as client:
+    with client_of(uri) as client:
         client.drop_database(client.get_default_database())
     with pytest.raises(AssertionError, match="restore both together"), serving(folders[0], SERVE, environ, **settings):
         pass
