@@ -114,15 +114,15 @@ class ServerBackend:
             self._lasting.met(error=str(error))
         else:
             self._lasting.over()
-        stats["running"] = self._queue.running_count
+        stats["running"] = self._queue.runs.count
         stats["running_remote"] = self.desk.runs_count
         stats["lanes_busy"] = self._worker.busy_count
         if self._children is not None:
             stats |= self._children.stats()
         stats["runs_done"] = self._worker.done_count + self.desk.done_count
         stats["runs_failed"] = self._worker.failed_count + self.desk.failed_count
-        stats["runs_stale"] = self._queue.stale_count
-        stats["runs_ghost"] = self._queue.ghost_count
+        stats["runs_stale"] = self._queue.runs.stale_count
+        stats["runs_ghost"] = self._queue.runs.ghost_count
         stats["refused_waiting"] = sum(self._queue.bounds.refused.values())
         stats["dropped_waiting"] = sum(self._queue.bounds.dropped.values())
         stats["journal_unfed_records"] = self._feeder.lag_records
@@ -209,7 +209,7 @@ class ServerBackend:
         if record is None or record.order != named.claim.order or _is_later(record, named):
             return False
         if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
-            return await self._queue.report_unwatched(record, named.claim, named.attempt, end)
+            return await self._queue.runs.report_unwatched(record, named.claim, named.attempt, end)
         word = _WORDS[type(end)]
         return any(run.attempt == named.attempt and run.state == word for run in record.runs)
 

@@ -219,7 +219,7 @@ class Core:
         if section.processes:
             executor.look_after(self._registry.commands)
             section = msgspec.structs.replace(section, concurrency=0)
-        return Worker(queue, self._registry, executor, section, self._name, supervisor)
+        return Worker(queue.runs, self._registry, executor, section, self._name, supervisor)
 
     def _make_children(self, worker: Worker) -> Children:
         """Return the child processes. Raises: StartupError: they could not ask for so many types."""

@@ -38,6 +38,7 @@ class Desk:
     def __init__(self, queue: Queue, grace_s: float, supervisor: Supervisor) -> None:
         """Args: grace_s: how long `stop` waits; -1: for ever."""
         self._queue = queue
+        self._source = queue.runs
         self._grace_s = grace_s
         self._supervisor = supervisor
         self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
@@ -57,10 +58,10 @@ class Desk:
         """Let those have jobs who asked for some, now that the store with this id is there."""
         self._tokens = Tokens(store_id)
         self._is_started = True
-        self._queue.on_adopted = self.adopt
-        self.adopt(self._queue.adopted)
+        self._source.on_adopted = self.adopt
+        self.adopt(self._source.adopted)
         for pool in self._pools.values():
-            self._queue.add_consumer(pool.consumer)
+            self._source.add_consumer(pool.consumer)
 
     @property
     def runs_count(self) -> int:
@@ -79,7 +80,7 @@ class Desk:
 
     def party(self, address: str = "") -> Party:
         """Return a new party, which has nothing. address: where it is, for people."""
-        party = Party(self, address, self._queue.clock.now())
+        party = Party(self, address, self._source.clock.now())
         self._parties.add(party)
         return party
 
@@ -99,9 +100,9 @@ class Desk:
         """Return where those stand in line who ask for these types under that name, to hold their runs or not."""
         pool = self._pools.get((types, worker, held))
         if pool is None:
-            pool = self._pools[types, worker, held] = Pool(self._queue, worker, types, held=held)
+            pool = self._pools[types, worker, held] = Pool(self._source, worker, types, held=held)
             if self._is_started:
-                self._queue.add_consumer(pool.consumer)
+                self._source.add_consumer(pool.consumer)
         elif (timer := self._timers.pop(pool, None)) is not None:
             timer.cancel()
         return pool
@@ -119,14 +120,14 @@ class Desk:
         del self._timers[pool]
         del self._pools[pool.consumer.types, pool.consumer.worker, pool.consumer.is_held]
         if self._is_started:
-            self._supervisor.spawn(self._queue.remove_consumer(pool.consumer), "remote-leave", when_done)
+            self._supervisor.spawn(self._source.remove_consumer(pool.consumer), "remote-leave", when_done)
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 
     def begin(self, run: Run, party: Party | None, order: Order | None) -> OpenRun:
         """Let a run begin in the hands of a party, or go on in those of whoever has its token."""
         begun = OpenRun(run, self._tokens.of(run), party, order)
-        begun.lease = self._queue.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
+        begun.lease = self._source.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
         begun.lease.on_cancel = partial(self._run_cancelled, begun)
         self._runs[begun.token] = begun
         self._held_count += run.held
@@ -147,7 +148,7 @@ class Desk:
         Raises: StoreUnavailableError.
         """
         await self._queue.settle()  # it may have been reported just now
-        run = await self._queue.take(named.claim)
+        run = await self._source.take(named.claim)
         if run is None:
             return None
         self.adopt([run])
@@ -155,8 +156,7 @@ class Desk:
 
     def tell_lost(self, worker: str, runs: Sequence[OpenRun]) -> None:
         """Tell whoever listens that a worker is gone that had these runs."""
-        if self._queue.events.is_heard:
-            self._queue.events.worker_lost(worker, [run.run for run in runs])
+        self._source.lose_worker(worker, [run.run for run in runs])
 
     def let_go(self, run: OpenRun) -> None:
         """Let a held run go on without its party, which is gone; its ttr counts from now."""
@@ -173,7 +173,7 @@ class Desk:
         Who has lost the connection of a held run may have said to another server of the store that it goes on: see `take`.
         """
         run = self._runs.get(token)
-        return None if run is not None and run.party is None and self._queue.is_shared else run
+        return None if run is not None and run.party is None and self._source.is_shared else run
 
     def named(self, token: str) -> Named | None:
         """Return what a token names; None: it is none of this store's."""
@@ -181,7 +181,7 @@ class Desk:
 
     def may_report(self, run: OpenRun) -> bool:
         """Tell whether there is room for the result of a run. If not, it may be said later, and has its ttr for that anew."""
-        if not self._queue.has_too_many_results:
+        if not self._source.has_too_many_results:
             return True
         run.lease.context.touch()
         return False
@@ -190,23 +190,23 @@ class Desk:
         """Take the report of a run; `told` is called when it is durable."""
         party = run.party
         self._close(run)
-        taken = self._queue.report(run.lease, outcome)
+        taken = self._source.report(run.lease, outcome)
         assert taken, "a run is forgotten when its lease ends"
         self.done_count += 1
         self.failed_count += isinstance(outcome, Failed)
         if party is not None:
             party.done_count += 1
             party.failed_count += isinstance(outcome, Failed)
-        self._queue.when_stored(run.run, told)
+        self._source.when_stored(run.run, told)
 
     def release(self, run: OpenRun, end: Returned | None, told: Callable[[bool], None]) -> None:
         """Take a run back that its worker does not want; `told` as for `report`. end: None: it has not begun there."""
         self._close(run)
         if end is None:
-            self._queue.cancel(run.lease)
+            self._source.cancel(run.lease)
         else:
-            self._queue.interrupt(run.lease, end.delay_s, end.prio)
-        self._queue.when_stored(run.run, told)
+            self._source.interrupt(run.lease, end.delay_s, end.prio)
+        self._source.when_stored(run.run, told)
 
     def touch(self, run: OpenRun) -> float:
         """Give a run another ttr; return how long it has then, in s."""
@@ -216,21 +216,21 @@ class Desk:
     @property
     def has_much_to_save(self) -> bool:
         """Tell whether nothing should be saved now: the store is far behind."""
-        return self._queue.has_much_to_save
+        return self._source.has_much_to_save
 
     def save(self, run: OpenRun, progress: bytes, told: Callable[[bool], None]) -> None:
         """Touch a run, and keep how far it is. told: called when that is kept; with False if the run turns out to be over."""
         run.lease.context.touch()
-        self._queue.save(run.lease, progress, told)
+        self._source.save(run.lease, progress, told)
 
     def left_s(self, run: OpenRun) -> float:
         """Return how long a run has, in s."""
-        return run.lease.next_deadline - self._queue.clock.monotonic()
+        return run.lease.next_deadline - self._source.clock.monotonic()
 
     def lose(self, run: OpenRun, reason: str) -> None:
         """Take a run back whose worker is gone."""
         self._close(run)
-        self._queue.lose(run.lease, reason)
+        self._source.lose(run.lease, reason)
 
     def _run_lost(self, run: OpenRun, _lease: Lease) -> None:
         if run.order is not None:
@@ -280,15 +280,15 @@ class Desk:
         self.drain()
         pools, self._pools = self._pools, {}
         for pool in pools.values() if self._is_started else ():
-            await self._queue.remove_consumer(pool.consumer)
+            await self._source.remove_consumer(pool.consumer)
         if self._waited_count:
             await self._grace()
         for run in list(self._runs.values()):
             self._close(run)
             if run.run.held:
-                self._queue.leave(run.lease)
+                self._source.leave(run.lease)
             else:
-                self._queue.interrupt(run.lease)
+                self._source.interrupt(run.lease)
 
     async def _grace(self) -> None:
         grace_s = None if self._grace_s < 0 else self._grace_s

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kqs.job import Run
 from kqs.queue.consumer import Consumer
-from kqs.queue.queue import Queue
+from kqs.queue.runs import Runs
 
 if TYPE_CHECKING:
     from kqs.remote.party import Order
@@ -28,9 +28,9 @@ MOST_BYTES = 8 * 1024 * 1024
 class Pool:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, queue: Queue, worker: str, types: Iterable[str], *, held: bool = False) -> None:
+    def __init__(self, source: Runs, worker: str, types: Iterable[str], *, held: bool = False) -> None:
         """Args: worker: who runs the jobs, as their records say. held: runs outlive us."""
-        self._queue = queue
+        self._source = source
         self._line: OrderedDict[Order, None] = OrderedDict()
         self.orders: set[Order] = set()
         self.consumer = Consumer(worker, types, 0, self._deliver)
@@ -72,7 +72,7 @@ class Pool:
             self._stand_in_line(order)
 
     def _deliver(self, runs: list[Run]) -> None:
-        may_begin = self._queue.may_begin
+        may_begin = self._source.may_begin
         begun = [run for run in runs if may_begin(run)]
         if len(begun) < len(runs):
             self.consumer.free(len(runs) - len(begun))
@@ -94,4 +94,4 @@ class Pool:
         if left := begun[at:]:
             self.consumer.free(len(left))
             for run in left:
-                self._queue.give_back(run)
+                self._source.give_back(run)

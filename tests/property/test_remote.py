@@ -298,7 +298,7 @@ class RemoteMachine(RuleBasedStateMachine):
     def wait(self, wait_s: float) -> None:
         async def steps() -> None:
             self.life.clock.advance(wait_s)
-            self.life.rig.queue._leases.check()
+            self.life.rig.queue.runs.look_again()
             self.find_lost()
             await asyncio.sleep(0.01)
 

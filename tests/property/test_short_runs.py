@@ -103,7 +103,7 @@ class Boot:
         await self.whole.start()
         supervisor, queue = self.whole.rig.supervisor, self.whole.rig.queue
         self.worker = Worker(
-            queue, self._registry, Executor(lanes, supervisor), WorkerSection(concurrency=lanes), "test", supervisor
+            queue.runs, self._registry, Executor(lanes, supervisor), WorkerSection(concurrency=lanes), "test", supervisor
         )
         await self.worker.start()
 
@@ -184,7 +184,7 @@ class Boot:
         """Let the loop turn, and what waits too long go back."""
         for _ in range(count):
             self.clock.advance(turn_s)
-            anteroom: Any = self.whole.rig.queue._anteroom
+            anteroom: Any = self.whole.rig.queue.runs._anteroom
             if (timer := anteroom._timer) is not None and any(
                 one.until <= self.clock.monotonic() for waiting in anteroom._waiting.values() for one in waiting
             ):
@@ -446,9 +446,9 @@ class ShortRunsMachine(RuleBasedStateMachine):
 
     def kept(self) -> str:
         queue, worker = self.boot.whole.rig.queue, self.boot.worker
-        anteroom: Any = queue._anteroom
+        anteroom: Any = queue.runs._anteroom
         table = {
-            "running": queue.running_count,
+            "running": queue.runs.count,
             "in lanes": +self.boot.running,
             "waiting for slots": {type_: len(waiting) for type_, waiting in anteroom._waiting.items()},
             "places": {type_: gate.places for type_, gate in queue.admission.limits.gates.items() if gate.places},

@@ -86,13 +86,13 @@ class AccountedHand(Hand):
         """End a run."""
         may_again = isinstance(outcome, Again) or (isinstance(outcome, Failed) and not outcome.final)
         self._life.account.end(run.claim.order, is_final=not may_again)
-        assert self.queue.report(self.leases.pop(run.claim.id), outcome or Ok())
+        assert self.queue.runs.report(self.leases.pop(run.claim.id), outcome or Ok())
         self.consumer.free()
 
     def give_back(self, run: Run) -> None:
         """Give a run back, as a worker that stops does."""
         self._life.account.end(run.claim.order, is_final=False)
-        self.queue.interrupt(self.leases.pop(run.claim.id))
+        self.queue.runs.interrupt(self.leases.pop(run.claim.id))
         self.consumer.free()
 
 

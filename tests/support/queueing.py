@@ -32,14 +32,14 @@ class Hand:
         self.leases: dict[str, Lease] = {}
         self.consumer = Consumer("hand", types or ("mail",), room, self._deliver)
         self.consumer.can_wait = can_wait
-        queue.add_consumer(self.consumer)
+        queue.runs.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:
         for run in runs:
-            if not self.queue.may_begin(run, self.consumer):
+            if not self.queue.runs.may_begin(run, self.consumer):
                 self.consumer.free()
                 continue
-            self.leases[run.claim.id] = self.queue.begin(run, self.lost.append)
+            self.leases[run.claim.id] = self.queue.runs.begin(run, self.lost.append)
             self.runs.put_nowait(run)
 
     async def take(self) -> Run:
@@ -47,7 +47,7 @@ class Hand:
             return await self.runs.get()
 
     async def end(self, run: Run, outcome: Outcome | None = None) -> bool:
-        accepted = self.queue.report(self.leases[run.claim.id], outcome or Ok())
+        accepted = self.queue.runs.report(self.leases[run.claim.id], outcome or Ok())
         self.consumer.free()
         await self.queue.settle()
         return accepted
@@ -87,7 +87,7 @@ class Rig:
 
     async def stop(self) -> None:
         for hand in self.hands:
-            await self.queue.remove_consumer(hand.consumer)
+            await self.queue.runs.remove_consumer(hand.consumer)
         await self.queue.stop()
         await self.store.close()
 

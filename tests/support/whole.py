@@ -55,13 +55,13 @@ class Lane:
         self.size = room
         self.lost: list[Lease] = []
         self.consumer = Consumer("lane", types, room, self._deliver)
-        self._queue.add_consumer(self.consumer)
+        self._queue.runs.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:
         assert self.consumer.room >= 0, "more runs than room"
         for run in runs:
-            if self._queue.may_begin(run):
-                self._begun(self, run, self._queue.begin(run, self._lost))
+            if self._queue.runs.may_begin(run):
+                self._begun(self, run, self._queue.runs.begin(run, self._lost))
             else:
                 self.consumer.free()
 
@@ -128,7 +128,7 @@ class Whole:
         self.desk.drain()
         lanes, self.lanes = self.lanes, []
         for lane in lanes:
-            await self.rig.queue.remove_consumer(lane.consumer)
+            await self.rig.queue.runs.remove_consumer(lane.consumer)
 
     # -- what is asked of it --------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Whole:
 
     async def pass_time(self) -> None:
         """Have all looked at that comes with time."""
-        self.rig.queue._leases.check()
+        self.rig.queue.runs.look_again()
         for alarm in self._alarms:
             alarm._changed.set()
         if (timer := (limiting := self.rig.queue.limiting)._timer) is not None:

@@ -47,7 +47,7 @@ class Works:
         settings = WorkerSection(concurrency=concurrency, grace_s=grace_s, types=list(types))
         supervisor = self.rig.supervisor
         executor = Executor(max(1, concurrency), supervisor)
-        source: Source = self.rig.queue if self.remote is None else self.remote.source
+        source: Source = self.rig.queue.runs if self.remote is None else self.remote.source
         worker = Worker(source, self.registry, executor, settings, "test", supervisor)
         await worker.start()
         self.workers.append(worker)
@@ -56,7 +56,7 @@ class Works:
     @property
     def stale_count(self) -> int:
         """Return how many reports came too late where the worker has its runs from."""
-        return (self.rig.queue if self.remote is None else self.remote.source).stale_count
+        return (self.rig.queue.runs if self.remote is None else self.remote.source).stale_count
 
     async def stop(self, worker: Worker) -> None:
         """Stop a worker, and have the queue take all that it says."""
@@ -200,7 +200,7 @@ async def test_a_run_over_its_ttr_is_cancelled_and_its_lane_goes_on(works: Works
     await works.rig.accept(an_accepted(1))
     await within(begun)
     works.rig.clock.advance(6)
-    works.rig.queue._leases.check()
+    works.rig.queue.runs.look_again()
     await within(cancelled)
     record = await works.ended(1)
     assert (record.ghosts, [run.state for run in record.runs]) == (1, ["ghost", "success"])
@@ -223,7 +223,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_refused_as_stale(works
     await works.rig.accept(an_accepted(1))
     await within(begun)
     works.rig.clock.advance(6)
-    works.rig.queue._leases.check()
+    works.rig.queue.runs.look_again()
     assert (await works.ended(1)).result == b'"in time"'
     assert works.stale_count == 1
 
@@ -315,7 +315,7 @@ async def hold_all_threads(works: Works) -> tuple[Worker, threading.Event]:
         await works.rig.accept(an_accepted(number))
         await within(begun)
         works.rig.clock.advance(6)
-        works.rig.queue._leases.check()
+        works.rig.queue.runs.look_again()
         await works.ended(number, State.FAIL)
     await works.rig.accept(an_accepted(3, type_="quick"))
     await works.ended(3, State.PROCESSING)
@@ -329,7 +329,7 @@ async def test_no_run_is_lost_while_it_waits_for_a_thread(works: Works) -> None:
         "all threads are held by plain handlers, most of them past their ttr: jobs of plain handlers wait"
     ]
     works.rig.clock.advance(60)
-    works.rig.queue._leases.check()
+    works.rig.queue.runs.look_again()
     gate.set()
     record = await works.ended(3)
     assert (record.attempt, record.ghosts, worker.problems()) == (1, 0, [])
@@ -517,7 +517,7 @@ async def test_a_loss_that_meets_the_handlers_end_leaves_the_next_run_alone(work
     await within(begun)
     works.rig.clock.advance(6)
     ending.set_result(None)  # the handler is about to go on when its run is lost
-    works.rig.queue._leases.check()
+    works.rig.queue.runs.look_again()
     await works.ended(1, State.FAIL)
     assert (await run_one(works, 2, type_="good")).attempt == 1
 
@@ -573,7 +573,7 @@ async def test_what_a_handler_first_waited_for_goes_when_the_handler_lets_it_go(
 @IN_THE_SERVER
 async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Run] = []
-    begin = works.rig.queue.begin
+    begin = works.rig.queue.runs.begin
 
     def begin_seen(run: Run, *args: Any) -> Lease:
         runs.append(run)
@@ -582,7 +582,7 @@ async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, m
     async def wait(data: object) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(works.rig.queue, "begin", begin_seen)
+    monkeypatch.setattr(works.rig.queue.runs, "begin", begin_seen)
     works.handle("mail", wait)
     await works.start()
     await works.rig.accept(an_accepted(1))
@@ -600,7 +600,7 @@ async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pyt
     def broken(*_args: object) -> None:
         raise OverflowError("broken")
 
-    monkeypatch.setattr(works.rig.queue, "begin", broken)
+    monkeypatch.setattr(works.rig.queue.runs, "begin", broken)
     await works.rig.accept(an_accepted(1, type_="good"))
     name, error = await works.rig.supervisor.told()
     assert (name, type(error)) == ("lane-0", OverflowError)
@@ -713,7 +713,7 @@ async def lose(works: Works, number: int, handler: Deaf) -> None:
     await works.rig.accept(an_accepted(number, type_="deaf"))
     await within(handler.begun)
     works.rig.clock.advance(6)
-    works.rig.queue._leases.check()
+    works.rig.queue.runs.look_again()
     await works.ended(number, State.FAIL)
     await asyncio.sleep(0.001)
 

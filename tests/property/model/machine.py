@@ -286,7 +286,7 @@ class WholeMachine(RuleBasedStateMachine):
                 assert self.whole.desk.run(one.open.token) is one.open, "a run was taken away"
                 assert one.open.is_cancelled == (one.is_gone or self.oracle.jobs[one.job_id].is_cancelled)
         assert self.whole.desk.runs_count == sum(one.open is not None for one in self.hands)
-        assert self.whole.rig.queue.running_count == len(self.hands)
+        assert self.whole.rig.queue.runs.count == len(self.hands)
 
     # -- inserts --------------------------------------------------------------------------------------------------------
 
@@ -423,13 +423,13 @@ class WholeMachine(RuleBasedStateMachine):
         else:
             assert one.lane is not None
             if how is None:
-                queue.cancel(one.lease)
+                queue.runs.cancel(one.lease)
             elif isinstance(how, Returned):
-                assert queue.interrupt(one.lease, how.delay_s, how.prio)
+                assert queue.runs.interrupt(one.lease, how.delay_s, how.prio)
             else:
-                assert queue.report(one.lease, how)
+                assert queue.runs.report(one.lease, how)
             one.lane.consumer.free()
-            queue.when_stored(one.run, told)
+            queue.runs.when_stored(one.run, told)
         if how is None and one.tokens is not None:
             one.tokens.give_back()
         if not one.is_gone:
@@ -609,7 +609,7 @@ class WholeMachine(RuleBasedStateMachine):
         for one in [one for one in self.hands if not one.held]:
             self.hands.remove(one)
             if one.lane is not None:
-                self.whole.rig.queue.interrupt(one.lease)
+                self.whole.rig.queue.runs.interrupt(one.lease)
                 one.lane.consumer.free()
             elif one.open is not None:
                 self.over.append((one.open.token, one.job_id, "interrupted"))

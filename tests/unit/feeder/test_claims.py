@@ -51,8 +51,8 @@ async def test_an_end_somebody_waits_for_does_not_wait_for_others(feeding: Feedi
     order = await feeding.insert(JOB)
     run = await hand.take()
     told: list[bool] = []
-    assert feeding.rig.queue.report(hand.leases[run.claim.id], Ok(b"[7]"))
-    feeding.rig.queue.when_stored(run, told.append)
+    assert feeding.rig.queue.runs.report(hand.leases[run.claim.id], Ok(b"[7]"))
+    feeding.rig.queue.runs.when_stored(run, told.append)
     async with asyncio.timeout(10):
         await gate.asked.wait()
         assert told == []
@@ -96,7 +96,7 @@ async def test_a_run_that_ends_before_its_job_is_stored_is_reported_after_it(
     feeder = await feeding.start()
     order = await feeding.insert(JOB)
     assert await hand.end(await hand.take(), Ok(b"[7]"))
-    assert feeding.rig.queue.running_count == 0
+    assert feeding.rig.queue.runs.count == 0
     gate.open()
     await caught_up(feeder)
     await feeding.rig.queue.settle()
@@ -398,7 +398,7 @@ async def test_a_job_does_not_overtake_those_of_its_type_that_wait(feeding: Feed
     first, second = await feeding.insert(JOB), await feeding.insert(JOB)
     await caught_up(feeder)
     run = await hand.take()
-    feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
+    feeding.rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     hand.consumer.free()
     third = await feeding.insert(JOB)
     taken = [run.claim.order, (await hand.take()).claim.order]

@@ -67,7 +67,7 @@ async def test_what_waits_for_a_consumer_that_stops_goes_back(rig: Rig) -> None:
     await still(rig)
     await hand.take()
     rig.hands.remove(hand)
-    await rig.queue.remove_consumer(hand.consumer)
+    await rig.queue.runs.remove_consumer(hand.consumer)
     await rig.queue.settle()
     assert await states(rig, 0, 1, 2) == [State.PROCESSING, State.NEW, State.NEW]
 
@@ -124,7 +124,7 @@ async def test_no_more_are_claimed_than_may_run_where_somebody_else_takes_them_t
     await still(rig)
     assert (await states(rig, *range(3))).count(State.PROCESSING) == 1
     rig.hands.remove(other)
-    await rig.queue.remove_consumer(other.consumer)
+    await rig.queue.runs.remove_consumer(other.consumer)
     await rig.accept(an_accepted(3))
     await still(rig)
     assert (await states(rig, *range(4))).count(State.PROCESSING) > 1

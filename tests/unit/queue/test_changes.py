@@ -146,13 +146,13 @@ async def test_claimed_job_that_was_cancelled_before_its_run_began_never_begins(
     hand.consumer.deliver = runs.extend
     await rig.accept(an_accepted(1))
     assert len(runs) == 1  # it was claimed with its insert
-    assert rig.queue.is_certain(runs[0])
+    assert rig.queue.runs.is_certain(runs[0])
     assert (await change(rig, Verb.CANCEL)).count == 1
-    assert not rig.queue.is_certain(runs[0])
-    assert not rig.queue.may_begin(runs[0])
+    assert not rig.queue.runs.is_certain(runs[0])
+    assert not rig.queue.runs.may_begin(runs[0])
     record = await rig.until(1, State.CANCELLED)
     assert (record.attempt, record.runs) == (0, [])
-    assert rig.queue.is_certain(runs[0])
+    assert rig.queue.runs.is_certain(runs[0])
 
 
 async def test_restart_ends_what_was_cancelled_while_it_ran(rig: Rig) -> None:
@@ -174,7 +174,7 @@ async def test_ttr_of_a_cancelled_run_ends_its_job(rig: Rig) -> None:
     hand.leases[run.claim.id].on_cancel = lambda lease: None
     await change(rig, Verb.CANCEL)
     rig.clock.advance(31)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert (await rig.until(1, State.CANCELLED)).ghosts == 1
 
 

@@ -47,11 +47,11 @@ async def test_runs_that_begin_have_it_and_those_that_have_begun_do_not(rig: Rig
     hand = rig.hand(2)
     await rig.accept(an_accepted(0))
     begun = await hand.take()
-    lease = rig.queue.begin(begun, lambda reason: None)
+    lease = rig.queue.runs.begin(begun, lambda reason: None)
     await say(rig, ttr=77)
     await rig.accept(an_accepted(1))
     await still(rig)
-    assert rig.queue.begin(await hand.take(), lambda reason: None).options.ttr == 77
+    assert rig.queue.runs.begin(await hand.take(), lambda reason: None).options.ttr == 77
     assert lease.options.ttr != 77
 
 

@@ -68,7 +68,7 @@ async def test_a_jobs_way_is_told_in_its_order_and_in_batches(rig: Rig) -> None:
     await rig.accept(*map(an_accepted, range(3)))
     runs = [await hand.take() for _ in range(3)]
     for run in runs:
-        rig.queue.report(hand.leases[run.claim.id], Ok(b"7"))
+        rig.queue.runs.report(hand.leases[run.claim.id], Ok(b"7"))
     await rig.queue.settle()
     assert [(batch.word, len(batch.jobs)) for batch in ear.batches] == [
         (Word.CREATED, 3),
@@ -100,9 +100,9 @@ async def test_each_end_is_one(rig: Rig, outcome: Outcome, options: dict[str, fl
     await rig.accept(job)
     run = await hand.take()
     ear = Ear(rig.queue)
-    await rig.queue.remove_consumer(hand.consumer)
+    await rig.queue.runs.remove_consumer(hand.consumer)
     rig.hands.remove(hand)
-    rig.queue.report(hand.leases[run.claim.id], outcome)
+    rig.queue.runs.report(hand.leases[run.claim.id], outcome)
     await rig.queue.settle()
     assert ear.words == words
 
@@ -115,7 +115,7 @@ async def test_a_ghost_out_of_tries_has_failed(rig: Rig, ghosts: int, words: lis
     await rig.accept(job)
     lease = hand.leases[(await hand.take()).claim.id]
     ear = Ear(rig.queue)
-    rig.queue.lose(lease, "it died")
+    rig.queue.runs.lose(lease, "it died")
     await rig.queue.settle()
     assert ear.words == words
 
@@ -125,16 +125,16 @@ async def test_what_is_given_back_is_released_and_a_claim_that_never_began_is_no
     ear = Ear(rig.queue)
     await rig.accept(*map(an_accepted, range(1, 3)))
     interrupted, unbegun = [await hand.take() for _ in range(2)]
-    rig.queue.interrupt(hand.leases[interrupted.claim.id], 60.0)
+    rig.queue.runs.interrupt(hand.leases[interrupted.claim.id], 60.0)
     await rig.queue.settle()
-    rig.queue.cancel(hand.leases[unbegun.claim.id])
+    rig.queue.runs.cancel(hand.leases[unbegun.claim.id])
     await rig.queue.settle()
     assert ear.words[6:8] == ["released", "released"]
     ear.batches.clear()
     held = await hand.take()
     await rig.queue.settle()
     ear.batches.clear()
-    rig.queue.give_back(held)
+    rig.queue.runs.give_back(held)
     await rig.queue.settle()
     assert "released" not in ear.words
 
@@ -169,7 +169,7 @@ async def test_what_expires_in_a_lane_is_no_end_of_a_run(rig: Rig) -> None:
     hand.consumer.free()
     (run,) = [await hand.take()]
     assert ear.words == ["started"]
-    rig.queue._over(run, rig.queue._judge.expired(run, rig.cascade.resolve("mail", None), NOW))
+    rig.queue.runs.over(run, rig.queue._judge.expired(run, rig.cascade.resolve("mail", None), NOW))
     await rig.queue.settle()
     assert ear.words == ["started", "expired"]
 
@@ -250,7 +250,7 @@ async def test_ends_in_one_commit_are_not_alone(rig: Rig) -> None:
     waits = [Waiting(rig.queue, an_accepted(number).id) for number in range(2)]
     await rig.accept(*map(an_accepted, range(2)))
     for run in [await hand.take(), await hand.take()]:
-        rig.queue.report(hand.leases[run.claim.id], Ok())
+        rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     for waiting in waits:
         await waiting.end()
         assert waiting.told[0][1] is False
@@ -332,7 +332,7 @@ async def test_the_end_of_a_job_that_is_waited_for_does_not_wait_for_company(fee
         early()
 
     feeding.rig.queue.on_early = want
-    feeding.rig.queue.report(hand.leases[run.claim.id], Ok())
+    feeding.rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     assert wanted == [True]
     await waiting.end()
 

@@ -81,7 +81,7 @@ async def test_a_run_that_goes_back_makes_room(rig: Rig) -> None:
     assert await hand.end(await hand.take(), Again(delay_s=60))
     run = await hand.take()
     assert run.claim.order == ORDER + 1
-    rig.queue.lose(hand.leases[run.claim.id], "gone")
+    rig.queue.runs.lose(hand.leases[run.claim.id], "gone")
     assert (await hand.take()).claim.order == ORDER + 1
 
 
@@ -148,10 +148,10 @@ async def test_what_is_claimed_and_has_not_begun_goes_back_when_none_may_run(rig
     hand.consumer.deliver = delivered.extend
     await rig.accept(an_accepted(1))
     (run,) = delivered
-    assert rig.queue.is_certain(run)
+    assert rig.queue.runs.is_certain(run)
     await say(rig, max_running=0)
-    assert not rig.queue.is_certain(run)
-    assert not rig.queue.may_begin(run)
+    assert not rig.queue.runs.is_certain(run)
+    assert not rig.queue.runs.may_begin(run)
     await rig.queue.settle()
     record = await rig.record(1)
     assert (record.state, record.attempt, record.runs) == (State.NEW, 0, [])
@@ -169,11 +169,11 @@ async def test_what_has_a_place_need_not_be_asked_about_while_there_is_a_slot(ri
     hand.consumer.deliver = delivered.extend
     await say(rig, max_running=2)
     await rig.accept(an_accepted(1), an_accepted(2))
-    assert [rig.queue.is_certain(run) for run in delivered] == [True, True]
+    assert [rig.queue.runs.is_certain(run) for run in delivered] == [True, True]
     await say(rig, max_running=1)
-    assert rig.queue.may_begin(delivered[0])
-    assert [rig.queue.is_certain(run) for run in delivered] == [True, False]
-    assert not rig.queue.may_begin(delivered[1])
+    assert rig.queue.runs.may_begin(delivered[0])
+    assert [rig.queue.runs.is_certain(run) for run in delivered] == [True, False]
+    assert not rig.queue.runs.may_begin(delivered[1])
 
 
 async def test_nobody_polls_for_a_type_whose_limit_is_reached(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

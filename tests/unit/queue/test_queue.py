@@ -133,9 +133,9 @@ async def test_a_lost_run_becomes_a_ghost_and_its_late_report_is_stale(rig: Rig)
     lost = await hand.take()
     rig.clock.advance(30 + 2 * SLOT_S)
     lease = hand.leases[lost.claim.id]
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert hand.lost == [lease]
-    assert not rig.queue.report(lease, Ok())
+    assert not rig.queue.runs.report(lease, Ok())
     again = await hand.take()
     assert (again.claim.attempt, again.ghosts) == (2, 1)
     assert await hand.end(again)
@@ -146,11 +146,11 @@ async def test_a_run_whose_worker_is_gone_is_a_ghost_at_once_and_is_lost_once(ri
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     lease = hand.leases[(await hand.take()).claim.id]
-    rig.queue.lose(lease, "its connection was lost")
-    rig.queue.lose(lease, "its connection was lost")
-    assert not rig.queue.report(lease, Ok())
-    assert not rig.queue.interrupt(lease)
-    assert (rig.queue.ghost_count, rig.queue.stale_count, rig.queue.running_count) == (1, 1, 0)
+    rig.queue.runs.lose(lease, "its connection was lost")
+    rig.queue.runs.lose(lease, "its connection was lost")
+    assert not rig.queue.runs.report(lease, Ok())
+    assert not rig.queue.runs.interrupt(lease)
+    assert (rig.queue.runs.ghost_count, rig.queue.runs.stale_count, rig.queue.runs.count) == (1, 1, 0)
     record = await rig.until(1, State.GHOST)
     assert (record.ghosts, record.runs[0].error, hand.lost) == (1, "its connection was lost", [])
 
@@ -159,8 +159,8 @@ async def test_a_run_given_back_with_a_delay_waits_for_it_and_costs_nothing(rig:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     lease = hand.leases[(await hand.take()).claim.id]
-    assert rig.queue.interrupt(lease, 60.0)
-    assert not rig.queue.interrupt(lease, 60.0)
+    assert rig.queue.runs.interrupt(lease, 60.0)
+    assert not rig.queue.runs.interrupt(lease, 60.0)
     record = await rig.until(1, State.RETRY)
     assert (record.due_at, record.failures, record.interrupted, record.runs[0].state) == (NOW + 60, 0, 1, "interrupted")
 
@@ -170,8 +170,8 @@ async def test_who_reported_is_told_when_it_is_stored(rig: Rig) -> None:
     await rig.accept(an_accepted(1))
     run = await hand.take()
     told: list[bool] = []
-    assert rig.queue.report(hand.leases[run.claim.id], Ok())
-    rig.queue.when_stored(run, told.append)
+    assert rig.queue.runs.report(hand.leases[run.claim.id], Ok())
+    rig.queue.runs.when_stored(run, told.append)
     assert told == []
     await rig.queue.settle()
     assert told == [True]
@@ -185,7 +185,7 @@ async def test_a_run_over_its_time_limit_is_a_failure(rig: Rig) -> None:
     await rig.accept(job)
     await hand.take()
     rig.clock.advance(6)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     await rig.queue.settle()
     record = await rig.record(1)
     assert (record.state, record.error, record.ghosts) == (State.FAIL, "time_limit of 5 s reached", 0)
@@ -210,10 +210,10 @@ async def test_a_touched_run_over_its_time_limit_has_failed(rig: Rig, options: b
     for _ in range(7):
         rig.clock.advance(1)
         hand.leases[run.claim.id].context.touch()
-        rig.queue._leases.check()
+        rig.queue.runs.look_again()
     assert hand.lost == []
     rig.clock.advance(1 + 2 * SLOT_S)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     await rig.queue.settle()
     record = await rig.record(1)
     assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
@@ -228,7 +228,7 @@ async def test_a_loop_held_up_past_ttr_and_limit_finds_a_failure(rig: Rig) -> No
     await rig.accept(job)
     await hand.take()
     rig.clock.advance(60)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     await rig.queue.settle()
     record = await rig.record(1)
     assert (record.state, record.failures, record.ghosts) == (State.FAIL, 1, 0)
@@ -331,7 +331,7 @@ async def test_an_interrupted_run_is_free_and_runs_again(rig: Rig) -> None:
     hand = rig.hand(2)
     await rig.accept(an_accepted(1))
     run = await hand.take()
-    rig.queue.interrupt(hand.leases[run.claim.id])
+    rig.queue.runs.interrupt(hand.leases[run.claim.id])
     again = await hand.take()
     assert (again.interrupted, again.failures, again.ghosts) == (1, 0, 0)
 
@@ -451,8 +451,8 @@ async def test_a_store_that_refuses_reports_does_not_hold_up_the_stop(rig: Rig, 
         raise StoreUnavailableError("full")
 
     monkeypatch.setattr(rig.store, "report", refuse)
-    rig.queue.report(hand.leases[run.claim.id], Ok())
-    await rig.queue.remove_consumer(hand.consumer)
+    rig.queue.runs.report(hand.leases[run.claim.id], Ok())
+    await rig.queue.runs.remove_consumer(hand.consumer)
     rig.hands.clear()
     async with asyncio.timeout(1):
         await rig.queue.stop()
@@ -473,7 +473,7 @@ async def test_trouble_that_does_not_pass_ends_the_server(
     monkeypatch.setattr(rig.broker, "_refill", rig.store.ready)
     hand = rig.hand(1)
     if operation == "report":
-        rig.queue.report(hand.leases[(await hand.take()).claim.id], Ok())
+        rig.queue.runs.report(hand.leases[(await hand.take()).claim.id], Ok())
     assert (await rig.supervisor.told())[1] is fault
 
 
@@ -520,7 +520,7 @@ async def test_a_run_that_another_server_gave_back_first_is_no_stale_report(rig:
     monkeypatch.setattr(rig.store, "orphans", orphans)
     await rig.queue.house.keep()
     assert (await rig.record(1)).ghosts == 1
-    assert rig.queue.stale_count == 0
+    assert rig.queue.runs.stale_count == 0
 
 
 async def test_a_lane_that_a_new_job_took_meanwhile_is_not_filled_twice(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +568,7 @@ async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
             delivered.put_nowait(run)
 
     consumer = Consumer("worker", ["mail"], 9, deliver)
-    rig.queue.add_consumer(consumer)
+    rig.queue.runs.add_consumer(consumer)
     held = [await delivered.get(), await delivered.get()]
     await rig.store.counts()
     await rig.store.counts()
@@ -576,4 +576,4 @@ async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
     while held:
         consumer.begin(held.pop())
     assert len([await delivered.get() for _ in range(2)]) == 2
-    await rig.queue.remove_consumer(consumer)
+    await rig.queue.runs.remove_consumer(consumer)

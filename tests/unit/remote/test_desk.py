@@ -94,7 +94,7 @@ async def test_a_touch_gives_the_ttr_anew_and_no_more_than_the_limit_leaves(rig:
     lefts = {run.run.claim.order: desk.touch(run) for run in worker.open}
     assert sorted(lefts.values()) == [20, 30]
     rig.clock.advance(21)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert desk.runs_count == 1
     await rig.until(2, State.RETRY)
     assert (await rig.record(2)).failures == 1
@@ -109,7 +109,7 @@ async def test_a_run_that_its_worker_touches_for_its_handler_is_lost_without(rig
     await rig.accept(job)
     (run,) = await worker.take()
     rig.clock.advance(30 + 2 * SLOT_S)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert worker.lost == [run]
     assert desk.run(run.token) is None
     await turned(lambda: order.room == 1)
@@ -123,7 +123,7 @@ async def test_a_run_of_who_asked_once_is_lost_like_any_other(rig: Rig) -> None:
     await rig.accept(an_accepted(1))
     await worker.take()
     rig.clock.advance(30 + 2 * SLOT_S)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert (desk.runs_count, worker.lost) == (0, [])
     assert (await rig.until(1, State.GHOST)).ghosts == 1
 
@@ -141,7 +141,7 @@ async def test_a_report_that_the_store_does_not_take_is_told_as_stale(rig: Rig, 
     monkeypatch.setattr(rig.store, "report", refuse)
     desk.report(run, Ok(), worker.told.append)
     await turned(lambda: worker.told == [False])
-    assert rig.queue.stale_count == 1
+    assert rig.queue.runs.stale_count == 1
 
 
 async def test_who_asked_before_there_is_a_store_is_served_when_there_is(rig: Rig) -> None:

@@ -38,10 +38,10 @@ async def test_its_ttr_counts_anew_from_the_loss(rig: Rig) -> None:
     rig.clock.advance(20)
     worker.party.leave("lost")
     rig.clock.advance(29)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert desk.run(run.token) is run
     rig.clock.advance(1 + 2 * SLOT_S)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert desk.run(run.token) is None
     record = await rig.until(1, State.GHOST)
     assert record.ghosts == 1
@@ -57,7 +57,7 @@ async def test_it_may_be_touched_by_whoever_has_its_token(rig: Rig) -> None:
     for _ in range(5):
         rig.clock.advance(20)
         assert desk.touch(run) == 30
-        rig.queue._leases.check()
+        rig.queue.runs.look_again()
     assert desk.run(run.token) is run
 
 
@@ -79,7 +79,7 @@ async def test_no_stop_waits_for_it_and_the_next_boot_watches_over_it(rig: Rig) 
     record = await rig.record(1)
     assert (record.state, record.attempt, record.ghosts, record.interrupted) == (State.SUCCESS, 1, 0, 0)
     rig.clock.advance(30 + 2 * SLOT_S)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert (await rig.until(2, State.GHOST)).attempt == 1
 
 

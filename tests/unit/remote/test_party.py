@@ -22,7 +22,7 @@ async def test_a_lost_connection_makes_ghosts_of_its_runs_at_once(rig: Rig) -> N
     assert desk.runs_count == 0
     record = await rig.until(1, State.GHOST)
     assert (record.ghosts, record.runs[0].state, record.runs[0].error) == (1, "ghost", "gone")
-    assert rig.queue.ghost_count == 3
+    assert rig.queue.runs.ghost_count == 3
     assert worker.party.orders_count == 0
 
 
@@ -92,10 +92,10 @@ async def test_a_run_lost_to_its_ttr_is_told_while_the_order_stands(rig: Rig) ->
     order.withdraw()
     runs = list(worker.open)
     rig.clock.advance(31)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert (worker.lost, left.lost) == (runs, [])
     assert desk.runs_count == 0
-    assert rig.queue.ghost_count == 2
+    assert rig.queue.runs.ghost_count == 2
 
 
 async def test_long_data_is_kept_no_longer_than_until_it_is_given(rig: Rig) -> None:

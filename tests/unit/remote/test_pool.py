@@ -261,6 +261,6 @@ async def test_a_waiting_job_is_claimed_under_the_name_of_who_takes_it(rig: Rig)
 
 
 async def test_a_pool_of_nobody_has_no_room(rig: Rig) -> None:
-    pool = Pool(rig.queue, "w", ["mail"])
+    pool = Pool(rig.queue.runs, "w", ["mail"])
     assert pool.consumer.room == 0
     assert_balanced(pool)

@@ -36,7 +36,7 @@ async def test_it_counts_as_a_touch(rig: Rig) -> None:
     rig.clock.advance(20)
     desk.save(run, b"1", worker.told.append)
     rig.clock.advance(20)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert desk.run(run.token) is run
     assert desk.left_s(run) == 10
 
@@ -58,7 +58,7 @@ async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig,
         worker.party.leave("gone")
     else:
         rig.clock.advance(30 + 2 * SLOT_S)
-        rig.queue._leases.check()
+        rig.queue.runs.look_again()
     await turned(lambda: worker.told == [True])
     other = Hired(desk)
     seen: list[bytes | None] = []
@@ -87,8 +87,8 @@ async def test_a_success_in_the_first_step_leaves_none(rig: Rig) -> None:
     hand = rig.hand(1)
     begun = await hand.take()
     assert begun.progress == b"1"
-    rig.queue._leases.end(hand.leases[begun.claim.id])
-    rig.queue.end(begun, Ok())
+    rig.queue.runs._leases.end(hand.leases[begun.claim.id])
+    rig.queue.runs.end(begun, Ok())
     assert (await rig.until(1, State.SUCCESS)).progress is None
 
 
@@ -99,8 +99,8 @@ async def test_the_report_of_a_run_that_nobody_watches_leaves_none(rig: Rig) -> 
     desk.save(run, b"1", worker.told.append)
     await turned(lambda: worker.told == [True])
     record = await rig.record(1)
-    rig.queue.leave(run.lease)
-    assert await rig.queue.report_unwatched(record, run.run.claim, 1, Ok())
+    rig.queue.runs.leave(run.lease)
+    assert await rig.queue.runs.report_unwatched(record, run.run.claim, 1, Ok())
     assert (await rig.record(1)).progress is None
 
 

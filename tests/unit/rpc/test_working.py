@@ -213,7 +213,7 @@ async def test_a_lost_run_is_told_and_is_stale_from_then_on(talk: Talk, rig: Rig
     (event,) = await talk.heard()
     token = event["m"][0]["run"]
     rig.clock.advance(31)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     (cancel,) = await talk.heard()
     assert (cancel["id"], cancel["s"], cancel["m"]) == ("w", "ok", {"cancel": token})
     assert await talk.ask("touch", {"run": token}) == "stale"
@@ -448,7 +448,7 @@ async def test_results_that_wait_for_a_store_which_is_away_are_bounded(
     rig.clock.advance(20)
     assert await talk.ask("finish", {"run": second, "report": "ok", "result": 1}) == "busy"
     rig.clock.advance(20)
-    rig.queue._leases.check()
+    rig.queue.runs.look_again()
     assert (await talk.ask("touch", {"run": second}))["left"] > 0  # so it may be said again
     away.set()
     assert {answer["id"] for answer in await talk.heard(2)} == {"first", "third"}

@@ -1,0 +1,364 @@
+"""The runs of this server: delivered to whoever has room for them, begun, and over once. Satisfies Source.
+
+A run is over by its report, by its loss, when it is called off or when it goes back. Whichever comes first ends its lease, and
+what is said of the run after that is stale and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+from msgspec.structs import replace
+
+from kqs.clock import Clock
+from kqs.handlers import Failed, Outcome
+from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run, State
+from kqs.log import get_logger
+from kqs.options import Cascade
+from kqs.queue.admission import Admission, Verdict
+from kqs.queue.anteroom import Anteroom
+from kqs.queue.consumer import Consumer
+from kqs.queue.events import Events
+from kqs.queue.groups import Groups
+from kqs.queue.hurry import Hurry
+from kqs.queue.leases import Lease, Leases
+from kqs.queue.reads import Reads
+from kqs.queue.reports import Reporter
+from kqs.queue.rules import Judge, whole_ms
+from kqs.queue.saves import Saves, Told
+from kqs.store import base
+from kqs.store.base import Store
+from kqs.supervisor import Supervisor, when_done
+
+log = get_logger("kqs.queue")
+
+#: a claimed job that was cancelled has begun to run, or been given back, after so long, in s
+REVOKED_S = 60.0
+
+
+class Runs:
+    """See the module docstring. Call from the loop thread.
+
+    epoch: of this boot. reporter, saves: bring into the store how runs have ended, and how far they are. stale_count,
+    ghost_count: reports that came too late, and runs that were lost.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Groups,
+        cascade: Cascade,
+        clock: Clock,
+        judge: Judge,
+        admission: Admission,
+        reads: Reads,
+        events: Events,
+        supervisor: Supervisor,
+        serve: Callable[[Consumer], Coroutine[None, None, None]],
+        applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
+        on_early: Callable[[], None],
+    ) -> None:
+        """Args: serve: brings a consumer runs until it stops. applied: as for Reporter. on_early: as for Hurry."""
+        self.clock = clock
+        self.epoch = 0
+        self.stale_count = 0
+        self.ghost_count = 0
+        self._broker = broker
+        self._cascade = cascade
+        self._judge = judge
+        self._admission = admission
+        self._reads = reads
+        self._events = events
+        self._supervisor = supervisor
+        self._serve = serve
+        self._hurry = Hurry(on_early, supervisor)
+        self._waited_ends = 0  # that wait for their jobs to be stored, since some were stored last
+        #: tells whether a run may begin now without asking `may_begin`
+        self.is_certain = admission.is_certain
+        self.reporter = Reporter(store, applied, on_early, self._cancelled, events.ends.waiting.keys())
+        self.reporter.on_waited = self._want_end
+        #: takes the report of a run that is over, in whatever way
+        self.over: Callable[[Run, Report], None] = self.reporter.add
+        self._gates = admission.limits.gates
+        self._anteroom = Anteroom(admission.limits, self.give_back, clock.monotonic, supervisor)
+        self.saves = Saves(store, supervisor, self.reporter.is_unstored, on_early)
+        self._leases = Leases(clock, self._lease_expired, supervisor)
+        self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
+        #: tells whether other servers may watch over runs that were held here
+        self.is_shared = store.is_shared
+        #: held runs whose server is gone, to be watched over by this one; and what is called with them once it is there
+        self.adopted: list[Run] = []
+        self.on_adopted: Callable[[list[Run]], None] = self.adopted.extend
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Begin to deliver jobs to `consumer`."""
+        self._admission.enter(consumer)
+        self._consumer_tasks[consumer] = self._supervisor.spawn(
+            self._serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
+        )
+
+    async def remove_consumer(self, consumer: Consumer) -> None:
+        """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
+        await consumer.stop()
+        self._anteroom.leave(consumer)
+        self._admission.leave(consumer)
+        await self._supervisor.end(self._consumer_tasks.pop(consumer))
+
+    def may_begin(self, run: Run, consumer: Consumer | None = None, /) -> bool:
+        """Tell whether a delivered run may begin; if not, it is over, or will be delivered to `consumer` once more."""
+        verdict = self._admission.verdict(run, self.clock.now())
+        if verdict is Verdict.EXPIRED:
+            self.over(run, self._judge.expired(run, self._cascade.resolve(run.type, run.options), self._now()))
+        elif verdict is Verdict.SUSPENDED or (verdict is Verdict.LIMITED and not self._anteroom.keep(run, consumer)):
+            self.give_back(run)
+        elif verdict is Verdict.CANCELLED:
+            options = self._cascade.resolve(run.type, run.options)
+            self.over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
+        return verdict is Verdict.RUN
+
+    def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
+        """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
+
+        `on_lost` is called if a deadline of the run passes; it is judged by then. now: when it began, if that is known.
+        is_remote: as for `Lease`.
+        """
+        if self._events.is_heard:
+            self._events.started(run)
+        if self._gates:
+            self._admission.limits.hold(run.type, run.claim.order, run.claim.attempt)
+        options = self._cascade.resolve(run.type, run.options)
+        began_at = self.clock.monotonic() if now is None else now
+        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote, on_save=self.saves.note)
+        self._leases.add(lease)
+        return lease
+
+    def running(self, type_: str) -> list[tuple[int, int]]:
+        """Return the orders and attempts of the runs of a type."""
+        claims = [lease.run.claim for lease in self._leases.all() if lease.run.type == type_]
+        return [(claim.order, claim.attempt) for claim in claims]
+
+    def limited(self, is_any: bool) -> None:
+        """Take in whether any type has limits: then it counts when a run is over."""
+        self.over = self._over_limited if is_any else self.reporter.add
+
+    def _over_limited(self, run: Run, report: Report) -> None:
+        # each commit of ends is flushed, and what the next runs wait for is a claim
+        self.reporter.add(run, report, may_wait=run.type in self._gates)
+        self._admission.over(run, has_begun=report.has_begun)
+
+    def report(self, lease: Lease, outcome: Outcome) -> bool:
+        """Take a handler's report; False if the run was lost before (the report is stale and changes nothing)."""
+        if not self._leases.end(lease):
+            self.stale_count += 1
+            return False
+        self._ended(lease, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
+        return True
+
+    def _ended(self, lease: Lease, report: Report) -> None:
+        """Take the report of a run that has a lease, and with it what it has said of its progress."""
+        if self.saves or lease.context.is_unsent or lease.run.progress is not None:
+            self.saves.close(lease.context, report)
+        self.over(_in_line(lease.run, report), report)
+
+    def save(self, lease: Lease, progress: bytes, told: Told) -> None:
+        """Keep how far a run in progress is; `told` is called when it is kept, and with False if the run turns out to be over.
+
+        It survives the end of this process then; that of the machine a second later, or with the next report.
+        """
+        self.saves.add(lease.run, progress, told)
+
+    @property
+    def has_much_to_save(self) -> bool:
+        """Tell whether the store is so far behind with what runs `save` that they should not, for now."""
+        return self.saves.is_full
+
+    def end(self, run: Run, outcome: Outcome, *, has_begun: bool = False) -> None:
+        """Take the report of a run that ended in the step in which it began. has_begun: it was told before that it has."""
+        if self._events.is_heard and not has_begun:
+            self._events.started(run)
+        options = self._cascade.resolve(run.type, run.options)
+        report = self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()))
+        if run.progress is not None and report.state is State.SUCCESS:
+            report.progress = NO_PROGRESS
+        self.over(run, report)
+
+    def interrupt(self, lease: Lease, delay_s: float = 0.0, prio: int | None = None) -> bool:
+        """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before.
+
+        Args: prio: the job's from then on; None: as it was.
+        """
+        if not self._leases.end(lease):
+            return False
+        self._ended(lease, self._judge.interrupted(lease.run, self._now(), delay_s, prio))
+        return True
+
+    def cancel(self, lease: Lease) -> None:
+        """Give back a run that has begun here, and never did where it was to: its record is as if it had not been claimed.
+
+        What it has said of its progress all the same is kept, as that of any run that goes back.
+        """
+        if self._leases.end(lease):
+            if self._events.is_heard:
+                self._events.unbegun(lease.run)
+            self._ended(lease, self._judge.unclaimed(lease.run, self._now()))
+
+    def call_off(self, claims: Sequence[Claim]) -> None:
+        """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
+        left = {claim.id: claim for claim in claims}
+        for lease in self._leases.all():
+            if left.get(lease.run.claim.id) == lease.run.claim:
+                del left[lease.run.claim.id]
+                self._call_off(lease)
+        unbegun = [claim for claim in left.values() if claim.epoch == self.epoch]
+        if unbegun:
+            self._admission.revoked.update(unbegun)
+            self._supervisor.call_later(REVOKED_S, "queue", self._admission.revoked.difference_update, unbegun)
+
+    def _call_off(self, lease: Lease) -> None:
+        if lease.on_cancel is not None:
+            lease.on_cancel(lease)
+        elif self._leases.end(lease):
+            self._ended(lease, self._judge.called_off(lease.run, lease.options, self._now()))
+            lease.on_lost(lease)
+
+    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
+        """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.
+
+        Args: attempt: which run of the job it is to people, from 1.
+        """
+        began = [run.started_at for run in record.runs if run.attempt == attempt]
+        run = Run(
+            claim,
+            record.type,
+            record.prio,
+            b"",
+            record.options,
+            record.failures,
+            record.ghosts,
+            record.interrupted,
+            began[0] if began else 0.0,
+            record.expire_at,
+            None,
+            claim.attempt - attempt,
+            progress=None if record.progress is None else NO_PROGRESS,
+        )
+        accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if isinstance(end, Returned):
+            report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
+            self.over(_in_line(run, report), report)
+        else:
+            self.end(run, end, has_begun=True)
+
+        def told(ok: bool) -> None:
+            if not accepted.done():
+                accepted.set_result(ok)
+
+        self.when_stored(run, told)
+        return await accepted
+
+    async def take(self, claim: Claim) -> Run | None:
+        """Return a held run that another server watches over, for which this one does from now on; None: it is over."""
+        return await self._reads.taken(claim)
+
+    def lose_worker(self, worker: str | None, runs: Sequence[Run]) -> None:
+        """Tell whoever listens that a worker is gone, which had these runs."""
+        if self._events.is_heard:
+            self._events.worker_lost(worker, runs)
+
+    def leave(self, lease: Lease) -> None:
+        """Watch over a run no more, and judge it not: it goes on."""
+        self._leases.end(lease)
+        self._broker.lose(lease.run)
+
+    def lose(self, lease: Lease, reason: str) -> None:
+        """Take it that nobody will report this run: who ran it is gone. Whoever lost thousands logs it once."""
+        if self._leases.end(lease):
+            self.ghost_count += 1
+            self._ended(lease, self._judge.ghost(lease.run, lease.options, self._now(), reason))
+
+    def when_stored(self, run: Run, told: Callable[[bool], None]) -> None:
+        """Have `told` called when the report of a run that was just taken is durable, with whether the store accepted it.
+
+        Such a report does not wait until others have gathered. `told` is never called if this stops without the store.
+        """
+        if self.reporter.tell(run.claim.order, told):
+            self._hurry.want(self.reporter.told_count)
+
+    def _want_end(self) -> None:
+        """Have the end of a job stored for which somebody waits, and the job with it: as `when_stored`."""
+        self._waited_ends += 1
+        self._hurry.want(self._waited_ends)
+
+    def stored(self) -> None:
+        """Take in that jobs were stored."""
+        self._waited_ends = 0
+
+    def give_back(self, run: Run) -> None:
+        """Give back a delivered run that never began: its record is as if it had not been claimed."""
+        self.over(run, self._judge.unclaimed(run, self._now()))
+
+    def _lease_expired(self, lease: Lease) -> None:
+        now = self._now()
+        # who is over its limit has failed, also where the loop was held up and its ttr is over as well
+        if lease.is_over_limit(self.clock.monotonic()):
+            reason = f"time_limit of {lease.options.time_limit:g} s reached"
+            judged = self._judge.outcome(lease.run, lease.options, Failed(reason, final=False), now)
+        else:
+            self.ghost_count += 1
+            reason = f"no report within ttr of {lease.options.ttr:g} s"
+            judged = self._judge.ghost(lease.run, lease.options, now, reason)
+        log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
+        judged.by_watcher = lease.run.held
+        self._ended(lease, judged)
+        lease.on_lost(lease)
+
+    @property
+    def count(self) -> int:
+        """Return how many runs are in progress here."""
+        return len(self._leases)
+
+    def _cancelled(self, run: Run, end: Report) -> Report:
+        return self._judge.cancelled(run, self._cascade.resolve(run.type, run.options), end)
+
+    def _now(self) -> float:
+        return whole_ms(self.clock.now())
+
+    @property
+    def has_too_many_results(self) -> bool:
+        """Tell whether results that wait for the store take too much memory for more that come from elsewhere."""
+        return self.reporter.result_bytes > base.DATA_BYTES
+
+    @property
+    def next_deadline(self) -> float:
+        """Return when the first of them is lost unless it is touched, monotonic, in s; math.inf: none is."""
+        return self._leases.next_deadline
+
+    def look_again(self) -> None:
+        """Look at the clock, which was set."""
+        self._leases.check()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words."""
+        refused = {"reports": self.reporter.trouble, "progress": self.saves.trouble}
+        return [f"the store refuses {what}: {trouble}" for what, trouble in refused.items() if trouble]
+
+    async def settle(self, limit_s: float) -> None:
+        """Return when the store has every report and all progress, or does not within `limit_s`, which is told."""
+        if not await self.reporter.settle(limit_s) or self.reporter.count:
+            log.error("stopping without the last reports: the store does not take them", count=self.reporter.count)
+        if not await self.saves.settle(limit_s):
+            log.error("stopping without the last progress: the store does not take it")
+
+    async def stop(self) -> None:
+        """Bring and watch nothing any more."""
+        await self.saves.stop()
+        await self._supervisor.end(*self._consumer_tasks.values())
+        self._leases.close()
+        self._anteroom.close()
+        self._hurry.close()
+
+
+def _in_line(run: Run, report: Report) -> Run:
+    """Return a run that is over as its job stands in line again."""
+    return run if report.prio is None else replace(run, prio=report.prio)
