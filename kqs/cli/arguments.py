@@ -71,13 +71,16 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in the
 
 
 class SecondsAboveZero(Seconds):
-    """A number of seconds above 0."""
+    """A number of seconds above 0 and not above a most."""
+
+    def __init__(self, most: int = MAX_SECONDS) -> None:
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or fail as click does."""
         number = super().convert(value, param, ctx)
-        if not 0 < number <= MAX_SECONDS:
-            self.fail(f"expected a number of seconds above 0 and up to {MAX_SECONDS}, got {value}", param, ctx)
+        if not 0 < number <= self._most:
+            self.fail(f"expected a number of seconds above 0 and up to {self._most}, got {value}", param, ctx)
         return number
 
 

@@ -12,6 +12,7 @@ from kqs.cli.arguments import SecondsAboveZero, WholeNumber, json_option, server
 from kqs.cli.choosing import chosen, filter_options
 from kqs.errors import ExitCode
 from kqs.job import State
+from kqs.options import MAX_WAIT_S
 
 if TYPE_CHECKING:
     from kqs.client import Address, Client
@@ -91,7 +92,9 @@ async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIter
 
 @click.command("job")
 @click.argument("id_", metavar="ID")
-@click.option("--wait", "wait_s", type=SecondsAboveZero(), help="Wait so many seconds for its end; exit 1 if it has failed.")
+@click.option(
+    "--wait", "wait_s", type=SecondsAboveZero(MAX_WAIT_S), help="Wait so many seconds for its end; exit 1 if it has failed."
+)
 @json_option
 @server_option
 def job_command(id_: str, wait_s: float | None, as_lines: bool, server: Address) -> ExitCode:

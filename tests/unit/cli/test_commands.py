@@ -14,6 +14,7 @@ from kqs.errors import ExitCode, StartupError
 from kqs.options import JobFields
 
 ROOT = Path(__file__).parents[3]
+TOO_LONG = "Invalid value for '--wait': expected a number of seconds above 0 and up to 604800, got 604801"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -44,6 +45,8 @@ def test_wrong_usage_is_exit_code_two(arguments, capsys):
         (["insert"], "kqs insert: TYPE is missing (or --file) (see kqs insert --help)"),
         (["insert", "a", "--prio"], "kqs: Option '--prio' requires an argument"),
         (["job"], "kqs job: Missing argument 'ID' (see kqs job --help)"),
+        (["job", "a", "--wait", "604801"], f"kqs job: {TOO_LONG} (see kqs job --help)"),
+        (["insert", "a", "--wait", "604801"], f"kqs insert: {TOO_LONG} (see kqs insert --help)"),
         (["journal", "nope"], "kqs journal: No such command 'nope' (see kqs journal --help)"),
     ],
 )
