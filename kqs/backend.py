@@ -17,7 +17,7 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.filter import Filter
-from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.handlers import Outcome
 from kqs.inserter import Inserter
 from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
@@ -26,6 +26,7 @@ from kqs.queue.changes import Done
 from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said
 from kqs.queue.queue import Queue
+from kqs.queue.rules import is_recorded_as
 from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
@@ -57,8 +58,6 @@ LOOKED_AT_ONCE = 200
 PAGE_S = 0.02
 #: records that it makes an answer of in one turn of the loop
 PAGE_JOBS = 50
-#: how a run is recorded, by its end
-_WORDS: dict[type[Outcome | Returned], str] = {Ok: "success", Again: "again", Failed: "fail", Returned: "interrupted"}
 
 
 class ServerBackend:
@@ -210,8 +209,7 @@ class ServerBackend:
             return False
         if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
             return await self._queue.runs.report_unwatched(record, named.claim, named.attempt, end)
-        word = _WORDS[type(end)]
-        return any(run.attempt == named.attempt and run.state == word for run in record.runs)
+        return any(run.attempt == named.attempt and is_recorded_as(end, run) for run in record.runs)
 
     async def suspend(self, type_: str) -> dict[str, Any]:
         """Let no job of a type begin, on any server of the store. Raises: CallError."""

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import TRANSITIONS, WAITING, Accepted, Event, JobRecord, Report, Rescheduled, Run, State
+from kqs.job import (
+    TRANSITIONS,
+    WAITING,
+    Accepted,
+    Event,
+    JobRecord,
+    Report,
+    Rescheduled,
+    Returned,
+    Run,
+    RunRecord,
+    State,
+)
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
@@ -26,6 +38,9 @@ DELAY_MARGIN_S = 1.1
 
 #: the error of a cancelled job whose run told of none
 CANCELLED = State.CANCELLED.word
+
+#: how a run is recorded, by its end
+_WORDS: dict[type[Outcome | Returned], str] = {Ok: "success", Again: "again", Failed: "fail", Returned: "interrupted"}
 
 #: the table's rows of a running job
 _AFTER = TRANSITIONS[State.PROCESSING]
@@ -207,7 +222,7 @@ class Judge:
         else:
             report = self._ended(run, options, Event.FAIL, "fail", now)
         report.failures = failures
-        report.error = outcome.reason[:MAX_ERROR_CHARS]
+        report.error = _reason(outcome)
         return report
 
     def _ended(self, run: Run, options: Options, event: Event, run_state: str, now: float) -> Report:
@@ -215,6 +230,17 @@ class Judge:
         report = _ended(run, state, run_state, now)
         report.drop_at = self._retention.drop_at(state, options.keep, now)
         return report
+
+
+def is_recorded_as(end: Outcome | Returned, run: RunRecord) -> bool:
+    """Tell whether a run that is over was ended by a report like this one, as far as its record tells: it is repeated then."""
+    if run.state == CANCELLED:  # see Judge.cancelled: a success would have been kept as one
+        return not isinstance(end, Ok) and run.error == ((isinstance(end, Failed) and _reason(end)) or CANCELLED)
+    return run.state == _WORDS[type(end)]
+
+
+def _reason(outcome: Failed) -> str:
+    return outcome.reason[:MAX_ERROR_CHARS]
 
 
 def _waiting(run: Run, event: Event, run_state: str, now: float, delay_s: float) -> Report:

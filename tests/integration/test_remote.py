@@ -299,6 +299,30 @@ def test_a_released_priority_and_a_run_that_never_began_over_the_wire(tmp_path: 
         assert worker.call("release", {"run": run["run"]}) is True  # of the boot before, and repeated
 
 
+@pytest.mark.parametrize(
+    ("call", "report"),
+    [
+        ("finish", {"report": "fail", "reason": "told to stop"}),
+        ("finish", {"report": "fail", "reason": "x" * 5000}),
+        ("finish", {"report": "fail", "reason": ""}),
+        ("finish", {"report": "again", "delay": 5}),
+        ("release", {}),
+    ],
+)
+def test_a_report_of_a_cancelled_run_may_be_repeated_and_no_other(tmp_path: Path, call: str, report: dict[str, object]) -> None:
+    with serving(tmp_path) as server, working_at(server) as worker:
+        job_id = worker.call("insert", {"type": "stopped"})
+        (run,) = worker.reserve("stopped")
+        worker.call("cancel", job_id)
+        assert worker.call(call, {"run": run["run"], **report}) is True
+        with working_at(server) as again:
+            assert again.call(call, {"run": run["run"], **report}) is True
+            others: list[dict[str, object]] = [{"report": "ok"}, {"report": "fail", "reason": "else"}]
+            answers = again.call("finish", [{"run": run["run"], **other} for other in others])
+            assert [answer["code"] for answer in answers] == ["stale", "stale"]
+        assert ask(server, "job", job_id)["state"] == "cancelled"
+
+
 def test_a_reserve_gives_no_more_data_than_a_client_reads_as_a_line(tmp_path: Path) -> None:
     with serving(tmp_path) as server, working_at(server) as worker:
         big = {"type": "big", "data": "x" * 1_000_000}
