@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kqs.server import connection as connection_module
 from kqs.wire.foreign import Greeting
 from tests.support.serving import serving
-from tests.support.talking import LOOPS, Talk, talking, until
+from tests.support.talking import LOOPS, Talk, talking
+from tests.support.turning import until
 
 MAX_LINE_BYTES = 2 * 1024 * 1024
 PING = b'{"id":"alive","n":"ping"}\n'

@@ -20,6 +20,7 @@ import kqs.testing
 from kqs.client import ConnectionLostError
 from kqs.errors import CallError
 from kqs.library.apart import Reference, reference_in
+from tests.support.turning import until
 
 LONG = "x" * 200
 
@@ -92,8 +93,8 @@ async def error_of(queue: kqs.Queue, job: Any) -> str:
 
 
 async def until_empty(bulk: Shelf) -> None:
-    while bulk.kept:  # noqa: ASYNC110 - what a run by hand leaves is deleted soon after
-        await asyncio.sleep(0.001)
+    """Wait for what a run by hand leaves to be deleted, soon after."""
+    await until(lambda: not bulk.kept)
 
 
 async def test_long_data_is_kept_apart_until_its_job_has_succeeded(queue: kqs.Queue, bulk: Shelf, type_: str) -> None:

@@ -17,6 +17,7 @@ from kqs.errors import JournalError, JournalFailedError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok, Outcome
 from tests.support.feeding import caught_up
 from tests.support.life import AccountedHand, Life
+from tests.support.turning import until
 
 PLAIN = b'{"type":"mail"}'
 JOBS = st.sampled_from(
@@ -102,8 +103,7 @@ class ClaimsMachine(RuleBasedStateMachine):
                 files.flush = flush  # type: ignore[method-assign]
             await self.pause()
             assert not [order for order in self.life.account.runs.keys() - begun.keys() if order > last]
-            while not self.life.feeding.journal.accepting:  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(0.001)
+            await until(lambda: self.life.feeding.journal.accepting)
 
         self.run(steps())
 
@@ -154,7 +154,7 @@ class ClaimsMachine(RuleBasedStateMachine):
     def wait(self, wait_s: float) -> None:
         async def steps() -> None:
             self.life.clock.advance(wait_s)
-            await asyncio.sleep(0.01)
+            await self.pause()
 
         self.run(steps())
 

@@ -300,7 +300,7 @@ class RemoteMachine(RuleBasedStateMachine):
             self.life.clock.advance(wait_s)
             self.life.rig.queue.runs.look_again()
             self.find_lost()
-            await asyncio.sleep(0.01)
+            await self.pause()
 
         self.run(steps())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from kqs.remote import Desk, OpenRun, Order
 from kqs.remote.pool import Pool
 from tests.support.jobs import ORDER
 from tests.support.queueing import Rig
+from tests.support.turning import until
 
 STORE_ID = "0123456789abcdef"
 
@@ -48,7 +48,7 @@ class Hired:
 
     async def take(self, count: int = 1) -> list[OpenRun]:
         """Wait until it was given so many runs in all; return the last."""
-        await turned(lambda: sum(map(len, self.given)) >= count)
+        await until(lambda: sum(map(len, self.given)) >= count)
         return [run for runs in self.given for run in runs][-count:]
 
     def _given(self, runs: list[OpenRun]) -> None:
@@ -62,13 +62,6 @@ class Hired:
 
     def _lost(self, run: OpenRun) -> None:
         self.lost.append(run)
-
-
-async def turned(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0)
 
 
 async def still(rig: Rig) -> None:

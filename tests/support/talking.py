@@ -25,13 +25,6 @@ WITHIN_S = 20
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 (what is waited for has no event)
-            await asyncio.sleep(0)
-
-
 class Talk:
     """`run` lets the loop, and so the server, turn until a coroutine is done."""
 

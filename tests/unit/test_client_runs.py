@@ -13,7 +13,7 @@ import pytest
 from kqs.client import Client, ConnectionLostError, Report, Run
 from kqs.errors import CallError
 from tests.support.line_server import LineServer
-from tests.support.talking import until
+from tests.support.turning import until
 
 
 def a_run(number: int = 1, **fields: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kqs.wire.inserted import Inserted
 from kqs.wire.steps import finish
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
-from tests.support.talking import until
+from tests.support.turning import until
 
 
 class Rig:

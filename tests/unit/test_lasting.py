@@ -27,6 +27,7 @@ from tests.support.jobs import an_accepted
 from tests.support.journal import a_journal, a_record, until_accepting
 from tests.support.queueing import Rig
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import until
 
 TIMES = 20
 WAITS = [
@@ -104,9 +105,7 @@ async def test_the_queue_tells_once_that_the_store_refuses(
         async with asyncio.timeout(20):
             await work(rig)
             await refusals.worked.wait()
-            await asyncio.sleep(0)
-            while lines[1] not in [line["event"] for line in said]:  # noqa: ASYNC110 - a log line has no event
-                await asyncio.sleep(0.001)
+            await until(lambda: lines[1] in [line["event"] for line in said])
         await rig.stop()
     assert [line["event"] for line in said if line["event"] in lines] == lines
 
@@ -150,8 +149,8 @@ async def test_the_timetable_tells_once_that_the_store_refuses(
         async with asyncio.timeout(20):
             while not refusals.worked.is_set():
                 getattr(rig.queue._timetable, alarm).note(rig.clock.now() - 1)
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
+            await until(lambda: lines[1] in told(said, lines))
         await rig.stop()
     assert told(said, lines) == lines
 
@@ -183,8 +182,7 @@ async def test_checkpoints_that_fail_are_told_once(tmp_path: Path, monkeypatch: 
         await caught_up(feeder)
         async with asyncio.timeout(20):
             await refusals.worked.wait()
-            while len(told(said, lines)) < len(lines):  # noqa: ASYNC110 - a log line has no event
-                await asyncio.sleep(0.001)
+            await until(lambda: len(told(said, lines)) >= len(lines))
     await feeding.stop()
     await rig.stop()
     assert told(said, lines) == lines

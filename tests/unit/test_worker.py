@@ -27,7 +27,7 @@ from kqs.worker import Worker
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote_works import RemoteRig
-from tests.support.talking import until
+from tests.support.turning import idle, until
 
 
 class Works:
@@ -478,7 +478,7 @@ async def test_a_run_begins_in_a_clean_task_whatever_the_one_before_did(
     for number in range(2, 12):
         record = await run_one(works, number, type_=second.__name__, state=State.SUCCESS if second is good else State.FAIL)
         assert (record.error or "CancelledError").splitlines()[0] == "CancelledError"
-        await asyncio.sleep(0.001)
+        await idle()
 
 
 async def test_a_handler_that_cancels_every_task_it_is_not_fails_the_runs_beside_it_only(works: Works) -> None:
@@ -588,9 +588,7 @@ async def test_a_worker_that_rests_keeps_nothing_of_its_last_run(works: Works, m
     await works.rig.accept(an_accepted(1))
     await works.ended(1)
     run = runs.pop()
-    async with asyncio.timeout(10):
-        while sys.getrefcount(run) > 2:  # noqa: ASYNC110 - `run` and the argument; nothing tells when the others go
-            await asyncio.sleep(0.01)
+    await until(lambda: sys.getrefcount(run) <= 3)  # `run`, the closure's cell and the argument
 
 
 @IN_THE_SERVER
@@ -709,13 +707,15 @@ async def deaf(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deaf]:
 
 
 async def lose(works: Works, number: int, handler: Deaf) -> None:
+    lanes = works.workers[-1]._deaf._lanes
+    before = len(lanes)
     handler.begun.clear()
     await works.rig.accept(an_accepted(number, type_="deaf"))
     await within(handler.begun)
     works.rig.clock.advance(6)
     works.rig.queue.runs.look_again()
     await works.ended(number, State.FAIL)
-    await asyncio.sleep(0.001)
+    await until(lambda: len(lanes) > before)
 
 
 async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: Works, deaf: Deaf) -> None:

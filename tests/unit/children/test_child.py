@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+import struct
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from kqs.children.words import Beat, Born, Leaving, Ready, Unfit, Word, told
 from kqs.commands.channel import MinderLostError
 from kqs.minding.frames import Ended, Order, Unstarted
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import until
 
 
 class FakeHand:
@@ -63,6 +67,11 @@ class FakeChannel:
     def say(self, *words: Word) -> None:
         os.write(self.status, b"".join(map(told, words)))
 
+    def is_heard(self) -> bool:
+        """Tell whether nothing of what was said is in the pipe any more."""
+        (unread,) = struct.unpack("i", fcntl.ioctl(self.status, termios.FIONREAD, bytes(4)))
+        return not unread
+
 
 class Rig:
     def __init__(self) -> None:
@@ -89,8 +98,7 @@ class Rig:
         self.run = asyncio.create_task(self.child.run())
         async with asyncio.timeout(5):
             await self.is_served.wait()
-            while not self.channels[0].orders:  # noqa: ASYNC110 - a turn or two
-                await asyncio.sleep(0)
+        await until(lambda: self.channels[0].orders)
         return self.channels[0]
 
     async def end(self, report: Ended | Unstarted | Exception) -> End:
@@ -117,8 +125,9 @@ async def rig() -> AsyncIterator[Rig]:
 
 
 async def said(rig: Rig, *words: Word) -> None:
+    """Have it say something, and wait until that was heard."""
     rig.channels[0].say(*words)
-    await asyncio.sleep(0.01)
+    await until(rig.channels[0].is_heard)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +177,7 @@ async def test_endless_words_are_not_kept(rig: Rig) -> None:
     channel = await rig.start()
     for _ in range(40):
         os.write(channel.status, b"x" * 4096)
-        await asyncio.sleep(0.001)
+        await until(channel.is_heard)
     os.write(channel.status, b"\n")
     await said(rig, Ready())
     assert rig.child.is_ready

@@ -11,6 +11,7 @@ from kqs.children import slot as slots
 from kqs.children.child import End
 from kqs.children.slot import Slot
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import idle, until
 
 END = End("exit code 0", 0, is_sound=True)
 DEAD = End("killed by SIGKILL", 2, is_sound=False)
@@ -115,7 +116,8 @@ async def test_who_leaves_waits_for_room(rig: Rig) -> None:
     child.begin()
     rig.room.clear()
     child.leaving.set_result("max_jobs")
-    await asyncio.sleep(0.01)
+    await idle()
+    assert rig.slot.recycled_count == 1
     assert rig.made.empty()
     rig.room.set()
     await rig.next()
@@ -168,6 +170,6 @@ async def test_an_empty_place_tells_why(rig: Rig) -> None:
     rig.room.clear()
     child.why_unfit = "no module"
     child.over.set_result(End("no module", 0, is_sound=False))
-    await asyncio.sleep(0.01)
+    await until(lambda: rig.slot.child is None)
     assert rig.slot.problems() == ["child 1 does not run, and will be started again: no module"]
     assert rig.slot.pid == 0

@@ -210,7 +210,7 @@ async def test_what_waits_for_a_slot_for_long_is_stored_though_others_ask(
         while await feeding.rig.store.job(feeding.ids.of(last)) is None:
             feeding.rig.queue.on_hungry()
             feeding.rig.clock.advance(0.02)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
     assert await feeding.state(last) is State.NEW
 
 

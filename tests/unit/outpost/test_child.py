@@ -6,6 +6,7 @@ import pytest
 
 from kqs.handlers import Ok
 from kqs.outpost.child import WearingSource
+from tests.support.turning import idle
 from tests.unit.outpost.conftest import Post, a_run
 
 
@@ -62,7 +63,7 @@ async def test_reports_gather_while_enough_runs_wait_and_go_at_once_with_the_las
     runs = await post.given(*(a_run(number) for number in range(30)))
     left = len(runs)
     worn.source.waiting_count = lambda: left
-    await asyncio.sleep(0.001)  # what the delivery had to say is said
+    await idle()  # what the delivery had to say is said
     for run in runs[:10]:  # in turns of their own, but within the time
         left -= 1
         assert worn.source.may_begin(run)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kqs.handlers import Failed, Ok
 from kqs.outpost import saves
-from tests.support.talking import until
+from tests.support.turning import until
 from tests.unit.outpost.conftest import Post, a_run
 
 

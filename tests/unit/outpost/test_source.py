@@ -17,7 +17,7 @@ from kqs.config import WorkerSection
 from kqs.executor import Executor
 from kqs.handlers import Again, Failed, Ok, Registry
 from kqs.worker import Worker
-from tests.support.talking import until
+from tests.support.turning import idle, until
 from tests.unit.outpost.conftest import Post, a_run
 
 
@@ -71,7 +71,7 @@ async def test_a_run_that_is_taken_away_is_lost_by_its_lane_and_given_back(post:
     post.source.give_back(waiting)
     assert post.source.stale_count == 1
     assert await post.called("release") == [[{"run": "token-1"}, {"run": "token-2", "begun": False}]]
-    await asyncio.sleep(0.01)
+    await post.settled()
     assert len(post.calls("finish") + post.calls("release")) == 1
 
 
@@ -123,7 +123,7 @@ async def test_a_report_without_an_answer_is_sent_again_on_the_next_connection(p
     first, second = await post.called("finish", 2)
     assert first == second == [{"run": "token-1", "report": "ok", "result": 5}]
     stopping = asyncio.create_task(post.source.stop())
-    await asyncio.sleep(0.01)
+    await post.settled()
     assert not stopping.done()
     post.answer("finish", [{"code": "stale", "message": "over"}])
     await stopping
@@ -259,7 +259,7 @@ async def test_small_changes_of_what_is_claimed_ahead_are_let_be(post: Post) -> 
     for change in (10, -25, 5):
         post.consumer.grow(change)
         post.source._note()
-        await asyncio.sleep(0.005)
+        await post.settled()
     assert len(post.calls("work")) == 1
 
 
@@ -317,9 +317,12 @@ def looking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def passes(post: Post, seconds: float) -> None:
-    """Let time pass, and touches be looked for."""
+    """Let time pass, and touches be looked for, which go out."""
     post.clock.advance(seconds)
-    await asyncio.sleep(0.05)
+    open_runs = post.source._open_runs
+    before = open_runs._timer
+    await until(lambda: open_runs._timer is not before)  # a look sets the timer of the next
+    await post.settled()
 
 
 @pytest.mark.usefixtures("looking")
@@ -339,7 +342,7 @@ async def test_touches_of_many_go_out_together_once_in_a_third_of_the_ttr(post: 
         post.clock.advance(1)
         for lease in leases:
             assert lease.context.touch()
-    await asyncio.sleep(0.05)
+    await passes(post, 0)
     assert post.calls("touch") == []
     await passes(post, 1)
     assert post.calls("touch") == [[{"run": "token-1"}, {"run": "token-2"}]]
@@ -405,7 +408,7 @@ async def test_a_touch_that_is_refused_otherwise_changes_nothing(post: Post) -> 
     post.begin(run)
     await post.called("touch")
     post.refuse("touch", "busy")
-    await asyncio.sleep(0.01)
+    await post.settled()
     assert post.source.may_begin(run)
 
 
@@ -416,7 +419,7 @@ async def test_runs_end_while_nothing_is_connected(post: Post) -> None:
     post.server.drop()
     post.begin(run)
     await until(lambda: bool(post.lost))
-    await asyncio.sleep(0.01)
+    await idle()
 
 
 # -- held runs ----------------------------------------------------------------------------------------------------------
@@ -465,7 +468,7 @@ async def test_a_held_run_is_given_back_again_until_that_is_answered(holding: Po
     holding.refuse("release", "busy")
     assert await holding.called("release", 3) == [[{"run": "token-1", "begun": False}]] * 3
     stopping = asyncio.create_task(holding.source.stop())
-    await asyncio.sleep(0.01)
+    await holding.settled()
     assert not stopping.done()
     holding.answer("release", [{"code": "stale", "message": "over"}])
     await stopping
@@ -483,7 +486,7 @@ async def test_touches_that_make_too_long_a_line_are_sent_in_shorter_ones(post: 
     post.refuse("touch", "too_large")
     assert (await post.called("touch", 3))[1:] == [[{"run": "token-1"}], [{"run": "token-2"}]]
     post.refuse("touch", "too_large")
-    await asyncio.sleep(0.01)
+    await post.settled()
     assert len(post.calls("touch")) == 3
 
 

@@ -15,7 +15,7 @@ from kqs.store.base import Known
 from tests.support.clock import FakeClock
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.supervising import StrictSupervisor
-from tests.support.talking import until
+from tests.support.turning import until
 
 
 class Syncs:

@@ -17,7 +17,7 @@ from kqs.queue import saves as module
 from kqs.queue.saves import Saves
 from tests.support.jobs import NOW, ORDER, a_run
 from tests.support.supervising import StrictSupervisor
-from tests.support.talking import until
+from tests.support.turning import idle, until
 
 
 class Writes:
@@ -120,7 +120,7 @@ async def test_a_rest_that_is_all_but_over_is_waited_for(bench: Bench) -> None:
         bench.saves._rested_at = loop.time() + 0.0004  # so short that uvloop makes no timer of it
         bench.add(a_run(1), b"1")
         bench.add(a_run(2), b"2")
-        await until(lambda count=2 * number: len(bench.told) == count)  # type: ignore[misc]
+        await until(lambda: len(bench.told) == 2 * number)  # noqa: B023 - it is awaited here
 
 
 async def test_within_a_second_all_is_durable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +344,7 @@ async def test_a_stop_does_not_wait_for_ever(bench: Bench) -> None:
     assert not await bench.saves.settle(0.05)
     await bench.saves.stop()
     bench.add(a_run(2), b"2")
-    await asyncio.sleep(0.03)
+    await idle()
     assert bench.store.values == [{1: b"1"}]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from kqs.store.base import Share
 from kqs.store.sqlite import SqliteStore
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
+from tests.support.turning import until
 
 
 class Ledger:
@@ -25,6 +26,8 @@ class Ledger:
         self.short: set[str] = set()
         self.tokens = 0
         self.asked = 0
+        self.looks = 0
+        self.refusals = 0
         self.fault: Exception | None = None
 
 
@@ -36,6 +39,7 @@ class Account:
         self.name = name
 
     async def look(self) -> dict[str, Share]:
+        self.ledger.looks += 1
         others = (self.ledger.by.keys() | self.ledger.short) - {self.name}
         short = len(others) if self.ledger.short - {self.name} else 0
         ours = self.ledger.by.get(self.name, 0)
@@ -43,6 +47,7 @@ class Account:
 
     async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
         if self.ledger.fault is not None:
+            self.ledger.refusals += 1
             raise self.ledger.fault
         self.ledger.asked += 1
         ours = self.ledger.by.pop(self.name, 0)
@@ -83,6 +88,12 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return Ledger()
 
 
+async def several_looks(ledger: Ledger) -> None:
+    """Wait until each server must have looked, and asked for what it wants, again."""
+    wanted = ledger.looks + 6
+    await until(lambda: ledger.looks >= wanted)
+
+
 @pytest.fixture
 async def rigs(tmp_path: Path, ledger: Ledger) -> AsyncIterator[list[Shared]]:
     made: list[Shared] = []
@@ -95,23 +106,17 @@ async def rigs(tmp_path: Path, ledger: Ledger) -> AsyncIterator[list[Shared]]:
         await rig.stop()
 
 
-async def seen(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
 async def test_a_lone_job_is_given_a_slot_at_once_and_an_idle_type_has_none(rigs: list[Shared], ledger: Ledger) -> None:
     one = rigs[0]
     await one.say(max_running=3)
     hand = one.hand(9)
     await one.accept(an_accepted(0))
     run = await hand.take()
-    await seen(lambda: ledger.by == {"one": 1})
+    await until(lambda: ledger.by == {"one": 1})
     await hand.end(run)
-    await seen(lambda: ledger.by == {})
+    await until(lambda: ledger.by == {})
     asked = ledger.asked
-    await asyncio.sleep(0.05)
+    await several_looks(ledger)
     assert ledger.asked == asked
 
 
@@ -123,7 +128,7 @@ async def test_no_more_run_than_may_and_all_run_in_the_end(rigs: list[Shared], l
         await rig.accept(*(an_accepted(n) for n in range(20)))
     left = 40
     while left:
-        await seen(lambda: any(hand.runs.qsize() for hand in hands))
+        await until(lambda: any(hand.runs.qsize() for hand in hands))
         running = sum(len(rig.queue.admission.limits.gates["mail"].places) for rig in rigs)
         assert running <= sum(ledger.by.values()) <= 4
         for hand in hands:
@@ -138,20 +143,21 @@ async def test_who_has_all_slots_gives_others_their_share(rigs: list[Shared], le
         await rig.say(max_running=4)
         hands.append(rig.hand(9))
         await rig.accept(*(an_accepted(n) for n in range(99)))
-        await seen(lambda: ledger.by.get("one") == 4)
+        await until(lambda: ledger.by.get("one") == 4)
     async with asyncio.timeout(20):
         while ledger.by != {"one": 2, "two": 2}:
             if hands[0].runs.qsize():
                 await hands[0].end(await hands[0].take())
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
     assert len(rigs[1].queue.admission.limits.gates["mail"].places) <= 2
 
 
 async def test_a_server_that_does_not_take_the_type_asks_for_none(rigs: list[Shared], ledger: Ledger) -> None:
     await rigs[0].say(max_running=4)
     rigs[0].hand(9, "video")
+    await rigs[0].say(rate=1.0)  # so that it looks, whatever it takes
     await rigs[0].accept(an_accepted(0))
-    await asyncio.sleep(0.05)
+    await several_looks(ledger)
     assert ledger.by == {}
 
 
@@ -160,10 +166,10 @@ async def test_what_runs_when_the_limit_comes_counts_for_the_others(rigs: list[S
     await rigs[0].accept(*(an_accepted(n) for n in range(5)))
     runs = [await hand.take() for _ in range(5)]
     await rigs[0].say(max_running=3)
-    await seen(lambda: ledger.by == {"one": 5})
+    await until(lambda: ledger.by == {"one": 5})
     for run in runs:
         await hand.end(run)
-    await seen(lambda: ledger.by == {})
+    await until(lambda: ledger.by == {})
 
 
 async def test_a_limit_that_is_lifted_leaves_nothing_taken(rigs: list[Shared], ledger: Ledger) -> None:
@@ -174,7 +180,7 @@ async def test_a_limit_that_is_lifted_leaves_nothing_taken(rigs: list[Shared], l
     ledger.tokens = 1
     await hand.take()
     await rigs[0].say(max_running=None)
-    await seen(lambda: ledger.by == {})
+    await until(lambda: ledger.by == {})
 
 
 async def test_tokens_are_asked_for_while_jobs_wait(rigs: list[Shared], ledger: Ledger) -> None:
@@ -189,7 +195,7 @@ async def test_tokens_are_asked_for_while_jobs_wait(rigs: list[Shared], ledger: 
     ledger.tokens = 1
     assert (await hand.take()).claim.order == ORDER + 3
     ledger.tokens = 7
-    await asyncio.sleep(0.05)
+    await several_looks(ledger)
     assert ledger.tokens == 7
 
 
@@ -198,7 +204,7 @@ async def test_a_store_that_is_away_is_asked_again(rigs: list[Shared], ledger: L
     await rigs[0].say(max_running=3)
     ledger.fault = StoreUnavailableError("away")
     await rigs[0].accept(an_accepted(0))
-    await asyncio.sleep(0.03)
+    await until(lambda: ledger.refusals > 1)
     assert hand.runs.empty()
     ledger.fault = None
     await hand.take()

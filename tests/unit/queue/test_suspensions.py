@@ -14,6 +14,7 @@ from kqs.queue import suspensions
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, still
+from tests.support.turning import until
 
 
 async def test_a_new_job_of_a_suspended_type_waits_until_that_is_resumed(rig: Rig) -> None:
@@ -189,9 +190,7 @@ async def test_delayed_jobs_come_due_and_wait(rig: Rig) -> None:
     await rig.queue.suspensions.suspend("mail")
     await rig.accept(an_accepted(1, due_at=rig.clock.now() + 5))
     rig.clock.advance(6)
-    async with asyncio.timeout(10):
-        while not rig.queue.admission._backlog("mail"):  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: rig.queue.admission._backlog("mail"))
     await still(rig)
     assert hand.runs.empty()
     await rig.queue.suspensions.resume("mail")
@@ -210,5 +209,5 @@ async def test_a_suspended_job_keeps_no_resource_from_others(rig: Rig) -> None:
     async with asyncio.timeout(10):
         while hand.runs.empty():
             rig.clock.advance(1)
-            await asyncio.sleep(0.01)
+            await still(rig)
     assert (await hand.take()).claim.order == third.order

@@ -13,7 +13,8 @@ from kqs.remote import Desk
 from kqs.remote import desk as desk_module
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import STORE_ID, Hired, a_desk, assert_balanced, still, turned
+from tests.support.remote import STORE_ID, Hired, a_desk, assert_balanced, still
+from tests.support.turning import until
 
 
 async def test_a_run_is_found_by_its_token_until_it_is_over(rig: Rig) -> None:
@@ -28,7 +29,7 @@ async def test_a_run_is_found_by_its_token_until_it_is_over(rig: Rig) -> None:
     assert (named.claim, named.attempt) == (run.run.claim, 1)
     desk.report(run, Ok(b"[7]"), worker.told.append)
     assert desk.run(run.token) is None
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     record = await rig.record(1)
     assert (record.state, record.result) == (State.SUCCESS, b"[7]")
 
@@ -50,7 +51,7 @@ async def test_a_report_is_stored_before_it_is_told(rig: Rig, outcome: Again | F
     await rig.accept(an_accepted(1))
     (run,) = await worker.take()
     desk.report(run, outcome, worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     record = await rig.record(1)
     assert (record.state, record.due_at) == (state, due_at)
 
@@ -62,7 +63,7 @@ async def test_a_released_job_keeps_its_place_and_counts_no_failure(rig: Rig) ->
     worker.reserve()
     (run,) = await worker.take()
     desk.release(run, Returned(), worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     await still(rig)
     worker.reserve()
     again = (await worker.take(2))[-1]
@@ -77,7 +78,7 @@ async def test_a_job_released_with_a_delay_waits_for_it(rig: Rig) -> None:
     await rig.accept(an_accepted(1))
     (run,) = await worker.take()
     desk.release(run, Returned(60.0), worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     record = await rig.record(1)
     assert (record.state, record.due_at, record.runs[0].state) == (State.RETRY, NOW + 60, "interrupted")
 
@@ -112,7 +113,7 @@ async def test_a_run_that_its_worker_touches_for_its_handler_is_lost_without(rig
     rig.queue.runs.look_again()
     assert worker.lost == [run]
     assert desk.run(run.token) is None
-    await turned(lambda: order.room == 1)
+    await until(lambda: order.room == 1)
     await rig.until(1, State.GHOST)
 
 
@@ -140,7 +141,7 @@ async def test_a_report_that_the_store_does_not_take_is_told_as_stale(rig: Rig, 
 
     monkeypatch.setattr(rig.store, "report", refuse)
     desk.report(run, Ok(), worker.told.append)
-    await turned(lambda: worker.told == [False])
+    await until(lambda: worker.told == [False])
     assert rig.queue.runs.stale_count == 1
 
 
@@ -175,7 +176,7 @@ async def test_a_pool_outlives_its_last_order_for_a_while(rig: Rig, monkeypatch:
     assert worker.reserve().pool is first.pool
     for order in list(worker.party._orders):
         order.withdraw()
-    await turned(lambda: not rig.queue.admission.consumers)
+    await until(lambda: not rig.queue.admission.consumers)
     assert desk._pools == {}
     assert worker.reserve().pool is not first.pool
     await rig.accept(an_accepted(1))
@@ -186,7 +187,7 @@ async def test_a_pool_that_never_got_a_consumer_goes_as_well(rig: Rig, monkeypat
     monkeypatch.setattr(desk_module, "LINGER_S", 0.0)
     desk = Desk(rig.queue, 1.0, rig.supervisor)
     Hired(desk).reserve().withdraw()
-    await turned(lambda: not desk._pools)
+    await until(lambda: not desk._pools)
 
 
 async def test_few_pools_linger_at_a_time(rig: Rig) -> None:
@@ -195,7 +196,7 @@ async def test_few_pools_linger_at_a_time(rig: Rig) -> None:
     for number in range(desk_module.MOST_LINGERING + 50):
         worker.name = f"w{number}"
         worker.reserve().withdraw()
-    await turned(lambda: len(rig.queue.admission.consumers) == desk_module.MOST_LINGERING)
+    await until(lambda: len(rig.queue.admission.consumers) == desk_module.MOST_LINGERING)
     assert len(desk._pools) == len(desk._timers) == desk_module.MOST_LINGERING
     assert ("w0" in {name for _, name, _ in desk._pools}) is False
     await desk.stop()
@@ -213,12 +214,12 @@ async def test_a_stop_ends_all_orders_and_waits_for_the_runs(rig: Rig) -> None:
     (run,) = await worker.take()
     waiting.reserve()
     stopping = asyncio.ensure_future(desk.stop())
-    await turned(lambda: waiting.ended == worker.ended == 1)
+    await until(lambda: waiting.ended == worker.ended == 1)
     assert not stopping.done()
     await rig.accept(an_accepted(2))
     desk.report(run, Ok(), worker.told.append)
     await stopping
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     assert (await rig.record(2)).state is State.NEW
 
 

@@ -9,7 +9,8 @@ from kqs.job import State
 from kqs.queue.leases import SLOT_S
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import Hired, a_desk, assert_balanced, still, turned
+from tests.support.remote import Hired, a_desk, assert_balanced, still
+from tests.support.turning import until
 
 
 async def test_it_goes_on_when_its_party_is_lost_and_anybody_may_report_it(rig: Rig) -> None:
@@ -25,7 +26,7 @@ async def test_it_goes_on_when_its_party_is_lost_and_anybody_may_report_it(rig: 
     assert desk.run(run.token) is run
     assert_balanced(order.pool)
     desk.report(run, Ok(), worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     assert (await rig.record(1)).state is State.SUCCESS
 
 
@@ -75,7 +76,7 @@ async def test_no_stop_waits_for_it_and_the_next_boot_watches_over_it(rig: Rig) 
     taken = again.run(runs[0].token)
     assert taken is not None
     again.report(taken, Ok(), worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     record = await rig.record(1)
     assert (record.state, record.attempt, record.ghosts, record.interrupted) == (State.SUCCESS, 1, 0, 0)
     rig.clock.advance(30 + 2 * SLOT_S)

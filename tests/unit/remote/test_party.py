@@ -8,7 +8,8 @@ from kqs.handlers import Ok
 from kqs.job import Returned, State
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import Hired, a_desk, assert_balanced, still, turned
+from tests.support.remote import Hired, a_desk, assert_balanced, still
+from tests.support.turning import until
 
 
 async def test_a_lost_connection_makes_ghosts_of_its_runs_at_once(rig: Rig) -> None:
@@ -63,7 +64,7 @@ async def test_a_withdrawn_order_leaves_its_runs_open(rig: Rig) -> None:
     (run,) = await worker.take()
     assert order.withdraw()
     desk.report(run, Ok(), worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     await rig.accept(an_accepted(2))
     await still(rig)
     assert len(worker.given) == 1
@@ -88,7 +89,7 @@ async def test_a_run_lost_to_its_ttr_is_told_while_the_order_stands(rig: Rig) ->
     worker.work(1)
     order = left.work(1)
     await rig.accept(an_accepted(1), an_accepted(2))
-    await turned(lambda: desk.runs_count == 2)
+    await until(lambda: desk.runs_count == 2)
     order.withdraw()
     runs = list(worker.open)
     rig.clock.advance(31)

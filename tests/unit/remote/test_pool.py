@@ -14,7 +14,8 @@ from kqs.remote.pool import Pool
 from kqs.store.base import Granted
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import Hired, a_desk, assert_balanced, still, turned
+from tests.support.remote import Hired, a_desk, assert_balanced, still
+from tests.support.turning import until
 
 
 class Held:
@@ -49,7 +50,7 @@ async def test_who_asked_first_is_served_first(rig: Rig) -> None:
         worker.reserve()
     for number in range(3):
         await rig.accept(an_accepted(number))
-        await turned(lambda: desk.runs_count == number + 1)  # noqa: B023
+        await until(lambda: desk.runs_count == number + 1)  # noqa: B023
     assert [worker.numbers for worker in workers] == [[0], [1], [2]]
 
 
@@ -59,7 +60,7 @@ async def test_a_reserve_takes_as_many_as_it_asked_for_and_leaves_the_others_to_
     first, second = Hired(desk), Hired(desk)
     first.reserve(5)
     order = second.reserve(5)
-    await turned(lambda: desk.runs_count == 7)
+    await until(lambda: desk.runs_count == 7)
     assert (first.numbers, second.numbers) == ([0, 1, 2, 3, 4], [5, 6])
     assert order.is_over
     assert_balanced(order.pool)
@@ -85,7 +86,7 @@ async def test_standing_orders_take_turns(rig: Rig) -> None:
     for worker in workers:
         worker.work(10)
     await rig.accept(*(an_accepted(number) for number in range(9)))
-    await turned(lambda: desk.runs_count == 9)
+    await until(lambda: desk.runs_count == 9)
     assert [len(worker.numbers) for worker in workers] == [3, 3, 3]
 
 
@@ -96,7 +97,7 @@ async def test_one_after_the_other_has_its_turn_when_jobs_come_singly(rig: Rig) 
         worker.work(10)
     for number in range(4):
         await rig.accept(an_accepted(number))
-        await turned(lambda: desk.runs_count == number + 1)  # noqa: B023
+        await until(lambda: desk.runs_count == number + 1)  # noqa: B023
     assert [worker.numbers for worker in workers] == [[0, 2], [1, 3]]
 
 
@@ -106,9 +107,9 @@ async def test_what_one_has_no_room_for_another_gets(rig: Rig) -> None:
     small, large = Hired(desk), Hired(desk)
     small.work(2)
     order = large.work(100)
-    await turned(lambda: desk.runs_count == 12)
+    await until(lambda: desk.runs_count == 12)
     assert (len(small.numbers), len(large.numbers)) == (2, 10)
-    await turned(lambda: not order.pool.consumer._claims)
+    await until(lambda: not order.pool.consumer._claims)
     assert_balanced(order.pool)
 
 
@@ -182,10 +183,10 @@ async def test_what_was_claimed_for_one_who_left_goes_back_and_costs_nothing(rig
     desk = a_desk(rig)
     worker = Hired(desk)
     order = worker.reserve(3)
-    await turned(lambda: held.count == 1)
+    await until(lambda: held.count == 1)
     assert order.withdraw()
     held.let_go()
-    await turned(lambda: not order.pool.consumer._claims)
+    await until(lambda: not order.pool.consumer._claims)
     await still(rig)
     assert worker.given == []
     assert desk.runs_count == 0
@@ -201,7 +202,7 @@ async def test_what_was_claimed_for_one_who_left_goes_to_who_waits(rig: Rig, hel
     desk = a_desk(rig)
     gone, there = Hired(desk), Hired(desk)
     order = gone.work(5)
-    await turned(lambda: held.count == 1)
+    await until(lambda: held.count == 1)
     left = there.reserve(2)
     order.withdraw()
     held.let_go()
@@ -218,10 +219,10 @@ async def test_what_was_claimed_for_one_who_rests_goes_back(rig: Rig, held: Held
     await rig.accept(an_accepted(1))
     worker = Hired(a_desk(rig))
     order = worker.work(1)
-    await turned(lambda: held.count == 1)
+    await until(lambda: held.count == 1)
     order.pause()
     held.let_go()
-    await turned(lambda: not order.pool.consumer._claims)
+    await until(lambda: not order.pool.consumer._claims)
     assert worker.given == []
     assert_balanced(order.pool)
     order.resume()
@@ -234,7 +235,7 @@ async def test_a_job_that_expires_on_the_way_is_given_to_nobody(rig: Rig, held: 
     await rig.accept(late, an_accepted(2))
     worker = Hired(a_desk(rig))
     order = worker.work(2)
-    await turned(lambda: held.count == 1)
+    await until(lambda: held.count == 1)
     rig.clock.advance(6)
     held.let_go()
     await worker.take()

@@ -10,7 +10,8 @@ from kqs.queue.leases import SLOT_S
 from kqs.remote.runs import OpenRun
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import Hired, a_desk, turned
+from tests.support.remote import Hired, a_desk
+from tests.support.turning import until
 
 
 async def a_run_of(rig: Rig, worker: Hired, number: int = 1, *, held: bool = False) -> OpenRun:
@@ -25,7 +26,7 @@ async def test_it_is_in_the_record_when_that_is_told(rig: Rig) -> None:
     worker = Hired(desk)
     run = await a_run_of(rig, worker)
     desk.save(run, b"[7]", worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     assert (await rig.record(1)).progress == b"[7]"
 
 
@@ -59,7 +60,7 @@ async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig,
     else:
         rig.clock.advance(30 + 2 * SLOT_S)
         rig.queue.runs.look_again()
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     other = Hired(desk)
     seen: list[bytes | None] = []
     given = other._given
@@ -74,7 +75,7 @@ async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig,
     assert seen == [b'"last"']
     assert (again.progress, again.run.progress) == (None, NO_PROGRESS)  # it is not in memory while the run is open
     desk.report(again, Ok(), other.told.append)
-    await turned(lambda: other.told == [True])
+    await until(lambda: other.told == [True])
     assert (await rig.record(1)).progress is None
 
 
@@ -97,7 +98,7 @@ async def test_the_report_of_a_run_that_nobody_watches_leaves_none(rig: Rig) -> 
     worker = Hired(desk)
     run = await a_run_of(rig, worker, held=True)
     desk.save(run, b"1", worker.told.append)
-    await turned(lambda: worker.told == [True])
+    await until(lambda: worker.told == [True])
     record = await rig.record(1)
     rig.queue.runs.leave(run.lease)
     assert await rig.queue.runs.report_unwatched(record, run.run.claim, 1, Ok())

@@ -89,5 +89,8 @@ async def test_a_stopped_one_looks_no_more() -> None:
     answers.note(5000)
     answers.stop()
     answers.stop()
-    await asyncio.sleep(0.05)
+    other = Answers(1000, StrictSupervisor())  # which looks as often, and later for the first time
+    Holding(other, 5000)
+    other.note(5000)
+    await relieved(other)
     assert not holding.is_aborted

@@ -41,7 +41,7 @@ class Talk(Conversing):
         answers: list[dict[str, Any]] = []
         async with asyncio.timeout(10):
             while not answers:
-                await asyncio.sleep(happenings.GATHER_S)
+                await asyncio.sleep(0)
                 answers = self.answers()
         return answers
 

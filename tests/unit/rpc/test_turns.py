@@ -6,7 +6,7 @@ import asyncio
 
 from kqs.rpc.turns import SHARE_S, Turns, clock
 from tests.support.supervising import StrictSupervisor
-from tests.support.talking import until
+from tests.support.turning import until
 
 
 class Worker:

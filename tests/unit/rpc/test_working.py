@@ -22,7 +22,8 @@ from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig
-from tests.support.remote import a_desk, still, turned
+from tests.support.remote import a_desk, still
+from tests.support.turning import until
 
 JOB = f"{ORDER + 1:013x}-0000beef"
 
@@ -48,7 +49,7 @@ class Talk(Conversing):
             self.gathered.extend(self.answers())
             return len(self.gathered) >= count
 
-        await turned(look)
+        await until(look)
         answers, self.gathered = self.gathered, []
         return answers
 
@@ -414,7 +415,7 @@ async def test_nobody_is_asked_for_a_worker_that_is_gone(talk: Talk, monkeypatch
     monkeypatch.setattr(talk.backend, "report_unwatched", note)
     talk.say("finish", [{"run": run["run"], "report": "ok"}] * 100)
     talk.conversation.forget()
-    await turned(lambda: not talk.context.tasks)
+    await until(lambda: not talk.context.tasks)
     assert len(asked) <= 1
 
 

@@ -76,7 +76,7 @@ class Node:
             while True:
                 if await looked():
                     break
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0)
 
     async def until_jobs(self, *instants: float) -> None:
         wanted = sorted(tick_of("a", at) for at in instants)

@@ -15,7 +15,7 @@ from kqs.server.connection import Connection
 from kqs.server.resets import Resets
 from tests.support.backend import MemoryBackend
 from tests.support.supervising import StrictSupervisor
-from tests.support.talking import until
+from tests.support.turning import until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
 PING = b'{"n":"ping"}\n'

@@ -17,8 +17,9 @@ import pytest
 
 from kqs.config import ServerSection
 from kqs.errors import StartupError
-from kqs.server.listener import ACCEPT_PAUSE_S, Listener
+from kqs.server.listener import Listener
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import until
 
 
 class HangUp(asyncio.Protocol):
@@ -224,13 +225,22 @@ async def test_a_bound_listener_that_never_starts_frees_its_port() -> None:
         await asyncio.open_connection(*listener.addresses[0])
 
 
-async def test_without_open_files_it_accepts_later_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_without_open_files_it_accepts_later_and_says_so_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, accept = [], Listener._accept
+
+    def noted(listener: Listener, bound: socket.socket) -> None:
+        tries.append(bound)
+        accept(listener, bound)
+
+    monkeypatch.setattr(Listener, "_accept", noted)
     async with listening(host="127.0.0.1") as listener:
         with socket.socket() as peer, no_more_files():
             peer.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(peer, listener.addresses[0])
-            await asyncio.sleep(3 * ACCEPT_PAUSE_S)
+            await until(lambda: len(tries) > 2)
         reader, writer = await asyncio.open_connection(*listener.addresses[0])
         assert await reader.read() == b""
         writer.close()

@@ -11,7 +11,8 @@ import pytest
 
 from kqs.server.connection import Connection
 from kqs.server.server import RESERVED_CONNECTIONS
-from tests.support.talking import LOOPS, Talk, talking, until
+from tests.support.talking import LOOPS, Talk, talking
+from tests.support.turning import until
 
 INSERT = b'{"id":1,"n":"insert","m":{"type":"x"}}\n'
 

@@ -9,6 +9,7 @@ from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.wire.beanstalk.commands import Delete, Stats
 from kqs.wire.beanstalk.values import Word
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import idle, until
 from tests.support.wire import Wire
 
 
@@ -86,7 +87,8 @@ async def test_a_reply_that_is_late_ends_the_connection(ends: Ends, monkeypatch:
     monkeypatch.setattr(link_module, "REPLY_WITHIN_S", 0.05)
     (await ends.ask(1)).cancel()
     ends.link.data_received(b"DELETED\r\n")
-    await asyncio.sleep(0.02)
+    asked_at = asyncio.get_running_loop().time()
+    await until(lambda: asyncio.get_running_loop().time() > asked_at + 0.01)  # so that its own time ends later
     asked = await ends.ask(2)
     with pytest.raises(LinkLostError, match=r"no reply within 0\.05 s"):
         await asked
@@ -97,7 +99,7 @@ async def test_an_idle_connection_is_never_late(ends: Ends, monkeypatch: pytest.
     asked = await ends.ask(1)
     ends.link.data_received(b"DELETED\r\n")
     await asked
-    await asyncio.sleep(0.03)
+    await until(lambda: ends.link._timer is None)  # which is when it looked
     assert ends.link.is_open
 
 
@@ -113,8 +115,7 @@ async def test_reading_rests_while_many_replies_are_to_come(ends: Ends, monkeypa
     asked = await ends.ask(*range(link_module.MANY_REPLIES + 1))
     ends.link.data_received(b"DELETED\r\n")
     assert not ends.wire.is_read
-    await asyncio.sleep(0.01)
-    assert ends.wire.is_read
+    await until(lambda: ends.wire.is_read)
     ends.link.data_received(b"DELETED\r\n" * link_module.MANY_REPLIES)
     assert ends.wire.is_read
     assert len(await asked) == link_module.MANY_REPLIES + 1
@@ -125,7 +126,7 @@ async def test_a_connection_that_ended_in_its_rest_is_left_alone(ends: Ends, mon
     asked = await ends.ask(*range(link_module.MANY_REPLIES + 1))
     ends.link.data_received(b"DELETED\r\n")
     ends.link.abort("enough")
-    await asyncio.sleep(0.01)
+    await idle()
     assert not ends.wire.is_read
     with pytest.raises(LinkLostError):
         await asked
