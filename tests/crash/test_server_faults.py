@@ -112,7 +112,8 @@ def insert_when_taken(peer: Peer, type_: str, data: object = None) -> str:
         except RefusedError:
             return None
 
-    job_id: str = eventually(attempt, lambda seen: seen is not None)
+    job_id = eventually(attempt, lambda seen: seen is not None)
+    assert job_id is not None
     return job_id
 
 

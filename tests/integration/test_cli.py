@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -17,6 +19,12 @@ from tests.support.serving import ROOT, Served, serving
 KQS = (sys.executable, "-m", "kqs")
 
 
+class Kqs(Protocol):
+    """Runs a command in this process; returns (exit code, stdout, stderr)."""
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("cli"), SERVER__SOCKET="cli.sock") as served:
@@ -24,18 +32,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture
-def kqs(served, monkeypatch, capsys):
-    """Return a function that runs a command in this process and gives (exit code, stdout, stderr)."""
+def kqs(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kqs:
     monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
 
-    def kqs(*arguments):
-        code = run(arguments)
-        return (code, *capsys.readouterr())
+    def kqs(*arguments: str) -> tuple[int, str, str]:
+        return run(arguments), *capsys.readouterr()
 
     return kqs
 
 
-def popen(*arguments):
+def popen(*arguments: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*KQS, *arguments],
@@ -46,18 +52,18 @@ def popen(*arguments):
     )
 
 
-def test_call_prints_its_result(kqs):
+def test_call_prints_its_result(kqs: Kqs) -> None:
     assert kqs("call", "ping") == (0, '"pong"\n', "")
     assert kqs("call", "echo", "{a:1}", "--json") == (0, '{"a":1}\n', "")
 
 
-def test_refused_call_says_why(kqs):
+def test_refused_call_says_why(kqs: Kqs) -> None:
     code, out, err = kqs("call", "pnig")
     assert (code, out) == (1, "")
     assert err.startswith("kqs: unknown_call: ")
 
 
-def test_inserted_job_can_be_seen(kqs):
+def test_inserted_job_can_be_seen(kqs: Kqs) -> None:
     code, out, _ = kqs("insert", "untaken", "{a:[1,2]}", "--prio", "high", "--id", "seen", "--ttr", "5", "--retries", "3")
     assert (code, out) == (0, "seen\n")
     job = json.loads(kqs("job", "seen", "--json")[1])
@@ -66,7 +72,7 @@ def test_inserted_job_can_be_seen(kqs):
     assert "untaken" in kqs("job", "seen")[1]
 
 
-def test_runs_of_a_job_are_shown(kqs):
+def test_runs_of_a_job_are_shown(kqs: Kqs) -> None:
     kqs("insert", "echo", '"x"', "--id", "ran")
     while json.loads(kqs("job", "ran", "--json")[1])["state"] != "success":
         pass
@@ -77,7 +83,7 @@ def test_runs_of_a_job_are_shown(kqs):
     ]
 
 
-def test_data_that_no_number_of_ours_holds_is_shown_as_it_stands(kqs):
+def test_data_that_no_number_of_ours_holds_is_shown_as_it_stands(kqs: Kqs) -> None:
     kqs("insert", "huge", '{"a":[1e400,1.0]}', "--id", "huge")
     code, out, _ = kqs("job", "huge")
     assert code == 0
@@ -87,12 +93,12 @@ def test_data_that_no_number_of_ours_holds_is_shown_as_it_stands(kqs):
     assert "huge" in out
 
 
-def test_insert_makes_an_id(kqs):
+def test_insert_makes_an_id(kqs: Kqs) -> None:
     job_id = json.loads(kqs("insert", "untaken", "--json")[1])["id"]
     assert json.loads(kqs("job", job_id, "--json")[1])["data"] is None
 
 
-def test_second_waiting_job_of_a_key_is_joined_or_refused(kqs):
+def test_second_waiting_job_of_a_key_is_joined_or_refused(kqs: Kqs) -> None:
     code, first, _ = kqs("insert", "untaken", "--unique", "k")
     assert code == 0
     assert kqs("insert", "untaken", "--unique", "k") == (0, first, "")
@@ -105,12 +111,12 @@ def test_second_waiting_job_of_a_key_is_joined_or_refused(kqs):
     assert json.loads(kqs("job", first.strip(), "--json")[1])["unique"] == "k"
 
 
-def test_json_of_an_insert_says_whether_a_given_id_is_new(kqs):
+def test_json_of_an_insert_says_whether_a_given_id_is_new(kqs: Kqs) -> None:
     assert json.loads(kqs("insert", "untaken", "--id", "told", "--json")[1]) == {"id": "told", "created": True}
     assert json.loads(kqs("insert", "untaken", "--id", "told", "--json")[1]) == {"id": "told", "created": False}
 
 
-def test_lines_of_a_file_that_ask_for_it_are_told_in_full(kqs, tmp_path):
+def test_lines_of_a_file_that_ask_for_it_are_told_in_full(kqs: Kqs, tmp_path: Path) -> None:
     path = tmp_path / "jobs.jsonl"
     path.write_text(
         '{"id":"one","unique":"file","answer":"full"}\n{"id":"two","unique":"file","answer":"full"}\n{"id":"three"}\n'
@@ -127,7 +133,7 @@ def test_lines_of_a_file_that_ask_for_it_are_told_in_full(kqs, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value"), [("--prio", "500"), ("--at", "2031-01-01T00:00:00Z"), ("--at", "1767225600"), ("--delay", "0.5")]
 )
-def test_insert_takes_numbers_and_names(kqs, option, value):
+def test_insert_takes_numbers_and_names(kqs: Kqs, option: str, value: str) -> None:
     assert kqs("insert", "untaken", option, value)[0] == 0
 
 
@@ -142,28 +148,28 @@ def test_insert_takes_numbers_and_names(kqs, option, value):
         (("untaken",), False),
     ],
 )
-def test_auto_touch_needs_no_value(kqs, arguments, touched):
+def test_auto_touch_needs_no_value(kqs: Kqs, arguments: tuple[str, ...], touched: bool) -> None:
     job_id = kqs("insert", *arguments)[1].strip()
     assert json.loads(kqs("job", job_id, "--json")[1])["options"]["auto_touch"] is touched
 
 
-def test_refused_insert_names_the_field(kqs):
+def test_refused_insert_names_the_field(kqs: Kqs) -> None:
     code, _, err = kqs("insert", "untaken", "--ttr", "0.01")
     assert code == 1
     assert "bad_job" in err
     assert "ttr" in err
 
 
-def test_insert_wants_a_type(kqs):
+def test_insert_wants_a_type(kqs: Kqs) -> None:
     assert kqs("insert")[0] == 2
 
 
-def test_makerpc_speaks_to_the_server(kqs, served):
+def test_makerpc_speaks_to_the_server(kqs: Kqs, served: Served) -> None:
     _, line, _ = kqs("makerpc", "echo", "{a:1}", "--id", "7")
     assert json.loads(served.ask(line.rstrip("\n"))[0]) == {"v": 1, "id": 7, "e": None, "s": "end", "m": {"a": 1}}
 
 
-def test_file_is_inserted_once_however_often(kqs, tmp_path):
+def test_file_is_inserted_once_however_often(kqs: Kqs, tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text("".join(f'{{"data":{number}}}\n' for number in range(2500)))
     for _ in range(2):
@@ -172,7 +178,7 @@ def test_file_is_inserted_once_however_often(kqs, tmp_path):
     assert (code, [json.loads(line)["data"] for line in out.splitlines()]) == (0, list(range(2500)))
 
 
-def test_file_under_another_run_is_new(kqs, tmp_path):
+def test_file_under_another_run_is_new(kqs: Kqs, tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"rerun"}\n')
     for name in ("", "monday", "monday"):
@@ -180,13 +186,13 @@ def test_file_under_another_run_is_new(kqs, tmp_path):
     assert len(kqs("jobs", "--type", "rerun", "--json")[1].splitlines()) == 2
 
 
-def test_stdin_is_a_file_as_well(kqs, monkeypatch):
+def test_stdin_is_a_file_as_well(kqs: Kqs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"type":"piped","id":"p1"}\n')))
     code, out, err = kqs("insert", "--file", "-", "--json")
     assert (code, json.loads(out), err) == (0, {"line": 1, "id": "p1"}, "1 inserted\n")
 
 
-def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
+def test_refused_line_is_told_and_the_rest_inserted(kqs: Kqs, tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"part"}\n{"tpye":"part"}\n{"type":"part"}\n')
     code, out, err = kqs("insert", "--file", str(file))
@@ -196,7 +202,9 @@ def test_refused_line_is_told_and_the_rest_inserted(kqs, tmp_path):
 
 
 @pytest.mark.parametrize("found_by", ["client", "server"])
-def test_unreadable_lines_are_refused_and_no_others(kqs, tmp_path, monkeypatch, found_by):
+def test_unreadable_lines_are_refused_and_no_others(
+    kqs: Kqs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
     if found_by == "server":
         monkeypatch.setattr("kqs.client.inflight.check_text", lambda _line: None)
     lines = [b'{"type":"hundred"}\n'] * 100
@@ -209,17 +217,19 @@ def test_unreadable_lines_are_refused_and_no_others(kqs, tmp_path, monkeypatch, 
     assert [line.split(":")[1] for line in err.splitlines()] == [" line 50", " line 60"]
 
 
-def test_progress_is_shown_when_asked(kqs, tmp_path):
+def test_progress_is_shown_when_asked(kqs: Kqs, tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"bar"}\n')
     assert "inserting" in kqs("insert", "--file", str(file), "--progress")[2]
 
 
-def test_missing_file_is_told(kqs):
+def test_missing_file_is_told(kqs: Kqs) -> None:
     assert kqs("insert", "--file", "none.jsonl") == (74, "", "kqs: none.jsonl: no such file or directory\n")
 
 
-def test_a_job_is_one_row_however_its_run_failed(tmp_path, monkeypatch, capsys):
+def test_a_job_is_one_row_however_its_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "many.py").write_text("import kqs\n\n\n@kqs.handler('fails')\ndef fails(data):\n    raise kqs.Fail(data)\n")
     reason = "two faults\nname\x1b[2J: missing\n" + "x" * 3000
     with serving(tmp_path, WORKER__MODULES='["many"]') as served:
@@ -238,7 +248,7 @@ def test_a_job_is_one_row_however_its_run_failed(tmp_path, monkeypatch, capsys):
         assert "\x1b" not in out
 
 
-def test_jobs_can_be_chosen(kqs):
+def test_jobs_can_be_chosen(kqs: Kqs) -> None:
     ids = [kqs("insert", "chosen")[1].strip() for _ in range(3)]
     assert [
         json.loads(line)["id"] for line in kqs("jobs", "--type", "chosen", "--after", ids[0], "--json")[1].splitlines()
@@ -248,7 +258,7 @@ def test_jobs_can_be_chosen(kqs):
     assert (ids[1] in table, ids[2] in table) == (True, False)
 
 
-def test_stats_and_health_are_tables_or_json(kqs):
+def test_stats_and_health_are_tables_or_json(kqs: Kqs) -> None:
     assert json.loads(kqs("stats", "--json")[1])["connections"] >= 1
     assert "jobs_new" in kqs("stats")[1]
     code, out, _ = kqs("health")
@@ -256,27 +266,27 @@ def test_stats_and_health_are_tables_or_json(kqs):
     assert json.loads(kqs("health", "--json")[1])["verdict"] == "ok"
 
 
-def test_unknown_job_is_refused(kqs):
+def test_unknown_job_is_refused(kqs: Kqs) -> None:
     assert kqs("job", "nobody")[0] == 1
 
 
-def test_unix_socket_is_an_address(kqs, served):
+def test_unix_socket_is_an_address(kqs: Kqs, served: Served) -> None:
     assert kqs("call", "ping", "--server", f"unix:{served.log.parent / 'cli.sock'}")[:2] == (0, '"pong"\n')
 
 
-def test_no_server_is_unavailable(kqs, tmp_path):
+def test_no_server_is_unavailable(kqs: Kqs, tmp_path: Path) -> None:
     code, _, err = kqs("stats", "--server", f"unix:{tmp_path / 'none'}")
     assert code == 69
     assert "no such file" in err
 
 
-def test_answer_that_does_not_come_is_temporary(kqs):
+def test_answer_that_does_not_come_is_temporary(kqs: Kqs) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert kqs("call", "ping", "--timeout", "0.01", "--server", address)[0] == 75
 
 
-def test_interrupt_is_clean():
+def test_interrupt_is_clean() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         command = popen("call", "ping", "--server", f"127.0.0.1:{silent.getsockname()[1]}")
         connection, _ = silent.accept()
@@ -287,7 +297,7 @@ def test_interrupt_is_clean():
     assert command.returncode == 130
 
 
-def test_interrupted_file_says_how_to_go_on(tmp_path):
+def test_interrupted_file_says_how_to_go_on(tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"a"}\n')
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -302,11 +312,13 @@ def test_interrupted_file_says_how_to_go_on(tmp_path):
     assert "Traceback" not in err
 
 
-def test_reader_that_goes_away_is_no_trouble(kqs, served, tmp_path):
+def test_reader_that_goes_away_is_no_trouble(kqs: Kqs, served: Served, tmp_path: Path) -> None:
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"type":"long"}\n' * 1000)
     kqs("insert", "--file", str(file))
     command = popen("jobs", "--json", "--server", f"127.0.0.1:{served.port}", "--limit", "1000")
+    assert command.stdout is not None
+    assert command.stderr is not None
     assert command.stdout.readline()
     command.stdout.close()
     assert command.stderr.read() == ""
@@ -314,7 +326,7 @@ def test_reader_that_goes_away_is_no_trouble(kqs, served, tmp_path):
     assert command.wait(30) == 141
 
 
-def test_wrong_configuration_stops_the_start(kqs, tmp_path):
+def test_wrong_configuration_stops_the_start(kqs: Kqs, tmp_path: Path) -> None:
     (tmp_path / "kqs.toml").write_text("[server]\nprot = 1\n")
     code, _, err = kqs("serve", "--config", str(tmp_path / "kqs.toml"))
     assert (code, err) == (
@@ -323,7 +335,7 @@ def test_wrong_configuration_stops_the_start(kqs, tmp_path):
     )
 
 
-def test_busy_port_stops_the_start(served, tmp_path):
+def test_busy_port_stops_the_start(served: Served, tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "KQS_SERVER__HOST": "127.0.0.1", "KQS_SERVER__PORT": str(served.port)}
     done = subprocess.run([*KQS, "serve"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 69
@@ -332,7 +344,7 @@ def test_busy_port_stops_the_start(served, tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_measures_a_server_of_its_own(kqs):
+def test_bench_measures_a_server_of_its_own(kqs: Kqs) -> None:
     code, out, _ = kqs("bench", "--count", "16", "--json")
     assert code == 0
     assert {json.loads(line)["name"].split(",")[0] for line in out.splitlines()} == {
@@ -340,12 +352,12 @@ def test_bench_measures_a_server_of_its_own(kqs):
     }  # fmt: skip
 
 
-def test_journal_of_a_server_can_be_verified_and_read(kqs, served):
+def test_journal_of_a_server_can_be_verified_and_read(kqs: Kqs, served: Served) -> None:
     kqs("insert", "untaken", '"look for me"')
     folder = str(served.log.parent / "journal")
     assert json.loads(kqs("journal", "verify", folder, "--json")[1])["problems"] == []
     assert "look for me" in kqs("journal", "dump", folder)[1]
 
 
-def test_journal_of_a_running_server_cannot_be_repaired(kqs, served):
+def test_journal_of_a_running_server_cannot_be_repaired(kqs: Kqs, served: Served) -> None:
     assert kqs("journal", "repair", str(served.log.parent / "journal"))[0] == 75

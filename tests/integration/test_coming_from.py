@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def fail(wire: WireWorker, run: dict[str, Any], reason: str = "no") -> None:
     assert wire.call("finish", {"run": run["run"], "report": "fail", "reason": reason}) is True
 
 
-def ordered(wire: WireWorker, kind: str, *jobs: dict[str, object]) -> list[str]:
+def ordered(wire: WireWorker, kind: str, *jobs: Mapping[str, object]) -> list[str]:
     """Insert jobs that nobody takes yet, then take them; return their ids as they came."""
     ids = wire.call("insert", [{"type": kind, **fields} for fields in jobs])
     wire.call("explain", ids[-1])

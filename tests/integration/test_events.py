@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_a_slow_reader_is_told_how_many_it_missed(tmp_path: Path) -> None:
         count = 0
         for _ in range(8):
             ids = ask(server, "insert", [{"type": "echo", "data": "x" * 900} for _ in range(1000)])
-            eventually(lambda last=ids[-1]: ask(server, "job", last)["state"], lambda state: state == "success")
+            eventually(partial(ask, server, "job", ids[-1]), lambda job: job["state"] == "success")
             count += 4000
         heard = skipped = 0
         while heard + skipped < count:

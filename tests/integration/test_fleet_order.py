@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_one_killed_amid_parents_and_batches_leaves_nobody_waiting(fleet: Fleet,
                         at_lives.call("insert", some("work", [f"m{round_}{n}"], batch=opened))
                     wait_until_stored(lives, list(batches))
                 dies.stop(signal.SIGKILL)
-            eventually(lambda opened=opened: closed(at_lives, opened), lambda is_closed: is_closed, within_s=120)
+            eventually(partial(closed, at_lives, opened), bool, within_s=120)
             batches[opened] = 4
         if is_back:
             stack.enter_context(fleet.serving("dies"))

@@ -55,7 +55,8 @@ def examples() -> list[Example]:
 
 
 def block(language: str) -> str:
-    return next(text for found, text in BLOCK.findall(PAGE) if found == language)
+    text: str = next(text for found, text in BLOCK.findall(PAGE) if found == language)
+    return text
 
 
 def in_words(outcome: Outcome) -> str:

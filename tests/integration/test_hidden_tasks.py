@@ -53,7 +53,8 @@ def serving_it(folder: Path) -> AbstractContextManager[Served]:
 
 
 def ended(peer: Peer, job_id: str) -> dict[str, object]:
-    return eventually(lambda: peer.call("job", job_id), lambda job: job["state"] in ("success", "fail"))
+    job: dict[str, object] = eventually(lambda: peer.call("job", job_id), lambda job: job["state"] in ("success", "fail"))
+    return job
 
 
 def test_a_handler_that_cancels_every_task_of_the_loop_meets_its_own_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_over_three_servers_one_of_which_is_killed_no_more_run_than_may(folder: 
         servers = [stack.enter_context(serving(place, **settings)) for place in places]
         ask(servers[0], "limit", {"type": "mail", "max_running": 4})
         for server in servers:
-            eventually(lambda server=server: limits_of(server, "mail").get("by_call"), bool)
+            eventually(partial(limits_of, server, "mail"), lambda limits: limits.get("by_call"))
         for server in servers:
             ask(server, "insert", [{"type": "mail", "data": 0.03}] * 15)
         eventually(lambda: len(log(folder)), lambda count: count > 10)
@@ -216,7 +217,7 @@ def test_over_three_servers_one_of_which_is_killed_no_more_run_than_may(folder: 
         (folder / "log").write_text("")
         ask(servers[0], "limit", {"type": "thumb", "rate": 20})
         for server in (servers[0], again):
-            eventually(lambda server=server: limits_of(server, "thumb").get("rate"), bool)
+            eventually(partial(limits_of, server, "thumb"), lambda limits: limits.get("rate"))
             ask(server, "insert", [{"type": "thumb"}] * 15)
         eventually(lambda: ends_of(folder), lambda count: count == 30)
         began = sorted(at for word, at in log(folder) if word == "+")

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def assert_every_lane_works(peer: Peer, type_: str) -> None:
     look(peer)
     ids = peer.call("insert", [{"type": type_, "data": LANES} for _ in range(LANES)])
     for job_id in ids:
-        eventually(lambda job_id=job_id: peer.call("job", job_id)["state"], lambda state: state == "success", what="through")
+        eventually(partial(peer.call, "job", job_id), lambda job: job["state"] == "success", what="through")
 
 
 def look(peer: Peer) -> dict[str, Any]:

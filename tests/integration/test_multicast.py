@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_a_subscriber_has_what_is_inserted_between_its_calls(served: Served, pee
             answer = {"type": "order", "subscriber": "late", "subscribed": has_it, "changed": is_first}
             assert peer.call(verb, {"type": "order", "subscriber": "late"}) == answer
         job_id = peer.insert("order")
-        copies = eventually(lambda job_id=job_id: peer.call("job", job_id)["result"]["copies"], bool)
+        copies = eventually(partial(peer.call, "job", job_id), lambda job: job["result"]["copies"])["result"]["copies"]
         assert copies.keys() == {"bill", "ship"} | ({"late"} if has_it else set())
     for type_, other in (("order", "order"), ("bill", "x"), ("x", "order")):
         with pytest.raises(RefusedError, match="bad_call: a subscriber has no subscribers itself"):

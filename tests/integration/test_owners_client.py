@@ -9,6 +9,7 @@ import pytest
 
 from kqs.client import Changed, Client, connect
 from kqs.client import owners as calls
+from kqs.client.runs import Run
 from kqs.errors import CallError
 from tests.support.serving import serving
 
@@ -42,7 +43,7 @@ async def test_running_job_is_deleted_by_force_and_its_worker_hears_of_it(client
     assert refused.value.call_code == "running"
     assert (await client.delete(older_than=0)).skipped == 1
     assert (await client.delete(job_id, force=True)).count == 1
-    over = []
+    over: list[Run] = []
     client.on_over = over.append
     await client.touch(run)
     assert [job async for job in client.jobs()] == []

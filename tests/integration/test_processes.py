@@ -201,7 +201,8 @@ def test_a_crash_loop_is_backed_off_and_health_tells(tmp_path: Path) -> None:
 def test_one_that_cannot_be_imported_is_told_in_the_log_and_in_health(tmp_path: Path) -> None:
     with having_children(tmp_path, 1) as server:
         (tmp_path / "chores.py").write_text("import nowhere\n")
-        os.kill(*pids(server), signal.SIGKILL)
+        (child,) = pids(server)
+        os.kill(child, signal.SIGKILL)
         until_said(server, "a child process cannot start, trying again")
         (problem,) = eventually(
             lambda: ask(server, "health")["problems"], lambda problems: any("nowhere" in each for each in problems)
@@ -280,7 +281,8 @@ def test_one_that_is_asked_to_end_is_replaced_without_a_ghost(tmp_path: Path) ->
     with having_children(tmp_path, 1) as server:
         job_id = insert(server, "sleep", 1)
         until_said(server, "begun")
-        os.kill(*pids(server), signal.SIGTERM)
+        (child,) = pids(server)
+        os.kill(child, signal.SIGTERM)
         assert runs_of(record_of(server, job_id)) == ["success"]
         assert record_of(server, insert(server, "double", 4))["result"] == 8
         assert ask(server, "stats")["runs_ghost"] == 0

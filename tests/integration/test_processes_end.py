@@ -150,7 +150,8 @@ def test_no_child_outlives_a_killed_server_whatever_it_is_at(tmp_path: Path, typ
 def test_a_stopped_child_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
     with having_children(tmp_path, 1) as server:
         everybody = family(server)
-        os.kill(*pids(server), signal.SIGSTOP)
+        (child,) = pids(server)
+        os.kill(child, signal.SIGSTOP)
         server.stop(signal.SIGKILL)
         until_gone(everybody)
 
@@ -172,7 +173,8 @@ def test_commands_die_with_the_child_that_runs_them_and_so_with_the_server(tmp_p
     with having_children(tmp_path, 1, TYPES__resize=settings_of(script)) as server:
         job_id = insert(server, "resize", ttr=600, ghost_delay=0)
         eventually(lambda: alive(one), lambda found: len(found) == 2)
-        os.kill(*pids(server), signal.SIGKILL)
+        (child,) = pids(server)
+        os.kill(child, signal.SIGKILL)
         eventually(lambda: alive(one), lambda found: not found)
         eventually(lambda: alive(two), bool)
         assert ask(server, "job", job_id)["ghosts"] == 1

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_what_is_not_reported_within_grace_goes_back_and_costs_nothing(tmp_path:
 def test_after_kill_9_open_runs_are_ghosts_and_what_was_reported_stays_so(tmp_path: Path) -> None:
     with serving(tmp_path) as server, working_at(server) as worker:
         ids = worker.call("insert", [JOB | {"ghost_delay": 0}] * 20)
-        runs = []
+        runs: list[dict[str, Any]] = []
         while len(runs) < 20:
             runs += worker.reserve("mail", count=20)
         assert worker.finish(*(run["run"] for run in runs[:10])) == [True] * 10
@@ -200,7 +201,7 @@ def work_through(server: Served, job_type: str) -> None:
         options = {"type": job_type, "retry_delay": 0, "ghost_delay": 0}
         ids = worker.call("insert", [options | {"data": n, "prio": n % 2} for n in range(40)])
         standing = worker.send("work", {"types": [job_type], "room": 10, "worker": "far"})
-        done, ways, unbegun, prios = set(), iter(range(1000)), set(), {}
+        done, ways, unbegun, prios = set[str](), iter(range(1000)), set[str](), dict[str, int]()
         while len(done) < 40:
             for run in worker.next(standing):
                 way = next(ways) % 6 if run["attempt"] == 1 and run["id"] not in unbegun else 0
@@ -328,7 +329,7 @@ def test_a_reserve_gives_no_more_data_than_a_client_reads_as_a_line(tmp_path: Pa
         big = {"type": "big", "data": "x" * 1_000_000}
         ids = [job_id for _ in range(4) for job_id in worker.call("insert", [big] * 5)]
         until(server, jobs_new=20)
-        counts, got = [], []
+        counts, got = list[int](), list[str]()
         while len(got) < 20:
             runs = worker.reserve("big", count=1000)
             counts.append(len(runs))

@@ -6,6 +6,8 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +239,7 @@ def test_never_two_at_once_over_kills(tmp_path: Path, log: Path, store: dict[str
             peer.call("insert", part[:50])
             for job in part[50:]:
                 peer.call("insert", job)
-            eventually(lambda: len(log.read_text().splitlines()), lambda seen, least=least: seen >= least)
+            eventually(lambda: len(log.read_text().splitlines()), partial(le, least))
             server.stop(signal.SIGKILL)
     with node.serve() as server:
         until(server, jobs_new=0, jobs_processing=0, jobs_retry=0, jobs_ghost=0, within_s=60)

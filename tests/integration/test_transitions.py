@@ -227,9 +227,10 @@ def _held(driver: Driver, state: State, **fields: object) -> str:
     return job_id
 
 
-_OF_WAITING = {Event.CLAIM: _claims, Event.EXPIRE: _expires, Event.CANCEL: _is_cancelled}
+Driven = Callable[[Driver, State], str]
+_OF_WAITING: dict[Event, Driven] = {Event.CLAIM: _claims, Event.EXPIRE: _expires, Event.CANCEL: _is_cancelled}
 #: how each is driven; returns the job's id
-DRIVEN: dict[State, dict[Event, Callable[[Driver, State], str]]] = {
+DRIVEN: dict[State, dict[Event, Driven]] = {
     State.NEW: _OF_WAITING,
     State.DELAYED: _OF_WAITING,
     State.RETRY: _OF_WAITING,

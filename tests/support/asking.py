@@ -9,9 +9,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support.serving import Served
+
+T = TypeVar("T")
 
 WITHIN_S = 30
 _LOOK_AGAIN_S = 0.02
@@ -78,9 +80,7 @@ def ask(server: Served, name: str, argument: object = None, within_s: float = WI
         return peer.call(name, argument)
 
 
-def eventually(
-    look: Callable[[], Any], wanted: Callable[[Any], bool], within_s: float = WITHIN_S, what: str = "as wanted"
-) -> Any:
+def eventually(look: Callable[[], T], wanted: Callable[[T], object], within_s: float = WITHIN_S, what: str = "as wanted") -> T:
     """Look until what is seen is as wanted, and return it; for what has no event that a test could await.
 
     what: says what is wanted, where it never comes.

@@ -296,6 +296,11 @@ def tear(op: Op, rng: random.Random) -> list[Op]:
     return [piece for piece in pieces if rng.random() < 0.5]
 
 
+def failing(wanted: str, error: OSError) -> Callable[[int, str], OSError | None]:
+    """Return a plan by which every call of this name raises `error`."""
+    return lambda _index, name: error if name == wanted else None
+
+
 class FaultyFiles:
     """Passes every call to `inner`, unless `plan(call number, name)` gives an OSError to raise or "short" for a short write."""
 

@@ -227,9 +227,10 @@ def record_if_known(server: Served, job_id: str) -> Record | None:
 def await_state(server: Served, job_id: str, state: str, within_s: float = WITHIN_S) -> Record:
     """Ask until the job is in this state, for a server may not know of it yet; return its record."""
     with telling(server):
-        found: Record = eventually(
+        found = eventually(
             lambda: record_if_known(server, job_id), lambda seen: seen is not None and seen["state"] == state, within_s, state
         )
+    assert found is not None
     return found
 
 

@@ -34,7 +34,7 @@ def a_backend(rig: Rig, feeder: Lag, journal: object | None = None, *, only_acce
     journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
     worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     desk = SimpleNamespace(runs_count=0, done_count=0, failed_count=0)
-    parts: tuple[Any, ...] = (journal, feeder, rig.queue, worker, desk)
+    parts: tuple[Any, Any, Any, Any, Any] = (journal, feeder, rig.queue, worker, desk)
     inserter: Any = SimpleNamespace(ids=Ids("0000beef"))
     return ServerBackend(*parts, inserter, rig.clock, only_accepts=only_accepts)
 

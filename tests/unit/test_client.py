@@ -1,7 +1,10 @@
 import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,57 +24,59 @@ from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
-from tests.support.line_server import LineServer
+from tests.support.line_server import Line, LineServer
+
+T = TypeVar("T")
 
 UNREADABLE = {"v": 1, "e": {"_isError__": 1, "message": "what?", "code": "bad_json"}, "s": "err"}
 
 
-def echo(line):
+def echo(line: Line) -> Any:
     return line["m"]
 
 
-def refuse(line):
+def refuse(line: Line) -> Line:
     return {"e": {"_isError__": 1, "message": "no such call", "code": "unknown_call"}}
 
 
 @pytest.fixture
-async def server():
+async def server() -> AsyncIterator[LineServer]:
     async with LineServer() as server:
         yield server
 
 
 @pytest.fixture
-async def client(server):
+async def client(server: LineServer) -> AsyncIterator[Client]:
     async with Client(server.address) as client:
         yield client
 
 
-async def task(work):
+async def task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Start `work` and let it come to its first wait."""
-    started = asyncio.ensure_future(work)
+    started = asyncio.create_task(work)
     await asyncio.sleep(0)
     return started
 
 
-async def test_call_returns_its_result():
+async def test_call_returns_its_result() -> None:
     async with LineServer(echo) as server, connect(*server.address[:2]) as client:
         assert await client.call("echo", {"a": [1, None]}) == {"a": [1, None]}
 
 
-async def test_refused_call_raises_its_code():
+async def test_refused_call_raises_its_code() -> None:
     async with LineServer(refuse) as server, Client(server.address) as client:
         with pytest.raises(CallError, match="no such call") as caught:
             await client.call("nope")
         assert caught.value.call_code == "unknown_call"
 
 
-async def test_unix_socket_serves_as_well(tmp_path):
+async def test_unix_socket_serves_as_well(tmp_path: Path) -> None:
     path = str(tmp_path / "kqs.sock")
     async with LineServer(echo, socket=path), connect(socket=path) as client:
         assert await client.call("echo", 1) == 1
 
 
-async def test_answers_may_come_in_any_order(server, client):
+async def test_answers_may_come_in_any_order(server: LineServer, client: Client) -> None:
     calls = [await task(client.call("echo", number)) for number in range(3)]
     await server.got(3)
     for index in (2, 0, 1):
@@ -79,14 +84,14 @@ async def test_answers_may_come_in_any_order(server, client):
     assert await asyncio.gather(*calls) == ["answer 0", "answer 1", "answer 2"]
 
 
-async def test_calls_of_one_tick_are_one_write(server, client):
+async def test_calls_of_one_tick_are_one_write(server: LineServer, client: Client) -> None:
     for number in range(100):
         await client.start("echo", b"%d" % number)
     await server.got(100)
     assert server.reads == [100]
 
 
-async def test_intermediate_answers_are_not_the_end(server, client):
+async def test_intermediate_answers_are_not_the_end(server: LineServer, client: Client) -> None:
     call = await task(client.call("insert", {}))
     await server.got(1)
     peer, line = server.calls[0]
@@ -95,7 +100,7 @@ async def test_intermediate_answers_are_not_the_end(server, client):
     assert await call == "done"
 
 
-async def test_more_calls_than_allowed_wait_for_a_free_place(server):
+async def test_more_calls_than_allowed_wait_for_a_free_place(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=2) as client:
         calls = [await task(client.call("echo", number)) for number in range(3)]
         assert len(await server.got(2)) == 2
@@ -104,7 +109,7 @@ async def test_more_calls_than_allowed_wait_for_a_free_place(server):
         assert (await server.got(3))[2]["m"] == 2
 
 
-async def test_insert_carries_an_id_of_its_own(server, client):
+async def test_insert_carries_an_id_of_its_own(server: LineServer, client: Client) -> None:
     call = await task(client.insert("mail", {"to": "me"}, prio="high"))
     [line] = await server.got(1)
     job_id = line["m"].pop("id")
@@ -113,12 +118,12 @@ async def test_insert_carries_an_id_of_its_own(server, client):
     assert await call == job_id
 
 
-async def test_insert_keeps_the_callers_id():
+async def test_insert_keeps_the_callers_id() -> None:
     async with LineServer(lambda line: line["m"]["id"]) as server, Client(server.address) as client:
         assert await client.insert("mail", id="mine") == "mine"
 
 
-async def test_insert_many_is_one_array_with_ids():
+async def test_insert_many_is_one_array_with_ids() -> None:
     async with LineServer(lambda line: [job["id"] for job in line["m"]]) as server, Client(server.address) as client:
         first, second = await client.insert_many([{"type": "a", "id": "mine"}, {"type": "b"}])
         assert first == "mine"
@@ -126,7 +131,7 @@ async def test_insert_many_is_one_array_with_ids():
         assert len(server.calls) == 1
 
 
-async def test_lost_connection_fails_the_calls_in_flight(server, client):
+async def test_lost_connection_fails_the_calls_in_flight(server: LineServer, client: Client) -> None:
     call = await task(client.call("quit"))
     await server.got(1)
     server.drop()
@@ -134,7 +139,7 @@ async def test_lost_connection_fails_the_calls_in_flight(server, client):
         await call
 
 
-async def test_lost_insert_is_sent_again_under_its_id(server, client):
+async def test_lost_insert_is_sent_again_under_its_id(server: LineServer, client: Client) -> None:
     call = await task(client.insert("mail"))
     await server.got(1)
     server.drop()
@@ -144,7 +149,7 @@ async def test_lost_insert_is_sent_again_under_its_id(server, client):
     assert await call == second["m"]["id"]
 
 
-async def test_inserts_survive_a_server_that_is_away_for_a_while(server, client):
+async def test_inserts_survive_a_server_that_is_away_for_a_while(server: LineServer, client: Client) -> None:
     calls = [await task(client.insert("mail", number)) for number in range(3)]
     await server.got(3)
     server.stop()
@@ -157,7 +162,7 @@ async def test_inserts_survive_a_server_that_is_away_for_a_while(server, client)
     assert await asyncio.gather(*calls) == ["id"] * 3
 
 
-async def test_call_made_without_connection_waits_for_the_next(server, client):
+async def test_call_made_without_connection_waits_for_the_next(server: LineServer, client: Client) -> None:
     lost = await task(client.call("ping"))
     await server.got(1)
     server.drop()
@@ -169,13 +174,13 @@ async def test_call_made_without_connection_waits_for_the_next(server, client):
     assert await call == "pong"
 
 
-async def test_call_without_answer_times_out(server, client):
+async def test_call_without_answer_times_out(server: LineServer, client: Client) -> None:
     with pytest.raises(CallTimeoutError, match="in time"):
         await client.call("ping", timeout_s=0.01)
 
 
-async def test_server_that_stays_away_is_told(server):
-    lost = []
+async def test_server_that_stays_away_is_told(server: LineServer) -> None:
+    lost: list[str] = []
     async with Client(server.address, timeout_s=0.2) as client:
         client.on_lost = lost.append
         call = await task(client.insert("mail"))
@@ -186,15 +191,15 @@ async def test_server_that_stays_away_is_told(server):
     assert len(lost) == 1
 
 
-async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server):
-    heard = []
+async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server: LineServer) -> None:
+    heard: list[BaseException | None] = []
     async with Client(server.address, max_in_flight=1) as client:
         (await client.start("echo", b"1", timeout_s=0.01)).add_done_callback(lambda call: heard.append(call.exception()))
         await client.start("echo", b"2")
         assert [type(error) for error in heard] == [CallTimeoutError]
 
 
-async def test_late_answer_is_nobodys(server, client):
+async def test_late_answer_is_nobodys(server: LineServer, client: Client) -> None:
     with pytest.raises(CallTimeoutError):
         await client.call("ping", timeout_s=0.01)
     call = await task(client.call("ping"))
@@ -204,7 +209,7 @@ async def test_late_answer_is_nobodys(server, client):
     assert await call == "pong"
 
 
-async def test_cancelled_call_leaves_the_others_alone(server, client):
+async def test_cancelled_call_leaves_the_others_alone(server: LineServer, client: Client) -> None:
     cancelled, call = await task(client.call("a")), await task(client.call("b"))
     await server.got(2)
     cancelled.cancel()
@@ -213,7 +218,7 @@ async def test_cancelled_call_leaves_the_others_alone(server, client):
     assert await call == 1
 
 
-async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(server, client):
+async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(server: LineServer, client: Client) -> None:
     lost = asyncio.Event()
     client.on_lost = lambda reason: lost.set()
     server.drop()
@@ -227,7 +232,7 @@ async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(ser
     assert not client._calls._pending
 
 
-async def test_waiting_for_a_place_is_part_of_a_calls_time(server):
+async def test_waiting_for_a_place_is_part_of_a_calls_time(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=1) as client:
         first = await task(client.call("a", timeout_s=5))
         with pytest.raises(CallTimeoutError, match="in time"):
@@ -238,7 +243,7 @@ async def test_waiting_for_a_place_is_part_of_a_calls_time(server):
         assert [line["n"] for _, line in server.calls] == ["a"]
 
 
-async def test_a_place_that_comes_too_late_goes_to_the_next(server):
+async def test_a_place_that_comes_too_late_goes_to_the_next(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=1) as client:
         late = [await task(client.call(name, timeout_s=0.01)) for name in "abb"]
         assert {type(error) for error in await asyncio.gather(*late, return_exceptions=True)} == {CallTimeoutError}
@@ -249,7 +254,7 @@ async def test_a_place_that_comes_too_late_goes_to_the_next(server):
         assert await last == "here"
 
 
-async def test_too_long_line_is_refused_before_it_is_sent(server):
+async def test_too_long_line_is_refused_before_it_is_sent(server: LineServer) -> None:
     async with Client(server.address, max_line_bytes=1000) as client:
         with pytest.raises(CallError) as caught:
             await client.call("echo", "x" * 1000)
@@ -257,7 +262,7 @@ async def test_too_long_line_is_refused_before_it_is_sent(server):
         assert not server.calls
 
 
-async def test_unnamed_too_large_means_the_longest_line(server, client):
+async def test_unnamed_too_large_means_the_longest_line(server: LineServer, client: Client) -> None:
     short, long = await task(client.call("echo", "x")), await task(client.call("echo", "x" * 100))
     await server.got(2)
     server.calls[0][0].send({"v": 1, "id": None, "e": {"message": "line too long", "code": "too_large"}, "s": "err"})
@@ -267,7 +272,7 @@ async def test_unnamed_too_large_means_the_longest_line(server, client):
         await long
 
 
-async def test_other_unnamed_errors_may_mean_any_call(server, client):
+async def test_other_unnamed_errors_may_mean_any_call(server: LineServer, client: Client) -> None:
     calls = [await task(client.call("echo", number)) for number in range(2)]
     await server.got(2)
     server.calls[0][0].send(UNREADABLE)
@@ -276,7 +281,7 @@ async def test_other_unnamed_errors_may_mean_any_call(server, client):
             await call
 
 
-async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other(server, client):
+async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other(server: LineServer, client: Client) -> None:
     inserts = [await task(client.insert("mail", number)) for number in range(3)]
     await server.got(3)
     server.answer(2, "in")
@@ -295,7 +300,7 @@ async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other
     assert await later == "later"
 
 
-async def test_connection_lost_in_a_trial_is_no_verdict(server, client):
+async def test_connection_lost_in_a_trial_is_no_verdict(server: LineServer, client: Client) -> None:
     inserts = [await task(client.insert("mail", number)) for number in range(2)]
     await server.got(2)
     server.calls[0][0].send(UNREADABLE)
@@ -308,7 +313,7 @@ async def test_connection_lost_in_a_trial_is_no_verdict(server, client):
     assert await asyncio.gather(*inserts) == ["first", "second"]
 
 
-async def test_unnamed_error_about_the_connection_means_every_call(server, client):
+async def test_unnamed_error_about_the_connection_means_every_call(server: LineServer, client: Client) -> None:
     calls = [await task(client.insert("mail")), await task(client.call("ping"))]
     await server.got(2)
     server.calls[0][0].send({"v": 1, "e": {"message": "too many connections", "code": "busy"}, "s": "err"})
@@ -318,14 +323,14 @@ async def test_unnamed_error_about_the_connection_means_every_call(server, clien
 
 
 @pytest.mark.parametrize("arg", [b'"\xff"', rb'"\ud800"', b"[" * 64 + b"]" * 64])
-async def test_line_that_no_server_reads_is_refused_before_it_is_sent(server, client, arg):
+async def test_line_that_no_server_reads_is_refused_before_it_is_sent(server: LineServer, client: Client, arg: bytes) -> None:
     with pytest.raises(CallError) as caught:
         await client.start("echo", arg)
     assert caught.value.call_code == "bad_json"
     assert not server.calls
 
 
-async def test_server_that_speaks_otherwise_is_left(server, client):
+async def test_server_that_speaks_otherwise_is_left(server: LineServer, client: Client) -> None:
     call = await task(client.call("ping"))
     await server.got(1)
     server.peers[0].transport.write(b"HTTP/1.1 400 Bad Request\r\n")
@@ -333,37 +338,37 @@ async def test_server_that_speaks_otherwise_is_left(server, client):
         await call
 
 
-async def test_long_answers_arrive_whole():
+async def test_long_answers_arrive_whole() -> None:
     async with LineServer(echo) as server, Client(server.address) as client:
         assert await client.call("echo", "x" * 1_000_000) == "x" * 1_000_000
 
 
 @pytest.mark.parametrize("host", ["x" * 300, "\u202ehost", "\ud800"])
-async def test_what_is_no_name_of_a_host_is_told(host):
+async def test_what_is_no_name_of_a_host_is_told(host: str) -> None:
     with pytest.raises(UnreachableError, match="no name of a host"):
         await connect(host).open()
 
 
-async def test_nobody_listening_is_told_at_once():
+async def test_nobody_listening_is_told_at_once() -> None:
     async with LineServer() as server:
         address = server.address
     with pytest.raises(UnreachableError, match=rf"{address.port}: connection refused"):
         await Client(address).open()
 
 
-async def test_missing_socket_is_told(tmp_path):
+async def test_missing_socket_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="no such file"):
         await connect(socket=str(tmp_path / "none")).open()
 
 
-async def test_closing_fails_what_is_in_flight(server):
+async def test_closing_fails_what_is_in_flight(server: LineServer) -> None:
     async with Client(server.address) as client:
         call = await task(client.insert("mail"))
     with pytest.raises(ConnectionLostError, match="closed"):
         await call
 
 
-async def test_closed_client_refuses_calls(server):
+async def test_closed_client_refuses_calls(server: LineServer) -> None:
     async with Client(server.address) as client:
         pass
     with pytest.raises(ConnectionLostError, match="not open"):
@@ -371,7 +376,7 @@ async def test_closed_client_refuses_calls(server):
     await client.close()
 
 
-async def test_closing_ends_the_reconnecting(server):
+async def test_closing_ends_the_reconnecting(server: LineServer) -> None:
     async with Client(server.address) as client:
         lost = await task(client.call("ping"))
         await server.got(1)
@@ -381,10 +386,10 @@ async def test_closing_ends_the_reconnecting(server):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_client_tries_again_until_the_server_is_back(server):
-    attempts = []
+async def test_client_tries_again_until_the_server_is_back(server: LineServer) -> None:
+    attempts: list[int] = []
 
-    async def open_at_first_and_the_fourth_time(*arguments):
+    async def open_at_first_and_the_fourth_time(*arguments: Any) -> Link:
         attempts.append(1)
         if len(attempts) == 2:
             raise ConnectionRefusedError
@@ -403,10 +408,12 @@ async def test_client_tries_again_until_the_server_is_back(server):
         assert (await call, len(attempts)) == ("id", 4)
 
 
-async def test_a_server_that_closes_each_connection_is_not_back(server, client, monkeypatch):
-    waits, sleep = [], asyncio.sleep
+async def test_a_server_that_closes_each_connection_is_not_back(
+    server: LineServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, sleep = list[float](), asyncio.sleep
 
-    async def note(seconds):
+    async def note(seconds: float) -> None:
         waits.extend([seconds] if seconds else [])
         await sleep(0)
 
@@ -427,10 +434,10 @@ async def test_a_server_that_closes_each_connection_is_not_back(server, client, 
     assert (await again, waits[4:]) == ("id", [0.05])
 
 
-async def test_connection_that_ends_at_once_is_opened_again(server, monkeypatch):
-    true_open, links = Link.open, []
+async def test_connection_that_ends_at_once_is_opened_again(server: LineServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_open, links = Link.open, list[Link]()
 
-    async def open_and_lose_the_first(*arguments):
+    async def open_and_lose_the_first(*arguments: Any) -> Link:
         links.append(await true_open(*arguments))
         if len(links) == 1:
             links[0].abort("gone at once")
@@ -445,7 +452,8 @@ async def test_connection_that_ends_at_once_is_opened_again(server, monkeypatch)
         assert await call == "pong"
 
 
-async def test_lines_wait_while_the_server_does_not_read(server, client):
+async def test_lines_wait_while_the_server_does_not_read(server: LineServer, client: Client) -> None:
+    assert isinstance(client._calls._link, Link)
     client._calls._link.pause_writing()
     calls = [await task(client.call("echo", number)) for number in range(2)]
     client._calls._link.resume_writing()
@@ -456,7 +464,9 @@ async def test_lines_wait_while_the_server_does_not_read(server, client):
         assert await call == index
 
 
-async def test_closing_does_not_wait_for_a_server_that_reads_nothing(server, monkeypatch):
+async def test_closing_does_not_wait_for_a_server_that_reads_nothing(
+    server: LineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kqs.client.link._CLOSE_S", 0.01)
     async with Client(server.address) as client:
         await client.start("ping", b"null")
@@ -466,7 +476,7 @@ async def test_closing_does_not_wait_for_a_server_that_reads_nothing(server, mon
     assert isinstance(lost.exception(), ConnectionLostError)
 
 
-def test_ids_grow_and_are_none_that_a_server_makes():
+def test_ids_grow_and_are_none_that_a_server_makes() -> None:
     ids, server_ids = ClientIds(), Ids("0123abcd")
     made = [ids.take() for _ in range(1000)]
     assert made == sorted(set(made))
@@ -486,18 +496,18 @@ def test_ids_grow_and_are_none_that_a_server_makes():
         ("unix:/run/kqs.sock", Address(socket="/run/kqs.sock")),
     ],
 )
-def test_address_is_parsed(text, address):
+def test_address_is_parsed(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["a:b", "a:0", "a:65536", "a:-1", "unix:"])
-def test_wrong_address_is_refused(text):
+def test_wrong_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_address(text)
 
 
 @pytest.mark.parametrize("text", ["localhost:1", "[::1]:2", "unix:/x"])
-def test_address_is_shown_as_it_is_written(text):
+def test_address_is_shown_as_it_is_written(text: str) -> None:
     assert str(parse_address(text)) == text
 
 
@@ -507,17 +517,18 @@ class Shop:
     owner: str | None = None
 
 
-def inserted(line):
-    return line["m"]["id"]
+def inserted(line: Line) -> str:
+    job_id: str = line["m"]["id"]
+    return job_id
 
 
-async def test_no_id_is_an_id_of_ours_so_that_a_lost_answer_may_be_asked_for_again():
+async def test_no_id_is_an_id_of_ours_so_that_a_lost_answer_may_be_asked_for_again() -> None:
     async with LineServer(inserted) as server, Client(server.address) as client:
         assert ID_PATTERN.fullmatch(await client.insert("t", id=None))
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
-async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field(client, number):
+async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field(client: Client, number: float) -> None:
     for work in (
         client.insert("t", delay=number),
         client.insert_many([{"type": "t"}, {"type": "t", "delay": number}]),
@@ -530,7 +541,7 @@ async def test_a_number_that_json_cannot_say_is_refused_by_the_name_of_its_field
             await work
 
 
-async def test_text_and_numbers_of_classes_of_their_own_are_what_they_are():
+async def test_text_and_numbers_of_classes_of_their_own_are_what_they_are() -> None:
     class Name(str):
         pass
 
@@ -541,14 +552,14 @@ async def test_text_and_numbers_of_classes_of_their_own_are_what_they_are():
         assert await client.call("echo", {Name("a"): [Name("b"), Share(0.5), None]}) == {"a": ["b", 0.5, None]}
 
 
-async def test_text_that_is_no_unicode_is_refused_as_a_line_that_the_server_would_not_take(client):
+async def test_text_that_is_no_unicode_is_refused_as_a_line_that_the_server_would_not_take(client: Client) -> None:
     for work in (client.insert("t", {"file": "a\udcff"}), client.insert("\ud800"), client.call("\ud800")):
         with pytest.raises(CallError, match="surrogate"):
             await work
 
 
 @pytest.mark.parametrize("text", [b'{\n  "a": 1,\r\n  "b": [\n]\n}', b'{"a":1,"b":[]}\n'])
-async def test_json_of_several_lines_is_sent_as_one(text):
+async def test_json_of_several_lines_is_sent_as_one(text: bytes) -> None:
     async with LineServer(echo) as server, Client(server.address) as client:
         assert await client.call("echo", msgspec.Raw(text)) == {"a": 1, "b": []}
         assert msgspec.json.decode(await (await client.start("echo", text))) == {"a": 1, "b": []}
@@ -557,17 +568,17 @@ async def test_json_of_several_lines_is_sent_as_one(text):
 @pytest.mark.parametrize(
     "value", [msgspec.Raw(b"null"), [None, b"x", UUID(int=0), datetime(2026, 1, 1), Decimal(1)], (None, 2**70)]
 )
-async def test_what_no_number_can_hide_in_is_sent(client, server, value):
+async def test_what_no_number_can_hide_in_is_sent(client: Client, server: LineServer, value: object) -> None:
     (await task(client.insert("t", value))).cancel()
 
 
-async def test_null_is_still_a_value():
+async def test_null_is_still_a_value() -> None:
     async with LineServer(echo) as server, Client(server.address) as client:
         assert await client.call("echo", {"a": None, "b": "null", "c": 1.5}) == {"a": None, "b": "null", "c": 1.5}
 
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0, -1, 1e300, 10**400, True, "5", Decimal(5)])
-async def test_a_time_out_that_no_clock_can_keep_is_refused(server, client, timeout_s):
+async def test_a_time_out_that_no_clock_can_keep_is_refused(server: LineServer, client: Client, timeout_s: Any) -> None:
     with pytest.raises(ValueError, match="timeout_s"):
         Client(server.address, timeout_s=timeout_s)
     with pytest.raises(ValueError, match="timeout_s"):
@@ -590,36 +601,41 @@ async def test_a_time_out_that_no_clock_can_keep_is_refused(server, client, time
     ],
     ids=str,
 )
-def test_what_a_client_cannot_keep_to_is_refused_by_its_name(settings):
+def test_what_a_client_cannot_keep_to_is_refused_by_its_name(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
         connect(**settings)
 
 
 @pytest.mark.parametrize("address", ["localhost:14151", ("localhost", 14151, ""), 14151, ""])
-def test_an_address_is_an_address(address):
+def test_an_address_is_an_address(address: Any) -> None:
     with pytest.raises(ValueError, match=r"^address: expected .* parse_address"):
         Client(address)
 
 
-async def test_a_path_may_be_a_path(tmp_path):
-    async with LineServer(echo, socket=str(tmp_path / "s")), connect(socket=tmp_path / "s") as client:
+async def test_a_path_may_be_a_path(tmp_path: Path) -> None:
+    any_path: Any = tmp_path / "s"
+    async with LineServer(echo, socket=str(tmp_path / "s")), connect(socket=any_path) as client:
         assert await client.call("echo", 1) == 1
 
 
-async def test_what_is_no_call_is_refused_by_what_is_wrong_with_it(server, client):
-    for work in (client.call(None), client.start(7, b"null")):
-        with pytest.raises(ValueError, match=r"^name: expected"):
-            await work
+async def test_what_is_no_call_is_refused_by_what_is_wrong_with_it(server: LineServer, client: Client) -> None:
+    name: Any
+    for name in (None, 7):
+        for work in (client.call(name), client.start(name, b"null")):
+            with pytest.raises(ValueError, match=r"^name: expected"):
+                await work
+    arg: Any
     for arg in ("null", None, bytearray(b"1"), {}):
         with pytest.raises(ValueError, match=r"^arg: expected JSON as bytes"):
             await client.start("echo", arg)
+    jobs: Any
     for jobs in (["x"], {"type": "x"}, "x", [{"type": "x"}, None]):
         with pytest.raises(ValueError, match=r"^job: expected a mapping"):
             await client.insert_many(jobs)
 
 
 @pytest.mark.parametrize("arg", [b"", b" ", b"nope", b"1 2", b'{"a":', b"1}", b'1,"id":7', b"NaN", b"[" * 5000])
-async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg, server, client):
+async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg: bytes, server: LineServer, client: Client) -> None:
     other = await task(client.call("echo"))
     with pytest.raises(CallError) as caught:
         await client.start("echo", arg)
@@ -629,14 +645,14 @@ async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg, server, c
     assert await other == "undisturbed"
 
 
-def told(created):
-    def answer(line):
+def told(created: bool) -> Callable[[Line], Line]:
+    def answer(line: Line) -> Line:
         return {"id": line["m"]["id"], "created": created}
 
     return answer
 
 
-async def test_full_answer_is_typed_and_its_id_may_be_another_jobs():
+async def test_full_answer_is_typed_and_its_id_may_be_another_jobs() -> None:
     async with LineServer(lambda line: {"id": "other", "created": False}) as server, Client(server.address) as client:
         inserted = await client.insert("mail", unique="k", on_conflict="refuse", answer="full", delay=1)
         assert inserted == Inserted("other", created=False)
@@ -646,30 +662,32 @@ async def test_full_answer_is_typed_and_its_id_may_be_another_jobs():
     }  # fmt: skip
 
 
-async def test_job_under_an_id_made_here_was_made_by_its_insert_however_often_that_was_sent():
+async def test_job_under_an_id_made_here_was_made_by_its_insert_however_often_that_was_sent() -> None:
     async with LineServer(told(False)) as server, Client(server.address) as client:
         assert (await client.insert("mail", answer="full")).created
         assert await client.insert("mail", id="mine", answer="full") == Inserted("mine", created=False)
 
 
-async def test_answer_without_an_object_is_no_full_one():
+async def test_answer_without_an_object_is_no_full_one() -> None:
     async with LineServer(lambda line: "old") as server, Client(server.address) as client:
         with pytest.raises(TypeError, match="an id alone"):
             await client.insert("mail", answer="full")
 
 
-async def test_insert_many_tells_each_jobs_fate():
+async def test_insert_many_tells_each_jobs_fate() -> None:
     answers = [{"id": "a", "created": False}, {"code": "duplicate", "message": "b waits"}, {"code": "newer", "message": "?"}]
     async with LineServer(lambda line: answers) as server, Client(server.address) as client:
         one, two, three = await client.insert_many(
             [{"type": "mail", "id": "a"}, {"type": "mail"}, {"type": "x"}], answer="full"
         )
         assert one == Inserted("a", created=False)
+        assert isinstance(two, CallError)
+        assert isinstance(three, CallError)
         assert (two.call_code, str(two), three.call_code) == ("duplicate", "b waits", "internal")
     assert [job["answer"] for job in server.calls[0][1]["m"]] == ["full"] * 3
 
 
-async def test_insert_many_returns_ids_or_raises_what_was_refused():
+async def test_insert_many_returns_ids_or_raises_what_was_refused() -> None:
     answers = ["a", {"id": "b", "created": True}]
     async with LineServer(lambda line: answers) as server, Client(server.address) as client:
         assert await client.insert_many([{"type": "mail"}, {"type": "mail", "answer": "full"}]) == ["a", "b"]
@@ -678,7 +696,7 @@ async def test_insert_many_returns_ids_or_raises_what_was_refused():
             await client.insert_many([{"type": "mail"}] * 3)
 
 
-async def test_refused_insert_raises_its_code():
+async def test_refused_insert_raises_its_code() -> None:
     refusal = {"e": {"_isError__": 1, "message": "unique: a job waits", "code": "duplicate"}}
     async with LineServer(lambda line: refusal) as server, Client(server.address) as client:
         with pytest.raises(CallError) as caught:

@@ -81,7 +81,7 @@ async def yields_async(data: Any) -> Any:
     yield 1
 
 
-def unresolvable(data: Nowhere) -> None: ...  # noqa: F821 - the test is that nobody knows it
+def unresolvable(data: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the test is that nobody knows it
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_context_tells_of_the_run_and_writes_touches_down() -> None:
 def test_kqs_exports_what_handlers_need_and_nothing_unknown() -> None:
     assert [getattr(kqs, name) for name in kqs.__all__]
     with pytest.raises(AttributeError):
-        _ = kqs.nothing  # type: ignore[attr-defined]
+        _ = kqs.nothing
 
 
 async def seconds(failures: int) -> float:

@@ -1,6 +1,7 @@
 import os
 import select
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,7 +9,7 @@ from kqs.logwriter import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter
 
 
 @pytest.fixture
-def pipe():
+def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
     yield reader, writer
     os.close(reader)
@@ -27,7 +28,7 @@ def read_until(reader: int, end: bytes) -> bytes:
     return data
 
 
-def test_lines_come_out_whole_and_in_order(pipe):
+def test_lines_come_out_whole_and_in_order(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     lines = LineWriter(writer, told)
     for number in range(100):
@@ -35,7 +36,7 @@ def test_lines_come_out_whole_and_in_order(pipe):
     assert read_until(reader, b"line 99\n").decode().splitlines() == [f"line {number}" for number in range(100)]
 
 
-def test_nobody_waits_for_a_reader_that_rests_and_what_is_dropped_is_told(pipe):
+def test_nobody_waits_for_a_reader_that_rests_and_what_is_dropped_is_told(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     lines = LineWriter(writer, told)
     line = "x" * 999
@@ -55,13 +56,13 @@ def test_nobody_waits_for_a_reader_that_rests_and_what_is_dropped_is_told(pipe):
     assert read_until(reader, b"again\n") == b"again\n"
 
 
-def test_a_line_without_bound_is_cut(pipe):
+def test_a_line_without_bound_is_cut(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     LineWriter(writer, told).write("y" * 5_000_000)
     assert len(read_until(reader, b"... (5000000 bytes)\n")) < MAX_LINE_BYTES + 100
 
 
-def test_flush_returns_when_all_is_written(pipe):
+def test_flush_returns_when_all_is_written(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     lines = LineWriter(writer, told)
     lines.write("last")
@@ -69,7 +70,7 @@ def test_flush_returns_when_all_is_written(pipe):
     assert os.read(reader, 100) == b"last\n"
 
 
-def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe):
+def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
     lines = LineWriter(writer, told)
@@ -79,7 +80,7 @@ def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe):
     assert len(read_until(reader, b"end\n")) == 200 * 1000 + 4
 
 
-def test_a_reader_that_is_gone_and_a_descriptor_that_is_replaced_stop_nobody():
+def test_a_reader_that_is_gone_and_a_descriptor_that_is_replaced_stop_nobody() -> None:
     reader, writer = os.pipe()
     lines = LineWriter(writer, told)
     os.close(writer)
@@ -90,13 +91,13 @@ def test_a_reader_that_is_gone_and_a_descriptor_that_is_replaced_stop_nobody():
     lines.flush(10)
 
 
-def test_text_that_is_no_unicode_is_escaped(pipe):
+def test_text_that_is_no_unicode_is_escaped(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     LineWriter(writer, told).write("a\ud800b")
     assert read_until(reader, b"\n") == b"a\\ud800b\n"
 
 
-def test_a_forked_child_writes_by_itself(pipe, monkeypatch):
+def test_a_forked_child_writes_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = pipe
     lines = LineWriter(writer, told)
     monkeypatch.setattr(lines, "_pid", 1)

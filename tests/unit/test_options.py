@@ -87,7 +87,7 @@ def test_what_a_new_field_may_be_is_told_by_the_field_alone() -> None:
     assert expected(WiderFields, "ttr") == expected(OptionFields, "ttr") == "a number of seconds from 0.1 to 2147483648"
 
 
-def test_checkers_know_every_field_that_a_program_may_give():
+def test_checkers_know_every_field_that_a_program_may_give() -> None:
     not_given = {"type", "data", "answer", "wait", "tick", "copies", "members"}
     assert set(OwnFields.__annotations__) == set(JobFields.__struct_fields__) - not_given
 
@@ -132,7 +132,7 @@ def test_options_that_wider_bounds_stored_still_resolve() -> None:
     assert Cascade({}, {}).resolve("mail", own) == Options(ttr=5, time_limit=1e10, expire=1e10)
 
 
-def test_no_pattern_of_a_field_lets_a_line_feed_stand_at_its_end():
+def test_no_pattern_of_a_field_lets_a_line_feed_stand_at_its_end() -> None:
     """To `re`, which msgspec searches with, `$` is also what stands before one."""
     sources = Path(kqs.options.__file__).parent.rglob("*.py")
     assert [path.name for path in sources if re.search(r'pattern=r?"[^"\n]*\$"', path.read_text())] == []

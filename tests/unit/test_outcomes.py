@@ -29,7 +29,7 @@ class AgainWithoutDelay(kqs.Again):
 
 
 class AgainThatRaises(kqs.Again):
-    @property  # type: ignore[override]
+    @property
     def delay(self) -> float:
         raise KeyboardInterrupt
 
@@ -49,12 +49,12 @@ class FailWithoutReason(kqs.Fail):
 
 
 class FailThatRaises(kqs.Fail):
-    @property  # type: ignore[override]
-    def reason(self) -> str:
+    @property
+    def reason(self) -> str:  # type: ignore[override]  # that is the fault
         raise SystemExit
 
-    @property  # type: ignore[override]
-    def final(self) -> bool:
+    @property
+    def final(self) -> bool:  # type: ignore[override]  # that is the fault
         raise GeneratorExit
 
     def __init__(self) -> None: ...
@@ -94,12 +94,12 @@ class OfAnOddClass(Exception, metaclass=Nameless):  # noqa: N818
 
 class Noted(Exception):  # noqa: N818
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override]  # that is the fault
         raise KeyboardInterrupt
 
 
 class TwoFaced(Exception):  # noqa: N818
-    @property
+    @property  # type: ignore[misc]  # that is the fault
     def __class__(self) -> Any:
         raise SystemExit
 
@@ -181,6 +181,12 @@ def raised(fault: BaseException) -> BaseException:
         return caught
 
 
+def reason_of(fault: BaseException) -> str:
+    outcome = judge(fault, RUN)
+    assert isinstance(outcome, Failed)
+    return outcome.reason
+
+
 def deep(levels: int) -> None:
     if not levels:
         raise ValueError("at the bottom")
@@ -188,13 +194,13 @@ def deep(levels: int) -> None:
 
 
 def test_the_end_of_the_trace_is_kept_with_the_reason() -> None:
-    outcome = judge(raised(ValueError("boom")), RUN)
-    assert outcome.reason.startswith("ValueError: boom\n  File ")
-    assert outcome.reason.endswith("    raise fault")
+    reason = reason_of(raised(ValueError("boom")))
+    assert reason.startswith("ValueError: boom\n  File ")
+    assert reason.endswith("    raise fault")
     assert judge(ValueError("never raised"), RUN) == Failed("ValueError: never raised")
     with pytest.raises(ValueError, match="at the bottom") as caught:
         deep(100)
-    name, *frames = judge(caught.value, RUN).reason.splitlines()
+    name, *frames = reason_of(caught.value).splitlines()
     assert name == "ValueError: at the bottom"
     assert 2 < len(frames) <= 3 * KEPT_FRAMES
     assert frames[-1] == '    raise ValueError("at the bottom")'
@@ -203,7 +209,7 @@ def test_the_end_of_the_trace_is_kept_with_the_reason() -> None:
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "é\n" * 100_000, "\ud800" * 100_000])
 def test_what_is_kept_of_a_long_reason_leaves_room_for_the_trace(text: str) -> None:
-    reason = judge(raised(ValueError(text)), RUN).reason
+    reason = reason_of(raised(ValueError(text)))
     assert len(reason) < MAX_ERROR_CHARS
     assert reason.startswith("ValueError: ")
     assert "raise fault" in reason

@@ -51,7 +51,7 @@ class Parts:
             is_cut=is_cut,
             is_as_stopped=is_as_stopped,
         )
-        parts: tuple[Any, ...] = (
+        parts: tuple[Any, Any, Any, Any, Any, Any, Any] = (
             SimpleNamespace(open=self._open),
             recovery,
             self.ids,

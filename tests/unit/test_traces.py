@@ -127,7 +127,7 @@ def test_exceptions_that_lead_back_to_each_other_are_told_once() -> None:
     one, other = raised(CountedError(1)), raised(CountedError(2))
     one.__cause__, other.__cause__ = other, one
     assert trace_of(one).count("number 1") == 1
-    one.__notes__ = ["x"] * (MAX_NOTES + 1)  # type: ignore[attr-defined]
+    one.__notes__ = ["x"] * (MAX_NOTES + 1)
     trace = trace_of(one)
     assert trace.count("number 1") == trace.count("number 2") == 1
 
@@ -187,7 +187,7 @@ def test_text_is_its_beginning() -> None:
 def test_what_cannot_be_looked_at_is_told_as_that() -> None:
     class BrokenError(Exception):
         @property
-        def __cause__(self) -> Any:
+        def __cause__(self) -> Any:  # type: ignore[override]  # that is the fault
             raise KeyboardInterrupt
 
     assert trace_of(BrokenError()) == "(the trace cannot be shown)"

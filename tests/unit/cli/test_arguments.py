@@ -29,17 +29,17 @@ from kqs.cli.insert import FIELDS
         ("ä", '"ä"'.encode()),
     ],
 )
-def test_json_and_json5_and_text_are_sent(text, sent):
+def test_json_and_json5_and_text_are_sent(text: str, sent: bytes) -> None:
     assert as_json(text) == sent
 
 
-def test_argument_is_always_one_line():
+def test_argument_is_always_one_line() -> None:
     assert json.loads(as_json("a\nb")) == "a\nb"
     assert b"\n" not in as_json("a\nb")
 
 
 @pytest.mark.parametrize("text", ["NaN", "{a:Infinity}", "a\udcff", "[" * 100_000])
-def test_what_json_cannot_say_is_refused(text):
+def test_what_json_cannot_say_is_refused(text: str) -> None:
     with pytest.raises(click.UsageError):
         as_json(text)
 
@@ -55,13 +55,13 @@ def test_what_json_cannot_say_is_refused(text):
     ],
     ids=" ".join,
 )
-def test_seconds_that_no_clock_can_count_are_refused_by_the_name_of_their_option(words, text):
+def test_seconds_that_no_clock_can_count_are_refused_by_the_name_of_their_option(words: list[str], text: str) -> None:
     done = CliRunner().invoke(cli, [*words, text])
     assert done.exit_code == 2
     assert words[-1] in done.output
 
 
-def test_help_shows_no_range_that_is_none():
+def test_help_shows_no_range_that_is_none() -> None:
     page = CliRunner().invoke(cli, ["insert", "--help"], terminal_width=200).output
     assert "--delay SECONDS" in page
     assert "[x" not in page
@@ -89,7 +89,7 @@ def test_help_shows_no_range_that_is_none():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_an_option_cannot_take_is_said_in_plain_words(words, said):
+def test_what_an_option_cannot_take_is_said_in_plain_words(words: list[str], said: str) -> None:
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
@@ -97,7 +97,7 @@ def test_what_an_option_cannot_take_is_said_in_plain_words(words, said):
 
 
 @pytest.mark.parametrize("name", ["insert", "call", "jobs", "job", "bench", "makerpc", "stats", "health", "serve"])
-def test_no_command_explains_itself_in_formulas(name):
+def test_no_command_explains_itself_in_formulas(name: str) -> None:
     page = CliRunner().invoke(cli, [name, "--help"], terminal_width=200).output
     assert "RANGE" not in page
     assert "x>" not in page

@@ -1,3 +1,5 @@
+from typing import Any
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -5,12 +7,12 @@ from click.testing import CliRunner
 from kqs.cli.choosing import chosen, filter_options
 
 
-def filter_of(*arguments):
-    found = {}
+def filter_of(*arguments: str) -> dict[str, object]:
+    found: dict[str, object] = {}
 
     @click.command()
     @filter_options
-    def command(**values):
+    def command(**values: Any) -> None:
         found.update(chosen(values), rest=values)
 
     result = CliRunner().invoke(command, arguments)
@@ -29,5 +31,5 @@ def filter_of(*arguments):
         (("--older-than", "1.5", "--match", '"img":7'), {"older_than": 1.5, "match": '"img":7'}),
     ],
 )
-def test_the_options_make_a_filter(arguments, wanted):
+def test_the_options_make_a_filter(arguments: tuple[str, ...], wanted: dict[str, object]) -> None:
     assert filter_of(*arguments) == wanted

@@ -18,23 +18,23 @@ TOO_LONG = "Invalid value for '--wait': expected a number of seconds above 0 and
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     assert f"Usage: kqs {name}" in capsys.readouterr().out
 
 
-def test_help_lists_every_command(capsys):
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     assert re.findall(r"^  ([a-z]+)  ", capsys.readouterr().out, re.M) == list(COMMANDS)
 
 
-def test_the_manual_has_every_command():
+def test_the_manual_has_every_command() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     assert {name for name in COMMANDS if f"kqs {name}" not in page} == set()
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["job"], ["call", "ping", "1", "2"], ["stats", "--server", "a:b"]])
-def test_wrong_usage_is_exit_code_two(arguments, capsys):
+def test_wrong_usage_is_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     assert re.fullmatch(r"(kqs.*?): .+ \(see \1 --help\)\n", capsys.readouterr().err)
 
@@ -50,40 +50,40 @@ def test_wrong_usage_is_exit_code_two(arguments, capsys):
         (["journal", "nope"], "kqs journal: No such command 'nope' (see kqs journal --help)"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(arguments, line, capsys):
+def test_wrong_usage_is_told_in_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(arguments)
     assert capsys.readouterr().err == line + "\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["journal"]])
-def test_a_group_alone_shows_its_commands(arguments, capsys):
+def test_a_group_alone_shows_its_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     assert "Commands:" in capsys.readouterr().err
 
 
-def test_insert_offers_every_field_of_a_job():
+def test_insert_offers_every_field_of_a_job() -> None:
     not_shown = {"type", "data", "on_conflict", "answer", "tick", "copies", "after", "after_any_end", "batch", "members"}
     assert set(FIELDS) == set(JobFields.__struct_fields__) - not_shown
 
 
-def test_makerpc_prints_the_line_of_a_call(capsys):
+def test_makerpc_prints_the_line_of_a_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["makerpc", "insert", '{type:"ping",data:{a:1}}', "--id", "7"]) == 0
     assert capsys.readouterr().out == '{"v":1,"id":7,"n":"insert","m":{"type":"ping","data":{"a":1}}}\n'
 
 
-def test_makerpc_without_argument_sends_null(capsys):
+def test_makerpc_without_argument_sends_null(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["makerpc", "stats"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert (line["n"], line["m"]) == ("stats", None)
     assert line["id"] > 0
 
 
-def test_makerpc_names_anything_safely(capsys):
+def test_makerpc_names_anything_safely(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["makerpc", 'a"\n']) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 'a"\n'
 
 
-def test_version_is_told(capsys):
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["version"]) == 0
     assert run(["version", "--json"]) == 0
     text, line = capsys.readouterr().out.splitlines()
@@ -91,13 +91,13 @@ def test_version_is_told(capsys):
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_is_a_script_for_the_shell(shell, capsys):
+def test_completion_is_a_script_for_the_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["completion", shell]) == 0
     assert "_KQS_COMPLETE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["makerpc", "insert", "{a:1}"], ["version"]])
-def test_small_commands_import_no_more_than_they_need(arguments):
+def test_small_commands_import_no_more_than_they_need(arguments: list[str]) -> None:
     program = f"import sys; from kqs.cli import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=unmeasured, capture_output=True, text=True, check=True)
@@ -106,7 +106,7 @@ def test_small_commands_import_no_more_than_they_need(arguments):
     assert not any(name.startswith("rich") for name in loaded)
 
 
-def test_server_is_spared_rich_but_its_handlers_may_have_it():
+def test_server_is_spared_rich_but_its_handlers_may_have_it() -> None:
     program = (
         "import sys; from kqs.cli.serve import import_structlog_alone as lean; lean(); import kqs.daemon;"
         "print('rich' in sys.modules); import rich.table; print('rich' in sys.modules)"
@@ -115,16 +115,23 @@ def test_server_is_spared_rich_but_its_handlers_may_have_it():
     assert done.stdout.split() == ["False", "True"]
 
 
-def test_serve_gives_the_daemon_its_settings(monkeypatch, tmp_path):
-    given = []
-    monkeypatch.setattr("kqs.daemon.serve", lambda config, source: given.append(config) or 0)
+def test_serve_gives_the_daemon_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Config] = []
+
+    def serve(config: Config, _source: object) -> int:
+        given.append(config)
+        return 0
+
+    monkeypatch.setattr("kqs.daemon.serve", serve)
     (tmp_path / "a.toml").write_text("[server]\nport = 1")
     assert run(["serve", "--config", str(tmp_path / "a.toml")]) == 0
     assert given == [Config(server=ServerSection(port=1))]
 
 
-def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_path):
-    def serve(_config, _source):
+def test_serve_that_cannot_start_says_why_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def serve(_config: Config, _source: object) -> None:
         raise StartupError("port 14151 is in use", ExitCode.UNAVAILABLE)
 
     monkeypatch.setattr("kqs.daemon.serve", serve)
@@ -133,6 +140,7 @@ def test_serve_that_cannot_start_says_why_in_one_line(monkeypatch, capsys, tmp_p
     assert capsys.readouterr().err == "kqs: port 14151 is in use\n"
 
 
-def test_the_table_names_commands_that_are_there():
+def test_the_table_names_commands_that_are_there() -> None:
     context = cli.make_context("kqs", ["version"])
-    assert [name for name in COMMANDS if cli.get_command(context, name).name != name] == []
+    commands = {name: cli.get_command(context, name) for name in COMMANDS}
+    assert [name for name, command in commands.items() if command is None or command.name != name] == []

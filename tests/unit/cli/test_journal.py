@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from kqs.cli import run
 from kqs.errors import JournalLockedError, JournalVersionError
+from kqs.journal import Files
 from kqs.journal.lost import LostJobs
 from kqs.journal.survey import Report
 
@@ -15,30 +18,34 @@ DAMAGED = Report(segments=1, problems=["j/1.kqj:64 rot"], lost=[(3, 5)], set_asi
 HOMES = {"verify": "survey", "dump": "survey", "repair": "repair"}
 
 
-@pytest.fixture
-def journal(monkeypatch, tmp_path, capsys):
-    """Return a function that runs a journal command whose work gives `result`: (exit code, stdout, stderr)."""
+class RunJournal(Protocol):
+    """Runs a journal command whose work gives `result`; returns (exit code, stdout, stderr)."""
 
-    def journal(command, result, *options):
-        def work(_folder, _files=None):
+    def __call__(self, command: str, result: object, *options: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> RunJournal:
+    def journal(command: str, result: object, *options: str) -> tuple[int, str, str]:
+        def work(_folder: Path, _files: Files | None = None) -> object:
             if isinstance(result, Exception):
                 raise result
             return result
 
         monkeypatch.setattr(f"kqs.journal.{HOMES[command]}.{command}", work)
-        return (run(["journal", command, str(tmp_path), *options]), *capsys.readouterr())
+        return run(["journal", command, str(tmp_path), *options]), *capsys.readouterr()
 
     return journal
 
 
-def test_intact_journal_is_told(journal):
+def test_intact_journal_is_told(journal: RunJournal) -> None:
     code, out, _ = journal("verify", INTACT)
     assert code == 0
     assert [line.split()[-1] for line in out.splitlines() if line.startswith(("records", "verdict"))] == ["3", "intact"]
     assert "1.kqj, 12 bytes" in out
 
 
-def test_damage_is_exit_code_65_with_its_place(journal):
+def test_damage_is_exit_code_65_with_its_place(journal: RunJournal) -> None:
     code, out, _ = journal("verify", DAMAGED)
     assert code == 65
     assert "j/1.kqj:64 rot" in out
@@ -55,28 +62,28 @@ def test_damage_is_exit_code_65_with_its_place(journal):
         (LostJobs(3, None, False, after_id="a"), "records 3 .. the end: jobs with ids after a"),
     ],
 )
-def test_repair_lists_what_is_lost(journal, jobs, told):
+def test_repair_lists_what_is_lost(journal: RunJournal, jobs: LostJobs, told: str) -> None:
     code, out, _ = journal("repair", Report(segments=1, lost=[(3, 5)], lost_jobs=[jobs], set_aside=["1.kqj.64.damaged"]))
     assert code == 0
     assert [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("lost")] == [told]
     assert "1.kqj.64.damaged" in out
 
 
-def test_report_is_one_line_for_programs(journal):
+def test_report_is_one_line_for_programs(journal: RunJournal) -> None:
     code, out, _ = journal("repair", DAMAGED, "--json")
     assert code == 65
     assert json.loads(out)["lost"] == [[3, 5]]
 
 
-def test_dump_shows_each_line_safely(journal):
+def test_dump_shows_each_line_safely(journal: RunJournal) -> None:
     assert journal("dump", iter(["segment 1", "  record 0 \x1b[2J"])) == (0, "segment 1\n  record 0 \\x1b[2J\n", "")
 
 
-def test_running_server_keeps_its_journal(journal):
+def test_running_server_keeps_its_journal(journal: RunJournal) -> None:
     assert journal("repair", JournalLockedError("a server holds it"))[::2] == (75, "kqs: a server holds it\n")
 
 
-def test_newer_journal_is_left_alone(journal):
+def test_newer_journal_is_left_alone(journal: RunJournal) -> None:
     assert journal("repair", JournalVersionError("newer"))[0] == 65
 
 
@@ -86,13 +93,17 @@ COMMANDS = pytest.mark.parametrize(
 
 
 @COMMANDS
-def test_folder_without_journal_is_told(command, options, tmp_path, capsys):
+def test_folder_without_journal_is_told(
+    command: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["journal", command, str(tmp_path), *options]) == 74
     assert capsys.readouterr() == ("", f"kqs: there is no journal in {tmp_path}\n")
 
 
 @COMMANDS
-def test_folder_that_cannot_be_read_is_told(command, options, tmp_path, capsys):
+def test_folder_that_cannot_be_read_is_told(
+    command: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     for name, fault in (("none", "no such file or directory"), ("file", "not a directory")):
         assert run(["journal", command, str(tmp_path / name), *options]) == 74

@@ -22,11 +22,11 @@ from kqs.cli.output import brief, print_line, print_pairs, print_pretty, print_t
         (msgspec.Raw(b"null"), "-"),
     ],
 )
-def test_cells_are_shown_for_people(value, text):
+def test_cells_are_shown_for_people(value: object, text: str) -> None:
     assert shown(value) == text
 
 
-def test_table_has_headings_and_rows(capsys):
+def test_table_has_headings_and_rows(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("id", "count"), [("a", 1), ("[red]b", 20)], numbers=("count",))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "count"]
@@ -48,11 +48,11 @@ def test_table_has_headings_and_rows(capsys):
         ("x" * 4000, "x" * 100 + "…"),
     ],
 )
-def test_of_a_long_text_an_overview_shows_the_beginning(text, beginning):
+def test_of_a_long_text_an_overview_shows_the_beginning(text: str | None, beginning: str | None) -> None:
     assert brief(text) == beginning
 
 
-def test_a_row_is_one_line_and_steers_no_terminal(capsys):
+def test_a_row_is_one_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a\nb\rc\x1b[2J\u2028d"
     print_table(("id", hostile), [("x", hostile), ("y", [hostile])], numbers=(hostile,))
     print_pairs([(hostile, hostile)])
@@ -62,7 +62,7 @@ def test_a_row_is_one_line_and_steers_no_terminal(capsys):
     assert all(line.isprintable() for line in lines)
 
 
-def test_nothing_is_folded_into_a_pipe(capsys):
+def test_nothing_is_folded_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("id", "data"), [("a", "x" * 500)])
     print_pairs([("data", "y" * 500)])
     out = capsys.readouterr().out
@@ -70,25 +70,27 @@ def test_nothing_is_folded_into_a_pipe(capsys):
     assert "y" * 500 in out
 
 
-def test_json_lines_are_what_the_server_said(capsys):
+def test_json_lines_are_what_the_server_said(capsys: pytest.CaptureFixture[str]) -> None:
     print_line(msgspec.Raw(b'{ "a" : 1e400, "b":18446744073709551616}'))
     assert capsys.readouterr().out == '{"a":1e400,"b":18446744073709551616}\n'
 
 
-def test_json_keeps_control_characters_from_the_terminal(capsys):
+def test_json_keeps_control_characters_from_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_pretty({"a": "\x1b\x9b\u2028"})
     out = capsys.readouterr().out
     assert out.isascii()
     assert json.loads(out) == {"a": "\x1b\x9b\u2028"}
 
 
-def test_no_time_is_no_text():
+def test_no_time_is_no_text() -> None:
     assert shown_time(None) is None
     assert shown_time(0.0) is not None
 
 
 @pytest.mark.parametrize(("columns", "headings"), [(200, "id type prio error"), (34, "id type error"), (25, "id error")])
-def test_a_narrow_terminal_goes_without_spare_columns(columns, headings, capsys, monkeypatch):
+def test_a_narrow_terminal_goes_without_spare_columns(
+    columns: int, headings: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     rows = [("0123456789", "resize", 1, "x" * 300)]
@@ -99,7 +101,7 @@ def test_a_narrow_terminal_goes_without_spare_columns(columns, headings, capsys,
     assert all(len(line) <= columns for line in lines)
 
 
-def test_a_pipe_has_every_column(capsys, monkeypatch):
+def test_a_pipe_has_every_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     print_table(("id", "type", "error"), [("0123456789", "resize", "x" * 300)], spare=("type",))
     assert capsys.readouterr().out.splitlines()[2].split() == ["0123456789", "resize", "x" * 300]
@@ -114,7 +116,7 @@ def test_a_pipe_has_every_column(capsys, monkeypatch):
         (jobs._COLUMNS, jobs._SPARE),
     ],
 )
-def test_every_table_goes_without_columns_that_it_has(columns, spare):
+def test_every_table_goes_without_columns_that_it_has(columns: tuple[str, ...], spare: tuple[str, ...]) -> None:
     rows = [["x" * 30 for _ in columns]]
     headings, cells = output._fitting(columns, rows, spare, 20)
     assert headings == [name for name in columns if name not in spare]

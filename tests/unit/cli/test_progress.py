@@ -1,7 +1,9 @@
+import pytest
+
 from kqs.cli.progress import shown_progress
 
 
-def test_a_bar_shows_what_is_done(capsys):
+def test_a_bar_shows_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     with shown_progress("reading", 200, wanted=True) as progress:
         progress.advance(100)
     shown = capsys.readouterr()
@@ -9,7 +11,7 @@ def test_a_bar_shows_what_is_done(capsys):
     assert shown.out == ""
 
 
-def test_without_a_terminal_nothing_is_shown(capsys):
+def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with shown_progress("reading", 200) as progress:
         progress.advance(100)
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ CALLS = b'{"n":"insert","m":{"type":"a","data":1e400}}\n\n{"id":2,"v":1,"n":"ins
 ARRAY = b'[{"type":"b","delay":30,"id":null},{"type":"b","expire":130,"data":null}]'
 
 
-async def written(files, *records):
+async def written(files: MemoryFiles, *records: Record) -> Ids:
     journal = a_journal(files)
     await journal.start()
     for record in records:
@@ -27,7 +29,7 @@ async def written(files, *records):
     return Ids(journal.node)
 
 
-async def jobs_of(files, everything=False):
+async def jobs_of(files: MemoryFiles, everything: bool = False) -> dict[str, dict[str, Any]]:
     """Return {id: job} of all that would be inserted, in order."""
     with stopped_journal(DIR, files, everything=everything) as held:
         source = JournalJobs(held, lambda: NOW)
@@ -36,7 +38,12 @@ async def jobs_of(files, everything=False):
     return {job["id"]: job for job in found}
 
 
-async def test_each_job_keeps_its_bytes_and_the_id_that_was_answered():
+def alter(folder: Path, old: bytes, new: bytes) -> None:
+    (segment,) = (path for path in folder.iterdir() if old in path.read_bytes())
+    segment.write_bytes(segment.read_bytes().replace(old, new, 1))
+
+
+async def test_each_job_keeps_its_bytes_and_the_id_that_was_answered() -> None:
     files = MemoryFiles()
     ids = await written(files, Record(Kind.CALLS, 2, ORDER, CALLS), Record(Kind.JOBS, 1, ORDER + 2, b'{"type":"c"}'))
     with stopped_journal(DIR, files) as held:
@@ -49,7 +56,7 @@ async def test_each_job_keeps_its_bytes_and_the_id_that_was_answered():
     ]
 
 
-async def test_times_count_from_the_acceptance():
+async def test_times_count_from_the_acceptance() -> None:
     files = MemoryFiles()
     ids = await written(files, Record(Kind.JOBS, 2, ORDER, ARRAY))
     jobs = await jobs_of(files)
@@ -57,20 +64,20 @@ async def test_times_count_from_the_acceptance():
     assert jobs[ids.of(ORDER + 1)] == {"type": "b", "id": ids.of(ORDER + 1), "expire": pytest.approx(30), "data": None}
 
 
-async def test_times_count_from_the_clock_of_then_though_the_orders_were_ahead_of_it():
+async def test_times_count_from_the_clock_of_then_though_the_orders_were_ahead_of_it() -> None:
     files = MemoryFiles()
     at = ORDER - 7_200_000_000
     ids = await written(files, Record(Kind.JOBS, 2, ORDER, ARRAY, accepted_us=at))
     assert (await jobs_of(files))[ids.of(ORDER)]["at"] == at / 1_000_000 + 30
 
 
-async def test_a_job_that_has_expired_still_ends_as_expired():
+async def test_a_job_that_has_expired_still_ends_as_expired() -> None:
     files = MemoryFiles()
     ids = await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"b","expire":1}'))
     assert 0 < (await jobs_of(files))[ids.of(ORDER)]["expire"] < 0.000_01
 
 
-async def test_nobody_waits_for_the_end_of_a_job_any_more():
+async def test_nobody_waits_for_the_end_of_a_job_any_more() -> None:
     files = MemoryFiles()
     await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"c","wait":5,"keep":7}'))
     (job,) = (await jobs_of(files)).values()
@@ -78,7 +85,7 @@ async def test_nobody_waits_for_the_end_of_a_job_any_more():
     assert job["keep"] == 7
 
 
-async def test_it_begins_above_the_checkpoint_unless_asked_for_everything():
+async def test_it_begins_above_the_checkpoint_unless_asked_for_everything() -> None:
     files = MemoryFiles()
     journal = a_journal(files)
     await journal.start()
@@ -91,7 +98,7 @@ async def test_it_begins_above_the_checkpoint_unless_asked_for_everything():
     assert list(await jobs_of(files, everything=True)) == [ids.of(ORDER + n) for n in range(3)]
 
 
-async def test_the_journal_is_left_as_it_was_and_held_meanwhile():
+async def test_the_journal_is_left_as_it_was_and_held_meanwhile() -> None:
     files = MemoryFiles()
     await written(files, Record(Kind.JOBS, 1, ORDER, b'{"type":"a"}'))
     before = files.snapshot()
@@ -102,39 +109,38 @@ async def test_the_journal_is_left_as_it_was_and_held_meanwhile():
     }
 
 
-async def test_of_a_damaged_journal_nothing_is_inserted(tmp_path):
+async def test_of_a_damaged_journal_nothing_is_inserted(tmp_path: Path) -> None:
     journal = a_journal(OsFiles(), dir=tmp_path)
     await journal.start()
     for n in range(2):
         await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"first"}'))
     await journal.stop()
-    (segment,) = (path for path in tmp_path.iterdir() if b"first" in path.read_bytes())
-    segment.write_bytes(segment.read_bytes().replace(b"first", b"worst", 1))
+    alter(tmp_path, b"first", b"worst")
     with pytest.raises(JournalCorruptError), stopped_journal(tmp_path):
         pass
 
 
-async def test_what_is_no_journal_is_said():
+async def test_what_is_no_journal_is_said() -> None:
     files = MemoryFiles()
     files.make_dir(DIR)
     with pytest.raises(JournalError, match="no journal"), stopped_journal(DIR, files):
         pass
 
 
-def test_a_folder_without_a_journal_ends_the_command(tmp_path, capsys):
+def test_a_folder_without_a_journal_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["journal", "replay", str(tmp_path), "--to", "localhost:1"]) == 74
     assert "there is no journal" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_tick_of_a_schedule_is_a_job_with_its_id():
+async def test_tick_of_a_schedule_is_a_job_with_its_id() -> None:
     files = MemoryFiles()
     job_id = "report:2026-11-30T01:30:00Z"
     await written(files, Record(Kind.JOBS, 1, ORDER, f'{{"id":"{job_id}","tick":1796002200.0,"type":"c"}}'.encode()))
     assert await jobs_of(files) == {job_id: {"id": job_id, "type": "c"}}
 
 
-async def test_a_job_with_copies_says_under_which_ids_it_had_them():
+async def test_a_job_with_copies_says_under_which_ids_it_had_them() -> None:
     files = MemoryFiles()
     text = b'{"order":["bill","ship"]}\n[{"type":"order","id":"mine","data":1},{"type":"mail"},{"type":"order"}]'
     adopted = b'{}\n{"type":"order","id":"old","copies":{"bill":"x"}}'

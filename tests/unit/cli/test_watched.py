@@ -1,25 +1,28 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from kqs.cli import watched
 from kqs.cli.watched import WatchedFiles
-from kqs.journal import OsFiles
+from kqs.journal import Files, OsFiles
 from kqs.journal.repair import repair
-from kqs.journal.survey import verify
+from kqs.journal.survey import Report, verify
 from tests.support.journal import a_journal, a_record
 
 
 class Done:
     """A progress that only counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bytes = 0
 
-    def advance(self, size_bytes):
+    def advance(self, size_bytes: int) -> None:
         self.bytes += size_bytes
 
 
 @pytest.fixture
-async def folder(tmp_path):
+async def folder(tmp_path: Path) -> Path:
     """A journal of several segments."""
     journal = a_journal(OsFiles(), dir=tmp_path, segment_bytes=20_000)
     await journal.start()
@@ -31,14 +34,16 @@ async def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("work", "reads"), [(verify, 2), (repair, 3)])
-def test_the_bar_ends_about_where_the_work_does(folder, work, reads):
+def test_the_bar_ends_about_where_the_work_does(folder: Path, work: Callable[[Path, Files], Report], reads: int) -> None:
     size_bytes = sum(path.stat().st_size for path in folder.glob("*.kqj"))
     done = Done()
     assert work(folder, WatchedFiles(done)).problems == []
     assert 0.9 < done.bytes / (reads * size_bytes) < 1.2
 
 
-def test_a_bar_stands_on_stderr_while_the_work_is_done(folder, capsys, monkeypatch):
+def test_a_bar_stands_on_stderr_while_the_work_is_done(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert watched.watched("verifying", verify, folder, 2).records == 10
     assert "verifying" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,7 +11,7 @@ import kqs.feeder.feeder
 import kqs.feeder.held
 from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.handlers import Failed, Ok
-from kqs.job import State
+from kqs.job import Report, State
 from kqs.journal import Kind, Record, claimed_orders
 from kqs.queue.limiting import Said
 from tests.support.feeding import Feeding, caught_up
@@ -142,7 +143,12 @@ async def test_an_end_that_came_before_its_job_was_stored_goes_in_with_it(
 ) -> None:
     reports: list[object] = []
     report = feeding.rig.store.report
-    monkeypatch.setattr(feeding.rig.store, "report", lambda some: reports.append(some) or report(some))
+
+    async def noted(some: Sequence[Report]) -> Sequence[bool | None]:
+        reports.append(some)
+        return await report(some)
+
+    monkeypatch.setattr(feeding.rig.store, "report", noted)
     hand, gate = feeding.rig.hand(3), Gate(feeding, monkeypatch)
     feeder = await feeding.start()
     orders = [await feeding.insert(JOB) for _ in range(3)]
@@ -586,12 +592,12 @@ async def test_a_consumer_that_fails_loses_no_job_and_stops_all(feeding: Feeding
     assert await feeding.state(order) is State.PROCESSING
 
 
-async def test_a_record_that_was_missed_is_read_back(feeding: Feeding) -> None:
+async def test_a_record_that_was_missed_is_read_back(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = await feeding.start()
     missed = feeding.append(JOB)
-    flushed, feeder.flushed = feeder.flushed, lambda _records: None  # type: ignore[method-assign]
-    await feeding.journal.flush()
-    feeder.flushed = flushed  # type: ignore[method-assign]
+    with monkeypatch.context() as missing:
+        missing.setattr(feeder, "flushed", lambda _records: None)
+        await feeding.journal.flush()
     order = await feeding.insert(JOB)
     await caught_up(feeder)
     assert [await feeding.state(one) for one in (missed, order)] == [State.NEW, State.NEW]

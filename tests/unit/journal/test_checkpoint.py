@@ -6,7 +6,7 @@ import pytest
 
 from kqs.errors import JournalError
 from kqs.journal.checkpoint import decode_checkpoint, encode_checkpoint, keep_spare, load_checkpoint, write_checkpoint
-from tests.support.files import FaultyFiles, FullFiles, MemoryFiles
+from tests.support.files import FaultyFiles, FullFiles, MemoryFiles, failing
 from tests.support.journal import DIR, a_journal, a_record
 
 JOURNAL_ID = bytes(range(16))
@@ -40,7 +40,7 @@ def test_the_spare_takes_it_whatever_it_held() -> None:
 def test_a_spare_that_cannot_be_made_leaves_nothing() -> None:
     files = FaultyFiles(MemoryFiles())
     for name in ("list", "create", "allocate"):
-        files.plan = lambda _index, called, name=name: OSError(errno.ENOSPC, "full") if called == name else None
+        files.plan = failing(name, OSError(errno.ENOSPC, "full"))
         keep_spare(files, DIR)
         assert files.inner.snapshot() == {}
 

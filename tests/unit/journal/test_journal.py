@@ -26,7 +26,7 @@ from kqs.journal.scan import scan
 from kqs.journal.segment import read_header
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
-from tests.support.files import FaultyFiles, MemoryFiles
+from tests.support.files import FaultyFiles, MemoryFiles, failing
 from tests.support.journal import (
     DIR,
     Settings,
@@ -368,7 +368,7 @@ async def test_leftovers_of_a_killed_server_are_taken_away() -> None:
 async def test_a_disk_too_small_for_a_segment_says_how_long_one_is_and_keeps_nothing() -> None:
     files = FaultyFiles(MemoryFiles())
     for code, told in ((errno.ENOSPC, "a segment of 4096 bytes .* segment_bytes"), (errno.EIO, "EIO$")):
-        files.plan = lambda _index, name, code=code: OSError(code, "EIO") if name == "allocate" else None
+        files.plan = failing("allocate", OSError(code, "EIO"))
         with pytest.raises(JournalError, match=told):
             await a_journal(files).start()
         assert files.inner.list(DIR) == ["lock"]

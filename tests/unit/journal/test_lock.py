@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kqs.errors import JournalError, JournalLockedError
 from kqs.journal.files import OsFiles
 from kqs.journal.lock import JournalLock
-from tests.support.files import FaultyFiles, MemoryFiles
+from tests.support.files import FaultyFiles, MemoryFiles, failing
 
 
 def a_lock(folder: Path) -> JournalLock:
@@ -58,9 +59,11 @@ def test_a_folder_that_lost_its_name_is_not_regained_until_it_has_it_again(tmp_p
     folder.mkdir()
     held = a_lock(folder)
     folder.rename(elsewhere)
-    for step in (lambda: None, folder.mkdir):
-        step()
-        for look in (held.check, held.regain):
+    looks: list[Callable[[], object]] = [held.check, held.regain]
+    for is_another in (False, True):
+        if is_another:
+            folder.mkdir()
+        for look in looks:
             with pytest.raises(JournalError, match=r"the folder .* was removed or replaced"):
                 look()
     assert list(folder.iterdir()) == []
@@ -88,10 +91,10 @@ def test_a_file_system_that_locks_no_folder_has_the_lock_file(tmp_path: Path, mo
 def test_nothing_is_held_if_it_fails() -> None:
     files = FaultyFiles(MemoryFiles())
     for name in ("lock_dir", "identity", "lock"):
-        files.plan = lambda _index, called, name=name: OSError(errno.EIO, "gone") if called == name else None
+        files.plan = failing(name, OSError(errno.EIO, "gone"))
         with pytest.raises(OSError, match="gone"):
             JournalLock(files, Path("/journal"))
         assert files.inner.handles == {}
-    files.plan = lambda _index, called: OSError(errno.EIO, "gone") if called == "close" else None
+    files.plan = failing("close", OSError(errno.EIO, "gone"))
     JournalLock(files, Path("/journal")).release()
     assert files.inner.handles == {}

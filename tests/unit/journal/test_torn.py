@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from structlog.testing import capture_logs
 
 from kqs.journal import recovery
@@ -51,7 +52,7 @@ async def test_the_newest_are_kept() -> None:
     assert kept == [f"{number:012d}.kqj.torn" for number in range(112, 120)]
 
 
-async def test_long_ones_are_fewer_but_the_newest_stays(monkeypatch) -> None:
+async def test_long_ones_are_fewer_but_the_newest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "MAX_TORN_BYTES", 3 * HEADER_BYTES)
     disk = await a_disk_with(["0"])
     for size, kept in ((HEADER_BYTES, 3), (5 * HEADER_BYTES, 1)):

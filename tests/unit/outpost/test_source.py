@@ -15,7 +15,7 @@ import kqs.outpost.reports
 import kqs.outpost.source
 from kqs.config import WorkerSection
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, Ok, Registry
+from kqs.handlers import Again, Failed, Ok, Outcome, Registry
 from kqs.worker import Worker
 from tests.support.turning import idle, until
 from tests.unit.outpost.conftest import Post, a_run
@@ -40,7 +40,7 @@ async def test_what_it_is_given_is_what_the_server_said(post: Post) -> None:
 async def test_reports_of_one_turn_are_one_call(post: Post) -> None:
     await post.start(room=5)
     runs = await post.given(*(a_run(n) for n in range(5)))
-    outcomes = [Ok(), Ok(b'{"a":1}'), Again(2.5), Failed("no", final=True), Failed("soon", delay_s=9.0)]
+    outcomes: list[Outcome] = [Ok(), Ok(b'{"a":1}'), Again(2.5), Failed("no", final=True), Failed("soon", delay_s=9.0)]
     post.source.end(runs[0], outcomes[0])
     for run, outcome in zip(runs[1:], outcomes[1:], strict=True):
         assert post.source.report(post.begin(run), outcome)

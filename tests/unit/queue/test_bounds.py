@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kqs.config import TakingSection
-from kqs.errors import CallError
+from kqs.errors import CallError, StoreUnavailableError
 from kqs.job import Accepted, State
 from kqs.options import PlainJob
 from kqs.queue import drops
@@ -187,7 +187,7 @@ async def test_a_store_that_refuses_is_asked_again(rig: Rig, monkeypatch: pytest
         nonlocal refusals
         if refusals:
             refusals -= 1
-            raise drops.StoreUnavailableError("away")
+            raise StoreUnavailableError("away")
         return await first_in_line(type_, most)
 
     monkeypatch.setattr(rig.store, "first_in_line", refusing)

@@ -14,11 +14,10 @@ import pytest
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import JobRecord, Run, State
-from kqs.queue import ends as ends_module
 from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue
-from kqs.store.base import DAMAGED, Looked
+from kqs.store.base import DAMAGED, MOST_ENDS, Looked
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
@@ -359,7 +358,7 @@ class Elsewhere:
         if self.is_away:
             raise StoreUnavailableError("away")
         here = [record for record in self.ended if record.id in job_ids]
-        return Looked(frozenset(self.there & set(job_ids)), here[: ends_module.MOST_ENDS])
+        return Looked(frozenset(self.there & set(job_ids)), here[:MOST_ENDS])
 
     def wait(self, job_id: str) -> None:
         def told(end: End, is_alone: bool) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 
+import msgspec
 import pytest
 
 from kqs.options import Options
@@ -21,8 +22,9 @@ class Rig:
         self.lost: list[Lease] = []
         self.leases = Leases(self.clock, self.lost.append, StrictSupervisor())
 
-    def begin(self, number: int = 0, **options: object) -> Lease:
-        lease = Lease(a_run(number), Options(**options), self.clock, lambda lease: None, self.clock.monotonic())  # type: ignore[arg-type]
+    def begin(self, number: int = 0, /, **options: float) -> Lease:
+        resolved = msgspec.structs.replace(Options(), **options)
+        lease = Lease(a_run(number), resolved, self.clock, lambda lease: None, self.clock.monotonic())
         self.leases.add(lease)
         return lease
 

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -6,7 +7,7 @@ from msgspec.structs import replace
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.handlers import Again, Failed, Ok
-from kqs.job import Run, State, entry_of
+from kqs.job import Report, Run, State, entry_of
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import SLOT_S
 from kqs.store import base
@@ -406,11 +407,11 @@ async def test_reports_wait_for_a_store_that_refuses_them(rig: Rig, monkeypatch:
     run = await hand.take()
     report, refusals = rig.store.report, [1]
 
-    async def refuse_once(reports: object) -> list[bool]:
+    async def refuse_once(reports: Sequence[Report]) -> Sequence[bool | None]:
         if refusals.pop() > 0:
             refusals.append(0)
             raise StoreUnavailableError("full")
-        return await report(reports)  # type: ignore[arg-type]
+        return await report(reports)
 
     monkeypatch.setattr(rig.store, "report", refuse_once)
     await hand.end(run)

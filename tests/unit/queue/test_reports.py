@@ -218,6 +218,11 @@ async def test_ends_for_which_nobody_waits_gather_until_some_report_is_urgent(ga
     assert commits.batches == [[0], [1, 2, 3]]
 
 
+def many_ends(reporter: Reporter) -> None:
+    for number in range(2, reports.GATHER_COUNT + 1):
+        waiting_end(reporter, number)
+
+
 @pytest.mark.parametrize(
     "make_urgent",
     [
@@ -225,7 +230,7 @@ async def test_ends_for_which_nobody_waits_gather_until_some_report_is_urgent(ga
         lambda reporter: waiting_end(reporter, 2, State.RETRY),
         lambda reporter: waiting_end(reporter, 2, resource="r"),
         lambda reporter: waiting_end(reporter, 2, handle=object()),
-        lambda reporter: [waiting_end(reporter, number) for number in range(2, reports.GATHER_COUNT + 1)],
+        many_ends,
     ],
     ids=["who waits for a report", "a retry", "a held resource", "a place in a broker", "many ends"],
 )

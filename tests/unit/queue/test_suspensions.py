@@ -78,9 +78,9 @@ async def test_what_was_claimed_and_has_not_begun_goes_back_as_it_was(rig: Rig) 
 
 async def test_what_is_reserved_meanwhile_goes_back_to_the_broker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.accept(an_accepted(1), an_accepted(2, "video"), an_accepted(3))
-    reserve: Any = rig.broker.reserve
+    reserve = rig.broker.reserve
 
-    async def suspended_meanwhile(weights: Mapping[str, int], count: int, *more: object) -> list[Entry]:
+    async def suspended_meanwhile(weights: Mapping[str, int], count: int, *more: Any) -> list[Entry]:
         entries = await reserve(weights, count, *more)
         if entries:
             rig.queue.admission.suspend({"mail": 1.0})
@@ -104,7 +104,7 @@ async def test_nobody_polls_for_a_suspended_type(rig: Rig, types: tuple[str, ...
     await still(rig)
     reserve, asked = rig.broker.reserve, list[Mapping[str, int]]()
 
-    async def counted(weights: Mapping[str, int], count: int, *more: object) -> list[Entry]:
+    async def counted(weights: Mapping[str, int], count: int, *more: Any) -> list[Entry]:
         asked.append(weights)
         return await reserve(weights, count, *more)
 

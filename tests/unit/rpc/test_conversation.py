@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from structlog.testing import capture_logs
@@ -85,6 +87,7 @@ async def test_a_batch_is_answered_as_one_array_when_all_of_it_is_answered() -> 
     )
     assert talk.hear(line) == []
     talk.backend.journal.flush()
+    batch: Any
     (batch,) = talk.answers()
     assert sorted((answer["id"], answer["result"]) for answer in batch) == [(1, "a"), (2, "pong")]
 

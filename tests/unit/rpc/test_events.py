@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from kqs.handlers import Failed, Ok
 from kqs.job import Accepted, Claim, Entry, Report, Run, State
@@ -261,7 +262,7 @@ async def test_calls_of_one_id_are_told_in_one_piece_of_bytes(talk: Talk) -> Non
 
     hearings = talk.context.happenings
     for call_id in (b"1", b"1", b"2"):
-        hearings.add(Reader(hearings, Hearer(), Call("events", id=call_id), Interest(None, None)))
+        hearings.add(Reader(hearings, Hearer(), Call("events", id=Raw(call_id)), Interest(None, None)))
     talk.happen(an_accepted(1), an_accepted(2))
     await asyncio.wait_for(has_all.wait(), 10)
     assert sent[0] is sent[1]

@@ -191,6 +191,7 @@ async def test_json_rpc_is_told_by_a_notification_also_in_a_batch() -> None:
     told = await heard(talk, f"[{job % 1},{job % 2}]\n".encode())
     event = {"jsonrpc": "2.0", "method": "event"}
     assert told == [event | {"params": {"call": number, "value": "mine"}} for number in (1, 2)]
+    batch: Any
     (batch,) = tell(talk, ended(), alone=False)
     assert [answer["result"]["state"] for answer in batch] == ["success", "success"]
 

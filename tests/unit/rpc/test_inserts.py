@@ -192,7 +192,7 @@ async def test_what_the_store_must_decide_is_answered_when_it_has() -> None:
 async def test_each_job_of_an_array_is_answered_as_it_asks() -> None:
     talk = Conversing()
     talk.backend.verdicts.found = lambda order: Found(frozenset(), {order: "other"})
-    refusing = {"unique": "k", "on_conflict": "refuse"}
+    refusing: dict[str, object] = {"unique": "k", "on_conflict": "refuse"}
     (answer,) = await talk.settled(
         insert_all({"id": "a"}, {"unique": "k"}, {"id": "b", "unique": "k", "answer": "full"}, refusing, {"answer": "full"})
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import ANY
 
@@ -11,11 +12,12 @@ import msgspec
 import pytest
 
 from kqs.backend import ServerBackend
-from kqs.errors import StoreUnavailableError
+from kqs.errors import CallError, StoreUnavailableError
 from kqs.handlers import Ok
 from kqs.job import Report, Returned, State
 from kqs.queue import saves
 from kqs.rpc import working
+from kqs.rpc.reports import Finish, outcome_of
 from kqs.rpc.standing import MAX_STANDING
 from kqs.store import base
 from kqs.wire.call import Call
@@ -158,10 +160,14 @@ async def test_who_asks_after_its_end_of_input_is_answered_at_once(talk: Talk) -
     assert talk.desk._pools == {}
 
 
-async def test_a_worker_that_is_gone_leaves_no_timer_behind(talk: Talk, rig: Rig) -> None:
-    timers = []
-    call_later = rig.supervisor.call_later
-    talk.context.supervisor.call_later = lambda *args: timers.append(call_later(*args)) or timers[-1]  # type: ignore[assignment, func-returns-value, return-value]
+async def test_a_worker_that_is_gone_leaves_no_timer_behind(talk: Talk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers, call_later = list[asyncio.TimerHandle](), rig.supervisor.call_later
+
+    def noted(*asked: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*asked))
+        return timers[-1]
+
+    monkeypatch.setattr(talk.context.supervisor, "call_later", noted)
     talk.say("reserve", {"types": ["mail"], "wait": 604_800})
     talk.conversation.forget()
     assert [timer.cancelled() for timer in timers] == [True]
@@ -365,6 +371,7 @@ async def test_what_was_said_of_a_run_that_never_began_is_kept(talk: Talk, rig: 
 
 @pytest.mark.parametrize("name", ["touch", "release", "finish"])
 async def test_a_call_that_is_none_is_refused_as_a_whole(talk: Talk, name: str) -> None:
+    argument: object
     for argument in (None, 7, "x", {}, {"run": 1}, {"run": "x" * 100_000, "report": "ok"}, [{}] * 10_001):
         assert await talk.ask(name, argument) in ("bad_call", "too_large")
 
@@ -382,7 +389,7 @@ async def test_a_store_that_cannot_be_asked_is_told_of_each(talk: Talk, monkeypa
     await talk.ask("release", {"run": run["run"], "delay": 100})
 
     async def refuse(*_: object) -> bool:
-        raise working.CallError("the store cannot be asked now", "busy")
+        raise CallError("the store cannot be asked now", "busy")
 
     monkeypatch.setattr(talk.backend, "report_unwatched", refuse)
     answers = await talk.ask("finish", [{"run": run["run"], "report": "ok"}] * 3)
@@ -437,7 +444,7 @@ async def test_results_that_wait_for_a_store_which_is_away_are_bounded(
     first, second, third = [(await talk.run(number))["run"] for number in (1, 2, 3)]
     take, away = rig.store.report, asyncio.Event()
 
-    async def report(reports: Any) -> list[bool]:
+    async def report(reports: Sequence[Report]) -> Sequence[bool | None]:
         if not away.is_set():
             raise StoreUnavailableError("away")
         return await take(reports)
@@ -492,8 +499,9 @@ async def test_a_batch_is_answered_when_all_in_it_are(talk: Talk, rig: Rig) -> N
     assert talk.hear(json.dumps(batch).encode() + b"\n") == []
     await rig.until(1, State.SUCCESS)
     await rig.accept(an_accepted(2))
+    answers: Any
     (answers,) = await talk.heard()
-    found = {answer["id"]: answer for answer in answers}  # type: ignore[index]
+    found = {answer["id"]: answer for answer in answers}
     assert found[1]["result"][0]["type"] == "mail"
     assert found[2]["result"] is True
     assert found[3]["error"]["data"]["code"] == "bad_call"
@@ -509,8 +517,9 @@ async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk
     (event,) = await talk.heard()
     assert (event["method"], event["params"]["call"], event["params"]["value"][0]["id"]) == ("event", 1, JOB)
     talk.conversation.standing.end()
+    answers: Any
     (answers,) = await talk.heard()
-    assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}  # type: ignore[index]
+    assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}
 
 
 # -- against what is stored ---------------------------------------------------------------------------------------------
@@ -530,8 +539,8 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
     assert named is not None
     await talk.ask("finish", {"run": run["run"], "report": "ok"})
     assert await backend.report_unwatched(named, Ok())
-    assert not await backend.report_unwatched(named, working.outcome_of(working.Finish("x", "fail")))
-    assert not await backend.report_unwatched(named, working.outcome_of(working.Finish("x", "again")))
+    assert not await backend.report_unwatched(named, outcome_of(Finish("x", "fail")))
+    assert not await backend.report_unwatched(named, outcome_of(Finish("x", "again")))
     assert not await backend.report_unwatched(named._replace(attempt=2), Ok())
     other = msgspec.structs.replace(named.claim, order=named.claim.order + 1)
     assert not await backend.report_unwatched(named._replace(claim=other), Ok())
@@ -550,7 +559,7 @@ async def test_a_run_of_the_same_number_that_a_later_boot_has_claimed_is_another
     assert named is not None
     backend = ServerBackend(None, Fed(), rig.queue, None, talk.desk, None, rig.clock)  # type: ignore[arg-type]
     for change in ({"epoch": named.claim.epoch - 1}, {"order": named.claim.order + 1}):
-        other = named._replace(claim=msgspec.structs.replace(named.claim, **change))  # type: ignore[arg-type]
+        other = named._replace(claim=msgspec.structs.replace(named.claim, **change))
         assert not await backend.report_unwatched(other, Ok())
     assert not await backend.report_unwatched(named._replace(attempt=2), Ok())
     assert await backend.report_unwatched(named, Ok())

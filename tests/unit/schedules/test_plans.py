@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from kqs.config import ScheduleConfig, ScheduleSection
@@ -10,8 +11,8 @@ from kqs.schedules.plans import plans_of
 from kqs.store.ticks import Plan
 
 
-def a_config(job: str = '{"type":"a"}', **section: object) -> ScheduleConfig:
-    return ScheduleConfig(ScheduleSection(**section), job)
+def a_config(job: str = '{"type":"a"}', **section: float | str) -> ScheduleConfig:
+    return ScheduleConfig(msgspec.structs.replace(ScheduleSection(), **section), job)
 
 
 def test_config_says_what_a_call_does() -> None:

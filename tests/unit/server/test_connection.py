@@ -92,6 +92,9 @@ class StubOwner:
     def wake_later(self, connection: Connection) -> None:
         self.to_wake.add(connection)
 
+    def wake_now(self, connection: Connection) -> None:
+        connection.wake()
+
     def wake_when_flushed(self, connection: Connection) -> None:
         self.to_wake.add(connection)
 

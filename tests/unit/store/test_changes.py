@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from kqs.filter import Filter, Pattern
+from kqs.filter import EVERYTHING, Filter, Pattern
 from kqs.job import Accepted, Entry, State
 from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
@@ -37,11 +37,13 @@ def damage(session: Session, **fields: Any) -> None:
         session.db.execute(f"update jobs set {name} = ?", (value,))
 
 
-def do(session: Session, verb: Verb, wanted: Filter = Filter(), first_order: int = 100, **flags: bool) -> list[Slice]:  # noqa: B008
-    parts = [change.change(session, Change(verb, wanted, NOW, 2**62, **flags), None, first_order)]
+def do(
+    session: Session, verb: Verb, wanted: Filter = EVERYTHING, first_order: int = 100, *, is_forced: bool = False
+) -> list[Slice]:
+    parts = [change.change(session, Change(verb, wanted, NOW, 2**62, is_forced=is_forced), None, first_order)]
     while parts[-1].next is not None:
         first_order += bounds.SLICE
-        parts.append(change.change(session, Change(verb, wanted, NOW, 2**62, **flags), parts[-1].next, first_order))
+        parts.append(change.change(session, Change(verb, wanted, NOW, 2**62, is_forced=is_forced), parts[-1].next, first_order))
     return parts
 
 

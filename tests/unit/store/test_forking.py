@@ -41,7 +41,12 @@ async def gate(session: Session) -> AsyncIterator[threading.Event]:
     opened, entered = threading.Event(), threading.Event()
     store = StoreThread(session, StrictSupervisor())
     await store.start(_open)
-    done = store.call(lambda _: (entered.set(), opened.wait())[1])
+
+    def enter(_session: Session) -> bool:
+        entered.set()
+        return opened.wait()
+
+    done = store.call(enter)
     await asyncio.to_thread(entered.wait)
     yield opened
     opened.set()
@@ -53,7 +58,12 @@ async def test_a_fork_waits_until_what_a_store_does_is_done(gate: threading.Even
     monkeypatch.setattr(forking, "_LONGEST_S", 60.0)
     asked = threading.Event()
     hold = forking._forks.hold
-    monkeypatch.setattr(forking._forks, "hold", lambda: (asked.set(), hold())[1])
+
+    def ask() -> None:
+        asked.set()
+        hold()
+
+    monkeypatch.setattr(forking._forks, "hold", ask)
     holding = asyncio.ensure_future(asyncio.to_thread(forking._forks.hold))
     await asyncio.to_thread(asked.wait)
     assert not holding.done()

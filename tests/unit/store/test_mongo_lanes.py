@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ class Script:
         self.begun: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
 
-    def operation(self, name: str) -> Callable[[], Awaitable[str]]:
+    def operation(self, name: str) -> Callable[[], Coroutine[Any, Any, str]]:
         self.gates[name] = asyncio.Event()
 
         async def run() -> str:

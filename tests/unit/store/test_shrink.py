@@ -12,7 +12,7 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.job import Accepted, Claim, Report, State
-from kqs.store.sqlite import connection, insert, report, retention
+from kqs.store.sqlite import connection, insert, report, retention, schema
 from kqs.store.sqlite import session as sessions
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.store import SqliteStore
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytes
         db.execute("create table old (x)")
         db.execute("drop table old")
     db.close()
-    monkeypatch.setattr(sessions.schema, "_is_empty", lambda _db: True)
+    monkeypatch.setattr(schema, "_is_empty", lambda _db: True)
     session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
     session.open("0" * 32, "abcdef12")
     fill_and_drop(session)

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,13 @@ async def test_a_small_durable_operation_is_flushed_on_the_loop_unless_another_i
 
 async def test_results_come_in_the_order_asked(store: StoreThread, gate: threading.Event) -> None:
     told: list[int] = []
+
+    def tell(n: int, _done: object) -> None:
+        told.append(n)
+
     asked = [store.call(write(n)) for n in range(5)]
     for n, future in enumerate(asked):
-        future.add_done_callback(lambda _, n=n: told.append(n))
+        future.add_done_callback(partial(tell, n))
     gate.set()
     await asyncio.gather(*asked)
     assert told == [0, 1, 2, 3, 4]

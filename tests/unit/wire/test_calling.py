@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterable
 from itertools import pairwise
 
 import msgspec
@@ -15,19 +16,19 @@ STREAM = (
 )
 
 
-def answers(pieces):
+def answers(pieces: Iterable[bytes]) -> list[tuple[int | None, bytes, Trouble | None, str]]:
     reader = AnswerReader()
     return [(one.id, bytes(one.m), one.e, one.s) for piece in pieces for one in reader.receive_data(piece)]
 
 
-def test_call_is_one_line_with_its_argument_last():
+def test_call_is_one_line_with_its_argument_last() -> None:
     line = call_line(7, b'"echo"', b'{"a":1}')
     assert json.loads(line) == {"v": 1, "id": 7, "n": "echo", "m": {"a": 1}}
     assert line.endswith(b'"m":{"a":1}}\n')
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6))
-def test_any_split_gives_the_same_answers(cuts):
+def test_any_split_gives_the_same_answers(cuts: list[int]) -> None:
     ends = [0, *sorted(cuts), len(STREAM)]
     assert answers(STREAM[a:b] for a, b in pairwise(ends)) == [
         (1, b'{"a":[1,2]}', None, "end"),
@@ -35,21 +36,21 @@ def test_any_split_gives_the_same_answers(cuts):
     ]
 
 
-def test_answer_may_lack_its_id():
+def test_answer_may_lack_its_id() -> None:
     assert answers([b'{"v":1,"id":null,"e":{"message":"x"},"s":"err"}\n']) == [(None, b"null", Trouble("x", "internal"), "err")]
 
 
-def test_what_is_no_answer_is_told():
+def test_what_is_no_answer_is_told() -> None:
     with pytest.raises(msgspec.MsgspecError):
         answers([b"HTTP/1.1 400\r\n"])
 
 
-def test_trouble_becomes_the_error_with_its_code():
+def test_trouble_becomes_the_error_with_its_code() -> None:
     error = Trouble("no space", "no_space").error()
     assert isinstance(error, CallError)
     assert (error.call_code, str(error)) == ("no_space", "no space")
 
 
-def test_unknown_code_stays_readable():
+def test_unknown_code_stays_readable() -> None:
     error = Trouble("x", "of_tomorrow").error()
     assert (error.call_code, str(error)) == ("internal", "of_tomorrow: x")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
@@ -8,12 +10,12 @@ from kqs.wire.jobs import decode_jobs, replay_jobs
 from kqs.wire.order import MOST_TIED, asked_of, askers_of, batch_text, is_batch, may_be_tied
 
 
-def asked(*jobs: dict[str, object], before: int = 0) -> tuple[list[str], list[str]]:
-    text = msgspec.json.encode([{"type": "a"} | job for job in jobs])
+def asked(*jobs: Mapping[str, object], before: int = 0) -> tuple[list[str], list[str]]:
+    text = msgspec.json.encode([{"type": "a", **job} for job in jobs])
     return asked_of(decode_jobs(text), text, is_array=True, before=before)
 
 
-def refusal(*jobs: dict[str, object], before: int = 0) -> str:
+def refusal(*jobs: Mapping[str, object], before: int = 0) -> str:
     with pytest.raises(CallError) as caught:
         asked(*jobs, before=before)
     return str(caught.value)
@@ -24,7 +26,7 @@ def test_jobs_that_wait_for_nobody_ask_nothing() -> None:
 
 
 def test_ids_of_others_are_asked_about_once_and_those_of_the_array_not() -> None:
-    jobs = [{"after": ["x", "y", "own"], "batch": "b"}, {"after": ["x"], "batch": "b"}, {"id": "own"}]
+    jobs: list[dict[str, object]] = [{"after": ["x", "y", "own"], "batch": "b"}, {"after": ["x"], "batch": "b"}, {"id": "own"}]
     assert asked(*jobs) == (["x", "y"], ["b"])
 
 
@@ -51,8 +53,8 @@ def test_a_member_cannot_wait_for_its_own_batch() -> None:
 
 
 def test_who_asks_is_named_if_all_who_do_have_ids() -> None:
-    def askers(*jobs: dict[str, object], before: int = 0) -> list[str]:
-        return askers_of(decode_jobs(msgspec.json.encode([{"type": "a"} | job for job in jobs])), before)
+    def askers(*jobs: Mapping[str, object], before: int = 0) -> list[str]:
+        return askers_of(decode_jobs(msgspec.json.encode([{"type": "a", **job} for job in jobs])), before)
 
     assert askers({"id": "x", "after": ["y"]}, {"id": "z"}, {"id": "m", "batch": "b"}) == ["x", "m"]
     assert askers({"id": "x", "after": ["y"]}, {"batch": "b"}) == []

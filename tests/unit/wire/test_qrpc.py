@@ -128,7 +128,7 @@ class TestHarmless:
 @pytest.mark.parametrize("text", ["﻿".encode() + INSERT, INSERT.decode().encode("utf-16"), INSERT.decode().encode("utf-32")])
 def test_other_encodings_are_bad_json(text: bytes) -> None:
     bad(text, "bad_json")
-    assert decode_inserts(text) is decode_calls(text) is None
+    assert (decode_inserts(text), decode_calls(text)) == (None, None)
 
 
 class TestInserts:

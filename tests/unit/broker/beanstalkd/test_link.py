@@ -7,7 +7,7 @@ import pytest
 from kqs.broker.beanstalkd import link as link_module
 from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.wire.beanstalk.commands import Delete, Stats
-from kqs.wire.beanstalk.values import Word
+from kqs.wire.beanstalk.values import Reply, Word
 from tests.support.supervising import StrictSupervisor
 from tests.support.turning import idle, until
 from tests.support.wire import Wire
@@ -22,7 +22,7 @@ class Ends:
         self.link = Link(self.lost.append, StrictSupervisor())
         self.link.connection_made(self.wire)
 
-    async def ask(self, *ids: int) -> asyncio.Task[list[object]]:
+    async def ask(self, *ids: int) -> asyncio.Task[list[Reply]]:
         """Ask for deletes; return when they have been written."""
         task = asyncio.ensure_future(self.link.ask(*(Delete(number) for number in ids)))
         await asyncio.sleep(0)
