@@ -26,6 +26,8 @@ from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.remote")
 
+#: who is doubted is tried out so long after it lost a run, in s: no longer, for a worker need not say a word of that
+TRIAL_S = 1.0
 #: how long a pool outlives its last order, in s: who asks for one job at a time asks for the same types again
 LINGER_S = 2.0
 #: no more do at a time: each is looked at whenever jobs are inserted
@@ -237,7 +239,12 @@ class Desk:
             run.order.tell_lost(run)
         if run.party is not None:
             run.party.overdue_count += 1
+            run.party.doubt()
         self._close(run)
+
+    def try_later(self, party: Party) -> None:
+        """Have one who is doubted tried out soon."""
+        self._supervisor.call_later(TRIAL_S, "remote", party.try_out)
 
     def _run_cancelled(self, run: OpenRun, _lease: Lease) -> None:
         """Tell whoever has the run: it is theirs to end, as long as they say that it goes on."""

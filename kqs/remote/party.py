@@ -23,7 +23,7 @@ class Order:
     lost: called with a run that was judged without its report, while this lasts.
     """
 
-    __slots__ = ("_ended", "_given", "_lost", "is_once", "is_over", "is_paused", "party", "pool", "room")
+    __slots__ = ("_ended", "_given", "_lost", "_most", "is_once", "is_over", "is_paused", "party", "pool", "room", "withheld")
 
     def __init__(
         self,
@@ -37,13 +37,20 @@ class Order:
         """Args: lost: None: it is over when it was given runs for the first time."""
         self.party = party
         self.pool = pool
-        self.room = room
+        self.room = self._most = room
+        #: room that it does not get while its party is doubted
+        self.withheld = 0
         self.is_once = lost is None
         self.is_paused = False
         self._given = given
         self._ended = ended
         self._lost = lost
         self.is_over = False
+
+    @property
+    def open_count(self) -> int:
+        """Return how many of its runs are open."""
+        return self._most - self.room - self.withheld
 
     def give(self, runs: list[Run]) -> None:
         """Let runs begin."""
@@ -105,6 +112,9 @@ class Party:
         self._orders: set[Order] = set()
         self._runs: dict[str, OpenRun] = {}
         self._is_paused = False
+        #: a run of its was lost, and nothing was heard of it since: it may be held up, and would take all that nobody else does
+        self.is_doubted = False
+        self._is_on_trial = False  # when its next trial is due is settled
         self._worker = ""  # as it has called itself last
         #: runs that were lost while it had them, and those that were lost with it
         self.overdue_count = self.lost_count = 0
@@ -173,6 +183,29 @@ class Party:
         self._is_paused = False
         for order in self._orders:
             order.resume()
+
+    def doubt(self) -> None:
+        """Take in that a run was lost here: give it no more but one at a time, until something is heard of it."""
+        if not self.is_doubted:
+            self.is_doubted = True
+            for order in self._orders:
+                order.pool.withhold(order)
+        if not self._is_on_trial:
+            self._is_on_trial = True
+            self._desk.try_later(self)
+
+    def try_out(self) -> None:
+        """Give it one run, if it has none."""
+        self._is_on_trial = False
+        for order in self._orders if self.is_doubted else ():
+            if order.withheld and not order.open_count:
+                order.pool.restore(order, 1)
+
+    def trust(self) -> None:
+        """Take in that something was heard of it."""
+        self.is_doubted = False
+        for order in self._orders:
+            order.pool.restore(order, order.withheld)
 
     def end_orders(self) -> None:
         """Give it no more, and say so."""

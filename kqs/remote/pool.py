@@ -4,7 +4,7 @@ Who asks once is served in the order of asking, and gets all there is, as far as
 turns, and comes again after the others. Invariants:
 
 1. The consumer's room is the room of those in line, less what is being claimed for them.
-2. Who has room, and is not paused, stands in line once; nobody else does.
+2. Who has room, and is not paused, stands in line once; nobody else does. Room that is withheld is none.
 3. Runs that were claimed for somebody who is gone go to whoever waits, else back.
 """
 
@@ -62,6 +62,25 @@ class Pool:
     def make_room(self, order: Order, count: int) -> None:
         """Take in that so many runs of an order are over, at one time."""
         self.consumer.worth = max(1, count // 2)  # who reports many at a time will do so again
+        if order.party.is_doubted:
+            order.withheld += count
+        else:
+            self._add_room(order, count)
+
+    def withhold(self, order: Order) -> None:
+        """Take the room of a standing order from it, until `restore`."""
+        if not order.is_once:
+            self.rest(order)
+            order.withheld += order.room
+            order.room = 0
+
+    def restore(self, order: Order, count: int) -> None:
+        """Give an order back so much of the room that was withheld."""
+        if count:
+            order.withheld -= count
+            self._add_room(order, count)
+
+    def _add_room(self, order: Order, count: int) -> None:
         had_room = order.room > 0
         order.room += count
         if order not in self.orders or order.is_paused:

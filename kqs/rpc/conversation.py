@@ -168,6 +168,7 @@ class Conversation:
                 self.is_foreign = is_foreign
             if is_foreign:
                 return
+        self.standing.note_heard()
         self._held.extend(self._lines.receive_data(data))
 
     def forget(self) -> None:

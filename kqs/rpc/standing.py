@@ -88,6 +88,11 @@ class Standing:
         orders_count = 0 if self._party is None else self._party.orders_count
         return orders_count + len(self._listening) >= MAX_STANDING
 
+    def note_heard(self) -> None:
+        """Take in that the peer says something, whatever it is."""
+        if self._party is not None and self._party.is_doubted:
+            self._party.trust()
+
     def listen(self, call: Call, listening: Listening, ended: Callable[[], None]) -> None:
         """Let a call hear of events. ended: answers it."""
         self._listening[listening] = ended

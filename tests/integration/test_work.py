@@ -73,6 +73,12 @@ async def holding(data):
     time.sleep(2.5)
 
 
+@kqs.handler("holding for ever")
+async def holding_for_ever(data):
+    while True:
+        time.sleep(60)
+
+
 @kqs.handler("long")
 async def long(data):
     return "x" * data
@@ -222,6 +228,18 @@ def test_held_runs_go_on_while_the_server_is_stopped_or_killed_and_started_again
             assert {ask(again, "job", job_id)["runs"][0]["worker"] for job_id in job_ids} == {"w"}
             assert worker.stop() == 0
         assert worker.log.read_text().count("begun") == 20
+
+
+def test_a_worker_whose_loop_is_held_takes_no_jobs_that_others_could_run(folder: Path, server: Served) -> None:
+    with working(folder, server, "--name", "held", "chores") as held:
+        stuck = insert(server, "holding for ever", ttr=0.5, ghosts=0)
+        ended(server, stuck, "fail")
+        with working(folder, server, "--name", "well", "--types", "sleep", "--concurrency", "1", "chores"):
+            job_ids = [insert(server, "sleep", 0.1, ttr=1, ghosts=2, ghost_delay=0) for _ in range(30)]
+            records = [ended(server, job_id, "success", "fail") for job_id in job_ids]
+            assert {record["state"] for record in records} == {"success"}
+            assert sum(record["ghosts"] for record in records) <= 10
+        held.process.kill()
 
 
 def test_what_ends_while_the_server_is_away_is_reported_when_it_is_back(folder: Path) -> None:

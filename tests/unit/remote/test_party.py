@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from kqs.handlers import Ok
-from kqs.job import Returned, State
+from kqs.job import Accepted, Returned, State
+from kqs.remote import Desk
+from kqs.remote import desk as desk_module
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, assert_balanced, still
@@ -124,3 +130,92 @@ async def test_what_is_lost_with_a_connection_is_one_line_in_the_log(rig: Rig) -
         worker.party.leave("gone")
         worker.party.leave("gone")
     assert [(line["event"], line["count"], line["reason"]) for line in logs] == [("runs lost", 5, "gone")]
+
+
+def last_tried(number: int) -> Accepted:
+    """A job that does not run again when a run of it is lost."""
+    return replace(an_accepted(number), options=b'{"ghosts":0}')
+
+
+async def lose(rig: Rig, desk: Desk, count: int) -> None:
+    """Let the time of so many runs go by, which are all that are open."""
+    rig.clock.advance(31)
+    rig.queue.runs.look_again()
+    assert desk.runs_count == 0
+    await rig.queue.settle()
+    await still(rig)
+
+
+async def test_who_lost_a_run_and_says_nothing_has_one_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "TRIAL_S", 0.01)
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    order = worker.work(10)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    await worker.take(2)
+    await lose(rig, desk, 2)
+    await rig.accept(*(an_accepted(number) for number in range(3, 8)))
+    for taken in (3, 4):  # one, and when that is lost as well another one
+        await worker.take(taken)
+        await asyncio.sleep(0.05)
+        await still(rig)
+        assert desk.runs_count == 1
+        await lose(rig, desk, 1)
+    assert_balanced(order.pool)
+
+
+async def test_who_lost_a_run_and_is_heard_has_all_its_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "TRIAL_S", 60)
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    order = worker.work(3)
+    await rig.accept(last_tried(1))
+    await worker.take()
+    await lose(rig, desk, 1)
+    await rig.accept(*(an_accepted(number) for number in range(2, 7)))
+    await still(rig)
+    assert desk.runs_count == 0
+    worker.party.trust()
+    await worker.take(4)
+    await still(rig)
+    assert desk.runs_count == 3
+    assert_balanced(order.pool)
+
+
+async def test_jobs_go_to_others_meanwhile(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "TRIAL_S", 60)
+    desk = a_desk(rig)
+    held_up, other = Hired(desk), Hired(desk)
+    held_up.work(100)
+    await rig.accept(last_tried(1))
+    await held_up.take()
+    await lose(rig, desk, 1)
+    other.work(1)
+    for number in range(2, 7):
+        await rig.accept(an_accepted(number))
+        run = (await other.take(number - 1))[-1]
+        desk.report(run, Ok(), other.told.append)
+    assert len(held_up.numbers) == 1
+
+
+async def test_one_that_rests_is_not_tried_out_and_has_its_room_when_it_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "TRIAL_S", 0.0)
+    desk = a_desk(rig)
+    worker = Hired(desk)
+    order = worker.work(3)
+    await rig.accept(last_tried(1))
+    await worker.take()
+    worker.party.pause()
+    await lose(rig, desk, 1)
+    await rig.accept(an_accepted(2), an_accepted(3))
+    await asyncio.sleep(0.02)
+    await still(rig)
+    assert desk.runs_count == 0
+    worker.party.trust()
+    await still(rig)
+    assert desk.runs_count == 0
+    worker.party.resume()
+    await worker.take(3)
+    assert_balanced(order.pool)
