@@ -30,6 +30,7 @@ from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
+from kqs.process.threads import start_threads
 from kqs.server.listener import Listener
 from kqs.server.server import RESERVED_CONNECTIONS, TURNED_AWAY_AT_ONCE, Server
 from kqs.supervisor import Supervisor, when_done, with_its_answer
@@ -59,6 +60,7 @@ class Daemon:
         """Serve until stopped; return the exit code. Raises: StartupError: it could not start, and is closed again."""
         self._sentry.attach()
         forks.own_loop()
+        start_threads(disk=True)
         registry = with_commands(load_modules(self._config.worker.modules), self._config)
         share_decimal_settings()
         forks.end_child()

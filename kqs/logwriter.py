@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from kqs.newthread import new_thread
+
 #: lines that wait for a reader, in bytes: the traces of some hundred faults, a hundredth of what a server is allowed
 MAX_WAITING_BYTES = 1024 * 1024
 #: longest line, in bytes; what a handler logs has no bound of its own
@@ -33,7 +35,7 @@ class LineWriter:
         self._waiting_bytes = 0
         self._dropped_count = 0
         self._wakes: SimpleQueue[threading.Event | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="kqs-log", daemon=True).start()
+        new_thread(self._work, "kqs-log")
 
     def write(self, line: str) -> None:
         """Write one line, without its newline, as soon as somebody reads."""

@@ -24,7 +24,7 @@ from kqs.errors import JournalError, JournalFailedError
 from kqs.journal.condition import Condition, Event, Free, Standing
 from kqs.journal.disk import Disk
 from kqs.journal.files import Files
-from kqs.journal.flusher import DiskWork
+from kqs.journal.flusher import Flusher
 from kqs.journal.format import FRAME_BYTES, Record
 from kqs.journal.inline import Inline
 from kqs.journal.kept import KeptSegments
@@ -36,6 +36,7 @@ from kqs.journal.settings import JournalSettings
 from kqs.journal.tally import Tally
 from kqs.journal.writer import Flushed, Writer
 from kqs.log import get_logger
+from kqs.process.threads import Offload
 
 _log = get_logger("kqs.journal")
 
@@ -77,7 +78,7 @@ class GroupCommit:
         on_low: Callable[[], None],
         owed: Callable[[], int],
         on_fault: Callable[[Exception], None],
-        work: DiskWork,
+        offload: Offload,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -86,7 +87,7 @@ class GroupCommit:
         self._on_low = on_low
         self._owed = owed
         self._on_fault = on_fault
-        self._work = work
+        self._offload = offload
         self._hearing = Hearing(on_fault)
         self._open = OpenBatch(settings.batch_records, settings.batch_bytes)
         self._inline = Inline()
@@ -102,11 +103,13 @@ class GroupCommit:
         self.records = 0
         self.bytes = 0
 
-    def start(self, writer: Writer, lock: JournalLock, free: Free) -> None:
-        """Begin to accept. Args: writer: with an open segment, in the folder of `lock`. free: on their disk."""
+    def start(self, flusher: Flusher, writer: Writer, lock: JournalLock, free: Free) -> None:
+        """Begin to accept. Args: flusher: stopped with this. writer: with an open segment, in the folder of `lock`. free: on
+        their disk.
+        """
         self._loop = asyncio.get_running_loop()
         self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._clock.monotonic())
-        self._flusher = self._work.make_flusher()
+        self._flusher = flusher
         self.standing.take(Event.STARTED)
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
         self._measured(free)
@@ -155,7 +158,7 @@ class GroupCommit:
         if was_failed:  # what it waited for may have come: the store has what was lost
             self._hand_over(self._disk.reopen, self._reopened)
         await self._flusher.stop()
-        await self._work.offload(self._disk.close)
+        await self._offload(self._disk.close)
 
     @property
     def unsettled(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from kqs.newthread import new_thread
 from kqs.process.threads import Offload, at_once, in_thread
 
 _Result = TypeVar("_Result")
@@ -58,8 +58,7 @@ class ThreadFlusher:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._work: SimpleQueue[tuple[Callable[[], Any], Outcome] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="kqs-journal", daemon=True)
-        self._thread.start()
+        self._thread = new_thread(self._run, "kqs-journal")
 
     def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
         """See Flusher.submit."""

@@ -83,9 +83,9 @@ class Journal:
         self._directory = Path(settings.dir)
         self._files: Files = files or (PassingFiles() if is_passing else OsFiles())
         work = ON_LOOP if is_passing else IN_THREADS
-        self._offload = work.offload
+        self._make_flusher, self._offload = work
         self._kept = KeptSegments(self._files, self._directory, self._offload)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault, work)
+        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault, self._offload)
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -99,16 +99,20 @@ class Journal:
             JournalCorruptError: "file:offset reason"; nothing was touched. JournalError: not ours, or the disk refused.
         """
         assert self._lock is None, "started twice"
+        flusher = None
         try:
+            flusher = self._make_flusher()
             lock, found, writer, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
         except BaseException as error:
             self._unlock()
+            if flusher is not None:
+                await flusher.stop()
             if isinstance(error, OSError):
                 raise JournalError(f"the journal in {self._directory} cannot be used: {error}") from error
             raise
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(writer, lock, free)
+        self._commit.start(flusher, writer, lock, free)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])

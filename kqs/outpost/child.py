@@ -240,4 +240,7 @@ def main(brief: dict[str, Any]) -> NoReturn:
     except StartupError as error:
         say(Unfit(str(error)))
         code = error.exit_code
+    except OSError as error:
+        say(Unfit((error.strerror or str(error)).lower()))
+        code = ExitCode.IO_FAILED
     sys.exit(code)

@@ -29,6 +29,7 @@ from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted, until_stopped
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
+from kqs.process.threads import start_threads
 from kqs.service import SystemClock
 from kqs.supervisor import Supervisor
 from kqs.wire.runs import MAX_TYPES
@@ -102,6 +103,7 @@ class Outpost:
         return ExitCode.UNAVAILABLE if source.untaken_count and not self._stop.exit_code else self._stop.exit_code
 
     def _load(self) -> Registry:
+        start_threads(disk=False)
         return with_commands(load_modules(self._settings.worker.modules, "MODULE"), self._settings.commands)
 
     def _make_line(self) -> Line:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 _NAMES = ("stdin", "stdout", "stderr")
 
@@ -35,6 +35,13 @@ def _is_open(number: int) -> bool:
         os.fstat(number)
         return True
     return False
+
+
+def need_files(count: int) -> None:
+    """Find out whether so many more files can be opened. Raises: OSError: they cannot."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.callback(os.close, os.dup(0))
 
 
 def allow_files() -> int:

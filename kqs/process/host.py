@@ -13,6 +13,7 @@ from kqs import log as logs
 from kqs.errors import ExitCode, StartupError
 from kqs.notify import Notifier
 from kqs.process import forks, memory
+from kqs.process.descriptors import need_files
 from kqs.process.loop import run_to_end
 from kqs.process.sentry import Sentry
 from kqs.process.stop import StopSwitch
@@ -20,6 +21,9 @@ from kqs.supervisor import Supervisor
 
 #: how long one thread may keep the interpreter from another, in s
 SWITCH_INTERVAL_S = 0.001
+#: a start that finds fewer descriptors to be had is refused: for want of one libuv ends the process without a word, and asyncio
+#: closes no loop. The loop takes six and who hears signals two; a connection, a module and a few of its files are to be opened
+LEAST_FILES = 16
 
 
 async def until_stopped(stop: StopSwitch, notifier: Notifier, supervisor: Supervisor) -> None:
@@ -45,10 +49,11 @@ def hosted(body: Callable[[Sentry], Coroutine[Any, Any, ExitCode]], grace_s: flo
     """Run `body` on a loop of its own; return its exit code. What is left of the process ends within seconds then.
 
     Args: body: is given who hears signals. grace_s: how long runs may go on in a stop, in s; < 0: as long as they take.
-    Raises: StartupError: it could not start; the message is one line for stderr.
+    Raises: StartupError: it could not start; the message is one line for stderr. OSError: the system refuses a file or thread.
     """
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    need_files(LEAST_FILES)
     memory.map_long_pieces()
     memory.collect_seldom()
     forks.install()
@@ -62,6 +67,9 @@ def hosted(body: Callable[[Sentry], Coroutine[Any, Any, ExitCode]], grace_s: flo
             code = run_to_end(runner.get_loop(), body(sentry), sentry.attach)
         except StartupError as error:
             code = error.exit_code
+            raise
+        except OSError:  # the system refused what the start takes
+            code = ExitCode.IO_FAILED
             raise
         finally:
             forks.end_child()

@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from posix import _exit as leave_now  # as in forks.py
@@ -27,6 +26,7 @@ from typing import NoReturn
 
 from kqs import log as logs
 from kqs.errors import ExitCode
+from kqs.newthread import new_thread
 from kqs.process import forks
 from kqs.supervisor import Supervisor
 
@@ -80,7 +80,7 @@ class Sentry:
         self._hears_hangup = _has_terminal()
         signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
         atexit.register(self._end_of_exit)
-        threading.Thread(target=self._watch, name="kqs-sentry", daemon=True).start()
+        new_thread(self._watch, "kqs-sentry")
 
     def _take(self, number: signal.Signals) -> None:
         forks.take_signal(number, self._heard)
@@ -206,10 +206,8 @@ class Sentry:
         self._turned_at = time.monotonic()
 
     def _end(self, code: ExitCode, message: str) -> NoReturn:
-        words = threading.Thread(target=_say_last, args=(message,), name="kqs-last-words", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread can be had
-            words.start()
-            words.join(logs.LAST_WORDS_S)
+        with contextlib.suppress(OSError):  # no thread can be had
+            new_thread(_say_last, "kqs-last-words", message).join(logs.LAST_WORDS_S)
         _end_children()
         leave_now(code)
 

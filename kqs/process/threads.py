@@ -1,5 +1,8 @@
 """The server's own few threads, for what waits for a disk or a name server.
 
+All of one kind are started together, before the first of them is needed, so that handlers which take every thread that the
+system gives take none of these.
+
 The loop's default executor belongs to handlers: they may hold all of its threads (`asyncio.to_thread`) as long as they like.
 So may their look-ups hold those of the loop's `getaddrinfo`.
 """
@@ -11,7 +14,10 @@ import os
 import socket
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import Any, ParamSpec, Protocol, TypeVar
+
+from kqs.newthread import no_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,15 +29,28 @@ class _Threads:
     def __init__(self, count: int, name: str) -> None:
         self._count = count
         self._name = name
-        self._make()
+        self._pid = 0  # whose they are
+        self._executor: ThreadPoolExecutor
 
-    def _make(self) -> None:
+    def start(self) -> None:
+        """Start them, unless they are there. Raises: OSError: the system refuses one, and none is started."""
+        if self._pid == os.getpid():
+            return
+        executor = ThreadPoolExecutor(self._count, thread_name_prefix=self._name)
+        are_there = Event()
+        try:
+            for _ in range(self._count):  # each piece of work that finds none idle has one started
+                executor.submit(are_there.wait)
+        except RuntimeError as error:
+            executor.shutdown(wait=False)
+            raise no_thread() from error
+        finally:
+            are_there.set()
+        self._executor = executor
         self._pid = os.getpid()
-        self._executor = ThreadPoolExecutor(self._count, thread_name_prefix=self._name)
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if os.getpid() != self._pid:
-            self._make()
+        self.start()
         return self._executor.submit(work, *args, **kwargs)
 
 
@@ -39,6 +58,16 @@ class _Threads:
 _disk_threads = _Threads(4, "kqs-disk")
 #: apart from those, since a name server that is away holds a thread for half a minute
 _name_threads = _Threads(4, "kqs-names")
+
+
+def start_threads(*, disk: bool) -> None:
+    """Start these threads before users' code can keep the system from it. Idempotent. disk: those for a disk, too.
+
+    Raises: OSError: the system refuses one.
+    """
+    _name_threads.start()
+    if disk:
+        _disk_threads.start()
 
 
 class Offload(Protocol):

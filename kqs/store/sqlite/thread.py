@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.newthread import new_thread
 from kqs.process.threads import in_thread
 from kqs.store.base import Waiting
 from kqs.store.sqlite import forking
@@ -70,8 +71,7 @@ class StoreThread:
         opening = Operation(open_session, opened, durable=True)
         self._unresolved = 1
         forking.watch(self._session_in_use)
-        self._thread = threading.Thread(target=self._main, args=(opening,), name="kqs-store", daemon=True)
-        self._thread.start()
+        self._thread = new_thread(self._main, "kqs-store", opening)
         try:
             return await opened
         except BaseException:
