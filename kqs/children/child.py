@@ -26,13 +26,25 @@ from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.children")
 
-#: takes the brief first, since modules are found by it; a hang-up while this goes on is none of its business. Without rich as
-#: `kqs serve` is
-_MAIN = (
-    "import json, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); brief = json.load(sys.stdin); "
-    "sys.path[:] = brief['path']; sys.modules['rich'] = None; from kqs.outpost.child import main; del sys.modules['rich']; "
-    "main(brief)"
-)
+#: a hang-up while this goes on is none of its business. All of ours is imported before the folder can be looked into, as in the
+#: server: a file there may have the name of one of Python's modules. Our package is the server's own, wherever others may be
+#: found. Without rich as `kqs serve` is
+_MAIN = """
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import importlib.util, json, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+brief = json.load(sys.stdin)
+sys.path += [place for place in brief["path"] if place and place not in sys.path]
+spec = importlib.util.spec_from_file_location("kqs", brief["home"])
+sys.modules["kqs"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["kqs"])
+sys.modules["rich"] = None
+from kqs.outpost.child import main
+del sys.modules["rich"]
+sys.path[:] = brief["path"]
+main(brief)
+"""
 #: what systemd tells the server alone
 _NOT_PASSED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 #: silent at so many looks in a row, a second each, a child is given no more jobs; and is held by a handler if it has let a

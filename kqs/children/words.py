@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+import kqs
 from kqs.config import Config, LogSection, WorkerSection
 from kqs.config.sections import CommandSection
 
@@ -80,14 +81,16 @@ def _ascii(text: str) -> str:
 
 
 def brief_of(config: Config, number: int, path: list[str]) -> bytes:
-    """Return what a child is told: which one it is, where modules are looked for, and those of the settings that it needs."""
+    """Return what a child is told: which one it is, where our package is, where modules are looked for, and those of the
+    settings that it needs.
+    """
     settings: dict[str, Any] = {
         "worker": msgspec.structs.asdict(config.worker),
         "log": msgspec.structs.asdict(config.log),
         "commands": {type_: msgspec.structs.asdict(section) for type_, section in config.commands.items()},
         "folder": str(config.folder),
     }
-    return json.dumps({"number": number, "path": path, "settings": settings}).encode()
+    return json.dumps({"number": number, "home": kqs.__file__, "path": path, "settings": settings}).encode()
 
 
 def config_of(brief: dict[str, Any]) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def test_a_broken_module_stops_the_start_as_without_children(tmp_path: Path) -> 
     done = subprocess.run(SERVE, cwd=tmp_path, env=SERVE_ENVIRON | settings, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
     assert "[worker] modules: cannot load 'broken'" in done.stderr
+
+
+def test_files_with_the_names_of_pythons_modules_in_the_folder_harm_no_child(tmp_path: Path) -> None:
+    for name in ("json", "signal", "queue", "heapq"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not what was meant')\n")
+    script = tmp_path / "bin" / "kqs"  # with -m Python itself would find them first
+    script.parent.mkdir()
+    script.write_text("from kqs.cli import main\n\nmain()\n")
+    with having_children(tmp_path, 1, (sys.executable, str(script), "serve")) as server:
+        assert record_of(server, insert(server, "double", 21))["result"] == 42
 
 
 def test_more_types_than_a_child_can_ask_for_stop_the_start(tmp_path: Path) -> None:
