@@ -20,7 +20,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     ("number", "said"),
     [
         (0, "success {'width': 70}\n"),
-        (1, "1\n"),
+        (1, "2 runs: 1 to Ada\n"),
         (2, "2 of 2 photos\n"),
         (3, "5000\nclosed with the queue, with 0 left\n"),
         (4, "{'width': 70}\n"),
