@@ -9,6 +9,7 @@ import pytest
 
 import kqs
 from kqs.config import Config, load_config
+from kqs.job import STATES_BY_WORD
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +48,11 @@ def test_every_file_that_a_change_is_led_to_is_there() -> None:
     assert {
         name for name in named if not ((ROOT / "kqs" / name).exists() or all((engine / name).exists() for engine in engines))
     } == set()
+
+
+def test_the_table_of_states_has_each() -> None:
+    section = (ROOT / "docs" / "overview.md").read_text().partition("## The states of a job")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(STATES_BY_WORD)
 
 
 def test_every_module_of_the_queue_stands_in_the_page_of_the_architecture() -> None:
