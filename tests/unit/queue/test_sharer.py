@@ -158,7 +158,7 @@ async def test_a_server_that_does_not_take_the_type_asks_for_none(rigs: list[Sha
     await rigs[0].say(rate=1.0)  # so that it looks, whatever it takes
     await rigs[0].accept(an_accepted(0))
     await several_looks(ledger)
-    assert ledger.by == {}
+    assert (ledger.by, ledger.asked) == ({}, 0)
 
 
 async def test_what_runs_when_the_limit_comes_counts_for_the_others(rigs: list[Shared], ledger: Ledger) -> None:
