@@ -154,7 +154,7 @@ class ClaimsMachine(RuleBasedStateMachine):
     def wait(self, wait_s: float) -> None:
         async def steps() -> None:
             self.life.clock.advance(wait_s)
-            await self.pause()
+            await asyncio.sleep(0.01)
 
         self.run(steps())
 

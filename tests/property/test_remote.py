@@ -310,7 +310,7 @@ class RemoteMachine(RuleBasedStateMachine):
             self.life.clock.advance(wait_s)
             self.life.rig.queue.runs.look_again()
             self.find_lost()
-            await self.pause()
+            await asyncio.sleep(0.01)
 
         self.run(steps())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from kqs.client import Address
 from kqs.config import ServerSection
 from kqs.outpost.line import Line
@@ -10,6 +12,7 @@ from kqs.remote import Desk
 from kqs.server.server import Server
 from tests.support.backend import MemoryBackend
 from tests.support.queueing import Rig
+from tests.support.turning import WITHIN_S, idle
 
 
 class RemoteRig:
@@ -29,6 +32,18 @@ class RemoteRig:
         self.line = Line(Address(*self.server.addresses[0]), self._rig.supervisor)
         self.source = WireSource(self.line, self._rig.clock, self._rig.supervisor)
         self.line.start()
+
+    async def settled(self) -> None:
+        """Let both sides take in what the other has said so far, and say what comes of that."""
+        for _ in range(2):
+            await idle()
+            await self._ping()
+
+    async def _ping(self) -> None:
+        answered = asyncio.Event()
+        self.line.call(b'"ping"', b"null", lambda _answer: answered.set())
+        async with asyncio.timeout(WITHIN_S):
+            await answered.wait()
 
     async def stop_worker(self) -> None:
         """Report all, and hang up, as `kqs work` does."""

@@ -716,6 +716,8 @@ async def lose(works: Works, number: int, handler: Deaf) -> None:
     works.rig.queue.runs.look_again()
     await works.ended(number, State.FAIL)
     await until(lambda: len(lanes) > before)
+    if works.remote is not None:
+        await works.remote.settled()  # so that the server knows how many lanes are left
 
 
 async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: Works, deaf: Deaf) -> None:

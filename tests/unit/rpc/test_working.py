@@ -333,14 +333,14 @@ async def test_a_job_released_with_a_priority_has_it_from_then_on(talk: Talk, ri
     run = await talk.run(1)
     await rig.accept(an_accepted(2), an_accepted(3))
     assert await talk.ask("release", {"run": run["run"], "prio": "bulk"}) is True
-    await rig.queue.settle()  # the answer comes with the record, the job stands in line a little later
-    runs = await talk.ask("reserve", {"types": ["mail"], "count": 3})
+    await still(rig)  # the answer comes with the record, the job stands in line a little later
+    runs = await talk.ask("reserve", {"types": ["mail"], "count": 3, "wait": 10})
     assert [one["id"] for one in runs] == [an_accepted(number).id for number in (2, 3, 1)]
     record = await rig.record(1)
     assert (record.prio, record.interrupted, record.attempt) == (12_000, 1, 2)
     assert await talk.ask("release", [{"run": one["run"], "prio": 5 - n} for n, one in enumerate(runs)]) == [True] * 3
-    await rig.queue.settle()
-    assert [one["id"] for one in await talk.ask("reserve", {"types": ["mail"], "count": 3})] == [
+    await still(rig)
+    assert [one["id"] for one in await talk.ask("reserve", {"types": ["mail"], "count": 3, "wait": 10})] == [
         an_accepted(number).id for number in (1, 3, 2)
     ]
 
