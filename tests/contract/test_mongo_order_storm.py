@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Unpack
 
 import pytest
 
@@ -13,6 +14,7 @@ from kqs.job import Accepted, After, Entry, JobRecord, Members, State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from tests.contract.change_contract import change
+from tests.contract.changes import JobChanges
 from tests.contract.store_contract import FIRST, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, a_report
 from tests.support.clock import FakeClock
 
@@ -55,9 +57,9 @@ class Server:
         """What the clock says."""
         return self.store._there.session.now()
 
-    def _a_job(self, **changes: object) -> Accepted:
+    def _a_job(self, **changes: Unpack[JobChanges]) -> Accepted:
         self._last += 1
-        job = a_job(self._last, **changes)  # type: ignore[arg-type]
+        job = a_job(self._last, **changes)
         job.id = f"job{self._number}-{self._last}"
         return job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from kqs.store.base import Waiting
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S, SETTLE_S
+from tests.contract.changes import JobChanges
 from tests.contract.store_contract import (
     BULK_BYTES,
     FIRST,
@@ -38,8 +39,8 @@ OTHER_IDS = Ids(OTHER_NODE)
 MakeStore = Callable[..., MongoStore]
 
 
-def their_job(n: int, **changes: object) -> Accepted:
-    job = a_job(n, **changes)  # type: ignore[arg-type]
+def their_job(n: int, **changes: Unpack[JobChanges]) -> Accepted:
+    job = a_job(n, **changes)
     job.id = OTHER_IDS.of(job.order)
     return job
 
@@ -519,8 +520,8 @@ async def test_a_record_that_another_server_sweeps_meanwhile_makes_room_all_the_
     await ours.report([a_report(run.claim, at=now, drop_at=now)])
     find = ours._there.session.find
 
-    async def find_and_sweep(*args: object) -> object:
-        found = await find(*args)  # type: ignore[arg-type]
+    async def find_and_sweep(*args: Any) -> object:
+        found = await find(*args)
         await ours._there.session.jobs.delete_many({"_id": "mine"})
         return found
 
@@ -541,8 +542,8 @@ async def test_a_record_that_another_server_replaces_meanwhile_is_known(
     await theirs._there.servers.living()
     find = ours._there.session.find
 
-    async def find_and_lose(*args: object) -> object:
-        found = await find(*args)  # type: ignore[arg-type]
+    async def find_and_lose(*args: Any) -> object:
+        found = await find(*args)
         if found:
             assert await theirs.insert([a_job(7, id="mine", accepted_at=now)], 1, "w", now) == []
         return found

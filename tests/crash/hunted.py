@@ -202,7 +202,7 @@ class Prey:
         with self._account.death_of(name):
             self._alive.pop(name).stop(signal.SIGKILL)
         for pid in children:
-            eventually(lambda pid=pid: Path(f"/proc/{pid}").exists(), lambda lives: not lives, ENDED_WITHIN_S, "ended")  # type: ignore[misc]
+            eventually(Path(f"/proc/{pid}").exists, lambda lives: not lives, ENDED_WITHIN_S, "ended")
         self._lives[name].close()
         return name
 

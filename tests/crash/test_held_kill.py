@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kqs.backend import ServerBackend
 from kqs.handlers import Ok, Outcome
@@ -35,12 +36,15 @@ class Holder:
             self._life.account.begin(run.run.claim.order)
         self._life.on_step()
 
+    def _note_told(self, token: str, ok: bool) -> None:
+        self.told[token] = ok
+
     def report(self, count: int, outcome: Outcome) -> None:
         """Report some runs that it holds."""
         for token in list(self.held)[:count]:
             run = self.reported[token] = self.held.pop(token)
             self._life.account.end(run.run.claim.order, is_final=isinstance(outcome, Ok))
-            self._desk.report(run, outcome, lambda ok, token=token: self.told.update({token: ok}))  # type: ignore[misc]
+            self._desk.report(run, outcome, partial(self._note_told, token))
 
 
 class Image(NamedTuple):
@@ -123,7 +127,9 @@ class Fed:
 
 
 def backend_of(life: Life, desk: Desk) -> ServerBackend:
-    return ServerBackend(None, Fed(), life.rig.queue, None, desk, None, life.clock)  # type: ignore[arg-type]
+    fed: Any = Fed()
+    nobody: Any = None  # what is asked here asks none of them
+    return ServerBackend(nobody, fed, life.rig.queue, nobody, desk, nobody, life.clock)
 
 
 def named(desk: Desk, token: str) -> Named:

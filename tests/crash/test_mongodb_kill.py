@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo.collection import Collection
@@ -55,11 +56,11 @@ def test_kills_of_one_of_two_servers_lose_nothing_and_end_nothing_twice(
         assert_each_ended_once(jobs, account.acknowledged)
 
 
-def assert_each_ended_once(jobs: Collection[dict[str, object]], acknowledged: set[str]) -> None:
+def assert_each_ended_once(jobs: Collection[dict[str, Any]], acknowledged: set[str]) -> None:
     keys: Counter[str] = Counter()
     for job in jobs.find():
         assert job["state"] == State.SUCCESS, job
-        assert [end["word"] for end in job["done"]].count("success") == 1, job  # type: ignore[attr-defined]
-        keys[json.loads(job["data"])["key"]] += 1  # type: ignore[arg-type]
+        assert [end["word"] for end in job["done"]].count("success") == 1, job
+        keys[json.loads(job["data"])["key"]] += 1
     assert set(keys) >= acknowledged
     assert set(keys.values()) == {1}

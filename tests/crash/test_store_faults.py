@@ -118,7 +118,8 @@ class FailingConnection:
 
 def fail_next(store: SqliteStore, prefix: str, code: int = sqlite3.SQLITE_IOERR_FSYNC) -> None:
     session = store._session
-    session._db = FailingConnection(session.db, prefix, code)  # type: ignore[assignment]
+    failing: Any = FailingConnection(session.db, prefix, code)
+    session._db = failing
 
 
 async def test_full_disk_refuses_whole_batches_and_passes(store: SqliteStore) -> None:
@@ -161,7 +162,8 @@ async def test_one_bad_operation_does_not_fail_its_neighbours(store: SqliteStore
     )
     assert outcomes[0] == []
     assert isinstance(outcomes[1], ZeroDivisionError)
-    assert len(outcomes[2]) == 1  # type: ignore[arg-type]
+    assert isinstance(outcomes[2], list)
+    assert len(outcomes[2]) == 1
     assert await store.sync() == 1
 
 

@@ -52,7 +52,7 @@ def make_dev(checkout: Path, lock: str) -> CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PIP_", "COV", "VIRTUAL_ENV"))}
     environ = kept | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout / "index")}
     command = ["make", "-o", ".cache/runtime.stamp", ".venv/bin/python", ".cache/dev.stamp"]
-    python = f"PYTHON={sys._base_executable}"  # type: ignore[attr-defined]
+    python = f"PYTHON={sys._base_executable}"  # type: ignore[attr-defined]  # that of a venv, which has no public name
     return run([*command, python], cwd=checkout, env=environ, capture_output=True, text=True, timeout=120)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -319,31 +319,32 @@ def test_a_thousand_touches_at_a_time_are_answered_and_the_last_counts(tmp_path:
 # -- handlers -----------------------------------------------------------------------------------------------------------
 
 
-def lanes_here(folder: Path) -> ExitStack:
+@contextmanager
+def lanes_here(folder: Path) -> Iterator[Served]:
     """A server whose own lanes run the handlers."""
-    stack = ExitStack()
-    stack.server = stack.enter_context(serving(folder, WORKER__MODULES='["steps"]'))  # type: ignore[attr-defined]
-    return stack
+    with serving(folder, WORKER__MODULES='["steps"]') as server:
+        yield server
 
 
-def lanes_elsewhere(folder: Path) -> ExitStack:
+@contextmanager
+def lanes_elsewhere(folder: Path) -> Iterator[Served]:
     """A server whose jobs `kqs work` runs."""
-    stack = ExitStack()
-    server = stack.enter_context(serving(folder, WORKER__CONCURRENCY="0"))
-    stack.enter_context(working(folder, server, "steps"))
-    stack.server = server  # type: ignore[attr-defined]
-    return stack
+    with serving(folder, WORKER__CONCURRENCY="0") as server, working(folder, server, "steps"):
+        yield server
+
+
+Lanes = Callable[[Path], AbstractContextManager[Served]]
 
 
 @pytest.fixture(params=[lanes_here, lanes_elsewhere], ids=["here", "elsewhere"])
-def lanes(request: pytest.FixtureRequest) -> Callable[[Path], ExitStack]:
-    return request.param  # type: ignore[no-any-return]
+def lanes(request: pytest.FixtureRequest) -> Lanes:
+    lanes: Lanes = request.param
+    return lanes
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-def test_what_a_handler_saved_goes_to_the_next_run(lanes: Callable[[Path], ExitStack], folder: Path, kind: str) -> None:
-    with lanes(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+def test_what_a_handler_saved_goes_to_the_next_run(lanes: Lanes, folder: Path, kind: str) -> None:
+    with lanes(folder) as server:
         job_id = ask(server, "insert", {"type": f"fails-{kind}", "retry_delay": 0})
         record = ended(server, job_id)
         assert (record["result"], record["attempt"], record["progress"]) == ({"step": 5, "attempt": 1}, 2, None)
@@ -352,14 +353,13 @@ def test_what_a_handler_saved_goes_to_the_next_run(lanes: Callable[[Path], ExitS
 @pytest.mark.parametrize("kind", ["async", "thread"])
 def test_what_a_handler_saved_outlives_a_kill_of_the_server(folder: Path, kind: str) -> None:
     mark = folder / "saved"
-    with lanes_here(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+    with lanes_here(folder) as server:
         job_id = ask(server, "insert", {"type": f"slow-{kind}", "data": str(mark), "ghost_delay": 0})
         eventually(mark.exists, bool)
         eventually(lambda: progress(server, job_id), lambda seen: seen == {"step": 2, "attempt": 1}, within_s=10)
         server.stop(signal.SIGKILL)
-    with lanes_here(folder) as stack:
-        assert ended(stack.server, job_id)["result"] == {"step": 2, "attempt": 1}  # type: ignore[attr-defined]
+    with lanes_here(folder) as server:
+        assert ended(server, job_id)["result"] == {"step": 2, "attempt": 1}
 
 
 def test_a_worker_that_dies_leaves_what_its_handlers_saved(folder: Path) -> None:
@@ -373,9 +373,8 @@ def test_a_worker_that_dies_leaves_what_its_handlers_saved(folder: Path) -> None
             assert ended(server, job_id)["result"] == {"step": 999, "attempt": 1}
 
 
-def test_what_cannot_be_kept_is_a_value_error(lanes: Callable[[Path], ExitStack], folder: Path) -> None:
-    with lanes(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+def test_what_cannot_be_kept_is_a_value_error(lanes: Lanes, folder: Path) -> None:
+    with lanes(folder) as server:
         record = ended(server, ask(server, "insert", {"type": "bad", "retries": 0}))
         assert record["state"] == "success", record["error"]
         assert len(record["result"]) == 4
@@ -383,22 +382,19 @@ def test_what_cannot_be_kept_is_a_value_error(lanes: Callable[[Path], ExitStack]
         assert "20002 bytes" in record["result"][2]
 
 
-def test_saving_keeps_a_run_alive(lanes: Callable[[Path], ExitStack], folder: Path) -> None:
-    with lanes(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+def test_saving_keeps_a_run_alive(lanes: Lanes, folder: Path) -> None:
+    with lanes(folder) as server:
         assert ended(server, ask(server, "insert", {"type": "keeps-alive", "ttr": 0.9}))["result"] == 1
 
 
-def test_what_a_fork_of_a_handler_saves_is_nothing(lanes: Callable[[Path], ExitStack], folder: Path) -> None:
-    with lanes(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+def test_what_a_fork_of_a_handler_saves_is_nothing(lanes: Lanes, folder: Path) -> None:
+    with lanes(folder) as server:
         record = ended(server, ask(server, "insert", {"type": "forks"}))
         assert (record["state"], record["error"], record["progress"]) == ("fail", "done", "of the run")
 
 
 def test_a_run_that_was_lost_saves_no_more(folder: Path) -> None:
-    with lanes_here(folder) as stack:
-        server: Served = stack.server  # type: ignore[attr-defined]
+    with lanes_here(folder) as server:
         job_id = ask(server, "insert", {"type": "lost", "ttr": 0.5, "ghost_delay": 0})
         assert ended(server, job_id)["result"] == "in time"
         until_said(server, "late: False")

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_after_kill_9_open_runs_are_ghosts_and_what_was_reported_stays_so(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("remote"), SERVER__MAX_CONNECTIONS="3000") as running:
         yield running
 
@@ -267,20 +268,20 @@ def test_both_dialects_share_a_connection_and_a_run(server: Served) -> None:
 
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as peer, peer.makefile("rw") as lines:
 
-        def say(line: str) -> dict[str, object]:
+        def say(line: str) -> dict[str, Any]:
             lines.write(line + "\n")
             lines.flush()
-            answer: dict[str, object] = json.loads(lines.readline())
+            answer: dict[str, Any] = json.loads(lines.readline())
             return answer
 
         say('{"n":"insert","m":{"type":"both"}}')
-        run = say(rpc("reserve", {"types": ["both"], "wait": 20}))["result"][0]["run"]  # type: ignore[index]
-        assert say(f'{{"n":"touch","m":{{"run":"{run}"}}}}')["m"]["left"] > 29  # type: ignore[index]
+        run = say(rpc("reserve", {"types": ["both"], "wait": 20}))["result"][0]["run"]
+        assert say(f'{{"n":"touch","m":{{"run":"{run}"}}}}')["m"]["left"] > 29
         assert say(rpc("finish", {"run": run, "report": "ok"}))["result"] is True
         assert say(f'{{"n":"finish","m":{{"run":"{run}","report":"ok"}}}}')["m"] is True
         refused = say(rpc("finish", {"run": run, "report": "again"}))["error"]
-        assert refused["data"]["code"] == "stale"  # type: ignore[index]
-        assert refused["code"] == -32000  # type: ignore[index]
+        assert refused["data"]["code"] == "stale"
+        assert refused["code"] == -32000
 
 
 def test_a_released_priority_and_a_run_that_never_began_over_the_wire(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ BINARY = "/opt/kqs/bin/kqs"
 @pytest.fixture(scope="module")
 def service() -> Mapping[str, str]:
     parser = RawConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # as its documentation has it
     parser.read(UNIT)
     return parser["Service"]
 

@@ -87,7 +87,7 @@ async def test_who_waits_for_a_result_is_told_why_there_is_none(queue: kqs.Queue
         raise kqs.Fail("no such image")
 
     def lies(_data: Any) -> int:
-        return "seven"  # type: ignore[return-value]
+        return "seven"  # type: ignore[return-value]  # that is the lie
 
     queue.add_handler(type_, fails)
     queue.add_handler(f"{type_}-lies", lies)

@@ -6,9 +6,11 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -87,20 +89,15 @@ class ClaimsMachine(RuleBasedStateMachine):
 
         async def steps() -> None:
             files = self.life.feeding.journal._commit._files
-            flush = files.flush
             begun = self.life.account.runs.copy()
             last = self.life.feeding.ids.last_order
 
             def refuse(_handle: int) -> None:
                 raise JournalFailedError("no")
 
-            files.flush = refuse  # type: ignore[assignment, method-assign]
-            try:
+            with pytest.MonkeyPatch.context() as failing, suppress(JournalError):
+                failing.setattr(files, "flush", refuse)
                 await self.life.insert(*lines)
-            except JournalError:
-                pass
-            finally:
-                files.flush = flush  # type: ignore[method-assign]
             await self.pause()
             assert not [order for order in self.life.account.runs.keys() - begun.keys() if order > last]
             await until(lambda: self.life.feeding.journal.accepting)

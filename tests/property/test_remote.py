@@ -79,6 +79,10 @@ class Peer:
         stood.order = self.party.order(types, room, name, given, ended, lost, held=held)
 
 
+def _of_no_concern(token: str, ok: bool) -> None:
+    """Take in nothing."""
+
+
 class RemoteMachine(RuleBasedStateMachine):
     """A desk over a core, between an account of the jobs and peers that do as the test says."""
 
@@ -216,7 +220,7 @@ class RemoteMachine(RuleBasedStateMachine):
                 run = self.open[token][0]
                 is_final = isinstance(outcome, Ok) or (isinstance(outcome, Failed) and outcome.final)
                 self.over(token, is_final=is_final)
-                self.desk.report(run, outcome, lambda ok, token=token: self.note_told(token, ok))  # type: ignore[misc]
+                self.desk.report(run, outcome, self.report_teller(token))
                 assert self.desk.run(token) is None
             await self.pause()
 
@@ -265,6 +269,10 @@ class RemoteMachine(RuleBasedStateMachine):
                     said[:place] = said[place : place + 1] * place
 
         return told
+
+    def report_teller(self, token: str) -> Callable[[bool], None]:
+        """Return who is told of a report, in this boot."""
+        return lambda ok: self.note_told(token, ok)
 
     def note_told(self, token: str, ok: bool) -> None:
         assert ok, "a report of an open run is never stale"
@@ -361,7 +369,7 @@ class RemoteMachine(RuleBasedStateMachine):
         self.old += self.open.keys() - held.keys()
         self.open = {}
         self.is_dying = True
-        self.note_told = lambda token, ok: None  # type: ignore[method-assign]
+        self.note_told = _of_no_concern  # type: ignore[method-assign]  # what the old boot is told
         return held
 
     def go_on(self) -> None:
@@ -444,7 +452,7 @@ class RemoteMachine(RuleBasedStateMachine):
                 for token in list(self.open):
                     run = self.open[token][0]
                     self.over(token, is_final=True)
-                    self.desk.report(run, Ok(), lambda ok, token=token: self.note_told(token, ok))  # type: ignore[misc]
+                    self.desk.report(run, Ok(), self.report_teller(token))
                 await queue.settle()
                 counts = await queue.reads.counts()
                 if all(state in ENDED for states in counts.values() for state, count in states.items() if count):

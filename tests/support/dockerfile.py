@@ -37,7 +37,7 @@ class Image:
         self._stage = ""
         self._base = folder / "base"
         self._base.mkdir()
-        (self._base / "python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+        (self._base / "python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]  # that of a venv, which has no public name
         self.settings: dict[str, str] = {}
         for keyword, rest in instructions(dockerfile.read_text()):
             getattr(self, f"_do_{keyword.lower()}", self._keep)(keyword, rest)

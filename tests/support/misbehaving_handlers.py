@@ -192,12 +192,12 @@ class HollowFail(kqs.Fail):
 
 class OddAgain(kqs.Again):
     def __init__(self, delay: object) -> None:
-        self.delay = delay  # type: ignore[assignment]
+        self.delay = delay  # type: ignore[assignment]  # that is the fault
 
 
 class OddFail(kqs.Fail):
     def __init__(self, reason: object, final: object) -> None:
-        self.reason, self.final = reason, final  # type: ignore[assignment]
+        self.reason, self.final = reason, final  # type: ignore[assignment]  # that is the fault
 
 
 def _chain(count: int) -> BaseException:
@@ -224,7 +224,7 @@ def _circular() -> BaseException:
 
 def _odd_notes() -> BaseException:
     fault = ValueError("with notes")
-    fault.__notes__ = Raiser()  # type: ignore[assignment]
+    fault.__notes__ = Raiser()  # type: ignore[assignment]  # that is the fault
     return fault
 
 
@@ -772,7 +772,7 @@ async def replaces_streams(data: Any) -> None:
 
 @bad(SUCCESS)
 async def sets_hooks(data: Any) -> None:
-    sys.excepthook = sys.unraisablehook = threading.excepthook = Raiser._fail  # type: ignore[assignment]
+    sys.excepthook = sys.unraisablehook = threading.excepthook = Raiser._fail  # type: ignore[assignment]  # that is the fault
 
 
 @bad(SUCCESS)

@@ -66,6 +66,7 @@ class Rig:
         self.fed_seq = 0
         self.seek_looks = 0
         self.taking: dict[str, TakingSection] = {}
+        self._next_order = ORDER + 1_000_000
 
     async def start(self) -> None:
         self.store = self.a_store()
@@ -94,6 +95,11 @@ class Rig:
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+
+    def take_orders(self, count: int) -> int:
+        """Take orders that no job has; return the first."""
+        self._next_order += count
+        return self._next_order - count
 
     async def accept(self, *jobs: Accepted) -> None:
         self.fed_seq += 1

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from kqs.client import Client, ConnectionLostError, Report, Run
 from kqs.errors import CallError
@@ -82,7 +83,7 @@ async def test_so_does_one_whose_answer_came_as_it_was_cancelled(server: LineSer
     asking = asyncio.create_task(client.reserve(["mail"], wait_s=60))
     await server.got(1)
     took = client._calls._standing[1].ended
-    took(b'[{"run":"token-1","id":"a","type":"mail","data":1,"attempt":1,"failures":0,"ghosts":0,"ttr":30}]')  # type: ignore[arg-type]
+    took(Raw(b'[{"run":"token-1","id":"a","type":"mail","data":1,"attempt":1,"failures":0,"ghosts":0,"ttr":30}]'))
     asking.cancel()
     await asyncio.wait([asking])
     assert ("release", [{"run": "token-1", "begun": False}]) in called(await server.got(3))
@@ -235,7 +236,7 @@ async def test_a_closed_client_ends_what_stands(server: LineServer) -> None:
 async def test_each_report_says_what_it_is_given() -> None:
     answers = {"finish": [True], "touch": [{"left": 29.5, "cancel": False}], "release": True}
     async with LineServer(lambda line: answers[line["n"]]) as server, Client(server.address) as client:
-        run = Run("token-1", "id-1", "mail", b"1", 1, 0, 0, 30.0)  # type: ignore[arg-type]
+        run = Run("token-1", "id-1", "mail", Raw(b"1"), 1, 0, 0, 30.0)
         assert await client.touch(run) == 29.5
         assert await client.touch(run, progress={"page": 3}) == 29.5
         assert await client.touch("token-2", progress=None) == 29.5
@@ -267,7 +268,7 @@ async def test_each_report_says_what_it_is_given() -> None:
 async def test_a_stale_report_or_touch_raises_that() -> None:
     stale = [{"code": "stale", "message": "the run is over"}]
     async with LineServer(lambda line: stale) as server, Client(server.address) as client:
-        run = Run("token-1", "id-1", "mail", b"1", 1, 0, 0, 30.0)  # type: ignore[arg-type]
+        run = Run("token-1", "id-1", "mail", Raw(b"1"), 1, 0, 0, 30.0)
         client.note_runs([run])
         for saying in (client.touch(run), client.finish(run)):
             with pytest.raises(CallError, match="the run is over") as caught:
@@ -304,7 +305,7 @@ async def test_types_are_a_list(client: Client) -> None:
 
 async def test_nothing_is_left_standing_of_a_call_with_a_wait_that_is_none(client: Client) -> None:
     with pytest.raises(ValueError, match="wait_s"):
-        await client.reserve(["mail"], wait_s="long")  # type: ignore[arg-type]
+        await client.reserve(["mail"], wait_s="long")  # type: ignore[arg-type]  # as a checker says too
     assert not client._calls._standing
 
 

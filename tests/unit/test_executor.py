@@ -104,7 +104,7 @@ def without_trace(outcome: Outcome) -> Outcome:
         (raising(KeyError()), Failed("KeyError")),
         (raising(OSError("caf\udce9")), Failed("OSError: caf\\udce9")),
         (raising(UnspeakableError()), Failed("UnspeakableError: (cannot be shown)")),
-        (raising(kqs.Fail(OSError("gone"))), Failed("gone", final=True)),  # type: ignore[arg-type]
+        (raising(kqs.Fail(OSError("gone"))), Failed("gone", final=True)),  # type: ignore[arg-type]  # that is the fault
         (raising(SystemExit(1)), Failed("SystemExit: 1")),
         (lambda data: object(), Failed("the handler's result cannot be written as JSON: object is no JSON type", final=True)),
     ],

@@ -110,7 +110,7 @@ def test_a_type_that_no_job_can_have_is_refused(registry: Registry, type_: Any) 
 
 def test_a_decorator_without_its_type_is_refused() -> None:
     with pytest.raises(HandlerError, match="needs the type of its jobs"):
-        kqs.handler(no_arguments)  # type: ignore[arg-type]
+        kqs.handler(no_arguments)  # type: ignore[arg-type]  # as a checker says too
 
 
 def test_two_handlers_for_one_type_are_an_error_naming_both_places(registry: Registry) -> None:

@@ -84,7 +84,7 @@ class Talkative(Exception):  # noqa: N818
 
 class Nameless(type):
     @property
-    def __name__(cls) -> str:  # type: ignore[override]
+    def __name__(cls) -> str:  # type: ignore[override]  # that is the fault
         raise SystemExit
 
 
@@ -120,8 +120,8 @@ class TwoFaced(Exception):  # noqa: N818
         (lambda: kqs.Fail("gone"), Failed("gone", final=True)),
         (lambda: FailWithoutReason(7), Failed("7", final=True)),
         (lambda: FailThatRaises(), Failed("FailThatRaises", final=True)),
-        (lambda: kqs.Fail("?", final=NeitherTrueNorFalse()), Failed("?", final=True)),  # type: ignore[arg-type]
-        (lambda: kqs.Fail(Mute()), Failed("(cannot be shown)", final=True)),  # type: ignore[arg-type]
+        (lambda: kqs.Fail("?", final=NeitherTrueNorFalse()), Failed("?", final=True)),  # type: ignore[arg-type]  # that is the fault
+        (lambda: kqs.Fail(Mute()), Failed("(cannot be shown)", final=True)),  # type: ignore[arg-type]  # that is the fault
         (lambda: KeyboardInterrupt(), Failed("KeyboardInterrupt")),
         (lambda: SystemExit(3), Failed("SystemExit: 3")),
         (lambda: GeneratorExit(), Failed("GeneratorExit")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from typing import Any
 
 from kqs.tasks import spawn
 
@@ -30,11 +31,11 @@ async def test_it_runs_in_the_context_that_it_was_given() -> None:
 
 
 async def test_the_loops_task_factory_is_not_asked() -> None:
-    def refuse(*_: object, **__: object) -> asyncio.Task[None]:
+    def refuse(*_: Any, **__: Any) -> asyncio.Task[Any]:
         raise ZeroDivisionError
 
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(refuse)  # type: ignore[arg-type]
+    loop.set_task_factory(refuse)
     try:
         task = spawn(_answer(), "one")
     finally:

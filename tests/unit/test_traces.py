@@ -60,9 +60,9 @@ def chain(count: int, link: str) -> BaseException:
     return raised(fault)
 
 
-def noted(notes: object) -> BaseException:
+def noted(notes: Any) -> BaseException:
     fault = CountedError(0)
-    fault.__notes__ = notes  # type: ignore[assignment]
+    fault.__notes__ = notes
     return raised(fault)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -109,10 +109,10 @@ async def test_a_store_that_refuses_more_lets_the_journal_forget_what_it_has(
     monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
     insert = feeding.rig.store.insert
 
-    async def refuse_the_second(*args: object) -> object:
+    async def refuse_the_second(*args: Any) -> object:
         if feeder.fed_seq and not feeding.journal.checkpoint_seq:
             raise StoreUnavailableError("the disk is full")
-        return await insert(*args)  # type: ignore[arg-type]
+        return await insert(*args)
 
     monkeypatch.setattr(feeding.rig.store, "insert", refuse_the_second)
     feeder = await feeding.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,10 @@ class Gate:
     def open(self) -> None:
         self._opened.set()
 
-    async def _pass(self, *args: object) -> object:
+    async def _pass(self, *args: Any) -> object:
         self.asked.set()
         await self._opened.wait()
-        return await self._insert(*args)  # type: ignore[arg-type]
+        return await self._insert(*args)
 
 
 async def claimed(feeding: Feeding) -> list[bool]:
@@ -462,14 +463,16 @@ async def test_a_run_that_a_kill_cut_off_before_its_job_was_stored_counts_as_a_g
     ]
 
 
-async def test_of_a_claimed_record_with_several_jobs_each_is_a_ghost_that_the_store_does_not_have(feeding: Feeding) -> None:
+async def test_of_a_claimed_record_with_several_jobs_each_is_a_ghost_that_the_store_does_not_have(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feeder = await feeding.start()
     await feeder.stop()
 
     def claim(batch: list[Record]) -> None:
         batch[0].claimed = True
 
-    feeder.before_flush = claim  # type: ignore[method-assign]
+    monkeypatch.setattr(feeder, "before_flush", claim)
     feeding.append(b'[{"type":"mail"},{"type":"mail"}]', JOB)
     await feeding.journal.flush()
     await feeding.journal.stop()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -119,11 +120,11 @@ async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
     insert, refused = feeding.rig.store.insert, asyncio.Event()
     monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
 
-    async def refuse_once(*args: object) -> object:
+    async def refuse_once(*args: Any) -> object:
         if not refused.is_set():
             refused.set()
             raise StoreUnavailableError("database is full")
-        return await insert(*args)  # type: ignore[arg-type]
+        return await insert(*args)
 
     monkeypatch.setattr(feeding.rig.store, "insert", refuse_once)
     feeder = await feeding.start()
@@ -269,10 +270,10 @@ async def test_a_stop_lets_the_store_finish_the_batch_that_it_has(feeding: Feedi
     hand = feeding.rig.hand(1)
     insert, begun, may_go_on = feeding.rig.store.insert, asyncio.Event(), asyncio.Event()
 
-    async def dawdle(*args: object) -> object:
+    async def dawdle(*args: Any) -> object:
         begun.set()
         await may_go_on.wait()
-        return await insert(*args)  # type: ignore[arg-type]
+        return await insert(*args)
 
     monkeypatch.setattr(feeding.rig.store, "insert", dawdle)
     feeder = await feeding.start()

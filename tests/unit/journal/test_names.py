@@ -33,7 +33,7 @@ async def test_a_segment_of_a_newer_version_is_not_touched_and_a_file_of_one_is_
     assert disk.snapshot() == before
 
 
-async def test_a_file_that_cannot_be_read_is_in_the_way_only_under_a_segments_name() -> None:
+async def test_a_file_that_cannot_be_read_is_in_the_way_only_under_a_segments_name(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = await a_disk_with(["0"])
     files = FaultyFiles(disk)
     unreadable: set[Path] = {DIR / "other"}
@@ -45,7 +45,7 @@ async def test_a_file_that_cannot_be_read_is_in_the_way_only_under_a_segments_na
             raise OSError(errno.EACCES, "not yours")
         return whole(path, writable=writable)
 
-    disk.open = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(disk, "open", refuse)
     assert repair(DIR, files).set_aside == []
     unreadable.add(FIRST)
     with pytest.raises(OSError, match="not yours"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kqs.errors import JournalError, JournalFailedError
-from kqs.journal import Journal
+from kqs.journal import Files, Journal
 from kqs.journal.condition import Standing
 from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.scan import scan
@@ -29,8 +29,8 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Standing, "REOPEN_LAST_S", 0.002)
 
 
-async def a_started(files: object, segment_bytes: int = 4096) -> Journal:
-    journal = Journal(Settings(DIR, segment_bytes), SystemClock(), files)  # type: ignore[arg-type]
+async def a_started(files: Files, segment_bytes: int = 4096) -> Journal:
+    journal = Journal(Settings(DIR, segment_bytes), SystemClock(), files)
     await journal.start()
     return journal
 

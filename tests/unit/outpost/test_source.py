@@ -556,7 +556,7 @@ async def test_one_that_answers_does_not(post: Post, monkeypatch: pytest.MonkeyP
     assert len(post.calls("work")) == 1
 
 
-async def test_a_server_that_closes_at_once_is_not_asked_without_end(post: Post) -> None:
+async def test_a_server_that_closes_at_once_is_not_asked_without_end(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     times: list[float] = []
     loop = asyncio.get_running_loop()
 
@@ -564,7 +564,7 @@ async def test_a_server_that_closes_at_once_is_not_asked_without_end(post: Post)
         times.append(loop.time())
         peer.send({"v": 1, "e": {"_isError__": 1, "message": "full", "code": "busy"}, "s": "err"})
 
-    post.server.take = turn_away  # type: ignore[method-assign]
+    monkeypatch.setattr(post.server, "take", turn_away)
     await post.start()
     await until(lambda: len(times) == 4)
     assert times[3] - times[2] > 0.05
@@ -592,7 +592,7 @@ async def test_what_is_no_answer_ends_the_connection(post: Post) -> None:
 async def test_a_bug_in_what_takes_an_answer_is_a_fault(post: Post) -> None:
     await post.start()
     await post.called("work")
-    post.consumer.deliver = None  # type: ignore[assignment]
+    post.consumer.deliver = None  # type: ignore[assignment]  # that is the fault
     post.tell([a_run(1)])
     name, error = await post.supervisor.told()
     assert (name, type(error)) == ("line", TypeError)

@@ -16,18 +16,12 @@ from kqs.queue.ends import DELETED, End
 from kqs.queue.events import Word
 from kqs.store import change as bounds
 from kqs.store.base import Verb
-from tests.support.jobs import ORDER, an_accepted
+from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 
 
 async def change(rig: Rig, verb: Verb, wanted: Filter = EVERYTHING, **flags: Any) -> Done:
-    rig.orders = getattr(rig, "orders", ORDER + 1_000_000)  # type: ignore[attr-defined]
-
-    def take(count: int) -> int:
-        rig.orders += count  # type: ignore[attr-defined]
-        return rig.orders - count  # type: ignore[attr-defined,no-any-return]
-
-    return await rig.queue.changes.do(verb, wanted, 2**62, take, **flags)
+    return await rig.queue.changes.do(verb, wanted, 2**62, rig.take_orders, **flags)
 
 
 async def state(rig: Rig, number: int) -> State:

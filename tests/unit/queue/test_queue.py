@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -423,11 +424,11 @@ async def test_claims_that_the_store_refuses_are_tried_again(rig: Rig, monkeypat
     await rig.accept(an_accepted(1))
     claim, refusals = rig.store.claim, [1]
 
-    async def refuse_once(*args: object) -> object:
+    async def refuse_once(*args: Any) -> object:
         if refusals:
             refusals.pop()
             raise StoreUnavailableError("full")
-        return await claim(*args)  # type: ignore[arg-type]
+        return await claim(*args)
 
     monkeypatch.setattr(rig.store, "claim", refuse_once)
     assert (await rig.hand(1).take()).claim.order == ORDER + 1
@@ -528,10 +529,10 @@ async def test_a_lane_that_a_new_job_took_meanwhile_is_not_filled_twice(rig: Rig
     await rig.accept(an_accepted(1))
     reserve, begun, may_go_on = rig.broker.reserve, asyncio.Event(), asyncio.Event()
 
-    async def dawdle(*args: object) -> object:
+    async def dawdle(*args: Any) -> object:
         begun.set()
         await may_go_on.wait()
-        return await reserve(*args)  # type: ignore[arg-type]
+        return await reserve(*args)
 
     monkeypatch.setattr(rig.broker, "reserve", dawdle)
     hand = rig.hand(1, "mail", "other")

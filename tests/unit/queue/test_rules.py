@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kqs.handlers import Again, Failed, Ok
+from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import State
 from kqs.options import JobFields, Options, PlainJob
 from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept, whole_ms
@@ -130,14 +130,17 @@ OUTCOMES = [Ok(), Again(5), Again(), Failed("no"), Failed("no", final=True)]
 
 
 @given(st.floats(0, 4e9), st.floats(0, 4e9), st.sampled_from([*OUTCOMES, "ghost", "interrupted"]))
-def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(started_at: float, clock: float, way: object) -> None:
+def test_no_run_ends_before_it_began_and_none_waits_longer_for_that(
+    started_at: float, clock: float, way: Outcome | str
+) -> None:
     run, now = replace(a_run(), started_at=started_at), whole_ms(clock)
     if way == "ghost":
         report = judge.ghost(run, Options(), now, "gone")
     elif way == "interrupted":
         report = judge.interrupted(run, now)
     else:
-        report = judge.outcome(run, Options(), way, now)  # type: ignore[arg-type]
+        assert not isinstance(way, str)
+        report = judge.outcome(run, Options(), way, now)
     assert report.ended_at == max(now, started_at)
     assert report.due_at in (0.0, now + 5, now + 30)
     assert report.drop_at in (None, now + 3600)

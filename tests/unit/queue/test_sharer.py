@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kqs.errors import StoreUnavailableError
@@ -78,7 +79,7 @@ class Shared(Rig):
         return store
 
     async def say(self, **named: float | None) -> None:
-        await self.queue.limiting.say("mail", Said(**named))  # type: ignore[arg-type]
+        await self.queue.limiting.say("mail", msgspec.structs.replace(Said(), **named))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from kqs.job import Returned, State
 from kqs.queue.leases import SLOT_S
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module
+from kqs.store.base import Granted
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import STORE_ID, Hired, a_desk, assert_balanced, still
@@ -254,7 +256,7 @@ async def test_what_was_being_claimed_at_a_stop_goes_back(rig: Rig, monkeypatch:
     await rig.accept(an_accepted(1))
     claim, is_claimed, go_on = rig.store.claim, asyncio.Event(), asyncio.Event()
 
-    async def held(*args):  # type: ignore[no-untyped-def]
+    async def held(*args: Any) -> Granted:
         runs = await claim(*args)
         is_claimed.set()
         await go_on.wait()

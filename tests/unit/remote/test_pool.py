@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,8 @@ class Held:
         self.count = 0
         claim = rig.store.claim
 
-        async def held(entries: Sequence[Entry], *args: object) -> Granted:
-            runs = await claim(entries, *args)  # type: ignore[arg-type]
+        async def held(entries: Sequence[Entry], *args: Any) -> Granted:
+            runs = await claim(entries, *args)
             self.count += 1
             await self._go.wait()
             return runs

@@ -43,7 +43,9 @@ async def test_it_counts_as_a_touch(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("end", ["fail", "release", "lose", "expire"])
-async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig, end: str) -> None:
+async def test_the_next_run_is_given_what_was_said_just_before_the_end(
+    rig: Rig, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.cascade = type(rig.cascade)({"retry_delay": 0.0, "ghost_delay": 0.0}, {})
     await rig.restart()
     desk = a_desk(rig)
@@ -69,7 +71,7 @@ async def test_the_next_run_is_given_what_was_said_just_before_the_end(rig: Rig,
         seen.extend(run.progress for run in runs)
         given(runs)
 
-    other._given = note  # type: ignore[method-assign]
+    monkeypatch.setattr(other, "_given", note)
     other.reserve()
     (again,) = await other.take()
     assert seen == [b'"last"']

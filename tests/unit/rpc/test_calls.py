@@ -68,13 +68,15 @@ async def test_jobs_goes_on_after_the_last_one_seen() -> None:
     assert [job["id"] for job in await ask(talk, "jobs", '{"type":"x","state":"new","after":"a","limit":1}')] == ["c"]
 
 
-async def test_an_unexpected_exception_tells_the_peer_only_an_id(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_unexpected_exception_tells_the_peer_only_an_id(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     talk = Conversing()
 
     async def broken() -> dict[str, int | float]:
         raise RuntimeError("/secret/path")
 
-    talk.backend.stats = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(talk.backend, "stats", broken)
     error = await ask(talk, "stats")
     fault = re.fullmatch(r"internal error ([0-9a-f]{16})", error["message"])
     assert error["code"] == "internal"
@@ -92,13 +94,13 @@ async def test_a_number_of_more_digits_than_anything_reads_is_refused_like_any_o
     )
 
 
-async def test_a_known_kind_of_trouble_tells_its_code_and_no_more() -> None:
+async def test_a_known_kind_of_trouble_tells_its_code_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Conversing()
 
     async def away() -> dict[str, int | float]:
         raise StoreUnavailableError("/secret/path is locked")
 
-    talk.backend.stats = away  # type: ignore[method-assign]
+    monkeypatch.setattr(talk.backend, "stats", away)
     error = await ask(talk, "stats")
     assert (error["code"], error["message"]) == ("busy", ERROR_CODES["busy"])
 

@@ -9,10 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from kqs.rpc import context as context_module
+from kqs.rpc.slices import Slices
 from kqs.wire import dialect
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
 from kqs.wire.steps import Steps, finish
 from tests.support.conversing import Conversing, codes
+from tests.support.supervising import StrictSupervisor
 
 TRANSCRIPT = (
     b'{"n":"ping"}\n{"v":1,"id":1,"n":"echo","m":{"a":[1.50,"\xc3\xa9"]}}\r\n\n'
@@ -195,10 +197,26 @@ async def test_a_long_line_is_answered_in_its_turn(line: bytes) -> None:
     assert sorted(answer["id"] for answer in answers) == [0, 0, 1]
 
 
+class PutOff(Slices):
+    """Does nothing of what takes long."""
+
+    def __init__(self) -> None:
+        super().__init__(StrictSupervisor())
+        self.waiting: list[Steps[None]] = []
+
+    def run(self, work: Steps[None], size: int = 0) -> None:
+        self.waiting.append(work)
+
+
+def put_off(talk: Conversing) -> list[Steps[None]]:
+    """Have nothing done that takes long; return what it is."""
+    talk.context.slices = slices = PutOff()
+    return slices.waiting
+
+
 async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -> None:
     talk = Conversing(max_line_bytes=10**6)
-    waiting: list[Steps[None]] = []
-    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
+    waiting = put_off(talk)
     assert talk.hear(b'{"id":1,"n":"echo","m":%b}\n{"id":2,"n":"ping"}\n' % PAD) == []
     assert talk.conversation.is_full
     assert not talk.conversation.is_idle
@@ -210,8 +228,7 @@ async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -
 
 async def test_a_long_line_of_a_peer_that_left_is_dropped() -> None:
     talk = Conversing(max_line_bytes=10**6)
-    waiting: list[Steps[None]] = []
-    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
+    waiting = put_off(talk)
     talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
     talk.conversation.forget()
     finish(waiting.pop())
@@ -265,8 +282,7 @@ async def test_nothing_that_does_harm_is_suggested(name: str) -> None:
 @pytest.mark.parametrize(("data_bytes", "counted_as"), [(200_000, "waiting_bytes"), (400_000, "open_bytes")])
 async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data_bytes: int, counted_as: str) -> None:
     talk = Conversing(max_line_bytes=10**6)
-    waiting: list[Steps[None]] = []
-    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
+    waiting = put_off(talk)
     talk.hear(b'{"id":1,"n":"insert","m":[{"type":"x","data":"%b"}]}\n' % (b"x" * data_bytes))
     talk.conversation.count_received()
     assert getattr(talk.context.lines, counted_as) > data_bytes
@@ -278,8 +294,7 @@ async def test_a_line_that_is_worked_on_counts_as_received_until_it_is_done(data
 
 async def test_what_is_worked_on_is_dropped_with_what_waits() -> None:
     talk = Conversing(max_line_bytes=10**6)
-    waiting: list[Steps[None]] = []
-    talk.context.slices.run = lambda work, size=0: waiting.append(work)  # type: ignore[method-assign]
+    waiting = put_off(talk)
     talk.hear(b'{"id":1,"n":"insert","m":{"type":"x","data":%b}}\n' % PAD)
     next(waiting[0])
     talk.conversation.count_received()

@@ -69,8 +69,9 @@ class Talk(Conversing):
         self.say("reserve", {"types": ["mail"], "wait": 10}, f"r{number}")
         await self.rig.accept(job)
         (answer,) = await self.heard()
+        run: dict[str, Any]
         (run,) = answer["m"]
-        return run  # type: ignore[no-any-return]
+        return run
 
 
 @pytest.fixture
@@ -484,8 +485,8 @@ async def test_notifications_ask_for_nothing_and_report_in_silence(talk: Talk, r
     await rig.accept(an_accepted(2))
     await still(rig)
     assert talk.desk.runs_count == 1
-    for params in ([], [{"run": "x", "report": "ok"}], {"run": run["run"], "report": "ok"}):  # type: ignore[assignment]
-        assert talk.hear(json.dumps({"jsonrpc": "2.0", "method": "finish", "params": params}).encode() + b"\n") == []
+    for report in ([], [{"run": "x", "report": "ok"}], {"run": run["run"], "report": "ok"}):
+        assert talk.hear(json.dumps({"jsonrpc": "2.0", "method": "finish", "params": report}).encode() + b"\n") == []
     await rig.until(1, State.SUCCESS)
     await still(rig)
     assert talk.answers() == []
@@ -525,15 +526,22 @@ async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk
 # -- against what is stored ---------------------------------------------------------------------------------------------
 
 
+class Fed:
+    lag_records = 0
+
+    async def catch_up(self, *, unflushed: bool = False) -> None:
+        """All is fed."""
+
+
+def a_backend(talk: Talk) -> ServerBackend:
+    fed: Any = Fed()
+    nobody: Any = None  # what is asked here asks none of them
+    return ServerBackend(nobody, fed, talk.rig.queue, nobody, talk.desk, nobody, talk.rig.clock)
+
+
 async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
-    class Fed:
-        lag_records = 0
-
-        async def catch_up(self, *, unflushed: bool = False) -> None:
-            """All is fed."""
-
     talk = Talk(rig)
-    backend = ServerBackend(None, Fed(), rig.queue, None, talk.desk, None, rig.clock)  # type: ignore[arg-type]
+    backend = a_backend(talk)
     run = await talk.run(1)
     named = talk.desk.named(run["run"])
     assert named is not None
@@ -548,16 +556,10 @@ async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:
 
 
 async def test_a_run_of_the_same_number_that_a_later_boot_has_claimed_is_another(rig: Rig) -> None:
-    class Fed:
-        lag_records = 0
-
-        async def catch_up(self, *, unflushed: bool = False) -> None:
-            """All is fed."""
-
     talk = Talk(rig)
     named = talk.desk.named((await talk.run(1))["run"])
     assert named is not None
-    backend = ServerBackend(None, Fed(), rig.queue, None, talk.desk, None, rig.clock)  # type: ignore[arg-type]
+    backend = a_backend(talk)
     for change in ({"epoch": named.claim.epoch - 1}, {"order": named.claim.order + 1}):
         other = named._replace(claim=msgspec.structs.replace(named.claim, **change))
         assert not await backend.report_unwatched(other, Ok())

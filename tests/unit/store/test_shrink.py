@@ -96,12 +96,13 @@ def test_it_gives_back_as_much_as_its_time_allows(session: Session, monkeypatch:
 
 async def test_a_busy_store_shrinks_between_its_transactions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
-    monkeypatch.setattr(session, "shrink", shrunk := threading.Event().set)
+    shrunk = threading.Event()
+    monkeypatch.setattr(session, "shrink", shrunk.set)
     store = StoreThread(session, StrictSupervisor())
     await store.start(lambda session: session.open("0" * 32, "abcdef12"))
     assert await store.call(lambda session: retention.sweep(session, 5.0, JOBS, JOBS)) == 0
     await store.stop()
-    assert shrunk.__self__.is_set()  # type: ignore[attr-defined]
+    assert shrunk.is_set()
 
 
 def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,13 +173,13 @@ def test_what_cannot_be_given_back_now_is_let_be(session: Session, monkeypatch: 
     session.give_back()
 
 
-async def test_a_store_gives_back_when_it_is_asked_to(tmp_path: Path) -> None:
+async def test_a_store_gives_back_when_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(tmp_path / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor())
     store.give_back()
     assert store.owed_bytes() == 0
     await store.open("0" * 32, "abcdef12")
     given = threading.Event()
-    store._session.give_back = given.set  # type: ignore[method-assign]
+    monkeypatch.setattr(store._session, "give_back", given.set)
     store.give_back()
     await store.sync()
     assert await asyncio.to_thread(given.wait, 10)
