@@ -368,6 +368,47 @@ async def test_what_a_killed_server_did_last_is_counted_by_the_eldest_that_lives
     assert await ours.counts() == {"mail": {State.NEW: 1, State.PROCESSING: 1}}
 
 
+async def test_what_a_server_doubts_when_it_is_stopped_is_counted_by_the_eldest(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await ours._there.say_alive()
+    theirs._there.session.tallies.add([("mail", State.RETRY)])
+    theirs._there.session.tallies.doubt()
+    await theirs.close()
+    await ours._there.say_alive()
+    assert await counted_anew(ours, clock=clock) == {"mail": {State.NEW: 1}}
+
+
+async def test_what_a_server_doubts_when_it_is_stopped_is_counted_by_its_next_boot(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, clock: FakeClock, now: float
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    theirs._there.session.tallies.add([("mail", State.RETRY)])
+    theirs._there.session.tallies.doubt()
+    await theirs.close()
+    again = make_mongo_store()
+    await again.open(OTHER_JOURNAL, OTHER_NODE)
+    assert await counted_anew(again, clock=clock) == {"mail": {State.NEW: 1}}
+
+
+async def test_a_death_that_the_eldest_has_not_seen_when_it_is_stopped_is_seen_to_by_the_next(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, clock: FakeClock
+) -> None:
+    third = make_mongo_store()
+    await third.open("7" * 32, "7777beef")
+    await theirs._there.say_alive()
+    await third._there._supervisor.end(*third._there._services)
+    for _ in range(int(LEASE_S / 10) + 1):
+        clock.advance(10)
+        await ours._there.servers.beat()
+        await theirs._there.say_alive()
+    assert not is_doubtful(theirs)
+    await ours.close()
+    await theirs._there.say_alive()
+    assert is_doubtful(theirs)
+
+
 @pytest.mark.parametrize("doubters", [1, 2])
 async def test_what_a_count_beside_others_finds_amiss_is_put_right_once(
     ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float, doubters: int

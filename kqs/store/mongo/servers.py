@@ -4,6 +4,7 @@
     node           the ending of its ids, 8 hex digits
     epoch          its newest boot
     is_open        False once that boot ended in good order
+    doubts         True where that boot ended before it was sure of the totals (tallies.py)
     beat           grows with every heartbeat
     fed_seq        the journal seq up to which (exclusive) everything is stored
     last_order     the highest order ever stored
@@ -63,6 +64,9 @@ class Servers:
         self._monotonic = monotonic
         self._sightings: dict[int, _Sighting] = {}
         self._living: set[int] = set()
+        # boots that have left something to be looked at; and those for which we have: who is the eldest may change meanwhile
+        self._owing: set[int] = set()
+        self._looked_after: set[int] = set()
         self._looked_at = monotonic()
         self._beat_at = monotonic()
         self.epoch = 0
@@ -71,7 +75,7 @@ class Servers:
         #: the highest order that came from the journal, not from a retry
         self.fed_order = 0
         self._journal_order = 0
-        #: the last boot of our journal did not end in good order
+        #: the last boot of our journal did not end in good order, or in doubt
         self.was_killed = False
         #: conditions, of which a record meets one that no journal but ours can bring back, as far as we know: it makes room
         #: for a new job of its id once it is over
@@ -92,7 +96,7 @@ class Servers:
         self.on_held: Callable[[], None] = lambda: None
         #: called when a server has died or left, and we are to do what it has left undone
         self.on_gone: Callable[[], None] = lambda: None
-        #: called when somebody has to see whether all is as it should be: a server died, or we were held up ourselves
+        #: called when somebody has to see whether all is as it should be: a server died, or left in doubt, or we were held up
         self.on_lapse: Callable[[], None] = lambda: None
 
     async def register(self, epoch: int) -> None:
@@ -100,12 +104,13 @@ class Servers:
 
         Raises: StoreCorruptError: another journal has our node; nothing was changed.
         """
-        before = await self._servers.find_one({"_id": self._journal_id, "node": self._node}, ["is_open"])
-        self.was_killed = before is not None and before["is_open"]
+        before = await self._servers.find_one({"_id": self._journal_id, "node": self._node}, ["is_open", "doubts"])
+        self.was_killed = before is not None and (before["is_open"] or before.get("doubts", False))
+        begun = {"epoch": epoch, "is_open": True, "doubts": False, "called_off": []}
         try:
             ours: Document = await self._servers.find_one_and_update(
                 {"_id": self._journal_id, "node": self._node},
-                {"$set": {"epoch": epoch, "is_open": True, "called_off": []}, "$inc": {"beat": 1}, "$max": self._reach(0)},
+                {"$set": begun, "$inc": {"beat": 1}, "$max": self._reach(0)},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -153,9 +158,13 @@ class Servers:
     def _reach(self, fed_seq: int) -> Document:
         return {"fed_seq": fed_seq, "last_order": self.last_order, "journal_order": self._journal_order}
 
-    async def leave(self) -> None:
-        """Say that this boot is over: what it has claimed may be given back at once."""
-        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$set": {"is_open": False}})
+    async def leave(self, *, doubts: bool) -> None:
+        """Say that this boot is over: what it has claimed may be given back at once.
+
+        Args: doubts: of the totals, for others to see to.
+        """
+        over = {"$set": {"is_open": False, "doubts": doubts}}
+        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, over)
 
     async def living(self) -> set[int]:
         """Return the epochs of the boots that are alive as far as we know, ours included."""
@@ -177,14 +186,18 @@ class Servers:
                 epochs.add(epoch)
             elif not server["is_open"]:
                 left.add(epoch)
+                if server.get("doubts", False):
+                    self._owing.add(epoch)
         self._sightings, self.replaceable = seen, replaceable
         gone = self._living - epochs
-        died = gone - left
+        self._owing = (self._owing | (gone - left)) - self._looked_after
         was_held_up = now - self._looked_at > LEASE_S / 2
         self._living, self._looked_at = set(epochs), now
         if gone and self.is_eldest:
             self.on_gone()
-        if was_held_up or (died and self.is_eldest):
+        if was_held_up or (self._owing and self.is_eldest):
+            self._looked_after = (self._looked_after | self._owing) & seen.keys()
+            self._owing = set()
             self.on_lapse()
         return epochs
 

@@ -534,7 +534,7 @@ class _Open:
         try:
             await self.session.tallies.flush()
             await self.servers.beat()
-            await self.servers.leave()
+            await self.servers.leave(doubts=self.session.tallies.is_doubtful)
         except (*client.DRIVER_ERRORS, StoreError) as error:
             log.warning("leaving MongoDB without saying so", error=str(error))
         self._connection.close()

@@ -113,6 +113,11 @@ class Tallies:
         self._on_waiting({type_: max(0, self.waiting[type_]) for type_ in self._watched})
 
     @property
+    def is_doubtful(self) -> bool:
+        """Tell whether the numbers may be wrong, as far as is known here; who leaves then hands that on."""
+        return self._is_doubtful or self._counted is not None
+
+    @property
     def needs_recount(self) -> bool:
         """Tell whether the numbers may be wrong, and the last count is long enough ago."""
         return self._is_doubtful and self._counted is None and self._monotonic() >= self._not_before
