@@ -67,7 +67,11 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69, "no server answers, or takes the last reports of `kqs work`, or the port is in use"
     SOFTWARE = 70, "the server stopped because a part of it died, or could not stop in good order; its log says why"
     CANNOT_CREATE = 73, "the server cannot create its port or socket"
-    IO_FAILED = 74, "a file or journal is not there, or cannot be read or written"
+    IO_FAILED = (
+        74,
+        "a file or journal is not there, or cannot be read or written; "
+        "or the system refuses the open files or threads of a start",
+    )
     TEMPORARY = (
         75,
         "not now: the server is busy, full or stopping, or did not answer in time, or another one has the journal",
