@@ -53,6 +53,9 @@ DOUBTED_LOOKS = 2
 SILENT_LOOKS = 4
 #: so is one that has no run, of which nothing is heard at so many
 LOST_LOOKS = 15
+#: and one whose connection has been gone at so many: a handler has closed it there, unseen. At its end a child closes it
+#: itself, and takes two seconds at most from there
+GONE_LOOKS = 5
 _READ_BYTES = 64 * 1024
 
 
@@ -61,6 +64,7 @@ class Hand(Protocol):
 
     overdue_count: int
     lost_count: int
+    is_gone: bool
 
     @property
     def runs_count(self) -> int:
@@ -126,7 +130,7 @@ class Child:
         self._channel: Channel | None = None
         self._peer: Peer | None = None
         self._status = b""
-        self._silent_looks = 0
+        self._silent_looks = self._gone_looks = 0
         self._overdue_heard = 0
         self._why_killed = ""
         self._is_ending = False
@@ -208,9 +212,16 @@ class Child:
             self._channel.close()
 
     def look(self) -> None:
-        """Look whether a handler holds its loop: then it gets no more jobs, and is killed if a run's time goes by meanwhile."""
+        """Look whether a handler holds its loop: then it gets no more jobs, and is killed if a run's time goes by meanwhile.
+
+        One that has no connection any more can have no jobs, and is killed.
+        """
         self._silent_looks += 1
         if self._peer is None or self._why_killed:
+            return
+        self._gone_looks += self._peer.hand.is_gone
+        if self._gone_looks >= GONE_LOOKS:
+            self._kill("a handler closed its connection, so it was killed")
             return
         if self._silent_looks == DOUBTED_LOOKS:
             self._peer.hand.pause()

@@ -174,6 +174,14 @@ def test_one_that_a_handler_blocks_for_ever_is_killed_when_a_run_is_over_its_tim
         assert "a handler held its event loop beyond the time of a run, so it was killed" in server.log.read_text()
 
 
+def test_one_whose_connection_a_handler_has_closed_is_replaced(tmp_path: Path) -> None:
+    with having_children(tmp_path, 1) as server:
+        record_of(server, insert(server, "close", 3))
+        until_said(server, "a handler closed its connection, so it was killed")
+        assert record_of(server, insert(server, "double", 21))["result"] == 42
+        assert ask(server, "stats")["children_restarts"] == 1
+
+
 def test_a_long_computation_within_its_time_is_let_be(tmp_path: Path) -> None:
     chores = "import kqs, time\n@kqs.handler('hold')\nasync def hold(data):\n    time.sleep(data)\n"
     (tmp_path / "holding.py").write_text(chores)

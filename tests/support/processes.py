@@ -147,6 +147,11 @@ async def descriptors(data):
     return found
 
 
+@kqs.handler("close")
+async def close(data):
+    asyncio.get_running_loop().call_later(0.5, os.close, data)  # when this was reported
+
+
 @kqs.handler("environ")
 async def environ(data):
     return dict(os.environ)

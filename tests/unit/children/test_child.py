@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kqs.children import child as children
-from kqs.children.child import DOUBTED_LOOKS, LOST_LOOKS, SILENT_LOOKS, Child, End
+from kqs.children.child import DOUBTED_LOOKS, GONE_LOOKS, LOST_LOOKS, SILENT_LOOKS, Child, End
 from kqs.children.words import Beat, Born, Leaving, Ready, Unfit, Word, told
 from kqs.commands.channel import MinderLostError
 from kqs.minding.frames import Ended, Order, Unstarted
@@ -25,6 +25,7 @@ from tests.support.turning import until
 class FakeHand:
     def __init__(self) -> None:
         self.overdue_count = self.lost_count = self.runs_count = 0
+        self.is_gone = False
         self.is_paused = False
 
     def pause(self) -> None:
@@ -228,6 +229,19 @@ async def test_silent_without_a_run_it_is_killed_at_last_unless_it_only_starts(r
         rig.child.look()
     assert channel.ends == 2
     assert "after all its runs were over" in (await rig.end(ended(-9))).how
+
+
+async def test_without_a_connection_it_is_killed_unless_it_ends_by_itself_soon(rig: Rig) -> None:
+    channel = await rig.start()
+    await said(rig, Born(os.getpid()), Ready())
+    rig.peer.hand.is_gone = True
+    for _ in range(GONE_LOOKS - 1):
+        rig.child.look()
+        await said(rig, Beat([]))
+    assert channel.ends == 0
+    rig.child.look()
+    assert channel.ends == 2
+    assert (await rig.end(ended(-9))).how == "a handler closed its connection, so it was killed"
 
 
 async def test_asked_to_end_before_there_is_a_process_none_is_started(rig: Rig) -> None:
