@@ -227,8 +227,6 @@ def main(brief: dict[str, Any]) -> NoReturn:
     say(Born(os.getpid()))
     set_name(b"kqs-child")
     config = config_of(brief)
-    logs.configure(config.log)
-    logs.PROCESSORS.insert(1, _marked(brief["number"]))
     worker = config.worker
     if worker.max_jobs:
         worker = msgspec.structs.replace(worker, concurrency=min(worker.concurrency, worker.max_jobs))
@@ -236,6 +234,8 @@ def main(brief: dict[str, Any]) -> NoReturn:
     settings = OutpostSettings(Address(socket="given"), worker, name, tuple(worker.types), commands=config)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        logs.configure(config.log)
+        logs.PROCESSORS.insert(1, _marked(brief["number"]))
         code = hosted(lambda sentry: Child(settings, sentry).run(), worker.grace_s)
     except StartupError as error:
         say(Unfit(str(error)))
