@@ -28,7 +28,7 @@ class StoreHere:
         """See Runner.start."""
         assert not self._is_open, "started twice"
         opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        forking.watch(self._in_use)
+        forking.watch(self._in_use, self._session)
         with self._in_use:
             settle([attempt(Operation(open_session, opened, durable=True), self._session)])
         self._is_open = opened.exception() is None

@@ -70,7 +70,7 @@ class StoreThread:
         opened: asyncio.Future[T] = self._loop.create_future()
         opening = Operation(open_session, opened, durable=True)
         self._unresolved = 1
-        forking.watch(self._session_in_use)
+        forking.watch(self._session_in_use, self._session)
         self._thread = new_thread(self._main, "kqs-store", opening)
         try:
             return await opened

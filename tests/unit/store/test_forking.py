@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from posix import _exit as leave_now
 
@@ -64,12 +66,13 @@ async def test_a_fork_waits_until_what_a_store_does_is_done(gate: threading.Even
         hold()
 
     monkeypatch.setattr(forking._forks, "hold", ask)
-    holding = asyncio.ensure_future(asyncio.to_thread(forking._forks.hold))
-    await asyncio.to_thread(asked.wait)
-    assert not holding.done()
-    gate.set()
-    await holding
-    forking._forks.release()
+    with ThreadPoolExecutor(1) as forker:
+        holding = asyncio.wrap_future(forker.submit(forking._forks.hold))
+        await asyncio.to_thread(asked.wait)
+        assert not holding.done()
+        gate.set()
+        await holding
+        forker.submit(forking._forks.release).result()
     assert await asyncio.to_thread(_fork) == 7
 
 
@@ -77,6 +80,41 @@ async def test_a_store_that_hangs_holds_up_no_fork_for_long(gate: threading.Even
     monkeypatch.setattr(forking, "_LONGEST_S", 0.01)
     assert await asyncio.to_thread(_fork) == 7
     assert not gate.is_set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what a hook of forks raises is dropped
+def test_a_signal_that_interrupts_a_fork_leaves_no_store_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    free, taken = threading.Lock(), threading.Lock()
+    monkeypatch.setattr(forking, "_LONGEST_S", 60.0)
+    monkeypatch.setattr(forking._forks, "locks", {free: None, taken: None})
+    before = signal.signal(signal.SIGALRM, interrupted)
+    with taken:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert _fork() == 7
+    signal.signal(signal.SIGALRM, before)
+    assert not free.locked()
+
+
+async def test_two_forks_at_once_leave_no_store_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = [threading.Lock() for _ in range(3)]
+    monkeypatch.setattr(forking._forks, "locks", dict.fromkeys(locks))
+    first = threading.Event()
+
+    def hold() -> None:
+        forking._forks.hold()
+        first.set()
+
+    monkeypatch.setattr(forking, "_LONGEST_S", 0.01)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(hold)
+        first.wait()
+        other.submit(forking._forks.hold).result()  # in vain
+        one.submit(forking._forks.release).result()
+        other.submit(forking._forks.release).result()
+    assert not any(lock.locked() for lock in locks)
 
 
 @pytest.mark.parametrize("is_here", [True, False])
