@@ -40,8 +40,9 @@ from kqs.feeder import Feeder
 from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.inserter import Inserter
-from kqs.journal import Journal, Recovery
+from kqs.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.options import Cascade
+from kqs.process import forks
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
 from kqs.remote import Desk
@@ -84,6 +85,8 @@ class Core:
         self._registry = registry
         self._supervisor = supervisor
         self._on_journal = on_journal
+        self._owned: list[forks.Owned] = []
+        self._folder: forks.Identity | None = None
         self._clock = clock or SystemClock()
         self._is_passing = is_passing
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -149,8 +152,11 @@ class Core:
             on_fault=lambda error: supervisor.fault("journal", error),
             is_passing=self._is_passing,
         )
+        stack.callback(self._disown_files)
+        self._own_files()
         stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
         recovery = await _open_journal(journal, config.journal.dir)
+        self._own_files()  # the folders are there now
         self._on_journal()
         stack.push_async_callback(supervisor.end_part, "store", store.close)
         ids = Ids(recovery.node, recovery.last_order)
@@ -192,6 +198,21 @@ class Core:
         )
         self.inserter.check_order = self.backend.check_order
         await self._startup.start()
+
+    def _own_files(self) -> None:
+        """Keep the files from processes that are forked off."""
+        config = self._config
+        files = {config.journal.dir: list(JOURNAL_FILES)}
+        if config.store.kind == "sqlite":
+            files.setdefault(config.store_path.parent, []).extend([config.store_path.name, f"{config.store_path.name}-*"])
+        self._owned = [forks.own_files(folder, patterns) for folder, patterns in files.items()]
+        self._folder = forks.own_folder(config.journal.dir)
+
+    def _disown_files(self) -> None:
+        for owned in self._owned:
+            forks.disown_files(owned)
+        if self._folder is not None:
+            forks.disown(self._folder)
 
     def _make_store(self) -> Store:
         if self._config.store.kind == "mongodb":

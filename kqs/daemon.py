@@ -21,7 +21,6 @@ from kqs.core import Core
 from kqs.errors import ExitCode
 from kqs.executor import share_decimal_settings
 from kqs.handlers import Registry
-from kqs.journal import JOURNAL_FILES
 from kqs.log import get_logger
 from kqs.modules import load_modules, with_commands
 from kqs.notify import Notifier
@@ -114,13 +113,7 @@ class Daemon:
         stack.callback(listener.close)
         await listener.bind()
         forks.own_addresses(listener.addresses, Path(section.socket) if section.socket else None)
-        self._own_files()
-
-        def own_journal() -> None:
-            self._own_files()
-            listener.bind_socket()
-
-        core = await stack.enter_async_context(Core(config, registry, self._supervisor, own_journal))
+        core = await stack.enter_async_context(Core(config, registry, self._supervisor, listener.bind_socket))
         trace = config.log.level == "debug"
         server = Server(section, core.backend, self._supervisor, self._stop.request, listener=listener, trace=trace)
         stack.push_async_callback(self._supervisor.end_part, "server", server.stop)
@@ -130,15 +123,6 @@ class Daemon:
         await server.start()
         core.open(server.adopt)
         return server
-
-    def _own_files(self) -> None:
-        config = self._config
-        files = {config.journal.dir: list(JOURNAL_FILES)}
-        if config.store.kind == "sqlite":
-            files.setdefault(config.store_path.parent, []).extend([config.store_path.name, f"{config.store_path.name}-*"])
-        for folder, patterns in files.items():
-            forks.own_files(folder, patterns)
-        forks.own_folder(config.journal.dir)
 
 
 def _channels(config: Config) -> int:

@@ -89,7 +89,7 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
         await self._calls.open()
 
     async def close(self) -> None:
-        """Close; calls without an answer fail with ConnectionLostError. Idempotent."""
+        """Close; calls without an answer fail with ConnectionLostError. Idempotent; nothing in a forked process."""
         await self._calls.close()
 
     @property
@@ -101,6 +101,11 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
     def is_open(self) -> bool:
         """Tell whether it was opened, and not closed since; it may have no connection for a while."""
         return self._calls.is_open
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Tell whether it was opened in a process which this one was forked from, whose connection it has."""
+        return self._calls.is_elsewhere
 
     def call_itself(self, called: str) -> None:
         """Be called so in errors: whoever uses a client through something else knows nothing of it."""

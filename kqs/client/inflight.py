@@ -16,6 +16,7 @@ only mean the one that is tried.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Iterable
 
@@ -27,6 +28,7 @@ from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, AnyLink, OpenLin
 from kqs.client.standing import StandingCall
 from kqs.client.values import check_seconds, encode
 from kqs.errors import CallError, KqsError
+from kqs.process import forks
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.strict import check_text
 
@@ -89,6 +91,7 @@ class InFlight:
         self._backoff_s = FIRST_BACKOFF_S
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
 
     def _lost(self, how: str) -> ConnectionLostError:
         return ConnectionLostError(f"{self.called} {how}")
@@ -99,6 +102,8 @@ class InFlight:
         Raises: UnreachableError: nobody answers there; `open` may be tried again.
         """
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        forks.part()
         try:
             async with asyncio.timeout(self.timeout_s):
                 self._link = await self._open_link(self.address, self._on_answer, self._on_lost)
@@ -109,7 +114,9 @@ class InFlight:
             self._on_lost("the server closed the connection")
 
     async def close(self) -> None:
-        """Close; calls without an answer fail with ConnectionLostError. Idempotent."""
+        """Close; calls without an answer fail with ConnectionLostError. Idempotent; nothing in a forked process."""
+        if self.is_elsewhere:
+            return
         self._check_loop()
         self._is_open = False
         if self._reconnecting:
@@ -209,8 +216,15 @@ class InFlight:
         for standing in sent.values():
             standing.ended(error)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Tell whether it was opened in a process which this one was forked from, whose connection it has."""
+        return os.getpid() != self._pid
+
     def _check_loop(self) -> None:
-        """Raise RuntimeError if another event loop runs than the one it was opened in: neither would hear of it."""
+        """Raise RuntimeError in another event loop or process than it was opened in: neither would hear of it."""
+        if self.is_elsewhere:
+            raise RuntimeError(f"{self.called} belongs to process {self._pid}: open another after the fork")
         if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("it was opened in another event loop: open one here, or take kqs.blocking")
 

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import msgspec
 
 from kqs.client.address import Address
+from kqs.process import forks
 from kqs.wire.calling import Answer, AnswerReader
 
 #: between two tries to connect, in s: the first wait, which doubles, and the longest
@@ -52,6 +53,7 @@ class Link(asyncio.Protocol):
         self._paused = False
         self._reason = "the server closed the connection"
         self._transport: asyncio.Transport
+        self._identity: forks.Identity
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
@@ -93,8 +95,9 @@ class Link(asyncio.Protocol):
             self._out.clear()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Keep the transport, and its socket from processes that are forked off."""
         self._transport = cast("asyncio.Transport", transport)
+        self._identity = forks.own(transport.get_extra_info("socket").fileno())
 
     def data_received(self, data: bytes) -> None:
         """Hand on the answers that are complete."""
@@ -115,6 +118,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell why."""
+        forks.disown(self._identity)
         self.lost.set_result(None)
         self._on_lost(str(exc) if exc else self._reason)
 

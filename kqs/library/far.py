@@ -49,6 +49,8 @@ class FarQueue(Queue):
 
     async def close(self) -> None:
         """See Queue.close."""
+        if self._client.is_elsewhere:
+            return
         try:
             await self._running.close()
             await self._apart.close()

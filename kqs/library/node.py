@@ -108,6 +108,8 @@ class NodeQueue(Queue):
 
     async def close(self) -> None:
         """See Queue.close. Raises: QueueFailedError: a part had failed before."""
+        if self._loop is not None and self._client.is_elsewhere:
+            return
         if self._closing is None:
             self._check_loop()
             self._closing = asyncio.create_task(self._stack.aclose(), name="kqs-library-close")

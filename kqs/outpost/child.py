@@ -29,7 +29,7 @@ from kqs.job import Run
 from kqs.log import get_logger
 from kqs.minding.launch import set_name
 from kqs.modules import load_modules, with_commands
-from kqs.outpost.line import Line, OwnLink
+from kqs.outpost.line import Line
 from kqs.outpost.outpost import Outpost, OutpostSettings
 from kqs.outpost.source import WireSource
 from kqs.process import forks, memory
@@ -67,7 +67,7 @@ class GivenLine(Line):
             logs.flush()
             leave_now(ExitCode.UNAVAILABLE)  # the server is gone, and has taken back the runs
         loop = asyncio.get_running_loop()
-        return (await loop.create_unix_connection(lambda: OwnLink(self._heard, self._lost), sock=given))[1]
+        return (await loop.create_unix_connection(lambda: Link(self._heard, self._lost), sock=given))[1]
 
     async def _beat(self) -> None:
         """Ask for no word of the server: it may be held up, and that it is gone shows."""

@@ -18,7 +18,6 @@ from kqs.client import Address
 from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Link, why_unreachable
 from kqs.errors import PASSING_CODES, CallError
 from kqs.log import get_logger
-from kqs.process import forks
 from kqs.process.threads import addresses_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
@@ -46,23 +45,6 @@ class _Call(NamedTuple):
     answered: Answered
     event: Callable[[msgspec.Raw], None] | None
     length: int
-
-
-class OwnLink(Link):
-    """A link that no fork of this process keeps open."""
-
-    _identity: forks.Identity | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        super().connection_made(transport)
-        self._identity = forks.own(transport.get_extra_info("socket").fileno())
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell why."""
-        if self._identity is not None:
-            forks.disown(self._identity)
-        super().connection_lost(exc)
 
 
 class Line:
@@ -160,11 +142,11 @@ class Line:
         """Return a new connection. Raises: OSError, UnicodeError: none of the server's addresses answers."""
         async with asyncio.timeout(CONNECT_S):
             if self._address.socket:
-                return await OwnLink.open(self._address, self._heard, self._lost)
+                return await Link.open(self._address, self._heard, self._lost)
             fault: OSError = OSError("the name has no address")
             for host in await addresses_of(self._address.host):
                 try:
-                    return await OwnLink.open(Address(host, self._address.port), self._heard, self._lost)
+                    return await Link.open(Address(host, self._address.port), self._heard, self._lost)
                 except OSError as error:
                     fault = error
             raise fault

@@ -36,6 +36,8 @@ _GONE = " (deleted)"
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - to compare with
 
 Identity = tuple[int, int]
+#: a folder and patterns
+Owned = tuple[str, tuple[str, ...]]
 
 
 class _Guard:
@@ -44,9 +46,10 @@ class _Guard:
     def __init__(self) -> None:
         self.is_child = False
         self.is_installed = False
+        self.is_parting = False
         self.signals: dict[int, tuple[Any, Any]] = {}
         self.identities: set[Identity] = set()
-        self.files: dict[str, tuple[Identity | None, Sequence[str]]] = {}
+        self.files: dict[Owned, Identity | None] = {}
         self.ports: set[tuple[str, int]] = set()
         self.sockets: set[str] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -63,6 +66,23 @@ def install() -> None:
     if not guard.is_installed:
         guard.is_installed = True
         os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_become_child)
+
+
+def part() -> None:
+    """Have what is forked off find /dev/null in place of all that is ours, and all else as ever. Idempotent.
+
+    For programs whose process is not ours: a child that outlives it would hold its folders for as long as it likes.
+    """
+    if not guard.is_parting:
+        guard.is_parting = True
+        os.register_at_fork(after_in_child=_part)
+
+
+def _part() -> None:
+    if not guard.is_installed:
+        _let_go()
+        guard.identities.clear()
+        guard.files.clear()
 
 
 def take_signal(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
@@ -83,20 +103,33 @@ def disown(identity: Identity) -> None:
     guard.identities.discard(identity)
 
 
-def own_files(folder: Path, patterns: Sequence[str]) -> None:
-    """Count the files with such names in this folder as ours. Call again when it was made. patterns: as fnmatch has them."""
+def own_files(folder: Path, patterns: Sequence[str]) -> Owned:
+    """Count the files with such names in this folder as ours, until `disown_files`. Call again when it was made.
+
+    Args: patterns: as fnmatch has them.
+    """
     identity = None
     with suppress(OSError):
         found = folder.stat()
         identity = (found.st_dev, found.st_ino)
-    guard.files[str(folder.resolve())] = (identity, patterns)
+    owned = (str(folder.resolve()), tuple(patterns))
+    guard.files[owned] = identity
+    return owned
 
 
-def own_folder(folder: Path) -> None:
-    """Count what is open of this folder itself as ours: its lock is."""
+def disown_files(owned: Owned) -> None:
+    """Forget what `own_files` returned this for. Idempotent."""
+    guard.files.pop(owned, None)
+
+
+def own_folder(folder: Path) -> Identity | None:
+    """Count what is open of this folder itself as ours, until `disown`: its lock is. None: there is no such folder."""
     with suppress(OSError):
         found = folder.stat()
-        guard.identities.add((found.st_dev, found.st_ino))
+        identity = (found.st_dev, found.st_ino)
+        guard.identities.add(identity)
+        return identity
+    return None
 
 
 def own_addresses(addresses: Iterable[tuple[str, int]], unix: Path | None) -> None:
@@ -223,7 +256,7 @@ def _is_our_socket(number: int) -> bool:
 
 def _is_our_file(path: Path) -> bool:
     name = path.name.removesuffix(_GONE)
-    for folder, (identity, patterns) in guard.files.items():
+    for (folder, patterns), identity in guard.files.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             if str(path.parent) == folder:
                 return True
