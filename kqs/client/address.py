@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import NamedTuple
 
 DEFAULT_HOST = "localhost"
@@ -14,7 +15,7 @@ class Address(NamedTuple):
 
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
-    socket: str = ""
+    socket: str | PathLike[str] = ""
 
     def __str__(self) -> str:
         if self.socket:

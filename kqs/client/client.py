@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -33,7 +34,7 @@ DEFAULT_TIMEOUT_S = 30.0
 Jobs = Sequence[Mapping[str, Any]]
 
 
-def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str = "", **settings: Any) -> Client:
+def connect(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, socket: str | PathLike[str] = "", **settings: Any) -> Client:
     """Return a client for `async with`. socket: path of a UNIX socket, used instead. settings: as Client takes them.
 
     Raises: ValueError: as Client.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
@@ -65,7 +66,7 @@ class Link(asyncio.Protocol):
             return cls(on_answer, on_lost)
 
         if address.socket:
-            return (await loop.create_unix_connection(link, address.socket))[1]
+            return (await loop.create_unix_connection(link, os.fspath(address.socket)))[1]
         return (await loop.create_connection(link, address.host, address.port))[1]
 
     def send(self, line: bytes) -> None:

@@ -613,8 +613,7 @@ def test_an_address_is_an_address(address: Any) -> None:
 
 
 async def test_a_path_may_be_a_path(tmp_path: Path) -> None:
-    any_path: Any = tmp_path / "s"
-    async with LineServer(echo, socket=str(tmp_path / "s")), connect(socket=any_path) as client:
+    async with LineServer(echo, socket=str(tmp_path / "s")), connect(socket=tmp_path / "s") as client:
         assert await client.call("echo", 1) == 1
 
 
