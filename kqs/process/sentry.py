@@ -49,13 +49,17 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 _DEAF = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
 
 
+_NO_PIPE: forks.Identity = (-1, -1)
+
+
 class Sentry:
     """See the module docstring. One a process; `start` and `attach` are for the main thread, all else is for any."""
 
     def __init__(self, grace_s: float) -> None:
         """Args: grace_s: how long runs may go on in a stop, in s; < 0: as long as they take."""
         self._grace_s = math.inf if grace_s < 0 else grace_s
-        self._ear, self._mouth = os.pipe()
+        self._ear = self._mouth = -1
+        self._pipe = _NO_PIPE
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_fd = -1
         self._on_stop: Callable[[], None] | None = None
@@ -68,9 +72,7 @@ class Sentry:
 
     def start(self) -> None:
         """Hear signals. Until `begin` one that asks for a stop ends the process: there is nothing to put in order."""
-        for number in (self._ear, self._mouth):
-            os.set_blocking(number, False)
-            forks.own(number)
+        self._open()
         for number in _STOPS:
             # ignored is what a shell makes SIGINT for what a script starts in the background
             if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
@@ -78,9 +80,35 @@ class Sentry:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
             self._take(signal.SIGHUP)
         self._hears_hangup = _has_terminal()
-        signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
         atexit.register(self._end_of_exit)
-        new_thread(self._watch, "kqs-sentry")
+
+    def _open(self) -> None:
+        """Hear signals through a new pipe, in place of one that is broken. Raises: OSError: there is none, or no thread."""
+        ear, mouth = os.pipe()
+        try:
+            for number in (ear, mouth):
+                os.set_blocking(number, False)
+            pipe = forks.own(ear)
+            new_thread(self._watch, "kqs-sentry", ear, pipe)
+        except OSError:
+            os.close(ear)
+            os.close(mouth)
+            raise
+        if _is_of(self._ear, self._pipe):
+            os.close(self._ear)
+        if _is_of(self._mouth, self._pipe) or (self._mouth >= 0 and not _is_open(self._mouth)):
+            os.dup2(mouth, self._mouth, inheritable=False)  # the loop puts back this number at its end
+            os.close(mouth)
+            mouth = self._mouth
+        forks.disown(self._pipe)
+        self._ear, self._mouth, self._pipe = ear, mouth, pipe
+        signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+
+    def _mend(self) -> None:
+        """See to it that nobody has closed the pipe. Call in the main thread. Raises: OSError: there is none to be had."""
+        if not all(_is_of(number, self._pipe) for number in (self._ear, self._mouth)):
+            self._open()
+            log.warning("users' code closed what signals are heard by, opening it anew")
 
     def _take(self, number: signal.Signals) -> None:
         forks.take_signal(number, self._heard)
@@ -94,6 +122,7 @@ class Sentry:
         """
         supervisor.call_later(_KEEP_S, "sentry", self.keep, supervisor)
         with contextlib.suppress(OSError):  # no descriptor is left, or what stands there is closed
+            self._mend()
             self.attach()
         for number in self._taken:
             if any(signal.getsignal(number) is none for none in _DEAF):
@@ -137,21 +166,27 @@ class Sentry:
 
         The loop does that when the last handler that was added to it is removed.
         """
-        if signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False) != self._mouth:
-            with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # full, so that it wakes anyhow, or there is none to be had
+            pipe = self._pipe
+            self._mend()
+            if signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False) != self._mouth or pipe != self._pipe:
                 os.write(self._mouth, bytes([number]))
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._mouth, b"\0")
+        if _is_of(self._mouth, self._pipe):
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._mouth, b"\0")
 
-    def _watch(self) -> None:
-        ear = select.poll()
-        ear.register(self._ear, select.POLLIN)
+    def _watch(self, ear: int, pipe: forks.Identity) -> None:
+        """Listen at one pipe, until somebody has closed it, and another takes its place."""
+        poll = select.poll()
+        poll.register(ear, select.POLLIN)
         while True:
             is_timed = self._stopping_at is not None or self._leaving is not None
-            if ear.poll(_TICK_MS if is_timed else None):
-                self._hear(os.read(self._ear, 4096))
+            if poll.poll(_TICK_MS if is_timed else None):
+                if not (_is_of(ear, pipe) and (numbers := os.read(ear, 4096))):
+                    return
+                self._hear(numbers)
             self._look()
 
     def _hear(self, numbers: bytes) -> None:
@@ -217,6 +252,22 @@ class Sentry:
             logging.shutdown()
             _flush_output()
             os._exit(self._leaving[1])
+
+
+def _is_of(number: int, pipe: forks.Identity) -> bool:
+    """Tell whether a descriptor is an end of this pipe: it may have been closed, and its number be another file's by now."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == pipe
+
+
+def _is_open(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.fstat(number)
+        return True
+    return False
 
 
 def _has_terminal() -> bool:

@@ -208,6 +208,46 @@ def test_a_handler_that_adds_and_removes_a_signal_of_its_own_makes_it_deaf_to_no
         assert stop(server, signal.SIGTERM)[0] == 0
 
 
+CLOSING = """
+import asyncio
+import os
+import signal
+
+import kqs
+
+
+@kqs.handler("close")
+async def close(which):
+    await asyncio.sleep(1.5)  # by then the server has looked
+    mouth = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(mouth)
+    ends = [int(name) for name in os.listdir("/proc/self/fd") if name != str(mouth) and is_same(int(name), mouth)]
+    os.close({"mouth": mouth, "ear": ends[0]}[which])
+
+
+def is_same(number, other):
+    try:
+        return os.path.sameopenfile(number, other)
+    except OSError:
+        return False
+"""
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("which", ["ear", "mouth"])
+def test_a_handler_that_closes_what_signals_are_heard_by_makes_it_deaf_to_none(
+    tmp_path: Path, which: str, at_once: bool
+) -> None:
+    (tmp_path / "closing.py").write_text(CLOSING)
+    with serving(tmp_path, WORKER__MODULES='["closing"]') as server, peer_of(server) as peer:
+        peer.insert("close", which)
+        until(server, jobs_success=1)
+        if not at_once:
+            until_said(server, "users' code closed what signals are heard by")
+        assert stop(server, signal.SIGTERM)[0] == 0
+        assert "stopped" in server.log.read_text()
+
+
 def test_a_hang_up_is_ignored_by_a_service(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         server.process.send_signal(signal.SIGHUP)
