@@ -32,6 +32,9 @@ class Answer(msgspec.Struct, gc=False):
     s: str = "end"
 
 
+#: A longer line is no answer: it holds a job's data at most, of a line of up to 512 MiB, with its result of up to 16.
+MAX_ANSWER_BYTES = 1 << 30
+
 _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
@@ -43,8 +46,10 @@ def call_line(number: int, name: bytes, arg: bytes) -> bytes:
 class AnswerReader:
     """Cuts received bytes into answers. A part of a line waits in pieces, so that a long one costs no more than its length."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._max_answer_bytes = max_answer_bytes
         self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
 
     def receive_data(self, data: bytes) -> Iterator[Answer]:
         """Yield the answers that `data` completes.
@@ -52,11 +57,20 @@ class AnswerReader:
         Raises: msgspec.MsgspecError: this is no server of ours; the connection is of no more use.
         """
         if b"\n" not in data:
-            self._pieces.append(data)
+            self._wait_with(data)
             return
         if self._pieces:
             data = b"".join([*self._pieces, data])
+            self._pieces, self._pieces_bytes = [], 0
         *lines, rest = data.split(b"\n")
-        self._pieces = [rest] if rest else []
         for line in lines:
             yield _decode_answer(line)
+        if rest:
+            self._wait_with(rest)
+
+    def _wait_with(self, part: bytes) -> None:
+        """Keep a part of a line. Raises: msgspec.DecodeError: its end need not be waited for."""
+        self._pieces.append(part)
+        self._pieces_bytes += len(part)
+        if self._pieces_bytes > self._max_answer_bytes:
+            raise msgspec.DecodeError(f"it has no end after {self._max_answer_bytes} bytes")

@@ -45,6 +45,14 @@ def test_what_is_no_answer_is_told() -> None:
         answers([b"HTTP/1.1 400\r\n"])
 
 
+def test_the_end_of_a_line_is_not_waited_for_without_end() -> None:
+    reader = AnswerReader(max_answer_bytes=100)
+    piece = b'{"m":"' + b"x" * 44
+    assert list(reader.receive_data(piece)) == list(reader.receive_data(piece)) == []
+    with pytest.raises(msgspec.DecodeError, match="no end after 100 bytes"):
+        list(reader.receive_data(b"x"))
+
+
 def test_trouble_becomes_the_error_with_its_code() -> None:
     error = Trouble("no space", "no_space").error()
     assert isinstance(error, CallError)
