@@ -255,3 +255,43 @@ async def test_a_queue_that_is_closed_says_so_to_whoever_listens_and_to_whoever_
         await heard
     with pytest.raises(ConnectionLostError, match="the queue is not open"):
         await queue.add_job("mail")
+
+
+async def settled(queue: kqs.Queue) -> None:
+    """Return when the store takes what owners say again."""
+    while True:
+        try:
+            await queue.suspend("mail")
+        except kqs.CallError:
+            continue
+        return
+
+
+@pytest.mark.parametrize("name", ["store.sqlite", "store.sqlite-wal"])
+async def test_a_link_in_place_of_a_file_of_the_store_is_another_file(tmp_path: Path, name: str) -> None:
+    file, elsewhere = tmp_path / "queue" / name, tmp_path / name
+    async with kqs.open(tmp_path / "queue") as queue:
+        await queue.suspend("other")
+        file.rename(elsewhere)
+        file.symlink_to(elsewhere)
+        with pytest.raises(kqs.CallError, match="try again later"):
+            await queue.suspend("mail")
+        assert f"{name} was removed or replaced" in str((await queue.health())["problems"])
+        file.unlink()
+        elsewhere.rename(file)
+        await settled(queue)
+
+
+async def test_a_link_that_leads_to_another_file_than_at_the_start_is_noticed(tmp_path: Path) -> None:
+    link = tmp_path / "queue" / "store.sqlite"
+    link.parent.mkdir(0o700)
+    link.symlink_to(tmp_path / "one.sqlite")
+    async with kqs.open(tmp_path / "queue") as queue:
+        await queue.suspend("other")
+        link.unlink()
+        link.symlink_to(tmp_path / "queue" / "lock")
+        with pytest.raises(kqs.CallError, match="try again later"):
+            await queue.suspend("mail")
+        link.unlink()
+        link.symlink_to(tmp_path / "one.sqlite")
+        await settled(queue)

@@ -180,7 +180,7 @@ class Session:
         """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""
         if self._db is not None:
             # the next start takes in the debt
-            with contextlib.suppress(*connection.SQLITE_ERRORS, StoreUnavailableError):
+            with contextlib.suppress(*connection.SQLITE_ERRORS, StoreUnavailableError, OSError):
                 self.begin(durable=False)
                 self.commit()
             self._abandon()

@@ -1,7 +1,9 @@
 """Whether the store's files stand under their names, as long as they were: what a start would find of what is kept now.
 
 SQLite goes on with files that have lost their names, and answers from memory for one that was emptied. What a file had it must
-have still, but where the session says that it is about to cut it. One user at a time, as of the session.
+have still, but where the session says that it is about to cut it. SQLite looks for the WAL beside the file itself, to whichever
+that leads, and opens none that is a symbolic link: so a link in place of either is another file. One user at a time, as of the
+session.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ class Standing:
 
     def __init__(self, path: Path) -> None:
         """Args: path: of the store; nothing is looked at before `opened`."""
-        self._names = (str(path), f"{path}-wal")
+        self._path = str(path)
+        self._names = (self._path, f"{path}-wal")
         self._is_cutting = False
         self._identities: dict[str, tuple[int, int]] = {}
         self._least_bytes: dict[str, int] = {}
@@ -27,20 +30,26 @@ class Standing:
     def opened(self) -> None:
         """Take the files that have the names now for those that SQLite has opened."""
         self._is_cutting = False
+        real = os.path.realpath(self._path)
+        self._names = (real, f"{real}-wal")
         found = {name: status for name in self._names if (status := _status(name)) is not None}
-        self._identities = {name: (status.st_dev, status.st_ino) for name, status in found.items()}
+        self._identities = {name: _identity(status) for name, status in found.items()}
         self._least_bytes = {name: self._lasting_bytes(name, status.st_size) for name, status in found.items()}
 
     def check(self) -> None:
-        """Raises: StoreUnavailableError: a file was removed, replaced or cut short."""
+        """Raises: StoreUnavailableError: a file was removed, replaced or cut short. OSError: nobody can look."""
         for name in self._identities:
             self._check(name)
+        if self._path != self._names[0]:
+            led_to = _status(self._path, follow=True)
+            if led_to is None or _identity(led_to) != self._identities[self._names[0]]:
+                raise _lost(self._path, "leads to another")
 
     def about_to_close(self) -> None:
         """Take it that SQLite removes the WAL as it copies it into the file; one that is lost already stays lost."""
         wal = self._names[1]
         if wal in self._identities:
-            with suppress(StoreUnavailableError):
+            with suppress(StoreUnavailableError, OSError):
                 self._check(wal)
                 del self._identities[wal]
 
@@ -59,7 +68,7 @@ class Standing:
 
     def _check(self, name: str) -> None:
         status = _status(name)
-        if status is None or (status.st_dev, status.st_ino) != self._identities[name]:
+        if status is None or _identity(status) != self._identities[name]:
             raise _lost(name, "was removed or replaced")
         if status.st_size < self._least_bytes[name]:
             raise _lost(name, "was cut short")
@@ -72,11 +81,15 @@ class Standing:
         return min(size_bytes, PAGE_BYTES) if self._is_cutting else size_bytes
 
 
-def _status(name: str) -> os.stat_result | None:
+def _status(name: str, *, follow: bool = False) -> os.stat_result | None:
     try:
-        return os.stat(name)  # noqa: PTH116 - as text: no path is made for each commit
-    except FileNotFoundError:
+        return os.stat(name, follow_symlinks=follow)  # noqa: PTH116 - as text: no path is made for each commit
+    except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _lost(name: str, how: str) -> StoreUnavailableError:
