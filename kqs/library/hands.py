@@ -31,6 +31,8 @@ log = get_logger("kqs.library")
 SHARE = 3
 #: cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
+#: whoever stops waits so long, in s, until what it gives back is taken: as long as a server's stop does for reports
+GIVE_BACK_S = 5.0
 
 
 class _InHand:
@@ -110,12 +112,20 @@ class Hands:
         given_back = [one for one in self._in_hand.values() if not one.is_lost]
         for one in given_back:
             self._lose(one)
-        for one in given_back:
-            await self._say(one, partial(self._client.release, one.run))
+        if given_back:
+            await self._give_back([one.run for one in given_back])
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
             if stuck:
                 log.warning("handlers ignore their cancellation", count=len(stuck))
+
+    async def _give_back(self, runs: Sequence[Run]) -> None:
+        """Release runs in one line, whose answer is not waited for without end: a store that is away may take it later."""
+        try:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._client.call("release", [{"run": run.token} for run in runs])
+        except (KqsError, TimeoutError) as error:
+            log.warning("runs were not given back in time", count=len(runs), error=str(error) or "no answer")
 
     async def close(self) -> None:
         """End the threads. Nothing may be in hand."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,42 @@ async def test_a_link_that_leads_to_another_file_than_at_the_start_is_noticed(tm
         link.unlink()
         link.symlink_to(tmp_path / "one.sqlite")
         await settled(queue)
+
+
+async def in_hand(queue: kqs.Queue, count: int) -> asyncio.Task[int]:
+    """Have so many runs in hand that last; return what runs them."""
+    all_began = asyncio.Event()
+    began = 0
+
+    async def lasts(_data: object) -> None:
+        nonlocal began
+        began += 1
+        if began == count:
+            all_began.set()
+        await asyncio.Event().wait()
+
+    queue.add_handler("mail", lasts)
+    await queue.add_jobs([{"type": "mail"}] * count)
+    running = asyncio.create_task(queue.run_jobs(time_limit_s=-1))
+    await all_began.wait()
+    await queue.types()  # the store has their jobs
+    return running
+
+
+@pytest.mark.parametrize("folder", ["gone", "a file"])
+async def test_it_closes_in_time_whatever_has_become_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setattr("kqs.library.hands.GIVE_BACK_S", 0.1)
+    monkeypatch.setattr("kqs.queue.queue.SETTLE_S", 0.1)
+    queue = kqs.open(tmp_path / "queue")
+    await queue.open()
+    running = await in_hand(queue, 20)
+    (tmp_path / "queue").rename(tmp_path / "away")
+    if folder == "a file":
+        (tmp_path / "queue").touch()
+    async with asyncio.timeout(10):  # one by one they would take 100 s and more
+        await queue.close()
+    with pytest.raises(ConnectionLostError):
+        await running
+    assert "kqs-store" not in {thread.name for thread in threading.enumerate()}
