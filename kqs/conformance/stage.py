@@ -15,7 +15,8 @@ from kqs.conformance.speech import Speech, in_pieces, turned_away
 from kqs.wire.call import BadLine, Call
 
 HOST = "127.0.0.1"
-#: between the pieces of a line, in s: long enough for each to be read alone
+#: pieces of a line that is sent in pieces, and the time between two, in s: long enough for each to be read alone
+_PIECES = 12
 _PIECE_S = 0.01
 _KILL_WAIT_S = 5.0
 #: how long its output is read after its end, in s
@@ -86,9 +87,9 @@ class Peer(asyncio.Protocol):
         if data and self.is_open:
             self._transport.write(data)
 
-    async def send_in_pieces(self, line: bytes, count: int = 12) -> None:
+    async def send_in_pieces(self, line: bytes) -> None:
         """Write a line so that it is read in pieces."""
-        for piece in in_pieces(line, count):
+        for piece in in_pieces(line, _PIECES):
             self.send(piece)
             await asyncio.sleep(_PIECE_S)
 

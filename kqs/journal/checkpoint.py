@@ -44,11 +44,6 @@ def parse_checkpoint(data: bytes) -> Checkpoint | None:
     return Checkpoint(bytes.fromhex(match[2].decode()), int(match[3]))
 
 
-def decode_checkpoint(data: bytes, journal_id: bytes) -> int | None:
-    """Return the seq, or None if the content is damaged or of another journal: then everything is replayed, harmlessly."""
-    return _seq_of(parse_checkpoint(data), journal_id)
-
-
 def write_checkpoint(files: Files, directory: Path, journal_id: bytes, seq: int) -> None:
     """Replace the checkpoint, durably, by means of the spare if there is one.
 
@@ -95,11 +90,11 @@ def read_checkpoint(files: Files, directory: Path) -> Checkpoint | None:
 
 
 def load_checkpoint(files: Files, directory: Path, journal_id: bytes) -> int | None:
-    """Return the seq of the checkpoint; None if there is none that counts."""
-    return _seq_of(read_checkpoint(files, directory), journal_id)
+    """Return the seq of the checkpoint.
 
-
-def _seq_of(found: Checkpoint | None, journal_id: bytes) -> int | None:
+    None: there is none, or it is damaged or of another journal: then everything is replayed, harmlessly.
+    """
+    found = read_checkpoint(files, directory)
     return None if found is None or found.journal_id != journal_id else found.seq
 
 

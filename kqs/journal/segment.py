@@ -131,7 +131,7 @@ class Segment(msgspec.Struct):
         return self.end - self.seek(seq)[1] if seq < self.end_seq else 0
 
 
-def create_segment(files: Files, directory: Path, header: SegmentHeader, capacity: int, frame: bytes | bytearray = b"") -> int:
+def create_segment(files: Files, directory: Path, header: SegmentHeader, capacity: int, frame: bytes | bytearray) -> int:
     """Make a segment of `capacity` bytes that holds `header` and `frame`, durably, and return its handle.
 
     Raises: OSError: the name may exist or not, with nothing acknowledged in it; try again with the same number. What was

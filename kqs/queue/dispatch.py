@@ -37,9 +37,9 @@ class Dispatcher:
         admission: Admission,
         clock: Clock,
         on_hungry: Callable[[], None],
-        keep_damaged_s: Callable[[], float | None] = lambda: None,
-        passed_over: Callable[[list[str]], None] = lambda job_ids: None,
-        claimed: Callable[[list[Entry]], None] = lambda entries: None,
+        keep_damaged_s: Callable[[], float | None],
+        passed_over: Callable[[list[str]], None],
+        claimed: Callable[[list[Entry]], None],
     ) -> None:
         """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
 

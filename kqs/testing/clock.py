@@ -8,7 +8,7 @@ import time
 class SettableClock:
     """A Clock (see kqs.clock)."""
 
-    def __init__(self, at: float | None = None) -> None:
+    def __init__(self, at: float | None) -> None:
         """Args: at: what it shows first, in Unix seconds; None: what the machine's shows."""
         self._ahead_s = 0.0
         self._zone_s = 0.0 if at is None else at - time.time()

@@ -75,7 +75,7 @@ def _asked_and_ties(
     return asked, ties
 
 
-def askers_of(jobs: Sequence[Job], before: int = 0) -> list[str]:
+def askers_of(jobs: Sequence[Job], before: int) -> list[str]:
     """Return the ids of the jobs that make nothing, and so ask for nothing, if they are known: [] if one has no own.
 
     Args: before: 1: the first is the `then` of a batch, which makes nothing without it.

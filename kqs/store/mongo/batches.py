@@ -32,7 +32,6 @@ _FIELDS = ["order", "born", "node", "place", "members", "tally"]
 _IS_BATCH = {"members.version": {"$gte": 0}, "place": {"$ne": int(Place.GONE)}}
 _IS_INCOMPLETE = {**_IS_BATCH, "tally": None}
 _BY_END = {"$group": {"_id": {"batch": "$batch", "place": "$place", "state": "$state"}, "n": {"$sum": 1}}}
-_BY_OUTCOME = {"$group": {"_id": "$outcome", "n": {"$sum": 1}}}
 
 
 class Batches:

@@ -101,7 +101,7 @@ def awaits_of(document: Mapping[str, Any]) -> list[str]:
     return list(document.get("after", [])) if UNREADY in signs else jobs_of(signs)
 
 
-def tally_of(document: Mapping[str, Any], counts: Mapping[str, int] | None = None) -> Tally | None:
+def tally_of(document: Mapping[str, Any], counts: Mapping[str, int] | None) -> Tally | None:
     """Return how the batch of a `then` stands. counts: as far as it is not complete."""
     found = document.get("tally", counts)
     if found is None:

@@ -198,7 +198,7 @@ class Inserter:
             await self._resources.joined(stored, called, is_doubted=is_doubted)
         return [jobs[index] for index in sorted(refused)]
 
-    async def _document(self, job: Accepted, mark: int, worker: str, now: float, line: Document | None = None) -> Document:
+    async def _document(self, job: Accepted, mark: int, worker: str, now: float, line: Document | None) -> Document:
         """Return a job's document. line: of one that needs its resource, how it waits for that: no claim is granted to it."""
         document = new_document(job, self._node, mark, now)
         if len(job.data) > self._session.bulk_bytes:

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from kqs.errors import JournalError
-from kqs.journal.checkpoint import decode_checkpoint, encode_checkpoint, keep_spare, load_checkpoint, write_checkpoint
+from kqs.journal.checkpoint import encode_checkpoint, keep_spare, load_checkpoint, parse_checkpoint, write_checkpoint
 from tests.support.files import FaultyFiles, FullFiles, MemoryFiles, failing
 from tests.support.journal import DIR, a_journal, a_record
 
@@ -91,8 +91,11 @@ async def test_without_a_spare_it_waits_for_room() -> None:
 def test_a_flipped_bit_anywhere_is_seen(at: int) -> None:
     data = bytearray(encode_checkpoint(JOURNAL_ID, 4711))
     data[at] ^= 1
-    assert decode_checkpoint(bytes(data), JOURNAL_ID) is None
+    assert parse_checkpoint(bytes(data)) is None
 
 
 def test_that_of_another_journal_does_not_count() -> None:
-    assert decode_checkpoint(encode_checkpoint(JOURNAL_ID, 4711), bytes(16)) is None
+    files = MemoryFiles()
+    files.make_dir(DIR)
+    write_checkpoint(files, DIR, JOURNAL_ID, 4711)
+    assert load_checkpoint(files, DIR, bytes(16)) is None
