@@ -82,8 +82,7 @@ class Worker:
         self._stopping = False
         self._is_ending = False
         self._closing = False
-        self._consumer = Consumer(name, types, settings.concurrency, self._deliver)
-        self._consumer.can_wait = True
+        self._consumer = Consumer(name, types, settings.concurrency, self._deliver, can_wait=True)
         self.done_count = 0
         self.failed_count = 0
 

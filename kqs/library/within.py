@@ -26,8 +26,8 @@ class Within:
         self._context = context
         self._on_answer = on_answer
         self._on_lost = on_lost
-        self._conversation = Conversation(context, context.max_line_bytes, self._answered, Lines(sys.maxsize, sys.maxsize))
-        self._conversation.standing.where = lambda: "this process"
+        lines = Lines(sys.maxsize, sys.maxsize)
+        self._conversation = Conversation(context, context.max_line_bytes, self._answered, lambda: "this process", lines)
         self._reader = AnswerReader()
         self._out: list[bytes] = []
         self._is_due = False

@@ -13,9 +13,25 @@ LONG_BYTES = 4096
 
 
 class Consumer:
-    """Somebody who runs jobs. `deliver` is called with claimed runs, never more than `room` in all."""
+    """Somebody who runs jobs. `deliver` is called with claimed runs, never more than `room` in all.
 
-    def __init__(self, worker: str, types: Iterable[str], room: int, deliver: Callable[[list[Run]], None]) -> None:
+    can_wait: a delivered run may wait for a slot of its type, and be delivered once more. is_remote: runs are recorded as this
+    worker's, and not as the server's own. is_held: they outlive this server, so they are the store's before they begin.
+    most_bytes: of data in one claim; None: as much as a store ever gives.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        types: Iterable[str],
+        room: int,
+        deliver: Callable[[list[Run]], None],
+        *,
+        can_wait: bool = False,
+        is_remote: bool = False,
+        is_held: bool = False,
+        most_bytes: int | None = None,
+    ) -> None:
         self.worker = worker
         self.types = frozenset(types)
         self.deliver = deliver
@@ -31,14 +47,10 @@ class Consumer:
         self.stopped = False
         #: how much room is worth a commit of its own: 1, unless runs are so short that more will be free at once
         self.worth = 1
-        #: a delivered run may wait for a slot of its type, and be delivered once more
-        self.can_wait = False
-        #: runs are recorded as this worker's, and not as the server's own
-        self.is_remote = False
-        #: runs outlive this server, so they are the store's before they begin
-        self.is_held = False
-        #: most data of one claim; None: as much as a store ever gives
-        self.most_bytes: int | None = None
+        self.can_wait = can_wait
+        self.is_remote = is_remote
+        self.is_held = is_held
+        self.most_bytes = most_bytes
         #: called when room is made while nothing is ready for it
         self.on_room: Callable[[], None] | None = None
         if room:

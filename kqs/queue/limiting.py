@@ -63,8 +63,10 @@ class Limiting:
         clock: Clock,
         supervisor: Supervisor,
         taking: Mapping[str, TakingSection],
+        on_limited: Callable[[bool], None],
     ) -> None:
-        """Args: wake: has everybody look again who waits for jobs of some types. running: as for `Limits.set`."""
+        """Args: wake: has everybody look again who waits for jobs of some types. running: as for `Limits.set`. on_limited:
+        called with whether any type has limits."""
         self._store = store
         self._admission = admission
         self._limits = admission.limits
@@ -82,8 +84,7 @@ class Limiting:
         if store.sharing is not None:
             self._sharer = Sharer(store.sharing, admission)
             self._limits.on_missed = self._sharer.missed
-        #: called with whether any type has limits
-        self.on_limited: Callable[[bool], None] = lambda is_any: None
+        self._on_limited = on_limited
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the bodies of the tasks that it needs, by name; they run for ever."""
@@ -155,7 +156,7 @@ class Limiting:
         limits = {type_: self.of(type_) for type_ in self._ground.keys() | said.keys()}
         limits = {type_: limit for type_, limit in limits.items() if limit}
         self._admission.limit(limits, self._running, is_shared=self._sharer is not None)
-        self.on_limited(bool(self._limits.gates))
+        self._on_limited(bool(self._limits.gates))
 
     # -- what is told ---------------------------------------------------------------------------------------------------
 

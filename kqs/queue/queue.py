@@ -144,8 +144,9 @@ class Queue:
         self._drops = Drops(self.bounds, store, self.changes)
         self.meter = Meter(clock.monotonic)
         #: the limits of types
-        self.limiting = Limiting(store, self.admission, broker.wake, self.runs.running, clock, supervisor, settings.taking)
-        self.limiting.on_limited = self.runs.limited
+        self.limiting = Limiting(
+            store, self.admission, broker.wake, self.runs.running, clock, supervisor, settings.taking, self.runs.limited
+        )
         #: what owners have said of options
         self.configuring = Configuring(store, cascade)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)

@@ -40,13 +40,15 @@ class Reporter:
         applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
         on_early: Callable[[], None],
         cancelled: Callable[[Run, Report], Report],
-        waited: Collection[str] = (),
+        waited: Collection[str],
+        on_waited: Callable[[], None],
     ) -> None:
         """Args: applied: told of every committed batch, with which of its reports were accepted.
 
         on_early: called when what waits for its job to be stored should not: that is to run again, or its results are many.
         cancelled: judges the end of a run anew whose job turns out to have been cancelled.
         waited: ids of the jobs for whose end somebody waits.
+        on_waited: called when such an end is kept back until its job is stored.
         """
         self._cancelled = cancelled
         self._store = store
@@ -58,8 +60,7 @@ class Reporter:
         self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
         self._on_early = on_early
         self._waited = waited
-        #: called when the end of a job for which somebody waits is kept back until that is stored
-        self.on_waited: Callable[[], None] = on_early
+        self._on_waited = on_waited
         #: of the results that wait for their jobs to be stored
         self.early_bytes = 0
         self._is_urgent = False  # somebody waits for some of what is pending
@@ -85,7 +86,7 @@ class Reporter:
             if self.early_bytes > EARLY_BYTES or not report.has_begun or report.state not in ENDED:
                 self._on_early()
             elif self._waited and run.claim.id in self._waited:
-                self.on_waited()
+                self._on_waited()
             return
         if not self._pending:
             self._idle.clear()

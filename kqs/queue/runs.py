@@ -76,8 +76,9 @@ class Runs:
         self._waited_ends = 0  # that wait for their jobs to be stored, since some were stored last
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = admission.is_certain
-        self.reporter = Reporter(store, applied, on_early, self._cancelled, events.ends.waiting.keys())
-        self.reporter.on_waited = self._want_end
+        self.reporter = Reporter(
+            store, applied, on_early, self._cancelled, waited=events.ends.waiting.keys(), on_waited=self._want_end
+        )
         #: takes the report of a run that is over, in whatever way
         self.over: Callable[[Run, Report], None] = self.reporter.add
         self._gates = admission.limits.gates

@@ -33,10 +33,7 @@ class Pool:
         self._source = source
         self._line: OrderedDict[Order, None] = OrderedDict()
         self.orders: set[Order] = set()
-        self.consumer = Consumer(worker, types, 0, self._deliver)
-        self.consumer.is_remote = True
-        self.consumer.is_held = held
-        self.consumer.most_bytes = MOST_BYTES
+        self.consumer = Consumer(worker, types, 0, self._deliver, is_remote=True, is_held=held, most_bytes=MOST_BYTES)
 
     def leave(self, order: Order) -> None:
         """Let it have no more."""

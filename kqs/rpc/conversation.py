@@ -85,13 +85,19 @@ class Conversation:
     """
 
     def __init__(
-        self, context: Context, max_line_bytes: int, changed: Callable[[bool], None], lines: Lines | None = None
+        self,
+        context: Context,
+        max_line_bytes: int,
+        changed: Callable[[bool], None],
+        where: Callable[[], str],
+        lines: Lines | None = None,
     ) -> None:
-        """Args: lines: with which what is received counts; None: with that of all others."""
+        """Args: where: tells where the peer is, for people. lines: with which what is received counts; None: with that of all
+        others."""
         self.context = context
         self.lines = context.lines if lines is None else lines
         self.newest_record: Record | None = None
-        self.standing = Standing(context.desk)
+        self.standing = Standing(context.desk, where)
         self.in_flight = 0
         self.tasks = 0
         self.is_gone = False

@@ -61,11 +61,11 @@ class _Stood(NamedTuple):
 class Standing:
     """See the module docstring. Nothing is made for a connection that never asks for a job."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, where: Callable[[], str]) -> None:
+        """Args: where: tells where the peer is, for people."""
         self._desk = desk
+        self._where = where
         self._party: Party | None = None
-        #: tells where the peer is, for people
-        self.where: Callable[[], str] = str
         self._by_id: dict[str | int | float, _Stood] = {}
         self._listening: dict[Listening, Callable[[], None]] = {}
         self._is_paused = False
@@ -79,7 +79,7 @@ class Standing:
     def party(self) -> Party:
         """Return who asks."""
         if self._party is None:
-            self._party = self._desk.party(self.where())
+            self._party = self._desk.party(self._where())
         return self._party
 
     @property

@@ -85,8 +85,8 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._is_own = own_lines is not None
         self._lines = owner.context.lines if own_lines is None else own_lines
-        self._conversation = Conversation(owner.context, settings.max_line_bytes, self._answered, self._lines)
-        self._conversation.standing.where = lambda: self.peer
+        longest = settings.max_line_bytes
+        self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.peer, self._lines)
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much

@@ -32,7 +32,7 @@ class Conversing:
         self.context.slices = AtOnce(self.context.supervisor)
         #: whether each time that deferred calls were answered that was not to wait for the end of the tick
         self.in_haste: list[bool] = []
-        self.conversation = Conversation(self.context, max_line_bytes, self.in_haste.append)
+        self.conversation = Conversation(self.context, max_line_bytes, self.in_haste.append, str)
         self._said: list[bytes] = []
 
     def hear(self, *pieces: bytes) -> list[dict[str, Any]]:

@@ -30,8 +30,7 @@ class Hand:
         self.runs: asyncio.Queue[Run] = asyncio.Queue()
         self.lost: list[Lease] = []
         self.leases: dict[str, Lease] = {}
-        self.consumer = Consumer("hand", types or ("mail",), room, self._deliver)
-        self.consumer.can_wait = can_wait
+        self.consumer = Consumer("hand", types or ("mail",), room, self._deliver, can_wait=can_wait)
         queue.runs.add_consumer(self.consumer)
 
     def _deliver(self, runs: list[Run]) -> None:

@@ -36,7 +36,7 @@ async def reporter(commits: Commits) -> AsyncIterator[Reporter]:
         pass
 
     store: Any = commits  # as much of one as is asked
-    reporter = Reporter(store, applied, lambda: None, lambda _, report: report)
+    reporter = Reporter(store, applied, lambda: None, lambda _, report: report, (), lambda: None)
     task = asyncio.get_running_loop().create_task(reporter.run())
     yield reporter
     task.cancel()

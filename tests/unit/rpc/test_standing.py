@@ -18,7 +18,7 @@ class Stands:
 
     def __init__(self, rig: Rig) -> None:
         self.desk = a_desk(rig)
-        self.standing = Standing(self.desk)
+        self.standing = Standing(self.desk, str)
         self.answered: list[str | None] = []
 
     def add(self, call_id: str | None, room: int = 1) -> Order:
