@@ -11,17 +11,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from kqs.broker.base import Broker
-from kqs.clock import Clock
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import WAITING, Claim, Entry, State
 from kqs.log import get_logger
-from kqs.options import Cascade
-from kqs.queue.events import Events
-from kqs.queue.rules import CANCELLED, Retention, whole_ms
+from kqs.queue.basis import Basis
+from kqs.queue.rules import CANCELLED, whole_ms
 from kqs.store import change as bounds
-from kqs.store.base import Change, Slice, Spans, Store, Verb
+from kqs.store.base import Change, Slice, Spans, Verb
 
 log = get_logger("kqs.queue")
 
@@ -52,13 +49,8 @@ class Changes:
 
     def __init__(
         self,
-        store: Store,
-        broker: Broker,
-        cascade: Cascade,
-        clock: Clock,
-        retention: Retention,
+        basis: Basis,
         note: Callable[[float, float], None],
-        events: Events,
         call_off: Callable[[Sequence[Claim]], None],
         on_damage: Callable[[StoreCorruptError], None],
     ) -> None:
@@ -66,15 +58,15 @@ class Changes:
 
         on_damage: told of damage, which ends the server.
         """
-        self._store = store
-        self._broker = broker
-        self._cascade = cascade
-        self._clock = clock
-        self._retention = retention
+        self._store = basis.store
+        self._broker = basis.broker
+        self._cascade = basis.cascade
+        self._clock = basis.clock
+        self._retention = basis.retention
+        self._events = basis.events
         self._note = note
         self._call_off = call_off
         self._on_damage = on_damage
-        self._events = events
 
     async def do(
         self,

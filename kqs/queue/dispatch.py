@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kqs.broker.base import Broker
-from kqs.clock import Clock
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Entry
 from kqs.log import get_logger
 from kqs.queue.admission import Admission, Wanted
+from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
-from kqs.store.base import Granted, Store
+from kqs.store.base import Granted
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -32,28 +31,22 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
-        broker: Broker,
+        basis: Basis,
         admission: Admission,
-        clock: Clock,
         on_hungry: Callable[[], None],
         keep_damaged_s: Callable[[], float | None],
-        passed_over: Callable[[list[str]], None],
-        claimed: Callable[[list[Entry]], None],
     ) -> None:
         """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
 
-        keep_damaged_s: returns what it is for Store.claim. passed_over: told of jobs that were no more ready, or were damaged,
-        and ended. claimed: told of what was reserved, once that is claimed or found not to be ready.
+        keep_damaged_s: returns what it is for Store.claim.
         """
-        self._store = store
-        self._broker = broker
+        self._store = basis.store
+        self._broker = basis.broker
+        self._clock = basis.clock
+        self._ends = basis.events.ends
         self._admission = admission
-        self._clock = clock
         self._on_hungry = on_hungry
         self._keep_damaged_s = keep_damaged_s
-        self._passed_over = passed_over
-        self._claimed = claimed
 
     async def serve(self, consumer: Consumer) -> None:
         """Bring `consumer` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
@@ -99,7 +92,7 @@ class Dispatcher:
         finally:
             self._admission.settle(entries, runs)
             consumer.settle(len(entries), runs)
-        self._claimed(entries)
+        self._broker.claimed(entries)
         if len(runs) < len(entries):
             await self._return(entries, runs)
 
@@ -115,7 +108,7 @@ class Dispatcher:
         """Have the broker forget what is not ready any more, and keep what was left."""
         kept = {run.claim.id for run in runs} | {entry.id for entry in runs.left}
         gone = [entry for entry in entries if entry.id not in kept]
-        self._passed_over([entry.id for entry in gone])
+        self._ends.search([entry.id for entry in gone])  # they may have ended, too
         await self._broker.delete(gone)
         if runs.left:
             await self._broker.release(list(runs.left))

@@ -34,6 +34,7 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.queue.admission import Admission, Reservation
 from kqs.queue.asked import Asked
+from kqs.queue.basis import Basis
 from kqs.queue.bounds import Bounds
 from kqs.queue.changes import Changes
 from kqs.queue.configuring import Configuring
@@ -102,9 +103,8 @@ class Queue:
         self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs
         self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
-        self._dispatcher = Dispatcher(
-            store, broker, self.admission, clock, self._hungry, self._keep_damaged_s, self.events.ends.search, broker.claimed
-        )
+        basis = Basis(store, broker, cascade, clock, settings.retention, self.events, supervisor)
+        self._dispatcher = Dispatcher(basis, self.admission, lambda: self.on_hungry(), self._keep_damaged_s)
         #: how many jobs of which types may wait
         self.bounds = Bounds(settings.taking)
         if self.bounds.limits:
@@ -114,15 +114,10 @@ class Queue:
         self.asked = Asked(store, clock, supervisor)
         #: those that are in progress here
         self.runs = Runs(
-            store,
-            broker,
-            cascade,
-            clock,
+            basis,
             self._judge,
             self.admission,
             self.reads,
-            self.events,
-            supervisor,
             self._dispatcher.serve,
             self._reports_applied,
             lambda: self.on_early(),
@@ -130,17 +125,14 @@ class Queue:
         self._reporter = self.runs.reporter
         self._saves = self.runs.saves
         self._multicast = Multicast(store, self._judge_success, settings.worker)
-        self._timetable = Timetable(store, broker, cascade, clock, settings.retention, self.events)
+        self._timetable = Timetable(basis)
         store.on_called = self._timetable.called
         store.on_followed = self._timetable.followed
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
             store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
         )
-        note = self._note_revived
-        self.changes = Changes(
-            store, broker, cascade, clock, settings.retention, note, self.events, self.runs.call_off, on_damage
-        )
+        self.changes = Changes(basis, self._note_revived, self.runs.call_off, on_damage)
         self._drops = Drops(self.bounds, store, self.changes)
         self.meter = Meter(clock.monotonic)
         #: the limits of types
@@ -155,6 +147,7 @@ class Queue:
         self.neighbours = Neighbours(store, self.runs.call_off, self._look_at_settings, clock, supervisor)
         self._tasks: list[asyncio.Task[None]] = []
         self.cascade = cascade
+        #: called when somebody has room, and nothing is ready
         self.on_hungry: Callable[[], None] = _nobody
         #: called when a job that is not stored yet should be, soon
         self.on_early: Callable[[], None] = _nobody
@@ -349,9 +342,6 @@ class Queue:
 
     def _keep_damaged_s(self) -> float | None:
         return self._settings.retention.drop_at(State.FAIL, self.cascade.base.keep, 0.0)
-
-    def _hungry(self) -> None:
-        self.on_hungry()
 
     # -- what follows from reports ------------------------------------------------------------------------------------
 

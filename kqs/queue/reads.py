@@ -1,4 +1,4 @@
-"""What is known of jobs, for whoever asks; nothing here changes anything of a job."""
+"""What is known of jobs, for whoever asks; nothing here changes anything of a job, but `taken` who watches over its run."""
 
 from __future__ import annotations
 

@@ -11,16 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from msgspec.structs import replace
 
-from kqs.clock import Clock
 from kqs.handlers import Failed, Outcome
 from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run, State
 from kqs.log import get_logger
-from kqs.options import Cascade
 from kqs.queue.admission import Admission, Verdict
 from kqs.queue.anteroom import Anteroom
+from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
-from kqs.queue.events import Events
-from kqs.queue.groups import Groups
 from kqs.queue.hurry import Hurry
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reads import Reads
@@ -28,8 +25,7 @@ from kqs.queue.reports import Reporter
 from kqs.queue.rules import Judge, whole_ms
 from kqs.queue.saves import Saves, Told
 from kqs.store import base
-from kqs.store.base import Store
-from kqs.supervisor import Supervisor, when_done
+from kqs.supervisor import when_done
 
 log = get_logger("kqs.queue")
 
@@ -46,30 +42,26 @@ class Runs:
 
     def __init__(
         self,
-        store: Store,
-        broker: Groups,
-        cascade: Cascade,
-        clock: Clock,
+        basis: Basis,
         judge: Judge,
         admission: Admission,
         reads: Reads,
-        events: Events,
-        supervisor: Supervisor,
         serve: Callable[[Consumer], Coroutine[None, None, None]],
         applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
         on_early: Callable[[], None],
     ) -> None:
         """Args: serve: brings a consumer runs until it stops. applied: as for Reporter. on_early: as for Hurry."""
-        self.clock = clock
+        store, supervisor = basis.store, basis.supervisor
+        self.clock = clock = basis.clock
         self.epoch = 0
         self.stale_count = 0
         self.ghost_count = 0
-        self._broker = broker
-        self._cascade = cascade
+        self._broker = basis.broker
+        self._cascade = basis.cascade
         self._judge = judge
         self._admission = admission
         self._reads = reads
-        self._events = events
+        self._events = events = basis.events
         self._supervisor = supervisor
         self._serve = serve
         self._hurry = Hurry(on_early, supervisor)
@@ -228,22 +220,7 @@ class Runs:
 
         Args: attempt: which run of the job it is to people, from 1.
         """
-        began = [run.started_at for run in record.runs if run.attempt == attempt]
-        run = Run(
-            claim,
-            record.type,
-            record.prio,
-            b"",
-            record.options,
-            record.failures,
-            record.ghosts,
-            record.interrupted,
-            began[0] if began else 0.0,
-            record.expire_at,
-            None,
-            claim.attempt - attempt,
-            progress=None if record.progress is None else NO_PROGRESS,
-        )
+        run = _run_of(record, claim, attempt)
         accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if isinstance(end, Returned):
             report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
@@ -363,3 +340,23 @@ class Runs:
 def _in_line(run: Run, report: Report) -> Run:
     """Return a run that is over as its job stands in line again."""
     return run if report.prio is None else replace(run, prio=report.prio)
+
+
+def _run_of(record: JobRecord, claim: Claim, attempt: int) -> Run:
+    """Return a run as far as its job's record tells; without its data. attempt: as for `report_unwatched`."""
+    began = [run.started_at for run in record.runs if run.attempt == attempt]
+    return Run(
+        claim,
+        record.type,
+        record.prio,
+        b"",
+        record.options,
+        record.failures,
+        record.ghosts,
+        record.interrupted,
+        began[0] if began else 0.0,
+        record.expire_at,
+        None,
+        claim.attempt - attempt,
+        progress=None if record.progress is None else NO_PROGRESS,
+    )

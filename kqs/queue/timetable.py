@@ -6,16 +6,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from kqs.broker.base import Broker
-from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.job import WAITING, Entry, JobRecord, State
 from kqs.log import get_logger
-from kqs.options import Cascade
 from kqs.queue.alarm import Alarm
-from kqs.queue.events import Events
-from kqs.queue.rules import Retention, rescheduled, whole_ms
-from kqs.store.base import CALL_S, Store
+from kqs.queue.basis import Basis
+from kqs.queue.rules import rescheduled, whole_ms
+from kqs.store.base import CALL_S
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -32,21 +29,13 @@ RETRY_WAIT_S = 1.0
 class Timetable:
     """Moves what is due to the broker, and ends what has expired. Own a task for each of its `services`."""
 
-    def __init__(
-        self,
-        store: Store,
-        broker: Broker,
-        cascade: Cascade,
-        clock: Clock,
-        retention: Retention,
-        events: Events,
-    ) -> None:
-        self._store = store
-        self._broker = broker
-        self._cascade = cascade
-        self._clock = clock
-        self._retention = retention
-        self._events = events
+    def __init__(self, basis: Basis) -> None:
+        self._store = basis.store
+        self._broker = basis.broker
+        self._cascade = basis.cascade
+        self._clock = clock = basis.clock
+        self._retention = basis.retention
+        self._events = basis.events
         monotonic = clock.monotonic
         self._due_trouble = Trouble(log, "cannot wake what is due, trying again", "wakes what is due again", monotonic)
         self._expiry_trouble = Trouble(log, "cannot end what expired, trying again", "ends what expired again", monotonic)
