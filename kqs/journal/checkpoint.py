@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kqs.crc import crc32c
-from kqs.journal.files import Files, read_all, write_all
+from kqs.journal.files import Files, keep_room, read_all, write_all
 
 NAME = "checkpoint"
 #: the next one's file; a name that a start cleans up
 SPARE_NAME = "checkpoint.new"
 _LINE = re.compile(rb"(kqs-checkpoint 1 ([0-9a-f]{32}) ([0-9]{1,19}) )([0-9a-f]{8})\n\Z")
+#: more than any checkpoint is long: what is allocated for one, and read of one
 _MAX_BYTES = 128
 
 
@@ -64,17 +65,7 @@ def keep_spare(files: Files, directory: Path) -> None:
 
     Not flushed: a start makes another.
     """
-    spare = directory / SPARE_NAME
-    with suppress(OSError):
-        if SPARE_NAME in files.list(directory):
-            return
-        handle = files.create(spare)
-        try:
-            files.allocate(handle, _MAX_BYTES)
-        except OSError:
-            files.unlink(spare)
-        finally:
-            files.close(handle)
+    keep_room(files, directory / SPARE_NAME, _MAX_BYTES)
 
 
 def read_checkpoint(files: Files, directory: Path) -> Checkpoint | None:

@@ -267,6 +267,23 @@ def opened(files: Files, path: Path, *, writable: bool = False) -> Iterator[int]
         files.close(handle)
 
 
+def keep_room(files: Files, path: Path, size: int) -> None:
+    """Have a file of `size` bytes that takes its room on the disk, or none: if there is no room, or it cannot be looked at.
+
+    One that is there already stays as it is. Not flushed.
+    """
+    with suppress(OSError):
+        if path.name in files.list(path.parent):
+            return
+        handle = files.create(path)
+        try:
+            files.allocate(handle, size)
+        except OSError:
+            files.unlink(path)
+        finally:
+            files.close(handle)
+
+
 def write_all(files: Files, handle: int, data: bytes | bytearray, offset: int) -> None:
     """Write every byte of `data` at `offset`, however few a call takes. Raises: OSError: some may have been written."""
     done = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from kqs.journal.files import Files
+from kqs.journal.files import Files, keep_room
 
 NAME = "reserve"
 #: what a start takes: the last batch again, usually at most 1 MiB, and what the store writes
@@ -18,17 +18,7 @@ RESERVE_BYTES = 2 * 1024 * 1024
 
 def keep_reserve(files: Files, directory: Path, size: int) -> None:
     """Take the room, unless it is taken; where there is none, it is tried the next time. Not flushed: a start makes another."""
-    path = directory / NAME
-    with suppress(OSError):
-        if NAME in files.list(directory):
-            return
-        handle = files.create(path)
-        try:
-            files.allocate(handle, size)
-        except OSError:
-            files.unlink(path)
-        finally:
-            files.close(handle)
+    keep_room(files, directory / NAME, size)
 
 
 def use_reserve(files: Files, directory: Path) -> None:
