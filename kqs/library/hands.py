@@ -18,11 +18,11 @@ from msgspec.structs import replace
 from kqs.client import Client, Report, Run
 from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
+from kqs.executor.outcomes import delayed, judge
 from kqs.given import reason_of, run_of
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
 from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
-from kqs.outcomes import delayed, judge
 from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.library")

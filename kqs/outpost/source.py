@@ -1,4 +1,4 @@
-"""The connection as a worker's source of runs (kqs.source).
+"""The connection as a worker's source of runs (kqs.worker.source).
 
 The server judges: it gives runs, takes their reports, and says which are lost. Here is what follows from that for the lanes. A
 run is ours from the server's giving it until its report, or until the server takes it away, or the connection is lost, which a

@@ -9,7 +9,7 @@ from typing import NamedTuple
 NO_LIMIT = 2**62
 #: tokens of so many s gather before a type opens again: what begins together costs less
 GATHER_S = 0.01
-#: short runs are claimed this far ahead, of the lanes (kqs.ahead) and of slots: about two commits of the store
+#: short runs are claimed this far ahead, of the lanes (kqs.worker.ahead) and of slots: about two commits of the store
 AHEAD_S = 0.02
 #: runs claimed ahead that have not begun after so long, in s, are given back: those before them turned out to be long
 STUCK_S = 0.1

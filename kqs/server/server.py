@@ -12,8 +12,8 @@ import msgspec
 
 from kqs.config import ServerSection
 from kqs.errors import CallError, KqsError
+from kqs.executor.outcomes import MAX_RESULT_BYTES
 from kqs.log import get_logger
-from kqs.outcomes import MAX_RESULT_BYTES
 from kqs.process import forks
 from kqs.rpc.backend import Backend
 from kqs.rpc.context import Context

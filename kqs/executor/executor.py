@@ -16,12 +16,12 @@ from types import CoroutineType
 from typing import Any, Self
 
 from kqs.commands import Commands
+from kqs.executor.outcomes import judge, judge_data, judge_result
+from kqs.executor.threads import Threads
 from kqs.handlers import Command, Handler, JobContext, Outcome
 from kqs.job import Run
-from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
 from kqs.supervisor import Supervisor
-from kqs.threads import Threads
 
 #: a result that took longer to be written has the loop to itself for the rest of the turn, in s
 LONG_S = 0.005

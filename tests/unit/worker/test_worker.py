@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 import kqs
-import kqs.breaks
-import kqs.worker
+import kqs.worker.breaks
+import kqs.worker.worker
 from kqs.config import WorkerSection
 from kqs.errors import StartupError
 from kqs.executor import Executor
 from kqs.handlers import JobContext, Registry
 from kqs.job import Run, State
 from kqs.queue.leases import Lease
-from kqs.source import Source
 from kqs.worker import Worker
+from kqs.worker.source import Source
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote_works import RemoteRig
@@ -267,7 +267,7 @@ async def test_what_outlasts_the_grace_is_given_back(works: Works) -> None:
 async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kqs.worker, "STUCK_S", 0.01)
+    monkeypatch.setattr(kqs.worker.worker, "STUCK_S", 0.01)
     may_end = asyncio.Event()
 
     async def quick_or_slow(data: bool) -> None:
@@ -695,8 +695,8 @@ class Deaf:
 
 @pytest.fixture
 async def deaf(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deaf]:
-    monkeypatch.setattr(kqs.worker, "DEAF_AFTER_S", 0.0)
-    monkeypatch.setattr(kqs.worker, "CANCEL_WAIT_S", 0.01)
+    monkeypatch.setattr(kqs.worker.worker, "DEAF_AFTER_S", 0.0)
+    monkeypatch.setattr(kqs.worker.worker, "CANCEL_WAIT_S", 0.01)
     handler = Deaf()
     yield handler
     handler.may_end.set()
@@ -772,7 +772,7 @@ async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: 
 
 
 async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.breaks, "SLICE_S", 0.0)
+    monkeypatch.setattr(kqs.worker.breaks, "SLICE_S", 0.0)
     turns: list[int] = []
     ended = 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.ahead import MAX_AHEAD_PER_LANE, Ahead
 from kqs.queue.gate import AHEAD_S, TUNE_EVERY
+from kqs.worker.ahead import MAX_AHEAD_PER_LANE, Ahead
 
 LANES = 10
 

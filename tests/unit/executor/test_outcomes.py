@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
-from kqs import outcomes
+from kqs.executor import outcomes
+from kqs.executor.outcomes import KEPT_FRAMES, delayed, judge, judge_data, judge_result
 from kqs.handlers import Again, Failed, Handler, Ok, Registry
 from kqs.job import Claim, Run
-from kqs.outcomes import KEPT_FRAMES, delayed, judge, judge_data, judge_result
 from kqs.queue.rules import MAX_ERROR_CHARS
 
 RUN = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, b"null", None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kqs.commands.channel import END_WITHIN_S
-from kqs.deaf import DEAF_AFTER_S
 from kqs.minding.minder import TERM_S
+from kqs.worker.deaf import DEAF_AFTER_S
 
 
 def test_a_command_is_killed_and_its_minder_given_up_before_its_handler_counts_as_deaf() -> None:

@@ -14,10 +14,10 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
+from kqs.executor.outcomes import judge, judge_data, judge_result
 from kqs.handlers import Failed, Handler, JobContext, Outcome
 from kqs.job import Run
 from kqs.log import get_logger
-from kqs.outcomes import judge, judge_data, judge_result
 from kqs.process import forks
 from kqs.supervisor import Supervisor
 

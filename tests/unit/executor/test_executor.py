@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 import kqs
-import kqs.executor
-import kqs.threads
+import kqs.executor.executor
+import kqs.executor.threads
 from kqs.executor import Executor, Suspended, share_decimal_settings
+from kqs.executor.outcomes import judge_result
 from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
 from kqs.job import Claim, Run
 from kqs.options import Options
-from kqs.outcomes import judge_result
 from tests.support.supervising import StrictSupervisor
 
 
@@ -230,7 +230,7 @@ async def test_a_thread_that_another_ends_during_a_run_fails_that_run_only(execu
 
 
 async def test_a_run_waits_for_a_thread_that_cannot_be_started(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.threads, "START_AGAIN_S", 0.001)
+    monkeypatch.setattr(kqs.executor.threads, "START_AGAIN_S", 0.001)
     refused, start = asyncio.Event(), threading.Thread.start
 
     def refuse(self: threading.Thread) -> None:
@@ -249,7 +249,7 @@ async def test_a_run_waits_for_a_thread_that_cannot_be_started(executor: Executo
 async def test_a_run_waits_while_a_handler_has_left_no_excepthook_to_make_threads_with(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kqs.threads, "START_AGAIN_S", 0.001)
+    monkeypatch.setattr(kqs.executor.threads, "START_AGAIN_S", 0.001)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "excepthook", None)
         running = asyncio.ensure_future(execute(executor, lambda data: 1))
@@ -441,7 +441,7 @@ async def test_so_does_one_of_a_validator(executor: Executor) -> None:
 async def test_long_results_that_are_there_at_once_are_written_one_a_turn(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kqs.executor, "LONG_S", -1.0)
+    monkeypatch.setattr(kqs.executor.executor, "LONG_S", -1.0)
     together = asyncio.Event()
     turn = 0
     written: list[int] = []
@@ -450,7 +450,7 @@ async def test_long_results_that_are_there_at_once_are_written_one_a_turn(
         written.append(turn)
         return judge_result(result, run)
 
-    monkeypatch.setattr(kqs.executor, "judge_result", note)
+    monkeypatch.setattr(kqs.executor.executor, "judge_result", note)
 
     async def handler(_data: object) -> str:
         await together.wait()

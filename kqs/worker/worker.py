@@ -13,22 +13,22 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
-from kqs.ahead import Ahead
-from kqs.breaks import Breaks
 from kqs.config import WorkerSection
-from kqs.deaf import DEAF_AFTER_S, DeafLanes
 from kqs.executor import Executor, Suspended
+from kqs.executor.outcomes import delayed, judge
 from kqs.handlers import Failed, Handler, Outcome, Registry
 from kqs.job import Run
-from kqs.lane import CleanTask, Lane
 from kqs.log import get_logger
 from kqs.modules import taken_types
-from kqs.outcomes import delayed, judge
 from kqs.queue.consumer import Consumer
 from kqs.queue.gate import STUCK_S
 from kqs.queue.leases import Lease
-from kqs.source import Source
 from kqs.supervisor import Supervisor
+from kqs.worker.ahead import Ahead
+from kqs.worker.breaks import Breaks
+from kqs.worker.deaf import DEAF_AFTER_S, DeafLanes
+from kqs.worker.lane import CleanTask, Lane
+from kqs.worker.source import Source
 
 log = get_logger("kqs.worker")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kqs.lane import Lane
+from kqs.worker.lane import Lane
 
 #: a lost run whose handler has not ended so long after its cancellation is given up, in s; a command that is asked to end has
 #: been killed by then (kqs.commands.channel, kqs.minding.minder)
