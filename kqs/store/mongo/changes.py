@@ -74,17 +74,16 @@ class Changer:
         is_read = change.verb is Verb.RETRY
         found, to_go_on = await walk.find(session, asked, change.wanted.match, at, change.slice_jobs, is_read=is_read)
         part = Slice([], [], [], to_go_on)
-        if change.verb is Verb.DELETE and not change.is_forced:
-            part.skipped = [one["_id"] for one in found if one["place"] == Place.RUNNING]
-            found = [one for one in found if one["place"] != Place.RUNNING]
+        part.skipped = [one["_id"] for one in found if _is_spared(change, one)]
+        todo = [one for one in found if not _is_spared(change, one)] if part.skipped else found
         if change.is_dry:
-            part.changed = [_changed(one) for one in found]
+            part.changed = [_changed(one) for one in todo]
             return part
         marks, before = doubted
-        for order, one in enumerate(found, first_order):
+        for order, one in enumerate(todo, first_order):
             one["next_order"] = order
-        orders = {one["_id"]: one["next_order"] for one in found}
-        todo, changed = found, dict[str, Document]()
+        orders = {one["_id"]: one["next_order"] for one in todo}
+        changed: dict[str, Document] = {}
         for _ in range(_ROUNDS):
             before.update((one["_id"], one) for one in todo)
             self._doubted = ((change, after), marks, before)
@@ -93,11 +92,10 @@ class Changer:
             if not left:
                 break
             at = walk.way(_of(left), None)
-            todo, _ = await walk.find(session, asked, change.wanted.match, at, len(left), is_read=is_read)
-            for one in todo:
+            again, _ = await walk.find(session, asked, change.wanted.match, at, len(left), is_read=is_read)
+            for one in again:
                 one["next_order"] = orders[one["_id"]]
-            if change.verb is Verb.DELETE and not change.is_forced:
-                todo = [one for one in todo if one["place"] != Place.RUNNING]
+            todo = [one for one in again if not _is_spared(change, one)]
         self._doubted = None
         await self._follow(change, part, changed)
         return part
@@ -276,6 +274,11 @@ class Changer:
 
 def _of(ids: Sequence[str]) -> Filter:
     return Filter(ids=tuple(ids))
+
+
+def _is_spared(change: Change, one: Document) -> bool:
+    """Tell whether a job is passed over since it runs."""
+    return change.verb is Verb.DELETE and not change.is_forced and one["place"] == Place.RUNNING
 
 
 def _changed(one: Document) -> Changed:

@@ -45,24 +45,15 @@ class Claimer:
     ) -> Granted:
         """See Store.claim. What fails half way is undone by `take_back`."""
         session, ids = self._session, list(dict.fromkeys(entry.id for entry in entries))
-        left: set[str] = set()
         if not ids:
             return Granted()
-        most = base.DATA_BYTES if most_bytes is None else most_bytes
         async with session.marking(self._doubt) as mark:
             change = {
                 "$set": claimed(session.epoch, mark, held=held),
                 "$inc": {"attempt": 1},
                 "$push": {"begun": pushed(a_begin(worker, now))},
             }
-            is_ready = {"place": int(Place.READY)}
-            is_short = _is_at_most(most // len(ids))
-            granted = await session.jobs.update_many({"_id": {"$in": ids}, **is_ready, **is_short}, change)
-            count = granted.matched_count
-            if count < len(ids):
-                long, left = await self._long(ids, is_ready, most)
-                if long:
-                    count += (await session.jobs.update_many({"_id": {"$in": long}, **is_ready}, change)).matched_count
+            count, left = await self._mark(ids, change, base.DATA_BYTES if most_bytes is None else most_bytes)
             if not count:
                 return Granted()
             documents = await session.find(ids, {"mark": mark})
@@ -81,6 +72,18 @@ class Claimer:
         session.tallies.add([(document["type"], State.PROCESSING) for document in intact])
         session.tallies.add([(document["type"], State.FAIL) for document in damaged])
         return Granted(_runs(entries, intact, data), [entry for entry in entries if entry.id in left])
+
+    async def _mark(self, ids: list[str], change: Document, most: int) -> tuple[int, set[str]]:
+        """Make the change to those that are ready, up to so much data; return how many, and whose data would be too much."""
+        jobs, is_ready = self._session.jobs, {"place": int(Place.READY)}
+        is_short = _is_at_most(most // len(ids))
+        count = (await jobs.update_many({"_id": {"$in": ids}, **is_ready, **is_short}, change)).matched_count
+        left: set[str] = set()
+        if count < len(ids):
+            long, left = await self._long(ids, is_ready, most)
+            if long:
+                count += (await jobs.update_many({"_id": {"$in": long}, **is_ready}, change)).matched_count
+        return count, left
 
     async def _long(self, ids: list[str], is_ready: Document, most: int) -> tuple[list[str], set[str]]:
         """Return the ready jobs whose long data fits into memory together, or the first one; and the others."""
