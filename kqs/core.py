@@ -144,14 +144,7 @@ class Core:
         config, supervisor = self._config, self._supervisor
         plans = plans_of(config.schedules)
         store = self._make_store()
-        journal = Journal(
-            config.journal,
-            self._clock,
-            on_low=store.give_back,
-            owed=store.owed_bytes,
-            on_fault=lambda error: supervisor.fault("journal", error),
-            is_passing=self._is_passing,
-        )
+        journal = self._make_journal(store)
         stack.callback(self._disown_files)
         self._own_files()
         stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
@@ -221,6 +214,16 @@ class Core:
             return MongoStore(self._config.store, self._clock, self._supervisor, self._config.server.namespace)
         path, section = self._config.store_path, self._config.store
         return SqliteStore(path, section, self._clock, self._supervisor, is_passing=self._is_passing)
+
+    def _make_journal(self, store: Store) -> Journal:
+        return Journal(
+            self._config.journal,
+            self._clock,
+            on_low=store.give_back,
+            owed=store.owed_bytes,
+            on_fault=lambda error: self._supervisor.fault("journal", error),
+            is_passing=self._is_passing,
+        )
 
     def _cascade(self) -> Cascade:
         cascade = Cascade(self._config.defaults, self._config.types)
