@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from kqs.children.child import Child, End
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, with_its_answer
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.children")
 
@@ -51,6 +52,7 @@ class Slot:
         self._make = make
         self._others = others
         self._supervisor = supervisor
+        self._unfit = Trouble(log, "a child process cannot start, trying again", "child processes start again")
         self._falls = 0  # in a row
         self._how = ""
         self.child: Child | None = None
@@ -71,6 +73,8 @@ class Slot:
                 self.child = child = self._make(self._number)
                 self.ended = ended = self._supervisor.spawn(child.run(), f"child-{self._number}", with_its_answer)
                 await _first_of(ended, child.ready, STARTING_S)
+            if child.is_ready:
+                self._unfit.over(child=self._number)
             await _first_of(ended, child.leaving)
             self.child = self.ended = None
             wait_s = self._note_leaving(child, ended) if child.leaving.done() else self._note_end(child, ended.result())
@@ -81,7 +85,7 @@ class Slot:
         wait_s = self._fall(child, end.how)
         told = {"child": child.number, "pid": child.pid or None, "runs": end.runs_count, "again_in_s": round(wait_s, 1)}
         if child.why_unfit:
-            log.error("a child process cannot start, trying again", error=end.how, **told)
+            self._unfit.met(error=end.how, **told)
         else:
             log.warning("a child process has died, starting another", how=end.how, **told)
         return wait_s

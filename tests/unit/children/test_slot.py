@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from kqs.children import slot as slots
 from kqs.children.child import End
@@ -163,6 +164,19 @@ async def test_one_that_does_not_start_is_told_of_and_lets_others_start(rig: Rig
     child.lived_s = 31.0
     rig.slot._falls = 0
     assert rig.slot.problems() == ["child 1 has been starting for 31 s"]
+
+
+async def test_who_cannot_start_for_long_is_told_of_once_and_when_that_is_over(rig: Rig) -> None:
+    with structlog.testing.capture_logs() as said:
+        for _ in range(5):
+            child = await rig.next()
+            child.why_unfit = "no module"
+            child.over.set_result(End("no module", 0, is_sound=False))
+        child = await rig.next()
+        child.begin()
+        await until(lambda: len(said) == 2)
+    begun, over = said
+    assert (begun["event"], begun["error"], over["times"]) == ("a child process cannot start, trying again", "no module", 5)
 
 
 async def test_an_empty_place_tells_why(rig: Rig) -> None:
