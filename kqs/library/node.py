@@ -25,6 +25,7 @@ from kqs.library.within import opener
 from kqs.log import get_logger
 from kqs.rpc.context import Context
 from kqs.supervisor import Supervisor, when_done
+from kqs.tasks import spawn
 
 log = get_logger("kqs.library")
 
@@ -112,7 +113,7 @@ class NodeQueue(Queue):
             return
         if self._closing is None:
             self._check_loop()
-            self._closing = asyncio.create_task(self._stack.aclose(), name="kqs-library-close")
+            self._closing = spawn(self._stack.aclose(), "kqs-library-close")
         await asyncio.shield(self._closing)
         if self._fault is not None:
             raise self._fault

@@ -196,6 +196,20 @@ async def test_what_a_look_has_claimed_too_late_is_run_all_the_same(tmp_path: Pa
         assert await queue.run_jobs(-1) == 1
 
 
+async def test_a_program_that_cancels_all_its_tasks_can_close_it_all_the_same(tmp_path: Path) -> None:
+    queue = kqs.open(tmp_path / "queue")
+    await queue.open()
+    closing = asyncio.create_task(queue.close())
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await queue.close()
+    async with kqs.open(tmp_path / "queue") as again:
+        assert await again.add_job("mail")
+
+
 async def test_closing_gives_back_what_runs(tmp_path: Path) -> None:
     began = asyncio.Event()
 
