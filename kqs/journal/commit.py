@@ -77,7 +77,7 @@ class GroupCommit:
         kept: KeptSegments,
         on_low: Callable[[], None],
         owed: Callable[[], int],
-        on_fault: Callable[[Exception], None],
+        on_fault: Callable[[BaseException], None],
         offload: Offload,
     ) -> None:
         self._settings = settings
@@ -360,13 +360,18 @@ class GroupCommit:
             _log.exception("a journal callback failed")
 
     def _guard(self, step: Callable[..., None], *news: Any) -> None:
-        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns."""
+        """Take a step that the loop asks for, where an error would be lost: nobody waits for what it returns.
+
+        What is no Exception comes from a signal's handler, as in a program, and goes on its way.
+        """
         try:
             step(*news)
-        except Exception as error:
+        except BaseException as error:
             self._give_up(error)
+            if not isinstance(error, Exception):
+                raise
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Accept no more after an error that nothing here foresees, which leaves the state in doubt.
 
         What the thread has in hand comes back and is settled as ever; everything else fails, so that nobody waits for it.

@@ -98,7 +98,7 @@ class Standing:
         self.take(Event.FAILED)
         return self._lost()
 
-    def give_up(self, error: Exception) -> JournalFailedError:
+    def give_up(self, error: BaseException) -> JournalFailedError:
         """As `fail`, of an error that nothing foresees."""
         self._failure = f"{type(error).__name__}: {error}"
         self.take(Event.BROKE)

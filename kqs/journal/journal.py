@@ -56,7 +56,7 @@ class Recovery(NamedTuple):
     is_as_stopped: bool = False
 
 
-def _log_fault(error: Exception) -> None:
+def _log_fault(error: BaseException) -> None:
     _log.error("journal met an unexpected error", exc_info=error)
 
 
@@ -76,7 +76,7 @@ class Journal:
         *,
         on_low: Callable[[], None] = lambda: None,
         owed: Callable[[], int] = lambda: 0,
-        on_fault: Callable[[Exception], None] = _log_fault,
+        on_fault: Callable[[BaseException], None] = _log_fault,
         is_passing: bool = False,
     ) -> None:
         self._settings = settings

@@ -54,7 +54,7 @@ class Nobody:
 class Hearing:
     """Tells a listener what it is promised, whatever it raises."""
 
-    def __init__(self, on_fault: Callable[[Exception], None]) -> None:
+    def __init__(self, on_fault: Callable[[BaseException], None]) -> None:
         self._on_fault = on_fault
         self._offered: list[Record] | None = None
         self.listener: Listener = Nobody()

@@ -22,7 +22,7 @@ class Feeding:
         self.rig = rig
         self.folder = folder
         self.feeder: Feeder | None = None
-        self.faults: list[Exception] = []
+        self.faults: list[BaseException] = []
 
     async def start(self, fed_seq: int = 0, last_order: int = 0) -> Feeder:
         settings = JournalSection(dir=self.folder / "journal", min_free_bytes=0, segment_bytes=65536)

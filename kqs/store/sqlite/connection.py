@@ -143,12 +143,12 @@ def translated(error: Exception) -> Exception:
     return error
 
 
-def breaks_connection(error: Exception) -> bool:
+def breaks_connection(error: BaseException) -> bool:
     """Tell whether the connection must be opened anew after this error."""
     return isinstance(error, SQLITE_ERRORS) and _primary_code(error) in _BREAKING
 
 
-def is_full(error: Exception) -> bool:
+def is_full(error: BaseException) -> bool:
     """Tell whether the disk had no room."""
     return isinstance(error, SQLITE_ERRORS) and _primary_code(error) == sqlite3.SQLITE_FULL
 

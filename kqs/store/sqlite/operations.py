@@ -33,14 +33,16 @@ def execute(session: Session, group: list[Operation], *, owing: bool = False) ->
     """Do a group in one transaction.
 
     One that raises must not fail its neighbours: the transaction is rolled back then, and each operation is done again in one
-    of its own.
+    of its own. What is no Exception comes from a signal's handler, on the loop, and goes on its way: nothing is done then.
     """
     try:
         session.begin(durable=any(operation.durable for operation in group))
         outcomes: list[Outcome] = [(operation, operation.run(session), None) for operation in group]
         session.commit(owing=owing)
-    except Exception as error:
+    except BaseException as error:
         session.rollback(error)
+        if not isinstance(error, Exception):
+            raise
         if len(group) == 1:
             return [(group[0], None, translated(error))]
         return [outcome for operation in group for outcome in execute(session, [operation])]

@@ -235,7 +235,7 @@ class Session:
             self._has_uncopied = True
             self._has_unsynced = not self._is_full
 
-    def rollback(self, error: Exception) -> None:
+    def rollback(self, error: BaseException) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
         self.called.clear()

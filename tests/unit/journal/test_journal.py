@@ -750,3 +750,22 @@ async def test_an_error_of_its_own_that_nothing_foresees_is_told_and_holds_up_no
         with pytest.raises(JournalFailedError):
             journal.append(a_record())
         await journal.stop()
+
+
+async def test_what_a_signals_handler_raises_goes_on_and_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    faults: list[BaseException] = []
+    told = Told()
+    files = MemoryFiles()
+    journal = await a_started(files, on_fault=faults.append, segment_bytes=1 << 20)
+    await lone_ticks(journal, 16)
+    journal.append(told.of(a_record()))
+    monkeypatch.setattr(files, "flush", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.flush_if_alone()
+    async with asyncio.timeout(10):
+        await journal.flush()
+        assert (len(told.failed), [type(fault) for fault in faults]) == (1, [KeyboardInterrupt])
+        await journal.stop()

@@ -33,7 +33,7 @@ class CountingSession(Session):
         super().commit(owing=owing)
         self.log.append("commit")
 
-    def rollback(self, error: Exception) -> None:
+    def rollback(self, error: BaseException) -> None:
         super().rollback(error)
         self.log.append("rollback")
 
@@ -206,3 +206,16 @@ async def test_a_thread_that_ends_between_two_operations_is_told_to_the_next(
         assert (await supervisor.told())[0] == "store thread"
         with pytest.raises(RuntimeError, match="the store's thread ended: RuntimeError: a bug in the tidying"):
             await store.call(lambda _session: None)
+
+
+async def test_what_a_signals_handler_raises_on_the_loop_leaves_no_transaction_open(
+    store: StoreThread, session: CountingSession
+) -> None:
+    def interrupted(session: Session) -> None:
+        write(7)(session)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await store.call(interrupted, small=True)
+    assert await store.call(write(8)) == 1
+    assert session.log == ["begin", "rollback", "begin", "commit"]
