@@ -154,6 +154,8 @@ class GroupCommit:
         for timer in (self._retry, self._watch):
             if timer is not None:
                 timer.cancel()
+        if self._phase is _IDLE and self._open:  # a signal's handler has raised amid an append
+            self._ask_for_tick()
         await self.flush()
         if was_failed:  # what it waited for may have come: the store has what was lost
             self._hand_over(self._disk.reopen, self._reopened)

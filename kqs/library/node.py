@@ -29,6 +29,10 @@ from kqs.tasks import spawn
 
 log = get_logger("kqs.library")
 
+#: nobody waits longer for a queue's end, in s: each part's stop is bounded, but a disk may hang, and where a signal's handler
+#: raised in the midst of something nobody may ever hear the end of that. A server has as long
+CLOSE_S = 30.0
+
 #: sections of a configuration that mean something here
 SECTIONS = ("journal", "store", "broker", "defaults", "types", "schedules")
 
@@ -108,13 +112,16 @@ class NodeQueue(Queue):
         self._core.set_handler_options(type_, options)
 
     async def close(self) -> None:
-        """See Queue.close. Raises: QueueFailedError: a part had failed before."""
+        """See Queue.close. Raises: QueueFailedError: a part had failed before, or it takes too long."""
         if self._loop is not None and self._client.is_elsewhere:
             return
         if self._closing is None:
             self._check_loop()
             self._closing = spawn(self._stack.aclose(), "kqs-library-close")
-        await asyncio.shield(self._closing)
+        done, _ = await asyncio.wait([self._closing], timeout=CLOSE_S)
+        if not done:
+            raise QueueFailedError(f"it is not closed after {CLOSE_S:g} s, and goes on with that")
+        await self._closing
         if self._fault is not None:
             raise self._fault
 

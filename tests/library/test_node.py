@@ -210,6 +210,21 @@ async def test_a_program_that_cancels_all_its_tasks_can_close_it_all_the_same(tm
         assert await again.add_job("mail")
 
 
+async def test_who_closes_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.library.node.CLOSE_S", 0.01)
+    queue = kqs.open(tmp_path / "queue")
+    await queue.open()
+    goes_on = asyncio.Event()
+    queue._stack.push_async_callback(goes_on.wait)  # type: ignore[attr-defined]  # a part's stop that takes long
+    with pytest.raises(kqs.QueueFailedError, match=r"not closed after 0\.01 s"):
+        await queue.close()
+    goes_on.set()
+    monkeypatch.undo()
+    await queue.close()
+    async with kqs.open(tmp_path / "queue") as again:
+        assert await again.add_job("mail")
+
+
 async def test_closing_gives_back_what_runs(tmp_path: Path) -> None:
     began = asyncio.Event()
 
