@@ -11,6 +11,7 @@ import msgspec
 import kqs
 from kqs.config import Config, LogSection, WorkerSection
 from kqs.config.sections import CommandSection
+from kqs.printable import printable
 
 #: descriptors under which a child finds its connection, and where it tells how it is
 WIRE = 3
@@ -18,6 +19,7 @@ STATUS = 4
 
 #: a pipe takes no more at once, in bytes; longer lines would be cut where it is full
 _LINE_BYTES = 4096
+#: what a line tells of problems, and of why a child leaves or cannot work: twice as many bytes as these fit it (`_ascii`)
 _MOST_PROBLEMS = 8
 _PROBLEM_CHARS = 200
 _WHY_CHARS = 600
@@ -77,7 +79,8 @@ def heard(line: bytes) -> Word:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii").replace("\n", " ")
+    """Return a text of which JSON makes at most two bytes a character."""
+    return printable(text.replace("\n", " ")).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def brief_of(config: Config, number: int, path: list[str]) -> bytes:

@@ -16,7 +16,9 @@ def test_a_word_is_heard_as_it_was_told(word: Word) -> None:
     assert heard(told(word).removesuffix(b"\n")) == word
 
 
-@pytest.mark.parametrize("word", [Beat(["\udcff\n" * 10_000] * 100), Unfit("é" * 100_000), Leaving('"\\' * 10_000)])
+@pytest.mark.parametrize(
+    "word", [Beat(["\udcff\n" * 10_000] * 100), Beat(["\x01\t" * 10_000] * 100), Unfit("é" * 100_000), Leaving('"\\' * 10_000)]
+)
 def test_a_word_of_any_length_is_a_line_that_a_pipe_takes_as_a_whole(word: Word) -> None:
     line = told(word)
     assert len(line) <= 4096
