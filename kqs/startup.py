@@ -31,6 +31,7 @@ from kqs.worker import Worker
 
 log = get_logger("kqs")
 
+#: between two tries of a store that is away, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
 

@@ -27,6 +27,7 @@ from kqs.log import get_logger
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
+#: between two tries to refill a type from a store that refuses, in s: the first wait, which doubles, and the longest
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
 _MAX_COLD = 10_000  # names; beyond it every unknown type is taken to be waiting in the store

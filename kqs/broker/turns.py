@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
+#: what a grant costs a type of weight 1: a whole number, so that no fraction is lost, which large weights still divide finely
 _STRIDE = 2**32
 _MAX_REMEMBERED = 10_000  # types in debt; clients may invent them without end
 

@@ -31,6 +31,7 @@ MEASURES = {
     "run": (50_000, "jobs from insert to stored finish"),
     "latency": (200, "one job at a time"),
 }
+#: how long the server of a measure may take to stop, in s
 _STOP_WITHIN_S = 30
 
 

@@ -15,7 +15,6 @@ from kqs.cli.progress import Progress, shown_progress
 from kqs.client import DEFAULT_TIMEOUT_S, Address, Client
 from kqs.errors import PASSING_CODES, CallError, ExitCode
 
-IN_FLIGHT = 1000
 #: what the server thinks of a line's length is told with its job; the client's own limit would end the whole
 MAX_LINE_BYTES = 2**30
 #: refused for what the server is, or is in, and not for what the job is: the rest would be refused too
@@ -146,7 +145,7 @@ def insert_all(server: Address, source: JobSource, *, progress: bool | None, as_
         _report(inserter, as_lines)
         return inserter
 
-    inserter = with_client(server, work, max_in_flight=IN_FLIGHT, max_line_bytes=MAX_LINE_BYTES)
+    inserter = with_client(server, work, max_line_bytes=MAX_LINE_BYTES)
     return ExitCode.REFUSED if inserter.refused else ExitCode.OK
 
 

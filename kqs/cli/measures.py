@@ -16,6 +16,7 @@ import msgspec
 
 from kqs.client import Address, Client
 
+#: calls without an answer at a time, and the connections that share them where one is not what is measured
 IN_FLIGHT = 1000
 CONNECTIONS = 8
 #: the size of a job's data, in bytes
@@ -23,6 +24,7 @@ DATA_BYTES = 200
 #: a type that no handler takes, and one that every server runs
 UNTAKEN_TYPE, TAKEN_TYPE = "kqs-bench", "echo"
 
+#: how long the server may take for a call, or for all jobs of a measure; and how often it is looked whether it has, in s
 _TIMEOUT_S = 120.0
 _POLL_S = 0.01
 

@@ -28,6 +28,7 @@ from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 #: most calls unanswered at a time: enough to fill a flush, little enough to hold no memory
 DEFAULT_IN_FLIGHT = 1000
+#: how long a call may go without its answer, in s
 DEFAULT_TIMEOUT_S = 30.0
 
 #: what `insert_many` takes: mappings of the jobs' fields

@@ -18,6 +18,7 @@ HOST = "127.0.0.1"
 #: pieces of a line that is sent in pieces, and the time between two, in s: long enough for each to be read alone
 _PIECES = 12
 _PIECE_S = 0.01
+#: how long the end of a killed program is waited for, in s
 _KILL_WAIT_S = 5.0
 #: how long its output is read after its end, in s
 _LAST_WORDS_S = 1.0

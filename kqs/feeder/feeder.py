@@ -36,6 +36,7 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
 
+#: between two tries of a store that refuses, or of a disk, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop

@@ -14,6 +14,7 @@ from kqs.errors import JournalError, JournalLockedError
 from kqs.journal.files import Files, read_all
 from kqs.journal.settings import LOCK_NAME
 
+#: read of the lock file: it holds a pid, which is shorter, or what is none
 _PID_BYTES = 64
 
 

@@ -18,6 +18,7 @@ from kqs.journal.format import (
     payload_is_intact,
 )
 
+#: read at a time, and so what a file of any length takes in memory beside its longest frame
 SLICE_BYTES = 1 << 20
 
 

@@ -24,7 +24,9 @@ from kqs.minding.tree import children, signal_tree
 #: how long to try to kill what a minder has left, and how long minders have to end when the server is gone, in s
 LEFT_S = 2.0
 END_S = 3.0
+#: more than any message of the server is long
 _MESSAGE_BYTES = 64
+#: between two looks for what is left, in s
 _LOOK_S = 0.01
 #: most descriptors that come with one message: a channel, and what is passed on to a child process
 _MOST_DESCRIPTORS = 1 + minder.PASSED

@@ -36,6 +36,7 @@ from kqs.minding.tree import children, signal_tree
 TERM_S = 0.5
 #: how long to try to end what is left, in s: what belongs to another user, or hangs in the kernel, cannot be
 LEFT_S = 2.0
+#: between two looks for what is left, in s
 _LOOK_S = 0.005
 #: begins a line on stderr that tells how far the command is, as JSON
 MARK = b"KQS-PROGRESS "

@@ -23,6 +23,7 @@ from kqs.supervisor import Supervisor
 WITHIN_S = 5.0
 #: jobs that are asked about at a time; one array may be all of them
 MOST_JOBS = 100_000
+#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
 

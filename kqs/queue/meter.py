@@ -14,6 +14,7 @@ from kqs.job import ENDED, Accepted, Report, Run, State, instant_of
 
 T = TypeVar("T")
 
+#: types that are metered; beyond them, those are forgotten of which nothing was heard for longest
 MAX_TYPES = 1000
 #: over which rates are told, in s; counted by slots of so many s
 WINDOWS_S = (60, 300, 900)

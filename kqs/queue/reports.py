@@ -20,6 +20,7 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
+#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 #: so many bytes of results do not wait any longer for their jobs to be stored

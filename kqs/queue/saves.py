@@ -38,6 +38,7 @@ SAVE_RUNS = 1000
 SAVE_BYTES = 1024 * 1024
 #: no more is taken from remote workers while so much waits for the store
 MOST_BYTES = 64 * 1024 * 1024
+#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from kqs.queue.gate import AHEAD_S, TUNE_EVERY
 
+#: however short runs are: what is claimed here begins nowhere else
 MAX_AHEAD_PER_LANE = 16
 #: the weight of what was seen since the length of a run was looked at last
 TUNE_WEIGHT = 0.25

@@ -30,6 +30,7 @@ from kqs.broker.waiters import Waiters
 from kqs.job import Entry
 from kqs.supervisor import Supervisor
 
+#: between two looks at what nothing tells of, in s: jobs that nobody fetched, refills, watches
 TICK_S = 0.5
 #: how long a put waits for the servers at most, in s: they set the pace while they can, and hold nobody up when they cannot
 PUT_WITHIN_S = 0.1

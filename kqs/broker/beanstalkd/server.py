@@ -25,7 +25,9 @@ from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete
 
+#: how long a connection may take until it is one, in s
 CONNECT_WITHIN_S = 3.0
+#: between two tries to connect, in s: the first wait, which doubles, and the longest
 BACKOFF_FIRST_S = 0.1
 #: short, since what a server held must be put again soon after its return
 BACKOFF_LAST_S = 2.0

@@ -23,6 +23,7 @@ from kqs.log import get_logger
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
+#: a type whose refill failed, or found no room, is left alone for so long, in s
 RETRY_S = 1.0
 #: at a time, so that thousands of types do not all ask the store at once
 MAX_REFILLS = 8
