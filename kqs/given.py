@@ -7,12 +7,12 @@ import math
 import msgspec
 
 from kqs.handlers import Failed
-from kqs.job import Claim, Run
+from kqs.job import MAX_ERROR_CHARS, Claim, Run
 from kqs.options import PRIORITIES
 from kqs.wire.runs import GivenRun
 
-#: longer reasons are cut, as the server would
-MAX_REASON_CHARS = 4000
+#: the server hears of a run once in this share of its ttr
+TOUCH_SHARE = 3
 _NORMAL = PRIORITIES["normal"]
 
 
@@ -39,5 +39,5 @@ def run_of(given: GivenRun, now: float) -> Run:
 
 
 def reason_of(outcome: Failed) -> str:
-    """Return the reason of a failure as it may be told: Unicode, and not too long."""
-    return outcome.reason[:MAX_REASON_CHARS].encode(errors="replace").decode()
+    """Return the reason of a failure as it may be told: Unicode, and no longer than the server would keep it."""
+    return outcome.reason[:MAX_ERROR_CHARS].encode(errors="replace").decode()

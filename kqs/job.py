@@ -38,6 +38,8 @@ class State(IntEnum):
         return self.name.lower()
 
 
+#: longer reasons of an end are cut, so that a handler's error text cannot swell its job's record without bound
+MAX_ERROR_CHARS = 4000
 #: the longest progress of a job, in bytes of JSON: it goes to the next run with its data, thousands of runs at a time, and into
 #: the environment of a command, of which one variable may have 128 KiB
 MAX_PROGRESS_BYTES = 16 * 1024

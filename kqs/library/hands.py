@@ -19,7 +19,7 @@ from kqs.client import Client, Report, Run
 from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
 from kqs.executor.outcomes import delayed, judge
-from kqs.given import reason_of, run_of
+from kqs.given import TOUCH_SHARE, reason_of, run_of
 from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
 from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
@@ -27,8 +27,6 @@ from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.library")
 
-#: the queue hears of a run once in this share of its ttr
-SHARE = 3
 #: cancelled handlers get this long to clean up, in s
 CANCEL_WAIT_S = 1.0
 #: whoever stops waits so long, in s, until what it gives back is taken: as long as a server's stop does for reports
@@ -65,7 +63,7 @@ class _InHand:
         """Return when something is to be done about it: the queue is to hear of it, or it is over."""
         ttr = self.run.ttr
         wants_touch = self.run.auto_touch or self.context.touched_at > self.told_at
-        return min(self.told_at + (ttr / SHARE if wants_touch else ttr), self.limit_at)
+        return min(self.told_at + (ttr / TOUCH_SHARE if wants_touch else ttr), self.limit_at)
 
 
 class Hands:

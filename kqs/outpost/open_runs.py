@@ -18,6 +18,7 @@ import msgspec
 
 from kqs.client.runs import cancelled, seconds_left
 from kqs.errors import CallError
+from kqs.given import TOUCH_SHARE
 from kqs.options import Options
 from kqs.outpost.line import Line
 from kqs.outpost.orders import Order
@@ -25,8 +26,7 @@ from kqs.queue.leases import Lease
 from kqs.supervisor import Supervisor
 from kqs.wire.runs import MAX_ROOM
 
-#: the server hears of a run once in this share of its ttr; and how often in that time is looked whether it is to
-SHARE = 3
+#: how often in that share of its ttr (`TOUCH_SHARE`) is looked whether the server is to hear of a run
 LOOKS = 4
 #: between two looks, in s
 SHORTEST_LOOK_S = 0.01
@@ -85,7 +85,7 @@ class OpenRuns:
     def add(self, token: str, run: OpenRun) -> None:
         """Take a run that was given."""
         self.by_token[token] = run
-        look_s = run.options.ttr / (SHARE * LOOKS)
+        look_s = run.options.ttr / (TOUCH_SHARE * LOOKS)
         if self._timer is None or look_s < self._look_s:
             self._arm(look_s)
 
@@ -145,11 +145,16 @@ class OpenRuns:
             for token in [token for token, run in self.by_token.items() if run.lease is not None and run.is_judged(now)]:
                 self._on_over(token)
         self._touch(
-            [token for token, run in self.by_token.items() if now - run.told_at >= run.options.ttr / SHARE and _lives(run)], now
+            [
+                token
+                for token, run in self.by_token.items()
+                if now - run.told_at >= run.options.ttr / TOUCH_SHARE and _lives(run)
+            ],
+            now,
         )
         if not self.by_token:
             return
-        least_s = min(run.options.ttr for run in self.by_token.values()) / (SHARE * LOOKS)
+        least_s = min(run.options.ttr for run in self.by_token.values()) / (TOUCH_SHARE * LOOKS)
         self._arm(max(least_s, LOOKS * (self._monotonic() - now)))  # a look must not be all that is done
 
     def _touch(self, tokens: list[str], now: float) -> None:

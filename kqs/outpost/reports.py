@@ -16,8 +16,9 @@ import msgspec
 
 from kqs.client.runs import told
 from kqs.errors import CallError
-from kqs.given import MAX_REASON_CHARS, reason_of
+from kqs.given import reason_of
 from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.job import MAX_ERROR_CHARS
 from kqs.log import get_logger
 from kqs.outpost.line import PASSING, Line
 from kqs.supervisor import Supervisor
@@ -167,7 +168,7 @@ class Reports:
         elif one.report != "fail":
             log.error("the server refuses a report, the run counts as failed", run=one.run, error=str(error))
             reason = f"the server refused the worker's report: {error}"
-            self._finishes.append(Finish(one.run, "fail", reason=reason[:MAX_REASON_CHARS], final=True))
+            self._finishes.append(Finish(one.run, "fail", reason=reason[:MAX_ERROR_CHARS], final=True))
             self._supervisor.call_soon("reports", self.send)
         else:
             log.error("the server refuses the report of a failure", run=one.run, error=str(error))

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import (
+    MAX_ERROR_CHARS,
     TRANSITIONS,
     WAITING,
     Accepted,
@@ -29,9 +30,6 @@ from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_optio
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 from kqs.verdicts import MAX_DELAY_S
-
-#: longer reasons are cut, so that a handler's error text cannot swell its record without bound
-MAX_ERROR_CHARS = 4000
 
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
 DELAY_MARGIN_S = 1.1

@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
 from kqs.queue.events import Batch, Word
 from kqs.rpc.backend import Backend
-from kqs.rpc.shown import JobView, view_of, view_of_end
+from kqs.rpc.shown import WORDS, JobView, view_of, view_of_end
 from kqs.supervisor import Supervisor
 from kqs.wire import dialect
 from kqs.wire.call import Call
@@ -40,7 +40,6 @@ MOST_WAITING_BYTES = 16 * 1024 * 1024
 _STEP_EVENTS = 100
 _MOST_OPTIONS = 10_000  # a client may invent types without end
 
-_WORDS = {state: state.word for state in State}
 _HERE = b"\0"  # no JSON has it
 _encode = msgspec.json.Encoder().encode
 
@@ -352,4 +351,4 @@ def _bytes_of(batch: Batch) -> int:
 
 
 def _word(state: State | None) -> str | None:
-    return None if state is None else _WORDS[state]
+    return None if state is None else WORDS[state]

@@ -25,7 +25,7 @@ from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
-from kqs.store.mongo.documents import GONE_STATE, Place, is_there, pair_named, parked_key, state_of
+from kqs.store.mongo.documents import GONE_STATE, WAITS, Place, is_there, pair_named, parked_key, state_of
 from kqs.store.mongo.follow import Follower
 from kqs.store.mongo.held import OF_THE_WAIT, asks_of, hold_key
 from kqs.store.mongo.resources import Resources
@@ -34,7 +34,6 @@ from kqs.store.mongo.session import Session
 
 #: how often a slice looks again at what somebody else changed between its look and its write
 _ROUNDS = 5
-_WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
 #: all that a deleted record need not tell
 _NEEDLESS = [
     *("data", "data_long", "data_bytes", "data_bulk", "data_crc32c", "result", "result_long", "result_bulk", "result_crc32c"),
@@ -122,7 +121,7 @@ class Changer:
 
     def _asked(self, change: Change) -> list[Document]:
         fits: dict[Verb, Document] = {
-            Verb.CANCEL: {"$or": [_WAITS, {"place": int(Place.RUNNING), "cancel_at": None}]},
+            Verb.CANCEL: {"$or": [WAITS, {"place": int(Place.RUNNING), "cancel_at": None}]},
             Verb.RETRY: {
                 "place": int(Place.ENDED),
                 "state": {"$in": [int(State.FAIL), int(State.CANCELLED)]},

@@ -57,6 +57,8 @@ class Place(IntEnum):
     GONE = 4  # deleted, but a journal may still bring it back (changes.py)
 
 
+#: what is so of a job that waits
+WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
 #: the `state` of what is gone, so that no question for another finds it
 GONE_STATE = -1
 

@@ -12,15 +12,13 @@ from kqs.store import base
 from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, entry_fields, entry_of
+from kqs.store.mongo.documents import WAITS, Place, entry_fields, entry_of
 from kqs.store.mongo.held import OF_THE_WAIT
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
 #: servers whose jobs may share a rank at the end of a page
 _MAX_TIES = 16
-
-_WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
 
 
 async def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None) -> list[Entry]:
@@ -155,7 +153,7 @@ def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -
         fields["drop_at"] = drop_at
     # without an epoch, no report can take this end for its own
     absent = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
-    return UpdateMany({"_id": {"$in": ids}, **_WAITS}, {"$set": fields, "$unset": absent})
+    return UpdateMany({"_id": {"$in": ids}, **WAITS}, {"$set": fields, "$unset": absent})
 
 
 def _expired(state: int) -> State:

@@ -15,8 +15,7 @@ import kqs
 from kqs.executor import outcomes
 from kqs.executor.outcomes import KEPT_FRAMES, delayed, judge, judge_data, judge_result
 from kqs.handlers import Again, Failed, Handler, Ok, Registry
-from kqs.job import Claim, Run
-from kqs.queue.rules import MAX_ERROR_CHARS
+from kqs.job import MAX_ERROR_CHARS, Claim, Run
 
 RUN = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, b"null", None)
 NO_DELAY = "Again has no delay that can be used: ValueError: delay: expected a number of seconds"

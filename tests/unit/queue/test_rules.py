@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kqs.handlers import Again, Failed, Ok, Outcome
-from kqs.job import State
+from kqs.job import MAX_ERROR_CHARS, State
 from kqs.options import JobFields, Options, PlainJob
-from kqs.queue.rules import MAX_ERROR_CHARS, Judge, Retention, accept, whole_ms
+from kqs.queue.rules import Judge, Retention, accept, whole_ms
 from tests.support.jobs import NOW, ORDER, a_run
 
 KEEP = Retention(success_s=3600, fail_s=-1)
