@@ -20,7 +20,6 @@ from typing import NoReturn
 
 from kqs.minding import launch
 from kqs.minding.frames import (
-    PROGRESS_BYTES,
     Ended,
     FrameReader,
     Kind,
@@ -30,6 +29,7 @@ from kqs.minding.frames import (
     encode_report,
     encoded,
 )
+from kqs.minding.tail import Tail
 from kqs.minding.tree import children, signal_tree
 
 #: between SIGTERM and SIGKILL, in s: less than a cancelled handler may take before it counts as deaf
@@ -38,14 +38,8 @@ TERM_S = 0.5
 LEFT_S = 2.0
 #: between two looks for what is left, in s
 _LOOK_S = 0.005
-#: begins a line on stderr that tells how far the command is, as JSON
-MARK = b"KQS-PROGRESS "
-#: what is kept of such a line until it is whole: more than any that counts
-_MARKED_BYTES = len(MARK) + 2 * PROGRESS_BYTES
-#: between two such that the server is told, in s: a command may write them in a loop
+#: between two lines of progress that the server is told, in s: a command may write them in a loop
 TOLD_S = 0.2
-#: what is kept of stderr: a reason of a failure is stored up to 4,000 characters
-ERRORS_BYTES = 3500
 _READ_BYTES = 64 * 1024
 #: what a child process finds open, from 1 on: stdout, stderr, its connection to the server, and where it tells how it is
 PASSED = 4
@@ -67,66 +61,6 @@ class Ear:
         """Forget what was heard."""
         with suppress(BlockingIOError):
             os.read(self.number, _READ_BYTES)
-
-
-class Tail:
-    """The end of what a command writes to stderr, but for lines that tell its progress. progress: the last; None: taken."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.is_cut = False
-        self.progress: bytes | None = None
-        self._begun = b""  # of a line that may be one
-        self._is_inside = False  # of a line that is none
-
-    def receive_data(self, data: bytes) -> None:
-        """Take what was written."""
-        if data and not self._begun and MARK[:1] not in data:
-            self._keep(data)
-            self._is_inside = not data.endswith(b"\n")
-            return
-        *lines, rest = data.split(b"\n")
-        plain: list[bytes] = []
-        for line in lines:
-            self._receive_line(line, plain)
-        self._receive_begin(rest, plain)
-        self._keep(b"".join(plain))
-
-    def end(self) -> None:
-        """Take in that nothing more comes. A line of progress that was cut short is none, and nothing else either."""
-        if not self._begun.startswith(MARK):
-            self._keep(self._begun)
-        self._begun = b""
-
-    def _receive_line(self, line: bytes, plain: list[bytes]) -> None:
-        """Take the rest of a line that is whole."""
-        if self._is_inside:
-            self._is_inside = False
-            plain += (line, b"\n")
-            return
-        line, self._begun = self._begun + line, b""
-        if line.startswith(MARK):
-            self.progress = line[len(MARK) :].strip()[: PROGRESS_BYTES + 1]
-        else:
-            plain += (line, b"\n")
-
-    def _receive_begin(self, begin: bytes, plain: list[bytes]) -> None:
-        """Take a part of a line whose end is still to come."""
-        if self._is_inside:
-            plain.append(begin)
-            return
-        begin = self._begun + begin
-        if begin.startswith(MARK) or MARK.startswith(begin):
-            self._begun = begin[:_MARKED_BYTES]
-        else:
-            self._begun, self._is_inside = b"", True
-            plain.append(begin)
-
-    def _keep(self, data: bytes) -> None:
-        self.data += data
-        if len(self.data) > ERRORS_BYTES:
-            self.is_cut = True
-            self.data = self.data[-ERRORS_BYTES:]
 
 
 class Minder:

@@ -8,7 +8,7 @@ import pytest
 
 from kqs.job import MAX_PROGRESS_BYTES
 from kqs.minding.frames import PROGRESS_BYTES
-from kqs.minding.minder import ERRORS_BYTES, Tail
+from kqs.minding.tail import ERRORS_BYTES, Tail
 
 
 def fed(*pieces: bytes) -> Tail:
