@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-import kqs.store.mongo.store
+import kqs.store.mongo.opened
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Run, State
 from kqs.store.mongo import MongoStore
@@ -317,8 +317,8 @@ async def test_an_unforeseen_end_of_the_upkeep_stops_the_node(
     async def faulty(_: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr(kqs.store.mongo.store, "BEAT_S", 0)
-    monkeypatch.setattr(kqs.store.mongo.store._Open, what, faulty)
+    monkeypatch.setattr(kqs.store.mongo.opened, "BEAT_S", 0)
+    monkeypatch.setattr(kqs.store.mongo.opened.Opened, what, faulty)
     store = make_mongo_store(proxy.uri)
     await store.open(JOURNAL, NODE)
     name, error = await StrictSupervisor.made[-1].told()
@@ -329,7 +329,7 @@ async def test_an_unforeseen_end_of_the_upkeep_stops_the_node(
 async def test_a_boot_that_is_not_its_journals_newest_stores_nothing_more_and_stops(
     make_mongo_store: MakeStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kqs.store.mongo.store, "BEAT_S", 0)
+    monkeypatch.setattr(kqs.store.mongo.opened, "BEAT_S", 0)
     store = make_mongo_store(proxy.uri)
     supervisor = StrictSupervisor.made[-1]
     await store.open(JOURNAL, NODE)

@@ -12,8 +12,8 @@ import time
 
 import kqs.queue.housekeeping
 import kqs.service
+import kqs.store.mongo.opened
 import kqs.store.mongo.servers
-import kqs.store.mongo.store
 import kqs.store.mongo.tallies
 from kqs.cli import run
 
@@ -30,7 +30,7 @@ def serve(skew_s: float) -> int:
     """Serve with short leases and a wall clock that is `skew_s` ahead; return the exit code."""
     kqs.store.mongo.servers.LEASE_S = LEASE_S
     kqs.store.mongo.servers.BEAT_S = BEAT_S
-    vars(kqs.store.mongo.store)["BEAT_S"] = BEAT_S  # the name that it has imported
+    vars(kqs.store.mongo.opened)["BEAT_S"] = BEAT_S  # the name that it has imported
     kqs.store.mongo.tallies.RECOUNT_S = RECOUNT_S
     kqs.store.mongo.tallies.SETTLE_S = SETTLE_S
     kqs.store.mongo.tallies.RECOUNT_SHARE = RECOUNT_SHARE

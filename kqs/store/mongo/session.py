@@ -40,7 +40,7 @@ class Session:
         self.bulk = Bulk(collections)
         self.tallies = Tallies(collections, clock.monotonic)
         self.noted = Noted(clock.monotonic)
-        self.now = clock.now
+        self.now, self.monotonic = clock.now, clock.monotonic
         self._last_mark = epoch << _MARK_BITS
 
     @asynccontextmanager
