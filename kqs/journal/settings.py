@@ -8,7 +8,7 @@ from typing import Protocol
 #: held with flock for as long as a server lives; the holder's pid is its content
 LOCK_NAME = "lock"
 #: what a journal keeps open files under, as fnmatch has it
-JOURNAL_FILES = (LOCK_NAME, "*.kqj", "*.kqj.*", "checkpoint", "checkpoint.*")
+JOURNAL_FILES = (LOCK_NAME, "*.kqj", "*.kqj.*", "checkpoint", "checkpoint.*", "reserve")
 
 
 class JournalSettings(Protocol):
