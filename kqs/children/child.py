@@ -269,7 +269,7 @@ class Child:
                 self._problems = problems
             case Unfit(why):
                 self.why_unfit = why
-            case Leaving(why) if not self.leaving.done():
+            case Leaving(why) if not (self.leaving.done() or self._why_killed):  # being killed is no leave
                 self.leaving.set_result(why)
 
     def _note_life(self) -> None:

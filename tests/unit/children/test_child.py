@@ -241,6 +241,8 @@ async def test_without_a_connection_it_is_killed_unless_it_ends_by_itself_soon(r
     assert channel.ends == 0
     rig.child.look()
     assert channel.ends == 2
+    await said(rig, Leaving("it was asked to end"))
+    assert not rig.child.leaving.done()  # who is killed is no leaver, but has died
     assert (await rig.end(ended(-9))).how == "a handler closed its connection, so it was killed"
 
 
