@@ -39,7 +39,7 @@ ALLOWED = {
     ("process/loop.py", "*"): "the loop's main task: what it raises ends the process",
     ("process/sentry.py", "call_soon_threadsafe"): "the stop itself, from a thread that bounds it",
     ("process/forks.py", "call_soon"): "a look into the loop, and the end of a forked child",
-    ("library/node.py", "create_task"): "its end, of which its owner is told, and which ends the supervisor's tasks, too",
+    ("library/node.py", "spawn"): "its end, of which its owner is told, and which ends the supervisor's tasks, too",
     ("store/sqlite/store.py", "add_done_callback"): "takes note of an error that concerns nobody",
     ("store/mongo/lanes.py", "add_done_callback"): "takes note of an error whose hearer has gone",
     ("store/mongo/questions.py", "add_done_callback"): "takes note of an error whose hearer has gone",
