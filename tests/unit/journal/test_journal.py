@@ -769,3 +769,18 @@ async def test_what_a_signals_handler_raises_goes_on_and_leaves_nobody_waiting(m
         await journal.flush()
         assert (len(told.failed), [type(fault) for fault in faults]) == (1, [KeyboardInterrupt])
         await journal.stop()
+
+
+async def test_what_was_appended_as_a_signals_handler_raised_is_flushed_by_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    told = Told()
+    journal = await a_started()
+    with monkeypatch.context() as patched:
+        patched.setattr(journal._commit, "_ask_for_tick", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(told.of(a_record()))
+    async with asyncio.timeout(10):
+        await journal.stop()
+    assert len(told.acknowledged) == 1
