@@ -21,7 +21,7 @@ from kqs.client.owners import OwnersCalls
 from kqs.client.rules import RulesCalls
 from kqs.client.values import check_address, check_count, check_json, check_seconds, decoded, encode, names, without_none
 from kqs.client.workers import WorkersCalls
-from kqs.errors import CallError, KqsError
+from kqs.errors import CallError
 from kqs.options import OnConflict
 from kqs.wire.inserted import Inserted
 from kqs.wire.lines import DEFAULT_LINE_BYTES
@@ -72,6 +72,8 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
             address, timeout_s, max_in_flight, max_line_bytes, open_link, lambda reason: self.on_lost(reason), self.lose_runs
         )
         super().__init__(calls)
+        #: sends a call that stands
+        self.stand = calls.stand
         self._ids = ClientIds()
 
     async def __aenter__(self) -> Self:
@@ -254,13 +256,3 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
         """
         check_json(arg)
         return await self._calls.start(name, arg, repeatable=repeatable, timeout_s=timeout_s)
-
-    def stand(
-        self,
-        name: str,
-        arg: bytes,
-        ended: Callable[[msgspec.Raw | KqsError], None],
-        event: Callable[[msgspec.Raw], None] = lambda event: None,
-    ) -> None:
-        """Send a call that stands. As `InFlight.stand`."""
-        self._calls.stand(name, arg, ended, event)

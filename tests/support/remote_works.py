@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from kqs.client import Address
 from kqs.config import ServerSection
 from kqs.outpost.line import Line
@@ -12,7 +10,7 @@ from kqs.remote import Desk
 from kqs.server.server import Server
 from tests.support.backend import MemoryBackend
 from tests.support.queueing import Rig
-from tests.support.turning import WITHIN_S, idle
+from tests.support.turning import settled
 
 
 class RemoteRig:
@@ -35,15 +33,7 @@ class RemoteRig:
 
     async def settled(self) -> None:
         """Let both sides take in what the other has said so far, and say what comes of that."""
-        for _ in range(2):
-            await idle()
-            await self._ping()
-
-    async def _ping(self) -> None:
-        answered = asyncio.Event()
-        self.line.call(b'"ping"', b"null", lambda _answer: answered.set())
-        async with asyncio.timeout(WITHIN_S):
-            await answered.wait()
+        await settled(self.line)
 
     async def stop_worker(self) -> None:
         """Report all, and hang up, as `kqs work` does."""

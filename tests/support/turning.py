@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+from kqs.outpost.line import Line
 
 WITHIN_S = 20
 #: turns after which nothing more comes of what needs neither a thread, a socket nor a timer: tasks that wake each other take
@@ -22,3 +24,22 @@ async def idle() -> None:
     """Let the loop turn until all has happened that tasks and callbacks do among themselves."""
     for _ in range(_TURNS):
         await asyncio.sleep(0)
+
+
+async def settled(line: Line, answer: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Let both ends of a line take in what the other has said so far, and say what comes of that.
+
+    Args: answer: answers the ping by which that is known, where its server does not.
+    """
+    for _ in range(2):
+        await idle()
+        await _ping(line, answer)
+
+
+async def _ping(line: Line, answer: Callable[[], Awaitable[None]] | None) -> None:
+    answered = asyncio.Event()
+    line.call(b'"ping"', b"null", lambda _answer: answered.set())
+    if answer is not None:
+        await answer()
+    async with asyncio.timeout(WITHIN_S):
+        await answered.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from kqs.queue.leases import Lease
 from tests.support.clock import FakeClock
 from tests.support.line_server import LineServer
 from tests.support.supervising import StrictSupervisor
-from tests.support.turning import WITHIN_S, idle, until
+from tests.support.turning import settled, until
 
 
 def a_run(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -72,17 +71,11 @@ class Post:
 
     async def settled(self) -> None:
         """Let be taken in what was said to it so far, and be said what comes of that."""
-        for _ in range(2):
-            await idle()
-            await self._ping()
+        await settled(self.line, self._pong)
 
-    async def _ping(self) -> None:
-        answered = asyncio.Event()
-        self.line.call(b'"ping"', b"null", lambda _answer: answered.set())
+    async def _pong(self) -> None:
         await self.called("ping", len(self.calls("ping")) + 1)
         self.answer("ping", "pong")
-        async with asyncio.timeout(WITHIN_S):
-            await answered.wait()
 
     async def given(self, *runs: dict[str, Any]) -> list[Run]:
         """Have the server give runs; return them when they were delivered."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
@@ -157,7 +155,7 @@ async def test_who_lost_a_run_and_says_nothing_has_one_at_a_time(rig: Rig, monke
     await rig.accept(*(an_accepted(number) for number in range(3, 8)))
     for taken in (3, 4):  # one, and when that is lost as well another one
         await worker.take(taken)
-        await asyncio.sleep(0.05)
+        worker.party.try_out()  # a trial more, while a run is open
         await still(rig)
         assert desk.runs_count == 1
         await lose(rig, desk, 1)
@@ -210,7 +208,7 @@ async def test_one_that_rests_is_not_tried_out_and_has_its_room_when_it_goes_on(
     worker.party.pause()
     await lose(rig, desk, 1)
     await rig.accept(an_accepted(2), an_accepted(3))
-    await asyncio.sleep(0.02)
+    await until(lambda: not worker.party._is_on_trial)
     await still(rig)
     assert desk.runs_count == 0
     worker.party.trust()
