@@ -197,7 +197,7 @@ class Party:
     def try_out(self) -> None:
         """Give it one run, if it has none."""
         self._is_on_trial = False
-        for order in self._orders if self.is_doubted else ():
+        for order in self._orders:
             if order.withheld and not order.open_count:
                 order.pool.restore(order, 1)
 
