@@ -17,7 +17,7 @@ _NAMES = ("stdin", "stdout", "stderr")
 def open_standard_descriptors() -> None:
     """Open /dev/null in place of each that is closed. Call before anything else opens a file."""
     for number, name in enumerate(_NAMES):
-        if _is_open(number):
+        if is_open(number):
             continue
         opened = os.open(os.devnull, os.O_RDWR)
         if opened != number:
@@ -30,7 +30,8 @@ def open_standard_descriptors() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def _is_open(number: int) -> bool:
+def is_open(number: int) -> bool:
+    """Tell whether a descriptor is open, whatever stands there."""
     with suppress(OSError):
         os.fstat(number)
         return True

@@ -28,6 +28,7 @@ from kqs import log as logs
 from kqs.errors import ExitCode
 from kqs.newthread import new_thread
 from kqs.process import forks
+from kqs.process.descriptors import is_open
 from kqs.supervisor import Supervisor
 
 log = logs.get_logger("kqs")
@@ -47,8 +48,7 @@ _KEEP_S = 1.0
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 #: what stands in a handler's place where none of Python's hears, or one that the loop ends of
 _DEAF = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
-
-
+#: no file has it
 _NO_PIPE: forks.Identity = (-1, -1)
 
 
@@ -96,7 +96,7 @@ class Sentry:
             raise
         if _is_of(self._ear, self._pipe):
             os.close(self._ear)
-        if _is_of(self._mouth, self._pipe) or (self._mouth >= 0 and not _is_open(self._mouth)):
+        if _is_of(self._mouth, self._pipe) or (self._mouth >= 0 and not is_open(self._mouth)):
             os.dup2(mouth, self._mouth, inheritable=False)  # the loop puts back this number at its end
             os.close(mouth)
             mouth = self._mouth
@@ -261,13 +261,6 @@ def _is_of(number: int, pipe: forks.Identity) -> bool:
     except OSError:
         return False
     return (found.st_dev, found.st_ino) == pipe
-
-
-def _is_open(number: int) -> bool:
-    with contextlib.suppress(OSError):
-        os.fstat(number)
-        return True
-    return False
 
 
 def _has_terminal() -> bool:
