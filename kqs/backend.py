@@ -274,7 +274,7 @@ class ServerBackend:
         configuring, name = self._queue.configuring, ALL if type_ is None else type_
         changed = await _told(configuring.reset(name) if named is None else configuring.say(name, named))
         cascade = self._queue.cascade
-        options = msgspec.structs.asdict(cascade.base if type_ is None else cascade.for_type(type_))
+        options = msgspec.structs.asdict(cascade.base if type_ is None else cascade.of_type[type_])
         about = {} if type_ is None else {"type": type_}
         return {**about, "options": options, "by_call": configuring.said(name), "changed": changed}
 
@@ -464,7 +464,7 @@ class ServerBackend:
 
     def default_wait_s(self, type_: str) -> float:
         """Return how long an insert of a job of this type waits for its end if it does not say."""
-        return self._queue.cascade.for_type(type_).wait or 0.0
+        return self._queue.cascade.of_type[type_].wait or 0.0
 
     async def settle(self) -> None:
         """Return when the ends of all runs that are over are durable, and told. Raises: CallError: the store is behind."""

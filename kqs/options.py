@@ -6,7 +6,7 @@ built in -> [defaults] -> the handler's own -> [types.NAME] -> the job's own fie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Annotated, Any, Literal, TypedDict, get_type_hints
@@ -273,10 +273,26 @@ def own_options(job: JobFields) -> bytes | None:
     return None if encoded == b"{}" else encoded
 
 
+class _ByType(dict[str, Options]):
+    """What jobs of each type get, made as it is asked for: a look-up of one that was is no call."""
+
+    def __init__(self, make: Callable[[str], Options]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, type_: str) -> Options:
+        made = self._make(type_)
+        if len(self) >= _MAX_CACHED_TYPES:
+            self.clear()
+        self[type_] = made
+        return made
+
+
 class Cascade:
     """Resolves options. Handlers are added as they are registered; results per type are cached.
 
-    base: those of a type of which nothing is said. has_waits: jobs of some type wait for their end without saying so.
+    base: those of a type of which nothing is said. of_type: by type, of any, what a job gets that sets nothing itself.
+    has_waits: jobs of some type wait for their end without saying so.
     """
 
     def __init__(self, defaults: Mapping[str, Any], types: Mapping[str, Mapping[str, Any]]) -> None:
@@ -285,7 +301,8 @@ class Cascade:
         self._file_types = types
         self._types = types
         self._handlers: dict[str, dict[str, Any]] = {}
-        self._cache: dict[str, Options] = {}
+        self._made = _ByType(self._merged)
+        self.of_type: Mapping[str, Options] = self._made
         self.configure({}, {})
 
     def configure(self, defaults: Mapping[str, Any], types: Mapping[str, Mapping[str, Any]]) -> None:
@@ -302,33 +319,25 @@ class Cascade:
         self._note()
 
     def _note(self) -> None:
-        self._cache.clear()
+        self._made.clear()
         waits = (fields.get("wait") for fields in (*self._handlers.values(), *self._types.values()))
         self.has_waits = bool(self.base.wait) or any(waits)
 
-    def for_type(self, type_: str) -> Options:
-        """Return what a job of this type gets when it sets nothing itself."""
-        found = self._cache.get(type_)
-        if found is None:
-            found = _merge(self.base, self._handlers.get(type_, {}))
-            found = _merge(found, self._types.get(type_, {}))
-            if len(self._cache) >= _MAX_CACHED_TYPES:
-                self._cache.clear()
-            self._cache[type_] = found
-        return found
+    def _merged(self, type_: str) -> Options:
+        return _merge(_merge(self.base, self._handlers.get(type_, {})), self._types.get(type_, {}))
 
     def keep_by_type(self) -> dict[str, float | None]:
         """Return the retention of types that set `keep` somewhere, in s; None for ever."""
-        keeps = {type_: self.for_type(type_).keep for type_ in {*self._handlers, *self._types}}
+        keeps = {type_: self.of_type[type_].keep for type_ in {*self._handlers, *self._types}}
         return {type_: None if keep < 0 else keep for type_, keep in keeps.items() if keep is not None}
 
     def expire_by_type(self) -> dict[str, float | None]:
         """Return after how long jobs expire of all types that have settings, in s; None for never."""
-        return {type_: self.for_type(type_).expire for type_ in {*self._handlers, *self._types}}
+        return {type_: self.of_type[type_].expire for type_ in {*self._handlers, *self._types}}
 
     def resolve(self, type_: str, own: bytes | None) -> Options:
         """Return a job's settings; `own` is what `own_options` made of its fields."""
-        base = self._cache.get(type_) or self.for_type(type_)
+        base = self.of_type[type_]
         return base if own is None else self.merge_own(base, own)
 
     @staticmethod

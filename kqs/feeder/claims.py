@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import chain
+from operator import attrgetter
 
 from kqs.errors import JournalError
 from kqs.feeder.held import Held
@@ -27,6 +29,8 @@ from kqs.queue.queue import Queue
 MOST_CLAIMED = 20_000
 #: nor when the first of them has waited so long for the store, in s: a kill would have all of them run again
 LATE_S = 1.0
+
+_count_of = attrgetter("count")
 
 
 class Claims:
@@ -73,31 +77,26 @@ class Claims:
         """
         admission = self._queue.admission
         room = admission.journal_room
-        if room <= 0 or not (sum([record.count for record in batch]) <= room or all(map(_is_plain, batch))):
+        if room <= 0 or not (sum(map(_count_of, batch)) <= room or all(map(_is_plain, batch))):
             return None  # a later one may have the right to be the first
         accepted = _accepted(batch, self._intake, room)
-        reservation = admission.admit(
-            [job for jobs in accepted if jobs for job in jobs], self._queue.clock.now(), in_journal=True
-        )
-        self._of_batch = reservation
-        parts: list[Accepted] = []
-        for record, jobs in zip(batch, accepted, strict=True):
-            if jobs:
-                claimed = [job for job in jobs if job.claimed_at]
-                record.claimed = len(claimed) == len(jobs)
-                parts += [] if record.claimed else claimed
-        if parts:
+        jobs = list(chain.from_iterable(filter(None, accepted)))
+        reservation = self._of_batch = admission.admit(jobs, self._queue.clock.now(), in_journal=True)
+        if len(reservation.orders) == len(jobs):
+            for record, its_jobs in zip(batch, accepted, strict=True):
+                if its_jobs:
+                    record.claimed = True
+        elif parts := _claim_whole(batch, accepted):
             reservation.withdraw(parts)
         return accepted
 
     def begin_batch(self, batch: Sequence[Record]) -> None:
-        """Let the jobs begin whose records say that they are claimed. The batch is flushed, and held."""
+        """Let the jobs begin of those records that are claimed; `take_back_batch` follows. The batch is flushed, and held."""
         for record in batch:
             if record.claimed:
                 self.end_seq = record.seq + 1
         if self._of_batch is not None and self.end_seq > batch[0].seq:
             self._queue.run_claimed(self._of_batch)
-        self.take_back_batch()
 
     def take_back_batch(self) -> None:
         """Take back what was claimed in a batch and has not begun. Idempotent."""
@@ -164,6 +163,17 @@ def _accepted(batch: Sequence[Record], intake: Intake, room: int) -> list[list[A
         accepted.append(intake.claimable(record) if record.count <= room else None)
         room -= record.count
     return accepted
+
+
+def _claim_whole(batch: Sequence[Record], accepted: Sequence[list[Accepted] | None]) -> list[Accepted]:
+    """Claim those records of which all jobs are claimed; return the claimed jobs of others."""
+    parts: list[Accepted] = []
+    for record, jobs in zip(batch, accepted, strict=True):
+        if jobs:
+            claimed = [job for job in jobs if job.claimed_at]
+            record.claimed = len(claimed) == len(jobs)
+            parts += [] if record.claimed else claimed
+    return parts
 
 
 def _is_plain(record: Record) -> bool:

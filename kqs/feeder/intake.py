@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import msgspec
 from msgspec import UNSET
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from kqs.feeder.lost import LostClaims
 from kqs.ids import Ids
-from kqs.job import Accepted, After, Members, instant_of
+from kqs.job import Accepted, After, Members
 from kqs.journal import Kind, Record, fanned
 from kqs.options import Cascade, Job, JobFields, PlainJob, unique_key
 from kqs.queue.rules import accept, accept_plain
@@ -20,9 +21,10 @@ from kqs.wire.order import is_batch
 from kqs.wire.qrpc import replay_calls, replay_jobs
 
 _encode = msgspec.json.Encoder().encode
+_resource_of = attrgetter("resource")
 
-#: as far as this from the clock, in s, an order is told as the time of acceptance: an array numbers a million jobs
-ORDER_IS_TIME_S = 1.0
+#: as far as this from the clock, in us, an order is told as the time of acceptance: an array numbers a million jobs
+ORDER_IS_TIME_US = 1_000_000
 #: a record of more jobs, which only an array can be, is decoded in pieces: so many take 5 ms
 PIECE_JOBS = 4000
 
@@ -69,31 +71,34 @@ class Intake:
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
-            is_free = not any(job.given_id or job.unique is not None or _is_of_others(job) for job in accepted)
-            return _without_resource(accepted) if is_free else None
-        is_free = _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs))
-        return _without_resource(self.accepted(record)) if is_free else None
+            if any(job.given_id or job.unique is not None or _is_of_others(job) for job in accepted):
+                return None
+        elif _is_free(record.jobs[0]) if record.count == 1 else all(map(_is_free, record.jobs)):
+            accepted = self.accepted(record)
+        else:
+            return None
+        return None if any(map(_resource_of, accepted)) else accepted
 
     def accept(self, record: Record, jobs: Sequence[Job], first_order: int) -> list[Accepted]:
         """Return some jobs of a record as the store takes them, with orders from `first_order` on."""
         at = record.accepted_at
         ids = self._ids.of_each(first_order, len(jobs))
-        defaults = {type_: self._cascade.for_type(type_) for type_ in {job.type for job in jobs}}
+        defaults = self._cascade.of_type
         accepted = [
             accept_plain(job, number, job.id or job_id, defaults[job.type], at)
             if isinstance(job, PlainJob)
             else self._accept_full(job, number, job_id, at)
             for number, (job, job_id) in enumerate(zip(jobs, ids, strict=True), first_order)
         ]
-        if abs(instant_of(record.last_order) - at) > ORDER_IS_TIME_S:
+        if record.skew_us > ORDER_IS_TIME_US:
             for one in accepted:
                 one.accepted_at = at
         if record.adopted:
             for one in accepted:
                 one.adopted = True
-        if any(type(job) is JobFields and _is_tied(job) for job in jobs) or is_batch(record.payload):
+        if is_batch(record.payload) or (JobFields in set(map(type, jobs)) and any(map(_is_tied, jobs))):
             self._tie(record, jobs, accepted)
-        if self.lost_claims:
+        if self.lost_claims.ranges:
             for one in accepted:
                 if one.order in self.lost_claims:
                     _claimed(one, at)
@@ -147,7 +152,7 @@ class Intake:
 
     def _accept_full(self, job: JobFields, order: int, job_id: str, at: float) -> Accepted:
         at_s = kept_at_seconds(job.at) if job.at is not None else None
-        return accept(job, order, job.id or job_id, self._cascade.for_type(job.type), at, at_s)
+        return accept(job, order, job.id or job_id, self._cascade.of_type[job.type], at, at_s)
 
 
 def _copy(job: Job, copy: fanned.Copy) -> Job:
@@ -173,10 +178,6 @@ def _claimed(job: Accepted, at: float) -> None:
     """Note that an earlier boot claimed a job in the journal: it had no resource then, whatever its type's settings are now."""
     job.claimed_at = at
     job.resource = None
-
-
-def _without_resource(jobs: list[Accepted]) -> list[Accepted] | None:
-    return jobs if [job.resource for job in jobs].count(None) == len(jobs) else None
 
 
 class Opened:

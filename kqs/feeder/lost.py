@@ -7,15 +7,12 @@ from collections.abc import Iterable
 
 
 class LostClaims:
-    """Orders, as ranges that do not overlap: a job is claimed once in its journal."""
+    """Orders, as `ranges` that do not overlap, sorted: a job is claimed once in its journal."""
 
     def __init__(self, ranges: Iterable[range] = ()) -> None:
-        self._ranges = sorted(ranges, key=lambda orders: orders.start)
-        self._starts = [orders.start for orders in self._ranges]
-
-    def __bool__(self) -> bool:
-        return bool(self._ranges)
+        self.ranges = sorted(ranges, key=lambda orders: orders.start)
+        self._starts = [orders.start for orders in self.ranges]
 
     def __contains__(self, order: int) -> bool:
         index = bisect_right(self._starts, order) - 1
-        return index >= 0 and order in self._ranges[index]
+        return index >= 0 and order in self.ranges[index]

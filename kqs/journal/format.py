@@ -114,6 +114,11 @@ class Record(msgspec.Struct, gc=False):
         return size if self.accepted_us in (self.first_order, 0) else size + _TIME.size
 
     @property
+    def skew_us(self) -> int:
+        """Return by how much the order of its last job tells another time than that of its acceptance."""
+        return abs(self.first_order + self.count - 1 - (self.accepted_us or self.first_order))
+
+    @property
     def last_order(self) -> int:
         """Return the order of the last job."""
         return self.first_order + self.count - 1

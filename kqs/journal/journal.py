@@ -86,6 +86,8 @@ class Journal:
         self._make_flusher, self._offload = work
         self._kept = KeptSegments(self._files, self._directory, self._offload)
         self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault, self._offload)
+        #: let a record join the open batch, and flush it now if it is alone there: see GroupCommit
+        self.append, self.flush_if_alone = self._commit.append, self._commit.flush_if_alone
         self._lock: JournalLock | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
@@ -150,17 +152,6 @@ class Journal:
         Raises: JournalError: the disk refused.
         """
         return self._commit.skip_to(seq)
-
-    def append(self, record: Record) -> None:
-        """Let `record` join the open batch; `record.done` is called when it is durable or has failed.
-
-        Raises: NoSpaceError, JournalFailedError, JournalClosedError: it was not kept, and `done` will not be called.
-        """
-        self._commit.append(record)
-
-    def flush_if_alone(self) -> None:
-        """Flush a lone record now, not at the tick's end, if that looks best; `done` is called before it returns."""
-        self._commit.flush_if_alone()
 
     async def append_wait(self, record: Record) -> None:
         """Append `record` and return when it is durable; its `done` is taken.

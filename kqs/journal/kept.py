@@ -31,12 +31,15 @@ class KeptSegments:
         self._offload = offload
         self._directory = directory
         self._segments: list[Segment] = []
+        #: the segment that is being written, once one is
+        self.current: Segment
         self._changing = asyncio.Lock()
         self.checkpoint_seq = 0
 
     def load(self, segments: list[Segment], checkpoint_seq: int | None) -> None:
         """Take over what a start found. A lost checkpoint means that everything kept is replayed."""
         self._segments = segments
+        self.current = segments[-1]
         self.checkpoint_seq = segments[0].header.first_seq if checkpoint_seq is None else checkpoint_seq
 
     def add(self, segment: Segment) -> None:
@@ -44,11 +47,7 @@ class KeptSegments:
         if self._segments[-1].header.number == segment.header.number:
             del self._segments[-1]
         self._segments.append(segment)
-
-    @property
-    def current(self) -> Segment:
-        """Return the segment being written."""
-        return self._segments[-1]
+        self.current = segment
 
     @property
     def count(self) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
+from operator import attrgetter
 from typing import NamedTuple
 
 from kqs.config import TakingSection
@@ -25,6 +26,8 @@ from kqs.queue.gate import Limit
 from kqs.queue.limits import Limits
 
 _AS_OTHERS = TakingSection()
+_type_of = attrgetter("type")
+_prio_of = attrgetter("prio")
 #: of a new job
 FIRST_ATTEMPT = 1
 
@@ -59,14 +62,18 @@ class Wanted(NamedTuple):
 
 
 class Reservation:
-    """New jobs that are claimed for consumers with room, as attempt 1, and have not been delivered yet."""
+    """New jobs that are claimed for consumers with room, as attempt 1, and have not been delivered yet.
 
-    __slots__ = ("_jobs", "_limits")
+    orders: theirs, those of each consumer's by rank.
+    """
+
+    __slots__ = ("_jobs", "_limits", "orders")
 
     def __init__(self, limits: Limits) -> None:
         """Args: limits: those that gave the jobs their places."""
         self._jobs: list[tuple[Consumer, list[Accepted]]] = []
         self._limits = limits
+        self.orders: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -76,11 +83,6 @@ class Reservation:
         """Return the jobs, by age."""
         return sorted((job for _, jobs in self._jobs for job in jobs), key=lambda job: job.order)
 
-    @property
-    def orders(self) -> list[int]:
-        """Return the orders of the jobs."""
-        return [job.order for _, jobs in self._jobs for job in jobs]
-
     def add(self, consumer: Consumer, jobs: list[Accepted], now: float) -> None:
         """Claim `jobs` for a consumer that has room for them."""
         worker = consumer.worker if consumer.is_remote else None
@@ -88,6 +90,7 @@ class Reservation:
             job.claimed_at = now
             job.worker = worker
             job.held = consumer.is_held
+            self.orders.append(job.order)
         consumer.reserve(len(jobs))
         self._jobs.append((consumer, jobs))
 
@@ -109,6 +112,7 @@ class Reservation:
                 job.claimed_at = 0.0
             self._free(gone)
             consumer.free(len(gone))
+        self.orders = [order for order in self.orders if order not in orders]
 
     def undo(self) -> None:
         """Take all claims back that were not delivered, and give their room back. Idempotent."""
@@ -213,7 +217,11 @@ class Admission:
     @property
     def journal_room(self) -> int:
         """Return how many of them may begin before the store has their jobs."""
-        return sum([consumer.room for consumer in self._consumers if not consumer.is_held])
+        room = 0
+        for consumer in self._consumers:
+            if not consumer.is_held:
+                room += consumer.room
+        return room
 
     def has_room(self, type_: str) -> bool:
         """Tell whether a new job of this type is worth a claim of its own now, and would be admitted."""
@@ -322,12 +330,7 @@ class Admission:
         reservation = Reservation(limits)
         if not jobs:
             return reservation
-        types = {job.type for job in jobs}
-        if limits.closed and (missed := types & limits.closed):
-            types -= missed
-            for type_ in missed:
-                limits.on_missed(type_)
-        open_types = {type_ for type_ in types if type_ not in self._suspended and not self._backlog(type_)}
+        open_types = self._open_of(set(map(_type_of, jobs)))
         takes = None if open_types.isdisjoint(limits.gates) else limits.take
         takers = [
             consumer
@@ -351,6 +354,19 @@ class Admission:
             self._consumers = [consumer for consumer in self._consumers if consumer not in served]
             self._consumers += served
         return reservation
+
+    def _open_of(self, types: set[str]) -> set[str]:
+        """Return those of some types of which a new job may begin now, and tell the limits of those that they hold back."""
+        limits = self.limits
+        if limits.closed and (missed := types & limits.closed):
+            types -= missed
+            for type_ in missed:
+                limits.on_missed(type_)
+        opened = set()
+        for type_ in types:
+            if type_ not in self._suspended and not self._backlog(type_):
+                opened.add(type_)
+        return opened
 
 
 def _room_of(consumer: Consumer) -> int:
@@ -381,6 +397,6 @@ def _first(
 
 
 def _by_rank(jobs: Sequence[Accepted]) -> Sequence[Accepted]:
-    if len({job.prio for job in jobs}) == 1:
+    if len(set(map(_prio_of, jobs))) == 1:
         return jobs
     return sorted(jobs, key=lambda job: (job.prio, job.order))

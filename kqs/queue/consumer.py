@@ -35,11 +35,13 @@ class Consumer:
         self.worker = worker
         self.types = frozenset(types)
         self.deliver = deliver
+        #: how many more runs it can take now
+        self.room = room
         self._room = room
+        self._is_barred = False  # it is stopped, or holds too much data: its room counts as none
         self._has_room = asyncio.Event()
         self._claims = 0  # under way
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._settled = asyncio.Event()  # set once it has stopped and no claim is under way
         self._is_light = asyncio.Event()
         self._is_light.set()
         #: data of long runs that were delivered and have not begun; while it is 0, `begin` need not be called
@@ -56,21 +58,15 @@ class Consumer:
         if room:
             self._has_room.set()
 
-    @property
-    def room(self) -> int:
-        """Return how many more runs it can take now."""
-        return 0 if self.stopped or self.unbegun_bytes > base.DATA_BYTES else self._room
-
     def reserve(self, count: int) -> None:
         """Keep room for `count` runs that are being claimed; `settle` must follow."""
         self._claims += 1
-        self._settled.clear()
-        self.grow(-count)
+        self._shrink(count)
 
     def settle(self, count: int, runs: list[Run]) -> None:
         """Deliver those of `count` reserved runs that were granted, and make room again for the others."""
         self._claims -= 1
-        if not self._claims:
+        if self.stopped and not self._claims:
             self._settled.set()
         if len(runs) < count:
             self.free(count - len(runs))
@@ -80,7 +76,7 @@ class Consumer:
     def free(self, count: int = 1) -> None:
         """Make room again: `count` runs ended, or were not granted."""
         room = self._room
-        self._room = room + count
+        self._have(room + count)
         if room <= 0 < room + count:
             self._has_room.set()
         if room < self.worth <= room + count and self.on_room is not None:
@@ -90,10 +86,22 @@ class Consumer:
         """Change how many runs it takes in all; fewer if `count` is negative."""
         if count >= 0:
             self.free(count)
-            return
-        self._room += count
+        else:
+            self._shrink(-count)
+
+    def _shrink(self, count: int) -> None:
+        self._have(self._room - count)
         if self._room <= 0:
             self._has_room.clear()
+
+    def _have(self, room: int) -> None:
+        self._room = room
+        if not self._is_barred:
+            self.room = room
+
+    def _bar(self, *, is_barred: bool) -> None:
+        self._is_barred = is_barred
+        self.room = 0 if is_barred else self._room
 
     async def wait_room(self) -> None:
         """Return when there is room, and not too much data waits for its run to begin."""
@@ -102,9 +110,12 @@ class Consumer:
 
     def weigh(self, runs: Sequence[Run]) -> None:
         """Note that the data of delivered runs is in memory until they `begin`."""
-        self.unbegun_bytes += sum([len(run.data) for run in runs if len(run.data) > LONG_BYTES])
+        for run in runs:
+            if len(run.data) > LONG_BYTES:
+                self.unbegun_bytes += len(run.data)
         if self.unbegun_bytes > base.DATA_BYTES:
             self._is_light.clear()
+            self._bar(is_barred=True)
 
     def begin(self, run: Run) -> None:
         """Note that a delivered run begins, or was given back."""
@@ -112,8 +123,11 @@ class Consumer:
             self.unbegun_bytes -= len(run.data)
             if self.unbegun_bytes <= base.DATA_BYTES:
                 self._is_light.set()
+                self._bar(is_barred=self.stopped)
 
     async def stop(self) -> None:
         """Take no more; return when the claims under way have been settled."""
         self.stopped = True
-        await self._settled.wait()
+        self._bar(is_barred=True)
+        if self._claims:
+            await self._settled.wait()

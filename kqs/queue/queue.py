@@ -98,7 +98,7 @@ class Queue:
         self.clock = clock
         self._settings = settings
         self._judge = Judge(settings.retention, random.random)
-        self.admission = Admission(lambda type_: bool(broker.backlog(type_)), settings.taking, clock.monotonic)
+        self.admission = Admission(broker.backlog, settings.taking, clock.monotonic)
         on_damage = partial(supervisor.fault, "queue")
         self.reads = Reads(store, on_damage)
         #: where it is told what happens to jobs

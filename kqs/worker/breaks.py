@@ -17,9 +17,9 @@ FIRST_WOKEN = 8
 
 
 class Breaks:
-    """See the module docstring. is_on: no run may begin."""
+    """See the module docstring. is_on: no run may begin. is_due: runs go on by themselves, in the loop's next turn."""
 
-    __slots__ = ("_context", "_held_s", "_is_due", "_slice_s", "_supervisor", "_to_wake", "_wake", "is_on")
+    __slots__ = ("_context", "_held_s", "_slice_s", "_supervisor", "_to_wake", "_wake", "is_due", "is_on")
 
     def __init__(self, supervisor: Supervisor, context: contextvars.Context, wake: Callable[[int], bool]) -> None:
         """Args: wake: lets up to so many runs begin, and tells whether more could."""
@@ -28,14 +28,9 @@ class Breaks:
         self._wake = wake
         self._slice_s = 0.0
         self._held_s = 0.0  # in slices before
-        self._is_due = False
+        self.is_due = False
         self._to_wake = FIRST_WOKEN
         self.is_on = False
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether runs go on by themselves, in the loop's next turn."""
-        return self._is_due
 
     @property
     def held_s(self) -> float:
@@ -56,13 +51,13 @@ class Breaks:
             self._call_next()
 
     def _call_next(self) -> None:
-        if not self._is_due:
-            self._is_due = True
+        if not self.is_due:
+            self.is_due = True
             self._supervisor.call_soon("worker", self._next, context=self._context)
 
     def _next(self) -> None:
         """Let runs begin again."""
-        self._is_due = self.is_on = False
+        self.is_due = self.is_on = False
         self._held_s += self._slice_s
         self._slice_s = 0.0
         if self._wake(self._to_wake):

@@ -60,7 +60,7 @@ def trouble(load: Load, tmp_path: Path) -> Told:
 def test_shipped_file_equals_the_defaults() -> None:
     shipped, built_in = load_config(SHIPPED, {}), Config()
     assert msgspec.structs.replace(shipped, defaults={}) == msgspec.structs.replace(built_in, defaults={})
-    assert Cascade(shipped.defaults, {}).for_type("any") == Options()
+    assert Cascade(shipped.defaults, {}).of_type["any"] == Options()
 
 
 def test_shipped_file_states_every_setting() -> None:
@@ -123,7 +123,7 @@ def test_types_give_options_and_weights(load: Load) -> None:
     config = load("[types.a]\nttr = 5\nweight = 3\n[types.b]\nretries = 0")
     assert config.types == {"a": {"ttr": 5}, "b": {"retries": 0}}
     assert config.taking == {"a": TakingSection(weight=3), "b": TakingSection()}
-    assert Cascade(config.defaults, config.types).for_type("a").ttr == 5
+    assert Cascade(config.defaults, config.types).of_type["a"].ttr == 5
 
 
 def test_types_give_commands_and_their_limits(load: Load) -> None:

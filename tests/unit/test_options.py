@@ -29,8 +29,8 @@ def a_job(**fields: object) -> JobFields:
 def test_later_layers_of_the_cascade_win() -> None:
     cascade = Cascade({"ttr": 1.0, "retries": 1, "prio": "low"}, {"mail": {"retries": 3}})
     cascade.set_handler_options("mail", {"ttr": 2.0, "retries": 2})
-    assert cascade.for_type("other") == Options(ttr=1.0, retries=1, prio=11000)
-    assert cascade.for_type("mail") == Options(ttr=2.0, retries=3, prio=11000)
+    assert cascade.of_type["other"] == Options(ttr=1.0, retries=1, prio=11000)
+    assert cascade.of_type["mail"] == Options(ttr=2.0, retries=3, prio=11000)
     own = own_options(a_job(retries=4, prio="urgent"))
     assert cascade.resolve("mail", own) == Options(ttr=2.0, retries=4, prio=8000)
 
@@ -45,17 +45,17 @@ def test_type_id_and_at_are_no_options() -> None:
 
 def test_a_handler_that_registers_late_still_counts() -> None:
     cascade = Cascade({}, {})
-    assert cascade.for_type("mail").ttr == 30
+    assert cascade.of_type["mail"].ttr == 30
     cascade.set_handler_options("mail", {"ttr": 5.0})
-    assert cascade.for_type("mail").ttr == 5
+    assert cascade.of_type["mail"].ttr == 5
 
 
 def test_types_without_end_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kqs.options, "_MAX_CACHED_TYPES", 3)
     cascade = Cascade({}, {})
     for number in range(10):
-        cascade.for_type(f"t{number}")
-    assert len(cascade._cache) <= 3
+        cascade.of_type[f"t{number}"]
+    assert len(cascade.of_type) <= 3
 
 
 def test_every_option_field_resolves_to_an_option_of_its_name() -> None:

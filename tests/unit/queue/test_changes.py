@@ -58,7 +58,7 @@ async def test_retried_jobs_run_again_by_themselves(rig: Rig) -> None:
 
 async def test_retried_job_expires_when_its_time_is_over_again(rig: Rig) -> None:
     rig.cascade._types = {"mail": {"expire": 5.0}}
-    rig.cascade._cache.clear()
+    rig.cascade._made.clear()
     await rig.accept(an_accepted(1))
     await change(rig, Verb.CANCEL)
     await change(rig, Verb.RETRY)
@@ -71,7 +71,7 @@ async def test_retried_job_expires_when_its_time_is_over_again(rig: Rig) -> None
 @pytest.mark.parametrize("is_seen", [False, True])
 async def test_retried_job_expires_no_later_than_it_should_after_the_clock_was_set_back(rig: Rig, is_seen: bool) -> None:
     rig.cascade._types = {"mail": {"expire": 5.0}}
-    rig.cascade._cache.clear()
+    rig.cascade._made.clear()
     await rig.accept(an_accepted(1))
     await change(rig, Verb.CANCEL)
     rig.clock.jump(3600.0)
@@ -86,7 +86,7 @@ async def test_retried_job_expires_no_later_than_it_should_after_the_clock_was_s
 async def test_what_is_kept_of_the_cancelled_is_what_is_kept_of_failures(rig: Rig) -> None:
     await rig.accept(an_accepted(1), an_accepted(2, "short"))
     rig.cascade._types = {"short": {"keep": 7.0}}
-    rig.cascade._cache.clear()
+    rig.cascade._made.clear()
     await change(rig, Verb.CANCEL)
     records = [await rig.record(number) for number in (1, 2)]
     assert [record.drop_at and record.drop_at - (record.ended_at or 0) for record in records] == [None, 7]

@@ -20,7 +20,7 @@ async def say(rig: Rig, type_: str = "mail", **named: Any) -> bool:
 
 
 def of(rig: Rig, type_: str = "mail") -> Any:
-    return rig.queue.cascade.for_type(type_)
+    return rig.queue.cascade.of_type[type_]
 
 
 async def test_it_stands_above_its_section_until_it_is_taken_back(rig: Rig) -> None:

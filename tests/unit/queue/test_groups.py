@@ -45,7 +45,7 @@ class Turning:
         self.groups = Groups(self.broker, self.store.in_turn, taking)
 
     async def start(self, letters: str) -> None:
-        now, ids, options = self.clock.now(), Ids("0000beef"), Cascade({}, {}).for_type("t")
+        now, ids, options = self.clock.now(), Ids("0000beef"), Cascade({}, {}).of_type["t"]
         await self.store.open("0" * 32, "0000beef")
         lines = [b'{"type":"t"}' if letter == "-" else b'{"type":"t","group":"%c"}' % ord(letter) for letter in letters]
         jobs = [

@@ -54,7 +54,7 @@ class Node:
 
     async def feed(self) -> None:
         records, self._fed = self.journal.records[self._fed :], len(self.journal.records)
-        options = Cascade({}, {}).for_type("mail")
+        options = Cascade({}, {}).of_type["mail"]
         jobs = [
             accept(job, order, job.id or self.ids.of(order), options, record.accepted_at, None)
             for record in records
