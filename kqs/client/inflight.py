@@ -16,6 +16,7 @@ only mean the one that is tried.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ from kqs.wire.strict import check_text
 
 # timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
 _TICK_S = 0.1
+# a tick that is late by more than a tick tells that the loop was held up, or the process stopped, as by Ctrl-Z. What was
+# answered meanwhile is heard in as long again, or in this at most: it is what the socket's buffers hold
+_HEAR_S = 2.0
 
 # what an error without an id says of some line; any other is about the connection
 _ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
@@ -259,7 +263,7 @@ class InFlight:
             pending.sent = True
             self._link.send(pending.line)
         if pending.deadline is not None and self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(_TICK_S, self._end_late_calls)
+            self._tick(asyncio.get_running_loop())
         return pending.answer
 
     def _on_answer(self, answer: Answer) -> None:
@@ -332,12 +336,20 @@ class InFlight:
             self._leave("an error without an id")
             link.abort("left")
 
-    def _end_late_calls(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ticking = loop.call_later(_TICK_S, self._end_late_calls, loop.time() + _TICK_S)
+
+    def _end_late_calls(self, due: float) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
+        if now - due > _TICK_S:
+            self._ticking = loop.call_later(min(now - due, _HEAR_S), self._end_late_calls, math.inf)
+            return
         late = [number for number, pending in self._pending.items() if pending.deadline is not None and pending.deadline <= now]
         self._fail_each(late, self.late_error())
-        self._ticking = loop.call_later(_TICK_S, self._end_late_calls) if self._pending else None
+        self._ticking = None
+        if self._pending:
+            self._tick(loop)
 
     def late_error(self) -> KqsError:
         """Return what a call ends with that took too long."""

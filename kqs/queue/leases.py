@@ -7,7 +7,6 @@ forgotten, so that memory follows the runs in progress, however long their ttr. 
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from kqs.clock import Clock
 from kqs.handlers import JobContext, to_nobody
 from kqs.job import Run
 from kqs.options import Options
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Judgement, Supervisor
 
 #: a run is found lost at most this long after its deadline; a fifth of the least ttr
 SLOT_S = 0.02
@@ -24,8 +23,8 @@ SLOT_S = 0.02
 HORIZON_S = 1e9
 #: slots that are empty and not forgotten yet, at most, beside one for each that is not
 SPARE_SLOTS = 64
-#: a timer that is later than this tells that the loop was held up: who ended in time has not been heard yet
-LATE_S = 0.1
+#: so often, in s, the timer rings at least: how late it is tells how long nobody was heard, whose touch may have come meanwhile
+BEAT_S = 1.0
 
 _EMPTY: dict[Lease, None] = {}
 
@@ -86,7 +85,7 @@ class Leases:
         self._slots: dict[int, dict[Lease, None]] = {}
         self._heap: list[int] = []  # every number in `_slots`, and others that are not any more
         self._newest = 0  # the slot that was filled last: empty or not, the next lease is likely to want it
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Judgement | None = None
         self._timer_slot = 0
         self._forever: set[Lease] = set()
 
@@ -167,19 +166,13 @@ class Leases:
         self._timer_slot = 0
         self._arm()
 
-    def _ring(self) -> None:
-        """Check; but when the loop was held up, only after it has heard what happened meanwhile."""
-        if self._clock.monotonic() - self._timer_slot * SLOT_S > LATE_S:
-            self._timer = self._supervisor.call_later(SLOT_S, "leases", self.check)
-        else:
-            self.check()
-
     def _arm(self) -> None:
         while self._heap and self._heap[0] not in self._slots:
             heapq.heappop(self._heap)
         if not self._heap or (self._timer_slot and self._timer_slot <= self._heap[0]):
             return
         self.close()
-        self._timer_slot = self._heap[0]
-        wait_s = max(0.0, self._timer_slot * SLOT_S - self._clock.monotonic())
-        self._timer = self._supervisor.call_later(wait_s, "leases", self._ring)
+        now = self._clock.monotonic()
+        self._timer_slot = min(self._heap[0], int((now + BEAT_S) / SLOT_S))
+        wait_s = max(0.0, self._timer_slot * SLOT_S - now)
+        self._timer = self._supervisor.judge_later(wait_s, "leases", self.check)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Judgement, Supervisor
 
 #: How often a crowded server looks, and how long a connection may take nothing then, in s.
 LOOK_S = 0.1
@@ -58,7 +58,7 @@ class Answers:
         self._kept_bytes = limit_bytes // 4
         self._at_most_bytes = 0
         self._stalled: dict[Holder, tuple[int, float]] = {}  # what each had taken, and since when no more than that
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Judgement | None = None
         #: more is held than all may hold together
         self.is_crowded = False
 
@@ -109,7 +109,7 @@ class Answers:
             self.cut_off(aborted)
         self._at_most_bytes = total
         if total > self._enough_bytes:
-            self._timer = self._supervisor.call_later(LOOK_S, "answers", self._look)
+            self._timer = self._supervisor.judge_later(LOOK_S, "answers", self._look)
         else:
             self._timer = None
             self.is_crowded = False

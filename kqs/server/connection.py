@@ -22,6 +22,7 @@ from kqs.rpc.conversation import Conversation
 from kqs.rpc.lines import SHORT_BYTES, Lines
 from kqs.rpc.turns import NOTED_S, SLICE_S, clock
 from kqs.server.resets import Resets
+from kqs.supervisor import Judgement
 from kqs.wire.call import BadLine
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
@@ -93,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._is_ending = False  # nothing more will be read
         self._line_bytes = 0  # of a long unfinished line, when it last made progress
         self._written_bytes = 0
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._drain_timer: Judgement | None = None
         self._watched: int | None = None  # its descriptor, once it has sent its end of input
         self._is_deserted = False  # and was reset after that
 
@@ -375,7 +376,7 @@ class Connection(asyncio.Protocol):
 
     def _watch_draining(self) -> None:
         if self._drain_timer is None:
-            self._drain_timer = self._owner.context.supervisor.call_later(
+            self._drain_timer = self._owner.context.supervisor.judge_later(
                 UNDRAINED_S, "connection", self._cut_off_unless_drained_since, self.taken_bytes
             )
 

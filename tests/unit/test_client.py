@@ -1,4 +1,7 @@
 import asyncio
+import os
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -197,6 +200,32 @@ async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server:
         (await client.start("echo", b"1", timeout_s=0.01)).add_done_callback(lambda call: heard.append(call.exception()))
         await client.start("echo", b"2")
         assert [type(error) for error in heard] == [CallTimeoutError]
+
+
+async def test_what_was_answered_while_the_process_was_stopped_is_not_late(server: LineServer, client: Client) -> None:
+    call = await task(client.call("ping", timeout_s=0.3))
+    await server.got(1)
+    to_client = server.peers[0].transport.get_extra_info("socket").fileno()
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+
+    def hold() -> None:  # where the loop has looked for what has come, and looks at its timers next
+        loop.remove_reader(here)
+        os.write(to_client, b'{"v":1,"id":1,"e":null,"s":"end","m":"pong"}\n')
+        time.sleep(0.8)
+
+    with here, there:
+        loop.add_reader(here, hold)
+        there.send(b"x")
+        assert await call == "pong"
+
+
+async def test_a_call_that_is_not_answered_is_late_though_the_process_was_stopped(server: LineServer, client: Client) -> None:
+    call = await task(client.call("ping", timeout_s=0.3))
+    await server.got(1)
+    time.sleep(0.8)  # noqa: ASYNC251 - holding the loop up is the test
+    with pytest.raises(CallTimeoutError):
+        await call
 
 
 async def test_late_answer_is_nobodys(server: LineServer, client: Client) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from kqs.supervisor import MayEnd, Supervisor, UnaskedEndError, never, when_done, with_its_answer
+from kqs.supervisor import HEAR_S, MayEnd, Supervisor, UnaskedEndError, never, when_done, with_its_answer
 from tests.support.supervising import StrictSupervisor
 
 _VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -181,7 +182,11 @@ def from_a_thread(supervisor: Supervisor) -> None:
     asyncio.get_running_loop().call_soon_threadsafe(supervisor.guard, "part", fail)
 
 
-@pytest.mark.parametrize("call", [later, soon, from_a_thread])
+def judged(supervisor: Supervisor) -> None:
+    supervisor.judge_later(0, "part", fail)
+
+
+@pytest.mark.parametrize("call", [later, soon, judged, from_a_thread])
 async def test_what_a_callback_raises_is_a_fault(supervisor: StrictSupervisor, call: Callable[[Supervisor], None]) -> None:
     call(supervisor)
     name, error = await supervisor.told()
@@ -206,6 +211,29 @@ async def test_callbacks_get_their_arguments_and_context_and_can_be_cancelled(su
     async with asyncio.timeout(10):
         await all_called.wait()
     assert sorted(got) == [("later", "set"), ("soon", "set")]
+
+
+async def test_nobody_is_judged_before_what_came_while_the_loop_was_held_up_is_heard(supervisor: StrictSupervisor) -> None:
+    got: list[str] = []
+    judged = asyncio.Event()
+    supervisor.judge_later(0.01, "part", got.append, "not judged").cancel()
+    put_off = supervisor.judge_later(0.01, "part", got.append, "not judged")
+    supervisor.call_later(0.1, "part", put_off.cancel)
+    supervisor.judge_later(0.01, "part", got.append, "judged")
+    supervisor.judge_later(0.01, "part", judged.set)
+    time.sleep(0.6)  # noqa: ASYNC251 - holding the loop up is the test
+    supervisor.call_later(0.1, "part", got.append, "heard")
+    async with asyncio.timeout(10):
+        await judged.wait()
+    assert got == ["heard", "judged"]
+
+
+async def test_who_is_judged_in_time_is_judged_at_once(supervisor: StrictSupervisor) -> None:
+    loop = asyncio.get_running_loop()
+    judged_at = loop.create_future()
+    began_at = loop.time()
+    supervisor.judge_later(0.05, "part", lambda: judged_at.set_result(loop.time()))
+    assert 0.04 < await judged_at - began_at < HEAR_S
 
 
 def test_what_ends_a_program_is_told_and_goes_on_its_way() -> None:

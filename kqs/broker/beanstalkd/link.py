@@ -15,7 +15,7 @@ from typing import cast
 from kqs.errors import BrokerError
 from kqs.process import forks
 from kqs.process.threads import addresses_of
-from kqs.supervisor import Supervisor
+from kqs.supervisor import Judgement, Supervisor
 from kqs.wire.beanstalk.commands import Command
 from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.values import Reply
@@ -65,7 +65,7 @@ class Link(asyncio.Protocol):
         self._batches: deque[_Batch] = deque()
         self._out: list[bytes] = []
         self._is_paused = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Judgement | None = None
         self._reason = "the server closed the connection"
         self._transport: asyncio.Transport
         self.identity: forks.Identity | None = None
@@ -99,7 +99,7 @@ class Link(asyncio.Protocol):
         self._reader.expect(commands)
         self._batches.append(_Batch(len(commands), done, self._loop.time()))
         if self._timer is None:
-            self._timer = self._supervisor.call_later(REPLY_WITHIN_S, "beanstalkd link", self._check_late)
+            self._timer = self._supervisor.judge_later(REPLY_WITHIN_S, "beanstalkd link", self._check_late)
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Send commands and return their replies. Raises: LinkLostError. Cancelling withdraws nothing."""
@@ -209,7 +209,7 @@ class Link(asyncio.Protocol):
         if left_s <= 0:
             self.abort(f"no reply within {REPLY_WITHIN_S:g} s")
         else:
-            self._timer = self._supervisor.call_later(left_s, "beanstalkd link", self._check_late)
+            self._timer = self._supervisor.judge_later(left_s, "beanstalkd link", self._check_late)
 
 
 async def _connect(make_link: Callable[[], Link], address: str) -> tuple[asyncio.BaseTransport, Link]:

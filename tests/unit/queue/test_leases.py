@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kqs.options import Options
-from kqs.queue.leases import LATE_S, SLOT_S, SPARE_SLOTS, Lease, Leases
+from kqs.queue.leases import SLOT_S, SPARE_SLOTS, Lease, Leases
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.jobs import a_run
@@ -183,7 +183,34 @@ async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
     leases.add(lease)
     reporter = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: heard.set_result(leases.end(lease)),))
     reporter.start()
-    time.sleep(0.1 + 2 * SLOT_S + 2 * LATE_S)  # noqa: ASYNC251 - holding the loop up is the test
+    time.sleep(0.1 + 12 * SLOT_S)  # noqa: ASYNC251 - holding the loop up is the test
     assert await heard
     reporter.join()
+    leases.close()
+
+
+async def test_who_ended_in_time_is_heard_though_much_else_came_while_the_loop_was_held_up() -> None:
+    heard = asyncio.get_running_loop().create_future()
+    leases = Leases(SystemClock(), lambda lease: None, StrictSupervisor())
+    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None, SystemClock().monotonic())
+    leases.add(lease)
+    time.sleep(0.1 + 30 * SLOT_S)  # noqa: ASYNC251 - holding the loop up is the test
+    asyncio.get_running_loop().call_later(10 * SLOT_S, lambda: heard.set_result(leases.end(lease)))
+    assert await heard
+    leases.close()
+
+
+async def test_who_was_touched_in_a_pause_that_ends_as_its_ttr_does_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.queue.leases.BEAT_S", 5 * SLOT_S)
+    loop, clock, lost = asyncio.get_running_loop(), SystemClock(), asyncio.Queue[Lease]()
+    leases = Leases(clock, lost.put_nowait, StrictSupervisor())
+    began_at = clock.monotonic()
+    silent, touched = (Lease(a_run(n), Options(ttr=0.6), clock, lambda lease: None, began_at) for n in range(2))
+    leases.add(silent)
+    leases.add(touched)
+    time.sleep(0.6 + SLOT_S - (clock.monotonic() - began_at))  # noqa: ASYNC251 - holding the loop up is the test
+    loop.call_later(10 * SLOT_S, touched.context.touch)
+    async with asyncio.timeout(10):
+        assert await lost.get() is silent
+    assert len(leases) == 1
     leases.close()

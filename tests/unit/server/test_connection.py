@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -202,6 +203,17 @@ async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: 
     for _ in range(50):
         transport.untaken -= 1
         await asyncio.sleep(0)
+    assert not transport.is_aborted
+    connection.connection_lost(None)
+
+
+async def test_a_peer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0.01)
+    connection, transport = connected(StubOwner())
+    connection.pause_writing()
+    time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is the test
+    asyncio.get_running_loop().call_later(0.1, connection.resume_writing)
+    await until(lambda: connection._drain_timer is None)
     assert not transport.is_aborted
     connection.connection_lost(None)
 
