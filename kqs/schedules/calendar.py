@@ -131,7 +131,8 @@ class Cron:
             if _even_midnight(self._zone, day) is None and self._has(following):
                 # a change may cross midnight: then some of the next day come before some of this one
                 instants = self._instants(following)
-                return min(found, *instants[bisect_right(instants, at) :][:1])
+                index = bisect_right(instants, at)
+                return found if index == len(instants) else min(found, instants[index])
             return found
         return None
 

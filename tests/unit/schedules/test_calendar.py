@@ -1,4 +1,4 @@
-"""The calendar against a naive one that looks at every minute of a year, in three zones and over all their changes."""
+"""The calendar against a naive one that looks at every minute of a year, in four zones and over all their changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from kqs.schedules.calendar import Every, cron, zone_of
 
-ZONES = ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe"]  # the last one puts its clocks on by half an hour
+#: Lord Howe puts its clocks on by half an hour, Beirut at midnight, and back across it
+ZONES = ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Beirut"]
 BEGIN = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 MINUTES = 366 * 1440
 RANGES = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)]
@@ -98,11 +99,12 @@ EXPRESSIONS = st.tuples(
     st.one_of(st.just("*"), lists(1, 12)),
     st.one_of(st.just("*"), lists(0, 6)),
 ).map(" ".join)
-#: every change of the three zones in 2026, in the order of ZONES
+#: every change of these zones in 2026, in the order of ZONES
 CHANGES = {
     "America/New_York": ["2026-03-08T07:00", "2026-11-01T06:00"],
     "Europe/Berlin": ["2026-03-29T01:00", "2026-10-25T01:00"],
     "Australia/Lord_Howe": ["2026-04-04T15:00", "2026-10-03T15:30"],
+    "Asia/Beirut": ["2026-03-28T22:00", "2026-10-24T21:00"],
 }
 
 
@@ -115,6 +117,8 @@ CHANGES = {
 @example("*/10 1,2 * * *", "Australia/Lord_Howe", [])
 @example("*/30 2 * * 0", "Europe/Berlin", [])
 @example("0-59/20 2 * * *", "Europe/Berlin", [])
+@example("*/30 0 * * *", "Asia/Beirut", [])
+@example("30 23 * * *", "Asia/Beirut", [])
 def test_a_year_is_as_a_naive_calendar_has_it(expression: str, zone: str, picked: list[float]) -> None:
     try:
         calendar = cron(expression, zone)
@@ -166,6 +170,9 @@ def test_a_star_or_a_step_follows_real_time() -> None:
 def test_a_change_may_cross_midnight_and_skip_a_day() -> None:
     assert after("30 12 * * *", "Pacific/Apia", "2011-12-29T20:00:00-10:00") == "2011-12-31T00:00:00+14:00"
     assert after("0 12 30 * *", "Pacific/Apia", "2011-12-31T00:00:00+14:00") == "2012-01-30T12:00:00+14:00"
+    # clocks go on from 00:00 to 01:00, so the day has nothing of what is meant
+    assert after("*/30 0 * * *", "Asia/Beirut", "2026-03-27T23:00:00+02:00") == "2026-03-28T00:00:00+02:00"
+    assert after("*/30 0 * * *", "Asia/Beirut", "2026-03-28T00:30:00+02:00") == "2026-03-30T00:00:00+03:00"
     # clocks go back from 00:00 to 23:00 of the day before, which has that hour twice
     assert after("30 23 * * *", "America/Havana", "2026-11-01T00:00:00-04:00") == "2026-11-01T23:30:00-05:00"
 
