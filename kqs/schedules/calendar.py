@@ -39,6 +39,8 @@ _MACROS = {
 }
 _FIELDS = "minute, hour, day of month, month and day of week"
 _NAME = re.compile(r"[A-Za-z0-9._+/-]*\Z")
+#: a span of one, with a step, which cronsim reads as one to the end of the field: `5-5/10` as `5/10`
+_STEPS_OF_ONE = re.compile(r"\b0*(\w+)-0*\1/0*[1-9][0-9]*\b")
 _DAY = timedelta(days=1)
 _MINUTE_S = 60
 #: days ahead that are looked through for the next instant: 29 February on a given day of the week comes every 28 years, or 40
@@ -107,7 +109,7 @@ class Cron:
         if len(fields) != 5:
             raise ValueError(f"five fields ({_FIELDS}), or one of {', '.join(_MACROS)}")
         try:
-            parsed = CronSim(" ".join(fields), _EPOCH)
+            parsed = CronSim(" ".join(_STEPS_OF_ONE.sub(r"\1", field) for field in fields), _EPOCH)
         except (CronSimError, ValueError, AssertionError) as error:
             raise ValueError(f"five fields ({_FIELDS}); {_reason(error)}") from None
         self._zone = zone

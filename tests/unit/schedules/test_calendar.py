@@ -195,10 +195,18 @@ def test_day_of_month_and_of_week_are_both_meant_where_either_begins_with_a_star
         ("@annually", "2027-01-01T00:00:00+00:00"),
         ("0 12 L * *", "2026-11-30T12:00:00+00:00"),
         ("0 12 * * mon#1", "2026-12-07T12:00:00+00:00"),
+        ("05-5/10 1-1/2 * * tue-tue/3", "2026-12-01T01:05:00+00:00"),
     ],
 )
 def test_macros_and_words(macro: str, at: str) -> None:
     assert after(macro, "UTC", "2026-11-29T01:30:00+00:00") == at
+
+
+def test_a_span_of_one_is_no_more_for_its_step() -> None:
+    assert after("0-0/15 * * * *", "UTC", "2026-11-29T01:00:00+00:00") == "2026-11-29T02:00:00+00:00"
+    assert after("30 0 10-10/5,20 * *", "UTC", "2026-11-10T00:30:00+00:00") == "2026-11-20T00:30:00+00:00"
+    with pytest.raises(ValueError):
+        cron("5-5/0 * * * *", "UTC")
 
 
 @pytest.mark.parametrize(
