@@ -87,8 +87,8 @@ class Granted(Bucket):
 
     @property
     def opens_at(self) -> float:
-        """Return that nobody knows."""
-        return math.inf
+        """Return when there are enough again: now, or nobody knows."""
+        return self._at if self._level + _ROUNDING >= 1.0 else math.inf
 
 
 class Gate:

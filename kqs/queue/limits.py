@@ -191,6 +191,7 @@ class Limits:
             gate.paid.discard(order)
             if is_unused:
                 gate.bucket.add(1)
+                gate.is_dry = gate.is_dry and not gate.bucket.is_open(self._monotonic())
         if (is_tuned or type_ in self.closed) and (opened := self._settle(type_, gate)):
             self.on_open(opened)
         self._call(type_, gate)

@@ -135,6 +135,17 @@ def test_a_claim_that_comes_to_nothing_gives_its_token_back() -> None:
     assert timed.take(3, 4) == [3]
 
 
+def test_a_granted_token_that_is_given_back_is_there_for_the_next() -> None:
+    timed = Timed(Limit(rate=0.5), is_shared=True)
+    timed.limits.bring(MAIL, 1)
+    assert timed.take(1, 2) == [1]
+    timed.limits.free(MAIL, 1, 1, is_unused=True)
+    assert timed.opened == [MAIL, MAIL]
+    assert timed.take(2, 3) == [2]
+    timed.limits.free(MAIL, 2, 1)
+    assert timed.take(3) == []
+
+
 def test_a_changed_rate_keeps_the_tokens_that_there_are() -> None:
     timed = Timed(Limit(rate=10))
     timed.now += 1
