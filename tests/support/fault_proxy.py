@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from tests.support.serving import free_port
+
 #: given the bytes of a server's answer, what to pass on
 Spoil = Callable[[bytes], bytes]
 
@@ -32,7 +34,7 @@ class FaultProxy:
         self.cut_after: int | None = None
         self.is_half_open = False  # whatever comes from either side is swallowed
         self.connection_count = 0
-        self.port = 0
+        self.port = free_port()
 
     @property
     def address(self) -> str:
@@ -48,7 +50,6 @@ class FaultProxy:
     async def listen(self) -> None:
         """Take connections, again on the same port after `refuse`."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
         """Drop every connection, and take no more."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,13 +25,30 @@ SERVE_ENVIRON = os.environ | {"PYTHONPATH": str(ROOT)}
 PLAIN_ENVIRON = {name: value for name, value in SERVE_ENVIRON.items() if not name.startswith("COVERAGE_")}
 
 
+#: how many ports are nobody else's at once: many more than one test has servers, and a small part of the files that may be open
+_MAX_CLAIMS = 100
+_claims: deque[socket.socket] = deque()
+
+
 def free_port() -> int:
-    """Return a port for a server that may be started on it again: below those that the system gives to connections."""
+    """Return a port for a server that may be started on it again: below those that the system gives to connections.
+
+    Until this process has asked for many more, no other test is given it, in no process, whether or not the server is up.
+    """
     while True:
         port = 10_000 + secrets.randbelow(22_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0kqs-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        if len(_claims) > _MAX_CLAIMS:
+            _claims.popleft().close()
+        return port
 
 
 class Served:
