@@ -210,7 +210,7 @@ async def test_server_killed_between_any_two_commands_leaves_nobody_waiting(
 ) -> None:
     now, commands, is_over = clock.now(), int(is_last_done), False
     while not is_over:
-        dying = make_mongo_store(proxy.uri_of(100), f"at{commands}")
+        dying = make_mongo_store(proxy.uri_of(1000), f"at{commands}")
         await dying.open(JOURNAL, NODE)
         proxy.die_after(commands, is_last_done=is_last_done)
         try:

@@ -82,7 +82,7 @@ async def test_a_stop_without_mongodb_is_bounded(store: MongoStore, proxy: Mongo
     await proxy.cut()
     began = time.monotonic()
     await store.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10  # of its time-outs, only that for finding a server was met
 
 
 @pytest.mark.parametrize("uri", ["nonsense", "mongodb://", "mongodb://h/?w=no:such&journal=perhaps"])

@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from tests.support.serving import free_port
+
 #: what drivers say by themselves, to see who is there
 _HELLOS = frozenset({"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"})
 _HEADER_BYTES = 16
@@ -21,7 +23,7 @@ class MongoProxy:
     def __init__(self, uri: str) -> None:
         self._uri = urlsplit(uri)
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = free_port()
         self._writers: set[asyncio.StreamWriter] = set()
         self._lost: tuple[str, str] | None = None
         self._passed_bytes = 0
@@ -33,7 +35,7 @@ class MongoProxy:
 
     @property
     def uri(self) -> str:
-        return self.uri_of(1500)
+        return self.uri_of(3000)
 
     def uri_of(self, within_ms: int) -> str:
         """Return the address for a driver that gives up on a server after so long."""
@@ -41,7 +43,6 @@ class MongoProxy:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Close every connection and refuse new ones, until started again."""
@@ -74,6 +75,7 @@ class MongoProxy:
         self.sent_bytes = self.answered_bytes = 0
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)  # from now on `cut` closes it
         there = await asyncio.open_connection(self._uri.hostname, self._uri.port)
         ends = {writer, there[1]}
         self._writers |= ends
