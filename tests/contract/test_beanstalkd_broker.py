@@ -8,6 +8,7 @@ from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.beanstalkd import broker as broker_module
 from tests.contract.broker_contract import BrokerContract
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
+from tests.support.beanstalkd_brokers import WITHIN_S, wait_for_answers
 from tests.support.ready_jobs import ReadyJobs
 from tests.support.supervising import StrictSupervisor
 
@@ -25,8 +26,9 @@ def store() -> ReadyJobs:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes from two servers is in order only where their answers come together, whatever else a machine does."""
-    monkeypatch.setattr(broker_module, "STRAGGLE_S", 1.0)
+    wait_for_answers(monkeypatch)
+    # what comes from two servers is in order only where their answers come together
+    monkeypatch.setattr(broker_module, "STRAGGLE_S", WITHIN_S)
 
 
 @pytest.fixture

@@ -10,14 +10,15 @@ import pytest
 
 from kqs.broker.beanstalkd import server
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
-from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until
+from tests.support.beanstalkd_brokers import MAIL, broker_on, put, take_all, until, wait_for_answers
 from tests.support.ready_jobs import ReadyJobs, an_entry, orders
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _waits_for_no_more_than_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for_answers(monkeypatch)
     monkeypatch.setattr(server, "POLL_S", 0.2)
 
 
@@ -58,7 +59,7 @@ async def test_room_that_others_make_is_filled(beanstalkd: Beanstalkd, store: Re
         broker_on(ReadyJobs(), beanstalkd.address) as working,
     ):
         await put(accepting, store, range(100))
-        assert len(await take_all(working, store, within_s=20)) == 100
+        assert len(await take_all(working, store)) == 100
 
 
 async def test_a_start_beside_what_is_there_already_doubles_no_more_than_allowed(
@@ -92,7 +93,7 @@ async def test_each_store_gets_its_own_jobs_and_its_server_says_what_is_wrong(be
     ):
         await put(mine, store, range(20))
         await put(yours, other_store, range(20))
-        taken = await asyncio.gather(take_all(mine, store, 30), take_all(yours, other_store, 30))
+        taken = await asyncio.gather(take_all(mine, store), take_all(yours, other_store))
         assert [sorted(orders(entries)) for entries in taken] == [list(range(20))] * 2
         assert "jobs of another store, yours" in mine.problems()[0]
         assert "jobs of another store, mine" in yours.problems()[0]
@@ -105,7 +106,7 @@ async def test_what_a_lost_store_left_behind_starves_nobody(beanstalkd: Beanstal
         await put(broker, lost, range(100))
     store.add(*(an_entry(number) for number in range(60)))
     async with broker_on(store, beanstalkd.address, max_entries=20) as broker:
-        assert len(await take_all(broker, store, 20)) == 60
+        assert len(await take_all(broker, store)) == 60
 
 
 async def test_what_is_deleted_amid_jobs_of_a_lost_store_is_put_again(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
@@ -115,7 +116,7 @@ async def test_what_is_deleted_amid_jobs_of_a_lost_store_is_put_again(beanstalkd
     async with broker_on(store, beanstalkd.address) as broker:
         await put(broker, store, range(1))
         assert beanstalkd.talk(b"delete 4\r\n") == b"DELETED\r\n"
-        assert len(await take_all(broker, store, 20)) == 1
+        assert len(await take_all(broker, store)) == 1
 
 
 async def test_with_a_namespace_none_meets_the_jobs_of_another(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:

@@ -6,12 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from kqs.broker.beanstalkd import BeanstalkdBroker
+import pytest
+
+from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
+from kqs.broker.beanstalkd import broker as broker_module
 from kqs.job import Entry
 from tests.support.ready_jobs import ReadyJobs, an_entry
 from tests.support.supervising import StrictSupervisor
 
 MAIL = {"mail": 1}
+#: how long a test waits for what must come, however busy the machine is, in s
+WITHIN_S = 20.0
+
+
+def wait_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have brokers take no server for one that is away or slow only because the machine is busy."""
+    monkeypatch.setattr(pool, "FIRST_TRY_S", WITHIN_S)
+    monkeypatch.setattr(server, "CONNECT_WITHIN_S", WITHIN_S)
+    monkeypatch.setattr(link, "REPLY_WITHIN_S", WITHIN_S)
+    monkeypatch.setattr(broker_module, "PUT_WITHIN_S", WITHIN_S)
 
 
 @asynccontextmanager
@@ -31,7 +44,7 @@ async def broker_on(
         await broker.close()
 
 
-async def take_all(broker: BeanstalkdBroker, store: ReadyJobs, within_s: float = 10) -> list[Entry]:
+async def take_all(broker: BeanstalkdBroker, store: ReadyJobs, within_s: float = WITHIN_S) -> list[Entry]:
     """Reserve and claim as the queue does until the store holds nothing ready; return what was granted."""
     granted: list[Entry] = []
     async with asyncio.timeout(within_s):
@@ -52,7 +65,7 @@ async def put(broker: BeanstalkdBroker, store: ReadyJobs, numbers: range) -> Non
     await broker.put(store.add(*(an_entry(number) for number in numbers)))
 
 
-async def until(condition: Callable[[], object], within_s: float = 10) -> None:
+async def until(condition: Callable[[], object], within_s: float = WITHIN_S) -> None:
     """Wait for what a background task does; it has no event that a test could await."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - see above
