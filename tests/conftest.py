@@ -9,12 +9,17 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Mapping
 
+import hypothesis
 import pytest
 import structlog
 import uvloop
 
 from kqs.log import PROCESSORS
 from tests.support.supervising import StrictSupervisor
+
+# an example may take as long as it does: other tests run beside these
+hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # where structlog.testing.capture_logs looks for what to replace
 structlog.configure(processors=PROCESSORS)

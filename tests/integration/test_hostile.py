@@ -100,7 +100,7 @@ def test_odd_values_are_echoed_and_journaled_as_they_came(talk: Talk, value: byt
     assert all(value in record.payload for record in kept)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300))
 @example(data=b"\n" * 300)
 @example(data=b"\r\n\r\r\n")
@@ -115,7 +115,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.lists(st.sampled_from(FRAGMENTS), max_size=30).map(b"".join))
 def test_any_near_json_leaves_a_server_that_answers(talk: Talk, data: bytes) -> None:
     assert talk.ask(data + b"\n" + PING).rstrip(b"\n").endswith(PONG.rstrip(b"\n"))

@@ -116,7 +116,7 @@ def altered(draw: st.DrawFn) -> tuple[str, int, str, int]:
     return which, draw(st.integers(0, 100)), other, draw(st.integers(0, 100))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, report=REPORTS, how=altered(), is_rpc=st.booleans(), is_list=st.booleans(), progress=VALUES)
 def test_an_altered_token_names_nothing(
     scene: Scene, name: str, report: str, how: tuple[str, int, str, int], is_rpc: bool, is_list: bool, progress: object
@@ -152,7 +152,7 @@ def test_a_token_that_nobody_has_now_changes_nothing(scene: Scene) -> None:
     assert after[0] == before[0]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["touch", "release", "finish", "reserve", "work", "withdraw"]),
     argument=st.recursive(
@@ -181,7 +181,7 @@ def test_any_argument_is_refused_with_a_known_code_or_asks_for_nothing_that_is_t
     assert set(codes(answers[0])) <= {"ok", *ERROR_CODES} - {"internal"}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(progress=VALUES, is_rpc=st.booleans(), is_list=st.booleans(), filler=st.integers(0, 20_000))
 def test_any_value_is_progress_unless_it_is_too_long(
     scene: Scene, progress: object, is_rpc: bool, is_list: bool, filler: int

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import string
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kqs.wire.beanstalk import commands as c
 from kqs.wire.beanstalk.replies import ReplyReader
 from kqs.wire.beanstalk.tubes import MAX_NAMESPACE_BYTES, tube_of, type_of
 from kqs.wire.beanstalk.values import ANYTIME, Buried, Found, Inserted, Kicked, Ok, Reply, Reserved, Using, Watching, Word
-
-UNTIMED = settings(deadline=None)  # other tests run beside these
 
 ids = st.integers(0, 2**64 - 1)
 numbers = st.integers(0, 2**32 - 1)
@@ -72,7 +70,6 @@ def splits(draw: st.DrawFn, data: bytes) -> list[bytes]:
     return [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-@UNTIMED
 @given(st.lists(exchanges(), max_size=8), st.data())
 def test_any_split_gives_the_same_replies(exchanged: list[tuple[c.Command, Reply]], data: st.DataObject) -> None:
     reader = ReplyReader()
@@ -83,7 +80,6 @@ def test_any_split_gives_the_same_replies(exchanged: list[tuple[c.Command, Reply
     assert (reader.fault, reader.expected_count) == (None, 0)
 
 
-@UNTIMED
 @given(st.lists(exchanges(), min_size=1, max_size=4))
 def test_byte_by_byte_gives_the_same_replies(exchanged: list[tuple[c.Command, Reply]]) -> None:
     reader = ReplyReader()
@@ -93,7 +89,6 @@ def test_byte_by_byte_gives_the_same_replies(exchanged: list[tuple[c.Command, Re
     assert got == [reply for _, reply in exchanged]
 
 
-@UNTIMED
 @given(
     st.lists(COMMANDS, max_size=4),
     st.binary(max_size=400)
@@ -109,7 +104,6 @@ def test_garbage_is_a_fault_or_a_wait_and_never_credited(asked: list[c.Command],
     assert len(got) <= len(asked)
 
 
-@UNTIMED
 @given(st.lists(exchanges(), min_size=2, max_size=6), st.data())
 def test_a_lost_reply_is_never_made_up_for(exchanged: list[tuple[c.Command, Reply]], data: st.DataObject) -> None:
     lost = data.draw(st.integers(0, len(exchanged) - 1))
@@ -120,7 +114,6 @@ def test_a_lost_reply_is_never_made_up_for(exchanged: list[tuple[c.Command, Repl
     assert reader.fault is not None or reader.expected_count == 1
 
 
-@UNTIMED
 @given(COMMANDS)
 def test_a_command_is_one_line_within_the_limit(command: c.Command) -> None:
     sent = command.encode()
@@ -132,7 +125,6 @@ def test_a_command_is_one_line_within_the_limit(command: c.Command) -> None:
 types = st.text(min_size=1, max_size=70).filter(lambda text: len(text.encode("utf-8", "ignore")) <= 200)
 
 
-@UNTIMED
 @given(types.filter(lambda text: text.isprintable()) | types, st.text(string.printable, max_size=MAX_NAMESPACE_BYTES // 4))
 def test_a_type_is_a_legal_tube_and_back(type_: str, namespace: str) -> None:
     if any("\ud800" <= char <= "\udfff" for char in type_):
@@ -142,13 +134,11 @@ def test_a_type_is_a_legal_tube_and_back(type_: str, namespace: str) -> None:
     assert type_of(tube, namespace) == (None if "$$" in tube else type_)
 
 
-@UNTIMED
 @given(st.sets(st.tuples(st.text("a-;$k", max_size=3), st.text("aq-;$k", min_size=1, max_size=6)), min_size=2, max_size=6))
 def test_no_two_fleets_and_types_share_a_tube(names: set[tuple[str, str]]) -> None:
     assert len({tube_of(type_, namespace) for namespace, type_ in names}) == len(names)
 
 
-@UNTIMED
 @given(st.text("kq-$;0AFax" + string.printable, max_size=12))
 def test_any_tube_name_is_understood_or_refused(tube: str) -> None:
     type_ = type_of(tube)

@@ -107,4 +107,4 @@ class SupplyMachine(RuleBasedStateMachine):
 
 
 TestSupply = SupplyMachine.TestCase
-TestSupply.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSupply.settings = settings(max_examples=60, stateful_step_count=30)

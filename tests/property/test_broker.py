@@ -127,4 +127,4 @@ class BrokerMachine(RuleBasedStateMachine):
 
 
 TestBrokerMachine = BrokerMachine.TestCase
-TestBrokerMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestBrokerMachine.settings = settings(max_examples=100, stateful_step_count=40)

@@ -171,7 +171,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJournalMachine.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 class FailingClock(FakeClock):
@@ -268,7 +268,7 @@ class FailingLife:
 
 
 @given(st.lists(STEP, max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_fails_each_record_and_each_batch_ends_once(steps: list[tuple[str, Any]]) -> None:
     async def live() -> None:
         life = FailingLife()

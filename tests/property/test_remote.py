@@ -463,6 +463,4 @@ class RemoteMachine(RuleBasedStateMachine):
 
 
 TestRemote = RemoteMachine.TestCase
-TestRemote.settings = settings(
-    max_examples=18, stateful_step_count=STEPS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
-)
+TestRemote.settings = settings(max_examples=18, stateful_step_count=STEPS, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -202,7 +202,7 @@ class MongoResourceMachine(ResourceMachine):
 
 
 TestSqliteResources = SqliteResourceMachine.TestCase
-TestSqliteResources.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSqliteResources.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -213,4 +213,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 TestMongoResources = MongoResourceMachine.TestCase
-TestMongoResources.settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+TestMongoResources.settings = settings(max_examples=8, stateful_step_count=20)

@@ -128,4 +128,4 @@ class Totals(RuleBasedStateMachine):
 
 
 TestTotals = Totals.TestCase
-TestTotals.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestTotals.settings = settings(max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck))

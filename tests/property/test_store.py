@@ -402,10 +402,10 @@ class LosingMachine(MongoMachine):
         super().teardown()
 
 
-SqliteMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+SqliteMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
 TestSqliteStore = SqliteMachine.TestCase
 # a server takes a second for what takes SQLite ten milliseconds: too slow for shrinking
-MongoMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None, phases=[Phase.generate])
+MongoMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25, phases=[Phase.generate])
 
 
 LosingMachine.TestCase.settings = MongoMachine.TestCase.settings

@@ -24,7 +24,6 @@ from kqs.wire.steps import finish
 T = TypeVar("T")
 
 LIMIT = 8
-UNTIMED = settings(deadline=None)  # other tests run beside these
 
 text = st.text(st.characters(codec="utf-8"), max_size=8)
 control_names = st.sampled_from(["id", "type", "n", "m", "v", "b", "auth", "data", "jsonrpc", "insert", "2.0"])
@@ -82,7 +81,6 @@ def flat(events: list[Any]) -> list[Any]:
     return [line for event in events for line in ([event] if event is TOO_LONG else event.splitlines(keepends=True))]
 
 
-@UNTIMED
 @given(st.lists(st.sampled_from([b"", b"a", b"\r", b"\n", b"ab\n", b"x" * 7, b"x" * 8, b"x" * 9])), st.data())
 def test_every_split_of_a_transcript_gives_the_same_lines(pieces: list[bytes], data: st.DataObject) -> None:
     transcript = b"".join(pieces)
@@ -93,7 +91,7 @@ def test_every_split_of_a_transcript_gives_the_same_lines(pieces: list[bytes], d
     assert split.buffered_bytes == whole.buffered_bytes <= LIMIT + 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(chunks)
 def test_every_two_way_split_of_calls_gives_the_same_calls(transcript: bytes) -> None:
     def decoded(*pieces: bytes) -> list[Call | BadLine]:
@@ -104,7 +102,6 @@ def test_every_two_way_split_of_calls_gives_the_same_calls(transcript: bytes) ->
     assert all(decoded(transcript[:cut], transcript[cut:]) == wanted for cut in range(len(transcript)))
 
 
-@UNTIMED
 @given(st.binary() | chunks)
 @example(b"[" * 100_000)
 def test_any_bytes_give_calls_or_bad_lines(junk: bytes) -> None:
@@ -116,7 +113,6 @@ def test_any_bytes_give_calls_or_bad_lines(junk: bytes) -> None:
     qrpc.decode_calls(junk)
 
 
-@UNTIMED
 @given(st.binary() | json_texts | job_values.flatmap(as_json))
 def test_any_bytes_give_jobs_or_an_error_for_the_peer(junk: bytes) -> None:
     for decode in (decode_job, decode_jobs):
@@ -154,7 +150,6 @@ def slowly(chunk: bytes) -> list[tuple[Job, Raw | None]] | None:
     return found
 
 
-@UNTIMED
 @given(chunks)
 def test_the_fast_way_of_inserts_agrees_with_the_exact_one(chunk: bytes) -> None:
     fast = qrpc.decode_inserts(chunk)
@@ -166,7 +161,6 @@ def test_the_fast_way_of_inserts_agrees_with_the_exact_one(chunk: bytes) -> None
         assert qrpc.replay_calls(chunk) == fast.jobs
 
 
-@UNTIMED
 @given(
     st.lists(
         st.builds(
@@ -182,7 +176,6 @@ def test_plain_inserts_take_the_fast_way(calls: list[dict[str, Any]]) -> None:
     assert [json.loads(bytes(job.data)) for job in found.jobs] == [call["m"]["data"] for call in calls]
 
 
-@UNTIMED
 @given(chunks)
 def test_the_fast_way_of_calls_agrees_with_the_exact_one(chunk: bytes) -> None:
     fast = qrpc.decode_calls(chunk)
@@ -290,7 +283,7 @@ def hostile_lines(draw: st.DrawFn) -> bytes:
 
 
 hostile_chunks = hostile_lines() | st.lists(hostile_lines(), min_size=1, max_size=3).map(b"".join)
-HARD = settings(UNTIMED, max_examples=400)
+HARD = settings(max_examples=400)
 
 
 def in_doubt(decode: Callable[[], T]) -> T:
@@ -385,7 +378,6 @@ def test_nothing_unseen_means_that_each_key_stands_as_often_as_it_was_found(text
         assert sorted(names) == sorted(found)
 
 
-@UNTIMED
 @given(text, json_texts, call_ids.flatmap(as_json))
 def test_a_call_comes_out_as_it_went_in(name: str, arg: bytes, call_id: bytes) -> None:
     line = b'{"v":1,"id":%b,"n":%b,"m":%b}\n' % (call_id, msgspec.json.encode(name), arg)
@@ -394,7 +386,6 @@ def test_a_call_comes_out_as_it_went_in(name: str, arg: bytes, call_id: bytes) -
     assert jsonrpc.decode_line(line) == [Call(name, Raw(arg), Raw(call_id), dialect=Dialect.JSONRPC)]
 
 
-@UNTIMED
 @given(call_ids.flatmap(as_json), json_texts, text, st.binary())
 def test_every_answer_is_one_line_of_json_with_the_id_as_it_came(id_: bytes, result: bytes, message: str, blob: bytes) -> None:
     call_id = Raw(id_)
@@ -413,7 +404,6 @@ def test_every_answer_is_one_line_of_json_with_the_id_as_it_came(id_: bytes, res
     assert json.loads(answers[2])["e"]["message"] == message
 
 
-@UNTIMED
 @given(st.dictionaries(text, values, max_size=4), values, st.integers(0, 4), st.data())
 def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int, data: st.DataObject) -> None:
     job.pop("auth", None)
@@ -424,7 +414,6 @@ def test_taking_auth_out_leaves_the_rest(job: dict[str, Any], auth: Any, at: int
     assert json.loads(finish(taking_auth_out(data.draw(as_json(dict(items)))))) == job
 
 
-@UNTIMED
 @given(st.lists(job_values, max_size=3).flatmap(as_json))
 def test_accepted_jobs_replay_alike(raw: bytes) -> None:
     if refusal(decode_jobs, raw) is None:
@@ -451,7 +440,6 @@ def repeating_objects(draw: st.DrawFn) -> bytes:
     return b"{" + b",".join(draw(st.permutations(parts))) + spaces + b"}"
 
 
-@UNTIMED
 @given(job_values.flatmap(as_json) | repeating_objects())
 def test_a_long_job_is_judged_like_a_short_one(raw: bytes) -> None:
     """Long ones are decoded member by member, and short ones in one pass."""
@@ -460,7 +448,6 @@ def test_a_long_job_is_judged_like_a_short_one(raw: bytes) -> None:
         assert outcome(lambda: finish(decoding(padded, 1)).jobs) == outcome(lambda: finish(decoding(raw, 1)).jobs)
 
 
-@UNTIMED
 @given(st.lists(job_values.flatmap(as_json) | repeating_objects(), min_size=1, max_size=4))
 def test_a_long_array_is_judged_like_a_short_one(elements: list[bytes]) -> None:
     """Long ones are decoded run by run."""

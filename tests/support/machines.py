@@ -18,7 +18,6 @@ def played(steps: int, steps_a_run: int, share: int = 1) -> settings:
     return settings(
         max_examples=max(1, in_all // steps_a_run // share),
         stateful_step_count=steps_a_run,
-        deadline=None,
         derandomize=not IS_LONG,
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
         suppress_health_check=list(HealthCheck),

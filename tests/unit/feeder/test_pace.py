@@ -91,7 +91,7 @@ class Load:
             speeds = speeds.after_batch(came, batch_s, batch)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(10, 300_000), st.floats(0.2, 0.9), st.floats(0.0, 0.02))
 def test_no_job_waits_for_a_second_while_the_store_is_faster_than_the_inserts(
     rate: float, share: float, commit_s: float
@@ -104,7 +104,7 @@ def test_no_job_waits_for_a_second_while_the_store_is_faster_than_the_inserts(
     assert load.worst_age_s < 1.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(60_000, 300_000), st.floats(0.3, 0.7))
 def test_a_flood_has_most_of_the_time(rate: float, slowed: float) -> None:
     load = Load(rate, 0.002, 1 / 110_000, slowed)
@@ -112,7 +112,7 @@ def test_a_flood_has_most_of_the_time(rate: float, slowed: float) -> None:
     assert load.fed_s / load.now_s < 0.4
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(30_000, 80_000), st.floats(0.3, 0.7))
 def test_a_flood_without_end_does_not_wait_without_end(slowed_rate: float, slowed: float) -> None:
     load = Load(slowed_rate / slowed, 0.002, 1 / 110_000, slowed)

@@ -108,7 +108,7 @@ CHANGES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EXPRESSIONS, st.sampled_from(ZONES), st.lists(st.floats(BEGIN, BEGIN + MINUTES * 60.0), min_size=4, max_size=4))
 @example("30 1 * * *", "America/New_York", [])
 @example("30 2 * * *", "America/New_York", [])
@@ -230,7 +230,7 @@ def test_what_is_no_zone_is_refused(zone: str) -> None:
         zone_of(zone)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0.1, 1e6), st.floats(1.7e9, 1.9e9), st.floats(1.6e9, 2.0e9))
 def test_every_counts_from_its_first_instant(every: float, from_at: float, at: float) -> None:
     calendar = Every(every, from_at)

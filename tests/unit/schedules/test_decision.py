@@ -58,7 +58,7 @@ def test_clock_that_was_set_back_decides_nothing_twice() -> None:
     assert decide(HOURLY, "all", "allow", BASE, BASE - 86_400) == Decision([], BASE)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.floats(0.5, 500.0),
     st.sampled_from(["one", "skip", "all"]),
