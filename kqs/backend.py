@@ -17,11 +17,11 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.filter import Filter
-from kqs.handlers import Outcome
 from kqs.inserter import Inserter
 from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
+from kqs.outcome import Outcome
 from kqs.queue.changes import Done
 from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said

@@ -6,9 +6,9 @@ import math
 
 import msgspec
 
-from kqs.handlers import Failed
 from kqs.job import MAX_ERROR_CHARS, Claim, Run
 from kqs.options import PRIORITIES
+from kqs.outcome import Failed
 from kqs.wire.runs import GivenRun
 
 #: the server hears of a run once in this share of its ttr

@@ -1,8 +1,8 @@
-"""Handlers: the functions that run jobs, what they are given, and how their run ended.
+"""Handlers: the functions that run jobs, and what they are given.
 
 `handler` registers a function for a type in `default_registry`; `kqs.modules` imports the modules that do so. A handler
-ends a run by returning (ok), or by raising `kqs.Again`, `kqs.Fail` or anything else (kqs.verdicts). Nothing here runs a
-handler: that is kqs.executor. The registry is filled at start-up, by one thread.
+ends a run by returning, or by raising `kqs.Again`, `kqs.Fail` or anything else (kqs.verdicts); what that makes of it is its
+outcome (kqs.outcome). Nothing here runs a handler: that is kqs.executor. The registry is filled at start-up, by one thread.
 """
 
 from __future__ import annotations
@@ -29,32 +29,6 @@ _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400
 
 class HandlerError(KqsError):
     """A handler is declared wrongly; the message names its type, its place and the fault."""
-
-
-class Ok(msgspec.Struct, frozen=True, gc=False):
-    """The run succeeded. result: JSON, or None when the handler returned None."""
-
-    result: bytes | None = None
-
-
-class Again(msgspec.Struct, frozen=True, gc=False):
-    """The handler wants another run, at no cost. delay_s: not before this many seconds; None: at once."""
-
-    delay_s: float | None = None
-
-
-class Failed(msgspec.Struct, frozen=True, gc=False):
-    """The run failed. reason: one text for people. final: no retry can help.
-
-    delay_s: a retry not before this many seconds; None: as the job's settings say.
-    """
-
-    reason: str
-    final: bool = False
-    delay_s: float | None = None
-
-
-Outcome = Ok | Again | Failed
 
 
 def to_nobody(_context: JobContext) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 
 from kqs import verdicts
-from kqs.handlers import Again, Failed, Handler, Ok, Outcome
+from kqs.handlers import Handler
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.models import is_misfit
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.process import forks
 from kqs.traces import end_of, text_of, trace_of
 from kqs.values import written

@@ -15,9 +15,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from kqs.executor.outcomes import judge, judge_data, judge_result
-from kqs.handlers import Failed, Handler, JobContext, Outcome
+from kqs.handlers import Handler, JobContext
 from kqs.job import Run
 from kqs.log import get_logger
+from kqs.outcome import Failed, Outcome
 from kqs.process import forks
 from kqs.supervisor import Supervisor
 

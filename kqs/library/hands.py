@@ -20,9 +20,10 @@ from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
 from kqs.executor.outcomes import delayed, judge
 from kqs.given import TOUCH_SHARE, reason_of, run_of
-from kqs.handlers import Again, Failed, Handler, JobContext, Ok, Outcome
+from kqs.handlers import Handler, JobContext
 from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.library")

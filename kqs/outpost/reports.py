@@ -17,9 +17,9 @@ import msgspec
 from kqs.client.runs import told
 from kqs.errors import CallError
 from kqs.given import reason_of
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import MAX_ERROR_CHARS
 from kqs.log import get_logger
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.outpost.line import PASSING, Line
 from kqs.supervisor import Supervisor
 

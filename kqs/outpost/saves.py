@@ -14,8 +14,9 @@ from msgspec import Raw
 
 from kqs.client.runs import seconds_left
 from kqs.errors import CallError
-from kqs.handlers import JobContext, Ok, Outcome
+from kqs.handlers import JobContext
 from kqs.log import get_logger
+from kqs.outcome import Ok, Outcome
 from kqs.outpost.line import PASSING, Line
 from kqs.outpost.open_runs import OpenRuns
 from kqs.queue.noted import Noted, saved_by

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from kqs.client import runs as wire
 from kqs.clock import Clock
 from kqs.given import run_of
-from kqs.handlers import Outcome
 from kqs.job import Run
 from kqs.log import get_logger
+from kqs.outcome import Outcome
 from kqs.outpost.line import Line
 from kqs.outpost.open_runs import OpenRun, OpenRuns
 from kqs.outpost.orders import Order, Orders

@@ -15,7 +15,6 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
-from kqs.handlers import Ok
 from kqs.job import (
     WAITING,
     Accepted,
@@ -32,6 +31,7 @@ from kqs.job import (
 )
 from kqs.log import get_logger
 from kqs.options import Cascade
+from kqs.outcome import Ok
 from kqs.queue.admission import Admission, Reservation
 from kqs.queue.asked import Asked
 from kqs.queue.basis import Basis

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import (
     MAX_ERROR_CHARS,
     TRANSITIONS,
@@ -27,6 +26,7 @@ from kqs.job import (
     State,
 )
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 from kqs.verdicts import MAX_DELAY_S

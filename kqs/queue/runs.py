@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from msgspec.structs import replace
 
-from kqs.handlers import Failed, Outcome
 from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run, State
 from kqs.log import get_logger
+from kqs.outcome import Failed, Outcome
 from kqs.queue.admission import Admission, Verdict
 from kqs.queue.anteroom import Anteroom
 from kqs.queue.basis import Basis

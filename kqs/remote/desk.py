@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakSet
 
-from kqs.handlers import Failed, Outcome
 from kqs.job import Returned, Run
 from kqs.log import get_logger
+from kqs.outcome import Failed, Outcome
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 from kqs.remote.party import Order, Party

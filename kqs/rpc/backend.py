@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kqs.filter import Filter
-from kqs.handlers import Outcome
 from kqs.inserter import Inserter
 from kqs.job import JobRecord, Returned
+from kqs.outcome import Outcome
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.queue.events import Events

@@ -14,9 +14,9 @@ import msgspec
 from msgspec import UNSET, Meta, Raw
 
 from kqs.errors import CallError
-from kqs.handlers import Outcome
 from kqs.job import Returned
 from kqs.options import MAX_WAIT_S, TYPE_RULE, WORKER_NAME_RULE, is_type, is_worker_name
+from kqs.outcome import Outcome
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.inserts import after_earlier_inserts

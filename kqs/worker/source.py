@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kqs.clock import Clock
-from kqs.handlers import Outcome
 from kqs.job import Run
+from kqs.outcome import Outcome
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from kqs.config import WorkerSection
 from kqs.executor import Executor, Suspended
 from kqs.executor.outcomes import delayed, judge
-from kqs.handlers import Failed, Handler, Outcome, Registry
+from kqs.handlers import Handler, Registry
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.modules import taken_types
+from kqs.outcome import Failed, Outcome
 from kqs.queue.consumer import Consumer
 from kqs.queue.gate import STUCK_S
 from kqs.queue.leases import Lease

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from kqs.handlers import Again, Failed, Ok
 from kqs.job import Run
+from kqs.outcome import Again, Failed, Ok
 from tests.support.feeding import caught_up
 from tests.support.life import Account, AccountedHand, Life
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kqs.backend import ServerBackend
-from kqs.handlers import Ok, Outcome
 from kqs.job import State
+from kqs.outcome import Ok, Outcome
 from kqs.remote import Desk, OpenRun
 from kqs.remote.tokens import Named
 from tests.support.feeding import caught_up

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from kqs.handlers import Failed
 from kqs.inserter import Answer, Inserter
 from kqs.job import State
+from kqs.outcome import Failed
 from kqs.wire.inserted import Inserted
 from kqs.wire.steps import finish
 from tests.support.feeding import caught_up

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from kqs.commands import minders
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.minding.tree import descendants
+from kqs.outcome import Again, Failed, Ok, Outcome
 from tests.support.commands import alive, handler_of, nap, run_command
 from tests.support.helper_processes import (  # noqa: F401 - fixtures of every test here
     WITHIN_S,

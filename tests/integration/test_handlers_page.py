@@ -18,10 +18,11 @@ from kqs import handlers
 from kqs.commands.commands import PASSED
 from kqs.config import CommandSection, anchored, load_config
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
+from kqs.handlers import JobContext, Registry
 from kqs.job import Claim, Run
 from kqs.modules import load_modules, with_commands
 from kqs.options import Options
+from kqs.outcome import Again, Failed, Ok, Outcome
 from tests.support.serving import ROOT, SERVE_ENVIRON, serving
 from tests.support.supervising import StrictSupervisor
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kqs.errors import JournalError, JournalFailedError, StoreUnavailableError
-from kqs.handlers import Again, Failed, Ok, Outcome
+from kqs.outcome import Again, Failed, Ok, Outcome
 from tests.support.feeding import caught_up
 from tests.support.life import AccountedHand, Life
 from tests.support.turning import until

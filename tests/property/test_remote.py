@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kqs.errors import StoreUnavailableError
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import ENDED, Returned
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.remote import Desk, OpenRun, Order
 from tests.support.feeding import caught_up
 from tests.support.life import Life

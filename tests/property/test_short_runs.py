@@ -23,9 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from kqs.config import TakingSection, WorkerSection
 from kqs.executor import Executor
 from kqs.filter import Filter
-from kqs.handlers import Ok, Registry
+from kqs.handlers import Registry
 from kqs.job import ENDED, JobRecord, State
 from kqs.options import Cascade
+from kqs.outcome import Ok
 from kqs.queue import gate
 from kqs.queue.gate import STUCK_S
 from kqs.remote import OpenRun, Order

@@ -8,11 +8,11 @@ from typing import Any
 
 from kqs.errors import CallError, JournalError, JournalFailedError
 from kqs.filter import Filter
-from kqs.handlers import Outcome
 from kqs.ids import Ids
 from kqs.inserter import Found, Inserter, Question
 from kqs.job import JobRecord, Returned, State
 from kqs.journal.format import Record
+from kqs.outcome import Outcome
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.remote.tokens import Named

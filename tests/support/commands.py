@@ -7,10 +7,11 @@ import secrets
 from pathlib import Path
 
 from kqs.executor import Executor
-from kqs.handlers import Command, Handler, JobContext, Outcome, Registry
+from kqs.handlers import Command, Handler, JobContext, Registry
 from kqs.job import Claim, Run
 from kqs.minding.limits import Limits
 from kqs.options import Options
+from kqs.outcome import Outcome
 
 
 def settings_of(script: str, **more: object) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kqs.feeder import Feeder
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.ids import microseconds
 from kqs.job import ENDED, Accepted, JobRecord, Report, Run, State
 from kqs.journal import Kind, Record
 from kqs.options import Cascade, PlainJob
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kqs.broker.memory import MemoryBroker
 from kqs.config import StoreSection, TakingSection
-from kqs.handlers import Ok, Outcome
 from kqs.job import Accepted, JobRecord, Run, State
 from kqs.options import Cascade
+from kqs.outcome import Ok, Outcome
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue, QueueSettings

@@ -9,9 +9,9 @@ import pytest
 import kqs.backend
 from kqs.backend import ServerBackend
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.handlers import Failed
 from kqs.ids import Ids
 from kqs.job import State
+from kqs.outcome import Failed
 from kqs.rpc.parameters import JobsQuery
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from kqs.executor import Executor
-from kqs.handlers import JobContext, Ok, Outcome
+from kqs.handlers import JobContext
 from kqs.job import Claim, Run
 from kqs.modules import load_modules
 from kqs.options import Options
+from kqs.outcome import Ok, Outcome
 from tests.support.supervising import StrictSupervisor
 
 

@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from kqs.config import TakingSection
 from kqs.errors import CallError
 from kqs.filter import Filter
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.inserter import Answer
 from kqs.job import ENDED, WAITING, JobRecord, Returned, Run, State
 from kqs.options import PRIORITIES, Cascade
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.changes import Done
 from kqs.queue.leases import Lease
 from kqs.remote import OpenRun, Order

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from kqs import verdicts
 from kqs.commands.verdict import result_of
 from kqs.executor.outcomes import judge_result
-from kqs.handlers import Command, Ok
+from kqs.handlers import Command
 from kqs.job import Claim, Run
 from kqs.minding.frames import Ended, Unstarted
 from kqs.minding.limits import Limits
+from kqs.outcome import Ok
 
 COMMAND = Command(["./resize.sh", "--fast"], "/srv", output_bytes=1000, limits=Limits(cpu_s=3))
 RUN = Run(Claim(1, "id-1", 1, 1), "resize", 10_000, b"null", None)

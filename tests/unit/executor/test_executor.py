@@ -19,9 +19,10 @@ import kqs.executor.executor
 import kqs.executor.threads
 from kqs.executor import Executor, Suspended, share_decimal_settings
 from kqs.executor.outcomes import judge_result
-from kqs.handlers import Again, Failed, JobContext, Ok, Outcome, Registry
+from kqs.handlers import JobContext, Registry
 from kqs.job import Claim, Run
 from kqs.options import Options
+from kqs.outcome import Again, Failed, Ok, Outcome
 from tests.support.supervising import StrictSupervisor
 
 

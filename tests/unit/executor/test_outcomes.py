@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 import kqs
 from kqs.executor import outcomes
 from kqs.executor.outcomes import KEPT_FRAMES, delayed, judge, judge_data, judge_result
-from kqs.handlers import Again, Failed, Handler, Ok, Registry
+from kqs.handlers import Handler, Registry
 from kqs.job import MAX_ERROR_CHARS, Claim, Run
+from kqs.outcome import Again, Failed, Ok
 
 RUN = Run(Claim(1, "id-1", 2, 1), "resize", 10_000, b"null", None)
 NO_DELAY = "Again has no delay that can be used: ValueError: delay: expected a number of seconds"

@@ -11,9 +11,9 @@ import pytest
 import kqs.feeder.feeder
 import kqs.feeder.held
 from kqs.errors import JournalFailedError, StoreUnavailableError
-from kqs.handlers import Failed, Ok
 from kqs.job import Report, State
 from kqs.journal import Kind, Record, claimed_orders
+from kqs.outcome import Failed, Ok
 from kqs.queue.limiting import Said
 from tests.support.feeding import Feeding, caught_up
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from kqs.handlers import Ok
+from kqs.outcome import Ok
 from kqs.outpost.child import WearingSource
 from tests.support.turning import idle
 from tests.unit.outpost.conftest import Post, a_run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from kqs.handlers import Failed, Ok
+from kqs.outcome import Failed, Ok
 from kqs.outpost import saves
 from tests.support.turning import until
 from tests.unit.outpost.conftest import Post, a_run

@@ -15,7 +15,8 @@ import kqs.outpost.reports
 import kqs.outpost.source
 from kqs.config import WorkerSection
 from kqs.executor import Executor
-from kqs.handlers import Again, Failed, Ok, Outcome, Registry
+from kqs.handlers import Registry
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.worker import Worker
 from tests.support.turning import idle, until
 from tests.unit.outpost.conftest import Post, a_run

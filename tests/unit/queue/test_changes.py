@@ -8,9 +8,9 @@ import pytest
 import kqs.queue.changes as changing
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import EVERYTHING, Filter
-from kqs.handlers import Again, Failed, Ok
 from kqs.job import State
 from kqs.options import Cascade
+from kqs.outcome import Again, Failed, Ok
 from kqs.queue.changes import Done
 from kqs.queue.ends import DELETED, End
 from kqs.queue.events import Word

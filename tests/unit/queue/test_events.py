@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from kqs.errors import StoreUnavailableError
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import JobRecord, Run, State
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue

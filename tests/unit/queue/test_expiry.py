@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kqs.handlers import Failed, Ok
 from kqs.job import Accepted, JobRecord, State
+from kqs.outcome import Failed, Ok
 from kqs.queue.admission import may_run
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted

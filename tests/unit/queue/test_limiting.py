@@ -10,8 +10,8 @@ import pytest
 from kqs.broker.memory import MemoryBroker
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreCorruptError, StoreUnavailableError
-from kqs.handlers import Again
 from kqs.job import Entry, Run, State
+from kqs.outcome import Again
 from kqs.queue import limiting
 from kqs.queue.gate import Limit
 from kqs.queue.limiting import Said

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.handlers import Again, Failed, Ok
 from kqs.job import Report, Run, State, entry_of
+from kqs.outcome import Again, Failed, Ok
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import SLOT_S
 from kqs.store import base

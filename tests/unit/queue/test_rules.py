@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import MAX_ERROR_CHARS, State
 from kqs.options import JobFields, Options, PlainJob
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.rules import Judge, Retention, accept, whole_ms
 from tests.support.jobs import NOW, ORDER, a_run
 

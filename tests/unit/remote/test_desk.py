@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kqs.handlers import Again, Failed, Ok
 from kqs.job import Returned, State
+from kqs.outcome import Again, Failed, Ok
 from kqs.queue.leases import SLOT_S
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module

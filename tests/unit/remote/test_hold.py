@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from kqs.handlers import Ok
 from kqs.job import State
+from kqs.outcome import Ok
 from kqs.queue.leases import SLOT_S
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from kqs.handlers import Ok
 from kqs.job import Accepted, Returned, State
+from kqs.outcome import Ok
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module
 from tests.support.jobs import an_accepted

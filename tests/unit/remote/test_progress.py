@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.handlers import Failed, Ok
 from kqs.job import NO_PROGRESS, Returned, State
+from kqs.outcome import Failed, Ok
 from kqs.queue.leases import SLOT_S
 from kqs.remote.runs import OpenRun
 from tests.support.jobs import an_accepted

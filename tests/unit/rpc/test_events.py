@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from kqs.handlers import Failed, Ok
 from kqs.job import Accepted, Claim, Entry, Report, Run, State
+from kqs.outcome import Failed, Ok
 from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
 from kqs.rpc import happenings

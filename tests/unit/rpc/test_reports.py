@@ -12,8 +12,8 @@ from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError
 from kqs.executor.outcomes import MAX_RESULT_BYTES
-from kqs.handlers import Again, Failed, Ok, Outcome
 from kqs.job import Returned
+from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.rpc import reports
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Reader, Release, Touch, end_of, outcome_of, progress_in
 from kqs.verdicts import MAX_DELAY_S

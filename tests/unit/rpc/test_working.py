@@ -13,8 +13,8 @@ import pytest
 
 from kqs.backend import ServerBackend
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.handlers import Ok
 from kqs.job import Report, Returned, State
+from kqs.outcome import Ok
 from kqs.queue import saves
 from kqs.rpc import working
 from kqs.rpc.reports import Finish, outcome_of
