@@ -22,6 +22,11 @@ log = get_logger("kqs.modules")
 
 #: where the names of a server's modules stand
 IN_CONFIG = "[worker] modules"
+#: what is imported when it is needed: a user's module in its place would be found out then, by whoever needs it
+NEEDED = sys.stdlib_module_names | {
+    *("aiofiles", "bson", "click", "crc32c", "cronsim", "gridfs", "json5", "motor", "msgspec"),
+    *("pydantic", "pymongo", "re2", "rich", "structlog", "uvloop"),
+}
 
 
 def load_modules(names: Iterable[str], where: str = IN_CONFIG) -> Registry:
@@ -74,6 +79,7 @@ def taken_types(registry: Registry, names: Sequence[str], where: str) -> frozens
 
 
 def _load(name: str, where: str) -> ModuleType:
+    _refuse_shadow(name, where)
     try:
         module = importlib.import_module(name)
     except BaseException as fault:
@@ -83,8 +89,24 @@ def _load(name: str, where: str) -> ModuleType:
     return module
 
 
+def _refuse_shadow(name: str, where: str) -> None:
+    """Refuse a name that the standard library has, or a package that this server needs, loaded or not.
+
+    Raises: StartupError: (78) naming both files.
+    """
+    top = name.partition(".")[0]
+    meant = PathFinder.find_spec(top, sys.path) if top in NEEDED else None
+    if meant is None or meant.origin is None:
+        return
+    file = Path(meant.origin)
+    found_in = (file.parent.parent if meant.submodule_search_locations else file.parent).resolve()
+    needed = PathFinder.find_spec(top, [entry for entry in sys.path if Path(entry).resolve() != found_in])
+    if needed is not None and needed.origin is not None:
+        raise _taken(name, where, meant.origin, f"{needed.origin}, which the server needs, has that name")
+
+
 def _refuse_other(name: str, where: str) -> None:
-    """Refuse a name under which another module had been imported: the standard library's, or one that this server needs.
+    """Refuse a name under which another module had been imported.
 
     Raises: StartupError: (78) naming both files.
     """
@@ -95,8 +117,12 @@ def _refuse_other(name: str, where: str) -> None:
     taken = _file(loaded)
     if taken is None or not _is_same(taken, meant.origin):
         of = f"the one of {taken}" if taken else "one that is built into Python"
-        message = f"{top!r} is {meant.origin}, but another module of that name is loaded already, {of}: rename yours"
-        raise StartupError(f"{where}: cannot load {name!r}: {message}", ExitCode.CONFIG)
+        raise _taken(name, where, meant.origin, f"another module of that name is loaded already, {of}")
+
+
+def _taken(name: str, where: str, origin: str, by: str) -> StartupError:
+    top = name.partition(".")[0]
+    return StartupError(f"{where}: cannot load {name!r}: {top!r} is {origin}, but {by}: rename yours", ExitCode.CONFIG)
 
 
 def _file(module: ModuleType) -> str | None:

@@ -1,16 +1,19 @@
+import ast
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+import kqs
 from kqs import handlers
 from kqs.config import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
 from kqs.handlers import Command, Registry
 from kqs.minding.limits import Limits
-from kqs.modules import load_modules, with_commands
+from kqs.modules import NEEDED, load_modules, with_commands
 
 
 @pytest.fixture
@@ -69,11 +72,8 @@ def test_a_module_that_cannot_be_loaded_is_one_line_and_exit_78(here: Path, text
 HANDLER = "import kqs\n@kqs.handler('order')\ndef order(data): ...\n"
 
 
-@pytest.mark.parametrize("name", ["queue", "time", "msgspec", "kqs", "email.orders"])
-def test_a_name_that_is_taken_is_refused_naming_both_files(here: Path, registry: Registry, name: str) -> None:
-    import email  # noqa: F401 - loaded, as in a server
-    import queue  # noqa: F401
-
+def _refused(here: Path, name: str) -> str:
+    """Return how a user's module of this name is refused."""
     top, _, rest = name.partition(".")
     file = here / top / "__init__.py" if rest else here / f"{top}.py"
     file.parent.mkdir(exist_ok=True)
@@ -84,8 +84,56 @@ def test_a_name_that_is_taken_is_refused_naming_both_files(here: Path, registry:
         load_modules([name])
     assert caught.value.exit_code == 78
     assert str(file) in str(caught.value)
-    assert (getattr(sys.modules[top], "__file__", None) or "built into Python") in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["queue", "time", "msgspec", "kqs", "email.orders"])
+def test_a_name_that_is_taken_is_refused_naming_both_files(here: Path, registry: Registry, name: str) -> None:
+    import email  # noqa: F401 - loaded
+    import queue  # noqa: F401
+
+    refusal = _refused(here, name)
+    top = name.partition(".")[0]
+    assert (getattr(sys.modules[top], "__file__", None) or "built into Python") in refusal
     assert not registry.types
+
+
+@pytest.mark.parametrize("name", ["email", "email.orders", "code", "pydantic", "motor.orders"])
+def test_a_name_of_what_is_imported_later_is_refused_naming_both_files(
+    here: Path, registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = name.partition(".")[0]
+    needed = find_spec(top)
+    monkeypatch.delitem(sys.modules, top, raising=False)
+    refusal = _refused(here, name)
+    assert needed is not None
+    assert str(needed.origin) in refusal
+    assert not registry.types
+    assert top not in sys.modules
+
+
+def test_a_module_of_the_standard_library_itself_may_be_named(here: Path, registry: Registry) -> None:
+    with capture_logs() as logged:
+        load_modules(["colorsys"])
+    assert [line["event"] for line in logged] == ["a module of [worker] modules registers no handler"]
+
+
+def test_an_installed_package_may_be_run_from_its_checkout(here: Path, registry: Registry) -> None:
+    installed = here / "installed"
+    installed.mkdir()
+    for folder in (installed, here):
+        (folder / "shop_installed.py").write_text(HANDLER)
+    sys.path.append(str(installed))
+    load_modules(["shop_installed"])
+    assert registry.types == {"order"}
+
+
+def test_whatever_the_server_imports_is_known_as_needed() -> None:
+    files = Path(kqs.__file__).parent.rglob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    assert {name.partition(".")[0] for name in names} - NEEDED == {"kqs", "pytest_asyncio"}  # the latter is of tests
 
 
 def test_a_package_with_a_name_of_its_own_may_hold_a_queue(here: Path, registry: Registry) -> None:
