@@ -12,6 +12,8 @@ _BOUNDS = {
     "maximum": "<= {}",
     "minLength": "at least {} long",
     "maxLength": "at most {} long",
+    "minItems": "at least {} long",
+    "maxItems": "at most {} long",
 }
 _WORDS = {
     "integer": "an integer",

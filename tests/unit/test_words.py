@@ -12,6 +12,7 @@ from kqs.words import in_words
         ({"type": "number", "minimum": -1.0, "maximum": 0.5}, "a number from -1 to 0.5"),
         ({"type": "number", "unit": "seconds", "exclusiveMinimum": 0, "maximum": 5}, "a number of seconds > 0 and <= 5"),
         ({"type": "string", "minLength": 1, "maxLength": 9}, "text, at least 1 long and at most 9 long"),
+        ({"type": "array", "minItems": 1, "maxItems": 9}, "a list of text, at least 1 long and at most 9 long"),
         ({"type": "boolean"}, "true or false"),
         ({"enum": ["a", None, 1]}, '"a" or 1'),
         ({"const": "a"}, '"a"'),
