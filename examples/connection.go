@@ -35,10 +35,14 @@ func call(name string, argument any) (result any, code string) {
 		}
 		reader = bufio.NewReader(conn)
 	}
+	line, err := json.Marshal(object{"id": 1, "n": name, "m": argument})
+	if err != nil {
+		return nil, err.Error() // nothing that JSON has
+	}
 	conn.SetDeadline(time.Now().Add(silence))
-	json.NewEncoder(conn).Encode(object{"id": 1, "n": name, "m": argument})
+	conn.Write(append(line, '\n'))
 	var answer object
-	line, err := reader.ReadBytes('\n') // what ends without a newline is no line
+	line, err = reader.ReadBytes('\n') // what ends without a newline is no line
 	if err != nil || json.Unmarshal(line, &answer) != nil {
 		conn.Close()
 		conn = nil

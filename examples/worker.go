@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-var types = []string{"echo", "sleep", "fail"}
-var stopping atomic.Bool
+var types, stopping = []string{"echo", "sleep", "fail"}, atomic.Bool{}
 
 // work returns what is to be reported; over is closed when nobody wants that any more.
 func work(kind string, data any, over <-chan struct{}) object {
@@ -51,6 +50,9 @@ func finish(report object) {
 	_, code := call("finish", report)
 	for ; later[code]; _, code = call("finish", report) { // to repeat a report is safe
 		pauseOrEnd(stopping.Load())
+	}
+	if report["report"] == "ok" && code != "" && code != "stale" { // a result that nobody could take
+		finish(object{"run": report["run"], "report": "fail", "reason": code})
 	}
 	fmt.Fprintln(os.Stderr, report["run"], report["report"], code)
 }

@@ -18,7 +18,8 @@ let socket, number = 0, pauseMs = 100, workId = 0, stopping = false
 
 function call(name, arg, answered = () => {}) {
     calls.set(++number, answered)
-    socket.write(JSON.stringify({ id: number, n: name, m: arg }) + '\n')
+    const whole = (_, value) => typeof value === 'string' ? Buffer.from(value).toString() : value // half a pair is no text
+    socket.write(JSON.stringify({ id: number, n: name, m: arg }, whole) + '\n')
     return number
 }
 
@@ -33,14 +34,13 @@ function ask() { // `work` ends when the server stops or is full: runs in hand g
 
 async function run({ run: token, type, data, ttr }) {
     if (stopping) return call('release', { run: token, begun: false })
-    const stop = new AbortController()
-    runs.set(token, stop)
+    const stop = runs.set(token, new AbortController()).get(token)
     const touch = () => call('touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
     const touching = setInterval(touch, ttr * 1000 / 3)
     const end = await handlers[type](data, stop.signal)
-        .then((result) => ({ report: 'ok', result }), ({ message }) => ({ report: 'fail', reason: message }))
-    clearInterval(touching)
-    runs.delete(token)
+        .then((result = null) => JSON.stringify(result) && { report: 'ok', result }) // or throws: JSON has no such value
+        .catch(({ message }) => ({ report: 'fail', reason: message }))
+    clearInterval(touching), runs.delete(token)
     stop.signal.aborted ? leave() : report(reports.set(token, { run: token, ...end }) && token)
 }
 

@@ -48,16 +48,17 @@ class Worker:
 
     def run_job(self, run):
         doing = THREAD.submit(work, run["type"], run["data"], over := Event())
+        while not wait([doing], run["ttr"] / 3).done:
+            with suppress(OSError):  # it is held, and goes on until there is a connection again
+                state, code = self.call("touch", {"run": run["run"]})
+                if code == "stale" or (not code and state["cancel"]):  # the job is somebody else's by now
+                    over.set()
+                    return
         try:
-            while not wait([doing], run["ttr"] / 3).done:
-                with suppress(OSError):  # it is held, and goes on until there is a connection again
-                    state, code = self.call("touch", {"run": run["run"]})
-                    if code == "stale" or (not code and state["cancel"]):  # the job is somebody else's by now
-                        return
-        finally:
-            over.set()
-        error = doing.exception()
-        end = {"report": "fail", "reason": str(error)} if error else {"report": "ok", "result": doing.result()}
+            end = {"report": "ok", "result": doing.result()}
+            json.dumps(end, ensure_ascii=False, allow_nan=False).encode()  # what no server could read is a failure, too
+        except Exception as error:
+            end = {"report": "fail", "reason": str(error)}
         while True:  # until it is taken or refused for good: to repeat a report is safe
             with suppress(OSError):
                 if self.call("finish", {"run": run["run"], **end})[1] in DONE:

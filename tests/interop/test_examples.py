@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from select import select
 from threading import Thread
@@ -20,6 +22,7 @@ from kqs.conformance.score import End
 from tests.support.asking import ask, eventually, peer_of
 from tests.support.conformance import Trial, told_of
 from tests.support.examples import EXAMPLES, LANGUAGES
+from tests.support.require import require
 from tests.support.serving import ROOT, Served, free_port, serving
 
 WITHIN_S = 60
@@ -71,6 +74,54 @@ def test_a_worker_whose_server_was_killed_before_it_answered_a_report_can_be_sto
                 assert "nobody takes the" in worker.stderr.read()
             finally:
                 worker.kill()
+
+
+#: what the `echo` of a worker returns instead of its data: language, file -> old, new, what the job's end is
+UNFIT = {
+    "a number that JSON does not have, of Python": ("worker.py", "else data\n", 'else float("nan")\n', ("fail", None)),
+    "half a character, of Python": ("worker.py", "else data\n", 'else "\\ud83d"\n', ("fail", None)),
+    "no value of JSON, of Python": ("worker.py", "else data\n", "else Event()\n", ("fail", None)),
+    "no value of JSON, of Go": ("worker.go", '"result": data', '"result": make(chan int)', ("fail", None)),
+    "no value of JSON, of Node": ("worker.js", "async (data) => data", "async () => 10n", ("fail", None)),
+    "half a character, of Node": ("worker.js", "async (data) => data", "async () => '😀'.slice(0, 1)", ("success", "\ufffd")),
+    "nothing, of Node": ("worker.js", "async (data) => data", "async () => {}", ("success", None)),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_a_result_that_no_server_can_read_holds_up_no_worker(unfit: str, tmp_path: Path) -> None:
+    name, old, new, end = UNFIT[unfit]
+    source = (EXAMPLES / name).read_text()
+    assert old in source
+    (tmp_path / name).write_text(source.replace(old, new))
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        ids = [peer.insert("echo", 1, retries=0, ttr=600) for _ in range(2)]
+        command = [*_command(tmp_path / name), "127.0.0.1", str(server.port)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
+            try:
+                for job_id in ids:
+                    job = eventually(partial(ask, server, "job", job_id), lambda job: bool(job["ended_at"]), WITHIN_S)
+                    assert (job["state"], job["result"]) == end
+                    assert bool(job["error"]) is (end[0] == "fail")
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(WITHIN_S) == 0
+            finally:
+                worker.kill()
+
+
+def _command(program: Path) -> list[str]:
+    match program.suffix:
+        case ".py":
+            return [sys.executable, str(program)]
+        case ".js":
+            return [require("node"), str(program)]
+        case _:
+            shutil.copy(EXAMPLES / "connection.go", program.parent)
+            sources = [program.name, "connection.go"]
+            subprocess.run(
+                [require("go"), "build", "-o", "built", *sources], cwd=program.parent, check=True, timeout=4 * WITHIN_S
+            )
+            return [str(program.parent / "built")]
 
 
 @contextmanager
