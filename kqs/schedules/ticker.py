@@ -3,7 +3,8 @@
 What is known here says when to insert, and the store what is true: it moves a schedule on as it stores the job of a tick, and
 stores none of an instant that the schedule has passed. So a tick may be journaled twice, by several servers or after a kill,
 and is stored once. What is decided without a job, ticks that are missed or skipped, is kept first, and only by whoever knows
-how far the schedule is. Of several servers the first one ticks; the others do when it has not for TAKE_OVER_S.
+how far the schedule is. Of several servers the first one ticks; the others do when it has not for TAKE_OVER_S, and then
+at once for DOUBT_S.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ CHANGES_S = 1.0
 ALL_S = 60.0
 #: how long the first server has for a tick before the others insert it, in s
 TAKE_OVER_S = 2.0
+#: a first server that left a tick to the others is not waited for again for so long, in s: ticks that come oftener than
+#: TAKE_OVER_S would be missed. By then it is taken for dead, if it is (store/mongo: 30 s)
+DOUBT_S = 40.0
 #: what could not be inserted, or asked of the store, is tried again after so long, in s
 RETRY_S = 0.5
 #: the store is not waited for longer, in s: ticks of other schedules need it less
@@ -97,6 +101,7 @@ class Ticker:
         self._is_ticking = False
         self._task: asyncio.Task[None] | None = None
         self._looked = clock.monotonic()
+        self._doubted_until = -math.inf
         self._trouble = Trouble(log, "schedules cannot tick, trying again", "schedules tick again", clock.monotonic)
         self._failed: dict[str, str] = {}  # by name, why a tick could not be inserted
         self.inserted_count = 0
@@ -196,22 +201,26 @@ class Ticker:
 
     async def _left_by_the_first(self, due: list[Entry]) -> list[Entry]:
         """Return those of some due schedules that the first server has not ticked within its time."""
-        now = self._clock.now()
-        overdue = self._overdue(due, now)
+        now, since = self._clock.now(), self._clock.monotonic()
+        within_s = 0.0 if since < self._doubted_until else TAKE_OVER_S
+        overdue = self._overdue(due, now, within_s)
         if overdue and not await self._try_to(self._reload, overdue):
             self._plan_again(overdue, now)
             return []
-        return self._overdue(overdue, now)
+        left = self._overdue(overdue, now, within_s)
+        if left and within_s:
+            self._doubted_until = since + DOUBT_S
+        return left
 
-    def _overdue(self, due: list[Entry], now: float) -> list[Entry]:
+    def _overdue(self, due: list[Entry], now: float, within_s: float) -> list[Entry]:
         """Return those whose tick the first server should have inserted by now, and plan when that is for the others."""
         found = []
         for entry in due:
             next_at = entry.next_at()
-            if next_at is not None and now >= next_at + TAKE_OVER_S:
+            if next_at is not None and now >= next_at + within_s:
                 found.append(entry)
             elif next_at is not None:
-                self._roster.plan(entry, next_at + TAKE_OVER_S)
+                self._roster.plan(entry, next_at + within_s)
         return found
 
     async def _busy(self, due: list[Entry]) -> set[str] | None:

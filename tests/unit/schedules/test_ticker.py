@@ -18,7 +18,7 @@ from kqs.options import Cascade, CatchUp
 from kqs.queue.rules import accept
 from kqs.schedules import schedules as module
 from kqs.schedules.schedules import Schedules
-from kqs.schedules.ticker import BEHIND_S, RETRY_S
+from kqs.schedules.ticker import BEHIND_S, RETRY_S, TAKE_OVER_S
 from kqs.store.sqlite import SqliteStore
 from kqs.store.ticks import Plan, Schedule, tick_of
 from kqs.wire.jobs import replay_jobs
@@ -189,6 +189,22 @@ async def test_tick_after_a_skipped_one_comes_at_its_instant(node: Node) -> None
         node.jump(every_s)
         await node.until_counted(ticks_skipped=number, ticks_missed=0)
     assert (await node.store.schedules())[0].skipped == 4
+
+
+async def test_a_first_server_that_left_a_tick_is_not_waited_for_at_the_next(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = node.clock.now()
+    monkeypatch.setattr(node.store, "is_shared", True)
+    monkeypatch.setattr(node.store, "is_first", False)
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, every=1.0))
+    node.jump(TAKE_OVER_S)
+    assert await node.ids_of_jobs() == []
+    node.jump(1)
+    await node.until_jobs(begin + 3)
+    node.jump(1)
+    await node.until_jobs(begin + 3, begin + 4)
+    assert node.schedules.stats()["ticks_missed"] == 2
 
 
 async def test_store_that_is_away_holds_up_only_what_needs_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
