@@ -37,7 +37,7 @@ class MongoServer:
         return f"mongodb://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and return when it listens."""
+        """Start it, and return when it answers: the first answer of a Java server that has just begun takes a second or two."""
         with (self._folder / "server.log").open("ab") as log:
             command = _command(self._folder, self.port)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -46,6 +46,8 @@ class MongoServer:
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, "the MongoDB server does not listen"
             time.sleep(0.05)
+        with MongoClient[dict[str, Any]](self.uri, serverSelectionTimeoutMS=READY_WITHIN_S * 1000) as client:
+            client.admin.command("ping")
 
     def stop(self) -> None:
         """End it with SIGTERM: the Java server loses its last second otherwise."""
