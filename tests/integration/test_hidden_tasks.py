@@ -10,6 +10,8 @@ from tests.support.serving import Served, serving
 
 SOURCE = """
 import asyncio
+from pathlib import Path
+
 import kqs
 
 
@@ -34,7 +36,8 @@ async def await_all(data):
 
 @kqs.handler("waits", retries=0, ghosts=0)
 async def waits(data):
-    await asyncio.sleep(0.5)
+    while not Path("gate").exists():
+        await asyncio.sleep(0.02)
     return "undisturbed"
 
 
@@ -62,6 +65,7 @@ def test_a_handler_that_cancels_every_task_of_the_loop_meets_its_own_alone(tmp_p
         waiting = peer.insert("waits")
         eventually(lambda: peer.call("stats"), lambda stats: stats["lanes_busy"] == 1)
         assert ended(peer, peer.insert("cancel_all"))["result"] == [1, True]
+        (tmp_path / "gate").touch()
         assert ended(peer, waiting)["result"] == "undisturbed"
         assert ended(peer, peer.insert("ping"))["state"] == "success"
         assert server.stop() == 0
@@ -70,7 +74,9 @@ def test_a_handler_that_cancels_every_task_of_the_loop_meets_its_own_alone(tmp_p
 def test_a_lost_run_that_waits_for_every_task_takes_none_of_the_servers_with_it(tmp_path: Path) -> None:
     with serving_it(tmp_path) as server, peer_of(server) as peer:
         waiting = peer.insert("waits")
+        eventually(lambda: peer.call("stats"), lambda stats: stats["lanes_busy"] == 1)
         assert ended(peer, peer.insert("await_all"))["state"] == "fail"
+        (tmp_path / "gate").touch()
         assert ended(peer, waiting)["result"] == "undisturbed"
         assert ask(server, "health")["ok"]
         assert server.stop() == 0

@@ -171,7 +171,7 @@ def test_a_stop_answers_draining_and_first_what_ends_in_its_grace(tmp_path: Path
 
 def test_a_killed_server_ends_the_wait_and_the_next_one_tells_the_end_under_the_same_id(tmp_path: Path) -> None:
     with serving(tmp_path) as server, peer_of(server) as client:
-        client.send("insert", {"type": "echo", "id": "mine", "delay": 1, "wait": 20, "data": 5})
+        client.send("insert", {"type": "echo", "id": "mine", "delay": 3, "wait": 20, "data": 5})
         assert client.receive() == "mine"
         os.kill(server.process.pid, signal.SIGKILL)
         with pytest.raises((EOFError, ConnectionError)):
@@ -186,7 +186,8 @@ def test_a_client_that_reset_its_connection_is_forgotten(tmp_path: Path) -> None
         lines = peer.makefile("rb")
         peer.sendall(b"".join(hot(number, "nobody", wait=1) for number in range(100)))
         for _ in range(100):
-            assert b'"ok"' in lines.readline()
+            while b'"s":"ok"' not in (line := lines.readline()):  # on a busy machine the first have waited in vain by then
+                assert line
         lines.close()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
