@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.asking import peer_of
+from tests.support.cores import Wait
 from tests.support.serving import serving
 
 #: 1 ms each, far fewer than the server claims ahead of its hundred lanes
@@ -37,8 +37,8 @@ def test_a_ping_is_answered_beside_a_hundred_lanes_of_handlers_that_only_compute
         waits_s: list[float] = []
         runs_done = 0
         while runs_done < RUNS:
-            began = time.monotonic()
+            wait = Wait(server.process.pid)
             peer.call("ping")
             runs_done = peer.call("stats")["runs_done"]
-            waits_s.append(time.monotonic() - began)
+            waits_s.append(wait.over_s())
         assert statistics.median(waits_s[1:]) < MEDIAN_WAIT_S
