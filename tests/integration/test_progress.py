@@ -100,7 +100,7 @@ async def bad(data, job):
 @kqs.handler("keeps-alive")
 async def keeps_alive(data, job):
     for step in range(15):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         job.save(step)
     return job.attempt
 
@@ -384,7 +384,7 @@ def test_what_cannot_be_kept_is_a_value_error(lanes: Lanes, folder: Path) -> Non
 
 def test_saving_keeps_a_run_alive(lanes: Lanes, folder: Path) -> None:
     with lanes(folder) as server:
-        assert ended(server, ask(server, "insert", {"type": "keeps-alive", "ttr": 0.9}))["result"] == 1
+        assert ended(server, ask(server, "insert", {"type": "keeps-alive", "ttr": 2}))["result"] == 1
 
 
 def test_what_a_fork_of_a_handler_saves_is_nothing(lanes: Lanes, folder: Path) -> None:
@@ -395,7 +395,7 @@ def test_what_a_fork_of_a_handler_saves_is_nothing(lanes: Lanes, folder: Path) -
 
 def test_a_run_that_was_lost_saves_no_more(folder: Path) -> None:
     with lanes_here(folder) as server:
-        job_id = ask(server, "insert", {"type": "lost", "ttr": 0.5, "ghost_delay": 0})
+        job_id = ask(server, "insert", {"type": "lost", "ttr": 2, "ghost_delay": 0})
         assert ended(server, job_id)["result"] == "in time"
         until_said(server, "late: False")
 
@@ -411,7 +411,7 @@ echo "after" >&2
 exit 1
 """
 NULL = 'test -z "${KQS_JOB_PROGRESS+set}" || exit 1; echo "KQS-PROGRESS null" >&2; exit 75'
-ALIVE = "for i in 1 2 3 4 5 6; do sleep 0.3; echo KQS-PROGRESS $i >&2; done; echo $KQS_JOB_ATTEMPT"
+ALIVE = "for i in 1 2 3 4 5 6; do sleep 0.5; echo KQS-PROGRESS $i >&2; done; echo $KQS_JOB_ATTEMPT"
 
 
 def test_a_command_saves_by_a_line_and_finds_it_in_its_environment(tmp_path: Path) -> None:
@@ -419,13 +419,9 @@ def test_a_command_saves_by_a_line_and_finds_it_in_its_environment(tmp_path: Pat
         tmp_path,
         TYPES__count=settings_of(COUNT, retry_delay=0),
         TYPES__last=settings_of('echo \'KQS-PROGRESS {"a": "é"}\' >&2; exit 1', retries=0),
-        TYPES__null=settings_of(
-            'test -z "${KQS_JOB_PROGRESS+set}" || exit 1; echo "KQS-PROGRESS null" >&2; exit 75', retries=0
-        ),
+        TYPES__null=settings_of(NULL, retries=0),
         TYPES__wrong=settings_of("echo 'KQS-PROGRESS {wrong' >&2; echo no >&2; exit 1", retries=0),
-        TYPES__alive=settings_of(
-            "for i in 1 2 3 4 5 6; do sleep 0.3; echo KQS-PROGRESS $i >&2; done; echo $KQS_JOB_ATTEMPT", ttr=0.9
-        ),
+        TYPES__alive=settings_of(ALIVE, ttr=2),
     ) as server:
         record = ended(server, ask(server, "insert", {"type": "count"}))
         assert (record["state"], record["result"], record["progress"]) == ("success", [3, 4], None)

@@ -363,7 +363,7 @@ def test_held_runs_go_on_over_a_server_that_is_stopped_or_killed(tmp_path: Path,
 
 def test_a_held_run_whose_worker_died_while_the_server_was_away_is_a_ghost_after_its_ttr(tmp_path: Path) -> None:
     with serving(tmp_path) as server, working_at(server) as worker:
-        (job_id,) = worker.call("insert", [{"type": "mail", "ttr": 1}])
+        (job_id,) = worker.call("insert", [{"type": "mail", "ttr": 1, "ghost_delay": 60}])
         (run,) = worker.call("reserve", {"types": ["mail"], "wait": 10, "worker": "w", "hold": True})
         server.process.kill()
         server.process.wait(30)
@@ -396,7 +396,7 @@ def test_held_runs_go_on_over_one_kill_after_another_right_after_their_claims(tm
 
 def test_what_is_held_by_nobody_who_knows_of_it_is_a_ghost_after_its_ttr(tmp_path: Path) -> None:
     with serving(tmp_path) as server, working_at(server) as worker:
-        ids = worker.call("insert", [{"type": "mail", "ttr": 1, "ghost_delay": 0}] * 20)
+        ids = worker.call("insert", [{"type": "mail", "ttr": 3, "ghost_delay": 0}] * 20)
         until(server, jobs_new=20)
         worker.send("reserve", {"types": ["mail"], "count": 20, "worker": "w", "hold": True})
         until(server, running_remote=20)

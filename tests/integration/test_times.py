@@ -15,19 +15,19 @@ import asyncio, time
 import kqs
 
 
-@kqs.handler("touching", ttr=0.2, time_limit=0.5, retries=0)
+@kqs.handler("touching", ttr=2, time_limit=3, retries=0)
 async def touching(data, job):
     while job.touch():
         await asyncio.sleep(0.02)
 
 
-@kqs.handler("plain", ttr=0.2, time_limit=0.5, retries=0)
+@kqs.handler("plain", ttr=2, time_limit=3, retries=0)
 def plain(data, job):
     while job.touch():
         time.sleep(0.02)
 
 
-@kqs.handler("auto", ttr=0.2, time_limit=0.5, retries=0, auto_touch=True)
+@kqs.handler("auto", ttr=2, time_limit=3, retries=0, auto_touch=True)
 async def auto(data):
     await asyncio.sleep(30)
 """
@@ -79,8 +79,8 @@ def test_what_expired_while_no_server_ran_never_begins(tmp_path: Path) -> None:
 def test_a_run_over_its_time_limit_has_failed_however_it_is_touched(tmp_path: Path) -> None:
     (tmp_path / "limits.py").write_text(HANDLERS)
     with serving(tmp_path, WORKER__MODULES='["limits"]', WORKER__GRACE_S="0") as server:
-        for type_ in ("touching", "plain", "auto"):
-            record = ended(server, ask(server, "insert", {"type": type_}))
+        for job_id in ask(server, "insert", [{"type": type_} for type_ in ("touching", "plain", "auto")]):
+            record = ended(server, job_id)
             assert (record["state"], record["failures"], record["ghosts"]) == ("fail", 1, 0)
             assert str(record["error"]).startswith("time_limit")
 

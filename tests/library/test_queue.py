@@ -360,7 +360,7 @@ async def test_a_run_past_its_time_limit_is_cancelled_and_fails(queue: kqs.Queue
             raise
 
     queue.add_handler(type_, lasts)
-    job = await queue.add_job(type_, auto_touch=True, time_limit=0.3, retries=0)
+    job = await queue.add_job(type_, auto_touch=True, time_limit=1, retries=0)
     assert await queue.run_jobs() == 1
     assert cancelled.is_set()
     ended = await job.wait(10)
@@ -369,11 +369,11 @@ async def test_a_run_past_its_time_limit_is_cancelled_and_fails(queue: kqs.Queue
 
 async def test_auto_touch_and_a_handlers_own_touch_keep_a_run(queue: kqs.Queue, type_: str) -> None:
     async def waits(_data: Any) -> str:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         return "late"
 
     async def touches(_data: Any, job: kqs.JobContext) -> str:
-        until = time.monotonic() + 0.5
+        until = time.monotonic() + 2
         while time.monotonic() < until:
             assert job.touch()
             await asyncio.sleep(0.02)
@@ -381,8 +381,8 @@ async def test_auto_touch_and_a_handlers_own_touch_keep_a_run(queue: kqs.Queue, 
 
     queue.add_handler(type_, waits)
     queue.add_handler(f"{type_}-by-itself", touches)
-    one = await queue.add_job(type_, auto_touch=True, ttr=0.2)
-    two = await queue.add_job(touches, None, ttr=0.2)
+    one = await queue.add_job(type_, auto_touch=True, ttr=1.5)
+    two = await queue.add_job(touches, None, ttr=1.5)
     assert await queue.run_jobs(2) == 2
     assert [(await job.wait(5)).result for job in (one, two)] == ["late", "late"]
 

@@ -80,7 +80,7 @@ async def until(data, job):
 @kqs.handler("touching")
 def touching(data, job):
     for _ in range(15):
-        time.sleep(0.1)
+        time.sleep(0.2)
         job.touch()
     return job.attempt
 

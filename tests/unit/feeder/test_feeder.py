@@ -262,7 +262,7 @@ async def test_nobody_waits_for_ever_for_a_store_that_is_behind(feeding: Feeding
     await feeding.insert(b'{"type":"mail"}')
     with pytest.raises(StoreUnavailableError, match="1 records behind"):
         await feeder.catch_up()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(4):
         await feeder.stop()
 
 

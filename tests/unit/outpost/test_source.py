@@ -15,6 +15,7 @@ import kqs.outpost.reports
 import kqs.outpost.source
 from kqs.config import WorkerSection
 from kqs.executor import Executor
+from kqs.given import TOUCH_SHARE
 from kqs.handlers import Registry
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.worker import Worker
@@ -359,6 +360,14 @@ async def test_it_touches_for_who_asks_for_it_and_for_what_waits_for_its_lane(po
     for count in (1, 2, 3):
         await passes(post, 10)
         assert post.calls("touch") == [[{"run": "token-1"}, {"run": "token-2"}]] * count
+
+
+async def test_the_least_ttr_is_looked_after_in_time(post: Post) -> None:
+    await post.start()
+    await post.given(a_run(1, ttr=300.0), a_run(2, ttr=0.1, auto_touch=True))
+    timer = post.source._open_runs._timer
+    assert timer is not None
+    assert timer.when() - asyncio.get_running_loop().time() < 0.1 / TOUCH_SHARE / 2
 
 
 async def test_a_run_that_begins_late_has_its_whole_ttr(post: Post) -> None:

@@ -456,7 +456,7 @@ async def test_a_store_that_refuses_reports_does_not_hold_up_the_stop(rig: Rig, 
     rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     await rig.queue.runs.remove_consumer(hand.consumer)
     rig.hands.clear()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(4):
         await rig.queue.stop()
 
 
