@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: how the answer to a verb is told
 _DONE = {"cancel": "cancelled", "retry": "wait again", "delete": "deleted"}
 _WOULD = {"cancel": "would be cancelled", "retry": "would wait again", "delete": "would be deleted"}
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 #: a call that changes millions of jobs is answered when it is done, in s: a day
 _LONGEST_S = 86_400.0
 
@@ -26,7 +27,7 @@ def _bulk_options(command: Any) -> Any:
         click.argument("ids", metavar="[ID]…", nargs=-1),
         filter_options,
         click.option("--all", "every", is_flag=True, help="All jobs there are."),
-        click.option("--dry-run", is_flag=True, help="Only say how many it would be."),
+        _DRY_RUN,
         click.option("--yes", "-y", is_flag=True, help="Do not ask on a terminal."),
         json_option,
         server_option,
@@ -61,24 +62,27 @@ def delete_command(*, force: bool, **values: Any) -> None:
 @click.command("purge")
 @click.argument("type_", metavar="TYPE")
 @click.option("--match", "pattern", help="Only jobs in whose data, as JSON, this RE2 pattern is found.")
+@_DRY_RUN
 @click.option("--yes", "-y", is_flag=True, help="Do not ask on a terminal.")
 @json_option
 @server_option
-def purge_command(type_: str, pattern: str | None, *, yes: bool, as_lines: bool, server: Address) -> None:
+def purge_command(type_: str, pattern: str | None, *, dry_run: bool, yes: bool, as_lines: bool, server: Address) -> None:
     """Delete the waiting jobs of TYPE."""
     from kqs.cli.output import print_line
     from kqs.job import WAITING
 
-    wanted = {"type": type_} | ({"regex": pattern} if pattern is not None else {})
+    wanted: dict[str, Any] = {"type": type_} | ({"regex": pattern} if pattern is not None else {})
     total = None
-    if not yes:
+    if dry_run:
+        wanted["dry_run"] = True
+    elif not yes:
         waiting = {"type": type_, "state": sorted(state.word for state in WAITING)}
         total = _ask("delete", waiting | ({"match": pattern} if pattern is not None else {}), server)
     result = _call(server, "purge", wanted, total)
     if as_lines:
         print_line(result)
     else:
-        click.echo(f"{msgspec.json.decode(result):,} deleted")
+        _tell("delete", {"count": msgspec.json.decode(result)}, dry_run=dry_run)
 
 
 def _subject(command: Any) -> Any:

@@ -67,6 +67,8 @@ def test_jobs_are_cancelled_retried_and_deleted_by_a_filter(kqs: Kqs) -> None:
     assert kqs("retry", "--type", "bulk") == (0, "2 wait again\n", "")
     assert json.loads(kqs("delete", *ids[:2], "--json")[1]) == {"count": 2, "ids": sorted(ids[:2]), "skipped": 0}
     assert kqs("delete", ids[0]) == (0, "0 deleted\n", "")
+    assert kqs("purge", "bulk", "--dry-run") == (0, "1 would be deleted\n", "")
+    assert kqs("purge", "bulk", "--dry-run", "--json") == (0, "1\n", "")
     assert kqs("purge", "bulk") == (0, "1 deleted\n", "")
     assert kqs("purge", "bulk", "--json") == (0, "0\n", "")
 
