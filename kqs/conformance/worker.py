@@ -20,6 +20,8 @@ SHORT_TTR_S = 1.5
 TOUCHED: Any = {"ttr": SHORT_TTR_S, "auto_touch": True}
 #: how often a worker may ask while the server is away: it waits longer each time
 MOST_KNOCKS = 12
+#: more than readers of lines take by default, as 64 KiB those of Go and asyncio, and than one argument of a program, 128 KiB
+LONG_BYTES = 200_000
 #: how long a run lasts that is not to come to its end, in s
 ENDLESS_S = 300
 #: how long a worker may be seen to have nothing more to say, in s
@@ -139,6 +141,13 @@ class WorkerTrial(Trial):
         await ask.mouth.send_in_pieces(line)
         await self.settled(run)
         self.reports_ok(run, DATA)
+
+    async def long_rule(self) -> None:
+        """See RULES."""
+        data = "é" * (LONG_BYTES // 2)
+        run = await self.given("echo", data)
+        await self.settled(run)
+        self.reports_ok(run, data)
 
     async def many_rule(self) -> None:
         """See RULES."""
@@ -367,6 +376,7 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "reports": ("does a job, and reports its result", lambda trial: trial.reports_rule),
     "fails": ("reports a failure, with its reason", lambda trial: trial.fails_rule),
     "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
+    "long": (f"reads a line of {LONG_BYTES // 1000} kB", lambda trial: trial.long_rule),
     "many": ("reads many lines that come in one piece", lambda trial: trial.many_rule),
     "unknown": ("ignores fields of a run that it does not know", lambda trial: trial.unknown_rule),
     "touches": ("touches a run that takes longer than its ttr, in time", lambda trial: trial.touches_rule),
