@@ -54,20 +54,27 @@ def _from_json5(text: str) -> bytes:
         raise click.UsageError(f"the argument cannot be sent as JSON: {exc}") from None
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """A number of seconds that a clock can count: neither `inf` nor `nan`, which JSON has no word for."""
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number: neither `inf` nor `nan`, which JSON has no word for."""
 
-    name = "seconds"
+    name = what = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or fail as click does."""
         try:
             number = float(value)
         except ValueError:
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+            self.fail(f"{value!r} is no {self.what}", param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number of seconds", param, ctx)
+            self.fail(f"{value} is no finite {self.what}", param, ctx)
         return number
+
+
+class Seconds(Number):
+    """A number of seconds that a clock can count."""
+
+    name = "seconds"
+    what = "number of seconds"
 
 
 class SecondsAboveZero(Seconds):

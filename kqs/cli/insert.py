@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from kqs.cli.arguments import Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
+from kqs.cli.arguments import Number, Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
 from kqs.options import MAX_WAIT_S, JobFields, schema_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
         return NumberOrText()
     if "enum" in one:
         return click.Choice(one["enum"])
-    number = Seconds() if one.get("unit") == "seconds" else float
+    number = Seconds() if one.get("unit") == "seconds" else Number()
     return {"boolean": YesOrNo(), "integer": WholeNumber(), "number": number, "string": str}[one["type"]]
 
 

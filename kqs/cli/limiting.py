@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from kqs.cli.arguments import json_option, server_option
+from kqs.cli.arguments import Number, Seconds, json_option, server_option
 
 if TYPE_CHECKING:
     from kqs.client import Address
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("type_", metavar="TYPE")
 @click.option("--concurrency", type=click.IntRange(0), help="Jobs of it that run at a time in each server.")
 @click.option("--max-running", type=click.IntRange(0), help="Jobs of it that run at a time in all servers of the store.")
-@click.option("--rate", type=float, help="Jobs of it that begin in --per-s seconds, in all servers of the store.")
-@click.option("--per-s", type=float, help="Seconds that --rate counts in; as it was, if left out, and 1 at first.")
+@click.option("--rate", type=Number(), help="Jobs of it that begin in --per-s seconds, in all servers of the store.")
+@click.option("--per-s", type=Seconds(), help="Seconds that --rate counts in; as it was, if left out, and 1 at first.")
 @click.option("--lift", type=click.Choice(("concurrency", "max-running", "rate")), multiple=True, help="Take this limit away.")
 @click.option("--reset", is_flag=True, help="Take back what calls have said: the limits of the configuration hold again.")
 @json_option

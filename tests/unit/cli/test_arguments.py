@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -52,10 +53,13 @@ def test_what_json_cannot_say_is_refused(text: str) -> None:
         ["insert", "t", "--at"],
         ["insert", "--file", "none", "--delay"],
         ["call", "ping", "--timeout"],
+        ["limit", "t", "--rate"],
+        ["limit", "t", "--per-s"],
+        ["top", "--interval"],
     ],
     ids=" ".join,
 )
-def test_seconds_that_no_clock_can_count_are_refused_by_the_name_of_their_option(words: list[str], text: str) -> None:
+def test_numbers_that_nobody_can_count_are_refused_by_the_name_of_their_option(words: list[str], text: str) -> None:
     done = CliRunner().invoke(cli, [*words, text])
     assert done.exit_code == 2
     assert words[-1] in done.output
@@ -83,6 +87,8 @@ def test_help_shows_no_range_that_is_none() -> None:
         ),
         (["jobs", "--limit", "many"], "--limit': 'many' is no whole number"),
         (["jobs", "--limit", "0"], "--limit': expected a whole number from 1, got 0"),
+        (["top", "--interval", "0.1"], "--interval': expected a number of seconds from 0.2 to 3600, got 0.1"),
+        (["limit", "mail", "--rate", "fast"], "--rate': 'fast' is no number"),
         (["limit", "mail", "--rate", "5", "--lift", "rate"], "rate is given and lifted, expected one of them"),
         (["bench", "--count", "7"], "--count': expected a whole number from 8, got 7"),
         (["makerpc", "ping", "--id", "x"], "--id': 'x' is no whole number"),
@@ -102,3 +108,19 @@ def test_no_command_explains_itself_in_formulas(name: str) -> None:
     assert "RANGE" not in page
     assert "x>" not in page
     assert "FLOAT" not in page
+
+
+def _options(command: click.Command) -> Iterator[tuple[str, click.Parameter]]:
+    for option in command.params:
+        yield f"{command.name} {option.name}", option
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _options(found)
+
+
+def test_no_option_takes_numbers_in_the_way_of_click() -> None:
+    floats = [name for name, option in _options(cli) if isinstance(option.type, click.types.FloatParamType)]
+    assert not floats, "which lets inf and nan pass: take Number"
