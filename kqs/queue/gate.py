@@ -76,13 +76,28 @@ class Bucket:
 
 
 class Granted(Bucket):
-    """Tokens that somebody grants, as many as a second brings at most."""
+    """Tokens that somebody grants, as many as a second brings at most.
 
-    __slots__ = ()
+    Since the last grant others come there: what is kept here shrinks by as many, so both are no more than a second brings.
+    """
+
+    __slots__ = ("_granted_at",)
+
+    def __init__(self, per_second: float, now: float) -> None:
+        super().__init__(per_second, now)
+        self._granted_at = now
+
+    def grant(self, count: int, now: float) -> None:
+        """Take in that so many were granted."""
+        self.left(now)
+        self._granted_at = now
+        self.add(count)
 
     def left(self, now: float) -> int:
         """Return how many there are."""
         self._at = now
+        come = math.floor((now - self._granted_at) * self.per_second)
+        self._level = min(self._level, max(0.0, self.burst - come))
         return int(self._level + _ROUNDING)
 
     @property

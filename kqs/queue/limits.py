@@ -103,8 +103,8 @@ class Limits:
     def bring(self, type_: str, count: int) -> None:
         """Take in that tokens of a type were granted."""
         gate = self.gates.get(type_)
-        if gate is not None and gate.bucket is not None and count:
-            gate.bucket.add(count)
+        if gate is not None and type(gate.bucket) is Granted and count:
+            gate.bucket.grant(count, self._monotonic())
             gate.is_dry = False
             if opened := self._settle(type_, gate):
                 self.on_open(opened)
@@ -112,7 +112,12 @@ class Limits:
     def left(self, type_: str) -> int:
         """Return how many more of a type may be claimed."""
         gate = self.gates.get(type_)
-        return NO_LIMIT if gate is None else gate.left(self._monotonic())
+        if gate is None:
+            return NO_LIMIT
+        left = gate.left(self._monotonic())
+        if not left and not gate.is_closed:
+            self._lose_tokens(type_, gate)
+        return left
 
     def has(self, type_: str, order: int) -> bool:
         """Tell whether a job has a place."""
@@ -134,13 +139,19 @@ class Limits:
             if left <= 1:
                 gate.is_dry = True
             if not left:
-                self._settle(type_, gate)
+                self._lose_tokens(type_, gate)
                 return False
             gate.paid.add(order)
         gate.places[order] = by
         if gate.is_closed:
             self._settle(type_, gate)
         return True
+
+    def _lose_tokens(self, type_: str, gate: Gate) -> None:
+        """Close a type that has kept its granted tokens for too long, and ask for others."""
+        gate.is_dry = True
+        self._settle(type_, gate)
+        self.on_missed(type_)
 
     def claim(self, type_: str, order: int, attempt: int) -> None:
         """Take in that a job was claimed, whether or not there was a place for it."""

@@ -146,6 +146,31 @@ def test_a_granted_token_that_is_given_back_is_there_for_the_next() -> None:
     assert timed.take(3) == []
 
 
+def test_granted_tokens_are_with_those_that_have_come_since_no_more_than_a_second_brings() -> None:
+    timed = Timed(Limit(rate=100), is_shared=True)
+    missed: list[str] = []
+    timed.limits.on_missed = missed.append
+    timed.limits.bring(MAIL, 100)
+    timed.now += 0.4
+    assert timed.limits.left(MAIL) == 60
+    timed.now += 0.6
+    assert timed.limits.left(MAIL) == 0
+    assert (timed.limits.closed, missed) == ({MAIL}, [MAIL])
+    timed.limits.bring(MAIL, 100)
+    timed.now += 1
+    assert timed.take(1) == []
+    assert (timed.limits.closed, missed) == ({MAIL}, [MAIL, MAIL])
+
+
+def test_a_granted_token_of_a_slow_rate_is_kept_until_the_next_has_come() -> None:
+    timed = Timed(Limit(rate=0.5), is_shared=True)
+    timed.limits.bring(MAIL, 1)
+    timed.now += 1.9
+    assert timed.limits.left(MAIL) == 1
+    timed.now += 0.1
+    assert timed.take(1) == []
+
+
 def test_a_changed_rate_keeps_the_tokens_that_there_are() -> None:
     timed = Timed(Limit(rate=10))
     timed.now += 1
