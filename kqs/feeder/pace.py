@@ -109,17 +109,24 @@ def is_passed_by(age_s: float, came_jobs: int) -> bool:
 
 
 class Drain(NamedTuple):
-    """How fast lanes have taken held jobs of late: sums over claims, of which each counts less with every later one."""
+    """How fast lanes have taken held jobs of late: sums over claims, of which each counts less with every later one.
+
+    known_s: how long they have, in all.
+    """
 
     jobs: float = 0.0
     seconds: float = 0.0
+    known_s: float = 0.0
 
     def after_claim(self, jobs: int, since_s: float) -> Drain:
         """Return the sums after lanes took `jobs`, and had room for others `since_s` ago."""
         if since_s > MOST_REST_S:  # they had none to take
             return Drain()
-        return Drain(MEMORY * self.jobs + jobs, MEMORY * self.seconds + since_s)
+        return Drain(MEMORY * self.jobs + jobs, MEMORY * self.seconds + since_s, self.known_s + since_s)
 
     def is_soon(self, waiting_jobs: int) -> bool:
-        """Tell whether lanes will have taken so many within `HOLD_S`; so it is where nothing is known yet."""
-        return not self.seconds or waiting_jobs * self.seconds <= HOLD_S * self.jobs
+        """Tell whether lanes will have taken so many within `HOLD_S`; so it is where little is known yet.
+
+        Of short runs more are claimed at a time as it shows how short they are: the first few claims tell nothing.
+        """
+        return self.known_s < GATHER_S or waiting_jobs * self.seconds <= HOLD_S * self.jobs

@@ -15,6 +15,8 @@ AHEAD_S = 0.02
 STUCK_S = 0.1
 #: how often is looked how long runs take, and how many get through, in runs
 TUNE_EVERY = 64
+#: and of a limited type, after so many for each place: a few places let through no more at each claim, which costs a flush
+TUNE_LAPS = 4
 #: these take no less, in s, so that no burst counts for more than a thousand ahead
 LEAST_TUNE_S = 0.001
 #: of a token, lost to rounding
@@ -188,7 +190,7 @@ class Gate:
     def tune(self, now: float) -> bool:
         """Take in that one more run is over; tell whether there may be more places or fewer."""
         self._over_count += 1
-        if self._over_count < TUNE_EVERY:
+        if self._over_count < TUNE_EVERY and self._over_count < TUNE_LAPS * self.places_count:
             return False
         took_s = max(now - self._tuned_at, LEAST_TUNE_S)
         self._reach(max(int(self._over_count * AHEAD_S / took_s), self._ahead // 2), now)

@@ -124,8 +124,9 @@ def test_a_flood_without_end_does_not_wait_without_end(slowed_rate: float, slowe
     ("claims", "waiting_jobs", "is_soon"),
     [
         ([], 1_000_000, True),
-        ([(400, 0.01)], 80_000, True),
-        ([(400, 0.01)], 80_001, False),
+        ([(4, 0.003)] * 3, 1_000_000, True),  # as good as nothing is known yet
+        ([(400, 0.01)] * 20, 79_000, True),
+        ([(400, 0.01)] * 20, 81_000, False),
         ([(1, 0.05)] * 10, 41, False),
         ([(1, 0.05)] * 10, 39, True),
         ([(1, 0.05), (1, 2 * pace.MOST_REST_S)], 1_000_000, True),

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kqs.queue.gate import AHEAD_S, NO_LIMIT, TUNE_EVERY, Gate, Limit
+from kqs.queue.gate import AHEAD_S, NO_LIMIT, TUNE_EVERY, TUNE_LAPS, Gate, Limit
 from kqs.queue.limits import Limits, Reached
 
 MAIL = "mail"
@@ -270,6 +270,16 @@ def test_as_many_short_runs_are_claimed_as_get_through_in_a_while() -> None:
     assert timed.limits.left(MAIL) == 2 + 10
     timed.limits.get_stuck(MAIL)
     assert timed.limits.left(MAIL) == 2
+
+
+def test_short_runs_of_a_few_slots_show_it_as_soon_as_each_has_had_some() -> None:
+    timed = Timed(Limit(max_running=1))
+    for order in range(TUNE_LAPS):
+        assert timed.limits.left(MAIL) == 1
+        assert timed.take(order) == [order]
+        timed.now += AHEAD_S / 10
+        timed.limits.free(MAIL, order, 1)
+    assert timed.limits.left(MAIL) > 1
 
 
 def test_a_type_that_is_granted_its_slots_has_no_place_without_one() -> None:
