@@ -89,6 +89,7 @@ class Journal:
         #: let a record join the open batch, and flush it now if it is alone there: see GroupCommit
         self.append, self.flush_if_alone = self._commit.append, self._commit.flush_if_alone
         self._lock: JournalLock | None = None
+        self._writer: Writer | None = None
         self._stopping = asyncio.Lock()
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
@@ -104,17 +105,19 @@ class Journal:
         flusher = None
         try:
             flusher = self._make_flusher()
-            lock, found, writer, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
+            found, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
         except BaseException as error:
-            self._unlock()
+            self._let_go()
             if flusher is not None:
                 await flusher.stop()
             if isinstance(error, OSError):
                 raise JournalError(f"the journal in {self._directory} cannot be used: {error}") from error
             raise
+        assert self._lock is not None
+        assert self._writer is not None
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(flusher, writer, lock, free)
+        self._commit.start(flusher, self._writer, self._lock, free)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])
@@ -140,7 +143,7 @@ class Journal:
             if self._lock is not None:
                 await self._commit.stop()
                 await self._kept.settle()
-                self._unlock()
+                self._let_go()
 
     def listen(self, listener: Listener) -> None:
         """Let `listener`, in place of nobody, hear of every batch from here on."""
@@ -280,17 +283,21 @@ class Journal:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[JournalLock, Found, Writer, Segment, Free, list[tuple[str, int]]]:
+    def _recover(self) -> tuple[Found, Segment, Free, list[tuple[str, int]]]:
         """Do the disk's part of `start`; it is offloaded."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        recovered = recover(
+        found, self._writer, segment = recover(
             files, directory, self._settings.segment_bytes, max(self._settings.min_free_bytes, LEAST_FREE_BYTES)
         )
-        return self._lock, *recovered, measured(files, directory), kept_aside(files, directory, TORN)
+        return found, segment, measured(files, directory), kept_aside(files, directory, TORN)
 
-    def _unlock(self) -> None:
+    def _let_go(self) -> None:
+        """Close what `_recover` has opened. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

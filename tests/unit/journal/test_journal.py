@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import struct
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,15 @@ from tests.support.journal import (
 )
 
 FIRST = DIR / "000000000001.kqj"
+
+
+def open_below(folder: Path) -> list[str]:
+    """Return the files in a folder that this process has open."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the folder itself
+            found.append(str(path.readlink()))
+    return [name for name in found if name.startswith(str(folder))]
 
 
 async def a_started(files: Any = None, **settings: Any) -> Journal:
@@ -107,6 +119,31 @@ async def test_a_directory_that_cannot_be_used_says_so() -> None:
     await (await a_started(files)).stop()
 
 
+def at_step(step: int) -> Callable[[int, str], OSError | None]:
+    """Return a plan by which that call, counted from 0, raises."""
+    return lambda index, _name: OSError(errno.EIO, "bad sector") if index == step else None
+
+
+async def test_a_start_that_fails_at_any_step_holds_no_file() -> None:
+    for step in itertools.count():
+        inner = MemoryFiles()
+        journal = await a_started(inner)
+        await journal.append_wait(a_record("one"))
+        await journal.stop()
+        files = FaultyFiles(inner)
+        files.plan = at_step(step)
+        journal = a_journal(files)
+        with suppress(JournalError):
+            await journal.start()
+            if len(files.calls) <= step:
+                break
+            files.plan = failing("nothing", OSError())  # it bore the fault
+            await journal.stop()
+        assert inner.handles == {}, step
+    assert step > 20
+    await journal.stop()
+
+
 async def test_a_start_that_is_cancelled_keeps_its_lock_until_its_thread_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +169,7 @@ async def test_a_start_that_is_cancelled_keeps_its_lock_until_its_thread_is_done
     read_on.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
+    assert open_below(tmp_path) == []
     await journal.stop()
     again = Journal(settings, SystemClock())
     await again.start()
