@@ -31,6 +31,10 @@ CONNECT_S = 10.0
 BEAT_S = 15.0
 MOST_UNANSWERED = 2
 
+#: most reports or touches of one call, and most bytes of results or progress in it: one may be longer
+MAX_MEMBERS = 1000
+MAX_BYTES = 256 * 1024
+
 #: codes of refusals after which the same is said again: of a fault, which may be over by then, it must be as well
 PASSING = PASSING_CODES | {"internal"}
 

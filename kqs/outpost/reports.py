@@ -20,14 +20,11 @@ from kqs.given import reason_of
 from kqs.job import MAX_ERROR_CHARS
 from kqs.log import get_logger
 from kqs.outcome import Again, Failed, Ok, Outcome
-from kqs.outpost.line import PASSING, Line
+from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, PASSING, Line
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.work")
 
-#: most reports of one call, and most bytes of results in it: one may be longer
-MAX_MEMBERS = 1000
-MAX_BYTES = 256 * 1024
 #: what a server could not take now it is told again so late, in s
 AGAIN_S = 1.0
 

@@ -17,7 +17,7 @@ from kqs.errors import CallError
 from kqs.handlers import JobContext
 from kqs.log import get_logger
 from kqs.outcome import Ok, Outcome
-from kqs.outpost.line import PASSING, Line
+from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, PASSING, Line
 from kqs.outpost.open_runs import OpenRuns
 from kqs.queue.noted import Noted, saved_by
 from kqs.supervisor import Supervisor
@@ -27,9 +27,6 @@ log = get_logger("kqs.work")
 
 #: how long what handlers save gathers, in s
 SAVE_S = 1.0
-#: most touches of one call, and most bytes in it: one may be longer
-MAX_MEMBERS = 1000
-MAX_BYTES = 256 * 1024
 
 
 class _Touch(msgspec.Struct, gc=False):
