@@ -4,7 +4,7 @@
     ORDER = length of the header: 4 bytes | header: JSON | the job's data
     ENDED = exit code, negative for a signal: 4 bytes | flags: 1 byte | length of the output: 4 bytes | output | errors
     UNSTARTED = errno: 4 bytes | at what: UTF-8
-    PROGRESS = what a command says of it, at most one byte longer than may be kept
+    PROGRESS = what a command says of it, at most one byte longer than may be kept; what may not be is told for the log
     READY, KILL = the minder's process: decimal digits
 
 Both ends are of one version: the server starts the other from its own files.

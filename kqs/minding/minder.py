@@ -38,7 +38,7 @@ TERM_S = 0.5
 LEFT_S = 2.0
 #: between two looks for what is left, in s
 _LOOK_S = 0.005
-#: between two lines of progress that the server is told, in s: a command may write them in a loop
+#: between two times that the server is told of progress, in s: a command may write them in a loop
 TOLD_S = 0.2
 _READ_BYTES = 64 * 1024
 #: what a child process finds open, from 1 on: stdout, stderr, its connection to the server, and where it tells how it is
@@ -146,8 +146,8 @@ class Minder:
 
     def _tell(self, run: _Run) -> bool:
         """Tell the server how far the command is, if that is news; False: nobody hears it."""
-        progress = run.take_progress()
-        return progress is None or self._send(encoded(Kind.PROGRESS, progress))
+        told = run.take_progress()
+        return not told or self._send(b"".join(encoded(Kind.PROGRESS, text) for text in told))
 
     def _can_send(self) -> bool:
         """Tell whether the server takes a frame at once: it may be held up, and a minder must not be by that."""
@@ -291,19 +291,18 @@ class _Run:
 
     def patience_ms(self) -> float | None:
         """Return how long to wait for something to happen."""
-        tell_at = None if self._tail.progress is None else max(self._tell_at, time.monotonic() + _LOOK_S)
+        tell_at = max(self._tell_at, time.monotonic() + _LOOK_S) if self._tail.has_told else None
         instants = [at for at in (self._kill_at, tell_at) if at is not None]
         return max(0.0, 1000 * (min(instants) - time.monotonic())) + 1 if instants else None
 
     def has_progress_due(self) -> bool:
         """Tell whether there is progress to tell now."""
-        return self._tail.progress is not None and time.monotonic() >= self._tell_at
+        return self._tail.has_told and time.monotonic() >= self._tell_at
 
-    def take_progress(self) -> bytes | None:
-        """Take the progress that is not told yet, or None."""
-        progress, self._tail.progress = self._tail.progress, None
+    def take_progress(self) -> list[bytes]:
+        """Take what is not told yet; the last of it counts."""
         self._tell_at = time.monotonic() + TOLD_S
-        return progress
+        return self._tail.take()
 
     def terminate(self) -> None:
         """Ask all that has come of the command to end, and kill it a while later."""

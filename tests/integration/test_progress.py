@@ -421,6 +421,7 @@ def test_a_command_saves_by_a_line_and_finds_it_in_its_environment(tmp_path: Pat
         TYPES__last=settings_of('echo \'KQS-PROGRESS {"a": "é"}\' >&2; exit 1', retries=0),
         TYPES__null=settings_of(NULL, retries=0),
         TYPES__wrong=settings_of("echo 'KQS-PROGRESS {wrong' >&2; echo no >&2; exit 1", retries=0),
+        TYPES__burst=settings_of("printf 'KQS-PROGRESS 5\\nKQS-PROGRESS {burst\\n' >&2; exit 1", retries=0),
         TYPES__alive=settings_of(ALIVE, ttr=2),
     ) as server:
         record = ended(server, ask(server, "insert", {"type": "count"}))
@@ -431,6 +432,9 @@ def test_a_command_saves_by_a_line_and_finds_it_in_its_environment(tmp_path: Pat
         record = ended(server, ask(server, "insert", {"type": "wrong"}))
         assert (record["error"], record["progress"]) == ("exit code 1: no", None)
         until_said(server, "a command's progress is not kept")
+        record = ended(server, ask(server, "insert", {"type": "burst"}))
+        assert (record["error"], record["progress"]) == ("exit code 1", 5)
+        until_said(server, "got {burst")
         job_id = ask(server, "insert", {"type": "null"})
         eventually(lambda: ask(server, "job", job_id)["attempt"], lambda attempt: attempt > 3, what="run again")
         assert ask(server, "job", job_id)["failures"] == 0

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from kqs.job import MAX_PROGRESS_BYTES
 from kqs.minding.frames import PROGRESS_BYTES
+from kqs.minding.said import may_be_kept
 from kqs.minding.tail import ERRORS_BYTES, Tail
 
 
@@ -34,7 +34,10 @@ def fed(*pieces: bytes) -> Tail:
         (b"a\nKQS-PROGRESS 1\nb", b"a\nb", b"1"),
         (b"a KQS-PROGRESS 1\n", b"a KQS-PROGRESS 1\n", None),
         (b"KQS-PROGRESS\n", b"KQS-PROGRESS\n", None),
-        (b"KQS-PROGRESS \n", b"", b""),
+        (b"KQS-PROGRESS \n", b"", None),
+        (b"KQS-PROGRESS 5\nKQS-PROGRESS {no\n", b"", b"5"),
+        (b"KQS-PROGRESS 5\nKQS-PROGRESS NaN\na\nKQS-PROGRESS\t6\nKQS-PROGRESS \n", b"a\nKQS-PROGRESS\t6\n", b"5"),
+        (b"KQS-PROGRESS {no\nKQS-PROGRESS null\n", b"", b"null"),
         (b"KQS-PROGRESSIVE\n", b"KQS-PROGRESSIVE\n", None),
         (b"kqs-progress 1\n", b"kqs-progress 1\n", None),
         (b"KQS-PRO", b"KQS-PRO", None),
@@ -68,16 +71,34 @@ def test_a_line_without_end_takes_no_memory() -> None:
         tail.receive_data(b"9" * 1000)
     assert len(tail._begun) < 3 * PROGRESS_BYTES
     tail.receive_data(b"\nno\n")
-    assert tail.progress is not None
-    assert len(tail.progress) == PROGRESS_BYTES + 1  # which shows that it is too long
+    (wrong,) = tail.take()
+    assert len(wrong) == PROGRESS_BYTES + 1  # which shows that it is too long
     assert tail.data == b"no\n"
+
+
+def test_what_is_no_progress_is_told_before_what_is_and_both_once() -> None:
+    for written in (b"KQS-PROGRESS 5\nKQS-PROGRESS {no\n", b"KQS-PROGRESS {no\nKQS-PROGRESS 5\n"):
+        for tail in (fed(written), fed(*[bytes((byte,)) for byte in written])):
+            told = tail.take()
+            assert told[-1] == b"5"
+            assert set(told) <= {b"{no", b"5"}
+            assert not tail.has_told
+            assert tail.take() == []
+
+
+def test_of_lines_in_one_piece_only_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def counted(text: bytes) -> bool:
+        read.append(text)
+        return may_be_kept(text)
+
+    monkeypatch.setattr("kqs.minding.tail.may_be_kept", counted)
+    fed(b"".join(b"KQS-PROGRESS %d\n" % step for step in range(1000)))
+    assert read == [b"999"]
 
 
 def test_the_end_is_kept_beside_progress() -> None:
     tail = fed(*[b"KQS-PROGRESS 1\n" + b"x" * 99 + b"\n"] * 100)
     assert tail.is_cut
     assert tail.data == (b"x" * 99 + b"\n") * (ERRORS_BYTES // 100)
-
-
-def test_the_bounds_are_one() -> None:
-    assert PROGRESS_BYTES == MAX_PROGRESS_BYTES
