@@ -63,6 +63,7 @@ class Given:
 
     on_touch, on_finish: `ok`, or an error's code. A touch may be told to `cancel`; a finish may `lose` its connection.
     deadline: when it is a ghost, by the clock of the caller. late_s: by how much its worker was late with a sign of life.
+    release: by which it was given back; None: it was not.
     """
 
     def __init__(self, token: str, ask: Ask, ttr: float, now: float) -> None:
@@ -73,14 +74,14 @@ class Given:
         self.late_s = 0.0
         self.touches = 0
         self.reports: list[Finish] = []
-        self.is_released = False
+        self.release: Release | None = None
         self.on_touch = "ok"
         self.on_finish = "ok"
 
     @property
     def is_settled(self) -> bool:
         """Tell whether its worker has ended it."""
-        return bool(self.reports) or self.is_released
+        return bool(self.reports) or self.release is not None
 
     def close(self) -> None:
         """Let it be over, which makes room for another."""
@@ -211,7 +212,7 @@ class Desk:
             if run.on_touch == "stale":
                 raise CallError(_STALE[1], "stale")
             run.seen(now)
-            run.is_released = True
+            run.release = one
             run.close()
             return True
 
