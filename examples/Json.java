@@ -40,7 +40,8 @@ class Json {
         while (at < text.length() && ",]} \t\r\n".indexOf(text.charAt(at)) < 0) at++;
         String word = text.substring(from, at);
         if (word.equals("null")) return null;
-        return word.equals("true") || word.equals("false") ? (Object) word.equals("true") : new BigDecimal(word);
+        if (word.equals("true") || word.equals("false")) return word.equals("true");
+        try { return new BigDecimal(word); } catch (NumberFormatException huge) { return Double.valueOf(word); }
     }
 
     private String string() {
@@ -64,10 +65,10 @@ class Json {
             map.forEach((name, member) -> members.add(write(name) + ":" + write(member)));
             return members.toString();
         }
-        if (value instanceof List<?> list) {
-            return "[" + String.join(",", list.stream().map(Json::write).toList()) + "]";
-        }
-        return value instanceof String text ? quoted(text) : String.valueOf(value);
+        if (value instanceof List<?> list) return "[" + String.join(",", list.stream().map(Json::write).toList()) + "]";
+        if (value instanceof String text) return quoted(text);
+        if (value == null || value instanceof Boolean || value instanceof Number && ("" + value).matches("[-+.0-9E]+")) return "" + value;
+        throw new IllegalArgumentException("JSON has no " + value);
     }
 
     private static String quoted(String text) {

@@ -30,7 +30,7 @@ class Producer {
         for (String line = lines.readLine(); line != null; line = lines.readLine()) {
             try {
                 System.out.println(insert(kqs, arguments[2], Json.read(line)));
-            } catch (Kqs.Refused refused) {
+            } catch (Kqs.Refused | RuntimeException refused) { // by the server, or as no JSON by us
                 System.out.println("refused: " + refused.getMessage());
                 status = 1;
             }

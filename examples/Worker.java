@@ -22,7 +22,7 @@ class Worker {
 
     static void runJob(Map<?, ?> run) {
         String token = (String) run.get("run");
-        Future<Object> doing = threads.submit(() -> work((String) run.get("type"), run.get("data")));
+        Future<Object> doing = threads.submit(() -> Json.read(Json.write(work((String) run.get("type"), run.get("data")))));
         Map<String, Object> report = new HashMap<>(Map.of("run", token));
         while (report.size() == 1) {
             try {

@@ -3,6 +3,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"log"
 	"math/rand"
@@ -43,7 +44,9 @@ func call(name string, argument any) (result any, code string) {
 	conn.Write(append(line, '\n'))
 	var answer object
 	line, err = reader.ReadBytes('\n') // what ends without a newline is no line
-	if err != nil || json.Unmarshal(line, &answer) != nil {
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	decoder.UseNumber() // as they stand: not all of them are a float64
+	if err != nil || decoder.Decode(&answer) != nil {
 		conn.Close()
 		conn = nil
 		return nil, lost
@@ -70,6 +73,7 @@ func pauseOrEnd(isToStop bool) {
 	pause()
 }
 
-func succeeded() { backoff = 0.1 }
+func float(number any) float64 { found, _ := number.(json.Number).Float64(); return found }
+func succeeded()               { backoff = 0.1 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

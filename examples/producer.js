@@ -17,7 +17,7 @@ function pause() { // longer each time, up to 5 s, until the server has kept a j
 }
 
 function insert(id) {
-    if (socket.readyState === 'open' && jobs.has(id)) socket.write(JSON.stringify({ id, n: 'insert', m: jobs.get(id) }) + '\n')
+    if (socket.readyState === 'open' && jobs.has(id)) socket.write(`{"id":"${id}","n":"insert","m":${jobs.get(id)}}\n`)
 }
 
 function hear({ id, e }) {
@@ -49,7 +49,8 @@ async function main() {
     for await (const line of require('node:readline').createInterface({ input: process.stdin })) {
         if (!line) continue
         const id = randomUUID()
-        jobs.set(id, { type, id, data: JSON.parse(line) })
+        JSON.parse(line) // throws if it is none; the line goes as it stands, for not every number is one of Node's
+        jobs.set(id, `{"type":${JSON.stringify(type)},"id":"${id}","data":${line}}`)
         insert(id)
         while (jobs.size >= MOST) await after(10)
     }

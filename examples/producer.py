@@ -46,6 +46,7 @@ class Producer:
             self.pause_s = min(2 * self.pause_s, 5)
 
 
+sys.set_int_max_str_digits(0)  # what comes is our own
 producer, status = Producer(sys.argv[1], int(sys.argv[2])), 0
 for text in sys.stdin:
     job_id, code = producer.insert(sys.argv[3], json.loads(text))

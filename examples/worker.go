@@ -21,7 +21,7 @@ func work(kind string, data any, over <-chan struct{}) object {
 	case "sleep":
 		select {
 		case <-over:
-		case <-time.After(seconds(data.(object)["s"].(float64))):
+		case <-time.After(seconds(float(data.(object)["s"]))):
 		}
 	}
 	return object{"report": "ok", "result": data}
@@ -37,7 +37,7 @@ func runJob(run object) {
 			report["run"] = run["run"]
 			finish(report)
 			return
-		case <-time.After(seconds(run["ttr"].(float64) / 3)):
+		case <-time.After(seconds(float(run["ttr"]) / 3)):
 			state, code := call("touch", object{"run": run["run"]})
 			if code != "" || state.(object)["cancel"] == true {
 				return // stale, cancelled, or lost with the connection: the job is somebody else's by now

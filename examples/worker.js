@@ -10,6 +10,7 @@ const handlers = {
     sleep: (data, signal) => after(data.s * 1000, null, { signal }),
     fail: async (data) => { throw new Error(data.reason) },
 }
+const finite = (_, value) => { if (typeof value === 'number' && !isFinite(value)) throw new Error(`JSON has no ${value}`); return value }
 const LATER = new Set(['busy', 'draining', 'no_space', 'journal_failed', 'internal'])
 const calls = new Map() // id -> what to do with the answer to a call
 const runs = new Map() // token -> what stops a run in hand
@@ -35,10 +36,9 @@ function ask() { // `work` ends when the server stops or is full: runs in hand g
 async function run({ run: token, type, data, ttr }) {
     if (stopping) return call('release', { run: token, begun: false })
     const stop = runs.set(token, new AbortController()).get(token)
-    const touch = () => call('touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
-    const touching = setInterval(touch, ttr * 1000 / 3)
+    const touching = setInterval(call, ttr * 1000 / 3, 'touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
     const end = await handlers[type](data, stop.signal)
-        .then((result = null) => JSON.stringify(result) && { report: 'ok', result }) // or throws: JSON has no such value
+        .then((result = null) => JSON.stringify(result, finite) && { report: 'ok', result }) // or throws: JSON has no such value
         .catch(({ message }) => ({ report: 'fail', reason: message }))
     clearInterval(touching), runs.delete(token)
     stop.signal.aborted ? leave() : report(reports.set(token, { run: token, ...end }) && token)

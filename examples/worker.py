@@ -43,7 +43,7 @@ class Worker:
         except OSError:
             self.lines = None
             raise
-        answer = json.loads(line)
+        answer = json.loads(line, parse_int=lambda digits: (int if len(digits) < 4300 else float)(digits))  # more is not taken
         return answer.get("m"), (answer.get("e") or {}).get("code")
 
     def run_job(self, run):

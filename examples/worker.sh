@@ -56,8 +56,8 @@ run_job() { # RUN: do it, and report
         call touch "{\"run\":$token}" && [ "$(printf %s "$answer" | jq .cancel)" = false ] && continue
         kill "$pid" && return # the run is over: stale, cancelled, or lost with the connection
     done
-    if wait "$pid"; then
-        report=$(jq -cn --argjson run "$token" --slurpfile out "$dir/result" '{$run, report: "ok", result: $out[0]}')
+    if wait "$pid" && end=$(jq -cs '.[0]' "$dir/result" 2>"$dir/reason"); then
+        report="{\"run\":$token,\"report\":\"ok\",\"result\":$end}"
     else
         report=$(jq -cRs --argjson run "$token" '{$run, report: "fail", reason: rtrimstr("\n")}' "$dir/reason")
     fi

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from select import select
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,11 @@ UNFIT = {
     "half a character, of Python": ("worker.py", "else data\n", 'else "\\ud83d"\n', ("fail", None)),
     "no value of JSON, of Python": ("worker.py", "else data\n", "else Event()\n", ("fail", None)),
     "no value of JSON, of Go": ("worker.go", '"result": data', '"result": make(chan int)', ("fail", None)),
+    "a number that JSON does not have, of Node": ("worker.js", "async (data) => data", "async () => [NaN]", ("fail", None)),
+    "a number that JSON does not have, of Java": ("Worker.java", "return data;", "return Double.NaN;", ("fail", None)),
+    "no value of JSON, of Java": ("Worker.java", "return data;", "return TYPES.stream();", ("fail", None)),
+    "no JSON, of the shell": ("worker.sh", "exec cat", "echo {", ("fail", None)),
+    "nothing, of the shell": ("worker.sh", "exec cat", "exec true", ("success", None)),
     "no value of JSON, of Node": ("worker.js", "async (data) => data", "async () => 10n", ("fail", None)),
     "half a character, of Node": ("worker.js", "async (data) => data", "async () => '😀'.slice(0, 1)", ("success", "\ufffd")),
     "nothing, of Node": ("worker.js", "async (data) => data", "async () => {}", ("success", None)),
@@ -115,13 +122,71 @@ def _command(program: Path) -> list[str]:
             return [sys.executable, str(program)]
         case ".js":
             return [require("node"), str(program)]
+        case ".sh":
+            for tool in ("nc", "jq"):
+                require(tool)
+            return ["sh", str(program)]
+        case ".java":
+            sources = [program, EXAMPLES / "Kqs.java", EXAMPLES / "Json.java"]
+            subprocess.run([require("javac"), "-d", program.parent, *sources], check=True, timeout=4 * WITHIN_S)
+            return [require("java"), "-cp", str(program.parent), "Worker"]
         case _:
             shutil.copy(EXAMPLES / "connection.go", program.parent)
-            sources = [program.name, "connection.go"]
-            subprocess.run(
-                [require("go"), "build", "-o", "built", *sources], cwd=program.parent, check=True, timeout=4 * WITHIN_S
-            )
+            build = [require("go"), "build", "-o", "built", program.name, "connection.go"]
+            subprocess.run(build, cwd=program.parent, check=True, timeout=4 * WITHIN_S)
             return [str(program.parent / "built")]
+
+
+#: numbers that not every language has
+NUMBERS = ["1e400", "9007199254740993", "1e99999999999", "9" * 5000]
+#: language -> the numbers that its worker keeps; a job with another fails, or the shell's jq makes a number it has of it
+KEPT = {"shell": [], "node": [], "python": NUMBERS[1:2], "go": NUMBERS, "java": [NUMBERS[0], NUMBERS[1], NUMBERS[3]]}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        job = '{"type":"echo","data":%s,"retries":0,"ttr":600}'
+        ids = [told(server, "insert", job % number) for number in NUMBERS]
+        with subprocess.Popen([*example.worker, "127.0.0.1", str(server.port)], stderr=subprocess.DEVNULL) as worker:
+            try:
+                for number, job_id in zip(NUMBERS, ids, strict=True):
+                    look = partial(told, server, "job", json.dumps(job_id))
+                    record = eventually(look, lambda record: bool(record["ended_at"]), WITHIN_S)
+                    assert (record["attempt"], record["ghosts"]) == (1, 0)
+                    if number in KEPT[language]:
+                        assert (record["state"], record["result"]) == ("success", Decimal(number))
+                    elif language != "shell" and number != NUMBERS[1]:
+                        assert (record["state"], record["result"]) == ("fail", None)
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(WITHIN_S) == 0
+            finally:
+                worker.kill()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
+        command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
+        lines = "".join(f"{number}\n" for number in NUMBERS)
+        done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=WITHIN_S)
+        answers = done.stdout.splitlines()
+        assert len(answers) == len(NUMBERS), done.stderr
+        for number, answer in zip(NUMBERS, answers, strict=True):
+            if answer.startswith("refused: "):
+                assert (done.returncode, number in (NUMBERS[0], NUMBERS[2])) == (1, True)
+            else:
+                assert told(server, "job", json.dumps(answer))["data"] == Decimal(number)
+
+
+def told(server: Served, name: str, argument: str) -> Any:
+    """Return the result of a call whose argument is JSON; numbers are exact."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WITHIN_S) as connection:
+        connection.sendall(f'{{"id":1,"n":"{name}","m":{argument}}}\n'.encode())
+        with connection.makefile("rb") as lines:
+            return json.loads(lines.readline(), parse_int=Decimal, parse_float=Decimal)["m"]
 
 
 @contextmanager
