@@ -244,6 +244,19 @@ async def test_many_at_one_instant_are_all_inserted_in_few_records(node: Node) -
     assert (await node.store.schedules(["n7"]))[0].tick_at == begin + 60
 
 
+async def test_a_tick_that_another_server_has_inserted_is_counted_and_no_second_job(node: Node) -> None:
+    begin = node.clock.now()
+    await node.schedules.put("a", MINUTELY)
+    job_id = tick_of("a", begin + 60)
+    (job,) = replay_jobs(msgspec.json.encode({"type": "mail", "id": job_id}))
+    theirs = accept(job, 1000, job_id, Cascade({}, {}).of_type["mail"], begin, None)
+    await node.store.insert([theirs], 1001, "other", begin)
+    node.jump(61)
+    await node.until_counted(ticks_inserted=1)
+    assert await node.ids_of_jobs() == [job_id]
+    assert len(node.journal.records) == 1
+
+
 async def test_one_that_is_suspended_or_gone_ticks_no_more(node: Node) -> None:
     await node.schedules.put("a", MINUTELY)
     await node.schedules.put("b", MINUTELY)
