@@ -123,6 +123,47 @@ def test_a_stopping_server_takes_no_new_jobs(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
 
 
+def test_a_stopping_server_does_what_owners_say_and_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    plan = {"name": "s", "every": 3600, "job": {"type": "mail"}}
+    lasting = [
+        ("suspend", "held"),
+        ("resume", "was held"),
+        ("limit", {"type": "mail", "concurrency": 3}),
+        ("configure", {"type": "mail", "options": {"prio": 5}}),
+        ("subscribe", {"type": "mails", "subscriber": "mail"}),
+        ("unsubscribe", {"type": "mails", "subscriber": "was"}),
+    ]
+    with serving(tmp_path, WORKER__MODULES='["slow"]', WORKER__GRACE_S="60") as server, peer_of(server) as peer:
+        ended, slow = peer.insert("wrong", retries=0), peer.insert("slow", 600)
+        cancelled, deleted, purged = (peer.insert(type_) for type_ in ("mail", "mail", "purged"))
+        peer.call("cancel", ended)
+        peer.call("schedule", {**plan, "name": "was"})
+        peer.call("suspend", "was held")
+        peer.call("subscribe", {"type": "mails", "subscriber": "was"})
+        until_said(server, "begun")
+        server.process.send_signal(signal.SIGTERM)
+        until_said(server, "waiting for runs to finish")
+        for name, job_id in (("cancel", cancelled), ("delete", deleted), ("retry", ended)):
+            assert peer.call(name, job_id)["count"] == 1
+        assert peer.call("purge", {"type": "purged"}) == 1
+        assert all(peer.call(name, argument)["changed"] for name, argument in lasting)
+        peer.call("schedule", plan)
+        peer.call("unschedule", "was")
+        for name, argument in (("fire", "s"), ("batch", {"open": True, "then": {"type": "mail"}}), ("events", {})):
+            with pytest.raises(RefusedError, match="draining"):
+                peer.call(name, argument)
+        peer.call("cancel", slow)  # which is what it waits for
+        assert server.process.wait(30) == 0
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        assert [peer.call("job", job_id)["state"] for job_id in (cancelled, slow, ended)] == ["cancelled", "cancelled", "retry"]
+        for gone in (deleted, purged):
+            with pytest.raises(RefusedError, match="not_found"):
+                peer.call("job", gone)
+        assert [found["name"] for found in peer.call("schedules", {})] == ["s"]
+        assert not any(peer.call(name, argument)["changed"] for name, argument in lasting)
+
+
 def test_after_kill_9_every_accepted_job_is_there(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
         ids = ask(server, "insert", [{"type": "ping", "data": n} for n in range(100)])
