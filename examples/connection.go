@@ -73,7 +73,7 @@ func pauseOrEnd(isToStop bool) {
 	pause()
 }
 
-func float(number any) float64 { found, _ := number.(json.Number).Float64(); return found }
+func float(number any) float64 { n, _ := number.(json.Number); f, _ := n.Float64(); return f }
 func succeeded()               { backoff = 0.1 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

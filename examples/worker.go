@@ -15,13 +15,13 @@ var types, stopping = []string{"echo", "sleep", "fail"}, atomic.Bool{}
 
 // work returns what is to be reported; over is closed when nobody wants that any more.
 func work(kind string, data any, over <-chan struct{}) object {
-	switch kind {
+	switch fields, _ := data.(object); kind {
 	case "fail":
-		return object{"report": "fail", "reason": data.(object)["reason"]}
+		return object{"report": "fail", "reason": fmt.Sprint(fields["reason"])}
 	case "sleep":
 		select {
 		case <-over:
-		case <-time.After(seconds(float(data.(object)["s"]))):
+		case <-time.After(seconds(float(fields["s"]))):
 		}
 	}
 	return object{"report": "ok", "result": data}

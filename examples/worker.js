@@ -37,9 +37,9 @@ async function run({ run: token, type, data, ttr }) {
     if (stopping) return call('release', { run: token, begun: false })
     const stop = runs.set(token, new AbortController()).get(token)
     const touching = setInterval(call, ttr * 1000 / 3, 'touch', { run: token }, ({ e, m }) => { if (e || m.cancel) stop.abort() })
-    const end = await handlers[type](data, stop.signal)
+    const end = await Promise.resolve().then(() => handlers[type](data, stop.signal))
         .then((result = null) => JSON.stringify(result, finite) && { report: 'ok', result }) // or throws: JSON has no such value
-        .catch(({ message }) => ({ report: 'fail', reason: message }))
+        .catch((why) => ({ report: 'fail', reason: String(why?.message ?? why) }))
     clearInterval(touching), runs.delete(token)
     stop.signal.aborted ? leave() : report(reports.set(token, { run: token, ...end }) && token)
 }

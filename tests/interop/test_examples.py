@@ -166,6 +166,25 @@ def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(language
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_data_of_another_shape_than_a_type_expects_ends_its_job_alone(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+        shapes = [None, 7, "text", [1], {"s": "text", "reason": 5}]
+        odd = [peer.insert(type_, data, retries=0, ttr=600) for type_ in ("sleep", "fail") for data in shapes]
+        last = peer.insert("echo", 1, retries=0)
+        with subprocess.Popen([*example.worker, "127.0.0.1", str(server.port)], stderr=subprocess.DEVNULL) as worker:
+            try:
+                for job_id in [*odd, last]:
+                    record = eventually(partial(ask, server, "job", job_id), lambda record: bool(record["ended_at"]), WITHIN_S)
+                    assert (record["attempt"], record["ghosts"]) == (1, 0), record
+                assert record["result"] == 1
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(WITHIN_S) == 0
+            finally:
+                worker.kill()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have(language: str, tmp_path: Path) -> None:
     example = LANGUAGES[language](tmp_path)
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
