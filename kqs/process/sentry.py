@@ -5,6 +5,8 @@ interpreter is told to write the numbers of signals into a pipe that this thread
 the loop, which stops in good order; it ends the process if that does not happen: at the second signal, when a handler holds the
 loop beyond the grace, and when what users' code left behind (threads, hooks, pools) keeps the interpreter from its end. Ended
 so, the process loses nothing that it has acknowledged: what was not flushed was not answered.
+
+Signals that users' code gave away it takes back by itself as well, since that code may then hold the main thread.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from kqs import log as logs
 from kqs.errors import ExitCode
 from kqs.newthread import new_thread
 from kqs.process import forks
+from kqs.process.actions import Action, action_of, put_back
 from kqs.process.descriptors import is_open
 from kqs.supervisor import Supervisor
 
@@ -64,7 +67,7 @@ class Sentry:
         self._loop_fd = -1
         self._on_stop: Callable[[], None] | None = None
         self._signal_count = 0
-        self._taken: list[signal.Signals] = []
+        self._taken: dict[signal.Signals, Action] = {}
         self._is_serving = False
         self._stopping_at: float | None = None
         self._turned_at = 0.0
@@ -112,7 +115,7 @@ class Sentry:
 
     def _take(self, number: signal.Signals) -> None:
         forks.take_signal(number, self._heard)
-        self._taken.append(number)
+        self._taken[number] = action_of(number)
 
     def keep(self, supervisor: Supervisor) -> None:
         """Hear signals whatever users' code makes of them: at once, and then each second. Call in the running loop, once.
@@ -183,10 +186,12 @@ class Sentry:
         poll.register(ear, select.POLLIN)
         while True:
             is_timed = self._stopping_at is not None or self._leaving is not None
-            if poll.poll(_TICK_MS if is_timed else None):
+            if poll.poll(_TICK_MS if is_timed else _KEEP_S * 1000):
                 if not (_is_of(ear, pipe) and (numbers := os.read(ear, 4096))):
                     return
                 self._hear(numbers)
+            for number, action in tuple(self._taken.items()):
+                put_back(number, action)
             self._look()
 
     def _hear(self, numbers: bytes) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.support.asking import ask, eventually, peer_of, until, until_said
 from tests.support.misbehaving import misbehaving
 from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
+from tests.support.working import WORK
 
 #: the grace of these servers, what the loop is given beyond it, and what a busy machine takes
 WITHIN_S = 15
@@ -169,6 +170,52 @@ def test_a_stop_is_obeyed_while_a_module_hangs_in_its_import(tmp_path: Path, han
         assert code == 0
         assert took_s < WITHIN_S
         assert "before anything had begun" in server.log.read_text()
+
+
+#: signals that were given away are taken back by then, in s
+LOOKED_S = 2.5
+GIVEN_AWAY = """
+import kqs, signal, time
+
+def hang():
+    signal.signal(signal.SIGTERM, signal.{how})
+    time.sleep({looked_s})
+    print("hangs", flush=True)
+    {hang}
+
+{at_import}
+
+@kqs.handler("hang", retries=0)
+async def hang_on_the_loop(data):
+    hang()
+"""
+
+
+@pytest.mark.parametrize("how", ["SIG_IGN", "SIG_DFL"])
+@pytest.mark.parametrize("hang", ["time.sleep(600)", "while True: pass"])
+@pytest.mark.parametrize("command", [SERVE, (*WORK, "hanging")], ids=["serve", "work"])
+def test_so_it_is_while_one_hangs_that_gave_the_signal_away(
+    tmp_path: Path, command: tuple[str, ...], hang: str, how: str
+) -> None:
+    (tmp_path / "hanging.py").write_text(GIVEN_AWAY.format(how=how, looked_s=LOOKED_S, hang=hang, at_import="hang()"))
+    with starting(tmp_path, command, WORKER__MODULES='["hanging"]') as server:
+        until_said(server, "hangs")
+        code, took_s = stop(server, signal.SIGTERM)
+        assert code == 0
+        assert took_s < WITHIN_S
+        assert "before anything had begun" in server.log.read_text()
+
+
+def test_so_it_is_while_a_handler_holds_the_loop_that_gave_the_signal_away(tmp_path: Path) -> None:
+    source = GIVEN_AWAY.format(how="SIG_IGN", looked_s=LOOKED_S, hang="time.sleep(600)", at_import="")
+    (tmp_path / "hanging.py").write_text(source)
+    with serving(tmp_path, WORKER__MODULES='["hanging"]', WORKER__GRACE_S="1") as server, peer_of(server) as peer:
+        peer.send("insert", {"type": "hang"})
+        until_said(server, "hangs")
+        code, took_s = stop(server, signal.SIGTERM)
+        assert code == 70
+        assert took_s < WITHIN_S
+        assert "a handler holds the event loop" in server.log.read_text()
 
 
 def test_a_stop_is_obeyed_while_the_journal_is_replayed(tmp_path: Path) -> None:
