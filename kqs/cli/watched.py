@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kqs.cli.progress import Progress, shown_progress
 from kqs.journal import Files, OsFiles
-from kqs.journal.segment import segment_number
-from kqs.journal.survey import Report
+from kqs.journal.survey import Report, segment_names
 
 
 class WatchedFiles(OsFiles):
@@ -26,6 +26,13 @@ class WatchedFiles(OsFiles):
 
 def watched(what: str, work: Callable[[Path, Files], Report], folder: Path, reads: int) -> Report:
     """Return what `work` makes of the journal in `folder`. reads: how often it reads every segment. Raises: as `work`."""
-    segments = [path for path in folder.iterdir() if segment_number(path.name) is not None]
-    with shown_progress(what, reads * sum(path.stat().st_size for path in segments)) as progress:
+    with shown_progress(what, reads * _segment_bytes(folder)) as progress:
         return work(folder, WatchedFiles(progress))
+
+
+def _segment_bytes(folder: Path) -> int:
+    count = 0
+    for name in segment_names(OsFiles(), folder):
+        with suppress(FileNotFoundError):  # a server that runs drops what its store has
+            count += (folder / name).stat().st_size
+    return count

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def test_the_bar_ends_about_where_the_work_does(folder: Path, work: Callable[[Pa
     done = Done()
     assert work(folder, WatchedFiles(done)).problems == []
     assert 0.9 < done.bytes / (reads * size_bytes) < 1.2
+
+
+def a_link_to_nothing(path: Path) -> None:
+    path.symlink_to("nothing")
+
+
+@pytest.mark.parametrize("make", [a_link_to_nothing, os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("work", [verify, repair])
+def test_what_is_no_file_is_passed_over(
+    folder: Path, work: Callable[[Path, Files], Report], make: Callable[[Path], None]
+) -> None:
+    make(folder / "000000000098.kqj")
+    report = watched.watched("verifying", work, folder, 2)
+    assert (report.problems, report.records) == ([], 10)
 
 
 def test_a_bar_stands_on_stderr_while_the_work_is_done(
