@@ -70,6 +70,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._has_ended = False
         self._told: dict[int, list[Callable[[bool], None]]] = {}  # by order; reports of one job are committed as they came
         self._passing: list[tuple[int, asyncio.Future[None]]] = []  # after how many reports who waits for them is told
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
@@ -184,8 +185,10 @@ class Reporter:
     async def settle(self, within_s: float | None) -> bool:
         """Return True when every report taken so far is in the store, False if it is not after `within_s`.
 
-        What is kept back is not waited for.
+        What is kept back is not waited for, nor is anything once `run` has died: the store takes no more.
         """
+        if self._has_ended:
+            return not self.count
         self._be_urgent()
         try:
             async with asyncio.timeout(within_s):
@@ -203,17 +206,21 @@ class Reporter:
             await passed
 
     async def run(self) -> None:
-        """Commit what gathers, for ever."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if not self._is_urgent:
-                await self._gather()
-            await self._commit_next()
-            if self._pending:
-                self._wake.set()
-            else:
-                self._idle.set()
+        """Commit what gathers, for ever. Raises: StoreCorruptError."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if not self._is_urgent:
+                    await self._gather()
+                await self._commit_next()
+                if self._pending:
+                    self._wake.set()
+                else:
+                    self._idle.set()
+        finally:
+            self._has_ended = True
+            self._idle.set()
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):

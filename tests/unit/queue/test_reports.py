@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from kqs.errors import StoreDoubtError
 from kqs.job import Accepted, Claim, Report, Run, State
 from kqs.queue import reports
 from kqs.queue.reports import Reporter
@@ -40,6 +42,8 @@ async def reporter(commits: Commits) -> AsyncIterator[Reporter]:
     task = asyncio.get_running_loop().create_task(reporter.run())
     yield reporter
     task.cancel()
+    with suppress(asyncio.CancelledError, StoreDoubtError):
+        await task
 
 
 def end(reporter: Reporter, number: int, result: bytes | None = None) -> None:
@@ -70,6 +74,26 @@ async def test_many_reports_are_several_commits(reporter: Reporter, commits: Com
         end(reporter, number)
     assert await reporter.settle(10)
     assert commits.batches == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("comes", ["before", "after"])
+async def test_a_store_in_doubt_is_not_waited_for(
+    reporter: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    asked = asyncio.Event()
+
+    async def doubt(_: Sequence[Report]) -> list[bool]:
+        asked.set()
+        raise StoreDoubtError("a flush failed")
+
+    monkeypatch.setattr(commits, "report", doubt)
+    end(reporter, 1)
+    if comes == "after":
+        await asked.wait()
+        end(reporter, 2)
+    async with asyncio.timeout(10):
+        await reporter.settle(None)
+    assert reporter.count == {"before": 1, "after": 2}[comes]
 
 
 class Told:
