@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -215,13 +216,21 @@ def _kill_at_random(server: Served, seen: set[int]) -> list[str]:
 # -- what they have of the server ---------------------------------------------------------------------------------------
 
 
+def descriptors(pid: int) -> dict[int, str]:
+    """Return what a process has open."""
+    found: dict[int, str] = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
 def test_they_have_no_descriptor_of_the_server(tmp_path: Path) -> None:
     with having_children(tmp_path, 1) as server, peer_of(server):
         job_id = insert(server, "sleep", 600)
         until_said(server, "begun")
         (pid,) = pids(server)
-        of_server = {str(path.readlink()) for path in Path(f"/proc/{server.process.pid}/fd").iterdir()}
-        of_child = {int(path.name): str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        of_server, of_child = set(descriptors(server.process.pid).values()), descriptors(pid)
         assert of_child[0] == "/dev/null"
         shared = {number for number, found in of_child.items() if found in of_server and number > 2}
         # the pipe on which it tells how it is, and where the log goes; what is anonymous is each process's own

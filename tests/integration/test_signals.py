@@ -245,7 +245,7 @@ def test_a_stop_is_obeyed_while_mongodb_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_module_s_own_signals_are_left_to_it(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
-        "import signal\nsignal.signal(signal.SIGUSR1, lambda number, frame: print('own signal', number, flush=True))\n"
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda number, frame: print(f'own signal {number}', flush=True))\n"
     )
     with serving(tmp_path, WORKER__MODULES='["own"]') as server:
         server.process.send_signal(signal.SIGUSR1)

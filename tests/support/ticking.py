@@ -24,7 +24,15 @@ async def held(data, job):
 """
 
 
+def _runs(path: Path) -> list[list[str]]:
+    return [line.rsplit(" ", 1) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def first_runs(path: Path) -> Counter[str]:
     """Return how often the first run of each job has begun: twice means that the job was there twice."""
-    runs = [line.rsplit(" ", 1) for line in path.read_text().splitlines()] if path.exists() else []
-    return Counter(job_id for job_id, attempt in runs if attempt == "1")
+    return Counter(job_id for job_id, attempt in _runs(path) if attempt == "1")
+
+
+def have_run(path: Path) -> set[str]:
+    """Return the jobs that have run, also those whose first run ended with its server before it had begun."""
+    return {job_id for job_id, _ in _runs(path)}
