@@ -28,12 +28,14 @@ connect() { # nc ends at our end, so that our run goes back at once; SIGTERM is 
     nc=$!
     exec 3>"$dir/in" 4<"$dir/out"
     # when the server closes, nc only ends at the next write: an empty line is nothing to a server
-    (trap '' TERM INT; while sleep 1 && kill -0 $$ && echo; do :; done) >&3 2>/dev/null 4<&- &
+    (trap '' TERM INT; while sleep 1 && kill -0 $$; do mkdir "$dir/busy" && { echo; sent=$?; rmdir "$dir/busy"; [ "$sent" = 0 ] || break; }; done) >&3 2>/dev/null 4<&- &
 }
 
 call() { # NAME ARGUMENT: 0: $answer is the result; 1: refused, for the reason in $code; 2: the connection is lost
     id=$((id + 1)) line='' part='' code=''
-    printf '{"id":%d,"n":"%s","m":%s}\n' "$id" "$1" "$2" 2>/dev/null >&3 || return 2
+    until mkdir "$dir/busy" 2>/dev/null; do sleep 0.1; done # a long line takes several writes, and nothing may come between
+    printf '{"id":%d,"n":"%s","m":%s}\n' "$id" "$1" "$2" 2>/dev/null >&3; sent=$?
+    rmdir "$dir/busy" && [ "$sent" = 0 ] || return 2
     until IFS= read -r part <&4; do # ended without a newline: by a signal, or the connection is lost and this is no line
         [ -n "$interrupted" ] || return 2
         line=$line$part interrupted=''
@@ -51,8 +53,7 @@ run_job() { # RUN: do it, and report
     pid=$!
     while sleep 0.1 && kill -0 "$pid" 2>/dev/null; do
         tick=$((tick + 1))
-        [ "$tick" -ge "$ticks" ] || continue
-        tick=0
+        [ "$tick" -ge "$ticks" ] && tick=0 || continue
         call touch "{\"run\":$token}" && [ "$(printf %s "$answer" | jq .cancel)" = false ] && continue
         kill "$pid" && return # the run is over: stale, cancelled, or lost with the connection
     done
@@ -72,8 +73,7 @@ connect
 while [ -z "$stopping" ]; do
     if call reserve "{\"types\":$types,\"wait\":2,\"worker\":\"shell-$$\"}"; then
         [ "$answer" = '[]' ] && continue
-        backoff=2
-        run=$(printf %s "$answer" | jq -c '.[0]')
+        backoff=2 run=$(printf %s "$answer" | jq -c '.[0]')
         if [ -z "$stopping" ]; then run_job "$run"; else call release "$(printf %s "$run" | jq -c '{run, begun: false}')"; fi
     elif [ -n "$code" ]; then pause; else connect; fi
 done

@@ -101,4 +101,5 @@ class Ids:
         match = _MADE.match(job_id)
         if match is None:
             return False
-        return int(match[1], 16) > (self.last_order if match[2] == self.node else int((now - MAX_SKEW_S) * 1_000_000))
+        made = self.last_order if match[2] == self.node else int((now - MAX_SKEW_S) * 1_000_000) - 1
+        return int(match[1], 16) > made

@@ -65,6 +65,7 @@ def test_an_id_that_a_server_with_a_slow_clock_may_have_yet_to_make_is_recognise
 
 
 @given(st.floats(-60, 60), st.floats(0, 1e6), st.floats(-60, 60), st.integers(0, 2**50))
+@example(60.0, 0.0, -60.0, 0)
 def test_no_client_gives_an_id_that_a_server_within_a_minutes_skew_makes_later(
     our_skew_s: float, later_s: float, their_skew_s: float, their_last_order: int
 ) -> None:
