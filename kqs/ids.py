@@ -27,8 +27,7 @@ _MADE = re.compile(r"([0-9a-f]{13})-([0-9a-f]{8})\Z")
 
 def microseconds(now: float) -> int:
     """Return wall time as whole microseconds since 1970, at least 1, whatever a clock may say."""
-    us = int(now * 1_000_000)
-    return us if 0 < us < 2**63 else 1 if us < 1 else 2**63 - 1
+    return min(max(int(now * 1_000_000), 1), 2**63 - 1)
 
 
 def digits_of(first: int, count: int) -> Iterator[tuple[bytes, Sequence[bytes]]]:
@@ -59,11 +58,7 @@ class Ids:
 
     def take(self, count: int, now: float) -> int:
         """Return the first of `count` consecutive new orders; `now` is wall time in s."""
-        first = int(now * 1_000_000)
-        if first > MAX_CLOCK_ORDER:
-            first = MAX_CLOCK_ORDER
-        if first <= self.last_order:
-            first = self.last_order + 1
+        first = max(min(int(now * 1_000_000), MAX_CLOCK_ORDER), self.last_order + 1)
         self.last_order = first + count - 1
         return first
 

@@ -30,14 +30,12 @@ from kqs.client.standing import StandingCall
 from kqs.client.values import check_seconds, encode
 from kqs.errors import CallError, KqsError
 from kqs.process import forks
+from kqs.supervisor import HEAR_S
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.strict import check_text
 
 # timeouts are looked for this often: cheaper than a timer per call, and late by no more than this
 _TICK_S = 0.1
-# a tick that is late by more than a tick tells that the loop was held up, or the process stopped, as by Ctrl-Z. What was
-# answered meanwhile is heard in as long again, or in this at most: it is what the socket's buffers hold
-_HEAR_S = 2.0
 
 # what an error without an id says of some line; any other is about the connection
 _ABOUT_A_LINE = frozenset({"bad_json", "bad_call", "too_large"})
@@ -342,8 +340,8 @@ class InFlight:
     def _end_late_calls(self, due: float) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now - due > _TICK_S:
-            self._ticking = loop.call_later(min(now - due, _HEAR_S), self._end_late_calls, math.inf)
+        if now - due > _TICK_S:  # the process was stopped, as by Ctrl-Z: what was answered meanwhile is heard first
+            self._ticking = loop.call_later(min(now - due, HEAR_S), self._end_late_calls, math.inf)
             return
         late = [number for number, pending in self._pending.items() if pending.deadline is not None and pending.deadline <= now]
         self._fail_each(late, self.late_error())

@@ -31,6 +31,7 @@ MOST_CLAIMED = 20_000
 LATE_S = 1.0
 
 _count_of = attrgetter("count")
+_claimed_at_of = attrgetter("claimed_at")
 
 
 class Claims:
@@ -82,11 +83,13 @@ class Claims:
         accepted = _accepted(batch, self._intake, room)
         jobs = list(chain.from_iterable(filter(None, accepted)))
         reservation = self._of_batch = admission.admit(jobs, self._queue.clock.now(), in_journal=True)
-        if len(reservation.orders) == len(jobs):
-            for record, its_jobs in zip(batch, accepted, strict=True):
-                if its_jobs:
-                    record.claimed = True
-        elif parts := _claim_whole(batch, accepted):
+        parts: list[Accepted] = []
+        for record, its_jobs in zip(batch, accepted, strict=True):
+            if its_jobs:
+                record.claimed = all(map(_claimed_at_of, its_jobs))
+                if not record.claimed:
+                    parts += filter(_claimed_at_of, its_jobs)
+        if parts:
             reservation.withdraw(parts)
         return accepted
 
@@ -163,17 +166,6 @@ def _accepted(batch: Sequence[Record], intake: Intake, room: int) -> list[list[A
         accepted.append(intake.claimable(record) if record.count <= room else None)
         room -= record.count
     return accepted
-
-
-def _claim_whole(batch: Sequence[Record], accepted: Sequence[list[Accepted] | None]) -> list[Accepted]:
-    """Claim those records of which all jobs are claimed; return the claimed jobs of others."""
-    parts: list[Accepted] = []
-    for record, jobs in zip(batch, accepted, strict=True):
-        if jobs:
-            claimed = [job for job in jobs if job.claimed_at]
-            record.claimed = len(claimed) == len(jobs)
-            parts += [] if record.claimed else claimed
-    return parts
 
 
 def _is_plain(record: Record) -> bool:

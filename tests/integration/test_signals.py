@@ -160,16 +160,21 @@ def test_a_signal_after_a_quit_is_no_second_signal(tmp_path: Path) -> None:
         assert ask(server, "job", inserted)["state"] == "success"
 
 
+def assert_heard_before_the_start(server: Served, number: int) -> None:
+    """See to it that a process whose module says that it hangs, and does, ends in good order at a signal."""
+    until_said(server, "hangs")
+    code, took_s = stop(server, number)
+    assert code == 0
+    assert took_s < WITHIN_S
+    assert "before anything had begun" in server.log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("hang", ["time.sleep(600)", "threading.Event().wait()", "while True: pass"])
 def test_a_stop_is_obeyed_while_a_module_hangs_in_its_import(tmp_path: Path, hang: str, number: int) -> None:
     (tmp_path / "hanging.py").write_text(f"import threading, time\nprint('hangs', flush=True)\n{hang}\n")
     with starting(tmp_path, WORKER__MODULES='["hanging"]') as server:
-        until_said(server, "hangs")
-        code, took_s = stop(server, number)
-        assert code == 0
-        assert took_s < WITHIN_S
-        assert "before anything had begun" in server.log.read_text()
+        assert_heard_before_the_start(server, number)
 
 
 #: signals that were given away are taken back by then, in s
@@ -199,11 +204,7 @@ def test_so_it_is_while_one_hangs_that_gave_the_signal_away(
 ) -> None:
     (tmp_path / "hanging.py").write_text(GIVEN_AWAY.format(how=how, looked_s=LOOKED_S, hang=hang, at_import="hang()"))
     with starting(tmp_path, command, WORKER__MODULES='["hanging"]') as server:
-        until_said(server, "hangs")
-        code, took_s = stop(server, signal.SIGTERM)
-        assert code == 0
-        assert took_s < WITHIN_S
-        assert "before anything had begun" in server.log.read_text()
+        assert_heard_before_the_start(server, signal.SIGTERM)
 
 
 def test_so_it_is_while_a_handler_holds_the_loop_that_gave_the_signal_away(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,18 @@ WHERE = ["{host}", "{port}"]
 LINES = ['{"n":1,"text":"é \\"q\\" \\\\ $(n)"}', '"two"', "[3,null,true]"]
 
 
+@contextmanager
+def working(command: list[str]) -> Iterator[None]:
+    """Run a worker within the block; then it must end in good order at SIGTERM."""
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
+        try:
+            yield
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(WITHIN_S) == 0
+        finally:
+            worker.kill()
+
+
 def test_each_example_is_short() -> None:
     longest = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.iterdir() if path.suffix != ".md"}
     assert {name: count for name, count in longest.items() if count >= 80} == {}
@@ -42,23 +54,18 @@ def test_jobs_of_the_producer_are_run_by_the_worker_also_after_the_server_was_ki
     example = LANGUAGES[language](tmp_path)
     port = free_port()
     where = ["127.0.0.1", str(port)]
-    with subprocess.Popen([*example.worker, *where], stderr=subprocess.DEVNULL) as worker:
-        try:
-            for _ in range(2):
-                with serving(tmp_path, SERVER__PORT=str(port), WORKER__CONCURRENCY="0") as server:
-                    lines = "".join(f"{line}\n" for line in LINES)
-                    done = subprocess.run(
-                        [*example.producer, *where, "echo"], input=lines, capture_output=True, text=True, timeout=WITHIN_S
-                    )
-                    assert (done.returncode, len(done.stdout.split())) == (0, len(LINES)), done.stderr
-                    results = [_result(server, job_id) for job_id in done.stdout.split()]
-                    assert sorted(map(json.dumps, results)) == sorted(json.dumps(json.loads(line)) for line in LINES)
-                    server.process.kill()
-            with serving(tmp_path, SERVER__PORT=str(port), WORKER__CONCURRENCY="0"):  # so that its last report is taken
-                worker.send_signal(signal.SIGTERM)
-                assert worker.wait(WITHIN_S) == 0
-        finally:
-            worker.kill()
+    with ExitStack() as last, working([*example.worker, *where]):
+        for _ in range(2):
+            with serving(tmp_path, SERVER__PORT=str(port), WORKER__CONCURRENCY="0") as server:
+                lines = "".join(f"{line}\n" for line in LINES)
+                done = subprocess.run(
+                    [*example.producer, *where, "echo"], input=lines, capture_output=True, text=True, timeout=WITHIN_S
+                )
+                assert (done.returncode, len(done.stdout.split())) == (0, len(LINES)), done.stderr
+                results = [_result(server, job_id) for job_id in done.stdout.split()]
+                assert sorted(map(json.dumps, results)) == sorted(json.dumps(json.loads(line)) for line in LINES)
+                server.process.kill()
+        last.enter_context(serving(tmp_path, SERVER__PORT=str(port), WORKER__CONCURRENCY="0"))  # for its last report
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -103,17 +110,11 @@ def test_a_result_that_no_server_can_read_holds_up_no_worker(unfit: str, tmp_pat
     (tmp_path / name).write_text(source.replace(old, new))
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
         ids = [peer.insert("echo", 1, retries=0, ttr=600) for _ in range(2)]
-        command = [*_command(tmp_path / name), "127.0.0.1", str(server.port)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
-            try:
-                for job_id in ids:
-                    job = eventually(partial(ask, server, "job", job_id), lambda job: bool(job["ended_at"]), WITHIN_S)
-                    assert (job["state"], job["result"]) == end
-                    assert bool(job["error"]) is (end[0] == "fail")
-                worker.send_signal(signal.SIGTERM)
-                assert worker.wait(WITHIN_S) == 0
-            finally:
-                worker.kill()
+        with working([*_command(tmp_path / name), "127.0.0.1", str(server.port)]):
+            for job_id in ids:
+                job = eventually(partial(ask, server, "job", job_id), lambda job: bool(job["ended_at"]), WITHIN_S)
+                assert (job["state"], job["result"]) == end
+                assert bool(job["error"]) is (end[0] == "fail")
 
 
 def _command(program: Path) -> list[str]:
@@ -149,20 +150,15 @@ def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(language
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
         job = '{"type":"echo","data":%s,"retries":0,"ttr":600}'
         ids = [told(server, "insert", job % number) for number in NUMBERS]
-        with subprocess.Popen([*example.worker, "127.0.0.1", str(server.port)], stderr=subprocess.DEVNULL) as worker:
-            try:
-                for number, job_id in zip(NUMBERS, ids, strict=True):
-                    look = partial(told, server, "job", json.dumps(job_id))
-                    record = eventually(look, lambda record: bool(record["ended_at"]), WITHIN_S)
-                    assert (record["attempt"], record["ghosts"]) == (1, 0)
-                    if number in KEPT[language]:
-                        assert (record["state"], record["result"]) == ("success", Decimal(number))
-                    elif language != "shell" and number != NUMBERS[1]:
-                        assert (record["state"], record["result"]) == ("fail", None)
-                worker.send_signal(signal.SIGTERM)
-                assert worker.wait(WITHIN_S) == 0
-            finally:
-                worker.kill()
+        with working([*example.worker, "127.0.0.1", str(server.port)]):
+            for number, job_id in zip(NUMBERS, ids, strict=True):
+                look = partial(told, server, "job", json.dumps(job_id))
+                record = eventually(look, lambda record: bool(record["ended_at"]), WITHIN_S)
+                assert (record["attempt"], record["ghosts"]) == (1, 0)
+                if number in KEPT[language]:
+                    assert (record["state"], record["result"]) == ("success", Decimal(number))
+                elif language != "shell" and number != NUMBERS[1]:
+                    assert (record["state"], record["result"]) == ("fail", None)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -172,16 +168,11 @@ def test_data_of_another_shape_than_a_type_expects_ends_its_job_alone(language: 
         shapes = [None, 7, "text", [1], {"s": "text", "reason": 5}]
         odd = [peer.insert(type_, data, retries=0, ttr=600) for type_ in ("sleep", "fail") for data in shapes]
         last = peer.insert("echo", 1, retries=0)
-        with subprocess.Popen([*example.worker, "127.0.0.1", str(server.port)], stderr=subprocess.DEVNULL) as worker:
-            try:
-                for job_id in [*odd, last]:
-                    record = eventually(partial(ask, server, "job", job_id), lambda record: bool(record["ended_at"]), WITHIN_S)
-                    assert (record["attempt"], record["ghosts"]) == (1, 0), record
-                assert record["result"] == 1
-                worker.send_signal(signal.SIGTERM)
-                assert worker.wait(WITHIN_S) == 0
-            finally:
-                worker.kill()
+        with working([*example.worker, "127.0.0.1", str(server.port)]):
+            for job_id in [*odd, last]:
+                record = eventually(partial(ask, server, "job", job_id), lambda record: bool(record["ended_at"]), WITHIN_S)
+                assert (record["attempt"], record["ghosts"]) == (1, 0), record
+            assert record["result"] == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
