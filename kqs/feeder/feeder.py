@@ -77,6 +77,7 @@ class Feeder:
             self._is_ordered,
             lambda: self._may_claim,
             lambda: bool(queue.asked.open),
+            supervisor,
         )
         self._task: asyncio.Task[None] | None = None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")
@@ -179,6 +180,8 @@ class Feeder:
             self._hold(batch, now, batch[-1].seq + 1, self._accepted)
             if self._accepted is not None:
                 self._claims.begin_batch(batch)
+                if self._held.claimed_first:
+                    self._gathering.ran(now)
 
     def _begin_held(self) -> None:
         self._gathering.begun(self._claims.begin_held())

@@ -5,7 +5,7 @@ What is weighed stands in kqs.feeder.pace; here is what that is asked about. Whe
     lanes want jobs ──▶ those held first can be claimed ──▶ they are, and what waits behind them is held
                     ├─▶ no more of their type may begin, or others of it wait in the broker ──▶ they are held, too
                     └─▶ they cannot ──▶ feed as many as lanes have room for
-    lanes will soon take what waits ──▶ feed what is claimed, once its ends have gathered
+    lanes will soon take what waits ──▶ feed what is claimed, once its ends have gathered, behind a run
     else ──▶ rest, then feed
 """
 
@@ -21,6 +21,7 @@ from kqs.feeder.claims import Claims
 from kqs.feeder.held import Held
 from kqs.feeder.waiting import Waiting
 from kqs.queue.admission import Admission
+from kqs.supervisor import Supervisor
 
 #: what waits is held for lanes as long as these had room within so long, in s
 RECENT_S = 0.05
@@ -38,6 +39,7 @@ class Gathering:
         is_ordered: Callable[[], bool],
         may_claim: Callable[[], bool],
         is_asked: Callable[[], bool],
+        supervisor: Supervisor,
     ) -> None:
         """Args: is_ordered: tells whether no job that waits, in memory or on disk, has a right to overtake another.
 
@@ -51,6 +53,7 @@ class Gathering:
         self._is_ordered = is_ordered
         self._may_claim = may_claim
         self._is_asked = is_asked
+        self._supervisor = supervisor
         #: is told of what is durable
         self.waiting = Waiting()
         self._speeds = pace.Speeds()
@@ -58,6 +61,7 @@ class Gathering:
         self._is_wanted = False  # by lanes, or by who waits for the store
         self._wanted_at = -math.inf
         self._served_at = -math.inf  # when lanes had room, and no use for what waits here
+        self._ran_at = -math.inf  # when jobs began that had just been journaled, and ends had gathered
         self._stirred = asyncio.Event()
         self._looked_at = monotonic()
         self._hurried = 0
@@ -95,6 +99,12 @@ class Gathering:
         self._drain = self._drain.after_claim(jobs, now - self._wanted_at)
         self._wanted_at = now
         self._stirred.set()
+
+    def ran(self, now: float) -> None:
+        """Take in that jobs begin that were claimed as they were journaled. now: monotonic, in s."""
+        if now - self._held.claimed_since >= pace.ENDS_S:
+            self._ran_at = now
+            self._supervisor.call_soon("feeder", self._stirred.set)  # their answers go first
 
     def resume(self) -> None:
         """Count from now: there was nothing to gather."""
@@ -149,8 +159,10 @@ class Gathering:
     @property
     def _until_due_s(self) -> float:
         """Return how much longer the ends of claimed jobs may gather, while the others wait for lanes."""
-        held = self._held
-        return pace.ENDS_S - (self._monotonic() - held.claimed_since) if held.claimed_first else pace.GATHER_S
+        if not self._held.claimed_first:
+            return pace.GATHER_S
+        since = self._held.claimed_since
+        return 0.0 if self._ran_at >= since + pace.ENDS_S else since + pace.ENDS_MOST_S - self._monotonic()
 
     def _is_holding(self, age_s: float, came_jobs: int) -> bool:
         """Tell whether only what is claimed may be fed now: lanes that had room will soon have it again for the others.

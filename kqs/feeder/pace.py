@@ -30,8 +30,11 @@ BATCH_JOBS = 4000
 LEAST_JOBS = 64
 #: s; see rule 1. With 0.01 serial inserts would be two thirds as fast: a commit of the store comes between them
 GATHER_S = 0.1
-#: s; see rule 3. Ends gather for so long: serial inserts that run at once are as fast with twice as much
+#: s; see rule 3. Ends gather for so long, and then go right behind the next run that begins, when an insert is least likely to
+#: come: a flush that meets the store's takes twice as long. Serial inserts that run at once are as fast with twice as much
 ENDS_S = 0.05
+#: s; they do not wait longer for a run
+ENDS_MOST_S = 0.07
 #: s; see rule 2. A restart reads and stores what came in so long a time in about as long
 FLOOD_S = 10.0
 #: rests of a flood, in batches of average length, and their most in s: after a batch that the store refused for a while

@@ -17,6 +17,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
+from tests.support.turning import until
 
 
 async def test_a_journaled_job_reaches_the_store(feeding: Feeding) -> None:
@@ -61,6 +62,35 @@ async def test_a_waiting_lane_gets_the_job_without_a_rest(feeding: Feeding, monk
     await feeding.start()
     await feeding.insert(b'{"type":"mail"}')
     assert (await hand.take()).claim.attempt == 1
+
+
+async def test_ends_that_have_gathered_go_into_the_store_behind_the_next_run(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "ENDS_MOST_S", 3600)
+    hand, clock = feeding.rig.hand(2), feeding.rig.clock
+    feeder = await feeding.start()
+    first = await feeding.insert(b'{"type":"mail"}')
+    await hand.end(await hand.take())
+    clock.advance(kqs.feeder.pace.ENDS_S / 2)
+    await feeding.insert(b'{"type":"mail"}')
+    await hand.end(await hand.take())
+    assert feeder.fed_seq == 0
+    clock.advance(kqs.feeder.pace.ENDS_S)
+    last = await feeding.insert(b'{"type":"mail"}')
+    await until(lambda: feeder.fed_seq == 3)
+    assert [await feeding.state(order) for order in (first, last)] == [State.SUCCESS, State.PROCESSING]
+    assert (await hand.take()).claim.order == last
+
+
+async def test_ends_go_into_the_store_though_no_run_follows(feeding: Feeding) -> None:
+    hand, clock = feeding.rig.hand(1), feeding.rig.clock
+    feeder = await feeding.start()
+    order = await feeding.insert(b'{"type":"mail"}')
+    await hand.end(await hand.take())
+    clock.advance(kqs.feeder.pace.ENDS_MOST_S)
+    await until(lambda: feeder.fed_seq == 1)
+    assert await feeding.state(order) is State.SUCCESS
 
 
 async def test_jobs_that_nobody_takes_gather_while_the_feeder_rests(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
