@@ -12,7 +12,7 @@ import msgspec
 
 from kqs.conformance import speech
 from kqs.errors import CallError
-from kqs.rpc.parameters import parse
+from kqs.rpc.parsing import parse
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
 from kqs.rpc.working import ReserveQuery, WithdrawQuery, WorkQuery
 from kqs.wire import steps

@@ -24,7 +24,6 @@ from kqs.rpc.events import listen
 from kqs.rpc.hotjobs import await_end
 from kqs.rpc.inserts import adopting, inserting
 from kqs.rpc.parameters import (
-    AnyParameters,
     ChangeQuery,
     ConfigureQuery,
     DeleteQuery,
@@ -41,8 +40,8 @@ from kqs.rpc.parameters import (
     SubscriptionQuery,
     TypesQuery,
     UnscheduleQuery,
-    parse,
 )
+from kqs.rpc.parsing import AnyParameters, parse
 from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.wire import strict
 from kqs.wire.call import Call, detached

@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
-from kqs.rpc.parameters import TYPES_BYTES, Parameters
+from kqs.rpc.parameters import TYPES_BYTES
+from kqs.rpc.parsing import Parameters
 from kqs.rpc.peer import Peer
 from kqs.rpc.working import asked, check_types
 from kqs.wire.call import NULL, Call, detached

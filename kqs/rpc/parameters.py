@@ -1,19 +1,15 @@
-"""The arguments of the calls that are not on the hot path, as structs; messages about them name the field."""
+"""The arguments of the calls that are not on the hot path, as structs. How they are read is in kqs.rpc.parsing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from kqs.config import LEAST_PER_S, MAX_PER_S, MAX_RATE, MAX_RUNNING
-from kqs.errors import CallError
 from kqs.filter import Filter, Pattern
 from kqs.job import STATES_BY_WORD, WAITING, State
-from kqs.nearest import unknown_name
 from kqs.options import (
     MAX_ID_CHARACTERS,
     MAX_SECONDS,
@@ -21,52 +17,17 @@ from kqs.options import (
     MAX_WAIT_S,
     CatchUp,
     Overlap,
-    expected,
-    field_types,
     is_type,
 )
+from kqs.rpc.parsing import Parameters
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.store.ticks import MAX_NAME_CHARACTERS
-from kqs.wire import strict
-from kqs.wire.call import POSITIONAL, Call
-from kqs.wire.members import check_keys
 from kqs.wire.runs import MAX_TYPES
 
-#: Longest argument of these calls, in bytes: a dozen names, each of their characters escaped.
-MAX_ARGUMENT_BYTES = 80 * MAX_TYPE_BYTES
 #: Ids that one call names; and the longest argument that names so many, or types, in bytes, with what stands beside them.
 MAX_IDS = 1000
 TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
 _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
-#: Faults told of one argument.
-_MAX_FAULTS = 5
-
-_decode_list = msgspec.json.Decoder(list[Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_any = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all arguments: unknown fields are refused, and nothing is coerced."""
-
-    MAX_BYTES: ClassVar[int] = MAX_ARGUMENT_BYTES
-    #: a list is the argument itself, not parameters by position
-    TAKES_LIST: ClassVar[bool] = False
-    #: how many may come by position; None: all, if there is no more than one
-    BY_POSITION: ClassVar[int | None] = None
-    #: the field that is meant where text stands in the place of an object
-    BARE: ClassVar[str | None] = None
-    #: by field, what raises ValueError for a value that its type allows and that cannot be
-    RULES: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
-
-    @classmethod
-    def spread(cls, value: Any) -> Any:
-        """Return the fields that an argument means which may be no object."""
-        return {cls.BARE: value} if cls.BARE is not None and isinstance(value, str) else value
-
-    def check(self) -> None:
-        """Raises: ValueError: the fields do not go together."""
 
 
 def _type(name: str | None) -> None:
@@ -77,6 +38,7 @@ def _type(name: str | None) -> None:
 #: what names a type, a resource, a group; the rest of the rule, for one that may be, is `_type`
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_TYPE_BYTES)]
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
+_ScheduleName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
 class NoQuery(Parameters, frozen=True, kw_only=True):
@@ -98,22 +60,15 @@ class JobQuery(IdQuery, frozen=True, kw_only=True):
     wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
 
 
-class TypeQuery(Parameters, frozen=True, kw_only=True):
-    """Argument of `suspend` and `resume`: a type as a string, or an object with `type`."""
-
-    RULES = {"type": _type}
-    BARE = "type"
-
-    type: _Text
-
-
-class SubjectQuery(TypeQuery, frozen=True, kw_only=True):
+class SubjectQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `suspend` and `resume`: a type, as a string or in an object; or a schedule."""
 
+    RULES: ClassVar = {"type": _type}
+    BARE = "type"
     BY_POSITION = 1
 
     type: _Text = ""
-    schedule: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
+    schedule: _ScheduleName | None = None
 
     def check(self) -> None:
         """See Parameters."""
@@ -121,9 +76,6 @@ class SubjectQuery(TypeQuery, frozen=True, kw_only=True):
             raise ValueError("names no type and no schedule")
         if self.type and self.schedule:
             raise ValueError("names a type and a schedule, expected one of them")
-
-
-_ScheduleName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 
 class NameQuery(Parameters, frozen=True, kw_only=True):
@@ -167,7 +119,7 @@ class ScheduleQuery(Parameters, frozen=True, kw_only=True):
 class LimitQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `limit`. A limit that is null is lifted, one that is left out stays as it is; or `reset` alone."""
 
-    RULES = {"type": _type}
+    RULES: ClassVar = {"type": _type}
 
     type: _Text
     concurrency: Annotated[int, Meta(ge=0, le=MAX_RUNNING)] | UnsetType | None = UNSET
@@ -193,7 +145,7 @@ class LimitQuery(Parameters, frozen=True, kw_only=True):
 class ConfigureQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `configure`. An option that is null is taken back, one that is left out stays; no type: all types."""
 
-    RULES = {"type": _type}
+    RULES: ClassVar = {"type": _type}
 
     type: _Text | None = None
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -208,7 +160,7 @@ class ConfigureQuery(Parameters, frozen=True, kw_only=True):
 class SubscriptionQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `subscribe` and `unsubscribe`."""
 
-    RULES = {"type": _type, "subscriber": _type}
+    RULES: ClassVar = {"type": _type, "subscriber": _type}
 
     type: _Text
     subscriber: _Text
@@ -231,10 +183,8 @@ def _state(word: object) -> State:
     raise ValueError(f"must be one of {', '.join(STATES_BY_WORD)}")
 
 
-def _own(kind: type, value: object) -> Any:
-    """Return the `value` of a field whose type is ours. Raises: ValueError: it is none."""
-    if kind is States:
-        return States.of(value)
+def _pattern(value: object) -> Pattern:
+    """Raises: ValueError."""
     if not isinstance(value, str):
         raise ValueError("expected text")
     return Pattern(value)
@@ -244,6 +194,7 @@ class FilterQuery(Parameters, frozen=True, kw_only=True):
     """Which jobs are meant: all that is given must be so of them. older_than: s since their acceptance. match: RE2."""
 
     MAX_BYTES = _FILTER_BYTES
+    OWN: ClassVar = {States: States.of, Pattern: _pattern}
 
     id: _Id | None = None
     ids: Annotated[list[_Id], Meta(max_length=MAX_IDS)] | None = None
@@ -320,6 +271,8 @@ class DeleteQuery(ChangeQuery, frozen=True, kw_only=True):
 class PurgeQuery(Parameters, frozen=True, kw_only=True):
     """Argument of `purge`. regex: as `match`."""
 
+    OWN: ClassVar = {Pattern: _pattern}
+
     type: _Text
     regex: Pattern | None = None
     dry_run: bool = False
@@ -344,106 +297,3 @@ class HelpQuery(Parameters, frozen=True, kw_only=True):
     BARE = "name"
 
     name: str | None = None
-
-
-AnyParameters = TypeVar("AnyParameters", bound=Parameters)
-
-
-def argument_of(call: Call, most_bytes: int | None = None) -> bytes:
-    """Return the argument of `call`, as JSON. Raises: CallError: it is binary data, or longer than so many bytes."""
-    if call.blob is not None:
-        raise CallError(f"{call.name} takes no binary data")
-    if most_bytes is not None and len(call.arg) > most_bytes:
-        raise CallError(f"argument: expected at most {most_bytes} bytes, got {len(call.arg)}")
-    return bytes(call.arg)
-
-
-def parse(model: type[AnyParameters], call: Call) -> AnyParameters:
-    """Return the argument of `call` as `model`; null and an empty list are an empty object.
-
-    JSON-RPC may give it by position, if the call has one parameter, or one that counts.
-    Raises: CallError: `bad_call`, with the fields that do not fit.
-    """
-    raw = argument_of(call, model.MAX_BYTES)
-    if raw.startswith(b"[") and not model.TAKES_LIST:
-        raw = _only_member(model, call, raw)
-    check_keys(raw, is_deep=True)
-    try:
-        value = model.spread({} if raw == b"null" else _decode_any(raw))
-    except msgspec.DecodeError:
-        raise CallError(_unreadable(model, raw)) from None
-    if not isinstance(value, dict):
-        raise CallError(f"argument: expected an object, got {strict.shown(raw)}")
-    return _checked(model, value, raw)
-
-
-def _unreadable(model: type[Parameters], raw: bytes) -> str:
-    """Return what is wrong with JSON in which a number is none for us, as 1e400 and one of 5000 digits are."""
-    place, value = "argument", raw
-    members: dict[str, Raw] = _decode_object(raw) if raw.startswith(b"{") else {}
-    for name, member in members.items():
-        if name not in model.__struct_encode_fields__:
-            return unknown_name("field", name, model.__struct_encode_fields__)
-        if not _is_readable(member):
-            place, value = name, bytes(member)
-            break
-    return f"{place}: expected no number out of range, got {strict.shown(value)}"
-
-
-def _is_readable(value: Raw) -> bool:
-    try:
-        _decode_any(value)
-    except msgspec.DecodeError:
-        return False
-    return True
-
-
-def _checked(model: type[AnyParameters], value: dict[str, Any], raw: bytes) -> AnyParameters:
-    try:
-        query = msgspec.convert(value, model, dec_hook=_own)
-        for name, rule in model.RULES.items():
-            rule(getattr(query, name))
-    except ValueError:  # msgspec's are, too
-        raise CallError("; ".join(islice(_faults(model, value), _MAX_FAULTS))) from None
-    try:
-        query.check()
-    except ValueError as error:
-        raise CallError(f"argument: {error}, got {strict.shown(raw)}") from None
-    return query
-
-
-def _only_member(model: type[Parameters], call: Call, raw: bytes) -> bytes:
-    """Return the one parameter that a list gives by position; null for none."""
-    members = _decode_list(raw)
-    if not members:
-        return b"null"
-    known = len(model.__struct_fields__) if model.BY_POSITION is None else model.BY_POSITION
-    if known > 1 or call.dialect not in POSITIONAL:
-        raise CallError(f"{call.name} takes its parameters by name, as an object, got {strict.shown(raw)}")
-    if len(members) > known:
-        raise CallError(f"{call.name} takes {known or 'no'} parameter{'s' * (not known)}, got {strict.shown(raw)}")
-    return bytes(members[0])
-
-
-def _faults(model: type[Parameters], value: Mapping[str, Any]) -> Iterator[str]:
-    """Give what is wrong with each field. msgspec only ever says whether something fits: its messages are no interface."""
-    for field in msgspec.structs.fields(model):
-        if field.encode_name in value:
-            if (fault := _fault(model, field.encode_name, value[field.encode_name])) is not None:
-                yield f"{field.encode_name}: {fault}, got {strict.shown(_encode(value[field.encode_name]))}"
-        elif field.required:
-            yield f"{field.encode_name}: field required"
-    known = model.__struct_encode_fields__
-    yield from (unknown_name("field", name, known) for name in value if name not in known)
-
-
-def _fault(model: type[Parameters], name: str, value: object) -> str | None:
-    try:
-        found = msgspec.convert(value, field_types(model)[name], dec_hook=_own)
-        if name in model.RULES:
-            model.RULES[name](found)
-    except msgspec.ValidationError as error:
-        return f"expected {expected(model, name)}" if error.__cause__ is None else str(error.__cause__)
-    except ValueError as error:
-        return str(error)
-    return None

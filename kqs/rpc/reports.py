@@ -18,7 +18,7 @@ from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
 from kqs.nearest import unknown_name
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcome import Again, Failed, Ok, Outcome
-from kqs.rpc.parameters import argument_of
+from kqs.rpc.parsing import argument_of
 from kqs.values import MAX_LEVELS
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import members, strict

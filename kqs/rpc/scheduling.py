@@ -9,7 +9,8 @@ from msgspec import Raw
 
 from kqs.errors import CallError
 from kqs.inserter import Inserter
-from kqs.rpc.parameters import MAX_ARGUMENT_BYTES, NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery, argument_of, parse
+from kqs.rpc.parameters import NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery
+from kqs.rpc.parsing import MAX_ARGUMENT_BYTES, argument_of, parse
 from kqs.rpc.peer import Peer, answer_later, translate
 from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
 from kqs.store.ticks import Plan

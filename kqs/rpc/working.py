@@ -20,7 +20,8 @@ from kqs.outcome import Outcome
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.inserts import after_earlier_inserts
-from kqs.rpc.parameters import TYPES_BYTES, AnyParameters, Parameters, parse
+from kqs.rpc.parameters import TYPES_BYTES
+from kqs.rpc.parsing import AnyParameters, Parameters, parse
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.reports import (
     FINISHES,
