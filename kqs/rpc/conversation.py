@@ -484,18 +484,18 @@ class Conversation:
                 self.refuse(call, call.code, call.message)
             elif (spec := self._permitted(call)) is not None:
                 self.context.counters.call(call.name)
-                if spec.in_steps is None:
-                    self._run_at_once(spec, call)
-                else:
-                    yield from spec.in_steps(self, call)
+                steps = self._begun(spec, call)
+                if steps is not None:
+                    yield from steps
             yield
 
-    def _run_at_once(self, spec: CallSpec, call: Call) -> None:
-        """Run a call that is not done in steps, and refuse it for whatever it raises: that is no reason to cut the peer off."""
+    def _begun(self, spec: CallSpec, call: Call) -> Steps[None] | None:
+        """Run a call, or return its steps; refuse it for whatever it raises: that is no reason to cut the peer off."""
         try:
-            spec.run(self, call)
+            return spec.run(self, call)
         except Exception as fault:
             self.refuse(call, *translate(fault))
+            return None
 
     @property
     def _has_had_enough(self) -> bool:

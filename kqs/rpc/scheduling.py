@@ -11,7 +11,7 @@ from kqs.errors import CallError
 from kqs.inserter import Inserter
 from kqs.rpc.parameters import NameQuery, ScheduleQuery, SchedulesQuery, UnscheduleQuery
 from kqs.rpc.parsing import MAX_ARGUMENT_BYTES, argument_of, parse
-from kqs.rpc.peer import Peer, answer_later, translate
+from kqs.rpc.peer import Peer, answer_later
 from kqs.schedules.plans import MAX_JOB_BYTES, checked_plan
 from kqs.store.ticks import Plan
 from kqs.wire import strict
@@ -24,12 +24,8 @@ _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def schedule(peer: Peer, call: Call) -> None:
-    """Keep a schedule."""
-    try:
-        name, plan = _asked(peer.context.inserter, call)
-    except Exception as error:
-        peer.refuse(call, *translate(error))
-        return
+    """Keep a schedule. Raises: CallError."""
+    name, plan = _asked(peer.context.inserter, call)
     answer_later(peer, detached(call), lambda: peer.context.backend.put_schedule(name, plan))
 
 

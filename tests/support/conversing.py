@@ -23,7 +23,10 @@ class AtOnce(Slices):
 
 
 class Conversing:
-    """`hear` feeds bytes and returns what was answered at once; `settled` lets deferred calls finish, and returns theirs."""
+    """`hear` feeds bytes and returns what was answered at once; `settled` lets deferred calls finish, and returns theirs.
+
+    `ask` is one call.
+    """
 
     def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096, desk: Any = None) -> None:
         self.backend = MemoryBackend()
@@ -52,6 +55,11 @@ class Conversing:
         said = b"".join([*self._said, self.conversation.data_to_send()])
         self._said.clear()
         return said
+
+    async def ask(self, name: str, argument: str = "null") -> Any:
+        """Return what a call answers, or the error."""
+        (answer,) = await self.settled(f'{{"id":1,"n":"{name}","m":{argument}}}\n'.encode())
+        return answer["m"] if answer.get("e") is None else answer["e"]
 
     async def settled(self, *pieces: bytes) -> list[dict[str, Any]]:
         answers = self.hear(*pieces)

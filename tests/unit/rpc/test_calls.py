@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,57 +14,24 @@ from tests.support.conversing import Conversing, codes
 PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
 
 
-async def ask(talk: Conversing, name: str, argument: str = "null") -> Any:
-    (answer,) = await talk.settled(f'{{"id":1,"n":"{name}","m":{argument}}}\n'.encode())
-    return answer["m"] if answer.get("e") is None else answer["e"]
-
-
 async def test_ping_answers_pong() -> None:
-    assert await ask(Conversing(), "ping") == "pong"
+    assert await Conversing().ask("ping") == "pong"
 
 
 async def test_help_shows_the_whole_table_or_one_row() -> None:
-    shown = await ask(Conversing(), "help")
+    shown = await Conversing().ask("help")
     assert [row["name"] for row in shown] == list(CALLS)
-    assert [row["name"] for row in await ask(Conversing(), "help", '"jobs"')] == ["jobs"]
+    assert [row["name"] for row in await Conversing().ask("help", '"jobs"')] == ["jobs"]
 
 
 async def test_help_for_an_unknown_call_is_an_error() -> None:
-    assert (await ask(Conversing(), "help", '"nope"'))["code"] == "unknown_call"
+    assert (await Conversing().ask("help", '"nope"'))["code"] == "unknown_call"
 
 
 async def test_quit_answers_and_asks_for_the_stop() -> None:
     talk = Conversing()
-    assert await ask(talk, "quit") == "stopping"
+    assert await talk.ask("quit") == "stopping"
     assert talk.backend.stop_requested.is_set()
-
-
-async def test_stats_are_plain_numbers_of_backend_and_server() -> None:
-    stats = await ask(Conversing(), "stats")
-    assert {"jobs_new", "connections", "calls_stats"} <= stats.keys()
-    assert all(isinstance(value, int | float) for value in stats.values())
-
-
-async def test_health_is_the_backends_verdict() -> None:
-    assert (await ask(Conversing(), "health"))["verdict"] == "ok"
-
-
-@pytest.mark.parametrize("argument", ['"mine"', '{"id":"mine"}'])
-async def test_job_shows_one_job_with_its_data_as_sent(argument: str) -> None:
-    talk = Conversing()
-    await talk.settled(b'{"n":"insert","m":{"type":"x","id":"mine","data":[1]}}\n')
-    assert (await ask(talk, "job", argument))["data"] == [1]
-
-
-async def test_an_unknown_job_is_not_found() -> None:
-    assert (await ask(Conversing(), "job", '"nobody"'))["code"] == "not_found"
-
-
-async def test_jobs_goes_on_after_the_last_one_seen() -> None:
-    talk = Conversing()
-    await talk.settled(b'{"n":"insert","m":[{"type":"x","id":"a"},{"type":"y","id":"b"},{"type":"x","id":"c"}]}\n')
-    assert [job["id"] for job in await ask(talk, "jobs")] == ["a", "b", "c"]
-    assert [job["id"] for job in await ask(talk, "jobs", '{"type":"x","state":"new","after":"a","limit":1}')] == ["c"]
 
 
 async def test_an_unexpected_exception_tells_the_peer_only_an_id(
@@ -77,7 +43,7 @@ async def test_an_unexpected_exception_tells_the_peer_only_an_id(
         raise RuntimeError("/secret/path")
 
     monkeypatch.setattr(talk.backend, "stats", broken)
-    error = await ask(talk, "stats")
+    error = await talk.ask("stats")
     fault = re.fullmatch(r"internal error ([0-9a-f]{16})", error["message"])
     assert error["code"] == "internal"
     assert fault
@@ -101,7 +67,7 @@ async def test_a_known_kind_of_trouble_tells_its_code_and_no_more(monkeypatch: p
         raise StoreUnavailableError("/secret/path is locked")
 
     monkeypatch.setattr(talk.backend, "stats", away)
-    error = await ask(talk, "stats")
+    error = await talk.ask("stats")
     assert (error["code"], error["message"]) == ("busy", ERROR_CODES["busy"])
 
 
