@@ -122,7 +122,7 @@ class OptionFields(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_de
 
 
 class JobFields(OptionFields, forbid_unknown_fields=True, gc=False, omit_defaults=True, kw_only=True):
-    """Every field an insert may carry (DESIGN: A job)."""
+    """Every field an insert may carry (docs/protocol.md)."""
 
     type: TypeName
     data: Raw = Raw(b"null")

@@ -15,7 +15,7 @@ from kqs.ids import Ids
 from kqs.journal import Kind, Record, fanned
 from kqs.journal.stopped import StoppedJournal
 from kqs.options import OptionFields, allowed
-from kqs.wire.jobs import replay_jobs
+from kqs.wire.replayed import replay_jobs
 
 #: what is left, in s, of a time that is over: a job that expired must end as such, with its record, and never begin
 _LEAST_S = 0.000_001

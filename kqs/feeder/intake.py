@@ -16,9 +16,9 @@ from kqs.journal import Kind, Record, fanned
 from kqs.options import Cascade, Job, JobFields, PlainJob, unique_key
 from kqs.queue.rules import accept, accept_plain
 from kqs.wire.arrays import split_array
-from kqs.wire.jobs import kept_at_seconds
 from kqs.wire.order import is_batch
-from kqs.wire.qrpc import replay_calls, replay_jobs
+from kqs.wire.qrpc import replay_calls
+from kqs.wire.replayed import kept_at_seconds, replay_jobs
 
 _encode = msgspec.json.Encoder().encode
 _resource_of = attrgetter("resource")

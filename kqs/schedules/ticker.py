@@ -26,7 +26,8 @@ from kqs.store.base import MOST_ENDS, Store
 from kqs.store.ticks import Passed, tick_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
-from kqs.wire.jobs import Given, replay_jobs
+from kqs.wire.jobs import Given
+from kqs.wire.replayed import replay_jobs
 
 log = get_logger("kqs.schedules")
 

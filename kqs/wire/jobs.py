@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -26,9 +25,7 @@ from kqs.options import (
     MOST_AFTER,
     Job,
     JobFields,
-    OptionFields,
     PlainJob,
-    allowed,
     expected,
     field_types,
     is_type,
@@ -50,7 +47,6 @@ _ONCE = ("type", "id")
 _TYPES = {name: type_ for name, type_ in field_types(JobFields).items() if name not in ("tick", "members")}
 #: what a client may say of a job
 JOB_FIELDS = tuple(_TYPES)
-_ORDER_TYPES = {name: field_types(JobFields)[name] for name in ("after", "after_any_end", "batch", "members")}
 _AUTH = "auth"
 _NO_AUTH = {b'"auth"': 0}
 _ONE_AUTH = {b'"auth"': 1}
@@ -64,7 +60,6 @@ _decode_job = msgspec.json.Decoder(JobFields).decode
 _decode_jobs = msgspec.json.Decoder(list[JobFields]).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
-_decode_any = msgspec.json.Decoder().decode
 _decode_field = {name: msgspec.json.Decoder(type_).decode for name, type_ in _TYPES.items()}
 _FIELDS = Reader(*_TYPES)
 _FIELDS_AND_AUTH = Reader(*_TYPES, _AUTH)
@@ -98,7 +93,7 @@ def decode_job(raw: bytes | Raw) -> Job:
     """
     text = bytes(raw)
     finish(strict.checking_json(text))
-    if _is_array(text):
+    if is_array_text(text):
         raise _no_object(text)
     return decode_jobs(text)[0]
 
@@ -110,7 +105,7 @@ def decode_jobs(raw: bytes | Raw) -> list[Job]:
     """
     text = bytes(raw)
     finish(strict.checking_json(text))
-    return finish(_decoding_run(text, 0, is_array=_is_array(text)))
+    return finish(_decoding_run(text, 0, is_array=is_array_text(text)))
 
 
 def decoding(text: bytes, max_jobs: int) -> Steps[Given]:
@@ -119,7 +114,7 @@ def decoding(text: bytes, max_jobs: int) -> Steps[Given]:
     Args: text: JSON that `strict` or its equal has checked.
     Raises: CallError: as decode_jobs; too_large: there are more than `max_jobs`.
     """
-    if not _is_array(text):
+    if not is_array_text(text):
         text = yield from taking_auth_out(text)
         return Given(text, (yield from _decoding_run(text, 0, is_array=False)), is_array=False)
     jobs: list[Job] = []
@@ -154,42 +149,14 @@ def read_fields(text: bytes) -> dict[str, Raw]:
     return fields
 
 
-def replay_jobs(payload: bytes) -> list[Job]:
-    """Decode again what was once accepted, without the checks.
+def decode_unchecked(text: bytes, *, is_array: bool) -> list[Job]:
+    """Decode a job, or an array of them, that are all plain or none is, within the bounds of their structs and no more.
 
-    Raises: msgspec.DecodeError: it never was.
+    Raises: msgspec.DecodeError: they do not fit those.
     """
-    try:
-        if _is_array(payload):
-            return list(_plain_first(_decode_plain_jobs, _decode_jobs, payload))
-        return [_plain_first(_decode_plain_job, _decode_job, payload)]
-    except msgspec.ValidationError:
-        return list(map(replay_job, _decode_array(payload) if _is_array(payload) else [Raw(payload)]))
-
-
-def replay_job(raw: Raw) -> Job:
-    """Decode a job that a version with other fields or bounds accepted: as near to what it said as our bounds allow.
-
-    Raises: msgspec.DecodeError: it is no object with a type.
-    """
-    fields: dict[str, Any] = {}
-    for name, value in _decode_object(raw).items():
-        if name in OptionFields.__struct_fields__:
-            fields[name] = allowed(name, _decode_any(value))
-        elif name in ("type", "id", "data", "at"):
-            fields[name] = value if name == "data" else _decode_any(value)
-        elif name in ("unique", "group") and isinstance(key := _decode_any(value), str):
-            fields[name] = key
-        elif name == "tick" and isinstance(at := _decode_any(value), float):
-            fields[name] = at
-        elif name in ("after", "after_any_end", "batch", "members"):
-            with suppress(msgspec.ValidationError):
-                fields[name] = msgspec.convert(_decode_any(value), _ORDER_TYPES[name])
-        elif name == "copies" and isinstance(copies := _decode_any(value), dict):
-            fields[name] = copies
-    if not isinstance(fields.get("type"), str):
-        raise msgspec.DecodeError("a job without a type")
-    return JobFields(**fields)
+    if is_array:
+        return list(_plain_first(_decode_plain_jobs, _decode_jobs, text))
+    return [_plain_first(_decode_plain_job, _decode_job, text)]
 
 
 def _plain_first(plain: Callable[[bytes], _P], full: Callable[[bytes], _F], text: bytes) -> _P | _F:
@@ -221,13 +188,13 @@ def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
     for index, (start, job) in enumerate(_objects(text), first):
         end_before = None
         has_auth = False
-        for member in _walking(bytes(job), _FIELDS_AND_AUTH, {}, _place(index, is_array=_is_array(text))):
+        for member in _walking(bytes(job), _FIELDS_AND_AUTH, {}, _place(index, is_array=is_array_text(text))):
             if member is None:
                 yield
             elif member.key != _AUTH:
                 end_before = start + member.end
             elif has_auth:
-                raise CallError(f"{_place(index, is_array=_is_array(text))}{_AUTH}: stands twice", "bad_job")
+                raise CallError(f"{_place(index, is_array=is_array_text(text))}{_AUTH}: stands twice", "bad_job")
             else:
                 has_auth = True
                 end = start + member.end
@@ -241,7 +208,7 @@ def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
 
 def _without_sole_auth(text: bytes) -> bytes | None:
     """Return a short job without its `auth`, if that is beyond doubt: nothing else in the job looks like it."""
-    if _is_array(text) or strict.may_hold_unseen(text, _ONE_AUTH):
+    if is_array_text(text) or strict.may_hold_unseen(text, _ONE_AUTH):
         return None
     try:
         auth = _decode_object(text).get(_AUTH)
@@ -260,7 +227,7 @@ def _without_sole_auth(text: bytes) -> bytes | None:
 
 def _objects(text: bytes) -> Iterator[tuple[int, Raw]]:
     """Yield the object in `text`, or those in its array, and where each begins."""
-    if not _is_array(text):
+    if not is_array_text(text):
         if text.lstrip().startswith(b"{"):
             yield 0, Raw(text)
         return
@@ -281,14 +248,6 @@ def at_seconds(value: float | str) -> float:
     if seconds is None or abs(seconds) > _MAX_UNIX_S:
         raise CallError(_mismatch("at", msgspec.json.encode(value)), "bad_job")
     return float(seconds)
-
-
-def kept_at_seconds(value: float | str) -> float:
-    """Return the Unix seconds of an `at` that was accepted once; what this version would refuse is in the past."""
-    try:
-        return at_seconds(value)
-    except CallError:
-        return 0.0
 
 
 def _parse_time(text: str) -> float | None:
@@ -319,7 +278,8 @@ def are_waiting(jobs: Sequence[Job]) -> bool:
     return bool(jobs) and type(jobs[0]) is JobFields and any(job.wait is not None for job in jobs if type(job) is JobFields)
 
 
-def _is_array(text: bytes) -> bool:
+def is_array_text(text: bytes) -> bool:
+    """Tell whether JSON is an array."""
     return text.lstrip().startswith(b"[")
 
 
@@ -406,10 +366,7 @@ def _decoding_run(text: bytes, first: int, *, is_array: bool) -> Steps[list[Job]
 def _decode_clean(text: bytes, *, is_array: bool) -> list[Job] | None:
     """Decode jobs, if each is beyond doubt."""
     try:
-        if is_array:
-            jobs: list[Job] = list(_plain_first(_decode_plain_jobs, _decode_jobs, text))
-        else:
-            jobs = [_plain_first(_decode_plain_job, _decode_job, text)]
+        jobs = decode_unchecked(text, is_array=is_array)
     except msgspec.ValidationError:
         return None
     keys = {b'"type"': len(jobs), b'"id"': len(jobs) - [job.id for job in jobs].count(None)}

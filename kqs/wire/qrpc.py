@@ -27,7 +27,7 @@ from msgspec import UNSET, Raw, UnsetType
 from kqs.errors import CallError
 from kqs.ids import digits_of
 from kqs.options import Job, JobFields, PlainJob, is_told
-from kqs.wire import envelope, jobs, strict
+from kqs.wire import envelope, jobs, replayed, strict
 from kqs.wire.call import NULL, BadLine, Call
 from kqs.wire.members import Reader
 from kqs.wire.steps import Steps, finish
@@ -173,12 +173,7 @@ def replay_calls(payload: bytes) -> list[Job]:
     try:
         return [call.m for call in _decode_inserts(payload)]
     except msgspec.ValidationError:
-        return [jobs.replay_job(call.m) for call in _decode_lines(payload)]
-
-
-def replay_jobs(payload: bytes) -> list[Job]:
-    """Decode again a job or array of jobs that jobs.decode_jobs once accepted: see there."""
-    return jobs.replay_jobs(payload)
+        return [replayed.replay_job(call.m) for call in _decode_lines(payload)]
 
 
 def decode_calls(chunk: bytes) -> list[Call] | None:

@@ -14,7 +14,7 @@ from kqs.options import Cascade
 from kqs.queue.groups import Groups
 from kqs.queue.rules import accept
 from kqs.store.sqlite import SqliteStore
-from kqs.wire.jobs import replay_jobs
+from kqs.wire.replayed import replay_jobs
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor
 

@@ -21,7 +21,7 @@ from kqs.schedules.schedules import Schedules
 from kqs.schedules.ticker import BEHIND_S, RETRY_S, TAKE_OVER_S
 from kqs.store.sqlite import SqliteStore
 from kqs.store.ticks import Plan, Schedule, tick_of
-from kqs.wire.jobs import replay_jobs
+from kqs.wire.replayed import replay_jobs
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
 from tests.support.supervising import StrictSupervisor

@@ -1,7 +1,6 @@
 from typing import Any
 
 import pytest
-from msgspec import UNSET
 
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob, is_told, unique_key
@@ -12,11 +11,10 @@ from kqs.wire.jobs import (
     decode_job,
     decode_jobs,
     decoding,
-    kept_at_seconds,
     read_fields,
-    replay_jobs,
     taking_auth_out,
 )
+from kqs.wire.replayed import replay_jobs
 from kqs.wire.scan import SHORT_BYTES
 from kqs.wire.steps import finish
 
@@ -257,11 +255,6 @@ def test_nul_is_allowed_in_data() -> None:
     assert bytes(decode_job(rb'{"type":"a","data":"\u0000"}').data) == rb'"\u0000"'
 
 
-def test_replay_gives_the_same_jobs() -> None:
-    for text in (b'{"type":"a","data":1}', b'[{"type":"a"},{"type":"b","at":5}]', b'{"type":"a","keep":0}'):
-        assert replay_jobs(text) == decode_jobs(text)
-
-
 def test_good_types_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_MAX_KNOWN_TYPES", 3)
     monkeypatch.setattr(jobs, "_known_types", set())
@@ -422,22 +415,6 @@ def test_what_deceives_a_reader_is_no_type(name: str) -> None:
     assert message.isprintable()
 
 
-OLD = b'{"type":"a\\u202e","id":"x","data":[1],"time_limit":1e308,"expire":1e308,"keep":1e300,"ttr":5,"colour":1,"at":1e300}'
-
-
-def test_what_wider_bounds_accepted_is_replayed_within_ours() -> None:
-    (job,) = replay_jobs(OLD)
-    assert isinstance(job, JobFields)
-    assert (job.type, job.id, bytes(job.data)) == ("a\u202e", "x", b"[1]")
-    assert (job.time_limit, job.expire, job.keep, job.ttr) == (1e10, 1e10, 1e10, 5)
-    assert replay_jobs(b"[" + OLD + b',{"type":"b"}]') == [job, JobFields(type="b")]
-
-
-def test_an_old_time_that_is_refused_now_is_past() -> None:
-    assert kept_at_seconds(1e300) == kept_at_seconds("at noon") == 0.0
-    assert kept_at_seconds(5.5) == 5.5
-
-
 @pytest.mark.parametrize("auth", [b"", b',"auth":1'])
 @pytest.mark.parametrize("is_array", [False, True])
 def test_a_long_job_that_repeats_an_option_without_end_is_refused_early(auth: bytes, is_array: bool) -> None:
@@ -456,23 +433,6 @@ def test_unique_key_is_kept_and_read_again(text: bytes) -> None:
         assert isinstance(job, JobFields)
         assert job.unique == "k"
         assert is_told(job)
-
-
-def test_copies_are_replayed_as_far_as_they_are_known() -> None:
-    (job,) = replay_jobs(b'{"type":"t","copies":{"a":"x"},"newer":1}')
-    assert (isinstance(job, JobFields) and job.copies) == {"a": "x"}
-    (job,) = replay_jobs(b'{"type":"t","copies":["a"],"newer":1}')
-    assert isinstance(job, JobFields)
-    assert job.copies is None
-
-
-def test_unique_key_is_read_of_what_a_later_version_accepted() -> None:
-    (job,) = replay_jobs(b'{"type":"t","unique":"k","on_conflict":"replace","answer":7,"newer":1}')
-    assert isinstance(job, JobFields)
-    assert (job.unique, job.on_conflict, job.answer) == ("k", None, None)
-    (job,) = replay_jobs(b'{"type":"t","unique":{"a":1},"newer":1}')
-    assert isinstance(job, JobFields)
-    assert job.unique is None
 
 
 @pytest.mark.parametrize(
@@ -498,19 +458,6 @@ def test_longest_key_is_taken() -> None:
     (job,) = decode_jobs(b'{"type":"t","unique":"%b"}' % (b"k" * 200))
     assert unique_key(job) == "k" * 200
     assert unique_key(decode_jobs(b'{"type":"t"}')[0]) is None
-
-
-def test_the_instant_of_a_tick_is_no_clients_to_say_and_outlives_a_replay() -> None:
-    for text in ('{"type":"a","tick":5.0}', '{"type":"a","tick":null}', '{"type":"a","tick":"x"}'):
-        with pytest.raises(CallError, match=r'^unknown field "tick"$'):
-            decode_job(text.encode())
-    for more in ("", ',"of a later version":1'):
-        (job,) = replay_jobs(f'{{"type":"a","id":"x:y","tick":5.5{more}}}'.encode())
-        assert isinstance(job, JobFields)
-        assert job.tick == 5.5
-    (job,) = replay_jobs(b'{"type":"a","tick":"no","x":1}')
-    assert isinstance(job, JobFields)
-    assert job.tick is UNSET
 
 
 def test_a_field_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

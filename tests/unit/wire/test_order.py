@@ -7,8 +7,9 @@ import pytest
 
 from kqs.errors import CallError
 from kqs.options import JobFields
-from kqs.wire.jobs import decode_jobs, replay_jobs
+from kqs.wire.jobs import decode_jobs
 from kqs.wire.order import MOST_TIED, asked_of, askers_of, batch_text, is_batch, may_be_tied
+from kqs.wire.replayed import replay_jobs
 
 
 def asked(*jobs: Mapping[str, object], before: int = 0) -> tuple[list[str], list[str]]:

@@ -70,7 +70,7 @@ class TestLine:
         assert found.id == ID
 
 
-#: CHECKLISTS: what JSON parsers let through, and KQS refuses at the door
+#: what JSON parsers let through, and KQS refuses at the door
 HOSTILE = {
     "deep": b"[" * 65 + b"]" * 65,
     "very deep": b"[" * 100_000,
@@ -202,9 +202,6 @@ class TestInserts:
 
     def test_nothing_but_blank_lines_is_no_insert(self) -> None:
         assert decode_inserts(b"\n\r\n") is None
-
-    def test_replay_of_one_call_argument_is_that_of_jobs(self) -> None:
-        assert qrpc.replay_jobs(b'[{"type":"a","keep":0}]') == [JobFields(type="a", keep=0)]
 
 
 class TestCalls:

@@ -10,9 +10,10 @@ import pytest
 
 from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob
-from kqs.wire import jobs, jsonrpc, qrpc, strict
+from kqs.wire import jobs, jsonrpc, qrpc, replayed, strict
 from kqs.wire.call import BadLine, Call
-from kqs.wire.jobs import decode_jobs, read_fields, replay_jobs
+from kqs.wire.jobs import decode_jobs, read_fields
+from kqs.wire.replayed import replay_jobs
 
 PLAIN = b'{"n":"insert","m":{"type":"a","id":"x"}}\n'
 FULL = b'{"n":"insert","m":{"type":"a","delay":5,"at":null}}\n'
@@ -33,7 +34,7 @@ def reworded(decode: Any) -> Any:
 @pytest.fixture(autouse=True)
 def _other_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every decoder of the wire, told by its name, refuses in other words."""
-    modules: list[ModuleType] = [jobs, jsonrpc, qrpc, strict]
+    modules: list[ModuleType] = [jobs, jsonrpc, qrpc, replayed, strict]
     decoders = [
         (module, name) for module in modules for name, value in vars(module).items() if isinstance(value, BuiltinMethodType)
     ]
