@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +15,7 @@ from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.filter import Filter
 from kqs.inserter import Inserter
-from kqs.job import WAITING, JobRecord, Returned, State, waiting_count
+from kqs.job import WAITING, JobRecord, Returned, waiting_count
 from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.outcome import Outcome
@@ -35,8 +32,8 @@ from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
-from kqs.trouble import Trouble
 from kqs.views.views import Views
+from kqs.views.vitals import Vitals
 from kqs.wire.jobs import Given
 from kqs.worker import Worker
 
@@ -46,12 +43,6 @@ T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 
-#: `health` names this many types without a handler; `stats` counts them all
-MAX_TYPES_NAMED = 5
-#: types that `health` and `stats` look through in one turn of the loop
-TYPES_AT_ONCE = 1000
-#: `health` and `stats` do not wait longer than this for the store
-ANSWERS_WITHIN_S = 2.0
 #: jobs whose being known is asked about in one question
 LOOKED_AT_ONCE = 200
 #: `jobs` with a cursor looks no longer than so, in s
@@ -77,125 +68,39 @@ class ServerBackend:
         children: Children | None = None,
         schedules: Schedules | None = None,
     ) -> None:
-        """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
+        """Args: only_accepts: this server is not to run jobs (see Vitals)."""
         self.inserter = inserter
         self.desk = desk
-        self._journal = journal
         self._feeder = feeder
         self._queue = queue
-        self._worker = worker
         self._ticking = schedules
-        self._children = children
         self._clock = clock
-        self._only_accepts = only_accepts
         self.events = queue.events
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
         self.search = queue.events.ends.search
-        self._views = Views(feeder, queue, worker, desk, inserter, children, self._record, self._counts)
+        self._views = Views(feeder, queue, worker, desk, inserter, children, self._record)
+        self._vitals = Vitals(
+            journal,
+            feeder,
+            queue,
+            worker,
+            desk,
+            self._views,
+            clock,
+            only_accepts=only_accepts,
+            children=children,
+            schedules=schedules,
+        )
         queue.neighbours.on_question = self._store_all
-        self._started = clock.monotonic()
-        self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
 
     async def stats(self) -> dict[str, int | float]:
-        """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
-
-        What only the store knows is left out while it cannot be asked.
-        """
-        stats: dict[str, int | float] = {
-            "pid": os.getpid(),
-            "process": os.getpid(),
-            "uptime_s": round(self._clock.monotonic() - self._started, 3),
-        }
-        try:
-            stats |= await self._job_stats(await self._counts())
-        except StoreUnavailableError as error:
-            self._lasting.met(error=str(error))
-        else:
-            self._lasting.over()
-        stats["running"] = self._queue.runs.count
-        stats["running_remote"] = self.desk.runs_count
-        stats["lanes_busy"] = self._worker.busy_count
-        if self._children is not None:
-            stats |= self._children.stats()
-        stats["runs_done"] = self._worker.done_count + self.desk.done_count
-        stats["runs_failed"] = self._worker.failed_count + self.desk.failed_count
-        stats["runs_stale"] = self._queue.runs.stale_count
-        stats["runs_ghost"] = self._queue.runs.ghost_count
-        stats["refused_waiting"] = sum(self._queue.bounds.refused.values())
-        stats["dropped_waiting"] = sum(self._queue.bounds.dropped.values())
-        stats["journal_unfed_records"] = self._feeder.lag_records
-        if self._ticking is not None:
-            stats |= self._ticking.stats()
-        stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
-        return stats
-
-    async def _job_stats(self, counts: dict[str, dict[State, int]]) -> dict[str, int | float]:
-        totals = dict.fromkeys(State, 0)
-        for number, states in enumerate(counts.values(), 1):
-            for state, n in states.items():
-                totals[state] += n
-            if not number % TYPES_AT_ONCE:
-                await asyncio.sleep(0)
-        stats: dict[str, int | float] = {f"jobs_{state.word}": n for state, n in totals.items()}
-        return stats | {"jobs_without_handler": sum((await self._unhandled(counts)).values()), "types": len(counts)}
-
-    async def _counts(self) -> dict[str, dict[State, int]]:
-        """Return what the queue counts. Raises: as `_soon`."""
-        return await self._soon(self._queue.reads.counts())
-
-    async def _soon(self, answer: Awaitable[T]) -> T:
-        """Return what the store answers. Raises: StoreUnavailableError: also if it takes too long."""
-        try:
-            async with asyncio.timeout(ANSWERS_WITHIN_S):
-                return await answer
-        except TimeoutError:
-            raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
+        """Return plain numbers by name. See Vitals."""
+        return await self._vitals.stats()
 
     async def health(self, *, draining: bool) -> dict[str, Any]:
-        """Return `{"ok", "verdict", "problems", "notes"}`. draining: the server is stopping.
-
-        verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
-        """
-        parts = (self._journal, self._feeder, self._queue, self._worker, self._ticking, self._children)
-        problems = [problem for part in parts if part is not None for problem in part.problems()]
-        counts: dict[str, dict[State, int]] = {}
-        try:
-            counts = await self._counts()
-            await self._soon(self._queue.reads.check())
-        except StoreUnavailableError as error:
-            if not any(str(error) in problem for problem in problems):
-                problems.append(str(error))
-        is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
-        unhandled = await self._unhandled(counts) if is_told else {}
-        named = islice(unhandled.items(), MAX_TYPES_NAMED)
-        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in named]
-        notes += self._suspended_notes(counts)
-        failed = sum(states.get(State.FAIL, 0) for states in counts.values())
-        if failed:
-            notes.append(f"{failed} jobs failed for good and are kept")
-        notes += self._journal.notes()
-        if self._children is not None:
-            notes += self._children.notes()
-        if draining:
-            problems.append("the server is stopping: inserts are refused")
-        is_failing = draining or not self._journal.accepting
-        verdict = "failing" if is_failing else "degraded" if problems else "ok"
-        return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
-
-    def _suspended_notes(self, counts: dict[str, dict[State, int]]) -> list[str]:
-        waiting = {type_: waiting_count(counts.get(type_, {})) for type_ in self._queue.admission.suspended}
-        notes = [f"{n} jobs of type {type_!r} wait, which is suspended" for type_, n in waiting.items() if n]
-        return notes[:MAX_TYPES_NAMED]
-
-    async def _unhandled(self, counts: dict[str, dict[State, int]]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for number, (type_, states) in enumerate(counts.items(), 1):
-            if (n := waiting_count(states)) and not self._views.is_handled(type_):
-                found[type_] = n
-            if not number % TYPES_AT_ONCE:
-                await asyncio.sleep(0)
-        return found
+        """Return a verdict and what is wrong. See Vitals."""
+        return await self._vitals.health(draining=draining)
 
     async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
         """Take the end of a run that is not watched over here: another server's, or one that it repeats.
@@ -355,7 +260,7 @@ class ServerBackend:
     async def has_waiting(self, types: Collection[str]) -> bool:
         """Tell whether a job of these types waits, due or not. Raises: CallError."""
         await self._catch_up()
-        counts = await _told(self._counts())
+        counts = await _told(self._views.counts())
         return any(waiting_count(counts[type_]) for type_ in types if type_ in counts)
 
     async def workers(self) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from heapq import nsmallest
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from kqs.children import Children
-from kqs.errors import CallError
+from kqs.errors import CallError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.inserter import Inserter
 from kqs.job import JobRecord, State, waiting_count
@@ -32,6 +32,8 @@ OLDEST_PRIOS = 16
 TYPES_AT_ONCE = 100
 #: names or types that one row shows; it counts them all
 MOST_NAMES = 20
+#: who asks how all is does not wait longer than this for the store
+ANSWERS_WITHIN_S = 2.0
 #: rows of `workers`
 MOST_WORKERS = 1000
 #: rows that are made in one turn of the loop
@@ -40,6 +42,17 @@ ROWS_AT_ONCE = 20
 NAMES_AT_ONCE = 2000
 
 Counts = dict[str, dict[State, int]]
+
+T = TypeVar("T")
+
+
+async def soon(answer: Awaitable[T]) -> T:
+    """Return what the store answers. Raises: StoreUnavailableError: also if it takes too long."""
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            return await answer
+    except TimeoutError:
+        raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
 
 
 class Views:
@@ -54,12 +67,8 @@ class Views:
         inserter: Inserter,
         children: Children | None,
         find: Callable[[str], Awaitable[JobRecord | None]],
-        counts: Callable[[], Awaitable[Counts]],
     ) -> None:
-        """Args: find: returns the record of a job, also of one that the store has yet to take; raises CallError: nobody knows.
-
-        counts: returns {type: {state: how many}}.
-        """
+        """Args: find: returns a job's record, also of one that the store has yet to take; raises CallError: nobody knows."""
         self._feeder = feeder
         self._queue = queue
         self._worker = worker
@@ -67,13 +76,16 @@ class Views:
         self._inserter = inserter
         self._children = children
         self._find = find
-        self._counts = counts
         self._since = queue.clock.now()
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether somebody takes jobs of this type here, or does as soon as it has been started."""
         is_childs = self._children is not None and type_ in self._children.types
         return is_childs or self._queue.admission.is_handled(type_)
+
+    async def counts(self) -> Counts:
+        """Return {type: {state: how many}} of what the store holds. Raises: as `soon`."""
+        return await soon(self._queue.reads.counts())
 
     # -- explain --------------------------------------------------------------------------------------------------------
 
@@ -121,7 +133,7 @@ class Views:
 
     async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
         """Return up to `query.limit` types by name, beginning after the type `query.after`."""
-        counts = await self._counts()
+        counts = await self.counts()
         names = await self._names(counts, query)
         waiting = [name for name in names if waiting_count(counts.get(name, {}))]
         oldest: dict[str, float] = {}

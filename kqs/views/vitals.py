@@ -1,0 +1,152 @@
+"""How a server is: its numbers, and whether all is well. Put together from the parts that know it; call from the loop thread.
+
+However many types there are, the loop is not held, and nobody waits long for a store that is away or hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from itertools import islice
+from typing import Any
+
+from kqs.children import Children
+from kqs.clock import Clock
+from kqs.errors import StoreUnavailableError
+from kqs.feeder import Feeder
+from kqs.job import State, waiting_count
+from kqs.journal import Journal
+from kqs.log import get_logger
+from kqs.queue.queue import Queue
+from kqs.remote import Desk
+from kqs.schedules.schedules import Schedules
+from kqs.trouble import Trouble
+from kqs.views.views import Counts, Views, soon
+from kqs.worker import Worker
+
+log = get_logger("kqs")
+
+#: `health` names this many types without a handler; `stats` counts them all
+MAX_TYPES_NAMED = 5
+#: types that are looked through in one turn of the loop
+TYPES_AT_ONCE = 1000
+
+
+class Vitals:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        feeder: Feeder,
+        queue: Queue,
+        worker: Worker,
+        desk: Desk,
+        views: Views,
+        clock: Clock,
+        *,
+        only_accepts: bool,
+        children: Children | None,
+        schedules: Schedules | None,
+    ) -> None:
+        """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
+        self._journal = journal
+        self._feeder = feeder
+        self._queue = queue
+        self._worker = worker
+        self._desk = desk
+        self._views = views
+        self._clock = clock
+        self._only_accepts = only_accepts
+        self._children = children
+        self._schedules = schedules
+        self._started = clock.monotonic()
+        self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
+
+    async def stats(self) -> dict[str, int | float]:
+        """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
+
+        What only the store knows is left out while it cannot be asked.
+        """
+        stats: dict[str, int | float] = {
+            "pid": os.getpid(),
+            "process": os.getpid(),
+            "uptime_s": round(self._clock.monotonic() - self._started, 3),
+        }
+        try:
+            stats |= await self._job_stats(await self._views.counts())
+        except StoreUnavailableError as error:
+            self._lasting.met(error=str(error))
+        else:
+            self._lasting.over()
+        stats["running"] = self._queue.runs.count
+        stats["running_remote"] = self._desk.runs_count
+        stats["lanes_busy"] = self._worker.busy_count
+        if self._children is not None:
+            stats |= self._children.stats()
+        stats["runs_done"] = self._worker.done_count + self._desk.done_count
+        stats["runs_failed"] = self._worker.failed_count + self._desk.failed_count
+        stats["runs_stale"] = self._queue.runs.stale_count
+        stats["runs_ghost"] = self._queue.runs.ghost_count
+        stats["refused_waiting"] = sum(self._queue.bounds.refused.values())
+        stats["dropped_waiting"] = sum(self._queue.bounds.dropped.values())
+        stats["journal_unfed_records"] = self._feeder.lag_records
+        if self._schedules is not None:
+            stats |= self._schedules.stats()
+        stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
+        return stats
+
+    async def _job_stats(self, counts: Counts) -> dict[str, int | float]:
+        totals = dict.fromkeys(State, 0)
+        for number, states in enumerate(counts.values(), 1):
+            for state, n in states.items():
+                totals[state] += n
+            if not number % TYPES_AT_ONCE:
+                await asyncio.sleep(0)
+        stats: dict[str, int | float] = {f"jobs_{state.word}": n for state, n in totals.items()}
+        return stats | {"jobs_without_handler": sum((await self._unhandled(counts)).values()), "types": len(counts)}
+
+    async def health(self, *, draining: bool) -> dict[str, Any]:
+        """Return `{"ok", "verdict", "problems", "notes"}`. draining: the server is stopping.
+
+        verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
+        """
+        parts = (self._journal, self._feeder, self._queue, self._worker, self._schedules, self._children)
+        problems = [problem for part in parts if part is not None for problem in part.problems()]
+        counts: Counts = {}
+        try:
+            counts = await self._views.counts()
+            await soon(self._queue.reads.check())
+        except StoreUnavailableError as error:
+            if not any(str(error) in problem for problem in problems):
+                problems.append(str(error))
+        is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
+        unhandled = await self._unhandled(counts) if is_told else {}
+        named = islice(unhandled.items(), MAX_TYPES_NAMED)
+        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in named]
+        notes += self._suspended_notes(counts)
+        failed = sum(states.get(State.FAIL, 0) for states in counts.values())
+        if failed:
+            notes.append(f"{failed} jobs failed for good and are kept")
+        notes += self._journal.notes()
+        if self._children is not None:
+            notes += self._children.notes()
+        if draining:
+            problems.append("the server is stopping: inserts are refused")
+        is_failing = draining or not self._journal.accepting
+        verdict = "failing" if is_failing else "degraded" if problems else "ok"
+        return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
+
+    def _suspended_notes(self, counts: Counts) -> list[str]:
+        waiting = {type_: waiting_count(counts.get(type_, {})) for type_ in self._queue.admission.suspended}
+        notes = [f"{n} jobs of type {type_!r} wait, which is suspended" for type_, n in waiting.items() if n]
+        return notes[:MAX_TYPES_NAMED]
+
+    async def _unhandled(self, counts: Counts) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for number, (type_, states) in enumerate(counts.items(), 1):
+            if (n := waiting_count(states)) and not self._views.is_handled(type_):
+                found[type_] = n
+            if not number % TYPES_AT_ONCE:
+                await asyncio.sleep(0)
+        return found

@@ -1,0 +1,119 @@
+"""How a server says that it is."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kqs.errors import StoreUnavailableError
+from kqs.job import State
+from kqs.outcome import Failed
+from kqs.views import views as views_module
+from kqs.views import vitals as vitals_module
+from kqs.views.views import Views
+from kqs.views.vitals import Vitals
+from tests.support.jobs import an_accepted
+from tests.support.queueing import Rig
+
+
+def vitals(rig: Rig, journal: object | None = None, *, only_accepts: bool = False) -> Vitals:
+    journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
+    feeder = SimpleNamespace(lag_records=0, problems=list)
+    worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
+    desk = SimpleNamespace(runs_count=0, done_count=0, failed_count=0)
+    parts: tuple[Any, Any, Any, Any, Any] = (journal, feeder, rig.queue, worker, desk)
+    inserter: Any = SimpleNamespace()
+    views = Views(*parts[1:], inserter, None, rig.queue.reads.job)
+    return Vitals(*parts, views, rig.clock, only_accepts=only_accepts, children=None, schedules=None)
+
+
+async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
+    assert await vitals(rig).health(draining=False) == {"ok": True, "verdict": "ok", "problems": [], "notes": []}
+
+
+async def test_a_journal_that_takes_nothing_makes_the_verdict_failing(rig: Rig) -> None:
+    journal = SimpleNamespace(accepting=False, problems=lambda: ["too few bytes are free"], notes=list)
+    health = await vitals(rig, journal).health(draining=False)
+    assert (health["verdict"], health["problems"]) == ("failing", ["too few bytes are free"])
+
+
+async def test_a_server_that_stops_is_failing_and_says_so(rig: Rig) -> None:
+    await rig.accept(an_accepted(1))
+    health = await vitals(rig).health(draining=True)
+    assert (health["verdict"], health["problems"], health["notes"]) == (
+        "failing",
+        ["the server is stopping: inserts are refused"],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("only_accepts", "notes"), [(False, ["1 jobs of type 'mail' wait, and no handler takes them"]), (True, [])]
+)
+async def test_a_server_that_only_accepts_names_no_type_without_a_handler(
+    rig: Rig, only_accepts: bool, notes: list[str]
+) -> None:
+    await rig.accept(an_accepted(1))
+    told = vitals(rig, only_accepts=only_accepts)
+    assert (await told.health(draining=False))["notes"] == notes
+
+
+async def test_health_is_told_while_the_store_cannot_be_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> None:
+        raise StoreUnavailableError("disk I/O error")
+
+    monkeypatch.setattr(rig.store, "counts", refuse)
+    health = await vitals(rig).health(draining=False)
+    assert (health["verdict"], health["problems"]) == ("degraded", ["disk I/O error"])
+
+
+async def test_a_job_that_runs_is_not_told_as_one_that_nobody_takes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def counts() -> dict[str, dict[State, int]]:
+        return {"mail": {State.PROCESSING: 4, State.SUCCESS: 1}, "resize": {State.NEW: 2, State.PROCESSING: 4, State.GHOST: 1}}
+
+    monkeypatch.setattr(rig.store, "counts", counts)
+    health = await vitals(rig).health(draining=False)
+    assert health["notes"] == ["3 jobs of type 'resize' wait, and no handler takes them"]
+
+
+async def test_health_does_not_wait_for_a_store_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views_module, "ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)
+    health = await vitals(rig).health(draining=False)
+    assert health["problems"] == ["the store has not answered for 0.01 s"]
+
+
+async def test_stats_leave_out_what_only_a_store_that_hangs_knows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_names = set(await vitals(rig).stats())
+    monkeypatch.setattr(views_module, "ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(rig.store, "counts", asyncio.Event().wait)
+    stats = await vitals(rig).stats()
+    assert {name for name in all_names - set(stats) if not name.startswith("jobs_")} == {"types"}
+    assert stats["running"] == 0
+
+
+async def test_many_types_are_counted_in_several_turns_of_the_loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.accept(*(an_accepted(n, f"type{n % 10}") for n in range(30)))
+    told = vitals(rig)
+    whole = await told.stats()
+    assert (whole["jobs_new"], whole["jobs_without_handler"], whole["types"]) == (30, 30, 10)
+    counts = await rig.queue.reads.counts()
+    for at_once, turns in ((1000, 0), (3, 6)):  # of which half look for those that nobody takes
+        monkeypatch.setattr(vitals_module, "TYPES_AT_ONCE", at_once)
+        stats = told._job_stats(counts)
+        for _ in range(turns):
+            assert stats.send(None) is None
+        with pytest.raises(StopIteration) as over:
+            stats.send(None)
+        assert over.value.value.items() <= whole.items()
+
+
+async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take(), Failed("no good", final=True))
+    assert (await vitals(rig).health(draining=False))["notes"] == ["1 jobs failed for good and are kept"]
+    assert (await rig.until(1, State.FAIL)).error == "no good"
