@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_every_module_of_the_queue_stands_in_the_page_of_the_architecture() -> N
     section = (ROOT / "docs" / "architecture.md").read_text().partition("**`queue/`:")[2].partition("\n**`")[0]
     modules = {path.name for path in (ROOT / "kqs" / "queue").glob("[!_]*.py")}
     assert modules - set(re.findall(r"`([\w]+\.py)`", section)) == set()
+
+
+def test_the_floors_are_drawn_as_they_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (floors,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = page.partition("## Floors")[2].split("```")[1].strip().splitlines()
+    names = [line.strip().replace(" │ ", " | ") for line in drawn]
+    assert [floor for floor, line in zip(floors, names, strict=True) if not f"{line} ".startswith(f"{floor} ")] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
