@@ -24,6 +24,7 @@ from kqs.log import get_logger
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
+from kqs.service import Service
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
@@ -36,9 +37,8 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
 
 
-class Startup:
-    """A Service (see kqs.service) that opens the store, and then starts the queue, the worker, the feeder and the schedules, in
-    this order.
+class Startup(Service):
+    """Opens the store, and then starts the queue, the worker, the feeder and the schedules, in this order.
 
     Whoever owns those stops them, after this, whether they were started or not.
     """

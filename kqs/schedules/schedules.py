@@ -11,6 +11,7 @@ from kqs.inserter import Inserter
 from kqs.log import get_logger
 from kqs.schedules.roster import Entry, Roster
 from kqs.schedules.ticker import ALL_S, Ticker
+from kqs.service import Service
 from kqs.store.base import Store
 from kqs.store.ticks import Origin, Plan, Schedule
 from kqs.supervisor import Supervisor
@@ -25,8 +26,8 @@ READ_WITHIN_S = 5.0
 _TURN = 100
 
 
-class Schedules:
-    """A Service (see kqs.service). Call from the loop thread. Its methods raise StoreError where they ask the store."""
+class Schedules(Service):
+    """All schedules of a node. Call from the loop thread. Its methods raise StoreError where they ask the store."""
 
     def __init__(
         self,
@@ -49,9 +50,15 @@ class Schedules:
         self._is_read = asyncio.Event()
         self._read_at = clock.monotonic()
         self.ticker = Ticker(self._roster, store, inserter, clock, supervisor, self._begin, self.look, catch_up)
-        self.start = self.ticker.start
-        self.stop = self.ticker.stop
         self.problems = self.ticker.problems
+
+    async def start(self) -> None:
+        """Begin to tick."""
+        await self.ticker.start()
+
+    async def stop(self) -> None:
+        """Tick no more. Idempotent."""
+        await self.ticker.stop()
 
     @property
     def names(self) -> list[str]:

@@ -22,6 +22,7 @@ from kqs.journal.format import Record
 from kqs.log import get_logger
 from kqs.schedules.decision import Decision, decide
 from kqs.schedules.roster import Entry, Roster
+from kqs.service import Service
 from kqs.store.base import MOST_ENDS, Store
 from kqs.store.ticks import Passed, tick_of
 from kqs.supervisor import Supervisor
@@ -74,8 +75,8 @@ class Tick:
         return head + schedule.plan.job.lstrip().encode()[1:]
 
 
-class Ticker:
-    """A Service (see kqs.service); `begin` is awaited before its first tick, and again until it succeeds."""
+class Ticker(Service):
+    """Ticks. `begin` is awaited before the first tick, and again until it succeeds."""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from kqs.rpc.turns import Waiting
 from kqs.server.connection import Connection
 from kqs.server.listener import Listener
 from kqs.server.resets import Resets
+from kqs.service import Service
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.server")
@@ -40,8 +41,8 @@ ENDS_S = 2.0
 _TOO_MANY_LINES = CallError("too many long lines at once, try again later", "busy")
 
 
-class Server:
-    """A Service (see kqs.service) that takes calls from `settings`' addresses to `backend`.
+class Server(Service):
+    """Takes calls from `settings`' addresses to `backend`.
 
     on_quit: begins the orderly stop that SIGTERM begins, and returns at once. listener: one that may be bound already; None: a
     new one. stop_s: how long `stop` waits for answers that are due. trace: log every line.
