@@ -13,7 +13,7 @@ from kqs.config.sections import SECTIONS, CommandSection, TakingSection
 from kqs.errors import ExitCode, StartupError
 from kqs.options import Cascade, OptionFields, Options
 
-SHIPPED = Path(__file__).parents[2] / "config" / "kqs.toml"
+SHIPPED = Path(__file__).parents[3] / "config" / "kqs.toml"
 
 
 def meta_of(section: type[object], name: str) -> msgspec.Meta:
