@@ -155,9 +155,8 @@ class Core:
         ids = Ids(recovery.node, recovery.last_order)
         cascade = self._cascade()
         broker = _make_broker(config, cascade, supervisor)
-        queue = Queue(
-            store, broker, cascade, self._clock, self._queue_settings(), lambda: feeder.checkpointed_order, supervisor
-        )
+        settings = self._queue_settings(store)
+        queue = Queue(store, broker, cascade, self._clock, settings, lambda: feeder.checkpointed_order, supervisor)
         self._queue = queue
         queue.bounds.first_order = recovery.last_order + 1
         feeder = Feeder(journal, queue, store, ids, cascade, supervisor)
@@ -165,7 +164,6 @@ class Core:
         worker = self._worker = self._make_worker(queue)
         children = self._children = self._make_children(worker)
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
-        may_wait = config.store.kind == "mongodb"
         self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
         self._startup = Startup(
@@ -177,7 +175,7 @@ class Core:
             feeder,
             desk,
             supervisor,
-            may_wait=may_wait,
+            may_wait=store.is_shared,
             skip_to=journal.skip_to,
             schedules=schedules,
         )
@@ -231,10 +229,11 @@ class Core:
             cascade.set_handler_options(type_, options)
         return cascade
 
-    def _queue_settings(self) -> QueueSettings:
-        keep = self._config.store
+    def _queue_settings(self, store: Store) -> QueueSettings:
+        config, keep = self._config, self._config.store
         retention = Retention(keep.keep_success_s, keep.keep_fail_s)
-        return QueueSettings(self._name, retention, keep.keep_success_count, _seek_looks(self._config), self._config.taking)
+        looks = _seek_looks(config.broker.kind) if store.is_shared else 0
+        return QueueSettings(self._name, retention, keep.keep_success_count, looks, config.taking)
 
     def _make_worker(self, queue: Queue) -> Worker:
         config, supervisor = self._config, self._supervisor
@@ -253,11 +252,9 @@ class Core:
         return Children(self._config, self._supervisor, worker.types)
 
 
-def _seek_looks(config: Config) -> int:
-    """Return how often a ready job must be seen before it counts as unknown to our broker; 0: it knows all there are."""
-    if config.store.kind != "mongodb":
-        return 0
-    return 1 if config.broker.kind == "memory" else 2
+def _seek_looks(broker_kind: str) -> int:
+    """Return how often a ready job of a shared store must be seen before it counts as unknown to a broker of this kind."""
+    return 1 if broker_kind == "memory" else 2
 
 
 def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Broker:
