@@ -1,13 +1,15 @@
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from kqs.cli import cli
-from kqs.cli.arguments import Seconds, as_json
+from kqs.cli.arguments import Number, Seconds, SecondsAboveZero, ServerAddress, WholeNumber, YesOrNo, as_json
 from kqs.cli.insert import FIELDS
+from kqs.client import Address
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,24 @@ def test_what_an_option_cannot_take_is_said_in_plain_words(words: list[str], sai
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
     assert "valid seconds" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Number(), "-2.5", -2.5),
+        (Seconds(), "1e9", 1e9),
+        (SecondsAboveZero(), "0.001", 0.001),
+        (SecondsAboveZero(9), "9", 9.0),
+        (WholeNumber(), "-3", -3),
+        (WholeNumber(1), "1", 1),
+        (YesOrNo(), "off", False),
+        (ServerAddress(), "unix:a.sock", Address(socket="a.sock")),
+        (ServerAddress(), Address(port=5), Address(port=5)),
+    ],
+)
+def test_what_an_option_can_take_is_taken(kind: Any, text: object, value: object) -> None:
+    assert kind.convert(text, None, None) == value
 
 
 @pytest.mark.parametrize("name", ["insert", "call", "jobs", "job", "bench", "makerpc", "stats", "health", "serve"])
