@@ -16,7 +16,7 @@ from kqs.errors import CallError, StoreCorruptError
 from kqs.nearest import unknown_name
 from kqs.options import Cascade, OptionFields, allowed, expected, is_option
 from kqs.printable import shortened
-from kqs.store.base import Store, Topic
+from kqs.store.sayings import SayingsPort, Topic
 
 #: types with options by call: all are read at each look
 MAX_SAID = 1000
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 class Configuring:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, store: Store, cascade: Cascade) -> None:
+    def __init__(self, store: SayingsPort, cascade: Cascade) -> None:
         self._store = store
         self._cascade = cascade
         self._said: dict[str, dict[str, Any]] = {}

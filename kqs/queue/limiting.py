@@ -20,7 +20,8 @@ from kqs.queue.admission import Admission
 from kqs.queue.gate import Gate, Limit
 from kqs.queue.limits import Reached
 from kqs.queue.sharer import Sharer
-from kqs.store.base import Store, Topic
+from kqs.store.base import Store
+from kqs.store.sayings import Topic
 from kqs.supervisor import Supervisor
 
 #: all of them are read at each look

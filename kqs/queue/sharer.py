@@ -13,7 +13,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.log import get_logger
 from kqs.queue.admission import Admission
 from kqs.queue.gate import Gate
-from kqs.store.base import Share, Sharing
+from kqs.store.sharing import Share, Sharing
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")

@@ -12,7 +12,7 @@ from typing import Any
 
 from kqs.config import MAX_SUBSCRIBERS
 from kqs.errors import CallError
-from kqs.store.base import Store
+from kqs.store.sayings import SayingsPort
 
 #: types with stored subscribers: all are read at each look
 MAX_TYPES = 1000
@@ -21,7 +21,7 @@ MAX_TYPES = 1000
 class Subscriptions:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, store: Store, configured: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, store: SayingsPort, configured: Mapping[str, Sequence[str]]) -> None:
         self._store = store
         self._configured = configured
         self._stored: Mapping[str, Sequence[str]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from kqs.clock import Clock
 from kqs.errors import CallError
 from kqs.queue.admission import Admission
-from kqs.store.base import Store
+from kqs.store.sayings import SayingsPort
 
 #: all of them are read at each look
 MAX_SUSPENDED = 1000
@@ -21,7 +21,7 @@ MAX_SUSPENDED = 1000
 class Suspensions:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, store: Store, admission: Admission, wake: Callable[[], None], clock: Clock) -> None:
+    def __init__(self, store: SayingsPort, admission: Admission, wake: Callable[[], None], clock: Clock) -> None:
         """Args: wake: has everybody look again who waits for jobs."""
         self._store = store
         self._admission = admission

@@ -1,5 +1,8 @@
 """The store port: one record per job, the truth about it from the journal to the end of its retention.
 
+What owners have said, and schedules, are kept beside them: see sayings.py and ticks.py. What operations return is in
+answers.py.
+
 Every operation takes a batch, and is atomic for each job; an engine may join operations that wait at the same time in one
 commit. All methods are called from the loop thread; `ready`, and whatever else looks at records, sees all that was asked for
 before. Cancelling a caller does not withdraw the operation.
@@ -30,17 +33,17 @@ beside that, and has at most MAX_PROGRESS_BYTES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import IntEnum
-from typing import NamedTuple, Protocol
-
-import msgspec
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
+from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, StoreInfo, Waiting
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.rotation import Turn, Turned
-from kqs.store.ticks import Passed, Schedule
+from kqs.store.sayings import SayingsPort
+from kqs.store.sharing import Sharing
+from kqs.store.ticks import Passed, Schedule, SchedulesPort
 
 #: above every order
 MAX_ORDER = 2**63 - 1
@@ -63,125 +66,7 @@ LINE_PRIOS = 16
 LISTED_BYTES = 1024
 
 
-class StoreInfo(msgspec.Struct, frozen=True):
-    """What `open` found. fed_seq: the journal seq up to which (exclusive) this store has everything; 0 when new.
-
-    epoch: this boot's number, durable before `open` returns, greater than every earlier one of any server.
-    last_order: the highest order ever stored for this journal, 0 when none.
-    store_id: names this store for ever, to all servers that share it.
-    """
-
-    epoch: int
-    fed_seq: int
-    last_order: int
-    store_id: str = ""
-
-
-class Looked(NamedTuple):
-    """What `look` found. there: the ids of jobs that have a record. ended: records of those that have ended, without data."""
-
-    there: frozenset[str]
-    ended: Sequence[JobRecord]
-
-
-class News(NamedTuple):
-    """What other servers did. claims: of runs watched over here that were cancelled, or deleted; each is told once.
-
-    is_more: types may be suspended that were not, or not be any more. question: somebody waits for its `answer`.
-    """
-
-    claims: Sequence[Claim]
-    is_more: bool
-    question: int | None
-
-
-class Granted(list[Run]):
-    """The runs that a claim granted, in entry order. left: entries that may be ready, whose data would have been too much."""
-
-    def __init__(self, runs: Iterable[Run] = (), left: Sequence[Entry] = ()) -> None:
-        super().__init__(runs)
-        self.left = left
-
-
-class Share(NamedTuple):
-    """What servers have of the slots of a type. short: how many others share, where one of them wants more; else 0.
-
-    is_short: this one has asked for more than there were.
-    """
-
-    used: int
-    ours: int
-    short: int
-    is_short: bool = False
-
-
-class Sharing(Protocol):
-    """What the servers of one store share of the limits of types. What a dead one had comes back when that is known."""
-
-    async def look(self) -> dict[str, Share]:
-        """Return how many slots of each type are taken, by all servers and by this one."""
-        ...
-
-    async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
-        """Have so many slots of a type, as far as all servers have no more than `most` then; fewer are given back at once.
-
-        Args: is_forced: have them however many others have: they are in use. Returns: how many it has now.
-        """
-        ...
-
-    async def tokens(self, type_: str, per_second: float, burst: float) -> int:
-        """Take the tokens of a type that have come since any server took some, `burst` at most; return how many."""
-        ...
-
-
-class Following(NamedTuple):
-    """What a slice of `follow` has done. failed: the ids of jobs that failed, as others that they waited for had not succeeded.
-
-    due_at: when the first is due of those that were let go and are not yet; None: none is. is_more: it has more to do.
-    """
-
-    failed: list[str]
-    due_at: float | None
-    is_more: bool
-
-
-class Known(list[int]):
-    """The orders of jobs that an insert did not store.
-
-    parked: those of jobs that were stored, and have to wait for their resource or for others: neither claimed nor ready.
-    joined: by order, the id of the waiting job that has the unique key of one that was not.
-    """
-
-    def __init__(
-        self, orders: Iterable[int] = (), parked: Collection[int] = (), joined: Mapping[int, str] | None = None
-    ) -> None:
-        super().__init__(orders)
-        self.parked = parked
-        self.joined: Mapping[int, str] = joined or {}
-
-
-class Topic(IntEnum):
-    """On what owners have their say beside the configuration. The numbers are stored."""
-
-    LIMITS = 0  # of a type: kqs.queue.limiting
-    OPTIONS = 1  # of a type, or under the empty name of all types: kqs.queue.configuring
-
-
-class Holder(NamedTuple):
-    """Which job has a resource, and since when it runs, in Unix seconds."""
-
-    id: str
-    since: float
-
-
-class Waiting(NamedTuple):
-    """How many jobs wait of each type that is watched, and which jobs of these types inserts have taken in since the last."""
-
-    counts: Mapping[str, int]
-    taken: Sequence[Accepted]
-
-
-class Store(Protocol):
+class Store(SayingsPort, SchedulesPort, Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
@@ -507,87 +392,6 @@ class Store(Protocol):
         """Return {type: {state: how many}}; zero counts may be left out. Cost must not grow with the number of jobs."""
         ...
 
-    async def suspend(self, type_: str, at: float) -> bool:
-        """Keep that jobs of this type wait from `at` on, until `resume`; durable before it returns. The type need have none.
-
-        What the store does with jobs is the same for all types: which may be claimed is no question of its own.
-        Returns: False: it is kept already, with the `at` of the first time.
-        """
-        ...
-
-    async def resume(self, type_: str) -> bool:
-        """Keep that no more; durable before it returns. Returns: False: it was not kept."""
-        ...
-
-    async def suspended(self) -> dict[str, float]:
-        """Return the types that are kept as suspended, by whichever server, and since when, in Unix seconds."""
-        ...
-
-    async def subscribe(self, type_: str, subscriber: str) -> bool:
-        """Keep that this type has a subscriber; durable before it returns. What is inserted is no question of the store's.
-
-        Returns: False: it is kept already.
-        """
-        ...
-
-    async def unsubscribe(self, type_: str, subscriber: str) -> bool:
-        """Keep that no more; durable before it returns. Returns: False: it was not kept."""
-        ...
-
-    async def subscriptions(self) -> dict[str, list[str]]:
-        """Return the subscribers that are kept, by whichever server, sorted, of each type that has some."""
-        ...
-
-    async def say(self, topic: Topic, type_: str, text: bytes | None) -> bool:
-        """Keep what an owner has said of a type, in the place of what was kept on this topic; None: nothing any more.
-
-        Durable before it returns. What it says is no question of the store's. Returns: whether something was kept before.
-        """
-        ...
-
-    async def said(self, topic: Topic) -> dict[str, bytes]:
-        """Return what is kept on this topic by type, whichever server was told."""
-        ...
-
-    async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
-        """Keep a schedule, in the place of the one that has its name; durable before it returns.
-
-        Of that, what it has done stays: tick_at, missed and skipped, whether it is suspended; `passed_at` does too, unless
-        it is beyond `since`: the clock was ahead then. So does `nodes`, to which `node` is added, if origin is config.
-        Returns: the schedule as it is kept.
-        """
-        ...
-
-    async def remove_schedule(self, name: str, node: str | None = None) -> bool:
-        """Keep a schedule no more; durable before it returns. Jobs that it has inserted stay.
-
-        Args: node: take this out of its `nodes`, and remove it only if none is left.
-        Returns: False: there was none, or none of this node's.
-        """
-        ...
-
-    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
-        """Return the schedules of these names, or all, in order of their names."""
-        ...
-
-    async def schedule_changes(self) -> int:
-        """Return a number that is another one after any of them was put, removed, suspended or resumed."""
-        ...
-
-    async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
-        """Keep that a schedule is suspended from `at` on; None: that it is not, and ticks after `since`. Durable.
-
-        Returns: the schedule as it is kept; it stays as it was if it was suspended, or not, already. None: there is none.
-        """
-        ...
-
-    async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
-        """Keep that instants of schedules are decided without a job. It survives as an insert does.
-
-        Returns: per schedule, whether it was done; False: it is another one by now, or has gone on.
-        """
-        ...
-
     async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
         """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more.
 
@@ -660,13 +464,10 @@ __all__ = [
     "News",
     "Passed",
     "Schedule",
-    "Share",
-    "Sharing",
     "Slice",
     "Spans",
     "Store",
     "StoreInfo",
-    "Topic",
     "Verb",
     "Waiting",
 ]

@@ -1,9 +1,10 @@
-"""What is kept of a schedule: what it says, and how far it has ticked."""
+"""What is kept of a schedule: what it says, and how far it has ticked; and by which operations of the store port."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -76,3 +77,46 @@ def tick_of(name: str, at: float) -> str:
 def name_of(tick_id: str) -> str:
     """Return the name of the schedule of a tick's job."""
     return tick_id.partition(":")[0]
+
+
+class SchedulesPort(Protocol):
+    """The part of the store port that keeps schedules, the same for all servers of the store. Raises as that says."""
+
+    async def put_schedule(self, schedule: Schedule, node: str | None = None) -> Schedule:
+        """Keep a schedule, in the place of the one that has its name; durable before it returns.
+
+        Of that, what it has done stays: tick_at, missed and skipped, whether it is suspended; `passed_at` does too, unless
+        it is beyond `since`: the clock was ahead then. So does `nodes`, to which `node` is added, if origin is config.
+        Returns: the schedule as it is kept.
+        """
+        ...
+
+    async def remove_schedule(self, name: str, node: str | None = None) -> bool:
+        """Keep a schedule no more; durable before it returns. Jobs that it has inserted stay.
+
+        Args: node: take this out of its `nodes`, and remove it only if none is left.
+        Returns: False: there was none, or none of this node's.
+        """
+        ...
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        """Return the schedules of these names, or all, in order of their names."""
+        ...
+
+    async def schedule_changes(self) -> int:
+        """Return a number that is another one after any of them was put, removed, suspended or resumed."""
+        ...
+
+    async def suspend_schedule(self, name: str, at: float | None, since: float) -> Schedule | None:
+        """Keep that a schedule is suspended from `at` on; None: that it is not, and ticks after `since`. Durable.
+
+        Returns: the schedule as it is kept; it stays as it was if it was suspended, or not, already. None: there is none.
+        """
+        ...
+
+    async def pass_ticks(self, passed: Sequence[Passed]) -> list[bool]:
+        """Keep that instants of schedules are decided without a job. It survives as an insert does.
+
+        Returns: per schedule, whether it was done; False: it is another one by now, or has gone on.
+        """
+        ...

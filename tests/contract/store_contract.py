@@ -28,7 +28,8 @@ from kqs.job import (
     first_run,
 )
 from kqs.store import base
-from kqs.store.base import DAMAGED, LISTED_BYTES, Known, Store, StoreInfo, Topic, Waiting
+from kqs.store.base import DAMAGED, LISTED_BYTES, Known, Store, StoreInfo, Waiting
+from kqs.store.sayings import Topic
 from tests.contract.changes import EndedChanges, EntryChanges, JobChanges, ReportChanges, changed
 from tests.support.clock import FakeClock
 

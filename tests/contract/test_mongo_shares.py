@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kqs.store.base import Share, Sharing
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
+from kqs.store.sharing import Share, Sharing
 from tests.contract.store_contract import JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, an_entry
 from tests.support.clock import FakeClock
 from tests.support.mongodb import client_of

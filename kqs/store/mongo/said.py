@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 
-from kqs.store.base import Topic
 from kqs.store.mongo.bell import ring
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.sayings import Topic
 
 
 async def say(session: Session, servers: Servers, topic: Topic, type_: str, text: bytes | None) -> bool:

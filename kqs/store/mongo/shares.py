@@ -23,9 +23,9 @@ from contextlib import suppress
 from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo.errors import DuplicateKeyError
 
-from kqs.store.base import Share
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.servers import Servers
+from kqs.store.sharing import Share
 
 #: others may change a document between our look and our write
 TRIES = 10

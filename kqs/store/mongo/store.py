@@ -22,11 +22,8 @@ from kqs.store.base import (
     News,
     Passed,
     Schedule,
-    Share,
-    Sharing,
     Slice,
     StoreInfo,
-    Topic,
     Waiting,
 )
 from kqs.store.mongo import (
@@ -54,6 +51,8 @@ from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 from kqs.store.rotation import Turn, Turned
+from kqs.store.sayings import Topic
+from kqs.store.sharing import Share, Sharing
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.store")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kqs.store.base import Topic
+from kqs.store.sayings import Topic
 from kqs.store.sqlite.session import Session
 
 _PUT = "insert into said (topic, type, text) values (?, ?, ?) on conflict do update set text = excluded.text"

@@ -22,13 +22,13 @@ from kqs.store.base import (
     News,
     Passed,
     Schedule,
-    Sharing,
     Slice,
     StoreInfo,
-    Topic,
     Waiting,
 )
 from kqs.store.rotation import Turn, Turned
+from kqs.store.sayings import Topic
+from kqs.store.sharing import Sharing
 from kqs.store.sqlite import (
     batches,
     claim,

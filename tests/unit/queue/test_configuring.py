@@ -9,7 +9,7 @@ import pytest
 from kqs.errors import CallError, StoreCorruptError, StoreUnavailableError
 from kqs.queue import configuring
 from kqs.queue.configuring import ALL, Configuring
-from kqs.store.base import Topic
+from kqs.store.sayings import Topic
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import still

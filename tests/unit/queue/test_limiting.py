@@ -15,7 +15,7 @@ from kqs.outcome import Again
 from kqs.queue import limiting
 from kqs.queue.gate import Limit
 from kqs.queue.limiting import Said
-from kqs.store.base import Topic
+from kqs.store.sayings import Topic
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig
 from tests.support.remote import Hired, a_desk, still

@@ -12,7 +12,7 @@ import pytest
 from kqs.errors import StoreUnavailableError
 from kqs.queue import sharer
 from kqs.queue.limiting import Said
-from kqs.store.base import Share
+from kqs.store.sharing import Share
 from kqs.store.sqlite import SqliteStore
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
