@@ -21,6 +21,7 @@ from kqs.feeder import Feeder
 from kqs.ids import Ids
 from kqs.journal import Recovery
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
@@ -92,13 +93,12 @@ class Startup(Service):
         await self._supervisor.end(task)
 
     async def _wait(self, error: StoreUnavailableError) -> None:
-        wait_s = FIRST_WAIT_S
+        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         trouble = Trouble(log, "the store is not there yet, new jobs wait in the journal; trying again", "the store is there")
         while True:
             self._feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
             trouble.met(error=str(error))
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(pauses.next_s())
             try:
                 await self._join()
             except StoreUnavailableError as again:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import random
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -29,6 +28,7 @@ from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, AnyLink, OpenLin
 from kqs.client.standing import StandingCall
 from kqs.client.values import check_seconds, encode
 from kqs.errors import CallError, KqsError
+from kqs.pauses import Pauses
 from kqs.process import forks
 from kqs.supervisor import HEAR_S
 from kqs.wire.calling import Answer, call_line
@@ -90,7 +90,7 @@ class InFlight:
         self._trouble = ""  # why there is no link
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._backoff_s = FIRST_BACKOFF_S
+        self._pauses = Pauses(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -282,7 +282,7 @@ class InFlight:
     def _succeed(self, number: int, result: msgspec.Raw) -> None:
         if pending := self._pending.pop(number, None):
             # a server that takes connections only to close them has not come back
-            self._backoff_s = FIRST_BACKOFF_S
+            self._pauses.begin_anew()
             if not pending.answer.done():
                 pending.answer.set_result(result)
             self._end(number, pending)
@@ -375,9 +375,7 @@ class InFlight:
 
     async def _reconnect(self) -> None:
         while True:
-            # a random share, so that the clients of a server that restarts do not come back all at once
-            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+            await asyncio.sleep(self._pauses.next_spread_s())
             try:
                 link = await self._open_link(self.address, self._on_answer, self._on_lost)
             except OSError as exc:

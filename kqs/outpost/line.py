@@ -7,7 +7,6 @@ that is silent for too long counts as gone. Call from the loop thread.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from kqs.client import Address
 from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Link, why_unreachable
 from kqs.errors import PASSING_CODES, CallError
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.process.threads import addresses_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
@@ -126,7 +126,7 @@ class Line:
             answered(members, answer)
 
     async def _keep(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        pauses = Pauses(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         while True:
             try:
                 link = await self._connect()
@@ -137,10 +137,8 @@ class Line:
                     self._open(link)
                     await asyncio.wait([link.lost])
                 if self._is_heard:
-                    backoff_s = FIRST_BACKOFF_S
-            # a random share, so that the workers of a server that restarts do not come back all at once
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+                    pauses.begin_anew()
+            await asyncio.sleep(pauses.next_spread_s())
 
     async def _connect(self) -> Link:
         """Return a new connection. Raises: OSError, UnicodeError: none of the server's addresses answers."""

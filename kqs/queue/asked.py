@@ -16,6 +16,7 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.inserter import Found, Question
 from kqs.job import Accepted
+from kqs.pauses import Pauses
 from kqs.store.base import Known, Store
 from kqs.supervisor import Supervisor
 
@@ -96,13 +97,12 @@ class Asked:
 
     async def _sync(self, questions: Sequence[Question]) -> None:
         """Return when the store has durably decided, or nobody waits for that any more."""
-        wait_s = FIRST_WAIT_S
+        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not all(question.is_over for question in questions):
             with suppress(StoreUnavailableError):
                 await self._store.sync()
                 return
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            await asyncio.sleep(pauses.next_s())
 
     def _tell(self, questions: Iterable[Question]) -> None:
         for question in questions:

@@ -14,6 +14,7 @@ from typing import cast
 from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, Accepted, Report, Run
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.store import base
 from kqs.store.base import Store
 from kqs.trouble import Trouble
@@ -298,15 +299,14 @@ class Reporter:
         return batch
 
     async def _commit(self, reports: list[Report]) -> Sequence[bool | None]:
-        wait_s = FIRST_WAIT_S
+        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 accepted = await self._store.report(reports)
             except StoreUnavailableError as error:
                 self.trouble = str(error)
                 self._lasting.met(error=str(error), count=len(reports))
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await asyncio.sleep(pauses.next_s())
             else:
                 self.trouble = None
                 self._lasting.over()

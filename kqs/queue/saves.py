@@ -21,6 +21,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.handlers import JobContext
 from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run, State
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.queue.noted import Noted, saved_by
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor, when_done
@@ -90,7 +91,7 @@ class Saves:
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self._task: asyncio.Task[None] | None = None
-        self._wait_s = FIRST_WAIT_S
+        self._pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._is_stopped = False
         self._lasting = Trouble(log, "the store refuses progress, trying again", "the store takes progress again")
         self.trouble: str | None = None
@@ -246,13 +247,12 @@ class Saves:
         except StoreUnavailableError as error:
             self.trouble = str(error)
             self._lasting.met(error=str(error))
-            await asyncio.sleep(self._wait_s)
-            self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(self._pauses.next_s())
             self._tick_at = 0.0 if is_tick else self._tick_at
         else:
             self.trouble = None
             self._lasting.over()
-            self._wait_s = FIRST_WAIT_S
+            self._pauses.begin_anew()
             now = self._loop.time()
             self._rested_at = now + min(max(LEAST_REST_S, REST_SHARE * (now - began_at)), SAVE_S)
             if not is_tick:

@@ -7,7 +7,6 @@ anew with each life, so nothing is ever asked about a job on a connection to ano
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.trio import Trio
 from kqs.job import Entry
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete
@@ -81,14 +81,13 @@ class Server:
 
     async def run(self) -> None:
         """Stay connected, for ever: whatever goes wrong is tried again."""
-        backoff_s = BACKOFF_FIRST_S
+        pauses = Pauses(BACKOFF_FIRST_S, BACKOFF_LAST_S)
         try:
             while True:
                 if await self._live():
-                    backoff_s = BACKOFF_FIRST_S
+                    pauses.begin_anew()
                 self._away.met(server=self.address, reason=self._standing.reason)
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 jitter
-                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+                await asyncio.sleep(pauses.next_spread_s())
         finally:
             if self._given_up is not None:
                 self._given_up.cancel()

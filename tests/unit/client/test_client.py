@@ -446,7 +446,7 @@ async def test_a_server_that_closes_each_connection_is_not_back(
         waits.extend([seconds] if seconds else [])
         await sleep(0)
 
-    monkeypatch.setattr("kqs.client.inflight.random.uniform", lambda least, most: most)
+    monkeypatch.setattr("kqs.pauses.random.uniform", lambda least, most: most)
     monkeypatch.setattr("kqs.client.inflight.asyncio.sleep", note)
     call = await task(client.insert("mail"))
     for count in range(1, 5):
