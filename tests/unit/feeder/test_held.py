@@ -133,3 +133,73 @@ def test_a_job_longer_than_a_batch_is_a_batch(monkeypatch: pytest.MonkeyPatch) -
     for seq in range(3):
         held.add(an_array(seq, 2, ORDER + 10 * seq, is_live=True), NOW)
     assert sizes(held) == [1] * 6
+
+
+def a_claimed(seq: int, count: int, order: int) -> Record:
+    record = an_array(seq, count, order, is_live=True)
+    record.claimed = True
+    return record
+
+
+def test_claimed_records_stand_apart_if_nothing_waits_before_them() -> None:
+    held = Held(CountingIntake())
+    held.add(a_claimed(0, 3, ORDER), NOW)
+    held.add(a_claimed(1, 2, ORDER + 10), NOW + 1)
+    assert (held.is_all_claimed, held.claimed_first, held.claimed_since, held.count) == (True, 5, NOW, 5)
+    held.add(an_array(2, 4, ORDER + 20, is_live=True), NOW + 2)
+    held.add(a_claimed(3, 1, ORDER + 30), NOW + 3)
+    assert (held.is_all_claimed, held.claimed_first, held.count) == (False, 5, 10)
+    assert held.take(3).reach == Reach(1, ORDER + 3)
+    assert (held.claimed_first, held.claimed_since, held.count) == (2, NOW + 1, 7)
+
+
+def test_the_first_that_wait_are_claimed_as_whole_records_and_in_part() -> None:
+    held = Held(CountingIntake())
+    held.add(an_array(0, 3, ORDER, is_live=True), NOW)
+    held.add(an_array(1, 3, ORDER + 10, is_live=True), NOW)
+    assert [job.order for job in held.unclaimed(4)] == [ORDER, ORDER + 1, ORDER + 2, ORDER + 10]
+    assert held.claim(4, NOW) == 2
+    assert (held.claimed_first, held.is_all_claimed) == (3, False)
+    assert [job.order for job in held.unclaimed(9)] == [ORDER + 11, ORDER + 12]
+    assert held.claim(2, NOW) == 2
+    assert (held.claimed_first, held.is_all_claimed) == (6, True)
+    assert held.unclaimed(9) == []
+
+
+def test_a_claim_of_whole_records_ends_behind_the_last_of_them() -> None:
+    held = Held(CountingIntake())
+    held.add(an_array(0, 3, ORDER, is_live=True), NOW)
+    held.add(an_array(1, 3, ORDER + 10, is_live=True), NOW)
+    assert len(held.unclaimed(3)) == 3
+    assert held.claim(3, NOW) == 1
+    assert held.claimed_first == 3
+
+
+def test_nothing_is_claimed_while_a_long_record_is_taken_in_part() -> None:
+    held = Held(CountingIntake())
+    held.add(an_array(0, 20_000, ORDER, is_live=True), NOW)
+    held.add(an_array(1, 1, ORDER + 30_000, is_live=True), NOW)
+    held.take(100)
+    assert held.unclaimed(9) == []
+
+
+def test_it_is_full_of_too_many_jobs_or_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = an_array(0, 3, ORDER, is_live=True)
+    for name, most in (("MAX_JOBS", 3), ("MAX_BYTES", len(record.payload))):
+        with monkeypatch.context() as patches:
+            patches.setattr(f"kqs.feeder.held.{name}", most)
+            held = Held(CountingIntake())
+            held.add(record, NOW)
+            assert not held.is_full
+            held.add(an_array(1, 1, ORDER + 10, is_live=True), NOW)
+            assert held.is_full
+            held.take(3)
+            assert not held.is_full
+
+
+def test_a_batch_tells_the_bytes_of_its_records() -> None:
+    held = Held(CountingIntake())
+    records = [an_array(seq, 2, ORDER + 10 * seq, is_live=True) for seq in range(3)]
+    for record in records:
+        held.add(record, NOW)
+    assert held.take(4).size_bytes == len(records[0].payload) + len(records[1].payload)
