@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+import kqs.feeder.claims
 import kqs.feeder.feeder
 import kqs.feeder.held
+import kqs.store.base
 from kqs.errors import JournalFailedError, StoreUnavailableError
 from kqs.job import Report, State
 from kqs.journal import Kind, Record, claimed_orders
@@ -125,6 +127,30 @@ async def test_while_one_is_not_stored_the_next_one_runs_as_well(feeding: Feedin
     await feeding.insert(JOB)
     await feeding.insert(JOB)
     assert (await claimed(feeding), hand.runs.qsize()) == ([True, True], 2)
+    gate.open()
+
+
+@pytest.mark.parametrize("reason", ["they are many", "the first is late", "their results are long"])
+async def test_none_is_claimed_while_those_that_are_not_stored_yet_are_enough(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    hand, gate = feeding.rig.hand(4), Gate(feeding, monkeypatch)
+    await feeding.start()
+    await feeding.insert(JOB)
+    async with asyncio.timeout(10):
+        await gate.asked.wait()
+    await hand.take()
+    await feeding.insert(JOB)
+    assert await claimed(feeding) == [True, True]
+    if reason == "they are many":
+        monkeypatch.setattr(kqs.feeder.claims, "MOST_CLAIMED", 1)
+    elif reason == "the first is late":
+        feeding.rig.clock.advance(kqs.feeder.claims.LATE_S)
+    else:
+        monkeypatch.setattr(kqs.store.base, "DATA_BYTES", 5)
+        await hand.end(await hand.take(), Ok(b'"long"'))
+    await feeding.insert(JOB)
+    assert await claimed(feeding) == [True, True, False]
     gate.open()
 
 
