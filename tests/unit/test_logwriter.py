@@ -1,10 +1,13 @@
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
+from queue import SimpleQueue
 
 import pytest
 
+from kqs import logwriter
 from kqs.logwriter import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter
 
 
@@ -52,8 +55,10 @@ def test_nobody_waits_for_a_reader_that_rests_and_what_is_dropped_is_told(pipe: 
     assert kept + dropped == count
     assert kept >= MAX_WAITING_BYTES // 1000
     assert dropped
+    for _ in range(100):  # what was taken has made room for more
+        lines.write(line)
     lines.write("again")
-    assert read_until(reader, b"again\n") == b"again\n"
+    assert read_until(reader, b"again\n").decode().splitlines() == [line] * 100 + ["again"]
 
 
 def test_a_line_without_bound_is_cut(pipe: tuple[int, int]) -> None:
@@ -62,11 +67,17 @@ def test_a_line_without_bound_is_cut(pipe: tuple[int, int]) -> None:
     assert len(read_until(reader, b"... (5000000 bytes)\n")) < MAX_LINE_BYTES + 100
 
 
-def test_flush_returns_when_all_is_written(pipe: tuple[int, int]) -> None:
+def test_flush_returns_when_all_is_written(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def put_late(descriptor: int, data: bytes) -> None:
+        time.sleep(0.05)  # while it is not written, nothing else may have returned
+        os.write(descriptor, data)
+
+    monkeypatch.setattr(logwriter, "_put", put_late)
     reader, writer = pipe
     lines = LineWriter(writer, told)
     lines.write("last")
     lines.flush(10)
+    assert select.select([reader], [], [], 0)[0]
     assert os.read(reader, 100) == b"last\n"
 
 
@@ -102,8 +113,10 @@ def test_a_forked_child_writes_by_itself(pipe: tuple[int, int], monkeypatch: pyt
     lines = LineWriter(writer, told)
     monkeypatch.setattr(lines, "_pid", 1)
     os.close(lines.descriptor)
+    monkeypatch.setattr(lines, "_wakes", SimpleQueue[threading.Event | None]())  # whose thread is not in the child
     before = threading.active_count()
     lines.write("child")
     lines.flush(10)
+    assert lines._wakes.empty()
     assert read_until(reader, b"\n") == b"child\n"
     assert threading.active_count() == before

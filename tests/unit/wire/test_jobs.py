@@ -401,6 +401,12 @@ def test_names_of_resources_and_keys_are_as_those_of_types(field: str, name: str
     assert refused(f'{{"type":"a","{field}":"{name}"}}').startswith(f"{field}: expected 1 to 200 bytes of printable text")
 
 
+@pytest.mark.parametrize("name", ["", "a b", "x" * 201])
+def test_a_batch_is_named_as_a_job_is(name: str) -> None:
+    assert refused(f'{{"type":"a","batch":"{name}"}}').startswith("batch: expected 1 to 200 of A-Z a-z 0-9 . _ : -")
+    assert decode_job(b'{"type":"a","batch":"B.1_2:3-4"}') == JobFields(type="a", batch="B.1_2:3-4")
+
+
 @pytest.mark.parametrize("field", [name for name in JOB_FIELDS if name not in ("data", "after")])
 def test_a_wrong_value_of_any_field_is_refused_by_its_name(field: str) -> None:
     with pytest.raises(CallError) as caught:
