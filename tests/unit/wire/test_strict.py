@@ -53,10 +53,12 @@ def test_brackets_in_strings_do_not_make_up_for_levels() -> None:
     assert strict.is_deeper(b'["]",' * 65 + b'"x"' + b',"["]' * 65, 64)
 
 
-def test_one_deep_value_among_many_is_found() -> None:
-    values = [Raw(b"1"), Raw(closed(64)), Raw(b'"' + b"x" * 999 + b'"')]
+def test_one_deep_value_among_many_is_found_wherever_it_stands() -> None:
+    group = strict._GROUP
+    values = [Raw(b"1"), Raw(closed(64)), *[Raw(b'"' + b"x" * 9 + b'"')] * (2 * group)]
     assert not strict.is_any_deeper(values, 64)
-    assert strict.is_any_deeper([*values, Raw(closed(65))], 64)
+    for at in (0, 1, group - 1, group, 2 * group, len(values)):
+        assert strict.is_any_deeper([*values[:at], Raw(closed(65)), *values[at:]], 64)
 
 
 def test_text_and_depth_are_refused_with_their_reason() -> None:
