@@ -9,7 +9,7 @@ import java.util.*;
 class Producer {
     /** Inserts a job under an id of our own, so that it may be repeated until it is answered. */
     static String insert(Kqs kqs, String type, Object data) throws Kqs.Refused {
-        Map<String, Object> job = new HashMap<>(Map.of("type", type, "id", UUID.randomUUID().toString()));
+        Map<String, Object> job = new HashMap<>(Map.of("type", type, "id", UUID.randomUUID().toString(), "wait", 0));
         job.put("data", data);
         while (true) {
             try {
@@ -28,10 +28,11 @@ class Producer {
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         int status = 0;
         for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            if (line.isBlank()) continue;
             try {
                 System.out.println(insert(kqs, arguments[2], Json.read(line)));
-            } catch (Kqs.Refused | RuntimeException refused) { // by the server, or as no JSON by us
-                System.out.println("refused: " + refused.getMessage());
+            } catch (Kqs.Refused | RuntimeException | StackOverflowError refused) {
+                System.out.println("refused: " + (refused instanceof Kqs.Refused ? refused.getMessage() : "bad_json"));
                 status = 1;
             }
         }

@@ -29,9 +29,7 @@ class Worker {
                 report.put("result", doing.get((long) (1000 * number(run, "ttr") / 3), TimeUnit.MILLISECONDS));
                 report.put("report", "ok");
             } catch (TimeoutException itGoesOn) {
-                if (touch(token)) continue;
-                doing.cancel(true);
-                return;
+                if (!touch(token) && doing.cancel(true)) return;
             } catch (ExecutionException | InterruptedException failed) {
                 report.putAll(Map.of("report", "fail", "reason", String.valueOf(failed.getCause().getMessage())));
             }
@@ -43,16 +41,19 @@ class Worker {
     static boolean touch(String token) {
         try {
             return ((Map<?, ?>) kqs.call("touch", Map.of("run", token))).get("cancel").equals(false);
-        } catch (Kqs.Refused over) { return false; }
+        } catch (Kqs.Refused refused) { return !Set.of("stale", "lost").contains(refused.getMessage()); }
     }
 
-    /** Tells whether it was taken, or refused for good; if not, it is repeated, which is safe. */
+    /** Tells whether it is done with; if not, it is repeated, which is safe. A report that is refused for good becomes a failure. */
     static boolean finish(Map<String, Object> report) {
         try {
             return kqs.call("finish", report) != null;
         } catch (Kqs.Refused refused) {
-            System.err.println(report.get("run") + " " + refused.getMessage());
-            return !Kqs.LATER.contains(refused.getMessage());
+            String code = refused.getMessage();
+            System.err.println(report.get("run") + " " + code);
+            if (Kqs.LATER.contains(code)) return false;
+            if (code.equals("stale") || report.get("report").equals("fail")) return true;
+            return finish(Map.of("run", report.get("run"), "report", "fail", "reason", code));
         }
     }
 
@@ -71,9 +72,7 @@ class Worker {
                     if (stopping) kqs.call("release", Map.of("run", ((Map<?, ?>) run).get("run"), "begun", false));
                     else runJob((Map<?, ?>) run);
                 }
-            } catch (Kqs.Refused refused) {
-                kqs.pause();
-            }
+            } catch (Kqs.Refused refused) { kqs.pause(); }
         }
     }
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -14,7 +15,7 @@ import (
 func insert(kind string, data json.RawMessage) (id any, code string) {
 	name := make([]byte, 16)
 	rand.Read(name)
-	job := object{"type": kind, "id": fmt.Sprintf("%x", name), "data": data}
+	job := object{"type": kind, "id": fmt.Sprintf("%x", name), "data": data, "wait": 0}
 	for id, code = call("insert", job); later[code]; id, code = call("insert", job) {
 		pause()
 	}
@@ -27,8 +28,13 @@ func main() {
 	lines := bufio.NewReader(os.Stdin)
 	for {
 		line, err := lines.ReadBytes('\n')
-		if json.Valid(line) {
-			if id, code := insert(os.Args[3], line); code == "" {
+		if len(bytes.TrimSpace(line)) > 0 {
+			var id any
+			code := "bad_json"
+			if json.Valid(line) {
+				id, code = insert(os.Args[3], line)
+			}
+			if code == "" {
 				fmt.Println(id)
 			} else {
 				fmt.Println("refused:", code)

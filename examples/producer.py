@@ -33,7 +33,7 @@ class Producer:
 
     def insert(self, type_, data):
         """Insert one job, under an id of our own, so that it may be repeated until it is answered; return (id, code)."""
-        job = {"type": type_, "data": data, "id": str(uuid.uuid4())}
+        job = {"type": type_, "data": data, "id": str(uuid.uuid4()), "wait": 0}
         while True:
             try:
                 job_id, code = self.call("insert", job)
@@ -48,8 +48,11 @@ class Producer:
 
 sys.set_int_max_str_digits(0)  # what comes is our own
 producer, status = Producer(sys.argv[1], int(sys.argv[2])), 0
-for text in sys.stdin:
-    job_id, code = producer.insert(sys.argv[3], json.loads(text))
+for text in filter(str.strip, sys.stdin):
+    try:
+        job_id, code = producer.insert(sys.argv[3], json.loads(text))
+    except (ValueError, RecursionError):
+        code = "bad_json"
     print(f"refused: {code}" if code else job_id, flush=True)
     status = 1 if code else status
 sys.exit(status)

@@ -22,12 +22,14 @@ connect() {
     nc=$!
     exec 3>"$dir/in" 4<"$dir/out"
     # when the server closes, nc only ends at the next write: an empty line is nothing to a server
-    (while sleep 1 && kill -0 $$ && echo; do :; done) >&3 2>/dev/null 4<&- &
+    (while sleep 1 && kill -0 $$; do mkdir "$dir/busy" && { echo; sent=$?; rmdir "$dir/busy"; [ "$sent" = 0 ] || break; }; done) >&3 2>/dev/null 4<&- &
 }
 
 call() { # NAME ARGUMENT: 0: it was done; 1: refused, for the reason in $code; 2: the connection is lost
     code='' answer=''
-    printf '{"id":%d,"n":"%s","m":%s}\n' "$id" "$1" "$2" 2>/dev/null >&3 || return 2
+    until mkdir "$dir/busy" 2>/dev/null; do sleep 0.1; done # a long line takes several writes, and nothing may come between
+    printf '{"id":%d,"n":"%s","m":%s}\n' "$id" "$1" "$2" 2>/dev/null >&3; sent=$?
+    rmdir "$dir/busy" && [ "$sent" = 0 ] || return 2
     IFS= read -r answer <&4 || return 2 # what ends without a newline is no line
     code=$(printf %s "$answer" | jq -r '.e.code // empty')
     [ -z "$code" ]
@@ -35,7 +37,7 @@ call() { # NAME ARGUMENT: 0: it was done; 1: refused, for the reason in $code; 2
 
 insert() { # DATA: under an id of our own, so that it may be repeated until it is answered
     id=$((id + 1))
-    job="{\"type\":$type,\"id\":\"$name-$id\",\"data\":$1}"
+    job="{\"type\":$type,\"id\":\"$name-$id\",\"data\":$1,\"wait\":0}"
     until call insert "$job"; do
         case $code in
             '') connect ;;
@@ -48,7 +50,7 @@ insert() { # DATA: under an id of our own, so that it may be repeated until it i
 }
 
 connect
-while IFS= read -r data; do
+while IFS= read -r data || [ -n "$data" ]; do
     [ -z "$data" ] || insert "$data"
 done
 exit "$status"

@@ -39,8 +39,8 @@ func runJob(run object) {
 			return
 		case <-time.After(seconds(float(run["ttr"]) / 3)):
 			state, code := call("touch", object{"run": run["run"]})
-			if code != "" || state.(object)["cancel"] == true {
-				return // stale, cancelled, or lost with the connection: the job is somebody else's by now
+			if code == lost || code == "stale" || code == "" && state.(object)["cancel"] == true {
+				return // the job is somebody else's by now
 			}
 		}
 	}

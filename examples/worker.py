@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from threading import Event
 
-TYPES, DONE, THREAD = ["echo", "sleep", "fail"], (None, "stale", "bad_call", "too_large"), ThreadPoolExecutor(1)
+TYPES, UNFIT, THREAD = ["echo", "sleep", "fail"], ("bad_call", "bad_json", "too_large"), ThreadPoolExecutor(1)
 
 
 def work(type_, data, over):
@@ -34,15 +34,13 @@ class Worker:
 
     def call(self, name, argument):
         """Return (result, code of the error). Raises: OSError: the connection is lost, but no run, for they are held."""
-        try:
-            self.lines = self.lines or socket.create_connection(self.address, 10).makefile("rwb")
-            self.lines.write(json.dumps({"id": 1, "n": name, "m": argument}).encode() + b"\n")
-            self.lines.flush()
-            if not (line := self.lines.readline()).endswith(b"\n"):  # what ends without a newline is no line
-                raise ConnectionError
-        except OSError:
-            self.lines = None
-            raise
+        line = json.dumps({"id": 1, "n": name, "m": argument}, allow_nan=False).encode() + b"\n"
+        lines, self.lines = self.lines or socket.create_connection(self.address, 10).makefile("rwb"), None
+        lines.write(line)
+        lines.flush()
+        if not (line := lines.readline()).endswith(b"\n"):  # what ends without a newline is no line
+            raise ConnectionError
+        self.lines = lines
         answer = json.loads(line, parse_int=lambda digits: (int if len(digits) < 4300 else float)(digits))  # more is not taken
         return answer.get("m"), (answer.get("e") or {}).get("code")
 
@@ -51,18 +49,20 @@ class Worker:
         while not wait([doing], run["ttr"] / 3).done:
             with suppress(OSError):  # it is held, and goes on until there is a connection again
                 state, code = self.call("touch", {"run": run["run"]})
-                if code == "stale" or (not code and state["cancel"]):  # the job is somebody else's by now
-                    over.set()
-                    return
+                if code == "stale" or (not code and state["cancel"]):
+                    return over.set()  # the job is somebody else's by now
         try:
-            end = {"report": "ok", "result": doing.result()}
-            json.dumps(end, ensure_ascii=False, allow_nan=False).encode()  # what no server could read is a failure, too
-        except Exception as error:
-            end = {"report": "fail", "reason": str(error)}
-        while True:  # until it is taken or refused for good: to repeat a report is safe
+            self.report(run, report="ok", result=doing.result())
+        except Exception as error:  # of the work, or no server takes its result
+            self.report(run, report="fail", reason=str(error)[:1000].encode(errors="replace").decode())
+
+    def report(self, run, **end):  # until it is taken: to repeat a report is safe
+        while True:
             with suppress(OSError):
-                if self.call("finish", {"run": run["run"], **end})[1] in DONE:
+                if (code := self.call("finish", {"run": run["run"], **end})[1]) in (None, "stale"):
                     return
+                if code in UNFIT:
+                    raise ValueError(f"the server refuses the report: {code}")
             self.pause() if not self.stopping or self.pause_s < 5 else sys.exit(f"nobody takes the report of {run['run']}")
 
     def main(self):

@@ -55,15 +55,15 @@ run_job() { # RUN: do it, and report
         tick=$((tick + 1))
         [ "$tick" -ge "$ticks" ] && tick=0 || continue
         call touch "{\"run\":$token}" && [ "$(printf %s "$answer" | jq .cancel)" = false ] && continue
-        kill "$pid" && return # the run is over: stale, cancelled, or lost with the connection
+        case $code in '' | stale) kill "$pid" && return ;; esac # the run is over: stale, cancelled, or lost with the connection
     done
     if wait "$pid" && end=$(jq -cs '.[0]' "$dir/result" 2>"$dir/reason"); then
         report="{\"run\":$token,\"report\":\"ok\",\"result\":$end}"
     else
         report=$(jq -cRs --argjson run "$token" '{$run, report: "fail", reason: rtrimstr("\n")}' "$dir/reason")
     fi
-    until call finish "$report"; do # repeated where it was not answered, or refused for now: that is safe
-        case $code in stale | bad_call | too_large) echo "$token: $code" >&2 && return ;; esac
+    until call finish "$report"; do # repeated until it is taken, which is safe: as a failure if nobody takes its result
+        case $code in stale) return ;; bad_call | bad_json | too_large) report="{\"run\":$token,\"report\":\"fail\",\"reason\":\"$code\"}" ;; esac
         [ -z "$stopping" ] || [ "$backoff" -lt 50 ] || { echo "nobody takes the report of $token" >&2 && exit 1; }
         if [ -n "$code" ]; then pause; else connect; fi
     done

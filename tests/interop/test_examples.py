@@ -97,7 +97,35 @@ UNFIT = {
     "no JSON, of the shell": ("worker.sh", "exec cat", "echo {", ("fail", None)),
     "nothing, of the shell": ("worker.sh", "exec cat", "exec true", ("success", None)),
     "no value of JSON, of Node": ("worker.js", "async (data) => data", "async () => 10n", ("fail", None)),
-    "half a character, of Node": ("worker.js", "async (data) => data", "async () => '😀'.slice(0, 1)", ("success", "\ufffd")),
+    "half a character, of Node": ("worker.js", "async (data) => data", "async () => '😀'.slice(0, 1)", ("fail", None)),
+    "half a character as reason, of Python": ("worker.py", "else data\n", 'else {}["\\ud83d"]\n', ("fail", None)),
+    "half a character as reason, of Node": (
+        "worker.js",
+        "async (data) => data",
+        "async () => { throw '\\ud83d' }",
+        ("fail", None),
+    ),
+    "half a character, of Java": ("Worker.java", "return data;", 'return "\\ud83d";', ("success", "?")),
+    "too long, of Python": ("worker.py", "else data\n", 'else "x" * 200_000\n', ("fail", None)),
+    "too long, of Node": ("worker.js", "async (data) => data", "async () => 'x'.repeat(200000)", ("fail", None)),
+    "too long, of Go": ("worker.go", '"result": data', '"result": fmt.Sprintf("%200000d", 1)', ("fail", None)),
+    "too long, of Java": ("Worker.java", "return data;", 'return "x".repeat(200_000);', ("fail", None)),
+    "too long, of the shell": ("worker.sh", "exec cat", "exec jq -n '\"x\" * 200000'", ("fail", None)),
+    "too deep, of Python": ("worker.py", "else data\n", 'else json.loads("[" * 70 + "]" * 70)\n', ("fail", None)),
+    "too deep, of Node": (
+        "worker.js",
+        "async (data) => data",
+        "async () => JSON.parse('['.repeat(70) + ']'.repeat(70))",
+        ("fail", None),
+    ),
+    "too deep, of Go": (
+        "worker.go",
+        '"result": data',
+        '"result": func() any { for i := 0; i < 70; i++ { data = []any{data} }; return data }()',
+        ("fail", None),
+    ),
+    "too deep, of Java": ("Worker.java", "return data;", 'return Json.read("[".repeat(70) + "]".repeat(70));', ("fail", None)),
+    "too deep, of the shell": ("worker.sh", "exec cat", "exec jq -nc 'reduce range(70) as $_ (1; [.])'", ("fail", None)),
     "nothing, of Node": ("worker.js", "async (data) => data", "async () => {}", ("success", None)),
 }
 
@@ -108,7 +136,7 @@ def test_a_result_that_no_server_can_read_holds_up_no_worker(unfit: str, tmp_pat
     source = (EXAMPLES / name).read_text()
     assert old in source
     (tmp_path / name).write_text(source.replace(old, new))
-    with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
+    with serving(tmp_path, WORKER__CONCURRENCY="0", SERVER__MAX_LINE_BYTES="100000") as server, peer_of(server) as peer:
         ids = [peer.insert("echo", 1, retries=0, ttr=600) for _ in range(2)]
         with working([*_command(tmp_path / name), "127.0.0.1", str(server.port)]):
             for job_id in ids:
@@ -189,6 +217,28 @@ def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have
                 assert (done.returncode, number in (NUMBERS[0], NUMBERS[2])) == (1, True)
             else:
                 assert told(server, "job", json.dumps(answer))["data"] == Decimal(number)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_producer_prints_ids_of_jobs_that_are_waited_for_by_default(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    with serving(tmp_path, TYPES__ECHO__WAIT="60") as server:
+        command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
+        done = subprocess.run(command, input="1\n2\n3\n", capture_output=True, text=True, timeout=WITHIN_S)
+        assert [ask(server, "job", job_id)["data"] for job_id in done.stdout.split()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_producer_tells_of_lines_that_nobody_can_take_and_inserts_the_others(language: str, tmp_path: Path) -> None:
+    example = LANGUAGES[language](tmp_path)
+    lines = ["1", "[" * 70 + "]" * 70, "{", "", f'"{"x" * 200_000}"', "2"]  # the last has no end
+    with serving(tmp_path, WORKER__CONCURRENCY="0", SERVER__MAX_LINE_BYTES="100000") as server:
+        command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
+        done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, timeout=WITHIN_S)
+        told = done.stdout.splitlines()
+        refused = sorted(line for line in told if line.startswith("refused: "))
+        assert (done.returncode, refused) == (1, ["refused: bad_json", "refused: bad_json", "refused: too_large"]), done.stderr
+        assert sorted(ask(server, "job", job_id)["data"] for job_id in told if job_id not in refused) == [1, 2]
 
 
 def told(server: Served, name: str, argument: str) -> Any:
