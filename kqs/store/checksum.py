@@ -2,7 +2,7 @@
 
 It stands in the job's record, which may lie on a disk for years; a record that does not fit it is never run. A job of a
 known type and priority costs one pass over its data. Whatever single bit changes, in data, type, priority, order, or what else
-was given, changes it.
+was given, changes it. What stands in the bits above its 32 is apart from all that, so that what changes a checksum leaves them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kqs.crc import crc32c
 
 _encode = msgspec.msgpack.Encoder().encode
 _MOST = 0xFFFFFFFF
+_MOST_OF_KEYS = 0x7FFFFFFF  # together they are a signed integer of 64 bits, as the engines store them
 _TOP = 0x80000000
 _POLYNOMIAL = 0x82F63B78
 
@@ -54,6 +55,18 @@ def given(id_: str | None, options: bytes | None, expire_at: float | None) -> by
     return _encode((id_, options, expire_at))
 
 
+def of_keys(group: str | None, unique: str | None) -> int:
+    """Return what stands in the bits above those of the checksum of a job that was given one of these: 0 of any other."""
+    if group is None and unique is None:
+        return 0
+    return (int(crc32c(_encode((group, unique)))) & _MOST_OF_KEYS) << 32
+
+
+def with_keys(found: int, keys: int) -> int:
+    """Return a checksum of a job's with that `of_keys`, if it has none."""
+    return found | keys if 0 <= found <= _MOST else found
+
+
 def reranked(
     type_: str, was: int, prio: int, data_bytes: int, id_: str | None, expire_at: float | None, options: bytes | None
 ) -> int:
@@ -79,8 +92,11 @@ def reordered(found: int, data_bytes: int, orders: tuple[int, int], was: bytes, 
 
     As `moved`: no data is read. Args: orders: the one it had, and the one it has from now on.
     """
-    if not 0 <= found <= _MOST:  # damage, which it stays
-        return found
+    low = found & _MOST
+    return found - low + _reordered(low, data_bytes, orders, was, now)
+
+
+def _reordered(found: int, data_bytes: int, orders: tuple[int, int], was: bytes, now: bytes) -> int:
     change = orders[0] ^ orders[1]
     zeros = bytes(data_bytes)
     plain = crc32c(zeros, (change >> 32) ^ (change & _MOST)) ^ crc32c(zeros)

@@ -347,10 +347,14 @@ class StoreContract:
 
     async def test_run_carries_counters_and_expiry(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one(expire_at=now + 100.123456)
-        waiting = a_report(run.claim, State.RETRY, "fail", at=now, failures=2, ghosts=3, interrupted=4)
-        await store.report([waiting])
-        (again,) = await store.claim([an_entry(0)], "w2", now + 1)
-        assert (again.claim.attempt, again.failures, again.ghosts, again.interrupted) == (2, 2, 3, 4)
+        again = run
+        for n in range(1, 10):
+            counts = min(n, 2), min(max(n - 2, 0), 3), max(n - 5, 0)
+            waiting = a_report(again.claim, State.RETRY, "fail", at=now)
+            waiting.failures, waiting.ghosts, waiting.interrupted = counts
+            await store.report([waiting])
+            (again,) = await store.claim([an_entry(0)], "w2", now + 1)
+            assert (again.claim.attempt, again.failures, again.ghosts, again.interrupted) == (n + 1, *counts)
         assert (again.expire_at, again.started_at) == (now + 100.123456, now + 1)
 
     async def test_record_inserted_before_is_seen_by_ready(self, store: Store, now: float) -> None:

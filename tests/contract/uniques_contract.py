@@ -264,6 +264,19 @@ class ChangedUniquesContract:
         assert await insert(a_job(1, unique="k")) == []
         assert joined(await insert(a_job(2, unique="k"))) == {2: IDS.of(FIRST + 1)}
 
+    async def test_retried_job_has_its_key_again_though_no_other_job_has_one(
+        self, store: Store, run_one: RunOne, insert: Insert, reopen: Reopen, now: float
+    ) -> None:
+        run: Run = await run_one(0, unique="k")
+        await store.report([a_report(run.claim, State.FAIL, at=now)])
+        assert await insert(a_job(1, unique="k")) == []
+        (other,) = await store.claim([an_entry(1)], "w", now)
+        await store.report([a_report(other.claim, at=now, drop_at=now)])
+        assert await store.sweep(now, 9, FIRST + 2) == 1
+        again, _ = await reopen()
+        await change(again, Verb.RETRY, now=now)
+        assert joined(await again.insert([a_job(2, unique="k")], 3, "w", now)) == {2: run.claim.id}
+
     @pytest.mark.parametrize("is_used", [False, True])
     async def test_retried_job_has_its_key_again(
         self, store: Store, run_one: RunOne, insert: Insert, now: float, is_used: bool

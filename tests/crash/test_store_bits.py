@@ -19,6 +19,7 @@ from tests.support.supervising import StrictSupervisor
 NOW = FakeClock().now()
 JOBS = {
     "plain": a_job(5, data=b'{"plain":1}'),
+    "with keys": a_job(5, resource="its-resource", group="its-group", unique="its-key", data=b'{"keys":1}'),
     "with everything": a_job(5, id="its-own-id", expire_at=NOW + 9.5, options=b'{"ttr":5}', data=b'{"everything":1}'),
 }
 BEHIND = b'{"behind":1}'
@@ -28,17 +29,27 @@ def a_store(path: Path) -> SqliteStore:
     return SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor())
 
 
+def length_of(number: int) -> int:
+    """Return in how many bytes SQLite keeps a number of more than two."""
+    return next(length for length in (3, 4, 6, 8) if number < 1 << (8 * length - 1))
+
+
 def cell_of(path: Path, job: str) -> range:
     """Return where the cell of the job's record stands in the file: between its neighbours, which came before and after it."""
     content = path.read_bytes()
     with sqlite3.connect(path) as db:
-        checksums = dict(db.execute("select ord, crc32c from jobs").fetchall())
+        rows = db.execute("select ord, crc32c, resource, grp, unique_key from jobs").fetchall()
+        behind = {order: length_of(total) + sum(len(key or "") for key in keys) for order, total, *keys in rows}
     db.close()
 
     def end(n: int, data: bytes) -> int:
-        return content.index(data) + len(data) + (4 if checksums[FIRST + n] < 1 << 31 else 6)
+        return content.index(data) + len(data) + behind[FIRST + n]
 
     return range(end(9, BEHIND), end(5, JOBS[job].data))
+
+
+def what_runs(run: Run) -> tuple[object, ...]:
+    return run.type, run.data, run.options, run.claim.id, run.expire_at, run.resource, run.group
 
 
 async def start_and_claim(path: Path) -> tuple[list[Run], dict[str, dict[State, int]], str | None]:
@@ -60,7 +71,8 @@ async def test_a_flipped_bit_alters_no_run(tmp_path: Path, job: str) -> None:
     path = tmp_path / "store.sqlite"
     store = a_store(path)
     await store.open(JOURNAL, NODE)
-    for one in (a_job(1, data=b'{"before":1}'), JOBS[job], a_job(9, data=BEHIND)):
+    # no single bit makes 5 one of these
+    for one in (a_job(2, data=b'{"before":1}'), JOBS[job], a_job(9, data=BEHIND)):
         await store.insert([one], 1, "w", NOW)
     await store.close()
     whole, cells, told = path.read_bytes(), cell_of(path, job), set[str]()
@@ -79,15 +91,8 @@ async def test_a_flipped_bit_alters_no_run(tmp_path: Path, job: str) -> None:
             for run in runs:
                 whole_run = wanted.get(run.claim.order)
                 assert whole_run is not None, where
-                same = (run.type, run.data, run.options, run.claim.id, run.expire_at)
-                assert same == (
-                    whole_run.type,
-                    whole_run.data,
-                    whole_run.options,
-                    whole_run.claim.id,
-                    whole_run.expire_at,
-                ), where
-            assert {FIRST + 1, FIRST + 9} <= {run.claim.order for run in runs}, where
+                assert what_runs(run) == what_runs(whole_run), where
+            assert {FIRST + 2, FIRST + 9} <= {run.claim.order for run in runs}, where
             if error is not None:
                 assert sum(n for states in counts.values() for n in states.values()) == 3, where
             told.add(str(error))
@@ -113,3 +118,54 @@ async def test_a_column_of_any_other_content_fails_its_job_alone(tmp_path: Path,
     assert {run.claim.order - FIRST for run in runs} == {1, 9}
     assert sum(n for states in counts.values() for n in states.values()) == 3
     assert error in (DAMAGED, "expired", None)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        *[(column, ["other", 0, None]) for column in ("resource", "grp", "unique_key")],
+        *[(column, [1, 64, -128, 1 << 62]) for column in ("failures", "ghosts", "interrupted", "returned")],
+        ("attempt", [-128]),
+    ],
+)
+async def test_what_a_job_is_kept_apart_by_and_counts_of_its_runs_are_no_others(
+    tmp_path: Path, column: str, values: list[object]
+) -> None:
+    path = tmp_path / "store.sqlite"
+    for job in ("plain", "with keys"):
+        for value in values:
+            if job == "plain" and value is None:
+                continue
+            path.unlink(missing_ok=True)
+            store = a_store(path)
+            await store.open(JOURNAL, NODE)
+            await store.insert([a_job(1), JOBS[job], a_job(9)], 1, "w", NOW)
+            await store.close()
+            alter(path, column, value)
+            runs, _, error = await start_and_claim(path)
+            assert {run.claim.order - FIRST for run in runs} == {1, 9}, (job, value)
+            assert error == DAMAGED, (job, value)
+
+
+@pytest.mark.parametrize(("column", "value"), [("epoch", 99), ("epoch", None), ("watcher", 99)])
+async def test_a_run_of_a_boot_that_never_was_is_given_back_or_ended(tmp_path: Path, column: str, value: object) -> None:
+    path = tmp_path / "store.sqlite"
+    store = a_store(path)
+    await store.open(JOURNAL, NODE)
+    await store.insert([JOBS["plain"]], 1, "w", NOW)
+    assert len(await store.claim([an_entry(5)], "w", NOW)) == 1
+    await store.close()
+    alter(path, column, value)
+    store = a_store(path)
+    await store.open(JOURNAL, NODE)
+    runs = await store.orphans(9)
+    record = await store.job(IDS.of(FIRST + 5))
+    await store.close()
+    assert record is not None
+    assert [run.claim.order for run in runs] == [FIRST + 5] if value else record.error == DAMAGED
+
+
+def alter(path: Path, column: str, value: object) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(f"update jobs set {column} = ? where ord = ?", (value, FIRST + 5))
+    db.close()

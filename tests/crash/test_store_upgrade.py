@@ -1,6 +1,6 @@
 """A store that a version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
 
-The files were written by versions 1 to 5: jobs 0 to 8 of the contract's `a_job`, as told below.
+The files were written by versions 1 to 6: jobs 0 to 8 of the contract's `a_job`, as told below.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from kqs.config import StoreSection
+from kqs.filter import Filter
 from kqs.job import Entry, Progress, State
-from kqs.store.base import DAMAGED
+from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
@@ -30,7 +31,7 @@ STATES = [
     State.NEW,  # 1: id mine, expires in 1000.123456 s, options {"ttr":5}
     State.DELAYED,  # 2: by 50 s
     State.NEW,  # 3: 2002 bytes, in bulk
-    State.PROCESSING,  # 4
+    State.PROCESSING,  # 4: from 6 on in a group
     State.SUCCESS,  # 5: {"r":1}
     State.FAIL,  # 6: "no"
     State.RETRY,  # 7: failed once
@@ -133,20 +134,45 @@ def set_back(path: Path, version: int) -> None:
 async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store: Callable[[], SqliteStore]) -> None:
     store = make_store()
     await store.open(JOURNAL, NODE)
-    await store.insert([a_job(9)], 3, "w", NOW)
+    await store.insert([a_job(9), a_job(11, group="g", unique="k")], 3, "w", NOW)
     await store.close()
     set_back(path, version)
     with sqlite3.connect(path) as db:
         assert db.execute("pragma user_version").fetchone() == (version,)
+        (total,) = db.execute("select crc32c from jobs where ord = ?", (FIRST + 11,)).fetchone()
+        assert total == checksum(FIRST + 11, "mail", 10000, b'{"n":11}', None, None, None)
         # as that version does
         total = {} if version == 1 else {"crc32c": checksum(FIRST + 10, "mail", 10000, b"10", None, None, None)}
         columns = {"ord": FIRST + 10, "type": "mail", "prio": 10000, "data": b"10", **total}
         db.execute(f"insert into jobs ({','.join(columns)}) values ({','.join('?' * len(columns))})", [*columns.values()])
-        db.execute("update meta set last_order = ?, fed_seq = 4", (FIRST + 10,))
+        db.execute("update meta set last_order = ?, fed_seq = 4", (FIRST + 11,))
     db.close()
     again = make_store()
     assert (await again.open(JOURNAL, NODE)).fed_seq == 4
-    assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10)], "w", NOW)) == [0, 9, 10]
+    assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10, 11)], "w", NOW)) == [0, 9, 10, 11]
+
+
+async def test_what_keeps_jobs_apart_is_checked_of_those_that_are_stored_or_retried_since(
+    path: Path, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.insert([a_job(9)], 3, "w", NOW)
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("update jobs set grp = 'g' where ord in (?, ?, ?)", (FIRST, FIRST + 6, FIRST + 9))
+    db.close()
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    await again.change(Change(Verb.RETRY, Filter(ids=(IDS.of(FIRST + 6),)), NOW, 2**62), None, FIRST + 20)
+    assert numbers(await again.claim([an_entry(0), an_entry(9)], "w", NOW)) == [0]
+    await again.close()
+    with sqlite3.connect(path) as db:
+        db.execute("update jobs set grp = 'h' where ord = ?", (FIRST + 20,))
+    db.close()
+    last = make_store()
+    await last.open(JOURNAL, NODE)
+    assert numbers(await last.claim([an_entry(20)], "w", NOW)) == []
 
 
 async def test_jobs_that_wait_for_their_resource_are_ready_in_older_versions(

@@ -17,14 +17,16 @@ update jobs set place = {Place.RUNNING:d}, state = {State.PROCESSING:d}, attempt
                 epoch = ?, worker = ?, started_at = ?, watcher = ?
 where ord in (select value from json_each(?))
 """
+# no later boot than this one was, but damage may have made an epoch of one: its run has nobody either
+_OF_OTHERS = f"""
+select ord from jobs indexed by running where place = {Place.RUNNING:d} and (watcher is null or watcher <> ?1) and epoch"""
 _ORPHANS = f"""
 select json_group_array(ord) from (
-  select ord from jobs indexed by running
-  where place = {Place.RUNNING:d} and epoch < ? and (watcher is null or watcher < ?) limit ?)
+  {_OF_OTHERS} < ?1 union all {_OF_OTHERS} > ?1 union all {_OF_OTHERS} is null limit ?2)
 """
 _ADOPT = f"""
 update jobs set watcher = ?1
-where ord in (select value from json_each(?2)) and place = {Place.RUNNING:d} and watcher < ?1
+where ord in (select value from json_each(?2)) and place = {Place.RUNNING:d} and watcher <> ?1
 returning ord
 """
 
@@ -94,7 +96,7 @@ def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float
 def orphans(session: Session, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
     """See Store.orphans."""
     while True:
-        (packed,) = session.db.execute(_ORPHANS, (session.epoch, session.epoch, limit)).fetchone()
+        (packed,) = session.db.execute(_ORPHANS, (session.epoch, limit)).fetchone()
         orders = decode_orders(packed)
         found = content.running(session, orders, session.now(), keep_damaged_s)
         if found.rows or not orders:

@@ -11,7 +11,7 @@ from kqs.job import State
 from kqs.log import get_logger
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED
-from kqs.store.checksum import checksum, kind_checksum, plain_checksum
+from kqs.store.checksum import checksum, kind_checksum, of_keys, plain_checksum
 from kqs.store.sqlite import batches, bulk, follow, resources
 from kqs.store.sqlite.rows import cut, decode_orders, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
@@ -24,23 +24,15 @@ log = get_logger("kqs.store")
 _READ = f"""
 select json_group_array(json_array(
          ord, state, cast(type as text), prio, cast(id as text), attempt, failures, ghosts, interrupted,
-         returned, {json_real("expire_at")}, cast(options as text), crc32c, length(short){{more}})),
+         returned, {json_real("expire_at")}, cast(options as text), crc32c, length(short),
+         cast(resource as text), cast(grp as text), cast(unique_key as text){{more}})),
        cast(group_concat(short, '') as blob)
 from (select *, case when length(data) <= ? then data end as short from jobs not indexed
       where ord in (select value from json_each(?)) and {{condition}})
 """
 _OF_RUN = f", epoch, {json_real('started_at')}, watcher, cancel_at is not null"
-_KEYS = ", cast(resource as text), cast(grp as text)"
-_IS_READY, _IS_RUNNING = f"place in ({Place.GROUPED:d}, {Place.READY:d})", f"place = {Place.RUNNING:d}"
-#: by whether any job has a resource, or a group
-_READY = {
-    False: _READ.format(more="", condition=_IS_READY),
-    True: _READ.format(more=f", 0, null, null, null, 0{_KEYS}", condition=_IS_READY),
-}
-_RUNNING = {
-    False: _READ.format(more=_OF_RUN, condition=_IS_RUNNING),
-    True: _READ.format(more=_OF_RUN + _KEYS, condition=_IS_RUNNING),
-}
+_READY = _READ.format(more="", condition=f"place in ({Place.GROUPED:d}, {Place.READY:d})")
+_RUNNING = _READ.format(more=_OF_RUN, condition=f"place = {Place.RUNNING:d}")
 _LENGTHS = """
 select json_group_array(json_array(ord, length(data)))
 from jobs not indexed where ord in (select value from json_each(?)) and data is not null
@@ -76,13 +68,20 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     options: str | None
     checksum: int | None
     data_bytes: int | None
+    resource: str | None
+    group: str | None
+    unique: str | None
     epoch: int = 0
     started_whole_s: int | None = None
     started_rest_s: float | None = None
     watcher: int | None = None
     is_cancelled: int = 0
-    resource: str | None = None
-    group: str | None = None
+
+    @property
+    def are_runs_sound(self) -> bool:
+        """Tell whether no more runs are counted, in whichever way they ended, than there were claims."""
+        counted = (self.failures, self.ghosts, self.interrupted, self.returned)
+        return min(counted) >= 0 and sum(counted) <= self.attempt
 
     @property
     def expire_at(self) -> float | None:
@@ -113,7 +112,7 @@ def ready(
     """Read jobs that are ready; end those that are damaged (see `Store.claim`)."""
     return _read(
         session,
-        _READY[session.has_resources or session.has_groups],
+        _READY,
         orders,
         now,
         keep_damaged_s,
@@ -123,7 +122,7 @@ def ready(
 
 def running(session: Session, orders: Sequence[int], now: float, keep_damaged_s: float | None) -> Content:
     """Read jobs that run; end those that are damaged."""
-    return _read(session, _RUNNING[session.has_resources or session.has_groups], orders, now, keep_damaged_s, base.DATA_BYTES)
+    return _read(session, _RUNNING, orders, now, keep_damaged_s, base.DATA_BYTES)
 
 
 def _read(
@@ -222,8 +221,9 @@ def _damaged(session: Session, content: Content) -> list[int]:
     kinds: dict[tuple[str, int], int] = {}
     data = content.data
     for order, row in content.rows.items():
-        is_plain = row.id is None and row.options is None and row.expire_whole_s is None and row.resource is None
-        if is_plain and order in data:
+        is_plain = row.id is None and row.options is None and row.expire_whole_s is None
+        is_fresh = row.attempt >= 0 and not (row.failures or row.ghosts or row.interrupted or row.returned)
+        if is_plain and is_fresh and row.resource is None and row.group is None and row.unique is None and order in data:
             kind = (row.type, row.prio)
             begun = kinds.get(kind)
             if begun is None:
@@ -236,16 +236,19 @@ def _damaged(session: Session, content: Content) -> list[int]:
 
 
 def _is_intact(session: Session, row: Row, data: bytes | None) -> bool:
-    if data is None:
+    if data is None or not row.are_runs_sound:
         return False
     if row.checksum is None:
         return row.order <= session.unchecked_to
     options = None if row.options is None else row.options.encode()
-    if checksum(row.order, row.type, row.prio, data, row.id, row.expire_at, options, row.resource) == row.checksum:
+    more, keys = (options, row.resource), of_keys(row.group, row.unique)
+    total = checksum(row.order, row.type, row.prio, data, row.id, row.expire_at, *more)
+    if session.fits(row.order, row.checksum, total, keys):
         return True
     # an instant far from ours did not travel exactly
     (expire_at,) = session.db.execute(_EXPIRE_AT, (row.order,)).fetchone()
-    return checksum(row.order, row.type, row.prio, data, row.id, expire_at, options, row.resource) == row.checksum
+    total = checksum(row.order, row.type, row.prio, data, row.id, expire_at, *more)
+    return session.fits(row.order, row.checksum, total, keys)
 
 
 def _end_damaged(session: Session, orders: list[int], now: float, keep_s: float | None) -> None:

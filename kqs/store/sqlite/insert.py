@@ -14,7 +14,7 @@ import msgspec
 from kqs.job import Accepted, Report, State, room_at
 from kqs.store import keyed
 from kqs.store.base import Known
-from kqs.store.checksum import checksum, kind_checksum, plain_checksum
+from kqs.store.checksum import checksum, kind_checksum, of_keys, plain_checksum
 from kqs.store.keyed import pair_of
 from kqs.store.sqlite import batches, bulk, follow, groups, report, resources, retention, ticks, uniques
 from kqs.store.sqlite.groups import ready_place
@@ -437,6 +437,7 @@ def _full_row(
     given_id = job.id if job.given_id else None
     data = job.data if len(job.data) <= session.bulk_bytes else None
     total = checksum(job.order, job.type, job.prio, job.data, given_id, job.expire_at, job.options, job.resource)
+    total |= of_keys(job.group, job.unique)
     times = (None if job.order in parked else job.due_at or None, job.expire_at)
     first = (job.order, given_id, job.type, job.prio, data, total, *times, job.options, job.accepted_at or None)
     return (*first, *run, job.resource, job.unique, job.group, job.batch)

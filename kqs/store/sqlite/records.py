@@ -10,7 +10,7 @@ import msgspec
 
 from kqs.job import ENDED, MAX_PROGRESS_BYTES, WAITING, JobRecord, RunRecord, State, instant_of
 from kqs.store.base import DAMAGED, LISTED_BYTES, MAX_ORDER, MOST_ENDS, Looked
-from kqs.store.checksum import checksum
+from kqs.store.checksum import checksum, of_keys
 from kqs.store.sqlite import batches, bulk, follow, progress
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.session import Session
@@ -196,7 +196,8 @@ def _is_intact(session: Session, row: _Row) -> bool:
     if row.crc32c is None:
         return row.ord <= session.unchecked_to
     try:
-        return checksum(row.ord, row.type, row.prio, row.data, row.id, row.expire_at, row.options, row.resource) == row.crc32c
+        total = checksum(row.ord, row.type, row.prio, row.data, row.id, row.expire_at, row.options, row.resource)
+        return session.fits(row.ord, row.crc32c, total, of_keys(row.grp, row.unique_key))
     except TypeError:  # damage made another type of a column
         return False
 

@@ -15,7 +15,7 @@ from kqs.job import Entry, Event, State, instant_of, next_state
 from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change
-from kqs.store.checksum import checksum, given, reordered
+from kqs.store.checksum import checksum, given, of_keys, reordered, with_keys
 from kqs.store.keep import own_expire_s
 from kqs.store.sqlite import batches, content, follow, groups, progress, resources, uniques, walk
 from kqs.store.sqlite.groups import READY_PLACE
@@ -65,7 +65,7 @@ def revive(session: Session, change: Change, found: Sequence[Whole], first_order
     runs, data = _long_runs(session, found), _data(session, change, found)
     values: list[Any] = []
     for one in moving:
-        values += _values(one, session.unchecked_to, runs, data)
+        values += _values(session, one, runs, data)
     _REVIVE.execute(session.db, values, filler=_NO_ROW)
     if in_bulk := [(one.job.order, one.order) for one in moving if one.job.inline_bytes is None]:
         session.db.execute(_MOVE_BULK, (encode_json(in_bulk).decode(),))
@@ -114,7 +114,7 @@ def _data(session: Session, change: Change, found: Sequence[Whole]) -> dict[int,
     return data
 
 
-def _values(one: _Moving, unchecked_to: int, runs: Mapping[int, str], data: Mapping[int, bytes]) -> tuple[object, ...]:
+def _values(session: Session, one: _Moving, runs: Mapping[int, str], data: Mapping[int, bytes]) -> tuple[object, ...]:
     """Return those columns that do not become the same in all jobs."""
     job, job_id, order, expire_at = one
     was, options = job.order, None if job.options is None else job.options.encode()
@@ -122,8 +122,11 @@ def _values(one: _Moving, unchecked_to: int, runs: Mapping[int, str], data: Mapp
     if job.checksum is not None:
         before = given(job.id, options, real(job.expire_whole_s, job.expire_rest_s))
         check = reordered(job.checksum, job.data_bytes, (was, order), before, now)
-    elif was <= unchecked_to and was in data:
+        if was <= session.unkeyed_to:
+            check = with_keys(check, of_keys(job.group, job.unique))
+    elif was <= session.unchecked_to and was in data:
         check = checksum(order, job.type, job.prio, data[was], job_id, expire_at, options, job.resource)
+        check |= of_keys(job.group, job.unique)
     else:
         check = None
     accepted_at = real(job.accepted_whole_s, job.accepted_rest_s)

@@ -20,7 +20,7 @@ import msgspec
 from kqs.errors import StoreCorruptError
 from kqs.store.sqlite import connection
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 #: "KQSt": what `blank` makes, which is nobody's store yet
@@ -131,7 +131,8 @@ create table jobs (
   result blob,
   runs text,      -- earlier runs, a JSON array a line; the last one stands in the columns above while started_at is set
   data blob,      -- null: in `bulk`
-  crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`
+  crc32c integer, -- see checksum.py; null: stored before there were any, up to `meta.unchecked_to`.
+                  -- Above its 32 bits those of grp and unique_key, but for what was stored up to `meta.unkeyed_to`
   resource text,  -- no other job with it runs at the same time
   unique_key text, -- see uniques.py
   cancel_at real, -- when it was cancelled while it ran; means nothing once its run is over
@@ -175,7 +176,8 @@ create table meta (
   last_order integer not null,
   unchecked_to integer not null default 0,
   has_resources integer not null default 0, -- whether any job ever had one
-  has_groups integer not null default 0     -- likewise
+  has_groups integer not null default 0,    -- likewise
+  unkeyed_to integer not null default 0
 );
 """
 
@@ -192,10 +194,16 @@ _SINCE_4 = {
 _SINCE_5 = {"jobs": {"grp": "text", "after_ids": "text", "batch": "text"}, "meta": {"has_groups": "integer not null default 0"}}
 
 
+_SINCE_6 = {"meta": {"unkeyed_to": "integer not null default 0"}}
+#: in an update of `meta`: the highest order that is stored
+_HIGHEST = "max(last_order, ifnull((select max(ord) from jobs), 0))"
+
+
 class Meta(msgspec.Struct, frozen=True):
     """The one row of `meta`.
 
-    unchecked_to: records of orders above it have a checksum. has_resources, has_groups: any job ever had one.
+    unchecked_to, unkeyed_to: records of orders above have a checksum, and that of their group and key. has_resources,
+    has_groups: any job ever had one.
     """
 
     journal_id: str
@@ -206,6 +214,7 @@ class Meta(msgspec.Struct, frozen=True):
     unchecked_to: int = 0
     has_resources: int = 0
     has_groups: int = 0
+    unkeyed_to: int = 0
 
 
 def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
@@ -237,7 +246,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
 def read_meta(db: sqlite3.Connection) -> Meta:
     """Return `meta` as committed."""
     row = db.execute(
-        "select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources, has_groups from meta"
+        "select journal_id, node, epoch, fed_seq, last_order, unchecked_to, has_resources, has_groups, unkeyed_to from meta"
     ).fetchone()
     if row is None:
         raise StoreCorruptError("the store has lost its own description")
@@ -269,7 +278,7 @@ def _create_tables(db: sqlite3.Connection) -> None:
 
 
 def _describe(db: sqlite3.Connection, journal_id: str, node: str) -> None:
-    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0)", (journal_id, node))
+    db.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0, 0)", (journal_id, node))
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
     db.execute(f"pragma application_id = {APPLICATION_ID}")
 
@@ -293,7 +302,7 @@ def _upgrade(db: sqlite3.Connection, version: int) -> None:
 def _add_checksums(db: sqlite3.Connection) -> None:
     """From 1 to 2. What is stored already has no checksum, whether version 1 stored it before or after an earlier step."""
     _add(db, _SINCE_1)
-    db.execute("update meta set unchecked_to = max(last_order, ifnull((select max(ord) from jobs), 0))")
+    db.execute(f"update meta set unchecked_to = {_HIGHEST}")
 
 
 def _add_watchers(db: sqlite3.Connection) -> None:
@@ -335,6 +344,12 @@ def _add_turns(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _add_keyed(db: sqlite3.Connection) -> None:
+    """From 6 to 7. Version 6 knows no checksum of groups and keys, whether it stored a job before or after an earlier step."""
+    _add(db, _SINCE_6)
+    db.execute(f"update meta set unkeyed_to = {_HIGHEST}")
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -343,7 +358,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns, _add_keyed)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

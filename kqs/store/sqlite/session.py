@@ -70,6 +70,7 @@ class Session:
         self.fed_seq = 0
         self.last_order = 0
         self.unchecked_to = 0
+        self.unkeyed_to = 0
         self.tallies = Tallies()
         #: types of which it is told how many jobs wait
         self.watched: frozenset[str] = frozenset()
@@ -154,7 +155,7 @@ class Session:
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
-        self.epoch, self.unchecked_to = meta.epoch, meta.unchecked_to
+        self.epoch, self.unchecked_to, self.unkeyed_to = meta.epoch, meta.unchecked_to, meta.unkeyed_to
         (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
         self.has_progress = bool(has_progress)
         (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
@@ -175,6 +176,10 @@ class Session:
         if self.watched:
             self.tallies.watch(self._db, self.watched)
         return msgspec.structs.replace(meta, last_order=last_order)
+
+    def fits(self, order: int, stored: object, total: int, of_keys: int) -> bool:
+        """Tell whether a record has the checksum `total`, and that of its group and key, if it was stored with one."""
+        return stored == total | of_keys or (stored == total and order <= self.unkeyed_to)
 
     def close(self) -> None:
         """Write what is owed and close the connection; SQLite copies the WAL into the file and flushes both."""

@@ -70,8 +70,8 @@ def put(session: Session, jobs: Iterable[Accepted]) -> None:
 
 def put_again(session: Session, orders: Iterable[int]) -> None:
     """Keep the keys of jobs that had ended, and wait again."""
-    if session.has_uniques:
-        session.db.execute(_PUT_AGAIN, (json_list(orders),))
+    if session.db.execute(_PUT_AGAIN, (json_list(orders),)).rowcount > 0:
+        session.has_uniques = True
 
 
 def delete(session: Session, orders_json: str) -> None:

@@ -42,14 +42,15 @@ attempt, returned, ifnull(epoch, 0) as epoch, cast(options as text) as options
 _WHOLE = f"""
 length(data) as inline_bytes,
 case when data is null then (select length(data) from bulk where bulk.ord = jobs.ord) end as bulk_bytes,
-cast(crc32c as integer) as crc32c, cast(resource as text) as resource, expire_at, accepted_at, started_at, ended_at,
+cast(crc32c as integer) as crc32c, cast(resource as text) as resource, cast(grp as text) as grp,
+cast(unique_key as text) as unique_key, expire_at, accepted_at, started_at, ended_at,
 cast(worker as text) as worker, cast(run_state as text) as run_state, cast(error as text) as error,
 case when length(runs) <= {_SHORT_RUNS} then cast(runs as text) end as runs, ifnull(length(runs), 0) as runs_length
 """
 _JSON = "ord, id, type, prio, place, state, attempt, returned, epoch, options"
 _WHOLE_JSON = f"""
-inline_bytes, bulk_bytes, crc32c, resource, {json_real("expire_at")}, {json_real("accepted_at")}, {json_real("started_at")},
-{json_real("ended_at")}, worker, run_state, error, runs, runs_length
+inline_bytes, bulk_bytes, crc32c, resource, grp, unique_key, {json_real("expire_at")}, {json_real("accepted_at")},
+{json_real("started_at")}, {json_real("ended_at")}, worker, run_state, error, runs, runs_length
 """
 _STATES = {int(state): state for state in State}
 #: of a damaged record, by its place
@@ -87,6 +88,8 @@ class Whole(Found):
     bulk_bytes: int | None
     checksum: int | None
     resource: str | None
+    group: str | None
+    unique: str | None
     expire_whole_s: int | None
     expire_rest_s: float | None
     accepted_whole_s: int | None

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from kqs.store.checksum import checksum, given, reordered
+from kqs.store.checksum import checksum, given, of_keys, reordered, with_keys
 
 ORDERS = (1_700_000_000_000_000, 1_800_000_000_000_001)
 #: id, options, expire_at
@@ -24,6 +24,17 @@ def test_checksum_of_a_job_that_is_moved_is_that_of_a_new_one(data: bytes, resou
         assert reordered(before ^ 1, len(data), ORDERS, given(*was), given(*now)) != after
 
 
-@pytest.mark.parametrize("found", [-1, 2**32, 2**40])
-def test_what_is_no_checksum_stays_none(found: int) -> None:
-    assert reordered(found, 3, ORDERS, b"", b"") == found
+@pytest.mark.parametrize("found", [-1, 2**32, 2**40, 2**62 + 5])
+def test_what_stands_above_a_checksum_stays(found: int) -> None:
+    assert reordered(found, 3, ORDERS, b"", b"") >> 32 == found >> 32
+
+
+def test_what_keeps_jobs_apart_has_bits_of_its_own() -> None:
+    totals = {of_keys(*pair) for pair in product([None, "", "a", "b"], repeat=2)}
+    assert len(totals) == 16
+    assert of_keys(None, None) == 0
+    for total in totals:
+        assert 0 <= total < 2**63
+        assert total & 0xFFFFFFFF == 0
+        assert with_keys(7, total) == total | 7
+        assert with_keys(2**40, total) == 2**40

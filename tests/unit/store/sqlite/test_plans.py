@@ -29,8 +29,8 @@ from kqs.store.sqlite import (
 )
 
 BY_KEY = [
-    *content._READY.values(),
-    *content._RUNNING.values(),
+    content._READY,
+    content._RUNNING,
     content._LENGTHS,
     content._LONG,
     content._END_DAMAGED,
@@ -67,7 +67,6 @@ BY_INDEX = {
     schedule._NEXT_DUE: "later",
     schedule._EXPIRED: "expiring (expire_at>? AND expire_at<?)",
     schedule._NEXT_EXPIRE: "expiring",
-    claim._ORPHANS: "running (epoch<?)",
     retention._DROPPED: "ended (state=? AND drop_at<?)",
     retention._TO_BE_DROPPED: "ended (state=? AND drop_at>?)",
     retention._KEPT_FOR_EVER: "ended (state=? AND drop_at=? AND rowid<?)",
@@ -132,6 +131,11 @@ def test_rows_are_found_by_index_and_never_sorted(db: sqlite3.Connection, statem
     steps = plan(db, statement)
     assert any(f"INDEX {index}" in step for step in steps)
     assert not any("TEMP B-TREE" in step for step in steps)
+
+
+def test_runs_of_other_boots_are_not_sought_among_those_of_this_one(db: sqlite3.Connection) -> None:
+    steps = [row[3] for row in db.execute(f"explain query plan {claim._ORPHANS}", [0, 0]) if " jobs " in row[3]]
+    assert steps == [f"SEARCH jobs USING INDEX running (epoch{sought}?)" for sought in "<>="]
 
 
 @pytest.mark.parametrize("statement", [queues._BEFORE, queues._OLDEST])
