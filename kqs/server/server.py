@@ -122,12 +122,13 @@ class Server(Service):
         self.context.draining = True
 
     async def stop(self) -> None:
-        """Drain, answer what was asked, close; after `stop_s` cut off who is left. Idempotent."""
+        """Drain, answer what was asked, close; after `stop_s` cut off who is left, and before who takes nothing. Idempotent."""
         self.drain()
         self._listener.close()
         self._is_stopping = True
         await self._end_waits()
         for connection in list(self._connections):
+            connection.hurry()
             connection.finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._stop_s):

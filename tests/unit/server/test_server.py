@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from kqs.server import connection as connection_module
 from kqs.server.connection import Connection
 from kqs.server.server import RESERVED_CONNECTIONS
 from tests.support.talking import LOOPS, Talk, talking
@@ -136,6 +139,41 @@ def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None
 
         talk.run(stop_without_a_flush())
         assert talk.server.counters.connections_open == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_stop_waits_for_a_peer_as_long_as_it_takes_its_answers(loop: str, reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "HURRIED_S", 0.2)
+    asked = 0
+    with talking(loop, stop_s=15.0) as talk, socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        peer.connect(talk.server.addresses[0])
+        peer.setblocking(False)
+        call = b'{"n":"echo","m":"%b"}\n' % (b"x" * 50_000)
+
+        async def ask() -> None:
+            nonlocal asked
+            while not any(connection._is_blocked for connection in talk.server._connections):
+                with contextlib.suppress(BlockingIOError):
+                    asked += peer.send(call[asked % len(call) :])
+                await asyncio.sleep(0)
+
+        async def stop() -> float:
+            began = time.monotonic()
+            stopping = asyncio.get_running_loop().create_task(talk.server.stop())
+            while reads and not stopping.done():
+                is_slow = time.monotonic() - began < 1  # too slow for the server to be told each time that there is room
+                with contextlib.suppress(BlockingIOError):
+                    peer.recv(1 << 14 if is_slow else 1 << 20)
+                await asyncio.sleep(0.02 if is_slow else 0)
+            await stopping
+            return time.monotonic() - began
+
+        talk.run(ask())
+        aborted = talk.server.counters.connections_aborted
+        took_s = talk.run(stop())
+        assert took_s < 10
+        assert talk.server.counters.connections_aborted == aborted + (not reads)
 
 
 def test_stop_is_idempotent_and_stops_accepting(loop: str) -> None:
