@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from kqs.job import ENDED, JobRecord, State
+from kqs.job import ENDED, JobRecord, RunRecord, State
 from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
 
@@ -92,17 +92,23 @@ def _failed(seen: Seen) -> Reason | None:
     record = seen.record
     if record.state is not State.FAIL:
         return None
-    at, error = _at(record.ended_at, seen.now), _quoted(record.error)
-    if record.error == "expired":
-        return Reason("expired", f"It expired {at}, before it had succeeded.", _end_of(record))
+    at, error, run = _at(record.ended_at, seen.now), _quoted(record.error), _run_that_ended(record)
     if record.error == DAMAGED:
         return Reason("damaged", f"It failed {at}, since {DAMAGED}.", _end_of(record))
-    if record.runs and record.runs[-1].state == "ghost":
+    if run is None and record.error == "expired":  # of a run it is what that has said
+        return Reason("expired", f"It expired {at}, before it had succeeded.", _end_of(record))
+    if run is not None and run.state == "ghost":
         text = f"It failed for good {at}: {_times(record.ghosts, 'run')} ended without a report, the last one: {error}."
         return Reason("ghosted_out", text, _end_of(record))
     # without a failure of its own it is the error of a job that waited in vain for another
     after = f", after {_times(record.failures, 'failure')}, the last one" if record.failures else ""
     return Reason("failed", f"It failed for good {at}{after}: {error}.", _end_of(record))
+
+
+def _run_that_ended(record: JobRecord) -> RunRecord | None:
+    """Return the run whose end was that of the job; None: the job ended while it waited, maybe long after its last run."""
+    run = record.runs[-1] if record.runs else None
+    return run if run is not None and run.ended_at == record.ended_at else None
 
 
 def _running(seen: Seen) -> Reason | None:
@@ -274,11 +280,11 @@ def _again(record: JobRecord) -> str:
     if record.state is State.GHOST:
         return f"; it is run again since nobody reported its last run: {_quoted(error)}"
     if record.state is State.RETRY:
-        return (
-            "; it is run again"
-            if error is None
-            else f"; it is tried again after {_times(record.failures, 'failure')}, the last one: {_quoted(error)}"
-        )
+        if error is None:
+            return "; it is run again"
+        if not record.failures:  # its owner has let it wait again
+            return f"; it is run again, after a run that ended with: {_quoted(error)}"
+        return f"; it is tried again after {_times(record.failures, 'failure')}, the last one: {_quoted(error)}"
     return ""
 
 

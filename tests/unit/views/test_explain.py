@@ -39,8 +39,8 @@ def a_record(state: State = State.NEW, **changes: Any) -> JobRecord:
     return JobRecord(**(fields | changes))
 
 
-def a_run(state: str = "fail", error: str | None = "boom") -> RunRecord:
-    return RunRecord(1, "w:1", NOW - 9, NOW - 8, state, error)
+def a_run(state: str = "fail", error: str | None = "boom", *, ended_at: float = NOW - 90) -> RunRecord:
+    return RunRecord(1, "w:1", NOW - 99, ended_at, state, error)
 
 
 ENDED = {"ended_at": NOW - 90}
@@ -74,6 +74,27 @@ TABLE = [
         "expired",
         "It expired at 2023-11-14T22:11:50.000Z, 90 s ago, before it had succeeded.",
         {"error": "expired"},
+    ),
+    (
+        a_record(State.FAIL, error="expired", failures=1, runs=[a_run("fail", "expired")], **ENDED),
+        {},
+        "failed",
+        'It failed for good at 2023-11-14T22:11:50.000Z, 90 s ago, after 1 failure, the last one: "expired".',
+        {"error": "expired"},
+    ),
+    (
+        a_record(State.FAIL, error="expired", failures=1, runs=[a_run(ended_at=NOW - 95)], **ENDED),
+        {},
+        "expired",
+        "It expired at 2023-11-14T22:11:50.000Z, 90 s ago, before it had succeeded.",
+        {"error": "expired", "failures": 1},
+    ),
+    (
+        a_record(State.FAIL, error="job b has failed", runs=[a_run("ghost", "gone", ended_at=NOW - 95)], **ENDED),
+        {},
+        "failed",
+        'It failed for good at 2023-11-14T22:11:50.000Z, 90 s ago: "job b has failed".',
+        {"error": "job b has failed"},
     ),
     (
         a_record(State.FAIL, error=DAMAGED, **ENDED),
@@ -116,6 +137,13 @@ TABLE = [
         {},
         "not_due",
         'It is due at 2023-11-17T00:13:20.000Z, in 2 d; it is tried again after 2 failures, the last one: "boom".',
+        {"error": "boom"},
+    ),
+    (
+        a_record(State.RETRY, due_at=NOW + 180_000, failures=0, runs=[a_run()]),
+        {},
+        "not_due",
+        'It is due at 2023-11-17T00:13:20.000Z, in 2 d; it is run again, after a run that ended with: "boom".',
         {"error": "boom"},
     ),
     (
