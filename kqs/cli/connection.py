@@ -16,6 +16,8 @@ Result = TypeVar("Result")
 #: most jobs, types or schedules that one call answers
 PAGE = 1000
 
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 
 def with_client(server: Address, work: Callable[[Client], Awaitable[Result]], **settings: Any) -> Result:
     """Connect, await `work` and return its result. settings: as Client takes them."""
@@ -58,12 +60,20 @@ def call(server: Address, name: str, arg: bytes = b"null", timeout_s: float | No
     return with_client(server, work)
 
 
-async def listed(client: Client, call_name: str, query: dict[str, Any], key: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield all that a call lists, asking for a page at a time. Args: key: the field by which a page goes on after the last."""
-    while True:
-        page: list[dict[str, Any]] = await client.call(call_name, {**query, "limit": PAGE})
+async def listed(
+    client: Client, call_name: str, query: dict[str, Any], key: str, most: int | None = None
+) -> AsyncIterator[msgspec.Raw]:
+    """Yield what a call lists, each as JSON, since data in it may hold what nothing here decodes, asking for a page at a time.
+
+    Args: key: the field by which a page goes on after the last. most: of them; None: all.
+    """
+    while most is None or most > 0:
+        limit = PAGE if most is None else min(most, PAGE)
+        answer = await (await client.start(call_name, msgspec.json.encode({**query, "limit": limit})))
+        page = msgspec.json.decode(answer, type=list[msgspec.Raw])
         for one in page:
             yield one
-        if len(page) < PAGE:
+        if len(page) < limit:
             return
-        query = {**query, "after": page[-1][key]}
+        most = None if most is None else most - limit
+        query = {**query, "after": msgspec.json.decode(_decode_fields(page[-1])[key])}

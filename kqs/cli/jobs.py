@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,12 +28,6 @@ _decode_record = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_runs = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
-class _Listed(msgspec.Struct):
-    """What paging needs of a job."""
-
-    id: str
-
-
 @click.command("jobs")
 @filter_options
 @click.option("--newest", is_flag=True, help="The newest first.")
@@ -47,7 +40,7 @@ def jobs_command(*, newest: bool, limit: int, after: str | None, as_lines: bool,
 
     Of an error the beginning is shown; `kqs job ID` and --json have the whole.
     """
-    from kqs.cli.connection import with_client
+    from kqs.cli.connection import listed, with_client
     from kqs.cli.output import print_line, print_table
 
     query = chosen(values)
@@ -58,10 +51,10 @@ def jobs_command(*, newest: bool, limit: int, after: str | None, as_lines: bool,
 
     async def work(client: Client) -> None:
         if as_lines:
-            async for job in _pages(client, query, limit):
+            async for job in listed(client, "jobs", query, "id", limit):
                 print_line(job)
             return
-        found = [_cells(_decode_record(job)) async for job in _pages(client, query, limit)]
+        found = [_cells(_decode_record(job)) async for job in listed(client, "jobs", query, "id", limit)]
         print_table(_COLUMNS, map(_row, found), numbers=("prio", "attempt"), spare=_SPARE)
 
     with_client(server, work)
@@ -72,22 +65,6 @@ def _row(job: dict[str, Any]) -> list[Any]:
 
     times = [job["accepted_at"], job["due_at"], job["ended_at"]]
     return [job["id"], job["type"], job["state"], str(job["options"]["prio"]), job["attempt"], *times, brief(job["error"])]
-
-
-async def _pages(client: Client, query: dict[str, Any], limit: int) -> AsyncIterator[msgspec.Raw]:
-    """Yield up to `limit` jobs as JSON, asking for a page at a time."""
-    from kqs.cli.connection import PAGE
-
-    while limit > 0:
-        page = min(limit, PAGE)
-        answer = await (await client.start("jobs", msgspec.json.encode({**query, "limit": page})))
-        jobs = msgspec.json.decode(answer, type=list[msgspec.Raw])
-        for job in jobs:
-            yield job
-        if len(jobs) < page:
-            return
-        limit -= page
-        query = {**query, "after": msgspec.json.decode(jobs[-1], type=_Listed).id}
 
 
 @click.command("job")

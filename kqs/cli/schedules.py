@@ -20,6 +20,9 @@ _SPARE = ("skipped", "type", "missed", "last")
 #: fields that no schedule's job has
 _NOT_OF_A_TICK = ("id", "at", "wait")
 
+_decode = msgspec.json.Decoder().decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 
 @click.command("schedules")
 @click.argument("name", required=False)
@@ -41,7 +44,7 @@ def schedules_command(name: str | None, count: int | None, *, as_lines: bool, se
             for one in found:
                 print_line(one)
         elif count is not None:
-            for at in found[0]["next"]:
+            for at in _values(found[0])["next"]:
                 click.echo(shown_time(at))
         elif name is not None:
             print_pairs(_told(found[0]).items())
@@ -93,7 +96,7 @@ def schedule_command(
     if as_lines:
         print_line(result)
     else:
-        print_pairs(_told(msgspec.json.decode(result)).items())
+        print_pairs(_told(result).items())
 
 
 @click.command("unschedule")
@@ -137,20 +140,27 @@ def _when(one: dict[str, Any]) -> str:
     return str(one["cron"]) if one["tz"] == "UTC" else f"{one['cron']} {one['tz']}"
 
 
-def _row(one: dict[str, Any]) -> list[Any]:
+def _values(schedule: msgspec.Raw) -> dict[str, Any]:
+    """Return a schedule's fields. Its job stays JSON: data may hold what nothing here decodes."""
+    return {name: value if name == "job" else _decode(value) for name, value in _decode_fields(schedule).items()}
+
+
+def _row(schedule: msgspec.Raw) -> list[Any]:
     from kqs.cli.output import shown_time
 
+    one = _values(schedule)
+    type_ = _decode(_decode_fields(one["job"])["type"])
     last = one["last"] or {"at": None, "state": None}
     ahead = "suspended" if one["suspended_at"] is not None else shown_time(one["next"][0]) if one["next"] else None
     times = [ahead, None if last["at"] is None else shown_time(last["at"])]
-    return [one["name"], _when(one), one["job"]["type"], *times, last["state"], one["missed"], one["skipped"], one["origin"]]
+    return [one["name"], _when(one), type_, *times, last["state"], one["missed"], one["skipped"], one["origin"]]
 
 
-def _told(one: dict[str, Any]) -> dict[str, Any]:
+def _told(schedule: msgspec.Raw) -> dict[str, Any]:
     """Return a schedule for people: without what says nothing, and with times."""
     from kqs.cli.output import shown_time
 
-    told = {name: value for name, value in one.items() if value not in (None, [])}
+    told = {name: value for name, value in _values(schedule).items() if value not in (None, [])}
     last = told.pop("last", None)
     told |= {name: shown_time(told[name]) for name in ("from", "created_at", "suspended_at") if name in told}
     if "next" in told:

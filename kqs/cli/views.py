@@ -60,7 +60,7 @@ def types_command(type_: str | None, as_lines: bool, server: Address) -> None:
             for one in found:
                 print_line(one)
         else:
-            print_table(TYPE_COLUMNS, map(type_row, found), NUMBERS_OF_TYPES, SPARE_OF_TYPES)
+            print_table(TYPE_COLUMNS, map(type_row, map(msgspec.json.decode, found)), NUMBERS_OF_TYPES, SPARE_OF_TYPES)
 
     with_client(server, work)
 

@@ -271,6 +271,16 @@ def test_all_of_it_from_the_command_line(kqs: Kqs, peer: Peer) -> None:
     assert kqs("unschedule", "each", "--force", "--json") == (0, '{"name":"each"}\n', "")
 
 
+def test_numbers_of_a_job_stand_as_they_were_typed(kqs: Kqs) -> None:
+    data = "[1e400,1E5,12345678901234567890123]"
+    assert data in kqs("schedule", "huge", "tick", data, "--every", "600")[1]
+    assert data in kqs("schedules", "huge")[1]
+    assert data in kqs("schedules", "--json")[1]
+    assert re.search(r"huge +every 600 s +tick +2", kqs("schedules")[1])
+    assert len(kqs("schedules", "huge", "--next", "3")[1].splitlines()) == 3
+    assert kqs("unschedule", "huge")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
