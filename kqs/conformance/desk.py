@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import msgspec
 
 from kqs.conformance import speech
-from kqs.errors import CallError
+from kqs.errors import ERROR_CODES, CallError
 from kqs.rpc.parsing import parse
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
 from kqs.rpc.working import ReserveQuery, WithdrawQuery, WorkQuery
 from kqs.wire import steps
 from kqs.wire.call import BadLine, Call
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
-_STALE = ("stale", "the run is over: it was lost, or reported already")
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 
@@ -62,6 +62,7 @@ class Given:
     """A run that the program was given.
 
     on_touch, on_finish: `ok`, or an error's code. A touch may be told to `cancel`; a finish may `lose` its connection.
+    on_result: `ok`, or the code by which a report of "ok" is refused.
     deadline: when it is a ghost, by the clock of the caller. late_s: by how much its worker was late with a sign of life.
     release: by which it was given back; None: it was not.
     """
@@ -77,11 +78,22 @@ class Given:
         self.release: Release | None = None
         self.on_touch = "ok"
         self.on_finish = "ok"
+        self.on_result = "ok"
 
     @property
     def is_settled(self) -> bool:
         """Tell whether its worker has ended it."""
         return bool(self.reports) or self.release is not None
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether its report of "ok" was taken."""
+        return bool(self.reports) and self.reports[-1].report == self.on_finish == self.on_result == "ok"
+
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether its report of "fail" was taken."""
+        return bool(self.reports) and self.reports[-1].report == "fail" and self.on_finish == "ok"
 
     def close(self) -> None:
         """Let it be over, which makes room for another."""
@@ -97,6 +109,7 @@ class Desk:
     """See the module docstring.
 
     refuse_asks: code that every `reserve` and `work` gets, or "". asks_count, refused_asks: so many came, and were refused.
+    longest_bytes: a call that is longer is refused as a line that is too long, without its id.
     """
 
     def __init__(self) -> None:
@@ -105,6 +118,7 @@ class Desk:
         self.asks_count = 0
         self.refuse_asks = ""
         self.refused_asks = 0
+        self.longest_bytes = DEFAULT_LINE_BYTES
         self.held: list[bytes] | None = None  # answers to reports, kept back
         self.on_withdraw: Callable[[Ask], None] = lambda ask: None
         self.faults: list[str] = []
@@ -125,6 +139,9 @@ class Desk:
                 "ping": lambda mouth, call, _now: mouth.send(speech.answer(call, "pong")),
                 "echo": lambda mouth, call, _now: mouth.send(speech.answer(call, msgspec.Raw(call.arg))),
             }
+            if len(call.arg) > self.longest_bytes:
+                mouth.send(speech.unnamed(call, "too_large", "the line is too long"))
+                return
             if call.name not in handlers:
                 raise CallError(f'no call of this server is named "{call.name}"', "unknown_call")
             handlers[call.name](mouth, call, now)
@@ -136,7 +153,7 @@ class Desk:
         """Take in that a connection is gone, and with it what it asked for and had."""
         self.asks = [ask for ask in self.asks if ask.mouth is not mouth]
         for run in self.runs.values():
-            if run.ask.mouth is mouth and not run.is_settled and not run.ask.hold:
+            if run.ask.mouth is mouth and run in run.ask.open_runs and not run.ask.hold:
                 run.on_touch = run.on_finish = "stale"
                 run.close()
 
@@ -202,7 +219,7 @@ class Desk:
             if run.on_touch in ("ok", "cancel"):
                 run.seen(now)
                 return {"left": run.ttr, "cancel": run.on_touch == "cancel"}
-            raise CallError(_STALE[1], run.on_touch)
+            raise _refused(run.on_touch)
 
         self._each(mouth, call, TOUCHES, touch)
 
@@ -210,7 +227,7 @@ class Desk:
         def release(one: Release) -> Any:
             run = self._named(one.run)
             if run.on_touch == "stale":
-                raise CallError(_STALE[1], "stale")
+                raise _refused("stale")
             run.seen(now)
             run.release = one
             run.close()
@@ -223,6 +240,8 @@ class Desk:
             run = self._named(one.run)
             run.reports.append(one)
             run.seen(now)
+            if run.on_result != "ok" and one.report == "ok":
+                raise _refused(run.on_result)
             run.close()
             if run.on_finish == "lose":
                 run.on_finish = "ok"
@@ -230,7 +249,7 @@ class Desk:
                 self.lost(mouth)
                 raise Unanswered
             if run.on_finish != "ok":
-                raise CallError(_STALE[1], run.on_finish)
+                raise _refused(run.on_finish)
             return True
 
         self._each(mouth, call, FINISHES, finish, is_report=True)
@@ -248,7 +267,7 @@ class Desk:
             except CallError as refused:
                 error = refused
                 answers.append({"code": refused.call_code, "message": str(refused)})
-                if refused.call_code not in ("stale", "busy"):  # which are of our making
+                if not isinstance(refused, _MadeError):
                     self.faults.append(f"{refused.call_code}: {refused}")
             except Unanswered:
                 return
@@ -266,6 +285,14 @@ class Desk:
         if run is None:
             raise CallError(f"run: expected the token of a run, got {token!r:.220}")
         return run
+
+
+class _MadeError(CallError):
+    """A refusal that is none of the program's faults, but tries it."""
+
+
+def _refused(code: str) -> _MadeError:
+    return _MadeError(ERROR_CODES[code], code)
 
 
 class Unanswered(Exception):  # noqa: N818 - no error of ours

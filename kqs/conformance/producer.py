@@ -10,10 +10,10 @@ import msgspec
 from kqs.conformance import speech
 from kqs.conformance.desk import same
 from kqs.conformance.score import Line, NotTried, Report, Rule
-from kqs.conformance.stage import Happening, Heard, Peer, Printed, Stage
+from kqs.conformance.stage import Happening, Heard, Lost, Peer, Printed, Stage
 from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
 from kqs.errors import ERROR_CODES, CallError
-from kqs.options import Job
+from kqs.options import Job, JobFields
 from kqs.wire.call import BadLine, Call
 from kqs.wire.jobs import decode_jobs
 
@@ -22,6 +22,7 @@ TYPE = "echo"
 MOST_TRIES = 12
 #: how long several inserts are waited for before a producer is believed to send one at a time, in s
 QUIET_S = 0.5
+_ANOTHER = "its data had changed"
 
 
 class Insert:
@@ -60,6 +61,8 @@ class ProducerTrial(Trial):
         """Keep inserts and what is printed; refuse the rest."""
         if isinstance(what, Printed):
             self.printed.append(what.line.strip())
+        elif isinstance(what, Lost):
+            self.inserts = [insert for insert in self.inserts if insert.peer is not what.peer]
         elif isinstance(what, Heard):
             try:
                 self._take(what.peer, what.call)
@@ -124,7 +127,7 @@ class ProducerTrial(Trial):
         self.expect(
             second.job.id == first.job.id, f"the insert again under the id {first.job.id}", f"got the id {second.job.id}"
         )
-        self.expect(bytes(second.job.data) == bytes(first.job.data), "the same job again", "its data had changed")
+        self.expect(bytes(second.job.data) == bytes(first.job.data), "the same job again", _ANOTHER)
         return second
 
     # the rules
@@ -149,6 +152,30 @@ class ProducerTrial(Trial):
             ids.append(insert.job.id)
             await self.kept(insert)
         self.expect(len(set(ids)) == len(ids), "an id of its own for each job", f"got {ids}")
+        self.check()
+        await self.stage.kill()
+        self.forget()
+        await self.stage.start()
+        self.write("another")
+        insert = await self.insert()
+        self.expect(
+            insert.job.id not in ids, "no id that another job had when the program was started before", f"got {insert.job.id}"
+        )
+        await self.kept(insert)
+
+    async def waits_rule(self) -> None:
+        """See RULES."""
+        self.write(1)
+        insert = await self.insert()
+        if isinstance(insert.job, JobFields) and insert.job.wait == 0:
+            await self.kept(insert)
+            raise NotTried('it inserts with "wait":0')
+        insert.peer.send(speech.event(insert.call, insert.job.id))
+        await self.watch(QUIET_S)
+        insert.peer.send(insert.refusal("job_failed"))
+        await self.says(str(insert.job.id))
+        self.write(2)
+        await self.kept(await self.insert())
 
     async def pieces_rule(self) -> None:
         """See RULES."""
@@ -202,7 +229,7 @@ class ProducerTrial(Trial):
 
     async def later_rule(self) -> None:
         """See RULES."""
-        for code in ("draining", "no_space", "journal_failed"):
+        for code in ("draining", "no_space", "journal_failed", "internal"):
             self.write(1)
             insert = await self.insert()
             insert.peer.send(insert.refusal(code))
@@ -210,10 +237,20 @@ class ProducerTrial(Trial):
 
     async def lost_rule(self) -> None:
         """See RULES."""
-        self.write(DATA)
-        insert = await self.insert()
-        insert.peer.close()
-        await self.kept(await self.again(insert, "a lost connection"))
+        self.write(DATA, 2, 3)
+        await self.until(lambda: len(self.inserts) == 3, QUIET_S)
+        unanswered = [await self.insert() for _ in range(max(1, len(self.inserts)))]
+        unanswered[0].peer.close()
+        came: dict[str | None, Insert] = {}
+        while len(came) < 3:
+            insert = await self.insert("each insert again that a lost connection left without an answer")
+            came[insert.job.id] = insert
+            insert.peer.send(insert.answer())
+        for first in unanswered:
+            second = came.get(first.job.id)
+            self.expect(second is not None, f"the insert again under the id {first.job.id}", f"got {', '.join(map(str, came))}")
+            self.expect(second is None or bytes(second.job.data) == bytes(first.job.data), "the same job again", _ANOTHER)
+        await self._all_printed([str(job_id) for job_id in came])
 
     async def half_line_rule(self) -> None:
         """See RULES."""
@@ -240,20 +277,50 @@ class ProducerTrial(Trial):
 
     async def refused_rule(self) -> None:
         """See RULES."""
-        self.write(1)
-        insert = await self.insert()
-        insert.peer.send(insert.refusal("bad_job"))
-        await self.says("refused: bad_job")
+        for code in ("bad_job", "too_large", "bad_call", "forbidden"):
+            self.write(1)
+            await self._gives_up(await self.insert(), code)
+        await self.ends_with(1)
+
+    async def too_large_rule(self) -> None:
+        """See RULES."""
+        self.write(1, DATA, 2)
+        await self.until(lambda: len(self.inserts) == 3, QUIET_S)
+        tries, ids = 0, set[str]()
+        while len(self.printed) < 3:
+            # the longest first: if it is in flight with others, which is meant must be found out
+            self.inserts.sort(key=lambda insert: len(insert.job.data), reverse=True)
+            insert = await self.insert("the other inserts after one was refused as too_large without an id")
+            if not same(DATA, insert.job.data):
+                insert.peer.send(insert.answer())
+                ids.add(str(insert.job.id))
+            else:
+                tries += 1
+                self.expect(tries <= 2, "an insert that is too large to be given up", f"it came {tries} times")
+                insert.peer.send(speech.unnamed(insert.call, "too_large", "the line is too long"))
+            await self.until(lambda: bool(self.inserts) or len(self.printed) == 3)
+        await self._all_printed([*ids, "refused: too_large"])
+
+    async def _gives_up(self, insert: Insert, code: str) -> None:
+        insert.peer.send(insert.refusal(code))
+        await self.says(f"refused: {code}")
         self.write(2)
         following = await self.insert()
-        self.expect(following.job.id != insert.job.id, "a refused job not to be inserted again", "it came again")
+        self.expect(
+            following.job.id != insert.job.id, f"a job that was refused as {code} not to be inserted again", "it came again"
+        )
         await self.kept(following)
-        await self.ends_with(1)
 
     async def ends_rule(self) -> None:
         """See RULES."""
         self.write(1)
         await self.kept(await self.insert())
+        self.write(2)
+        insert = await self.insert()
+        self.stage.end_input()
+        await self.watch(QUIET_S)
+        insert.peer.close()
+        await self.kept(await self.again(insert, "a lost connection after the end of the input"))
         await self.ends_with(0)
 
     async def ends_with(self, status: int) -> None:
@@ -266,18 +333,29 @@ class ProducerTrial(Trial):
 #: name -> (what is demanded, the scenario)
 _RULES: Mapping[str, tuple[str, Callable[[ProducerTrial], Scenario]]] = {
     "inserts": ("inserts a line of its input, and prints the id when that is answered", lambda trial: trial.inserts_rule),
-    "ids": ("gives each job an id of its own", lambda trial: trial.ids_rule),
+    "ids": ("gives each job an id of its own, also when it is started anew", lambda trial: trial.ids_rule),
     "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
     "many": ("reads many lines that come in one piece, in any order", lambda trial: trial.many_rule),
     "unknown": ("ignores fields of an answer that it does not know", lambda trial: trial.unknown_rule),
+    "waits": (
+        "takes an intermediate answer to mean that the job is kept, and what follows it for none",
+        lambda trial: trial.waits_rule,
+    ),
     "busy": ("inserts again after busy, under the same id, waiting longer each time", lambda trial: trial.busy_rule),
-    "later": ("inserts again after draining, no_space and journal_failed", lambda trial: trial.later_rule),
+    "later": ("inserts again after draining, no_space, journal_failed and internal", lambda trial: trial.later_rule),
     "lost": ("inserts again, under the same id, what a lost connection left without an answer", lambda trial: trial.lost_rule),
     "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
     "back-off": ("connects again after a lost connection, waiting longer each time", lambda trial: trial.back_off_rule),
-    "ends": ("ends with status 0 after the end of its input, when all is answered", lambda trial: trial.ends_rule),
+    "ends": (
+        "ends with status 0 after the end of its input, when all is answered, and not before",
+        lambda trial: trial.ends_rule,
+    ),
+    "too-large": (
+        "finds out which insert a too_large without an id means, and inserts the others",
+        lambda trial: trial.too_large_rule,
+    ),
     "refused": (
-        "tells of bad_job, does not insert it again, and ends with status 1",
+        "tells of a job that is refused for good, does not insert it again, and ends with status 1",
         lambda trial: trial.refused_rule,
     ),
 }

@@ -57,6 +57,11 @@ def refusal(call: Call | BadLine, code: str, message: str) -> bytes:
     return dialect.error(call, code, message)
 
 
+def unnamed(call: Call, code: str, message: str) -> bytes:
+    """Return the line of an error that does not say which call it means."""
+    return dialect.error(BadLine(code, message, dialect=call.dialect), code, message)
+
+
 def turned_away(code: str) -> bytes:
     """Return the line for a connection that is closed before anything was asked."""
     return qrpc.error(None, code, "this server is full, or stops")

@@ -12,6 +12,7 @@ from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Lost, Peer, Stage
 from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
 from kqs.rpc.working import LEAST_WAIT_S
+from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 TYPES = frozenset({"echo", "sleep", "fail"})
 #: of the runs that must be touched, in s: long enough for a worker on a busy machine
@@ -95,6 +96,23 @@ class WorkerTrial(Trial):
         ask.mouth.send(line)
         return runs
 
+    async def goes_on(self, runs: Sequence[Given], what: str) -> None:
+        """Broken: one of these runs is not reported as ok; what: has happened to another."""
+        for run in runs:
+            await self.settled(run, f"the other runs to be reported after {what}")
+            self.expect(run.is_done, f'the other runs to be reported as "ok" after {what}', self._came(run))
+
+    def _came(self, run: Given) -> str:
+        """Return what came of a run that was to be reported as ok."""
+        if self.desk.faults:
+            return self._faults
+        if not run.reports:
+            return "the run was released"
+        report = run.reports[-1]
+        if report.report != "ok":
+            return f'got "{report.report}" {report.reason or ""}'
+        return "its connection was lost before, and the run with it"
+
     async def settled(self, run: Given, what: str = "the run to be reported") -> None:
         """Wait until a run was ended by its worker."""
         await self.until(lambda: run.is_settled)
@@ -102,9 +120,8 @@ class WorkerTrial(Trial):
 
     def reports_ok(self, run: Given, result: object) -> None:
         """Broken: the run was not reported as ok, with that result."""
-        self.expect(bool(run.reports), 'a report of "ok"', "the run was released")
+        self.expect(run.is_done, 'a report of "ok"', self._came(run))
         report = run.reports[-1]
-        self.expect(report.report == "ok", 'a report of "ok"', f'got "{report.report}" {report.reason or ""}')
         got = bytes(report.result).decode(errors="replace")
         self.expect(same(result, report.result), "the data of an echo job as its result", f"got {got:.200}")
 
@@ -139,6 +156,13 @@ class WorkerTrial(Trial):
         run = await self.given("echo")
         await self.settled(run)
         self.reports_ok(run, None)
+        ask = await self.asks()
+        several = range(min(MOST_GIVEN, ask.room))
+        runs, line = self.desk.give(ask, [{"type": "echo", "data": number} for number in several], time.monotonic())
+        ask.mouth.send(line)
+        for number, run in zip(several, runs, strict=True):
+            await self.settled(run)
+            self.reports_ok(run, number)
 
     async def fails_rule(self) -> None:
         """See RULES."""
@@ -148,6 +172,10 @@ class WorkerTrial(Trial):
         report = run.reports[-1]
         self.expect(report.report == "fail", 'a report of "fail"', f'got "{report.report}"')
         self.expect("no such address: é" in (report.reason or ""), "data.reason as the reason", f"got {report.reason!r}")
+        self.expect(not report.final, "a failure that may be tried again", 'it was "final"')
+        self.expect(
+            report.delay is None, "the job's settings to say when it is tried again", f'got a "delay" of {report.delay}'
+        )
 
     async def pieces_rule(self) -> None:
         """See RULES."""
@@ -186,12 +214,15 @@ class WorkerTrial(Trial):
 
     async def unknown_rule(self) -> None:
         """See RULES."""
-        run = await self.given("echo", 1, **_FUTURE)
+        ask = await self.asks()
+        (run,), line = self.desk.give(ask, [{"type": "echo", "data": 1, **_FUTURE}], time.monotonic())
+        ask.mouth.send(line.replace(b"{", b'{"later":{"a":[1]},', 1))
         await self.settled(run)
         self.reports_ok(run, 1)
 
     async def touches_rule(self) -> None:
         """See RULES."""
+        began_at = time.monotonic()
         # more than it does at a time, if it takes so many: each lasts until those that wait for it must have been touched
         runs = await self.given_many([2.2 * SHORT_TTR_S] + [1.2 * SHORT_TTR_S] * (MOST_GIVEN - 1), **TOUCHED)
         for run in runs:
@@ -202,7 +233,21 @@ class WorkerTrial(Trial):
         late_s = max(run.late_s for run in runs)
         what = "a sign of life" if len(runs) == 1 else f"a sign of life of each of {len(runs)} runs, also of those that wait,"
         self.expect(late_s <= 0, f"{what} every {SHORT_TTR_S:g} s", f"one was {late_s:.2f} s late")
-        self.expect(all(run.reports[-1].report == "ok" for run in reported), 'a report of "ok"', "it was another")
+        for run in reported:
+            self.expect(run.is_done, 'a report of "ok"', self._came(run))
+        most = MOST_KNOCKS * (1 + (time.monotonic() - began_at) / SHORT_TTR_S)
+        count = max(run.touches for run in runs)
+        self.expect(count <= most, f"up to {MOST_KNOCKS} touches of a run in {SHORT_TTR_S:g} s", f"{count} came")
+
+    async def spares_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": 2 * SHORT_TTR_S}, **TOUCHED)
+        run.on_touch = "busy"
+        await self.until(lambda: run.touches > 0)
+        run.on_touch = "ok"
+        await self.settled(run, "the run to go on after a touch was refused as busy")
+        self.expect(run.is_done, "the run to go on after a touch was refused as busy", self._came(run))
+        self.expect(run.touches > 1, "another touch after one was refused as busy")
 
     async def stale_rule(self) -> None:
         """See RULES."""
@@ -214,16 +259,17 @@ class WorkerTrial(Trial):
 
     async def over_rule(self) -> None:
         """See RULES."""
-        run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
+        run, *others = await self.given_many([ENDLESS_S, 1.2 * SHORT_TTR_S], **TOUCHED)
         run.on_touch = run.on_finish = "stale"
         await self.until(lambda: run.touches > 0)
         self.expect(run.touches > 0, "a touch")
         run.close()
+        await self.goes_on(others, "a touch was stale")
         await self.does_the_next("the next job to be done soon after a touch was stale")
 
     async def cancel_rule(self) -> None:
         """See RULES."""
-        run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
+        run, *others = await self.given_many([ENDLESS_S, 1.2 * SHORT_TTR_S], **TOUCHED)
         if run.ask.is_work:
             # touches go on, so that this is not what tells it
             run.close()
@@ -231,6 +277,7 @@ class WorkerTrial(Trial):
         else:
             run.on_touch = "cancel"
         run.on_finish = "stale"
+        await self.goes_on(others, "one was cancelled")
         await self.does_the_next("the next job to be done soon after a run was cancelled")
 
     async def empty_rule(self) -> None:
@@ -259,7 +306,7 @@ class WorkerTrial(Trial):
             self.desk.end(run.ask)
         await self.watch(AWAY_S)
         asked, self.desk.refuse_asks = self.desk.refused_asks, ""
-        self.expect(bool(run.reports), "the run in hand to be reported while the server takes no more", "it was not")
+        self.expect(run.is_done, "the run in hand to be reported while the server takes no more", self._came(run))
         self.expect(asked <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} calls", f"{asked} came")
         await self.does_the_next("the next job to be done when the server takes calls again")
 
@@ -322,7 +369,7 @@ class WorkerTrial(Trial):
         self.expect(run.touches > before, "touches of a held run on the next connection", self._faults)
         await self.settled(run)
         self.expect(run.late_s <= 0, f"a sign of life every {SHORT_TTR_S:g} s", f"one was {run.late_s:.2f} s late")
-        self.expect(bool(run.reports) and run.reports[-1].report == "ok", 'a report of "ok"', "it was another")
+        self.expect(run.is_done, 'a report of "ok"', self._came(run))
         await self.does_the_next("the next job to be done")
 
     async def busy_rule(self) -> None:
@@ -337,6 +384,35 @@ class WorkerTrial(Trial):
         self.expect(len(run.reports) > count, "a report that was refused as busy to be repeated")
         self.reports_ok(run, DATA)
         await self.does_the_next("the next job to be done")
+
+    async def later_rule(self) -> None:
+        """See RULES."""
+        for code in ("draining", "no_space", "journal_failed", "internal"):
+            run = await self.given("echo", code)
+            run.on_finish = code
+            await self.settled(run)
+            run.on_finish = "ok"
+            await self.until(lambda run=run: len(run.reports) > 1)  # type: ignore[misc]  # the lambda's default
+            self.expect(len(run.reports) > 1, f"a report that was refused as {code} to be repeated")
+            self.reports_ok(run, code)
+
+    async def unfit_rule(self) -> None:
+        """See RULES."""
+        for code in ("too_large", "bad_call"):
+            run = await self.given("echo", DATA)
+            run.on_result = code
+            await self._fails_instead(run, f"refused as {code}")
+        self.desk.longest_bytes = LONG_BYTES // 2
+        run = await self.given("echo", "é" * (LONG_BYTES // 2))
+        await self._fails_instead(run, "too long a line, and refused as too_large without an id,")
+        self.desk.longest_bytes = DEFAULT_LINE_BYTES
+
+    async def _fails_instead(self, run: Given, what: str) -> None:
+        await self.until(lambda: any(report.report == "fail" for report in run.reports))
+        oks = sum(report.report == "ok" for report in run.reports)
+        came = f"only the same came, {oks} times" if oks > 1 else self._faults
+        self.expect(run.has_failed, f'a report of "fail" in the place of one that was {what}', came)
+        await self.does_the_next(f"the next job to be done after a report was {what}")
 
     async def drains_rule(self) -> None:
         """See RULES."""
@@ -375,6 +451,19 @@ class WorkerTrial(Trial):
         )
         self.released_as_they_came(late)
 
+    async def insists_rule(self) -> None:
+        """See RULES."""
+        run = await self.given("sleep", {"s": SHORT_TTR_S}, **TOUCHED)
+        run.on_finish = "busy"
+        # it has begun then
+        await self.until(lambda: run.touches > 0)
+        self.stage.terminate()
+        await self.settled(run)
+        run.on_finish = "ok"
+        await self.until(lambda: self.stage.status is not None)
+        self.expect(len(run.reports) > 1, "a report that was refused as busy to be repeated before the end", self._faults)
+        self.expect(self.stage.status == 0, "the program to end with status 0")
+
     async def gone_rule(self) -> None:
         """See RULES."""
         run = await self.given("echo", 1)
@@ -393,19 +482,23 @@ class WorkerTrial(Trial):
 #: name -> (what is demanded, the scenario).
 _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "asks": ("connects, and asks by reserve or work for jobs of its types", lambda trial: trial.asks_rule),
-    "reports": ("does a job, and reports its result", lambda trial: trial.reports_rule),
-    "fails": ("reports a failure, with its reason", lambda trial: trial.fails_rule),
+    "reports": ("does jobs, and reports the result of each", lambda trial: trial.reports_rule),
+    "fails": (
+        "reports a failure, with its reason, and leaves it to the job whether it is tried again",
+        lambda trial: trial.fails_rule,
+    ),
     "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
     "long": (f"reads a line of {LONG_BYTES // 1000} kB", lambda trial: trial.long_rule),
     "many": ("reads many lines that come in one piece", lambda trial: trial.many_rule),
-    "unknown": ("ignores fields of a run that it does not know", lambda trial: trial.unknown_rule),
+    "unknown": ("ignores fields of a run, or of an answer, that it does not know", lambda trial: trial.unknown_rule),
     "touches": (
         "touches each run that it has for longer than its ttr, in time, also one that waits",
         lambda trial: trial.touches_rule,
     ),
+    "spares": ("goes on with a run whose touch was refused as busy", lambda trial: trial.spares_rule),
     "stale": ("takes a report that is stale as done with", lambda trial: trial.stale_rule),
-    "over": ("stops work whose touch is stale", lambda trial: trial.over_rule),
-    "cancel": ("stops work that is cancelled", lambda trial: trial.cancel_rule),
+    "over": ("stops work whose touch is stale, and no other", lambda trial: trial.over_rule),
+    "cancel": ("stops work that is cancelled, and no other", lambda trial: trial.cancel_rule),
     "empty": ("asks again when there was no job, and not in a hurry", lambda trial: trial.empty_rule),
     "draining": (
         "does what it has while the server gives no more, and asks again later",
@@ -417,11 +510,23 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
     "hold": ("goes on with held runs while the connection is lost, and on the next", lambda trial: trial.hold_rule),
     "busy": ("repeats a report that was refused as busy, waiting longer each time", lambda trial: trial.busy_rule),
+    "later": (
+        "repeats a report that was refused as draining, no_space, journal_failed or internal",
+        lambda trial: trial.later_rule,
+    ),
+    "unfit": (
+        "reports a failure in the place of a report that was refused as too_large or bad_call, and goes on",
+        lambda trial: trial.unfit_rule,
+    ),
     "drains": (
         "on SIGTERM finishes what runs, releases the rest as not begun, and ends with status 0",
         lambda trial: trial.drains_rule,
     ),
     "leaves": ("on SIGTERM while it waits loses no job, and ends with status 0", lambda trial: trial.leaves_rule),
+    "insists": (
+        "on SIGTERM repeats a report that was refused as busy, and ends with status 0",
+        lambda trial: trial.insists_rule,
+    ),
     "gone": ("on SIGTERM gives up a report that nobody takes, and ends with another status", lambda trial: trial.gone_rule),
 }
 WORKER_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]

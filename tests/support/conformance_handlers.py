@@ -20,4 +20,4 @@ async def sleep(data: Any) -> None:
 
 @kqs.handler("fail")
 async def fail(data: Any) -> None:
-    raise kqs.Fail(data["reason"])
+    raise kqs.Fail(data["reason"], final=False)

@@ -112,3 +112,30 @@ def test_a_notification_asks_for_nothing(talk: Talk) -> None:
         talk.desk.hear(talk.mouth, call, 0.0)
     assert talk.desk.asks == []
     assert len(talk.desk.faults) == 2
+
+
+def test_a_result_may_be_refused_and_then_a_failure_is_taken(talk: Talk) -> None:
+    run = talk.gets(talk.asks("work", room=1))
+    run.on_result = "too_large"
+    assert talk.says("finish", {"run": run.token, "report": "ok"})["code"] == "too_large"
+    assert (run.is_done, run.has_failed, run in run.ask.open_runs) == (False, False, True)
+    assert talk.says("finish", {"run": run.token, "report": "fail"}) is True
+    assert (run.is_done, run.has_failed, run in run.ask.open_runs) == (False, True, False)
+    assert talk.desk.faults == []
+
+
+def test_a_run_whose_result_was_refused_goes_with_its_connection(talk: Talk) -> None:
+    run = talk.gets(talk.asks())
+    run.on_result = "too_large"
+    talk.says("finish", {"run": run.token, "report": "ok"})
+    talk.desk.lost(talk.mouth)
+    assert talk.says("finish", {"run": run.token, "report": "fail"})["code"] == "stale"
+    assert not run.has_failed
+
+
+def test_too_long_a_line_is_refused_without_its_id_and_changes_nothing(talk: Talk) -> None:
+    run = talk.gets(talk.asks())
+    talk.desk.longest_bytes = 100
+    assert talk.says("finish", {"run": run.token, "report": "ok", "result": "x" * 100})["code"] == "too_large"
+    assert "id" not in talk.mouth.said[-1]
+    assert (run.reports, talk.desk.faults) == ([], [])
