@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +22,10 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 #: who has lived so long, in s, did not fall at its start
 STEADY_S = 10.0
+#: who has died so often in so many seconds is told of, though each has lived a while: what kills it comes back. Once an hour or
+#: so is a note
+MANY_DEATHS = 3
+LATELY_S = 600.0
 #: a start that takes longer lets others start, and later is told of, in s
 STARTING_S = 10.0
 START_S = 30.0
@@ -55,6 +61,8 @@ class Slot:
         self._unfit = Trouble(log, "a child process cannot start, trying again", "child processes start again")
         self._falls = 0  # in a row
         self._how = ""
+        self._deaths: deque[float] = deque(maxlen=1000)  # when, of those who had lived a while
+        self._how_died = ""
         self.child: Child | None = None
         self.ended: asyncio.Task[End] | None = None
         self.restarts_count = 0
@@ -82,8 +90,12 @@ class Slot:
 
     def _note_end(self, child: Child, end: End) -> float:
         self.restarts_count += 1
+        if child.lived_s >= STEADY_S:
+            self._deaths.append(time.monotonic())
+            self._how_died = end.how
         wait_s = self._fall(child, end.how)
-        told = {"child": child.number, "pid": child.pid or None, "runs": end.runs_count, "again_in_s": round(wait_s, 1)}
+        told = {"child": child.number, "pid": child.pid or None, "runs": end.runs_count, "lived_s": round(child.lived_s, 1)}
+        told |= {"again_in_s": round(wait_s, 1)}
         if child.why_unfit:
             self._unfit.met(error=end.how, **told)
         else:
@@ -117,7 +129,15 @@ class Slot:
             problems.append(f"child {self._number} has ended {self._falls} times in a row, the last time: {self._how}")
         elif not child.is_ready and child.lived_s >= START_S:
             problems.append(f"child {self._number} has been starting for {child.lived_s:.0f} s")
+        elif self._deaths_lately() >= MANY_DEATHS:
+            often = f"{self._deaths_lately()} times in {LATELY_S / 60:.0f} minutes"
+            problems.append(f"child {self._number} has died {often}, the last time: {self._how_died}")
         return problems
+
+    def _deaths_lately(self) -> int:
+        while self._deaths and self._deaths[0] < time.monotonic() - LATELY_S:
+            self._deaths.popleft()
+        return len(self._deaths)
 
 
 async def _first_of(ended: asyncio.Future[Any], other: asyncio.Future[Any], within_s: float | None = None) -> None:

@@ -155,6 +155,25 @@ async def test_problems_tell_of_a_place_that_is_empty_and_of_one_that_often_was(
     assert rig.slot.problems() == ["child 1: all threads are held"]
 
 
+async def test_who_dies_again_and_again_after_a_while_is_told_of(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for _ in range(3):
+        child = await rig.next()
+        child.begin()
+        child.lived_s = 11.0
+        told.append(rig.slot.problems())
+        child.over.set_result(DEAD)
+    (await rig.next()).over.set_result(End("exit code 7", 0, is_sound=False))  # soon: that is another matter
+    last = await rig.next()
+    last.begin()
+    assert told == [[], [], []]
+    assert rig.slot.problems() == ["child 1 has ended 2 times in a row, the last time: exit code 7"]
+    last.lived_s = 11.0
+    assert rig.slot.problems() == ["child 1 has died 3 times in 10 minutes, the last time: killed by SIGKILL"]
+    monkeypatch.setattr(slots, "LATELY_S", 0.0)
+    assert rig.slot.problems() == []
+
+
 async def test_one_that_does_not_start_is_told_of_and_lets_others_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "STARTING_S", 0.01)
     (await rig.next()).over.set_result(END)
