@@ -49,8 +49,8 @@ class Worker:
         while not wait([doing], run["ttr"] / 3).done:
             with suppress(OSError):  # it is held, and goes on until there is a connection again
                 state, code = self.call("touch", {"run": run["run"]})
-                if code == "stale" or (not code and state["cancel"]):
-                    return over.set()  # the job is somebody else's by now
+                if code in ("stale", "bad_call") or (not code and state["cancel"]):
+                    return over.set()  # the job is somebody else's by now, or another store's
         try:
             self.report(run, report="ok", result=doing.result())
         except Exception as error:  # of the work, or no server takes its result
@@ -59,10 +59,10 @@ class Worker:
     def report(self, run, **end):  # until it is taken: to repeat a report is safe
         while True:
             with suppress(OSError):
-                if (code := self.call("finish", {"run": run["run"], **end})[1]) in (None, "stale"):
-                    return
-                if code in UNFIT:
+                if (code := self.call("finish", {"run": run["run"], **end})[1]) in UNFIT and "result" in end:
                     raise ValueError(f"the server refuses the report: {code}")
+                if code in (None, "stale", *UNFIT):
+                    return
             self.pause() if not self.stopping or self.pause_s < 5 else sys.exit(f"nobody takes the report of {run['run']}")
 
     def main(self):

@@ -50,7 +50,7 @@ run_job() { # RUN: do it, and report
     token=$(printf %s "$1" | jq -c .run) type=$(printf %s "$1" | jq -r .type)
     ticks=$(printf %s "$1" | jq '.ttr * 10 / 3 | floor') tick=0
     printf %s "$1" | jq -c .data | work "$type" >"$dir/result" 2>"$dir/reason" 3>&- 4<&- &
-    pid=$!
+    pid=$! end=''
     while sleep 0.1 && kill -0 "$pid" 2>/dev/null; do
         tick=$((tick + 1))
         [ "$tick" -ge "$ticks" ] && tick=0 || continue
@@ -63,7 +63,7 @@ run_job() { # RUN: do it, and report
         report=$(jq -cRs --argjson run "$token" '{$run, report: "fail", reason: rtrimstr("\n")}' "$dir/reason")
     fi
     until call finish "$report"; do # repeated until it is taken, which is safe: as a failure if nobody takes its result
-        case $code in stale) return ;; bad_call | bad_json | too_large) report="{\"run\":$token,\"report\":\"fail\",\"reason\":\"$code\"}" ;; esac
+        case $code in stale) return ;; bad_call | bad_json | too_large) [ -n "$end" ] || return; end='' report="{\"run\":$token,\"report\":\"fail\",\"reason\":\"$code\"}" ;; esac
         [ -z "$stopping" ] || [ "$backoff" -lt 50 ] || { echo "nobody takes the report of $token" >&2 && exit 1; }
         if [ -n "$code" ]; then pause; else connect; fi
     done

@@ -372,6 +372,18 @@ class WorkerTrial(Trial):
         self.expect(run.is_done, 'a report of "ok"', self._came(run))
         await self.does_the_next("the next job to be done")
 
+    async def elsewhere_rule(self) -> None:
+        """See RULES."""
+        if not (await self.asks()).hold:
+            raise NotTried("it holds no runs")
+        run = await self.given("sleep", {"s": SHORT_TTR_S}, **TOUCHED)
+        await self.until(lambda: run.touches > 0)
+        run.on_touch = run.on_finish = "bad_call"
+        self.drop(run.ask)
+        await self.does_the_next("the next job to be done, also if the server does not know a held run any more")
+        await self.watch(SHORT_TTR_S)
+        await self.does_the_next("the next job to be done after the server did not know the report of a held run")
+
     async def busy_rule(self) -> None:
         """See RULES."""
         run = await self.given("echo", DATA)
@@ -406,6 +418,11 @@ class WorkerTrial(Trial):
         run = await self.given("echo", "é" * (LONG_BYTES // 2))
         await self._fails_instead(run, "too long a line, and refused as too_large without an id,")
         self.desk.longest_bytes = DEFAULT_LINE_BYTES
+
+        run = await self.given("fail", {"reason": "no such address"})
+        run.on_finish = "bad_call"
+        await self.settled(run)
+        await self.does_the_next("the next job to be done after the report of a failure was refused as bad_call")
 
     async def _fails_instead(self, run: Given, what: str) -> None:
         await self.until(lambda: any(report.report == "fail" for report in run.reports))
@@ -509,13 +526,17 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "lost": ("stops work whose connection was lost", lambda trial: trial.lost_rule),
     "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
     "hold": ("goes on with held runs while the connection is lost, and on the next", lambda trial: trial.hold_rule),
+    "elsewhere": (
+        "goes on when the server that is there again is of another store, and does not know the held run",
+        lambda trial: trial.elsewhere_rule,
+    ),
     "busy": ("repeats a report that was refused as busy, waiting longer each time", lambda trial: trial.busy_rule),
     "later": (
         "repeats a report that was refused as draining, no_space, journal_failed or internal",
         lambda trial: trial.later_rule,
     ),
     "unfit": (
-        "reports a failure in the place of a report that was refused as too_large or bad_call, and goes on",
+        "reports a failure in the place of a result that was refused as too_large or bad_call, and goes on",
         lambda trial: trial.unfit_rule,
     ),
     "drains": (

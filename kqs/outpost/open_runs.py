@@ -19,12 +19,16 @@ import msgspec
 from kqs.client.runs import cancelled, seconds_left
 from kqs.errors import CallError
 from kqs.given import TOUCH_SHARE
+from kqs.log import get_logger
 from kqs.options import Options
 from kqs.outpost.line import Line
 from kqs.outpost.orders import Order
 from kqs.queue.leases import Lease
 from kqs.supervisor import Supervisor
+from kqs.trouble import Trouble
 from kqs.wire.runs import MAX_ROOM
+
+log = get_logger("kqs.work")
 
 #: how often in that share of its ttr (`TOUCH_SHARE`) is looked whether the server is to hear of a run
 LOOKS = 4
@@ -77,6 +81,7 @@ class OpenRuns:
         self._monotonic = monotonic
         self._on_over = on_over
         self._on_cancel = on_cancel
+        self._unknown = Trouble(log, "the server does not know runs: it is of another store", "the server knows the runs")
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = LONGEST_LOOK_S
         self._late: list[str] = []
@@ -169,9 +174,16 @@ class OpenRuns:
     def _answered(self, members: Sequence[Mapping[str, str]], answer: msgspec.Raw | CallError | None) -> None:
         if answer is None or isinstance(answer, CallError):
             return
+        unknown: list[str] = []
         for member, left in zip(members, seconds_left(answer), strict=True):
-            if isinstance(left, CallError) and left.call_code == "stale":
+            if not isinstance(left, CallError):
+                self._unknown.over()
+            elif left.call_code == "stale":
                 self._on_over(member["run"])
+            elif left.call_code == "bad_call":
+                unknown.append(member["run"])
+        if unknown:  # they go on: the address may be mended before they end
+            self._unknown.met(count=len(unknown), run=unknown[0])
         for member, is_cancelled in zip(members, cancelled(answer), strict=False):
             if is_cancelled:
                 self._on_cancel(member["run"])

@@ -163,10 +163,12 @@ class Reports:
             self._finishes.append(one)
             self._supervisor.call_later(AGAIN_S, "reports", self.send)
         elif one.report != "fail":
-            log.error("the server refuses a report, the run counts as failed", run=one.run, error=str(error))
+            log.error("the server refuses a report, a failure is reported in its place", run=one.run, error=str(error))
             reason = f"the server refused the worker's report: {error}"
             self._finishes.append(Finish(one.run, "fail", reason=reason[:MAX_ERROR_CHARS], final=True))
             self._supervisor.call_soon("reports", self.send)
+        elif error.call_code == "bad_call":  # all else of it is of our making
+            log.error("the server does not know a run, its report is lost", run=one.run)
         else:
             log.error("the server refuses the report of a failure", run=one.run, error=str(error))
 

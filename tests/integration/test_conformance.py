@@ -45,22 +45,22 @@ WORKERS = {
     "unknown": Change("self, run):", "self, run):\n        assert len(run) == 8", "AssertionError"),
     "touches": Change('run["ttr"] / 3', "100", "expected touches of a run with a ttr of 1.5 s, none came"),
     "spares": Change(
-        'code == "stale" or (not code and state["cancel"])',
+        'code in ("stale", "bad_call") or (not code and state["cancel"])',
         'code or state["cancel"]',
         "expected the run to go on after a touch was refused as busy",
     ),
     "stale": Change(
-        '(None, "stale")',
-        """(None, "stale") and self.call("finish", {"run": run["run"], **end})""",
+        '(None, "stale", *UNFIT)',
+        """(None, "stale", *UNFIT) and self.call("finish", {"run": run["run"], **end})""",
         "expected a stale report not to be repeated, it came 2 times",
     ),
     "over": Change(
-        'code == "stale" or (not code and state["cancel"])',
+        'code in ("stale", "bad_call") or (not code and state["cancel"])',
         "not self",
         "expected the next job to be done soon after a touch was stale",
     ),
     "cancel": Change(
-        'code == "stale" or (not code and state["cancel"])',
+        'code in ("stale", "bad_call") or (not code and state["cancel"])',
         "code",
         "expected the next job to be done soon after a run was cancelled",
     ),
@@ -68,26 +68,33 @@ WORKERS = {
     "draining": Change("random.uniform(0.5, 1)", "0", "expected a longer wait after each refusal"),
     "back-off": Change("random.uniform(0.5, 1)", "0", "expected a longer wait before each try to connect"),
     "half-line": Change('.endswith(b"\\n")', "", "expected a line without an end to be no line, the run in it was reported"),
-    "lost": Change('code == "stale" or', "", "expected it to come back and do the next job", without=', "hold": True'),
+    "lost": Change(
+        'code in ("stale", "bad_call") or', "", "expected it to come back and do the next job", without=', "hold": True'
+    ),
     "hold": Change(
         "with suppress(OSError):  # it is held", "with suppress(ZeroDivisionError):  #", "expected touches of a held run"
+    ),
+    "elsewhere": Change(
+        'code in ("stale", "bad_call")', 'code == "stale"', "expected the next job to be done", without=", *UNFIT"
     ),
     "repeats": Change(
         "self.pause() if not self.stopping or",
         "return self.pause() if self or not self.stopping or",
         "expected a report without an answer",
     ),
-    "busy": Change('(None, "stale")', '(None, "stale", "busy")', "expected a report that was refused as busy to be repeated"),
-    "later": Change('(None, "stale")', '(None, "stale", "internal")', "a report that was refused as internal to be repeated"),
-    "unfit": Change(
-        "if code in UNFIT:", "if code in UNFIT[:2]:", 'a report of "fail" in the place of one that was refused as too_large'
+    "busy": Change(
+        '(None, "stale", *UNFIT)', '(None, "stale", "busy")', "expected a report that was refused as busy to be repeated"
     ),
+    "later": Change(
+        '(None, "stale", *UNFIT)', '(None, "stale", "internal")', "a report that was refused as internal to be repeated"
+    ),
+    "unfit": Change("in UNFIT and", "in UNFIT[:2] and", 'a report of "fail" in the place of one that was refused as too_large'),
     "drains": Change("signal.signal(signal.SIGTERM", "signal.signal(signal.SIGUSR1", "1 of 1 were not"),
     "leaves": Change(
         'self.call("release", {"run": run["run"], "begun": False})', "None", "expected a run that came at the very end"
     ),
     "insists": Change(
-        '(None, "stale")',
+        '(None, "stale", *UNFIT)',
         '(None, "stale", "busy")[: 2 + self.stopping]',
         "expected a report that was refused as busy to be repeated",
     ),
@@ -204,7 +211,7 @@ def test_a_program_that_asks_for_nothing_is_not_tried_any_further(capsys: pytest
     assert first.startswith("failed")
     assert first.endswith("the program ended with status 3: no such host")
     assert second.startswith("not tried")
-    assert score == "0 of 1 rules kept, 25 not tried"
+    assert score == "0 of 1 rules kept, 26 not tried"
 
 
 def test_chosen_rules_are_told_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,6 +257,24 @@ def test_what_ends_while_the_server_is_away_is_reported_when_it_is_back(folder: 
             assert worker.stop() == 0
 
 
+def test_a_server_of_another_store_at_the_old_address_costs_held_runs_nothing_if_it_goes_before_they_end(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    (other := tmp_path / "other").mkdir()
+    with serving(folder, **settings) as server, working(folder, server, "--hold", "chores") as worker:
+        job_id = insert(server, "gated", ttr=20, auto_touch=True)
+        until_said(worker, "begun")
+        server.stop()
+        with serving(other, **settings):
+            until_said(worker, "the server does not know runs: it is of another store")
+        with serving(folder, **settings) as again:
+            until_said(worker, "the server knows the runs")
+            (folder / "gate").touch()
+            assert ran(ended(again, job_id)) == ("success", 1, 0, 0, ["success"])
+            assert worker.stop() == 0
+
+
 def test_a_held_worker_that_died_while_the_server_was_away_costs_a_ghost_after_its_ttr(folder: Path) -> None:
     settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
     with serving(folder, **settings) as server:

@@ -192,7 +192,7 @@ async def test_a_result_that_the_server_does_not_take_is_a_failure_for_good(post
     reason = "the server refused the worker's report: 16 MiB"
     assert instead == {"run": "token-1", "report": "fail", "reason": reason, "final": True}
     with capture_logs() as logs:
-        post.answer("finish", [{"code": "bad_call", "message": "no"}])
+        post.answer("finish", [{"code": "too_large", "message": "no"}])
         assert await post.source._reports.settle(10)
     assert [line["event"] for line in logs] == ["the server refuses the report of a failure"]
 
@@ -545,6 +545,30 @@ async def test_a_held_run_that_was_lost_meanwhile_is_told_by_its_touch(holding: 
     holding.answer("touch", [{"code": "stale", "message": "over"}])
     await until(lambda: bool(holding.lost))
     assert not holding.source.report(lease, Ok())
+
+
+async def test_a_server_of_another_store_ends_no_held_run_and_is_told_of(holding: Post) -> None:
+    await holding.start()
+    (run,) = await holding.given(a_run(1, auto_touch=True))
+    lease = holding.begin(run)
+    unknown = [{"code": "bad_call", "message": "run: expected the token of a run"}]
+    with capture_logs() as logs:
+        holding.server.drop()
+        await holding.called("touch")
+        holding.answer("touch", unknown)
+        await holding.settled()
+        assert holding.source.report(lease, Ok())
+        for count in (1, 2):  # as a success, and as a failure
+            await holding.called("finish", count)
+            holding.answer("finish", unknown)
+        assert await holding.source._reports.settle(10)
+    assert holding.lost == []
+    told = [(line["event"], line.get("run")) for line in logs if line["event"].startswith("the server")]
+    assert told == [
+        ("the server does not know runs: it is of another store", "token-1"),
+        ("the server refuses a report, a failure is reported in its place", "token-1"),
+        ("the server does not know a run, its report is lost", "token-1"),
+    ]
 
 
 # -- the line ---------------------------------------------------------------------------------------------------------
