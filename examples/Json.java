@@ -7,32 +7,31 @@ class Json {
     private int at;
 
     private Json(String text) { this.text = text; }
-    static Object read(String text) { return new Json(text).value(); }
+    static Object read(String text) {
+        Json json = new Json(text);
+        Object value = json.value();
+        return need(text.substring(json.at).isBlank()) ? value : null;
+    }
 
+    private static boolean need(boolean isJson) { if (isJson) return true; throw new IllegalArgumentException("this is no JSON"); }
     private char next() {
         while (" \t\r\n".indexOf(text.charAt(at)) >= 0) at++;
         return text.charAt(at);
     }
 
-    private boolean take(char wanted) {
-        if (next() != wanted) return false;
-        at++;
-        return true;
-    }
+    private boolean take(char wanted) { return next() == wanted && at++ >= 0; }
+    private boolean more(char end) { return take(',') || !need(take(end)); }
+    private String name() { String name = (String) value(); return need(take(':')) ? name : null; }
 
     private Object value() {
         if (take('{')) {
             Map<String, Object> members = new LinkedHashMap<>();
-            for (; !take('}'); take(',')) {
-                String name = (String) value();
-                take(':');
-                members.put(name, value());
-            }
+            for (boolean more = !take('}'); more; more = more('}')) members.put(name(), value());
             return members;
         }
         if (take('[')) {
             List<Object> items = new ArrayList<>();
-            for (; !take(']'); take(',')) items.add(value());
+            for (boolean more = !take(']'); more; more = more(']')) items.add(value());
             return items;
         }
         if (next() == '"') return string();
@@ -41,6 +40,7 @@ class Json {
         String word = text.substring(from, at);
         if (word.equals("null")) return null;
         if (word.equals("true") || word.equals("false")) return word.equals("true");
+        need(word.matches("-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]+)?"));
         try { return new BigDecimal(word); } catch (NumberFormatException huge) { return Double.valueOf(word); }
     }
 
@@ -49,7 +49,7 @@ class Json {
         while (text.charAt(++at) != '"') {
             char next = text.charAt(at);
             if (next == '\\') {
-                next = text.charAt(++at);
+                need("\"\\/bfnrtu".indexOf(next = text.charAt(++at)) >= 0);
                 int escape = "bfnrt".indexOf(next);
                 if (escape >= 0) next = "\b\f\n\r\t".charAt(escape);
                 if (text.charAt(at) == 'u') next = (char) Integer.parseInt(text.substring(at + 1, (at += 4) + 1), 16);

@@ -54,7 +54,7 @@ class Worker:
         try:
             self.report(run, report="ok", result=doing.result())
         except Exception as error:  # of the work, or no server takes its result
-            self.report(run, report="fail", reason=str(error)[:1000].encode(errors="replace").decode())
+            self.report(run, report="fail", reason=str(error)[:4000].encode(errors="replace").decode())
 
     def report(self, run, **end):  # until it is taken: to repeat a report is safe
         while True:
