@@ -229,8 +229,8 @@ class ServerBackend:
         unknown: list[str] = []
         for start in range(0, len(job_ids), LOOKED_AT_ONCE):
             part = job_ids[start : start + LOOKED_AT_ONCE]
-            there = (await _told(self._queue.reads.look(part))).there
-            unknown += [job_id for job_id in part if job_id not in there]
+            looked = await _told(self._queue.reads.look(part))
+            unknown += [job_id for job_id in part if job_id not in looked.there or job_id in looked.over]
         return unknown
 
     async def subscribe(self, type_: str, subscriber: str) -> dict[str, Any]:

@@ -25,10 +25,14 @@ class StoreInfo(msgspec.Struct, frozen=True):
 
 
 class Looked(NamedTuple):
-    """What `look` found. there: the ids of jobs that have a record. ended: records of those that have ended, without data."""
+    """What `look` found. there: the ids of jobs that have a record. ended: records of those that have ended, without data.
+
+    over: those of `there` that are over, which `job` does not show any more: nobody knows these jobs by their ids.
+    """
 
     there: frozenset[str]
     ended: Sequence[JobRecord]
+    over: frozenset[str] = frozenset()
 
 
 class News(NamedTuple):

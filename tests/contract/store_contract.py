@@ -1231,6 +1231,8 @@ class StoreContract:
         await insert(a_job(1), a_job(2, id="mine", given_id=True, data=b"9" * BULK_BYTES))
         looked = await store.look([run.claim.id, IDS.of(FIRST + 1), "mine", "nobody"])
         assert looked.there == {run.claim.id, IDS.of(FIRST + 1), "mine"}
+        assert looked.over == {run.claim.id}
+        assert await store.job(run.claim.id) is None
         (ended,) = looked.ended
         assert (ended.id, ended.state, ended.data) == (run.claim.id, State.SUCCESS, None)
         assert ended.result is not None
@@ -1246,7 +1248,7 @@ class StoreContract:
         runs = await store.claim([an_entry(number) for number in range(3)], "w", now)
         await store.report([a_report(run.claim, at=now) for run in runs])
         looked = await store.look([run.claim.id for run in runs])
-        assert (len(looked.there), len(looked.ended)) == (3, 2)
+        assert (len(looked.there), len(looked.ended), len(looked.over)) == (3, 2, 0)
 
     async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert: Insert) -> None:
         await insert(*some_jobs(5))

@@ -217,6 +217,20 @@ def test_known_job_is_inserted_again_though_what_it_named_is_gone(peer: Peer) ->
         peer.call("insert", OK | {"after": [parent]})
 
 
+def test_job_whose_keep_is_over_is_no_more_known_to_who_would_wait_for_it_than_to_anybody(peer: Peer) -> None:
+    parents: list[str] = []
+    for keep in (0, 60):
+        parents.append(peer.call("insert", OK | {"keep": keep, "wait": 20}))
+        peer.receive()
+    over, kept = parents
+    with pytest.raises(RefusedError, match="no job has the id"):
+        peer.call("insert", OK | {"after": [kept, over]})
+    with pytest.raises(RefusedError) as refused:
+        peer.call("job", over)
+    assert refused.value.code == "not_found"
+    assert ended(peer, peer.call("insert", OK | {"after": [kept]}))["state"] == "success"
+
+
 def test_member_of_a_type_with_subscribers_is_refused(peer: Peer) -> None:
     peer.call("batch", {"open": True, "then": OK | {"id": "b"}})
     peer.call("subscribe", {"type": "news", "subscriber": "held"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +32,18 @@ async def job(session: Session, servers: Servers, batches: Batches, job_id: str)
     return record
 
 
-async def look(session: Session, job_ids: Sequence[str]) -> Looked:
+async def look(session: Session, servers: Servers, job_ids: Sequence[str]) -> Looked:
     """See Store.look."""
-    found = await session.find(list(job_ids), {"place": {"$ne": int(Place.GONE)}}, ["place"])
+    found = await session.find(list(job_ids), {"place": {"$ne": int(Place.GONE)}}, ["place", "drop_at"])
+    now = session.now()
+    over = frozenset(document["_id"] for document in found if document.get("drop_at", math.inf) <= now)
+    if over:
+        known = await session.find(list(over), is_there(now, servers.replaceable), ["place"])
+        over -= {document["_id"] for document in known}
     ended = [document["_id"] for document in found if document["place"] == Place.ENDED][:MOST_ENDS]
     documents = await session.find(ended, {}) if ended else []
     records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
-    return Looked(frozenset(document["_id"] for document in found), records)
+    return Looked(frozenset(document["_id"] for document in found), records, over)
 
 
 async def jobs(

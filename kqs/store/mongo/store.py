@@ -256,7 +256,7 @@ class MongoStore:
 
     async def look(self, job_ids: Sequence[str]) -> Looked:
         """See Store.look."""
-        return await self._look(records.look, job_ids)
+        return await self._look(records.look, self._there.servers, job_ids)
 
     async def jobs(
         self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False

@@ -103,10 +103,12 @@ def job(session: Session, job_id: str) -> JobRecord | None:
 def look(session: Session, job_ids: Sequence[str]) -> Looked:
     """See Store.look. There are no other servers, so nobody has to ask often."""
     found = [record for job_id in job_ids if (record := _found(session, job_id, _BEFORE_ALL)) is not None]
+    now = session.now()
+    over = frozenset(record.id for record in found if record.drop_at is not None and record.drop_at <= now)
     ended = [record for record in found if record.state in ENDED][:MOST_ENDS]
     for record in ended:
         record.data = None
-    return Looked(frozenset(record.id for record in found), ended)
+    return Looked(frozenset(record.id for record in found), ended, over)
 
 
 def _found(session: Session, job_id: str, now: float) -> JobRecord | None:
