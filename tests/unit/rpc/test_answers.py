@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from kqs.rpc import answers as answers_module
 from kqs.rpc.answers import Answers
 from tests.support.supervising import StrictSupervisor
+from tests.support.turning import until
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,21 @@ async def test_whoever_takes_is_never_cut_off() -> None:
     await relieved(answers)
     assert not slow.is_aborted
     assert woken == [True]
+
+
+async def test_whoever_took_while_the_loop_was_held_up_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "STALLED_S", 0.2)
+    answers = Answers(1000, StrictSupervisor())
+    holding = Holding(answers, 5000)
+
+    def go_on() -> None:  # which is known once the transport has written on
+        holding.taken_bytes, holding.untaken_bytes = 4900, 100
+
+    answers.note(5000)
+    time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is the test
+    asyncio.get_running_loop().call_later(0.1, go_on)
+    await until(lambda: not answers.is_crowded)
+    assert not holding.is_aborted
 
 
 async def test_a_stopped_one_looks_no_more() -> None:

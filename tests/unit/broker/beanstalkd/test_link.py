@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -92,6 +93,25 @@ async def test_a_reply_that_is_late_ends_the_connection(ends: Ends, monkeypatch:
     asked = await ends.ask(2)
     with pytest.raises(LinkLostError, match=r"no reply within 0\.05 s"):
         await asyncio.wait_for(asked, 10)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_reply_that_came_while_the_loop_was_held_up_is_not_late(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    monkeypatch.setattr(link_module, "REPLY_WITHIN_S", 0.1)
+    if not is_first:  # then the time is what is left of that as an earlier one is looked at
+        (await ends.ask(1)).cancel()
+        ends.link.data_received(b"DELETED\r\n")
+        await asyncio.sleep(0.05)
+    asked = await ends.ask(2)
+    if not is_first:
+        looked = ends.link._timer
+        await until(lambda: ends.link._timer is not looked)
+    time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is the test
+    asyncio.get_running_loop().call_later(0.1, ends.link.data_received, b"DELETED\r\n")
+    assert await asyncio.wait_for(asked, 10) == [Word.DELETED]
+    assert ends.lost == []
 
 
 async def test_an_idle_connection_is_never_late(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
