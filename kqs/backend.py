@@ -32,6 +32,7 @@ from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
+from kqs.underway import UnderWay
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from kqs.wire.jobs import Given
@@ -92,7 +93,9 @@ class ServerBackend:
             children=children,
             schedules=schedules,
         )
-        queue.neighbours.on_question = self._store_all
+        self._checks = UnderWay()  # of all that jobs to be kept name of others
+        self._joining = UnderWay()  # from the question whether a batch is open until those are kept that join it
+        queue.neighbours.on_question = self._store_what_is_promised
 
     async def stats(self) -> dict[str, int | float]:
         """Return plain numbers by name. See Vitals."""
@@ -186,21 +189,29 @@ class ServerBackend:
     async def close_batch(self, batch_id: str) -> dict[str, Any] | None:
         """Let no more jobs into a batch; return how it stands, None: there is none of this id. Raises: CallError."""
         await self._catch_up(unflushed=True)
-        await self._others_caught_up(None)  # the batch may be any server's, and so may its members
+        await self._checks.over()  # jobs that were sent before join it
+        if not await _told(self._queue.seal_batch(batch_id)):
+            await self._others_caught_up(None)  # it may be another server's
+            await _told(self._queue.seal_batch(batch_id))
+        await self._joining.over()
+        await self._catch_up(unflushed=True)
+        await self._others_caught_up(None)
         tally = await _told(self._queue.close_batch(batch_id))
         return None if tally is None else shown_batch(tally)
 
     async def check_order(self, given: Given) -> None:
         """Return when the jobs that are asked for are known, here or in the journal, and the batches are open.
 
-        So does who asks again under ids that are known: that makes nothing. Raises: CallError.
+        These stay so for as long as whoever has awaited this does not let go of the loop: keep the jobs at once. It returns
+        for who asks again under ids that are known, too: that makes nothing. Raises: CallError.
         """
-        await self._catch_up(unflushed=True)
-        try:
-            await self._check_asked(given.asked, given.batches)
-        except CallError:
-            if not given.askers or await self._unknown(given.askers):
-                raise
+        with self._checks.one():
+            await self._catch_up(unflushed=True)
+            try:
+                await self._check_asked(given.asked, given.batches)
+            except CallError:
+                if not given.askers or await self._unknown(given.askers):
+                    raise
 
     async def _check_asked(self, job_ids: Sequence[str], batch_ids: Sequence[str]) -> None:
         unknown = await self._unknown(job_ids)
@@ -210,20 +221,23 @@ class ServerBackend:
         if unknown:
             more = f", nor one of {len(unknown) - 1} others" if len(unknown) > 1 else ""
             raise CallError(f"after: no job has the id {unknown[0]!r}{more}", "bad_job")
-        are_open = await self._batches(batch_ids) if batch_ids else {}
+        if not batch_ids:
+            return
+        await self._find_batches(batch_ids)
+        with self._joining.one():  # whom others wait for: nothing that waits for others belongs here
+            are_open = await _told(self._queue.reads.batches(batch_ids))
         for batch_id in batch_ids:
             if batch_id not in are_open:
                 raise CallError(f"batch: no batch has the id {batch_id!r}", "bad_job")
             if not are_open[batch_id]:
                 raise CallError(f"batch: the batch {batch_id!r} is closed", "bad_job")
 
-    async def _batches(self, ids: Sequence[str]) -> dict[str, bool]:
-        found = await _told(self._queue.reads.batches(ids))
-        missing = [id_ for id_ in ids if id_ not in found]
-        if missing and self._queue.is_shared:
-            await self._others_caught_up(missing)
-            found |= await _told(self._queue.reads.batches(missing))
-        return found
+    async def _find_batches(self, ids: Sequence[str]) -> None:
+        """Let other servers store those of these batches that this one does not know."""
+        if self._queue.is_shared:
+            found = await _told(self._queue.reads.batches(ids))
+            if missing := [id_ for id_ in ids if id_ not in found]:
+                await self._others_caught_up(missing)
 
     async def _unknown(self, job_ids: Sequence[str]) -> list[str]:
         unknown: list[str] = []
@@ -337,6 +351,11 @@ class ServerBackend:
         """Let the store take all that was accepted here, and the ends of all runs. Raises: CallError: it does not."""
         await self._catch_up(unflushed=True)
         await self._queue.settle()
+
+    async def _store_what_is_promised(self) -> None:
+        """As `_store_all`, with jobs that were told that their batches are open. Raises: CallError."""
+        await self._joining.over()
+        await self._store_all()
 
     async def _others_caught_up(self, job_ids: Sequence[str] | None) -> None:
         """Let other servers store what they have accepted, where these jobs may be among it; None: any may.

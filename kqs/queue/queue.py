@@ -286,6 +286,10 @@ class Queue:
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
         await self._offer(jobs, known.union(parked) if parked else known)
 
+    async def seal_batch(self, batch_id: str) -> bool:
+        """Let nobody be told any more that a batch is open. See Store.seal_batch."""
+        return await self._store.seal_batch(batch_id)
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """Let no more jobs into a batch. See Store.close_batch."""
         return await self._store.close_batch(batch_id)

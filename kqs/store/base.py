@@ -284,6 +284,13 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """Return which of these are batches, and whether more jobs may join them; however many have, it costs the same."""
         ...
 
+    async def seal_batch(self, batch_id: str) -> bool:
+        """Have `batches` say that no more jobs may join a batch, which still takes those that join; durable before it returns.
+
+        Idempotent. Returns: False: there is no batch of this id.
+        """
+        ...
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """Let no more jobs into an open batch; durable before it returns. Idempotent.
 

@@ -475,6 +475,23 @@ class OrderContract:
         assert (await follow(), numbers(called)) == ([], [0])
         assert await store.close_batch("nothing") is None
 
+    async def test_sealed_batch_is_told_to_be_closed_and_takes_those_on_their_way(
+        self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
+    ) -> None:
+        await insert(a_then(0), a_member(1, 0, in_record=False))
+        assert await store.seal_batch(IDS.of(FIRST))
+        assert await store.batches([IDS.of(FIRST)]) == {IDS.of(FIRST): False}
+        await end(1)
+        assert (await follow(), called) == ([], [])
+        await insert(a_member(2, 0, in_record=False))
+        await end(2)
+        assert (await follow(), called) == ([], [])
+        assert await store.close_batch(IDS.of(FIRST)) == a_tally(0, 2, success=2)
+        assert (await follow(), numbers(called)) == ([], [0])
+        assert await store.seal_batch(IDS.of(FIRST))
+        assert await store.batches([IDS.of(FIRST)]) == {IDS.of(FIRST): False}
+        assert not await store.seal_batch("nothing")
+
     async def test_closing_the_batch_last_completes_it(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
     ) -> None:

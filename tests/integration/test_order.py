@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from kqs.client import connect
+from kqs.client import Client, connect
+from kqs.errors import CallError
 from tests.support.asking import Peer, RefusedError, peer_of
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.mongodb import a_database, mongodb
@@ -301,6 +302,37 @@ def test_client_inserts_batches(served: Served, peer: Peer) -> None:
             assert (await client.call("job", child))["state"] == "success"
 
     asyncio.run(work())
+
+
+async def count_of_raced(one: Client, other: Client) -> tuple[bool, int]:
+    """Insert a job into a batch as it is closed; return whether it was taken, and how many the batch had."""
+    opened = await one.open_batch({"type": "report"})
+    inserting, closing = asyncio.ensure_future(one.insert("ok", batch=opened)), asyncio.ensure_future(other.close_batch(opened))
+    taken, closed = await asyncio.gather(inserting, closing, return_exceptions=True)
+    assert isinstance(closed, dict)
+    assert (await one.wait_job(opened, 20))["result"]["batch"]["count"] == closed["count"]
+    if isinstance(taken, CallError):
+        assert (taken.call_code, "is closed" in str(taken)) == ("bad_job", True)
+    return isinstance(taken, str), closed["count"]
+
+
+def test_job_that_comes_as_its_batch_is_closed_is_a_member_or_refused(
+    served: Served, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    async def work(port: int) -> None:
+        async with connect(port=served.port) as one, connect(port=port) as other:
+            for _ in range(5):
+                assert await count_of_raced(one, one) == (True, 1)  # it was sent before
+                was_taken, count = await count_of_raced(one, other)
+                assert count == was_taken
+
+    if "STORE__KIND" not in settings:
+        asyncio.run(work(served.port))
+        return
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "order_handlers.py").write_text(HANDLERS)
+    with serving(tmp_path / "second", **settings) as second:
+        asyncio.run(work(second.port))
 
 
 def kqs(served: Served, *arguments: str, stdin: str = "") -> str:

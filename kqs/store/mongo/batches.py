@@ -204,9 +204,15 @@ class Batches:
 
     # -- what is asked --------------------------------------------------------------------------------------------------
 
+    async def seal(self, batch_id: str) -> bool:
+        """See Store.seal_batch. `members.open` is False then: a batch that is closed has none."""
+        await self._jobs.update_one({"_id": batch_id, **_IS_BATCH, "members.open": True}, {"$set": {"members.open": False}})
+        return bool(await self._session.find([batch_id], _IS_BATCH, ["_id"]))
+
     async def close(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
-        await self._jobs.update_one({"_id": batch_id, **_IS_BATCH, "members.open": True}, {"$unset": {"members.open": ""}})
+        is_open: Document = {"$in": [True, False]}
+        await self._jobs.update_one({"_id": batch_id, **_IS_BATCH, "members.open": is_open}, {"$unset": {"members.open": ""}})
         await self.complete([batch_id])
         self._session.noted.note([sign_of(batch_id)])
         found = await self._session.find([batch_id], _IS_BATCH, _FIELDS)
@@ -214,7 +220,8 @@ class Batches:
 
     async def are_open(self, ids: Sequence[str]) -> dict[str, bool]:
         """See Store.batches."""
-        return {one["_id"]: "open" in one["members"] for one in await self._session.find(list(ids), _IS_BATCH, ["members"])}
+        found = await self._session.find(list(ids), _IS_BATCH, ["members"])
+        return {one["_id"]: one["members"].get("open", False) for one in found}
 
     async def tallies(self, documents: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
         """Return, of those of these jobs that are `then`s, how their batches stand."""

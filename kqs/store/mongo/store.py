@@ -230,6 +230,10 @@ class MongoStore:
         """See Store.batches."""
         return await self._there.lanes.look(partial(self._batches.are_open, ids))
 
+    async def seal_batch(self, batch_id: str) -> bool:
+        """See Store.seal_batch."""
+        return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.batches.seal, batch_id))
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.follower.batches.close, batch_id))

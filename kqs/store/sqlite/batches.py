@@ -53,6 +53,9 @@ _TALLY = "id, made, success, fail, cancelled, deleted, is_open"
 _OF_THENS = f"""
 select json_group_array(json_array(ord, json_array({_TALLY}))) from batches where ord in (select value from json_each(?))
 """
+# what `is_open` says of a batch that takes those on their way, and no others
+_SEALED = 2
+_SEAL = f"update batches set is_open = {_SEALED} where id = ? and is_open = 1"
 _BY_ID = f"select {_TALLY} from batches where id = ?"
 _ARE_OPEN = "select json_group_array(json_array(id, is_open)) from batches where id in (select value from json_each(?))"
 _INCOMPLETE = """
@@ -164,6 +167,13 @@ def _complete(session: Session, ids: Collection[str]) -> None:
             session.follows = True
 
 
+def seal(session: Session, batch_id: str) -> bool:
+    """See Store.seal_batch."""
+    session.pay()
+    session.db.execute(_SEAL, (batch_id,))
+    return session.db.execute(_BY_ID, (batch_id,)).fetchone() is not None
+
+
 def close(session: Session, batch_id: str) -> Tally | None:
     """See Store.close_batch."""
     session.pay()
@@ -176,7 +186,7 @@ def close(session: Session, batch_id: str) -> Tally | None:
 def are_open(session: Session, ids: Collection[str]) -> dict[str, bool]:
     """See Store.batches."""
     (packed,) = session.db.execute(_ARE_OPEN, (_json(list(ids)),)).fetchone()
-    return {id_: bool(is_open) for id_, is_open in _decode_counts(packed)}
+    return {id_: is_open == 1 for id_, is_open in _decode_counts(packed)}
 
 
 def tallies(session: Session, orders: Iterable[int]) -> dict[int, Tally]:

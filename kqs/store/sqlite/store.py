@@ -259,6 +259,10 @@ class SqliteStore:
         """See Store.batches."""
         return await self._runner.call(partial(batches.are_open, ids=ids))
 
+    async def seal_batch(self, batch_id: str) -> bool:
+        """See Store.seal_batch."""
+        return await self._runner.call(partial(batches.seal, batch_id=batch_id), durable=True)
+
     async def close_batch(self, batch_id: str) -> Tally | None:
         """See Store.close_batch."""
         return await self._runner.call(partial(batches.close, batch_id=batch_id), durable=True)
