@@ -31,6 +31,7 @@ from kqs.errors import CallError, KqsError
 from kqs.pauses import Pauses
 from kqs.process import forks
 from kqs.supervisor import HEAR_S
+from kqs.tasks import spawn
 from kqs.wire.calling import Answer, call_line
 from kqs.wire.strict import check_text
 
@@ -88,6 +89,7 @@ class InFlight:
         self._suspects: dict[int, None] = {}  # of the pending, to be tried one by one, in order; others wait meanwhile
         self._link: AnyLink | None = None
         self._trouble = ""  # why there is no link
+        self._retrying: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._pauses = Pauses(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
@@ -121,6 +123,8 @@ class InFlight:
             return
         self._check_loop()
         self._is_open = False
+        if self._retrying:
+            self._retrying.cancel()
         if self._reconnecting:
             self._reconnecting.cancel()
             await asyncio.wait([self._reconnecting])
@@ -371,23 +375,32 @@ class InFlight:
                 self._fail(number, ConnectionLostError(f"the connection to {self.address} was lost: {reason}"))
             pending.sent = False
         if self._is_open:
-            self._reconnecting = asyncio.create_task(self._reconnect(), name="kqs-client-reconnect")
+            self._reconnect_later()
+
+    def _reconnect_later(self) -> None:
+        self._retrying = asyncio.get_running_loop().call_later(self._pauses.next_spread_s(), self._try_to_reconnect)
+
+    def _try_to_reconnect(self) -> None:
+        # none of the tasks that a program finds to cancel, or to wait for
+        self._reconnecting = spawn(self._reconnect(), "kqs-client-reconnect")
+        self._reconnecting.add_done_callback(self._note_try)
+
+    def _note_try(self, task: asyncio.Task[None]) -> None:
+        """Try again unless there is a connection, whatever has ended the last try: all calls wait for one."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._trouble = why_unreachable(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        if self._is_open and self._link is None:
+            self._reconnect_later()
 
     async def _reconnect(self) -> None:
-        while True:
-            await asyncio.sleep(self._pauses.next_spread_s())
-            try:
-                link = await self._open_link(self.address, self._on_answer, self._on_lost)
-            except OSError as exc:
-                self._trouble = why_unreachable(exc)
-                continue
-            if link.lost.done():
-                continue
-            for number in [number for number, pending in self._pending.items() if pending.answer.done()]:
-                self._fail(number, ConnectionLostError("nobody waits for it"))  # cancelled meanwhile: not to be done any more
-            self._link = link
-            self._send_waiting()
+        """Connect, trying once. Raises: OSError."""
+        link = await self._open_link(self.address, self._on_answer, self._on_lost)
+        if link.lost.done():
             return
+        for number in [number for number, pending in self._pending.items() if pending.answer.done()]:
+            self._fail(number, ConnectionLostError("nobody waits for it"))  # cancelled meanwhile: not to be done any more
+        self._link = link
+        self._send_waiting()
 
     def _send_waiting(self) -> None:
         """Send what waits for a connection: all, or the next suspect."""

@@ -27,7 +27,9 @@ from kqs.client.ids import ClientIds
 from kqs.client.link import Link
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
+from kqs.pauses import Pauses
 from tests.support.line_server import Line, LineServer
+from tests.support.turning import until
 
 T = TypeVar("T")
 
@@ -412,7 +414,42 @@ async def test_closing_ends_the_reconnecting(server: LineServer) -> None:
         server.stop()
         with pytest.raises(ConnectionLostError):
             await lost
+        calls = client._calls
+        assert calls._retrying is not None
+    assert calls._retrying.cancelled()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("how", ["all tasks are cancelled", "its own is cancelled", "an error"])
+async def test_client_comes_back_whatever_ends_a_try(server: LineServer, how: str) -> None:
+    tries: list[asyncio.Task[Any] | None] = []
+    is_over = asyncio.Event()
+
+    async def open_link(*arguments: Any) -> Link:
+        tries.append(asyncio.current_task())
+        if len(tries) == 2 and how == "an error":
+            raise ZeroDivisionError
+        if len(tries) == 2:
+            await is_over.wait()
+        return await Link.open(*arguments)
+
+    async with Client(server.address, timeout_s=20, open_link=open_link) as client:
+        insert = await client.start("insert", b'{"type":"mail","id":"one"}', repeatable=True)
+        await server.got(1)
+        server.drop()
+        await until(lambda: len(tries) == 2)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert tries[1] not in others
+        ended: dict[str, list[asyncio.Task[Any] | None]]
+        ended = {"all tasks are cancelled": [*others], "its own is cancelled": tries[1:]}
+        for one in ended.get(how, []):
+            assert one is not None
+            one.cancel()
+        if how != "its own is cancelled":
+            is_over.set()
+        await server.got(2)
+        server.answer(1, "one")
+        assert bytes(await insert) == b'"one"'
 
 
 async def test_client_tries_again_until_the_server_is_back(server: LineServer) -> None:
@@ -440,14 +477,13 @@ async def test_client_tries_again_until_the_server_is_back(server: LineServer) -
 async def test_a_server_that_closes_each_connection_is_not_back(
     server: LineServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits, sleep = list[float](), asyncio.sleep
+    waits: list[float] = []
 
-    async def note(seconds: float) -> None:
-        waits.extend([seconds] if seconds else [])
-        await sleep(0)
+    def no_wait(pauses: Pauses) -> float:
+        waits.append(pauses.next_s())
+        return 0.0
 
-    monkeypatch.setattr("kqs.pauses.random.uniform", lambda least, most: most)
-    monkeypatch.setattr("kqs.client.inflight.asyncio.sleep", note)
+    monkeypatch.setattr(Pauses, "next_spread_s", no_wait)
     call = await task(client.insert("mail"))
     for count in range(1, 5):
         await server.got(count)
