@@ -206,6 +206,8 @@ class ServerBackend:
         for who asks again under ids that are known, too: that makes nothing. Raises: CallError.
         """
         with self._checks.one():
+            if given.asked:
+                self._queue.house.expect_children()
             await self._catch_up(unflushed=True)
             try:
                 await self._check_asked(given.asked, given.batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 from kqs.clock import Clock
@@ -19,6 +20,9 @@ log = get_logger("kqs.queue")
 
 #: retention is not urgent: ended records are looked at this often, in s
 HOUSEKEEPING_S = 5.0
+#: for so long after a job has come that is to wait for others, records stay that are over, and until they have been over for as
+#: long, in s: it was told that they are known, and is stored within half of that, unless the store is away
+CHILDREN_S = 10.0
 
 
 class Housekeeping:
@@ -49,10 +53,15 @@ class Housekeeping:
         #: takes the instant from which a wait was computed, in Unix seconds
         self.note_instant = jumps.note
         self._was_ahead = False
+        self._children_at = -math.inf
 
     def start(self, last_order: int) -> None:
         """Begin with a store whose newest job has `last_order`."""
         self._was_ahead = instant_of(last_order) > self._clock.now() + JUMP_S
+
+    def expect_children(self) -> None:
+        """Take in that a job comes that is to wait for others: what is over stays until it is stored."""
+        self._children_at = self._clock.monotonic()
 
     async def run(self) -> None:
         """Keep house for ever."""
@@ -82,8 +91,14 @@ class Housekeeping:
     async def sweep(self) -> int:
         """Drop the records whose retention is over; return how many went."""
         before, swept = self._replayable_order(), 0
-        while gone := await self._store.sweep(self._clock.now(), SLICE, before):
+        while gone := await self._store.sweep(self._over_at(), SLICE, before):
             swept += gone
         while gone := await self._store.trim_successes(self._keep_success_count, SLICE, before):
             swept += gone
         return swept
+
+    def _over_at(self) -> float:
+        """Return by which instant the retention of what goes is over: a while ago, where children may be on their way."""
+        now = self._clock.now()
+        is_expecting = self._store.is_shared or self._clock.monotonic() - self._children_at < CHILDREN_S
+        return now - CHILDREN_S if is_expecting else now

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from kqs.backend import ServerBackend
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.ids import Ids
+from kqs.queue.housekeeping import CHILDREN_S
 from kqs.rpc.parameters import JobsQuery
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
@@ -28,6 +30,34 @@ def a_backend(rig: Rig, feeder: Lag) -> ServerBackend:
     parts: tuple[Any, Any, Any, Any, Any] = (nothing, feeder, rig.queue, nothing, nothing)
     inserter: Any = SimpleNamespace(ids=Ids("0000beef"))
     return ServerBackend(*parts, inserter, rig.clock)
+
+
+def naming(*asked: str, askers: Sequence[str] = ()) -> Any:
+    return SimpleNamespace(asked=list(asked), batches=[], askers=list(askers))
+
+
+async def test_a_record_that_is_over_stays_until_the_child_is_stored_that_was_told_of_it(rig: Rig) -> None:
+    backend, hand = a_backend(rig, Lag()), rig.hand(1)
+    await rig.accept(parent := an_accepted(1))
+    await hand.end(await hand.take())
+    rig.clock.advance(3599)
+    await backend.check_order(naming(parent.id))
+    rig.clock.advance(2)
+    assert await rig.queue.house.sweep() == 0
+    with pytest.raises(CallError, match="no job has the id"):
+        await backend.check_order(naming(parent.id))
+    rig.clock.advance(CHILDREN_S)
+    assert await rig.queue.house.sweep() == 1
+
+
+async def test_who_asks_under_the_id_of_a_job_that_is_over_would_make_one_and_is_refused(rig: Rig) -> None:
+    backend, hand = a_backend(rig, Lag()), rig.hand(1)
+    await rig.accept(job := an_accepted(1))
+    await hand.end(await hand.take())
+    await backend.check_order(naming("nobody", askers=[job.id]))
+    rig.clock.advance(3601)
+    with pytest.raises(CallError, match="no job has the id 'nobody'"):
+        await backend.check_order(naming("nobody", askers=[job.id]))
 
 
 async def test_who_asks_for_a_job_hears_that_the_store_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

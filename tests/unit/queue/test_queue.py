@@ -10,6 +10,7 @@ from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Report, Run, State, entry_of
 from kqs.outcome import Again, Failed, Ok
 from kqs.queue.consumer import Consumer
+from kqs.queue.housekeeping import CHILDREN_S
 from kqs.queue.leases import SLOT_S
 from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
@@ -377,6 +378,17 @@ async def test_records_go_when_their_retention_is_over_and_no_replay_could_bring
     rig.clock.advance(3601)
     assert await rig.queue.house.sweep() == 1
     rig.replayable_order = 2**62
+    assert await rig.queue.house.sweep() == 1
+
+
+async def test_what_is_over_stays_while_jobs_that_are_to_wait_for_it_may_be_on_their_way(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    await hand.end(await hand.take())
+    rig.clock.advance(3601)
+    rig.queue.house.expect_children()
+    assert await rig.queue.house.sweep() == 0
+    rig.clock.advance(CHILDREN_S)
     assert await rig.queue.house.sweep() == 1
 
 
