@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kqs.conformance import speech
-from kqs.conformance.desk import Ask, Desk, Given, same
+from kqs.conformance.desk import Ask, Given
 from kqs.conformance.score import Line, NotTried, Report, Rule
-from kqs.conformance.stage import Happening, Heard, Lost, Peer, Stage
-from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
+from kqs.conformance.stage import Peer, Stage
+from kqs.conformance.trial import AWAY_S, DATA, Scenario, tried
+from kqs.conformance.worker_trial import WorkerTrial
 from kqs.rpc.working import LEAST_WAIT_S
 from kqs.wire.lines import DEFAULT_LINE_BYTES
 
-TYPES = frozenset({"echo", "sleep", "fail"})
 #: of the runs that must be touched, in s: long enough for a worker on a busy machine
 SHORT_TTR_S = 1.5
 #: what makes a run one that its worker must touch
@@ -38,111 +38,8 @@ MOST_GIVEN = 5
 _FUTURE = {"resource": None, "progress": {"step": 3}, "later": [1, {"a": "b"}]}
 
 
-class WorkerTrial(Trial):
-    """A worker under test."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
-        self.desk = Desk()
-
-    def hear(self, what: Happening) -> None:
-        """Let the desk answer."""
-        if isinstance(what, Heard):
-            self.desk.hear(what.peer, what.call, what.at)
-        elif isinstance(what, Lost):
-            self.desk.lost(what.peer)
-
-    def forget(self) -> None:
-        """See Trial."""
-        self.desk = Desk()
-
-    def check(self) -> None:
-        """See Trial."""
-        self.expect(not self.desk.faults, "calls that the server takes", self._faults)
-
-    async def prepare(self) -> None:
-        """Wait until it asks for a job."""
-        if not self.stage.is_running:
-            await self.stage.kill()
-            self.forget()
-            await self.stage.start()
-        await self.asks()
-
-    async def asks(self, expected: str = "a reserve or work call that waits for a job") -> Ask:
-        """Return who waits for a job; Broken: nobody."""
-        await self.until(lambda: self.desk.ask_with_room() is not None)
-        ask = self.desk.ask_with_room()
-        self.expect(ask is not None, expected, self._faults)
-        assert ask is not None
-        self.expect(ask.types >= TYPES, f"types to hold {', '.join(sorted(TYPES))}", f"got {', '.join(sorted(ask.types))}")
-        return ask
-
-    @property
-    def _faults(self) -> str:
-        return f"a call was refused, {self.desk.faults[-1]}" if self.desk.faults else ""
-
-    async def given(self, type_: str, data: object = None, **fields: Any) -> Given:
-        """Give one job to who waits, in one piece."""
-        ask = await self.asks()
-        (run,), line = self.desk.give(ask, [{"type": type_, "data": data, **fields}], time.monotonic())
-        ask.mouth.send(line)
-        return run
-
-    async def given_many(self, sleeps_s: Sequence[float], **fields: Any) -> list[Given]:
-        """Give jobs that sleep to who waits, as many as it has room for, in one piece."""
-        ask = await self.asks()
-        jobs = [{"type": "sleep", "data": {"s": s}, **fields} for s in sleeps_s[: ask.room]]
-        runs, line = self.desk.give(ask, jobs, time.monotonic())
-        ask.mouth.send(line)
-        return runs
-
-    async def goes_on(self, runs: Sequence[Given], what: str) -> None:
-        """Broken: one of these runs is not reported as ok; what: has happened to another."""
-        for run in runs:
-            await self.settled(run, f"the other runs to be reported after {what}")
-            self.expect(run.is_done, f'the other runs to be reported as "ok" after {what}', self._came(run))
-
-    def _came(self, run: Given) -> str:
-        """Return what came of a run that was to be reported as ok."""
-        if self.desk.faults:
-            return self._faults
-        if not run.reports:
-            return "the run was released"
-        report = run.reports[-1]
-        if report.report != "ok":
-            return f'got "{report.report}" {report.reason or ""}'
-        return "its connection was lost before, and the run with it"
-
-    async def settled(self, run: Given, what: str = "the run to be reported") -> None:
-        """Wait until a run was ended by its worker."""
-        await self.until(lambda: run.is_settled)
-        self.expect(run.is_settled, what, self._faults)
-
-    def reports_ok(self, run: Given, result: object) -> None:
-        """Broken: the run was not reported as ok, with that result."""
-        self.expect(run.is_done, 'a report of "ok"', self._came(run))
-        report = run.reports[-1]
-        got = bytes(report.result).decode(errors="replace")
-        self.expect(same(result, report.result), "the data of an echo job as its result", f"got {got:.200}")
-
-    async def does_the_next(self, what: str) -> None:
-        """See that it goes on: a job is asked for, done and reported, and no call was refused."""
-        await self.asks(what)
-        run = await self.given("echo", 1)
-        await self.settled(run, what)
-        self.reports_ok(run, 1)
-
-    def released_as_they_came(self, runs: Sequence[Given]) -> None:
-        """Broken: after SIGTERM, when what has begun is finished, a run was released as if it had begun."""
-        count = sum(run.release is not None and run.release.begun for run in runs)
-        self.expect(not count, 'runs that have not begun to be released with "begun":false', f"{count} of {len(runs)} were not")
-
-    def drop(self, ask: Ask) -> None:
-        """Lose the connection of who asked."""
-        ask.mouth.close()
-        self.desk.lost(ask.mouth)
-
-    # the rules
+class WorkerRules(WorkerTrial):
+    """The scenario of each rule."""
 
     async def asks_rule(self) -> None:
         """See RULES."""
@@ -211,6 +108,29 @@ class WorkerTrial(Trial):
         ask.mouth.send(b"".join([*held, line]))
         await self.settled(run)
         self.reports_ok(run, DATA)
+
+    async def order_rule(self) -> None:
+        """See RULES."""
+        ask = await self.asks()
+        if not ask.is_work or ask.room < 2:
+            raise NotTried("it has one run at a time")
+        jobs = [{"type": "sleep", "data": {"s": 2 * SHORT_TTR_S}, **TOUCHED}, {"type": "echo", "data": DATA}]
+        (touched, run), line = self.desk.give(ask, jobs, time.monotonic())
+        held: list[bytes] = []
+        self.desk.held, run.on_finish = held, "busy"
+        ask.mouth.send(line)
+        await self.settled(run)
+        before = touched.touches
+        await self.until(lambda: touched.touches > before or touched.is_settled)
+        self.desk.held, run.on_finish = None, "ok"
+        is_overtaken = not touched.is_settled
+        ask.mouth.send(b"".join(held))
+        await self.goes_on([touched], "the answer to a touch came before that to a report")
+        await self.until(lambda: len(run.reports) > 1)
+        self.expect(len(run.reports) > 1, "a report that was refused as busy to be repeated, after another call was answered")
+        self.reports_ok(run, DATA)
+        if not is_overtaken:
+            raise NotTried("it does one thing at a time")
 
     async def unknown_rule(self) -> None:
         """See RULES."""
@@ -305,7 +225,9 @@ class WorkerTrial(Trial):
             run.ask.mouth.send(speech.answer(run.ask.call, None))
             self.desk.end(run.ask)
         await self.watch(AWAY_S)
-        asked, self.desk.refuse_asks = self.desk.refused_asks, ""
+        asked = self.desk.refused_asks
+        await self.settled(run, "the run in hand to be reported while the server takes no more")
+        self.desk.refuse_asks = ""
         self.expect(run.is_done, "the run in hand to be reported while the server takes no more", self._came(run))
         self.expect(asked <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} calls", f"{asked} came")
         await self.does_the_next("the next job to be done when the server takes calls again")
@@ -497,7 +419,7 @@ class WorkerTrial(Trial):
 
 
 #: name -> (what is demanded, the scenario).
-_RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
+_RULES: Mapping[str, tuple[str, Callable[[WorkerRules], Scenario]]] = {
     "asks": ("connects, and asks by reserve or work for jobs of its types", lambda trial: trial.asks_rule),
     "reports": ("does jobs, and reports the result of each", lambda trial: trial.reports_rule),
     "fails": (
@@ -507,6 +429,7 @@ _RULES: Mapping[str, tuple[str, Callable[[WorkerTrial], Scenario]]] = {
     "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
     "long": (f"reads a line of {LONG_BYTES // 1000} kB", lambda trial: trial.long_rule),
     "many": ("reads many lines that come in one piece", lambda trial: trial.many_rule),
+    "order": ("takes answers in any order", lambda trial: trial.order_rule),
     "unknown": ("ignores fields of a run, or of an answer, that it does not know", lambda trial: trial.unknown_rule),
     "touches": (
         "touches each run that it has for longer than its ttr, in time, also one that waits",
@@ -555,5 +478,5 @@ WORKER_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]
 
 async def worker_report(stage: Stage, rules: Collection[Rule], told: Callable[[Line], None]) -> Report:
     """Try a worker. told: of each rule, as it is tried."""
-    trial = WorkerTrial(stage)
+    trial = WorkerRules(stage)
     return await tried(trial, {rule: _RULES[rule.name][1](trial) for rule in rules}, told)
