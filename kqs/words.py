@@ -1,4 +1,4 @@
-"""What a value may be, in words for people, from its JSON schema."""
+"""Words for people: how many of what, and what a value may be, from its JSON schema."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ _WORDS = {
     "object": "an object",
     "null": "null",
 }
+
+
+def counted(count: int, what: str) -> str:
+    """Return so many of `what`, a word that takes an s."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def in_words(schema: Mapping[str, Any]) -> str:

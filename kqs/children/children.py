@@ -107,11 +107,11 @@ class Children:
         if not self._count:
             return []
         pids = [str(slot.pid) for slot in self._slots if slot.pid]
-        note = f"{len(pids)} of {self._count} child processes run"
+        note = f"{len(pids)} of {self._count} child {'process runs' if self._count == 1 else 'processes run'}"
         if pids:
             note = f"{note}: {', '.join(pids)}"
         died = sum(slot.restarts_count for slot in self._slots)
-        return [f"{note}; {died} have died since the start" if died else note]
+        return [f"{note}; {died} {'has' if died == 1 else 'have'} died since the start" if died else note]
 
     def stats(self) -> dict[str, int]:
         """Return plain numbers by name."""

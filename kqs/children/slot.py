@@ -12,6 +12,7 @@ from kqs.children.child import Child, End
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, with_its_answer
 from kqs.trouble import Trouble
+from kqs.words import counted
 
 log = get_logger("kqs.children")
 
@@ -126,7 +127,9 @@ class Slot:
             self._falls, self._how = 0, ""
         problems = [f"child {self._number}: {problem}" for problem in child.problems()]
         if self._falls > 1 or (self._falls and not child.is_ready):
-            problems.append(f"child {self._number} has ended {self._falls} times in a row, the last time: {self._how}")
+            problems.append(
+                f"child {self._number} has ended {counted(self._falls, 'time')} in a row, the last time: {self._how}"
+            )
         elif not child.is_ready and child.lived_s >= START_S:
             problems.append(f"child {self._number} has been starting for {child.lived_s:.0f} s")
         elif self._deaths_lately() >= MANY_DEATHS:

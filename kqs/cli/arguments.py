@@ -77,17 +77,21 @@ class Seconds(Number):
     what = "number of seconds"
 
 
-class SecondsAboveZero(Seconds):
-    """A number of seconds above 0 and not above a most."""
+class SecondsWithin(Seconds):
+    """A number of seconds from a least one, or above 0, up to a most."""
 
-    def __init__(self, most: int = MAX_SECONDS) -> None:
+    def __init__(self, most: int = MAX_SECONDS, *, least: float | None = None) -> None:
+        """Args: least: None: all above 0 will do."""
         self._most = most
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or fail as click does."""
         number = super().convert(value, param, ctx)
-        if not 0 < number <= self._most:
-            self.fail(f"expected a number of seconds above 0 and up to {self._most}, got {value}", param, ctx)
+        least = self._least
+        if number > self._most or (number <= 0 if least is None else number < least):
+            within = f"above 0 and up to {self._most}" if least is None else f"from {least} to {self._most}"
+            self.fail(f"expected a number of seconds {within}, got {value}", param, ctx)
         return number
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from kqs.cli.arguments import SecondsAboveZero, as_json, json_option, server_option
+from kqs.cli.arguments import SecondsWithin, as_json, json_option, server_option
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("call")
 @click.argument("name")
 @click.argument("json", required=False)
-@click.option("--timeout", "timeout_s", type=SecondsAboveZero(), help="Seconds to wait for the answer, above 0. Default: 30.")
+@click.option("--timeout", "timeout_s", type=SecondsWithin(), help="Seconds to wait for the answer, above 0. Default: 30.")
 @json_option
 @server_option
 def call_command(name: str, json: str | None, timeout_s: float | None, as_lines: bool, server: Address) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kqs.cli.arguments import AnyFunction, SecondsAboveZero, json_option
+from kqs.cli.arguments import AnyFunction, SecondsWithin, json_option
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _tries(command: AnyFunction) -> AnyFunction:
         click.option(
             "--within",
             "within_s",
-            type=SecondsAboveZero(),
+            type=SecondsWithin(),
             default=DEFAULT_WITHIN_S,
             show_default=True,
             help="Seconds that anything is waited for.",

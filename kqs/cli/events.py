@@ -76,11 +76,15 @@ def _print_event(raw: msgspec.Raw) -> None:
 
     event = _decode_fields(raw)
     if "skipped" in event:
-        click.echo(f"{_decode(event['skipped']):,} events were skipped")
+        count = _decode(event["skipped"])
+        click.echo(f"{count:,} event{' was' if count == 1 else 's were'} skipped")
         return
     at, word = shown_time(_decode(event["at"])), _decode(event["event"])
     if "worker" in event:
-        rest = [_decode(event["worker"]) or "a server", f"{_decode(event['runs']):,} runs"]
+        rest = [
+            _decode(event["worker"]) or "a server",
+            f"{_decode(event['runs']):,} run{'' if _decode(event['runs']) == 1 else 's'}",
+        ]
     else:
         attempt = _decode(event["attempt"])
         rest = [_decode(event["id"]), _decode(event["type"]) or "-", f"attempt {attempt}" if attempt else ""]

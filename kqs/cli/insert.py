@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from kqs.cli.arguments import Number, Seconds, SecondsAboveZero, WholeNumber, YesOrNo, as_json, json_option, server_option
+from kqs.cli.arguments import Number, Seconds, SecondsWithin, WholeNumber, YesOrNo, as_json, json_option, server_option
 from kqs.options import MAX_WAIT_S, JobFields, schema_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
 
 #: field of a job -> (type, help); the server checks the values. Who waits not at all for an end says nothing of it
 FIELDS: dict[str, tuple[Any, str]] = dict(_fields())
-FIELDS["wait"] = (SecondsAboveZero(MAX_WAIT_S), FIELDS["wait"][1])
+FIELDS["wait"] = (SecondsWithin(MAX_WAIT_S), FIELDS["wait"][1])
 
 
 #: what may follow an option that is true without a value; anything else is the next argument

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from kqs.cli.arguments import SecondsAboveZero, WholeNumber, json_option, server_option
+from kqs.cli.arguments import SecondsWithin, WholeNumber, json_option, server_option
 from kqs.cli.choosing import chosen, filter_options
 from kqs.errors import ExitCode
 from kqs.job import State
@@ -70,7 +70,7 @@ def _row(job: dict[str, Any]) -> list[Any]:
 @click.command("job")
 @click.argument("id_", metavar="ID")
 @click.option(
-    "--wait", "wait_s", type=SecondsAboveZero(MAX_WAIT_S), help="Wait so many seconds for its end; exit 1 if it has failed."
+    "--wait", "wait_s", type=SecondsWithin(MAX_WAIT_S), help="Wait so many seconds for its end; exit 1 if it has failed."
 )
 @json_option
 @server_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kqs.cli.arguments import Seconds, server_option
+from kqs.cli.arguments import SecondsWithin, server_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,22 +25,11 @@ _PATIENCE_S = 5.0
 _ENDLESS = 10_000
 
 
-class Interval(Seconds):
-    """Seconds from 0.2 to 3600."""
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or fail as click does."""
-        number = super().convert(value, param, ctx)
-        if not 0.2 <= number <= 3600:
-            self.fail(f"expected a number of seconds from 0.2 to 3600, got {value}", param, ctx)
-        return number
-
-
 @click.command("top")
 @click.option(
     "--interval",
     "interval_s",
-    type=Interval(),
+    type=SecondsWithin(3600, least=0.2),
     default=1.0,
     show_default=True,
     help="Seconds from one look to the next.",

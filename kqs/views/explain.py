@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from kqs.job import ENDED, JobRecord, RunRecord, State
 from kqs.queue.limits import Reached
 from kqs.store.base import DAMAGED, Holder
+from kqs.words import counted
 
 #: jobs before one are counted up to here
 MOST_BEFORE = 1000
@@ -98,10 +99,10 @@ def _failed(seen: Seen) -> Reason | None:
     if run is None and record.error == "expired":  # of a run it is what that has said
         return Reason("expired", f"It expired {at}, before it had succeeded.", _end_of(record))
     if run is not None and run.state == "ghost":
-        text = f"It failed for good {at}: {_times(record.ghosts, 'run')} ended without a report, the last one: {error}."
+        text = f"It failed for good {at}: {counted(record.ghosts, 'run')} ended without a report, the last one: {error}."
         return Reason("ghosted_out", text, _end_of(record))
     # without a failure of its own it is the error of a job that waited in vain for another
-    after = f", after {_times(record.failures, 'failure')}, the last one" if record.failures else ""
+    after = f", after {counted(record.failures, 'failure')}, the last one" if record.failures else ""
     return Reason("failed", f"It failed for good {at}{after}: {error}.", _end_of(record))
 
 
@@ -137,7 +138,7 @@ def _waiting(seen: Seen) -> Reason | None:
     if not record.awaits:
         return None
     others = len(record.awaits) - 1
-    more = "" if not others else f" and {_times(others, 'other')}"
+    more = "" if not others else f" and {counted(others, 'other')}"
     text = f"It waits for job {record.awaits[0]}{more} to end."
     return Reason("after", text, {"awaits": list(record.awaits)} | _error_of(record))
 
@@ -284,7 +285,7 @@ def _again(record: JobRecord) -> str:
             return "; it is run again"
         if not record.failures:  # its owner has let it wait again
             return f"; it is run again, after a run that ended with: {_quoted(error)}"
-        return f"; it is tried again after {_times(record.failures, 'failure')}, the last one: {_quoted(error)}"
+        return f"; it is tried again after {counted(record.failures, 'failure')}, the last one: {_quoted(error)}"
     return ""
 
 
@@ -293,10 +294,6 @@ def _quoted(error: str | None) -> str:
         return "no reason was given"
     first = error.partition("\n")[0][:ERROR_CHARS]
     return f'"{first}{"" if first == error else "…"}"'
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _time(at: float | None) -> str:

@@ -22,6 +22,7 @@ from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
 from kqs.trouble import Trouble
 from kqs.views.views import Counts, Views, soon
+from kqs.words import counted
 from kqs.worker import Worker
 
 log = get_logger("kqs")
@@ -123,11 +124,11 @@ class Vitals:
         is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
         unhandled = await self._unhandled(counts) if is_told else {}
         named = islice(unhandled.items(), MAX_TYPES_NAMED)
-        notes = [f"{n} jobs of type {type_!r} wait, and no handler takes them" for type_, n in named]
+        notes = [f"{_waiting(n, type_)}, and no handler takes {'it' if n == 1 else 'them'}" for type_, n in named]
         notes += self._suspended_notes(counts)
         failed = sum(states.get(State.FAIL, 0) for states in counts.values())
         if failed:
-            notes.append(f"{failed} jobs failed for good and are kept")
+            notes.append(f"{counted(failed, 'job')} failed for good and {'is' if failed == 1 else 'are'} kept")
         notes += self._journal.notes()
         if self._children is not None:
             notes += self._children.notes()
@@ -139,7 +140,7 @@ class Vitals:
 
     def _suspended_notes(self, counts: Counts) -> list[str]:
         waiting = {type_: waiting_count(counts.get(type_, {})) for type_ in self._queue.admission.suspended}
-        notes = [f"{n} jobs of type {type_!r} wait, which is suspended" for type_, n in waiting.items() if n]
+        notes = [f"{_waiting(n, type_)}, which is suspended" for type_, n in waiting.items() if n]
         return notes[:MAX_TYPES_NAMED]
 
     async def _unhandled(self, counts: Counts) -> dict[str, int]:
@@ -150,3 +151,7 @@ class Vitals:
             if not number % TYPES_AT_ONCE:
                 await asyncio.sleep(0)
         return found
+
+
+def _waiting(n: int, type_: str) -> str:
+    return f"{counted(n, 'job')} of type {type_!r} {'waits' if n == 1 else 'wait'}"

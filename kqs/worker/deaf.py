@@ -6,8 +6,10 @@ there is a bound to how many are replaced. Call from the loop thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from kqs.words import counted
 from kqs.worker.lane import Lane
 
 #: a lost run whose handler has not ended so long after its cancellation is given up, in s; a command that is asked to end has
@@ -56,14 +58,17 @@ class DeafLanes:
         for lane in self._lanes:
             if lane.lease is not None:
                 by_type.setdefault(lane.lease.run.type, []).append(lane.deaf_since)
-        problems = [
-            f"{len(times)} handlers of type {type_!r} ignore their cancellation, the first since {_utc(min(times))}"
-            for type_, times in by_type.items()
-        ]
+        problems = [_deaf(type_, times) for type_, times in by_type.items()]
         held = len(self._lanes) - self._written_off_count
         if held:
-            problems.append(f"{held} lanes are held by such handlers and not replaced: {self._most} are already")
+            are = "is" if held == 1 else "are"
+            problems.append(f"{counted(held, 'lane')} {are} held by such handlers and not replaced: {self._most} are already")
         return problems
+
+
+def _deaf(type_: str, times: Sequence[float]) -> str:
+    ignore, first = ("ignores its", "") if len(times) == 1 else ("ignore their", "the first ")
+    return f"{counted(len(times), 'handler')} of type {type_!r} {ignore} cancellation, {first}since {_utc(min(times))}"
 
 
 def _utc(at: float) -> str:

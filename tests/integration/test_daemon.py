@@ -198,7 +198,7 @@ def test_a_type_that_no_handler_takes_is_named(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         insert(server, "nobody's", 1)
         assert until(server, jobs_new=1)["jobs_without_handler"] == 1
-        assert ask(server, "health")["notes"] == ["""1 jobs of type "nobody's" wait, and no handler takes them"""]
+        assert ask(server, "health")["notes"] == ["""1 job of type "nobody's" waits, and no handler takes it"""]
 
 
 def test_a_second_server_on_the_same_journal_is_refused(tmp_path: Path) -> None:

@@ -479,7 +479,7 @@ def test_a_handler_that_holds_the_loop_is_told_of(folder: Path, server: Served) 
 def test_a_handler_that_ignores_its_cancellation_is_told_of_as_long_as_it_does(folder: Path, server: Served) -> None:
     with working(folder, server, "--concurrency", "1", "chores") as worker:
         insert(server, "deaf", time_limit=1, retries=0)
-        until_said(worker, "1 handlers of type 'deaf' ignore their cancellation")
+        until_said(worker, "1 handler of type 'deaf' ignores its cancellation")
         assert ended(server, insert(server, "double", 1))["result"] == 2  # another lane has taken its place
         until_said(worker, "no more problem=")
         assert worker.stop() == 0

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from kqs.words import in_words
+from kqs.words import counted, in_words
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,7 @@ from kqs.words import in_words
 )
 def test_a_schema_in_words(schema: dict[str, Any], words: str) -> None:
     assert in_words(schema) == words
+
+
+def test_one_of_anything_has_no_s() -> None:
+    assert [counted(n, "job") for n in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]

@@ -143,7 +143,7 @@ async def test_problems_tell_of_a_place_that_is_empty_and_of_one_that_often_was(
     first = await rig.next()
     first.over.set_result(DEAD)
     second = await rig.next()
-    assert rig.slot.problems() == ["child 1 has ended 1 times in a row, the last time: killed by SIGKILL"]
+    assert rig.slot.problems() == ["child 1 has ended 1 time in a row, the last time: killed by SIGKILL"]
     second.begin()
     assert rig.slot.problems() == []  # once is no row
     second.over.set_result(DEAD)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from kqs.cli import cli
-from kqs.cli.arguments import Number, Seconds, SecondsAboveZero, ServerAddress, WholeNumber, YesOrNo, as_json
+from kqs.cli.arguments import Number, Seconds, SecondsWithin, ServerAddress, WholeNumber, YesOrNo, as_json
 from kqs.cli.insert import FIELDS
 from kqs.client import Address
 
@@ -109,8 +109,9 @@ def test_what_an_option_cannot_take_is_said_in_plain_words(words: list[str], sai
     [
         (Number(), "-2.5", -2.5),
         (Seconds(), "1e9", 1e9),
-        (SecondsAboveZero(), "0.001", 0.001),
-        (SecondsAboveZero(9), "9", 9.0),
+        (SecondsWithin(), "0.001", 0.001),
+        (SecondsWithin(9), "9", 9.0),
+        (SecondsWithin(9, least=0.2), "0.2", 0.2),
         (WholeNumber(), "-3", -3),
         (WholeNumber(1), "1", 1),
         (YesOrNo(), "off", False),

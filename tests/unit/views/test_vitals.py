@@ -51,7 +51,7 @@ async def test_a_server_that_stops_is_failing_and_says_so(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("only_accepts", "notes"), [(False, ["1 jobs of type 'mail' wait, and no handler takes them"]), (True, [])]
+    ("only_accepts", "notes"), [(False, ["1 job of type 'mail' waits, and no handler takes it"]), (True, [])]
 )
 async def test_a_server_that_only_accepts_names_no_type_without_a_handler(
     rig: Rig, only_accepts: bool, notes: list[str]
@@ -115,5 +115,5 @@ async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     await hand.end(await hand.take(), Failed("no good", final=True))
-    assert (await vitals(rig).health(draining=False))["notes"] == ["1 jobs failed for good and are kept"]
+    assert (await vitals(rig).health(draining=False))["notes"] == ["1 job failed for good and is kept"]
     assert (await rig.until(1, State.FAIL)).error == "no good"

@@ -728,7 +728,7 @@ async def test_a_lane_whose_handler_ignores_its_cancellation_is_replaced(works: 
     await lose(works, 1, deaf)
     await run_one(works, 2, type_="good")
     (problem,) = worker.problems()
-    assert problem.startswith("1 handlers of type 'deaf' ignore their cancellation, the first since 20")
+    assert problem.startswith("1 handler of type 'deaf' ignores its cancellation, since 20")
     assert worker.busy_count == 0
     deaf.may_end.set()
     await run_one(works, 3, type_="good")
@@ -746,7 +746,7 @@ async def test_no_more_lanes_are_replaced_than_there_are(works: Works, deaf: Dea
     worker = await works.start(grace_s=0)
     await lose(works, 1, deaf)
     await lose(works, 2, deaf)
-    assert worker.problems()[-1] == "1 lanes are held by such handlers and not replaced: 1 are already"
+    assert worker.problems()[-1] == "1 lane is held by such handlers and not replaced: 1 are already"
     await works.rig.accept(an_accepted(3, type_="good"))
     assert (await works.rig.record(3)).state is State.NEW
     deaf.may_end.set()
