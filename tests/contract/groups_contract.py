@@ -8,7 +8,7 @@ from typing import Unpack
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import WAITING, Accepted, Entry, State
+from kqs.job import WAITING, Accepted, After, Entry, State
 from kqs.store import change as changing
 from kqs.store.base import Store, Verb
 from kqs.store.rotation import Turn, Turned
@@ -122,6 +122,45 @@ class GroupsContract:
         assert numbers((await self.in_turn(store)).entries) == [0, 2, 1]
         assert await store.ready("mail", None, 10) == []
 
+    async def test_a_job_that_comes_back_is_before_those_that_came_later(self, store: Store, now: float) -> None:
+        await store.insert(of("a", 0, 1, 2), 1, "w", now)
+        assert numbers((await self.in_turn(store)).entries) == [0, 1, 2]
+        first, second = await store.claim([an_entry(0), an_entry(1)], "w", now)
+        assert numbers((await self.in_turn(store)).entries) == [2]
+        assert await store.report([a_report(second.claim, State.RETRY, "again", at=now)]) == [True]
+        assert numbers((await self.in_turn(store)).entries) == [1, 2]
+        assert await store.report([a_report(first.claim, State.RETRY, "again", at=now, prio=20000)]) == [True]
+        assert numbers((await self.in_turn(store)).entries) == [1, 2, 0]
+
+    async def test_who_comes_later_with_a_better_priority_is_first(self, store: Store, now: float) -> None:
+        await store.insert(of("a", 0, 1), 1, "w", now)
+        assert numbers((await self.in_turn(store, count=1)).entries) == [0]
+        await store.insert([*of("a", 2, prio=5), *of("a", 3)], 2, "w", now)
+        assert numbers((await self.in_turn(store)).entries) == [2, 0, 1, 3]
+
+    async def test_who_waited_for_another_is_met_in_a_line_that_was_looked_at(self, store: Store, now: float) -> None:
+        parent = a_job(0)
+        await store.insert([parent, *of("a", 1, after=After((parent.id,))), *of("a", 2)], 1, "w", now)
+        assert numbers((await self.in_turn(store)).entries) == [2]
+        (run,) = await store.claim([an_entry(0)], "w", now)
+        assert await store.report([a_report(run.claim, at=now)]) == [True]
+        await store.follow(now, None)
+        assert numbers((await self.in_turn(store)).entries) == [1, 2]
+
+    async def test_who_was_cancelled_or_deleted_has_no_turn(self, store: Store, now: float) -> None:
+        await store.insert([*of("a", 0, 1, 2, 3), *of("b", 4)], 1, "w", now)
+        assert numbers((await self.in_turn(store, count=2)).entries) == [0, 4]
+        await change(store, Verb.CANCEL, Filter(ids=(IDS.of(FIRST), IDS.of(FIRST + 4))), now=now)
+        await change(store, Verb.DELETE, Filter(ids=(IDS.of(FIRST + 2),)), now=now)
+        assert numbers((await self.in_turn(store)).entries) == [1, 3]
+
+    async def test_jobs_are_claimed_in_any_order(self, store: Store, now: float) -> None:
+        await store.insert(of("a", *range(8)), 1, "w", now)
+        for taken, left in (((3, 1), [0, 2, 4, 5, 6, 7]), ((7, 0), [2, 4, 5, 6]), ((2, 4, 5, 6), [])):
+            await self.in_turn(store, count=4)
+            await store.claim([an_entry(n) for n in taken], "w", now)
+            assert numbers((await self.in_turn(store)).entries) == left
+
     async def test_a_job_comes_to_its_line_when_it_is_due(self, store: Store, now: float) -> None:
         await store.insert([*of("a", 0, due_at=now + 5), *of("b", 1)], 1, "w", now)
         assert numbers((await self.in_turn(store)).entries) == [1]
@@ -180,7 +219,10 @@ class GroupsContract:
         await store.insert(
             [*of("b", 0, accepted_at=5.0), *of("a", 1, accepted_at=7.0), *of(None, 2, accepted_at=9.0)], 1, "w", now
         )
+        assert await store.oldest(["mail", "other"], 1) == {"mail": 7.0}  # of so many groups
         assert await store.oldest(["mail", "other"], 16) == {"mail": 5.0}
+        await store.claim([an_entry(1)], "w", now)
+        assert await store.oldest(["mail", "other"], 1) == {"mail": 5.0}
 
     async def test_a_record_tells_its_group_over_a_restart(self, make_store: MakeStore, now: float) -> None:
         store = make_store()

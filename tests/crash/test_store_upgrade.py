@@ -1,6 +1,6 @@
 """A store that a version before made: it opens, runs what it holds, and can be set back as docs/operations.md says.
 
-The files were written by versions 1 to 6: jobs 0 to 8 of the contract's `a_job`, as told below.
+The files were written by versions 1 to 7: jobs 0 to 8 of the contract's `a_job`, as told below.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kqs.filter import Filter
 from kqs.job import Entry, Progress, State
 from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
+from kqs.store.rotation import Turn
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
@@ -125,9 +126,9 @@ async def test_a_step_that_fails_leaves_the_old_version(
 
 
 def set_back(path: Path, version: int) -> None:
-    command = re.search(r"^python3 -c '.*user_version.*'$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    command = re.search(r"^python3 -c '[^']*user_version[^']*'$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
     assert command is not None
-    text = command[0].replace("journal/store.sqlite", str(path)).replace("user_version = 1", f"user_version = {version}")
+    text = command[0].replace("journal/store.sqlite", str(path)).replace("version = 1\n", f"version = {version}\n")
     subprocess.run(["sh", "-c", text], check=True, timeout=30)
 
 
@@ -139,8 +140,9 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
     set_back(path, version)
     with sqlite3.connect(path) as db:
         assert db.execute("pragma user_version").fetchone() == (version,)
-        (total,) = db.execute("select crc32c from jobs where ord = ?", (FIRST + 11,)).fetchone()
-        assert total == checksum(FIRST + 11, "mail", 10000, b'{"n":11}', None, None, None)
+        if version < 7:
+            (total,) = db.execute("select crc32c from jobs where ord = ?", (FIRST + 11,)).fetchone()
+            assert total == checksum(FIRST + 11, "mail", 10000, b'{"n":11}', None, None, None)
         # as that version does
         total = {} if version == 1 else {"crc32c": checksum(FIRST + 10, "mail", 10000, b"10", None, None, None)}
         columns = {"ord": FIRST + 10, "type": "mail", "prio": 10000, "data": b"10", **total}
@@ -152,6 +154,7 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
     assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10, 11)], "w", NOW)) == [0, 9, 10, 11]
 
 
+@pytest.mark.parametrize("version", range(1, 7), indirect=True)  # in files of 7 it is checked of all
 async def test_what_keeps_jobs_apart_is_checked_of_those_that_are_stored_or_retried_since(
     path: Path, make_store: Callable[[], SqliteStore]
 ) -> None:
@@ -175,6 +178,7 @@ async def test_what_keeps_jobs_apart_is_checked_of_those_that_are_stored_or_retr
     assert numbers(await last.claim([an_entry(20)], "w", NOW)) == []
 
 
+@pytest.mark.parametrize("version", range(1, 6), indirect=True)  # from 6 on they are left where they are
 async def test_jobs_that_wait_for_their_resource_are_ready_in_older_versions(
     path: Path, version: int, make_store: Callable[[], SqliteStore]
 ) -> None:
@@ -227,3 +231,64 @@ async def test_progress_whose_job_an_older_version_deleted_is_gone(
     with sqlite3.connect(path) as db:
         assert db.execute("select ord from progress").fetchall() == [(FIRST + 8,)]
     db.close()
+
+
+@pytest.fixture
+def with_groups(path: Path) -> Path:
+    """Written by version 6: jobs 3, 0, 1 and 2 of group a, in that order, 4 and 5 of group b, of which 4 runs, and 6."""
+    shutil.copy(ROOT / "tests/golden/store/version-6-groups.sqlite", path)
+    return path
+
+
+async def in_turn(store: SqliteStore) -> list[int]:
+    return numbers((await store.in_turn("mail", Turn(), 9, weights={}, most={}, passed=(), plain=0)).entries)
+
+
+@pytest.mark.parametrize("version", [6], indirect=True)
+@pytest.mark.usefixtures("with_groups")
+async def test_groups_keep_their_turns(make_store: Callable[[], SqliteStore]) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    assert await in_turn(store) == [3, 5, 0, 1, 2]
+    (orphan,) = await store.orphans(9)
+    assert await store.report([a_report(orphan.claim, State.GHOST, at=NOW)]) == [True]
+    assert await in_turn(store) == [3, 4, 0, 5, 1, 2]
+    assert numbers(await store.ready("mail", None, 9)) == [6]
+
+
+@pytest.mark.parametrize("version", [6], indirect=True)
+async def test_lines_are_right_after_a_time_with_the_older_version(
+    with_groups: Path, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    assert numbers(await store.claim([an_entry(3), an_entry(0)], "w", NOW)) == [3, 0]
+    await store.close()
+    set_back(with_groups, 6)
+    with sqlite3.connect(with_groups) as db:
+        ready = "select ord from jobs indexed by grouped where place = -1 and type = 'mail' order by grp, prio, ord"
+        assert [order - FIRST for (order,) in db.execute(ready)] == [1, 2, 5]
+        assert db.execute("select name from sqlite_schema where type in ('trigger', 'view') or name = 'line'").fetchall() == []
+        # as that version does: one is claimed, one becomes ready
+        db.execute("update jobs set place = 2, state = 2, attempt = 1, epoch = 3 where ord = ?", (FIRST + 1,))
+        db.execute("update jobs set place = -1, state = 0 where ord = ?", (FIRST + 3,))
+    db.close()
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    assert await in_turn(again) == [3, 5, 2]
+
+
+@pytest.mark.parametrize("version", [1, 5], indirect=True)
+async def test_jobs_of_groups_are_ready_in_older_versions(
+    with_groups: Path, version: int, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.close()
+    set_back(with_groups, version)
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    assert numbers(await again.ready("mail", None, 9)) == [3, 0, 1, 2, 5, 6]
+    assert await in_turn(again) == []
+    await again.insert([a_job(9, group="a")], 3, "w", NOW)
+    assert await in_turn(again) == [9]

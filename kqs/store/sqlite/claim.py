@@ -48,6 +48,8 @@ def claim(
     if not rows:
         return Granted((), _left(entries, found))
     session.db.execute(_CLAIM, (session.epoch, worker, now, session.epoch if held else None, json_list(rows)))
+    if session.has_groups:
+        session.heads.taken(rows.values())
     runs = _runs(session, entries, found, now, held)
     session.tallies.remove([(row.type, row.state) for row in rows.values()])
     session.tallies.add([(row.type, State.PROCESSING) for row in rows.values()])

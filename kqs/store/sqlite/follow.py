@@ -205,6 +205,7 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
     _PUT_PASSED.execute(db, [value for pair in ended.items() for value in pair])
     session.follows = session.follows or bool(ended) or bool(passed)
     db.execute(_LET_GO, (_json([(order, one.due_at or None) for order, one in said.items() if order not in held]),))
+    session.heads.returned(said)
     return held
 
 
@@ -297,6 +298,7 @@ def _let_go(session: Session, jobs: Sequence[_Held], now: float) -> float | None
         return None
     due = {one.order: at for one in jobs if (at := one.said.due_at) > now}
     session.db.execute(_LET_GO, (_json([(one.order, due.get(one.order)) for one in jobs]),))
+    session.heads.returned(one.order for one in jobs)
     free = [one for one in jobs if one.order not in due]
     if needing := [one.order for one in free if one.has_resource]:
         resources.stand_ready(session, needing, now)

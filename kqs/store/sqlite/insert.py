@@ -315,6 +315,7 @@ def _insert_full(session: Session, jobs: Sequence[Accepted], worker: str, now: f
         resources.note_used(session)  # also where none needs it yet: it is part of what the checksum is of
     if any(job.group is not None for job in jobs):
         groups.note_used(session)
+        session.heads.came(jobs)
     parked.update(job.order for job in jobs if job.may_wait)  # until they stand (`_stand`)
     if locked := [job for job in owning if job.may_need_resource(now) and job.order not in parked]:
         later = {job.order for job in locked if job.given_id}

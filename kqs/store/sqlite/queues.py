@@ -8,7 +8,7 @@ import msgspec
 
 from kqs.job import instant_of
 from kqs.store import base
-from kqs.store.sqlite.groups import LINE, names
+from kqs.store.sqlite.groups import LINE, ready_names
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -19,8 +19,8 @@ select (select count(*) from (select 1 {_READY} ?1 and prio < ?2 limit ?4))
      + (select count(*) from (select 1 {_READY} ?1 and prio = ?2 and ord < ?3 limit ?4))
 """
 _BEFORE_IN_GROUP = f"""
-select (select count(*) from (select 1 from {LINE} ?1 and grp = ?5 and prio < ?2 limit ?4))
-     + (select count(*) from (select 1 from {LINE} ?1 and grp = ?5 and prio = ?2 and ord < ?3 limit ?4))
+select (select count(*) from (select 1 from {LINE} ?1 and name = ?5 and rank < ?2 limit ?4))
+     + (select count(*) from (select 1 from {LINE} ?1 and name = ?5 and rank = ?2 and job < ?3 limit ?4))
 """
 # one search in the index for each priority of a type, and one for its oldest, however many jobs are ready
 _OLDEST = f"""
@@ -35,7 +35,7 @@ select json_group_array(json_array(kind, number, (select cast(accepted_at as rea
 # of the first groups of a type, the foremost job of each
 _FOREMOST_OF_GROUPS = f"""
 select ord, cast(accepted_at as real) from jobs where ord in (
-  select (select ord from {LINE} ?1 and grp = value order by prio, ord limit 1) from json_each(?2))
+  select (select job from {LINE} ?1 and name = value order by rank, job limit 1) from json_each(?2))
 order by ord limit 1
 """
 
@@ -49,7 +49,7 @@ select json_group_array(at) from steps where at is not null
 _FIRST_OF_PRIO = f"select json_group_array(ord) from (select ord {_READY} ?1 and prio = ?2 order by ord limit ?3)"
 _FIRST = f"select json_group_array(ord) from (select ord {_READY} ?1 order by ord limit ?2)"
 _FIRST_OF_GROUP = f"""
-select json_group_array(ord) from (select ord from {LINE} ?1 and grp = ?2 order by prio, ord limit ?3)"""
+select json_group_array(ord) from (select job as ord from {LINE} ?1 and name = ?2 order by rank, job limit ?3)"""
 _IDS = "select json_group_array(json_array(ord, id)) from jobs where ord in (select value from json_each(?))"
 
 _decode_ids = msgspec.json.Decoder(list[tuple[int, str | None]]).decode
@@ -68,7 +68,7 @@ def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, floa
     (packed,) = session.db.execute(_OLDEST, (encode_json(list(types)).decode(), prios)).fetchone()
     found = {type_: instant_of(order) if at is None else at for type_, order, at in _decode_oldest(packed)}
     for type_ in types if session.has_groups else ():
-        named = encode_json(names(session, type_, "", prios)).decode()
+        named = encode_json(ready_names(session, type_, prios)).decode()
         row = session.db.execute(_FOREMOST_OF_GROUPS, (type_, named)).fetchone()
         if row is not None:
             order, at = row
@@ -88,7 +88,7 @@ def first_in_line(session: Session, type_: str, most: int) -> list[str]:
         rows = [session.db.execute(_FIRST_OF_PRIO, (type_, prio, most)).fetchone() for prio in prios]
         orders = sorted(order for (packed,) in rows for order in decode_orders(packed))[:most]
     if session.has_groups:
-        named = names(session, type_, "", base.LINE_PRIOS)
+        named = ready_names(session, type_, base.LINE_PRIOS)
         rows = [session.db.execute(_FIRST_OF_GROUP, (type_, name, most)).fetchone() for name in named]
         orders = sorted([*orders, *(order for (packed,) in rows for order in decode_orders(packed))])[:most]
     (packed,) = session.db.execute(_IDS, (json_list(orders),)).fetchone()

@@ -212,6 +212,7 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
             session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
     _END.execute(session.db, ends, lengths)
     _apply_waits(session.db, waits)
+    session.heads.returned(one.claim.order for one in reports if not _IS_END[one.state])
     if unbegun:
         _apply_unbegun(session.db, unbegun)
     if said := {one.claim.order: one.progress for one in reports if one.progress is not None}:

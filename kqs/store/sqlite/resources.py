@@ -247,6 +247,7 @@ def hand_on(session: Session, resources: Iterable[str], now: float) -> None:
         orders = json_list(one.order for one in chosen)
         session.db.execute(_UNPARK_JOBS, (orders,))
         session.db.execute(_CALL, (orders,))
+        session.heads.returned(one.order for one in chosen)
         called = {job.order: job for job in _ready(session, [one.order for one in chosen])}
         for one in chosen:
             if one.order in called:

@@ -67,6 +67,7 @@ def revive(session: Session, change: Change, found: Sequence[Whole], first_order
     for one in moving:
         values += _values(session, one, runs, data)
     _REVIVE.execute(session.db, values, filler=_NO_ROW)
+    session.heads.returned(one.order for one in moving)
     if in_bulk := [(one.job.order, one.order) for one in moving if one.job.inline_bytes is None]:
         session.db.execute(_MOVE_BULK, (encode_json(in_bulk).decode(),))
     _move_progress(session, found, first_order)

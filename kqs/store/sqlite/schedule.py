@@ -88,6 +88,7 @@ def wake(session: Session, before: float, limit: int, body_bytes: int | None = N
     if entries:
         orders = json_list(entry.order for entry in entries)
         session.db.execute(_WAKE, (orders,))
+        session.heads.returned(entry.order for entry in entries)
         if session.has_groups:
             in_groups = groups.groups_of(session, orders)
             entries = [replace(entry, group=in_groups.get(entry.order)) for entry in entries]

@@ -20,7 +20,7 @@ import msgspec
 from kqs.errors import StoreCorruptError
 from kqs.store.sqlite import connection
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 #: "KQSs": tells our files from other SQLite files
 APPLICATION_ID = 0x4B515373
 #: "KQSt": what `blank` makes, which is nobody's store yet
@@ -86,6 +86,28 @@ create table if not exists batches (
   is_complete integer not null default 0
 ) without rowid""",
     "create index if not exists batches_ord on batches (ord)",
+)
+# who is ready and has a group, and some who have gone (groups.py)
+_LINE = """
+create table if not exists line (
+  of_type text not null, name text not null, rank integer not null, job integer not null, -- the job's type, grp, prio, ord
+  primary key (of_type, name, rank, job)
+) without rowid"""
+_IS_READY = f"new.place = {Place.GROUPED:d}"
+# no "or ignore": the statement that fires the trigger may have another say about that
+_IN = f"insert into line select new.type, new.grp, new.prio, new.ord where {_IS_READY} on conflict do nothing"
+_OUT = "delete from line where of_type = old.type and name = old.grp and rank = old.prio and job = old.ord"
+# a job that is claimed stays; whoever inserts a row into `leaving` lets all leave their line up to there
+_LINE_FOLLOWS = (
+    f"create trigger if not exists line_new after insert on jobs when {_IS_READY} begin {_IN}; end",
+    f"create trigger if not exists line_moved after update of place, prio on jobs "
+    f"when {_IS_READY} or (old.place = {Place.GROUPED:d} and new.place <> {Place.RUNNING:d}) begin {_OUT}; {_IN}; end",
+    f"create trigger if not exists line_gone after delete on jobs when old.place = {Place.GROUPED:d} begin {_OUT}; end",
+    "create view if not exists leaving as select of_type, name, rank, job from line",
+    """
+create trigger if not exists line_leaving instead of insert on leaving begin
+  delete from line where of_type = new.of_type and name = new.name and (rank, job) <= (new.rank, new.job);
+end""",
 )
 _SCHEDULES = """
 create table if not exists schedules (
@@ -164,6 +186,7 @@ create table bulk (ord integer primary key, crc32c integer not null, data blob n
 {_PASSED};
 {_BATCHES[0]};
 {_BATCHES[1]};
+{_LINE};
 
 create table tallies (type text not null, state integer not null, n integer not null, primary key (type, state)) without rowid;
 
@@ -350,6 +373,30 @@ def _add_keyed(db: sqlite3.Connection) -> None:
     db.execute(f"update meta set unkeyed_to = {_HIGHEST}")
 
 
+def _add_lines(db: sqlite3.Connection) -> None:
+    """From 7 to 8. Those that stand in version 7's index, if there is one, stand in the line from now on.
+
+    These are all that are ready and have a group: an older version, which had no such index, was set back to with none of them.
+    """
+    db.execute(_LINE)
+    db.execute("delete from line")
+    if db.execute("select 1 from sqlite_schema where type = 'index' and name = 'grouped'").fetchone():
+        db.execute(
+            f"insert into line select type, grp, prio, ord from jobs indexed by grouped where place = {Place.GROUPED:d} "
+            "order by type, grp, prio, ord"
+        )
+        db.execute("drop index grouped")
+    (has_groups,) = db.execute("select has_groups from meta").fetchone()
+    if has_groups:
+        follow_lines(db)
+
+
+def follow_lines(db: sqlite3.Connection) -> None:
+    """Let whoever becomes ready, and has a group, stand in its line from now on. Idempotent."""
+    for statement in _LINE_FOLLOWS:
+        db.execute(statement)
+
+
 def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
     for table, columns in missing.items():
         known = {name for _, name, *_ in db.execute(f"pragma table_info({table})").fetchall()}
@@ -358,7 +405,7 @@ def _add(db: sqlite3.Connection, missing: dict[str, dict[str, str]]) -> None:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns, _add_keyed)
+_STEPS = (_add_checksums, _add_watchers, _add_progress, _add_owners, _add_turns, _add_keyed, _add_lines)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -16,6 +16,7 @@ from kqs.ids import Ids
 from kqs.job import Accepted, Entry
 from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
+from kqs.store.sqlite.heads import Heads
 from kqs.store.sqlite.locks import Locks
 from kqs.store.sqlite.standing import Standing
 from kqs.store.sqlite.tallies import Tallies
@@ -85,9 +86,10 @@ class Session:
         #: False: no job has a resource, nor ever had
         self.has_resources = False
         self._had_resources = False
-        #: False: no job has a group, nor ever had, and there is no index of them
+        #: False: no job has a group, nor ever had, and nobody stands in a line
         self.has_groups = False
         self._had_groups = False
+        self.heads = Heads()
         #: False: no job waits for another
         self.has_followers = False
         #: False: there is no batch
@@ -249,6 +251,7 @@ class Session:
         self._locks = None
         self.has_resources = self._had_resources
         self.has_groups = self._had_groups
+        self.heads.clear()
         self.uncancelled.clear()
         self.fed_seq, self.last_order = self._committed
         is_broken = connection.breaks_connection(error)

@@ -175,18 +175,12 @@ class SqliteStore:
         plain: int,
     ) -> Turned:
         """See Store.in_turn."""
-        return await self._runner.call(
-            partial(
-                groups.in_turn,
-                type_=type_,
-                turn=turn,
-                count=count,
-                weights=weights,
-                most=most,
-                passed=passed,
-                plain=plain,
-            )
+        look = partial(
+            groups.in_turn, type_=type_, turn=turn, count=count, weights=weights, most=most, passed=passed, plain=plain
         )
+        while (turned := await self._runner.call(look)) is None:
+            pass
+        return turned
 
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""

@@ -114,12 +114,19 @@ class Leg(NamedTuple):
     """Records along one index, of which `source` may name one `:leg`. key: by which they stand, before their order, if any.
 
     group: those of it alone; but of `_GROUPED`, those of all groups behind it, of which each becomes a leg in its turn.
+    names: what key and order are called in that index.
     """
 
     source: str
     value: object = None
     key: str | None = None
     group: str | None = None
+    names: tuple[str, str] | None = None
+
+    @property
+    def by(self) -> tuple[str | None, str]:
+        """Return by what its records stand: not what is selected under these names."""
+        return self.names or (self.key and f"jobs.{self.key}", "jobs.ord")
 
 
 class At(NamedTuple):
@@ -147,7 +154,8 @@ _BY_ORDER = Leg("jobs not indexed where true")
 _OF_ORDERS = "jobs not indexed where ord in (select value from json_each(:leg))"
 _READY = f"jobs indexed by ready where place = {Place.READY:d} and type = :leg"
 _GROUPED = f"{groups.LINE} :leg"
-_OF_GROUP = f"{groups.LINE} :leg and grp = :group"
+_OF_GROUP = f"{groups.LINE} :leg and name = :group"
+_IN_LINE = ("rank", "job")
 LATER = Leg(f"jobs indexed by later where place = {Place.LATER:d}", None, "due_at")
 RUNNING = Leg(f"jobs indexed by running where place = {Place.RUNNING:d}", None, "epoch")
 _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
@@ -260,7 +268,7 @@ def _at_next_group(db: sqlite3.Connection, at: At) -> At:
     names = msgspec.json.decode(packed)
     if not names:
         return At(tuple(others))
-    return At((Leg(_OF_GROUP, line.value, "prio", names[0]), line._replace(group=names[0]), *others))
+    return At((Leg(_OF_GROUP, line.value, "prio", names[0], _IN_LINE), line._replace(group=names[0]), *others))
 
 
 def _affordable(rows: Sequence[Found], most_bytes: int) -> tuple[int, int]:
@@ -277,15 +285,16 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     """Look at some records of one leg; return those that fit, where to go on, and at how many it has looked, about."""
     leg = at.legs[0]
     source, values = _source(leg, at)
-    by = "jobs.ord" if leg.key is None else f"jobs.{leg.key}, jobs.ord"  # not what is selected under these names
+    key, order = leg.by
+    by = order if key is None else f"{key}, {order}"
     values |= {"most": most, "budget": budget, "edge_key": None, "edge": MAX_ORDER}
     edge = db.execute(
-        f"select {leg.key or 'null'}, ord from {source} order by {by} limit 1 offset :budget - 1", values
+        f"select {key or 'null'}, {order} from {source} order by {by} limit 1 offset :budget - 1", values
     ).fetchone()
     within = "true"
     if edge is not None:
         values["edge_key"], values["edge"] = edge
-        within = _within(leg.key, edge[0])
+        within = _within(leg, edge[0])
     (packed,) = db.execute(_fitting(source, within, wanted, by), values | wanted.values).fetchone()
     found: list[Found] = [*_decode_whole(packed)] if wanted.is_whole else _decode_found(packed)
     if len(found) == most:
@@ -303,14 +312,15 @@ def _fitting(source: str, within: str, wanted: Wanted, by: str) -> str:
     return f"select json_group_array(json_array({json})) from ({rows})"
 
 
-def _within(key: str | None, edge_key: object) -> str:
+def _within(leg: Leg, edge_key: object) -> str:
     """Return the condition for what does not lie beyond the edge."""
+    key, order = leg.by
     if key is None:
-        return "ord <= :edge"
+        return f"{order} <= :edge"
     if edge_key is None:
-        return f"(+{key} is null and +ord <= :edge)"
+        return f"(+{key} is null and +{order} <= :edge)"
     # the plus keeps the planner with what begins the search
-    return f"(+{key} is null or +{key} < :edge_key or (+{key} = :edge_key and ord <= :edge))"
+    return f"(+{key} is null or +{key} < :edge_key or (+{key} = :edge_key and {order} <= :edge))"
 
 
 def _source(leg: Leg, at: At) -> tuple[str, dict[str, Any]]:
@@ -318,14 +328,15 @@ def _source(leg: Leg, at: At) -> tuple[str, dict[str, Any]]:
     values = {"leg": leg.value, "group": leg.group, "key": at.key, "after": at.order}
     if at.order is None:
         return leg.source, values
-    if leg.key is None:
-        return f"{leg.source} and ord > :after", values
+    key, order = leg.by
+    if key is None:
+        return f"{leg.source} and {order} > :after", values
     # two statements in turn, as in schedule.py
     if at.is_beyond:
         beyond = "is not null" if at.key is None else "> :key"
-        return f"{leg.source} and {leg.key} {beyond}", values
+        return f"{leg.source} and {key} {beyond}", values
     same = "is null" if at.key is None else "= :key"
-    return f"{leg.source} and {leg.key} {same} and ord > :after", values
+    return f"{leg.source} and {key} {same} and {order} > :after", values
 
 
 def _behind(db: sqlite3.Connection, legs: tuple[Leg, ...], order: int) -> At:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import pytest
@@ -146,13 +147,22 @@ def test_what_waits_is_found_by_its_index(db: sqlite3.Connection, statement: str
     assert all("INDEX ready (type=?" in step or "PRIMARY KEY (rowid=?)" in step for step in of_jobs), of_jobs
 
 
-@pytest.mark.parametrize("columns", ["type, grp, prio", "type, grp, prio, ord"])  # as it is made, and as it was made once
-@pytest.mark.parametrize("statement", [groups._HEADS, groups._FIRSTS, queues._FOREMOST_OF_GROUPS, queues._FIRST_OF_GROUP])
-def test_the_lines_of_groups_are_never_sorted(db: sqlite3.Connection, columns: str, statement: str) -> None:
-    db.execute(f"create index grouped on jobs ({columns}) where place = -1")
-    steps = [row[3] for row in db.execute(f"explain query plan {statement}", [0] * (2 if "?3" not in statement else 3))]
-    assert any("INDEX grouped (type=? AND grp" in step for step in steps)
-    assert not any("SCAN jobs" in step or "TEMP B-TREE" in step for step in steps)
+@pytest.mark.parametrize(
+    "statement", [groups.NAMES, groups._READ_ON, groups._TYPES, queues._FOREMOST_OF_GROUPS, queues._FIRST_OF_GROUP]
+)
+def test_the_lines_of_groups_are_never_sorted(db: sqlite3.Connection, statement: str) -> None:
+    values = [0] * len({*re.findall(r"\?\d?", statement)})
+    steps = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
+    assert any("line USING PRIMARY KEY (of_type=?" in step for step in steps)
+    assert not any("SCAN jobs" in step or "SCAN line" in step or "TEMP B-TREE" in step for step in steps)
+
+
+def test_whoever_leaves_a_line_is_found_by_group(db: sqlite3.Connection) -> None:
+    schema.follow_lines(db)
+    (statement,) = [one for one in schema._LINE_FOLLOWS if "instead of" in one]
+    body = re.sub(r"new\.\w+", "?", statement[statement.index("delete") : statement.rindex(";")])
+    (step,) = [row[3] for row in db.execute(f"explain query plan {body}", [0] * 4)]
+    assert step == "SEARCH line USING PRIMARY KEY (of_type=? AND name=? AND (rank,job)<(?,?))"
 
 
 #: by leg: where it begins, goes on amid a key, and beyond it
@@ -160,6 +170,10 @@ LEGS = [
     (
         walk.Leg(walk._READY, "mail", "prio"),
         ["ready (type=?", "ready (type=? AND prio=? AND ord>?", "ready (type=? AND prio>?"],
+    ),
+    (
+        walk.Leg(walk._OF_GROUP, "mail", "prio", "a", walk._IN_LINE),
+        ["(of_type=? AND name=?", "(of_type=? AND name=? AND rank=? AND job>?", "(of_type=? AND name=? AND rank>?"],
     ),
     (walk.LATER, ["later", "later (due_at=? AND rowid>?", "later (due_at>?"]),
     (walk.RUNNING, ["running", "running (epoch=? AND rowid>?", "running (epoch>?"]),
@@ -182,8 +196,8 @@ def test_what_fits_is_found_along_its_index(
     wanted = wanted._replace(is_whole=is_whole)
     for search, at in zip(searches, [walk.At((leg,)), walk.At((leg,), 5, 7), walk.At((leg,), 5, 7, True)], strict=True):
         source, values = walk._source(leg, at)
-        by = "jobs.ord" if leg.key is None else f"jobs.{leg.key}, jobs.ord"
-        statement = walk._fitting(source, walk._within(leg.key, edge_key), wanted, by)
+        by = ", ".join(filter(None, leg.by))
+        statement = walk._fitting(source, walk._within(leg, edge_key), wanted, by)
         values |= {"most": 5, "edge": 3, "edge_key": edge_key, **wanted.values}
         steps = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
         assert any(search in step for step in steps), steps
