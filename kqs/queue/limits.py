@@ -241,7 +241,8 @@ class Limits:
         gate = self.gates.get(type_)
         if gate is None or not gate.is_closed:
             return None
-        limit, running = gate.limit, min(len(gate.places), gate.cap)
+        limit = gate.limit
+        running = max(len(gate.slots), min(len(gate.places), gate.cap))  # more than the cap where that was lowered
         if len(gate.places) >= gate.places_count:
             if limit.concurrency is not None and gate.cap == limit.concurrency:
                 return Reached("concurrency", limit.concurrency, running)

@@ -261,6 +261,14 @@ def test_it_is_told_which_limit_is_reached(limit: Limit, reached: Reached | None
     assert timed.limits.reached("video") is None
 
 
+def test_of_a_limit_that_was_lowered_it_is_told_how_many_run_all_the_same() -> None:
+    timed = Timed(Limit(max_running=3))
+    for order in timed.take(1, 2, 3):
+        assert timed.limits.may_begin(MAIL, order, 1)
+    timed.set(Limit(max_running=1))
+    assert timed.limits.reached(MAIL) == Reached("max_running", 1, 3)
+
+
 def test_as_many_short_runs_are_claimed_as_get_through_in_a_while() -> None:
     timed = Timed(Limit(max_running=2))
     for order in range(TUNE_EVERY):
