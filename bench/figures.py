@@ -229,9 +229,6 @@ def _no_ops_per_s(server: Subject, total: int) -> float:
     return total / (finished - done["started_ns"] / 1e9)
 
 
-# -- with beanstalkd, which flushes nothing -----------------------------------------------------------------------------
-
-
 def beanstalkd_puts(bench: Bench) -> Figure:
     """Pipelined puts, in turns: by the broker's own connection, and by a bare client in C."""
     total = bench.count(200_000)

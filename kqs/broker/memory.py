@@ -174,8 +174,6 @@ class MemoryBroker:
         """Return how many entries are held in memory."""
         return sum(len(line.waiting) for line in self._lines.values())
 
-    # -- types ----------------------------------------------------------------------------------------------------------
-
     def _is_cold(self, type_: str) -> bool:
         return self._cold is None or type_ in self._cold
 
@@ -221,8 +219,6 @@ class MemoryBroker:
                 self._add_cold(type_)
         self._max_lines = max(_MAX_LINES, 2 * len(self._lines))
 
-    # -- entries --------------------------------------------------------------------------------------------------------
-
     def _put(self, type_: str, line: _Line, entries: list[Entry]) -> None:
         if line.aside is not None:
             horizon = line.waiting.horizon
@@ -260,8 +256,6 @@ class MemoryBroker:
             if line.waiting or (line.aside is None and not line.is_blocked):
                 return True
         return any(self._is_cold(type_) for type_ in types - self._lines.keys())
-
-    # -- refills --------------------------------------------------------------------------------------------------------
 
     def _begin_refill(self, type_: str, line: _Line) -> None:
         if line.aside is None and not line.is_blocked:

@@ -235,8 +235,6 @@ class Child:
         self.end()
         self.end()
 
-    # -- what it says ---------------------------------------------------------------------------------------------------
-
     def _note_words(self, told: int) -> None:
         self._hear(told)
 

@@ -58,8 +58,6 @@ class Children:
         self._tasks = [self._supervisor.spawn(slot.keep(), "children") for slot in self._slots]
         self._look_later()
 
-    # -- who leaves -----------------------------------------------------------------------------------------------------
-
     async def room(self) -> None:
         """Return when not more leave than are to stay, so that never more than twice as many are there."""
         await self._has_room.wait()
@@ -83,8 +81,6 @@ class Children:
                 log.info("a child process has ended", **told)
             else:
                 log.warning("a child process has died", how=end.how, runs=end.runs_count, **told)
-
-    # -- how they are ---------------------------------------------------------------------------------------------------
 
     def _look_later(self) -> None:
         self._timer = self._supervisor.call_later(LOOK_S, "children", self._look)
@@ -124,8 +120,6 @@ class Children:
             "children_recycled": sum(slot.recycled_count for slot in self._slots),
         }
         return stats | {f"child_{number}_pid": slot.pid for number, slot in enumerate(self._slots, 1)}
-
-    # -- the end --------------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
         """Have all ask for no more, and end when their runs have. Idempotent."""

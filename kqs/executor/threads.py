@@ -113,8 +113,6 @@ class Threads:
         self._count += 1
         return True
 
-    # -- in the threads -----------------------------------------------------------------------------------------------
-
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         at_work: list[_Call | None] = []
         try:
@@ -151,8 +149,6 @@ class Threads:
         except RuntimeError:  # the loop has closed: nobody is left to tell
             return False
         return True
-
-    # -- back on the loop ---------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         self._wake_is_due = False

@@ -68,8 +68,6 @@ class Claims:
         """Return when no held jobs are being claimed."""
         await self._settled.wait()
 
-    # -- as part of a batch ---------------------------------------------------------------------------------------------
-
     def of_batch(self, batch: Sequence[Record]) -> list[list[Accepted] | None] | None:
         """Claim what meets room in a batch that is about to be flushed; `begin_batch` or `take_back_batch` follows.
 
@@ -106,8 +104,6 @@ class Claims:
         reservation, self._of_batch = self._of_batch, None
         if reservation is not None:
             reservation.undo()
-
-    # -- of held jobs ---------------------------------------------------------------------------------------------------
 
     def of_held(self) -> bool:
         """Claim those held jobs that wait first, as far as there is room; `begin_held` follows. False: it cannot be done.

@@ -136,8 +136,6 @@ class Apart:
         """Return data as JSON. Raises: as kqs.library.data.data_of."""
         return data_of(value, MAX_DATA_BYTES if self._store is None else MAX_BULK_BYTES)
 
-    # -- inserts ----------------------------------------------------------------------------------------------------------
-
     @asynccontextmanager
     async def inserting(self, jobs: Sequence[Mapping[str, Any]]) -> AsyncIterator[Insert]:
         """Set the long data of jobs, whose `data` is a msgspec.Raw; what no job has after their insert is deleted.
@@ -207,8 +205,6 @@ class Apart:
             if reference is None or reference.key != put.key:
                 await self._drop([put.key])
 
-    # -- runs -------------------------------------------------------------------------------------------------------------
-
     async def get(self, reference: Reference) -> bytes:
         """Return the data. Raises: BulkStoreError: it is not there, or cannot be had, or is not what was set."""
         key = reference.key
@@ -234,8 +230,6 @@ class Apart:
         reference = reference_in(run.raw)
         if reference is not None and reference.job_id == run.id:
             self._drop_later([reference.key])
-
-    # -- the end of data --------------------------------------------------------------------------------------------------
 
     def _drop_later(self, keys: Sequence[str]) -> None:
         task = self._supervisor.spawn(self._drop(keys), "library-bulk", when_done)

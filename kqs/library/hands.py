@@ -209,8 +209,6 @@ class Hands:
             return False
         return True
 
-    # -- what the queue hears of runs that last ---------------------------------------------------------------------------
-
     def _saved(self, _context: JobContext) -> None:
         """Take in, in any thread, that a handler has saved something."""
         self._loop.call_soon_threadsafe(self._supervisor.guard, "library", self._changed.set)

@@ -74,8 +74,6 @@ class Queue(OwnersCalls, RulesCalls):
         """Make any call of the protocol by its name; return its result."""
         return await self._client.call(name, arg, timeout_s=timeout_s)
 
-    # -- jobs -------------------------------------------------------------------------------------------------------------
-
     @overload
     async def add_job(self, target: str, data: object = None, **fields: Unpack[OwnFields]) -> Job[Any]: ...
 
@@ -184,8 +182,6 @@ class Queue(OwnersCalls, RulesCalls):
         async for shown in self.jobs(ids, newest=newest, **filters):
             yield record_of(shown)
 
-    # -- running them -----------------------------------------------------------------------------------------------------
-
     def add_handler(self, /, type: str, function: Callable[..., Any], **options: Any) -> None:  # noqa: A002 - the job's field
         """Have `function` run jobs of a type, as long as `run_jobs` goes on.
 
@@ -258,8 +254,6 @@ class Queue(OwnersCalls, RulesCalls):
             log.warning("a run has failed without its data", type=run.type, job=run.id, reason=str(error))
             await self._client.fail(run, str(error))
             return None
-
-    # -- looking on -------------------------------------------------------------------------------------------------------
 
     async def events(self, *types: str, events: Sequence[str] | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield what happens to jobs from the first step on: of these types, and only these events; none named: all.

@@ -55,8 +55,6 @@ class Running:
         #: tells whether it makes sense to look for jobs of these types, without a wait
         self.may_have: Callable[[list[str]], Awaitable[bool]] = self._has_waiting
 
-    # -- handlers ---------------------------------------------------------------------------------------------------------
-
     def add(self, type_: str, function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
         """Have `function` run jobs of a type; return its own options, also those that its decorator says.
 
@@ -78,8 +76,6 @@ class Running:
     def type_of(self, function: Callable[..., Any]) -> str | None:
         """Return the type whose jobs a function runs here."""
         return next((one for one in self._registry.types if _function(self._registry.get(one)) is function), None)
-
-    # -- runs -------------------------------------------------------------------------------------------------------------
 
     async def run(self, count_limit: int | None, time_limit_s: float | None) -> int:
         """See Queue.run_jobs. Raises: RuntimeError: it goes on already."""

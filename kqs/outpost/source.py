@@ -64,8 +64,6 @@ class WireSource:
         self._open_runs.close()
         self._saves.close()
 
-    # -- the port -------------------------------------------------------------------------------------------------------
-
     def add_consumer(self, consumer: Consumer) -> None:
         """Begin to deliver runs, as soon as there is a connection."""
         self._consumer = consumer
@@ -139,8 +137,6 @@ class WireSource:
         if self._close(token):
             self._reports.release(token, begun=False)
 
-    # -- the server's word ----------------------------------------------------------------------------------------------
-
     def _given(self, given: list[wire.Run], order: Order) -> None:
         consumer = self._consumer
         assert consumer is not None
@@ -198,8 +194,6 @@ class WireSource:
         run.order.room += 1
         self._note()
         return True
-
-    # -- the turn of the loop -------------------------------------------------------------------------------------------
 
     def _note(self) -> None:
         """Have what there is to be said go out at the end of this turn."""

@@ -59,7 +59,10 @@ _WORDS = {State.SUCCESS: Word.SUCCESS, State.FAIL: Word.FAIL, State.CANCELLED: W
 
 
 class Events:
-    """See the module docstring."""
+    """See the module docstring.
+
+    Of what happens, `created`, `started`, `unbegun` and `worker_lost` are told it if it `is_heard`, the rest always.
+    """
 
     def __init__(self, reads: Reads, clock: Clock, supervisor: Supervisor, *, is_shared: bool = False) -> None:
         """Args: is_shared: as for Ends."""
@@ -74,8 +77,6 @@ class Events:
         self._started: list[Run] = []  # and not told yet
         self._begun: set[int] = set()  # orders of runs that were told as started, and are given back as if they had not been
         self._searches: set[asyncio.Task[None]] = set()
-
-    # -- who listens ----------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` everything from now on."""
@@ -100,8 +101,6 @@ class Events:
         await self._supervisor.end(*self._searches)
         await self.ends.stop()
 
-    # -- what happens: those that are called if `is_heard` --------------------------------------------------------------
-
     def created(self, jobs: Sequence[Accepted], parked: Collection[int] = ()) -> None:
         """Take in that jobs are accepted, and ready unless their time is to come, or their order is in `parked`."""
         now = self._clock.now()
@@ -124,8 +123,6 @@ class Events:
     def worker_lost(self, worker: str | None, runs: Sequence[Run]) -> None:
         """Take in that whoever had these runs is gone. worker: None: it was a server, of which nothing else is known."""
         self._tell(Batch(self._clock.now(), Word.WORKER_LOST, runs, worker=worker))
-
-    # -- and those that always are --------------------------------------------------------------------------------------
 
     def woken(self, entries: Sequence[Entry]) -> None:
         """Take in that jobs are ready: their time has come, their resource is free, or their owner lets them run again."""
@@ -185,8 +182,6 @@ class Events:
                 record = None
             records.append(record or of_gone(job_id))  # it is not there if it is not kept
         self.changed(word, records)
-
-    # -- telling --------------------------------------------------------------------------------------------------------
 
     def _tell_reported(self, ended: Sequence[tuple[Run, Report]]) -> None:
         reports = [report for _, report in ended]

@@ -107,8 +107,6 @@ class Limiting:
         if self._timer is not None:
             self._timer.cancel()
 
-    # -- what is said ---------------------------------------------------------------------------------------------------
-
     async def say(self, type_: str, named: Said) -> bool:
         """Have limits of a type that stand above the configuration's, and above what was said before where it is named.
 
@@ -159,8 +157,6 @@ class Limiting:
         self._admission.limit(limits, self._running, is_shared=self._sharer is not None)
         self._on_limited(bool(self._limits.gates))
 
-    # -- what is told ---------------------------------------------------------------------------------------------------
-
     @property
     def types(self) -> Collection[str]:
         """Return the types that have limits, or would have if nobody had lifted them."""
@@ -190,8 +186,6 @@ class Limiting:
         if type_ in self._known:
             shown["by_call"] = True
         return shown
-
-    # -- tokens ---------------------------------------------------------------------------------------------------------
 
     def _closed(self, type_: str, gate: Gate) -> None:
         if self._sharer is not None:

@@ -152,8 +152,6 @@ class Queue:
         #: called when a job that is not stored yet should be, soon
         self.on_early: Callable[[], None] = _nobody
 
-    # -- life ---------------------------------------------------------------------------------------------------------
-
     async def start(self, info: StoreInfo) -> None:
         """Give back what the last boot left claimed, learn what waits, and begin to wake it.
 
@@ -225,8 +223,6 @@ class Queue:
                 if self.events.is_heard:
                     self.events.worker_lost(None, [run for run, _ in ours])
             await self._reports_applied(ours, [True] * len(ours))
-
-    # -- from the feeder ----------------------------------------------------------------------------------------------
 
     def run_claimed(self, reservation: Reservation) -> None:
         """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
@@ -347,8 +343,6 @@ class Queue:
     def _keep_damaged_s(self) -> float | None:
         return self._settings.retention.drop_at(State.FAIL, self.cascade.base.keep, 0.0)
 
-    # -- what follows from reports ------------------------------------------------------------------------------------
-
     async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         if self.events.hears_ends:
             self.events.reported(batch, accepted)
@@ -380,8 +374,6 @@ class Queue:
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
         await self._reporter.passed()
-
-    # -- how it is ----------------------------------------------------------------------------------------------------
 
     @property
     def is_shared(self) -> bool:

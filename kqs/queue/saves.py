@@ -105,8 +105,6 @@ class Saves:
         """Tell whether so much waits for the store that others must try again later."""
         return self._bytes > MOST_BYTES
 
-    # -- what runs say --------------------------------------------------------------------------------------------------
-
     def _take_later(self) -> None:
         """Look in a while what was noted: who saves in a loop is asked for the last of it."""
         self._tick_at = min(self._tick_at, self._loop.time() + SAVE_S)
@@ -152,8 +150,6 @@ class Saves:
                 self._wait(said)
             self._arm()
 
-    # -- the end of a run -------------------------------------------------------------------------------------------------
-
     def close(self, context: JobContext, report: Report) -> None:
         """Let the report of a run that is over bring what it has said last, if the store does not have it."""
         run = context.run
@@ -184,8 +180,6 @@ class Saves:
         """Take in that a report is in the store, or was stale, which may have brought something."""
         if (said := self._ending.pop(job_id, None)) is not None:
             _settle(said, ok=ok)
-
-    # -- into the store ---------------------------------------------------------------------------------------------------
 
     async def settle(self, within_s: float) -> bool:
         """Return True when all that was said so far is in the store, False if it is not after `within_s`."""

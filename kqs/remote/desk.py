@@ -96,8 +96,6 @@ class Desk:
         """Return the held runs whose workers are away."""
         return [run for run in self._runs.values() if run.party is None] if self._held_count else []
 
-    # -- orders ---------------------------------------------------------------------------------------------------------
-
     def pool(self, types: frozenset[str], worker: str, *, held: bool) -> Pool:
         """Return where those stand in line who ask for these types under that name, to hold their runs or not."""
         pool = self._pools.get((types, worker, held))
@@ -123,8 +121,6 @@ class Desk:
         del self._pools[pool.consumer.types, pool.consumer.worker, pool.consumer.is_held]
         if self._is_started:
             self._supervisor.spawn(self._source.remove_consumer(pool.consumer), "remote-leave", when_done)
-
-    # -- runs -----------------------------------------------------------------------------------------------------------
 
     def begin(self, run: Run, party: Party | None, order: Order | None) -> OpenRun:
         """Let a run begin in the hands of a party, or go on in those of whoever has its token."""
@@ -269,8 +265,6 @@ class Desk:
         freed, self._freed = self._freed, Counter()
         for order, count in freed.items():
             order.pool.make_room(order, count)
-
-    # -- the end --------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Let nobody have more, and say so. Idempotent."""

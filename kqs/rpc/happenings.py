@@ -225,8 +225,6 @@ class Happenings:
                 count = counts[reader.wanted] = reader.wanted.count(batch)
             skipped[reader] = skipped.get(reader, 0) + count
 
-    # -- telling --------------------------------------------------------------------------------------------------------
-
     def _turn(self) -> None:
         self._timer = None
         began = perf_counter()
@@ -300,8 +298,6 @@ class Happenings:
             reader.peer.send(answers)
             reader.peer.settle(0, at_once=True)
         return writes * _WRITE_S + total * _BYTE_S
-
-    # -- how it is written ----------------------------------------------------------------------------------------------
 
     def _encoded(self, batch: Batch) -> list[bytes]:
         at, word, jobs, state, reports, worker = batch

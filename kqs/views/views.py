@@ -87,8 +87,6 @@ class Views:
         """Return {type: {state: how many}} of what the store holds. Raises: as `soon`."""
         return await soon(self._queue.reads.counts())
 
-    # -- explain --------------------------------------------------------------------------------------------------------
-
     async def explain(self, job_id: str) -> dict[str, Any] | None:
         """Return why a job is where it is; None: nobody knows it."""
         try:
@@ -128,8 +126,6 @@ class Views:
         """Tell whether an id is of a job that this server has accepted, and may not have stored."""
         order = self._inserter.ids.order_of(job_id)
         return order is not None and self._feeder.checkpointed_order <= order <= self._inserter.ids.last_order
-
-    # -- types ----------------------------------------------------------------------------------------------------------
 
     async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
         """Return up to `query.limit` types by name, beginning after the type `query.after`."""
@@ -190,8 +186,6 @@ class Views:
     def _fan_out(self, name: str) -> dict[str, Any]:
         subscribers = self._inserter.subscribers.get(name)
         return {"fan_out": sorted(subscribers)} if subscribers else {}
-
-    # -- workers --------------------------------------------------------------------------------------------------------
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return who runs jobs of this server: itself, its children, workers elsewhere, and those that are away with some."""

@@ -178,8 +178,6 @@ class Worker:
         if self._stopping and not self._working_count:
             self._drained.set()
 
-    # -- runs that wait for a lane --------------------------------------------------------------------------------------
-
     def _give_back_unstarted(self) -> None:
         while self._runs:
             run = self._runs.popleft()
@@ -225,8 +223,6 @@ class Worker:
         self._consumer.worth = self._ahead.worth
         if change:
             self._consumer.grow(change)
-
-    # -- lanes ----------------------------------------------------------------------------------------------------------
 
     def _open_lane(self) -> None:
         lane = Lane(f"lane-{self._opened_count}", self._run_lost)
@@ -370,8 +366,6 @@ class Worker:
         """Tell whether a lane was stopped or written off, or goes on in another task."""
         is_sound = task.cancelled() or task.exception() is None
         return is_sound and (lane.task is not task or self._closing or lane.is_written_off)
-
-    # -- lost runs ------------------------------------------------------------------------------------------------------
 
     def _run_lost(self, lane: Lane, lease: Lease) -> None:
         self._supervisor.call_later(DEAF_AFTER_S, lane.name, self._check_deaf, lane, lease, context=self._context)

@@ -177,8 +177,6 @@ async def retried_and_failed_again(asked: Store, other: Store, now: float) -> li
 
 
 class ChangeContract(PageContract):
-    # -- cancel ---------------------------------------------------------------------------------------------------------
-
     async def test_cancelled_waiting_job_has_ended(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0), a_job(1, due_at=now + 60), a_job(2))
         done = await change(store, Verb.CANCEL, of_ids(0, 1), now=now, keep=Spans(60.0))
@@ -300,8 +298,6 @@ class ChangeContract(PageContract):
         assert (orphan.claim, orphan.is_cancelled) == (run.claim, True)
         assert await again.report([a_report(run.claim, State.GHOST, "ghost", at=now)]) == [None]
         assert await again.report([a_report(run.claim, State.CANCELLED, "ghost", at=now)]) == [True]
-
-    # -- retry ----------------------------------------------------------------------------------------------------------
 
     async def test_retried_job_waits_with_all_its_tries(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
@@ -482,8 +478,6 @@ class ChangeContract(PageContract):
         done = await change(store, Verb.RETRY, now=now + 2, body_bytes=20)
         assert [(entry.options, entry.data) for entry in done.ready] == [(b'{"ttr":5}', b'"short"'), (b'{"ttr":5}', None)]
 
-    # -- delete ---------------------------------------------------------------------------------------------------------
-
     async def test_deleted_jobs_are_gone(self, store: Store, insert: Insert, now: float) -> None:
         await insert(
             a_job(0, data=b"1" * 3 * BULK_BYTES), a_job(1, due_at=now + 9), an_ended(2, at=now), an_ended(3, State.FAIL, at=now)
@@ -535,8 +529,6 @@ class ChangeContract(PageContract):
         for verb in (Verb.DELETE, Verb.CANCEL, Verb.RETRY):
             done = await change(store, verb, wanted, now=now, is_dry=True)
             assert done.numbers == ([] if verb is Verb.RETRY else [1])
-
-    # -- filters --------------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
         ("wanted", "expected"),
@@ -646,8 +638,6 @@ class ChangeContract(PageContract):
 
     async def test_nothing_is_cancelled_elsewhere_of_what_runs_nowhere(self, store: Store) -> None:
         assert (await store.news()).claims == []
-
-    # -- resources ------------------------------------------------------------------------------------------------------
 
     async def needing(self, store: Store, insert: Insert, now: float) -> tuple[Run, list[Entry]]:
         """Jobs 0 to 3 need the same resource, which 0 has; the others are parked."""

@@ -140,8 +140,6 @@ class OrderContract:
         record = await store.job(IDS.of(FIRST + n))
         return None if record is None else record.state
 
-    # -- after ---------------------------------------------------------------------------------------------------------
-
     async def test_job_waits_for_another_and_is_called_when_that_has_succeeded(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
@@ -396,8 +394,6 @@ class OrderContract:
         await insert(a_job(0), *[a_job(n, after=after(n - 1)) for n in range(1, 300)])
         await end(0, "fail")
         assert await follow() == list(range(1, 300))
-
-    # -- batches -------------------------------------------------------------------------------------------------------
 
     async def test_then_runs_when_all_members_have_ended_and_is_told_how(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float

@@ -1342,8 +1342,6 @@ class StoreContract:
         await insert(a_job(0), fed_seq=3)
         assert [await store.sync(), await store.sync()] == [3, 3]
 
-    # -- progress ---------------------------------------------------------------------------------------------------------
-
     async def test_progress_is_shown_and_goes_to_the_next_attempt(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         assert run.progress is None

@@ -55,9 +55,6 @@ def store() -> ReadyJobs:
     return ReadyJobs()
 
 
-# -- the server itself ------------------------------------------------------------------------------------------------
-
-
 async def test_what_an_emptied_server_held_is_put_again(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     async with broker_on(store, beanstalkd.address) as broker:
         await put(broker, store, range(100))
@@ -211,9 +208,6 @@ async def test_a_release_after_a_lost_connection_is_put_again(beanstalkd: Beanst
         await until(broker.problems)
         await broker.release(taken)
         assert len(await take_all(broker, store)) == 3
-
-
-# -- the network ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -39,9 +39,6 @@ def number_in(beanstalkd: Beanstalkd, name: str, tube: str = "kq-mail") -> int:
     return int(found[1]) if found else 0
 
 
-# -- one store --------------------------------------------------------------------------------------------------------
-
-
 async def test_jobs_that_others_put_are_found(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     async with (
         broker_on(store, beanstalkd.address) as broker,
@@ -80,9 +77,6 @@ async def test_a_start_takes_what_an_earlier_one_put_before_it_puts_more(beansta
         await put(broker, store, range(5))
     async with broker_on(ReadyJobs(), beanstalkd.address) as restarted:
         assert sorted(orders(await restarted.reserve(MAIL, 5))) == list(range(5))
-
-
-# -- several stores ---------------------------------------------------------------------------------------------------
 
 
 async def test_each_store_gets_its_own_jobs_and_its_server_says_what_is_wrong(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:

@@ -47,9 +47,6 @@ async def heard(store: MongoStore) -> list[Claim]:
     return list((await store.news()).claims)
 
 
-# -- what was deleted -----------------------------------------------------------------------------------------------------
-
-
 async def test_no_replay_brings_back_what_was_deleted(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
     jobs = [a_job(0), a_job(1, id="mine"), a_job(2, claimed_at=now)]
     await ours.insert(jobs, 1, "w", now)
@@ -118,9 +115,6 @@ async def test_two_servers_that_purge_at_once_count_each_record_once(
         assert (len(met), len(set(met))) == ((60, 60) if verb is Verb.DELETE else (40, 40))
     await theirs.counts()  # writes what it has counted
     assert await states(ours) == {}
-
-
-# -- runs elsewhere -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
@@ -230,9 +224,6 @@ async def test_job_that_was_cancelled_under_a_claim_nobody_was_told_of_ends(
     (orphan,) = await ours.orphans(9)
     assert (orphan.claim, orphan.is_cancelled) == (run.claim, True)
     assert await ours.report([a_report(run.claim, State.CANCELLED, at=now)]) == [True]
-
-
-# -- lost answers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", list(Verb))

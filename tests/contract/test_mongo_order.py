@@ -156,8 +156,6 @@ async def test_ends_are_not_noted_any_more_when_nobody_has_waited_for_long(ours:
     assert not ours._there.session.noted.is_used
 
 
-# -- a kill between any two commands ------------------------------------------------------------------------------------------
-
 BAD, DELETED, THEN = 2, 13, 10
 PARENTS = {3: (0,), 4: (3, 1), 5: (BAD,), 6: (5, 4), 7: (0,), THEN: (11, 12, DELETED)}
 

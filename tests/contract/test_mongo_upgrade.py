@@ -181,9 +181,6 @@ async def test_it_can_be_set_back_and_forth(uri: str, db: Db, store: MongoStore,
     assert numbers(await again.claim([an_entry(0), an_entry(7)], "w", NOW)) == [0, 7]
 
 
-# -- indexes ------------------------------------------------------------------------------------------------------------
-
-
 class Commands(CommandListener):
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -136,9 +136,6 @@ def run_kqs(folder: Path, *args: str, **settings: str) -> subprocess.CompletedPr
     )
 
 
-# -- the disk -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_nearly_full_disk_refuses_inserts_while_runs_go_on_until_there_is_room(tmp_path: Path, disk: Disk) -> None:
     settings = on_disk(disk, JOURNAL__MIN_FREE_BYTES=str(40 * MIB))
     with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
@@ -237,9 +234,6 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> No
         job_id = ask(server, "insert", {"type": "exits", "retries": 0})
         eventually(lambda: lost(server, [job_id], "fail"), lambda seen: seen == [])
         assert server.stop() == 0
-
-
-# -- the store ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_that_refuses_delays_jobs_but_no_insert(tmp_path: Path, disk: Disk) -> None:
@@ -409,9 +403,6 @@ def overwrite(path: Path, server: Served) -> int | None:
     return server.process.poll()
 
 
-# -- the journal --------------------------------------------------------------------------------------------------------
-
-
 def insert_many(server: Served, count: int) -> None:
     with peer_of(server) as peer:
         for _ in range(count // 1000):
@@ -482,9 +473,6 @@ def test_a_flipped_bit_is_refused_by_place_and_repaired_by_hand(tmp_path: Path) 
         assert successes(server) == [f"job {number}" for number in range(20) if number != 7]
 
 
-# -- descriptors --------------------------------------------------------------------------------------------------------
-
-
 def test_connections_cannot_take_the_descriptors_of_journal_and_store(tmp_path: Path) -> None:
     command = ["sh", "-c", 'ulimit -n 128 && exec "$@"', "sh", *SERVE]
     settings = {"WORKER__MODULES": '["handlers"]', "JOURNAL__SEGMENT_BYTES": str(MIB)}
@@ -512,9 +500,6 @@ def try_ping(server: Served) -> object:
         return ask(server, "ping")
     except (RefusedError, EOFError, OSError) as error:
         return repr(error)
-
-
-# -- handlers -----------------------------------------------------------------------------------------------------------
 
 
 def test_handlers_that_misbehave_are_judged_and_the_others_run(tmp_path: Path) -> None:

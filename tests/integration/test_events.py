@@ -84,9 +84,6 @@ def test_a_stop_ends_the_call(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
 
 
-# -- from Python, and on the command line -------------------------------------------------------------------------------
-
-
 async def test_the_client_hears_them_until_the_server_stops(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with connect("127.0.0.1", server.port) as kqs, asyncio.timeout(60):

@@ -224,9 +224,6 @@ def test_a_client_that_is_gone_after_its_end_of_input_is_forgotten(tmp_path: Pat
         eventually(lambda: ask(server, "stats")["connections"], lambda count: count == 1)
 
 
-# -- from Python --------------------------------------------------------------------------------------------------------
-
-
 async def until(kqs: Client, call: str, is_right: Callable[[Any], bool]) -> Any:
     while not is_right(found := await kqs.call(call)):  # noqa: ASYNC110 - a server has no event for that
         await asyncio.sleep(0.01)
@@ -273,9 +270,6 @@ async def test_a_cancelled_wait_is_withdrawn(tmp_path: Path) -> None:
             await asyncio.wait([waiting])
             await until(kqs, "stats", lambda stats: "calls_withdraw" in stats)
             assert waits(server) == 1
-
-
-# -- on the command line ------------------------------------------------------------------------------------------------
 
 
 def kqs_command(server: Served, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -90,9 +90,6 @@ def refusal(peer: Peer, name: str, argument: object) -> tuple[str, str]:
     return refused.value.code, str(refused.value)
 
 
-# -- waiting and ended jobs -----------------------------------------------------------------------------------------------
-
-
 def test_waiting_jobs_are_cancelled_retried_and_deleted(peer: Peer) -> None:
     ids = peer.call("insert", [{"type": "mail"}, {"type": "mail", "delay": 60}, {"type": "mail", "id": "mine"}])
     assert peer.call("cancel", ids[0]) == {"count": 1, "ids": [ids[0]], "skipped": 0}
@@ -253,9 +250,6 @@ def test_a_client_that_goes_away_does_not_end_what_it_asked_for(server: Served, 
     until(server, jobs_new=0)
 
 
-# -- running jobs ---------------------------------------------------------------------------------------------------------
-
-
 def begun(server: Served) -> None:
     eventually(server.log.read_text, lambda said: "begun" in said)
 
@@ -371,9 +365,6 @@ def test_worker_of_ours_ends_cancelled_runs_at_once(server: Served, peer: Peer, 
         eventually(worker.log.read_text, lambda said: "heard" in said)
 
 
-# -- over kills -----------------------------------------------------------------------------------------------------------
-
-
 def test_nothing_that_was_changed_comes_back_after_kill_9(tmp_path: Path) -> None:
     settings = {"WORKER__MODULES": "[]", "WORKER__CONCURRENCY": "0"}
     for turn in range(5):
@@ -432,9 +423,6 @@ def test_held_run_hears_after_a_restart_that_it_was_cancelled(tmp_path: Path) ->
         assert worker.call("touch", {"run": run["run"]})["cancel"] is True
         assert worker.call("release", {"run": run["run"]}) is True
         assert peer.call("job", job_id)["state"] == "cancelled"
-
-
-# -- listings -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("newest", [False, True])

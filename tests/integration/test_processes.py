@@ -115,8 +115,6 @@ def test_more_types_than_a_child_can_ask_for_stop_the_start(tmp_path: Path) -> N
 
 CURED = "import kqs\n@kqs.handler('double')\nasync def double(data):\n    return 3 * data\n"
 
-# -- one dies -----------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("how", "told"),
@@ -232,9 +230,6 @@ def test_one_that_cannot_be_imported_is_told_in_the_log_and_in_health(tmp_path: 
         assert "[worker] modules: cannot load 'chores': ModuleNotFoundError: No module named 'nowhere'" in problem
         (tmp_path / "chores.py").write_text(CURED)
         assert record_of(server, insert(server, "double", 2))["result"] == 6
-
-
-# -- one is worn --------------------------------------------------------------------------------------------------------
 
 
 def test_each_begins_so_many_jobs_and_no_more(tmp_path: Path) -> None:

@@ -129,9 +129,6 @@ def test_ctrl_c_on_a_terminal_is_for_the_server_which_drains_them(tmp_path: Path
     os.close(theirs)
 
 
-# -- the server is killed -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("type_", "data"),
     [("sleep", 600), ("end", {"how": "block"}), ("block_thread", None), ("double", 1)],
@@ -211,9 +208,6 @@ def _kill_at_random(server: Served, seen: set[int]) -> list[str]:
     server.stop(signal.SIGKILL)
     until_gone(list(seen))
     return jobs
-
-
-# -- what they have of the server ---------------------------------------------------------------------------------------
 
 
 def descriptors(pid: int) -> dict[int, str]:

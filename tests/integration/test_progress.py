@@ -157,9 +157,6 @@ def ended(server: Served, job_id: str, *states: str) -> dict[str, Any]:
     return found
 
 
-# -- over the wire ------------------------------------------------------------------------------------------------------
-
-
 def test_what_a_touch_says_is_shown_outlives_a_kill_and_goes_to_the_next_run(tmp_path: Path, store: dict[str, str]) -> None:
     said = {"at": [1, 2.5, "é"], "more": None}
     with serving(tmp_path, **store) as server, working_at(server) as worker:
@@ -316,9 +313,6 @@ def test_a_thousand_touches_at_a_time_are_answered_and_the_last_counts(tmp_path:
         assert progress(server, job_id) == 999
 
 
-# -- handlers -----------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def lanes_here(folder: Path) -> Iterator[Served]:
     """A server whose own lanes run the handlers."""
@@ -399,8 +393,6 @@ def test_a_run_that_was_lost_saves_no_more(folder: Path) -> None:
         assert ended(server, job_id)["result"] == "in time"
         until_said(server, "late: False")
 
-
-# -- commands -----------------------------------------------------------------------------------------------------------
 
 COUNT = """
 step=${KQS_JOB_PROGRESS:-0}

@@ -37,9 +37,6 @@ def states(server: Served, ids: list[str]) -> set[tuple[str, int, int, int]]:
     return {(record["state"], record["attempt"], record["ghosts"], record["interrupted"]) for record in records}
 
 
-# -- the end of a server ------------------------------------------------------------------------------------------------
-
-
 def test_a_stop_waits_for_remote_runs_and_takes_their_reports(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__GRACE_S="20") as server, working_at(server) as worker:
         ids = worker.call("insert", [JOB] * 2)
@@ -96,9 +93,6 @@ def test_after_kill_9_open_runs_are_ghosts_and_what_was_reported_stays_so(tmp_pa
         assert worker.finish(*tokens) == [True] * 10 + ["stale"] * 10
         assert states(server, ids) == {("success", 1, 0, 0), ("success", 2, 1, 0)}
         assert ask(server, "stats")["running_remote"] == 0
-
-
-# -- the end of a connection --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +153,6 @@ def test_a_report_may_come_over_any_connection(server: Served) -> None:
         assert worker.finish(run["run"]) == [True]
 
 
-# -- many ---------------------------------------------------------------------------------------------------------------
-
-
 def test_ten_thousand_runs_are_reported_in_one_line_and_in_one_line_again(server: Served) -> None:
     with working_at(server) as worker:
         worker.call("insert", [{"type": "many", "keep": 60}] * 10_000)
@@ -191,9 +182,6 @@ def test_clients_that_come_and_go_leave_nothing_behind(server: Served) -> None:
         worker.call("insert", {"type": "gone"})
         (run,) = worker.reserve("gone")
         assert worker.finish(run["run"]) == [True]
-
-
-# -- engines ------------------------------------------------------------------------------------------------------------
 
 
 def work_through(server: Served, job_type: str) -> None:
@@ -257,9 +245,6 @@ def test_over_mongodb_every_job_runs_to_its_end(tmp_path: Path) -> None:
     with mongodb(tmp_path) as uri, serving(tmp_path, STORE__KIND="mongodb", STORE__URI=a_database(uri)) as server:
         work_through(server, "remote")
         assert server.stop() == 0
-
-
-# -- the fuzz -----------------------------------------------------------------------------------------------------------
 
 
 def test_both_dialects_share_a_connection_and_a_run(server: Served) -> None:
@@ -338,9 +323,6 @@ def test_a_reserve_gives_no_more_data_than_a_client_reads_as_a_line(tmp_path: Pa
         assert max(counts) == 8
         assert sorted(got) == sorted(ids)
         assert ask(server, "stats")["runs_stale"] == 0
-
-
-# -- held runs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])

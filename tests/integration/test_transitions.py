@@ -46,8 +46,6 @@ class Driver:
         self._server = server
         self._events = worker.send("events", {"types": [type_]})
 
-    # -- into a state ---------------------------------------------------------------------------------------------------
-
     def into(self, state: State, **fields: object) -> str:
         """Insert a job, bring it into a state, and return its id."""
         return _INTO[state](self, fields)
@@ -89,8 +87,6 @@ class Driver:
         self.owner.call("cancel", job_id)
         return job_id
 
-    # -- what happens to it ---------------------------------------------------------------------------------------------
-
     def claim(self, job_id: str) -> None:
         (run,) = self.worker.reserve(self.type)
         assert run["id"] == job_id
@@ -105,8 +101,6 @@ class Driver:
             (run,) = other.reserve(self.type)
             assert run["id"] == job_id
             other.vanish()
-
-    # -- what is seen of it ---------------------------------------------------------------------------------------------
 
     def state(self, job_id: str) -> State:
         return State[self.record(job_id)["state"].upper()]

@@ -149,9 +149,6 @@ async def test_a_second_waiting_job_of_a_key_is_joined_or_refused(queue: kqs.Que
     assert refused.value.call_code == "duplicate"
 
 
-# -- run_jobs ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("limits", "ran"),
     [
@@ -426,9 +423,6 @@ async def test_progress_is_kept_shown_and_handed_to_the_next_run(queue: kqs.Queu
     assert (await job.wait(5)).result == {"page": 3}
 
 
-# -- runs by hand -----------------------------------------------------------------------------------------------------------
-
-
 async def test_a_reserved_run_is_touched_and_reported(queue: kqs.Queue, type_: str) -> None:
     job = await queue.add_job(type_, {"n": 1})
     assert await queue.reserve(f"{type_}-none") == []
@@ -453,9 +447,6 @@ async def test_a_reserved_run_is_touched_and_reported(queue: kqs.Queue, type_: s
         8000,
         ["again", "interrupted", "fail", "success"],
     )
-
-
-# -- a hand on jobs ---------------------------------------------------------------------------------------------------------
 
 
 async def test_owners_have_a_hand_on_their_jobs(queue: kqs.Queue, type_: str) -> None:
@@ -528,9 +519,6 @@ async def test_schedules_limits_and_options_are_set(queue: kqs.Queue, type_: str
     assert await queue.run_jobs(2) == 2
     assert await queue.job(fired) is not None
     await queue.unschedule(name)
-
-
-# -- what waits for what ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_goes_wherever_an_id_does(queue: kqs.Queue, type_: str) -> None:

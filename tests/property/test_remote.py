@@ -121,8 +121,6 @@ class RemoteMachine(RuleBasedStateMachine):
         for _ in range(5):
             await asyncio.sleep(0)
 
-    # -- the account ----------------------------------------------------------------------------------------------------
-
     def begun(self, run: OpenRun, peer: Peer, stood: Stood) -> None:
         assert run.token not in self.open
         assert run.token not in self.old, "a token comes twice"
@@ -142,8 +140,6 @@ class RemoteMachine(RuleBasedStateMachine):
         """Take in which runs the desk has taken away, by a deadline."""
         for token in [token for token in self.open if self.desk.run(token) is None]:
             self.over(token, is_final=False)
-
-    # -- what may happen ------------------------------------------------------------------------------------------------
 
     @rule(lines=st.lists(JOBS, min_size=1, max_size=4), many=st.integers(1, 3))
     def insert(self, lines: list[bytes], many: int) -> None:
@@ -397,8 +393,6 @@ class RemoteMachine(RuleBasedStateMachine):
         await self.life.stop()
         self.__dict__.pop("note_told", None)
 
-    # -- what is always so ----------------------------------------------------------------------------------------------
-
     @invariant()
     def nobody_has_more_than_its_room(self) -> None:
         self.find_lost()
@@ -424,8 +418,6 @@ class RemoteMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_failed(self) -> None:
         assert not self.life.feeding.faults
-
-    # -- the end --------------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         self.life.fault = None

@@ -117,8 +117,6 @@ class Boot:
         assert not self.whole.rig.supervisor.faults
         assert not self.faults, self.faults
 
-    # -- handlers -------------------------------------------------------------------------------------------------------
-
     async def instant(self, data: list[Any]) -> None:
         self.begin("instant", data)
         self.leave("instant", data)
@@ -162,8 +160,6 @@ class Boot:
         if type_ in TAKING:
             self.running[Group(data[1])] -= 1
 
-    # -- somebody elsewhere ---------------------------------------------------------------------------------------------
-
     def ask(self, type_: str, room: int) -> None:
         def given(runs: list[OpenRun]) -> None:
             self.given += runs
@@ -178,8 +174,6 @@ class Boot:
         for run in given:
             self.leave(run.run.type, json.loads(run.run.data))
             self.whole.desk.report(run, Ok(), lambda ok: None)
-
-    # -- time -----------------------------------------------------------------------------------------------------------
 
     async def turn(self, count: int = 1, turn_s: float = TURN_S) -> None:
         """Let the loop turn, and what waits too long go back."""
@@ -242,8 +236,6 @@ class ShortRunsMachine(RuleBasedStateMachine):
             return answer
 
         return self.loop.run_until_complete(bounded())
-
-    # -- what is done ---------------------------------------------------------------------------------------------------
 
     @rule(jobs=JOBS, count=COUNTS, has_ids=st.booleans(), turns=st.integers(0, 9))
     def insert(self, jobs: dict[str, Any], count: int, has_ids: bool, turns: int) -> None:
@@ -361,8 +353,6 @@ class ShortRunsMachine(RuleBasedStateMachine):
         self.boot.end_given()
         await self.boot.turn(2)
 
-    # -- stops and kills ------------------------------------------------------------------------------------------------
-
     @precondition(lambda self: self.boots < 4)
     @rule(lanes=LANES)
     def restart(self, lanes: int) -> None:
@@ -415,8 +405,6 @@ class ShortRunsMachine(RuleBasedStateMachine):
         self.boots += 1
         self.boot = Boot(folder, self.clock, self.said)
         await self.boot.start(lanes)
-
-    # -- what must be so ------------------------------------------------------------------------------------------------
 
     @rule()
     def be_still(self) -> None:

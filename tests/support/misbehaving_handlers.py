@@ -72,8 +72,6 @@ def bad(end: str, **options: Any) -> Callable[[_Function], _Function]:
     return register
 
 
-# -- good ones ----------------------------------------------------------------------------------------------------------
-
 _RUNS: Counter[str] = Counter()
 _LEAKED: contextvars.ContextVar[str] = contextvars.ContextVar("leaked", default="")
 _PRECISION = decimal.getcontext().prec
@@ -149,9 +147,6 @@ async def look(data: Any) -> Any:
         "good_count": len(_RUNS),
         "more_than_once": [job_id for job_id, count in _RUNS.items() if count > 1],
     }
-
-
-# -- what is raised -----------------------------------------------------------------------------------------------------
 
 
 class Panic(BaseException):
@@ -299,9 +294,6 @@ async def validator(data: Exiting) -> None: ...
 def plain_validator(data: Exiting) -> None: ...
 
 
-# -- what is returned ---------------------------------------------------------------------------------------------------
-
-
 class FloatModel(BaseModel):
     value: float
 
@@ -363,9 +355,6 @@ def plain_returns(name: str) -> Any:
 @bad(SUCCESS)
 def returns_bytes(data: Any) -> Any:
     return b"\xff\xfe"
-
-
-# -- tasks and cancellation ---------------------------------------------------------------------------------------------
 
 
 def _task() -> asyncio.Task[Any]:
@@ -555,9 +544,6 @@ async def leaves_a_deaf_task(data: Any) -> None:
     asyncio.get_running_loop().create_task(deaf(data))
 
 
-# -- the loop -----------------------------------------------------------------------------------------------------------
-
-
 @bad(SUCCESS)
 async def stops_the_loop(data: Any) -> None:
     asyncio.get_running_loop().stop()
@@ -645,9 +631,6 @@ async def holds_threads_of_the_loop(data: Any) -> None:
     await asyncio.to_thread(time.sleep, 0.2)
 
 
-# -- processes ----------------------------------------------------------------------------------------------------------
-
-
 def _fork_and(do: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
@@ -710,9 +693,6 @@ def breaks_a_pool(data: Any) -> str:
 @bad(SUCCESS)
 def leaves_a_zombie(data: Any) -> None:
     subprocess.Popen(["true"])
-
-
-# -- the process --------------------------------------------------------------------------------------------------------
 
 
 def _ignore(*_: object) -> None: ...
@@ -811,9 +791,6 @@ async def leaves_descriptors(data: Any) -> None:
     open(os.devnull)  # noqa: ASYNC230, SIM115, PTH123
 
 
-# -- threads ------------------------------------------------------------------------------------------------------------
-
-
 _LOCAL = threading.local()
 
 
@@ -872,8 +849,6 @@ async def touches_after_its_end(data: Any, job: kqs.JobContext) -> None:
     threading.Timer(0.05, job.touch).start()
     asyncio.get_running_loop().call_later(0.05, job.touch)
 
-
-# -- all of them --------------------------------------------------------------------------------------------------------
 
 #: (type, data) of one job for each way to misbehave
 CASES: list[tuple[str, Any]] = []

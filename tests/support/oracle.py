@@ -102,8 +102,6 @@ class Oracle:
     def copy(self) -> Oracle:
         return copy.deepcopy(self)
 
-    # -- inserts --------------------------------------------------------------------------------------------------------
-
     def insert(self, job: Job, copies: Sequence[Job] = (), batch: Batch | None = None) -> tuple[str, bool]:
         """Take a job; return the id of what it is now, and whether it was made.
 
@@ -179,8 +177,6 @@ class Oracle:
         """Return a job whose record is not over."""
         job = self.jobs.get(job_id)
         return job if job is not None and _is_seen(job, self.now) else None
-
-    # -- runs -----------------------------------------------------------------------------------------------------------
 
     def running(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state is State.PROCESSING]
@@ -310,8 +306,6 @@ class Oracle:
     def _lives(self, job: Job) -> bool:
         return job.expire_at is None or self.now < job.expire_at
 
-    # -- time -----------------------------------------------------------------------------------------------------------
-
     def pass_to(self, now: float) -> None:
         """Let time pass: what waits may expire."""
         self.now = now
@@ -330,8 +324,6 @@ class Oracle:
         expired = [job for job in self.jobs.values() if job.waits and not self._lives(job)]
         self.left.update(job.type for job in expired)
         self._end_all(expired, State.FAIL)
-
-    # -- owners ---------------------------------------------------------------------------------------------------------
 
     def _meant(self, wanted: Filter, states: Collection[State]) -> list[Job]:
         assert wanted.match is None
@@ -376,8 +368,6 @@ class Oracle:
         self._follow([job for job in gone if job.state not in ENDED], are_deleted=True)
         return gone, running
 
-    # -- how many may wait ------------------------------------------------------------------------------------------------
-
     def waiting(self) -> Counter[str]:
         """Return how many jobs of each type wait."""
         return Counter(job.type for job in self.jobs.values() if job.waits)
@@ -408,8 +398,6 @@ class Oracle:
         """Return of which types more wait than may, of which the oldest should have gone."""
         most = {type_: self.rules.most_waiting(type_) for type_ in self.waiting()}
         return [f"{n} of {type_} wait" for type_, n in self.waiting().items() if n > (most[type_] or n)]
-
-    # -- what is seen ---------------------------------------------------------------------------------------
 
     def unlike(self, records: Iterable[JobRecord]) -> list[str]:
         """Return what is not as it must be."""

@@ -105,8 +105,6 @@ class Rules:
         for tokens in self.tokens.values():
             tokens.pass_to(now)
 
-    # -- how many may wait ------------------------------------------------------------------------------------------------
-
     def most_waiting(self, type_: str) -> int | None:
         """Return beyond how many that wait the oldest go; None: none do."""
         section = self._taking(type_)

@@ -130,8 +130,6 @@ class Whole:
         for lane in lanes:
             await self.rig.queue.runs.remove_consumer(lane.consumer)
 
-    # -- what is asked of it --------------------------------------------------------------------------------------------
-
     def insert(self, text: bytes, told: Callable[[list[Answer] | Exception], None]) -> int:
         """Keep jobs; return the order of the first. told: their answers."""
         given = finish(self.inserter.checking(text, MANY))
@@ -184,8 +182,6 @@ class Whole:
         for _ in range(3):
             await self.rig.store.counts()  # by way of the store's thread
             await asyncio.sleep(0)
-
-    # -- a kill ---------------------------------------------------------------------------------------------------------
 
     def image(self, folder: Path) -> None:
         """Copy what a kill would leave now; from `on_step`, or while the store does nothing.

@@ -79,8 +79,6 @@ class BeanstalkdBroker:
         self._supply: Supply
         self._loop: asyncio.AbstractEventLoop
 
-    # -- life -----------------------------------------------------------------------------------------------------------
-
     async def start(self, refill: Refill, waiting: Mapping[str, int], store_id: str = "") -> None:
         """Begin; servers that are away join when they are back."""
         self._loop = asyncio.get_running_loop()
@@ -119,8 +117,6 @@ class BeanstalkdBroker:
             self._supply.refill_all()
             self.answered()
             self._pool.wake_watches()
-
-    # -- the port -------------------------------------------------------------------------------------------------------
 
     async def put(self, entries: Sequence[Entry]) -> None:
         """Offer ready jobs; return when the servers have them, or after `PUT_WITHIN_S`.
@@ -217,8 +213,6 @@ class BeanstalkdBroker:
     def _raise_fault(self) -> None:
         if self._supply.fault is not None:
             raise self._supply.fault
-
-    # -- from the servers -----------------------------------------------------------------------------------------------
 
     def taken(self, entry: Entry) -> None:
         """Lay a reserved job by, and wake who may want it."""

@@ -65,8 +65,6 @@ class Pool:
         """Return what is wrong, in words."""
         return [problem for server in self._servers if (problem := server.problem)]
 
-    # -- what they hold -------------------------------------------------------------------------------------------------
-
     def count(self, type_: str) -> int:
         """Return how many jobs of a type they are believed to hold."""
         return sum(shelf.count for server in self._servers if (shelf := server.shelves.get(type_)))
@@ -98,8 +96,6 @@ class Pool:
         """Let go of types of which nothing is held."""
         for server in self._servers:
             server.shelves.forget_idle()
-
-    # -- jobs in and out ------------------------------------------------------------------------------------------------
 
     @property
     def takes_puts(self) -> bool:

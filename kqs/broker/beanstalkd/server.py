@@ -73,8 +73,6 @@ class Server:
         """Return what is wrong, in words, or None."""
         return self._books.problem
 
-    # -- life -----------------------------------------------------------------------------------------------------------
-
     async def tried(self) -> None:
         """Return when it has been reached, or found to be away, for the first time."""
         await self._tried.wait()
@@ -171,8 +169,6 @@ class Server:
         stats = await census.poll()
         self._ready_count = stats.ready_count
         self._standing.polled(is_draining=stats.is_draining)
-
-    # -- jobs -----------------------------------------------------------------------------------------------------------
 
     @property
     def takes_puts(self) -> bool:

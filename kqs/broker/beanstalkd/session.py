@@ -62,8 +62,6 @@ class Session:
         self._take: asyncio.Future[None] | None = None
         self.wake_watch = asyncio.Event()
 
-    # -- jobs in --------------------------------------------------------------------------------------------------------
-
     def put(self, type_: str, entries: Sequence[Entry]) -> None:
         """Send jobs of one type; those that are refused come back by the listener."""
         shelf = self._shelves.of(type_)
@@ -120,8 +118,6 @@ class Session:
             self._listener.made_room(type_)
 
         self._puts.send([Delete(shelf.numbers[entry.id]) for entry in here], done)
-
-    # -- jobs out -------------------------------------------------------------------------------------------------------
 
     @property
     def is_asked(self) -> bool:
@@ -195,8 +191,6 @@ class Session:
             self._listener.refused(refused)
 
         link.send(commands, done)
-
-    # -- waiting for jobs -----------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
         """Wait in the server for jobs of the wanted types that it is not known to hold; others may have put them."""

@@ -87,8 +87,6 @@ class Standing:
     def _move(self, event: Event) -> None:
         self._state = TRANSITIONS[self._state].get(event, self._state)
 
-    # -- what happens to it ---------------------------------------------------------------------------------------------
-
     def reached(self) -> None:
         """Note that a session has begun."""
         self._refused_until = 0.0

@@ -107,8 +107,6 @@ class Supply:
         """Tell whether the store may hold ready jobs of a type that are not placed."""
         return type_ in self._partial
 
-    # -- jobs -----------------------------------------------------------------------------------------------------------
-
     def offer(self, type_: str, entries: list[Entry]) -> None:
         """Place ready jobs of one type, or leave them in the store."""
         line = self._line(type_)
@@ -151,8 +149,6 @@ class Supply:
             return False
         self._placed(type_)
         return True
-
-    # -- refills --------------------------------------------------------------------------------------------------------
 
     def refill_all(self) -> None:
         """Begin every refill that is due; forget types of which nothing waits when they are many."""

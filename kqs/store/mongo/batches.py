@@ -44,8 +44,6 @@ class Batches:
         self._node = node
         self._refused: dict[int, int] = {}  # by the order of a `then` that was joined to another job: that of its last member
 
-    # -- new members ----------------------------------------------------------------------------------------------------
-
     def decided(self, thens: Iterable[Accepted], joined: Container[int]) -> None:
         """Have no members made of the batches of those `then`s that were joined to others, also of members that come later.
 
@@ -109,8 +107,6 @@ class Batches:
         """Make no members of any of all that are of these batches, whose `then`s are about to be taken away."""
         await self._jobs.update_many({"batch": {"$in": list(ids)}}, {"$unset": dict.fromkeys(("batch", "member", "pends"), "")})
         await self._ends.delete_many({"batch": {"$in": list(ids)}})
-
-    # -- their ends ----------------------------------------------------------------------------------------------------
 
     async def keep_ends(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Keep how these have ended of them that are members, before their documents tell of it no more."""
@@ -201,8 +197,6 @@ class Batches:
             if len(part) < SLICE:
                 return counts[id_]
             low = part[-1]["_id"]
-
-    # -- what is asked --------------------------------------------------------------------------------------------------
 
     async def seal(self, batch_id: str) -> bool:
         """See Store.seal_batch. `members.open` is False then: a batch that is closed has none."""

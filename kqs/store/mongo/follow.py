@@ -88,8 +88,6 @@ class Follower:
         self._upkept_to = self._ends_to = ""
         self.batches = batches
 
-    # -- who waits ------------------------------------------------------------------------------------------------------
-
     async def stand_new(
         self, jobs: Sequence[Accepted], aliases: Mapping[str, str], known: Collection[int], doubt: Callable[[int], None]
     ) -> set[int]:
@@ -133,8 +131,6 @@ class Follower:
         """Let those go that wait for nothing. Whether a batch is complete is left to `follow`."""
         asked = {sign for one in held for sign in _asks(one)}
         return await self._apply(held, await self._outcomes(jobs_of(asked)), self._session.now(), None, doubt)
-
-    # -- what ends mean ---------------------------------------------------------------------------------------------------
 
     async def follow(self, now: float, keep: Keep) -> Following:
         """See Store.follow."""
@@ -204,8 +200,6 @@ class Follower:
             outcomes.update((sign_of(batch), int(State.SUCCESS)) for batch in complete)
         return outcomes
 
-    # -- what becomes of those who wait -----------------------------------------------------------------------------------
-
     async def _apply(
         self,
         held: Sequence[Document],
@@ -271,8 +265,6 @@ class Follower:
         if names:
             await self._resources.wait_for(names)
 
-    # -- records that are about to change ----------------------------------------------------------------------------------
-
     async def bury(self, documents: Sequence[Mapping[str, Any]]) -> None:
         """As `settle`, before they are taken away: the next job of the id of a `then` among them has other members."""
         await self.settle(documents)
@@ -289,8 +281,6 @@ class Follower:
         awaiting = {**IS_HELD, "awaits": {"$in": list(outcomes)}}
         while outcomes and (held := await self._jobs.find(awaiting, _FIELDS).limit(SLICE).to_list(None)):
             await self._apply(held, outcomes, self._session.now(), None, lets_go=False)
-
-    # -- what deaths have left ----------------------------------------------------------------------------------------------
 
     async def look(self) -> None:
         """Learn whether any job is held."""

@@ -82,8 +82,6 @@ class Resources:
         self._seen_open: dict[str, int] = {}
         self._swept_line = self._swept_parked = ""
 
-    # -- new jobs -----------------------------------------------------------------------------------------------------
-
     async def stand_new(self, jobs: Sequence[Accepted]) -> dict[str, Accepted]:
         """Find out which of these jobs may have their resource, before they are stored: the others are to be parked.
 
@@ -108,8 +106,6 @@ class Resources:
         if is_doubted:
             for name in waiting - there:
                 await self.hand_on(name)
-
-    # -- claims ---------------------------------------------------------------------------------------------------------
 
     async def take(self, documents: Sequence[Document]) -> list[Document]:
         """Let jobs that were just claimed have their resources; return those that may not, which are parked."""
@@ -159,8 +155,6 @@ class Resources:
         """Give claims back that were granted to no run, and wait for the resources."""
         await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
         await self.wait_for({document["resource"] for document in documents})
-
-    # -- ends -----------------------------------------------------------------------------------------------------------
 
     def aside(self, reports: Iterable[Report]) -> dict[str, str]:
         """Return by job what those are parked as that wait again at once after a run."""
@@ -225,8 +219,6 @@ class Resources:
             opened = self._locks.find({"_id": {"$in": names}, "open": mark}, ["_id"])
             for line in await opened.to_list(None):
                 await self.hand_on(line["_id"])
-
-    # -- lines ----------------------------------------------------------------------------------------------------------
 
     async def _open(self, names: Sequence[str], waited: Sequence[str] = ()) -> list[str]:
         """Make lines where there are none; return for which."""

@@ -221,8 +221,6 @@ class WholeMachine(RuleBasedStateMachine):
         self.whole.lane(1, frozenset(["mail"]), lambda lane, run, lease: begun.append(_in_lane(lane, run, lease)))
         self.peers[0].ask(ALL_TYPES, 2, is_once=False, held=False)
 
-    # -- what is so after each step -------------------------------------------------------------------------------------
-
     async def be_still(self) -> None:
         """Let all happen that must, and compare; what is called in its turn may begin a little later."""
         until = time.monotonic() + WITHIN_S
@@ -287,8 +285,6 @@ class WholeMachine(RuleBasedStateMachine):
                 assert one.open.is_cancelled == (one.is_gone or self.oracle.jobs[one.job_id].is_cancelled)
         assert self.whole.desk.runs_count == sum(one.open is not None for one in self.hands)
         assert self.whole.rig.queue.runs.count == len(self.hands)
-
-    # -- inserts --------------------------------------------------------------------------------------------------------
 
     @rule(jobs=st.lists(JOBS, min_size=1, max_size=4), is_array=st.booleans())
     def insert(self, jobs: list[dict[str, Any]], is_array: bool) -> None:
@@ -369,8 +365,6 @@ class WholeMachine(RuleBasedStateMachine):
             State.DELAYED if delay else State.NEW,
             batch=fields.get("batch"),
         )
-
-    # -- those who run jobs ---------------------------------------------------------------------------------------------
 
     @rule(peer=st.integers(0, 1), types=SOME_TYPES, room=st.integers(1, 3), is_once=st.booleans(), held=st.booleans())
     def ask(self, peer: int, types: frozenset[str], room: int, is_once: bool, held: bool) -> None:
@@ -480,8 +474,6 @@ class WholeMachine(RuleBasedStateMachine):
         if not one.is_gone:
             self.oracle.ghost(self.oracle.jobs[one.job_id])
 
-    # -- time -----------------------------------------------------------------------------------------------------------
-
     @rule(wait_s=st.sampled_from([0.25, 0.5, 1.25, 1.25, 4.0, 31.0]), is_jump=st.sampled_from([False, False, False, True]))
     def wait(self, wait_s: float, is_jump: bool) -> None:
         """Let time pass; or set the wall clock forward, of which runs know nothing."""
@@ -520,8 +512,6 @@ class WholeMachine(RuleBasedStateMachine):
     async def keeping(self) -> None:
         await self.whole.rig.queue.house.keep()
         await self.be_still()
-
-    # -- owners ---------------------------------------------------------------------------------------------------------
 
     def wanted(self, sort: Sort) -> Filter:
         if sort.at is None:
@@ -593,8 +583,6 @@ class WholeMachine(RuleBasedStateMachine):
             self.oracle.rules.suspended.add(type_)
         assert answer["changed"] == (was is goes_on)
         await self.be_still()
-
-    # -- stops and kills ------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.boots < 5)
     @rule()
@@ -757,8 +745,6 @@ class WholeMachine(RuleBasedStateMachine):
         self.hands = [InHand(run.run, run.lease, open_=run) for run in open_]
         tokens = {run.token for run in open_}
         self.over = [one for one in self.over if one[0] not in tokens]
-
-    # -- the end --------------------------------------------------------------------------------------------------------
 
     async def lift_all(self) -> None:
         """Let everything begin that may."""

@@ -69,8 +69,6 @@ class OrderMachine(SchedulesMachine):
         with pytest.raises(CallError):
             self.run(self.check([{"type": "mail", "after": ["none"]}]))
 
-    # -- batches --------------------------------------------------------------------------------------------------------
-
     @rule(jobs=st.lists(TIED_JOBS, max_size=3), then=UNKEYED_JOBS, is_open=st.booleans())
     def batch(self, jobs: list[dict[str, Any]], then: dict[str, Any], is_open: bool) -> None:
         self.run(self.batching([] if is_open else jobs, then, is_open=is_open))
@@ -135,8 +133,6 @@ class OrderMachine(SchedulesMachine):
         batch = self.oracle.order.batches[batch_id]
         assert answer == {"id": batch_id, "count": batch.tally(batch_id).count, **batch.ended, "open": False}
         await self.be_still()
-
-    # -- kills ----------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.boots < 5 and not self.uri)
     @rule(at=st.integers(0, 12), jobs=st.lists(TIED_JOBS, min_size=2, max_size=4), ties=TIES)

@@ -30,8 +30,6 @@ class SchedulesMachine(SettingsMachine):
         self.ticking: dict[str, Ticking] = {}
         super().__init__()
 
-    # -- what owners say ------------------------------------------------------------------------------------------------
-
     @precondition(lambda self: not self.uri)
     @rule(name=NAMES, plan=PLANS)
     def schedule(self, name: str, plan: tuple[float, str]) -> None:
@@ -91,8 +89,6 @@ class SchedulesMachine(SettingsMachine):
             assert await answer == fired.id
         await answer
         await self.be_still()
-
-    # -- time -----------------------------------------------------------------------------------------------------------
 
     def time_has_passed(self) -> None:
         super().time_has_passed()

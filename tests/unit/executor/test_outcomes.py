@@ -266,9 +266,6 @@ def test_whatever_a_validator_raises_is_an_outcome(raised: Callable[[], BaseExce
     assert judge_data(raised(), RUN) == outcome
 
 
-# -- results ----------------------------------------------------------------------------------------------------------
-
-
 class Point(BaseModel):
     x: float
     weight: Decimal = Decimal(1)

@@ -169,9 +169,6 @@ async def test_an_interrupted_run_is_given_back(post: Post) -> None:
     assert await post.called("release") == [[{"run": "token-1"}]]
 
 
-# -- reports that are refused -----------------------------------------------------------------------------------------
-
-
 async def test_a_call_that_is_refused_as_a_whole_is_repeated_one_by_one(post: Post) -> None:
     await post.start()
     for run in await post.given(a_run(1), a_run(2)):
@@ -227,9 +224,6 @@ async def test_long_results_and_many_reports_are_cut_into_calls(post: Post, monk
     calls = await post.called("finish", 4)
     assert [len(call) for call in calls] == [1, 1, 3, 2]
     assert [report["run"] for call in calls for report in call] == [f"token-{n}" for n in range(7)]
-
-
-# -- how much is asked for --------------------------------------------------------------------------------------------
 
 
 async def test_a_report_makes_room_and_needs_no_further_order(post: Post) -> None:
@@ -308,9 +302,6 @@ async def test_a_server_that_gives_nothing_is_asked_again_later(
             post.answer("work", None)
         await post.called("work", 2)
     assert [line["code"] for line in logs] == (["draining"] if refused else [])
-
-
-# -- touches ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -430,9 +421,6 @@ async def test_runs_end_while_nothing_is_connected(post: Post) -> None:
     post.begin(run)
     await until(lambda: bool(post.lost))
     await idle()
-
-
-# -- held runs ----------------------------------------------------------------------------------------------------------
 
 
 async def reconnected(post: Post) -> None:
@@ -569,9 +557,6 @@ async def test_a_server_of_another_store_ends_no_held_run_and_is_told_of(holding
         ("the server refuses a report, a failure is reported in its place", "token-1"),
         ("the server does not know a run, its report is lost", "token-1"),
     ]
-
-
-# -- the line ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_silent_server_counts_as_gone(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,9 +206,6 @@ async def test_jobs_that_begin_before_they_are_stored_are_created_first(feeding:
     assert ear.words == ["created", "queued", "started", "success"]
 
 
-# -- who waits for one job ----------------------------------------------------------------------------------------------
-
-
 class Waiting:
     """Waits for a job's end."""
 
@@ -334,9 +331,6 @@ async def test_the_end_of_a_job_that_is_waited_for_does_not_wait_for_company(fee
     feeding.rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     assert wanted == [True]
     await waiting.end()
-
-
-# -- where jobs may end on other servers --------------------------------------------------------------------------------
 
 
 class Elsewhere:

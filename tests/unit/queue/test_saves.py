@@ -187,9 +187,6 @@ async def test_what_a_handler_puts_in_the_place_of_it_is_nothing(bench: Bench, m
     assert bench.store.values == []
 
 
-# -- the end of a run ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("state", [State.RETRY, State.GHOST, State.FAIL])
 async def test_a_report_brings_what_was_not_written(bench: Bench, state: State) -> None:
     context = bench.context(a_run(1))
@@ -268,9 +265,6 @@ async def test_what_is_saved_after_the_end_is_nothing(bench: Bench, monkeypatch:
     assert await bench.saves.settle(10)
     assert bench.store.values == []
     assert not bench.saves
-
-
-# -- trouble ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_store_that_refuses_is_asked_again_with_what_is_last_then(bench: Bench) -> None:

@@ -166,9 +166,6 @@ async def test_a_desk_that_never_began_stops(rig: Rig) -> None:
     assert worker.ended == 1
 
 
-# -- pools that nobody stands in ----------------------------------------------------------------------------------------
-
-
 async def test_a_pool_outlives_its_last_order_for_a_while(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "LINGER_S", 0.01)
     desk = a_desk(rig)
@@ -203,9 +200,6 @@ async def test_few_pools_linger_at_a_time(rig: Rig) -> None:
     assert ("w0" in {name for _, name, _ in desk._pools}) is False
     await desk.stop()
     assert rig.queue.admission.consumers == []
-
-
-# -- the end ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_stop_ends_all_orders_and_waits_for_the_runs(rig: Rig) -> None:

@@ -203,9 +203,6 @@ async def test_what_is_said_without_an_id_is_answered_without_one() -> None:
     assert "id" not in answer
 
 
-# -- job ----------------------------------------------------------------------------------------------------------------
-
-
 async def test_job_waits_for_the_end_and_answers_the_record() -> None:
     talk = Conversing()
     await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"mine"}}\n')

@@ -79,9 +79,6 @@ async def talk(rig: Rig) -> Talk:
     return Talk(rig)
 
 
-# -- reserve ------------------------------------------------------------------------------------------------------------
-
-
 async def test_a_run_says_all_that_its_worker_needs(talk: Talk) -> None:
     assert await talk.run(1) == {
         "run": next(iter(talk.desk._runs)), "id": JOB, "type": "mail", "data": None, "attempt": 1, "failures": 0, "ghosts": 0,
@@ -174,9 +171,6 @@ async def test_a_worker_that_is_gone_leaves_no_timer_behind(talk: Talk, rig: Rig
     assert [timer.cancelled() for timer in timers] == [True]
 
 
-# -- work ---------------------------------------------------------------------------------------------------------------
-
-
 async def test_work_brings_runs_until_it_is_withdrawn(talk: Talk, rig: Rig) -> None:
     talk.say("work", {"types": ["mail"], "room": 2, "worker": "w1"}, "w")
     for number in (1, 2):
@@ -236,9 +230,6 @@ async def test_runs_with_much_data_come_in_several_lists(talk: Talk, rig: Rig, m
     talk.say("work", {"types": ["mail"], "room": 100})
     events = await talk.heard(4)
     assert [[len(run["data"]) + 2 for run in event["m"]] for event in events] == [[10, 600, 300], [600], [5000], [10, 10]]
-
-
-# -- touch, release, finish ---------------------------------------------------------------------------------------------
 
 
 async def test_a_list_is_answered_in_its_order_whatever_is_in_it(talk: Talk) -> None:
@@ -474,9 +465,6 @@ async def test_a_lone_run_does_not_wait_for_the_end_of_the_tick(talk: Talk, rig:
     assert talk.in_haste == [count == 1]
 
 
-# -- JSON-RPC -----------------------------------------------------------------------------------------------------------
-
-
 async def test_notifications_ask_for_nothing_and_report_in_silence(talk: Talk, rig: Rig) -> None:
     run = await talk.run(1)
     for name, params in (("reserve", {"types": ["mail"]}), ("work", {"types": ["mail"]}), ("work", {"types": []})):
@@ -521,9 +509,6 @@ async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk
     answers: Any
     (answers,) = await talk.heard()
     assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}
-
-
-# -- against what is stored ---------------------------------------------------------------------------------------------
 
 
 class Fed:

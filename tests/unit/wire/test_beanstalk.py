@@ -52,9 +52,6 @@ def fault_of(data: bytes, *asked: Command) -> str:
     return str(reader.fault)
 
 
-# -- commands ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("command", "sent"),
     [
@@ -110,9 +107,6 @@ def test_a_command_encodes_as_the_protocol_has_it(command: Command, sent: bytes)
 def test_what_the_server_would_call_malformed_is_never_sent(command: Command) -> None:
     with pytest.raises(ValueError):
         command.encode()
-
-
-# -- replies ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -268,9 +262,6 @@ def test_the_transcript_of_a_real_server_is_understood() -> None:
         reader.expect([command])
         assert len(reader.receive_data(answer)) == 1
         assert reader.fault is None or answer == b"BAD_FORMAT\r\n"
-
-
-# -- tubes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

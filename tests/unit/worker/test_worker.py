@@ -604,8 +604,6 @@ async def test_a_lane_that_ends_of_itself_is_told(works: Works, monkeypatch: pyt
     assert (name, type(error)) == ("lane-0", OverflowError)
 
 
-# -- context variables ------------------------------------------------------------------------------------------------
-
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
 
 
@@ -674,9 +672,6 @@ async def test_a_lane_keeps_its_task_as_long_as_runs_leave_nothing_in_it(works: 
         await run_one(works, number, type_=type_)
     await run_one(works, 9, type_="fails", state=State.FAIL)
     assert worker._lanes[0].task is task
-
-
-# -- handlers that ignore their cancellation --------------------------------------------------------------------------
 
 
 class Deaf:
@@ -766,9 +761,6 @@ async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: 
     await lose(works, 1, deaf)
     async with asyncio.timeout(5):
         await worker.stop()
-
-
-# -- slices -----------------------------------------------------------------------------------------------------------
 
 
 async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
