@@ -29,6 +29,7 @@ from kqs.job import Accepted
 from kqs.journal import Journal, Kind, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
+from kqs.pauses import Pauses
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor
@@ -296,15 +297,14 @@ class Feeder:
 
     async def _from_disk(self, read: Callable[[], Awaitable[None]]) -> None:
         """Do `read`; a disk that cannot be read now (no free file descriptor, EIO) is read again until a stop."""
-        wait_s = FIRST_WAIT_S
+        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not self._stopping.is_set():
             try:
                 await read()
             except JournalCorruptError:
                 raise
             except JournalError as error:
-                await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await self._pause(f"new jobs cannot be read back from the journal, where they wait: {error}", pauses.next_s())
             else:
                 self._end_trouble()
                 return
@@ -320,7 +320,7 @@ class Feeder:
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
-        wait_s = FIRST_WAIT_S
+        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not self._may_end:
             try:
                 await self._queue.accept(
@@ -330,8 +330,7 @@ class Feeder:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:
                     await self._checkpoints.move()
-                await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", pauses.next_s())
             else:
                 self._gathering.fed_jobs = len(batch.jobs)
                 await self._note_fed(batch)

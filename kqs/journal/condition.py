@@ -20,6 +20,7 @@ from enum import Enum, StrEnum
 from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoSpaceError
 from kqs.journal.space import SpaceGauge
 from kqs.log import get_logger
+from kqs.pauses import Pauses
 from kqs.trouble import Trouble
 
 #: free bytes of the journal's disk, or why they are not known
@@ -76,7 +77,7 @@ class Standing:
         self.backs_off = False
         self.space = SpaceGauge(min_free_bytes)
         self._failure = ""
-        self._reopen_s = self.REOPEN_FIRST_S
+        self._pauses = Pauses(self.REOPEN_FIRST_S, self.REOPEN_LAST_S)
         self._no_segment = Trouble(
             _log, "journal cannot begin a new segment, trying again", "journal has a new segment", monotonic
         )
@@ -107,14 +108,12 @@ class Standing:
     def next_wait_s(self) -> float:
         """Return how long to wait before the next attempt, longer each time until something was flushed."""
         self.backs_off = True
-        wait_s = self._reopen_s
-        self._reopen_s = min(wait_s * 2, self.REOPEN_LAST_S)
-        return wait_s
+        return self._pauses.next_s()
 
     def flushed(self) -> None:
         """Take in that a flush has succeeded."""
         self.backs_off = False
-        self._reopen_s = self.REOPEN_FIRST_S
+        self._pauses.begin_anew()
 
     def stay_failed(self, error: BaseException | None) -> None:
         """Take in that no new segment could be begun."""
