@@ -92,11 +92,15 @@ class Runs:
         )
 
     async def remove_consumer(self, consumer: Consumer) -> None:
-        """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns."""
+        """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns.
+
+        Idempotent.
+        """
         await consumer.stop()
-        self._anteroom.leave(consumer)
-        self._admission.leave(consumer)
-        await self._supervisor.end(self._consumer_tasks.pop(consumer))
+        if (task := self._consumer_tasks.pop(consumer, None)) is not None:
+            self._anteroom.leave(consumer)
+            self._admission.leave(consumer)
+            await self._supervisor.end(task)
 
     def may_begin(self, run: Run, consumer: Consumer | None = None, /) -> bool:
         """Tell whether a delivered run may begin; if not, it is over, or will be delivered to `consumer` once more."""

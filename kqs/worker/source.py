@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     async def remove_consumer(self, consumer: Consumer) -> None:
-        """Deliver nothing more to `consumer`; what was on its way has been delivered when this returns."""
+        """Deliver nothing more to `consumer`; what was on its way has been delivered when this returns. Idempotent."""
         ...
 
     @property

@@ -591,3 +591,11 @@ async def test_no_more_is_claimed_while_much_data_waits_for_its_runs_to_begin(
         consumer.begin(held.pop())
     assert len([await delivered.get() for _ in range(2)]) == 2
     await rig.queue.runs.remove_consumer(consumer)
+
+
+async def test_a_consumer_that_is_removed_once_more_is_gone_as_before(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await asyncio.gather(*(rig.queue.runs.remove_consumer(hand.consumer) for _ in range(2)))
+    await rig.queue.runs.remove_consumer(hand.consumer)
+    assert not rig.queue.admission.is_handled("mail")
+    rig.hands.clear()
