@@ -71,5 +71,5 @@ def in_pieces(line: bytes, count: int) -> list[bytes]:
     """Cut a line so that the last piece is its newline, and characters of several bytes are cut through if there are any."""
     size = max(1, -(-(len(line) - 1) // count))
     within_characters = {at for at, byte in enumerate(line) if 0x80 <= byte < 0xC0}
-    cuts = {*range(0, len(line) - 1, size), *within_characters, len(line) - 1, len(line)}
+    cuts = {*range(0, len(line), size), *within_characters, len(line) - 1, len(line)}
     return [line[start:end] for start, end in pairwise(sorted(cuts))]

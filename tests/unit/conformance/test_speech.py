@@ -64,3 +64,22 @@ def test_pieces_cut_through_characters_and_before_the_newline() -> None:
     assert b"".join(pieces) == line
     assert pieces[-1] == b"\n"
     assert any(first[-1] >= 0xC0 and 0x80 <= second[0] < 0xC0 for first, second in pairwise(pieces))
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "pieces"),
+    [
+        ("abcdef", 3, ["ab", "cd", "ef", "\n"]),
+        ("abcdefg", 3, ["abc", "def", "g", "\n"]),
+        ("abcdefg", 1, ["abcdefg", "\n"]),
+        ("ab", 5, ["a", "b", "\n"]),
+        ("", 3, ["\n"]),
+    ],
+)
+def test_a_line_is_cut_into_so_many_pieces_of_one_length_and_its_newline(text: str, count: int, pieces: list[str]) -> None:
+    assert in_pieces(f"{text}\n".encode(), count) == [piece.encode() for piece in pieces]
+
+
+def test_every_character_of_several_bytes_is_cut_through_at_each_of_them() -> None:
+    line = "aÀÿ\U0001f600b\n".encode()
+    assert in_pieces(line, 1) == [b"a\xc3", b"\x80\xc3", b"\xbf\xf0", b"\x9f", b"\x98", b"\x80b", b"\n"]
