@@ -77,7 +77,7 @@ class Worker:
         self._deaf = DeafLanes(settings.concurrency)
         self._opened_count = 0
         self._ahead = Ahead(settings.concurrency)
-        self._stuck_timer: asyncio.TimerHandle | None = None
+        self._is_watching = False  # over what was claimed ahead
         self._breaks = Breaks(supervisor, executor.context, self._wake)
         self._drained = asyncio.Event()
         self._stopping = False
@@ -139,8 +139,6 @@ class Worker:
         self._stopping = True
         if self._lanes:
             await self._source.remove_consumer(self._consumer)
-        if self._stuck_timer is not None:
-            self._stuck_timer.cancel()
         self._give_back_unstarted()
 
     async def stop(self) -> None:
@@ -191,7 +189,7 @@ class Worker:
             self._give_back_unstarted()
         if not self._breaks.is_due:
             self._wake(len(self._runs))
-        if self._ahead.count and self._stuck_timer is None:
+        if self._ahead.count and not self._is_watching:
             self._watch_unstarted()
 
     def _wake(self, count: int) -> bool:
@@ -205,11 +203,12 @@ class Worker:
     def _watch_unstarted(self) -> None:
         ahead_count = max(0, len(self._runs) - len(self._idle))  # the others have lanes, once the loop turns
         due_count = self._ahead.begun_count + ahead_count
-        self._stuck_timer = self._supervisor.call_later(STUCK_S, "worker", self._check_unstarted, due_count)
+        self._is_watching = True
+        self._supervisor.call_later(STUCK_S, "worker", self._check_unstarted, due_count)
 
     def _check_unstarted(self, due_count: int) -> None:
         """Give back what was claimed ahead if not all of it has begun since."""
-        self._stuck_timer = None
+        self._is_watching = False
         if self._ahead.begun_count < due_count and self._runs:
             count = len(self._runs)
             self._give_back_unstarted()

@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ import kqs.worker.worker
 from kqs.config import WorkerSection
 from kqs.errors import StartupError
 from kqs.executor import Executor
-from kqs.handlers import JobContext, Registry
+from kqs.handlers import Command, JobContext, Registry
 from kqs.job import Run, State
+from kqs.queue.gate import TUNE_EVERY
 from kqs.queue.leases import Lease
 from kqs.worker import Worker
 from kqs.worker.source import Source
@@ -240,11 +242,22 @@ async def test_a_stopping_worker_lets_runs_finish(works: Works) -> None:
     await works.rig.accept(an_accepted(1))
     await within(begun)
     stopping = asyncio.create_task(worker.stop())
-    await asyncio.sleep(0)
+    await until(lambda: worker._consumer.stopped)
+    await idle()
     may_end.set()
     await stopping
     await works.rig.queue.settle()
     assert (await works.rig.record(1)).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+async def test_a_stopped_worker_leaves_no_task_behind_however_often_it_is_stopped(works: Works, has_run: bool) -> None:
+    worker = await use(works, good)
+    if has_run:
+        await run_one(works, 1, type_="good")
+    for _ in range(2):
+        await worker.stop()
+        assert not [name for name in works.rig.supervisor.names if name.startswith("lane")]
 
 
 async def test_what_outlasts_the_grace_is_given_back(works: Works) -> None:
@@ -287,6 +300,194 @@ async def test_runs_claimed_ahead_are_given_back_when_the_ones_before_take_long(
     may_end.set()
     ended = [await works.ended(number) for number in range(500, 510)]
     assert {(record.attempt, record.runs[0].attempt, len(record.runs)) for record in ended} == {(1, 1, 1)}
+    await until(lambda: not worker.busy_count)
+    assert worker._consumer.room == 2 + worker._ahead.count
+
+
+class HeldLooks:
+    """The looks of a worker at what it has claimed ahead: they come when the test says so."""
+
+    def __init__(self, works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._due: list[Callable[[], None]] = []
+        self._call_later = works.rig.supervisor.call_later
+        monkeypatch.setattr(works.rig.supervisor, "call_later", self._hold)
+
+    def _hold(self, delay_s: float, name: str, callback: Callable[..., None], *args: Any, **options: Any) -> object:
+        if name != "worker":
+            return self._call_later(delay_s, name, callback, *args, **options)
+        self._due.append(partial(callback, *args))
+        return None
+
+    @property
+    def count(self) -> int:
+        """Return how many are to come."""
+        return len(self._due)
+
+    def come(self) -> None:
+        """Let the one that is to come be now."""
+        (look,) = self._due
+        self._due.clear()
+        look()
+
+    def come_to_an_end(self) -> None:
+        """Let all be over that are to come now that nothing waits."""
+        while self._due:
+            self.come()
+
+
+class Gates:
+    """A handler whose runs end at once, or when the gate opens that their data names."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, asyncio.Event] = {}
+
+    def open(self, name: str) -> None:
+        self._opened.setdefault(name, asyncio.Event()).set()
+
+    async def __call__(self, data: str | None) -> None:
+        if data is not None:
+            await self._opened.setdefault(data, asyncio.Event()).wait()
+
+
+async def claim_ahead(works: Works, gates: Gates, concurrency: int = 1) -> Worker:
+    """Start a worker, and let it run jobs until it claims some ahead."""
+
+    async def call(data: str | None) -> None:
+        await gates(data)
+
+    works.handle("mail", call)
+    worker = await works.start(concurrency)
+    await works.rig.accept(*(an_accepted(n, data=b"null") for n in range(200)))
+    for number in range(200):
+        await works.ended(number)
+    assert worker._ahead.count > 1
+    return worker
+
+
+@IN_THE_SERVER
+async def test_runs_that_come_after_a_look_are_looked_at_with_the_next(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, gates = HeldLooks(works, monkeypatch), Gates()
+    worker = await claim_ahead(works, gates)
+    looks.come_to_an_end()
+    await works.rig.accept(an_accepted(300, data=b'"first"'), an_accepted(301, data=b"null"))
+    assert (looks.count, worker.waiting_count) == (1, 2)
+    gates.open("first")
+    await works.ended(301)
+    await works.rig.accept(an_accepted(302, data=b'"second"'), an_accepted(303, data=b"null"))
+    await until(lambda: worker.waiting_count == 1)
+    looks.come()
+    assert worker.waiting_count == 1  # what was there at the look before has begun since
+    looks.come()
+    await works.ended(303, State.NEW)
+    assert (worker.waiting_count, worker._ahead.count, looks.count) == (0, 0, 0)
+    gates.open("second")
+    await works.ended(303)
+
+
+@IN_THE_SERVER
+async def test_no_look_is_to_come_once_all_has_begun(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, gates = HeldLooks(works, monkeypatch), Gates()
+    worker = await claim_ahead(works, gates)
+    looks.come_to_an_end()
+    count = worker._ahead.count
+    await works.rig.accept(an_accepted(300, data=b'"gate"'))
+    assert looks.count == 1
+    await until(lambda: worker.busy_count)
+    looks.come()
+    assert (looks.count, worker._ahead.count) == (0, count)
+    gates.open("gate")
+    await works.ended(300)
+
+
+@IN_THE_SERVER
+async def test_a_worker_that_stops_gives_back_what_it_has_claimed_ahead(works: Works) -> None:
+    gates = Gates()
+    worker = await claim_ahead(works, gates)
+    await works.rig.accept(an_accepted(300, data=b'"gate"'), an_accepted(301, data=b"null"))
+    await until(lambda: worker.waiting_count == 1)
+    draining = asyncio.create_task(worker.drain())
+    assert (await works.ended(301, State.NEW)).attempt == 0
+    gates.open("gate")
+    await draining
+    await works.rig.queue.settle()
+    assert (await works.rig.record(300)).state is State.SUCCESS
+    assert (await works.rig.record(301)).state is State.NEW
+
+
+async def test_a_drained_worker_has_ended_what_ran_and_takes_nothing_more(works: Works) -> None:
+    gates = Gates()
+    worker = await claim_ahead(works, gates, concurrency=2)
+    await works.rig.accept(an_accepted(300, data=b'"gate"'))
+    await until(lambda: worker.busy_count)
+    draining = asyncio.create_task(worker.drain())
+    await until(lambda: worker._consumer.stopped)
+    await idle()
+    assert not draining.done()
+    await works.rig.accept(an_accepted(301, data=b"null"))
+    gates.open("gate")
+    async with asyncio.timeout(5):
+        await draining
+    await works.ended(300)
+    assert (await works.rig.record(301)).state is State.NEW
+
+
+async def test_a_worker_that_runs_nothing_is_drained_at_once(works: Works) -> None:
+    worker = await use(works, good)
+    async with asyncio.timeout(5):
+        await worker.drain()
+
+
+@pytest.mark.parametrize(("waits_s", "least", "most"), [(0.0, 64, 64), (0.0048, 12, 20), (1.0, 0, 0)])
+async def test_as_many_runs_are_claimed_ahead_as_lanes_get_through_that_wait_side_by_side(
+    works: Works, waits_s: float, least: int, most: int
+) -> None:
+    waiting: list[asyncio.Future[None]] = []
+
+    async def wait_for_others(data: object) -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        mine = waiting[-1]
+        await asyncio.sleep(0)
+        if len(waiting) == 4:
+            works.rig.clock.advance(waits_s)
+            for future in waiting:
+                future.set_result(None)
+            waiting.clear()
+        await mine
+
+    works.handle("mail", wait_for_others)
+    worker = await works.start(concurrency=4)
+    await works.rig.accept(*(an_accepted(n) for n in range(TUNE_EVERY)))
+    for number in range(TUNE_EVERY):
+        await works.ended(number)
+    await until(lambda: not worker.busy_count)
+    assert least <= worker._ahead.count <= most
+    assert (worker._consumer.room, worker._consumer.worth) == (4 + worker._ahead.count, worker._ahead.worth)
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_as_many_runs_are_claimed_ahead_as_the_loop_gets_through_that_never_let_it_go(
+    works: Works, is_told: bool
+) -> None:
+    async def holds(data: object) -> None:
+        works.rig.clock.advance(0.0048)
+
+    async def holds_told(data: object, job: JobContext) -> None:
+        works.rig.clock.advance(0.0048)
+
+    works.handle("mail", holds_told if is_told else holds)
+    worker = await works.start(concurrency=4)
+    await works.rig.accept(*(an_accepted(n) for n in range(TUNE_EVERY)))
+    for number in range(TUNE_EVERY):
+        await works.ended(number)
+    await until(lambda: worker._ahead.count)
+    assert worker._ahead.count == 4
+
+
+async def test_a_command_that_is_not_there_is_told_from_the_start_on(works: Works) -> None:
+    works.registry = works.registry.with_commands({"mail": Command(["/nowhere/resize"], "/")})
+    worker = await works.start()
+    (problem,) = worker.problems()
+    assert problem.startswith("the command of type 'mail' cannot be started: ")
 
 
 async def test_a_worker_without_lanes_takes_nothing(works: Works) -> None:
@@ -763,7 +964,10 @@ async def test_a_stop_waits_for_no_handler_that_ignores_its_cancellation(works: 
         await worker.stop()
 
 
-async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_others_get_the_loop_while_runs_never_let_it_go(
+    works: Works, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
     monkeypatch.setattr(kqs.worker.breaks, "SLICE_S", 0.0)
     turns: list[int] = []
     ended = 0
@@ -772,12 +976,15 @@ async def test_others_get_the_loop_while_runs_never_let_it_go(works: Works, monk
         nonlocal ended
         ended += 1
 
+    async def never_waits_told(data: object, job: JobContext) -> None:
+        await never_waits(data)
+
     def turn() -> None:
         turns.append(ended)
         if ended < 300:
             asyncio.get_running_loop().call_soon(turn)
 
-    works.handle("mail", never_waits)
+    works.handle("mail", never_waits_told if is_told else never_waits)
     await works.start(concurrency=50)
     await works.rig.accept(*(an_accepted(n) for n in range(300)))
     turn()
