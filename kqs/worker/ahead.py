@@ -43,7 +43,7 @@ class Ahead:
         #: at how many begun runs it is time to `tune`
         self.tune_at = TUNE_EVERY
         self.count = 0
-        #: runs that have begun; and how long those took that have ended since the last `tune`
+        #: runs that have begun; and how long those took that have ended since the last `tune`, but not in their first step
         self.begun_count = 0
         self.busy_s = 0.0
 

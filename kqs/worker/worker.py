@@ -220,8 +220,7 @@ class Worker:
     def _reach(self, change: int) -> None:
         """Let so many more runs be claimed ahead, or fewer if it is negative."""
         self._consumer.worth = self._ahead.worth
-        if change:
-            self._consumer.grow(change)
+        self._consumer.grow(change)
 
     def _open_lane(self) -> None:
         lane = Lane(f"lane-{self._opened_count}", self._run_lost)
@@ -304,7 +303,6 @@ class Worker:
             if now >= until or self._stopping or not task.is_clean():
                 break
         self._ahead.begun_count += over_count + (begun is not None)
-        self._ahead.busy_s += now - began_at
         self._breaks.charge(now - began_at)
         if over_count:
             self._end(over_count)

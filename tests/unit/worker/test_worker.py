@@ -8,6 +8,7 @@ import itertools
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -437,28 +438,29 @@ async def test_a_worker_that_runs_nothing_is_drained_at_once(works: Works) -> No
         await worker.drain()
 
 
-@pytest.mark.parametrize(("waits_s", "least", "most"), [(0.0, 64, 64), (0.0048, 12, 20), (1.0, 0, 0)])
+@pytest.mark.parametrize(("each_s", "least", "most"), [(0.0, 64, 64), (0.0012, 12, 20), (1.0, 0, 0)])
 async def test_as_many_runs_are_claimed_ahead_as_lanes_get_through_that_wait_side_by_side(
-    works: Works, waits_s: float, least: int, most: int
+    works: Works, each_s: float, least: int, most: int
 ) -> None:
-    waiting: list[asyncio.Future[None]] = []
+    """Each run ends as the third after it has begun, so one ends in `each_s`."""
+    waiting: deque[asyncio.Event] = deque()
 
     async def wait_for_others(data: object) -> None:
-        waiting.append(asyncio.get_running_loop().create_future())
-        mine = waiting[-1]
+        may_end = asyncio.Event()
+        waiting.append(may_end)
         await asyncio.sleep(0)
+        works.rig.clock.advance(each_s)
         if len(waiting) == 4:
-            works.rig.clock.advance(waits_s)
-            for future in waiting:
-                future.set_result(None)
-            waiting.clear()
-        await mine
+            waiting.popleft().set()
+        await may_end.wait()
 
     works.handle("mail", wait_for_others)
     worker = await works.start(concurrency=4)
-    await works.rig.accept(*(an_accepted(n) for n in range(TUNE_EVERY)))
+    await works.rig.accept(*(an_accepted(n) for n in range(TUNE_EVERY + 3)))
     for number in range(TUNE_EVERY):
         await works.ended(number)
+    for may_end in waiting:
+        may_end.set()
     await until(lambda: not worker.busy_count)
     assert least <= worker._ahead.count <= most
     assert (worker._consumer.room, worker._consumer.worth) == (4 + worker._ahead.count, worker._ahead.worth)
