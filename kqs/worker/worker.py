@@ -81,7 +81,6 @@ class Worker:
         self._breaks = Breaks(supervisor, executor.context, self._wake)
         self._drained = asyncio.Event()
         self._stopping = False
-        self._is_ending = False
         self._closing = False
         self._consumer = Consumer(name, types, settings.concurrency, self._deliver, can_wait=True)
         self.done_count = 0
@@ -142,10 +141,10 @@ class Worker:
         self._give_back_unstarted()
 
     async def stop(self) -> None:
-        """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it."""
-        if self._is_ending:
-            return
-        self._is_ending = True
+        """Take no more; let runs finish for `grace_s`; give the rest back; return when no handler runs, or heeds it.
+
+        Idempotent; who calls it meanwhile waits as well.
+        """
         await self._take_no_more()
         if self._working_count:
             await self._grace()

@@ -251,6 +251,22 @@ async def test_a_stopping_worker_lets_runs_finish(works: Works) -> None:
     assert (await works.rig.record(1)).state is State.SUCCESS
 
 
+async def test_who_stops_a_worker_that_is_stopping_waits_for_its_runs_as_well(works: Works) -> None:
+    gates = Gates()
+    worker = await claim_ahead(works, gates, concurrency=2)
+    await works.rig.accept(an_accepted(300, data=b'"gate"'))
+    await until(lambda: worker.busy_count)
+    first = asyncio.create_task(worker.stop())
+    await until(lambda: worker._consumer.stopped)
+    again = asyncio.create_task(worker.stop())
+    await idle()
+    assert not again.done()
+    gates.open("gate")
+    await again
+    assert first.done()
+    await works.ended(300)
+
+
 @pytest.mark.parametrize("has_run", [False, True])
 async def test_a_stopped_worker_leaves_no_task_behind_however_often_it_is_stopped(works: Works, has_run: bool) -> None:
     worker = await use(works, good)
