@@ -40,6 +40,28 @@ def test_one_long_look_does_not_end_it_and_several_do() -> None:
     assert tuned(0.001, *[10.0] * 30).count == 0
 
 
+def test_each_look_counts_what_came_since_the_last_and_a_quarter_of_all() -> None:
+    assert tuned(AHEAD_S, *[0.0] * 8).count == int(LANES / 0.75**8)
+
+
+@pytest.mark.parametrize(
+    ("run_s", "worth"), [(LANES, 1), (AHEAD_S * LANES / 3, 1), (AHEAD_S, 1 + LANES // 4), (0.0, 1 + 4 * LANES)]
+)
+def test_the_more_are_claimed_ahead_the_more_room_is_worth_a_claim(run_s: float, worth: int) -> None:
+    assert tuned(run_s).worth == worth
+
+
+def test_it_takes_six_looks_at_short_runs_to_claim_ahead_again_of_those_that_hold_others_up() -> None:
+    ahead = tuned(0.0)
+    ahead.get_stuck()
+    counts = []
+    for _ in range(6):
+        ahead.begun_count += TUNE_EVERY
+        ahead.tune()
+        counts.append(ahead.count)
+    assert counts == [0, 0, 0, 0, 0, 1]
+
+
 def test_none_is_claimed_ahead_of_runs_that_hold_others_up_until_they_are_short_again() -> None:
     ahead = tuned(0.0)
     assert ahead.get_stuck() == -LANES * MAX_AHEAD_PER_LANE
