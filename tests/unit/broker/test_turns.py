@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +63,13 @@ def test_too_many_debts_at_once_are_dropped() -> None:
     sharing, waiting = Turns(), {f"type-{number}": 1 for number in range(turns._MAX_REMEMBERED + 1)}
     sharing.share(waiting, waiting, len(waiting))
     assert not sharing._debts
+
+
+def test_who_is_in_debt_is_remembered_among_types_without_end_that_have_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_MAX_REMEMBERED", 10)
+    sharing = Turns()
+    sharing.share({"slow": 1}, {"slow": 1}, 1)
+    for number in range(20):
+        sharing.share({"steady": 1, f"type-{number}": 1}, {"steady": 100, f"type-{number}": 100}, 2)
+    assert len(sharing._debts) <= 10 + 2
+    assert sharing.share({"steady": 100, "slow": 1}, {"steady": 100, "slow": 1}, 50) == {"steady": 50}
