@@ -117,8 +117,8 @@ class Runs:
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
 
-        `on_lost` is called if a deadline of the run passes; it is judged by then. now: when it began, if that is known.
-        is_remote: as for `Lease`.
+        `on_lost` is called if a deadline of the run passes, or its job is called off; what is said of it then is stale.
+        now: when it began, if that is known. is_remote: as for `Lease`.
         """
         if self._events.is_heard:
             self._events.started(run)
@@ -142,6 +142,15 @@ class Runs:
     def _over_limited(self, run: Run, report: Report) -> None:
         # each commit of ends is flushed, and what the next runs wait for is a claim
         self.reporter.add(run, report, may_wait=run.type in self._gates)
+        self._free(run, report)
+
+    def _over_lost(self, run: Run, report: Report) -> None:
+        """As `over`, of a run that is being cancelled: by the loop's next turn a handler that heeds that has ended."""
+        self.reporter.add(run, report, may_wait=run.type in self._gates)
+        if self._gates:
+            self._supervisor.call_soon("queue", self._free, run, report)
+
+    def _free(self, run: Run, report: Report) -> None:
         self._admission.over(run, has_begun=report.has_begun)
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:
@@ -152,11 +161,12 @@ class Runs:
         self._ended(lease, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
         return True
 
-    def _ended(self, lease: Lease, report: Report) -> None:
+    def _ended(self, lease: Lease, report: Report, *, is_lost: bool = False) -> None:
         """Take the report of a run that has a lease, and with it what it has said of its progress."""
         if self.saves or lease.context.is_unsent or lease.run.progress is not None:
             self.saves.close(lease.context, report)
-        self.over(_in_line(lease.run, report), report)
+        over = self._over_lost if is_lost else self.over
+        over(_in_line(lease.run, report), report)
 
     def save(self, lease: Lease, progress: bytes, told: Told) -> None:
         """Keep how far a run in progress is; `told` is called when it is kept, and with False if the run turns out to be over.
@@ -216,8 +226,7 @@ class Runs:
         if lease.on_cancel is not None:
             lease.on_cancel(lease)
         elif self._leases.end(lease):
-            self._ended(lease, self._judge.called_off(lease.run, lease.options, self._now()))
-            lease.on_lost(lease)
+            self._lost(lease, self._judge.called_off(lease.run, lease.options, self._now()))
 
     async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
         """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.
@@ -292,8 +301,12 @@ class Runs:
             judged = self._judge.ghost(lease.run, lease.options, now, reason)
         log.warning("run lost", id=lease.run.claim.id, attempt=lease.run.attempt, reason=reason)
         judged.by_watcher = lease.run.held
-        self._ended(lease, judged)
+        self._lost(lease, judged)
+
+    def _lost(self, lease: Lease, judged: Report) -> None:
+        """Have whoever has a run end it, and judge it."""
         lease.on_lost(lease)
+        self._ended(lease, judged, is_lost=True)
 
     @property
     def count(self) -> int:

@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,9 +152,9 @@ class OwnersAccount:
 
     def _check_limit(self, runs: Sequence[Began]) -> None:
         limited = [run for run in runs if run.key in self.limited]
-        steps = [(run.began_at, 1) for run in limited] + [(self._over_at(run), -1) for run in limited]
-        most = max(accumulate(step for _, step in sorted(steps)), default=0)
-        assert most <= MOST_LIMITED, f"{most} ran at once of what is limited to {MOST_LIMITED}"
+        for run in limited:
+            at_once = [one for one in limited if one.began_at <= run.began_at < self._over_at(one)]
+            assert len(at_once) <= MOST_LIMITED, f"{len(at_once)} at once of what is limited to {MOST_LIMITED}: {at_once}"
 
     def _check_copies(self, runs: Sequence[Began], records: dict[str, dict[str, Any]]) -> None:
         """Each has all of its copies, or none if it was not acknowledged, and none twice; all have run."""

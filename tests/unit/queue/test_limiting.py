@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,33 @@ async def test_new_jobs_beyond_the_limit_wait_and_begin_as_others_end(rig: Rig) 
     await hand.end(second)
     await hand.end(third)
     assert (await hand.take()).claim.order == ORDER + 3
+
+
+@pytest.mark.parametrize("how", ["its job is called off", "its ttr is over"])
+async def test_a_run_that_is_cancelled_has_a_turn_of_the_loop_before_its_slot_is_free(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    hand, limits = rig.hand(1), rig.queue.admission.limits
+    await say(rig, max_running=1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    said: list[str] = []
+    free = limits.free
+
+    def freed(*of: Any, **how: Any) -> None:
+        said.append("free")
+        free(*of, **how)
+
+    monkeypatch.setattr(limits, "free", freed)
+    hand.leases[run.claim.id].on_lost = lambda _lease: said.append("cancelled")
+    if how == "its ttr is over":
+        rig.clock.advance(3600)
+        rig.queue.runs.look_again()
+    else:
+        rig.queue.runs.call_off([run.claim])
+    assert said == ["cancelled"]
+    await asyncio.sleep(0)
+    assert said == ["cancelled", "free"]
 
 
 async def test_it_holds_no_lane(rig: Rig) -> None:
