@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from kqs.config import StoreSection
 from kqs.filter import Filter
-from kqs.job import Accepted, After, Entry, Report, Run, State
+from kqs.job import Accepted, After, Entry, Run, State
 from kqs.store.base import CALL_S, Verb
 from kqs.store.rotation import Turn, line_of, share_of, turned
 from kqs.store.sqlite import SqliteStore
@@ -23,6 +23,7 @@ from kqs.store.sqlite.heads import Heads
 from tests.contract.change_contract import change
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
+from tests.support.jobs import a_report
 from tests.support.supervising import StrictSupervisor
 
 T = TypeVar("T")
@@ -139,14 +140,8 @@ class LineMachine(RuleBasedStateMachine):
         self._report([self.running.pop(order) for order in chosen], end, delay, prio)
 
     def _report(self, runs: list[Run], end: State, delay: float = 0.0, prio: int | None = None) -> None:
-        now, reports = self.clock.now(), []
-        for run in runs:
-            one = Report(run.claim, run.type, end, end.word, now, returned=run.returned)
-            if end is State.NEW:
-                one.state, one.has_begun = State(run.waited_as) if run.waited_as != State.PROCESSING else State.NEW, False
-            elif end in (State.RETRY, State.GHOST):
-                one.due_at, one.prio = now + delay if delay else 0.0, prio
-            reports.append(one)
+        now = self.clock.now()
+        reports = [a_report(run, end, now, delay, prio) for run in runs]
         verdicts = self.run(self.store.report(reports))
         cancelled = [run for run, is_taken in zip(runs, verdicts, strict=True) if is_taken is None]
         assert all(is_taken is not False for is_taken in verdicts)

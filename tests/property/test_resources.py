@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, Entry, Report, Run, State, first_run
+from kqs.job import Accepted, Entry, Run, State, first_run
 from kqs.store.base import CALL_S, Store
 from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
+from tests.support.jobs import a_report
 from tests.support.mongodb import a_database, client_of, mongodb
 from tests.support.supervising import StrictSupervisor
 
@@ -126,13 +127,9 @@ class ResourceMachine(RuleBasedStateMachine):
     def _report(self, runs: list[Run], end: State, delay: float = 0.0, prio: int | None = None) -> None:
         now, reports = self.clock.now(), []
         for run in runs:
-            one = Report(run.claim, run.type, end, end.word, now, returned=run.returned)
-            if end is State.NEW:
-                one.state, one.has_begun = State(run.waited_as) if run.waited_as != State.PROCESSING else State.NEW, False
-            elif end in (State.RETRY, State.GHOST):
-                one.due_at = now + delay if delay else 0.0
-                if prio is not None:
-                    one.prio = self.jobs[run.claim.id].prio = prio
+            one = a_report(run, end, now, delay, prio)
+            if one.prio is not None:
+                self.jobs[run.claim.id].prio = one.prio
             reports.append(one)
         assert self.runner.run(self.store.report(reports)) == [True] * len(runs)
 

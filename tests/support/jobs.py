@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kqs.job import Accepted, Claim, Run
+from kqs.job import Accepted, Claim, Report, Run, State
 
 NOW = 1_800_000_000.0
 ORDER = int(NOW * 1_000_000)
@@ -30,3 +30,13 @@ def a_run(
     order = ORDER + number
     claim = Claim(order, f"{order:013x}-0000beef", attempt, 1)
     return Run(claim, type_, 10_000, b"null", options, failures, ghosts, interrupted, started_at=NOW)
+
+
+def a_report(run: Run, end: State, now: float, delay_s: float = 0.0, prio: int | None = None) -> Report:
+    """How a run has ended. end: NEW: it never began, and its job waits as before. delay_s, prio: where it is to run again."""
+    report = Report(run.claim, run.type, end, end.word, now, returned=run.returned)
+    if end is State.NEW:
+        report.state, report.has_begun = State(run.waited_as) if run.waited_as != State.PROCESSING else State.NEW, False
+    elif end in (State.RETRY, State.GHOST):
+        report.due_at, report.prio = now + delay_s if delay_s else 0.0, prio
+    return report

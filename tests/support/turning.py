@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from kqs.outpost.line import Line
+
+T = TypeVar("T")
 
 WITHIN_S = 20
 #: turns after which nothing more comes of what needs neither a thread, a socket nor a timer: tasks that wake each other take
@@ -18,6 +21,13 @@ async def until(condition: Callable[[], object], within_s: float = WITHIN_S) -> 
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0)
+
+
+async def started(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start `work` and let it come to its first wait."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    return task
 
 
 async def idle() -> None:

@@ -2,7 +2,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -29,7 +29,7 @@ from kqs.errors import CallError
 from kqs.ids import ID_PATTERN, Ids
 from kqs.pauses import Pauses
 from tests.support.line_server import Line, LineServer
-from tests.support.turning import until
+from tests.support.turning import started, until
 
 T = TypeVar("T")
 
@@ -45,22 +45,9 @@ def refuse(line: Line) -> Line:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[LineServer]:
-    async with LineServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def client(server: LineServer) -> AsyncIterator[Client]:
     async with Client(server.address) as client:
         yield client
-
-
-async def task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start `work` and let it come to its first wait."""
-    started = asyncio.create_task(work)
-    await asyncio.sleep(0)
-    return started
 
 
 async def test_call_returns_its_result() -> None:
@@ -82,7 +69,7 @@ async def test_unix_socket_serves_as_well(tmp_path: Path) -> None:
 
 
 async def test_answers_may_come_in_any_order(server: LineServer, client: Client) -> None:
-    calls = [await task(client.call("echo", number)) for number in range(3)]
+    calls = [await started(client.call("echo", number)) for number in range(3)]
     await server.got(3)
     for index in (2, 0, 1):
         server.answer(index, f"answer {index}")
@@ -97,7 +84,7 @@ async def test_calls_of_one_tick_are_one_write(server: LineServer, client: Clien
 
 
 async def test_intermediate_answers_are_not_the_end(server: LineServer, client: Client) -> None:
-    call = await task(client.call("insert", {}))
+    call = await started(client.call("insert", {}))
     await server.got(1)
     peer, line = server.calls[0]
     peer.send({"v": 1, "id": line["id"], "e": None, "s": "ok", "m": "id"})
@@ -107,7 +94,7 @@ async def test_intermediate_answers_are_not_the_end(server: LineServer, client: 
 
 async def test_more_calls_than_allowed_wait_for_a_free_place(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=2) as client:
-        calls = [await task(client.call("echo", number)) for number in range(3)]
+        calls = [await started(client.call("echo", number)) for number in range(3)]
         assert len(await server.got(2)) == 2
         server.answer(0, "x")
         assert await calls[0] == "x"
@@ -115,7 +102,7 @@ async def test_more_calls_than_allowed_wait_for_a_free_place(server: LineServer)
 
 
 async def test_insert_carries_an_id_of_its_own(server: LineServer, client: Client) -> None:
-    call = await task(client.insert("mail", {"to": "me"}, prio="high"))
+    call = await started(client.insert("mail", {"to": "me"}, prio="high"))
     [line] = await server.got(1)
     job_id = line["m"].pop("id")
     assert (line["n"], line["m"]) == ("insert", {"type": "mail", "data": {"to": "me"}, "prio": "high"})
@@ -137,7 +124,7 @@ async def test_insert_many_is_one_array_with_ids() -> None:
 
 
 async def test_lost_connection_fails_the_calls_in_flight(server: LineServer, client: Client) -> None:
-    call = await task(client.call("quit"))
+    call = await started(client.call("quit"))
     await server.got(1)
     server.drop()
     with pytest.raises(ConnectionLostError, match="lost"):
@@ -145,7 +132,7 @@ async def test_lost_connection_fails_the_calls_in_flight(server: LineServer, cli
 
 
 async def test_lost_insert_is_sent_again_under_its_id(server: LineServer, client: Client) -> None:
-    call = await task(client.insert("mail"))
+    call = await started(client.insert("mail"))
     await server.got(1)
     server.drop()
     first, second = await server.got(2)
@@ -155,7 +142,7 @@ async def test_lost_insert_is_sent_again_under_its_id(server: LineServer, client
 
 
 async def test_inserts_survive_a_server_that_is_away_for_a_while(server: LineServer, client: Client) -> None:
-    calls = [await task(client.insert("mail", number)) for number in range(3)]
+    calls = [await started(client.insert("mail", number)) for number in range(3)]
     await server.got(3)
     server.stop()
     assert not any(call.done() for call in calls)
@@ -168,12 +155,12 @@ async def test_inserts_survive_a_server_that_is_away_for_a_while(server: LineSer
 
 
 async def test_call_made_without_connection_waits_for_the_next(server: LineServer, client: Client) -> None:
-    lost = await task(client.call("ping"))
+    lost = await started(client.call("ping"))
     await server.got(1)
     server.drop()
     with pytest.raises(ConnectionLostError):
         await lost
-    call = await task(client.call("echo", "later"))
+    call = await started(client.call("echo", "later"))
     await server.got(2)
     server.answer(1, "pong")
     assert await call == "pong"
@@ -188,7 +175,7 @@ async def test_server_that_stays_away_is_told(server: LineServer) -> None:
     lost: list[str] = []
     async with Client(server.address, timeout_s=0.2) as client:
         client.on_lost = lost.append
-        call = await task(client.insert("mail"))
+        call = await started(client.insert("mail"))
         await server.got(1)
         server.stop()
         with pytest.raises(ConnectionLostError, match="could not be reached again: connection refused"):
@@ -205,7 +192,7 @@ async def test_who_waits_for_a_place_hears_first_how_the_last_call_ended(server:
 
 
 async def test_what_was_answered_while_the_process_was_stopped_is_not_late(server: LineServer, client: Client) -> None:
-    call = await task(client.call("ping", timeout_s=0.3))
+    call = await started(client.call("ping", timeout_s=0.3))
     await server.got(1)
     to_client = server.peers[0].transport.get_extra_info("socket").fileno()
     loop = asyncio.get_running_loop()
@@ -223,7 +210,7 @@ async def test_what_was_answered_while_the_process_was_stopped_is_not_late(serve
 
 
 async def test_a_call_that_is_not_answered_is_late_though_the_process_was_stopped(server: LineServer, client: Client) -> None:
-    call = await task(client.call("ping", timeout_s=0.3))
+    call = await started(client.call("ping", timeout_s=0.3))
     await server.got(1)
     time.sleep(0.8)  # noqa: ASYNC251 - holding the loop up is the test
     with pytest.raises(CallTimeoutError):
@@ -233,7 +220,7 @@ async def test_a_call_that_is_not_answered_is_late_though_the_process_was_stoppe
 async def test_late_answer_is_nobodys(server: LineServer, client: Client) -> None:
     with pytest.raises(CallTimeoutError):
         await client.call("ping", timeout_s=0.01)
-    call = await task(client.call("ping"))
+    call = await started(client.call("ping"))
     await server.got(2)
     server.answer(0, "late")
     server.answer(1, "pong")
@@ -241,7 +228,7 @@ async def test_late_answer_is_nobodys(server: LineServer, client: Client) -> Non
 
 
 async def test_cancelled_call_leaves_the_others_alone(server: LineServer, client: Client) -> None:
-    cancelled, call = await task(client.call("a")), await task(client.call("b"))
+    cancelled, call = await started(client.call("a")), await started(client.call("b"))
     await server.got(2)
     cancelled.cancel()
     server.answer(0, 0)
@@ -254,7 +241,7 @@ async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(ser
     client.on_lost = lambda reason: lost.set()
     server.drop()
     await lost.wait()
-    cancelled, call = await task(client.insert("t", "cancelled")), await task(client.insert("t", "wanted"))
+    cancelled, call = await started(client.insert("t", "cancelled")), await started(client.insert("t", "wanted"))
     cancelled.cancel()
     lines = await server.got(1)
     server.answer(0, "id")
@@ -265,7 +252,7 @@ async def test_call_cancelled_while_there_is_no_connection_is_not_sent_later(ser
 
 async def test_waiting_for_a_place_is_part_of_a_calls_time(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=1) as client:
-        first = await task(client.call("a", timeout_s=5))
+        first = await started(client.call("a", timeout_s=5))
         with pytest.raises(CallTimeoutError, match="in time"):
             await client.call("b", timeout_s=0.01)
         await server.got(1)
@@ -276,10 +263,10 @@ async def test_waiting_for_a_place_is_part_of_a_calls_time(server: LineServer) -
 
 async def test_a_place_that_comes_too_late_goes_to_the_next(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=1) as client:
-        late = [await task(client.call(name, timeout_s=0.01)) for name in "abb"]
+        late = [await started(client.call(name, timeout_s=0.01)) for name in "abb"]
         assert {type(error) for error in await asyncio.gather(*late, return_exceptions=True)} == {CallTimeoutError}
         assert [line["n"] for _, line in server.calls] == ["a"]
-        last = await task(client.call("c"))
+        last = await started(client.call("c"))
         await server.got(2)
         server.answer(1, "here")
         assert await last == "here"
@@ -294,7 +281,7 @@ async def test_too_long_line_is_refused_before_it_is_sent(server: LineServer) ->
 
 
 async def test_unnamed_too_large_means_the_longest_line(server: LineServer, client: Client) -> None:
-    short, long = await task(client.call("echo", "x")), await task(client.call("echo", "x" * 100))
+    short, long = await started(client.call("echo", "x")), await started(client.call("echo", "x" * 100))
     await server.got(2)
     server.calls[0][0].send({"v": 1, "id": None, "e": {"message": "line too long", "code": "too_large"}, "s": "err"})
     server.answer(0, "x")
@@ -304,7 +291,7 @@ async def test_unnamed_too_large_means_the_longest_line(server: LineServer, clie
 
 
 async def test_other_unnamed_errors_may_mean_any_call(server: LineServer, client: Client) -> None:
-    calls = [await task(client.call("echo", number)) for number in range(2)]
+    calls = [await started(client.call("echo", number)) for number in range(2)]
     await server.got(2)
     server.calls[0][0].send(UNREADABLE)
     for call in calls:
@@ -313,13 +300,13 @@ async def test_other_unnamed_errors_may_mean_any_call(server: LineServer, client
 
 
 async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other(server: LineServer, client: Client) -> None:
-    inserts = [await task(client.insert("mail", number)) for number in range(3)]
+    inserts = [await started(client.insert("mail", number)) for number in range(3)]
     await server.got(3)
     server.answer(2, "in")
     server.calls[0][0].send(UNREADABLE)
     server.calls[0][0].send(UNREADABLE)
     assert (await server.got(4))[3]["m"]["data"] == 0
-    later = await task(client.call("echo", "later"))
+    later = await started(client.call("echo", "later"))
     server.calls[3][0].send(UNREADABLE)
     with pytest.raises(CallError, match="what"):
         await inserts[0]
@@ -332,7 +319,7 @@ async def test_unnamed_error_is_told_to_the_insert_that_it_means_and_to_no_other
 
 
 async def test_connection_lost_in_a_trial_is_no_verdict(server: LineServer, client: Client) -> None:
-    inserts = [await task(client.insert("mail", number)) for number in range(2)]
+    inserts = [await started(client.insert("mail", number)) for number in range(2)]
     await server.got(2)
     server.calls[0][0].send(UNREADABLE)
     await server.got(3)
@@ -345,7 +332,7 @@ async def test_connection_lost_in_a_trial_is_no_verdict(server: LineServer, clie
 
 
 async def test_unnamed_error_about_the_connection_means_every_call(server: LineServer, client: Client) -> None:
-    calls = [await task(client.insert("mail")), await task(client.call("ping"))]
+    calls = [await started(client.insert("mail")), await started(client.call("ping"))]
     await server.got(2)
     server.calls[0][0].send({"v": 1, "e": {"message": "too many connections", "code": "busy"}, "s": "err"})
     for call in calls:
@@ -362,7 +349,7 @@ async def test_line_that_no_server_reads_is_refused_before_it_is_sent(server: Li
 
 
 async def test_server_that_speaks_otherwise_is_left(server: LineServer, client: Client) -> None:
-    call = await task(client.call("ping"))
+    call = await started(client.call("ping"))
     await server.got(1)
     server.peers[0].transport.write(b"HTTP/1.1 400 Bad Request\r\n")
     with pytest.raises(ConnectionLostError, match="no answer"):
@@ -394,7 +381,7 @@ async def test_missing_socket_is_told(tmp_path: Path) -> None:
 
 async def test_closing_fails_what_is_in_flight(server: LineServer) -> None:
     async with Client(server.address) as client:
-        call = await task(client.insert("mail"))
+        call = await started(client.insert("mail"))
     with pytest.raises(ConnectionLostError, match="closed"):
         await call
 
@@ -409,7 +396,7 @@ async def test_closed_client_refuses_calls(server: LineServer) -> None:
 
 async def test_closing_ends_the_reconnecting(server: LineServer) -> None:
     async with Client(server.address) as client:
-        lost = await task(client.call("ping"))
+        lost = await started(client.call("ping"))
         await server.got(1)
         server.stop()
         with pytest.raises(ConnectionLostError):
@@ -466,7 +453,7 @@ async def test_client_tries_again_until_the_server_is_back(server: LineServer) -
         return link
 
     async with Client(server.address, open_link=open_at_first_and_the_fourth_time) as client:
-        call = await task(client.insert("mail"))
+        call = await started(client.insert("mail"))
         await server.got(1)
         server.drop()
         await server.got(2)
@@ -484,14 +471,14 @@ async def test_a_server_that_closes_each_connection_is_not_back(
         return 0.0
 
     monkeypatch.setattr(Pauses, "next_spread_s", no_wait)
-    call = await task(client.insert("mail"))
+    call = await started(client.insert("mail"))
     for count in range(1, 5):
         await server.got(count)
         server.drop()
     await server.got(5)
     server.answer(4, "id")
     assert (await call, waits) == ("id", [0.05, 0.1, 0.2, 0.4])
-    again = await task(client.insert("mail"))
+    again = await started(client.insert("mail"))
     await server.got(6)
     server.drop()
     await server.got(7)
@@ -511,7 +498,7 @@ async def test_connection_that_ends_at_once_is_opened_again(server: LineServer, 
 
     monkeypatch.setattr(Link, "open", open_and_lose_the_first)
     async with Client(server.address) as client:
-        call = await task(client.call("ping"))
+        call = await started(client.call("ping"))
         await server.got(1)
         server.answer(0, "pong")
         assert await call == "pong"
@@ -520,7 +507,7 @@ async def test_connection_that_ends_at_once_is_opened_again(server: LineServer, 
 async def test_lines_wait_while_the_server_does_not_read(server: LineServer, client: Client) -> None:
     assert isinstance(client._calls._link, Link)
     client._calls._link.pause_writing()
-    calls = [await task(client.call("echo", number)) for number in range(2)]
+    calls = [await started(client.call("echo", number)) for number in range(2)]
     client._calls._link.resume_writing()
     await server.got(2)
     assert server.reads == [2]
@@ -634,7 +621,7 @@ async def test_json_of_several_lines_is_sent_as_one(text: bytes) -> None:
     "value", [msgspec.Raw(b"null"), [None, b"x", UUID(int=0), datetime(2026, 1, 1), Decimal(1)], (None, 2**70)]
 )
 async def test_what_no_number_can_hide_in_is_sent(client: Client, server: LineServer, value: object) -> None:
-    (await task(client.insert("t", value))).cancel()
+    (await started(client.insert("t", value))).cancel()
 
 
 async def test_null_is_still_a_value() -> None:
@@ -700,7 +687,7 @@ async def test_what_is_no_call_is_refused_by_what_is_wrong_with_it(server: LineS
 
 @pytest.mark.parametrize("arg", [b"", b" ", b"nope", b"1 2", b'{"a":', b"1}", b'1,"id":7', b"NaN", b"[" * 5000])
 async def test_an_argument_that_is_no_json_disturbs_no_other_call(arg: bytes, server: LineServer, client: Client) -> None:
-    other = await task(client.call("echo"))
+    other = await started(client.call("echo"))
     with pytest.raises(CallError) as caught:
         await client.start("echo", arg)
     assert caught.value.call_code == "bad_json"

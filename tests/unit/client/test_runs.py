@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from msgspec import Raw
 from kqs.client import Client, ConnectionLostError, Report, Run
 from kqs.errors import CallError
 from tests.support.line_server import LineServer
-from tests.support.turning import until
+from tests.support.turning import started, until
 
 
 def a_run(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -32,18 +32,6 @@ def called(lines: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     return [(line["n"], line["m"]) for line in lines]
 
 
-async def task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    started = asyncio.create_task(work)
-    await asyncio.sleep(0)
-    return started
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[LineServer]:
-    async with LineServer() as server:
-        yield server
-
-
 @pytest.fixture
 async def client(server: LineServer) -> AsyncIterator[Client]:
     async with Client(server.address, timeout_s=10) as client:
@@ -51,7 +39,7 @@ async def client(server: LineServer) -> AsyncIterator[Client]:
 
 
 async def test_reserve_returns_runs_with_their_data(server: LineServer, client: Client) -> None:
-    asking = await task(client.reserve(["mail"], 5, 60, worker="me"))
+    asking = await started(client.reserve(["mail"], 5, 60, worker="me"))
     assert called(await server.got(1)) == [("reserve", {"types": ["mail"], "count": 5, "wait": 60, "worker": "me"})]
     server.answer(0, [a_run(1, auto_touch=True, progress=[1, {}]), a_run(2, time_limit=5.0)])
     first, second = await asking
@@ -67,7 +55,7 @@ async def test_a_reserve_that_waits_for_no_number_of_seconds_is_refused_by_name(
 
 
 async def test_a_cancelled_reserve_gives_back_what_was_on_its_way(server: LineServer, client: Client) -> None:
-    asking = await task(client.reserve(["mail"], wait_s=60))
+    asking = await started(client.reserve(["mail"], wait_s=60))
     (line,) = await server.got(1)
     asking.cancel()
     await asyncio.wait([asking])
@@ -119,7 +107,7 @@ async def test_work_gives_runs_as_they_come_until_the_server_ends_it(server: Lin
 async def test_all_that_are_there_can_be_taken_at_once(server: LineServer, client: Client) -> None:
     async with client.work(["mail"], room=3) as work:
         await server.got(1)
-        taking = await task(work.take())
+        taking = await started(work.take())
         tell(server, 0, [a_run(1), a_run(2)])
         assert [run.id for run in await taking] == ["id-1", "id-2"]
 
@@ -168,14 +156,14 @@ async def test_held_runs_stay_over_a_lost_connection(server: LineServer, client:
         with pytest.raises(ConnectionLostError):
             await anext(work)
     assert (first.is_held, first.is_over, second.is_over) == (True, False, False)
-    asking = await task(client.reserve(["mail"], worker="me", hold=True))
+    asking = await started(client.reserve(["mail"], worker="me", hold=True))
     assert called(await server.got(2))[1] == (
         "reserve",
         {"types": ["mail"], "count": 1, "wait": 0.0, "worker": "me", "hold": True},
     )
     server.answer(1, [a_run(3)])
     (third,) = await asking
-    saying = await task(client.finish(first))
+    saying = await started(client.finish(first))
     assert called(await server.got(3))[2][1][0]["run"] == "token-1"
     server.answer(2, [True])
     await saying
@@ -216,7 +204,7 @@ async def test_an_error_without_an_id_ends_what_stands(server: LineServer, clien
 
 async def test_standing_calls_take_no_place_of_others(server: LineServer) -> None:
     async with Client(server.address, max_in_flight=1) as client, client.work(["mail"]), client.work(["mail"]):
-        asking = await task(client.call("ping"))
+        asking = await started(client.call("ping"))
         await server.got(3)
         server.answer(2, "pong")
         assert await asking == "pong"
@@ -287,7 +275,7 @@ async def test_many_are_reported_in_one_line_each_with_its_own_answer() -> None:
 
 
 async def test_a_report_whose_answer_was_lost_is_sent_again(server: LineServer, client: Client) -> None:
-    saying = await task(client.finish("token-1", 5))
+    saying = await started(client.finish("token-1", 5))
     await server.got(1)
     server.drop()
     first, second = await server.got(2)

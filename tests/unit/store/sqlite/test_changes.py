@@ -15,21 +15,17 @@ from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
 from kqs.store.sqlite import change, claim, insert, pages, records, walk
 from kqs.store.sqlite.session import Session
+from tests.support.sqlite_sessions import NOW, a_session
 
-NOW = 1_700_000_000.0
 LONG = b'"' + b"x" * 2000 + b'"'
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session(tmp_path / "s", 1 << 20, 1000, lambda: NOW)
-    session.open("0" * 32, "abcdef12")
-    session.begin(durable=False)
-    jobs = [Accepted(n, session.ids.of(n), False, "mail", 1, 0.0, None, LONG if n % 2 else b"1", None) for n in range(1, 7)]
-    insert.insert(session, jobs, 1, "w", NOW)
-    yield session
-    session.commit()
-    session.close()
+    with a_session(tmp_path) as session:
+        jobs = [Accepted(n, session.ids.of(n), False, "mail", 1, 0.0, None, LONG if n % 2 else b"1", None) for n in range(1, 7)]
+        insert.insert(session, jobs, 1, "w", NOW)
+        yield session
 
 
 def damage(session: Session, **fields: Any) -> None:

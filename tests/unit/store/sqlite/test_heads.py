@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from kqs.job import Accepted, Entry
 from kqs.store.rotation import Turn
 from kqs.store.sqlite import claim, groups, insert
 from kqs.store.sqlite.heads import AHEAD, Heads
 from kqs.store.sqlite.session import Session
-
-NOW = 1_700_000_000.0
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session(tmp_path / "s", 1 << 20, 1000, lambda: NOW)
-    session.open("0" * 32, "abcdef12")
-    session.begin(durable=False)
-    yield session
-    session.commit()
-    session.close()
+from tests.support.sqlite_sessions import NOW
 
 
 def a_job(order: int, group: str, prio: int = 1) -> Accepted:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -15,19 +13,9 @@ from kqs.store import change as bounds
 from kqs.store.base import Change, Verb
 from kqs.store.sqlite import change, claim, insert, pages, records, report
 from kqs.store.sqlite.session import Session
+from tests.support.sqlite_sessions import NOW
 
-NOW = 1_700_000_000.0
 JOBS = 120
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session(tmp_path / "s", 1 << 20, 1000, lambda: NOW)
-    session.open("0" * 32, "abcdef12")
-    session.begin(durable=False)
-    yield session
-    session.commit()
-    session.close()
 
 
 def a_job(session: Session, order: int, type_: str = "mail", prio: int = 5, **fields: object) -> Accepted:

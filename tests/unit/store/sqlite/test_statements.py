@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,22 +10,12 @@ import pytest
 from kqs.job import Accepted, Claim, Entry, Report, State
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
+from tests.support.sqlite_sessions import NOW
 
-NOW = 1_700_000_000.0
 JOBS = 1000
 BULK = b"1" * 2000
 #: few enough, whatever the operation: a statement takes up to 256 rows
 FEW = 20
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    session = Session(tmp_path / "s", 1 << 20, 1000, lambda: NOW)
-    session.open("0" * 32, "abcdef12")
-    session.begin(durable=False)
-    yield session
-    session.commit()
-    session.close()
 
 
 def jobs(count: int = JOBS, **changes: Any) -> list[Accepted]:
