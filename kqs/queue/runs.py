@@ -140,15 +140,18 @@ class Runs:
         self.over = self._over_limited if is_any else self.reporter.add
 
     def _over_limited(self, run: Run, report: Report) -> None:
-        # each commit of ends is flushed, and what the next runs wait for is a claim
-        self.reporter.add(run, report, may_wait=run.type in self._gates)
+        self._add_limited(run, report)
         self._free(run, report)
 
     def _over_lost(self, run: Run, report: Report) -> None:
         """As `over`, of a run that is being cancelled: by the loop's next turn a handler that heeds that has ended."""
-        self.reporter.add(run, report, may_wait=run.type in self._gates)
+        self._add_limited(run, report)
         if self._gates:
             self._supervisor.call_soon("queue", self._free, run, report)
+
+    def _add_limited(self, run: Run, report: Report) -> None:
+        # each commit of ends is flushed, and what the next runs of a limited type wait for is a claim
+        self.reporter.add(run, report, may_wait=run.type in self._gates)
 
     def _free(self, run: Run, report: Report) -> None:
         self._admission.over(run, has_begun=report.has_begun)
