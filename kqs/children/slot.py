@@ -62,7 +62,8 @@ class Slot:
         self._unfit = Trouble(log, "a child process cannot start, trying again", "child processes start again")
         self._falls = 0  # in a row
         self._how = ""
-        self._deaths: deque[float] = deque(maxlen=1000)  # when, of those who had lived a while
+        # when, of those who had lived a while: no more of them die in so long
+        self._deaths: deque[float] = deque(maxlen=int(LATELY_S / STEADY_S))
         self._how_died = ""
         self.child: Child | None = None
         self.ended: asyncio.Task[End] | None = None
@@ -132,8 +133,8 @@ class Slot:
             )
         elif not child.is_ready and child.lived_s >= START_S:
             problems.append(f"child {self._number} has been starting for {child.lived_s:.0f} s")
-        elif self._deaths_lately() >= MANY_DEATHS:
-            often = f"{self._deaths_lately()} times in {LATELY_S / 60:.0f} minutes"
+        elif (count := self._deaths_lately()) >= MANY_DEATHS:
+            often = f"{count} times in {LATELY_S / 60:.0f} minutes"
             problems.append(f"child {self._number} has died {often}, the last time: {self._how_died}")
         return problems
 
