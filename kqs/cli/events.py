@@ -81,10 +81,8 @@ def _print_event(raw: msgspec.Raw) -> None:
         return
     at, word = shown_time(_decode(event["at"])), _decode(event["event"])
     if "worker" in event:
-        rest = [
-            _decode(event["worker"]) or "a server",
-            f"{_decode(event['runs']):,} run{'' if _decode(event['runs']) == 1 else 's'}",
-        ]
+        count = _decode(event["runs"])
+        rest = [_decode(event["worker"]) or "a server", f"{count:,} run{'' if count == 1 else 's'}"]
     else:
         attempt = _decode(event["attempt"])
         rest = [_decode(event["id"]), _decode(event["type"]) or "-", f"attempt {attempt}" if attempt else ""]
