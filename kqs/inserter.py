@@ -118,7 +118,7 @@ class JournalPort(Protocol):
         ...
 
     def flush_if_alone(self) -> None:
-        """Flush a lone record now, if that looks best; `record.done` is called before this returns."""
+        """Flush a lone record now, if that looks best; `record.done` may be called before this returns."""
         ...
 
 

@@ -96,7 +96,8 @@ class Intake:
         if record.adopted:
             for one in accepted:
                 one.adopted = True
-        if is_batch(record.payload) or (JobFields in set(map(type, jobs)) and any(map(_is_tied, jobs))):
+        is_of_batch = record.kind is not Kind.CALLS and is_batch(record.payload)
+        if is_of_batch or (JobFields in set(map(type, jobs)) and any(map(_is_tied, jobs))):
             self._tie(record, jobs, accepted)
         if self.lost_claims.ranges:
             for one in accepted:

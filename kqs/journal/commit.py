@@ -2,7 +2,9 @@
 
 Call from the loop thread, which owns every attribute; one operation of the disk is in flight at a time. A batch is what was
 appended before its flush began. Invariants:
-1. `done(None)` is called only after the flush of the record's batch returned, in the order of append.
+1. `done(None)` is called only after the flush of the record's batch returned, in the order of append. That of a lone job
+   which begins with its flush is called in the next turn of the loop, behind what the listener had the loop call: a run goes
+   before the answer.
 2. After a failed write, flush or roll every record not yet settled fails, and nothing is accepted until a new segment is
    durable (kqs.journal.condition).
 3. What a listener raises keeps no news from the others. An error that nothing foresees is told (`on_fault`), never dropped:
@@ -94,6 +96,7 @@ class GroupCommit:
         self._tally = Tally()
         self._phase = _IDLE
         self._under_way: list[Record] = []  # what is being flushed, or waits for the segment that is begun for it
+        self._untold: list[Record] = []  # durable, and whose `done` is called in the next turn
         self._began_at = 0.0
         self._tick: asyncio.Handle
         self._watch: asyncio.TimerHandle | None = None
@@ -170,7 +173,7 @@ class GroupCommit:
     def flush_if_alone(self) -> None:
         """Flush a lone record of one job now, without waiting for the tick to end, if lately no tick brought company.
 
-        For whoever appends, after it has noted what it must about the record: `done` is called before this returns.
+        For whoever appends, after it has noted what it must about the record: `done` may be called before this returns.
         """
         if self._phase is not _TICK:
             return
@@ -224,7 +227,7 @@ class GroupCommit:
     def _flush_here(self, batch: list[Record]) -> None:
         self._under_way = batch
         self._hearing.offer(batch)
-        batch[0].alone = not batch[0].claimed  # a run goes before the answer
+        batch[0].alone = True
         self._began_at = self._clock.monotonic()
         try:
             flushed, free = self._disk.write(batch, self._began_at)
@@ -278,6 +281,7 @@ class GroupCommit:
         self._go_on()
 
     def _settle(self, flushed: Flushed, free: Free | None) -> None:
+        self._tell_untold()
         batch = self._under_way
         size = FRAME_BYTES + flushed.frame.length
         self._inline.observe(size, self._clock.monotonic() - self._began_at)
@@ -293,23 +297,38 @@ class GroupCommit:
             record.seq = seq
             seq += 1
             is_claimed = is_claimed or record.claimed
-        if is_claimed:
+        self._under_way = []
+        if not is_claimed:
+            self._tell(batch)
             self._hearing.flushed(batch)
+        else:
+            self._hearing.flushed(batch)
+            if batch[0].alone:
+                self._untold = batch
+                self._loop.call_soon(self._guard, self._tell_untold)
+            else:
+                self._tell(batch)
+        if free is not None:
+            self._measured(free)
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            batch, self._untold = self._untold, []
+            self._tell(batch)
+
+    def _tell(self, batch: list[Record]) -> None:
+        """Tell of a durable batch those who wait for its records."""
         for record in batch:
             if (done := record.done) is not None:
                 try:
                     done(None)
                 except Exception:
                     _log.exception("a journal callback failed")
-        if not is_claimed:
-            self._hearing.flushed(batch)
-        self._under_way = []
         self._tally.settle(len(batch))
-        if free is not None:
-            self._measured(free)
 
     def _fail(self, error: BaseException | None) -> JournalFailedError:
         """Fail every record that is not settled, and begin to try new segments."""
+        self._tell_untold()
         batch, self._under_way = self._under_way, []
         records = [*batch, *self._open.take_all()]
         told = self.standing.fail(error, self._kept.current.name, len(records))
@@ -378,6 +397,7 @@ class GroupCommit:
 
         What the thread has in hand comes back and is settled as ever; everything else fails, so that nobody waits for it.
         """
+        self._tell_untold()
         told = self.standing.give_up(error)
         records = self._open.take_all()
         if self._phase is not _AWAY:

@@ -61,7 +61,7 @@ class Consumer:
     def reserve(self, count: int) -> None:
         """Keep room for `count` runs that are being claimed; `settle` must follow."""
         self._claims += 1
-        self._shrink(count)
+        self._have(self._room - count)
 
     def settle(self, count: int, runs: list[Run]) -> None:
         """Deliver those of `count` reserved runs that were granted, and make room again for the others."""
@@ -87,17 +87,14 @@ class Consumer:
         if count >= 0:
             self.free(count)
         else:
-            self._shrink(-count)
-
-    def _shrink(self, count: int) -> None:
-        self._have(self._room - count)
-        if self._room <= 0:
-            self._has_room.clear()
+            self._have(self._room + count)
 
     def _have(self, room: int) -> None:
         self._room = room
         if not self._is_barred:
             self.room = room
+        if room <= 0:
+            self._has_room.clear()
 
     def _bar(self, *, is_barred: bool) -> None:
         self._is_barred = is_barred

@@ -637,7 +637,7 @@ async def test_the_listener_may_claim_any_record_of_a_batch_and_the_disk_says_so
             journal.append(a_record(text, count=3))
         await journal.flush()
     await journal.stop()
-    assert alone == [[False], [True], [False, False, False]]
+    assert alone == [[True], [True], [False, False, False]]
     assert [record.claimed for record in flushed] == [True, False, True, False, True]
     assert [(record.payload, record.count, record.claimed) for record in recovered(files)] == [
         (record.payload, 3, record.claimed) for record in flushed
@@ -723,6 +723,28 @@ async def test_what_is_appended_while_a_lone_record_is_told_of_has_a_batch_of_it
     journal.flush_if_alone()
     await journal.stop()
     assert heard == [b"before first", b"flushed first", b"before second", b"flushed second"]
+
+
+async def test_a_lone_job_that_begins_with_its_flush_is_answered_behind_what_the_listener_had_the_loop_call() -> None:
+    heard: list[str] = []
+
+    def begin(batch: list[Record]) -> None:
+        asyncio.get_running_loop().call_soon(heard.append, f"{batch[0].payload.decode()} runs")
+
+    journal = a_journal(MemoryFiles(), segment_bytes=1 << 20, before_flush=claim, flushed=begin)
+    await journal.start()
+    await lone_ticks(journal, 16)
+    await asyncio.sleep(0)
+    heard.clear()
+    for text in ("yes 1", "yes 2", "no"):
+        record = a_record(text)
+        record.done = lambda _error, text=text: heard.append(f"{text} is answered")
+        journal.append(record)
+        journal.flush_if_alone()
+        if text == "yes 1":
+            await asyncio.sleep(0)
+    assert heard == ["yes 1 runs", "yes 1 is answered", "yes 2 is answered", "no is answered"], "in the order of append"
+    await journal.stop()
 
 
 def claim_and_fail(batch: list[Record]) -> None:
