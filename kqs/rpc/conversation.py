@@ -30,7 +30,6 @@ from kqs.rpc.standing import Standing
 from kqs.rpc.turns import clock
 from kqs.wire import dialect, jsonrpc, qrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
-from kqs.wire.foreign import Greeting
 from kqs.wire.lines import LineBuffer, TooLong
 from kqs.wire.steps import Steps, finish
 
@@ -80,8 +79,7 @@ class Conversation:
 
     changed: called when a deferred call was answered, with True if its answer should be written at once.
     answers: those that are ready, for `data_to_send`. is_counted: `count_received` has found something. tasks: calls that are
-    being answered by tasks. is_foreign: another protocol is spoken here. may_keep: None, or what tells whether more than
-    administration may be done here.
+    being answered by tasks. may_keep: None, or what tells whether more than administration may be done here.
     """
 
     def __init__(
@@ -101,13 +99,11 @@ class Conversation:
         self.in_flight = 0
         self.tasks = 0
         self.is_gone = False
-        self.is_foreign = False
         self.may_keep: Callable[[], bool] | None = None  # of a connection that only administration may have
         self._max_line_bytes = max_line_bytes
         self._max_in_flight = context.max_in_flight
         self._lines = LineBuffer(max_line_bytes)
         self._most_tasks = 1
-        self._greeting: Greeting | None = Greeting()
         self._open_bytes = 0
         self._waiting_bytes = 0
         self.is_counted = False
@@ -166,14 +162,7 @@ class Conversation:
         return self._out_bytes + self._gathered_bytes
 
     def receive_data(self, data: bytes) -> None:
-        """Buffer what arrived, unless it shows that another protocol is spoken here: then `is_foreign`."""
-        if self._greeting is not None:
-            is_foreign = self._greeting.is_foreign(data)
-            if is_foreign is not None:
-                self._greeting = None
-                self.is_foreign = is_foreign
-            if is_foreign:
-                return
+        """Buffer what arrived."""
         self.standing.note_heard()
         self._held.extend(self._lines.receive_data(data))
 

@@ -27,6 +27,7 @@ from kqs.rpc.turns import NOTED_S, SLICE_S, clock
 from kqs.server.resets import Resets
 from kqs.supervisor import Judgement
 from kqs.wire.call import BadLine
+from kqs.wire.foreign import Greeting
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
 WRITE_HIGH_BYTES = 1024 * 1024
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._lines = owner.context.lines if own_lines is None else own_lines
         longest = settings.max_line_bytes
         self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.peer, self._lines)
+        self._greeting: Greeting | None = Greeting()
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
         self._is_blocked = False  # the transport holds too much
@@ -127,19 +129,26 @@ class Connection(asyncio.Protocol):
         """Run what arrived and write what that answered."""
         if self._is_ending:
             return
-        conversation, context, lines = self._conversation, self._owner.context, self._lines
-        conversation.receive_data(data)
-        if conversation.is_foreign:
+        if self._greeting is not None and self._is_foreign(self._greeting, data):
             self._owner.note_foreign(self)
             self._is_ending = True
             self._close()
             return
+        conversation, context, lines = self._conversation, self._owner.context, self._lines
+        conversation.receive_data(data)
         self._advance()
         context.inserter.flush_if_alone()
         if self._line_bytes or not data.endswith(b"\n"):
             self._note_open_line(data)
         if conversation.is_counted and lines.is_too_much:
             lines.make_room(self)
+
+    def _is_foreign(self, greeting: Greeting, data: bytes) -> bool:
+        """Tell whether `data` shows that another protocol is spoken here."""
+        is_foreign = greeting.is_foreign(data)
+        if is_foreign is not None:
+            self._greeting = None
+        return bool(is_foreign)
 
     def _note_open_line(self, data: bytes) -> None:
         """Take note of how the line goes on that is not finished, or has just been, by `data`."""
