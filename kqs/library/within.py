@@ -73,7 +73,7 @@ class Within:
         self._hand_on()
 
     def _hand_on(self) -> None:
-        for answer in self._reader.receive_data(self._conversation.data_to_send()):
+        for answer in self._reader.receive_data(self._conversation.peer.data_to_send()):
             self._on_answer(answer)
 
 

@@ -65,7 +65,8 @@ class Standing:
         """Args: where: tells where the peer is, for people."""
         self._desk = desk
         self._where = where
-        self._party: Party | None = None
+        #: who asks; None: nobody has, for jobs
+        self.party: Party | None = None
         self._by_id: dict[str | int | float, _Stood] = {}
         self._listening: dict[Listening, Callable[[], None]] = {}
         self._is_paused = False
@@ -75,23 +76,22 @@ class Standing:
         #: there is nobody to ask any more
         self.has_ended = False
 
-    @property
-    def party(self) -> Party:
-        """Return who asks."""
-        if self._party is None:
-            self._party = self._desk.party(self._where())
-        return self._party
+    def asking(self) -> Party:
+        """Return who asks for jobs, from now on."""
+        if self.party is None:
+            self.party = self._desk.party(self._where())
+        return self.party
 
     @property
     def is_full(self) -> bool:
         """Tell whether no more may stand."""
-        orders_count = 0 if self._party is None else self._party.orders_count
+        orders_count = 0 if self.party is None else self.party.orders_count
         return orders_count + len(self._listening) >= MAX_STANDING
 
     def note_heard(self) -> None:
-        """Take in that the peer says something, whatever it is."""
-        if self._party is not None and self._party.is_doubted:
-            self._party.trust()
+        """Take in that whoever asks for jobs says something, whatever it is."""
+        if self.party is not None and self.party.is_doubted:
+            self.party.trust()
 
     def listen(self, call: Call, listening: Listening, ended: Callable[[], None]) -> None:
         """Let a call hear of events. ended: answers it."""
@@ -153,8 +153,8 @@ class Standing:
         for one, ended in listening.items():
             if one.withdraw():
                 ended()
-        if self._party is not None:
-            self._party.end_orders()
+        if self.party is not None:
+            self.party.end_orders()
 
     def leave(self) -> None:
         """Take back what the connection had: it is lost."""
@@ -162,8 +162,8 @@ class Standing:
         for listening in self._listening:
             listening.withdraw()
         self._listening.clear()
-        if self._party is not None:
-            self._party.leave("the worker's connection was lost")
+        if self.party is not None:
+            self.party.leave("the worker's connection was lost")
 
     def leave_waits(self) -> None:
         """Have no call wait for a job to end: nobody is there to be answered."""
@@ -176,16 +176,16 @@ class Standing:
         self._is_paused = True
         for listening in self._listening:
             listening.pause()
-        if self._party is not None:
-            self._party.pause()
+        if self.party is not None:
+            self.party.pause()
 
     def resume(self) -> None:
         """Bring more again."""
         self._is_paused = False
         for listening in list(self._listening):
             listening.resume()
-        if self._party is not None:
-            self._party.resume()
+        if self.party is not None:
+            self.party.resume()
 
 
 def _key(call_id: Raw | None) -> str | int | float | None:

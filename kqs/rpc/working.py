@@ -131,7 +131,7 @@ def reserve(peer: Peer, call: Call) -> None:
     """Give so many runs as soon as there is one, or none when the wait is over."""
     if (query := asked(peer, call, ReserveQuery, _NOTHING)) is None:
         return
-    call, party = detached(call), peer.standing.party
+    call, party = detached(call), peer.standing.asking()
 
     def given(runs: list[OpenRun]) -> None:
         timer.cancel()
@@ -153,7 +153,7 @@ def work(peer: Peer, call: Call) -> None:
     """Give runs whenever there are some and fewer than `room` are open, until the server stops."""
     if (query := asked(peer, call, WorkQuery, NULL)) is None:
         return
-    call, party = detached(call), peer.standing.party
+    call, party = detached(call), peer.standing.asking()
 
     def given(runs: list[OpenRun]) -> None:
         for part in _parts(runs):

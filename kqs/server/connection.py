@@ -94,7 +94,9 @@ class Connection(asyncio.Protocol):
         self._is_own = own_lines is not None
         self._lines = owner.context.lines if own_lines is None else own_lines
         longest = settings.max_line_bytes
-        self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.peer, self._lines)
+        self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.where, self._lines)
+        self._peer = self._conversation.peer
+        self._received = self._conversation.received
         self._greeting: Greeting | None = Greeting()
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
@@ -134,13 +136,13 @@ class Connection(asyncio.Protocol):
             self._is_ending = True
             self._close()
             return
-        conversation, context, lines = self._conversation, self._owner.context, self._lines
-        conversation.receive_data(data)
+        context, lines = self._owner.context, self._lines
+        self._conversation.receive_data(data)
         self._advance()
         context.inserter.flush_if_alone()
         if self._line_bytes or not data.endswith(b"\n"):
             self._note_open_line(data)
-        if conversation.is_counted and lines.is_too_much:
+        if self._received.is_counted and lines.is_too_much:
             lines.make_room(self)
 
     def _is_foreign(self, greeting: Greeting, data: bytes) -> bool:
@@ -152,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def _note_open_line(self, data: bytes) -> None:
         """Take note of how the line goes on that is not finished, or has just been, by `data`."""
-        open_bytes = self._conversation.open_bytes
+        open_bytes = self._received.open_bytes
         if open_bytes > SHORT_BYTES or self._line_bytes:
             has_progressed = b"\n" in data or not self._line_bytes or open_bytes >= self._line_bytes + PROGRESS_BYTES
             if has_progressed:
@@ -170,7 +172,7 @@ class Connection(asyncio.Protocol):
         if not self._is_ending:
             self._is_ending = True
             self._stop_reading()
-            self._conversation.standing.end()
+            self._peer.standing.end()
             self._advance()
 
     def hurry(self) -> None:
@@ -182,12 +184,12 @@ class Connection(asyncio.Protocol):
 
     def end_waits(self) -> None:
         """Answer the calls that wait for jobs to end: the server stops."""
-        self._conversation.standing.refuse_waits("draining", "the server is stopping; the job goes on")
+        self._peer.standing.refuse_waits("draining", "the server is stopping; the job goes on")
 
     @property
     def is_waiting(self) -> bool:
         """Tell whether a call waits for a job to end."""
-        return self._conversation.standing.is_waiting
+        return self._peer.standing.is_waiting
 
     def abort(self) -> None:
         """Drop the peer at once, with whatever it has not been sent."""
@@ -212,19 +214,19 @@ class Connection(asyncio.Protocol):
         of_line: only the unfinished line is dropped, and what waits is run before; else all that waits is.
         """
         if of_line:
-            self._conversation.drop_line()
+            self._received.drop_line()
         else:
             self._conversation.drop()
         self._lines.leave(self)
-        self._conversation.standing.refuse_waits(refusal.call_code, str(refusal))
-        self._conversation.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
+        self._peer.standing.refuse_waits(refusal.call_code, str(refusal))
+        self._peer.refuse(BadLine(refusal.call_code, str(refusal)), refusal.call_code, str(refusal))
         self.finish()
 
     def pause_writing(self) -> None:
         """Rest a peer that does not take its answers."""
         self._is_blocked = True
         self._lines.note_blocked(self)
-        self._conversation.standing.pause()
+        self._peer.standing.pause()
         self._stop_reading()
         if not self._is_own:
             self._watch_draining()
@@ -233,7 +235,7 @@ class Connection(asyncio.Protocol):
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
         self._lines.note_free(self)
-        self._conversation.standing.resume()
+        self._peer.standing.resume()
         self._stop_watching()
         self._owner.wake_later(self)
 
@@ -246,14 +248,14 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> None:
         """Read no more until `wake`, if the peer has inserts in flight."""
-        if self._conversation.in_flight and not self._is_ending:
+        if self._peer.in_flight and not self._is_ending:
             self._stop_reading()
             self._owner.wake_when_flushed(self)
 
     @property
     def untaken_bytes(self) -> int:
         """Return how many bytes of answers are held for the peer."""
-        return self._conversation.answer_bytes + (self._transport.get_write_buffer_size() if self._transport else 0)
+        return self._peer.answer_bytes + (self._transport.get_write_buffer_size() if self._transport else 0)
 
     @property
     def taken_bytes(self) -> int:
@@ -263,30 +265,30 @@ class Connection(asyncio.Protocol):
     @property
     def open_bytes(self) -> int:
         """Return how much of an unfinished line is held."""
-        return self._conversation.open_bytes
+        return self._received.open_bytes
 
     @property
     def waiting_bytes(self) -> int:
         """Return how much is held of lines that wait to be run."""
-        return self._conversation.waiting_bytes
+        return self._received.waiting_bytes
 
     @property
     def has_many_waiting(self) -> bool:
         """Tell whether that is more than one line, and not inserts that wait for the journal."""
-        return self._conversation.has_many_waiting and not self.is_inserting
+        return self._received.has_many_pieces and not self.is_inserting
 
     @property
     def is_inserting(self) -> bool:
         """Tell whether what waits here waits for the journal."""
-        return self._owner.context.is_flooded and self._conversation.newest_record is not None
+        return self._owner.context.is_flooded and self._peer.newest_record is not None
 
     @property
     def hand(self) -> Party:
         """Return what the peer has of the server's jobs."""
-        return self._conversation.standing.party
+        return self._peer.standing.asking()
 
     @property
-    def peer(self) -> str:
+    def where(self) -> str:
         """Return where the peer is, for the log."""
         found = self._transport.get_extra_info("peername") if self._transport else None
         return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "unix"
@@ -318,13 +320,13 @@ class Connection(asyncio.Protocol):
         conversation, context = self._conversation, self._owner.context
         began = clock()
         until = began + SLICE_S
-        has_more = context.turns.is_busy and conversation.has_much
+        has_more = context.turns.is_busy and self._received.has_much
         while not has_more and not self._must_take_first() and conversation.proceed(until):
             self._write()
             has_more = clock() > until
-        if conversation.answers:
+        if self._peer.answers:
             self._write()
-        conversation.count_received()
+        self._received.count()
         spent_s = clock() - began
         if spent_s > NOTED_S:
             context.turns.spend(spent_s)
@@ -351,7 +353,7 @@ class Connection(asyncio.Protocol):
 
     def _close_if_done(self) -> None:
         if self._is_deserted:
-            self._conversation.standing.leave_waits()
+            self._peer.standing.leave_waits()
         if self._conversation.is_idle:
             self._close()
 
@@ -360,7 +362,7 @@ class Connection(asyncio.Protocol):
         return self._is_blocked or (self._owner.context.answers.is_crowded and self.untaken_bytes > LITTLE_BYTES)
 
     def _write(self) -> None:
-        data = self._conversation.data_to_send() if self._conversation.answers else b""
+        data = self._peer.data_to_send() if self._peer.answers else b""
         transport = self._transport
         if data and transport is not None and not transport.is_closing():  # uvloop raises on a closed transport
             self._written_bytes += len(data)

@@ -236,7 +236,7 @@ class Server(Service):
             self._told[event] = (told_at, count + 1)
         else:
             self._told[event] = (now, 0)
-            log.warning(event, peer=connection.peer, **({"since_last": count} if count else {}))
+            log.warning(event, peer=connection.where, **({"since_last": count} if count else {}))
 
     def wake_later(self, connection: Connection) -> None:
         """Call `connection.wake` once at the end of this tick, and those that rest too if they may go on."""

@@ -28,10 +28,10 @@ class Conversing:
     `ask` is one call.
     """
 
-    def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096, desk: Any = None) -> None:
+    def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096, desk: Any = None, trace: bool = False) -> None:
         self.backend = MemoryBackend()
         self.backend.desk = desk
-        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight)
+        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight, trace)
         self.context.slices = AtOnce(self.context.supervisor)
         #: whether each time that deferred calls were answered that was not to wait for the end of the tick
         self.in_haste: list[bool] = []
@@ -46,13 +46,13 @@ class Conversing:
 
     def proceed(self) -> None:
         while self.conversation.proceed():
-            self._said.append(self.conversation.data_to_send())
+            self._said.append(self.conversation.peer.data_to_send())
 
     def answers(self) -> list[dict[str, Any]]:
         return [msgspec.json.decode(line) for line in self.bytes_said().splitlines()]
 
     def bytes_said(self) -> bytes:
-        said = b"".join([*self._said, self.conversation.data_to_send()])
+        said = b"".join([*self._said, self.conversation.peer.data_to_send()])
         self._said.clear()
         return said
 

@@ -127,7 +127,7 @@ async def test_it_ends_by_withdraw_and_with_the_input_and_nothing_is_heard_any_m
     assert [(answer["id"], answer["m"]) for answer in talk.say("withdraw", {"call": "e"})] == [("e", None), (1, True)]
     assert talk.say("withdraw", {"call": "e"})[0]["e"]["code"] == "not_found"
     assert talk.rig.queue.events.is_heard
-    talk.conversation.standing.end()
+    talk.conversation.peer.standing.end()
     assert [(answer["id"], answer["m"]) for answer in talk.answers()] == [("f", None)]
     assert not talk.rig.queue.events.is_heard
     assert talk.say("events", call_id="g")[0]["m"] is None
@@ -156,13 +156,13 @@ async def test_calls_of_one_connection_are_bounded(talk: Talk) -> None:
 async def test_who_does_not_take_them_is_told_how_many_of_its_own_were_skipped(talk: Talk) -> None:
     talk.say("events", {"types": ["a"]}, call_id="e")
     talk.say("events", {"events": ["created"]}, call_id="f")
-    talk.conversation.standing.pause()
+    talk.conversation.peer.standing.pause()
     talk.say("events", call_id="g")
     talk.happen(an_accepted(1, "a"), an_accepted(2, "b"))
     for _ in range(20):
         await asyncio.sleep(0)
     assert talk.answers() == []
-    talk.conversation.standing.resume()
+    talk.conversation.peer.standing.resume()
     assert [(answer["id"], answer["m"]) for answer in await talk.turn()] == [("e", {"skipped": 1}), ("g", {"skipped": 2})]
     talk.happen(an_accepted(3, "a"))
     assert [answer["id"] for answer in await talk.turn()] == ["e", "g"]

@@ -23,7 +23,7 @@ def ended(state: State = State.SUCCESS, result: bytes | None = b"7", error: str 
 async def heard(talk: Conversing, *pieces: bytes) -> list[dict[str, Any]]:
     """What is answered before the job has ended."""
     answers = talk.hear(*pieces)
-    while talk.conversation.in_flight:
+    while talk.conversation.peer.in_flight:
         await asyncio.sleep(0)
         talk.proceed()
         answers += talk.answers()
@@ -178,7 +178,7 @@ async def test_a_stop_answers_all_that_wait_also_before_their_flush() -> None:
     await heard(talk, HOT)
     talk.backend.journal.held = True
     talk.hear(HOT.replace(b'"id":1', b'"id":2'))
-    talk.conversation.standing.refuse_waits("draining", "the server is stopping")
+    talk.conversation.peer.standing.refuse_waits("draining", "the server is stopping")
     talk.backend.journal.flush()
     answers = talk.answers()
     assert [(answer["id"], answer["s"]) for answer in answers] == [(1, "err"), (2, "ok"), (2, "err")]

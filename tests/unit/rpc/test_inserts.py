@@ -186,7 +186,7 @@ async def test_what_the_store_must_decide_is_answered_when_it_has() -> None:
     talk.backend.verdicts.decide()
     first = talk.backend.ids.of(talk.backend.journal.records[0].first_order)
     assert [answer["m"] for answer in talk.answers()] == [first, {"id": "mine", "created": False}]
-    assert talk.conversation.in_flight == 0
+    assert talk.conversation.peer.in_flight == 0
 
 
 async def test_each_job_of_an_array_is_answered_as_it_asks() -> None:
@@ -225,7 +225,7 @@ async def test_a_journal_that_refuses_leaves_no_question(error: NoSpaceError | J
     (answer,) = await talk.settled(insert(unique="k"))
     assert answer["e"]["code"] == error.code
     assert talk.backend.verdicts.asked == []
-    assert talk.conversation.in_flight == 0
+    assert talk.conversation.peer.in_flight == 0
 
 
 async def test_too_many_questions_are_refused_before_anything_is_kept() -> None:

@@ -27,7 +27,7 @@ class Stands:
         def ended() -> None:
             self.answered.append(call_id)
 
-        party = self.standing.party
+        party = self.standing.asking()
         order = party.order(frozenset(["mail"]), room, "w", lambda runs: None, ended, lambda run: None)
         self.standing.add(Call("work", id=None if call_id is None else Raw(call_id.encode())), order, ended)
         return order
@@ -45,7 +45,7 @@ async def test_nothing_is_made_for_a_connection_that_asks_for_nothing(stands: St
     standing.end()
     standing.leave()
     assert not standing.is_full
-    assert standing._party is None
+    assert standing.party is None
 
 
 @pytest.mark.parametrize(

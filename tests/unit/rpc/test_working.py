@@ -152,7 +152,7 @@ async def test_a_server_that_stops_gives_no_more_and_takes_what_ends(talk: Talk)
 
 
 async def test_who_asks_after_its_end_of_input_is_answered_at_once(talk: Talk) -> None:
-    talk.conversation.standing.end()
+    talk.conversation.peer.standing.end()
     assert await talk.ask("reserve", {"types": ["mail"], "wait": 100}) == []
     assert await talk.ask("work", {"types": ["mail"]}) is None
     assert talk.desk._pools == {}
@@ -505,7 +505,7 @@ async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk
     await rig.accept(an_accepted(1))
     (event,) = await talk.heard()
     assert (event["method"], event["params"]["call"], event["params"]["value"][0]["id"]) == ("event", 1, JOB)
-    talk.conversation.standing.end()
+    talk.conversation.peer.standing.end()
     answers: Any
     (answers,) = await talk.heard()
     assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}
@@ -567,7 +567,7 @@ async def test_a_report_that_the_store_refuses_is_stale(talk: Talk, rig: Rig, mo
 
 async def test_a_list_that_is_turned_away_in_the_midst_keeps_nobody_waiting(talk: Talk) -> None:
     argument = msgspec.Raw(b"[" + b",".join([b'{"run":"x"}'] * 1000) + b"]")
-    steps = working.touching(talk.conversation, Call("touch", argument, id=msgspec.Raw(b"1")))
+    steps = working.touching(talk.conversation.peer, Call("touch", argument, id=msgspec.Raw(b"1")))
     next(steps)  # the list is read
     next(steps)
     assert not talk.conversation.is_idle
