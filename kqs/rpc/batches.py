@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from kqs.errors import CallError
 from kqs.inserter import Answer
-from kqs.journal.format import Record
 from kqs.nearest import unknown_name
 from kqs.options import JobFields, PlainJob
 from kqs.rpc.context import Context
@@ -123,10 +122,6 @@ def _keep(peer: Peer, call: Call, given: Given) -> None:
     context, count = peer.context, len(given.jobs)
     given.told = [index for index in given.told if index == 0]
 
-    def flushed(record: Record) -> None:
-        if peer.newest_record is record:
-            peer.newest_record = None
-
     def told(answers: list[Answer] | Exception) -> None:
         then = answers if isinstance(answers, Exception) else answers[0]
         if isinstance(then, Exception):
@@ -138,8 +133,7 @@ def _keep(peer: Peer, call: Call, given: Given) -> None:
             peer.answer(call, _encode(then))
         peer.settle()
 
-    peer.newest_record = context.inserter.keep_told(given, told, flushed)
-    peer.defer()
+    peer.await_flush(context.inserter.keep_told(given, told, peer.note_flushed))
 
 
 def _close(peer: Peer, call: Call, batch_id: str) -> None:

@@ -46,22 +46,20 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
         return False
 
     def settled(record: Record, error: JournalError | None) -> None:
-        if peer.newest_record is record:
-            peer.newest_record = None
         if error is None:
             context.counters.jobs_inserted += count
             answers = qrpc.insert_answers(inserts.ids, record.first_order, inserter.ids.suffix, jobs if given_ids else None)
             peer.send(answers)
         else:
             _refuse_lines(peer, inserts, error)
-        peer.settle(count, at_once=record.alone)
+        peer.settle_flushed(record, count)
 
     try:
-        peer.newest_record = inserter.keep_lines(chunk, jobs, settled)
+        record = inserter.keep_lines(chunk, jobs, settled)
     except JournalError as error:
         _refuse_lines(peer, inserts, error)
     else:
-        peer.defer(count)
+        peer.await_flush(record, count)
     return True
 
 
@@ -92,7 +90,7 @@ def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
             else:
                 after_order(peer, call, given, lambda: _insert_checked(peer, call, given, adopted, waits_s))
         else:
-            after_earlier_inserts(peer, lambda: peer.answer(call, _NO_IDS))
+            peer.after_earlier_inserts(lambda: peer.answer(call, _NO_IDS))
     except Exception as error:
         peer.refuse(call, *translate(error))
 
@@ -132,10 +130,6 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
     counters = context.counters
     hotjob: Hotjob | None = None
 
-    def flushed(record: Record) -> None:
-        if peer.newest_record is record:
-            peer.newest_record = None
-
     def told(answers: list[Answer] | Exception) -> None:
         if isinstance(answers, Exception):
             if hotjob is not None:
@@ -151,10 +145,10 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
 
     if waits_s:
         check_room(peer)
-    record = peer.newest_record = context.inserter.keep_told(given, told, flushed, adopted=adopted)
+    record = context.inserter.keep_told(given, told, peer.note_flushed, adopted=adopted)
+    peer.await_flush(record)
     if waits_s:  # from here on, since the job may have ended before its answer is told, and leave no record
         hotjob = Hotjob(peer, call, context.inserter.ids_of([own_id], record.first_order)[0])
-    peer.defer()
 
 
 def _tell_one(peer: Peer, call: Call, answer: Answer, hotjob: Hotjob | None, waits_s: float) -> None:
@@ -181,8 +175,6 @@ def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s
     own_ids = [job.id for job in given.jobs]
 
     def settled(record: Record, error: JournalError | None) -> None:
-        if peer.newest_record is record:
-            peer.newest_record = None
         if error is None:
             context.counters.jobs_inserted += len(own_ids)
             ids = inserter.ids_of(own_ids, record.first_order)
@@ -196,33 +188,15 @@ def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s
             if hotjob is not None:
                 hotjob.leave()
             peer.refuse(call, *translate(error))
-        peer.settle(at_once=record.alone)
+        peer.settle_flushed(record)
 
     hotjob: Hotjob | None = None
     if waits_s:
         check_room(peer)
-    record = peer.newest_record = inserter.keep(given, settled, adopted=adopted)
+    record = inserter.keep(given, settled, adopted=adopted)
+    peer.await_flush(record)
     if waits_s:
         hotjob = Hotjob(peer, call, inserter.ids_of(own_ids, record.first_order)[0])
-    peer.defer()
-
-
-def after_earlier_inserts(peer: Peer, answer: Callable[[], None]) -> None:
-    """Give an answer, but not before the connection's earlier inserts are settled."""
-    newest = peer.newest_record
-    if newest is None:
-        answer()
-        return
-    settle_newest = newest.done
-    assert settle_newest is not None
-
-    def done(error: JournalError | None) -> None:
-        settle_newest(error)
-        answer()
-        peer.settle()
-
-    newest.done = done
-    peer.defer()
 
 
 def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from kqs.errors import ERROR_CODES, CallError, KqsError
+from kqs.errors import ERROR_CODES, CallError, JournalError, KqsError
 from kqs.journal.format import Record
 from kqs.log import get_logger
 from kqs.rpc.answers import LITTLE_BYTES
@@ -35,8 +35,8 @@ _encode = msgspec.json.Encoder().encode
 class Peer:
     """See the module docstring. Owned by the loop thread.
 
-    is_gone: nobody is there to be answered. newest_record: of this connection's inserts, while it is not flushed. in_flight,
-    tasks: calls that will be answered later, and those of them that are by tasks; most_in_flight, most_tasks: how many may be.
+    is_gone: nobody is there to be answered. in_flight, tasks: calls that will be answered later, and those of them that are by
+    tasks; most_in_flight, most_tasks: how many may be.
     answers: those that are ready, for `data_to_send`; out_bytes: how long they are. gathered_bytes: how long those are that
     wait for the others of their batch.
     """
@@ -49,7 +49,6 @@ class Peer:
         self.context = context
         self.standing = Standing(context.desk, where)
         self.is_gone = False
-        self.newest_record: Record | None = None
         self.in_flight = 0
         self.tasks = 0
         self.most_in_flight = context.max_in_flight
@@ -58,6 +57,7 @@ class Peer:
         self.out_bytes = 0
         self.gathered_bytes = 0
         self._changed = changed
+        self._newest_record: Record | None = None  # of this peer's inserts, while it is not flushed
         self._transcript = transcript
         self._batches: dict[int, jsonrpc.Batch] = {}
 
@@ -113,6 +113,45 @@ class Peer:
         """
         self.in_flight -= count
         self._changed(at_once)
+
+    @property
+    def is_inserting(self) -> bool:
+        """Tell whether an insert waits for its flush."""
+        return self._newest_record is not None
+
+    def await_flush(self, record: Record, count: int = 1) -> None:
+        """Note that `count` inserts will be answered when `record`, which was journaled last, is flushed, or later."""
+        self._newest_record = record
+        self.in_flight += count
+
+    def note_flushed(self, record: Record) -> None:
+        """Take in that a record of inserts is settled; they are answered later."""
+        if self._newest_record is record:
+            self._newest_record = None
+
+    def settle_flushed(self, record: Record, count: int = 1) -> None:
+        """Take in that a record is settled, and that the `count` inserts of it have just been answered."""
+        if self._newest_record is record:
+            self._newest_record = None
+        self.in_flight -= count
+        self._changed(record.alone)
+
+    def after_earlier_inserts(self, answer: Callable[[], None]) -> None:
+        """Give an answer, but not before this peer's earlier inserts are settled."""
+        newest = self._newest_record
+        if newest is None:
+            answer()
+            return
+        settle_newest = newest.done
+        assert settle_newest is not None
+
+        def done(error: JournalError | None) -> None:
+            settle_newest(error)
+            answer()
+            self.settle()
+
+        newest.done = done
+        self.defer()
 
     @property
     def reads(self) -> asyncio.Semaphore:

@@ -19,7 +19,6 @@ from kqs.options import MAX_WAIT_S, TYPE_RULE, WORKER_NAME_RULE, is_type, is_wor
 from kqs.outcome import Outcome
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
-from kqs.rpc.inserts import after_earlier_inserts
 from kqs.rpc.parameters import TYPES_BYTES
 from kqs.rpc.parsing import AnyParameters, Parameters, parse
 from kqs.rpc.peer import Peer, translate
@@ -136,7 +135,7 @@ def reserve(peer: Peer, call: Call) -> None:
     def given(runs: list[OpenRun]) -> None:
         timer.cancel()
         answer = _encode([_view(run) for run in runs])
-        after_earlier_inserts(peer, lambda: peer.answer(call, answer))
+        peer.after_earlier_inserts(lambda: peer.answer(call, answer))
         peer.settle(0, at_once=len(runs) == 1)  # a lone run is not worth another turn of the loop
 
     def ended() -> None:
@@ -158,7 +157,7 @@ def work(peer: Peer, call: Call) -> None:
     def given(runs: list[OpenRun]) -> None:
         for part in _parts(runs):
             value = _encode([_view(run) for run in part])
-            after_earlier_inserts(peer, partial(peer.event, call, value))  # whose they may be
+            peer.after_earlier_inserts(partial(peer.event, call, value))  # whose they may be
         peer.settle(0, at_once=len(runs) == 1)
 
     def ended() -> None:

@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_inserting(self) -> bool:
         """Tell whether what waits here waits for the journal."""
-        return self._owner.context.is_flooded and self._peer.newest_record is not None
+        return self._owner.context.is_flooded and self._peer.is_inserting
 
     @property
     def hand(self) -> Party:

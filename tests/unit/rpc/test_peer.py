@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from kqs.journal.format import Kind, Record
 from kqs.rpc.answers import LITTLE_BYTES
 from kqs.rpc.peer import MAX_TASKS
 from kqs.wire.call import Call
@@ -51,3 +52,36 @@ async def test_one_task_at_a_time_answers_until_an_answer_was_short() -> None:
         peer.end_task(size)
         assert peer.most_tasks == most
     assert peer.in_flight == peer.tasks == 0
+
+
+def a_record(settled: list[str], name: str) -> Record:
+    record = Record(Kind.JOBS, 1, 1, b"[]", [])
+    record.done = lambda _error: settled.append(name)
+    return record
+
+
+async def test_what_comes_after_inserts_is_answered_when_the_last_of_them_is_settled() -> None:
+    peer, order = Conversing().conversation.peer, list[str]()
+    first, second = a_record(order, "first"), a_record(order, "second")
+    peer.await_flush(first)
+    peer.await_flush(second)
+    peer.after_earlier_inserts(lambda: order.append("after"))
+    for record in (first, second):
+        assert peer.is_inserting
+        assert record.done is not None
+        record.done(None)
+        peer.settle_flushed(record)
+    assert order == ["first", "second", "after"]
+    assert not peer.is_inserting
+    peer.after_earlier_inserts(lambda: order.append("at once"))
+    assert order[-1] == "at once"
+    assert peer.in_flight == 0
+
+
+async def test_an_insert_that_is_flushed_is_unanswered_until_it_is_told() -> None:
+    peer = Conversing().conversation.peer
+    record = a_record([], "record")
+    peer.await_flush(record)
+    peer.note_flushed(record)
+    assert not peer.is_inserting
+    assert peer.in_flight == 1
