@@ -105,8 +105,8 @@ class Feeder:
         self._behind = info.fed_seq < self._journal.durable_seq
         self._note_known()
         self._wake.set()
-        self._queue.on_hungry = self._hurry
-        self._queue.on_early = self._gathering.want
+        self._queue.wishes.more = self._hurry
+        self._queue.wishes.sooner = self._gathering.want
         self._task = self._supervisor.spawn(self._run(), "feeder")
 
     def wait_for_store(self, fed_seq: int) -> None:

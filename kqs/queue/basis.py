@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.clock import Clock
+from kqs.job import State
 from kqs.options import Cascade
 from kqs.queue.events import Events
 from kqs.queue.groups import Groups
-from kqs.queue.rules import Retention
+from kqs.queue.rules import Judge, Retention
+from kqs.queue.wishes import Wishes
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor
 
@@ -22,5 +24,11 @@ class Basis:
     cascade: Cascade
     clock: Clock
     retention: Retention
+    judge: Judge
     events: Events
+    wishes: Wishes
     supervisor: Supervisor
+
+    def keep_damaged_s(self) -> float | None:
+        """Return for how long, in s, the record of a damaged job is kept; None: for ever. See Store.claim."""
+        return self.retention.drop_at(State.FAIL, self.cascade.base.keep, 0.0)

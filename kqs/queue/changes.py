@@ -17,6 +17,7 @@ from kqs.job import WAITING, Claim, Entry, State
 from kqs.log import get_logger
 from kqs.queue.basis import Basis
 from kqs.queue.rules import CANCELLED, whole_ms
+from kqs.queue.timetable import Timetable
 from kqs.store import change as bounds
 from kqs.store.base import Change, Slice, Spans, Verb
 
@@ -47,26 +48,17 @@ class Done(msgspec.Struct):
 class Changes:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(
-        self,
-        basis: Basis,
-        note: Callable[[float, float], None],
-        call_off: Callable[[Sequence[Claim]], None],
-        on_damage: Callable[[StoreCorruptError], None],
-    ) -> None:
-        """Args: note: takes in when jobs wait again, and when the first of them expires. call_off: ends runs.
-
-        on_damage: told of damage, which ends the server.
-        """
+    def __init__(self, basis: Basis, timetable: Timetable, call_off: Callable[[Sequence[Claim]], None]) -> None:
+        """Args: timetable: of jobs that wait again. call_off: ends runs."""
         self._store = basis.store
         self._broker = basis.broker
         self._cascade = basis.cascade
         self._clock = basis.clock
         self._retention = basis.retention
         self._events = basis.events
-        self._note = note
+        self._supervisor = basis.supervisor
+        self._timetable = timetable
         self._call_off = call_off
-        self._on_damage = on_damage
 
     async def do(
         self,
@@ -117,7 +109,7 @@ class Changes:
             try:
                 return await self._store.change(change, after, first_order)
             except StoreCorruptError as error:
-                self._on_damage(error)
+                self._supervisor.fault("queue", error)
                 raise
             except StoreUnavailableError:
                 if self._clock.monotonic() >= until:
@@ -144,7 +136,8 @@ class Changes:
         if claims := [one.claim for one in part.changed if one.claim is not None]:
             self._call_off(claims)
         if part.expire_at is not None:
-            self._note(change.now, part.expire_at)
+            self._timetable.note_instant(change.now)
+            self._timetable.note(0.0, part.expire_at)
         if part.changed and self._events.hears_ends:
             self._tell(change, part)
         if part.ready:

@@ -7,7 +7,6 @@ what becomes ready and free gathers for the next one. New jobs may skip the brok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from kqs.errors import BrokerError, KqsError, StoreUnavailableError
 from kqs.job import Entry
@@ -29,24 +28,14 @@ CLAIM_ENTRIES = 4000
 class Dispatcher:
     """Serves every consumer."""
 
-    def __init__(
-        self,
-        basis: Basis,
-        admission: Admission,
-        on_hungry: Callable[[], None],
-        keep_damaged_s: Callable[[], float | None],
-    ) -> None:
-        """Args: on_hungry: called when a consumer has room and nothing is ready, so that whoever holds new jobs back lets go.
-
-        keep_damaged_s: returns what it is for Store.claim.
-        """
+    def __init__(self, basis: Basis, admission: Admission) -> None:
         self._store = basis.store
         self._broker = basis.broker
         self._clock = basis.clock
         self._ends = basis.events.ends
         self._admission = admission
-        self._on_hungry = on_hungry
-        self._keep_damaged_s = keep_damaged_s
+        self._wishes = basis.wishes
+        self._keep_damaged_s = basis.keep_damaged_s
 
     async def serve(self, consumer: Consumer) -> None:
         """Bring `consumer` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
@@ -97,12 +86,15 @@ class Dispatcher:
             await self._return(entries, runs)
 
     async def _wait_ready(self, consumer: Consumer, wanted: Wanted) -> None:
-        self._on_hungry()
-        consumer.on_room = self._on_hungry
+        self._want_more()
+        consumer.on_room = self._want_more
         try:
             await self._broker.wait_ready(wanted.types, wanted.closed)
         finally:
             consumer.on_room = None
+
+    def _want_more(self) -> None:
+        self._wishes.more()
 
     async def _return(self, entries: list[Entry], runs: Granted) -> None:
         """Have the broker forget what is not ready any more, and keep what was left."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.job import instant_of
 from kqs.log import get_logger
-from kqs.queue.jumps import JUMP_S, JumpWatch
+from kqs.queue.jumps import JUMP_S
+from kqs.queue.orphans import Orphans
 from kqs.queue.seeker import Seeker
 from kqs.queue.timetable import SLICE, Timetable
 from kqs.store.base import Store
@@ -34,11 +35,11 @@ class Housekeeping:
         clock: Clock,
         timetable: Timetable,
         seeker: Seeker,
-        recover_orphans: Callable[[], Awaitable[None]],
+        orphans: Orphans,
         replayable_order: Callable[[], int],
         keep_success_count: int,
     ) -> None:
-        """Args: recover_orphans: gives back the runs of servers that died. keep_success_count: most successes that are kept.
+        """Args: keep_success_count: most successes that are kept.
 
         replayable_order: returns the first order that a replay of the journal could bring back, of which no record goes.
         """
@@ -46,12 +47,9 @@ class Housekeeping:
         self._clock = clock
         self._timetable = timetable
         self._seeker = seeker
-        self._recover_orphans = recover_orphans
+        self._orphans = orphans
         self._replayable_order = replayable_order
         self._keep_success_count = keep_success_count
-        jumps = self._jumps = JumpWatch(clock)
-        #: takes the instant from which a wait was computed, in Unix seconds
-        self.note_instant = jumps.note
         self._was_ahead = False
         self._children_at = -math.inf
 
@@ -77,8 +75,8 @@ class Housekeeping:
 
     async def keep(self) -> None:
         """Give back the runs of servers that died, learn of what others stored, and drop what is over."""
-        await self._recover_orphans()
-        if back_s := self._jumps.back_s():
+        await self._orphans.recover()
+        if back_s := self._timetable.jumps.back_s():
             log.warning("the clock was set back", seconds=round(back_s, 3))
             self._was_ahead = True
         if self._was_ahead:

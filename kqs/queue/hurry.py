@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from kqs.queue.wishes import Wishes
 from kqs.supervisor import Supervisor
 
 #: so many hurry the store at once
@@ -16,22 +16,21 @@ GATHER_S = 0.003
 class Hurry:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, on_early: Callable[[], None], supervisor: Supervisor) -> None:
-        """Args: on_early: has what is not stored yet stored soon."""
-        self._on_early = on_early
+    def __init__(self, wishes: Wishes, supervisor: Supervisor) -> None:
+        self._wishes = wishes
         self._supervisor = supervisor
         self._timer: asyncio.TimerHandle | None = None
 
     def want(self, count: int) -> None:
         """Have what is not stored yet stored: one more waits for that, and they are `count` now."""
         if count <= FEW:
-            self._on_early()
+            self._wishes.sooner()
         elif self._timer is None:
             self._timer = self._supervisor.call_later(GATHER_S, "queue", self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        self._on_early()
+        self._wishes.sooner()
 
     def close(self) -> None:
         """Ask for nothing any more."""

@@ -16,14 +16,11 @@ from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
 from kqs.job import (
-    WAITING,
     Accepted,
     Entry,
     Report,
     Run,
-    State,
     Tally,
-    entry_again,
     entry_of,
     first_run,
     instant_of,
@@ -33,6 +30,7 @@ from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.outcome import Ok
 from kqs.queue.admission import Admission, Reservation
+from kqs.queue.aftermath import Aftermath
 from kqs.queue.asked import Asked
 from kqs.queue.basis import Basis
 from kqs.queue.bounds import Bounds
@@ -47,13 +45,15 @@ from kqs.queue.limiting import Limiting
 from kqs.queue.meter import Meter
 from kqs.queue.multicast import Multicast
 from kqs.queue.neighbours import Neighbours
+from kqs.queue.orphans import Orphans
 from kqs.queue.reads import Reads
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.runs import Runs
 from kqs.queue.seeker import Seeker
 from kqs.queue.subscriptions import Subscriptions
 from kqs.queue.suspensions import Suspensions
-from kqs.queue.timetable import SLICE, Timetable
+from kqs.queue.timetable import Timetable
+from kqs.queue.wishes import Wishes
 from kqs.store import base
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor
@@ -91,66 +91,73 @@ class Queue:
         replayable_order: Callable[[], int],
         supervisor: Supervisor,
     ) -> None:
-        """Args: replayable_order: the first order that a replay of the journal could bring back."""
+        """Args: replayable_order: the first order that a replay of the journal could bring back.
+
+        Parts are given those that they rest on or have something done by, which are made before them. What the queue wants of
+        the feeder, which comes later, are `wishes`; what a store tells by itself goes to `_hear`.
+        """
+        taking = settings.taking
         self._store = store
-        self.groups = self._broker = broker = Groups(broker, store.in_turn, settings.taking)
+        self._settings = settings
         self._supervisor = supervisor
         self.clock = clock
-        self._settings = settings
-        self._judge = Judge(settings.retention, random.random)
-        self.admission = Admission(broker.backlog, settings.taking, clock.monotonic)
-        on_damage = partial(supervisor.fault, "queue")
-        self.reads = Reads(store, on_damage)
+        self.cascade = cascade
+        self._tasks: list[asyncio.Task[None]] = []
+
+        self.groups = self._broker = broker = Groups(broker, store.in_turn, taking)
+        self.reads = Reads(store, supervisor)
         #: where it is told what happens to jobs
         self.events = Events(self.reads, clock, supervisor, is_shared=store.is_shared)
-        basis = Basis(store, broker, cascade, clock, settings.retention, self.events, supervisor)
-        self._dispatcher = Dispatcher(basis, self.admission, lambda: self.on_hungry(), self._keep_damaged_s)
+        self.wishes = Wishes()
+        self._judge = Judge(settings.retention, random.random)
+        basis = Basis(store, broker, cascade, clock, settings.retention, self._judge, self.events, self.wishes, supervisor)
+
+        # may it run
+        self.admission = Admission(broker.backlog, taking, clock.monotonic)
+        dispatcher = Dispatcher(basis, self.admission)
         #: how many jobs of which types may wait
-        self.bounds = Bounds(settings.taking)
-        if self.bounds.limits:
-            store.on_waiting = self.bounds.stored
-            store.watch(self.bounds.limits)
+        self.bounds = Bounds(taking)
         #: of which jobs that are on their way into the store somebody waits to hear whether they are new
         self.asked = Asked(store, clock, supervisor)
+
+        # what becomes of it
+        self._timetable = Timetable(basis)
+        self.meter = Meter(clock.monotonic)
+        aftermath = Aftermath(basis, self._timetable, self.meter)
         #: those that are in progress here
-        self.runs = Runs(
-            basis,
-            self._judge,
-            self.admission,
-            self.reads,
-            self._dispatcher.serve,
-            self._reports_applied,
-            lambda: self.on_early(),
-        )
+        self.runs = Runs(basis, self.admission, self.reads, dispatcher, aftermath)
         self._reporter = self.runs.reporter
         self._saves = self.runs.saves
         self._multicast = Multicast(store, self._judge_success, settings.worker)
-        self._timetable = Timetable(basis)
-        store.on_called = self._timetable.called
-        store.on_followed = self._timetable.followed
+        self._orphans = Orphans(basis, self.runs, aftermath)
         seeker = Seeker(store, broker, self.admission, settings.seek_looks)
         self.house = Housekeeping(
-            store, clock, self._timetable, seeker, self._recover_orphans, replayable_order, settings.keep_success_count
+            store, clock, self._timetable, seeker, self._orphans, replayable_order, settings.keep_success_count
         )
-        self.changes = Changes(basis, self._note_revived, self.runs.call_off, on_damage)
+
+        # what owners say, here and at other servers
+        self.changes = Changes(basis, self._timetable, self.runs.call_off)
         self._drops = Drops(self.bounds, store, self.changes)
-        self.meter = Meter(clock.monotonic)
         #: the limits of types
         self.limiting = Limiting(
-            store, self.admission, broker.wake, self.runs.running, clock, supervisor, settings.taking, self.runs.limited
+            store, self.admission, broker.wake, self.runs.running, clock, supervisor, taking, self.runs.limited
         )
         #: what owners have said of options
         self.configuring = Configuring(store, cascade)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
-        fan_outs = {type_: section.fan_out for type_, section in settings.taking.items() if section.fan_out}
+        fan_outs = {type_: section.fan_out for type_, section in taking.items() if section.fan_out}
         self.subscriptions = Subscriptions(store, fan_outs)
         self.neighbours = Neighbours(store, self.runs.call_off, self._look_at_settings, clock, supervisor)
-        self._tasks: list[asyncio.Task[None]] = []
-        self.cascade = cascade
-        #: called when somebody has room, and nothing is ready
-        self.on_hungry: Callable[[], None] = _nobody
-        #: called when a job that is not stored yet should be, soon
-        self.on_early: Callable[[], None] = _nobody
+        self._hear()
+
+    def _hear(self) -> None:
+        """Hear what the store tells by itself."""
+        store = self._store
+        store.on_called = self._timetable.called
+        store.on_followed = self._timetable.followed
+        if self.bounds.limits:
+            store.on_waiting = self.bounds.stored
+            store.watch(self.bounds.limits)
 
     async def start(self, info: StoreInfo) -> None:
         """Give back what the last boot left claimed, learn what waits, and begin to wake it.
@@ -167,7 +174,7 @@ class Queue:
         waiting = {type_: n for type_, n in waiting.items() if n}
         await self._broker.start(refill, waiting, info.store_id, await self._store.grouped_types(waiting.keys()))
         try:
-            await self._recover_orphans()
+            await self._orphans.recover()
         except StoreUnavailableError as error:
             log.warning("cannot give back runs yet, trying again", error=str(error))
         services = {
@@ -203,26 +210,6 @@ class Queue:
         await self.events.stop()
         self.limiting.stop()
         await self._broker.close()
-
-    async def _recover_orphans(self) -> None:
-        while orphans := await self._store.orphans(SLICE, self._keep_damaged_s()):
-            held = [run for run in orphans if run.held]
-            if held:
-                adopted = await self._store.adopt(held)
-                self.runs.on_adopted([self._broker.found(run) for run, is_ours in zip(held, adopted, strict=True) if is_ours])
-                orphans = [run for run in orphans if not run.held]
-                if not orphans:
-                    continue
-            now = self.clock.now()
-            ends = [(run, self._died(run, now)) for run in orphans]
-            accepted = await self._reporter.committed(ends, is_patient=False)
-            # other servers look for orphans too: what is stale here was given back by them
-            ours = [end for end, ok in zip(ends, accepted, strict=True) if ok]
-            if ours:
-                log.info("gave back runs of a server that died", count=len(ours))
-                if self.events.is_heard:
-                    self.events.worker_lost(None, [run for run, _ in ours])
-            await self._reports_applied(ours, [True] * len(ours))
 
     def run_claimed(self, reservation: Reservation) -> None:
         """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
@@ -271,7 +258,7 @@ class Queue:
         ended: list[tuple[Run, Report]] | None = [] if self.events.hears_ends else None
         for job in self._reporter.let_go(claimed, known, ended):
             run = first_run(job, self.runs.epoch)
-            self.runs.over(run, self._died(run, whole_ms(self.clock.now())))
+            self.runs.over(run, self.runs.died(run, whole_ms(self.clock.now())))
         if ended:
             self.events.reported(ended, [True] * len(ended))
         if known and self.events.ends.waiting:
@@ -321,55 +308,16 @@ class Queue:
         is_told = self._reporter.is_unstored  # as it was claimed in the journal
         self.events.created([job for job in jobs if job.order not in known and not is_told(job.order)], parked)
 
-    def _died(self, run: Run, now: float) -> Report:
-        """Judge a run whose server died."""
-        return self._judge.ghost(run, self.cascade.resolve(run.type, run.options), now, "the server died during the run")
-
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
         for job in jobs:
             if job.due_at or job.expire_at is not None:
-                self.house.note_instant(job.accepted_at or instant_of(job.order))
+                self._timetable.note_instant(job.accepted_at or instant_of(job.order))
                 self._timetable.note(job.due_at, job.expire_at)
             if not (job.due_at or job.claimed_at or job.order in known):
                 entries.append(entry_of(job, self._broker.body_bytes))
         if entries:
             await self._broker.put(entries)
-
-    def _note_revived(self, at: float, expire_at: float) -> None:
-        self.house.note_instant(at)
-        self._timetable.note(0.0, expire_at)
-
-    def _keep_damaged_s(self) -> float | None:
-        return self._settings.retention.drop_at(State.FAIL, self.cascade.base.keep, 0.0)
-
-    async def _reports_applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
-        if self.events.hears_ends:
-            self.events.reported(batch, accepted)
-        await self._follow(batch, accepted)
-
-    async def _follow(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
-        """Do what follows from reports, now that they are in the store."""
-        ready: list[Entry] = []
-        held: list[Entry] = []
-        self.meter.reported(batch if all(accepted) else [one for one, ok in zip(batch, accepted, strict=True) if ok])
-        for (run, report), ok in zip(batch, accepted, strict=True):
-            if run.handle is not None:
-                held.append(Entry(run.claim.order, run.claim.id, run.type, run.prio, run.handle))
-            if report.progress is not None:
-                self._saves.applied(run.claim.id, ok=ok)
-            if not ok:
-                self.runs.stale_count += 1
-            elif report.state in WAITING:
-                if report.ended_at > run.started_at:  # else it is when that began, maybe by another server's clock
-                    self.house.note_instant(report.ended_at)
-                self._timetable.note(report.due_at, run.expire_at)
-                if not report.due_at and run.resource is None:  # the store calls it when that is free
-                    ready.append(entry_again(run, self._broker.body_bytes))
-        if held:
-            await self._broker.delete(held)
-        if ready:
-            await self._broker.put(ready)
 
     async def settle(self) -> None:
         """Return when every report taken so far of a job that is stored is in the store."""
@@ -403,7 +351,3 @@ class Queue:
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
         return [*self.runs.problems(), *self._broker.problems()]
-
-
-def _nobody() -> None:
-    return None

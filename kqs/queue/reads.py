@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from kqs.errors import StoreCorruptError
 from kqs.filter import Filter
 from kqs.job import Claim, Entry, JobRecord, Run, State
 from kqs.store.base import Holder, Looked, Store
+from kqs.supervisor import Supervisor
 
 Answer = TypeVar("Answer")
 
@@ -16,10 +17,10 @@ Answer = TypeVar("Answer")
 class Reads:
     """Answers from the store. Raises: StoreUnavailableError, from each."""
 
-    def __init__(self, store: Store, on_damage: Callable[[StoreCorruptError], None]) -> None:
-        """Args: on_damage: told of damage, which ends the server, whoever meets it first."""
+    def __init__(self, store: Store, supervisor: Supervisor) -> None:
+        """Args: supervisor: told of damage, which ends the server, whoever meets it first."""
         self._store = store
-        self._on_damage = on_damage
+        self._supervisor = supervisor
 
     async def job(self, job_id: str) -> JobRecord | None:
         """Return what the store knows of a job."""
@@ -71,5 +72,5 @@ class Reads:
         try:
             return await answer
         except StoreCorruptError as error:
-            self._on_damage(error)
+            self._supervisor.fault("queue", error)
             raise

@@ -15,6 +15,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import ENDED, Accepted, Report, Run
 from kqs.log import get_logger
 from kqs.pauses import Pauses
+from kqs.queue.wishes import Wishes
 from kqs.store import base
 from kqs.store.base import Store
 from kqs.trouble import Trouble
@@ -40,14 +41,13 @@ class Reporter:
         self,
         store: Store,
         applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
-        on_early: Callable[[], None],
+        wishes: Wishes,
         cancelled: Callable[[Run, Report], Report],
         waited: Collection[str],
         on_waited: Callable[[], None],
     ) -> None:
         """Args: applied: told of every committed batch, with which of its reports were accepted.
 
-        on_early: called when what waits for its job to be stored should not: that is to run again, or its results are many.
         cancelled: judges the end of a run anew whose job turns out to have been cancelled.
         waited: ids of the jobs for whose end somebody waits.
         on_waited: called when such an end is kept back until its job is stored.
@@ -60,7 +60,7 @@ class Reporter:
         self._committing: list[tuple[Run, Report]] = []
         self._committing_bytes = 0
         self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
-        self._on_early = on_early
+        self._wishes = wishes
         self._waited = waited
         self._on_waited = on_waited
         #: of the results that wait for their jobs to be stored
@@ -87,7 +87,7 @@ class Reporter:
             if report.result is not None:
                 self.early_bytes += len(report.result)
             if self.early_bytes > EARLY_BYTES or not report.has_begun or report.state not in ENDED:
-                self._on_early()
+                self._wishes.sooner()  # it is to run again, or the results are many
             elif self._waited and run.claim.id in self._waited:
                 self._on_waited()
             return

@@ -7,7 +7,7 @@ what is said of the run after that is stale and changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -15,14 +15,16 @@ from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run, State
 from kqs.log import get_logger
 from kqs.outcome import Failed, Outcome
 from kqs.queue.admission import Admission, Verdict
+from kqs.queue.aftermath import Aftermath
 from kqs.queue.anteroom import Anteroom
 from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
+from kqs.queue.dispatch import Dispatcher
 from kqs.queue.hurry import Hurry
 from kqs.queue.leases import Lease, Leases
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
-from kqs.queue.rules import Judge, whole_ms
+from kqs.queue.rules import whole_ms
 from kqs.queue.saves import Saves, Told
 from kqs.store import base
 from kqs.supervisor import when_done
@@ -43,39 +45,38 @@ class Runs:
     def __init__(
         self,
         basis: Basis,
-        judge: Judge,
         admission: Admission,
         reads: Reads,
-        serve: Callable[[Consumer], Coroutine[None, None, None]],
-        applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
-        on_early: Callable[[], None],
+        dispatcher: Dispatcher,
+        aftermath: Aftermath,
     ) -> None:
-        """Args: serve: brings a consumer runs until it stops. applied: as for Reporter. on_early: as for Hurry."""
-        store, supervisor = basis.store, basis.supervisor
+        """Args: dispatcher: brings runs from the broker. aftermath: of their ends."""
+        store, supervisor, wishes = basis.store, basis.supervisor, basis.wishes
         self.clock = clock = basis.clock
         self.epoch = 0
         self.stale_count = 0
         self.ghost_count = 0
         self._broker = basis.broker
         self._cascade = basis.cascade
-        self._judge = judge
+        self._judge = basis.judge
         self._admission = admission
         self._reads = reads
         self._events = events = basis.events
         self._supervisor = supervisor
-        self._serve = serve
-        self._hurry = Hurry(on_early, supervisor)
+        self._dispatcher = dispatcher
+        self._aftermath = aftermath
+        self._hurry = Hurry(wishes, supervisor)
         self._waited_ends = 0  # that wait for their jobs to be stored, since some were stored last
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = admission.is_certain
         self.reporter = Reporter(
-            store, applied, on_early, self._cancelled, waited=events.ends.waiting.keys(), on_waited=self._want_end
+            store, self._applied, wishes, self._cancelled, waited=events.ends.waiting.keys(), on_waited=self._want_end
         )
         #: takes the report of a run that is over, in whatever way
         self.over: Callable[[Run, Report], None] = self.reporter.add
         self._gates = admission.limits.gates
         self._anteroom = Anteroom(admission.limits, self.give_back, clock.monotonic, supervisor)
-        self.saves = Saves(store, supervisor, self.reporter.is_unstored, on_early)
+        self.saves = Saves(store, supervisor, self.reporter.is_unstored, wishes)
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         #: tells whether other servers may watch over runs that were held here
@@ -88,7 +89,7 @@ class Runs:
         """Begin to deliver jobs to `consumer`."""
         self._admission.enter(consumer)
         self._consumer_tasks[consumer] = self._supervisor.spawn(
-            self._serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
+            self._dispatcher.serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
         )
 
     async def remove_consumer(self, consumer: Consumer) -> None:
@@ -315,6 +316,16 @@ class Runs:
     def count(self) -> int:
         """Return how many runs are in progress here."""
         return len(self._leases)
+
+    def died(self, run: Run, now: float) -> Report:
+        """Judge a run whose server died."""
+        return self._judge.ghost(run, self._cascade.resolve(run.type, run.options), now, "the server died during the run")
+
+    async def _applied(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        """Take in that reports are in the store, and which were stale."""
+        self.stale_count += accepted.count(False)
+        self.saves.applied(batch, accepted)
+        await self._aftermath.follow(batch, accepted)
 
     def _cancelled(self, run: Run, end: Report) -> Report:
         return self._judge.cancelled(run, self._cascade.resolve(run.type, run.options), end)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from kqs.errors import StoreUnavailableError
@@ -23,6 +23,7 @@ from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run, State
 from kqs.log import get_logger
 from kqs.pauses import Pauses
 from kqs.queue.noted import Noted, saved_by
+from kqs.queue.wishes import Wishes
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
@@ -68,14 +69,12 @@ class _Said:
 class Saves:
     """See the module docstring. Call from the loop thread, but for `note`."""
 
-    def __init__(
-        self, store: Store, supervisor: Supervisor, is_unstored: Callable[[int], bool], on_early: Callable[[], None]
-    ) -> None:
-        """Args: is_unstored: tells of a job by its order whether the store is yet to have it. on_early: it should, soon."""
+    def __init__(self, store: Store, supervisor: Supervisor, is_unstored: Callable[[int], bool], wishes: Wishes) -> None:
+        """Args: is_unstored: tells of a job by its order whether the store is yet to have it."""
         self._store = store
         self._supervisor = supervisor
         self._is_unstored = is_unstored
-        self._on_early = on_early
+        self._wishes = wishes
         self._loop = asyncio.get_running_loop()
         self._noted = Noted(supervisor, self._take_later)
         #: takes in, in any thread, that a handler has saved something
@@ -117,7 +116,7 @@ class Saves:
         if self._lazy.pop(run.claim.id, None) is not None:
             self._asked[run.claim.id] = said
         elif run.claim.id in self._kept_back:
-            self._on_early()
+            self._wishes.sooner()
         self._arm()
 
     def _set(self, run: Run, value: bytes) -> _Said:
@@ -176,10 +175,13 @@ class Saves:
         else:
             self._ending[run.claim.id] = said
 
-    def applied(self, job_id: str, *, ok: bool) -> None:
-        """Take in that a report is in the store, or was stale, which may have brought something."""
-        if (said := self._ending.pop(job_id, None)) is not None:
-            _settle(said, ok=ok)
+    def applied(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        """Take in that reports are in the store, or were stale, some of which may have brought something."""
+        if not self._ending:
+            return
+        for (run, report), ok in zip(batch, accepted, strict=True):
+            if report.progress is not None and (said := self._ending.pop(run.claim.id, None)) is not None:
+                _settle(said, ok=ok)
 
     async def settle(self, within_s: float) -> bool:
         """Return True when all that was said so far is in the store, False if it is not after `within_s`."""

@@ -11,6 +11,7 @@ from kqs.job import WAITING, Entry, JobRecord, State
 from kqs.log import get_logger
 from kqs.queue.alarm import Alarm
 from kqs.queue.basis import Basis
+from kqs.queue.jumps import JumpWatch
 from kqs.queue.rules import rescheduled, whole_ms
 from kqs.store.base import CALL_S
 from kqs.trouble import Trouble
@@ -34,6 +35,10 @@ class Timetable:
         self._broker = basis.broker
         self._cascade = basis.cascade
         self._clock = clock = basis.clock
+        #: whether the clock that times were computed by was set back since
+        self.jumps = JumpWatch(clock)
+        #: takes the instant from which a wait was computed, in Unix seconds
+        self.note_instant = self.jumps.note
         self._retention = basis.retention
         self._events = basis.events
         monotonic = clock.monotonic

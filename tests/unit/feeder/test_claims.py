@@ -224,7 +224,7 @@ async def test_jobs_that_wait_for_a_slot_of_their_type_are_claimed_as_those_beco
     last = await feeding.insert(b"[" + b",".join([JOB] * 5) + b"]")
     for _ in range(5):
         run = await hand.take()
-        feeding.rig.queue.on_hungry()
+        feeding.rig.queue.wishes.more()
         await hand.end(run)
     assert sorted(await claimed_later(feeding)) == [*range(last - 4, last + 1)]
     assert await feeding.rig.queue.reads.job(feeding.ids.of(last)) is None
@@ -241,7 +241,7 @@ async def test_what_waits_for_a_slot_for_long_is_stored_though_others_ask(
     await hand.take()
     async with asyncio.timeout(10):
         while await feeding.rig.store.job(feeding.ids.of(last)) is None:
-            feeding.rig.queue.on_hungry()
+            feeding.rig.queue.wishes.more()
             feeding.rig.clock.advance(0.02)
             await asyncio.sleep(0)
     assert await feeding.state(last) is State.NEW

@@ -379,7 +379,7 @@ async def test_what_waits_on_disk_alone_goes_straight_to_lanes_if_it_is_alike(
     monkeypatch.setattr(kqs.feeder.held, "MAX_JOBS", 10)
     for limit in ("pace.GATHER_S", "pace.HOLD_S", "pace.PASSED_BY_S", "gathering.RECENT_S"):  # however slow the lane is here
         monkeypatch.setattr(f"kqs.feeder.{limit}", 1000.0)
-    broker = feeding.rig.queue._dispatcher._broker
+    broker = feeding.rig.queue._broker
     hand = feeding.rig.hand(1)
     await feeding.start()
     first = await feeding.insert(b'{"type":"mail"}')

@@ -221,12 +221,10 @@ async def test_damage_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
     async def refuse(*_: Any) -> Any:
         raise StoreCorruptError("damaged")
 
-    told: list[StoreCorruptError] = []
     monkeypatch.setattr(rig.store, "change", refuse)
-    rig.queue.changes._on_damage = told.append
-    with pytest.raises(StoreCorruptError):
+    with pytest.raises(StoreCorruptError) as caught:
         await change(rig, Verb.DELETE)
-    assert len(told) == 1
+    assert await rig.supervisor.told() == ("queue", caught.value)
 
 
 def test_expiry_by_type_is_what_each_type_gets() -> None:

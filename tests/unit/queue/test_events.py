@@ -321,13 +321,13 @@ async def test_the_end_of_a_job_that_is_waited_for_does_not_wait_for_company(fee
     await feeding.insert(b'{"type":"mail"}')
     run: Run = await hand.take()
     waiting = Waiting(feeding.rig.queue, run.claim.id)
-    early = feeding.rig.queue.on_early
+    early = feeding.rig.queue.wishes.sooner
 
     def want() -> None:
         wanted.append(True)
         early()
 
-    feeding.rig.queue.on_early = want
+    feeding.rig.queue.wishes.sooner = want
     feeding.rig.queue.runs.report(hand.leases[run.claim.id], Ok())
     assert wanted == [True]
     await waiting.end()

@@ -315,7 +315,7 @@ async def test_a_run_of_a_dead_server_whose_clock_was_ahead_says_nothing_of_ours
     rig.clock.jump(-30)
     await rig.restart()
     assert (await rig.record(1)).state is State.GHOST
-    assert rig.queue.house._jumps.back_s() == 0.0
+    assert rig.queue._timetable.jumps.back_s() == 0.0
 
 
 async def test_a_start_shortens_what_a_clock_that_was_ahead_has_computed(rig: Rig) -> None:
@@ -394,7 +394,7 @@ async def test_what_is_over_stays_while_jobs_that_are_to_wait_for_it_may_be_on_t
 
 async def test_hunger_is_told_when_there_is_room_and_nothing_ready(rig: Rig) -> None:
     told = asyncio.Event()
-    rig.queue.on_hungry = told.set
+    rig.queue.wishes.more = told.set
     rig.hand(1)
     async with asyncio.timeout(10):
         await told.wait()

@@ -12,6 +12,7 @@ from kqs.errors import StoreDoubtError
 from kqs.job import Accepted, Claim, Report, Run, State
 from kqs.queue import reports
 from kqs.queue.reports import Reporter
+from kqs.queue.wishes import Wishes
 from kqs.store import base
 from tests.support.jobs import NOW, a_run, an_accepted
 
@@ -38,7 +39,7 @@ async def reporter(commits: Commits) -> AsyncIterator[Reporter]:
         pass
 
     store: Any = commits  # as much of one as is asked
-    reporter = Reporter(store, applied, lambda: None, lambda _, report: report, (), lambda: None)
+    reporter = Reporter(store, applied, Wishes(), lambda _, report: report, (), lambda: None)
     task = asyncio.get_running_loop().create_task(reporter.run())
     yield reporter
     task.cancel()

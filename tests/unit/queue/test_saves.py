@@ -16,6 +16,7 @@ from kqs.job import NO_PROGRESS, Progress, Report, Run, State
 from kqs.options import Options
 from kqs.queue import saves as module
 from kqs.queue.saves import Saves
+from kqs.queue.wishes import Wishes
 from tests.support.jobs import NOW, ORDER, a_run
 from tests.support.supervising import StrictSupervisor
 from tests.support.turning import idle, until
@@ -53,7 +54,9 @@ class Bench:
         self.hurried = 0
         self.told: list[tuple[str, bool]] = []
         store: Any = self.store  # as much of one as is asked
-        self.saves = Saves(store, StrictSupervisor(), self._is_unstored, self._hurry)
+        wishes = Wishes()
+        wishes.sooner = self._hurry
+        self.saves = Saves(store, StrictSupervisor(), self._is_unstored, wishes)
 
     def _is_unstored(self, order: int) -> bool:
         return order - ORDER in self.unstored
@@ -194,7 +197,7 @@ async def test_a_report_brings_what_was_not_written(bench: Bench, state: State) 
     context.end()
     report = bench.close(a_run(1), state, context)
     assert report.progress == b"[1]"
-    bench.saves.applied(report.claim.id, ok=True)
+    bench.saves.applied([(a_run(1), report)], [True])
     assert await bench.saves.settle(10)
     assert bench.store.values == []
     assert not bench.saves
@@ -215,7 +218,7 @@ async def test_a_report_brings_what_is_being_written_too(bench: Bench) -> None:
     report = bench.close(a_run(1))
     assert report.progress == b"1"
     bench.store.free.set()
-    bench.saves.applied(report.claim.id, ok=True)
+    bench.saves.applied([(a_run(1), report)], [True])
     await until(lambda: bench.told == [("1", True)])
     assert await bench.saves.settle(10)
     assert bench.store.values == [{1: b"1"}]
@@ -251,7 +254,7 @@ async def test_who_waits_is_told_what_becomes_of_the_report(bench: Bench, ok: bo
     report = bench.close(a_run(1))
     await bench.saves.settle(0.05)
     assert bench.told == []
-    bench.saves.applied(report.claim.id, ok=ok)
+    bench.saves.applied([(a_run(1), report)], [ok])
     assert bench.told == [("1", ok)]
 
 
@@ -351,7 +354,7 @@ async def test_memory_is_let_go_with_the_runs(bench: Bench) -> None:
     await until(lambda: len(bench.told) == 50)
     for run in runs:
         report = bench.close(run, State.SUCCESS)
-        bench.saves.applied(report.claim.id, ok=True)
+        bench.saves.applied([(run, report)], [True])
     for held in ("_runs", "_asked", "_lazy", "_kept_back", "_ending"):
         assert not getattr(bench.saves, held), held
     assert bench.saves._bytes == 0
