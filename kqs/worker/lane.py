@@ -40,6 +40,16 @@ class Lane:
         """Tell whether it has a run that may still end well."""
         return self.lease is not None and not self.is_cancelled
 
+    def end_if_closed(self, fault: BaseException) -> None:
+        """Raise `fault` again if it is there since the coroutine of the lane's task is being closed.
+
+        In the task's turn a GeneratorExit comes from what the handler awaits: before Python raises it in a coroutine it closes
+        whatever that awaits, so nothing below has seen it as it was.
+        """
+        is_turn = self.task is not None and asyncio.current_task(self.task.get_loop()) is self.task
+        if isinstance(fault, GeneratorExit) and not is_turn:
+            raise fault
+
     def cancel(self) -> None:
         """Cancel its task, and so its run."""
         self.is_cancelled = True

@@ -242,7 +242,10 @@ class Worker:
                 if not await self._rest(lane):
                     return
             if (begun := self._begin(task)) is not None:
-                await self._run(lane, begun)
+                try:
+                    await self._run(lane, begun)
+                except GeneratorExit as fault:
+                    lane.end_if_closed(fault)
                 begun = None  # or a lane that rests would keep the run's data
                 if lane.deaf_since and self._hears_again(lane):
                     return
@@ -333,7 +336,8 @@ class Worker:
                 self._report(lease, await self._executor.execute(run, handler, lease.context), handler)
             else:
                 self._report(lease, await self._executor.finish(run, rest), handler)
-        except asyncio.CancelledError as fault:
+        except (asyncio.CancelledError, GeneratorExit) as fault:
+            lane.end_if_closed(fault)
             if not lane.is_cancelled:  # else by us: the run is judged already
                 self._report(lease, judge(fault, run), handler)
         finally:

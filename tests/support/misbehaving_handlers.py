@@ -268,6 +268,15 @@ def plain_raises(name: str) -> None:
 
 
 @bad(FAIL)
+async def raises_in_a_task(name: str) -> None:
+    async def child() -> None:
+        await asyncio.sleep(0)
+        raise RAISED[name]()
+
+    await asyncio.ensure_future(child())
+
+
+@bad(FAIL)
 async def recursion(data: Any) -> Any:
     return await recursion(data)
 
@@ -854,7 +863,7 @@ async def touches_after_its_end(data: Any, job: kqs.JobContext) -> None:
 CASES: list[tuple[str, Any]] = []
 for _type in ENDS:
     match _type.removeprefix("plain_"):
-        case "raises":
+        case "raises" | "raises_in_a_task":
             CASES += [(_type, name) for name in RAISED]
         case "returns":
             CASES += [(_type, name) for name in RETURNED]

@@ -669,8 +669,33 @@ async def raises_a_cancellation(data: object) -> None:
     raise asyncio.CancelledError
 
 
+async def awaits_the_closed(data: object) -> None:
+    async def closed() -> None:
+        await asyncio.sleep(0)
+        raise GeneratorExit
+
+    await asyncio.ensure_future(closed())
+
+
+async def is_closed_and_waits(data: object) -> None:
+    closed = asyncio.get_running_loop().create_future()
+    closed.get_loop().call_soon(closed.set_exception, GeneratorExit())
+    try:
+        await closed
+    finally:
+        await asyncio.sleep(0)
+
+
 children: list[asyncio.Future[None]] = []
-FAILS = [in_a_task_group, cancels_itself_and_waits, awaits_the_cancelled, times_out, raises_a_cancellation]
+FAILS = [
+    in_a_task_group,
+    cancels_itself_and_waits,
+    awaits_the_cancelled,
+    awaits_the_closed,
+    is_closed_and_waits,
+    times_out,
+    raises_a_cancellation,
+]
 ENDS_WELL = [
     cancels_itself,
     takes_its_cancellation_back,
