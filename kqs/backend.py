@@ -276,7 +276,7 @@ class ServerBackend:
     async def has_waiting(self, types: Collection[str]) -> bool:
         """Tell whether a job of these types waits, due or not. Raises: CallError."""
         await self._catch_up()
-        counts = await _told(self._views.counts())
+        counts = (await _told(self._views.counted())).counts
         return any(waiting_count(counts[type_]) for type_ in types if type_ in counts)
 
     async def workers(self) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from heapq import nsmallest
-from itertools import chain, islice
+from heapq import merge, nsmallest
+from itertools import groupby, islice
 from typing import Any, TypeVar
 
 from kqs.children import Children
@@ -23,7 +23,9 @@ from kqs.remote import Desk, Party
 from kqs.rpc.parameters import TypesQuery
 from kqs.store.base import Holder
 from kqs.views import explain
+from kqs.views.counted import Counted
 from kqs.views.explain import Turn
+from kqs.views.shared import Shared
 from kqs.worker import Worker
 
 #: `types` looks at so many priorities of a type for its oldest job
@@ -40,8 +42,6 @@ MOST_WORKERS = 1000
 ROWS_AT_ONCE = 20
 #: names that are looked through in one turn of the loop
 NAMES_AT_ONCE = 2000
-
-Counts = dict[str, dict[State, int]]
 
 T = TypeVar("T")
 
@@ -77,15 +77,19 @@ class Views:
         self._children = children
         self._find = find
         self._since = queue.clock.now()
+        self._counted = Shared(self._count)
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether somebody takes jobs of this type here, or does as soon as it has been started."""
         is_childs = self._children is not None and type_ in self._children.types
         return is_childs or self._queue.admission.is_handled(type_)
 
-    async def counts(self) -> Counts:
-        """Return {type: {state: how many}} of what the store holds. Raises: as `soon`."""
-        return await soon(self._queue.reads.counts())
+    async def counted(self) -> Counted:
+        """Return what the store holds, now or later. Raises: as `soon`."""
+        return await soon(self._counted.get())
+
+    async def _count(self) -> Counted:
+        return await Counted.summed(await self._queue.reads.counts(), self.is_handled)
 
     async def explain(self, job_id: str) -> dict[str, Any] | None:
         """Return why a job is where it is; None: nobody knows it."""
@@ -129,9 +133,9 @@ class Views:
 
     async def types(self, query: TypesQuery) -> list[dict[str, Any]]:
         """Return up to `query.limit` types by name, beginning after the type `query.after`."""
-        counts = await self.counts()
-        names = await self._names(counts, query)
-        waiting = [name for name in names if waiting_count(counts.get(name, {}))]
+        counts = await self._page(query)
+        names = list(counts)
+        waiting = [name for name in names if waiting_count(counts[name])]
         oldest: dict[str, float] = {}
         for start in range(0, len(waiting), TYPES_AT_ONCE):
             oldest |= await self._queue.reads.oldest(waiting[start : start + TYPES_AT_ONCE], OLDEST_PRIOS)
@@ -140,26 +144,29 @@ class Views:
         for name in names:
             if rows and not len(rows) % ROWS_AT_ONCE:
                 await asyncio.sleep(0)
-            rows.append(self._type(name, counts.get(name, {}), oldest.get(name), workers.get(name, [])))
+            rows.append(self._type(name, counts[name], oldest.get(name), workers.get(name, [])))
         return rows
 
-    async def _names(self, counts: Counts, query: TypesQuery) -> list[str]:
-        """Return the first types after `query.after` of those that are stored, suspended, limited, taken or had jobs lately."""
+    async def _page(self, query: TypesQuery) -> dict[str, dict[State, int]]:
+        """Return by name, for the first types after `query.after` that are known here or there, what is stored of them."""
+        others = self._others()
+        if query.type is not None:
+            counts = (await self.counted()).counts
+            return {query.type: counts.get(query.type, {})} if query.type in counts or query.type in others else {}
+        after, first, rest = query.after or "", list[str](), iter(others)
+        while some := list(islice(rest, NAMES_AT_ONCE)):
+            first = nsmallest(query.limit, [*first, *(name for name in some if name > after)])
+            await asyncio.sleep(0)
+        counted = await self.counted()
+        names = (name for name, _ in groupby(merge(first, counted.after(after))))
+        return {name: counted.counts.get(name, {}) for name in islice(names, query.limit)}
+
+    def _others(self) -> set[str]:
+        """Return the types that are known here, whether or not there are jobs of them."""
         queue = self._queue
         taken = [consumer.types for consumer in queue.admission.consumers]
-        others = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types, *self._inserter.subscribers}.union(
-            *taken
-        )
-        if self._children is not None:
-            others |= self._children.types
-        if query.type is not None:
-            return [query.type] if query.type in counts or query.type in others else []
-        after, found = query.after or "", list[str]()
-        names = chain(others, counts)
-        while some := list(islice(names, NAMES_AT_ONCE)):
-            found = nsmallest(query.limit, {name for name in chain(found, some) if name > after})
-            await asyncio.sleep(0)
-        return found
+        known = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types, *self._inserter.subscribers}
+        return known.union(*taken) if self._children is None else known.union(*taken, self._children.types)
 
     def _takers(self, names: set[str]) -> dict[str, list[str]]:
         """Return by type the names of those who take it here."""

@@ -5,7 +5,6 @@ However many types there are, the loop is not held, and nobody waits long for a 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from itertools import islice
 from typing import Any
@@ -21,7 +20,8 @@ from kqs.queue.queue import Queue
 from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
 from kqs.trouble import Trouble
-from kqs.views.views import Counts, Views, soon
+from kqs.views.counted import Counted
+from kqs.views.views import Views, soon
 from kqs.words import counted
 from kqs.worker import Worker
 
@@ -29,8 +29,6 @@ log = get_logger("kqs")
 
 #: `health` names this many types without a handler; `stats` counts them all
 MAX_TYPES_NAMED = 5
-#: types that are looked through in one turn of the loop
-TYPES_AT_ONCE = 1000
 
 
 class Vitals:
@@ -75,7 +73,7 @@ class Vitals:
             "uptime_s": round(self._clock.monotonic() - self._started, 3),
         }
         try:
-            stats |= await self._job_stats(await self._views.counts())
+            stats |= _job_stats(await self._views.counted())
         except StoreUnavailableError as error:
             self._lasting.met(error=str(error))
         else:
@@ -97,16 +95,6 @@ class Vitals:
         stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
         return stats
 
-    async def _job_stats(self, counts: Counts) -> dict[str, int | float]:
-        totals = dict.fromkeys(State, 0)
-        for number, states in enumerate(counts.values(), 1):
-            for state, n in states.items():
-                totals[state] += n
-            if not number % TYPES_AT_ONCE:
-                await asyncio.sleep(0)
-        stats: dict[str, int | float] = {f"jobs_{state.word}": n for state, n in totals.items()}
-        return stats | {"jobs_without_handler": sum((await self._unhandled(counts)).values()), "types": len(counts)}
-
     async def health(self, *, draining: bool) -> dict[str, Any]:
         """Return `{"ok", "verdict", "problems", "notes"}`. draining: the server is stopping.
 
@@ -114,20 +102,18 @@ class Vitals:
         """
         parts = (self._journal, self._feeder, self._queue, self._worker, self._schedules, self._children)
         problems = [problem for part in parts if part is not None for problem in part.problems()]
-        counts: Counts = {}
+        there = Counted({})
         try:
-            counts = await self._views.counts()
             await soon(self._queue.reads.check())
+            there = await self._views.counted()
         except StoreUnavailableError as error:
             if not any(str(error) in problem for problem in problems):
                 problems.append(str(error))
         is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
-        unhandled = await self._unhandled(counts) if is_told else {}
-        named = islice(unhandled.items(), MAX_TYPES_NAMED)
+        named = islice(there.unhandled.items(), MAX_TYPES_NAMED if is_told else 0)
         notes = [f"{_waiting(n, type_)}, and no handler takes {'it' if n == 1 else 'them'}" for type_, n in named]
-        notes += self._suspended_notes(counts)
-        failed = sum(states.get(State.FAIL, 0) for states in counts.values())
-        if failed:
+        notes += self._suspended_notes(there)
+        if failed := there.totals[State.FAIL]:
             notes.append(f"{counted(failed, 'job')} failed for good and {'is' if failed == 1 else 'are'} kept")
         notes += self._journal.notes()
         if self._children is not None:
@@ -138,19 +124,15 @@ class Vitals:
         verdict = "failing" if is_failing else "degraded" if problems else "ok"
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
 
-    def _suspended_notes(self, counts: Counts) -> list[str]:
-        waiting = {type_: waiting_count(counts.get(type_, {})) for type_ in self._queue.admission.suspended}
+    def _suspended_notes(self, counted: Counted) -> list[str]:
+        waiting = {type_: waiting_count(counted.counts.get(type_, {})) for type_ in self._queue.admission.suspended}
         notes = [f"{_waiting(n, type_)}, which is suspended" for type_, n in waiting.items() if n]
         return notes[:MAX_TYPES_NAMED]
 
-    async def _unhandled(self, counts: Counts) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for number, (type_, states) in enumerate(counts.items(), 1):
-            if (n := waiting_count(states)) and not self._views.is_handled(type_):
-                found[type_] = n
-            if not number % TYPES_AT_ONCE:
-                await asyncio.sleep(0)
-        return found
+
+def _job_stats(counted: Counted) -> dict[str, int | float]:
+    stats: dict[str, int | float] = {f"jobs_{state.word}": n for state, n in counted.totals.items()}
+    return stats | {"jobs_without_handler": sum(counted.unhandled.values()), "types": len(counted.counts)}
 
 
 def _waiting(n: int, type_: str) -> str:

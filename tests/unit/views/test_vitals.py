@@ -12,7 +12,6 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import State
 from kqs.outcome import Failed
 from kqs.views import views as views_module
-from kqs.views import vitals as vitals_module
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from tests.support.jobs import an_accepted
@@ -95,20 +94,20 @@ async def test_stats_leave_out_what_only_a_store_that_hangs_knows(rig: Rig, monk
     assert stats["running"] == 0
 
 
-async def test_many_types_are_counted_in_several_turns_of_the_loop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_at_a_time_shares_a_question_to_the_store(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.accept(*(an_accepted(n, f"type{n % 10}") for n in range(30)))
-    told = vitals(rig)
-    whole = await told.stats()
-    assert (whole["jobs_new"], whole["jobs_without_handler"], whole["types"]) == (30, 30, 10)
-    counts = await rig.queue.reads.counts()
-    for at_once, turns in ((1000, 0), (3, 6)):  # of which half look for those that nobody takes
-        monkeypatch.setattr(vitals_module, "TYPES_AT_ONCE", at_once)
-        stats = told._job_stats(counts)
-        for _ in range(turns):
-            assert stats.send(None) is None
-        with pytest.raises(StopIteration) as over:
-            stats.send(None)
-        assert over.value.value.items() <= whole.items()
+    questions, told, count = 0, vitals(rig), rig.store.counts
+
+    async def counts() -> dict[str, dict[State, int]]:
+        nonlocal questions
+        questions += 1
+        return await count()
+
+    monkeypatch.setattr(rig.store, "counts", counts)
+    stats = await asyncio.gather(*(told.stats() for _ in range(100)))
+    assert {(each["jobs_new"], each["jobs_without_handler"], each["types"]) for each in stats} == {(30, 30, 10)}
+    await asyncio.gather(*(told.health(draining=False) for _ in range(100)))
+    assert questions <= 4
 
 
 async def test_jobs_that_failed_for_good_are_spoken_of(rig: Rig) -> None:
