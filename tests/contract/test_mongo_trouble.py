@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect
 
 import kqs.store.mongo.opened
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Run, State
+from kqs.job import Accepted, Run, State
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane
@@ -184,6 +184,28 @@ async def test_a_repeated_insert_knows_again_the_ended_job_whose_room_another_of
     assert (record.order, record.state) == (FIRST + 1, State.NEW)
 
 
+async def test_a_repeated_insert_knows_again_the_job_that_took_the_room_of_a_record_that_was_not_over_for_the_one_before(
+    store: MongoStore, proxy: MongoProxy, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.insert([an_ended(0, at=now, id="mine", end_drop_at=now + 1)], 1, "w1", now)
+    batch = [a_job(n, id="mine", accepted_at=now + n - 1) for n in (1, 2, 3)]
+    replace = Inserter._replace
+
+    async def lose_the_answer(inserter: Inserter, jobs: Sequence[Accepted], *args: Any) -> set[int]:
+        if jobs[0] is batch[1]:
+            monkeypatch.setattr(Inserter, "_replace", replace)
+            proxy.lose_answer("update")
+        return await replace(inserter, jobs, *args)
+
+    monkeypatch.setattr(Inserter, "_replace", lose_the_answer)
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(batch, 2, "w1", now)
+    assert sorted(await store.insert(batch, 2, "w1", now)) == [FIRST + 1, FIRST + 3]
+    record = await store.job("mine")
+    assert record is not None
+    assert (record.order, record.state) == (FIRST + 2, State.NEW)
+
+
 async def test_a_repeated_insert_leaves_alone_what_others_run_by_now(
     store: MongoStore, make_mongo_store: MakeStore, proxy: MongoProxy, now: float
 ) -> None:
@@ -280,6 +302,20 @@ async def test_a_batch_costs_one_round_trip_to_store_two_to_claim_and_one_to_rep
         await store.report([a_report(run.claim, at=now) for run in runs])
         assert dict(proxy.commands) == {"insert": 1, "update": 2, "find": 1}
         assert (proxy.sent_bytes + proxy.answered_bytes) / n < (2500 if n == 1 else 600)
+
+
+@pytest.mark.parametrize("drop_at", [None, FAR_AHEAD])
+async def test_a_known_id_costs_no_more_where_a_batch_has_it_many_times(
+    store: MongoStore, proxy: MongoProxy, now: float, drop_at: float | None
+) -> None:
+    await store.insert([a_job(0, id="waits"), an_ended(1, at=now, id="ended", end_drop_at=drop_at)], 1, "w1", now)
+    costs = []
+    for count in (2, 200):
+        jobs = [a_job(1000 * count + n, id="ended" if n % 2 else "waits") for n in range(2 * count)]
+        proxy.forget()
+        assert len(await store.insert(jobs, count, "w1", now)) == 2 * count
+        costs.append(proxy.commands.total())
+    assert costs[0] == costs[1]
 
 
 async def test_jobs_that_meet_an_idle_lane_cost_two_round_trips(store: MongoStore, proxy: MongoProxy, now: float) -> None:

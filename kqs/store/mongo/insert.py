@@ -125,10 +125,41 @@ class Inserter:
             if not repeated:
                 break
             self._stored.update({job.order for job in fresh}.difference(job.order for job in refused))
-            again = _worth_trying(fresh, refused, repeated)
+            again = await self._worth_trying(fresh, refused, repeated)
             known += {job.order for job in repeated}.difference(job.order for job in again)
             jobs = again
         return known
+
+    async def _worth_trying(
+        self, fresh: Sequence[Accepted], refused: Sequence[Accepted], repeated: Sequence[Accepted]
+    ) -> list[Accepted]:
+        """Return those of `repeated` that may be new although their id stands in `fresh` as well.
+
+        Whose id was not known may stand in the place of the one before, if that has ended; and whose id was, in that of a
+        record that was not over for the one before.
+        """
+        is_known = {job.id for job in refused}
+        room = {job.id: job.end.drop_at for job in fresh if job.end is not None and job.end.drop_at is not None}
+        free = await self._finding_room([job for job in repeated if job.id in is_known])
+        return [
+            job for job in repeated if (job.order in free if job.id in is_known else room.get(job.id, math.inf) <= room_at(job))
+        ]
+
+    async def _finding_room(self, jobs: Sequence[Accepted]) -> set[int]:
+        """Return the orders of those of some jobs under whose id nothing stands, or what may make room for them.
+
+        Or themselves: an attempt that failed may have stored them.
+        """
+        if not jobs:
+            return set()
+        over = await self._over(jobs)  # first, since what is over may be swept before the other is asked
+        found = await self._session.find(list({job.id for job in jobs}), {}, ["order"])
+        there = {document["_id"]: document["order"] for document in found}
+        return {
+            job.order
+            for job in jobs
+            if there.get(job.id, job.order) == job.order or (job.id in over and self._may_replace(job, over[job.id]))
+        }
 
     async def _insert_keyed(
         self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
@@ -251,11 +282,8 @@ class Inserter:
         What a replay of ours brings back is older than the record, or was accepted before that was over; no other journal can.
         """
         indexes = {jobs[index].id: index for index in refused}
-        latest = max(room_at(jobs[index]) for index in refused)
-        is_over = {"place": int(Place.ENDED), "drop_at": {"$lte": latest}, "$or": self._servers.replaceable}
-        found = await self._session.find(list(indexes), is_over, _REPLACED_FIELDS)
-        found += await self._session.find(list(indexes), {"place": int(Place.GONE)}, _REPLACED_FIELDS)
-        over = [(indexes[old["_id"]], old) for old in found if self._may_replace(jobs[indexes[old["_id"]]], old)]
+        found = await self._over([jobs[index] for index in refused])
+        over = [(indexes[id_], old) for id_, old in found.items() if self._may_replace(jobs[indexes[id_]], old)]
         if not over:
             return set()
         await self._follower.bury([old for _, old in over])
@@ -273,6 +301,14 @@ class Inserter:
         self._session.tallies.remove([(old["type"], state_of(old)) for _, old in replaced if old["place"] != Place.GONE])
         await self._session.bulk.delete(old for _, old in replaced)
         return {index for index, _ in replaced}
+
+    async def _over(self, jobs: Sequence[Accepted]) -> dict[str, Document]:
+        """Return by id the records of these jobs' ids that may make room for the last of them: they are over, or gone."""
+        ids, latest = list({job.id for job in jobs}), max(map(room_at, jobs))
+        is_over = {"place": int(Place.ENDED), "drop_at": {"$lte": latest}, "$or": self._servers.replaceable}
+        found = await self._session.find(ids, is_over, _REPLACED_FIELDS)
+        found += await self._session.find(ids, {"place": int(Place.GONE)}, _REPLACED_FIELDS)
+        return {old["_id"]: old for old in found}
 
     def _may_replace(self, job: Accepted, old: Document) -> bool:
         born: int = old["born"] if "born" in old else old["order"]
@@ -307,17 +343,6 @@ def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Ac
         (repeated if job.id in seen else fresh).append(job)
         seen.add(job.id)
     return fresh, repeated
-
-
-def _worth_trying(fresh: Sequence[Accepted], refused: Sequence[Accepted], repeated: Sequence[Accepted]) -> list[Accepted]:
-    """Return those of `repeated` that may be new although their id stands in `fresh` as well.
-
-    Whose id was known already may stand in the place of a record that was not over for the one before; and whose id was not, in
-    that of the one before, if that has ended.
-    """
-    room: dict[str, float] = {job.id: job.end.drop_at for job in fresh if job.end is not None and job.end.drop_at is not None}
-    room.update((job.id, -math.inf) for job in refused)
-    return [job for job in repeated if room.get(job.id, math.inf) <= room_at(job)]
 
 
 def _as_inserted(document: Document) -> Document:
