@@ -132,6 +132,14 @@ class GroupsContract:
         assert await store.report([a_report(first.claim, State.RETRY, "again", at=now, prio=20000)]) == [True]
         assert numbers((await self.in_turn(store)).entries) == [1, 2, 0]
 
+    async def test_a_job_that_is_to_come_back_later_stands_by_its_new_priority(self, store: Store, now: float) -> None:
+        await store.insert([*of("a", 0, 1), *of("b", 2)], 1, "w", now)
+        (run,) = await store.claim([an_entry(0)], "w", now)
+        assert await store.report([a_report(run.claim, State.RETRY, "again", at=now, due_at=now + 5, prio=20000)]) == [True]
+        (woken,) = await store.wake(now + 5, 10)
+        assert (numbers([woken]), woken.prio) == ([0], 20000)
+        assert numbers((await self.in_turn(store)).entries) == [1, 2, 0]
+
     async def test_who_comes_later_with_a_better_priority_is_first(self, store: Store, now: float) -> None:
         await store.insert(of("a", 0, 1), 1, "w", now)
         assert numbers((await self.in_turn(store, count=1)).entries) == [0]

@@ -8,6 +8,7 @@ of lines (kqs.store.sqlite.heads) that a look need not step over them.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
@@ -56,6 +57,12 @@ from jobs not indexed where ord in (select value from json_each(?)) and place = 
 # of each of these groups, all up to a priority and order
 _SWEEP = "insert into leaving select ?1, value ->> 0, value ->> 1, value ->> 2 from json_each(?2)"
 
+# of some jobs, where they stand by the priority that they have now
+_LEAVE = """
+delete from line where (of_type, name, rank, job) in (
+  select type, grp, prio, ord from jobs where ord in (select value from json_each(?)))
+"""
+
 _RAW_NAMES = "select distinct cast(name as blob), typeof(name) from line where of_type = ?"
 _RENAME = "update or replace line set name = ? where of_type = ? and cast(name as blob) = ?"
 
@@ -98,6 +105,14 @@ def groups_of(session: Session, orders: str) -> dict[int, str]:
     """Return the groups of those of some jobs that have one, by order. orders: a JSON list."""
     (packed,) = session.db.execute(_GROUPS, (orders,)).fetchone()
     return dict(_decode_groups(packed))
+
+
+def leave(db: sqlite3.Connection, orders: str) -> None:
+    """Let claimed jobs leave their lines that are to have another priority: they would be met where they stood before.
+
+    orders: a JSON list.
+    """
+    db.execute(_LEAVE, (orders,))
 
 
 def types(session: Session, among: Collection[str]) -> list[str]:

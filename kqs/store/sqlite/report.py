@@ -11,7 +11,7 @@ import msgspec
 from kqs.job import ENDED, Claim, Report, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
-from kqs.store.sqlite import batches, follow, progress, resources
+from kqs.store.sqlite import batches, follow, groups, progress, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
@@ -211,7 +211,7 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
         for columns, orders in alike.items():
             session.db.execute(_END_ALIKE, (*columns, json_list(orders)))
     _END.execute(session.db, ends, lengths)
-    _apply_waits(session.db, waits)
+    _apply_waits(session, waits)
     session.heads.returned(one.claim.order for one in reports if not _IS_END[one.state])
     if unbegun:
         _apply_unbegun(session.db, unbegun)
@@ -222,10 +222,14 @@ def _apply(session: Session, reports: Sequence[Report]) -> None:
         resources.over(session, reports)
 
 
-def _apply_waits(db: sqlite3.Connection, waits: list[Report]) -> None:
+def _apply_waits(session: Session, waits: list[Report]) -> None:
+    db = session.db
+    prios = {one.claim.order: one.prio for one in waits if one.prio is not None}
+    if prios and session.has_groups:
+        groups.leave(db, json_list(prios))
     for start in range(0, len(waits), _RUNS_AT_ONCE):
         _WAIT.execute(db, _wait_rows(db, waits[start : start + _RUNS_AT_ONCE]))
-    if prios := {one.claim.order: one.prio for one in waits if one.prio is not None}:
+    if prios:
         _rerank(db, prios)
 
 
