@@ -151,10 +151,9 @@ def in_turn(
         line = line_of(turn, behind, before, weights, most, plain, wanted)
         named = [name for name in line if name]
         firsts = _Look(session, type_, named, share_of(line, count, weights), passed).firsts()
-        if all(firsts.values()):
-            return turned(turn, line, firsts, weights, most, passed, plain, count)
-        over = {name for name, entries in firsts.items() if not entries}
-        if over & empty and not _mend(session, type_):
+        # who was served last may stand in no line any more
+        over = {name for name in (*behind, *before) if not firsts.get(name, True)}
+        if not over or (over & empty and not _mend(session, type_)):
             return turned(turn, line, firsts, weights, most, passed, plain, count)
         empty |= over
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kqs.job import Accepted, Entry
 from kqs.store.rotation import Turn
 from kqs.store.sqlite import claim, groups, insert
@@ -18,8 +20,17 @@ def put(session: Session, *jobs: Accepted) -> None:
     insert.insert(session, jobs, 1, "w", NOW)
 
 
-def look(session: Session, turn: Turn = Turn(), count: int = 1) -> tuple[list[Entry], Turn]:  # noqa: B008 - it cannot be changed
-    while (found := groups.in_turn(session, "mail", turn, count, {}, {}, (), 0)) is None:
+def an_entry(order: int, group: str) -> Entry:
+    return Entry(order, f"{order:013x}abcdef12", "mail", 1, group=group)
+
+
+def look(
+    session: Session,
+    turn: Turn = Turn(),  # noqa: B008 - it cannot be changed
+    count: int = 1,
+    weights: Mapping[str, int] = {},
+) -> tuple[list[Entry], Turn]:
+    while (found := groups.in_turn(session, "mail", turn, count, weights, {}, (), 0)) is None:
         pass
     return found.entries, found.turn
 
@@ -60,6 +71,14 @@ def test_groups_that_there_is_no_room_for_have_their_turns(session: Session) -> 
     assert seen == [orders[at] for at in range(20) for orders in by_turn]
     assert look(session, turn)[0] == []
     assert in_line(session) == []
+
+
+def test_a_look_goes_on_behind_groups_whose_jobs_have_all_gone(session: Session) -> None:
+    session.heads = Heads(most=0)
+    put(session, *(a_job(order, f"g{order}") for order in range(1, 10)))
+    claim.claim(session, [an_entry(order, f"g{order}") for order in range(1, 9)], "w", NOW)
+    entries, turn = look(session, Turn("g1", 1), weights={"g1": 4})
+    assert ([entry.order for entry in entries], turn) == ([9], Turn("g9"))
 
 
 def test_it_is_known_of_so_many_groups_and_no_more() -> None:
