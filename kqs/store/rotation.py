@@ -39,6 +39,16 @@ def weight_of(weights: Mapping[str, int], group: str) -> int:
     return weights.get(group, 1)
 
 
+class Line(NamedTuple):
+    """Groups in the order in which they have their turns, from the one whose turn it is; "" stands for those without a group.
+
+    is_whole: these are all that may have one, so a second round may follow the first.
+    """
+
+    names: list[str]
+    is_whole: bool
+
+
 def line_of(
     turn: Turn,
     behind: Sequence[str],
@@ -47,28 +57,31 @@ def line_of(
     most: Mapping[str, int],
     plain: int,
     wanted: int,
-) -> list[str]:
-    """Return in which order groups have their turns, from the one whose turn it is; "" stands for those without a group.
+) -> Line:
+    """Return in which order groups have their turns.
 
     Args: behind, before: names, by name: those behind the one that was served last, and the first of all up to that one.
         most: how many a group may get. plain: how many there may be without a group. wanted: `behind` are not all if they
-        are so many.
+        are so many, and both are not if they are so many together.
     """
-    line = [*behind, *([""] if plain and len(behind) < wanted else []), *before]
+    names = [*behind, *([""] if plain and len(behind) < wanted else []), *before]
     if 0 < turn.given < weight_of(weights, turn.group):
-        line = [turn.group, *(name for name in line if name != turn.group)]
-    return [name for name in line if most.get(name, 1) > 0]
+        names = [turn.group, *(name for name in names if name != turn.group)]
+    return Line([name for name in names if most.get(name, 1) > 0], len(behind) + len(before) < wanted)
 
 
-def share_of(line: Sequence[str], count: int, weights: Mapping[str, int]) -> int:
+def share_of(line: Line, count: int, weights: Mapping[str, int]) -> int:
     """Return how many jobs of each group may be needed for `count` turns."""
-    rounds_count = -(-count // max(sum(weight_of(weights, name) for name in line), 1))
-    return min(rounds_count * max((weight_of(weights, name) for name in line), default=1), count)
+    heaviest = max((weight_of(weights, name) for name in line.names), default=1)
+    if not line.is_whole:
+        return min(heaviest, count)
+    rounds_count = -(-count // max(sum(weight_of(weights, name) for name in line.names), 1))
+    return min(rounds_count * heaviest, count)
 
 
 def turned(
     turn: Turn,
-    line: Sequence[str],
+    line: Line,
     firsts: Mapping[str, Sequence[Entry]],
     weights: Mapping[str, int],
     most: Mapping[str, int],
@@ -76,46 +89,66 @@ def turned(
     plain: int,
     count: int,
 ) -> Turned:
-    """Return what a look has found. Args: firsts: by group, who comes first in it. All else as above and for Store.in_turn."""
-    if len(line) >= count and not (weights or most or passed or plain or turn.given):  # one of each
-        once = [firsts[name][0] for name in line[:count] if firsts[name]]
+    """Return what a look has found.
+
+    Args: firsts: by group, who comes first in it: as many as `share_of` said that are not passed, or all. All else as above
+        and for Store.in_turn.
+    """
+    names = line.names
+    if len(names) >= count and not (weights or most or passed or plain or turn.given):  # one of each
+        once = [firsts[name][0] for name in names[:count] if firsts[name]]
         if len(once) == count > 0:
-            return Turned(once, 0, Turn(line[count - 1]), False)
-    waiting = {name: [one for one in found if one.order not in passed][: most.get(name)] for name, found in firsts.items()}
-    taken, of_plain, ended = rounds(turn, line, waiting, weights, plain, count)
+            return Turned(once, 0, Turn(names[count - 1]), False)
+    each = share_of(line, count, weights)
+    waiting: dict[str, list[Entry]] = {}
+    cut: set[str] = set()
+    for name, found in firsts.items():
+        there = [one for one in found if one.order not in passed]
+        waiting[name] = there[: most.get(name)]
+        if len(there) >= each and most.get(name, each + 1) > len(there):
+            cut.add(name)
+    taken, of_plain, ended = rounds(turn, line, waiting, cut, weights, plain, count)
     return Turned(taken, of_plain, ended, not any(firsts.values()))
 
 
 def rounds(
-    turn: Turn, line: Sequence[str], waiting: Mapping[str, Sequence[Entry]], weights: Mapping[str, int], plain: int, count: int
+    turn: Turn,
+    line: Line,
+    waiting: Mapping[str, Sequence[Entry]],
+    cut: Collection[str],
+    weights: Mapping[str, int],
+    plain: int,
+    count: int,
 ) -> tuple[list[Entry], int, Turn]:
     """Give `count` jobs their turns, or as many as there are; return them, how many plain ones come beside, and where it ends.
 
-    Args: line: names in the order in which they come, from the one whose turn it is; "" for those without a group. waiting: by
-        name, who waits, in their order. plain: how many of those without a group there may be.
+    It ends where it is not known who is next, so that nobody is passed over.
+
+    Args: waiting: by name, who waits, in their order. cut: groups of which there may be more than those. plain: how many of
+        those without a group there may be.
     """
-    given: dict[str, int] = dict.fromkeys(line, 0)
+    given: dict[str, int] = dict.fromkeys(line.names, 0)
     taken: list[Entry] = []
     of_plain = 0
     had = turn.given  # of a turn that the last look broke off
     while len(taken) + of_plain < count:
         before = len(taken) + of_plain
-        for name in line:
+        for name in line.names:
             had_before, had = had if name == turn.group else 0, 0
-            left = weight_of(weights, name) - had_before
+            left = min(weight_of(weights, name) - had_before, count - len(taken) - of_plain)
             start = given[name]
-            most = plain if not name else len(waiting.get(name, ()))
-            share = min(left, most - start, count - len(taken) - of_plain)
-            if share <= 0:
-                continue
-            given[name] = start + share
-            if name:
-                taken += waiting[name][start : start + share]
-            else:
-                of_plain += share
-            turn = Turn(name, had_before + share if share < left else 0)
-            if len(taken) + of_plain == count:
-                break
-        if len(taken) + of_plain == before:
+            there = (plain if not name else len(waiting.get(name, ()))) - start
+            share = min(left, there)
+            if share > 0:
+                given[name] = start + share
+                if name:
+                    taken += waiting[name][start : start + share]
+                else:
+                    of_plain += share
+                given_now = had_before + share
+                turn = Turn(name, given_now if given_now < weight_of(weights, name) else 0)
+            if len(taken) + of_plain == count or (there < left and name in cut):
+                return taken, of_plain, turn
+        if len(taken) + of_plain == before or not line.is_whole:
             break
     return taken, of_plain, turn

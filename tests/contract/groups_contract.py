@@ -77,6 +77,20 @@ class GroupsContract:
             turn = found.turn
         assert seen[: len(expected)] == expected
 
+    async def test_no_group_has_a_second_turn_before_another_has_its_first(self, store: Store, now: float) -> None:
+        groups, jobs = 100, 4
+        names = [f"g{n:03}" for n in range(groups)]
+        await store.insert(
+            [job for at, n in enumerate(names) for job in of(n, *range(jobs * at, jobs * (at + 1)))], 1, "w", now
+        )
+        await store.insert(of("last", groups * jobs), 2, "w", now)
+        turn, seen, count = Turn(), list[Entry](), 3 * groups
+        while len(seen) < count:
+            found = await self.in_turn(store, turn, count - len(seen), passed=numbers(seen))
+            seen += found.entries
+            turn = found.turn
+        assert [entry.group for entry in seen] == [*names, "last", *names, *names[: groups - 1]]
+
     async def test_within_a_group_priority_counts_then_age(self, store: Store, now: float) -> None:
         await store.insert([*of("a", 0, 1), *of("a", 2, prio=5), *of("b", 3)], 1, "w", now)
         assert numbers((await self.in_turn(store)).entries) == [2, 3, 0, 1]

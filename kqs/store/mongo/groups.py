@@ -50,20 +50,22 @@ async def in_turn(
         heads |= (more := await _heads(session, type_, "", wanted - len(behind), most, turn.group))
         before = list(more)
     line = line_of(turn, behind, before, weights, most, plain, wanted)
-    each = share_of(line, count, weights) + len(passed)
-    called = [name for name in line if name]
-    if each == 1 and heads.keys() >= set(called):
-        return turned(turn, line, {name: heads[name] for name in called}, weights, most, passed, plain, count)
+    each = share_of(line, count, weights)
+    waiting = {name: heads.get(name, []) for name in line.names if name}
+    behind_heads = [name for name, head in waiting.items() if each > 1 or not head or head[0].order in passed]
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def firsts(name: str) -> Sequence[Entry]:
         async with places:
-            found = session.jobs.find({"place": int(Place.READY), "type": type_, "group": name}, entry_fields(None))
+            among = {"place": int(Place.READY), "type": type_, "group": name}
+            found = session.jobs.find({**among, "order": {"$nin": list(passed)}} if passed else among, entry_fields(None))
             documents = await found.sort([("prio", 1), ("order", 1)]).limit(each).to_list(None)
             return [entry_of(document, None) for document in documents]
 
-    found = await asyncio.gather(*map(firsts, called))
-    return turned(turn, line, dict(zip(called, found, strict=True)), weights, most, passed, plain, count)
+    for name, found in zip(behind_heads, await asyncio.gather(*map(firsts, behind_heads)), strict=True):
+        if found:  # else all that it has are passed
+            waiting[name] = list(found)
+    return turned(turn, line, waiting, weights, most, passed, plain, count)
 
 
 async def names(session: Session, type_: str, after: str, count: int) -> list[str]:

@@ -149,7 +149,7 @@ def in_turn(
             more = names(session, type_, "", wanted - len(behind) + 1)
             before = [name for name in more if name <= turn.group]
         line = line_of(turn, behind, before, weights, most, plain, wanted)
-        named = [name for name in line if name]
+        named = [name for name in line.names if name]
         firsts = _Look(session, type_, named, share_of(line, count, weights), passed).firsts()
         # who was served last may stand in no line any more
         over = {name for name in (*behind, *before) if not firsts.get(name, True)}
