@@ -28,6 +28,7 @@ from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.rpc.shown import shown_batch, shown_job
+from kqs.schedules.roster import Entry
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
 from kqs.store.base import Verb
@@ -163,13 +164,15 @@ class ServerBackend:
 
     async def schedules(self, names: list[str], next_count: int) -> list[dict[str, Any]]:
         """Return schedules by their names, with so many of their next instants; those that are gone are left out."""
-        found = []
-        for entry in await _told(self._schedules.shown(names)):
-            schedule = entry.schedule
-            tick_id = tick_of(schedule.name, schedule.tick_at) if schedule.tick_at else None
-            record = None if tick_id is None else await _told(self._queue.reads.job(tick_id))
-            found.append(shown(entry, next_count, None if record is None else record.state.word))
-        return found
+        entries = await _told(self._schedules.shown(names))
+        return await _told(shown(entries, next_count, self._last_state))
+
+    async def _last_state(self, entry: Entry) -> str | None:
+        schedule = entry.schedule
+        if not schedule.tick_at:
+            return None
+        record = await self._queue.reads.job(tick_of(schedule.name, schedule.tick_at))
+        return None if record is None else record.state.word
 
     async def limit(self, type_: str, named: Mapping[str, Any] | None) -> dict[str, Any]:
         """Have limits of a type above those of the configuration, or those again (None). Raises: CallError."""
