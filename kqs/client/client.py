@@ -169,7 +169,7 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
     async def wait_job(self, job_id: str, wait: float) -> dict[str, Any]:
         """Return the record of a job once it has ended, as the call `job` shows it.
 
-        Raises: as `call`. CallError: `timeout`: it has not within `wait` seconds; `not_found`; `draining`.
+        Raises: as `call`. CallError: `timeout`: it has not within `wait` seconds; `not_found`; `deleted`; `draining`.
         """
         found: dict[str, Any] = decoded(await self.wait_for_end(job_id, wait))
         return found

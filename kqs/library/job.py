@@ -93,7 +93,8 @@ class Job(str, Generic[R]):
     async def wait(self, seconds: float) -> JobRecord:
         """Return its record once it has ended, however it did.
 
-        Raises: CallError: `timeout`: it has not within so many seconds, and goes on; `not_found`: its record is gone.
+        Raises: CallError: `timeout`: it has not within so many seconds, and goes on; `deleted`; `not_found`: its record
+            is gone.
         """
         return await self._wait(self.id, seconds)
 

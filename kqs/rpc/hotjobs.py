@@ -147,7 +147,7 @@ class Hotjob:
 
 
 def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    """Answer `call` with what `look` returns of a job, once that has ended.
+    """Answer `call` with what `look` returns of a job, once that has ended; what is known of its end, if that is no more there.
 
     Args: call: detached. look: raises CallError where nothing is known of the job.
     Raises: CallError: too many calls wait.
@@ -155,19 +155,19 @@ def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callabl
     check_room(peer)
 
     def ended(end: End) -> None:
-        context.spawn(tell(None if end == DELETED else context.backend.shown(end)), f"call {call.name}")
-        peer.defer()
+        if end == DELETED:
+            peer.refuse(call, "deleted", ERROR_CODES["deleted"])
+        else:
+            context.spawn(tell(context.backend.shown(end)), f"call {call.name}")
+            peer.defer()
 
-    async def tell(known: dict[str, Any] | None) -> None:
+    async def tell(known: dict[str, Any]) -> None:
         try:
             found = await look()
-        except Exception as error:
-            if known is None:
-                peer.refuse(call, *translate(error))
-            else:
-                peer.answer(call, _encode(known))  # it was not kept
-        else:
-            peer.answer(call, _encode(found))
+        except Exception:
+            found = known  # it was not kept
+        # who has the id by now may be another job, or this one again, that waits or runs
+        peer.answer(call, _encode(found if found["state"] in _ENDED else known))
         peer.settle()
 
     async def begin() -> None:

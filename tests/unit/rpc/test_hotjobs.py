@@ -222,12 +222,29 @@ async def test_job_answers_what_is_left_of_one_that_is_not_kept() -> None:
     assert answer["m"] == {"id": "mine", "state": "success"}
 
 
-async def test_job_tells_of_a_deletion_and_of_nothing() -> None:
+@pytest.mark.parametrize("state", [State.FAIL, State.SUCCESS])
+async def test_job_answers_the_end_that_it_waited_for_where_another_job_has_the_id_by_now(state: State) -> None:
+    talk = Conversing()
+    await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"mine"}}\n')
+    await heard(talk, b'{"id":2,"n":"job","m":{"id":"mine","wait":5}}\n')
+    tell(talk, ended(state))  # what is known under the id is new
+    (answer,) = await talk.settled()
+    assert answer["m"] == {"id": "mine", "state": state.word}
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+async def test_job_tells_of_a_deletion_also_where_another_job_has_the_id_by_now(is_made_again: bool) -> None:
+    talk = Conversing()
+    await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"mine"}}\n')
+    await heard(talk, b'{"id":2,"n":"job","m":{"id":"mine","wait":5}}\n')
+    if not is_made_again:
+        talk.backend.journal.records.clear()
+    answers = tell(talk, "deleted")
+    assert codes(answers + await talk.settled()) == ["deleted"]
+    assert talk.context.waits == 0
+
+
+async def test_job_of_which_nothing_is_known_is_not_waited_for() -> None:
     talk = Conversing()
     assert codes(await heard(talk, b'{"id":2,"n":"job","m":{"id":"nobody","wait":5}}\n')) == ["not_found"]
     assert talk.context.waits == 0
-    await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"mine"}}\n')
-    await heard(talk, b'{"id":2,"n":"job","m":{"id":"mine","wait":5}}\n')
-    talk.backend.journal.records.clear()
-    tell(talk, "deleted")
-    assert codes(await talk.settled()) == ["not_found"]
