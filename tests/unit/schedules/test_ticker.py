@@ -179,6 +179,17 @@ async def test_clock_that_is_set_back_repeats_no_tick_and_health_says_so(node: N
     await node.until_jobs(begin + 3600, again + 60)
 
 
+async def test_one_that_is_given_again_stays_while_the_clock_is_a_little_behind_its_last_tick(node: Node) -> None:
+    begin = node.clock.now()
+    kept = await node.schedules.put("a", MINUTELY)
+    node.jump(60)
+    await node.until_jobs(begin + 60)
+    node.jump(-0.1)
+    assert (await node.schedules.put("a", MINUTELY)).revision == kept.revision
+    node.jump(60.1)
+    await node.until_jobs(begin + 60, begin + 120)
+
+
 async def test_tick_after_a_skipped_one_comes_at_its_instant(node: Node) -> None:
     begin = node.clock.now()
     every_s = RETRY_S / 4
