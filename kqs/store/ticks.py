@@ -86,7 +86,8 @@ class SchedulesPort(Protocol):
         """Keep a schedule, in the place of the one that has its name; durable before it returns.
 
         Of that, what it has done stays: tick_at, missed and skipped, whether it is suspended; `passed_at` does too, unless
-        it is beyond `since`: the clock was ahead then. So does `nodes`, to which `node` is added, if origin is config.
+        the revision is another and it is beyond `since`: the clock was ahead then. So does `nodes`, to which `node` is added,
+        if origin is config.
         Returns: the schedule as it is kept.
         """
         ...

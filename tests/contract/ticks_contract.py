@@ -55,6 +55,16 @@ class TicksContract:
         await insert(a_tick(0, now + 1e6))
         assert (await store.put_schedule(a_schedule(since=now + 5, revision=2))).passed_at == 0.0
 
+    async def test_one_that_another_server_has_too_goes_on_from_where_it_is(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
+        one = a_schedule(since=now, origin="config")
+        await store.put_schedule(one, "aaaaaaaa")
+        await insert(a_tick(0, now + 60))
+        again = await store.put_schedule(one, "bbbbbbbb")
+        assert (again.passed_at, again.tick_at) == (now + 60, now + 60)
+        assert again.nodes == {"aaaaaaaa", "bbbbbbbb"}
+
     async def test_removed_one_is_gone(self, store: Store, now: float) -> None:
         await store.put_schedule(a_schedule(since=now))
         assert await store.remove_schedule("nightly") is True

@@ -47,8 +47,9 @@ async def put(session: Session, schedule: Schedule, node: str | None) -> Schedul
         fields[f"nodes.{node}"] = 1
     zeros = {"$max": {"passed_at": 0.0, "tick_at": 0.0}, "$inc": {"missed": 0, "skipped": 0}}
     ours = {"_id": schedule.name}
+    ahead = {**ours, "revision": {"$ne": schedule.revision}, "passed_at": {"$gt": schedule.since}}
+    await session.schedules.update_one(ahead, {"$set": {**fields, "passed_at": 0.0}})
     await session.schedules.update_one(ours, {"$set": fields, **zeros}, upsert=True)
-    await session.schedules.update_one({**ours, "passed_at": {"$gt": schedule.since}}, {"$set": {"passed_at": 0.0}})
     await _note_change(session)
     found = await schedules(session, [schedule.name])
     return found[0] if found else schedule  # somebody has removed it meanwhile

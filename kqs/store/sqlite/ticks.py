@@ -18,7 +18,7 @@ _PUT = f"""
 insert into schedules ({_COLUMNS}) values (?,?,?,?,?,?,0,0,0,0,null,?)
 on conflict do update set plan = excluded.plan, origin = excluded.origin, created_at = excluded.created_at,
   since = excluded.since, revision = excluded.revision, nodes = excluded.nodes,
-  passed_at = case when passed_at > excluded.since then 0 else passed_at end
+  passed_at = case when passed_at > excluded.since and revision <> excluded.revision then 0 else passed_at end
 """
 _DELETE = "delete from schedules where name = ?"
 _SET_NODES = "update schedules set nodes = ? where name = ?"
