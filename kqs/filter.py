@@ -67,10 +67,6 @@ class Filter(msgspec.Struct, frozen=True):
     group: str | None = None
 
 
-#: means every job
-EVERYTHING = Filter()
-
-
 def _words_of(error: Exception) -> str:
     words = error.args[0] if error.args else "no pattern"
     return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)

@@ -169,11 +169,6 @@ class MemoryBroker:
         """Tell whether an entry of this type is waiting, or may be waiting in the store."""
         return type_ in self._ready or (type_ not in self._lines and self._is_cold(type_))
 
-    @property
-    def entries_count(self) -> int:
-        """Return how many entries are held in memory."""
-        return sum(len(line.waiting) for line in self._lines.values())
-
     def _is_cold(self, type_: str) -> bool:
         return self._cold is None or type_ in self._cold
 

@@ -156,26 +156,6 @@ class Journal:
         """
         return self._commit.skip_to(seq)
 
-    async def append_wait(self, record: Record) -> None:
-        """Append `record` and return when it is durable; its `done` is taken.
-
-        Raises: what `append` raises. JournalFailedError: it may or may not survive.
-        Cancelling the caller does not withdraw the record.
-        """
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: JournalError | None) -> None:
-            if settled.done():
-                return
-            if error is None:
-                settled.set_result(None)
-            else:
-                settled.set_exception(error)
-
-        record.done = done
-        self._commit.append(record)
-        await settled
-
     async def flush(self) -> None:
         """Return when every record appended before has been settled, durable or failed."""
         await self._commit.flush()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kqs.filter import EVERYTHING, Filter, Pattern
+from kqs.filter import Filter, Pattern
 from kqs.job import NO_PROGRESS, WAITING, Entry, JobRecord, Progress, Run, State
 from kqs.store import change as changing
 from kqs.store.base import DAMAGED, Change, Changed, Spans, Store, Verb
@@ -31,6 +31,7 @@ from tests.contract.store_contract import (
     unbegun,
 )
 from tests.support.clock import FakeClock
+from tests.support.jobs import EVERYTHING
 
 #: orders that retried jobs get
 FRESH = FIRST + 1_000_000

@@ -14,7 +14,7 @@ from kqs.store.base import DAMAGED
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.bulk import ORPHAN_AGE
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry
-from tests.support.mongodb import client_of
+from tests.support.mongodb import client_of, sweep_bulk
 
 BIG = bytes(range(256)) * 40
 
@@ -83,7 +83,7 @@ async def test_files_that_no_job_names_are_swept_when_old(store: MongoStore, db:
     db.jobs.delete_one({"_id": IDS.of(FIRST + 1)})
     uploaded = max(file["uploadDate"] for file in db["bulk.files"].find()).timestamp()
     age_s = ORPHAN_AGE.total_seconds()
-    assert [await store.sweep_bulk(uploaded + age_s + late_s) for late_s in (-60, 60)] == [0, 1]
+    assert [await sweep_bulk(store, uploaded + age_s + late_s) for late_s in (-60, 60)] == [0, 1]
     assert files(db) == [1, 0]
 
 

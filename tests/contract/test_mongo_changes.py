@@ -11,7 +11,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreUnavailableError
-from kqs.filter import EVERYTHING, Filter
+from kqs.filter import Filter
 from kqs.job import Claim, State
 from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Verb
@@ -32,6 +32,7 @@ from tests.contract.store_contract import (
 )
 from tests.contract.test_mongo_shared import their_entry, their_job
 from tests.support.clock import FakeClock
+from tests.support.jobs import EVERYTHING
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import client_of
 

@@ -23,7 +23,7 @@ from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
-from tests.support.journal import DIR, Heard, Told, a_journal, a_record, all_records, recovered, until_accepting
+from tests.support.journal import DIR, Heard, Told, a_journal, a_record, all_records, appended, recovered, until_accepting
 
 SEGMENT_BYTES = 1500
 Fault = OSError | str
@@ -241,7 +241,7 @@ async def test_a_low_disk_refuses_before_anything_is_written_and_resumes_by_itse
     assert asked == [3_999_999]
     files.free = 1 << 30
     await until_accepting(journal)
-    await journal.append_wait(a_record())
+    await appended(journal, a_record())
     await journal.stop()
 
 
@@ -321,7 +321,7 @@ async def test_the_backlog_counts_against_the_free_space() -> None:
     journal = a_journal(files, clock := FakeClock(), min_free_bytes=4_000_000)
     await journal.start()
     clock.advance(2)
-    await journal.append_wait(a_record("x" * 632))
+    await appended(journal, a_record("x" * 632))
     assert journal.state == "no_space"
     await journal.stop()
 
@@ -352,10 +352,10 @@ async def test_space_is_asked_for_when_none_is_left_for_a_segment() -> None:
     files = FaultyFiles(MemoryFiles())
     journal = a_journal(files, segment_bytes=300, on_low=asked.set)
     await journal.start()
-    await journal.append_wait(a_record("x" * 200))
+    await appended(journal, a_record("x" * 200))
     files.plan = lambda _call, name: OSError(errno.ENOSPC, "full") if name == "allocate" else None
     with pytest.raises(JournalFailedError, match="No space left"):
-        await journal.append_wait(a_record("x" * 200))
+        await appended(journal, a_record("x" * 200))
     async with asyncio.timeout(10):
         await asked.wait()
     await journal.stop()
@@ -378,7 +378,7 @@ async def test_an_unknown_free_space_changes_nothing() -> None:
     files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "free_bytes" else None
     journal = a_journal(files, min_free_bytes=1000)
     await journal.start()
-    await journal.append_wait(a_record())
+    await appended(journal, a_record())
     assert [record.seq for record in await all_records(journal)] == [0]
     await journal.stop()
     assert DIR / "lock" in files.inner.names

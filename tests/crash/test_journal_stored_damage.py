@@ -18,7 +18,7 @@ from kqs.journal.scan import scan
 from kqs.journal.survey import verify
 from tests.support.clock import FakeClock
 from tests.support.files import FaultyFiles, MemoryFiles
-from tests.support.journal import DIR, Settings, a_disk_with, a_journal, a_record, all_records, records_in
+from tests.support.journal import DIR, Settings, a_disk_with, a_journal, a_record, all_records, appended, records_in
 
 SEGMENTS, BATCHES = 3, 2
 RECORDS = SEGMENTS * BATCHES
@@ -63,7 +63,7 @@ async def start(files: MemoryFiles, seq: int) -> list[bytes]:
     journal = a_journal(files)
     recovery = await journal.start()
     assert recovery.next_seq >= seq
-    await journal.append_wait(a_record("new"))
+    await appended(journal, a_record("new"))
     await journal.stop()
     journal = a_journal(files)
     await journal.start()
@@ -179,7 +179,7 @@ async def test_records_of_a_torn_batch_leave_their_numbers_to_nobody() -> None:
         journal = a_journal(files)
         recovery = await journal.start()
         assert (recovery.next_seq >= 4, recovery.is_cut, recovery.is_as_stopped) == (True, True, False)
-        await journal.append_wait(a_record("new"))
+        await appended(journal, a_record("new"))
         assert [record.payload for record in await all_records(journal)] == [b"a", b"new"]
         await journal.stop()
         assert [record.payload for record in records_in(files, scan(files, DIR))] == [b"a", b"new"]
@@ -191,7 +191,7 @@ async def test_a_stop_in_order_can_be_told(monkeypatch: pytest.MonkeyPatch) -> N
         journal = a_journal(files)
         recovery = await journal.start()
         assert (recovery.is_cut, recovery.is_as_stopped) == (False, expected)
-        await journal.append_wait(a_record())
+        await appended(journal, a_record())
         await journal.checkpoint(journal.durable_seq)
         await journal.stop()
 
@@ -202,7 +202,7 @@ async def test_numbers_that_the_store_knows_are_skipped_before_the_first_record(
     assert not journal.skip_to(5)
     await journal.start()
     assert journal.skip_to(2**33)
-    await journal.append_wait(a_record())
+    await appended(journal, a_record())
     assert not journal.skip_to(2**34)
     assert [record.seq for record in await all_records(journal)] == [2**33]
     await journal.stop()

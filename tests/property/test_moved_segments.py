@@ -24,7 +24,7 @@ from kqs.journal.scan import scan
 from kqs.journal.survey import verify
 from tests.support.files import Disk as Power
 from tests.support.files import MemoryFiles, PowerLossFiles
-from tests.support.journal import DIR, a_disk_with, a_journal, a_record, records_in
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, appended, records_in
 
 BATCH_BYTES = FRAME_BYTES + RECORD_BYTES + 1
 SEGMENTS = 4
@@ -228,7 +228,7 @@ async def test_segments_of_several_starts_which_begin_at_the_same_record() -> No
         journal = a_journal(files)
         await journal.start()
         for _ in range(start % 2 * 2):
-            await journal.append_wait(a_record(str(journal.durable_seq)))
+            await appended(journal, a_record(str(journal.durable_seq)))
         await journal.stop()
     own = {path: data for path, data in files.snapshot().items() if path.suffix == ".kqj"}
     numbers = [int(path.stem) for path in own]

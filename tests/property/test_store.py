@@ -25,7 +25,7 @@ from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
-from tests.support.mongodb import a_database, client_of, mongodb
+from tests.support.mongodb import a_database, client_of, mongodb, sweep_bulk
 from tests.support.supervising import StrictSupervisor
 
 T = TypeVar("T")
@@ -371,7 +371,7 @@ class Repeating(MongoStore):
                 continue
             self._proxy.lose_answer(None)
             await self._there.session.tallies.recount()
-            await self.sweep_bulk(LONG_AFTER)
+            await sweep_bulk(self, LONG_AFTER)
             return answer
 
 

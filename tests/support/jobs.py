@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Report, Run, State
 
 NOW = 1_800_000_000.0
 ORDER = int(NOW * 1_000_000)
+
+
+#: means every job
+EVERYTHING = Filter()
 
 
 def an_accepted(

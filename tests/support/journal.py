@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from kqs.errors import JournalError
 from kqs.journal import Journal, Kind, Record
 from kqs.journal.reader import FrameReader
 from kqs.journal.recovery import recover
@@ -27,6 +28,23 @@ class Settings(NamedTuple):
 
 def a_record(text: str = "x", first_order: int = 1, count: int = 1) -> Record:
     return Record(Kind.JOBS, count, first_order, text.encode())
+
+
+async def appended(journal: Journal, record: Record) -> None:
+    """Append `record` and return when it is durable. Raises: what `append` raises, and what its batch failed of."""
+    settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: JournalError | None) -> None:
+        if settled.done():
+            return
+        if error is None:
+            settled.set_result(None)
+        else:
+            settled.set_exception(error)
+
+    record.done = done
+    journal.append(record)
+    await settled
 
 
 class Told:

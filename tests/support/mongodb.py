@@ -9,12 +9,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from pymongo import MongoClient
 
+from kqs.store.mongo import MongoStore
 from tests.support.require import missing
 from tests.support.serving import ROOT, free_port
 
@@ -55,6 +57,12 @@ class MongoServer:
         if process is not None:
             process.terminate()
             process.wait(STOPPED_WITHIN_S)
+
+
+async def sweep_bulk(store: MongoStore, now: float) -> int:
+    """Delete long data that no job names, as the store does now and then; return how many. now: Unix seconds."""
+    there = store._there
+    return await there.lanes.look(partial(there.session.bulk.sweep, now))
 
 
 def is_there() -> bool:

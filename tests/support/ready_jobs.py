@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from kqs.broker.memory import MemoryBroker
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
 
@@ -15,6 +16,11 @@ def an_entry(order: int, type_: str = "mail", prio: int = 10_000) -> Entry:
 
 def orders(entries: Iterable[Entry]) -> list[int]:
     return [entry.order for entry in entries]
+
+
+def held_count(broker: MemoryBroker) -> int:
+    """Return how many entries are held in memory."""
+    return sum(len(line.waiting) for line in broker._lines.values())
 
 
 class ReadyJobs:

@@ -391,10 +391,6 @@ class MongoStore:
     def give_back(self) -> None:
         """See Store.give_back: it is on no disk of ours."""
 
-    async def sweep_bulk(self, now: float) -> int:
-        """Delete long data that no job names, out of some of it; return how many. The store does so now and then by itself."""
-        return await self._there.lanes.look(partial(self._there.session.bulk.sweep, now))
-
     @property
     def _there(self) -> Opened:
         if self._open is None:

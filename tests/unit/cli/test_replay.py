@@ -11,7 +11,7 @@ from kqs.ids import Ids
 from kqs.journal import Kind, OsFiles, Record
 from kqs.journal.stopped import stopped_journal
 from tests.support.files import MemoryFiles
-from tests.support.journal import DIR, a_journal
+from tests.support.journal import DIR, a_journal, appended
 
 ORDER = 1_800_000_000_000_000
 NOW = ORDER / 1_000_000 + 100
@@ -24,7 +24,7 @@ async def written(files: MemoryFiles, *records: Record) -> Ids:
     journal = a_journal(files)
     await journal.start()
     for record in records:
-        await journal.append_wait(record)
+        await appended(journal, record)
     await journal.stop()
     return Ids(journal.node)
 
@@ -90,7 +90,7 @@ async def test_it_begins_above_the_checkpoint_unless_asked_for_everything() -> N
     journal = a_journal(files)
     await journal.start()
     for n in range(3):
-        await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"a"}'))
+        await appended(journal, Record(Kind.JOBS, 1, ORDER + n, b'{"type":"a"}'))
     await journal.checkpoint(2)
     await journal.stop()
     ids = Ids(journal.node)
@@ -113,7 +113,7 @@ async def test_of_a_damaged_journal_nothing_is_inserted(tmp_path: Path) -> None:
     journal = a_journal(OsFiles(), dir=tmp_path)
     await journal.start()
     for n in range(2):
-        await journal.append_wait(Record(Kind.JOBS, 1, ORDER + n, b'{"type":"first"}'))
+        await appended(journal, Record(Kind.JOBS, 1, ORDER + n, b'{"type":"first"}'))
     await journal.stop()
     alter(tmp_path, b"first", b"worst")
     with pytest.raises(JournalCorruptError), stopped_journal(tmp_path):

@@ -17,6 +17,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
+from tests.support.journal import appended
 from tests.support.turning import until
 
 
@@ -343,7 +344,7 @@ async def test_an_adopted_job_does_not_run_again_while_its_record_is_stored(feed
     hand, feeder = feeding.rig.hand(5), await feeding.start()
     for _ in range(2):
         order = feeding.ids.take(1, feeding.rig.clock.now())
-        await feeding.journal.append_wait(Record(Kind.JOBS, 1, order, text, decode_jobs(text), adopted=True))
+        await appended(feeding.journal, Record(Kind.JOBS, 1, order, text, decode_jobs(text), adopted=True))
         await caught_up(feeder)
         if not hand.runs.empty():
             await hand.end(await hand.take())

@@ -7,7 +7,7 @@ import pytest
 from kqs.errors import JournalError
 from kqs.journal.checkpoint import encode_checkpoint, keep_spare, load_checkpoint, parse_checkpoint, write_checkpoint
 from tests.support.files import FaultyFiles, FullFiles, MemoryFiles, failing
-from tests.support.journal import DIR, a_journal, a_record
+from tests.support.journal import DIR, a_journal, a_record, appended
 
 JOURNAL_ID = bytes(range(16))
 
@@ -63,7 +63,7 @@ async def test_it_gives_a_disk_that_is_full_to_the_last_byte_its_segments_back()
     journal = a_journal(files, segment_bytes=600)
     await journal.start()
     for _ in range(3):
-        await journal.append_wait(a_record("x" * 400))
+        await appended(journal, a_record("x" * 400))
     files.is_full = True
     await journal.checkpoint(2)
     assert journal.stats()["segments"] == 1
@@ -75,8 +75,8 @@ async def test_without_a_spare_it_waits_for_room() -> None:
     files = FullFiles()
     journal = a_journal(files)
     await journal.start()
-    await journal.append_wait(a_record())
-    await journal.append_wait(a_record())
+    await appended(journal, a_record())
+    await appended(journal, a_record())
     files.is_full = True
     await journal.checkpoint(1)
     with pytest.raises(JournalError, match="No space left"):

@@ -38,6 +38,7 @@ from tests.support.journal import (
     a_journal,
     a_record,
     all_records,
+    appended,
     recovered,
     until_accepting,
 )
@@ -65,7 +66,7 @@ async def test_a_real_directory_is_made_written_and_read_again(tmp_path: Path) -
     journal = Journal(settings, SystemClock())
     first = await journal.start()
     for order in range(1, 4):
-        await journal.append_wait(a_record("x" * 30_000, order * 10, 2))
+        await appended(journal, a_record("x" * 30_000, order * 10, 2))
     with pytest.raises(JournalLockedError, match=f"process {os.getpid()}"):
         await Journal(settings, SystemClock()).start()
     await journal.stop()
@@ -83,7 +84,7 @@ async def test_a_passing_journal_keeps_what_any_does_while_it_lasts_and_begins_n
     journal = Journal(settings, SystemClock(), is_passing=True)
     first = await journal.start()
     for order in range(1, 7):
-        await journal.append_wait(a_record("x" * 30_000, order * 10, 2))
+        await appended(journal, a_record("x" * 30_000, order * 10, 2))
     journal.append((told := Told()).of(a_record("y" * 30_000, 70, 2)))
     journal.append(a_record("z" * 30_000, 80, 2))
     await journal.flush()
@@ -128,7 +129,7 @@ async def test_a_start_that_fails_at_any_step_holds_no_file() -> None:
     for step in itertools.count():
         inner = MemoryFiles()
         journal = await a_started(inner)
-        await journal.append_wait(a_record("one"))
+        await appended(journal, a_record("one"))
         await journal.stop()
         files = FaultyFiles(inner)
         files.plan = at_step(step)
@@ -203,7 +204,7 @@ async def test_records_are_acknowledged_in_order_and_committed_by_batch() -> Non
         journal.append(told.of(a_record(text)))
     assert (journal.next_seq, journal.durable_seq) == (3, 0)
     await journal.flush()
-    await journal.append_wait(a_record("d"))
+    await appended(journal, a_record("d"))
     assert told.acknowledged == [b"a", b"b", b"c"]
     assert batches == [[0, 1, 2], [3]]
     assert journal.stats()["batches"] == 2
@@ -288,7 +289,7 @@ async def test_slow_flushes_leave_the_loop() -> None:
 
     files.plan = slow
     for _ in range(3):
-        await journal.append_wait(a_record())
+        await appended(journal, a_record())
     assert threads == [False, True, True]
     await journal.stop()
 
@@ -296,7 +297,7 @@ async def test_slow_flushes_leave_the_loop() -> None:
 async def test_a_full_segment_is_followed_by_another_and_cut_to_its_length() -> None:
     journal = await a_started(files := MemoryFiles(), segment_bytes=300)
     for index in range(4):
-        await journal.append_wait(a_record(str(index)))
+        await appended(journal, a_record(str(index)))
     assert journal.stats()["segments"] == 2
     assert len(files.data(FIRST)) == HEADER_BYTES + 2 * (FRAME_BYTES + RECORD_BYTES + 1)
     assert [record.seq for record in await all_records(journal, 1)] == [1, 2, 3]
@@ -306,7 +307,7 @@ async def test_a_full_segment_is_followed_by_another_and_cut_to_its_length() -> 
 async def test_reading_ends_at_the_durable_end_and_may_begin_anywhere() -> None:
     journal = await a_started(segment_bytes=5 << 20)
     for index in range(5):
-        await journal.append_wait(a_record(str(index) * 700_000))
+        await appended(journal, a_record(str(index) * 700_000))
     for start in range(6):
         assert [record.seq for record in await all_records(journal, start)] == [*range(start, 5)]
     await journal.stop()
@@ -314,7 +315,7 @@ async def test_reading_ends_at_the_durable_end_and_may_begin_anywhere() -> None:
 
 async def test_damage_met_while_reading_is_named() -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("abc"))
+    await appended(journal, a_record("abc"))
     files.nodes[files.names[FIRST]][HEADER_BYTES + FRAME_BYTES + RECORD_BYTES] ^= 1
     with pytest.raises(JournalCorruptError, match=rf"^{FIRST}:{HEADER_BYTES} batch checksum differs"):
         await all_records(journal)
@@ -323,7 +324,7 @@ async def test_damage_met_while_reading_is_named() -> None:
 
 async def test_a_disk_that_refuses_to_be_read_says_so() -> None:
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
-    await journal.append_wait(a_record("abc"))
+    await appended(journal, a_record("abc"))
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "read" else None
     with pytest.raises(JournalError, match="gone"):
         await all_records(journal)
@@ -333,7 +334,7 @@ async def test_a_disk_that_refuses_to_be_read_says_so() -> None:
 async def test_a_checkpoint_lets_whole_segments_go_but_never_the_last() -> None:
     journal = await a_started(files := MemoryFiles(), segment_bytes=300)
     for index in range(6):
-        await journal.append_wait(a_record("x", 10 + index))
+        await appended(journal, a_record("x", 10 + index))
     await journal.checkpoint(3)
     assert (journal.stats()["segments"], journal.oldest_order) == (2, 12)
     assert journal.backlog_bytes > 0
@@ -349,7 +350,7 @@ async def test_a_checkpoint_lets_whole_segments_go_but_never_the_last() -> None:
 async def test_a_checkpoint_that_fails_can_be_tried_again() -> None:
     journal = await a_started(files := FaultyFiles(MemoryFiles()), segment_bytes=300)
     for _ in range(4):
-        await journal.append_wait(a_record())
+        await appended(journal, a_record())
     flushes = iter([None, OSError(errno.EIO, "gone")])
     files.plan = lambda _index, name: next(flushes, None) if name == "flush_dir" else None
     with pytest.raises(JournalError, match="gone"):
@@ -464,13 +465,13 @@ async def test_a_waiting_append_is_told_of_failure() -> None:
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "flush" else None
     with pytest.raises(JournalFailedError, match="gone"):
-        await journal.append_wait(a_record())
+        await appended(journal, a_record())
     await journal.stop()
 
 
 async def test_a_cancelled_waiter_does_not_withdraw_its_record() -> None:
     journal = await a_started()
-    waiting = [asyncio.create_task(journal.append_wait(a_record())), asyncio.create_task(journal.append_wait(a_record()))]
+    waiting = [asyncio.create_task(appended(journal, a_record())), asyncio.create_task(appended(journal, a_record()))]
     flushing = asyncio.create_task(journal.flush())
     await asyncio.sleep(0)
     for task in (*waiting, flushing):
@@ -502,7 +503,7 @@ async def test_a_disk_that_fails_every_flush_is_not_filled_with_segments(monkeyp
         await journal.flush()
         files.plan = lambda _index, _name: None
         await until_accepting(journal)
-    await journal.append_wait(a_record("at last"))
+    await appended(journal, a_record("at last"))
     assert journal.stats()["segments"] == 1
     await journal.stop()
     assert [record.payload for record in recovered(files.inner)] == [b"at last"]
@@ -542,7 +543,7 @@ async def test_a_flush_that_fails_while_stopping_is_told() -> None:
 
 async def lone_ticks(journal: Journal, count: int) -> None:
     for number in range(count):
-        await journal.append_wait(a_record(f"lone {number}"))
+        await appended(journal, a_record(f"lone {number}"))
 
 
 async def test_a_lone_record_goes_without_waiting_once_no_tick_has_brought_company() -> None:
@@ -692,10 +693,10 @@ async def test_a_batch_for_which_no_segment_could_be_begun_was_never_offered() -
     journal = await a_started(
         files, segment_bytes=300, before_flush=lambda batch: heard.append(batch[0].payload), failed=fail, on_fault=fail
     )
-    await journal.append_wait(a_record("x" * 200))
+    await appended(journal, a_record("x" * 200))
     files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "allocate" else None
     with pytest.raises(JournalFailedError, match="gone"):
-        await journal.append_wait(a_record("y" * 200))
+        await appended(journal, a_record("y" * 200))
     assert heard == [b"x" * 200]
     files.plan = lambda _index, _name: None
     await journal.stop()

@@ -17,7 +17,7 @@ from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.scan import scan
 from kqs.service import SystemClock
 from tests.support.files import FaultyFiles, MemoryFiles
-from tests.support.journal import DIR, Settings, a_disk_with, a_record, all_records, until_accepting
+from tests.support.journal import DIR, Settings, a_disk_with, a_record, all_records, appended, until_accepting
 
 FIRST = DIR / "000000000001.kqj"
 
@@ -59,26 +59,26 @@ def replace_folder(files: MemoryFiles) -> None:
 
 async def test_a_segment_that_was_emptied_is_noticed_though_its_length_comes_back() -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("kept"))
+    await appended(journal, a_record("kept"))
     files.nodes[files.names[FIRST]].clear()
     with suppress(JournalFailedError):  # it may be noticed by now
-        await journal.append_wait(a_record("answered as the file was emptied"))
+        await appended(journal, a_record("answered as the file was emptied"))
     await until_failed(journal, "was cut short")
     with pytest.raises(JournalFailedError):
-        await journal.append_wait(a_record("answered by nobody"))
+        await appended(journal, a_record("answered by nobody"))
     await journal.stop()
 
 
 async def test_the_looks_at_an_open_segment_take_no_descriptor() -> None:
     files = FaultyFiles(MemoryFiles())
     journal = await a_started(files)
-    await journal.append_wait(a_record("one"))
+    await appended(journal, a_record("one"))
     looks = files.calls.count("identity_of")
     files.plan = lambda _index, name: OSError(errno.EMFILE, "too many open files") if name == "open" else None
     async with asyncio.timeout(10):
         while files.calls.count("identity_of") < looks + 6:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    await journal.append_wait(a_record("two"))
+    await appended(journal, a_record("two"))
     await journal.stop()
 
 
@@ -86,9 +86,9 @@ async def test_the_looks_at_an_open_segment_take_no_descriptor() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 async def test_what_a_start_would_not_find_is_not_acknowledged(lose: Callable[[MemoryFiles], None], count: int) -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("kept"))
+    await appended(journal, a_record("kept"))
     lose(files)
-    told = await asyncio.gather(*(journal.append_wait(a_record(f"{n}")) for n in range(count)), return_exceptions=True)
+    told = await asyncio.gather(*(appended(journal, a_record(f"{n}")) for n in range(count)), return_exceptions=True)
     assert [type(one) for one in told] == [JournalFailedError] * count
     await until_failed(journal, "was removed or replaced")
     await journal.stop()
@@ -97,7 +97,7 @@ async def test_what_a_start_would_not_find_is_not_acknowledged(lose: Callable[[M
 @pytest.mark.parametrize("lose", [unlink_segment, replace_segment, replace_folder])
 async def test_it_is_noticed_though_nobody_inserts(lose: Callable[[MemoryFiles], None]) -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("kept"))
+    await appended(journal, a_record("kept"))
     lose(files)
     await until_failed(journal, "was removed or replaced")
     await journal.stop()
@@ -108,12 +108,12 @@ async def test_what_is_put_back_is_gone_on_from(name: str, tmp_path: Path) -> No
     folder = tmp_path / "journal"
     journal = Journal(Settings(folder), SystemClock())
     await journal.start()
-    await journal.append_wait(a_record("kept"))
+    await appended(journal, a_record("kept"))
     (folder / name).rename(tmp_path / "aside")
     await until_failed(journal)
     (tmp_path / "aside").rename(folder / name)
     await until_accepting(journal)
-    await journal.append_wait(a_record("later"))
+    await appended(journal, a_record("later"))
     await journal.stop()
     journal = Journal(Settings(folder), SystemClock())
     await journal.start()
@@ -123,14 +123,14 @@ async def test_what_is_put_back_is_gone_on_from(name: str, tmp_path: Path) -> No
 
 async def test_a_lost_segment_is_gone_on_from_once_the_store_has_all_of_it() -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("one"))
+    await appended(journal, a_record("one"))
     unlink_segment(files)
     await until_failed(journal)
     with pytest.raises(JournalFailedError, match=r"000000000001.kqj was removed or replaced"):
         journal.append(a_record())
     await journal.checkpoint(1)
     await until_accepting(journal)
-    await journal.append_wait(a_record("two"))
+    await appended(journal, a_record("two"))
     await journal.stop()
     assert [(segment.header.first_seq, segment.end_seq) for segment in scan(files, DIR).segments] == [(1, 2)]
 
@@ -140,7 +140,7 @@ async def test_a_lost_segment_that_held_nothing_is_made_again() -> None:
     unlink_segment(files)
     await until_failed(journal)
     await until_accepting(journal)
-    await journal.append_wait(a_record("one"))
+    await appended(journal, a_record("one"))
     await journal.stop()
     assert [segment.name for segment in scan(files, DIR).segments] == [FIRST.name]
 
@@ -148,7 +148,7 @@ async def test_a_lost_segment_that_held_nothing_is_made_again() -> None:
 async def test_a_stop_leaves_a_journal_that_starts_if_the_store_has_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 600)
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("one"))
+    await appended(journal, a_record("one"))
     unlink_segment(files)
     await until_failed(journal)
     await journal.checkpoint(1)
@@ -158,10 +158,10 @@ async def test_a_stop_leaves_a_journal_that_starts_if_the_store_has_what_was_los
 
 async def test_a_roll_writes_nothing_into_another_folder() -> None:
     journal = await a_started(files := MemoryFiles(), 300)
-    await journal.append_wait(a_record("x" * 250))
+    await appended(journal, a_record("x" * 250))
     replace_folder(files)
     with pytest.raises(JournalFailedError):
-        await journal.append_wait(a_record("y" * 250))
+        await appended(journal, a_record("y" * 250))
     with pytest.raises(JournalError, match="was removed or replaced"):
         await journal.checkpoint(1)
     await journal.stop()
@@ -173,14 +173,14 @@ async def test_a_removed_lock_is_taken_again() -> None:
     files.unlink(DIR / "lock")
     await until_failed(journal, "the lock /journal/lock was removed or replaced")
     await until_accepting(journal)
-    await journal.append_wait(a_record())
+    await appended(journal, a_record())
     assert DIR / "lock" in files.names
     await journal.stop()
 
 
 async def test_while_another_server_has_the_folder_nothing_is_accepted_nor_after_it_wrote_there() -> None:
     journal = await a_started(files := MemoryFiles())
-    await journal.append_wait(a_record("ours"))
+    await appended(journal, a_record("ours"))
     files.unlink(DIR / "lock")
     theirs = files.lock(DIR / "lock", "4711\n")
     await until_failed(journal, "locked")
@@ -196,7 +196,7 @@ async def test_while_another_server_has_the_folder_nothing_is_accepted_nor_after
 async def test_a_segment_of_another_server_behind_ours_is_never_overwritten() -> None:
     files = MemoryFiles()
     journal = await a_started(files)
-    await journal.append_wait(a_record("ours"))
+    await appended(journal, a_record("ours"))
     theirs = MemoryFiles({path: data for path, data in files.snapshot().items() if path.name != "lock"})
     successor = await a_started(theirs)
     files.unlink(DIR / "lock")
@@ -211,11 +211,11 @@ async def test_a_segment_of_another_server_behind_ours_is_never_overwritten() ->
 async def test_a_segment_of_its_own_that_did_not_get_through_is_in_nobodys_way() -> None:
     files = FaultyFiles(MemoryFiles())
     journal = await a_started(files)
-    await journal.append_wait(a_record("one"))
+    await appended(journal, a_record("one"))
     fault = OSError(errno.EIO, "gone")
     files.plan = lambda _index, name: fault if name in ("flush", "flush_dir") else None
     with pytest.raises(JournalFailedError):
-        await journal.append_wait(a_record("two"))
+        await appended(journal, a_record("two"))
     files.plan = lambda _index, name: fault if name == "flush_dir" else None
     async with asyncio.timeout(10):
         while DIR / "000000000002.kqj" not in files.inner.names:  # noqa: ASYNC110
@@ -223,7 +223,7 @@ async def test_a_segment_of_its_own_that_did_not_get_through_is_in_nobodys_way()
     files.inner.unlink(DIR / "lock")
     files.plan = lambda _index, _name: None
     await until_accepting(journal)
-    await journal.append_wait(a_record("two"))
+    await appended(journal, a_record("two"))
     await journal.stop()
 
 

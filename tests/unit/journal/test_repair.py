@@ -13,7 +13,7 @@ from kqs.journal.scan import scan
 from kqs.journal.segment import read_header
 from kqs.journal.survey import dump, verify
 from tests.support.files import MemoryFiles
-from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, records_in
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, appended, records_in
 
 #: a batch of one one-byte record
 BATCH_BYTES = FRAME_BYTES + RECORD_BYTES + 1
@@ -66,7 +66,7 @@ async def a_disk_of_orders() -> MemoryFiles:
     journal = a_journal(files := MemoryFiles(), segment_bytes=HEADER_BYTES + 3 * BATCH_BYTES)
     await journal.start()
     for index in range(6):
-        await journal.append_wait(a_record(str(index), 100 * index + 1, 10))
+        await appended(journal, a_record(str(index), 100 * index + 1, 10))
     await journal.stop()
     return files
 
@@ -127,7 +127,7 @@ async def test_a_repaired_journal_starts_and_goes_on() -> None:
     repair(DIR, disk)
     journal = a_journal(disk)
     assert (await journal.start()).next_seq == 9
-    await journal.append_wait(a_record("9"))
+    await appended(journal, a_record("9"))
     assert [record.seq for record in await all_records(journal)] == [0, 1, 2, *range(6, 10)]
     await journal.stop()
 
@@ -315,7 +315,7 @@ async def test_dump_prints_claims() -> None:
     files = MemoryFiles()
     journal = a_journal(files)
     await journal.start()
-    await journal.append_wait(claims_record([0x6000000000001, 0x6000000000002]))
+    await appended(journal, claims_record([0x6000000000001, 0x6000000000002]))
     await journal.stop()
     assert "  record 0 claims: '6000000000001-6000000000002'" in list(dump(DIR, files))
 

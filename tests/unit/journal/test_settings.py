@@ -6,7 +6,7 @@ from pathlib import Path
 from kqs.journal import JOURNAL_FILES
 from kqs.journal.reserve import NAME
 from tests.support.files import MemoryFiles
-from tests.support.journal import a_journal, a_record
+from tests.support.journal import a_journal, a_record, appended
 
 
 class NotingFiles(MemoryFiles):
@@ -30,7 +30,7 @@ async def test_whatever_a_journal_opens_is_known_to_be_its_own() -> None:
     for _ in range(2):
         journal = a_journal(files)
         await journal.start()
-        await journal.append_wait(a_record())
+        await appended(journal, a_record())
         await journal.checkpoint(1)
         await journal.stop()
     assert files.opened > {"checkpoint", NAME}

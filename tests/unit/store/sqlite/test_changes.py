@@ -9,12 +9,13 @@ from unittest.mock import patch
 
 import pytest
 
-from kqs.filter import EVERYTHING, Filter, Pattern
+from kqs.filter import Filter, Pattern
 from kqs.job import Accepted, Entry, State
 from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
 from kqs.store.sqlite import change, claim, insert, pages, records, walk
 from kqs.store.sqlite.session import Session
+from tests.support.jobs import EVERYTHING
 from tests.support.sqlite_sessions import NOW, a_session
 
 LONG = b'"' + b"x" * 2000 + b'"'
