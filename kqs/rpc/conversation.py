@@ -34,7 +34,7 @@ _OUT_BYTES = 64 * 1024
 _SHORT_BYTES = 4096
 _SHORT_ARGUMENT_BYTES = 16 * 1024
 _KEEPING = ("insert", "adopt")
-_NOT_ADMINISTRATION = (*_KEEPING, "echo", "reserve", "work")
+_NOT_ADMINISTRATION = (*_KEEPING, "batch", "echo", "reserve", "work")
 
 
 class Conversation:

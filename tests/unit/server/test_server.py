@@ -49,6 +49,8 @@ def test_one_connection_more_than_allowed_is_busy(loop: str, monkeypatch: pytest
 
 def test_beyond_the_most_connections_this_machine_may_administer_and_no_more(loop: str) -> None:
     calls = b'{"n":"ping"}\n{"n":"echo","m":1}\n' + INSERT + b'{"jsonrpc":"2.0","id":1,"method":"adopt","params":[]}\n'
+    calls += b'{"n":"batch","m":{"jobs":[],"then":{"type":"ping"}}}\n{"n":"reserve","m":{"types":["ping"]}}\n'
+    calls += b'{"n":"work","m":{"types":["ping"]}}\n'
     with talking(loop, max_connections=1) as talk:
 
         async def exceed() -> list[bytes]:
@@ -57,7 +59,7 @@ def test_beyond_the_most_connections_this_machine_may_administer_and_no_more(loo
             first.close()
             return reply.splitlines()
 
-        assert [b"busy" in answer for answer in talk.run(exceed())] == [False, True, True, True]
+        assert [b"busy" in answer for answer in talk.run(exceed())] == [False, *[True] * 6]
         assert talk.backend.journal.records == []
 
 
