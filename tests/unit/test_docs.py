@@ -1,9 +1,11 @@
-"""README and docs/: their links lead somewhere, and their settings are settings."""
+"""README and docs/: their links lead somewhere, their settings are settings, and no line of the log is left unexplained."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,33 @@ def test_the_site_builds_and_no_link_of_it_leads_nowhere(tmp_path: Path) -> None
     assert (done.returncode, done.stderr.strip()) == (0, str(tmp_path / "site" / "index.html"))
     reference = (tmp_path / "site" / "docs" / "api.html").read_text()
     assert [name for name in kqs.__all__ if name != "__version__" and f">{name}</span>" not in reference] == []
+
+
+def told_by(module: Path) -> Iterator[str]:
+    """Yield the fixed words of what a module logs as a warning or an error, up to a colon or semicolon, or told as lasting."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        is_of_log = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in ("log", "_log", "self._log")
+        if is_of_log and name in ("warning", "error", "exception"):
+            said = node.args[0]
+        elif name == "Trouble" and len(node.args) > 1:
+            said = node.args[1]
+        else:
+            continue
+        parts = said.values if isinstance(said, ast.JoinedStr) else [said]
+        words = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        if words:
+            yield re.split("[:;]( |$)", max(words, key=len).strip(" ,"))[0]
+
+
+#: who says what is explained elsewhere than in operations.md
+EXPLAINED_IN = {"library": "library.md"}
+
+
+@pytest.mark.parametrize("part", sorted(path.stem for path in (ROOT / "kqs").iterdir() if path.stem.isidentifier()))
+def test_every_warning_and_error_of_the_log_is_explained(part: str) -> None:
+    page = " ".join((ROOT / "docs" / EXPLAINED_IN.get(part, "operations.md")).read_text().split())
+    modules = [*(ROOT / "kqs" / part).rglob("*.py"), *(ROOT / "kqs").glob(f"{part}.py")]
+    assert [words for module in modules for words in told_by(module) if words not in page] == []
