@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from kqs.clock import Clock
@@ -28,6 +29,17 @@ DELETED: Literal["deleted"] = "deleted"
 Told = Callable[[End, bool], None]
 
 
+@dataclass(slots=True)
+class _Sought:
+    """A job that may end on another server. since: when the first of those came who wait for it, in Unix seconds.
+
+    is_known: it has been seen since then, and had not ended.
+    """
+
+    since: float
+    is_known: bool = False
+
+
 class Ends:
     """See the module docstring."""
 
@@ -38,7 +50,7 @@ class Ends:
         self._supervisor = supervisor
         self._is_shared = is_shared
         self._looking: asyncio.Task[None] | None = None
-        self._waiting_since: dict[str, float] = {}  # Unix seconds, where jobs may end elsewhere
+        self._sought: dict[str, _Sought] = {}  # by job id, as `waiting`, where jobs may end elsewhere
         self._searches: set[asyncio.Task[None]] = set()
         #: by job id; falsy while nobody waits
         self.waiting: dict[str, list[Told]] = {}
@@ -48,9 +60,10 @@ class Ends:
 
         So whoever waits for a job that may have ended before looks as well, afterwards.
         """
-        self.waiting.setdefault(job_id, []).append(told)
-        if self._is_shared:
-            self._waiting_since.setdefault(job_id, self._clock.now())
+        waiters = self.waiting.setdefault(job_id, [])
+        waiters.append(told)
+        if self._is_shared and len(waiters) == 1:
+            self._sought[job_id] = _Sought(self._clock.now())
             if self._looking is None:
                 self._looking = self._supervisor.spawn(self._look(), "queue-ends", when_done)
 
@@ -61,6 +74,7 @@ class Ends:
             waiters.remove(told)
             if not waiters:
                 del self.waiting[job_id]
+                self._sought.pop(job_id, None)
 
     def reported(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         """Take in that reports are durable, and which of them were accepted."""
@@ -75,6 +89,7 @@ class Ends:
 
     def tell(self, job_id: str, end: End, *, is_alone: bool = True) -> None:
         """Tell those who wait for this job how it has ended."""
+        self._sought.pop(job_id, None)
         for told in self.waiting.pop(job_id, ()):
             told(end, is_alone)
 
@@ -108,41 +123,42 @@ class Ends:
     async def _look(self) -> None:
         """Ask about all jobs that somebody waits for, until nobody does: they may end on other servers."""
         try:
-            known: set[str] = set()
             while self.waiting:
                 await asyncio.sleep(LOOK_S)
-                self._waiting_since = {job_id: self._waiting_since[job_id] for job_id in self.waiting}
                 try:
-                    known = await self._look_at_all(known)
+                    await self._look_at_all()
                 except StoreUnavailableError:
                     continue
         finally:
             self._looking = None
 
-    async def _look_at_all(self, known: set[str]) -> set[str]:
-        """Tell of those that have ended, or are there no more. known: which there were before. Return which have not ended."""
-        there: set[str] = set()
-        wanted = list(self.waiting)
+    async def _look_at_all(self) -> None:
+        """Tell of those that have ended, or are there no more."""
+        wanted = list(self._sought.items())
         while wanted:
             part, wanted = wanted[:LOOK_JOBS], wanted[LOOK_JOBS:]
-            looked = await self._reads.look(part)
-            there.update(looked.there.difference(record.id for record in looked.ended))
-            ended = [record for record in looked.ended if record.id in known or self._is_waited_for(record)]
+            looked = await self._reads.look([job_id for job_id, _ in part])
+            # who is sought anew has been told meanwhile: it may be another job, of which this look says nothing
+            sought = {job_id: one for job_id, one in part if self._sought.get(job_id) is one}
+            ended = [record for record in looked.ended if record.id in sought and _is_end_of(sought[record.id], record)]
+            gone = [job_id for job_id, one in sought.items() if one.is_known and job_id not in looked.there]
+            for job_id in (looked.there & sought.keys()).difference(record.id for record in looked.ended):
+                sought[job_id].is_known = True
             for record in ended:
                 self.tell(record.id, record, is_alone=len(ended) == 1)
-            for job_id in known.intersection(part) - looked.there:
+            for job_id in gone:
                 self.tell(job_id, DELETED)
             if ended and len(looked.ended) == MOST_ENDS:
-                wanted += [job_id for job_id in part if job_id in self.waiting]
-        return there
-
-    def _is_waited_for(self, record: JobRecord) -> bool:
-        """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id."""
-        return record.drop_at is None or record.drop_at > self._waiting_since.get(record.id, 0.0)
+                wanted += [(job_id, one) for job_id, one in sought.items() if self._sought.get(job_id) is one]
 
     async def stop(self) -> None:
         """Search no more."""
         await self._supervisor.end(*self._searches, self._looking)
+
+
+def _is_end_of(sought: _Sought, record: JobRecord) -> bool:
+    """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id."""
+    return sought.is_known or record.drop_at is None or record.drop_at > sought.since
 
 
 def record_of(run: Run, report: Report) -> JobRecord:

@@ -345,6 +345,7 @@ class Elsewhere:
         self.ended: list[JobRecord] = []
         self.asked: list[list[str]] = []
         self.is_away = False
+        self.is_slow: asyncio.Event | None = None
         self.told: list[tuple[str, End]] = []
 
     async def look(self, job_ids: list[str]) -> Looked:
@@ -352,7 +353,10 @@ class Elsewhere:
         if self.is_away:
             raise StoreUnavailableError("away")
         here = [record for record in self.ended if record.id in job_ids]
-        return Looked(frozenset(self.there & set(job_ids)), here[:MOST_ENDS])
+        looked = Looked(frozenset(self.there & set(job_ids)), here[:MOST_ENDS])
+        if self.is_slow is not None:
+            await self.is_slow.wait()
+        return looked
 
     def wait(self, job_id: str) -> None:
         def told(end: End, is_alone: bool) -> None:
@@ -419,6 +423,38 @@ async def test_a_record_that_was_over_before_is_of_another_job(elsewhere: Elsewh
     elsewhere.ended[0].drop_at = NOW + 1
     await elsewhere.turns()
     assert [job_id for job_id, _ in elsewhere.told] == ["a"]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["as it ended", "not there any more"])
+async def test_who_waits_for_the_next_job_of_an_id_is_not_told_of_the_one_before(elsewhere: Elsewhere, is_there: bool) -> None:
+    elsewhere.there = {"a"}
+    elsewhere.wait("a")
+    await elsewhere.turns()  # it is there
+    elsewhere.ends.tell("a", DELETED)
+    elsewhere.rig.clock.advance(1)
+    elsewhere.wait("a")
+    elsewhere.there = set()
+    if is_there:
+        elsewhere.end("a", drop_at=NOW)
+    await elsewhere.turns()
+    assert elsewhere.told == [("a", DELETED)]
+    elsewhere.end("a", drop_at=NOW + 2)
+    await elsewhere.turns()
+    assert [job_id for job_id, _ in elsewhere.told] == ["a", "a"]
+
+
+async def test_a_look_that_was_under_way_says_nothing_of_who_is_waited_for_since(elsewhere: Elsewhere) -> None:
+    elsewhere.there = {"a"}
+    elsewhere.wait("a")
+    elsewhere.is_slow = asyncio.Event()
+    await elsewhere.turns()
+    elsewhere.ends.tell("a", DELETED)
+    elsewhere.wait("a")
+    elsewhere.is_slow.set()
+    await elsewhere.turns(1)
+    elsewhere.there = set()
+    await elsewhere.turns()
+    assert elsewhere.told == [("a", DELETED)]
 
 
 async def test_many_ends_are_asked_for_at_once(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
