@@ -65,12 +65,17 @@ def table_lines(
 def _fitting(
     headings: Sequence[str], rows: list[list[str]], spare: Sequence[str], width: int
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the columns that fit so many characters: all, but for as many of the `spare` ones as must go; the last one cut."""
+    """Return the columns that fit so many characters: all, but for as many of the `spare` ones as must go; the last one cut.
+
+    Those go first in which no row has anything.
+    """
     assert headings[-1] not in spare, "the last column is cut"
-    widths = [max(map(len, (heading, *column))) for heading, *column in zip(headings, *rows, strict=True)]
+    columns = list(zip(headings, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    empty = {heading for heading, *column in columns if not any(cell != shown(None) for cell in column)}
     kept = list(range(len(headings) - 1))
     left = width - sum(widths[index] + GAP_CHARS for index in kept)
-    for heading in spare:
+    for heading in sorted(spare, key=lambda heading: heading not in empty):
         if left >= min(widths[-1], CUT_CHARS):
             break
         index = headings.index(heading)

@@ -18,7 +18,7 @@ _NAMED = 3
 
 NUMBERS_OF_TYPES = ("waiting", "of", "running", "failed", "oldest", "in/s", "out/s", "wait p95", "run p95")
 TYPE_COLUMNS = ("type", *NUMBERS_OF_TYPES, "suspended", "limits", "workers")
-SPARE_OF_TYPES = ("limits", "wait p95", "in/s", "run p95", "out/s", "oldest", "suspended", "of", "failed")
+SPARE_OF_TYPES = ("wait p95", "run p95", "in/s", "failed", "of", "limits", "out/s", "oldest", "suspended")
 NUMBERS_OF_WORKERS = ("room", "open", "done", "failed")
 WORKER_COLUMNS = ("name", "kind", *NUMBERS_OF_WORKERS, "since", "address", "types")
 SPARE_OF_WORKERS = ("address", "since", "failed", "kind")

@@ -101,6 +101,11 @@ def test_a_narrow_terminal_goes_without_spare_columns(
     assert all(len(line) <= columns for line in lines)
 
 
+def test_a_column_that_says_nothing_goes_first() -> None:
+    rows = [["x" * 10, "1", "-", "end"], ["y" * 10, "2", "-", "end"]]
+    assert output._fitting(("id", "prio", "of", "error"), rows, ("prio", "of"), 25)[0] == ["id", "prio", "error"]
+
+
 def test_a_pipe_has_every_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     print_table(("id", "type", "error"), [("0123456789", "resize", "x" * 300)], spare=("type",))

@@ -67,6 +67,14 @@ def test_it_fits_its_screen(width: int, height: int) -> None:
     assert max(map(len, shown)) <= width
 
 
+def test_a_screen_of_80_columns_has_rates_ages_workers_and_limits() -> None:
+    limited = a_type("mail", waiting=12) | {"oldest_s": 2.75, "limits": {"max_running": 3}, "workers": ["vm:27940"]}
+    shown = lines(a_look(types=[limited, a_type("scan", running=2)]))
+    (heading,) = [line for line in shown if line.startswith("type")]
+    assert {"oldest", "out/s", "limits", "workers"} <= {*heading.split()}
+    assert any("3 in all" in line for line in shown)
+
+
 def test_what_has_no_place_is_counted() -> None:
     types = [a_type(f"type-{n:02}") for n in range(40)]
     shown = lines(a_look(types=types, workers=[a_worker(f"worker-{n}") for n in range(9)]))
