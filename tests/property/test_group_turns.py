@@ -1,6 +1,6 @@
 """A long walk over what happens to jobs with a group: nobody who is ready is lost, or has a turn that is another's.
 
-The model knows each job by itself, and no line; whose turn it is it finds one job after the other. Memory for the heads of lines
+The model knows each job by itself, and no line; whose turn it is it finds one job after the other. Memory for heads of lines
 is short, and every now and then a transaction is undone and done again.
 """
 
