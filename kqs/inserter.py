@@ -17,7 +17,7 @@ from kqs.journal.format import Kind, Record
 from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
-from kqs.wire.jobs import Given, decoding
+from kqs.wire.jobs import Given, Told, decoding
 from kqs.wire.order import asked_of, askers_of, is_batch
 from kqs.wire.steps import Steps, finish
 
@@ -205,12 +205,14 @@ class Inserter:
                 if not all(is_type(type_) and ID_PATTERN.match(id_) for type_, id_ in job.copies.items()):
                     raise CallError(f"{where}copies: expected an id for each type, got others", "bad_job")
             if is_told(job):
-                given.told.append(index)
+                given.told[index] = _told_of(job)
             if index % _JOBS_A_STEP == 0:
                 yield
         given.asked, given.batches = asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
         if given.asked or given.batches:
             given.askers = askers_of(given.jobs, before)
+        if len(given.jobs) > _JOBS_A_STEP:
+            yield  # to keep so many is long enough by itself
         return given
 
     def may_make_any(self, job_ids: list[str]) -> bool:
@@ -323,15 +325,6 @@ async def _no_order(_given: Given) -> None:
     raise CallError("after, batch: nobody knows of other jobs here", "unsupported")
 
 
-class _Told(NamedTuple):
-    """What is told of a job beside an id. has_id: it brought its own. key: its unique key, if it is refused for that."""
-
-    has_id: bool
-    is_full: bool
-    is_keyed: bool
-    refused_key: str | None
-
-
 class _Telling:
     """What becomes of the jobs of an insert as it is told. Holds no data of theirs.
 
@@ -342,7 +335,7 @@ class _Telling:
         self._ids = ids
         self._is_array = given.is_array
         self._own_ids = [job.id for job in given.jobs]
-        self._told = {index: _told_of(given.jobs[index]) for index in given.told}
+        self._told = given.told
         self.asked = [index for index, told in self._told.items() if told.is_keyed or (told.is_full and told.has_id)]
         self.has_keys = any(told.is_keyed for told in self._told.values())
 
@@ -363,10 +356,10 @@ class _Telling:
         return answers
 
 
-def _told_of(job: Job) -> _Told:
+def _told_of(job: Job) -> Told:
     assert isinstance(job, JobFields), "only such a job is told"
     is_refused = job.on_conflict == "refuse"
-    return _Told(job.id is not None, job.answer is not None, job.unique is not None, job.unique if is_refused else None)
+    return Told(job.id is not None, job.answer is not None, job.unique is not None, job.unique if is_refused else None)
 
 
 _NOTHING_FOUND = Found(frozenset(), {})

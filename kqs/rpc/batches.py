@@ -120,7 +120,7 @@ def _in_place(found: re.Match[str]) -> str:
 def _keep(peer: Peer, call: Call, given: Given) -> None:
     """Keep them, and answer what becomes of the `then`, which the store may have to say."""
     context, count = peer.context, len(given.jobs)
-    given.told = [index for index in given.told if index == 0]
+    given.told = {index: told for index, told in given.told.items() if index == 0}
 
     def told(answers: list[Answer] | Exception) -> None:
         then = answers if isinstance(answers, Exception) else answers[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw
@@ -70,17 +70,30 @@ _F = TypeVar("_F")
 _known_types: set[str] = set()  # that passed `is_type`
 
 
+class Told(NamedTuple):
+    """What is told of a job beside an id.
+
+    has_id: it brought its own. refused_key: its unique key, if it is refused for that.
+    """
+
+    has_id: bool
+    is_full: bool
+    is_keyed: bool
+    refused_key: str | None
+
+
 class Given(msgspec.Struct, gc=False):
     """What an insert was given. payload: its argument without any `auth`, else as sent. is_array: the answer is one, too.
 
-    told: which of the jobs are answered with more than the id that they are kept under. asked, batches: ids of jobs that must
-    be known, and of batches that must be open; askers: those of the jobs that ask for them, if all of these have their own.
+    told: by their places, the jobs that are answered with more than the id that they are kept under. asked, batches: ids of
+    jobs that must be known, and of batches that must be open; askers: those of the jobs that ask for them, if all of these have
+    their own.
     """
 
     payload: bytes
     jobs: list[Job]
     is_array: bool
-    told: list[int] = []
+    told: dict[int, Told] = {}
     asked: list[str] = []
     batches: list[str] = []
     askers: list[str] = []

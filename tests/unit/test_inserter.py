@@ -14,6 +14,7 @@ from kqs.journal.format import Kind
 from kqs.options import PlainJob
 from kqs.queue.bounds import Bounds
 from kqs.wire.inserted import Inserted
+from kqs.wire.jobs import Told
 from kqs.wire.steps import finish
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
@@ -47,6 +48,12 @@ async def test_an_array_is_one_record_and_its_ids_come_in_order(rig: Rig) -> Non
     ids = await rig.inserter.insert(b'[{"type":"mail"},{"type":"mail","id":"mine"}]')
     (record,) = rig.journal.records
     assert ids == [rig.ids.of(record.first_order), "mine"]
+
+
+def test_what_is_told_of_jobs_is_made_as_they_are_checked_in_steps(rig: Rig) -> None:
+    text = b'[{"type":"mail"},{"type":"mail","id":"b","unique":"a","on_conflict":"refuse"},{"type":"mail","answer":"full"}]'
+    told = finish(rig.inserter.checking(text, 3)).told
+    assert told == {1: Told(True, False, True, "a"), 2: Told(False, True, False, None)}
 
 
 async def test_no_job_is_no_record(rig: Rig) -> None:
