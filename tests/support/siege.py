@@ -129,10 +129,7 @@ class Siege:
                 pass
 
     async def _vanish(self, peer: socket.socket) -> None:
-        half = self._random.choice(
-            (b'{"n":"insert","m":{"type":"sie', b'{"n":"stats"}\n' * 100, b'{"n":"echo","m":"' + b"x" * 50_000)
-        )
-        await asyncio.get_running_loop().sock_sendall(peer, half)
+        await asyncio.get_running_loop().sock_sendall(peer, self._random.choice(HALVES))
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     async def _greet(self, peer: socket.socket, greeting: bytes) -> None:
