@@ -9,22 +9,15 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from kqs.children import Children
-from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.feeder import Feeder
 from kqs.filter import Filter
-from kqs.inserter import Inserter
 from kqs.job import WAITING, JobRecord, Returned, waiting_count
-from kqs.journal import Journal
 from kqs.log import get_logger
 from kqs.outcome import Outcome
 from kqs.queue.changes import Done
 from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said
-from kqs.queue.queue import Queue
 from kqs.queue.rules import is_recorded_as
-from kqs.remote import Desk
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.rpc.shown import shown_batch, shown_job
@@ -34,10 +27,10 @@ from kqs.schedules.shown import shown
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
 from kqs.underway import UnderWay
+from kqs.views.parts import Parts
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from kqs.wire.jobs import Given
-from kqs.worker import Worker
 
 log = get_logger("kqs")
 
@@ -56,44 +49,19 @@ PAGE_JOBS = 50
 class ServerBackend:
     """Implements `kqs.rpc.backend.Backend`. Call from the loop thread."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        feeder: Feeder,
-        queue: Queue,
-        worker: Worker,
-        desk: Desk,
-        inserter: Inserter,
-        clock: Clock,
-        *,
-        only_accepts: bool = False,
-        children: Children | None = None,
-        schedules: Schedules | None = None,
-    ) -> None:
-        """Args: only_accepts: this server is not to run jobs (see Vitals)."""
-        self.inserter = inserter
-        self.desk = desk
-        self._feeder = feeder
-        self._queue = queue
-        self._ticking = schedules
-        self._clock = clock
+    def __init__(self, parts: Parts) -> None:
+        self.inserter = parts.inserter
+        self.desk = parts.desk
+        self._feeder = parts.feeder
+        self._queue = queue = parts.queue
+        self._ticking = parts.schedules
+        self._clock = parts.clock
         self.events = queue.events
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
         self.search = queue.events.ends.search
-        self._views = Views(feeder, queue, worker, desk, inserter, children, self._record)
-        self._vitals = Vitals(
-            journal,
-            feeder,
-            queue,
-            worker,
-            desk,
-            self._views,
-            clock,
-            only_accepts=only_accepts,
-            children=children,
-            schedules=schedules,
-        )
+        self._views = Views(parts, self._record)
+        self._vitals = Vitals(parts, self._views)
         self._checks = UnderWay()  # of all that jobs to be kept name of others
         self._joining = UnderWay()  # from the question whether a batch is open until those are kept that join it
         queue.neighbours.on_question = self._store_what_is_promised

@@ -53,6 +53,7 @@ from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
+from kqs.views.parts import Parts
 from kqs.wire.runs import MAX_TYPES
 from kqs.worker import Worker
 
@@ -183,9 +184,8 @@ class Core:
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
         only_accepts = config.worker.concurrency == 0
-        parts = (journal, feeder, queue, worker, desk)
         self.backend = ServerBackend(
-            *parts, self.inserter, self._clock, only_accepts=only_accepts, children=children, schedules=schedules
+            Parts(journal, feeder, queue, worker, desk, self.inserter, self._clock, only_accepts, children, schedules)
         )
         self.inserter.check_order = self.backend.check_order
         await self._startup.start()

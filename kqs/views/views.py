@@ -12,21 +12,17 @@ from heapq import merge, nsmallest
 from itertools import groupby, islice
 from typing import Any, TypeVar
 
-from kqs.children import Children
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.feeder import Feeder
-from kqs.inserter import Inserter
 from kqs.job import JobRecord, State, waiting_count
 from kqs.queue.meter import Meter
-from kqs.queue.queue import Queue
-from kqs.remote import Desk, Party
+from kqs.remote import Party
 from kqs.rpc.parameters import TypesQuery
 from kqs.store.base import Holder
 from kqs.views import explain
 from kqs.views.counted import Counted
 from kqs.views.explain import Turn
+from kqs.views.parts import Parts
 from kqs.views.shared import Shared
-from kqs.worker import Worker
 
 #: `types` looks at so many priorities of a type for its oldest job
 OLDEST_PRIOS = 16
@@ -58,25 +54,16 @@ async def soon(answer: Awaitable[T]) -> T:
 class Views:
     """See the module docstring. Raises: StoreUnavailableError, from whatever asks the store."""
 
-    def __init__(
-        self,
-        feeder: Feeder,
-        queue: Queue,
-        worker: Worker,
-        desk: Desk,
-        inserter: Inserter,
-        children: Children | None,
-        find: Callable[[str], Awaitable[JobRecord | None]],
-    ) -> None:
+    def __init__(self, parts: Parts, find: Callable[[str], Awaitable[JobRecord | None]]) -> None:
         """Args: find: returns a job's record, also of one that the store has yet to take; raises CallError: nobody knows."""
-        self._feeder = feeder
-        self._queue = queue
-        self._worker = worker
-        self._desk = desk
-        self._inserter = inserter
-        self._children = children
+        self._feeder = parts.feeder
+        self._queue = parts.queue
+        self._worker = parts.worker
+        self._desk = parts.desk
+        self._inserter = parts.inserter
+        self._children = parts.children
         self._find = find
-        self._since = queue.clock.now()
+        self._since = parts.queue.clock.now()
         self._counted = Shared(self._count)
 
     def is_handled(self, type_: str) -> bool:

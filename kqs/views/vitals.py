@@ -9,21 +9,14 @@ import os
 from itertools import islice
 from typing import Any
 
-from kqs.children import Children
-from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.feeder import Feeder
 from kqs.job import State, waiting_count
-from kqs.journal import Journal
 from kqs.log import get_logger
-from kqs.queue.queue import Queue
-from kqs.remote import Desk
-from kqs.schedules.schedules import Schedules
 from kqs.trouble import Trouble
 from kqs.views.counted import Counted
+from kqs.views.parts import Parts
 from kqs.views.views import Views, soon
 from kqs.words import counted
-from kqs.worker import Worker
 
 log = get_logger("kqs")
 
@@ -34,43 +27,23 @@ MAX_TYPES_NAMED = 5
 class Vitals:
     """See the module docstring."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        feeder: Feeder,
-        queue: Queue,
-        worker: Worker,
-        desk: Desk,
-        views: Views,
-        clock: Clock,
-        *,
-        only_accepts: bool,
-        children: Children | None,
-        schedules: Schedules | None,
-    ) -> None:
-        """Args: only_accepts: this server is not to run jobs, so that it has handlers for none is nothing to tell."""
-        self._journal = journal
-        self._feeder = feeder
-        self._queue = queue
-        self._worker = worker
-        self._desk = desk
+    def __init__(self, parts: Parts, views: Views) -> None:
+        self._parts = parts
         self._views = views
-        self._clock = clock
-        self._only_accepts = only_accepts
-        self._children = children
-        self._schedules = schedules
-        self._started = clock.monotonic()
-        self._lasting = Trouble(log, "stats without the store", "stats with the store again", clock.monotonic)
+        monotonic = parts.clock.monotonic
+        self._started = monotonic()
+        self._lasting = Trouble(log, "stats without the store", "stats with the store again", monotonic)
 
     async def stats(self) -> dict[str, int | float]:
         """Return plain numbers by name. `jobs_*` count what the store holds; `journal_unfed_records` is not in it yet.
 
         What only the store knows is left out while it cannot be asked.
         """
+        parts = self._parts
         stats: dict[str, int | float] = {
             "pid": os.getpid(),
             "process": os.getpid(),
-            "uptime_s": round(self._clock.monotonic() - self._started, 3),
+            "uptime_s": round(parts.clock.monotonic() - self._started, 3),
         }
         try:
             stats |= _job_stats(await self._views.counted())
@@ -78,21 +51,22 @@ class Vitals:
             self._lasting.met(error=str(error))
         else:
             self._lasting.over()
-        stats["running"] = self._queue.runs.count
-        stats["running_remote"] = self._desk.runs_count
-        stats["lanes_busy"] = self._worker.busy_count
-        if self._children is not None:
-            stats |= self._children.stats()
-        stats["runs_done"] = self._worker.done_count + self._desk.done_count
-        stats["runs_failed"] = self._worker.failed_count + self._desk.failed_count
-        stats["runs_stale"] = self._queue.runs.stale_count
-        stats["runs_ghost"] = self._queue.runs.ghost_count
-        stats["refused_waiting"] = sum(self._queue.bounds.refused.values())
-        stats["dropped_waiting"] = sum(self._queue.bounds.dropped.values())
-        stats["journal_unfed_records"] = self._feeder.lag_records
-        if self._schedules is not None:
-            stats |= self._schedules.stats()
-        stats.update({f"journal_{name}": value for name, value in self._journal.stats().items()})
+        queue, worker, desk = parts.queue, parts.worker, parts.desk
+        stats["running"] = queue.runs.count
+        stats["running_remote"] = desk.runs_count
+        stats["lanes_busy"] = worker.busy_count
+        if parts.children is not None:
+            stats |= parts.children.stats()
+        stats["runs_done"] = worker.done_count + desk.done_count
+        stats["runs_failed"] = worker.failed_count + desk.failed_count
+        stats["runs_stale"] = queue.runs.stale_count
+        stats["runs_ghost"] = queue.runs.ghost_count
+        stats["refused_waiting"] = sum(queue.bounds.refused.values())
+        stats["dropped_waiting"] = sum(queue.bounds.dropped.values())
+        stats["journal_unfed_records"] = parts.feeder.lag_records
+        if parts.schedules is not None:
+            stats |= parts.schedules.stats()
+        stats.update({f"journal_{name}": value for name, value in parts.journal.stats().items()})
         return stats
 
     async def health(self, *, draining: bool) -> dict[str, Any]:
@@ -100,32 +74,34 @@ class Vitals:
 
         verdict: `ok`, `degraded` (it works, but look at `problems`), or `failing` (inserts are refused).
         """
-        parts = (self._journal, self._feeder, self._queue, self._worker, self._schedules, self._children)
-        problems = [problem for part in parts if part is not None for problem in part.problems()]
+        parts = self._parts
+        having = (parts.journal, parts.feeder, parts.queue, parts.worker, parts.schedules, parts.children)
+        problems = [problem for part in having if part is not None for problem in part.problems()]
         there = Counted({})
         try:
-            await soon(self._queue.reads.check())
+            await soon(parts.queue.reads.check())
             there = await self._views.counted()
         except StoreUnavailableError as error:
             if not any(str(error) in problem for problem in problems):
                 problems.append(str(error))
-        is_told = not draining and not self._only_accepts  # lanes that stop reserve no type
+        is_told = not draining and not parts.only_accepts  # lanes that stop reserve no type
         named = islice(there.unhandled.items(), MAX_TYPES_NAMED if is_told else 0)
         notes = [f"{_waiting(n, type_)}, and no handler takes {'it' if n == 1 else 'them'}" for type_, n in named]
         notes += self._suspended_notes(there)
         if failed := there.totals[State.FAIL]:
             notes.append(f"{counted(failed, 'job')} failed for good and {'is' if failed == 1 else 'are'} kept")
-        notes += self._journal.notes()
-        if self._children is not None:
-            notes += self._children.notes()
+        notes += parts.journal.notes()
+        if parts.children is not None:
+            notes += parts.children.notes()
         if draining:
             problems.append("the server is stopping: inserts are refused")
-        is_failing = draining or not self._journal.accepting
+        is_failing = draining or not parts.journal.accepting
         verdict = "failing" if is_failing else "degraded" if problems else "ok"
         return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
 
     def _suspended_notes(self, counted: Counted) -> list[str]:
-        waiting = {type_: waiting_count(counted.counts.get(type_, {})) for type_ in self._queue.admission.suspended}
+        suspended = self._parts.queue.admission.suspended
+        waiting = {type_: waiting_count(counted.counts.get(type_, {})) for type_ in suspended}
         notes = [f"{_waiting(n, type_)}, which is suspended" for type_, n in waiting.items() if n]
         return notes[:MAX_TYPES_NAMED]
 

@@ -12,6 +12,7 @@ from kqs.job import State
 from kqs.outcome import Ok, Outcome
 from kqs.remote import Desk, OpenRun
 from kqs.remote.tokens import Named
+from kqs.views.parts import Parts
 from tests.support.feeding import caught_up
 from tests.support.life import Life
 
@@ -129,7 +130,7 @@ class Fed:
 def backend_of(life: Life, desk: Desk) -> ServerBackend:
     fed: Any = Fed()
     nobody: Any = None  # what is asked here asks none of them
-    return ServerBackend(nobody, fed, life.rig.queue, nobody, desk, nobody, life.clock)
+    return ServerBackend(Parts(nobody, fed, life.rig.queue, nobody, desk, nobody, life.clock))
 
 
 def named(desk: Desk, token: str) -> Named:

@@ -23,6 +23,7 @@ from kqs.queue.leases import Lease
 from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
 from kqs.store.mongo import MongoStore
+from kqs.views.parts import Parts
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
@@ -106,8 +107,8 @@ class Whole:
         self.schedules = Schedules({}, self.rig.store, self.inserter, self.clock, supervisor, catch_up)
         await self.schedules.start()
         nobody: Any = None  # what is asked here asks no worker
-        parts = (journal, self.feeder, queue, nobody, self.desk, self.inserter, self.clock)
-        self.backend = ServerBackend(*parts, schedules=self.schedules)
+        parts = Parts(journal, self.feeder, queue, nobody, self.desk, self.inserter, self.clock, schedules=self.schedules)
+        self.backend = ServerBackend(parts)
         self.lanes: list[Lane] = []
 
     def lane(self, room: int, types: frozenset[str], begun: Callable[[Lane, Run, Lease], None]) -> Lane:

@@ -11,6 +11,7 @@ from kqs.errors import CallError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.queue.housekeeping import CHILDREN_S
 from kqs.rpc.parameters import JobsQuery
+from kqs.views.parts import Parts
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 
@@ -29,7 +30,7 @@ def a_backend(rig: Rig, feeder: Lag) -> ServerBackend:
     nothing = SimpleNamespace()
     parts: tuple[Any, Any, Any, Any, Any] = (nothing, feeder, rig.queue, nothing, nothing)
     inserter: Any = SimpleNamespace(ids=Ids("0000beef"))
-    return ServerBackend(*parts, inserter, rig.clock)
+    return ServerBackend(Parts(*parts, inserter, rig.clock))
 
 
 def naming(*asked: str, askers: Sequence[str] = ()) -> Any:

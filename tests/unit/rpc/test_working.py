@@ -20,6 +20,7 @@ from kqs.rpc import working
 from kqs.rpc.reports import Finish, outcome_of
 from kqs.rpc.standing import MAX_STANDING
 from kqs.store import base
+from kqs.views.parts import Parts
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
@@ -521,7 +522,7 @@ class Fed:
 def a_backend(talk: Talk) -> ServerBackend:
     fed: Any = Fed()
     nobody: Any = None  # what is asked here asks none of them
-    return ServerBackend(nobody, fed, talk.rig.queue, nobody, talk.desk, nobody, talk.rig.clock)
+    return ServerBackend(Parts(nobody, fed, talk.rig.queue, nobody, talk.desk, nobody, talk.rig.clock))
 
 
 async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:

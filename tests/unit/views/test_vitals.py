@@ -12,6 +12,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.job import State
 from kqs.outcome import Failed
 from kqs.views import views as views_module
+from kqs.views.parts import Parts
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from tests.support.jobs import an_accepted
@@ -23,10 +24,10 @@ def vitals(rig: Rig, journal: object | None = None, *, only_accepts: bool = Fals
     feeder = SimpleNamespace(lag_records=0, problems=list)
     worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
     desk = SimpleNamespace(runs_count=0, done_count=0, failed_count=0)
-    parts: tuple[Any, Any, Any, Any, Any] = (journal, feeder, rig.queue, worker, desk)
+    stand_ins: tuple[Any, Any, Any, Any, Any] = (journal, feeder, rig.queue, worker, desk)
     inserter: Any = SimpleNamespace()
-    views = Views(*parts[1:], inserter, None, rig.queue.reads.job)
-    return Vitals(*parts, views, rig.clock, only_accepts=only_accepts, children=None, schedules=None)
+    parts = Parts(*stand_ins, inserter, rig.clock, only_accepts)
+    return Vitals(parts, Views(parts, rig.queue.reads.job))
 
 
 async def test_all_is_well_when_nothing_complains(rig: Rig) -> None:
